@@ -1,0 +1,9 @@
+//! The shared picture of the world: the model, the engine that keeps it, and every decision made on it.
+//!
+//! Data goes one way here: documents are committed to an [`engine`], every node compiles them into a
+//! [`snapshot`] with a generation, and the roles (`dns`, `proxy`, `prober`) read that snapshot. Verdicts
+//! travel beside it on the [`board`], instances beside it as [`discovery`] entries, because both change
+//! far more often than configuration. Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are
+//! pure functions: no socket, no clock, no disk; time arrives as an argument.
+
+pub mod engine;
