@@ -7,3 +7,4 @@
 //! pure functions: no socket, no clock, no disk; time arrives as an argument.
 
 pub mod engine;
+pub mod model;

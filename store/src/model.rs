@@ -1,0 +1,13 @@
+//! The vocabulary: names, units and the declarative documents every part of the program speaks of.
+//!
+//! These types are what *runs*, not what was written: they exist only once decoding has accepted a document,
+//! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
+//! a reader into a tree that remembers lines, so that every mistake can name its place.
+
+mod documents;
+mod name;
+mod units;
+
+pub use documents::*;
+pub use name::{DomainName, Name, NameError};
+pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
