@@ -6,5 +6,15 @@
 //! far more often than configuration. Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are
 //! pure functions: no socket, no clock, no disk; time arrives as an argument.
 
+pub mod board;
+pub mod discovery;
+pub mod drain;
 pub mod engine;
+pub mod handle;
+pub mod health;
+pub mod locality;
 pub mod model;
+pub mod snapshot;
+pub mod steering;
+
+pub use handle::{Clock, Handle, Publisher};
