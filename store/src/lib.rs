@@ -13,6 +13,7 @@ pub mod engine;
 pub mod handle;
 pub mod health;
 pub mod locality;
+pub mod metrics;
 pub mod model;
 pub mod snapshot;
 pub mod steering;
