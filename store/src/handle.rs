@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    beliefs::Picture,
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt},
@@ -58,8 +59,10 @@ impl Clock {
 pub enum Request {
     /// Write a gateway's receipt to the engine; retried until it is there.
     Receipt(Receipt),
-    /// Read the drains again now, and answer when the handle shows them (or could not be read).
+    /// Read the drains again now, and answer when the handle shows them (or they could not be read).
     RereadDrains(oneshot::Sender<()>),
+    /// Describe what is known of health.
+    Picture(oneshot::Sender<Picture>),
 }
 
 /// A role's view of the shared picture.
@@ -78,6 +81,7 @@ struct Shared {
     discovered: watch::Sender<u64>,
     in_use: watch::Sender<Arc<BTreeSet<String>>>,
     drains: watch::Sender<Arc<Drains>>,
+    judged: watch::Sender<u64>,
     lease_seen: AtomicU64,
     lease: Duration,
     requests: mpsc::Sender<Request>,
@@ -105,6 +109,7 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         discovered: watch::Sender::new(0),
         in_use: watch::Sender::new(Arc::default()),
         drains: watch::Sender::new(Arc::default()),
+        judged: watch::Sender::new(0),
         lease_seen: AtomicU64::new(clock.now().0),
         lease,
         requests,
@@ -179,6 +184,21 @@ impl Handle {
         self.shared.drains.subscribe()
     }
 
+    /// Wakes whenever a verdict changed; the number only grows.
+    #[must_use]
+    pub fn judged(&self) -> watch::Receiver<u64> {
+        self.shared.judged.subscribe()
+    }
+
+    /// What is known of health, for people; empty when nobody follows.
+    pub async fn picture(&self) -> Picture {
+        let (send, answer) = oneshot::channel();
+        if self.shared.requests.send(Request::Picture(send)).await.is_err() {
+            return Picture::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+
     /// Hands a receipt over to be written; false when too many are waiting (try again).
     #[must_use]
     pub fn send_receipt(&self, receipt: Receipt) -> bool {
@@ -242,6 +262,11 @@ impl Publisher {
             }
             changed
         });
+    }
+
+    /// Wakes those who wait for verdicts.
+    pub fn verdicts_changed(&self) {
+        self.shared.judged.send_modify(|count| *count += 1);
     }
 
     /// A heartbeat of this node reached its engine.

@@ -6,8 +6,10 @@
 //! far more often than configuration. Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are
 //! pure functions: no socket, no clock, no disk; time arrives as an argument.
 
+pub mod beliefs;
 pub mod board;
 pub mod discovery;
+pub mod disk;
 pub mod drain;
 pub mod engine;
 pub mod handle;
