@@ -14,6 +14,7 @@ pub mod drain;
 pub mod engine;
 pub mod handle;
 pub mod health;
+pub mod keys;
 pub mod locality;
 pub mod metrics;
 pub mod model;
