@@ -179,3 +179,6 @@ impl Beliefs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,24 @@ pub struct Heartbeat {
     pub withheld: bool,
 }
 
+/// One shard of a vantage's observations as kept in the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservationShard {
+    /// Version of the stored form.
+    pub v: u32,
+    /// What it sees.
+    pub observations: Vec<Observation>,
+}
+
+/// One shard of verdicts as one control publishes them in the engine, for readers that start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictShard {
+    /// Version of the stored form.
+    pub v: u32,
+    /// By target.
+    pub verdicts: std::collections::BTreeMap<TargetKey, Verdict>,
+}
+
 /// A vantage counts while its heartbeat moved within this long, by the reader's own clock.
 pub const FRESH_FOR: Duration = Duration::from_secs(6);
 /// A vantage sends a heartbeat this often.
@@ -312,3 +330,6 @@ fn tally(votes: &[Vote]) -> Tally {
     }
     tally
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,5 +20,7 @@ pub mod metrics;
 pub mod model;
 pub mod snapshot;
 pub mod steering;
+#[cfg(test)]
+mod testing;
 
 pub use handle::{Clock, Handle, Publisher};

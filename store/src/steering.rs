@@ -238,3 +238,6 @@ pub fn rank_for(
 ) -> Ranking {
     rank(domain, snapshot.locality.locate(client).order, board, now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    board::Board,
+    testing::{compile, name, sources},
+};
+
+const VANTAGES: u8 = 3;
+
+/// What happens in a world: a heartbeat, a sighting, or time going by.
+#[derive(Clone, Debug)]
+enum Event {
+    Beat(u8, bool),
+    Sees(u8, u8, State),
+    Later(u16),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let state = prop_oneof![Just(State::Unknown), Just(State::Up), Just(State::Down)];
+    let event = prop_oneof![
+        4 => (0..VANTAGES, prop::bool::weighted(0.1)).prop_map(|(vantage, withheld)| Event::Beat(vantage, withheld)),
+        4 => (0..VANTAGES, 0u8..2, state).prop_map(|(vantage, target, state)| Event::Sees(vantage, target, state)),
+        1 => (0u16..4_000).prop_map(Event::Later),
+    ];
+    prop::collection::vec(event, 0..60)
+}
+
+/// What the engine holds, and a clock: a reader can be fed from it at any time.
+struct World {
+    snapshot: Snapshot,
+    targets: Vec<TargetKey>,
+    now: Moment,
+    heartbeats: BTreeMap<Name, Heartbeat>,
+    observations: BTreeMap<Name, BTreeMap<TargetKey, Observation>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let snapshot = compile(sources(2, VANTAGES), &Board::default());
+        let targets = snapshot.targets.keys().cloned().collect();
+        Self { snapshot, targets, now: Moment(1_000), heartbeats: [].into(), observations: [].into() }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Later(ms) => self.now = self.now.after(Duration::from_millis((*ms).into())),
+            Event::Beat(vantage, withheld) => {
+                let entry = self.heartbeats.entry(name(&format!("v{vantage}")));
+                let beat = entry.or_insert(Heartbeat { boot: "b".into(), number: 0, withheld: false });
+                beat.number += 1;
+                beat.withheld = *withheld;
+            }
+            Event::Sees(vantage, target, state) => {
+                let target = self.targets[usize::from(*target)].clone();
+                let seen = Observation {
+                    target: target.clone(),
+                    state: *state,
+                    since: self.now,
+                    reason: String::new(),
+                    latency: None,
+                    suspect: false,
+                };
+                self.observations.entry(name(&format!("v{vantage}"))).or_default().insert(target, seen);
+            }
+        }
+    }
+
+    /// Shows the engine's content to a reader, the vantages in an order of choice.
+    fn show(&self, reader: &mut Beliefs, reverse: bool) {
+        reader.heartbeats(self.heartbeats.clone(), self.now);
+        let mut shards: Vec<_> = self.observations.iter().collect();
+        if reverse {
+            shards.reverse();
+        }
+        for (vantage, seen) in shards {
+            reader.observations(vantage, "00", seen.values().cloned().collect());
+        }
+        reader.judge(&self.snapshot, self.now);
+    }
+}
+
+fn states(reader: &Beliefs) -> Vec<(State, Moment)> {
+    reader.verdicts().values().map(|it| (it.state, it.since)).collect()
+}
+
+#[test]
+fn a_heartbeat_seen_once_is_not_fresh() {
+    let mut world = World::new();
+    let mut reader = Beliefs::default();
+    for vantage in 0..VANTAGES {
+        world.apply(&Event::Beat(vantage, false));
+        world.apply(&Event::Sees(vantage, 0, State::Up));
+    }
+    world.show(&mut reader, false);
+    assert_eq!(states(&reader)[0].0, State::Unknown);
+    for vantage in 0..VANTAGES {
+        world.apply(&Event::Beat(vantage, false));
+    }
+    world.show(&mut reader, false);
+    assert_eq!(states(&reader)[0].0, State::Up);
+}
+
+#[test]
+fn silence_makes_stale_and_the_verdict_holds() {
+    let mut world = World::new();
+    let mut reader = Beliefs::default();
+    for _ in 0..2 {
+        for vantage in 0..VANTAGES {
+            world.apply(&Event::Beat(vantage, false));
+            world.apply(&Event::Sees(vantage, 0, State::Up));
+        }
+        world.show(&mut reader, false);
+    }
+    world.apply(&Event::Later(6_000));
+    for vantage in 0..VANTAGES {
+        world.apply(&Event::Sees(vantage, 0, State::Down));
+    }
+    world.show(&mut reader, false);
+    let verdict = reader.verdicts().values().next().unwrap();
+    assert_eq!((verdict.state, verdict.held, verdict.tally.stale), (State::Up, true, 3));
+}
+
+proptest! {
+    #[test]
+    fn the_order_in_which_vantages_are_read_does_not_matter(events in events()) {
+        let mut world = World::new();
+        let (mut one, mut other) = (Beliefs::default(), Beliefs::default());
+        for event in &events {
+            world.apply(event);
+            world.show(&mut one, false);
+            world.show(&mut other, true);
+            prop_assert_eq!(one.verdicts(), other.verdicts());
+        }
+    }
+
+    /// A reader that restarts adopts the published verdicts. It cannot know at once who is fresh, so it holds
+    /// them until every living vantage has beaten once more; from then on it agrees with one that ran on.
+    #[test]
+    fn a_restarted_reader_agrees_with_one_that_ran_on(before in events(), after in events()) {
+        let mut world = World::new();
+        let mut old = Beliefs::default();
+        for event in &before {
+            world.apply(event);
+            world.show(&mut old, false);
+        }
+        let mut new = Beliefs::default();
+        new.adopt(old.verdicts().clone());
+        world.show(&mut new, false);
+        for (held, last) in states(&new).iter().zip(states(&old)) {
+            prop_assert_eq!(*held, last, "a restart alone changes no verdict");
+        }
+        for vantage in 0..VANTAGES {
+            let withheld = world.heartbeats.get(&name(&format!("v{vantage}"))).is_some_and(|it| it.withheld);
+            world.apply(&Event::Beat(vantage, withheld));
+            world.apply(&Event::Beat(vantage, withheld));
+        }
+        world.show(&mut old, false);
+        world.show(&mut new, false);
+        for event in &after {
+            world.apply(event);
+            world.show(&mut old, false);
+            world.show(&mut new, false);
+            prop_assert_eq!(states(&old), states(&new));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The follower: keeps a node's picture true to its engine, and the node running without it.
+//!
+//! One task per kind of state, each a loop of blocking queries with backoff: configuration, health, drains,
+//! discovery, and the node's own heartbeat. What was last good is kept on disk and published first, before
+//! the engine was asked at all: losing the engine changes no answer, not even across a restart.
+//!
+//! ```text
+//! engine ──▶ config ─────▶ snapshot ──┐
+//!        ──▶ health ─────▶ board ─────┼──▶ Handle ──▶ dns, proxy, control
+//!        ──▶ drains ──────────────────┤
+//!        ──▶ discovery ───────────────┘
+//!        ◀── beat, receipts
+//! ```
+
+mod beat;
+mod config;
+mod discovery;
+mod drains;
+mod health;
+mod metrics;
+mod patience;
+
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+pub use metrics::FollowMetrics;
+
+use crate::{
+    disk::{DiskError, LastGood},
+    drain,
+    engine::Engine,
+    handle::{Clock, Handle, Publisher, Request, channel},
+};
+
+/// Who this node is, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name, unique among all nodes.
+    pub node: String,
+    /// Its site.
+    pub site: String,
+    /// Its roles: `dns`, `proxy`, `prober`, `control`.
+    pub roles: BTreeSet<String>,
+    /// Drawn at the start of the process.
+    pub boot: String,
+}
+
+/// How the follower follows.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The longest a blocking query waits; 30 s to 60 s, because Consul keeps the slot of a dropped one.
+    pub wait: Duration,
+    /// How often this node shows that it lives.
+    pub beat_every: Duration,
+    /// How long this node may go unheard before it doubts its picture of the drains.
+    pub lease: Duration,
+    /// How long a start waits for the engine before the node's own memory has to do.
+    pub start_patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(45),
+            beat_every: Duration::from_secs(5),
+            lease: drain::LEASE,
+            start_patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A running follower. Dropping it stops it at once; [`Follower::leave`] says goodbye first.
+#[derive(Debug)]
+pub struct Follower {
+    tasks: JoinSet<()>,
+    leaving: watch::Sender<bool>,
+    metrics: Arc<FollowMetrics>,
+}
+
+/// What every task of the follower holds.
+#[derive(Clone)]
+struct Shared {
+    engine: Arc<dyn Engine>,
+    publisher: Arc<Publisher>,
+    memory: LastGood,
+    identity: Identity,
+    options: Options,
+    metrics: Arc<FollowMetrics>,
+}
+
+/// Starts to follow. Returns once the node's own memory is published and the engine was given a short chance
+/// to say what is newer; it never waits for an engine that is down.
+///
+/// # Errors
+/// When the node's memory in `dir` cannot be opened (another process has it, no space, no right).
+pub async fn start(
+    engine: Arc<dyn Engine>,
+    dir: &Path,
+    identity: Identity,
+    options: Options,
+) -> Result<(Handle, Follower), DiskError> {
+    let (memory, _) = LastGood::open(dir)?;
+    let (handle, mut publisher) = channel(Clock::default(), options.lease);
+    let requests = std::mem::replace(&mut publisher.requests, mpsc::channel(1).1);
+    let metrics = Arc::new(FollowMetrics::new(handle.clone()));
+    let shared = Shared {
+        engine,
+        publisher: Arc::new(publisher),
+        memory,
+        identity,
+        options,
+        metrics: Arc::clone(&metrics),
+    };
+    let mut tasks = JoinSet::new();
+    let (leaving, left) = watch::channel(false);
+    let (pictures, picture_requests) = mpsc::channel(16);
+    let (rereads, reread_requests) = mpsc::channel(16);
+    let (receipts, receipt_requests) = mpsc::channel(1024);
+
+    config::publish_last_good(&shared);
+    let beliefs = health::remembered(&shared).await;
+    discovery::publish_last_good(&shared);
+
+    let (drains_current, drains_seen) = watch::channel(false);
+    let (config_read, mut config_seen) = watch::channel(false);
+    tasks.spawn(config::follow(shared.clone(), config_read));
+    tasks.spawn(health::follow(shared.clone(), beliefs, picture_requests));
+    tasks.spawn(drains::follow(shared.clone(), drains_current, reread_requests));
+    tasks.spawn(discovery::follow(shared.clone()));
+    tasks.spawn(beat::follow(shared.clone(), drains_seen.clone(), left));
+    tasks.spawn(beat::send_receipts(shared.clone(), receipt_requests));
+    tasks.spawn(dispatch(requests, pictures, rereads, receipts));
+
+    let mut drains_seen = drains_seen;
+    let first = async {
+        // Both channels end only with their tasks, and then there is nothing to wait for either.
+        let _ = config_seen.wait_for(|read| *read).await;
+        let _ = drains_seen.wait_for(|read| *read).await;
+    };
+    let _ = tokio::time::timeout(shared.options.start_patience, first).await;
+    Ok((handle, Follower { tasks, leaving, metrics }))
+}
+
+impl Follower {
+    /// Counters of what was followed.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<FollowMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Takes the node's registration back, so that nobody waits for its receipts, and stops. Bounded by a
+    /// second: an engine that is down learns of it by the lease.
+    pub async fn leave(mut self) {
+        self.leaving.send_replace(true);
+        let goodbye = self.leaving.clone();
+        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye.closed()).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Hands each request to the task that answers it.
+async fn dispatch(
+    mut requests: mpsc::Receiver<Request>,
+    pictures: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::Picture>>,
+    rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
+    receipts: mpsc::Sender<drain::Receipt>,
+) {
+    while let Some(request) = requests.recv().await {
+        let delivered = match request {
+            Request::Receipt(receipt) => receipts.send(receipt).await.is_ok(),
+            Request::RereadDrains(done) => rereads.send(done).await.is_ok(),
+            Request::Picture(answer) => pictures.send(answer).await.is_ok(),
+        };
+        if !delivered {
+            return;
+        }
+    }
+}

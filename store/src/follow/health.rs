@@ -1,0 +1,192 @@
+//! Follows heartbeats and observations and flips the board.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Shared, patience::Backoff};
+use crate::{
+    beliefs::{Beliefs, Picture},
+    engine::{Index, KvEntry, Wait},
+    health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
+    keys,
+    model::Moment,
+    snapshot::Snapshot,
+};
+
+/// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
+const TICK: Duration = Duration::from_secs(1);
+const MEMORY: &str = "verdicts";
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    verdicts: BTreeMap<TargetKey, Verdict>,
+}
+
+/// The verdicts to start from: the engine's newest, else this node's own.
+pub(super) async fn remembered(shared: &Shared) -> Beliefs {
+    let mut beliefs = Beliefs::default();
+    let published = shared.engine.kv_list(keys::VERDICTS, None);
+    let answer = tokio::time::timeout(shared.options.start_patience, published).await;
+    if let Ok(Ok(read)) = answer {
+        for shard in read.value.iter().filter_map(decode::<VerdictShard>) {
+            beliefs.adopt(shard.verdicts);
+        }
+    }
+    if let Some(own) = shared.memory.get::<Remembered>(MEMORY) {
+        beliefs.adopt(own.verdicts);
+    }
+    beliefs
+}
+
+enum Read {
+    Heartbeats(Vec<KvEntry>),
+    Observations(Vec<KvEntry>),
+}
+
+/// Follows until the handle's other ends are gone.
+pub(super) async fn follow(
+    shared: Shared,
+    mut beliefs: Beliefs,
+    mut pictures: mpsc::Receiver<oneshot::Sender<Picture>>,
+) {
+    let handle = shared.publisher.handle();
+    let mut snapshots = handle.snapshots();
+    let (reads, mut read) = mpsc::channel(4);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone()));
+    tasks.spawn(poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads));
+    let mut known = Known::default();
+    let mut dirty = false;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    restore_board(&shared, &beliefs, handle.snapshot().as_deref());
+    loop {
+        tokio::select! {
+            Some(read) = read.recv() => known.take_in(read, &mut beliefs, handle.now()),
+            Some(answer) = pictures.recv() => { let _ = answer.send(beliefs.picture()); continue }
+            Ok(()) = snapshots.changed() => {
+                beliefs.reconfigured();
+                restore_board(&shared, &beliefs, handle.snapshot().as_deref());
+            }
+            _ = tick.tick() => if std::mem::take(&mut dirty) { remember(&shared, &beliefs) },
+        }
+        let Some(snapshot) = handle.snapshot() else { continue };
+        let changed = beliefs.judge(&snapshot, handle.now());
+        if !changed.is_empty() {
+            dirty = true;
+            flip(&shared, &snapshot, &changed);
+        }
+    }
+}
+
+/// Which entries were already taken in, by modify index.
+#[derive(Default)]
+struct Known {
+    observations: HashMap<String, Index>,
+}
+
+impl Known {
+    fn take_in(&mut self, read: Read, beliefs: &mut Beliefs, now: Moment) {
+        match read {
+            Read::Heartbeats(entries) => {
+                let parse = |it: &KvEntry| Some((keys::parse_heartbeat(&it.key)?, decode::<Heartbeat>(it)?));
+                beliefs.heartbeats(entries.iter().filter_map(parse).collect(), now);
+            }
+            Read::Observations(entries) => {
+                for entry in &entries {
+                    if self.observations.insert(entry.key.clone(), entry.modify_index) != Some(entry.modify_index) {
+                        take_in_shard(beliefs, entry);
+                    }
+                }
+                let present: HashSet<&str> = entries.iter().map(|it| it.key.as_str()).collect();
+                self.observations.retain(|key, _| {
+                    let gone = !present.contains(key.as_str());
+                    if let Some((vantage, shard)) = keys::parse_observations(key).filter(|_| gone) {
+                        beliefs.observations(&vantage, shard, Vec::new());
+                    }
+                    !gone
+                });
+            }
+        }
+    }
+}
+
+fn take_in_shard(beliefs: &mut Beliefs, entry: &KvEntry) {
+    let Some((vantage, shard)) = keys::parse_observations(&entry.key) else { return };
+    match decode::<ObservationShard>(entry) {
+        Some(read) => beliefs.observations(&vantage, shard, read.observations),
+        None => tracing::warn!(key = entry.key, "observations cannot be read and are ignored"),
+    }
+}
+
+fn decode<T: DeserializeOwned>(entry: &KvEntry) -> Option<T> {
+    serde_json::from_slice(&entry.value).ok()
+}
+
+/// Long-polls a prefix and hands every reading on.
+async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Read, out: mpsc::Sender<Read>) {
+    let mut index = Index(0);
+    let mut backoff = Backoff::default();
+    loop {
+        let wait = Wait { after: index, at_most: shared.options.wait };
+        match shared.engine.kv_list(prefix, Some(wait)).await {
+            Ok(read) => {
+                backoff.reset();
+                // An index that went back means that the engine started over: read from the beginning.
+                index = if read.index < index { Index(0) } else { read.index };
+                if out.send(wrap(read.value)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                shared.metrics.engine_failures.increment();
+                if !backoff.is_failing() {
+                    tracing::warn!(prefix, %error, "health cannot be read, the last verdicts hold");
+                }
+                index = Index(0);
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Puts verdicts on the board: those of targets new to this process, or adopted at its start.
+fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>) {
+    let handle = shared.publisher.handle();
+    let Some(snapshot) = snapshot else { return };
+    for target in snapshot.targets.values() {
+        if let Some(verdict) = beliefs.verdicts().get(&target.key) {
+            handle.board().write(target.slot, verdict.reading());
+        }
+    }
+}
+
+fn flip(shared: &Shared, snapshot: &Snapshot, changed: &[(TargetKey, Verdict)]) {
+    let handle = shared.publisher.handle();
+    for (key, verdict) in changed {
+        let Some(target) = snapshot.targets.get(key) else { continue };
+        let before = handle.board().read(target.slot);
+        handle.board().write(target.slot, verdict.reading());
+        if before.state != verdict.state {
+            shared.metrics.verdict_changes.increment();
+            tracing::info!(
+                target_key = %key, site = %target.site, from = %before.state, to = %verdict.state,
+                up = verdict.tally.up, down = verdict.tally.down, stale = verdict.tally.stale,
+                "verdict changed"
+            );
+        }
+    }
+    shared.publisher.verdicts_changed();
+}
+
+fn remember(shared: &Shared, beliefs: &Beliefs) {
+    let value = Remembered { verdicts: beliefs.verdicts().clone() };
+    if let Err(error) = shared.memory.put(MEMORY, &value) {
+        tracing::warn!(%error, "verdicts are not kept across a restart");
+    }
+}
