@@ -1,0 +1,106 @@
+//! A back end of the demo: a small HTTP server that registers itself with a TTL check, as a team's would.
+//!
+//! It renews its check every second and registers itself again when the registry has forgotten it, which is
+//! also what it does while it is being drained: gateways must not be fooled by that.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use store::engine::{
+    CheckStatus, Engine, Registration,
+    consul::{Config, Consul},
+};
+use tokio::net::TcpListener;
+
+use super::DemoError;
+
+/// What a back end is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its service in the registry.
+    pub service: String,
+    /// Its id there; what `GET /` answers.
+    pub id: String,
+    /// Where it serves.
+    pub listen: SocketAddr,
+    /// Its site.
+    pub site: String,
+    /// The registry.
+    pub engine: String,
+}
+
+const TTL: Duration = Duration::from_secs(5);
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// The longest `/slow` sleeps.
+const SLOWEST: Duration = Duration::from_secs(60);
+
+/// Serves until the process is ended.
+///
+/// # Errors
+/// When it cannot listen, or the registry's address is none.
+pub async fn run(options: Options) -> Result<(), DemoError> {
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|error| DemoError::Taken { address: options.listen, by: "demo-backend --listen", error })?;
+    let engine = Consul::new(Config::new(&options.engine)).map_err(|error| DemoError::Admin(error.to_string()))?;
+    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
+    let id = Bytes::from(format!("{}\n", options.id));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors: those in use will be given back.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let id = id.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(id.clone(), request));
+            let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new());
+            // A client that went away is no news.
+            let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::new(id));
+    match request.uri().path() {
+        "/slow" => {
+            let ms = request.uri().query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
+            tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(SLOWEST)).await;
+        }
+        "/" => {}
+        _ => *response.status_mut() = StatusCode::NOT_FOUND,
+    }
+    Ok(response)
+}
+
+async fn stay_registered(engine: Arc<dyn Engine>, options: Options) {
+    let registration = Registration {
+        service: options.service.clone(),
+        id: options.id.clone(),
+        address: options.listen,
+        tags: vec![],
+        meta: [("site".to_owned(), options.site.clone())].into(),
+        ttl: Some(TTL),
+        status: CheckStatus::Passing,
+    };
+    let check = format!("service:{}", options.id);
+    let mut registered = false;
+    let mut every = tokio::time::interval(RENEW_EVERY);
+    loop {
+        every.tick().await;
+        let outcome = if registered {
+            engine.ttl_update(&check, CheckStatus::Passing, "serving").await
+        } else {
+            engine.register(&registration).await
+        };
+        if let Err(error) = &outcome {
+            tracing::debug!(%error, "registry");
+        }
+        registered = outcome.is_ok();
+    }
+}

@@ -1,0 +1,115 @@
+//! The demo's documents and node configurations, as an operator would write them.
+
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
+
+pub(super) const ZONE: &str = "waypost.test";
+pub(super) const GATEWAY_DOMAIN: &str = "gw.waypost.test";
+pub(super) const SERVICE: &str = "orders";
+pub(super) const HOST: &str = "orders.waypost.test";
+pub(super) const UUID: &str = "6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10";
+/// The sites; the first is nearest to 127.0.0.1. Their addresses are 127.0.1.x and 127.0.2.x.
+pub(super) const SITES: [&str; 2] = ["bj", "sh"];
+pub(super) const VANTAGES: [&str; 3] = ["gz-telecom", "cd-unicom", "xa-mobile"];
+
+/// The documents, for gateways at 127.0.1.1 and 127.0.2.1 on this port.
+pub(super) fn documents(gateway_port: u16) -> String {
+    let mut text = format!(
+        "\
+kind: Site
+name: bj
+location: {{ lat: 39.90, lon: 116.40 }}
+networks: [127.0.0.0/8, 10.1.0.0/16]
+---
+kind: Site
+name: sh
+location: {{ lat: 31.23, lon: 121.47 }}
+networks: [127.0.2.0/24, 10.2.0.0/16]
+---
+kind: Zone
+name: {ZONE}
+nameservers: [{{ name: ns1, a: [127.0.0.1] }}]
+ttl: 1h
+negative_ttl: 60s
+---
+kind: Cluster
+name: main
+zone: {ZONE}
+gateway_domain: {GATEWAY_DOMAIN}
+gateways:
+  bj: {{ a: [127.0.1.1], aaaa: [] }}
+  sh: {{ a: [127.0.2.1], aaaa: [] }}
+---
+kind: Check
+name: web
+type: http
+port: {gateway_port}
+path: /readyz
+host: {GATEWAY_DOMAIN}
+expect_status: [200]
+interval: 1s
+timeout: 800ms
+fall: 4
+rise: 2
+quorum: majority
+---
+kind: Domain
+name: {GATEWAY_DOMAIN}
+cluster: main
+policy: {{ type: nearest }}
+check: web
+ttl: 20s
+min_ttl: 2s
+answers: 1
+min_up: 1
+when_none: open
+recovery: {{ mode: automatic, hold_down: 10s, ramp: 0s }}
+---
+kind: Service
+name: {SERVICE}
+uuid: {UUID}
+cluster: main
+consul: {{ service: {SERVICE}, tags: [] }}
+hosts: [{HOST}]
+sites: [bj, sh]
+route_by: gateway
+"
+    );
+    for vantage in VANTAGES {
+        let _ = write!(text, "---\nkind: Vantage\nname: {vantage}\nsite: null\n");
+    }
+    text
+}
+
+/// One node's configuration file: who it is, and its sections.
+pub(super) fn node(name: &str, site: &str, data: &Path, sections: &str) -> String {
+    format!(
+        "node = \"{name}\"\nsite = \"{site}\"\ndata_dir = \"{}\"\n\n{sections}\n[telemetry]\nlog = \"info\"\n",
+        data.display()
+    )
+}
+
+pub(super) fn engine_section(http: SocketAddr) -> String {
+    format!("[store]\nengine = \"embedded\"\nhttp = \"{http}\"\n")
+}
+
+pub(super) fn store_section(engine: &str) -> String {
+    format!("[store]\nengine = \"consul\"\nurl = \"{engine}\"\n")
+}
+
+pub(super) fn control_section(listen: SocketAddr) -> String {
+    format!("\n[control]\nlisten = \"{listen}\"\n")
+}
+
+pub(super) fn dns_section(listen: SocketAddr) -> String {
+    format!("\n[dns]\nlisten = [\"{listen}\"]\n")
+}
+
+pub(super) fn proxy_section(listen: SocketAddr) -> String {
+    format!(
+        "\n[proxy]\ncluster = \"main\"\nlisten = [\"{listen}\"]\nlameduck = \"1s\"\nshutdown_deadline = \"10s\"\n"
+    )
+}
+
+pub(super) fn prober_section(vantage: &str, admin: &str) -> String {
+    format!("[prober]\nvantage = \"{vantage}\"\nreport_to = [\"{admin}\"]\ncanaries = []\n")
+}
