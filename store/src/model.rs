@@ -5,9 +5,14 @@
 //! a reader into a tree that remembers lines, so that every mistake can name its place.
 
 mod documents;
+mod mistake;
 mod name;
+pub mod read;
+pub mod tree;
 mod units;
+pub mod yaml;
 
 pub use documents::*;
+pub use mistake::{Mistake, Mistakes};
 pub use name::{DomainName, Name, NameError};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
