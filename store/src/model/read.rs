@@ -53,6 +53,12 @@ impl<'a> Reader<'a> {
         self.mistake(format!("{} is not {expected}", self.node.found()), expected.to_string());
     }
 
+    /// How many mistakes there are so far, here and elsewhere.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.mistakes.count()
+    }
+
     /// True for `null` and for a key without a value.
     #[must_use]
     pub fn is_null(&self) -> bool {
@@ -122,6 +128,17 @@ impl<'a> Reader<'a> {
         self.parse()
     }
 
+    /// A duration within a range.
+    #[must_use]
+    pub fn span_within(&self, range: RangeInclusive<Span>) -> Option<Span> {
+        let span = self.span()?;
+        if !range.contains(&span) {
+            self.wrong(format_args!("a duration from {} to {}", range.start(), range.end()));
+            return None;
+        }
+        Some(span)
+    }
+
     /// A TTL of whole seconds such as `20s`.
     #[must_use]
     pub fn ttl(&self) -> Option<Ttl> {
@@ -131,10 +148,7 @@ impl<'a> Reader<'a> {
 
     /// A whole number within a range.
     #[must_use]
-    pub fn int<T: TryFrom<i64> + fmt::Display + Copy>(&self, range: RangeInclusive<T>) -> Option<T>
-    where
-        T: PartialOrd,
-    {
+    pub fn int<T: TryFrom<i64> + PartialOrd + fmt::Display>(&self, range: RangeInclusive<T>) -> Option<T> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let number = self.scalar(&expected)?.as_int().and_then(|n| T::try_from(n).ok());
         let fits = number.filter(|n| range.contains(n));
@@ -284,7 +298,10 @@ impl<'a> Fields<'a> {
     /// A cursor on a field, if it was written (null counts as written).
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         let entry = self.at.node.entry(key)?;
         Some(self.at.step(format!("{}{key}", self.at.prefix()), entry.line, &entry.value))
     }
@@ -320,7 +337,7 @@ impl<'a> Fields<'a> {
     /// Refuses a field that means something, but not yet: says what is supported instead.
     pub fn not_yet(&self, key: &'static str, supported: &str) {
         if let Some(field) = self.get(key) {
-            field.mistake("not supported yet", supported);
+            field.mistake(format!("not supported yet; supported are {supported}"), supported);
         }
     }
 
