@@ -1,1 +1,5 @@
-//! Waypost.
+//! The binary's own parts: command line, node configuration, role start-up, control, telemetry, shutdown.
+//!
+//! It knows `dns`, `proxy`, `prober` and `store`, wires them, and decides nothing they could decide.
+
+pub mod control;

@@ -6,5 +6,19 @@
 //! far more often than configuration. Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are
 //! pure functions: no socket, no clock, no disk; time arrives as an argument.
 
+pub mod beliefs;
+pub mod board;
+pub mod discovery;
+pub mod disk;
+pub mod drain;
 pub mod engine;
+pub mod handle;
+pub mod health;
+pub mod keys;
+pub mod locality;
+pub mod metrics;
 pub mod model;
+pub mod snapshot;
+pub mod steering;
+
+pub use handle::{Clock, Handle, Publisher};

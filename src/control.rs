@@ -1,0 +1,1 @@
+//! The control role: takes observations in, hands work out, drives drains, publishes verdicts.

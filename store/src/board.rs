@@ -1,0 +1,153 @@
+//! The board: the verdict state of every target as one atomic word in an interned slot.
+//!
+//! Slots outlive snapshots: a snapshot holds slot numbers, so a verdict flips by one store that every
+//! reader sees at its next load, and no table is rebuilt. A slot is never freed; its number is only ever
+//! given to one target.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    health::{State, TargetKey},
+    model::Moment,
+};
+
+/// The number of a target's place on the [`Board`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u32);
+
+/// What a slot says, unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The verdict's state.
+    pub state: State,
+    /// Since when.
+    pub since: Moment,
+    /// Up, after it was Down: the hold-down counts from `since`.
+    pub recovered: bool,
+    /// Something is about to change: fresh vantages disagree with the verdict. Answers get the short TTL.
+    pub unsettled: bool,
+}
+
+const CHUNK: usize = 4096;
+const CHUNKS: usize = 1024;
+
+/// Verdict states of all targets; readers take no lock.
+pub struct Board {
+    chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    slots: Mutex<HashMap<TargetKey, Slot>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(), slots: Mutex::default() }
+    }
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    /// The most targets one process can know in its life.
+    pub const CAPACITY: usize = CHUNK * CHUNKS;
+
+    /// The slot of a target, a new one (reading `Unknown`) if it has none. `None` when the board is full.
+    pub fn intern(&self, target: &TargetKey) -> Option<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(target) {
+            return Some(*slot);
+        }
+        let next = slots.len();
+        let chunk = self.chunks.get(next / CHUNK)?;
+        chunk.get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
+        let slot = Slot(u32::try_from(next).ok()?);
+        slots.insert(target.clone(), slot);
+        Some(slot)
+    }
+
+    /// What the slot says now. One relaxed load.
+    #[must_use]
+    pub fn read(&self, slot: Slot) -> Reading {
+        self.word(slot).map_or_else(Reading::default, |word| unpack(word.load(Ordering::Relaxed)))
+    }
+
+    /// Flips the slot.
+    pub fn write(&self, slot: Slot, reading: Reading) {
+        if let Some(word) = self.word(slot) {
+            word.store(pack(reading), Ordering::Relaxed);
+        }
+    }
+
+    fn word(&self, Slot(number): Slot) -> Option<&AtomicU64> {
+        let number = number as usize;
+        self.chunks.get(number / CHUNK)?.get()?.get(number % CHUNK)
+    }
+}
+
+const RECOVERED: u64 = 0b100;
+const UNSETTLED: u64 = 0b1000;
+const SINCE_SHIFT: u32 = 8;
+
+fn pack(reading: Reading) -> u64 {
+    let state = match reading.state {
+        State::Unknown => 0,
+        State::Up => 1,
+        State::Down => 2,
+    };
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    (reading.since.0 << SINCE_SHIFT)
+        | flag(reading.recovered, RECOVERED)
+        | flag(reading.unsettled, UNSETTLED)
+        | state
+}
+
+const fn unpack(word: u64) -> Reading {
+    let state = match word & 0b11 {
+        1 => State::Up,
+        2 => State::Down,
+        _ => State::Unknown,
+    };
+    Reading {
+        state,
+        since: Moment(word >> SINCE_SHIFT),
+        recovered: word & RECOVERED != 0,
+        unsettled: word & UNSETTLED != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_says_what_was_written() {
+        let board = Board::default();
+        let slot = board.intern(&TargetKey::from("a")).unwrap();
+        assert_eq!(board.read(slot), Reading::default());
+        let reading =
+            Reading { state: State::Up, since: Moment(1_790_000_000_123), recovered: true, unsettled: true };
+        board.write(slot, reading);
+        assert_eq!(board.read(slot), reading);
+    }
+
+    #[test]
+    fn a_target_keeps_its_slot() {
+        let board = Board::default();
+        let first = board.intern(&TargetKey::from("a")).unwrap();
+        let second = board.intern(&TargetKey::from("b")).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(board.intern(&TargetKey::from("a")), Some(first));
+        for n in 0..10_000 {
+            board.intern(&TargetKey::from(format!("t{n}").as_str())).unwrap();
+        }
+        assert_eq!(board.intern(&TargetKey::from("b")), Some(second));
+    }
+}

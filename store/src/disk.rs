@@ -1,0 +1,221 @@
+//! The node's own memory: what it last believed, kept on disk so that it can start with nothing else reachable.
+//!
+//! Unlike the engine this store holds nothing that cannot be fetched again, so a corrupt one is moved
+//! aside instead of refusing to start. Every value carries its checksum: sled 0.34 does not notice every kind
+//! of damage by itself.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+/// Why the node's memory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep this node's last good state in {path}: {reason}")]
+pub struct DiskError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// The node's memory: a few named values, each replaced whole.
+#[derive(Clone)]
+pub struct LastGood {
+    db: Arc<sled::Db>,
+    path: PathBuf,
+}
+
+impl fmt::Debug for LastGood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LastGood").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+const DIGEST: usize = 32;
+
+impl LastGood {
+    /// Opens the memory in a folder of its own, making it if absent. A corrupt one is renamed to
+    /// `<folder>.corrupt-<n>` and an empty one takes its place; the second value says where it went.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, written, or is in use by another process.
+    pub fn open(path: &Path) -> Result<(Self, Option<PathBuf>), DiskError> {
+        let fail = |reason: String| DiskError { path: path.to_owned(), reason };
+        std::fs::create_dir_all(path).map_err(|error| fail(error.to_string()))?;
+        match Self::try_open(path) {
+            Ok(memory) => Ok((memory, None)),
+            Err(Trouble::Unavailable(reason)) => Err(fail(reason)),
+            Err(Trouble::Corrupt(reason)) => {
+                let aside = move_aside(path)
+                    .map_err(|error| fail(format!("{reason}; and moving it aside: {error}")))?;
+                tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "last good state was corrupt and is fetched again");
+                let memory = Self::try_open(path).map_err(|trouble| fail(trouble.to_string()))?;
+                Ok((memory, Some(aside)))
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, Trouble> {
+        let open = || sled::Config::new().path(path).cache_capacity(16 * 1024 * 1024).open();
+        let db = match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(db)) => db,
+            Ok(Err(sled::Error::Io(error))) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                return Err(Trouble::Unavailable(error.to_string()));
+            }
+            Ok(Err(error)) => return Err(Trouble::Corrupt(error.to_string())),
+            Err(_) => return Err(Trouble::Corrupt("its store cannot be read at all".to_owned())),
+        };
+        let memory = Self { db: Arc::new(db), path: path.to_owned() };
+        match catch_unwind(AssertUnwindSafe(|| memory.verify())) {
+            Ok(verified) => verified.map(|()| memory),
+            Err(_) => Err(Trouble::Corrupt("its store cannot be read to the end".to_owned())),
+        }
+    }
+
+    fn verify(&self) -> Result<(), Trouble> {
+        for pair in self.db.iter() {
+            let (key, value) = pair.map_err(|error| Trouble::Corrupt(error.to_string()))?;
+            if unseal(&value).is_none() {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Err(Trouble::Corrupt(format!("the checksum of {key:?} is wrong")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value kept under a name; `None` if there is none or an incompatible one.
+    #[must_use]
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let value = self.db.get(name).ok()??;
+        serde_json::from_slice(unseal(&value)?).ok()
+    }
+
+    /// Replaces the value under a name. Returns before it is on the disk proper; see [`LastGood::flush`].
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
+        let fail = |reason: String| DiskError { path: self.path.clone(), reason };
+        let body = serde_json::to_vec(value).map_err(|error| fail(error.to_string()))?;
+        self.db.insert(name, seal(&body)).map_err(|error| fail(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Removes the value under a name.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove(&self, name: &str) -> Result<(), DiskError> {
+        let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
+        self.db.remove(name).map(drop).map_err(fail)
+    }
+
+    /// Writes everything out. Blocks.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn flush(&self) -> Result<(), DiskError> {
+        let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
+        self.db.flush().map(drop).map_err(fail)
+    }
+}
+
+enum Trouble {
+    Corrupt(String),
+    Unavailable(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corrupt(reason) | Self::Unavailable(reason) => f.write_str(reason),
+        }
+    }
+}
+
+fn seal(body: &[u8]) -> Vec<u8> {
+    let mut sealed = Sha256::digest(body).to_vec();
+    sealed.extend_from_slice(body);
+    sealed
+}
+
+fn unseal(value: &[u8]) -> Option<&[u8]> {
+    let (digest, body) = value.split_at_checked(DIGEST)?;
+    (Sha256::digest(body).as_slice() == digest).then_some(body)
+}
+
+fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let free = (1..).map(|n| path.with_file_name(format!("{name}.corrupt-{n}"))).find(|it| !it.exists());
+    let aside = free.ok_or_else(|| std::io::Error::other("no free name"))?;
+    std::fs::rename(path, &aside)?;
+    std::fs::create_dir_all(path)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, aside) = LastGood::open(dir.path()).unwrap();
+        assert_eq!(aside, None);
+        memory.put("a", &vec![1, 2, 3]).unwrap();
+        memory.flush().unwrap();
+        drop(memory);
+        let (memory, _) = LastGood::open(dir.path()).unwrap();
+        assert_eq!(memory.get::<Vec<u8>>("a"), Some(vec![1, 2, 3]));
+        assert_eq!(memory.get::<Vec<u8>>("b"), None);
+    }
+
+    #[test]
+    fn a_second_process_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_memory, _) = LastGood::open(dir.path()).unwrap();
+        let error = LastGood::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("lock"), "{error}");
+    }
+
+    #[test]
+    fn a_value_with_a_wrong_checksum_moves_the_store_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("node");
+        let db = sled::open(&path).unwrap();
+        db.insert("a", b"no checksum before this").unwrap();
+        db.flush().unwrap();
+        drop(db);
+        let (memory, aside) = LastGood::open(&path).unwrap();
+        assert_eq!(memory.get::<String>("a"), None);
+        memory.put("a", &"y").unwrap();
+        let aside = aside.unwrap();
+        assert!(aside.join("db").exists() && aside != path);
+    }
+
+    #[test]
+    fn damage_anywhere_never_stops_a_start_and_never_yields_a_wrong_value() {
+        let root = tempfile::tempdir().unwrap();
+        let good = "x".repeat(10_000);
+        for (round, at) in (0..20).map(|n| (n, n * 977)) {
+            let path = root.path().join(format!("node-{round}"));
+            let (memory, _) = LastGood::open(&path).unwrap();
+            memory.put("a", &good).unwrap();
+            memory.flush().unwrap();
+            drop(memory);
+            let mut bytes = std::fs::read(path.join("db")).unwrap();
+            for byte in bytes.iter_mut().skip(at).take(50) {
+                *byte ^= 0x5a;
+            }
+            std::fs::write(path.join("db"), &bytes).unwrap();
+            let (memory, _) = LastGood::open(&path).unwrap();
+            let kept = memory.get::<String>("a");
+            assert!(kept.is_none() || kept.as_ref() == Some(&good), "round {round}");
+            memory.put("a", &"y").unwrap();
+        }
+    }
+}

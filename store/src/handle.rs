@@ -1,0 +1,276 @@
+//! The handle through which roles see the shared picture: cheap to clone, never blocks a hot path.
+//!
+//! The other end is the follower, which keeps it true; tests hold that end themselves.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    beliefs::Picture,
+    board::Board,
+    discovery::{DiscoveryTable, ServiceSlot},
+    drain::{Drains, Receipt},
+    model::Moment,
+    snapshot::Snapshot,
+};
+
+/// This node's steady clock: the wall clock at its making, advanced by the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+    wall: Moment,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::starting_at(Moment::default().after(wall))
+    }
+}
+
+impl Clock {
+    /// A clock that shows `wall` now.
+    #[must_use]
+    pub fn starting_at(wall: Moment) -> Self {
+        Self { started: Instant::now(), wall }
+    }
+
+    /// The moment it is.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.wall.after(self.started.elapsed())
+    }
+}
+
+/// What a role asks of the follower.
+#[derive(Debug)]
+pub enum Request {
+    /// Write a gateway's receipt to the engine; retried until it is there.
+    Receipt(Receipt),
+    /// Read the drains again now, and answer when the handle shows them (or they could not be read).
+    RereadDrains(oneshot::Sender<()>),
+    /// Describe what is known of health.
+    Picture(oneshot::Sender<Picture>),
+}
+
+/// A role's view of the shared picture.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    board: Arc<Board>,
+    snapshot: ArcSwapOption<Snapshot>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    discovery: Arc<DiscoveryTable>,
+    discovered: watch::Sender<u64>,
+    in_use: watch::Sender<Arc<BTreeSet<String>>>,
+    drains: watch::Sender<Arc<Drains>>,
+    judged: watch::Sender<u64>,
+    lease_seen: AtomicU64,
+    lease: Duration,
+    requests: mpsc::Sender<Request>,
+}
+
+/// The follower's end: publishes what the roles see.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    /// What the roles ask for.
+    pub requests: mpsc::Receiver<Request>,
+}
+
+/// A handle and the end that feeds it. `lease` is how long this node may go without a heartbeat of its own
+/// reaching the engine before it has to doubt its picture of the drains.
+#[must_use]
+pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
+    let (requests, receiver) = mpsc::channel(1024);
+    let shared = Arc::new(Shared {
+        clock,
+        board: Arc::default(),
+        snapshot: ArcSwapOption::empty(),
+        snapshots: watch::Sender::new(None),
+        discovery: Arc::default(),
+        discovered: watch::Sender::new(0),
+        in_use: watch::Sender::new(Arc::default()),
+        drains: watch::Sender::new(Arc::default()),
+        judged: watch::Sender::new(0),
+        lease_seen: AtomicU64::new(clock.now().0),
+        lease,
+        requests,
+    });
+    (Handle { shared: Arc::clone(&shared) }, Publisher { shared, requests: receiver })
+}
+
+impl Handle {
+    /// Now, by this node's steady clock.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    /// The clock itself.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    /// The newest snapshot; `None` on a node that never had one.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Wakes with every new snapshot.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.shared.snapshots.subscribe()
+    }
+
+    /// The verdict states.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.shared.board
+    }
+
+    /// The entry of a service, by its name in the registry. Keep the slot: finding it takes a lock, reading
+    /// it does not. It is kept fresh only while [`Handle::use_services`] names it.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Arc<ServiceSlot> {
+        self.shared.discovery.slot(name)
+    }
+
+    /// Wakes whenever any entry changed; the number only grows.
+    #[must_use]
+    pub fn discovered(&self) -> watch::Receiver<u64> {
+        self.shared.discovered.subscribe()
+    }
+
+    /// Says which services (by their names in the registry) to follow, all of them.
+    pub fn use_services(&self, names: BTreeSet<String>) {
+        self.shared.in_use.send_if_modified(|current| {
+            let changed = **current != names;
+            if changed {
+                *current = Arc::new(names);
+            }
+            changed
+        });
+    }
+
+    /// The services in use.
+    #[must_use]
+    pub fn services_in_use(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
+        self.shared.in_use.subscribe()
+    }
+
+    /// The drains, as last read.
+    #[must_use]
+    pub fn drains(&self) -> watch::Receiver<Arc<Drains>> {
+        self.shared.drains.subscribe()
+    }
+
+    /// Wakes whenever a verdict changed; the number only grows.
+    #[must_use]
+    pub fn judged(&self) -> watch::Receiver<u64> {
+        self.shared.judged.subscribe()
+    }
+
+    /// What is known of health, for people; empty when nobody follows.
+    pub async fn picture(&self) -> Picture {
+        let (send, answer) = oneshot::channel();
+        if self.shared.requests.send(Request::Picture(send)).await.is_err() {
+            return Picture::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Hands a receipt over to be written; false when too many are waiting (try again).
+    #[must_use]
+    pub fn send_receipt(&self, receipt: Receipt) -> bool {
+        self.shared.requests.try_send(Request::Receipt(receipt)).is_ok()
+    }
+
+    /// True when this node's own lease ran out (it was frozen, or cut off from its engine): drains may have
+    /// been recorded that it has not seen. One relaxed load.
+    #[must_use]
+    pub fn lease_lapsed(&self) -> bool {
+        let seen = Moment(self.shared.lease_seen.load(Ordering::Relaxed));
+        self.now().since(seen) >= self.shared.lease
+    }
+
+    /// Reads the drains again, for at most `patience`; afterwards the node serves with what it has, and its
+    /// lease counts anew.
+    pub async fn reread_drains(&self, patience: Duration) {
+        let (done, answered) = oneshot::channel();
+        if self.shared.requests.send(Request::RereadDrains(done)).await.is_ok() {
+            // Either outcome ends in serving the last good picture: the engine may be down for days.
+            let _ = tokio::time::timeout(patience, answered).await;
+        }
+        self.renew_lease();
+    }
+
+    fn renew_lease(&self) {
+        self.shared.lease_seen.store(self.now().0, Ordering::Relaxed);
+    }
+}
+
+impl Publisher {
+    /// A handle to what is published.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Swaps the snapshot.
+    pub fn publish_snapshot(&self, snapshot: Arc<Snapshot>) {
+        self.shared.snapshot.store(Some(Arc::clone(&snapshot)));
+        self.shared.snapshots.send_replace(Some(snapshot));
+    }
+
+    /// The table of discovery entries; call [`Publisher::discovery_changed`] after storing into it.
+    #[must_use]
+    pub fn discovery(&self) -> &DiscoveryTable {
+        &self.shared.discovery
+    }
+
+    /// Wakes those who wait for discovery.
+    pub fn discovery_changed(&self) {
+        self.shared.discovered.send_modify(|count| *count += 1);
+    }
+
+    /// Replaces the drains.
+    pub fn publish_drains(&self, drains: Drains) {
+        self.shared.drains.send_if_modified(|current| {
+            let changed = **current != drains;
+            if changed {
+                *current = Arc::new(drains);
+            }
+            changed
+        });
+    }
+
+    /// Wakes those who wait for verdicts.
+    pub fn verdicts_changed(&self) {
+        self.shared.judged.send_modify(|count| *count += 1);
+    }
+
+    /// A heartbeat of this node reached its engine.
+    pub fn beat(&self) {
+        self.handle().renew_lease();
+    }
+}

@@ -1,0 +1,314 @@
+//! From what vantages see to what the program believes.
+//!
+//! Probers send [`Batch`]es of [`Observation`]s; control keeps them in the engine; every reader merges them for
+//! itself with [`merge`], a pure function, so that all nodes believe the same without asking one another.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    board,
+    model::{Check, Moment, Name, Quorum, Span},
+};
+
+/// Health, as one vantage sees it or as the quorum believes it. Starts as `Unknown`, never as anything else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not known: never probed, or by too few.
+    #[default]
+    Unknown,
+    /// Serves.
+    Up,
+    /// Does not serve.
+    Down,
+}
+
+impl State {
+    /// As in documents and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Identifies a target, the pair of an address and everything its check says: what a thousand domains ask
+/// for alike is dialled once. Safe to use as part of a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TargetKey(Arc<str>);
+
+impl TargetKey {
+    /// The key of an address under a check.
+    #[must_use]
+    pub fn new(address: std::net::IpAddr, check: &Check) -> Self {
+        use sha2::{Digest as _, Sha256};
+        let Check { name: _, probe, port, interval, timeout, fall, rise, quorum } = check;
+        let what = format!("{probe:?} {interval} {timeout} {fall} {rise} {quorum:?}");
+        let digest = Sha256::digest(what.as_bytes());
+        let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for TargetKey {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for TargetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What one vantage sees of one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The target.
+    pub target: TargetKey,
+    /// What it sees, by its own rise and fall.
+    pub state: State,
+    /// Since when, by the vantage's clock; for people only.
+    pub since: Moment,
+    /// Why, in words: `connection refused`, `status 503, expected 200`.
+    pub reason: String,
+    /// How long the last successful probe took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Span>,
+    /// The last probe contradicts `state` and is being confirmed: the other vantages should look at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
+}
+
+/// The observations of one prober, numbered so that a gap is noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Who reports.
+    pub vantage: Name,
+    /// Drawn when the prober started; another one means it restarted and numbers begin anew.
+    pub boot: String,
+    /// Grows by one with every batch that carries observations; a heartbeat repeats the last.
+    pub number: u64,
+    /// Grows with every heartbeat; freshness is seen by its moving.
+    pub heartbeat: u64,
+    /// The vantage doubts itself (canaries failed, or everything looks down): its votes do not count.
+    pub withheld: bool,
+    /// Every target is in it, not only those that changed: absent ones are forgotten.
+    pub full: bool,
+    /// What it sees.
+    pub observations: Vec<Observation>,
+}
+
+/// What control answers to a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchReply {
+    /// Kept, or known already.
+    Accepted,
+    /// A batch is missing in between: send a full one.
+    Resend,
+}
+
+/// The heartbeat of a vantage as kept in the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The prober's boot.
+    pub boot: String,
+    /// The number that must move.
+    pub number: u64,
+    /// The vantage doubts itself.
+    pub withheld: bool,
+}
+
+/// A vantage counts while its heartbeat moved within this long, by the reader's own clock.
+pub const FRESH_FOR: Duration = Duration::from_secs(6);
+/// A vantage sends a heartbeat this often.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+
+/// A vantage's work: what `GET /v1/vantages/NAME/work` answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Hand it back as `?index=` to wait for the next.
+    pub index: u64,
+    /// Everything to dial.
+    pub targets: Vec<WorkTarget>,
+    /// Targets another vantage suspects: dial now. Each has a number that is never given twice.
+    pub confirm: Vec<ConfirmNow>,
+}
+
+/// One target to dial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkTarget {
+    /// Its key.
+    pub key: TargetKey,
+    /// The address; the port is the check's.
+    pub address: std::net::IpAddr,
+    /// The site it stands in.
+    pub site: Name,
+    /// How to dial.
+    pub check: Check,
+}
+
+/// A request to dial a target at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmNow {
+    /// Never given twice; remember the highest seen.
+    pub number: u64,
+    /// The target.
+    pub target: TargetKey,
+    /// The vantage that suspects it; it does not need to be told.
+    pub by: Name,
+}
+
+/// What one configured vantage contributes to a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// What it sees.
+    pub state: State,
+    /// Its heartbeat moved and it does not doubt itself.
+    pub fresh: bool,
+    /// It is confirming a contradiction.
+    pub suspect: bool,
+}
+
+/// What the program believes of one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Moment,
+    /// Too few fresh vantages agree on anything: the last state holds.
+    pub held: bool,
+    /// Some fresh vantage disagrees or is confirming.
+    pub unsettled: bool,
+    /// Up, and was Down at some time before: the hold-down applies from `since`.
+    pub recovered: bool,
+    /// How the votes stood.
+    pub tally: Tally,
+    /// The last changes, oldest first, at most [`Verdict::HISTORY`].
+    pub history: VecDeque<Transition>,
+}
+
+/// How the votes of the configured vantages stood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Fresh and Up.
+    pub up: u16,
+    /// Fresh and Down.
+    pub down: u16,
+    /// Fresh and Unknown.
+    pub unknown: u16,
+    /// Not fresh.
+    pub stale: u16,
+}
+
+/// One change of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Moment,
+    /// To what.
+    pub to: State,
+}
+
+impl Verdict {
+    /// How many changes are remembered.
+    pub const HISTORY: usize = 16;
+
+    /// As on the board.
+    #[must_use]
+    pub const fn reading(&self) -> board::Reading {
+        board::Reading {
+            state: self.state,
+            since: self.since,
+            recovered: self.recovered,
+            unsettled: self.unsettled,
+        }
+    }
+}
+
+impl Quorum {
+    /// How many of `configured` vantages must agree; at least one.
+    #[must_use]
+    pub fn votes_needed(self, configured: usize) -> usize {
+        match self {
+            Self::Majority => configured / 2 + 1,
+            Self::Any => 1,
+            Self::All => configured.max(1),
+            Self::Count(count) => usize::from(count).max(1),
+        }
+    }
+}
+
+/// Merges the votes of all configured vantages into the next verdict.
+///
+/// Up and Down each need the quorum of the *configured* vantages, all of them fresh; otherwise the last state
+/// holds. When both reach a small quorum, the last state holds too (from Unknown, Up wins: fail open). The
+/// order of the votes does not matter.
+#[must_use]
+pub fn merge(previous: &Verdict, votes: &[Vote], quorum: Quorum, now: Moment) -> Verdict {
+    let needed = quorum.votes_needed(votes.len());
+    let tally = tally(votes);
+    let up = usize::from(tally.up) >= needed;
+    let down = usize::from(tally.down) >= needed;
+    let state = match (up, down, previous.state) {
+        (true, true, State::Unknown) | (true, false, _) => State::Up,
+        (false, true, _) => State::Down,
+        (true, true, last) | (false, false, last) => last,
+    };
+    let disagrees = |vote: &Vote| vote.fresh && (vote.suspect || opposes(vote.state, state));
+    let mut next = Verdict {
+        state,
+        held: !up && !down,
+        unsettled: votes.iter().any(disagrees),
+        tally,
+        ..previous.clone()
+    };
+    if state != previous.state {
+        next.since = now;
+        next.recovered = state == State::Up && previous.history.iter().any(|it| it.to == State::Down);
+        next.history.push_back(Transition { at: now, to: state });
+        if next.history.len() > Verdict::HISTORY {
+            next.history.pop_front();
+        }
+    }
+    next
+}
+
+const fn opposes(vote: State, state: State) -> bool {
+    matches!((vote, state), (State::Up, State::Down) | (State::Down, State::Up))
+}
+
+fn tally(votes: &[Vote]) -> Tally {
+    let mut tally = Tally::default();
+    for vote in votes {
+        let count = match (vote.fresh, vote.state) {
+            (false, _) => &mut tally.stale,
+            (true, State::Up) => &mut tally.up,
+            (true, State::Down) => &mut tally.down,
+            (true, State::Unknown) => &mut tally.unknown,
+        };
+        *count = count.saturating_add(1);
+    }
+    tally
+}

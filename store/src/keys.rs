@@ -1,0 +1,128 @@
+//! The layout of our part of the KV, in one place. Everything of ours lies below `waypost/`.
+//!
+//! Keys use `[A-Za-z0-9/_.-]` only, because newer Consul versions refuse others.
+
+use crate::{
+    drain::DrainId,
+    model::{Generation, Moment, Name},
+};
+
+/// Everything of ours.
+pub const ROOT: &str = "waypost/";
+/// The one key whose change is a commit.
+pub const CONFIG_HEAD: &str = "waypost/config/head";
+/// Immutable pieces of configuration.
+pub const CONFIG_SHARDS: &str = "waypost/config/shards/";
+/// The record of writes.
+pub const AUDIT: &str = "waypost/audit/";
+/// What vantages see.
+pub const OBSERVATIONS: &str = "waypost/observations/";
+/// That vantages live.
+pub const HEARTBEATS: &str = "waypost/heartbeats/";
+/// What one control believes, for starting readers.
+pub const VERDICTS: &str = "waypost/verdicts/";
+/// The drains.
+pub const DRAINS: &str = "waypost/drains/";
+/// What gateways proved.
+pub const RECEIPTS: &str = "waypost/receipts/";
+/// That nodes live.
+pub const NODES: &str = "waypost/nodes/";
+/// Who does what only one may do.
+pub const LOCKS: &str = "waypost/locks/";
+
+/// One part of one version of a configuration shard.
+#[must_use]
+pub fn config_shard(shard: &str, generation: Generation, part: usize) -> String {
+    format!("{}{part}", config_shard_version(shard, generation))
+}
+
+/// Every part of one version of a configuration shard.
+#[must_use]
+pub fn config_shard_version(shard: &str, generation: Generation) -> String {
+    format!("{CONFIG_SHARDS}{shard}/{generation}/")
+}
+
+/// One entry of the record of writes; keys sort by time.
+#[must_use]
+pub fn audit(at: Moment, distinct: &str) -> String {
+    format!("{AUDIT}{:015}-{distinct}", at.0)
+}
+
+/// One shard of a vantage's observations.
+#[must_use]
+pub fn observations(vantage: &Name, shard: &str) -> String {
+    format!("{OBSERVATIONS}{vantage}/{shard}")
+}
+
+/// The vantage and shard of a key made by [`observations`].
+#[must_use]
+pub fn parse_observations(key: &str) -> Option<(Name, &str)> {
+    let (vantage, shard) = key.strip_prefix(OBSERVATIONS)?.split_once('/')?;
+    Some((vantage.parse().ok()?, shard))
+}
+
+/// A vantage's heartbeat.
+#[must_use]
+pub fn heartbeat(vantage: &Name) -> String {
+    format!("{HEARTBEATS}{vantage}")
+}
+
+/// The vantage of a key made by [`heartbeat`].
+#[must_use]
+pub fn parse_heartbeat(key: &str) -> Option<Name> {
+    key.strip_prefix(HEARTBEATS)?.parse().ok()
+}
+
+/// One shard of published verdicts.
+#[must_use]
+pub fn verdicts(shard: &str) -> String {
+    format!("{VERDICTS}{shard}")
+}
+
+/// A drain's record.
+#[must_use]
+pub fn drain(id: &DrainId) -> String {
+    format!("{DRAINS}{id}")
+}
+
+/// A gateway's receipt for a drain.
+#[must_use]
+pub fn receipt(drain: &DrainId, node: &str) -> String {
+    format!("{}{node}", receipts(drain))
+}
+
+/// Every receipt for a drain.
+#[must_use]
+pub fn receipts(drain: &DrainId) -> String {
+    format!("{RECEIPTS}{drain}/")
+}
+
+/// A node's registration and heartbeat.
+#[must_use]
+pub fn node(name: &str) -> String {
+    format!("{NODES}{name}")
+}
+
+/// A lock.
+#[must_use]
+pub fn lock(name: &str) -> String {
+    format!("{LOCKS}{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_as_they_were_made() {
+        let vantage: Name = "gz-telecom".parse().unwrap();
+        assert_eq!(parse_observations(&observations(&vantage, "7f")), Some((vantage.clone(), "7f")));
+        assert_eq!(parse_heartbeat(&heartbeat(&vantage)), Some(vantage));
+        assert_eq!(parse_observations("waypost/observations/only"), None);
+    }
+
+    #[test]
+    fn audit_keys_sort_by_time() {
+        assert!(audit(Moment(999), "b") < audit(Moment(1_000), "a"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Locality: which sites are near to a client, in order.
+//!
+//! A client's network is found by longest prefix among the sites' networks; the site it belongs to comes first
+//! and the others follow by distance from there. Orders are interned: one per site, and the default.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::{
+    model::{Location, Site},
+    snapshot::SiteId,
+};
+
+/// The networks of all sites and the order of sites seen from each.
+#[derive(Debug, Default)]
+pub struct Locality {
+    v4: Trie,
+    v6: Trie,
+    orders: Vec<Vec<SiteId>>,
+    default: Vec<SiteId>,
+}
+
+/// Where a client is, as far as steering cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located<'a> {
+    /// Every site, nearest first.
+    pub order: &'a [SiteId],
+    /// The site whose network the client is in; `None`: the default order.
+    pub home: Option<SiteId>,
+    /// Every address that shares this many leading bits gets the same order (RFC 7871 §7.2.1); zero only
+    /// where no network of that family is configured at all, otherwise at least 24 or 56.
+    pub scope: u8,
+}
+
+impl Locality {
+    /// Compiles the networks and distances of sites, given in [`SiteId`] order.
+    #[must_use]
+    pub fn compile(sites: &[Arc<Site>]) -> Self {
+        let ids = || (0..sites.len()).filter_map(|at| u16::try_from(at).ok()).map(SiteId);
+        let mut locality = Self { default: ids().collect(), ..Self::default() };
+        for (id, site) in ids().zip(sites) {
+            for network in &site.networks {
+                match network {
+                    IpNet::V4(net) => {
+                        locality.v4.insert(u128::from(net.network().to_bits()) << 96, net.prefix_len(), id)
+                    }
+                    IpNet::V6(net) => locality.v6.insert(net.network().to_bits(), net.prefix_len(), id),
+                }
+            }
+            let mut order: Vec<SiteId> = ids().collect();
+            let distance = |other: &SiteId| {
+                let there = sites.get(usize::from(other.0)).and_then(|site| site.location);
+                match (*other == id, site.location, there) {
+                    (true, _, _) => -1,
+                    (false, Some(here), Some(there)) => metres(here, there),
+                    (false, _, _) => i64::MAX,
+                }
+            };
+            order.sort_by_key(distance);
+            locality.orders.push(order);
+        }
+        locality
+    }
+
+    /// Finds a client.
+    #[must_use]
+    pub fn locate(&self, client: IpAddr) -> Located<'_> {
+        let (home, scope) = match client.to_canonical() {
+            IpAddr::V4(ip) => {
+                let (home, depth) = self.v4.find(u128::from(ip.to_bits()) << 96, 32);
+                (home, if self.v4.is_empty() { 0 } else { depth.max(24) })
+            }
+            IpAddr::V6(ip) => {
+                let (home, depth) = self.v6.find(ip.to_bits(), 128);
+                (home, if self.v6.is_empty() { 0 } else { depth.max(56) })
+            }
+        };
+        Located { order: self.order(home), home, scope }
+    }
+
+    /// The order of sites seen from one of them, or the default order.
+    #[must_use]
+    pub fn order(&self, home: Option<SiteId>) -> &[SiteId] {
+        home.and_then(|site| self.orders.get(usize::from(site.0))).unwrap_or(&self.default)
+    }
+}
+
+/// A binary trie over the leading bits of an address; node 0 is the root.
+#[derive(Debug, Default)]
+struct Trie {
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Node {
+    children: [u32; 2],
+    site: Option<SiteId>,
+}
+
+impl Trie {
+    const fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    fn insert(&mut self, bits: u128, length: u8, site: SiteId) {
+        if self.nodes.is_empty() {
+            self.nodes.push(Node::default());
+        }
+        let mut at = 0;
+        for depth in 0..length {
+            let next = self.nodes.len();
+            let child = &mut self.nodes[at].children[bit(bits, depth)];
+            if *child == 0 {
+                *child = u32::try_from(next).expect("documents are bounded far below 2^32 networks");
+                self.nodes.push(Node::default());
+            }
+            at = self.nodes[at].children[bit(bits, depth)] as usize;
+        }
+        self.nodes[at].site = Some(site);
+    }
+
+    /// The longest match, and how many leading bits decide it.
+    fn find(&self, bits: u128, width: u8) -> (Option<SiteId>, u8) {
+        let Some(mut node) = self.nodes.first() else { return (None, 0) };
+        let mut found = node.site;
+        for depth in 0..width {
+            match node.children[bit(bits, depth)] {
+                0 if node.children == [0, 0] => return (found, depth),
+                0 => return (found, depth + 1),
+                child => node = &self.nodes[child as usize],
+            }
+            found = node.site.or(found);
+        }
+        (found, width)
+    }
+}
+
+const fn bit(bits: u128, depth: u8) -> usize {
+    (bits >> (127 - depth) & 1) as usize
+}
+
+/// Great-circle distance (haversine, mean Earth radius).
+fn metres(from: Location, to: Location) -> i64 {
+    const RADIUS: f64 = 6_371_000.0;
+    let (lat1, lat2) = (from.lat.to_radians(), to.lat.to_radians());
+    let half_lat = ((lat2 - lat1) / 2.0).sin();
+    let half_lon = ((to.lon - from.lon).to_radians() / 2.0).sin();
+    let h = half_lat * half_lat + lat1.cos() * lat2.cos() * half_lon * half_lon;
+    #[expect(clippy::cast_possible_truncation, reason = "at most half of Earth's circumference")]
+    let metres = (2.0 * RADIUS * h.sqrt().min(1.0).asin()) as i64;
+    metres
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn site(name: &str, lat: f64, lon: f64, networks: &[&str]) -> Arc<Site> {
+        Arc::new(Site {
+            name: name.parse().unwrap(),
+            location: Some(Location { lat, lon }),
+            networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+        })
+    }
+
+    fn china() -> Locality {
+        Locality::compile(&[
+            site("bj", 39.90, 116.40, &["10.1.0.0/16", "2001:db8:1::/48"]),
+            site("gz", 23.13, 113.26, &["10.2.0.0/16"]),
+            site("sh", 31.23, 121.47, &["10.0.0.0/8"]),
+        ])
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_distance_orders_the_rest() {
+        let locality = china();
+        let order =
+            |ip: &str| locality.locate(ip.parse().unwrap()).order.iter().map(|it| it.0).collect::<Vec<_>>();
+        assert_eq!(order("10.1.2.3"), [0, 2, 1]);
+        assert_eq!(order("10.2.2.3"), [1, 2, 0]);
+        assert_eq!(order("10.9.2.3"), [2, 0, 1]);
+        assert_eq!(order("192.0.2.1"), [0, 1, 2]);
+        assert_eq!(order("2001:db8:1::9"), [0, 2, 1]);
+        assert_eq!(order("::ffff:10.2.0.1"), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_distance_everyone_knows() {
+        let km = metres(Location { lat: 39.90, lon: 116.40 }, Location { lat: 31.23, lon: 121.47 }) / 1000;
+        assert!((1060..1080).contains(&km), "{km}");
+    }
+
+    #[test]
+    fn without_networks_the_scope_is_global() {
+        let locality = Locality::compile(&[site("bj", 0.0, 0.0, &[])]);
+        assert_eq!(locality.locate("192.0.2.1".parse().unwrap()).scope, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn everyone_inside_the_scope_is_located_alike(
+            networks in prop::collection::vec((any::<u32>(), 0u8..=32, 0usize..3), 0..40),
+            client in any::<u32>(),
+            other in any::<u32>(),
+        ) {
+            let mut sites = [site("a", 0.0, 0.0, &[]), site("b", 1.0, 1.0, &[]), site("c", 2.0, 2.0, &[])];
+            for (bits, length, at) in networks {
+                let net = ipnet::Ipv4Net::new(bits.into(), length).unwrap().trunc();
+                Arc::make_mut(&mut sites[at]).networks.push(net.into());
+            }
+            let locality = Locality::compile(&sites);
+            let found = locality.locate(IpAddr::V4(client.into()));
+            let mask = u32::MAX.checked_shl(32 - u32::from(found.scope)).unwrap_or(0);
+            let neighbour = (client & mask) | (other & !mask);
+            let also = locality.locate(IpAddr::V4(neighbour.into()));
+            prop_assert_eq!(found.home, also.home);
+        }
+    }
+}

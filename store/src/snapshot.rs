@@ -1,0 +1,372 @@
+//! The snapshot: configuration compiled for reading, numbered, immutable, swapped whole.
+//!
+//! Names are resolved, sites are numbered, targets have their slots on the board, implied domains and routes
+//! are spelled out. The roles read it without locks and never see half of a change.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    board::{Board, Slot},
+    health::TargetKey,
+    locality::Locality,
+    model::{
+        Check, Cluster, Domain, DomainName, Generation, Name, Override, Policy, RecordData, Role, Route,
+        RouteBy, Service, Site, StaticRecord, Token, Ttl, Vantage, Zone,
+    },
+};
+
+/// The number of a site within one snapshot, in name order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteId(pub u16);
+
+/// More sites than this are refused at apply: rankings live in fixed buffers.
+pub const MAX_SITES: usize = 64;
+
+/// What a snapshot is compiled from: validated documents, with implied domains and routes spelled out.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Every site.
+    pub sites: Vec<Site>,
+    /// Every zone.
+    pub zones: Vec<Zone>,
+    /// Every cluster.
+    pub clusters: Vec<Cluster>,
+    /// Every check.
+    pub checks: Vec<Check>,
+    /// Every domain, also implied gateway and UUID domains.
+    pub domains: Vec<Domain>,
+    /// Every service; all have a UUID.
+    pub services: Vec<Service>,
+    /// Every route, also the implied ones.
+    pub routes: Vec<Route>,
+    /// Every vantage.
+    pub vantages: Vec<Vantage>,
+    /// Every override, also expired ones.
+    pub overrides: Vec<Override>,
+    /// Every token.
+    pub tokens: Vec<Token>,
+}
+
+/// Configuration as the roles read it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Its number.
+    pub generation: Generation,
+    /// The sites by [`SiteId`].
+    pub sites: Vec<Arc<Site>>,
+    /// Which client is nearest to which site.
+    pub locality: Locality,
+    /// The steered domains by name.
+    pub domains: HashMap<DomainName, Arc<SteeredDomain>>,
+    /// Every distinct target.
+    pub targets: BTreeMap<TargetKey, Arc<Target>>,
+    /// The services by name.
+    pub services: BTreeMap<Name, Arc<Service>>,
+    /// The routes, explicit and implied.
+    pub routes: Vec<Arc<Route>>,
+    /// The clusters by name.
+    pub clusters: BTreeMap<Name, Arc<Cluster>>,
+    /// The configured vantages.
+    pub vantages: Vec<Vantage>,
+    /// The overrides.
+    pub overrides: Vec<Arc<Override>>,
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    zones: HashMap<DomainName, Arc<ZoneView>>,
+}
+
+/// A zone with every name in it.
+#[derive(Debug)]
+pub struct ZoneView {
+    /// The document.
+    pub zone: Zone,
+    /// The SOA serial: derived from the generation, never from health.
+    pub serial: u32,
+    names: HashMap<DomainName, Owner>,
+}
+
+/// What lies at a name of a zone. All empty: an empty non-terminal (RFC 4592 §2.2.2), which exists.
+#[derive(Clone, Debug, Default)]
+pub struct Owner {
+    /// Static records, with the zone's glue; the apex's SOA and NS are not among them.
+    pub records: Vec<StaticRecord>,
+    /// A service domain: a CNAME to this name with the zone's TTL.
+    pub alias: Option<DomainName>,
+    /// Steered addresses.
+    pub steered: Option<Arc<SteeredDomain>>,
+}
+
+/// A domain with its sites resolved.
+#[derive(Debug)]
+pub struct SteeredDomain {
+    /// The document.
+    pub domain: Domain,
+    /// Its sites: in the order of a failover policy, else in site order.
+    pub sites: Vec<SteeredSite>,
+}
+
+/// One site of a steered domain.
+#[derive(Debug)]
+pub struct SteeredSite {
+    /// The site.
+    pub site: SiteId,
+    /// Where clients are sent there, and where their health stands on the board.
+    pub addresses: Vec<SteeredAddress>,
+    /// Overrides that are about this domain at this site, expired ones too.
+    pub overrides: Vec<Arc<Override>>,
+}
+
+/// One address of a site.
+#[derive(Clone, Copy, Debug)]
+pub struct SteeredAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its health; `None` without a check.
+    pub slot: Option<Slot>,
+}
+
+/// Something to dial.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its key.
+    pub key: TargetKey,
+    /// Its slot on the board.
+    pub slot: Slot,
+    /// Where.
+    pub address: IpAddr,
+    /// The site it stands in.
+    pub site: Name,
+    /// How.
+    pub check: Check,
+}
+
+impl Snapshot {
+    /// Compiles validated documents. Slots of targets already on the board are found again.
+    #[must_use]
+    pub fn compile(sources: Sources, generation: Generation, board: &Board) -> Self {
+        let mut sites: Vec<_> = sources.sites.into_iter().map(Arc::new).collect();
+        sites.sort_by(|a, b| a.name.cmp(&b.name));
+        sites.truncate(MAX_SITES);
+        let mut snapshot = Self {
+            generation,
+            locality: Locality::compile(&sites),
+            sites,
+            clusters: sources.clusters.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+            services: sources.services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+            routes: sources.routes.into_iter().map(Arc::new).collect(),
+            vantages: sources.vantages,
+            overrides: sources.overrides.into_iter().map(Arc::new).collect(),
+            tokens: sources.tokens,
+            ..Self::default()
+        };
+        let checks: HashMap<Name, Check> =
+            sources.checks.into_iter().map(|it| (it.name.clone(), it)).collect();
+        for domain in sources.domains {
+            let steered = snapshot.steer(domain, &checks, board);
+            snapshot.domains.insert(steered.domain.name.clone(), Arc::new(steered));
+        }
+        snapshot.zones = snapshot.compile_zones(sources.zones);
+        snapshot
+    }
+
+    /// The number of a site.
+    #[must_use]
+    pub fn site_id(&self, name: &Name) -> Option<SiteId> {
+        let at = self.sites.binary_search_by(|site| site.name.cmp(name)).ok()?;
+        u16::try_from(at).ok().map(SiteId)
+    }
+
+    /// The site with this number.
+    #[must_use]
+    pub fn site(&self, id: SiteId) -> Option<&Arc<Site>> {
+        self.sites.get(usize::from(id.0))
+    }
+
+    /// The zone a name lies in: the longest apex above it.
+    #[must_use]
+    pub fn zone_of(&self, name: &str) -> Option<&Arc<ZoneView>> {
+        let mut rest = name;
+        loop {
+            if let Some(zone) = self.zones.get(rest) {
+                return Some(zone);
+            }
+            rest = rest.split_once('.')?.1;
+        }
+    }
+
+    /// Every zone.
+    pub fn zones(&self) -> impl Iterator<Item = &Arc<ZoneView>> {
+        self.zones.values()
+    }
+
+    /// True once tokens exist: from then on every request must carry one.
+    #[must_use]
+    pub fn has_operator(&self) -> bool {
+        self.tokens.iter().any(|token| token.role == Role::Operator)
+    }
+
+    fn steer(&mut self, domain: Domain, checks: &HashMap<Name, Check>, board: &Board) -> SteeredDomain {
+        let cluster = self.clusters.get(&domain.cluster).cloned();
+        let gateways = cluster.iter().flat_map(|cluster| cluster.gateways.iter());
+        let wanted = |site: &Name| domain.sites.as_ref().is_none_or(|sites| sites.contains(site));
+        let check = domain.check.as_ref().and_then(|name| checks.get(name));
+        let mut sites = Vec::new();
+        for (name, addresses) in gateways.filter(|(name, _)| wanted(name)) {
+            let Some(site) = self.site_id(name) else { continue };
+            let v4 = addresses.a.iter().copied().map(IpAddr::V4);
+            let v6 = addresses.aaaa.iter().copied().map(IpAddr::V6);
+            let addresses = v4
+                .chain(v6)
+                .map(|ip| SteeredAddress {
+                    ip,
+                    slot: check.and_then(|check| self.target(ip, name, check, board)),
+                })
+                .collect();
+            let about = |order: &&Arc<Override>| applies(order, &domain.name, name);
+            let overrides = self.overrides.iter().filter(about).cloned().collect();
+            sites.push(SteeredSite { site, addresses, overrides });
+        }
+        if let Policy::Failover { order } = &domain.policy {
+            let place = |it: &SteeredSite| {
+                let name = self.site(it.site).map(|site| &site.name);
+                order.iter().position(|wanted| Some(wanted) == name).unwrap_or(usize::MAX)
+            };
+            sites.sort_by_key(place);
+        }
+        SteeredDomain { domain, sites }
+    }
+
+    fn target(&mut self, address: IpAddr, site: &Name, check: &Check, board: &Board) -> Option<Slot> {
+        let key = TargetKey::new(address, check);
+        let slot = board.intern(&key)?;
+        self.targets.entry(key.clone()).or_insert_with(|| {
+            Arc::new(Target { key, slot, address, site: site.clone(), check: check.clone() })
+        });
+        Some(slot)
+    }
+
+    fn compile_zones(&self, zones: Vec<Zone>) -> HashMap<DomainName, Arc<ZoneView>> {
+        let serial = serial(self.generation);
+        let mut views: HashMap<DomainName, ZoneView> = zones
+            .into_iter()
+            .map(|zone| (zone.name.clone(), ZoneView { zone, serial, names: HashMap::new() }))
+            .collect();
+        for view in views.values_mut() {
+            view.add_static();
+        }
+        for steered in self.domains.values() {
+            if let Some(view) = holder(&mut views, &steered.domain.name) {
+                view.owner(&steered.domain.name).steered = Some(Arc::clone(steered));
+            }
+        }
+        for (host, target) in self.services.values().flat_map(|service| self.aliases(service)) {
+            if let Some(view) = holder(&mut views, &host) {
+                view.owner(&host).alias = Some(target);
+            }
+        }
+        views.into_iter().map(|(name, view)| (name, Arc::new(view))).collect()
+    }
+
+    /// The CNAMEs a service's hosts have, or ought to have where the host lies in somebody else's zone.
+    #[must_use]
+    pub fn aliases(&self, service: &Service) -> Vec<(DomainName, DomainName)> {
+        let Some(target) = self.entrance(service) else { return Vec::new() };
+        service.hosts.iter().map(|host| (host.clone(), target.clone())).collect()
+    }
+
+    /// The steered name a service's hosts point to.
+    #[must_use]
+    pub fn entrance(&self, service: &Service) -> Option<DomainName> {
+        let cluster = self.clusters.get(&service.cluster)?;
+        match service.route_by {
+            RouteBy::Gateway => Some(cluster.gateway_domain.clone()),
+            RouteBy::Uuid => uuid_domain(service, cluster),
+        }
+    }
+}
+
+/// The UUID domain of a service: `<uuid>.<zone of its cluster>`.
+#[must_use]
+pub fn uuid_domain(service: &Service, cluster: &Cluster) -> Option<DomainName> {
+    cluster.zone.resolve(&service.uuid?.to_string()).ok()
+}
+
+impl ZoneView {
+    /// What lies at a name; `None` if nothing does, not even below it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Owner> {
+        self.names.get(name)
+    }
+
+    /// Every name with what lies there, in no order.
+    pub fn names(&self) -> impl Iterator<Item = (&DomainName, &Owner)> {
+        self.names.iter()
+    }
+
+    fn add_static(&mut self) {
+        self.owner(&self.zone.name.clone());
+        for server in self.zone.nameservers.clone() {
+            if !server.name.is_within(&self.zone.name) {
+                continue;
+            }
+            let v4 = server.a.iter().copied().map(RecordData::A);
+            let v6 = server.aaaa.iter().copied().map(RecordData::Aaaa);
+            let glue = v4.chain(v6).map(|data| StaticRecord { name: server.name.clone(), ttl: None, data });
+            self.owner(&server.name).records.extend(glue);
+        }
+        for record in self.zone.records.clone() {
+            self.owner(&record.name.clone()).records.push(record);
+        }
+    }
+
+    /// The entry of a name, made with every empty non-terminal between it and the apex.
+    fn owner(&mut self, name: &DomainName) -> &mut Owner {
+        let mut above = name.parent();
+        while let Some(next) = above {
+            if !next.is_within(&self.zone.name) || self.names.contains_key(&next) {
+                break;
+            }
+            above = next.parent();
+            self.names.insert(next, Owner::default());
+        }
+        self.names.entry(name.clone()).or_default()
+    }
+
+    /// A static record's TTL.
+    #[must_use]
+    pub fn ttl(&self, record: &StaticRecord) -> Ttl {
+        record.ttl.unwrap_or(self.zone.ttl)
+    }
+}
+
+fn holder<'a>(views: &'a mut HashMap<DomainName, ZoneView>, name: &DomainName) -> Option<&'a mut ZoneView> {
+    let mut apex = name.clone();
+    while !views.contains_key(&apex) {
+        apex = apex.parent()?;
+    }
+    views.get_mut(&apex)
+}
+
+/// Twelve bits of epoch above twenty of number: it grows with both, and two nodes agree on it whatever
+/// generations they happened to see in between.
+const fn serial(generation: Generation) -> u32 {
+    (generation.epoch << 20).wrapping_add((generation.number & 0xffff_ffff) as u32)
+}
+
+fn applies(order: &Override, domain: &DomainName, site: &Name) -> bool {
+    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
+    let domain_fits = order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.as_str()));
+    site_fits && domain_fits
+}
+
+/// Whether a glob covers a name; `*` stands for any run of characters.
+#[must_use]
+pub fn matches(glob: &str, name: &str) -> bool {
+    let Some((head, tail)) = glob.split_once('*') else { return glob == name };
+    let Some(rest) = name.strip_prefix(head) else { return false };
+    (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(tail, rest)))
+}
