@@ -14,6 +14,7 @@ mod name;
 pub mod read;
 pub mod tree;
 mod units;
+mod world;
 pub mod yaml;
 
 pub use decode::parse;
@@ -22,3 +23,4 @@ pub use mistake::{Mistake, Mistakes};
 pub use name::{DomainName, Name, NameError};
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
+pub use world::{Origin, Steered, World};

@@ -195,7 +195,7 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn over_ride() -> impl Strategy<Value = Override> {
-    let glob = "[a-z0-9*_-]{1,4}(\\.[a-z0-9*-]{1,4}){0,2}";
+    let glob = "[*]?[a-z0-9_-]{0,4}[*]?(\\.[a-z0-9-]{1,4}[*]?){1,2}";
     let target = prop_oneof![
         name().prop_map(|site| OverrideTarget { site: Some(site), domain: None }),
         glob.prop_map(|domain| OverrideTarget { site: None, domain: Some(domain) }),

@@ -224,8 +224,10 @@ fn glob(field: Reader<'_>) -> Option<String> {
     let text = field.text(253)?;
     let glob = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*');
-    if glob.is_empty() || !glob.bytes().all(fits) {
-        field.wrong("a domain name or a glob such as *.gslb.example.com");
+    // Each star multiplies the ways to match.
+    let few_stars = glob.bytes().filter(|b| *b == b'*').count() <= 4;
+    if glob.is_empty() || !few_stars || !glob.bytes().all(fits) {
+        field.wrong("a domain name or a glob with at most four *, such as *.gslb.example.com");
         return None;
     }
     Some(glob)

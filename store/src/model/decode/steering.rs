@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{A_DOMAIN, host, name, sites, some, some_addresses, supported};
 use crate::model::{
-    Check, Domain, Policy, Probe, Quorum, Recovery, RecoveryMode, Span, Ttl, WhenNone,
+    Check, Domain, DomainName, Name, Policy, Probe, Quorum, Recovery, RecoveryMode, Span, Ttl, WhenNone,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -99,10 +99,35 @@ fn quorum(field: Reader<'_>) -> Option<Quorum> {
     }
 }
 
+impl Domain {
+    const TTL: Ttl = seconds(20);
+    const MIN_TTL: Ttl = seconds(2);
+    const ANSWERS: u8 = 1;
+    const MIN_UP: u8 = 1;
+
+    /// A domain that says nothing but its name and cluster.
+    #[must_use]
+    pub fn usual(name: DomainName, cluster: Name) -> Self {
+        Self {
+            name,
+            cluster,
+            sites: None,
+            policy: Policy::Nearest {},
+            check: None,
+            ttl: Self::TTL,
+            min_ttl: Self::MIN_TTL,
+            answers: Self::ANSWERS,
+            min_up: Self::MIN_UP,
+            when_none: WhenNone::default(),
+            recovery: Recovery::default(),
+        }
+    }
+}
+
 pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     let name = fields.required("name", A_DOMAIN, host);
     let cluster = fields.required("cluster", "the name of a Cluster", |field| field.parse());
-    let ttl = fields.or("ttl", seconds(20), |field| field.ttl());
+    let ttl = fields.or("ttl", Domain::TTL, |field| field.ttl());
     let min_ttl = fields.optional("min_ttl", |field| field.ttl());
     if let (Some(min_ttl), Some(field)) = (min_ttl, fields.get("min_ttl"))
         && min_ttl > ttl
@@ -116,17 +141,21 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         policy: fields.or("policy", Policy::Nearest {}, |field| policy(&field)),
         check: fields.optional("check", |field| field.parse()),
         ttl,
-        min_ttl: min_ttl.unwrap_or_else(|| seconds(2).min(ttl)),
-        answers: fields.or("answers", 1, |field| field.int(1..=8)),
-        min_up: fields.or("min_up", 1, |field| field.int(1..=255)),
+        min_ttl: min_ttl.unwrap_or_else(|| Domain::MIN_TTL.min(ttl)),
+        answers: fields.or("answers", Domain::ANSWERS, |field| field.int(1..=8)),
+        min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
     };
     Some(domain)
 }
 
-pub(super) fn seconds(secs: u32) -> Ttl {
-    Ttl::from_secs(secs).unwrap_or(Ttl::MAX)
+/// A TTL written in this program; zero would be the longest.
+pub(super) const fn seconds(secs: u32) -> Ttl {
+    match Ttl::from_secs(secs) {
+        Some(ttl) => ttl,
+        None => Ttl::MAX,
+    }
 }
 
 impl Default for Recovery {
