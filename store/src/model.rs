@@ -4,10 +4,23 @@
 //! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
 //! a reader into a tree that remembers lines, so that every mistake can name its place.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
+pub mod decode;
 mod documents;
+pub mod encode;
+mod mistake;
 mod name;
+pub mod read;
+pub mod tree;
 mod units;
+mod world;
+pub mod yaml;
 
+pub use decode::parse;
 pub use documents::*;
+pub use mistake::{Mistake, Mistakes};
 pub use name::{DomainName, Name, NameError};
+pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
+pub use world::{Origin, Steered, World};

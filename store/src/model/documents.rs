@@ -459,7 +459,7 @@ pub struct Route {
 }
 
 /// A path condition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PathMatch {
     /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apis`.

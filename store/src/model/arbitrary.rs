@@ -1,0 +1,251 @@
+//! Any document that decoding could have accepted, for property tests.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::{collection, option, prelude::*, sample};
+
+use super::*;
+
+fn name() -> impl Strategy<Value = Name> {
+    "[a-z0-9][a-z0-9_-]{0,6}(\\.[a-z0-9]{1,3})?".prop_map(|text| text.parse().unwrap())
+}
+
+fn domain_name() -> impl Strategy<Value = DomainName> {
+    "[a-z0-9_-]{1,4}(\\.[a-z0-9_-]{1,3}){0,3}".prop_map(|text| text.parse().unwrap())
+}
+
+fn distinct<T: Ord + std::fmt::Debug>(
+    item: impl Strategy<Value = T>,
+    least: usize,
+) -> impl Strategy<Value = Vec<T>> {
+    collection::btree_set(item, least..4).prop_map(|set: BTreeSet<T>| set.into_iter().collect())
+}
+
+fn line() -> impl Strategy<Value = String> {
+    "[^\\p{Cc}]{1,20}"
+}
+
+fn span() -> impl Strategy<Value = Span> {
+    (10u64..86_400_000).prop_map(|ms| Span(Duration::from_millis(ms)))
+}
+
+fn ttl() -> impl Strategy<Value = Ttl> {
+    (1..=i32::MAX.unsigned_abs()).prop_map(|secs| Ttl::from_secs(secs).unwrap())
+}
+
+fn addresses(least: usize) -> impl Strategy<Value = Addresses> {
+    (distinct(any::<std::net::Ipv4Addr>(), least), distinct(any::<std::net::Ipv6Addr>(), 0))
+        .prop_map(|(a, aaaa)| Addresses { a, aaaa })
+}
+
+fn site() -> impl Strategy<Value = Site> {
+    let net = (any::<std::net::IpAddr>(), 0u8..=128).prop_map(|(ip, length)| {
+        let most = if ip.is_ipv4() { 32 } else { 128 };
+        ipnet::IpNet::new(ip, length.min(most)).unwrap().trunc()
+    });
+    let location = (-90.0..=90.0, -180.0..=180.0).prop_map(|(lat, lon)| Location { lat, lon });
+    (name(), option::of(location), distinct(net, 0)).prop_map(|(name, location, networks)| Site {
+        name,
+        location,
+        networks,
+    })
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let gateways = collection::btree_map(name(), addresses(1), 1..3);
+    (name(), domain_name(), domain_name(), gateways)
+        .prop_map(|(name, zone, gateway_domain, gateways)| Cluster { name, zone, gateway_domain, gateways })
+}
+
+fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
+    let apex = apex.clone();
+    let target = (domain_name(), any::<bool>())
+        .prop_map(move |(name, below)| if below { apex.resolve(name.as_str()).unwrap() } else { name })
+        .boxed();
+    let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
+    prop_oneof![
+        any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
+        any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
+        target.clone().prop_map(RecordData::Cname),
+        target.clone().prop_map(RecordData::Ns),
+        target.clone().prop_map(RecordData::Ptr),
+        collection::vec("[^\\p{Cc}]{0,30}|[\\x00-\\x7f]{0,9}", 1..3).prop_map(RecordData::Txt),
+        (any::<u16>(), target.clone())
+            .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
+        (any::<u16>(), any::<u16>(), any::<u16>(), target)
+            .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
+        (any::<u8>(), tag, "[!-~]{0,20}").prop_map(|(flags, tag, value)| RecordData::Caa {
+            flags,
+            tag,
+            value
+        }),
+    ]
+}
+
+fn zone() -> impl Strategy<Value = Zone> {
+    domain_name().prop_flat_map(|apex| {
+        let below = apex.clone();
+        let owner = prop_oneof![
+            Just(apex.clone()),
+            domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
+        ];
+        let record = (owner, option::of(ttl()), record_data(&apex))
+            .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
+        let nameserver =
+            Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
+        let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
+        let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
+        (Just(apex), nameservers, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
+            |(name, nameservers, ttl, negative_ttl, records)| Zone {
+                name,
+                nameservers,
+                ttl,
+                negative_ttl,
+                records,
+            },
+        )
+    })
+}
+
+fn check() -> impl Strategy<Value = Check> {
+    let http = ("/[!\"$-~]{0,9}", option::of("[a-zA-Z0-9.:-]{1,12}"), distinct(100u16..=599, 1))
+        .prop_map(|(path, host, expect_status)| Probe::Http { path, host, expect_status });
+    let probe = prop_oneof![Just(Probe::Tcp {}), http];
+    let quorum = prop_oneof![
+        Just(Quorum::Majority),
+        Just(Quorum::Any),
+        Just(Quorum::All),
+        (1..=u16::MAX).prop_map(Quorum::Count)
+    ];
+    (name(), probe, 1..=u16::MAX, (span(), span()), 1..=100u8, 1..=100u8, quorum).prop_map(
+        |(name, probe, port, (x, y), fall, rise, quorum)| Check {
+            name,
+            probe,
+            port,
+            interval: x.max(y),
+            timeout: x.min(y),
+            fall,
+            rise,
+            quorum,
+        },
+    )
+}
+
+fn domain() -> impl Strategy<Value = Domain> {
+    let policy = prop_oneof![
+        Just(Policy::Nearest {}),
+        distinct(name(), 1).prop_map(|order| Policy::Failover { order })
+    ];
+    let when_none =
+        prop_oneof![Just(WhenNone::Open), Just(WhenNone::Nodata), addresses(1).prop_map(WhenNone::Backup)];
+    let recovery = (span(), span()).prop_map(|(hold_down, ramp)| Recovery {
+        mode: RecoveryMode::Automatic,
+        hold_down,
+        ramp,
+    });
+    let who = (domain_name(), name(), option::of(distinct(name(), 1)), option::of(name()));
+    let numbers = (ttl(), ttl(), 1..=8u8, 1..=255u8);
+    (who, policy, numbers, when_none, recovery).prop_map(
+        |((name, cluster, sites, check), policy, (x, y, answers, min_up), when_none, recovery)| Domain {
+            name,
+            cluster,
+            sites,
+            policy,
+            check,
+            ttl: x.max(y),
+            min_ttl: x.min(y),
+            answers,
+            min_up,
+            when_none,
+            recovery,
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let word = || "[A-Za-z0-9*&!@:,'{}|>-][A-Za-z0-9*&!@:,'{}|>-]{0,8}";
+    let consul = (word(), distinct(word(), 0)).prop_map(|(service, tags)| ConsulService { service, tags });
+    let route_by = prop_oneof![Just(RouteBy::Gateway), Just(RouteBy::Uuid)];
+    let uuid = option::of(any::<u128>().prop_map(uuid::Uuid::from_u128));
+    let hosts = distinct(domain_name(), 0);
+    (name(), uuid, name(), consul, hosts, option::of(distinct(name(), 1)), route_by).prop_map(
+        |(name, uuid, cluster, consul, hosts, sites, route_by)| Service {
+            name,
+            uuid,
+            cluster,
+            consul,
+            hosts,
+            sites,
+            route_by,
+        },
+    )
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let path = "(/[a-z0-9{,:*&-][a-z0-9{,:*&-]{0,5}){1,3}|/".prop_map(PathMatch::Prefix);
+    let targets = distinct(name(), 1).prop_flat_map(|services| {
+        let weights = collection::vec(1..=u16::MAX, services.len());
+        weights.prop_map(move |weights| {
+            let pairs = services.iter().cloned().zip(weights);
+            pairs.map(|(service, weight)| RouteTarget { service, weight: Weight(weight) }).collect()
+        })
+    });
+    (name(), distinct(domain_name(), 1), distinct(path, 1), targets)
+        .prop_map(|(name, hosts, paths, to)| Route { name, hosts, paths, to })
+}
+
+fn over_ride() -> impl Strategy<Value = Override> {
+    let glob = "[*]?[a-z0-9_-]{0,4}[*]?(\\.[a-z0-9-]{1,4}[*]?){1,2}";
+    let target = prop_oneof![
+        name().prop_map(|site| OverrideTarget { site: Some(site), domain: None }),
+        glob.prop_map(|domain| OverrideTarget { site: None, domain: Some(domain) }),
+        (name(), glob).prop_map(|(site, domain)| OverrideTarget { site: Some(site), domain: Some(domain) }),
+    ];
+    let state = prop_oneof![Just(OverrideState::Up), Just(OverrideState::Down), Just(OverrideState::Drain)];
+    let expires = option::of((0..4_102_444_800i64).prop_map(|at| jiff::Timestamp::from_second(at).unwrap()));
+    (name(), target, state, line(), line(), expires, any::<bool>()).prop_map(
+        |(name, target, state, owner, reason, expires, force)| Override {
+            name,
+            target,
+            state,
+            owner,
+            reason,
+            expires,
+            force,
+        },
+    )
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    let plain =
+        sample::select(vec![Role::Operator, Role::Automation, Role::Node, Role::Reader, Role::Registrar]);
+    let grants = prop_oneof![
+        name().prop_map(|vantage| (Role::Vantage, Scope { vantage: Some(vantage), services: None })),
+        distinct(line(), 1)
+            .prop_map(|services| (Role::Registrar, Scope { vantage: None, services: Some(services) })),
+        plain.prop_map(|role| (role, Scope::default())),
+    ];
+    (name(), grants, "[0-9a-f]{64}").prop_map(|(name, (role, scope), secret_sha256)| Token {
+        name,
+        role,
+        scope,
+        secret_sha256,
+    })
+}
+
+/// A document of any kind.
+pub(crate) fn document() -> impl Strategy<Value = Document> {
+    let vantage = (name(), option::of(name())).prop_map(|(name, site)| Vantage { name, site });
+    prop_oneof![
+        site().prop_map(Document::Site),
+        cluster().prop_map(Document::Cluster),
+        zone().prop_map(Document::Zone),
+        check().prop_map(Document::Check),
+        domain().prop_map(Document::Domain),
+        service().prop_map(Document::Service),
+        route().prop_map(Document::Route),
+        vantage.prop_map(Document::Vantage),
+        over_ride().prop_map(Document::Override),
+        token().prop_map(Document::Token),
+    ]
+}

@@ -1,0 +1,174 @@
+//! What is wrong with what was written, and where.
+
+use std::{cell::RefCell, fmt, ops::RangeInclusive, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// One mistake. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// The file, or what stands for it: `stored`, `stdin`.
+    pub file: Arc<str>,
+    /// The line, 1-based; absent for what stands in no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The document, as `Domain gw.example.com`; empty where none is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub document: String,
+    /// The field, as `records[3].data`; empty for the document as a whole.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right; empty where the problem says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub expected: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        for part in [&self.document, &self.field, &self.problem] {
+            if !part.is_empty() {
+                write!(f, ": {part}")?;
+            }
+        }
+        if self.expected.is_empty() || self.problem.ends_with(&self.expected) {
+            return Ok(());
+        }
+        write!(f, "; expected {}", self.expected)
+    }
+}
+
+/// The mistakes of one file, collected while readers go on reading.
+#[derive(Debug)]
+pub struct Mistakes {
+    file: Arc<str>,
+    list: RefCell<Vec<Mistake>>,
+}
+
+impl Mistakes {
+    /// More than this many help nobody; further ones are not kept.
+    pub const MOST: usize = 1_000;
+
+    /// None so far.
+    #[must_use]
+    pub const fn new(file: Arc<str>) -> Self {
+        Self { file, list: RefCell::new(Vec::new()) }
+    }
+
+    /// The file they are in.
+    #[must_use]
+    pub const fn file(&self) -> &Arc<str> {
+        &self.file
+    }
+
+    /// Adds one.
+    pub fn add(&self, line: u32, document: &str, field: &str, problem: String, expected: String) {
+        let mut list = self.list.borrow_mut();
+        if list.len() < Self::MOST {
+            let (file, document, field) = (Arc::clone(&self.file), document.to_owned(), field.to_owned());
+            list.push(Mistake { file, line: Some(line), document, field, problem, expected });
+        }
+    }
+
+    /// How many there are: unchanged across a piece of reading, that piece was right.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list.borrow().len()
+    }
+
+    /// All of them, by line.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Mistake> {
+        let mut list = self.list.into_inner();
+        list.sort_by_key(|mistake| mistake.line);
+        list
+    }
+}
+
+/// The known word closest to `written`, if it is close enough to be meant.
+pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const LONGEST: usize = 64;
+    let length = written.chars().count();
+    if length > LONGEST {
+        return None;
+    }
+    let allowed = match length {
+        0..=2 => 1,
+        3..=6 => 2,
+        _ => 3,
+    };
+    let near = |word: &&str| {
+        RangeInclusive::new(length.saturating_sub(allowed), length + allowed).contains(&word.chars().count())
+    };
+    known
+        .into_iter()
+        .filter(near)
+        .map(|word| (distance(written, word), word))
+        .filter(|(far, word)| *far <= allowed && *far < word.chars().count())
+        .min_by_key(|(far, _)| *far)
+        .map(|(_, word)| word)
+}
+
+/// Edits (insert, remove, replace, swap neighbours) from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    for (row, &a) in from.iter().enumerate() {
+        let mut line = vec![row + 1];
+        for (column, &b) in to.iter().enumerate() {
+            let replace = above[column] + usize::from(a != b);
+            let mut best = replace.min(above[column + 1] + 1).min(line[column] + 1);
+            let swapped = row > 0 && column > 0 && from[row - 1] == b && a == to[column - 1];
+            if swapped {
+                best = best.min(before[column - 1] + 1);
+            }
+            line.push(best);
+        }
+        before = std::mem::replace(&mut above, line);
+    }
+    above.last().copied().unwrap_or_default()
+}
+
+/// `; did you mean "x"?`, or nothing.
+pub(crate) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(written, known).map_or_else(String::new, |word| format!("; did you mean {word:?}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_words_are_suggested() {
+        let known = ["policy", "ttl", "min_ttl", "answers", "site"];
+        assert_eq!(nearest("pollicy", known), Some("policy"));
+        assert_eq!(nearest("polciy", known), Some("policy"));
+        assert_eq!(nearest("tll", known), Some("ttl"));
+        assert_eq!(nearest("min-ttl", known), Some("min_ttl"));
+        assert_eq!(nearest("sites", known), Some("site"));
+        assert_eq!(nearest("weather", known), None);
+        assert_eq!(nearest("", known), None);
+    }
+
+    #[test]
+    fn a_mistake_is_one_line() {
+        let mut mistake = Mistake {
+            file: "world.yaml".into(),
+            line: Some(12),
+            document: "Domain gw.example.com".to_owned(),
+            field: "ttl".to_owned(),
+            problem: "\"0s\" is not a TTL".to_owned(),
+            expected: "a TTL".to_owned(),
+        };
+        assert_eq!(mistake.to_string(), "world.yaml:12: Domain gw.example.com: ttl: \"0s\" is not a TTL");
+        mistake.problem = "is missing".to_owned();
+        mistake.line = None;
+        assert_eq!(mistake.to_string(), "world.yaml: Domain gw.example.com: ttl: is missing; expected a TTL");
+    }
+}

@@ -1,0 +1,389 @@
+//! What documents get wrong only together.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeSet, HashMap, hash_map},
+    sync::Arc,
+};
+
+use super::{IMPLIED, Origin, Steered, World, names};
+use crate::{
+    model::{
+        Check, Cluster, Document, DocumentId, Domain, Kind, Mistake, Mistakes, Moment, Name, Override,
+        OverrideState, Place, Placed, Policy, Quorum, Route, Service, Site, mistake::suggestion,
+    },
+    snapshot::{MAX_SITES, matches, uuid_domain},
+};
+
+pub(super) fn check(
+    documents: impl Iterator<Item = Placed<Arc<Document>>>,
+    now: Moment,
+) -> Result<World, Vec<Mistake>> {
+    let mut world = World::default();
+    let mut places = HashMap::new();
+    let mut twice = Vec::new();
+    for Placed { value, place } in documents {
+        match places.entry(value.id()) {
+            hash_map::Entry::Vacant(free) => {
+                free.insert(place);
+                world.insert(value);
+            }
+            hash_map::Entry::Occupied(taken) => {
+                twice.push((taken.key().clone(), place, taken.get().to_string()))
+            }
+        }
+    }
+    let mut checker = Checker { world: &world, places, mistakes: Vec::new(), hints: 20 };
+    for (id, place, first) in twice {
+        let problem = format!("is there twice; the first is at {first}");
+        checker.report_at(&place, &id, "name", problem, "each name once within its kind".to_owned());
+    }
+    checker.all(now);
+    let mut mistakes = checker.mistakes;
+    if mistakes.is_empty() {
+        return Ok(world);
+    }
+    let order = |it: &Mistake| (Arc::clone(&it.file), it.line, it.document.clone(), it.field.clone());
+    mistakes.sort_by_cached_key(order);
+    Err(mistakes)
+}
+
+/// Collects what is wrong with a world.
+pub(super) struct Checker<'w> {
+    pub(super) world: &'w World,
+    places: HashMap<DocumentId, Place>,
+    mistakes: Vec<Mistake>,
+    /// How many more suggestions are worth their time: each looks at every name.
+    hints: u32,
+}
+
+pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
+    DocumentId { kind, name: name.borrow().to_owned() }
+}
+
+impl Checker<'_> {
+    fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
+        if self.mistakes.len() < Mistakes::MOST {
+            self.mistakes.push(Mistake {
+                file: Arc::clone(place.file()),
+                line: place.line_of(field),
+                document: id.to_string(),
+                field: field.to_owned(),
+                problem,
+                expected,
+            });
+        }
+    }
+
+    /// Records a mistake in a field of a document.
+    pub(super) fn report(
+        &mut self,
+        id: &DocumentId,
+        field: &str,
+        problem: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        let place = self.places.get(id).cloned().unwrap_or_else(|| Place::elsewhere("implied"));
+        self.report_at(&place, id, field, problem.into(), expected.into());
+    }
+
+    /// Where a document was written, for people.
+    pub(super) fn place(&self, id: &DocumentId) -> String {
+        self.places.get(id).map(Place::to_string).unwrap_or_default()
+    }
+
+    /// True if a document that a field names exists.
+    fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
+        let named = self.world.kinds.get(&kind);
+        if named.is_some_and(|named| named.contains_key(name)) {
+            return true;
+        }
+        let known = named.into_iter().flat_map(|named| named.keys().map(String::as_str));
+        let hint = if self.hints > 0 { suggestion(name, known) } else { String::new() };
+        self.hints = self.hints.saturating_sub(1);
+        self.report(from, field, format!("there is no {kind} {name}{hint}"), format!("the name of a {kind}"));
+        false
+    }
+
+    fn all(&mut self, now: Moment) {
+        let world = self.world;
+        self.sites();
+        for cluster in world.clusters() {
+            self.cluster(cluster);
+        }
+        self.one_gateway_domain_each();
+        for check in world.checks() {
+            self.check(check);
+        }
+        for domain in world.declared_domains() {
+            self.domain(domain);
+        }
+        for service in world.services() {
+            self.service(service);
+        }
+        self.one_uuid_each();
+        self.routes();
+        for vantage in world.vantages() {
+            if let Some(site) = &vantage.site {
+                self.refer(&id(Kind::Vantage, &vantage.name), "site", Kind::Site, site.as_str());
+            }
+        }
+        for token in world.tokens() {
+            if let Some(vantage) = &token.scope.vantage {
+                self.refer(&id(Kind::Token, &token.name), "scope.vantage", Kind::Vantage, vantage.as_str());
+            }
+        }
+        let steered = world.domains();
+        names::check(self, &steered);
+        self.overrides(&steered, now);
+    }
+
+    fn sites(&mut self) {
+        let world = self.world;
+        let mut claimed: HashMap<_, &Site> = HashMap::new();
+        for (n, site) in world.sites().enumerate() {
+            let at = id(Kind::Site, &site.name);
+            if n == MAX_SITES {
+                self.report(&at, "name", "one site too many", format!("at most {MAX_SITES} sites"));
+            }
+            for (n, net) in site.networks.iter().enumerate() {
+                if let Some(other) = claimed.insert(net.trunc(), site) {
+                    let problem = format!("{net} is claimed by the Site {} too", other.name);
+                    self.report(&at, &format!("networks[{n}]"), problem, "each network at one site");
+                }
+            }
+        }
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        let at = id(Kind::Cluster, &cluster.name);
+        self.refer(&at, "zone", Kind::Zone, cluster.zone.as_str());
+        if !cluster.gateway_domain.is_within(&cluster.zone) {
+            let problem = format!("{} lies outside the cluster's zone", cluster.gateway_domain);
+            self.report(&at, "gateway_domain", problem, format!("a name in {}", cluster.zone));
+        }
+        for site in cluster.gateways.keys() {
+            self.refer(&at, &format!("gateways.{site}"), Kind::Site, site.as_str());
+        }
+        if let Some(domain) = self.world.domain(cluster.gateway_domain.as_str())
+            && domain.cluster != cluster.name
+        {
+            let problem = format!("the Domain {} belongs to the cluster {}", domain.name, domain.cluster);
+            self.report(&at, "gateway_domain", problem, "a domain of this cluster");
+        }
+    }
+
+    fn one_gateway_domain_each(&mut self) {
+        let world = self.world;
+        let mut owners: HashMap<_, &Cluster> = HashMap::new();
+        for cluster in world.clusters() {
+            if let Some(other) = owners.insert(&cluster.gateway_domain, cluster) {
+                let problem = format!("is the gateway domain of the Cluster {} too", other.name);
+                self.report(
+                    &id(Kind::Cluster, &cluster.name),
+                    "gateway_domain",
+                    problem,
+                    "a name of its own",
+                );
+            }
+        }
+    }
+
+    fn check(&mut self, check: &Check) {
+        let vantages = self.world.vantages().count();
+        if let Quorum::Count(n) = check.quorum
+            && usize::from(n) > vantages
+        {
+            let problem = format!("{n} vantages can never agree: {vantages} are configured");
+            self.report(&id(Kind::Check, &check.name), "quorum", problem, "at most the number of vantages");
+        }
+    }
+
+    fn domain(&mut self, domain: &Domain) {
+        let world = self.world;
+        let at = id(Kind::Domain, domain.name.as_str());
+        if let Some(check) = &domain.check {
+            self.refer(&at, "check", Kind::Check, check.as_str());
+        }
+        if !self.refer(&at, "cluster", Kind::Cluster, domain.cluster.as_str()) {
+            return;
+        }
+        let Some(cluster) = world.cluster(domain.cluster.as_str()) else { return };
+        if !domain.name.is_within(&cluster.zone) {
+            let problem = format!("lies outside the zone of its cluster {}", cluster.name);
+            self.report(&at, "name", problem, format!("a name in {}", cluster.zone));
+        }
+        self.sites_in_cluster(&at, domain.sites.as_deref(), cluster);
+        let sites = world.sites_of(domain);
+        if usize::from(domain.min_up) > sites.len() {
+            let problem = format!("{} is more than the domain has sites", domain.min_up);
+            self.report(&at, "min_up", problem, format!("at most {}", sites.len()));
+        }
+        if let Policy::Failover { order } = &domain.policy {
+            self.order(&at, order, &sites);
+        }
+    }
+
+    /// A failover order names every site of the domain, each once.
+    fn order(&mut self, at: &DocumentId, order: &[Name], sites: &[Name]) {
+        let expected = || "every site of the domain, each once".to_owned();
+        for (n, site) in order.iter().enumerate() {
+            let field = format!("policy.order[{n}]");
+            if !sites.contains(site) {
+                let hint = suggestion(site.as_str(), sites.iter().map(Name::as_str));
+                self.report(at, &field, format!("{site} is no site of the domain{hint}"), expected());
+            } else if order[..n].contains(site) {
+                self.report(at, &field, format!("{site} stands here twice"), expected());
+            }
+        }
+        for site in sites.iter().filter(|site| !order.contains(site)) {
+            self.report(at, "policy.order", format!("the site {site} is missing"), expected());
+        }
+    }
+
+    fn sites_in_cluster(&mut self, at: &DocumentId, sites: Option<&[Name]>, cluster: &Cluster) {
+        for (n, site) in sites.unwrap_or_default().iter().enumerate() {
+            if !cluster.gateways.contains_key(site) {
+                let hint = suggestion(site.as_str(), cluster.gateways.keys().map(Name::as_str));
+                let problem = format!("the cluster {} has no gateway at {site}{hint}", cluster.name);
+                self.report(at, &format!("sites[{n}]"), problem, "sites of the cluster");
+            }
+        }
+    }
+
+    fn service(&mut self, service: &Service) {
+        let at = id(Kind::Service, &service.name);
+        if self.refer(&at, "cluster", Kind::Cluster, service.cluster.as_str())
+            && let Some(cluster) = self.world.cluster(service.cluster.as_str())
+        {
+            self.sites_in_cluster(&at, service.sites.as_deref(), cluster);
+            let declared = uuid_domain(service, cluster).and_then(|name| self.world.domain(name.as_str()));
+            if let Some(domain) = declared.filter(|domain| domain.cluster != service.cluster) {
+                let problem = format!("its Domain {} belongs to the cluster {}", domain.name, domain.cluster);
+                self.report(&at, "cluster", problem, "the cluster of its UUID domain");
+            }
+        }
+    }
+
+    fn one_uuid_each(&mut self) {
+        let world = self.world;
+        let mut owners: HashMap<_, &Service> = HashMap::new();
+        for service in world.services() {
+            if let Some(uuid) = service.uuid
+                && let Some(other) = owners.insert(uuid, service)
+            {
+                let problem = format!("is the UUID of the Service {} too", other.name);
+                self.report(&id(Kind::Service, &service.name), "uuid", problem, "a UUID of its own, or none");
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        let world = self.world;
+        let mut taken: HashMap<_, &Route> = HashMap::new();
+        for route in world.declared_routes() {
+            let at = id(Kind::Route, &route.name);
+            if route.name.as_str().starts_with(IMPLIED) {
+                let problem = format!("{IMPLIED} is kept for the routes that services imply");
+                self.report(&at, "name", problem, "another name");
+            }
+            for (n, to) in route.to.iter().enumerate() {
+                self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
+            }
+            for (n, host) in route.hosts.iter().enumerate() {
+                for path in &route.paths {
+                    if let Some(other) = taken.insert((host, path), route) {
+                        let crate::model::PathMatch::Prefix(prefix) = path;
+                        let problem = format!("{host}{prefix} is taken by the Route {} already", other.name);
+                        self.report(&at, &format!("hosts[{n}]"), problem, "each host and path in one route");
+                    }
+                }
+            }
+        }
+    }
+
+    fn overrides(&mut self, steered: &[Steered], now: Moment) {
+        let world = self.world;
+        for order in world.overrides() {
+            let at = id(Kind::Override, &order.name);
+            if let Some(site) = &order.target.site
+                && !self.refer(&at, "target.site", Kind::Site, site.as_str())
+            {
+                continue;
+            }
+            if !steered
+                .iter()
+                .any(|it| world.sites_of(&it.domain).iter().any(|site| covers(order, &it.domain, site)))
+            {
+                let field = if order.target.domain.is_some() { "target.domain" } else { "target" };
+                self.report(&at, field, self.about_nothing(order, steered), "a target that exists");
+            }
+        }
+        let down: Vec<&Override> = world
+            .overrides()
+            .filter(|order| order.state == OverrideState::Down && !order.force && !ended(order, now))
+            .collect();
+        self.never_all_down(steered, &down);
+    }
+
+    /// Why an override is about nothing.
+    fn about_nothing(&self, order: &Override, steered: &[Steered]) -> String {
+        let Some(glob) = &order.target.domain else {
+            return "no domain has this site".to_owned();
+        };
+        if steered.iter().any(|it| matches(glob, it.domain.name.as_str())) {
+            return format!("no domain that matches {glob} has this site");
+        }
+        let names = steered.iter().map(|it| it.domain.name.as_str());
+        format!("{glob} matches no domain{}", suggestion(glob, names))
+    }
+
+    /// Forcing down every site of a domain takes `force: true`. UUID domains nobody is sent to do not count: a
+    /// service that lives at one site must not keep that site from being maintained.
+    fn never_all_down(&mut self, steered: &[Steered], down: &[&Override]) {
+        if down.is_empty() {
+            return;
+        }
+        let world = self.world;
+        let mut refused = BTreeSet::new();
+        for it in steered.iter().filter(|it| clients_are_sent_to(world, it)) {
+            let sites = world.sites_of(&it.domain);
+            let by = |site: &Name| down.iter().find(|order| covers(order, &it.domain, site));
+            let orders: Option<Vec<_>> = sites.iter().map(by).collect();
+            let Some(last) = orders.and_then(|orders| orders.into_iter().max_by_key(|order| &order.name))
+            else {
+                continue;
+            };
+            if refused.insert(&last.name) {
+                let names: Vec<&str> = sites.iter().map(Name::as_str).collect();
+                let problem = format!(
+                    "forces down every site of {} ({}), together with the others",
+                    it.domain.name,
+                    names.join(", ")
+                );
+                let expected = "a site left, or force: true (--force)";
+                self.report(&id(Kind::Override, &last.name), "state", problem, expected);
+            }
+        }
+    }
+}
+
+fn clients_are_sent_to(world: &World, steered: &Steered) -> bool {
+    match &steered.origin {
+        Origin::Declared | Origin::Gateway(_) => true,
+        Origin::Uuid(service) => {
+            let service = world.service(service.as_str());
+            service.is_some_and(|service| service.route_by == crate::model::RouteBy::Uuid)
+        }
+    }
+}
+
+fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
+    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
+    site_fits && order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
+}
+
+fn ended(order: &Override, now: Moment) -> bool {
+    let millis = order.expires.map(jiff::Timestamp::as_millisecond);
+    millis.is_some_and(|at| u64::try_from(at).unwrap_or(0) <= now.0)
+}
