@@ -1,2 +1,60 @@
-//! e2e
-fn main() {}
+//! Waypost seen from outside: real processes, real sockets, real disks, and a real Consul agent where there is one.
+//!
+//! One binary with its own harness, because a test whose component is missing must be listed as ignored, with the
+//! reason, before the run; it never returns early as passed. Every scenario of the main job runs on the embedded
+//! engine and on Consul from the same code. `WAYPOST_FULL=1` takes the long counts.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test binary")]
+
+mod bad_input;
+mod cli;
+mod components;
+mod crash;
+mod drain;
+mod engines;
+mod failover;
+mod harness;
+mod instance;
+mod names;
+mod outage;
+mod security;
+
+use std::process::ExitCode;
+
+use components::Components;
+use harness::Backing;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A scenario of the main job: it gets the engine to run on.
+type Scenario = fn(Backing) -> Result<(), Failed>;
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("names_lead_to_the_nearest_site_and_an_instance", names::lead_to_the_nearest_site_and_an_instance),
+    ("a_killed_gateway_moves_the_answer_and_returns_after_its_hold_down", failover::killed_gateway),
+    ("an_instance_killed_under_load_fails_no_request", instance::killed_under_load),
+    ("an_instance_drained_under_load_leaves_with_receipts", drain::under_load),
+    ("a_frozen_gateway_is_a_laggard_by_name_until_it_wakes", drain::frozen_gateway_wakes),
+    ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
+    ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
+    ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
+];
+
+fn main() -> ExitCode {
+    harness::install_crypto();
+    let mut arguments = Arguments::from_args();
+    // Two cores: scenarios that measure load and latency must not share them.
+    arguments.test_threads = Some(1);
+    let components = Components::find();
+    let mut trials = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        trials.push(Trial::test(format!("embedded::{name}"), move || scenario(Backing::Embedded)));
+        trials.push(components.needs_consul(format!("consul::{name}"), move |consul| scenario(Backing::Consul(consul))));
+    }
+    trials.extend(bad_input::trials());
+    trials.extend(cli::trials());
+    trials.extend(crash::trials(&components));
+    trials.extend(engines::trials(&components));
+    trials.extend(security::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

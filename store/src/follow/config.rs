@@ -1,0 +1,105 @@
+//! Follows the configuration and compiles it into snapshots.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{Shared, patience::Backoff};
+use crate::{
+    commit::{self, Stored},
+    engine::{Index, Wait},
+    keys,
+    model::World,
+    snapshot::Snapshot,
+};
+
+const MEMORY: &str = "config";
+
+/// Publishes the configuration this node last ran.
+pub(super) fn publish_last_good(shared: &Shared) {
+    if let Some(stored) = shared.memory.get::<Stored>(MEMORY) {
+        publish(shared, &stored);
+        tracing::info!(generation = %stored.generation(), "started from this node's own memory");
+    }
+}
+
+/// Follows for ever. `read` becomes true once the engine has said what it has, even if that is nothing.
+pub(super) async fn follow(shared: Shared, read: watch::Sender<bool>) {
+    let mut stored = shared.memory.get::<Stored>(MEMORY);
+    let mut index = Index(0);
+    let mut backoff = Backoff::default();
+    loop {
+        match follow_once(&shared, &mut stored, index).await {
+            Ok(next) => {
+                backoff.reset();
+                index = next;
+                read.send_replace(true);
+            }
+            Err(error) => {
+                shared.metrics.engine_failures.increment();
+                if !backoff.is_failing() {
+                    tracing::warn!(error, "configuration cannot be read, the last good one stays");
+                }
+                index = Index(0);
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Waits for the head to move and takes in what it points to. Returns the index to wait on next.
+async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index) -> Result<Index, String> {
+    let wait = Wait { after: index, at_most: shared.options.wait };
+    let head = shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
+    if head.index < index {
+        return Ok(Index(0));
+    }
+    if head.value.is_none() {
+        if let Some(stored) = stored {
+            tracing::warn!(generation = %stored.generation(), "the engine has no configuration, the last good one stays");
+        }
+        return Ok(head.index);
+    }
+    let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
+    take_in(shared, stored, next).await;
+    Ok(head.index)
+}
+
+/// Publishes a configuration unless it is older than the one that runs.
+async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
+    let running = shared.publisher.handle().snapshot().map(|it| it.generation);
+    if running == Some(next.generation()) {
+        return;
+    }
+    if running.is_some_and(|running| next.generation() < running) {
+        shared.metrics.generations_refused.increment();
+        tracing::error!(
+            offered = %next.generation(), running = ?running,
+            "the engine offers an older generation and it is refused; restore it with a higher epoch (waypost restore)"
+        );
+        return;
+    }
+    publish(shared, &next);
+    tracing::info!(generation = %next.generation(), "configuration taken in");
+    remember(shared, &next).await;
+    *stored = Some(next);
+}
+
+fn publish(shared: &Shared, stored: &Stored) {
+    let world = World::assemble(stored.documents());
+    let handle = shared.publisher.handle();
+    let snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
+    shared.publisher.publish_snapshot(Arc::new(snapshot));
+}
+
+/// Kept on disk and synced: from now on this node starts with it, whatever else is down.
+async fn remember(shared: &Shared, stored: &Stored) {
+    let (memory, stored) = (shared.memory.clone(), stored.clone());
+    let kept = tokio::task::spawn_blocking(move || memory.put(MEMORY, &stored).and_then(|()| memory.flush()));
+    match tokio::time::timeout(Duration::from_secs(30), kept).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the configuration is not kept across a restart"),
+        Ok(Err(error)) => tracing::error!(%error, "the configuration is not kept across a restart"),
+        Err(_) => tracing::error!("the disk does not answer; the configuration is not kept across a restart"),
+    }
+}

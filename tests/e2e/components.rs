@@ -1,0 +1,75 @@
+//! The real components the tests need, and what becomes of a test whose component is missing.
+
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::{Failed, Trial};
+
+/// What was found on this machine. `tests/components` installs what it can.
+pub struct Components {
+    consul: Result<PathBuf, String>,
+    strace: Result<PathBuf, String>,
+    dig: Result<PathBuf, String>,
+}
+
+impl Components {
+    pub fn find() -> Self {
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/components/consul/usr/bin/consul");
+        let consul = match std::env::var_os("CONSUL") {
+            Some(named) => existing(PathBuf::from(named)),
+            None => existing(unpacked).or_else(|_| on_path("consul")),
+        };
+        Self { consul, strace: on_path("strace"), dig: on_path("dig") }
+    }
+
+    pub fn needs_consul(
+        &self,
+        name: String,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("consul", &self.consul, name, test)
+    }
+
+    pub fn needs_strace(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("strace", &self.strace, name.to_owned(), test)
+    }
+
+    pub fn needs_dig(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("dig", &self.dig, name.to_owned(), test)
+    }
+}
+
+fn needs(
+    what: &str,
+    found: &Result<PathBuf, String>,
+    name: String,
+    test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    match found {
+        Ok(path) => {
+            let path = path.clone();
+            Trial::test(name, move || test(path))
+        }
+        Err(reason) => {
+            eprintln!("ignored: {name}: {what} is missing: {reason} (tests/components installs it)");
+            Trial::test(name, || Err("its component is missing".into())).with_ignored_flag(true)
+        }
+    }
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_file() { Ok(path) } else { Err(format!("no file {}", path.display())) }
+}
+
+fn on_path(program: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|it| it.is_file());
+    found.ok_or_else(|| format!("no {program} on PATH"))
+}

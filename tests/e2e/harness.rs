@@ -1,0 +1,244 @@
+//! A demo under test, and the tools to hurt it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Failed;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use waypost::demo::{
+    InstanceLayout, Layout, ProcessLayout,
+    client::{Admin, DnsAnswer},
+};
+
+/// Which engine a scenario runs on.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    Embedded,
+    /// A real agent, by its binary.
+    Consul(PathBuf),
+}
+
+/// Long counts and strict limits were asked for.
+pub fn full() -> bool {
+    std::env::var_os("WAYPOST_FULL").is_some_and(|it| it == "1")
+}
+
+pub fn install_crypto() {
+    // Another test of this process may have been first, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+pub fn waypost() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_waypost"))
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    waypost().args(arguments).output().unwrap()
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Polls until a condition holds; the error names what did not happen.
+pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration, Failed> {
+    let started = Instant::now();
+    loop {
+        if condition() {
+            return Ok(started.elapsed());
+        }
+        if started.elapsed() > within {
+            return Err(format!("{what} did not happen within {within:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(otherwise().into()) }
+}
+
+/// A process that dies with its owner.
+pub struct Reaped(pub Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A real Consul agent with nothing in it.
+pub struct ConsulAgent {
+    pub url: String,
+    _process: Reaped,
+    _folder: TempDir,
+}
+
+impl ConsulAgent {
+    pub fn start(binary: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ports: Vec<_> = (0..4).map(|_| free_port()).collect();
+        let mut command = Command::new(binary);
+        command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
+        for (flag, port) in ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(&ports) {
+            command.arg(format!("{flag}={port}"));
+        }
+        command.args(["-dns-port=-1", "-grpc-port=-1"]);
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Reaped(command.spawn().unwrap());
+        let url = format!("http://127.0.0.1:{}", ports[0]);
+        let agent = Self { url, _process: process, _folder: folder };
+        eventually("the Consul agent's leader", Duration::from_secs(60), || agent.has_leader()).unwrap();
+        agent
+    }
+
+    pub fn pid(&self) -> u32 {
+        self._process.0.id()
+    }
+
+    fn has_leader(&self) -> bool {
+        let url = format!("{}/v1/status/leader", self.url);
+        runtime().block_on(async {
+            let answer = reqwest::get(url).await.ok()?.text().await.ok()?;
+            Some(answer.len() > 2)
+        }) == Some(true)
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A running `waypost demo --json`.
+pub struct Demo {
+    pub layout: Layout,
+    pub consul: Option<ConsulAgent>,
+    runtime: tokio::runtime::Runtime,
+    restarted: Vec<Reaped>,
+    _process: Reaped,
+}
+
+impl Demo {
+    pub fn start(backing: &Backing) -> Result<Self, Failed> {
+        let consul = match backing {
+            Backing::Embedded => None,
+            Backing::Consul(binary) => Some(ConsulAgent::start(binary)),
+        };
+        let mut command = waypost();
+        command.args(["demo", "--json", "--dns", "127.0.0.1:0"]);
+        if let Some(agent) = &consul {
+            command.args(["--consul", &agent.url]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = Reaped(command.spawn()?);
+        let mut line = String::new();
+        BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line)?;
+        let layout = serde_json::from_str(&line).map_err(|error| format!("demo printed {line:?}: {error}"))?;
+        Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), _process: process })
+    }
+
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Enters the runtime, so that something can be spawned on it.
+    pub fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
+    pub fn resolve(&self) -> Option<DnsAnswer> {
+        let (dns, host) = (self.layout.dns, self.layout.service.host.clone());
+        self.block_on(waypost::demo::client::resolve(dns, &host)).ok()
+    }
+
+    pub fn answers(&self, address: IpAddr) -> bool {
+        self.resolve().is_some_and(|it| it.addresses == [address])
+    }
+
+    /// The instance that answers through a gateway; the error says what came instead.
+    pub fn get(&self, gateway: SocketAddr) -> Result<String, String> {
+        let host = self.layout.service.host.clone();
+        let answer = self.block_on(waypost::demo::client::get(gateway, &host, "/")).map_err(|error| error.to_string())?;
+        let body = String::from_utf8_lossy(&answer.body).trim().to_owned();
+        if answer.status == 200 { Ok(body) } else { Err(format!("status {}: {body}", answer.status)) }
+    }
+
+    pub fn gateways(&self) -> Vec<SocketAddr> {
+        self.layout.sites.iter().map(|site| site.gateway.address).collect()
+    }
+
+    pub fn near(&self) -> SocketAddr {
+        self.layout.sites[0].gateway.address
+    }
+
+    pub fn far(&self) -> SocketAddr {
+        self.layout.sites[1].gateway.address
+    }
+
+    pub fn instance(&self, site: usize, at: usize) -> InstanceLayout {
+        self.layout.sites[site].instances[at].clone()
+    }
+
+    pub fn process(&self, role: &str) -> ProcessLayout {
+        self.layout.processes.iter().find(|it| it.role == role).unwrap().clone()
+    }
+
+    pub fn gateway_process(&self, site: usize) -> ProcessLayout {
+        let pid = self.layout.sites[site].gateway.pid;
+        self.layout.processes.iter().find(|it| it.pid == pid).unwrap().clone()
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin::new(&self.layout.admin)
+    }
+
+    /// Runs the command line against this demo's control.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        waypost().args(arguments).args(["--server", &self.layout.admin]).output().unwrap()
+    }
+
+    /// Brings a killed process back, as an operator would.
+    pub fn restart(&mut self, process: &ProcessLayout) {
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(&process.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = Reaped(command.spawn().unwrap());
+        let pid = child.0.id();
+        self.restarted.push(child);
+        for site in self.layout.sites.iter_mut().filter(|it| it.gateway.pid == process.pid) {
+            site.gateway.pid = pid;
+        }
+        for known in self.layout.processes.iter_mut().filter(|it| it.config == process.config) {
+            known.pid = pid;
+        }
+    }
+
+    /// Kills a process of this demo and waits until it is gone.
+    pub fn kill(&mut self, pid: u32) {
+        if let Some(at) = self.restarted.iter().position(|it| it.0.id() == pid) {
+            drop(self.restarted.remove(at));
+            return;
+        }
+        signal(pid, Signal::KILL);
+        eventually("the end of a killed process", Duration::from_secs(10), || !runs(pid)).unwrap();
+    }
+}
+
+/// Only ever called with the pids that a demo of ours printed.
+pub fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+}
+
+/// False once a process is gone, or dead and not yet reaped by its parent.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| state != 'Z')
+}

@@ -1,0 +1,41 @@
+//! Engine and control die: what serves goes on serving, also across a restart.
+
+use std::time::Duration;
+
+use libtest_mimic::Failed;
+use rustix::process::Signal;
+use waypost::demo::load::Load;
+
+use crate::harness::{Backing, Demo, ensure, eventually, signal};
+
+pub fn engine_and_control_killed(backing: Backing) -> Result<(), Failed> {
+    let mut demo = Demo::start(&backing)?;
+    let control = demo.process("control").pid;
+    demo.kill(control);
+    match &demo.consul {
+        Some(agent) => signal(agent.pid(), Signal::KILL),
+        None => {
+            let engine = demo.process("engine").pid;
+            demo.kill(engine);
+        }
+    }
+    let load = {
+        let _runtime = demo.enter();
+        Load::start(&demo.gateways(), &demo.layout.service.host, "/", 200)
+    };
+    eventually("a thousand answers", Duration::from_secs(30), || load.so_far().sent >= 1_000)?;
+    let report = demo.block_on(load.finish());
+    ensure(report.failed() == 0, || format!("with engine and control dead: {:?}", report.failures))?;
+    ensure(demo.answers(demo.near().ip()), || format!("DNS said {:?}", demo.resolve()))?;
+
+    let dns = demo.process("dns");
+    demo.kill(dns.pid);
+    demo.restart(&dns);
+    let near = demo.near();
+    eventually("a restarted DNS node's answer", Duration::from_secs(30), || demo.answers(near.ip()))?;
+    let gateway = demo.gateway_process(0);
+    demo.kill(gateway.pid);
+    demo.restart(&gateway);
+    eventually("a restarted gateway's answer", Duration::from_secs(30), || demo.get(near).is_ok())?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The house rules a compiler does not hold: the arrows between crates, sizes, words, and honest tests.
+
+#![allow(missing_docs, reason = "a test binary")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const MEMBERS: [&str; 4] = ["dns", "proxy", "prober", "store"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = root().join(folder).join("Cargo.toml");
+    fs::read_to_string(&path).unwrap().parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The workspace members a crate names anywhere in its manifest.
+fn named_members(folder: &str) -> Vec<String> {
+    let manifest = manifest(folder);
+    let tables = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let names = tables.iter().filter_map(|table| manifest.get(*table)?.as_table()).flat_map(toml::Table::keys);
+    names.filter(|name| MEMBERS.contains(&name.as_str())).cloned().collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        let skipped = path.file_name().is_some_and(|name| name == "target" || name == "fuzz");
+        if path.is_dir() && !skipped {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all_sources() -> Vec<(PathBuf, String)> {
+    let mut paths = Vec::new();
+    for folder in ["src", "tests", "dns", "proxy", "prober", "store"] {
+        sources(&root().join(folder), &mut paths);
+    }
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path.strip_prefix(root()).unwrap().to_owned(), text)
+        })
+        .collect()
+}
+
+fn none(what: &str, offenders: &[String]) {
+    assert!(offenders.is_empty(), "{what}:\n  {}", offenders.join("\n  "));
+}
+
+#[test]
+fn arrows_point_one_way() {
+    for folder in ["dns", "proxy", "prober"] {
+        assert_eq!(named_members(folder), ["store"], "{folder} may name store only");
+    }
+    assert!(named_members("store").is_empty(), "store names none of its users");
+}
+
+#[test]
+fn every_crate_takes_the_workspace_lints_and_versions() {
+    for folder in MEMBERS.into_iter().chain(["."]) {
+        let manifest = manifest(folder);
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{folder}");
+        for (name, spec) in manifest["dependencies"].as_table().unwrap() {
+            let shared = spec.get("workspace").and_then(toml::Value::as_bool);
+            assert_eq!(shared, Some(true), "{folder}: {name} has a version of its own");
+        }
+    }
+}
+
+#[test]
+fn plain_cargo_commands_cover_everything() {
+    let manifest = manifest(".");
+    let members: Vec<_> = manifest["workspace"]["members"].as_array().unwrap().clone();
+    assert_eq!(manifest["workspace"]["default-members"].as_array(), Some(&members));
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    let silent: Vec<_> = all_sources()
+        .into_iter()
+        .filter(|(path, text)| !text.starts_with("//!") && !path.ends_with("tests.rs"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    none("modules without an opening", &silent);
+}
+
+#[test]
+fn files_stay_readable() {
+    let long: Vec<_> = all_sources()
+        .into_iter()
+        .filter(|(_, text)| text.lines().count() > 800)
+        .map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count()))
+        .collect();
+    none("files over 800 lines", &long);
+}
+
+#[test]
+fn nothing_is_left_open_and_no_test_is_ignored() {
+    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[ig", "nore"), concat!("dbg", "!(")];
+    let mut offenders = Vec::new();
+    for (path, text) in all_sources() {
+        for (number, line) in (1..).zip(text.lines()) {
+            if words.iter().any(|word| line.contains(word)) {
+                offenders.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    none("open ends", &offenders);
+}
+
+#[test]
+fn words_that_say_nothing_are_not_used() {
+    let empty = ["Manager", "Helper", "Util", "Info"];
+    let mut offenders = Vec::new();
+    for (path, text) in all_sources().into_iter().filter(|(path, _)| !path.ends_with("tidy.rs")) {
+        for (number, line) in (1..).zip(text.lines()) {
+            let declared = ["struct ", "enum ", "trait ", "type "].iter().find_map(|it| line.split_once(it));
+            let Some((_, name)) = declared.filter(|_| !line.trim_start().starts_with("//")) else { continue };
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
+            if empty.iter().any(|word| name.ends_with(word)) {
+                offenders.push(format!("{}:{number}: {name}", path.display()));
+            }
+        }
+    }
+    none("names that say nothing", &offenders);
+}
+
+#[test]
+fn architecture_stays_short() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+}
