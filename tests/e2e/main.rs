@@ -11,7 +11,6 @@ mod cli;
 mod components;
 mod crash;
 mod drain;
-mod engines;
 mod failover;
 mod harness;
 mod instance;
@@ -54,7 +53,6 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
-    trials.extend(engines::trials(&components));
     trials.extend(security::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
