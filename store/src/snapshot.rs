@@ -370,3 +370,6 @@ pub fn matches(glob: &str, name: &str) -> bool {
     let Some(rest) = name.strip_prefix(head) else { return false };
     (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(tail, rest)))
 }
+
+#[cfg(test)]
+mod tests;
