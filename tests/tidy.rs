@@ -22,7 +22,8 @@ fn manifest(folder: &str) -> toml::Table {
 fn named_members(folder: &str) -> Vec<String> {
     let manifest = manifest(folder);
     let tables = ["dependencies", "dev-dependencies", "build-dependencies"];
-    let names = tables.iter().filter_map(|table| manifest.get(*table)?.as_table()).flat_map(toml::Table::keys);
+    let names =
+        tables.iter().filter_map(|table| manifest.get(*table)?.as_table()).flat_map(toml::Table::keys);
     names.filter(|name| MEMBERS.contains(&name.as_str())).cloned().collect()
 }
 
@@ -105,7 +106,12 @@ fn files_stay_readable() {
 
 #[test]
 fn nothing_is_left_open_and_no_test_is_ignored() {
-    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[ig", "nore"), concat!("dbg", "!(")];
+    let words = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("#[ig", "nore"),
+        concat!("dbg", "!("),
+    ];
     let mut offenders = Vec::new();
     for (path, text) in all_sources() {
         for (number, line) in (1..).zip(text.lines()) {

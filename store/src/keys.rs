@@ -32,14 +32,25 @@ pub const LOCKS: &str = "waypost/locks/";
 
 /// One part of one version of a configuration shard.
 #[must_use]
-pub fn config_shard(shard: &str, generation: Generation, part: usize) -> String {
-    format!("{}{part}", config_shard_version(shard, generation))
+pub fn config_shard(shard: &str, generation: Generation, digest: &str, part: usize) -> String {
+    format!("{}{part}", config_shard_version(shard, generation, digest))
 }
 
-/// Every part of one version of a configuration shard.
+/// Every part of one version of a configuration shard. The digest of its content is part of the name, so that
+/// two that try for one generation never write over each other.
 #[must_use]
-pub fn config_shard_version(shard: &str, generation: Generation) -> String {
-    format!("{CONFIG_SHARDS}{shard}/{generation}/")
+pub fn config_shard_version(shard: &str, generation: Generation, digest: &str) -> String {
+    format!("{CONFIG_SHARDS}{shard}/{generation}-{}/", digest.get(..16).unwrap_or(digest))
+}
+
+/// The shard, the generation and the version's whole prefix, of a key made by [`config_shard`].
+#[must_use]
+pub fn parse_config_shard(key: &str) -> Option<(&str, Generation, &str)> {
+    let (shard, rest) = key.strip_prefix(CONFIG_SHARDS)?.split_once('/')?;
+    let (version, part) = rest.split_once('/')?;
+    let (epoch, number) = version.split_once('-')?.0.split_once('.')?;
+    let generation = Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? };
+    Some((shard, generation, &key[..key.len() - part.len()]))
 }
 
 /// One entry of the record of writes; keys sort by time.
@@ -119,6 +130,18 @@ mod tests {
         assert_eq!(parse_observations(&observations(&vantage, "7f")), Some((vantage.clone(), "7f")));
         assert_eq!(parse_heartbeat(&heartbeat(&vantage)), Some(vantage));
         assert_eq!(parse_observations("waypost/observations/only"), None);
+    }
+
+    #[test]
+    fn shard_keys_read_as_they_were_made() {
+        let generation = Generation { epoch: 2, number: 17 };
+        let key = config_shard("0f", generation, "0123456789abcdef0123", 12);
+        assert_eq!(key, "waypost/config/shards/0f/2.17-0123456789abcdef/12");
+        let version = config_shard_version("0f", generation, "0123456789abcdef0123");
+        assert_eq!(parse_config_shard(&key), Some(("0f", generation, version.as_str())));
+        for other in ["waypost/config/head", "waypost/config/shards/0f/x/1", "waypost/config/shards/0f"] {
+            assert_eq!(parse_config_shard(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -8,10 +8,12 @@
 
 pub mod beliefs;
 pub mod board;
+pub mod commit;
 pub mod discovery;
 pub mod disk;
 pub mod drain;
 pub mod engine;
+pub mod follow;
 pub mod handle;
 pub mod health;
 pub mod keys;

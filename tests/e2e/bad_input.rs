@@ -49,21 +49,27 @@ fn documents() -> Result<(), Failed> {
     let file = folder.path().join("world.yaml");
     std::fs::write(&file, BAD_WORLD)?;
     let output = run(&["check", file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    ensure(output.status.code() == Some(1) || output.status.code() == Some(2), || format!("{:?}: {said}", output.status))?;
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    ensure(output.status.code() == Some(1) || output.status.code() == Some(2), || {
+        format!("{:?}: {said}", output.status)
+    })?;
     for needle in ["world.yaml:3", "203.0.113.999", "world.yaml:4", "ttl", "world.yaml:13", "colour"] {
         ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
     }
     // What only shows once every document can be read.
-    let readable = BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("0s", "1h").replace("colour: red\n", "");
+    let readable =
+        BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("0s", "1h").replace("colour: red\n", "");
     std::fs::write(&file, readable)?;
     let output = run(&["check", file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     ensure(!output.status.success(), || said.clone())?;
     for needle in ["apex", "loop", "bj", "main", "gw.nowhere.example.org"] {
         ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
     }
-    let large = format!("kind: Site\nname: bj\nlocation: {{ lat: 1, lon: 1 }}\n# {}\n", "x".repeat(600 * 1024));
+    let large =
+        format!("kind: Site\nname: bj\nlocation: {{ lat: 1, lon: 1 }}\n# {}\n", "x".repeat(600 * 1024));
     std::fs::write(&file, large)?;
     let output = run(&["check", file.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -80,7 +86,9 @@ fn configuration() -> Result<(), Failed> {
     let output = run(&["run", "--config", file.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr);
     ensure(output.status.code() == Some(2), || format!("{:?}: {said}", output.status))?;
-    for needle in ["node.toml:4", "colour", "node.toml:7", "embeded", "node.toml:10", "listen", "node.toml:11"] {
+    for needle in
+        ["node.toml:4", "colour", "node.toml:7", "embeded", "node.toml:10", "listen", "node.toml:11"]
+    {
         ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
     }
     Ok(())
@@ -119,7 +127,9 @@ fn malformed_packets(demo: &Demo) -> Result<(), Failed> {
         // Full socket buffers drop packets: that is what UDP does.
         let _ = socket.send_to(&junk, demo.layout.dns);
         if round % 200 == 0 {
-            ensure(demo.answers(demo.near().ip()), || format!("after {round} packets: {:?}", demo.resolve()))?;
+            ensure(demo.answers(demo.near().ip()), || {
+                format!("after {round} packets: {:?}", demo.resolve())
+            })?;
         }
     }
     let mut stream = TcpStream::connect(demo.layout.dns)?;
@@ -142,9 +152,20 @@ fn exchange(gateway: SocketAddr, request: &str) -> String {
 fn malformed_requests(demo: &Demo) -> Result<(), Failed> {
     let (gateway, host) = (demo.near(), &demo.layout.service.host);
     for (what, request) in [
-        ("two lengths", format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd")),
-        ("one length twice", format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc")),
-        ("two framings", format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")),
+        (
+            "two lengths",
+            format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+        ),
+        (
+            "one length twice",
+            format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
+        ),
+        (
+            "two framings",
+            format!(
+                "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
         ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned()),
     ] {
         let answer = exchange(gateway, &request);
@@ -167,8 +188,12 @@ fn engine_down_at_apply(demo: &Demo) -> Result<(), Failed> {
     let output = demo.cli(&["apply", "-f", file.to_str().unwrap()]);
     signal(engine, Signal::CONT);
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1) && said.contains("engine"), || format!("{:?}: {said}", output.status))?;
-    eventually("control's next answer", Duration::from_secs(60), || demo.cli(&["get", "site"]).status.success())?;
+    ensure(output.status.code() == Some(1) && said.contains("engine"), || {
+        format!("{:?}: {said}", output.status)
+    })?;
+    eventually("control's next answer", Duration::from_secs(60), || {
+        demo.cli(&["get", "site"]).status.success()
+    })?;
     let listed = String::from_utf8_lossy(&demo.cli(&["get", "site"]).stdout).matches("late").count();
     ensure(listed == 0 || listed == 40, || format!("{listed} of 40 sites were applied"))
 }

@@ -17,26 +17,34 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn wrong_use() -> Result<(), Failed> {
-    for arguments in [&["fly"][..], &["apply"], &["run"], &["get", "nonsense", "--server", "http://127.0.0.1:1"]] {
+    for arguments in
+        [&["fly"][..], &["apply"], &["run"], &["get", "nonsense", "--server", "http://127.0.0.1:1"]]
+    {
         let output = run(arguments);
         ensure(output.status.code() == Some(2), || format!("{arguments:?}: {:?}", output.status))?;
     }
     let output = run(&["status", "--server", "http://127.0.0.1:1"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1) && said.contains("127.0.0.1:1"), || format!("{:?}: {said}", output.status))
+    ensure(output.status.code() == Some(1) && said.contains("127.0.0.1:1"), || {
+        format!("{:?}: {said}", output.status)
+    })
 }
 
 fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {
     let output = demo.cli(&[arguments, &["--json"]].concat());
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.success(), || format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr)))?;
+    ensure(output.status.success(), || {
+        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+    })?;
     serde_json::from_str(&said).map_err(|error| format!("{arguments:?} printed {said:?}: {error}").into())
 }
 
 fn text(demo: &Demo, arguments: &[&str]) -> Result<String, Failed> {
     let output = demo.cli(arguments);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.success(), || format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr)))?;
+    ensure(output.status.success(), || {
+        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+    })?;
     Ok(said)
 }
 
@@ -46,7 +54,9 @@ fn life_of_a_document() -> Result<(), Failed> {
     let file = folder.path().join("site.yaml");
     let file_name = file.to_str().unwrap();
     std::fs::write(&file, "kind: Site\nname: gz\nlocation: { lat: 23.13, lon: 113.26 }\n")?;
-    ensure(text(&demo, &["diff", "-f", file_name])?.contains("gz"), || "diff does not name the site".to_owned())?;
+    ensure(text(&demo, &["diff", "-f", file_name])?.contains("gz"), || {
+        "diff does not name the site".to_owned()
+    })?;
     let first = json(&demo, &["apply", "-f", file_name])?;
     let again = json(&demo, &["apply", "-f", file_name])?;
     ensure(first["generation"] == again["generation"], || format!("{first} and {again}"))?;
@@ -55,9 +65,13 @@ fn life_of_a_document() -> Result<(), Failed> {
     let copy = folder.path().join("all.yaml");
     std::fs::write(&copy, &exported)?;
     let whole = json(&demo, &["apply", "-f", copy.to_str().unwrap(), "--prune"])?;
-    ensure(whole["generation"] == first["generation"], || format!("export is not what was applied: {whole}"))?;
+    ensure(whole["generation"] == first["generation"], || {
+        format!("export is not what was applied: {whole}")
+    })?;
     text(&demo, &["delete", "site", "gz"])?;
-    ensure(!demo.cli(&["get", "site", "gz"]).status.success(), || "a deleted site is still there".to_owned())?;
+    ensure(!demo.cli(&["get", "site", "gz"]).status.success(), || {
+        "a deleted site is still there".to_owned()
+    })?;
     let status = text(&demo, &["status"])?;
     for needle in ["gateway-bj", "gw.waypost.test", "gz-telecom", "up"] {
         ensure(status.to_lowercase().contains(needle), || format!("no {needle} in:\n{status}"))?;
@@ -67,14 +81,22 @@ fn life_of_a_document() -> Result<(), Failed> {
 
 fn overrides() -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
-    text(&demo, &["override", "set", "bj-work", "--site", "bj", "--state", "down", "--owner", "ops", "--reason", "switch"])?;
+    text(
+        &demo,
+        &[
+            "override", "set", "bj-work", "--site", "bj", "--state", "down", "--owner", "ops", "--reason",
+            "switch",
+        ],
+    )?;
     let (near, far) = (demo.near().ip(), demo.far().ip());
     eventually("the forced answer", Duration::from_secs(10), || demo.answers(far))?;
     let explained = text(&demo, &["explain", &demo.layout.service.host, "--client", "127.0.0.1"])?;
     for needle in ["bj", "sh", "down", "up", "switch"] {
         ensure(explained.to_lowercase().contains(needle), || format!("no {needle} in:\n{explained}"))?;
     }
-    let both = demo.cli(&["override", "set", "sh-work", "--site", "sh", "--state", "down", "--owner", "ops", "--reason", "x"]);
+    let both = demo.cli(&[
+        "override", "set", "sh-work", "--site", "sh", "--state", "down", "--owner", "ops", "--reason", "x",
+    ]);
     ensure(!both.status.success(), || "forcing all down was not refused".to_owned())?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
@@ -93,6 +115,8 @@ fn backup() -> Result<(), Failed> {
     eventually("the restored generation", patience, || {
         json(&demo, &["status"]).is_ok_and(|it| it["generation"]["epoch"].as_u64() > before["epoch"].as_u64())
     })?;
-    ensure(!demo.cli(&["get", "site", "gz"]).status.success(), || "the later site is still there".to_owned())?;
+    ensure(!demo.cli(&["get", "site", "gz"]).status.success(), || {
+        "the later site is still there".to_owned()
+    })?;
     ensure(demo.answers(demo.near().ip()), || format!("{:?}", demo.resolve()))
 }

@@ -94,7 +94,8 @@ fn no_acknowledged_write_is_lost() -> Result<(), Failed> {
                     let key = format!("crash/{round}/{writer}/{n}");
                     let put = client.put(format!("{url}/v1/kv/{key}")).body(key.clone()).send().await;
                     let Ok(answer) = put else { break };
-                    if stop.load(Ordering::Relaxed) || answer.text().await.is_ok_and(|it| it.trim() != "true") {
+                    if stop.load(Ordering::Relaxed) || answer.text().await.is_ok_and(|it| it.trim() != "true")
+                    {
                         break;
                     }
                     acknowledged.lock().unwrap().push(key);
@@ -155,7 +156,9 @@ fn corrupt_engine() -> Result<(), Failed> {
         let bytes = std::fs::read(&file)?;
         let damaged = match damage {
             "truncated" => bytes[..bytes.len() / 3].to_vec(),
-            _ => bytes.iter().enumerate().map(|(at, byte)| if at % 97 == 3 { !byte } else { *byte }).collect(),
+            _ => {
+                bytes.iter().enumerate().map(|(at, byte)| if at % 97 == 3 { !byte } else { *byte }).collect()
+            }
         };
         std::fs::write(&file, damaged)?;
         let output = run(&["run", "--config", engine.config().to_str().unwrap()]);
@@ -189,7 +192,15 @@ fn acknowledgements(strace: PathBuf) -> Result<(), Failed> {
     let mut engine = EngineNode::new();
     let trace = engine.folder.path().join("trace");
     let mut command = Command::new(strace);
-    command.args(["-f", "-qq", "-s", "200000", "-e", "trace=pwrite64,write,writev,sendto,fdatasync,fsync", "-o"]);
+    command.args([
+        "-f",
+        "-qq",
+        "-s",
+        "200000",
+        "-e",
+        "trace=pwrite64,write,writev,sendto,fdatasync,fsync",
+        "-o",
+    ]);
     command.arg(&trace).arg(env!("CARGO_BIN_EXE_waypost"));
     engine.start_as(command)?;
     let client = reqwest::Client::new();
@@ -207,7 +218,8 @@ fn acknowledgements(strace: PathBuf) -> Result<(), Failed> {
     })?;
     let text = std::fs::read_to_string(&trace)?;
     for n in 0..WRITES {
-        follows_its_sync(&text, &format!("value-of-{n}-traced")).map_err(|why| format!("write {n}: {why}"))?;
+        follows_its_sync(&text, &format!("value-of-{n}-traced"))
+            .map_err(|why| format!("write {n}: {why}"))?;
     }
     println!("{WRITES} acknowledgements, each after a completed sync of its bytes");
     Ok(())
@@ -229,9 +241,15 @@ fn follows_its_sync(trace: &str, value: &str) -> Result<(), String> {
     let answered = answered.ok_or("no answer followed")?;
     let synced = (written..answered).any(|at| {
         let starts = lines[at].contains("fdatasync(") || lines[at].contains(" fsync(");
-        starts && completion(&lines, at) < answered && lines[completion(&lines, at)].trim_end().ends_with("= 0")
+        starts
+            && completion(&lines, at) < answered
+            && lines[completion(&lines, at)].trim_end().ends_with("= 0")
     });
-    if synced { Ok(()) } else { Err("it was acknowledged before a sync of its bytes had completed".to_owned()) }
+    if synced {
+        Ok(())
+    } else {
+        Err("it was acknowledged before a sync of its bytes had completed".to_owned())
+    }
 }
 
 /// The line at which the call that starts here returns.

@@ -31,7 +31,11 @@ struct Call {
 
 async fn stop(State(platform): State<Platform>, headers: HeaderMap, Json(body): Json<Value>) {
     let key = headers.get("idempotency-key").and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned();
-    platform.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Call { at: Instant::now(), key, body });
+    platform.calls.lock().unwrap_or_else(PoisonError::into_inner).push(Call {
+        at: Instant::now(),
+        key,
+        body,
+    });
 }
 
 impl Platform {
@@ -139,7 +143,9 @@ pub fn frozen_gateway_wakes(backing: Backing) -> Result<(), Failed> {
     let done = drain(&demo, &id);
     ensure(receipts(&done) == ["gateway-bj", "gateway-sh"], || format!("receipts: {done}"))?;
     ensure(done["unproven"].as_array().is_none_or(Vec::is_empty), || format!("unproven: {done}"))?;
-    ensure(platform.calls().iter().all(|call| call.at >= woken_at), || "the hook was called too early".to_owned())
+    ensure(platform.calls().iter().all(|call| call.at >= woken_at), || {
+        "the hook was called too early".to_owned()
+    })
 }
 
 pub fn frozen_gateway_lapses(backing: Backing) -> Result<(), Failed> {
@@ -155,7 +161,9 @@ pub fn frozen_gateway_lapses(backing: Backing) -> Result<(), Failed> {
     signal(frozen, Signal::CONT);
     ensure(done["unproven"] == json!(["gateway-sh"]), || format!("unproven: {done}"))?;
     ensure(receipts(&done) == ["gateway-bj"], || format!("receipts: {done}"))?;
-    ensure(platform.calls()[0].body["unproven"] == json!(["gateway-sh"]), || format!("{:?}", platform.calls()))
+    ensure(platform.calls()[0].body["unproven"] == json!(["gateway-sh"]), || {
+        format!("{:?}", platform.calls())
+    })
 }
 
 pub fn cancelled(backing: Backing) -> Result<(), Failed> {
@@ -188,7 +196,9 @@ pub fn survives_control(backing: Backing) -> Result<(), Failed> {
     let control = demo.process("control");
     demo.kill(control.pid);
     demo.restart(&control);
-    eventually("the drain in a new control", PATIENCE, || awaited(&drain(&demo, &id)).contains("gateway-sh"))?;
+    eventually("the drain in a new control", PATIENCE, || {
+        awaited(&drain(&demo, &id)).contains("gateway-sh")
+    })?;
     ensure(platform.calls().is_empty(), || "the hook was called with a gateway frozen".to_owned())?;
     signal(frozen, Signal::CONT);
     eventually("the end of the drain", PATIENCE, || is_done(&drain(&demo, &id)))?;

@@ -23,7 +23,9 @@ pub fn killed_gateway(backing: Backing) -> Result<(), Failed> {
         demo.restart(&process);
         let restarted = Instant::now();
         let back = eventually("the return", Duration::from_secs(60), || demo.answers(near))?;
-        ensure(restarted.elapsed() >= HOLD_DOWN, || format!("round {round}: back after {back:?}, before its hold-down"))?;
+        ensure(restarted.elapsed() >= HOLD_DOWN, || {
+            format!("round {round}: back after {back:?}, before its hold-down")
+        })?;
     }
     took.sort_unstable();
     println!("failover in {rounds} rounds: median {:?}, worst {:?}", took[rounds / 2], took[rounds - 1]);

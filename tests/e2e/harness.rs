@@ -48,7 +48,11 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Polls until a condition holds; the error names what did not happen.
-pub fn eventually(what: &str, within: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration, Failed> {
+pub fn eventually(
+    what: &str,
+    within: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> Result<Duration, Failed> {
     let started = Instant::now();
     loop {
         if condition() {
@@ -88,7 +92,9 @@ impl ConsulAgent {
         let ports: Vec<_> = (0..4).map(|_| free_port()).collect();
         let mut command = Command::new(binary);
         command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
-        for (flag, port) in ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(&ports) {
+        for (flag, port) in
+            ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(&ports)
+        {
             command.arg(format!("{flag}={port}"));
         }
         command.args(["-dns-port=-1", "-grpc-port=-1"]);
@@ -141,7 +147,8 @@ impl Demo {
         let mut process = Reaped(command.spawn()?);
         let mut line = String::new();
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line)?;
-        let layout = serde_json::from_str(&line).map_err(|error| format!("demo printed {line:?}: {error}"))?;
+        let layout =
+            serde_json::from_str(&line).map_err(|error| format!("demo printed {line:?}: {error}"))?;
         Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), _process: process })
     }
 
@@ -166,7 +173,9 @@ impl Demo {
     /// The instance that answers through a gateway; the error says what came instead.
     pub fn get(&self, gateway: SocketAddr) -> Result<String, String> {
         let host = self.layout.service.host.clone();
-        let answer = self.block_on(waypost::demo::client::get(gateway, &host, "/")).map_err(|error| error.to_string())?;
+        let answer = self
+            .block_on(waypost::demo::client::get(gateway, &host, "/"))
+            .map_err(|error| error.to_string())?;
         let body = String::from_utf8_lossy(&answer.body).trim().to_owned();
         if answer.status == 200 { Ok(body) } else { Err(format!("status {}: {body}", answer.status)) }
     }

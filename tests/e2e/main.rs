@@ -48,7 +48,10 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (name, scenario) in SCENARIOS {
         trials.push(Trial::test(format!("embedded::{name}"), move || scenario(Backing::Embedded)));
-        trials.push(components.needs_consul(format!("consul::{name}"), move |consul| scenario(Backing::Consul(consul))));
+        trials.push(
+            components
+                .needs_consul(format!("consul::{name}"), move |consul| scenario(Backing::Consul(consul))),
+        );
     }
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());

@@ -12,7 +12,8 @@ pub fn lead_to_the_nearest_site_and_an_instance(backing: Backing) -> Result<(), 
     ensure(answer.chain == [demo.layout.gateway_domain.clone()], || format!("{answer:?}"))?;
     ensure(answer.addresses == [demo.near().ip()], || format!("{answer:?}"))?;
     for (at, site) in demo.layout.sites.iter().enumerate() {
-        let seen: BTreeSet<String> = (0..60).map(|_| demo.get(site.gateway.address)).collect::<Result<_, _>>()?;
+        let seen: BTreeSet<String> =
+            (0..60).map(|_| demo.get(site.gateway.address)).collect::<Result<_, _>>()?;
         let home: BTreeSet<String> = site.instances.iter().map(|it| it.id.clone()).collect();
         ensure(seen == home, || format!("site {at}: {seen:?} served, {home:?} are at home"))?;
     }

@@ -24,8 +24,8 @@ pub(super) async fn follow(
     let mut failing = false;
     loop {
         tokio::select! {
-            left = leaving.wait_for(|left| *left) => {
-                if left.is_ok() {
+            asked = asked_to_leave(&mut leaving) => {
+                if asked {
                     goodbye(&shared).await;
                 }
                 return;
@@ -54,6 +54,11 @@ pub(super) async fn follow(
         }
         failing = sent.is_err();
     }
+}
+
+/// True when the node leaves; false when its follower was dropped.
+async fn asked_to_leave(leaving: &mut watch::Receiver<bool>) -> bool {
+    leaving.wait_for(|left| *left).await.is_ok()
 }
 
 async fn goodbye(shared: &Shared) {

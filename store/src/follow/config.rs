@@ -50,7 +50,8 @@ pub(super) async fn follow(shared: Shared, read: watch::Sender<bool>) {
 /// Waits for the head to move and takes in what it points to. Returns the index to wait on next.
 async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index) -> Result<Index, String> {
     let wait = Wait { after: index, at_most: shared.options.wait };
-    let head = shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
+    let head =
+        shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
     if head.index < index {
         return Ok(Index(0));
     }
@@ -60,7 +61,8 @@ async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index)
         }
         return Ok(head.index);
     }
-    let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
+    let next =
+        commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
     take_in(shared, stored, next).await;
     Ok(head.index)
 }

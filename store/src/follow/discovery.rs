@@ -76,7 +76,12 @@ fn log(service: &str, entry: &Entry) {
     let instances = entry.endpoints.len();
     match &entry.standing {
         Standing::Suspicious { reason, .. } => {
-            tracing::warn!(service, reason, instances, "registry answer is hard to believe, the last instances stand");
+            tracing::warn!(
+                service,
+                reason,
+                instances,
+                "registry answer is hard to believe, the last instances stand"
+            );
         }
         Standing::Unreachable { reason } => {
             tracing::warn!(service, reason, instances, "registry unreachable, the last instances stand");
@@ -100,11 +105,13 @@ fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
     let table = shared.publisher.discovery();
     let entries: HashMap<String, Arc<Entry>> =
         table.services().into_iter().map(|name| (name.clone(), table.slot(&name).load())).collect();
-    let same = |(name, entry): (&String, &Arc<Entry>)| remembered.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
+    let same =
+        |(name, entry): (&String, &Arc<Entry>)| remembered.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
     if entries.len() == remembered.len() && entries.iter().all(same) {
         return;
     }
-    let plain: BTreeMap<&String, &Entry> = entries.iter().map(|(name, entry)| (name, entry.as_ref())).collect();
+    let plain: BTreeMap<&String, &Entry> =
+        entries.iter().map(|(name, entry)| (name, entry.as_ref())).collect();
     match shared.memory.put(MEMORY, &plain) {
         Ok(()) => *remembered = entries,
         Err(error) => tracing::warn!(%error, "instances are not kept across a restart"),

@@ -99,7 +99,9 @@ impl Known {
             }
             Read::Observations(entries) => {
                 for entry in &entries {
-                    if self.observations.insert(entry.key.clone(), entry.modify_index) != Some(entry.modify_index) {
+                    if self.observations.insert(entry.key.clone(), entry.modify_index)
+                        != Some(entry.modify_index)
+                    {
                         take_in_shard(beliefs, entry);
                     }
                 }

@@ -21,7 +21,11 @@ pub struct FollowMetrics {
 }
 
 static DESCRIPTORS: [Descriptor; 8] = [
-    Descriptor::counter("waypost.store.engine_failures", "{call}", "Engine calls of the follower that failed."),
+    Descriptor::counter(
+        "waypost.store.engine_failures",
+        "{call}",
+        "Engine calls of the follower that failed.",
+    ),
     Descriptor::counter("waypost.store.verdict_changes", "{change}", "Verdicts that changed state."),
     Descriptor::counter("waypost.store.discovery_changes", "{change}", "Discovery entries that changed."),
     Descriptor::counter(
@@ -31,7 +35,11 @@ static DESCRIPTORS: [Descriptor; 8] = [
     ),
     Descriptor::gauge("waypost.store.generation_epoch", "", "Epoch of the generation that runs."),
     Descriptor::gauge("waypost.store.generation_number", "", "Number of the generation that runs."),
-    Descriptor::gauge("waypost.store.services", "{service}", "Services in use, by standing of their discovery."),
+    Descriptor::gauge(
+        "waypost.store.services",
+        "{service}",
+        "Services in use, by standing of their discovery.",
+    ),
     Descriptor::gauge("waypost.store.targets", "{target}", "Targets in the snapshot, by verdict."),
 ];
 

@@ -111,7 +111,6 @@ impl Checker<'_> {
         for cluster in world.clusters() {
             self.cluster(cluster);
         }
-        self.one_gateway_domain_each();
         for check in world.checks() {
             self.check(check);
         }
@@ -170,22 +169,6 @@ impl Checker<'_> {
         {
             let problem = format!("the Domain {} belongs to the cluster {}", domain.name, domain.cluster);
             self.report(&at, "gateway_domain", problem, "a domain of this cluster");
-        }
-    }
-
-    fn one_gateway_domain_each(&mut self) {
-        let world = self.world;
-        let mut owners: HashMap<_, &Cluster> = HashMap::new();
-        for cluster in world.clusters() {
-            if let Some(other) = owners.insert(&cluster.gateway_domain, cluster) {
-                let problem = format!("is the gateway domain of the Cluster {} too", other.name);
-                self.report(
-                    &id(Kind::Cluster, &cluster.name),
-                    "gateway_domain",
-                    problem,
-                    "a name of its own",
-                );
-            }
         }
     }
 

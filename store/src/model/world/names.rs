@@ -208,7 +208,12 @@ fn target(world: &World, claims: &Claims<'_>, name: &DomainName) -> Option<Domai
 
 /// The CNAME that answers for a name: its own, or a wildcard's if nothing lies at the name.
 fn alias<'c>(claims: &'c Claims<'_>, name: &DomainName) -> Option<(DomainName, &'c Claim<'c>)> {
-    let own = |name: &DomainName| Some(claims.get(name)?.iter().find(|claim| claim.what.is_alias()));
+    // At a steered name the chain ends, whatever else wrongly stands there.
+    let end = |claims: &[Claim<'_>]| claims.iter().any(|claim| claim.what == What::Steered);
+    let own = |name: &DomainName| {
+        let at = claims.get(name)?;
+        Some(at.iter().find(|claim| claim.what.is_alias()).filter(|_| !end(at)))
+    };
     if let Some(found) = own(name) {
         return found.map(|claim| (name.clone(), claim));
     }

@@ -116,7 +116,7 @@ fn a_name_is_there_once() {
     mistake(
         "kind: Cluster\nname: other\nzone: g.example.com\ngateway_domain: gw.g.example.com\n\
          gateways: { bj: { a: [203.0.113.11] } }\n",
-        "is the gateway domain of the Cluster main too",
+        "Cluster other: gateway_domain: gw.g.example.com is there twice; first in Cluster main gateway_domain",
     );
 }
 

@@ -1,0 +1,288 @@
+//! The configuration in the engine: immutable shards and one head that says which of them are true.
+//!
+//! ```text
+//! waypost/config/shards/7f/1.41-<digest>/0   {"v":1,"documents":[…]}    written first, never changed
+//! waypost/config/head                        {"v":1,"generation":…}     flipped last, by CAS: the commit
+//! ```
+//!
+//! Until the flip nobody reads the new shards, so a commit that dies anywhere leaves the old generation whole.
+//! A commit is planned without the engine ([`plan`]), which is where documents are checked; writing it ([`commit`])
+//! either takes effect whole, finds that somebody else was faster ([`CommitError::Conflict`]: read and plan again),
+//! or fails. A node follows by reading only the shards whose version changed ([`read`]).
+
+mod audit;
+mod plan;
+mod write;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+pub use audit::{AuditEntry, MOST_AUDITED, audit, record};
+pub use plan::{Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
+pub use write::{CommitError, commit};
+
+use crate::{
+    engine::{Engine, EngineError, Index},
+    keys,
+    model::{Document, DocumentId, Generation, World},
+};
+
+/// The version of the stored form that this program writes, and the newest it reads.
+pub const STORED_VERSION: u32 = 1;
+/// How many shards the documents are spread over.
+const SHARDS: u16 = 256;
+/// The largest part of a shard: as base64 well below the engine's limit for a transaction.
+const MAX_PART: usize = 256 * 1024;
+/// Shards read at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// The number of a shard, as written in keys: two hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+struct ShardId(String);
+
+impl ShardId {
+    /// Where a document lives: spread evenly, and the same for ever.
+    fn of(id: &DocumentId) -> Self {
+        let hash = Sha256::digest(format!("{}/{}", id.kind, id.name));
+        let first = hash.first().copied().unwrap_or_default();
+        Self(format!("{:02x}", u16::from(first) % SHARDS))
+    }
+}
+
+/// What the head key holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    v: u32,
+    generation: Generation,
+    shards: BTreeMap<ShardId, ShardVersion>,
+    /// The generation that the last restore replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored_over: Option<Generation>,
+}
+
+/// Which version of a shard is true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ShardVersion {
+    generation: Generation,
+    parts: usize,
+    /// SHA-256 of the whole, in hexadecimal.
+    digest: String,
+}
+
+/// What the parts of a shard hold together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Shard {
+    v: u32,
+    documents: Vec<Kept>,
+}
+
+/// A stored document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The document.
+    pub document: Arc<Document>,
+    /// The generation that last changed it.
+    pub changed: Generation,
+}
+
+/// The whole configuration of one generation, as read from the engine; also what a node keeps on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    head: Head,
+    /// The head key's modify index, the comparand of the next commit; zero while there is none.
+    head_index: Index,
+    shards: BTreeMap<ShardId, Arc<Shard>>,
+}
+
+impl Stored {
+    /// Its number; 0.0 for an engine nothing was ever committed to.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.head.generation
+    }
+
+    /// Every document.
+    pub fn documents(&self) -> impl Iterator<Item = Arc<Document>> {
+        self.kept().map(|kept| Arc::clone(&kept.document))
+    }
+
+    /// Every document with the generation that last changed it.
+    pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.shards.values().flat_map(|shard| &shard.documents)
+    }
+
+    /// One document.
+    #[must_use]
+    pub fn get(&self, id: &DocumentId) -> Option<&Kept> {
+        self.shards.get(&ShardId::of(id))?.documents.iter().find(|kept| kept.document.id() == *id)
+    }
+
+    /// The documents as a world; they were checked when they were committed.
+    #[must_use]
+    pub fn world(&self) -> World {
+        World::assemble(self.documents())
+    }
+}
+
+/// Why the configuration cannot be read. Who has an older one keeps it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A newer Waypost wrote it.
+    #[error(
+        "{key} has the stored form {found}, and this waypost reads up to {STORED_VERSION}: update this node"
+    )]
+    Newer {
+        /// The key.
+        key: String,
+        /// The version it has.
+        found: u32,
+    },
+    /// It is damaged, or not ours.
+    #[error("{key} cannot be used: {reason}; `waypost restore` puts a backup in its place")]
+    Unusable {
+        /// The key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// Commits came faster than they could be read.
+    #[error("the configuration changed {0} times while it was read; try again")]
+    Moving(u32),
+}
+
+impl ReadError {
+    fn unusable(key: &str, reason: impl ToString) -> Self {
+        Self::Unusable { key: key.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// Reads the configuration; of what `previous` already holds, only what changed. An engine without any gives an
+/// empty one of generation 0.0.
+///
+/// # Errors
+/// When the engine fails, or holds what this program cannot read.
+pub async fn read(engine: &dyn Engine, previous: Option<&Stored>) -> Result<Stored, ReadError> {
+    const TRIES: u32 = 5;
+    let mut last = None;
+    for _ in 0..TRIES {
+        let Some(entry) = engine.kv_get(keys::CONFIG_HEAD, None).await?.value else {
+            return Ok(Stored::default());
+        };
+        if last == Some(entry.modify_index) {
+            return Err(ReadError::unusable(keys::CONFIG_HEAD, "a shard that it names is missing"));
+        }
+        let head: Head = parse(keys::CONFIG_HEAD, &entry.value)?;
+        if let Some(shards) = read_shards(engine, &head, previous).await? {
+            return Ok(Stored { head, head_index: entry.modify_index, shards });
+        }
+        // A shard vanished: the head has moved on since, unless the engine lost it.
+        last = Some(entry.modify_index);
+    }
+    Err(ReadError::Moving(TRIES))
+}
+
+/// What a restore builds on: as [`read`], but a configuration that is damaged counts as empty, so that a backup can
+/// take its place.
+///
+/// # Errors
+/// When the engine fails, or a newer program wrote the configuration.
+pub async fn read_for_restore(engine: &dyn Engine) -> Result<Stored, ReadError> {
+    match read(engine, None).await {
+        Err(ReadError::Unusable { key, reason }) => {
+            tracing::warn!(key, reason, "the stored configuration is damaged and counts as empty");
+            let Some(entry) = engine.kv_get(keys::CONFIG_HEAD, None).await?.value else {
+                return Ok(Stored::default());
+            };
+            let generation = parse(keys::CONFIG_HEAD, &entry.value)
+                .map_or_else(|_| Generation::default(), |it: Head| it.generation);
+            let head = Head { v: STORED_VERSION, generation, ..Head::default() };
+            Ok(Stored { head, head_index: entry.modify_index, shards: BTreeMap::new() })
+        }
+        read => read,
+    }
+}
+
+/// The shards of a head; `None` if one is not there any more.
+async fn read_shards(
+    engine: &dyn Engine,
+    head: &Head,
+    previous: Option<&Stored>,
+) -> Result<Option<BTreeMap<ShardId, Arc<Shard>>>, ReadError> {
+    let known = |id: &ShardId, version: &ShardVersion| {
+        let previous = previous.filter(|it| it.head.shards.get(id) == Some(version))?;
+        previous.shards.get(id).map(Arc::clone)
+    };
+    let mut shards = BTreeMap::new();
+    let mut wanted = Vec::new();
+    for (id, version) in &head.shards {
+        match known(id, version) {
+            Some(shard) => drop(shards.insert(id.clone(), shard)),
+            None => wanted.push((id.clone(), version.clone())),
+        }
+    }
+    let fetch = |(id, version)| async move {
+        let shard = read_shard(engine, &id, &version).await?;
+        Ok::<_, ReadError>(shard.map(|shard| (id, Arc::new(shard))))
+    };
+    let read: Vec<Option<(ShardId, Arc<Shard>)>> =
+        stream::iter(wanted.into_iter().map(fetch)).buffer_unordered(READS_AT_ONCE).try_collect().await?;
+    for shard in read {
+        let Some((id, shard)) = shard else { return Ok(None) };
+        shards.insert(id, shard);
+    }
+    Ok(Some(shards))
+}
+
+async fn read_shard(
+    engine: &dyn Engine,
+    id: &ShardId,
+    version: &ShardVersion,
+) -> Result<Option<Shard>, ReadError> {
+    let prefix = keys::config_shard_version(&id.0, version.generation, &version.digest);
+    let mut parts = BTreeMap::new();
+    for entry in engine.kv_list(&prefix, None).await?.value {
+        if let Some(part) = entry.key.strip_prefix(&prefix).and_then(|part| part.parse::<usize>().ok()) {
+            parts.insert(part, entry.value);
+        }
+    }
+    let mut whole = Vec::new();
+    for part in 0..version.parts {
+        let Some(bytes) = parts.get(&part) else { return Ok(None) };
+        whole.extend_from_slice(bytes);
+    }
+    if digest(&whole) != version.digest {
+        return Err(ReadError::unusable(&prefix, "its checksum is wrong"));
+    }
+    parse(&prefix, &whole).map(Some)
+}
+
+/// Parses a stored form, its version first: a newer one may look entirely different.
+fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ReadError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    let Versioned { v } = serde_json::from_slice(bytes).map_err(|error| ReadError::unusable(key, error))?;
+    if v > STORED_VERSION {
+        return Err(ReadError::Newer { key: key.to_owned(), found: v });
+    }
+    serde_json::from_slice(bytes).map_err(|error| ReadError::unusable(key, error))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! What a commit will write, decided without the engine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest};
+use crate::{
+    engine::Index,
+    keys,
+    model::{Document, DocumentId, Generation, Kind, Mistake, Moment, Placed, World},
+};
+
+/// One wish.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The document is to be as written. A service without a UUID keeps the one it has, or is given one.
+    Put(Placed<Document>),
+    /// The document is to be gone; wishing away what is not there is a mistake.
+    Delete(DocumentId),
+}
+
+/// What came of planning.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// Everything is as wished already.
+    Unchanged(Generation),
+    /// This is to be committed.
+    Changed(Box<Plan>),
+}
+
+/// A commit that has only to be written. Its documents were checked together.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(super) head: Head,
+    /// What the head key must still be.
+    pub(super) expected: Index,
+    /// The parts of the new shards.
+    pub(super) parts: Vec<(String, Bytes)>,
+    differences: Vec<Difference>,
+    world: World,
+}
+
+impl Plan {
+    /// The generation it will make.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.head.generation
+    }
+
+    /// What it changes.
+    #[must_use]
+    pub fn differences(&self) -> &[Difference] {
+        &self.differences
+    }
+
+    /// The world after it.
+    #[must_use]
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+}
+
+/// How one document differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The document.
+    #[serde(flatten)]
+    pub id: DocumentId,
+    /// How.
+    #[serde(flatten)]
+    pub kind: DifferenceKind,
+}
+
+/// The ways in which documents differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "difference", rename_all = "lowercase")]
+pub enum DifferenceKind {
+    /// It is new.
+    Added,
+    /// These of its fields are different.
+    Changed {
+        /// The fields, by name.
+        fields: Vec<String>,
+    },
+    /// It is gone.
+    Removed,
+}
+
+/// Plans a commit of changes on top of what is stored. `now` decides which overrides have ended; `uuids` gives the
+/// UUIDs of new services.
+///
+/// # Errors
+/// Every mistake that the documents would make together, those of already stored documents included: a deletion
+/// can break what stays.
+pub fn plan(
+    current: &Stored,
+    changes: Vec<Change>,
+    now: Moment,
+    uuids: &mut dyn FnMut() -> Uuid,
+) -> Result<Planned, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let mut touched = HashSet::new();
+    let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
+    for change in changes {
+        match change {
+            Change::Put(Placed { value, place }) => {
+                touched.insert(value.id());
+                let value = Arc::new(with_uuid(value, current, uuids));
+                wanted.push(Placed { value, place });
+            }
+            Change::Delete(id) if current.get(&id).is_some() => drop(touched.insert(id)),
+            Change::Delete(id) => mistakes.push(not_there(&id)),
+        }
+    }
+    let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
+    let all = untouched.map(Placed::stored).chain(wanted);
+    match World::check(all, now) {
+        Ok(world) if mistakes.is_empty() => {
+            let Generation { epoch, number } = current.generation();
+            let next = Generation { epoch: epoch.max(1), number: number + 1 };
+            let plan = planned(current, world, next, current.head.restored_over);
+            let unchanged = plan.differences.is_empty();
+            Ok(if unchanged {
+                Planned::Unchanged(current.generation())
+            } else {
+                Planned::Changed(Box::new(plan))
+            })
+        }
+        Ok(_) => Err(mistakes),
+        Err(found) => Err(mistakes.into_iter().chain(found).collect()),
+    }
+}
+
+/// Plans to put exactly these documents in the place of everything, as a generation above both the engine's and the
+/// backup's, under a higher epoch: every node takes them although they are older, also when the engine is a new one
+/// that knows nothing. Always changes, even if nothing differs.
+///
+/// # Errors
+/// Every mistake that the documents make together.
+pub fn plan_restore(
+    current: &Stored,
+    backup: Generation,
+    documents: Vec<Placed<Document>>,
+    now: Moment,
+    uuids: &mut dyn FnMut() -> Uuid,
+) -> Result<Plan, Vec<Mistake>> {
+    let documents = documents.into_iter().map(|it| {
+        let value = Arc::new(with_uuid(it.value, current, uuids));
+        Placed { value, place: it.place }
+    });
+    let world = World::check(documents, now)?;
+    let before = current.generation();
+    let generation = Generation {
+        epoch: before.epoch.max(backup.epoch) + 1,
+        number: before.number.max(backup.number) + 1,
+    };
+    Ok(planned(current, world, generation, Some(before)))
+}
+
+fn not_there(id: &DocumentId) -> Mistake {
+    Mistake {
+        file: "delete".into(),
+        line: None,
+        document: id.to_string(),
+        field: String::new(),
+        problem: "is not there".to_owned(),
+        expected: format!("a stored {}", id.kind),
+    }
+}
+
+/// A service always has a UUID once stored; one that was written without keeps what it had.
+fn with_uuid(document: Document, current: &Stored, uuids: &mut dyn FnMut() -> Uuid) -> Document {
+    let stored = current.get(&document.id()).map(|kept| &*kept.document);
+    match (document, stored) {
+        (Document::Service(mut service), stored) if service.uuid.is_none() => {
+            let had = match stored {
+                Some(Document::Service(stored)) => stored.uuid,
+                _ => None,
+            };
+            service.uuid = Some(had.unwrap_or_else(uuids));
+            Document::Service(service)
+        }
+        (document, _) => document,
+    }
+}
+
+fn planned(
+    current: &Stored,
+    world: World,
+    generation: Generation,
+    restored_over: Option<Generation>,
+) -> Plan {
+    let differences = compare(current, &world, |_| true);
+    let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
+    let mut head = Head { v: STORED_VERSION, generation, shards: BTreeMap::new(), restored_over };
+    let mut parts = Vec::new();
+    let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
+    for (id, documents) in by_shard(&world) {
+        if let (false, Some(version)) = (touched.contains(&id), current.head.shards.get(&id)) {
+            head.shards.insert(id, version.clone());
+            continue;
+        }
+        let keep = |document: Arc<Document>| {
+            let kept = current.get(&document.id()).filter(|_| !changed.contains(&document.id()));
+            let changed = kept.map_or(generation, |kept| kept.changed);
+            Kept { document, changed }
+        };
+        let shard = Shard { v: STORED_VERSION, documents: documents.into_iter().map(keep).collect() };
+        let bytes = serde_json::to_vec(&shard).expect("documents have text keys and no failing serialiser");
+        let digest = digest(&bytes);
+        let count = bytes.len().div_ceil(MAX_PART);
+        for (n, part) in bytes.chunks(MAX_PART).enumerate() {
+            let key = keys::config_shard(&id.0, generation, &digest, n);
+            parts.push((key, Bytes::copy_from_slice(part)));
+        }
+        head.shards.insert(id, ShardVersion { generation, parts: count, digest });
+    }
+    Plan { head, expected: current.head_index, parts, differences, world }
+}
+
+fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
+    let mut shards: BTreeMap<ShardId, Vec<Arc<Document>>> = BTreeMap::new();
+    for document in world.documents() {
+        shards.entry(ShardId::of(&document.id())).or_default().push(Arc::clone(document));
+    }
+    shards
+}
+
+/// How documents differ from what is stored. With `prune`, stored documents that are not wanted count as removed,
+/// but for kinds that no wanted document has: a file that describes sites says nothing of tokens and overrides.
+#[must_use]
+pub fn diff<'d>(
+    current: &Stored,
+    wanted: impl IntoIterator<Item = &'d Document>,
+    prune: bool,
+) -> Vec<Difference> {
+    // A service without a UUID keeps its own, and that is no difference.
+    let wanted =
+        wanted.into_iter().map(|document| Arc::new(with_uuid(document.clone(), current, &mut Uuid::nil)));
+    let wanted = World::assemble(wanted);
+    let kinds: HashSet<Kind> = wanted.documents().map(|document| document.id().kind).collect();
+    compare(current, &wanted, |kind| prune && kinds.contains(&kind))
+}
+
+/// The differences from stored to wanted, by kind and name; what is not wanted counts where `removable` says so.
+fn compare(current: &Stored, wanted: &World, removable: impl Fn(Kind) -> bool) -> Vec<Difference> {
+    let stored: HashMap<DocumentId, &Kept> = current.kept().map(|kept| (kept.document.id(), kept)).collect();
+    let mut differences = Vec::new();
+    for document in wanted.documents() {
+        let id = document.id();
+        match stored.get(&id) {
+            None => differences.push(Difference { id, kind: DifferenceKind::Added }),
+            Some(kept) if kept.document == *document => {}
+            Some(kept) => {
+                let fields = fields(&kept.document, document);
+                differences.push(Difference { id, kind: DifferenceKind::Changed { fields } });
+            }
+        }
+    }
+    let gone = stored.into_keys().filter(|id| removable(id.kind) && wanted.get(id).is_none());
+    differences.extend(gone.map(|id| Difference { id, kind: DifferenceKind::Removed }));
+    differences.sort_by(|a, b| a.id.cmp(&b.id));
+    differences
+}
+
+/// The top-level fields in which two documents of one kind differ.
+fn fields(before: &Document, after: &Document) -> Vec<String> {
+    let map = |document: &Document| match serde_json::to_value(document) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (map(before), map(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
