@@ -1,1 +1,375 @@
-//! Placeholder.
+//! The gateway: it forwards requests to the instances that the registry names, and proves when it stops.
+//!
+//! [`bind`] takes every port; [`Proxy::run`] starts one thread per worker and then only watches: it compiles
+//! the routing table of each snapshot, says which services are in use, and sends receipts for drains. The
+//! workers ([`worker`]) share nothing mutable but counters. What decides ([`route`], [`pick`], [`breaker`],
+//! [`budget`], [`framing`], [`message`], [`receipts`]) is pure: no socket, no clock.
+//!
+//! ```text
+//!  client -> connection (framing watched) -> forward -> route -> pick -> exchange -> instance
+//!                                               ^________ retry on another _____|
+//! ```
+
+mod body;
+mod breaker;
+mod budget;
+mod config;
+mod connection;
+mod exchange;
+mod forward;
+mod framing;
+mod instance;
+mod listen;
+mod message;
+mod metrics;
+mod pick;
+mod pool;
+mod receipts;
+mod resolve;
+mod route;
+mod serve;
+mod shared;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use store::{
+    Handle,
+    discovery::Standing,
+    drain::Receipt,
+    model::{Generation, Name},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+pub use config::{Config, Error, Limits};
+pub use metrics::Metrics;
+pub use shared::Phase;
+
+use crate::{listen::Listeners, receipts::Proved, route::Table, shared::Shared};
+
+/// How long readiness waits for the first reading of discovery after the first snapshot.
+const DISCOVERY_PATIENCE: Duration = Duration::from_secs(3);
+/// How often a receipt is tried again that could not be handed over, or whose instance is still in use.
+const RECEIPT_RETRY: Duration = Duration::from_millis(500);
+
+/// A gateway that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    listeners: Vec<Listeners>,
+}
+
+/// Asks and tells a gateway from outside; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ProxyHandle {
+    shared: Arc<Shared>,
+}
+
+/// What a gateway is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Where it stands in its life.
+    pub phase: Phase,
+    /// Why `/readyz` fails; `None` when it does not.
+    pub unready: Option<&'static str>,
+    /// The generation its routes are of.
+    pub generation: Option<Generation>,
+    /// Client connections that are open.
+    pub connections: usize,
+    /// Requests under way to instances.
+    pub in_flight: u64,
+    /// The instances its workers know, by service and id.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// What a gateway knows of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceStatus {
+    /// The service in the registry.
+    pub service: String,
+    /// The instance's id there.
+    pub id: String,
+    /// Address and port as registered.
+    pub address: String,
+    /// The site it says it stands in.
+    pub site: Option<String>,
+    /// Requests under way to it.
+    pub in_flight: usize,
+    /// How many workers have ejected it.
+    pub ejected_by: usize,
+    /// A drain keeps it from being picked.
+    pub shut: bool,
+}
+
+/// Binds every listener of every worker.
+///
+/// # Errors
+/// When there is no address, or one cannot be listened on: it is named.
+pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
+    let workers = config.workers.max(1);
+    let (addresses, listeners) = listen::bind(&config.listen, workers)?;
+    let shared = Shared::new(config, handle, addresses, workers);
+    Ok(Proxy { shared, listeners })
+}
+
+impl Proxy {
+    /// The addresses it listens on, in the order they were asked for, with their real ports.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.shared.addresses
+    }
+
+    /// A handle to it.
+    #[must_use]
+    pub fn handle(&self) -> ProxyHandle {
+        ProxyHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Serves until [`ProxyHandle::shut_down`], then ends in order: `/readyz` fails, the lameduck time passes,
+    /// nothing is accepted any more, requests under way are finished or cut off at the deadline.
+    ///
+    /// # Errors
+    /// When a worker could not be started or died.
+    pub async fn run(self) -> Result<(), Error> {
+        let shared = self.shared;
+        let _close = CloseOnDrop(Arc::clone(&shared));
+        // Before the first connection, so that a node with a snapshot answers from it at once.
+        let _ = follow_snapshot(&shared);
+        let mut workers = FuturesUnordered::new();
+        for (number, listeners) in self.listeners.into_iter().enumerate() {
+            workers.push(start(&shared, number, listeners)?);
+        }
+        let ending = end(&shared);
+        let watching = async {
+            tokio::join!(
+                follow_snapshots(&shared),
+                follow_discovery(&shared),
+                send_receipts(&shared),
+                shared.names.keep_resolved(),
+            )
+        };
+        let workers = async {
+            while let Some(ended) = workers.next().await {
+                ended?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = workers => ended,
+            _ = async { tokio::join!(ending, watching) } => Ok(()),
+        }
+    }
+}
+
+/// The worker threads must not outlive the future that runs the gateway.
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.phase.send_replace(Phase::Closing);
+    }
+}
+
+/// Starts a worker's thread; the future ends with it.
+fn start(
+    shared: &Arc<Shared>,
+    number: usize,
+    listeners: Listeners,
+) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
+    let (done, ended) = oneshot::channel();
+    let own = Arc::clone(shared);
+    std::thread::Builder::new()
+        .name(format!("proxy-{number}"))
+        .spawn(move || {
+            let _ = done.send(serve::run(own, number, listeners));
+        })
+        .map_err(|source| Error::Start { number, source })?;
+    Ok(async move {
+        match ended.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(Error::Start { number, source }),
+            Err(_) => Err(Error::Died(number)),
+        }
+    })
+}
+
+/// Goes through the phases of an end once it was asked for.
+async fn end(shared: &Shared) {
+    let mut phase = shared.phase.subscribe();
+    if phase.wait_for(|phase| *phase >= Phase::Lameduck).await.is_ok() {
+        tokio::time::sleep(shared.config.lameduck).await;
+        shared.phase.send_replace(Phase::Closing);
+    }
+    // What ends the gateway is the end of its workers.
+    std::future::pending::<()>().await;
+}
+
+fn follow_snapshot(shared: &Shared) -> Option<()> {
+    let snapshot = shared.handle.snapshot()?;
+    let (cluster, site) = (&shared.config.cluster, &shared.config.site);
+    let table = Table::compile(snapshot, cluster, site, &shared.handle);
+    shared.handle.use_services(table.in_use());
+    shared.table.store(Some(Arc::new(table)));
+    Some(())
+}
+
+async fn follow_snapshots(shared: &Shared) {
+    let mut snapshots = shared.handle.snapshots();
+    loop {
+        snapshots.borrow_and_update();
+        let _ = follow_snapshot(shared);
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps the host names among the instances resolved, and notices when everything in use was read once.
+async fn follow_discovery(shared: &Shared) {
+    let mut discovered = shared.handle.discovered();
+    let mut snapshots = shared.handle.snapshots();
+    let mut patience = None;
+    loop {
+        discovered.borrow_and_update();
+        snapshots.borrow_and_update();
+        if let Some(table) = shared.table.load_full() {
+            let patience = *patience.get_or_insert_with(|| Instant::now() + DISCOVERY_PATIENCE);
+            if names_in_use(shared, &table) || Instant::now() >= patience {
+                shared.discovered.store(true, Ordering::Relaxed);
+            }
+        }
+        let waiting = !shared.discovered.load(Ordering::Relaxed);
+        tokio::select! {
+            changed = discovered.changed() => if changed.is_err() { return },
+            changed = snapshots.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_millis(50)), if waiting => {}
+        }
+    }
+}
+
+/// Says which host names are in use; true when every service was read.
+fn names_in_use(shared: &Shared, table: &Table) -> bool {
+    let mut names = BTreeSet::new();
+    let mut all_read = true;
+    for backend in &table.backends {
+        let entry = backend.slot.load();
+        all_read &= entry.standing != Standing::Unread;
+        let named = entry.endpoints.iter().filter(|it| it.address.parse::<IpAddr>().is_err());
+        names.extend(named.map(|it| it.address.clone()));
+    }
+    shared.names.use_names(names);
+    all_read
+}
+
+/// Sends a receipt for each drain as soon as it is proved.
+async fn send_receipts(shared: &Shared) {
+    let mut published = shared.handle.drains();
+    let mut proved = Proved::default();
+    loop {
+        let drains = Arc::clone(&published.borrow_and_update());
+        proved.forget(&drains);
+        let now = shared.handle.now();
+        let shut = drains.records.values().filter(|(_, drain)| drain.shuts(now)).count();
+        shared.metrics.drains_shut.set(shut as u64);
+        let awaited: Vec<_> =
+            proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
+        shared.instances.watch(!awaited.is_empty());
+        let mut left = false;
+        for (index, drain) in awaited {
+            let in_flight = || shared.instances.in_flight_for(&drain, now);
+            let receipt = || Receipt {
+                drain: drain.id.clone(),
+                gateway: shared.config.node.clone(),
+                boot: shared.config.boot.clone(),
+                index,
+                at: now,
+            };
+            if receipts::is_proved(&drain, shared.taken(), in_flight, now)
+                && shared.handle.send_receipt(receipt())
+            {
+                tracing::info!(drain = %drain.id, instance = drain.instance, "receipt sent");
+                shared.metrics.receipts.increment();
+                proved.remember(&drain.id);
+            } else {
+                left = true;
+            }
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            () = shared.acknowledged() => {}
+            () = shared.instances.settled() => {}
+            () = tokio::time::sleep(RECEIPT_RETRY), if left => {}
+        }
+    }
+}
+
+impl ProxyHandle {
+    /// Asks it to end in order; it goes on from where it is when asked twice.
+    pub fn shut_down(&self) {
+        self.shared.phase.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Lameduck;
+            }
+            serving
+        });
+    }
+
+    /// The addresses it listens on.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.shared.addresses
+    }
+
+    /// Why it should get no traffic; `None` when it may.
+    #[must_use]
+    pub fn unready(&self) -> Option<&'static str> {
+        self.shared.unready()
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// The cluster it serves.
+    #[must_use]
+    pub fn cluster(&self) -> &Name {
+        &self.shared.config.cluster
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let (drains, now) = (shared.handle.drains().borrow().clone(), shared.handle.now());
+        let instances = shared.instances.all().into_iter().map(|it| InstanceStatus {
+            service: it.endpoint.service.clone(),
+            id: it.endpoint.id.clone(),
+            address: format!("{}:{}", it.endpoint.address, it.endpoint.port),
+            site: it.endpoint.meta.get("site").cloned(),
+            in_flight: it.in_flight(),
+            ejected_by: it.ejected_by.load(Ordering::Relaxed),
+            shut: drains.shutting(&it.endpoint, now).is_some(),
+        });
+        Status {
+            phase: shared.phase(),
+            unready: shared.unready(),
+            generation: shared.table.load().as_ref().map(|table| table.generation()),
+            connections: shared.connections.load(Ordering::Relaxed),
+            in_flight: shared.instances.in_flight(),
+            instances: instances.collect(),
+        }
+    }
+}

@@ -258,6 +258,12 @@ impl Snapshot {
         for view in views.values_mut() {
             view.add_static();
         }
+        // A zone inside another makes the names between the two exist in the outer one.
+        for apex in views.keys().cloned().collect::<Vec<_>>() {
+            if let Some(outer) = apex.parent().and_then(|above| holder(&mut views, &above)) {
+                outer.owner(&apex);
+            }
+        }
         for steered in self.domains.values() {
             if let Some(view) = holder(&mut views, &steered.domain.name) {
                 view.owner(&steered.domain.name).steered = Some(Arc::clone(steered));

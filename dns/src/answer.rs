@@ -1,0 +1,332 @@
+//! The decision: what a question is answered with. No socket, no clock, no packet.
+//!
+//! The walk is that of RFC 1034 §4.3.2: find the zone, go down to the name (a delegation on the way ends in a
+//! referral), follow aliases inside our zones, then take what lies there. Where sites are chosen, the choice is
+//! `store::steering`'s.
+
+mod lookup;
+mod steered;
+
+use std::{net::IpAddr, sync::Arc};
+
+use store::{
+    board::Board,
+    model::{DomainName, Moment, RecordData, StaticRecord, Ttl},
+    snapshot::{Owner as Entry, Snapshot, SteeredDomain, ZoneView},
+};
+
+use crate::{
+    client::Client,
+    name::QueryName,
+    record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
+};
+pub(crate) use lookup::{Found, alias, lookup};
+
+/// What an answer depends on beside the question and the client.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// Configuration.
+    pub snapshot: &'a Snapshot,
+    /// Health.
+    pub board: &'a Board,
+    /// Now; for hold-downs and expiring overrides.
+    pub now: Moment,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name.
+    pub name: QueryName,
+    /// The type.
+    pub record_type: RecordType,
+    /// The class; only IN (1) is served.
+    pub class: u16,
+}
+
+impl Question {
+    /// Class IN, what everybody asks.
+    pub const IN: u16 = 1;
+
+    /// A question of class IN.
+    #[must_use]
+    pub const fn new(name: QueryName, record_type: RecordType) -> Self {
+        Self { name, record_type, class: Self::IN }
+    }
+}
+
+/// An answer, before it becomes a packet.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The outcome; of the last name where aliases were followed (RFC 6604 §3).
+    pub rcode: Rcode,
+    /// We are authoritative for the first name (RFC 1035 §4.1.1).
+    pub authoritative: bool,
+    /// The aliases that were followed, then the records asked for.
+    pub answer: Vec<Record>,
+    /// The SOA of an absence, or the name servers of a delegation.
+    pub authority: Vec<Record>,
+    /// Addresses of name servers.
+    pub additional: Vec<Record>,
+    /// The addresses that share this many leading bits with the client's get the same answer; zero where
+    /// everybody does (RFC 7871 §7.2.1).
+    pub scope: u8,
+    /// The steered domain that decided, if one did.
+    pub steered: Option<Arc<SteeredDomain>>,
+}
+
+/// Longer chains end with their last alias, and the resolver goes on from there.
+pub const MOST_ALIASES: usize = 8;
+
+impl Answer {
+    pub(crate) fn bare(rcode: Rcode) -> Self {
+        Self { rcode, ..Self::default() }
+    }
+
+    /// True where the answer sends the resolver to somebody else's name servers.
+    #[must_use]
+    pub fn is_referral(&self) -> bool {
+        self.authority.iter().any(|record| record.data.record_type() == RecordType::NS)
+    }
+
+    /// The SOA that lets resolvers remember an absence (RFC 2308 §3), for `at_most` where it may end sooner.
+    fn absent(&mut self, zone: &ZoneView, at_most: Ttl) {
+        let ttl = zone.zone.ttl.min(zone.zone.negative_ttl).min(at_most);
+        let owner = Owner::At(zone.zone.name.clone());
+        self.authority.push(Record { owner, ttl, data: Data::Soa(soa(zone)) });
+    }
+
+    /// Static records of one type at one owner, all with one TTL (RFC 2181 §5.2) and none twice (§5).
+    fn take<'a>(
+        &mut self,
+        zone: &ZoneView,
+        owner: &Owner,
+        records: impl Iterator<Item = &'a StaticRecord> + Clone,
+    ) {
+        let Some(ttl) = records.clone().map(|record| zone.ttl(record)).min() else { return };
+        let start = self.answer.len();
+        for record in records {
+            let data = Data::Plain(record.data.clone());
+            if !self.answer.iter().skip(start).any(|it| it.data == data) {
+                self.answer.push(Record { owner: owner.clone(), ttl, data });
+            }
+        }
+    }
+}
+
+/// Answers a question.
+#[must_use]
+pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer {
+    if let Some(rcode) = unanswerable(question) {
+        return Answer::bare(rcode);
+    }
+    let Some(zone) = zone_for(world.snapshot, question) else { return Answer::bare(Rcode::Refused) };
+    let answer = Answer { authoritative: true, ..Answer::default() };
+    let mut walk = Walk { world, client, wanted: question.record_type, answer };
+    walk.run(zone, question.name.key());
+    walk.answer
+}
+
+/// Questions no zone's content can answer.
+const fn unanswerable(question: &Question) -> Option<Rcode> {
+    if question.class != Question::IN {
+        return Some(Rcode::Refused);
+    }
+    match question.record_type {
+        RecordType::AXFR | RecordType::IXFR => Some(Rcode::Refused),
+        RecordType::OPT | RecordType::TKEY | RecordType::TSIG => Some(Rcode::FormErr),
+        // MAILB and MAILA (RFC 1035 §3.2.3), long obsolete.
+        RecordType(253 | 254) => Some(Rcode::NotImp),
+        _ => None,
+    }
+}
+
+/// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
+pub(crate) fn zone_for<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a ZoneView> {
+    let name = question.name.key();
+    let zone = snapshot.zone_of(name)?;
+    if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
+        let above = name.split_once('.').and_then(|(_, above)| snapshot.zone_of(above));
+        if let Some(above) = above.filter(|it| it.get(name).is_some_and(lookup::delegates)) {
+            return Some(above);
+        }
+    }
+    Some(zone)
+}
+
+/// The way from the name that was asked to the records.
+struct Walk<'a> {
+    world: World<'a>,
+    client: &'a Client,
+    wanted: RecordType,
+    answer: Answer,
+}
+
+impl<'a> Walk<'a> {
+    fn run(&mut self, mut zone: &'a ZoneView, asked: &'a str) {
+        let mut name = asked;
+        let mut owner = Owner::Asked;
+        loop {
+            match lookup(zone, name, self.wanted) {
+                Found::Nothing => {
+                    self.answer.rcode = Rcode::NxDomain;
+                    return self.answer.absent(zone, Ttl::MAX);
+                }
+                Found::Delegation { cut, entry } => return self.refer(zone, cut, entry),
+                Found::Entry { entry, .. } => {
+                    let Some((target, ttl)) = self.alias(zone, entry) else {
+                        return self.resolve(zone, name, &owner, entry);
+                    };
+                    let next = Owner::At(target.clone());
+                    let data = Data::Plain(RecordData::Cname(target.clone()));
+                    self.answer.answer.push(Record { owner, ttl, data });
+                    if self.is_enough(asked, target) {
+                        return;
+                    }
+                    let Some(further) = self.world.snapshot.zone_of(target.as_str()) else { return };
+                    (zone, name, owner) = (further, target.as_str(), next);
+                }
+            }
+        }
+    }
+
+    /// Where to go on, if an alias lies here and it is not the alias itself that is asked for.
+    fn alias(&self, zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, Ttl)> {
+        if matches!(self.wanted, RecordType::CNAME | RecordType::ANY) { None } else { alias(zone, entry) }
+    }
+
+    /// True when the chain has come to its bound, or to a name it has been at.
+    fn is_enough(&self, asked: &str, target: &DomainName) -> bool {
+        let been_there = |record: &Record| record.owner == Owner::At(target.clone());
+        let chain = &self.answer.answer;
+        chain.len() >= MOST_ALIASES || target.as_str() == asked || chain.iter().any(been_there)
+    }
+
+    /// A referral: the cut's name servers, and the addresses we hold for them (RFC 1034 §4.3.2 step 3b).
+    fn refer(&mut self, zone: &'a ZoneView, cut: &str, entry: &'a Entry) {
+        // Behind an alias the first name, which the bit is about, is still ours.
+        self.answer.authoritative = !self.answer.answer.is_empty();
+        let servers = || entry.records.iter().filter(|it| plain_type(&it.data) == RecordType::NS);
+        let Some(owner) = servers().next().map(|it| Owner::At(it.name.clone())) else { return };
+        debug_assert!(matches!(&owner, Owner::At(name) if name.as_str() == cut));
+        let mut referral = Answer::default();
+        referral.take(zone, &owner, servers());
+        self.answer.authority = referral.answer;
+        self.glue(
+            zone,
+            servers().filter_map(|it| match &it.data {
+                RecordData::Ns(name) => Some(name),
+                _ => None,
+            }),
+        );
+    }
+
+    /// The addresses of name servers, as far as this zone holds them.
+    fn glue<'n>(&mut self, zone: &ZoneView, servers: impl Iterator<Item = &'n DomainName>) {
+        for server in servers {
+            let Some(entry) = zone.get(server.as_str()) else { continue };
+            for wanted in [RecordType::A, RecordType::AAAA] {
+                let mut found = Answer::default();
+                let addresses = entry.records.iter().filter(|it| plain_type(&it.data) == wanted);
+                found.take(zone, &Owner::At(server.clone()), addresses);
+                self.answer.additional.append(&mut found.answer);
+            }
+        }
+    }
+
+    /// What lies at the end of the chain.
+    fn resolve(&mut self, zone: &'a ZoneView, name: &str, owner: &Owner, entry: &'a Entry) {
+        let apex = zone.zone.name.as_str() == name;
+        let before = self.answer.answer.len();
+        match (self.wanted, &entry.steered) {
+            (RecordType::A | RecordType::AAAA, Some(domain)) => return self.steer(zone, owner, domain),
+            (RecordType::SOA, _) if apex => {
+                let data = Data::Soa(soa(zone));
+                self.answer.answer.push(Record { owner: owner.clone(), ttl: zone.zone.ttl, data });
+            }
+            (RecordType::NS, _) if apex => self.name_servers(zone, owner),
+            (RecordType::ANY, _) => self.any(zone, owner, entry, apex),
+            (RecordType::CNAME, _) => {
+                if let Some((target, ttl)) = alias(zone, entry) {
+                    let data = Data::Plain(RecordData::Cname(target.clone()));
+                    self.answer.answer.push(Record { owner: owner.clone(), ttl, data });
+                }
+            }
+            (wanted, _) => {
+                let records = entry.records.iter().filter(|it| plain_type(&it.data) == wanted);
+                self.answer.take(zone, owner, records);
+            }
+        }
+        if self.answer.answer.len() == before {
+            self.nothing_of_that_type(zone, entry);
+        }
+    }
+
+    /// NODATA: the name exists, the type does not (RFC 2308 §2.2). A name whose addresses differ by client
+    /// says so here too, so that no cache takes this absence for the whole name and everyone.
+    fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
+        self.answer.absent(zone, Ttl::MAX);
+        if let Some(domain) = entry.steered.as_ref().filter(|domain| steered::differs_by_client(domain)) {
+            self.answer.scope = self.client.locate(&self.world.snapshot.locality).scope;
+            self.answer.steered = Some(Arc::clone(domain));
+        }
+    }
+
+    fn name_servers(&mut self, zone: &ZoneView, owner: &Owner) {
+        for server in &zone.zone.nameservers {
+            let data = Data::Plain(RecordData::Ns(server.name.clone()));
+            self.answer.answer.push(Record { owner: owner.clone(), ttl: zone.zone.ttl, data });
+        }
+        self.glue(zone, zone.zone.nameservers.iter().map(|server| &server.name));
+    }
+
+    /// ANY gets one small answer: the alias if there is one, else a placeholder (RFC 8482 §4.2, §4.3).
+    fn any(&mut self, zone: &ZoneView, owner: &Owner, entry: &Entry, apex: bool) {
+        let owner = owner.clone();
+        if let Some((target, ttl)) = alias(zone, entry) {
+            let data = Data::Plain(RecordData::Cname(target.clone()));
+            self.answer.answer.push(Record { owner, ttl, data });
+        } else if apex || entry.steered.is_some() || !entry.records.is_empty() {
+            self.answer.answer.push(Record { owner, ttl: zone.zone.ttl, data: Data::Any });
+        }
+    }
+
+    fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
+        let located = self.client.locate(&self.world.snapshot.locality);
+        let chosen = steered::choose(domain, located.order, self.world.board, self.world.now);
+        let wanted = self.wanted;
+        let records = chosen.addresses.iter().filter_map(|ip| address(*ip, wanted));
+        let before = self.answer.answer.len();
+        self.answer.answer.extend(records.map(|data| Record {
+            owner: owner.clone(),
+            ttl: chosen.ttl,
+            data: Data::Plain(data),
+        }));
+        if self.answer.answer.len() == before {
+            self.answer.absent(zone, chosen.ttl);
+        }
+        self.answer.scope = if steered::differs_by_client(domain) { located.scope } else { 0 };
+        self.answer.steered = Some(Arc::clone(domain));
+    }
+}
+
+fn address(ip: IpAddr, wanted: RecordType) -> Option<RecordData> {
+    match (ip, wanted) {
+        (IpAddr::V4(ip), RecordType::A) => Some(RecordData::A(ip)),
+        (IpAddr::V6(ip), RecordType::AAAA) => Some(RecordData::Aaaa(ip)),
+        _ => None,
+    }
+}
+
+fn soa(zone: &ZoneView) -> Soa {
+    let apex = &zone.zone.name;
+    Soa {
+        mname: zone.zone.nameservers.first().map_or_else(|| apex.clone(), |server| server.name.clone()),
+        rname: apex.resolve("hostmaster").unwrap_or_else(|_| apex.clone()),
+        serial: zone.serial,
+        minimum: zone.zone.negative_ttl,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Going down a zone to a name: delegations on the way, wildcards at its end.
+
+use store::{
+    model::{DomainName, RecordData, Ttl},
+    snapshot::{Owner as Entry, ZoneView},
+};
+
+use crate::record::RecordType;
+
+/// What a zone has for a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found<'a> {
+    /// Something lies there, or below it (an empty non-terminal, RFC 4592 §2.2.2).
+    Entry {
+        /// It.
+        entry: &'a Entry,
+        /// It is a wildcard's (RFC 4592 §3.3.1).
+        wildcard: bool,
+    },
+    /// Somebody else answers from `cut` downwards.
+    Delegation {
+        /// The highest delegated name on the way.
+        cut: &'a str,
+        /// Its name servers.
+        entry: &'a Entry,
+    },
+    /// The name does not exist.
+    Nothing,
+}
+
+/// Finds what a zone has for a name that lies in it.
+pub(crate) fn lookup<'a>(zone: &'a ZoneView, name: &'a str, wanted: RecordType) -> Found<'a> {
+    let apex = zone.zone.name.as_str();
+    let mut encloser = apex;
+    for step in below(name, apex) {
+        let Some(entry) = zone.get(step) else { return wildcard(zone, encloser) };
+        // DS is the parent's word about the child (RFC 4035 §3.1.4.1).
+        let parents_own = wanted == RecordType::DS && step == name;
+        if delegates(entry) && !parents_own {
+            return Found::Delegation { cut: step, entry };
+        }
+        encloser = step;
+    }
+    zone.get(name).map_or(Found::Nothing, |entry| Found::Entry { entry, wildcard: false })
+}
+
+/// The wildcard at the closest encloser (RFC 4592 §3.3.1), if there is one.
+fn wildcard<'a>(zone: &'a ZoneView, encloser: &str) -> Found<'a> {
+    let entry = zone.get(&format!("*.{encloser}"));
+    entry.map_or(Found::Nothing, |entry| Found::Entry { entry, wildcard: true })
+}
+
+/// True where static NS records hand the name and all below it to somebody else. Those at an apex are not
+/// static records, and a wildcard delegates nothing (RFC 4592 §4.2).
+pub(crate) fn delegates(entry: &Entry) -> bool {
+    let delegates = |data: &RecordData| matches!(data, RecordData::Ns(_));
+    entry.records.iter().any(|it| delegates(&it.data) && !it.name.as_str().starts_with("*."))
+}
+
+/// Where an alias at an entry points, and its TTL.
+pub(crate) fn alias<'a>(zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, Ttl)> {
+    let stated = entry.records.iter().find_map(|record| match &record.data {
+        RecordData::Cname(target) => Some((target, zone.ttl(record))),
+        _ => None,
+    });
+    stated.or_else(|| entry.alias.as_ref().map(|target| (target, zone.zone.ttl)))
+}
+
+/// The names from just below the apex down to `name` itself; none at the apex.
+fn below<'a>(name: &'a str, apex: &str) -> impl Iterator<Item = &'a str> {
+    let labels = name.strip_suffix(apex).and_then(|rest| rest.strip_suffix('.'));
+    labels.into_iter().flat_map(move |labels| {
+        let inner = labels.rmatch_indices('.').filter_map(|(dot, _)| name.get(dot + 1..));
+        inner.chain([name])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_down_starts_below_the_apex() {
+        let way = |name| below(name, "example.com").collect::<Vec<_>>();
+        assert_eq!(way("example.com"), [""; 0]);
+        assert_eq!(way("a.example.com"), ["a.example.com"]);
+        assert_eq!(way("a.b.c.example.com"), ["c.example.com", "b.c.example.com", "a.b.c.example.com"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! A decision for people: the aliases that were followed and the answer, as text.
+
+use std::{fmt, sync::Arc};
+
+use store::{
+    model::{DomainName, Ttl},
+    snapshot::SteeredDomain,
+};
+
+use crate::{
+    answer::{Answer, Found, Question, World, alias, answer, lookup, zone_for},
+    client::Client,
+    name::QueryName,
+    record::{Data, Owner, Record},
+};
+use store::model::RecordData;
+
+/// Why a question is answered as it is. The ranking behind it is `store::steering`'s to show.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The zone the name lies in; `None`: in none of ours.
+    pub zone: Option<DomainName>,
+    /// The aliases on the way.
+    pub chain: Vec<Step>,
+    /// The steered domain that decided, if one did.
+    pub steered: Option<Arc<SteeredDomain>>,
+    /// The outcome, as `dig` shows it.
+    pub rcode: &'static str,
+    /// Who else gets this answer: everyone with this many leading bits in common with the client.
+    pub scope: u8,
+    /// The answer section in presentation form.
+    pub answer: Vec<String>,
+    /// The authority section.
+    pub authority: Vec<String>,
+    /// The additional section.
+    pub additional: Vec<String>,
+}
+
+/// One alias that was followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The name it stands at.
+    pub name: String,
+    /// Where it points.
+    pub target: DomainName,
+    /// How long it may be remembered.
+    pub ttl: Ttl,
+    /// Why it is there.
+    pub why: Alias,
+}
+
+/// Why there is an alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// The name is a service's host.
+    Service,
+    /// It is written in the zone.
+    Record,
+    /// A wildcard covers the name.
+    Wildcard,
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "host of a service",
+            Self::Record => "CNAME in the zone",
+            Self::Wildcard => "covered by a wildcard",
+        })
+    }
+}
+
+/// Answers a question and says how.
+#[must_use]
+pub fn explain(world: World<'_>, question: &Question, client: &Client) -> Explanation {
+    let Answer { rcode, scope, answer, authority, additional, steered, .. } = answer(world, question, client);
+    let text = |records: &[Record]| records.iter().map(|it| line(it, &question.name)).collect();
+    Explanation {
+        zone: zone_for(world.snapshot, question).map(|zone| zone.zone.name.clone()),
+        chain: answer.iter().filter_map(|record| step(world, record, &question.name)).collect(),
+        steered,
+        rcode: rcode.as_str(),
+        scope,
+        answer: text(&answer),
+        authority: text(&authority),
+        additional: text(&additional),
+    }
+}
+
+fn step(world: World<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
+    let Data::Plain(RecordData::Cname(target)) = &record.data else { return None };
+    let name = match &record.owner {
+        Owner::Asked => asked.key(),
+        Owner::At(name) => name.as_str(),
+    };
+    let zone = world.snapshot.zone_of(name)?;
+    let Found::Entry { entry, wildcard } = lookup(zone, name, record.data.record_type()) else { return None };
+    let stated = alias(zone, entry).is_some_and(|_| entry.alias.is_none());
+    let why = match (wildcard, stated) {
+        (true, _) => Alias::Wildcard,
+        (false, true) => Alias::Record,
+        (false, false) => Alias::Service,
+    };
+    Some(Step { name: name.to_owned(), target: target.clone(), ttl: record.ttl, why })
+}
+
+fn line(record: &Record, asked: &QueryName) -> String {
+    let owner = match &record.owner {
+        Owner::Asked => asked.to_string(),
+        Owner::At(name) => format!("{name}."),
+    };
+    format!("{owner} {} IN {} {}", record.ttl.as_secs(), record.data.record_type(), record.data)
+}

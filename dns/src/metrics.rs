@@ -1,0 +1,175 @@
+//! What the server counts.
+
+use std::sync::Arc;
+
+use store::metrics::{Count, Descriptor, Sample, Source};
+
+use crate::{
+    record::Rcode,
+    respond::{Dropped, Response, Transport},
+};
+
+/// The server's counters; shared by all its tasks, never reset.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    queries: [Count; 2],
+    answers: [Count; Rcode::ALL.len()],
+    dropped: [Count; Dropped::ALL.len()],
+    truncated: Count,
+    subnets: Count,
+    no_snapshot: Count,
+    /// TCP connections open now.
+    pub(crate) connections: Count,
+    /// TCP connections closed at once because there were too many.
+    pub(crate) refused_connections: Count,
+    /// TCP connections closed because nothing came, or nothing could be sent, for too long.
+    pub(crate) idle_connections: Count,
+    /// Receiving, accepting or sending failed.
+    pub(crate) socket_errors: Count,
+}
+
+macro_rules! descriptors {
+    ($($constant:ident $at:literal $kind:ident $name:literal $unit:literal $help:literal)*) => {
+        static DESCRIPTORS: &[Descriptor] = &[$(Descriptor::$kind($name, $unit, $help)),*];
+        $(const $constant: usize = $at;)*
+    };
+}
+
+descriptors! {
+    QUERIES 0 counter "waypost.dns.queries" "{query}" "Packets received, by transport."
+    ANSWERS 1 counter "waypost.dns.answers" "{answer}" "Replies, by response code."
+    DROPPED 2 counter "waypost.dns.dropped" "{query}" "Packets that got no reply, by reason."
+    TRUNCATED 3 counter "waypost.dns.truncated" "{answer}"
+        "Replies too long for their datagram; the client comes again over TCP."
+    SUBNETS 4 counter "waypost.dns.subnet_queries" "{query}" "Queries that named a client subnet."
+    NO_SNAPSHOT 5 counter "waypost.dns.no_snapshot" "{answer}"
+        "SERVFAIL because this node never had a configuration."
+    CONNECTIONS 6 gauge "waypost.dns.tcp.connections" "{connection}" "TCP connections open now."
+    REFUSED 7 counter "waypost.dns.tcp.refused" "{connection}"
+        "TCP connections closed at once because the limit was reached."
+    IDLE 8 counter "waypost.dns.tcp.idle" "{connection}" "TCP connections closed because they were idle."
+    SOCKET_ERRORS 9 counter "waypost.dns.socket_errors" "{error}"
+        "Receiving, accepting or sending failed."
+}
+
+const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
+
+impl Metrics {
+    /// A packet came, and this became of it.
+    pub(crate) fn record(&self, transport: Transport, outcome: &Result<Response, Dropped>) {
+        self.queries[transport as usize].increment();
+        let response = match outcome {
+            Ok(response) => response,
+            Err(dropped) => return self.dropped[dropped.index()].increment(),
+        };
+        self.answers[response.rcode.index()].increment();
+        let flags = [
+            (response.truncated, &self.truncated),
+            (response.subnet, &self.subnets),
+            (response.no_snapshot, &self.no_snapshot),
+        ];
+        for (_, count) in flags.into_iter().filter(|(set, _)| *set) {
+            count.increment();
+        }
+    }
+
+    /// The replies with this response code.
+    #[must_use]
+    pub fn answers(&self, rcode: Rcode) -> u64 {
+        self.answers[rcode.index()].get()
+    }
+
+    /// The packets dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: Dropped) -> u64 {
+        self.dropped[reason.index()].get()
+    }
+
+    /// The packets received over a transport.
+    #[must_use]
+    pub fn queries(&self, transport: Transport) -> u64 {
+        self.queries[transport as usize].get()
+    }
+}
+
+impl Source for Metrics {
+    fn descriptors(&self) -> &'static [Descriptor] {
+        DESCRIPTORS
+    }
+
+    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let mut put = |at: usize, labels: &[(&'static str, &str)], count: &Count| {
+            emit(Sample { metric: &DESCRIPTORS[at], labels, value: count.value() });
+        };
+        for (transport, name) in TRANSPORTS {
+            put(QUERIES, &[("transport", name)], &self.queries[transport as usize]);
+        }
+        for rcode in Rcode::ALL {
+            put(ANSWERS, &[("rcode", rcode.as_str())], &self.answers[rcode.index()]);
+        }
+        for reason in Dropped::ALL {
+            put(DROPPED, &[("reason", reason.as_str())], &self.dropped[reason.index()]);
+        }
+        put(TRUNCATED, &[], &self.truncated);
+        put(SUBNETS, &[], &self.subnets);
+        put(NO_SNAPSHOT, &[], &self.no_snapshot);
+        put(CONNECTIONS, &[], &self.connections);
+        put(REFUSED, &[], &self.refused_connections);
+        put(IDLE, &[], &self.idle_connections);
+        put(SOCKET_ERRORS, &[], &self.socket_errors);
+    }
+}
+
+/// One open TCP connection, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<Metrics>);
+
+impl OpenConnection {
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.connections.increment();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.decrement();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_counted_is_shown_under_its_own_name() {
+        let metrics = Metrics::default();
+        let response = Response {
+            bytes: vec![],
+            rcode: Rcode::ServFail,
+            truncated: true,
+            subnet: true,
+            no_snapshot: true,
+        };
+        metrics.record(Transport::Udp, &Ok(response));
+        metrics.record(Transport::Tcp, &Err(Dropped::Short));
+        let mut shown = Vec::new();
+        metrics.collect(&mut |sample| {
+            assert!(DESCRIPTORS.contains(sample.metric));
+            if sample.value > 0.0 {
+                let labels: Vec<_> = sample.labels.iter().map(|(_, value)| (*value).to_owned()).collect();
+                shown.push(format!("{}{labels:?}", sample.metric.name.trim_start_matches("waypost.dns.")));
+            }
+        });
+        let expected = [
+            "queries[\"udp\"]",
+            "queries[\"tcp\"]",
+            "answers[\"SERVFAIL\"]",
+            "dropped[\"short\"]",
+            "truncated[]",
+            "subnet_queries[]",
+            "no_snapshot[]",
+        ];
+        assert_eq!(shown, expected);
+    }
+}

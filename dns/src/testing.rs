@@ -1,0 +1,1 @@
+//! A small world for this crate's tests.

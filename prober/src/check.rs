@@ -1,0 +1,183 @@
+//! One probe: dial a target, time its phases, say in words what came of it.
+//!
+//! The whole-probe timeout is applied here, around the [`Dialer`], so that a simulated dialer that never
+//! answers is a black hole like any other. A fault of this machine (no descriptors, no free port) is not the
+//! target's: it is inconclusive and never counts as a failure.
+
+mod http;
+mod tcp;
+
+use std::{borrow::Cow, fmt, io, net::SocketAddr, time::Duration};
+
+use async_trait::async_trait;
+use store::{
+    health::WorkTarget,
+    model::{Probe, Span},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::config::Canary;
+
+/// No probe waits longer than this, whatever its check says.
+pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A canary that does not accept within this has failed.
+pub const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the phases of a probe took, all counted from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Until the connection stood; `None` if it never did.
+    pub connect: Option<Duration>,
+    /// Until the first byte of the answer; `None` if there is none, or the check waits for none.
+    pub first_byte: Option<Duration>,
+    /// All of it.
+    pub whole: Duration,
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As expected.
+    Success {
+        /// How fast.
+        phases: Phases,
+        /// What it said: `status 200`, `connected`.
+        said: Cow<'static, str>,
+    },
+    /// Not as expected, by the target's fault or the network's.
+    Failure {
+        /// `connection refused`, `no answer within 800ms`, `status 503, expected 200`.
+        reason: String,
+    },
+    /// This prober could not even try.
+    Inconclusive {
+        /// What was missing.
+        reason: String,
+    },
+}
+
+/// Whose fault it was that a dial did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The target's, or the network's.
+    Target(String),
+    /// This machine's.
+    Local(String),
+}
+
+/// The rim of the prober towards its targets; the simulation has another one.
+#[async_trait]
+pub trait Dialer: fmt::Debug + Send + Sync + 'static {
+    /// Dials the target once and says what it said. Notes each phase as it is reached: the call may be
+    /// dropped at any moment by the probe's timeout.
+    async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault>;
+
+    /// Opens and closes a connection to a canary.
+    async fn reach(&self, canary: &Canary) -> Result<(), Fault>;
+}
+
+/// Runs one probe of `target` to its end, within its timeout.
+pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
+    let limit = target.check.timeout.0.clamp(Duration::from_millis(1), LONGEST_TIMEOUT);
+    let started = Instant::now();
+    let mut phases = Phases::default();
+    let answer = timeout(limit, dialer.dial(target, &mut phases)).await;
+    phases.whole = started.elapsed();
+    match answer {
+        Ok(Ok(said)) => Outcome::Success { phases, said },
+        Ok(Err(Fault::Target(reason))) => Outcome::Failure { reason },
+        Ok(Err(Fault::Local(reason))) => Outcome::Inconclusive { reason },
+        Err(_) if phases.connect.is_some() => {
+            Outcome::Failure { reason: format!("connected, but no answer within {}", Span(limit)) }
+        }
+        Err(_) => Outcome::Failure { reason: format!("no answer within {}", Span(limit)) },
+    }
+}
+
+/// Dials over real sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sockets;
+
+#[async_trait]
+impl Dialer for Sockets {
+    async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault> {
+        let address = SocketAddr::new(target.address, target.check.port);
+        match &target.check.probe {
+            Probe::Tcp {} => tcp::connect(address, phases).await.map(|_| Cow::Borrowed("connected")),
+            Probe::Http { path, host, expect_status } => {
+                let request = http::Get { path, host: host.as_deref(), expect_status };
+                request.send(address, phases).await.map(Cow::Owned)
+            }
+        }
+    }
+
+    async fn reach(&self, canary: &Canary) -> Result<(), Fault> {
+        let connect = tokio::net::TcpStream::connect((canary.host(), canary.port()));
+        match timeout(CANARY_TIMEOUT, connect).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(fault(&error)),
+            Err(_) => Err(Fault::Target(format!("no answer within {}", Span(CANARY_TIMEOUT)))),
+        }
+    }
+}
+
+/// Whose fault an I/O error is, in words.
+fn fault(error: &io::Error) -> Fault {
+    // Linux error numbers that std has no kind for: all say that this machine is short of something.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    let scarce = matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS));
+    let target = |words: &str| Fault::Target(words.to_owned());
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => target("connection refused"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => target("connection reset"),
+        io::ErrorKind::ConnectionAborted => target("connection aborted"),
+        io::ErrorKind::HostUnreachable => target("host unreachable"),
+        io::ErrorKind::NetworkUnreachable => target("network unreachable"),
+        io::ErrorKind::TimedOut => target("the system gave up connecting"),
+        io::ErrorKind::AddrNotAvailable => Fault::Local("no free local port or address".to_owned()),
+        io::ErrorKind::OutOfMemory => Fault::Local("out of memory".to_owned()),
+        io::ErrorKind::PermissionDenied => Fault::Local(format!("not permitted here: {error}")),
+        _ if scarce => Fault::Local(format!("this prober is short of resources: {error}")),
+        _ => Fault::Target(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Scripted, tcp_target};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_never_ends_fails_at_its_timeout() {
+        let target = tcp_target("10.0.0.1", "1s", "800ms");
+        let before = Instant::now();
+        let outcome = probe(&Scripted::black_hole(), &target).await;
+        assert_eq!(outcome, Outcome::Failure { reason: "no answer within 800ms".to_owned() });
+        assert_eq!(before.elapsed(), Duration::from_millis(800));
+    }
+
+    #[test]
+    fn our_own_shortages_are_not_the_targets_fault() {
+        for number in [23, 24, 105, 99, 12, 13, 1] {
+            assert!(matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Local(_)), "errno {number}");
+        }
+        for number in [111, 104, 113, 101, 110] {
+            assert!(matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Target(_)), "errno {number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn canaries_are_reached_by_address_or_by_name() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost"] {
+            let canary: Canary = format!("{host}:{port}").parse().unwrap();
+            assert_eq!(Sockets.reach(&canary).await, Ok(()), "{host}");
+        }
+        drop(listener);
+        let canary: Canary = format!("127.0.0.1:{port}").parse().unwrap();
+        assert_eq!(Sockets.reach(&canary).await, Err(Fault::Target("connection refused".to_owned())));
+    }
+}

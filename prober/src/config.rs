@@ -1,0 +1,145 @@
+//! What a prober is told at its start. Everything else it learns from control.
+
+use std::{fmt, str::FromStr};
+
+use store::model::Name;
+
+/// A prober's configuration; the bounds have defaults that suit most.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The vantage it speaks for: the name of a Vantage document.
+    pub vantage: Name,
+    /// Base addresses of the admin APIs it reports to and takes work from, such as `https://10.0.0.1:8580`:
+    /// at least one, at most [`Config::MOST_ADDRESSES`]. Each gets every report, independently of the others.
+    pub report_to: Vec<String>,
+    /// Sent as `Authorization: Bearer`; absent where the admin API asks for none.
+    pub token: Option<Secret>,
+    /// The only authorities trusted for `https` addresses, in PEM; absent: the system's.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Places that ought to be reachable from here whatever happens to the sites, dialled by TCP every second:
+    /// when more than half stop answering, this vantage withholds its votes. At most
+    /// [`Config::MOST_CANARIES`]; none: it withholds when every target (at two addresses or more) looks down.
+    pub canaries: Vec<Canary>,
+    /// More targets than this are not dialled (an error in the log and a metric say so).
+    pub max_targets: usize,
+    /// Probes in flight at a time; each holds a file descriptor. Those that are due wait their turn, confirmations
+    /// first, so too low a bound under many black holes delays probes and never fails them.
+    pub max_dials: usize,
+}
+
+impl Config {
+    /// More admin addresses than this are refused.
+    pub const MOST_ADDRESSES: usize = 16;
+    /// More canaries than this are refused.
+    pub const MOST_CANARIES: usize = 16;
+
+    /// With the default bounds (100,000 targets, 1,024 dials), no token and no canaries.
+    #[must_use]
+    pub fn new(vantage: Name, report_to: Vec<String>) -> Self {
+        Self {
+            vantage,
+            report_to,
+            token: None,
+            ca_pem: None,
+            canaries: Vec::new(),
+            max_targets: 100_000,
+            max_dials: 1024,
+        }
+    }
+}
+
+/// A token's secret. Its `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// A place to dial by TCP: `host:port`, where the host is an address (IPv6 in brackets) or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Canary {
+    host: String,
+    port: u16,
+}
+
+/// What a canary should have looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("host:port such as 192.0.2.1:443, [2001:db8::1]:443 or resolver.example.net:53")]
+pub struct CanaryError;
+
+impl Canary {
+    /// The address or name, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl FromStr for Canary {
+    type Err = CanaryError;
+
+    fn from_str(text: &str) -> Result<Self, CanaryError> {
+        let (host, port) = text.rsplit_once(':').ok_or(CanaryError)?;
+        let port = port.parse().ok().filter(|&port| port != 0).ok_or(CanaryError)?;
+        let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let fits = match bracketed {
+            Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+                (1..=253).contains(&host.len()) && host.bytes().all(plain)
+            }
+        };
+        let host = bracketed.unwrap_or(host).to_owned();
+        if fits { Ok(Self { host, port }) } else { Err(CanaryError) }
+    }
+}
+
+impl fmt::Display for Canary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canaries_read_as_they_print() {
+        for good in ["192.0.2.1:443", "[2001:db8::1]:443", "resolver.example.net:53"] {
+            assert_eq!(good.parse::<Canary>().unwrap().to_string(), good);
+        }
+        for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "2001:db8::1:443", "[a]:1", "a b:1", "http://a:1"] {
+            assert!(bad.parse::<Canary>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let mut config = Config::new("gz".parse().unwrap(), Vec::new());
+        config.token = Some(Secret::from("abc123".to_owned()));
+        assert!(!format!("{config:?}").contains("abc123"));
+    }
+}

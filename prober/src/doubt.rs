@@ -1,0 +1,264 @@
+//! Is it them, or is it us? (Invariant 4: doubt yourself.)
+//!
+//! With canaries: a round of all canaries every second, and at once when a target fails. Three bad rounds in a
+//! row make this vantage ill, two good ones well again. Without: targets that answer serve as witnesses for
+//! each other, and the vantage is ill when every target, at two addresses or more, is down.
+//!
+//! Withholding after the fact would be too late, since the votes that an outage of our own produced would have
+//! been cast. So a target's turn to Down is told only once something else has answered *since* its first
+//! failure, or the vantage has found itself ill, or nobody could tell within a while. Pure; time is an argument.
+
+use std::{net::IpAddr, time::Duration};
+
+use store::health::TargetKey;
+use tokio::time::Instant;
+
+use crate::{check::CANARY_TIMEOUT, schedule::CONFIRMATION_SPACING};
+
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+const BAD_ROUNDS: u8 = 3;
+const GOOD_ROUNDS: u8 = 2;
+const WITNESSES: usize = 4;
+
+/// What this vantage thinks of itself.
+#[derive(Debug)]
+pub struct Doubt {
+    canaries: usize,
+    next_round: Option<Instant>,
+    last_round: Option<Instant>,
+    /// When the newest good round started.
+    proof: Option<Instant>,
+    bad: u8,
+    good: u8,
+    ill: bool,
+    /// The targets that answered last, at distinct addresses, newest first.
+    witnesses: Vec<Witness>,
+}
+
+#[derive(Debug)]
+struct Witness {
+    key: TargetKey,
+    address: IpAddr,
+    started: Instant,
+}
+
+/// How the targets stand; what a vantage without canaries judges itself by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// All targets.
+    pub targets: usize,
+    /// Those judged Down.
+    pub down: usize,
+    /// Distinct addresses among all.
+    pub addresses: usize,
+}
+
+impl Doubt {
+    /// For a vantage with so many canaries.
+    #[must_use]
+    pub fn new(canaries: usize, now: Instant) -> Self {
+        Self {
+            canaries,
+            next_round: (canaries > 0).then_some(now),
+            last_round: None,
+            proof: None,
+            bad: 0,
+            good: 0,
+            ill: false,
+            witnesses: Vec::new(),
+        }
+    }
+
+    /// When to call [`Doubt::begin_round`] next.
+    #[must_use]
+    pub fn next_round(&self) -> Option<Instant> {
+        self.next_round
+    }
+
+    /// True if a round starts now. With canaries: dial them all and hand the result to
+    /// [`Doubt::round_over`]. Without: dial [`Doubt::witnesses`].
+    pub fn begin_round(&mut self, now: Instant) -> bool {
+        if self.next_round.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.last_round = Some(now);
+        self.next_round = (self.canaries > 0).then(|| now + ROUND_EVERY);
+        true
+    }
+
+    /// A target failed for the first time: find out soon whether it is us.
+    pub fn ask(&mut self, now: Instant) {
+        let earliest = self.last_round.map_or(now, |last| (last + CONFIRMATION_SPACING).max(now));
+        self.next_round = Some(self.next_round.map_or(earliest, |next| next.min(earliest)));
+    }
+
+    /// A round of canaries that began at `started` is over.
+    pub fn round_over(&mut self, started: Instant, failed: usize, now: Instant) {
+        if self.proof.is_some_and(|proof| started <= proof) {
+            return;
+        }
+        if failed * 2 > self.canaries {
+            self.good = 0;
+            self.bad = self.bad.saturating_add(1);
+            self.ill |= self.bad >= BAD_ROUNDS;
+        } else {
+            self.proof = Some(started);
+            self.bad = 0;
+            self.good = self.good.saturating_add(1);
+            self.ill &= self.good < GOOD_ROUNDS;
+        }
+        let undecided = if self.ill { self.good > 0 } else { self.bad > 0 };
+        if undecided {
+            self.ask(now);
+        }
+    }
+
+    /// A target answered a probe that began at `started`.
+    pub fn answered(&mut self, key: &TargetKey, address: IpAddr, started: Instant) {
+        if self.canaries > 0 {
+            return;
+        }
+        match self.witnesses.iter().position(|it| it.address == address) {
+            Some(at) => {
+                let mut known = self.witnesses.remove(at);
+                known.started = known.started.max(started);
+                known.key = key.clone();
+                self.witnesses.insert(0, known);
+            }
+            None => {
+                self.witnesses.truncate(WITNESSES - 1);
+                self.witnesses.insert(0, Witness { key: key.clone(), address, started });
+            }
+        }
+    }
+
+    /// The targets that answered last.
+    pub fn witnesses(&self) -> impl Iterator<Item = &TargetKey> {
+        self.witnesses.iter().filter(|_| self.canaries == 0).map(|it| &it.key)
+    }
+
+    /// True if something other than `address` is known to have been reachable after `since`.
+    #[must_use]
+    pub fn vouches(&self, address: IpAddr, since: Instant, standing: Standing) -> bool {
+        if self.canaries > 0 {
+            return self.proof.is_some_and(|proof| proof >= since);
+        }
+        let other = |it: &Witness| it.address != address && it.started >= since;
+        standing.addresses < 2 || self.witnesses.iter().any(other)
+    }
+
+    /// True if this vantage's votes must not count.
+    #[must_use]
+    pub fn ill(&self, standing: Standing) -> bool {
+        if self.canaries > 0 {
+            return self.ill;
+        }
+        standing.addresses >= 2 && standing.down == standing.targets
+    }
+
+    /// How long a turn to Down waits for somebody to vouch, for a check with this timeout: as long as the
+    /// canaries, or a witness's own run of failures, need to decide.
+    #[must_use]
+    pub fn patience(&self, timeout: Duration) -> Duration {
+        let settle = Duration::from_millis(500);
+        if self.canaries > 0 { CANARY_TIMEOUT + settle } else { timeout * 2 + settle }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    fn round(doubt: &mut Doubt, failed: usize) -> Instant {
+        let at = doubt.next_round().unwrap();
+        assert!(doubt.begin_round(at));
+        doubt.round_over(at, failed, at + MS);
+        at
+    }
+
+    #[test]
+    fn three_bad_rounds_make_ill_and_two_good_ones_well() {
+        let start = Instant::now();
+        let mut doubt = Doubt::new(3, start);
+        let ill = |doubt: &Doubt| doubt.ill(Standing::default());
+        round(&mut doubt, 1);
+        round(&mut doubt, 1);
+        assert!(!ill(&doubt), "one of three may fail");
+        let first = round(&mut doubt, 2);
+        round(&mut doubt, 2);
+        assert!(!ill(&doubt));
+        let third = round(&mut doubt, 3);
+        assert!(ill(&doubt));
+        assert_eq!(third - first, CONFIRMATION_SPACING * 2, "bad rounds are confirmed quickly");
+        round(&mut doubt, 0);
+        assert!(ill(&doubt), "one good round may be luck");
+        round(&mut doubt, 0);
+        assert!(!ill(&doubt));
+    }
+
+    #[test]
+    fn a_bad_round_that_began_before_a_good_one_is_older_news() {
+        let start = Instant::now();
+        let mut doubt = Doubt::new(1, start);
+        doubt.begin_round(start);
+        doubt.round_over(start + 500 * MS, 0, start + 501 * MS);
+        for _ in 0..5 {
+            doubt.round_over(start, 1, start + 1000 * MS);
+        }
+        assert!(!doubt.ill(Standing::default()));
+    }
+
+    #[test]
+    fn canaries_vouch_only_from_the_start_of_a_good_round() {
+        let start = Instant::now();
+        let mut doubt = Doubt::new(2, start);
+        let good = round(&mut doubt, 0);
+        let any = Standing::default();
+        assert!(doubt.vouches(address(1), good, any));
+        assert!(!doubt.vouches(address(1), good + MS, any));
+        doubt.ask(good + 200 * MS);
+        let asked = round(&mut doubt, 1);
+        assert_eq!(asked, good + 200 * MS, "asked for, at once");
+        assert!(doubt.vouches(address(1), good + 200 * MS, any), "half of the canaries is not more than half");
+    }
+
+    #[test]
+    fn without_canaries_another_address_vouches() {
+        let start = Instant::now();
+        let mut doubt = Doubt::new(0, start);
+        assert_eq!(doubt.next_round(), None);
+        let two = Standing { targets: 2, down: 0, addresses: 2 };
+        let (a, b) = (TargetKey::from("a"), TargetKey::from("b"));
+        doubt.answered(&a, address(1), start + 10 * MS);
+        assert!(!doubt.vouches(address(1), start, two), "not for itself");
+        doubt.answered(&b, address(2), start + 20 * MS);
+        assert!(doubt.vouches(address(1), start + 20 * MS, two));
+        assert!(!doubt.vouches(address(1), start + 21 * MS, two));
+        assert_eq!(doubt.witnesses().collect::<Vec<_>>(), [&b, &a]);
+        doubt.ask(start + 30 * MS);
+        assert!(doubt.begin_round(start + 30 * MS));
+        doubt.ask(start + 31 * MS);
+        assert!(!doubt.begin_round(start + 31 * MS), "not more often than confirmations");
+        assert!(doubt.begin_round(start + 130 * MS));
+        let one = Standing { targets: 2, down: 0, addresses: 1 };
+        assert!(doubt.vouches(address(1), start + 500 * MS, one), "nobody else there to ask");
+    }
+
+    #[test]
+    fn without_canaries_all_down_is_our_own_illness() {
+        let doubt = Doubt::new(0, Instant::now());
+        let ill = |targets, down, addresses| doubt.ill(Standing { targets, down, addresses });
+        assert!(ill(2, 2, 2));
+        assert!(ill(5, 5, 3));
+        assert!(!ill(5, 4, 3));
+        assert!(!ill(1, 1, 1), "a single address is no everything");
+        assert!(!ill(3, 3, 1));
+        assert!(!ill(0, 0, 0));
+    }
+}

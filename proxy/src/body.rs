@@ -1,0 +1,145 @@
+//! Bodies on their way through: streamed, never read, watched for an early end.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use crate::{connection::Talk, exchange::Exchange};
+
+/// What a client's request body did so far.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// It ended before it was whole.
+    pub(crate) broke: Cell<bool>,
+    /// When the last of it was taken.
+    pub(crate) moved: Cell<Instant>,
+}
+
+/// A client's body on its way to an instance.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None; such a request can be sent again.
+    Empty,
+    /// As it comes in.
+    Client(Incoming, Rc<Progress>),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Client(incoming, progress) = self.get_mut() else { return Poll::Ready(None) };
+        loop {
+            let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+            progress.moved.set(Instant::now());
+            match &frame {
+                // Trailers were not announced to the instance.
+                Some(Ok(frame)) if frame.is_trailers() => continue,
+                Some(Err(_)) => progress.broke.set(true),
+                _ => {}
+            }
+            return Poll::Ready(frame);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+/// A response's body on its way to a client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// Whole.
+    Whole(Bytes),
+    /// As it comes in, after what was held back.
+    Instance(Box<Stream>),
+}
+
+/// An instance's body that is being passed on.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) held: VecDeque<Bytes>,
+    pub(crate) incoming: Incoming,
+    pub(crate) exchange: Exchange,
+    pub(crate) talk: Rc<Talk>,
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Instance(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Instance(stream) => stream.held.is_empty() && stream.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Instance(stream) => {
+                let held: usize = stream.held.iter().map(Bytes::len).sum();
+                let coming = stream.incoming.size_hint();
+                coming.exact().map_or_else(SizeHint::default, |it| SizeHint::with_exact(it + held as u64))
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(held) = self.held.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(held))));
+        }
+        loop {
+            let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+            match &frame {
+                Some(Ok(frame)) if frame.is_trailers() => continue,
+                Some(Ok(_)) if self.incoming.is_end_stream() => self.exchange.finish(),
+                Some(Ok(_)) => {}
+                None => self.exchange.finish(),
+                Some(Err(_)) => {
+                    // The client must not take what it got for the whole.
+                    self.talk.abort();
+                    self.exchange.short_answer();
+                }
+            }
+            return Poll::Ready(frame);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A client's connection: its bytes are watched for ambiguous framing on their way to the parser, and it ends
+//! the way its end is meant: in order, or by a reset when a response broke off.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+
+use crate::framing::{Framing, Objection, Scan};
+
+/// How long, and for how much, a closing side still reads: closing with unread bytes resets the connection
+/// and can destroy the answer on its way (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// What the connection and the requests on it tell one another.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    requests: Cell<u64>,
+    refused: Cell<Option<(u64, Objection)>>,
+    aborted: Cell<bool>,
+}
+
+impl Talk {
+    pub(crate) fn new(peer: SocketAddr) -> Rc<Self> {
+        Rc::new(Self { peer, requests: Cell::new(0), refused: Cell::new(None), aborted: Cell::new(false) })
+    }
+
+    /// Counts the next request; the objection to it, if there is one.
+    pub(crate) fn next_request(&self) -> Option<Objection> {
+        let number = self.requests.get() + 1;
+        self.requests.set(number);
+        self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, objection)| objection)
+    }
+
+    /// True once a request on it was objected to.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.get().is_some()
+    }
+
+    /// The connection must end in a reset.
+    pub(crate) fn abort(&self) {
+        self.aborted.set(true);
+    }
+}
+
+/// The client's socket, watched.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    stream: TcpStream,
+    framing: Framing,
+    talk: Rc<Talk>,
+    lingering: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl Watched {
+    pub(crate) fn new(stream: TcpStream, talk: Rc<Talk>, max_header_bytes: usize) -> Self {
+        Self { stream, framing: Framing::new(max_header_bytes), talk, lingering: None }
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (deadline, left) =
+            self.lingering.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));
+        loop {
+            let mut scratch = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
+                    *left = left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return deadline.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.talk.is_refused() {
+            // Nothing behind a refused head is looked at; the 400 that is on its way ends the connection.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        let framing = &mut this.framing;
+        match framing.scan(&buffer.filled()[before..]) {
+            Scan::Clean => {}
+            Scan::RefuseHead { passed, objection } => {
+                buffer.set_filled(before + passed);
+                this.talk.refused.set(Some((framing.heads(), objection)));
+            }
+            Scan::BrokenBody(objection) => {
+                buffer.set_filled(before);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, objection.as_str())));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.talk.aborted.get() {
+            return Poll::Ready(Ok(()));
+        }
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.talk.aborted.get() {
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+/// Answers a connection that is one too many, as well as that goes without waiting.
+pub(crate) fn turn_away(stream: &TcpStream) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+    let _ = stream.try_write(ANSWER);
+}

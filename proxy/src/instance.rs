@@ -1,0 +1,201 @@
+//! Instances as all workers share them: how many requests are under way to each.
+//!
+//! The count is what balancing compares and what a receipt proves, so it is one number per instance for the
+//! whole gateway. It is raised when an instance is picked and falls when the last of the exchange is over.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use store::{
+    drain::{Drain, Drains},
+    engine::Endpoint,
+    model::Moment,
+};
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+
+/// One instance of a service: a registration at an address.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// Never given to another instance.
+    pub(crate) number: u64,
+    /// What identifies it; its health may be older than what discovery knows.
+    pub(crate) endpoint: Endpoint,
+    in_flight: AtomicUsize,
+    /// How many workers have ejected it.
+    pub(crate) ejected_by: AtomicUsize,
+}
+
+impl Instance {
+    /// Requests under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    service: String,
+    node: String,
+    id: String,
+    address: String,
+    port: u16,
+}
+
+impl Key {
+    fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            service: endpoint.service.clone(),
+            node: endpoint.node.clone(),
+            id: endpoint.id.clone(),
+            address: endpoint.address.clone(),
+            port: endpoint.port,
+        }
+    }
+}
+
+/// Every instance somebody holds.
+#[derive(Debug, Default)]
+pub(crate) struct Instances {
+    known: Mutex<HashMap<Key, Weak<Instance>>>,
+    numbers: AtomicU64,
+    metrics: Arc<Metrics>,
+    watched: AtomicBool,
+    settled: Notify,
+}
+
+impl Instances {
+    /// None yet; requests under way are counted in `metrics`.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
+    /// The instance an endpoint is; the same for every worker as long as one holds it.
+    pub(crate) fn get(&self, endpoint: &Endpoint) -> Arc<Instance> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Key::of(endpoint);
+        if let Some(instance) = known.get(&key).and_then(Weak::upgrade) {
+            return instance;
+        }
+        if known.len() >= 64 && known.len() == known.capacity() {
+            known.retain(|_, instance| instance.strong_count() > 0);
+        }
+        let instance = Arc::new(Instance {
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            endpoint: endpoint.clone(),
+            in_flight: AtomicUsize::new(0),
+            ejected_by: AtomicUsize::new(0),
+        });
+        known.insert(key, Arc::downgrade(&instance));
+        instance
+    }
+
+    /// Every instance somebody holds, in the order of their names.
+    pub(crate) fn all(&self) -> Vec<Arc<Instance>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known.values().filter_map(Weak::upgrade).collect();
+        drop(known);
+        all.sort_by_key(|it| (it.endpoint.service.clone(), it.endpoint.id.clone(), it.number));
+        all
+    }
+
+    /// Counts a request in.
+    pub(crate) fn begin(self: &Arc<Self>, instance: &Arc<Instance>) -> InFlight {
+        instance.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.metrics.in_flight.increment();
+        InFlight { instance: Arc::clone(instance), all: Arc::clone(self) }
+    }
+
+    /// Requests under way to all instances.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.metrics.in_flight.get()
+    }
+
+    /// Requests under way to whatever a drain shuts: by id and by address.
+    pub(crate) fn in_flight_for(&self, drain: &Arc<Drain>, now: Moment) -> usize {
+        let mut alone = Drains::default();
+        alone.records.insert(drain.id.clone(), (alone.index, Arc::clone(drain)));
+        let shut = |it: &Arc<Instance>| alone.shutting(&it.endpoint, now).is_some();
+        self.all().iter().filter(|it| shut(it)).map(|it| it.in_flight()).sum()
+    }
+
+    /// Whether [`Instances::settled`] is wanted.
+    pub(crate) fn watch(&self, wanted: bool) {
+        self.watched.store(wanted, Ordering::SeqCst);
+    }
+
+    /// Wakes when, while watched, an instance's last request was over.
+    pub(crate) async fn settled(&self) {
+        self.settled.notified().await;
+    }
+}
+
+/// A request under way; dropping it counts it out.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    instance: Arc<Instance>,
+    all: Arc<Instances>,
+}
+
+impl InFlight {
+    /// The instance it goes to.
+    pub(crate) const fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.all.metrics.in_flight.decrement();
+        let last = self.instance.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.all.watched.load(Ordering::SeqCst) {
+            self.all.settled.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{drain, endpoint};
+    use store::drain::Phase;
+
+    #[test]
+    fn workers_share_one_count() {
+        let instances = Arc::new(Instances::default());
+        let (one, two) = (instances.get(&endpoint("web", 1)), instances.get(&endpoint("web", 1)));
+        let flights = [instances.begin(&one), instances.begin(&two)];
+        assert_eq!((one.in_flight(), instances.in_flight()), (2, 2));
+        drop(flights);
+        assert_eq!((two.in_flight(), instances.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn a_drain_counts_every_registration_at_its_address() {
+        let instances = Arc::new(Instances::default());
+        let record = drain("d", endpoint("web", 1), Phase::Draining);
+        let again = Endpoint { id: "another".into(), ..endpoint("web", 1) };
+        let moved = Endpoint { port: 9, ..endpoint("web", 1) };
+        let _held: Vec<_> = [again, moved, endpoint("web", 2), endpoint("shop", 1)]
+            .iter()
+            .map(|endpoint| instances.begin(&instances.get(endpoint)))
+            .collect();
+        assert_eq!(instances.in_flight_for(&record, Moment(0)), 2);
+    }
+
+    #[test]
+    fn instances_nobody_holds_are_forgotten() {
+        let instances = Instances::default();
+        for number in 0..10_000 {
+            drop(instances.get(&endpoint("web", number)));
+        }
+        assert!(instances.known.lock().unwrap().len() < 1_000);
+        assert!(instances.all().is_empty());
+    }
+}

@@ -1,0 +1,240 @@
+//! Upstream choice: which instance gets the request.
+//!
+//! Instances are grouped by site and health when discovery or drains change; a pick then only walks the
+//! groups. Home first, then the next sites in the order that steering ranks them; within a site the passing
+//! before the warning; within those, the less loaded of two drawn by weight. Ejected instances are passed
+//! over as long as anybody else is left anywhere; when nobody is, all passing ones are used (panic).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use store::{
+    discovery::Entry,
+    drain::Drains,
+    engine::{CheckStatus, Endpoint},
+    model::Moment,
+    snapshot::{SiteId, Snapshot},
+    steering,
+};
+
+use crate::{
+    instance::{Instance, Instances},
+    resolve::{Names, Resolved},
+    route::{Backend, Table},
+};
+
+/// Somebody who may get a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// The instance.
+    pub(crate) instance: Arc<Instance>,
+    address: Address,
+    weight: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Ip(IpAddr),
+    Name(Arc<Resolved>),
+}
+
+impl Candidate {
+    /// Where to connect; `None` while its host name has no address. `draw` picks among several.
+    pub(crate) fn address(&self, draw: impl FnOnce(usize) -> usize) -> Option<SocketAddr> {
+        let port = self.instance.endpoint.port;
+        match &self.address {
+            Address::Ip(ip) => Some(SocketAddr::new(*ip, port)),
+            Address::Name(resolved) => {
+                let addresses = resolved.addresses();
+                let ip = *addresses.get(draw(addresses.len().max(1)))?;
+                Some(SocketAddr::new(ip, port))
+            }
+        }
+    }
+
+    fn addressable(&self) -> bool {
+        match &self.address {
+            Address::Ip(_) => true,
+            Address::Name(resolved) => !resolved.addresses().is_empty(),
+        }
+    }
+}
+
+/// The candidates of one service at one site.
+#[derive(Debug, Default)]
+struct Group {
+    /// `None` is this gateway's own.
+    site: Option<SiteId>,
+    passing: Vec<Candidate>,
+    warning: Vec<Candidate>,
+}
+
+/// The candidates of one service.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    home: Group,
+    away: Vec<Group>,
+}
+
+/// Whether a candidate suits a request now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Fitness {
+    /// It does.
+    Fit,
+    /// Only if nobody fits.
+    Ejected,
+    /// Not at all: it was tried already.
+    Out,
+}
+
+impl Candidates {
+    /// Groups what discovery knows of a service, without what is in maintenance, not routable or shut.
+    pub(crate) fn build(
+        entry: &Entry,
+        backend: &Backend,
+        table: &Table,
+        drains: &Drains,
+        now: Moment,
+        (instances, names): (&Instances, &Names),
+    ) -> Self {
+        let mut candidates = Self::default();
+        for endpoint in &entry.endpoints {
+            let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
+            let open =
+                !endpoint.maintenance && endpoint.port != 0 && drains.shutting(endpoint, now).is_none();
+            let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
+            let address = endpoint.address.parse();
+            let candidate = Candidate {
+                instance: instances.get(endpoint),
+                address: address.map_or_else(|_| Address::Name(names.get(&endpoint.address)), Address::Ip),
+                weight: endpoint.weight.max(1),
+            };
+            let group = candidates.group(site);
+            match endpoint.status {
+                CheckStatus::Passing => group.passing.push(candidate),
+                CheckStatus::Warning => group.warning.push(candidate),
+                CheckStatus::Critical => {}
+            }
+        }
+        candidates
+    }
+
+    fn group(&mut self, site: Option<SiteId>) -> &mut Group {
+        if site.is_none() {
+            return &mut self.home;
+        }
+        let at = self.away.iter().position(|group| group.site == site).unwrap_or_else(|| {
+            self.away.push(Group { site, ..Group::default() });
+            self.away.len() - 1
+        });
+        &mut self.away[at]
+    }
+
+    /// Picks. `away` orders the other sites and is asked only when home has nobody; `draw` gives a number
+    /// below its argument.
+    pub(crate) fn pick(
+        &self,
+        fitness: impl Fn(&Candidate) -> Fitness,
+        away: impl FnOnce() -> Vec<SiteId>,
+        mut draw: impl FnMut(u32) -> u32,
+    ) -> Option<&Candidate> {
+        let usable = |wanted: Fitness| {
+            let fitness = &fitness;
+            move |it: &Candidate| it.addressable() && fitness(it) <= wanted
+        };
+        let fit = usable(Fitness::Fit);
+        if let Some(found) = self.home.pick(&fit, &mut draw) {
+            return Some(found);
+        }
+        let order = if self.away.is_empty() { Vec::new() } else { away() };
+        let away = |site: &SiteId| self.away.iter().find(|group| group.site == Some(*site));
+        let groups: Vec<&Group> = std::iter::once(&self.home).chain(order.iter().filter_map(away)).collect();
+        let panic = usable(Fitness::Ejected);
+        let first = groups.iter().find_map(|group| group.pick(&fit, &mut draw));
+        first.or_else(|| groups.iter().find_map(|group| group.pick(&panic, &mut draw)))
+    }
+}
+
+impl Group {
+    fn pick(
+        &self,
+        usable: &impl Fn(&Candidate) -> bool,
+        draw: &mut impl FnMut(u32) -> u32,
+    ) -> Option<&Candidate> {
+        less_loaded(&self.passing, usable, draw).or_else(|| less_loaded(&self.warning, usable, draw))
+    }
+}
+
+/// The less loaded, for its weight, of two usable candidates drawn by weight.
+fn less_loaded<'a>(
+    all: &'a [Candidate],
+    usable: &impl Fn(&Candidate) -> bool,
+    draw: &mut impl FnMut(u32) -> u32,
+) -> Option<&'a Candidate> {
+    let usable: Vec<&Candidate> = all.iter().filter(|it| usable(it)).collect();
+    let (one, two) = match *usable.as_slice() {
+        [] => return None,
+        [only] => return Some(only),
+        [one, two] => (one, two),
+        _ => {
+            let total = usable.iter().fold(0u32, |sum, it| sum.saturating_add(it.weight));
+            let first = at_share(&usable, draw(total));
+            let rest = total - usable[first].weight.min(total - 1);
+            let mut others = usable.clone();
+            others.swap_remove(first);
+            (usable[first], others[at_share(&others, draw(rest))])
+        }
+    };
+    let load = |it: &Candidate| it.instance.in_flight() as u64 + 1;
+    let (left, right) = (load(one) * u64::from(two.weight), load(two) * u64::from(one.weight));
+    let first = left < right || (left == right && draw(one.weight.saturating_add(two.weight)) < one.weight);
+    Some(if first { one } else { two })
+}
+
+fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
+    for (at, candidate) in candidates.iter().enumerate() {
+        if drawn < candidate.weight {
+            return at;
+        }
+        drawn -= candidate.weight;
+    }
+    candidates.len() - 1
+}
+
+/// Where an endpoint stands: `Some(None)` is home (also when it does not say), `None` is nowhere of the
+/// service's sites.
+fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<SiteId>> {
+    let Some(name) = endpoint.meta.get("site") else { return Some(None) };
+    let site = name.parse().ok().and_then(|name| table.snapshot.site_id(&name))?;
+    match site {
+        site if !backend.sites.contains(&site) => None,
+        site if Some(site) == table.home => Some(None),
+        site => Some(Some(site)),
+    }
+}
+
+/// The sites other than home in the order in which they take over, as steering ranks them for a client at
+/// home; sites that steering does not know for this service follow by distance.
+pub(crate) fn takeover(
+    snapshot: &Snapshot,
+    backend: &Backend,
+    home: Option<SiteId>,
+    board: &store::board::Board,
+    now: Moment,
+) -> Vec<SiteId> {
+    let near = snapshot.locality.order(home);
+    let mut order: Vec<SiteId> = Vec::with_capacity(near.len());
+    if let Some(domain) = &backend.entrance {
+        order.extend(steering::rank(domain, near, board, now).all().iter().map(|ranked| ranked.site));
+    }
+    let unranked: Vec<SiteId> = near.iter().filter(|site| !order.contains(site)).copied().collect();
+    order.extend(unranked);
+    order.retain(|site| Some(*site) != home && backend.sites.contains(site));
+    order
+}
+
+#[cfg(test)]
+#[path = "pick_tests.rs"]
+mod tests;

@@ -1,0 +1,115 @@
+//! One worker's connections to instances: made here, kept while idle, closed when their instance is shut.
+
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
+
+use crate::{body::RequestBody, instance::Instance};
+
+/// A connection to an instance.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) sender: SendRequest<RequestBody>,
+    /// Ends when the connection is closed.
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) address: SocketAddr,
+    /// Whom it was made for.
+    pub(crate) instance: Arc<Instance>,
+}
+
+impl Link {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens there or the deadline passed.
+    pub(crate) async fn connect(
+        instance: Arc<Instance>,
+        address: SocketAddr,
+        deadline: Duration,
+        max_header_bytes: usize,
+    ) -> io::Result<Self> {
+        let connected = tokio::time::timeout(deadline, TcpStream::connect(address));
+        let stream = connected.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(max_header_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let task = tokio::task::spawn_local(async move {
+            // What went wrong is told to the request that was under way.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, task, address, instance })
+    }
+
+    /// Closes it, and returns when it is closed.
+    pub(crate) async fn close(self) {
+        drop(self.sender);
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// The idle connections.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    idle: HashMap<SocketAddr, Vec<(Link, Instant)>>,
+    count: u64,
+}
+
+impl Pool {
+    /// The connection to an address that was used last, if it is still open.
+    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<Link> {
+        let links = self.idle.get_mut(&address)?;
+        while let Some((link, _)) = links.pop() {
+            self.count -= 1;
+            if link.sender.is_ready() && !link.sender.is_closed() {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection, unless there are `most` to its address already; then it is given back.
+    pub(crate) fn put(&mut self, link: Link, most: usize) -> Option<Link> {
+        let links = self.idle.entry(link.address).or_default();
+        if links.len() >= most {
+            return Some(link);
+        }
+        links.push((link, Instant::now()));
+        self.count += 1;
+        None
+    }
+
+    /// Takes out every connection for which `goes` is true.
+    pub(crate) fn remove(&mut self, goes: impl Fn(&Link) -> bool) -> Vec<Link> {
+        let mut removed = Vec::new();
+        for links in self.idle.values_mut() {
+            removed.extend(links.extract_if(.., |(link, _)| goes(link)).map(|(link, _)| link));
+        }
+        self.idle.retain(|_, links| !links.is_empty());
+        self.count -= removed.len() as u64;
+        removed
+    }
+
+    /// Takes out what is closed or was idle for too long.
+    pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<Link> {
+        let mut removed = Vec::new();
+        for links in self.idle.values_mut() {
+            let over =
+                |(link, since): &mut (Link, Instant)| link.sender.is_closed() || since.elapsed() >= kept_for;
+            removed.extend(links.extract_if(.., over).map(|(link, _)| link));
+        }
+        self.idle.retain(|_, links| !links.is_empty());
+        self.count -= removed.len() as u64;
+        removed
+    }
+
+    /// How many there are.
+    pub(crate) const fn len(&self) -> u64 {
+        self.count
+    }
+}

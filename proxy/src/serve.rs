@@ -1,0 +1,126 @@
+//! A worker's life: accept, serve, and end in order.
+
+use std::{rc::Rc, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use futures_util::FutureExt;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::LocalSet,
+};
+
+use crate::{
+    connection::{Talk, Watched, turn_away},
+    forward,
+    listen::Listeners,
+    shared::{Phase, Shared},
+    worker::Worker,
+};
+
+/// Runs a worker on this thread until the gateway closes and its requests are done or the deadline passed.
+pub(crate) fn run(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let served = local.block_on(&runtime, serve(shared, number, listeners));
+    runtime.block_on(async { drop(local) });
+    served
+}
+
+async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std::io::Result<()> {
+    let (worker, left) = Worker::new(Arc::clone(&shared), number);
+    let own = |worker: &Rc<Worker>| Rc::clone(worker);
+    tokio::task::spawn_local({
+        let worker = own(&worker);
+        async move { worker.see_off(left).await }
+    });
+    tokio::task::spawn_local({
+        let worker = own(&worker);
+        async move { worker.follow_drains().await }
+    });
+    tokio::task::spawn_local({
+        let worker = own(&worker);
+        async move { worker.sweep().await }
+    });
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let listener = TcpListener::from_std(listener)?;
+        accepting.spawn_local(accept(own(&worker), listener));
+    }
+    while accepting.join_next().await.is_some() {}
+    if tokio::time::timeout(shared.config.shutdown_deadline, worker.silence()).await.is_err() {
+        tracing::warn!(worker = number, "requests were still under way at the deadline and are cut off");
+    }
+    Ok(())
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    let mut phase = worker.shared.phase.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase == Phase::Closing) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => begin(&worker, stream),
+            Err(error) => {
+                // Most likely out of file descriptors; trying at once again would spin.
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // Connections that the system completed already would be reset with the listener.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        begin(&worker, stream);
+    }
+}
+
+fn begin(worker: &Rc<Worker>, stream: TcpStream) {
+    let shared = &worker.shared;
+    let open = shared.connections.fetch_add(1, Ordering::Relaxed);
+    if open >= shared.config.limits.max_connections {
+        shared.connections.fetch_sub(1, Ordering::Relaxed);
+        shared.metrics.connections_refused.increment();
+        turn_away(&stream);
+        return;
+    }
+    let conversation = worker.converse();
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        talk(&worker, stream).await;
+        worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        drop(conversation);
+    });
+}
+
+async fn talk(worker: &Rc<Worker>, stream: TcpStream) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    // Without it small answers wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let limits = worker.limits();
+    let talk = Talk::new(peer);
+    let watched = Watched::new(stream, Rc::clone(&talk), limits.max_header_bytes);
+    let service = service_fn(|request| forward::answer(Rc::clone(worker), Rc::clone(&talk), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.max_header_bytes)
+        .serve_connection(TokioIo::new(watched), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut phase = worker.shared.phase.subscribe();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = phase.wait_for(|phase| *phase == Phase::Closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        if error.is_parse() {
+            worker.metrics().refused_requests.increment();
+        }
+        tracing::debug!(%peer, %error, "client connection ended");
+    }
+}

@@ -1,0 +1,111 @@
+//! What the workers of a gateway share: read-only tables, atomics, and where it stands in its life.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use store::{Handle, drain::Drains};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    config::Config, instance::Instances, message::Introduction, metrics::Metrics, resolve::Names,
+    route::Table,
+};
+
+/// Where a gateway stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves, but `/readyz` fails: balancers should turn away.
+    Lameduck,
+    /// It accepts no connections any more; requests under way are finished.
+    Closing,
+}
+
+/// Shared by all workers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) handle: Handle,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) introduction: Introduction,
+    pub(crate) table: ArcSwapOption<Table>,
+    pub(crate) instances: Arc<Instances>,
+    pub(crate) names: Names,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) connections: AtomicUsize,
+    /// Discovery was read for every service in use, or waiting for that took too long.
+    pub(crate) discovered: AtomicBool,
+    /// The drains that each worker obeys.
+    taken: Box<[ArcSwap<Drains>]>,
+    acknowledged: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: Config,
+        handle: Handle,
+        addresses: Vec<SocketAddr>,
+        workers: usize,
+    ) -> Arc<Self> {
+        let metrics: Arc<Metrics> = Arc::default();
+        Arc::new(Self {
+            introduction: Introduction::new(&config.node),
+            config,
+            handle,
+            addresses,
+            instances: Arc::new(Instances::new(Arc::clone(&metrics))),
+            metrics,
+            table: ArcSwapOption::empty(),
+            names: Names::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            connections: AtomicUsize::new(0),
+            discovered: AtomicBool::new(false),
+            taken: (0..workers).map(|_| ArcSwap::default()).collect(),
+            acknowledged: Notify::new(),
+        })
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phase() == Phase::Closing
+    }
+
+    /// Why this gateway should get no traffic; `None` when it may.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        match self.phase() {
+            _ if self.table.load().is_none() => Some("no snapshot yet"),
+            Phase::Serving if self.discovered.load(Ordering::Relaxed) => None,
+            Phase::Serving => Some("discovery not read yet"),
+            Phase::Lameduck | Phase::Closing => Some("shutting down"),
+        }
+    }
+
+    /// A worker obeys these drains and has closed what they shut.
+    pub(crate) fn acknowledge(&self, worker: usize, drains: Arc<Drains>) {
+        if let Some(taken) = self.taken.get(worker) {
+            taken.store(drains);
+            self.acknowledged.notify_one();
+        }
+    }
+
+    /// Wakes when a worker acknowledged.
+    pub(crate) async fn acknowledged(&self) {
+        self.acknowledged.notified().await;
+    }
+
+    /// The drains each worker obeys.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = Arc<Drains>> {
+        self.taken.iter().map(ArcSwap::load_full)
+    }
+}

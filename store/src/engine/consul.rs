@@ -1,0 +1,204 @@
+//! The engine on a real Consul cluster: a thin client of one agent, over HTTP.
+//!
+//! Our own, because no crate covers agents, blocking queries and transactions. It keeps nothing but
+//! connections: what it answers is what Consul said, and what was not Consul's answer is an error.
+//! `client` holds the rules of the transport, `wire` the JSON, `kv` transactions, `agent` what belongs to the
+//! agent that owns an instance, `watch` the multiplexed watch.
+
+mod agent;
+mod client;
+mod kv;
+mod watch;
+mod wire;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::{OnceCell, mpsc};
+
+use self::client::{Client, Deadlines, Request};
+use super::{
+    CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Registration, Result, ServiceChange,
+    ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+};
+
+/// A text that is not shown: `Debug` hides it and `Display` is missing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// Which Consul agent to use, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The agent's HTTP address, `http://127.0.0.1:8500` or `https://…`; other agents are expected on the
+    /// same port of their nodes' addresses.
+    pub url: String,
+    /// Sent as `X-Consul-Token`. It needs `agent:read` to find out who owns an instance, beside the reads and
+    /// writes that are asked of it.
+    pub token: Option<Secret>,
+    /// Certificates (PEM) to trust instead of the system's.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The data centre to read and write; without it the agent's own.
+    pub datacenter: Option<String>,
+}
+
+/// The client of one Consul agent, as an [`Engine`].
+#[derive(Debug)]
+pub struct Consul {
+    client: Client,
+    /// The name of the agent's node: it does not change while the agent lives at its address.
+    node: OnceCell<String>,
+}
+
+impl Consul {
+    /// Prepares the client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when the URL, the token or the certificates cannot be used.
+    pub fn new(config: &Config) -> Result<Self> {
+        Self::with_deadlines(config, Deadlines::default())
+    }
+
+    fn with_deadlines(config: &Config, deadlines: Deadlines) -> Result<Self> {
+        Ok(Self { client: Client::new(config, deadlines)?, node: OnceCell::new() })
+    }
+
+    /// The read of a service's instances; the watch makes it on places of its own.
+    fn health_request(&self, service: &str) -> Request {
+        self.client.here(Request::get("v1/health/service").name(service))
+    }
+
+    async fn put(&self, request: Request) -> Result<()> {
+        self.client.call(request).await?.ok().map(drop)
+    }
+}
+
+/// What `/v1/health/service/:name` answers, in words.
+const INSTANCES: &str = "a JSON list of instances with Node, Service and Checks";
+/// The bounds of a session's TTL. Consul answers outside of them with 500, as if it were broken.
+const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
+
+#[async_trait]
+impl Engine for Consul {
+    async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Result<Indexed<Option<KvEntry>>> {
+        kv::check_key(key)?;
+        let request = self.client.here(Request::get("v1/kv").key(key));
+        let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
+        let entry = answer.value.unwrap_or_default().into_iter().find(|pair| pair.key == key);
+        Ok(Indexed { index: answer.index, value: entry.map(wire::KvPair::into_entry).transpose()? })
+    }
+
+    async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Result<Indexed<Vec<KvEntry>>> {
+        kv::check_prefix(prefix)?;
+        let request = self.client.here(Request::get("v1/kv").key(prefix).param("recurse", ""));
+        let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
+        let entries = answer.value.unwrap_or_default().into_iter().map(wire::KvPair::into_entry);
+        Ok(Indexed { index: answer.index, value: entries.collect::<Result<_>>()? })
+    }
+
+    async fn kv_keys(&self, prefix: &str) -> Result<Vec<String>> {
+        kv::check_prefix(prefix)?;
+        let request = self.client.here(Request::get("v1/kv").key(prefix).param("keys", ""));
+        let answer = self.client.blocking(request, None, "a JSON list of keys").await?;
+        Ok(answer.value.unwrap_or_default())
+    }
+
+    async fn txn(&self, ops: Vec<KvOp>) -> Result<TxnOutcome> {
+        kv::txn(&self.client, &ops).await
+    }
+
+    async fn services(&self, wait: Option<Wait>) -> Result<Indexed<BTreeMap<String, Vec<String>>>> {
+        let request = self.client.here(Request::get("v1/catalog/services"));
+        let answer: Indexed<Option<BTreeMap<String, Option<Vec<String>>>>> =
+            self.client.blocking(request, wait, "a JSON object of services and tags").await?;
+        let services = answer.value.unwrap_or_default().into_iter().map(|(name, tags)| {
+            let mut tags = tags.unwrap_or_default();
+            tags.sort();
+            (name, tags)
+        });
+        Ok(Indexed { index: answer.index, value: services.collect() })
+    }
+
+    async fn health(&self, service: &str, wait: Option<Wait>) -> Result<Indexed<Vec<Endpoint>>> {
+        let request = self.health_request(service);
+        let answer = self.client.blocking::<Vec<wire::Instance>>(request, wait, INSTANCES).await?;
+        Ok(Indexed { index: answer.index, value: wire::endpoints(answer.value.unwrap_or_default()) })
+    }
+
+    fn watch(self: Arc<Self>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
+        watch::start(self, in_use)
+    }
+
+    async fn register(&self, registration: &Registration) -> Result<()> {
+        agent::register(&self.client, registration).await
+    }
+
+    async fn ttl_update(&self, check_id: &str, status: CheckStatus, note: &str) -> Result<()> {
+        agent::ttl_update(&self.client, check_id, status, note).await
+    }
+
+    async fn deregister(&self, id: &str) -> Result<()> {
+        agent::deregister(&self.client, self.client.base(), id).await
+    }
+
+    async fn evict(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
+        self.take_out(endpoint, reason).await
+    }
+
+    async fn readmit(&self, endpoint: &Endpoint) -> Result<()> {
+        self.let_in(endpoint).await
+    }
+
+    async fn session_create(&self, spec: &SessionSpec) -> Result<SessionId> {
+        if spec.ttl < SESSION_TTL.0 || spec.ttl > SESSION_TTL.1 {
+            return Err(EngineError::Refused(format!(
+                "session {:?}: TTL {:?}: expected 10 s to 24 h",
+                spec.name, spec.ttl
+            )));
+        }
+        let request =
+            self.client.here(Request::put("v1/session/create")).json(&wire::SessionBody::from(spec))?;
+        let created: wire::SessionCreated =
+            self.client.call(request).await?.ok()?.json("a JSON object with ID").await?;
+        Ok(SessionId(created.id))
+    }
+
+    async fn session_renew(&self, id: &SessionId) -> Result<bool> {
+        let request = self.client.here(Request::put("v1/session/renew").name(&id.0));
+        let answer = self.client.call(request).await?;
+        if answer.is_absent() {
+            return Ok(false);
+        }
+        let renewed: Vec<wire::ListedSession> = answer.ok()?.json("a JSON list of sessions").await?;
+        Ok(!renewed.is_empty())
+    }
+
+    async fn session_destroy(&self, id: &SessionId) -> Result<()> {
+        self.put(self.client.here(Request::put("v1/session/destroy").name(&id.0))).await
+    }
+
+    async fn sessions(&self) -> Result<Vec<Session>> {
+        let request = self.client.here(Request::get("v1/session/list"));
+        let listed: Option<Vec<wire::ListedSession>> =
+            self.client.call(request).await?.ok()?.json("a JSON list of sessions").await?;
+        Ok(listed.unwrap_or_default().into_iter().map(Session::from).collect())
+    }
+}
