@@ -281,3 +281,6 @@ impl ControlHandle {
         Arc::clone(&self.shared.metrics)
     }
 }
+
+#[cfg(test)]
+mod tests;
