@@ -353,19 +353,20 @@ impl Vantage {
                 .collect();
         }
         if written.heartbeat.as_ref() != Some(self.ledger.heartbeat()) {
-            plan.push(self.beat(name));
+            let untouched = plan.is_empty();
+            plan.push(self.beat(name, untouched));
         }
         plan
     }
 
-    /// The heartbeat, with a look at some of the shards that ought to be there.
-    fn beat(&mut self, name: &Name) -> Vec<Write<About>> {
+    /// The heartbeat; while the shards stay `untouched`, with a look at some of them.
+    fn beat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
         let heartbeat = self.ledger.heartbeat().clone();
         let value = serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser");
         let op = KvOp::Set { key: keys::heartbeat(name), value: value.into() };
         let mut writes = vec![Write { id: About::Heartbeat(name.clone(), heartbeat), op }];
         let Some(written) = &mut self.written else { return writes };
-        if written.shows.is_some_and(|(changes, _)| changes == self.ledger.changes()) {
+        if untouched {
             let from = written.checked.checked_rem(written.shards.len()).unwrap_or(0);
             let around = written.shards.iter().cycle().skip(from);
             for (shard, (index, _)) in around.take(CHECKED.min(written.shards.len())) {

@@ -47,11 +47,6 @@ impl Held {
     pub(super) fn fence(&self) -> KvOp {
         KvOp::CheckSession { key: self.key.clone(), session: self.session.clone() }
     }
-
-    #[cfg(test)]
-    pub(super) const fn new(key: String, session: SessionId) -> Self {
-        Self { key, session }
-    }
 }
 
 impl Lock {
@@ -204,4 +199,115 @@ where
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // An error means that control itself is gone.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::control::testing::{World, eventually};
+
+    /// Counts those who work, and keeps what the last of them held.
+    #[derive(Debug, Default)]
+    struct Desk {
+        working: AtomicUsize,
+        most: AtomicUsize,
+        terms: Mutex<Vec<(&'static str, Arc<Held>)>>,
+    }
+
+    struct Seat<'a>(&'a Desk);
+
+    impl Drop for Seat<'_> {
+        fn drop(&mut self) {
+            self.0.working.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Desk {
+        async fn work(self: Arc<Self>, who: &'static str, held: Arc<Held>) {
+            self.terms.lock().unwrap().push((who, held));
+            let now = self.working.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            let _seat = Seat(&self);
+            std::future::pending::<()>().await;
+        }
+
+        fn leader(&self) -> Option<&'static str> {
+            let terms = self.terms.lock().unwrap();
+            terms.last().map(|(who, _)| *who).filter(|_| self.working.load(Ordering::SeqCst) == 1)
+        }
+
+        fn held(&self) -> Arc<Held> {
+            Arc::clone(&self.terms.lock().unwrap().last().unwrap().1)
+        }
+    }
+
+    fn candidate(world: &World, desk: &Arc<Desk>, who: &'static str) -> watch::Sender<bool> {
+        let lock = Lock::new(&world.shared(who), "tests");
+        let (stop, stopping) = watch::channel(false);
+        let desk = Arc::clone(desk);
+        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&desk).work(who, held)));
+        stop
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_and_a_lost_session_ends_its_term_and_its_writes() {
+        let world = World::start().await;
+        let desk = Arc::<Desk>::default();
+        let _first = candidate(&world, &desk, "a");
+        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let _second = candidate(&world, &desk, "b");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(desk.leader(), Some("a"), "renewed all the time");
+
+        let held = desk.held();
+        let write = || {
+            let (key, value) = ("waypost/locks/tests-guarded".to_owned(), Bytes::from_static(b"x"));
+            world.engine.txn(vec![held.fence(), KvOp::Set { key, value }])
+        };
+        assert!(matches!(write().await.unwrap(), TxnOutcome::Committed(_)));
+        world.engine.session_destroy(&held.session).await.unwrap();
+        assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)), "from now on");
+        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_gives_the_lock_back_and_who_restarts_takes_it_from_itself() {
+        let world = World::start().await;
+        let desk = Arc::<Desk>::default();
+        let stop = candidate(&world, &desk, "a");
+        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let asked = Instant::now();
+        stop.send_replace(true);
+        let _second = candidate(&world, &desk, "b");
+        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert_eq!(desk.most.load(Ordering::SeqCst), 1);
+
+        let _restarted = candidate(&world, &desk, "b");
+        eventually("a new term", async || desk.terms.lock().unwrap().len() == 3).await;
+        assert_eq!(
+            world.engine.sessions().await.unwrap().len(),
+            2,
+            "the old session is ended; its owner made another"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_is_away_ends_the_term_and_is_asked_seldom() {
+        let world = World::start().await;
+        let desk = Arc::<Desk>::default();
+        let _stop = candidate(&world, &desk, "a");
+        eventually("a leader", async || desk.leader() == Some("a")).await;
+        world.engine.away.store(true, Ordering::Relaxed);
+        tokio::time::sleep(TTL + RENEW_EVERY * 2).await;
+        assert_eq!(desk.leader(), None);
+        world.engine.away.store(false, Ordering::Relaxed);
+        eventually("a leader", async || desk.leader() == Some("a")).await;
+    }
 }

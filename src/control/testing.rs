@@ -31,7 +31,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Config, ControlHandle, Error};
+use super::{Config, ControlHandle, Error, Shared};
 
 pub(super) fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -271,6 +271,12 @@ impl World {
             let _ = stopped.await;
         }));
         Running { handle, stop, task }
+    }
+
+    /// What the parts of a control hold.
+    pub(super) fn shared(&self, node: &str) -> Arc<Shared> {
+        let config = Config::new(name(node), name("bj"), "boot".into());
+        super::start(config, Arc::<Remote>::clone(&self.engine), self.handle.clone()).shared
     }
 
     /// The keys of the two targets.

@@ -11,7 +11,7 @@ use std::{
 
 use store::{
     health::{ConfirmNow, TargetKey, Work, WorkTarget},
-    model::{Moment, Name},
+    model::{Generation, Moment, Name},
     snapshot::Snapshot,
 };
 use tokio::{
@@ -45,6 +45,8 @@ pub(super) struct Board {
 struct Tasks {
     last: u64,
     targets: Arc<[WorkTarget]>,
+    /// The configuration they were taken from.
+    generation: Option<Generation>,
     /// The number under which the targets last changed; `None` before the first configuration.
     targets_at: Option<u64>,
     suspicions: VecDeque<(Moment, ConfirmNow)>,
@@ -53,10 +55,17 @@ struct Tasks {
 impl Tasks {
     fn starting_at(now: Moment) -> Self {
         let last = now.0.saturating_mul(1_000).max(1);
-        Self { last, targets: Arc::default(), targets_at: None, suspicions: VecDeque::new() }
+        Self {
+            last,
+            targets: Arc::default(),
+            generation: None,
+            targets_at: None,
+            suspicions: VecDeque::new(),
+        }
     }
 
-    fn configure(&mut self, targets: Vec<WorkTarget>) {
+    fn configure(&mut self, targets: Vec<WorkTarget>, generation: Generation) {
+        self.generation = Some(generation);
         if self.targets_at.is_none() || *self.targets != *targets {
             self.last += 1;
             self.targets_at = Some(self.last);
@@ -121,8 +130,12 @@ impl Board {
         raised
     }
 
-    /// Takes the targets from a snapshot. Also wakes vantages that are not configured any more.
+    /// Takes the targets from a snapshot, unless it is the one they were taken from last. Also wakes vantages that
+    /// are not configured any more.
     fn configure(&self, snapshot: &Snapshot) {
+        if self.with(|tasks| tasks.generation) == Some(snapshot.generation) {
+            return;
+        }
         let targets = snapshot.targets.values().map(|target| WorkTarget {
             key: target.key.clone(),
             address: target.address,
@@ -130,7 +143,7 @@ impl Board {
             check: target.check.clone(),
         });
         let targets = targets.collect();
-        self.with(|tasks| tasks.configure(targets));
+        self.with(|tasks| tasks.configure(targets, snapshot.generation));
         self.news.send_modify(|news| *news += 1);
     }
 
@@ -169,11 +182,13 @@ pub(super) async fn work(
     loop {
         news.borrow_and_update();
         let snapshot = shared.handle.snapshot();
-        if let Some(snapshot) = &snapshot
-            && !snapshot.vantages.iter().any(|it| it.name.as_str() == vantage)
-        {
-            let text = format!("there is no Vantage {vantage} in generation {}", snapshot.generation);
-            return Err(Refused::new(Refusal::NotFound, text));
+        if let Some(snapshot) = &snapshot {
+            if !snapshot.vantages.iter().any(|it| it.name.as_str() == vantage) {
+                let text = format!("there is no Vantage {vantage} in generation {}", snapshot.generation);
+                return Err(Refused::new(Refusal::NotFound, text));
+            }
+            // An empty list of targets would stop the vantage: never answer before they are known.
+            board.configure(snapshot);
         }
         let now = shared.handle.now();
         if let Some((index, confirm)) = board.with(|tasks| tasks.after(vantage, index, now)) {
@@ -189,5 +204,62 @@ pub(super) async fn work(
                 tasks.work(index, confirm)
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::name;
+
+    const START: Moment = Moment(1_000);
+
+    fn tasks() -> Tasks {
+        let mut tasks = Tasks::starting_at(START);
+        tasks.configure(Vec::new(), Generation::default());
+        tasks
+    }
+
+    fn numbers(tasks: &Tasks, vantage: &str, index: u64, now: Moment) -> Option<Vec<u64>> {
+        tasks.after(vantage, index, now).map(|(_, confirm)| confirm.into_iter().map(|it| it.number).collect())
+    }
+
+    #[test]
+    fn there_is_no_work_before_the_first_configuration() {
+        assert_eq!(Tasks::starting_at(START).after("v1", 0, START), None);
+        assert_eq!(numbers(&tasks(), "v1", 0, START), Some(vec![]));
+    }
+
+    #[test]
+    fn numbers_only_grow_also_across_restarts() {
+        let mut tasks = tasks();
+        let before = tasks.last;
+        assert!(tasks.suspect(&name("v1"), TargetKey::from("a"), START));
+        assert!(tasks.last > before);
+        assert!(Tasks::starting_at(START.after(Duration::from_millis(1))).last > tasks.last);
+        tasks.configure(Vec::new(), Generation { epoch: 1, number: 1 });
+        assert_eq!(tasks.last, before + 1, "the same targets are no news");
+    }
+
+    #[test]
+    fn a_suspicion_is_passed_on_once_and_not_for_long() {
+        let mut tasks = tasks();
+        let index = tasks.last;
+        assert!(tasks.suspect(&name("v1"), TargetKey::from("a"), START));
+        assert!(!tasks.suspect(&name("v2"), TargetKey::from("a"), START), "everybody is looking");
+        assert_eq!(numbers(&tasks, "v1", index, START), None);
+        assert_eq!(numbers(&tasks, "v2", index, START), Some(vec![index + 1]));
+        assert_eq!(numbers(&tasks, "v2", index + 1, START), None);
+        assert_eq!(numbers(&tasks, "v2", index, START.after(URGENT_FOR)), None);
+        assert!(tasks.suspect(&name("v2"), TargetKey::from("a"), START.after(REPEATED_AFTER)));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut tasks = tasks();
+        for n in 0..MOST_SUSPICIONS + 10 {
+            tasks.suspect(&name("v1"), TargetKey::from(format!("t{n}").as_str()), START);
+        }
+        assert_eq!(tasks.suspicions.len(), MOST_SUSPICIONS);
     }
 }

@@ -87,6 +87,7 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
     let mut driven: BTreeSet<DrainId> = BTreeSet::new();
     // Our own last writes, which the picture of the drains may not show yet.
     let mut ended: BTreeMap<DrainId, Index> = BTreeMap::new();
+    let _active = Active(&shared);
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -114,6 +115,15 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
             },
             _ = sweep.tick() => remove_old(&shared, &held, &seen).await,
         }
+    }
+}
+
+/// Who does not lead drives nothing.
+struct Active<'a>(&'a Shared);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.drains_active.set(0);
     }
 }
 
@@ -187,11 +197,9 @@ impl Driver {
 
     /// Waits until the record or the evidence changed.
     async fn changed(&mut self, known: Known) -> Option<Known> {
-        loop {
-            tokio::select! {
-                _ = self.evidence.changed() => return Some(known),
-                newer = newer(&mut self.drains, &self.id, known.0) => return newer,
-            }
+        tokio::select! {
+            _ = self.evidence.changed() => Some(known),
+            newer = newer(&mut self.drains, &self.id, known.0) => newer,
         }
     }
 

@@ -1,9 +1,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{
-    drain::{Drain, DrainId, Phase},
+    drain::{Drain, DrainId, Phase, Receipt},
     keys,
-    model::Span,
+    model::{Moment, Span},
 };
 
 use crate::control::{
@@ -257,4 +257,25 @@ async fn an_engine_that_is_away_stops_a_drain_and_nothing_spins() {
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
     control.stop().await;
+}
+
+#[tokio::test]
+async fn records_that_ended_long_ago_are_removed_with_their_receipts() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let first = world.control("c1");
+    let drain = first.handle.drain(order("o-1", "http://127.0.0.1:9/stop")).await.unwrap();
+    world.receipt(&drain.id, "g1").await;
+    first.stop().await;
+    let old = Drain { phase: Phase::Done, since: Moment(0), ..drain.clone() };
+    world.set(keys::drain(&drain.id), &old).await;
+    let recent = Drain { id: DrainId("recent".into()), since: world.handle.now(), ..old };
+    world.set(keys::drain(&recent.id), &recent).await;
+    eventually("both", async || world.handle.drains().borrow().records.contains_key(&recent.id)).await;
+    let second = world.control("c1");
+    eventually("only the recent one", async || second.handle.drains().len() == 1).await;
+    assert_eq!(second.handle.drains()[0].drain.id, recent.id);
+    assert!(world.get::<Receipt>(&keys::receipt(&drain.id, "g1")).await.is_none());
+    second.stop().await;
 }
