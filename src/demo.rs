@@ -164,7 +164,8 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
         return tour::play(fleet).await;
     }
     if options.json {
-        let line = serde_json::to_string(fleet.layout()).map_err(|error| DemoError::Admin(error.to_string()))?;
+        let line =
+            serde_json::to_string(fleet.layout()).map_err(|error| DemoError::Admin(error.to_string()))?;
         println!("{line}");
     } else {
         print_guide(fleet.layout());
@@ -183,7 +184,8 @@ fn print_guide(layout: &Layout) {
             println!("            {:<12} {} (pid {})", instance.id, instance.address, instance.pid);
         }
     }
-    let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway")) else {
+    let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway"))
+    else {
         return;
     };
     let Some(instance) = near.instances.first() else { return };

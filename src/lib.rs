@@ -2,4 +2,7 @@
 //!
 //! It knows `dns`, `proxy`, `prober` and `store`, wires them, and decides nothing they could decide.
 
+pub mod config;
 pub mod control;
+pub mod demo;
+pub mod shutdown;

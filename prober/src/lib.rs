@@ -1,1 +1,3 @@
 //! Placeholder.
+pub mod config;
+pub use config::{Canary, CanaryError, Config, Secret};
