@@ -36,6 +36,7 @@ const READMITTING: &str = "maintenance that was set for this drain is being undo
 
 /// An order to drain an instance.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DrainOrder {
     /// A Service, or the name of a service in the registry.
     pub service: String,

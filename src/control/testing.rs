@@ -131,7 +131,8 @@ pub(super) struct Remote {
     inner: Arc<Embedded>,
     pub(super) away: AtomicBool,
     pub(super) calls: AtomicU64,
-    pub(super) written: Mutex<Vec<String>>,
+    /// The keys that each committed transaction wrote.
+    pub(super) written: Mutex<Vec<Vec<String>>>,
 }
 
 impl Remote {
@@ -143,9 +144,9 @@ impl Remote {
         Ok(&self.inner)
     }
 
-    /// How many committed transactions wrote below this prefix.
+    /// How many keys below this prefix were written.
     pub(super) fn writes(&self, prefix: &str) -> usize {
-        self.written.lock().unwrap().iter().filter(|key| key.starts_with(prefix)).count()
+        self.written.lock().unwrap().iter().flatten().filter(|key| key.starts_with(prefix)).count()
     }
 }
 
@@ -171,7 +172,7 @@ impl Engine for Remote {
         let keys: Vec<String> = ops.iter().filter_map(key).collect();
         let outcome = self.reach()?.txn(ops).await?;
         if matches!(outcome, TxnOutcome::Committed(_)) {
-            self.written.lock().unwrap().extend(keys);
+            self.written.lock().unwrap().push(keys);
         }
         Ok(outcome)
     }
@@ -261,6 +262,7 @@ impl World {
     pub(super) fn control(&self, node: &str) -> Running {
         let config = Config {
             settle: Duration::from_millis(100),
+            hook_deadline: Duration::from_secs(2),
             ..Config::new(name(node), name("bj"), "boot".into())
         };
         let asked = Arc::<Remote>::clone(&self.engine);

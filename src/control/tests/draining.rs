@@ -128,6 +128,30 @@ async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
 }
 
 #[tokio::test]
+async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellation_up() {
+    let world = World::start().await;
+    // The kernel accepts for it; nobody ever answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hook = format!("http://{}/stop", silent.local_addr().unwrap());
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "its trouble", |view| {
+        view.drain.trouble.as_ref().is_some_and(|it| it.contains("no answer in time"))
+    })
+    .await;
+    eventually("the next call", async || control.handle.metrics().hook_calls.get() >= 2).await;
+    let asked = tokio::time::Instant::now();
+    control.handle.cancel(&drain.id.0, "ops").await.unwrap();
+    until(&control, &drain.id, "the end", |view| {
+        view.drain.phase == Phase::Cancelled && view.drain.trouble.is_none()
+    })
+    .await;
+    assert!(asked.elapsed() < Duration::from_millis(1_500), "{:?}", asked.elapsed());
+    control.stop().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
     let world = World::start().await;
     let (platform, hook) = Platform::start(0).await;

@@ -67,6 +67,21 @@ async fn only_what_changed_is_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reports_that_come_together_are_written_together() {
+    let world = World::start().await;
+    let control = world.control("c1");
+    let [a, _] = world.targets();
+    let report = |vantage: &'static str| control.handle.observe(full(vantage, 1, vec![see(&a, State::Up)]));
+    let replies = tokio::join!(report("v1"), report("v2"), report("v3"));
+    assert_eq!(replies, (Ok(BatchReply::Accepted), Ok(BatchReply::Accepted), Ok(BatchReply::Accepted)));
+    let beats = |keys: &Vec<String>| keys.iter().filter(|key| key.starts_with(keys::HEARTBEATS)).count();
+    let written: Vec<usize> =
+        world.engine.written.lock().unwrap().iter().map(beats).filter(|it| *it > 0).collect();
+    assert_eq!(written, [3], "one transaction, and one sync of the disk");
+    control.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_that_could_not_be_written_is_taken_when_it_comes_again() {
     let world = World::start().await;
     let control = world.control("c1");
