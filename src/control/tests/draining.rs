@@ -1,3 +1,5 @@
+//! Drains, with gateways that beat and prove through the KV and a platform that listens on a socket.
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{

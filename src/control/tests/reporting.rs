@@ -1,3 +1,5 @@
+//! Observations in, work out, verdicts published; in virtual time.
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{
