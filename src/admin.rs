@@ -5,11 +5,11 @@
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
 mod documents;
-mod explain;
+pub mod explain;
 mod health;
 mod nodes;
 pub mod routes;
-mod status;
+pub mod status;
 
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ use store::{
     model::{Mistake, Span},
 };
 
-pub use documents::{Apply, Applied, FileText, KeptDocument};
-pub use explain::{Explained, SiteExplained};
+pub use documents::{Applied, Apply, FileText, KeptDocument};
+pub use explain::Explained;
 pub use health::{Health, router as health_router};
 pub use nodes::NodeStatus;
 pub use status::{Seen, Status, TargetStatus};
@@ -89,7 +89,8 @@ pub fn router(admin: Admin, health: Health) -> Router {
 }
 
 async fn ui() -> Response {
-    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
+    let policy =
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
     let headers = [(header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-store")];
     (headers, Html(include_str!("admin/ui.html"))).into_response()
 }

@@ -95,15 +95,20 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
         (Role::Automation, Right::Tokens | Right::Restore) => false,
         (Role::Automation, Right::KeyWrite(key)) => !ours(key),
         (Role::Automation, _) => true,
-        (Role::Vantage, Right::Vantage(name)) => scope.vantage.as_ref().is_some_and(|own| own.as_str() == name),
+        (Role::Vantage, Right::Vantage(name)) => {
+            scope.vantage.as_ref().is_some_and(|own| own.as_str() == name)
+        }
         (Role::Vantage, _) => false,
         (Role::Registrar, Right::Registry) => true,
-        (Role::Registrar, Right::Register(service)) => {
-            scope.services.as_ref().is_none_or(|all| all.iter().any(|it| store::snapshot::matches(it, service)))
-        }
+        (Role::Registrar, Right::Register(service)) => scope
+            .services
+            .as_ref()
+            .is_none_or(|all| all.iter().any(|it| store::snapshot::matches(it, service))),
         (Role::Registrar, _) => false,
         (Role::Node, Right::Read | Right::Registry | Right::KeyRead(_)) => true,
-        (Role::Node, Right::KeyWrite(key)) => [keys::NODES, keys::RECEIPTS].iter().any(|own| key.starts_with(own)),
+        (Role::Node, Right::KeyWrite(key)) => {
+            [keys::NODES, keys::RECEIPTS].iter().any(|own| key.starts_with(own))
+        }
         (Role::Node, Right::Vantage(name)) => scope.vantage.as_ref().is_none_or(|own| own.as_str() == name),
         (Role::Node, _) => false,
         (Role::Reader, Right::Read | Right::Registry) => true,
@@ -199,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_found_by_its_digest() {
-        let secret_sha256: String = Sha256::digest("correct horse").iter().map(|it| format!("{it:02x}")).collect();
+        let secret_sha256: String =
+            Sha256::digest("correct horse").iter().map(|it| format!("{it:02x}")).collect();
         let (name, scope) = ("ci".parse().unwrap(), Scope::default());
         let tokens = [Token { name, role: Role::Automation, scope, secret_sha256 }];
         assert_eq!(find("correct horse", None, &tokens).who(), "ci");
@@ -210,7 +216,8 @@ mod tests {
 
     #[test]
     fn loopback_is_the_operator_until_there_is_one() {
-        let (handle, _publisher) = store::handle::channel(store::handle::Clock::default(), std::time::Duration::MAX);
+        let (handle, _publisher) =
+            store::handle::channel(store::handle::Clock::default(), std::time::Duration::MAX);
         let open = Auth::new(handle.clone(), None);
         assert_eq!(open.identify(None), Identity::Local);
         assert_eq!(open.identify(Some("anything")), Identity::Unknown);

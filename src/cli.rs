@@ -14,7 +14,12 @@ use clap::{Args, Parser, Subcommand};
 use store::model::{Kind, Mistake, Span};
 
 use self::client::Client;
-use crate::{config::Config, demo, node, shutdown::{Shutdown, signalled}, telemetry};
+use crate::{
+    config::Config,
+    demo, node,
+    shutdown::{Shutdown, signalled},
+    telemetry,
+};
 
 /// Keeps a service reachable when an instance, a gateway or a whole data centre dies.
 #[derive(Debug, Parser)]
@@ -30,7 +35,13 @@ struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// The admin API.
-    #[arg(long, global = true, env = "WAYPOST_SERVER", default_value = "http://127.0.0.1:8580", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "WAYPOST_SERVER",
+        default_value = "http://127.0.0.1:8580",
+        value_name = "URL"
+    )]
     server: String,
     /// A file with the token to send.
     #[arg(long, global = true, env = "WAYPOST_TOKEN_FILE", value_name = "FILE")]
@@ -366,7 +377,9 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Audit => commands::audit(&client, json).await,
         Command::Backup { output } => commands::backup(&client, &output).await,
         Command::Restore { file } => commands::restore(&client, &file, json).await,
-        Command::Run { .. } | Command::Demo { .. } | Command::DemoBackend { .. } | Command::Check { .. } => Ok(()),
+        Command::Run { .. } | Command::Demo { .. } | Command::DemoBackend { .. } | Command::Check { .. } => {
+            Ok(())
+        }
     }
 }
 
@@ -389,7 +402,8 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
 /// Asks the kernel to kill this process when its parent ends.
 fn end_with_parent() -> Outcome {
     let parent = rustix::process::getppid();
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(Failure::failed)?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::failed)?;
     // It may have ended before the kernel was asked.
     if rustix::process::getppid() == parent { Ok(()) } else { Err(Failure::Failed(String::new())) }
 }

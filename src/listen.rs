@@ -55,9 +55,13 @@ struct Plain<'a>(&'a io::Error);
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.kind() {
-            io::ErrorKind::AddrInUse => f.write_str("the address is in use: another program has it, or this one runs twice"),
+            io::ErrorKind::AddrInUse => {
+                f.write_str("the address is in use: another program has it, or this one runs twice")
+            }
             io::ErrorKind::AddrNotAvailable => f.write_str("this machine has no such address"),
-            io::ErrorKind::PermissionDenied => f.write_str("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            io::ErrorKind::PermissionDenied => {
+                f.write_str("not permitted; ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
             _ => self.0.fmt(f),
         }
     }
@@ -73,7 +77,10 @@ pub struct Bound {
 
 impl fmt::Debug for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bound").field("what", &self.what).field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Bound")
+            .field("what", &self.what)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +151,12 @@ impl Bound {
     }
 }
 
-async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, stopping: watch::Receiver<bool>) {
+async fn converse(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+) {
     // Small answers to a waiting client; without it they meet delayed acknowledgements.
     let _ = stream.set_nodelay(true);
     match tls {

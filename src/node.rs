@@ -102,7 +102,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     };
     let (handle, follower) = followed.unzip();
     let mut node = Node { boot, tasks: JoinSet::new(), sources: Vec::new(), shutdown, gateway: None };
-    let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref()).await;
+    let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
             tracing::info!(node = %config.node, roles = ?config.roles(), "running");
@@ -130,7 +130,8 @@ async fn bind(config: &Config) -> Result<Listeners, ListenError> {
         listeners.face = Some(listen::bind("[store] http", address, embedded.guard.tls.as_ref()).await?);
     }
     if let Some(control) = &config.control {
-        listeners.admin = Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
+        listeners.admin =
+            Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
     }
     if let Some(address) = config.telemetry.listen {
         listeners.status = Some(listen::bind("[telemetry] listen", address, None).await?);
@@ -145,7 +146,8 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
             if let Some(dns) = it.dns {
                 tracing::warn!(address = %dns, "[store] dns: the registry is not served over DNS yet");
             }
-            let address = it.http.map_or(std::net::IpAddr::from([127, 0, 0, 1]), |http| http.ip());
+            let address =
+                it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
             let options = embedded::Options {
                 node: config.node.to_string(),
                 address,
@@ -157,7 +159,11 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     }
 }
 
-async fn follow(config: &Config, engine: &Arc<dyn Engine>, boot: &str) -> Result<(Handle, Follower), NodeError> {
+async fn follow(
+    config: &Config,
+    engine: &Arc<dyn Engine>,
+    boot: &str,
+) -> Result<(Handle, Follower), NodeError> {
     let identity = Identity {
         node: config.node.to_string(),
         site: config.site.to_string(),
@@ -180,7 +186,7 @@ struct Node {
 impl Node {
     /// Binds the roles and starts all parts. The DNS role and the gateway come first: what they need is there
     /// already, from disk if nowhere else.
-    async fn start(
+    fn start(
         &mut self,
         config: &Config,
         listeners: Listeners,

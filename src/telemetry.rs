@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use opentelemetry::{KeyValue, metrics::{Meter, MeterProvider as _}};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, MeterProvider as _},
+};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
@@ -19,8 +22,11 @@ const EXPORT_EVERY: Duration = Duration::from_secs(10);
 pub fn log(directives: &str) {
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(directives);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .finish();
     // A second start in one process (a test) keeps the first.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -42,7 +48,11 @@ impl Metrics {
     ///
     /// # Errors
     /// When the exporter cannot be made; a collector that is away is no error.
-    pub fn new(node: &str, sources: Vec<Arc<dyn Source>>, otlp: Option<&str>) -> Result<Self, TelemetryError> {
+    pub fn new(
+        node: &str,
+        sources: Vec<Arc<dyn Source>>,
+        otlp: Option<&str>,
+    ) -> Result<Self, TelemetryError> {
         let registry = prometheus::Registry::new();
         let fail = |error: &dyn std::fmt::Display| TelemetryError(error.to_string());
         let scraped = opentelemetry_prometheus::exporter()
@@ -59,7 +69,8 @@ impl Metrics {
         if let Some(collector) = otlp {
             let exporter = MetricExporter::builder().with_tonic().with_endpoint(collector).build();
             let exporter = exporter.map_err(|error| fail(&error))?;
-            provider = provider.with_reader(PeriodicReader::builder(exporter).with_interval(EXPORT_EVERY).build());
+            provider =
+                provider.with_reader(PeriodicReader::builder(exporter).with_interval(EXPORT_EVERY).build());
         }
         let provider = provider.build();
         let meter = provider.meter("waypost");

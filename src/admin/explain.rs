@@ -98,7 +98,8 @@ pub(super) async fn explain(
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();
     let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
-    let name: dns::QueryName = asked.name.parse().map_err(|error| Problem::wrong(format!("name: {error}")))?;
+    let name: dns::QueryName =
+        asked.name.parse().map_err(|error| Problem::wrong(format!("name: {error}")))?;
     let record_type = asked.record_type.as_deref().unwrap_or("A").parse::<dns::RecordType>();
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
@@ -107,8 +108,12 @@ pub(super) async fn explain(
     let explanation = dns::explain(world, &question, &dns::Client::at(client));
     let located = snapshot.locality.locate(client);
     let picture = admin.handle.picture().await;
-    let sites = explanation.steered.as_ref().map(|steered| sites(&admin, &snapshot, steered, located.order, &picture));
-    let alias = |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
+    let sites = explanation
+        .steered
+        .as_ref()
+        .map(|steered| sites(&admin, &snapshot, steered, located.order, &picture));
+    let alias =
+        |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
         generation: snapshot.generation,
         client,
@@ -148,7 +153,8 @@ fn sites(
             AddressExplained {
                 address: it.ip,
                 verdict: verdict.map(|it| it.state.as_str().to_owned()),
-                lasting: verdict.map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
+                lasting: verdict
+                    .map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
                 observations: target.map(|target| seen(picture, &target.key)).unwrap_or_default(),
             }
         };

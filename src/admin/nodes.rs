@@ -7,7 +7,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use store::{drain::NodeBeat, engine::Engine, keys, model::{Generation, Span}};
+use store::{
+    drain::NodeBeat,
+    engine::Engine,
+    keys,
+    model::{Generation, Span},
+};
 use tokio::{task::AbortHandle, time::Instant};
 
 /// How often the beats are read.
@@ -75,7 +80,10 @@ impl Nodes {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(seen) = seen.as_ref() else { return (Vec::new(), None) };
         let now = Instant::now();
-        (seen.beats.values().map(|(beat, moved)| status(beat, now.duration_since(*moved))).collect(), seen.error.clone())
+        (
+            seen.beats.values().map(|(beat, moved)| status(beat, now.duration_since(*moved))).collect(),
+            seen.error.clone(),
+        )
     }
 }
 
@@ -93,8 +101,14 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
 
 async fn read(engine: &dyn Engine) -> Result<Vec<NodeBeat>, String> {
     let listed = tokio::time::timeout(Duration::from_secs(5), engine.kv_list(keys::NODES, None)).await;
-    let entries = listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    Ok(entries.value.iter().take(MOST).filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
+    let entries =
+        listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
+    Ok(entries
+        .value
+        .iter()
+        .take(MOST)
+        .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
+        .collect())
 }
 
 fn take_in(seen: &mut Option<Seen>, read: Result<Vec<NodeBeat>, String>, now: Instant) {
@@ -104,9 +118,12 @@ fn take_in(seen: &mut Option<Seen>, read: Result<Vec<NodeBeat>, String>, now: In
         Ok(beats) => {
             let moved = |beat: &NodeBeat| {
                 let known = seen.beats.get(&beat.node);
-                known.filter(|(it, _)| (it.number, &it.boot) == (beat.number, &beat.boot)).map_or(now, |(_, at)| *at)
+                known
+                    .filter(|(it, _)| (it.number, &it.boot) == (beat.number, &beat.boot))
+                    .map_or(now, |(_, at)| *at)
             };
-            let beats = beats.into_iter().map(|beat| (beat.node.clone(), (beat.clone(), moved(&beat)))).collect();
+            let beats =
+                beats.into_iter().map(|beat| (beat.node.clone(), (beat.clone(), moved(&beat)))).collect();
             *seen = Seen { beats, error: None };
         }
     }

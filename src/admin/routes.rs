@@ -33,7 +33,14 @@ const fn route(
 /// Every route.
 pub const ROUTES: &[Route] = &[
     route("get", "/livez", "none", &[], None, "The process runs."),
-    route("get", "/readyz", "none", &[], None, "200 when the node may get traffic, else 503 with the reasons."),
+    route(
+        "get",
+        "/readyz",
+        "none",
+        &[],
+        None,
+        "200 when the node may get traffic, else 503 with the reasons.",
+    ),
     route("get", "/metrics", "read", &[], None, "Metrics in Prometheus' text format."),
     route("get", "/openapi.json", "none", &[], None, "This description."),
     route(
@@ -44,14 +51,7 @@ pub const ROUTES: &[Route] = &[
         Some("{\"files\": [{\"name\", \"text\"}], \"prune\": false}"),
         "Makes documents true, all or none.",
     ),
-    route(
-        "post",
-        "/v1/diff",
-        "read",
-        &[],
-        Some("as for /v1/apply"),
-        "What an apply would change.",
-    ),
+    route("post", "/v1/diff", "read", &[], Some("as for /v1/apply"), "What an apply would change."),
     route("get", "/v1/documents", "read", &["kind"], None, "The stored documents."),
     route("get", "/v1/documents/{kind}/{name}", "read", &[], None, "One document."),
     route("delete", "/v1/documents/{kind}/{name}", "change", &[], None, "Deletes one document."),
@@ -67,7 +67,14 @@ pub const ROUTES: &[Route] = &[
     ),
     route("get", "/v1/audit", "read", &[], None, "The record of writes, newest first."),
     route("get", "/v1/status", "read", &[], None, "Nodes, domains, targets, vantages, services, drains."),
-    route("get", "/v1/explain", "read", &["name", "type", "client"], None, "Why a name is answered as it is."),
+    route(
+        "get",
+        "/v1/explain",
+        "read",
+        &["name", "type", "client"],
+        None,
+        "Why a name is answered as it is.",
+    ),
     route("post", "/v1/observations", "vantage", &[], Some("a numbered batch"), "What a prober saw."),
     route(
         "get",
@@ -109,9 +116,7 @@ pub fn openapi() -> Value {
 }
 
 fn operation(route: &Route) -> Value {
-    let parameter = |name: &str, place: &str| {
-        json!({ "name": name, "in": place, "required": place == "path", "schema": { "type": "string" } })
-    };
+    let parameter = |name: &str, place: &str| json!({ "name": name, "in": place, "required": place == "path", "schema": { "type": "string" } });
     let in_path = route.path.split('/').filter_map(|it| it.strip_prefix('{')?.strip_suffix('}'));
     let parameters: Vec<Value> = in_path
         .map(|name| parameter(name, "path"))

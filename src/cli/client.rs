@@ -26,8 +26,13 @@ struct Problem {
 }
 
 impl Client {
-    pub(super) fn new(server: &str, token_file: Option<&Path>, ca_file: Option<&Path>) -> Result<Self, Failure> {
-        let fits = reqwest::Url::parse(server).is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
+    pub(super) fn new(
+        server: &str,
+        token_file: Option<&Path>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let fits = reqwest::Url::parse(server)
+            .is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
         if !fits {
             let text = format!("--server {server:?}: expected a URL such as http://127.0.0.1:8580");
             return Err(Failure::Wrong(text));
@@ -41,7 +46,8 @@ impl Client {
         let mut http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
         if let Some(path) = ca_file {
             let certificates = reqwest::Certificate::from_pem_bundle(&read(path)?);
-            let certificates = certificates.map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))?;
+            let certificates =
+                certificates.map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))?;
             http = http.tls_certs_only(certificates);
         }
         let http = http.build().map_err(Failure::failed)?;
@@ -85,7 +91,11 @@ impl Client {
         serde_json::from_str(&body).map_err(wrong)
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failure> {
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failure> {
         self.parsed(self.request(Method::GET, &with_query(path, query))).await
     }
 
@@ -93,11 +103,19 @@ impl Client {
         self.send(self.request(Method::GET, path)).await
     }
 
-    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
         self.parsed(self.request(Method::POST, path).json(body)).await
     }
 
-    pub(super) async fn post_text<T: DeserializeOwned>(&self, path: &str, body: String) -> Result<T, Failure> {
+    pub(super) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+    ) -> Result<T, Failure> {
         self.parsed(self.request(Method::POST, path).body(body)).await
     }
 

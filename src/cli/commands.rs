@@ -41,7 +41,8 @@ fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             let mut inside = Vec::new();
             for entry in std::fs::read_dir(&path).map_err(wrong)? {
                 let entry = entry.map_err(wrong)?.path();
-                let document = entry.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
+                let document =
+                    entry.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
                 if document || entry.is_dir() {
                     inside.push(entry);
                 }
@@ -64,7 +65,10 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, Failure> {
             std::io::stdin().read_to_string(&mut text).map_err(wrong)?;
             return Ok(FileText { name: "stdin".to_owned(), text });
         }
-        Ok(FileText { text: std::fs::read_to_string(&path).map_err(wrong)?, name: path.display().to_string() })
+        Ok(FileText {
+            text: std::fs::read_to_string(&path).map_err(wrong)?,
+            name: path.display().to_string(),
+        })
     };
     find(paths)?.into_iter().map(one).collect()
 }
@@ -155,7 +159,13 @@ pub(super) async fn status(client: &Client, json: bool) -> Outcome {
     if json { show::json(&status) } else { print(&show::status(&status)) }
 }
 
-pub(super) async fn explain(client: &Client, name: &str, record_type: &str, who: IpAddr, json: bool) -> Outcome {
+pub(super) async fn explain(
+    client: &Client,
+    name: &str,
+    record_type: &str,
+    who: IpAddr,
+    json: bool,
+) -> Outcome {
     let who = who.to_string();
     let query = [("name", name), ("type", record_type), ("client", who.as_str())];
     let explained: Explained = client.get("/v1/explain", &query).await?;
@@ -200,12 +210,14 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
             if !services.is_empty() {
                 scope.insert("services".to_owned(), services.into());
             }
-            let mut document = json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": digest });
+            let mut document =
+                json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": digest });
             if !scope.is_empty() {
                 document["scope"] = scope.into();
             }
             let file = FileText { name: "token".to_owned(), text: document.to_string() };
-            let applied: Applied = client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
+            let applied: Applied =
+                client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
             if json {
                 return show::json(&json!({ "generation": applied.generation, "secret": secret }));
             }

@@ -39,7 +39,10 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&all);
             }
-            print!("{}", show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
+            print!(
+                "{}",
+                show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>())
+            );
             Ok(())
         }
         Drain::Show { id } => {

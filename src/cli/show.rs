@@ -78,7 +78,10 @@ pub(super) fn status(it: &Status) -> String {
     text.push('\n');
     let domains = it.domains.iter().map(|domain| {
         let sites = domain.sites.iter().map(|site| match &site.forced {
-            Some(order) => format!("{} {} (forced {} by {}: {})", site.site, site.state, order.state, order.owner, order.reason),
+            Some(order) => format!(
+                "{} {} (forced {} by {}: {})",
+                site.site, site.state, order.state, order.owner, order.reason
+            ),
             None => format!("{} {}", site.site, site.state),
         });
         let sites = sites.collect::<Vec<_>>().join(", ");
@@ -96,12 +99,21 @@ pub(super) fn status(it: &Status) -> String {
     });
     section(&mut text, "Vantages", &["NAME", "STATE"], &vantages.collect::<Vec<_>>());
     let nodes = it.nodes.iter().map(|node| {
-        let beat = if node.lost { format!("LOST, silent for {}", node.silent) } else { format!("{} ago", node.silent) };
+        let beat = if node.lost {
+            format!("LOST, silent for {}", node.silent)
+        } else {
+            format!("{} ago", node.silent)
+        };
         let lags = if node.generation == Some(it.generation) { "" } else { " (lags)" };
         let running = format!("{}{lags}", generation(node.generation));
         vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
     });
-    section(&mut text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"], &nodes.collect::<Vec<_>>());
+    section(
+        &mut text,
+        "Nodes",
+        &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"],
+        &nodes.collect::<Vec<_>>(),
+    );
     let services = it.services.iter().map(|service| {
         vec![service.name.clone(), service.hosts.join(", "), service.uuid_domain.clone().unwrap_or_default()]
     });
@@ -119,7 +131,11 @@ fn targets(it: &Status) -> Vec<Vec<String>> {
     let seen = |target: &crate::admin::TargetStatus| {
         let one = |(vantage, seen): (&String, &crate::admin::Seen)| {
             let stale = if seen.fresh { "" } else { " (stale)" };
-            let why = if seen.reason.is_empty() || seen.state == "up" { String::new() } else { format!(": {}", seen.reason) };
+            let why = if seen.reason.is_empty() || seen.state == "up" {
+                String::new()
+            } else {
+                format!(": {}", seen.reason)
+            };
             format!("{vantage} {}{why}{stale}", seen.state)
         };
         target.observations.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -132,10 +148,12 @@ fn targets(it: &Status) -> Vec<Vec<String>> {
     it.targets.iter().map(row).collect()
 }
 
-pub(super) const DRAIN_HEADS: &[&str] = &["DRAIN", "INSTANCE", "PHASE", "RECEIPTS", "WAITING FOR", "UNPROVEN"];
+pub(super) const DRAIN_HEADS: &[&str] =
+    &["DRAIN", "INSTANCE", "PHASE", "RECEIPTS", "WAITING FOR", "UNPROVEN"];
 
 pub(super) fn drain_row(it: &DrainView) -> Vec<String> {
-    let names = |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
+    let names =
+        |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
     vec![
         it.drain.id.to_string(),
         format!("{} of {}", it.drain.instance, it.drain.service),
@@ -163,7 +181,13 @@ pub(super) fn explained(it: &Explained) -> String {
         || "in no site's networks: the default order applies".to_owned(),
         |home| format!("in the networks of {home}"),
     );
-    let _ = writeln!(text, "client     {} ({home}); order {}; scope /{}", it.client, it.order.join(", "), it.scope);
+    let _ = writeln!(
+        text,
+        "client     {} ({home}); order {}; scope /{}",
+        it.client,
+        it.order.join(", "),
+        it.scope
+    );
     let _ = writeln!(text, "zone       {}", it.zone.as_deref().unwrap_or("none of ours"));
     for alias in &it.chain {
         let _ = writeln!(text, "alias      {alias}");
@@ -173,10 +197,15 @@ pub(super) fn explained(it: &Explained) -> String {
     }
     for (place, site) in (1..).zip(&it.sites) {
         let usable = if site.usable { "usable" } else { "not used" };
-        let _ = writeln!(text, "  {place}. {:<10} {} ({usable}); probes say {}", site.site, site.tier, site.real);
+        let _ =
+            writeln!(text, "  {place}. {:<10} {} ({usable}); probes say {}", site.site, site.tier, site.real);
         if let Some(order) = &site.forced {
             let until = order.expires.as_deref().map_or_else(String::new, |it| format!(", until {it}"));
-            let _ = writeln!(text, "       override {}: {} by {}: {}{until}", order.name, order.state, order.owner, order.reason);
+            let _ = writeln!(
+                text,
+                "       override {}: {} by {}: {}{until}",
+                order.name, order.state, order.owner, order.reason
+            );
         }
         for address in &site.addresses {
             let verdict = match (&address.verdict, &address.lasting) {
@@ -187,7 +216,8 @@ pub(super) fn explained(it: &Explained) -> String {
             let _ = writeln!(text, "       {:<16} {verdict}", address.address.to_string());
             for (vantage, seen) in &address.observations {
                 let stale = if seen.fresh { "" } else { ", stale" };
-                let reason = if seen.reason.is_empty() { String::new() } else { format!(": {}", seen.reason) };
+                let reason =
+                    if seen.reason.is_empty() { String::new() } else { format!(": {}", seen.reason) };
                 let _ = writeln!(text, "         {vantage:<16} {}{reason}{stale}", seen.state);
             }
         }
