@@ -158,6 +158,62 @@ mod tests {
         }
     }
 
+    /// What every role may emit, as the page for operators.
+    async fn documented() -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = store::engine::embedded::Embedded::in_memory(Default::default()).await;
+        let identity = store::follow::Identity {
+            node: "n".into(),
+            site: "s".into(),
+            roles: Default::default(),
+            boot: "b".into(),
+        };
+        let options = store::follow::Options::default();
+        let (_, follower) = store::follow::start(engine, folder.path(), identity, options).await.unwrap();
+        let prober = prober::Config::new("v".parse().unwrap(), vec!["http://127.0.0.1:1".to_owned()]);
+        let sources: Vec<(&str, Arc<dyn Source>)> = vec![
+            ("Every node with an engine", follower.metrics()),
+            ("`dns`", Arc::new(dns::Metrics::default())),
+            ("`proxy`", Arc::new(proxy::Metrics::default())),
+            ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
+            ("`control`", Arc::new(crate::control::Metrics::default())),
+        ];
+        let mut page = include_str!("telemetry/metrics_head.md").to_owned();
+        for (role, source) in sources {
+            page.push_str(&format!("\n## {role}\n\n| Name (OTLP) | Kind | Unit | What it counts |\n|---|---|---|---|\n"));
+            for it in source.descriptors() {
+                let kind = match it.kind {
+                    Kind::Counter => "counter",
+                    Kind::Gauge => "gauge",
+                };
+                page.push_str(&format!("| `{}` | {kind} | {} | {} |\n", it.name, it.unit, it.help));
+            }
+        }
+        page
+    }
+
+    #[tokio::test]
+    async fn the_page_of_metrics_is_true() {
+        let page = documented().await;
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/METRICS.md");
+        if std::env::var_os("WAYPOST_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(there, page, "run this test with WAYPOST_WRITE_DOCS=1 to write {}", path.display());
+    }
+
+    #[tokio::test]
+    async fn names_are_ours_and_stand_once() {
+        let page = documented().await;
+        let mut names: Vec<_> = page.lines().filter_map(|it| it.strip_prefix("| `")?.split('`').next()).collect();
+        assert!(names.len() > 40 && names.iter().all(|it| it.starts_with("waypost.")), "{names:?}");
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a name stands twice");
+    }
+
     #[test]
     fn prometheus_sees_what_was_counted() {
         let doors = Arc::new(Doors::default());
