@@ -6,6 +6,7 @@
 
 use sha2::{Digest as _, Sha256};
 use store::{
+    compat::{Access, Authorise, Permit},
     engine::consul::Secret,
     handle::Handle,
     keys,
@@ -143,6 +144,25 @@ impl Auth {
             None if needed => Identity::Anonymous,
             None => Identity::Local,
             Some(secret) => find(secret, self.first.as_ref(), tokens),
+        }
+    }
+}
+
+impl Authorise for Auth {
+    fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit {
+        let identity = self.identify(token);
+        let right = match access {
+            Access::Registry => Right::Registry,
+            Access::Register(service) => Right::Register(service),
+            Access::Nodes => Right::RegistryNodes,
+            Access::KeyRead(key) => Right::KeyRead(key),
+            Access::KeyWrite(key) => Right::KeyWrite(key),
+            Access::Sessions => Right::Sessions,
+        };
+        match identity {
+            Identity::Unknown => Permit::Unknown,
+            identity if identity.may(right) => Permit::Allowed,
+            _ => Permit::Denied,
         }
     }
 }

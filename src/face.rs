@@ -28,6 +28,5 @@ async fn answer(State((engine, auth)): State<(Arc<Embedded>, Auth)>, request: Re
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
     };
     let request = http::Request::from_parts(head, body);
-    let _ = (engine, auth, request);
-    Response::new(Body::empty())
+    store::compat::respond(&engine, &auth, request).await.map(Body::from)
 }

@@ -180,7 +180,9 @@ mod tests {
         ];
         let mut page = include_str!("telemetry/metrics_head.md").to_owned();
         for (role, source) in sources {
-            page.push_str(&format!("\n## {role}\n\n| Name (OTLP) | Kind | Unit | What it counts |\n|---|---|---|---|\n"));
+            page.push_str(&format!(
+                "\n## {role}\n\n| Name (OTLP) | Kind | Unit | What it counts |\n|---|---|---|---|\n"
+            ));
             for it in source.descriptors() {
                 let kind = match it.kind {
                     Kind::Counter => "counter",
@@ -206,7 +208,8 @@ mod tests {
     #[tokio::test]
     async fn names_are_ours_and_stand_once() {
         let page = documented().await;
-        let mut names: Vec<_> = page.lines().filter_map(|it| it.strip_prefix("| `")?.split('`').next()).collect();
+        let mut names: Vec<_> =
+            page.lines().filter_map(|it| it.strip_prefix("| `")?.split('`').next()).collect();
         assert!(names.len() > 40 && names.iter().all(|it| it.starts_with("waypost.")), "{names:?}");
         let all = names.len();
         names.sort_unstable();

@@ -5,16 +5,16 @@
 //! ([`view`]). Without a disk it is the same engine in memory. What it keeps are [`rows`] in [`tables`], apart
 //! from the types of the trait and of Consul's JSON, so that neither of the two decides what stands on the disk.
 
-mod catalog;
+pub(crate) mod catalog;
 mod changes;
 mod codec;
 mod disk;
-mod kv;
-mod rows;
-mod sessions;
-mod tables;
-mod txn;
-mod view;
+pub(crate) mod kv;
+pub(crate) mod rows;
+pub(crate) mod sessions;
+pub(crate) mod tables;
+pub(crate) mod txn;
+pub(crate) mod view;
 mod watching;
 mod writer;
 
@@ -215,7 +215,7 @@ fn enlist(txn: &mut Txn<'_>, node: String, registration: Registration) {
 }
 
 /// A check that is there keeps its state.
-fn enlist_check(txn: &mut Txn<'_>, mut check: CheckRow) {
+pub(crate) fn enlist_check(txn: &mut Txn<'_>, mut check: CheckRow) {
     if let Some(there) = txn.tables().check(&check.node, &check.id) {
         check.status = there.status;
         check.output.clone_from(&there.output);

@@ -23,6 +23,7 @@ use super::{Config, wire::go_duration};
 use crate::engine::{EngineError, Index, Indexed, Result, Wait};
 
 /// Long polls of one client, dropped ones included, until the server has surely forgotten them.
+#[cfg(test)]
 pub(super) const LONG_POLLS: usize = OWN_POLLS + FEED_POLLS + CALL_POLLS;
 /// Of these, services that are watched by a poll of their own.
 pub(super) const OWN_POLLS: usize = 64;

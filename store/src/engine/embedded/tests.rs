@@ -251,7 +251,7 @@ mod model {
                 prop_assert_eq!(&held, &model);
                 prop_assert_eq!(format!("{:?}", head.tables), format!("{:?}", view.tables));
                 prop_assert!(view.tables.index >= before);
-                prop_assert!(view.kv_index() <= view.tables.index.max(1));
+                prop_assert!(view.prefix_index("") <= view.tables.index.max(1));
             }
         }
     }

@@ -22,7 +22,6 @@ pub(crate) struct View {
     pub(crate) tables: Tables,
     deleted: ChangeLog,
     services: ChangeLog,
-    kv_index: u64,
     catalog_index: u64,
     check_index: u64,
     node_index: u64,
@@ -37,7 +36,6 @@ impl View {
             tables,
             deleted: ChangeLog::new(index, REMEMBERED),
             services: ChangeLog::new(index, REMEMBERED),
-            kv_index: index,
             catalog_index: index,
             check_index: index,
             node_index: index,
@@ -61,13 +59,10 @@ impl View {
 
     fn stamp(&mut self, change: &Change, index: u64) {
         match &change.key {
-            RowKey::Kv(key) => {
-                self.kv_index = index;
-                match change.after {
-                    Some(_) => self.deleted.forget(key),
-                    None => self.deleted.touch(key, index),
-                }
-            }
+            RowKey::Kv(key) => match change.after {
+                Some(_) => self.deleted.forget(key),
+                None => self.deleted.touch(key, index),
+            },
             RowKey::Node(node) => {
                 self.node_index = index;
                 self.touch_node(node, index);
@@ -135,11 +130,6 @@ impl View {
     /// The index of every session.
     pub(crate) fn sessions_index(&self) -> u64 {
         self.session_index.max(1)
-    }
-
-    /// The index of the whole KV.
-    pub(crate) fn kv_index(&self) -> u64 {
-        self.kv_index.max(1)
     }
 
     /// The services that changed after an index; `None` when that is no longer known.
