@@ -9,14 +9,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use store::{
     drain::NodeBeat,
-    engine::Engine,
+    engine::{Engine, Index, Wait},
     keys,
     model::{Generation, Span},
 };
 use tokio::{task::AbortHandle, time::Instant};
 
-/// How often the beats are read.
-const EVERY: Duration = Duration::from_secs(2);
+/// The beats are read when they change, but never more often than this.
+const PACE: Duration = Duration::from_millis(500);
+/// How long a read waits for a change.
+const WAIT: Duration = Duration::from_secs(10);
 /// Nodes that are shown; more are too many for one engine.
 const MOST: usize = 10_000;
 /// A node that was silent for this long is shown as such.
@@ -66,10 +68,13 @@ impl Nodes {
         let seen: Arc<Mutex<Option<Seen>>> = Arc::default();
         let shared = Arc::clone(&seen);
         let task = tokio::spawn(async move {
+            let mut after = Index(0);
             loop {
-                let read = read(engine.as_ref()).await;
-                take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), read, Instant::now());
-                tokio::time::sleep(EVERY).await;
+                let read = read(engine.as_ref(), after).await;
+                after = read.as_ref().map_or(Index(0), |(index, _)| *index);
+                let beats = read.map(|(_, beats)| beats);
+                take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), beats, Instant::now());
+                tokio::time::sleep(PACE).await;
             }
         });
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
@@ -99,16 +104,13 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
     }
 }
 
-async fn read(engine: &dyn Engine) -> Result<Vec<NodeBeat>, String> {
-    let listed = tokio::time::timeout(Duration::from_secs(5), engine.kv_list(keys::NODES, None)).await;
-    let entries =
+async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeBeat>), String> {
+    let wait = (after > Index(0)).then_some(Wait { after, at_most: WAIT });
+    let listed = tokio::time::timeout(WAIT * 2, engine.kv_list(keys::NODES, wait)).await;
+    let listed =
         listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    Ok(entries
-        .value
-        .iter()
-        .take(MOST)
-        .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
-        .collect())
+    let beats = listed.value.iter().take(MOST).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+    Ok((listed.index, beats.collect()))
 }
 
 fn take_in(seen: &mut Option<Seen>, read: Result<Vec<NodeBeat>, String>, now: Instant) {

@@ -3,11 +3,11 @@
 //! It renews its check every second and registers itself again when the registry has forgotten it, which is
 //! also what it does while it is being drained: gateways must not be fooled by that.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use store::engine::{
@@ -69,12 +69,16 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     }
 }
 
-async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Answers a whole request; one whose body ends early gets no answer.
+async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (request, mut body) = request.into_parts();
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
     let mut response = Response::new(Full::new(id));
-    match request.uri().path() {
+    match request.uri.path() {
         "/slow" => {
-            let ms =
-                request.uri().query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
+            let ms = request.uri.query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
             tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(SLOWEST)).await;
         }
         "/" => {}

@@ -11,12 +11,14 @@ mod cli;
 mod components;
 mod crash;
 mod drain;
+mod engine;
 mod failover;
 mod harness;
 mod instance;
 mod names;
 mod outage;
 mod security;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
+    trials.extend(engine::trials(&components));
     trials.extend(security::trials());
+    trials.extend(tools::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

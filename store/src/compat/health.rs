@@ -78,7 +78,9 @@ async fn service(ask: &Ask<'_>, name: &str) -> Outcome {
 fn instance(ask: &Ask<'_>, view: &View, row: &ServiceRow) -> Value {
     let node = view.tables.nodes.get(&row.node);
     let external = node.is_none_or(|it| it.id.is_empty());
-    let checks: Vec<Value> = view.tables.checks_of(row).map(|it| shape::check(it)).collect();
+    // Those of the node come first.
+    let (own, nodes): (Vec<_>, Vec<_>) = view.tables.checks_of(row).partition(|it| it.service_id == row.id);
+    let checks: Vec<Value> = nodes.into_iter().chain(own).map(|it| shape::check(it)).collect();
     json!({
         "Node": node.map(|it| shape::node(it, &ask.engine.options().datacenter)),
         "Service": shape::service(row, external),

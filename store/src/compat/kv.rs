@@ -112,9 +112,7 @@ async fn put(ask: &Ask<'_>, key: &str) -> Outcome {
 
 async fn delete(ask: &Ask<'_>, key: &str) -> Outcome {
     let recurse = ask.query.has("recurse");
-    if recurse && ask.query.has("cas") {
-        return Err(Reply::text(400, "Conflicting flags: recurse&cas"));
-    }
+    exclusive(ask, &["cas", "recurse"])?;
     if key.is_empty() && !recurse {
         return Err(Reply::text(400, "Missing key name"));
     }

@@ -137,10 +137,10 @@ pub(super) fn shown(duration: Duration) -> String {
     if seconds == 0 && ms > 0 {
         return format!("{ms}ms");
     }
-    let tail = if ms > 0 {
-        format!("{}.{ms:03}s", seconds % 60).replace("0s", "s")
-    } else {
-        format!("{}s", seconds % 60)
+    let fraction = format!("{ms:03}");
+    let tail = match fraction.trim_end_matches('0') {
+        "" => format!("{}s", seconds % 60),
+        fraction => format!("{}.{fraction}s", seconds % 60),
     };
     match (seconds / 3600, seconds / 60 % 60) {
         (0, 0) => tail,

@@ -22,10 +22,6 @@ fn map_or_null<T: serde::Serialize>(map: &std::collections::BTreeMap<String, T>,
     if map.is_empty() && external { Value::Null } else { json!(map) }
 }
 
-fn list_or_null(list: &[String], external: bool) -> Value {
-    if list.is_empty() && external { Value::Null } else { json!(list) }
-}
-
 pub(super) fn node(row: &NodeRow, datacenter: &str) -> Value {
     let external = row.id.is_empty();
     json!({
@@ -49,7 +45,7 @@ pub(super) fn service(row: &ServiceRow, external: bool) -> Value {
     let mut value = json!({
         "ID": row.id,
         "Service": row.name,
-        "Tags": list_or_null(&row.tags, external),
+        "Tags": row.tags,
         "Address": row.address,
         "Meta": map_or_null(&row.meta, external),
         "Port": row.port,

@@ -104,8 +104,13 @@ fn op(ask: &Ask<'_>, item: &Value) -> Result<Op, Reply> {
 fn kv_op(fields: Fields<'_>) -> Result<Op, Reply> {
     let (key, session) = (fields.text("Key")?, SessionId(fields.text("Session")?));
     let value = base64::engine::general_purpose::STANDARD.decode(fields.text("Value")?);
-    let value = value
-        .map_err(|error| Reply::text(400, format!("Failed to parse body: illegal base64 data: {error}")))?;
+    let value = value.map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _) => at,
+            _ => 0,
+        };
+        Reply::text(400, format!("Failed to parse body: illegal base64 data at input byte {at}"))
+    })?;
     let value = Bytes::from(value);
     let number = |name| {
         let number = fields.number(name, 0)?;
@@ -189,6 +194,15 @@ fn run(txn: &mut Txn<'_>, ops: Vec<Op>, datacenter: &str) -> Result<Vec<Value>, 
     if errors.is_empty() { Ok(results) } else { Err(errors) }
 }
 
+/// A service as transactions show it: no tags are `null` here.
+fn bare(row: &ServiceRow) -> Value {
+    let mut value = shape::service(row, true);
+    if row.tags.is_empty() {
+        value["Tags"] = Value::Null;
+    }
+    value
+}
+
 fn one(txn: &mut Txn<'_>, op: Op, datacenter: &str) -> Result<Vec<Value>, String> {
     match op {
         Op::Unknown(what) => Err(what),
@@ -221,7 +235,7 @@ fn one(txn: &mut Txn<'_>, op: Op, datacenter: &str) -> Result<Vec<Value>, String
                     None
                 }
             };
-            Ok(service.map(|it| json!({ "Service": shape::service(&it, true) })).into_iter().collect())
+            Ok(service.map(|it| json!({ "Service": bare(&it) })).into_iter().collect())
         }
         Op::Check { verb, row } => {
             let check = match verb {

@@ -140,6 +140,9 @@ fn lock(
     session: SessionId,
     there: Option<Arc<KvEntry>>,
 ) -> Done {
+    if session.0.is_empty() {
+        return Err(Miss::Wrong("missing session".to_owned()));
+    }
     if !txn.tables().sessions.contains_key(&session.0) {
         return Err(Miss::Wrong(format!("invalid session {:?}", session.0)));
     }

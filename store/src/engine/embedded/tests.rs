@@ -231,7 +231,10 @@ mod model {
             let mut model = BTreeMap::new();
             for batch in batches {
                 let mut next = model.clone();
-                let wanted = batch.iter().map(|step| expect(&mut next, step)).fold(true, |all, it| all && it);
+                let mut wanted = true;
+                for step in &batch {
+                    wanted &= expect(&mut next, step);
+                }
                 let mut txn = Txn::new(&mut head, Instant::now());
                 let mut done = true;
                 for step in &batch {
