@@ -1,8 +1,8 @@
 //! The prober: dials targets as a user would, judges what it sees, and tells every control it reports to.
 //!
 //! Pure parts decide: [`schedule`] when a target is dialled, [`judge`] what one more outcome means, [`doubt`]
-//! whether it is us. One task ([`driver`]) owns their state; the rim around it is the dialer ([`check`]), one long
-//! poll for work per address ([`work`]) and one reporter per address ([`report`]), each at its own pace, so that an
+//! whether it is us. One task (`driver`) owns their state; the rim around it is the dialer ([`check`]), one long
+//! poll for work per address (`work`) and one reporter per address (`report`), each at its own pace, so that an
 //! address that hangs delays no other.
 //!
 //! ```text

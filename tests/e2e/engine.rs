@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn trials(components: &Components) -> Vec<Trial> {
     let mut trials = Vec::new();
-    let all: [(&str, fn(PathBuf) -> Result<(), Failed>); 3] = [
+    type Test = fn(PathBuf) -> Result<(), Failed>;
+    let all: [(&str, Test); 3] = [
         ("consul::engine_does_what_every_engine_must", conforms),
         ("consul::one_watch_follows_a_thousand_services", thousand),
         ("consul::a_restarted_agent_is_followed_although_its_index_went_back", restarted),

@@ -1,8 +1,8 @@
 //! Consul's model in this process: the engine of a single machine, and of every simulation.
 //!
-//! Writes go through one task ([`writer`]) that decides them in order ([`kv`], [`catalog`], [`sessions`]: pure,
-//! over [`txn`]), puts them on the disk with one sync for many ([`disk`]) and then shows them to the readers
-//! ([`view`]). Without a disk it is the same engine in memory. What it keeps are [`rows`] in [`tables`], apart
+//! Writes go through one task (`writer`) that decides them in order (`kv`, `catalog`, `sessions`: pure,
+//! over `txn`), puts them on the disk with one sync for many (`disk`) and then shows them to the readers
+//! (`view`). Without a disk it is the same engine in memory. What it keeps are `rows` in `tables`, apart
 //! from the types of the trait and of Consul's JSON, so that neither of the two decides what stands on the disk.
 
 pub(crate) mod catalog;
