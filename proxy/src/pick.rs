@@ -167,30 +167,26 @@ impl Group {
     }
 }
 
-/// The less loaded, for its weight, of two usable candidates drawn by weight.
+/// The less loaded, for its weight, of two usable candidates drawn by weight; the first drawn if both are
+/// equally loaded, so that idle instances get their shares.
 fn less_loaded<'a>(
     all: &'a [Candidate],
     usable: &impl Fn(&Candidate) -> bool,
     draw: &mut impl FnMut(u32) -> u32,
 ) -> Option<&'a Candidate> {
-    let usable: Vec<&Candidate> = all.iter().filter(|it| usable(it)).collect();
-    let (one, two) = match *usable.as_slice() {
-        [] => return None,
-        [only] => return Some(only),
-        [one, two] => (one, two),
-        _ => {
-            let total = usable.iter().fold(0u32, |sum, it| sum.saturating_add(it.weight));
-            let first = at_share(&usable, draw(total));
-            let rest = total - usable[first].weight.min(total - 1);
-            let mut others = usable.clone();
-            others.swap_remove(first);
-            (usable[first], others[at_share(&others, draw(rest))])
-        }
-    };
-    let load = |it: &Candidate| it.instance.in_flight() as u64 + 1;
+    let mut usable: Vec<&Candidate> = all.iter().filter(|it| usable(it)).collect();
+    if usable.len() < 2 {
+        return usable.pop();
+    }
+    let one = usable.swap_remove(at_share(&usable, draw(total(&usable))));
+    let two = usable[at_share(&usable, draw(total(&usable)))];
+    let load = |it: &Candidate| it.instance.in_flight() as u64;
     let (left, right) = (load(one) * u64::from(two.weight), load(two) * u64::from(one.weight));
-    let first = left < right || (left == right && draw(one.weight.saturating_add(two.weight)) < one.weight);
-    Some(if first { one } else { two })
+    Some(if left <= right { one } else { two })
+}
+
+fn total(candidates: &[&Candidate]) -> u32 {
+    candidates.iter().fold(0u32, |sum, it| sum.saturating_add(it.weight))
 }
 
 fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {

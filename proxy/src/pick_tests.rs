@@ -166,7 +166,7 @@ fn load_is_spread_by_weight_and_requests_under_way() {
     let even = world.picks(&["- passing a", "- passing b", "- passing c", "- passing d"], &[], &[]);
     assert!(even.values().all(|count| (180..320).contains(count)), "{even:?}");
     let heavy = world.picks(&["- passing a", "- passing b heavy"], &[], &[]);
-    assert!(heavy["b"] > heavy["a"], "{heavy:?}");
+    assert!((60..160).contains(&heavy["a"]), "idle: nine to one: {heavy:?}");
 
     let names = ["- passing a", "- passing b", "- passing c"];
     let candidates = world.candidates(&names);
