@@ -189,12 +189,15 @@ fn print_guide(layout: &Layout) {
         return;
     };
     let Some(instance) = near.instances.first() else { return };
+    // As it was started: a newcomer has no `waypost` on the path yet.
+    let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
     println!("\nTry, in another terminal:\n");
     println!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);
     println!("  curl -H 'Host: {}' http://{}/", service.host, near.gateway.address);
-    println!("  waypost status --server {admin}");
+    println!("  {waypost} status --server {admin}");
+    println!("  {waypost} explain {} --client 127.0.0.1 --server {admin}", service.host);
     println!("  kill -9 {}   # the gateway of {}: ask DNS again", near.gateway.pid, near.name);
-    println!("  waypost run --config {}   # and back", process.config.display());
-    println!("  waypost drain instance {} {} --wait --server {admin}", service.name, instance.id);
-    println!("\nCtrl-C ends it all.");
+    println!("  {waypost} run --config {}   # and back", process.config.display());
+    println!("  {waypost} drain instance {} {} --wait --server {admin}", service.name, instance.id);
+    println!("\nIn a browser: {admin}/   Ctrl-C ends it all.");
 }
