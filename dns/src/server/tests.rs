@@ -143,7 +143,7 @@ async fn it_ends_when_it_is_asked_to() {
 
 #[tokio::test]
 async fn a_taken_address_is_named_with_its_protocol() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let (handle, _publisher) = channel(Clock::default(), Duration::MAX);
     let error = bind(Config { listen: vec![address], ..config() }, handle).unwrap_err().to_string();
