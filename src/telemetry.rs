@@ -217,6 +217,32 @@ mod tests {
         assert_eq!(names.len(), all, "a name stands twice");
     }
 
+    /// A collector that only listens: whoever exports sends its metrics without waiting for an answer.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_gets_the_same_numbers() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let collector = format!("http://{}", listener.local_addr().unwrap());
+        let doors = Arc::new(Doors::default());
+        doors.0.add(3);
+        let metrics = Arc::new(Metrics::new("node-7", vec![doors], Some(&collector)).unwrap());
+        let received = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame, which a server begins with (RFC 9113 §3.4).
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+            let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|it| it == text.as_bytes());
+            while !(has(&bytes, "waypost.test.doors") && has(&bytes, "node-7")) {
+                let read = stream.read(&mut piece).await.unwrap();
+                assert!(read > 0, "the exporter left without saying it");
+                bytes.extend_from_slice(&piece[..read]);
+            }
+        });
+        let closing = tokio::task::spawn_blocking(move || metrics.close());
+        tokio::time::timeout(Duration::from_secs(20), received).await.unwrap().unwrap();
+        closing.await.unwrap();
+    }
+
     #[test]
     fn prometheus_sees_what_was_counted() {
         let doors = Arc::new(Doors::default());

@@ -90,7 +90,7 @@ impl Ask<'_> {
 pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<Bytes>) -> Response<Bytes> {
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    let token = token(&query, &head.headers);
+    let token = find_token(&query, &head.headers);
     let path = head.uri.path();
     let pretty = query.has("pretty");
     let ask = Ask { engine, auth, token, method: &head.method, query, body: &body };
@@ -100,8 +100,14 @@ pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<B
     reply.into_response(pretty)
 }
 
+/// The token a request carries, for whoever records it.
+#[must_use]
+pub fn token(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
+    find_token(&Query::parse(uri.query().unwrap_or_default()), headers)
+}
+
 /// Consul's order: parameter, its own header, bearer.
-fn token(query: &Query, headers: &HeaderMap) -> Option<String> {
+fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
     let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
     let found = query.get("token").or_else(|| text("x-consul-token")).or_else(bearer);
