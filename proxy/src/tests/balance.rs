@@ -55,7 +55,7 @@ async fn a_changed_entry_changes_the_next_pick() {
     let (a, b) = (Instance::new("a").await, Instance::new("b").await);
     let world = World::of(&[&a]).await;
     assert_eq!(spread(&world, 5).await, [("200 a".to_owned(), 5)].into());
-    world.discover("web", &[b.endpoint.clone()]);
+    world.discover("web", std::slice::from_ref(&b.endpoint));
     assert_eq!(spread(&world, 5).await, [("200 b".to_owned(), 5)].into());
 }
 

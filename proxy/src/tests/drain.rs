@@ -77,7 +77,7 @@ async fn a_gateway_whose_lease_lapsed_reads_the_drains_before_it_picks() {
     config.limits.lease_patience = Duration::from_millis(200);
     let mut world = World::ignorant(config, Duration::from_millis(50));
     world.publisher.publish_snapshot(snapshot(sources()));
-    world.discover("web", &[web.endpoint.clone()]);
+    world.discover("web", std::slice::from_ref(&web.endpoint));
     world.discover("shop", &[]);
     world.ready().await;
     tokio::time::sleep(Duration::from_millis(80)).await;

@@ -13,7 +13,7 @@ async fn it_ends_in_order_and_fails_nothing() {
     let web = Instance::new("web-1").await;
     let mut settings = config();
     settings.lameduck = Duration::from_millis(300);
-    let mut world = World::start(settings, &[web.endpoint.clone()]).await;
+    let mut world = World::start(settings, std::slice::from_ref(&web.endpoint)).await;
     let mut held = world.client().await;
     held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
     eventually("it is under way", || web.count() == 1).await;
@@ -41,7 +41,7 @@ async fn what_takes_too_long_is_cut_off() {
     let web = Instance::new("web-1").await;
     let mut settings = config();
     settings.shutdown_deadline = Duration::from_millis(200);
-    let mut world = World::start(settings, &[web.endpoint.clone()]).await;
+    let mut world = World::start(settings, std::slice::from_ref(&web.endpoint)).await;
     let mut held = world.client().await;
     held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
     eventually("it is under way", || web.count() == 1).await;

@@ -90,9 +90,11 @@ async fn a_body_that_ends_early_never_looks_whole() {
 #[tokio::test]
 async fn a_head_that_is_too_long_is_431() {
     let web = Instance::new("web-1").await;
-    let world =
-        World::start(super::world::alone(|limits| limits.max_header_bytes = 8192), &[web.endpoint.clone()])
-            .await;
+    let world = World::start(
+        super::world::alone(|limits| limits.max_header_bytes = 8192),
+        std::slice::from_ref(&web.endpoint),
+    )
+    .await;
     let mut client = world.client().await;
     client
         .send(format!("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-A: {}\r\n\r\n", "a".repeat(20_000)))

@@ -139,7 +139,7 @@ async fn an_instance_that_says_nothing_in_time_is_a_504() {
     };
     let silent = Instance::scripted("silent", serve).await;
     let config = alone(|limits| limits.response_timeout = std::time::Duration::from_millis(100));
-    let world = World::start(config, &[silent.endpoint.clone()]).await;
+    let world = World::start(config, std::slice::from_ref(&silent.endpoint)).await;
     let mut client = world.client().await;
     let answer = client.ask("POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(answer.status, 504, "{}", answer.text());

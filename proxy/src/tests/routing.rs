@@ -132,7 +132,8 @@ async fn readiness_does_not_wait_for_ever_for_a_dead_registry() {
 #[tokio::test]
 async fn a_connection_over_the_limit_is_turned_away() {
     let web = Instance::new("web-1").await;
-    let world = World::start(alone(|limits| limits.max_connections = 1), &[web.endpoint.clone()]).await;
+    let world =
+        World::start(alone(|limits| limits.max_connections = 1), std::slice::from_ref(&web.endpoint)).await;
     let mut first = world.client().await;
     assert_eq!(first.get("web.example.com", "/").await.status, 200);
     let mut second = world.client().await;
