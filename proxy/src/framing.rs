@@ -36,7 +36,7 @@ pub(crate) enum Scan {
     Clean,
     /// Up to here, the end of a head that must be answered with 400; nothing after it.
     RefuseHead { passed: usize, objection: Objection },
-    /// None of it: a body broke its own framing.
+    /// None of it: a body whose head was handed on before broke its own framing.
     BrokenBody(Objection),
 }
 
@@ -96,14 +96,18 @@ impl Framing {
     /// Looks at the next piece.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
+        let mut head_end = None;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match self.state {
                 State::Oversized => return Scan::Clean,
                 State::Head => {
+                    let before = self.heads;
                     at += self.head_line(rest);
-                    let ended = self.state != State::Head || self.head.length == 0;
-                    if let Some(objection) = self.head.objection.take_if(|_| ended) {
-                        return Scan::RefuseHead { passed: at, objection };
+                    if self.heads != before {
+                        head_end = Some(at);
+                        if let Some(objection) = self.head.objection.take() {
+                            return Scan::RefuseHead { passed: at, objection };
+                        }
                     }
                 }
                 State::Sized(left) | State::ChunkData(left) => at += self.skip(left, rest.len()),
@@ -112,7 +116,13 @@ impl Framing {
                         self.state = next;
                         at += 1;
                     }
-                    Err(objection) => return Scan::BrokenBody(objection),
+                    Err(objection) => {
+                        return match head_end {
+                            // The head is here too, so the request can be refused before it is forwarded.
+                            Some(passed) => Scan::RefuseHead { passed, objection },
+                            None => Scan::BrokenBody(objection),
+                        };
+                    }
                 },
             }
         }
@@ -162,8 +172,9 @@ impl Framing {
         });
         match (text.is_empty(), self.head.request_line) {
             (true, true) => self.end_head(),
-            // Empty lines before a request are skipped (RFC 9112 §2.2).
-            (true, false) => {}
+            // Empty lines before a request are skipped (RFC 9112 §2.2). They do not count as the head's: it
+            // must not be found oversized here, and go unseen, when the parser would accept it.
+            (true, false) => self.head.length = 0,
             (false, false) => self.head.request_line = true,
             (false, true) => self.head.field(text),
         }
@@ -322,6 +333,37 @@ mod tests {
         let head = format!("GET / HTTP/1.1\r\nX: {}\r\nContent-Length: x\r\n\r\n", "y".repeat(64));
         assert_eq!(framing.scan(head.as_bytes()), Scan::Clean);
         assert_eq!(framing.heads(), 0);
+    }
+
+    #[test]
+    fn empty_lines_do_not_hide_a_head() {
+        let bad = "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n";
+        let mut framing = Framing::new(128);
+        let scan = framing.scan(format!("{}{bad}", "\r\n".repeat(100)).as_bytes());
+        assert_eq!(scan, Scan::RefuseHead { passed: 200 + bad.len(), objection: Objection::TwoLengths });
+        assert_eq!(framing.heads(), 1);
+    }
+
+    #[test]
+    fn a_bare_line_feed_before_a_request_is_held_against_it() {
+        let mut framing = Framing::new(128);
+        assert_eq!(framing.scan(b"\n"), Scan::Clean, "there is no head yet to refuse");
+        let head = b"GET / HTTP/1.1\r\n\r\n";
+        let scan = framing.scan(head);
+        assert_eq!(scan, Scan::RefuseHead { passed: head.len(), objection: Objection::BareLineFeed });
+    }
+
+    #[test]
+    fn a_broken_body_refuses_its_own_head_while_that_is_possible() {
+        let first = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let head = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let mut framing = Framing::new(128);
+        let scan = framing.scan(format!("{first}{head}z").as_bytes());
+        let passed = first.len() + head.len();
+        assert_eq!(scan, Scan::RefuseHead { passed, objection: Objection::BadChunk });
+        let mut framing = Framing::new(128);
+        assert_eq!(framing.scan(head.as_bytes()), Scan::Clean);
+        assert_eq!(framing.scan(b"z"), Scan::BrokenBody(Objection::BadChunk));
     }
 
     fn request() -> impl Strategy<Value = String> {

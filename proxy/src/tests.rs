@@ -1,1 +1,13 @@
-//! x
+//! The gateway from outside: real sockets in front of it and behind it, the follower's end in the tests' hands.
+
+mod balance;
+mod bodies;
+mod client;
+mod discovery;
+mod drain;
+mod ending;
+mod instances;
+mod refusals;
+mod retry;
+mod routing;
+mod world;

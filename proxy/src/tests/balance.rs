@@ -1,0 +1,129 @@
+//! Who gets the requests.
+
+use std::collections::BTreeMap;
+
+use store::engine::CheckStatus;
+
+use super::{
+    instances::{Instance, nobody},
+    world::{World, alone, config},
+};
+
+async fn spread(world: &World, requests: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let mut client = world.client().await;
+    for _ in 0..requests {
+        let answer = client.get("web.example.com", "/").await;
+        *counts.entry(format!("{} {}", answer.status, answer.text())).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn passing_instances_share_the_requests_and_others_get_none() {
+    let instances = [
+        Instance::new("a").await,
+        Instance::new("b").await,
+        Instance::new("c").await,
+        Instance::new("critical").await,
+        Instance::new("maintenance").await,
+        Instance::new("warning").await,
+    ];
+    let mut endpoints: Vec<_> = instances.iter().map(|it| it.endpoint.clone()).collect();
+    endpoints[3].status = CheckStatus::Critical;
+    endpoints[4].maintenance = true;
+    endpoints[5].status = CheckStatus::Warning;
+    let world = World::start(config(), &endpoints).await;
+    let counts = spread(&world, 300).await;
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["200 a", "200 b", "200 c"]);
+    assert!(counts.values().all(|count| (60..140).contains(count)), "{counts:?}");
+}
+
+#[tokio::test]
+async fn busy_instances_are_spared() {
+    let (a, b) = (Instance::new("a").await, Instance::new("b").await);
+    let world = World::of(&[&a, &b]).await;
+    let mut held = world.client().await;
+    held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    crate::testing::eventually("the request is under way", || a.count() + b.count() == 1).await;
+    let free = if a.count() == 1 { "200 b" } else { "200 a" };
+    assert_eq!(spread(&world, 50).await, [(free.to_owned(), 50)].into());
+}
+
+#[tokio::test]
+async fn a_changed_entry_changes_the_next_pick() {
+    let (a, b) = (Instance::new("a").await, Instance::new("b").await);
+    let world = World::of(&[&a]).await;
+    assert_eq!(spread(&world, 5).await, [("200 a".to_owned(), 5)].into());
+    world.discover("web", std::slice::from_ref(&b.endpoint));
+    assert_eq!(spread(&world, 5).await, [("200 b".to_owned(), 5)].into());
+}
+
+#[tokio::test]
+async fn the_next_site_takes_over_and_gives_back() {
+    let (home, near, far) = (
+        Instance::new("home").await.in_site("s1"),
+        Instance::new("near").await.in_site("s0"),
+        Instance::new("far").await.in_site("s2"),
+    );
+    let world = World::of(&[&home, &near, &far]).await;
+    assert_eq!(spread(&world, 9).await, [("200 home".to_owned(), 9)].into());
+    let mut sick = home.endpoint.clone();
+    sick.status = CheckStatus::Critical;
+    world.discover("web", &[sick.clone(), near.endpoint.clone(), far.endpoint.clone()]);
+    assert_eq!(spread(&world, 9).await, [("200 near".to_owned(), 9)].into());
+    world.discover("web", &[sick, far.endpoint.clone()]);
+    assert_eq!(spread(&world, 9).await, [("200 far".to_owned(), 9)].into());
+    world.discover("web", &[home.endpoint.clone(), near.endpoint.clone(), far.endpoint.clone()]);
+    assert_eq!(spread(&world, 9).await, [("200 home".to_owned(), 9)].into());
+}
+
+#[tokio::test]
+async fn a_home_that_refuses_connections_is_left_for_the_next_site() {
+    let near = Instance::new("near").await.in_site("s0");
+    let world = World::start(alone(|_| {}), &[nobody("home").await, near.endpoint.clone()]).await;
+    assert_eq!(spread(&world, 30).await, [("200 near".to_owned(), 30)].into());
+    assert_eq!(world.metrics().ejections.get(), 1, "and not dialled for every request");
+    assert_eq!(world.metrics().connect_failures.get(), 3);
+}
+
+#[tokio::test]
+async fn nobody_at_all_is_a_503_that_says_so() {
+    let world = World::start(config(), &[]).await;
+    assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
+    assert_eq!(world.get("/shop").await, (503, "no instance of shop\n".into()));
+    assert_eq!(world.metrics().no_instance.get(), 2);
+}
+
+#[tokio::test]
+async fn an_instance_that_fails_is_left_alone_for_a_while_and_then_tried() {
+    let good = Instance::new("good").await;
+    let bad = nobody("bad").await;
+    let config = alone(|limits| limits.eject_for = std::time::Duration::from_millis(300));
+    let world = World::start(config, &[good.endpoint.clone(), bad.clone()]).await;
+    while world.metrics().ejections.get() == 0 {
+        assert_eq!(world.get("/").await, (200, "good".into()));
+    }
+    let failures = world.metrics().connect_failures.get();
+    let ejected = |id: &str| {
+        let status = world.proxy.status();
+        status.instances.iter().find(|it| it.id == id).map(|it| it.ejected_by)
+    };
+    assert_eq!((failures, ejected("bad"), ejected("good")), (3, Some(1), Some(0)));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", bad.port)).await.unwrap();
+    let back = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        super::instances::read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nback";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+    });
+    let mut text = String::new();
+    while text != "back" {
+        let answer = world.get("/").await;
+        assert_eq!(answer.0, 200);
+        text = answer.1;
+    }
+    back.await.unwrap();
+    assert_eq!(ejected("bad"), Some(0));
+    assert_eq!(world.metrics().connect_failures.get(), failures);
+}

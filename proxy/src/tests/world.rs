@@ -1,0 +1,134 @@
+//! A gateway that runs, and the end that feeds it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use store::{
+    Clock,
+    discovery::{Entry, Standing},
+    drain::{Drain, Drains},
+    engine::{Endpoint, Index},
+    handle::{self, Publisher, Request},
+    snapshot::Sources,
+};
+use tokio::task::JoinHandle;
+
+use super::{client::Client, instances::Instance};
+use crate::{
+    Config, Error, Limits, Metrics, ProxyHandle, bind,
+    testing::{eventually, name, snapshot, sources},
+};
+
+/// A gateway in site `s1` of [`sources`].
+pub(super) struct World {
+    pub(super) proxy: ProxyHandle,
+    pub(super) publisher: Publisher,
+    pub(super) running: JoinHandle<Result<(), Error>>,
+}
+
+pub(super) fn config() -> Config {
+    Config {
+        cluster: name("main"),
+        site: name("s1"),
+        node: "gw-1".into(),
+        boot: "boot-1".into(),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        workers: 2,
+        lameduck: Duration::ZERO,
+        shutdown_deadline: Duration::from_secs(5),
+        limits: Limits::default(),
+    }
+}
+
+/// With one worker, so that what one worker knows is what the gateway does.
+pub(super) fn alone(change: impl FnOnce(&mut Limits)) -> Config {
+    let mut config = Config { workers: 1, ..config() };
+    change(&mut config.limits);
+    config
+}
+
+impl World {
+    /// A gateway that knows nothing yet.
+    pub(super) fn ignorant(config: Config, lease: Duration) -> Self {
+        let (handle, publisher) = handle::channel(Clock::default(), lease);
+        let proxy = bind(config, handle).unwrap();
+        Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) }
+    }
+
+    /// A gateway that is ready; `web` has these instances and `shop` none.
+    pub(super) async fn start(config: Config, web: &[Endpoint]) -> Self {
+        Self::start_with(config, sources(), web).await
+    }
+
+    pub(super) async fn start_with(config: Config, sources: Sources, web: &[Endpoint]) -> Self {
+        let world = Self::ignorant(config, Duration::from_secs(60));
+        world.publisher.publish_snapshot(snapshot(sources));
+        world.discover("web", web);
+        world.discover("shop", &[]);
+        world.ready().await;
+        world
+    }
+
+    /// A gateway with one worker in front of these instances.
+    pub(super) async fn of(instances: &[&Instance]) -> Self {
+        let web: Vec<_> = instances.iter().map(|it| it.endpoint.clone()).collect();
+        Self::start(alone(|_| {}), &web).await
+    }
+
+    pub(super) async fn ready(&self) {
+        eventually("the gateway is ready", || self.proxy.unready().is_none()).await;
+    }
+
+    /// The registry has these instances of a service.
+    pub(super) fn discover(&self, service: &str, endpoints: &[Endpoint]) {
+        let standing = if endpoints.is_empty() { Standing::Gone } else { Standing::Present };
+        self.discover_as(service, endpoints, standing);
+    }
+
+    pub(super) fn discover_as(&self, service: &str, endpoints: &[Endpoint], standing: Standing) {
+        let entry = Entry { endpoints: endpoints.to_vec(), standing, ..Entry::default() };
+        self.publisher.discovery().slot(service).store(entry);
+        self.publisher.discovery_changed();
+    }
+
+    /// These are the drains, each at this index.
+    pub(super) fn drains(&self, index: u64, records: &[Arc<Drain>]) {
+        let at = |drain: &Arc<Drain>| (drain.id.clone(), (Index(index), Arc::clone(drain)));
+        self.publisher
+            .publish_drains(Drains { index: Index(index), records: records.iter().map(at).collect() });
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.proxy.local_addrs()[0]
+    }
+
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        self.proxy.metrics()
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        Client::connect(self.address()).await
+    }
+
+    /// Asks for a path of `web.example.com` on a connection of its own: status and body.
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.client().await.get("web.example.com", path).await;
+        (answer.status, answer.text())
+    }
+
+    /// The next request to the follower, within a few seconds.
+    pub(super) async fn request(&mut self) -> Request {
+        let next = tokio::time::timeout(Duration::from_secs(5), self.publisher.requests.recv());
+        next.await.expect("the gateway asks for something within five seconds").expect("it runs")
+    }
+
+    /// True when the follower was asked for nothing.
+    pub(super) fn asked_nothing(&mut self) -> bool {
+        self.publisher.requests.try_recv().is_err()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
