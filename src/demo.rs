@@ -16,6 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use ports::free_port;
 pub use processes::Fleet;
 
 /// What the demo is asked for.

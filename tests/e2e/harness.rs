@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -137,7 +137,7 @@ impl ConsulAgent {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    waypost::demo::free_port([127, 0, 0, 1].into()).unwrap()
 }
 
 /// A running `waypost demo --json`.
@@ -235,7 +235,10 @@ impl Demo {
     pub fn restart(&mut self, process: &ProcessLayout) {
         let mut command = waypost();
         command.arg("run").arg("--config").arg(&process.config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Beside the log of its earlier life.
+        let log = process.config.with_extension("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = Reaped(command.spawn().unwrap());
         let pid = child.0.id();
         self.restarted.push(child);
