@@ -167,10 +167,15 @@ impl Authorise for Auth {
     }
 }
 
+/// A secret as documents hold it: its SHA-256 in hexadecimal.
+#[must_use]
+pub fn digest(secret: &str) -> String {
+    Sha256::digest(secret).iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
 /// Looks at every token, so that the time says nothing about which ones there are.
 fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
-    let digest = Sha256::digest(secret);
-    let shown: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+    let shown = digest(secret);
     let mut found = Identity::Unknown;
     for token in tokens {
         if bool::from(shown.as_bytes().ct_eq(token.secret_sha256.as_bytes())) {
@@ -178,7 +183,7 @@ fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
             found = Identity::Token { name: token.name.to_string(), role, scope };
         }
     }
-    if first.is_some_and(|first| bool::from(digest.as_slice().ct_eq(first))) {
+    if first.is_some_and(|first| bool::from(Sha256::digest(secret).as_slice().ct_eq(first))) {
         found = Identity::First;
     }
     found
@@ -224,8 +229,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_found_by_its_digest() {
-        let secret_sha256: String =
-            Sha256::digest("correct horse").iter().map(|it| format!("{it:02x}")).collect();
+        let secret_sha256 = digest("correct horse");
         let (name, scope) = ("ci".parse().unwrap(), Scope::default());
         let tokens = [Token { name, role: Role::Automation, scope, secret_sha256 }];
         assert_eq!(find("correct horse", None, &tokens).who(), "ci");

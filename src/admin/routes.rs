@@ -138,3 +138,44 @@ fn operation(route: &Route) -> Value {
     }
     operation
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt as _;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use store::engine::embedded::{Embedded, Options};
+
+    use super::*;
+    use crate::{admin, auth::Auth, control, telemetry::Metrics};
+
+    #[tokio::test]
+    async fn every_route_of_the_table_is_served() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        // Nobody feeds the handle: there is no configuration and no picture.
+        let (handle, _) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
+        let name = |text: &str| text.parse().unwrap();
+        let settings = control::Config::new(name("n"), name("bj"), "boot".to_owned());
+        let control = control::start(settings, engine.clone(), handle.clone());
+        let metrics = Arc::new(Metrics::new("n", Vec::new(), None).unwrap());
+        let health = admin::Health { metrics, unready: Arc::new(Vec::new) };
+        let auth = Auth::new(handle.clone(), None);
+        let router = admin::router(admin::Admin::new(engine, handle, control.handle(), auth), health);
+        let service = TowerToHyperService::new(router);
+        for route in ROUTES {
+            let path = route.path.replace("{kind}", "site").replace("{name}", "x").replace("{id}", "x");
+            let method = route.method.to_uppercase();
+            let request = Request::builder().method(method.as_str()).uri(&path).body(Body::empty()).unwrap();
+            let answer = service.call(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8_lossy(&body);
+            assert!(status != 405 && !text.contains("no such path"), "{method} {path}: {status} {text}");
+        }
+        let described = openapi();
+        assert_eq!(described["paths"]["/v1/documents/{kind}/{name}"]["delete"]["parameters"][0]["name"], "kind");
+    }
+}

@@ -9,7 +9,6 @@ use std::{
 };
 
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use store::{
     commit::AuditEntry,
     handle::Clock,
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Status},
+    auth,
     config::Config,
 };
 
@@ -204,14 +204,13 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
         Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
         Token::Create { name, role, vantage, services } => {
             let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-            let digest: String = Sha256::digest(&secret).iter().map(|it| format!("{it:02x}")).collect();
             let mut scope = serde_json::Map::new();
             scope.extend(vantage.map(|it| ("vantage".to_owned(), it.into())));
             if !services.is_empty() {
                 scope.insert("services".to_owned(), services.into());
             }
             let mut document =
-                json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": digest });
+                json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": auth::digest(&secret) });
             if !scope.is_empty() {
                 document["scope"] = scope.into();
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::harness::{Backing, Demo, ensure, eventually, run};
+use crate::harness::{Backing, Demo, ensure, eventually, run, runs};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::the_life_of_a_document", life_of_a_document),
         Trial::test("cli::an_override_moves_the_answer_and_shows_the_real_state", overrides),
         Trial::test("cli::backup_and_restore_raise_the_epoch", backup),
+        Trial::test("cli::a_killed_demo_leaves_nobody_behind", killed_demo),
     ]
 }
 
@@ -119,4 +120,16 @@ fn backup() -> Result<(), Failed> {
         "the later site is still there".to_owned()
     })?;
     ensure(demo.answers(demo.near().ip()), || format!("{:?}", demo.resolve()))
+}
+
+/// The demo's children die with it, also when it cannot say goodbye.
+fn killed_demo() -> Result<(), Failed> {
+    let mut demo = Demo::start(&Backing::Embedded)?;
+    let layout = demo.layout.clone();
+    let instances = layout.sites.iter().flat_map(|site| &site.instances).map(|it| it.pid);
+    let pids: Vec<u32> = layout.processes.iter().map(|it| it.pid).chain(instances).collect();
+    ensure(pids.len() == 14 && pids.iter().all(|pid| runs(*pid)), || format!("{pids:?} do not all run"))?;
+    demo.kill_itself();
+    eventually("the end of every child", Duration::from_secs(10), || !pids.iter().any(|pid| runs(*pid)))
+        .map(drop)
 }

@@ -146,7 +146,7 @@ pub struct Demo {
     pub consul: Option<ConsulAgent>,
     runtime: tokio::runtime::Runtime,
     restarted: Vec<Reaped>,
-    _process: Reaped,
+    process: Reaped,
 }
 
 impl Demo {
@@ -166,7 +166,13 @@ impl Demo {
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line)?;
         let layout =
             serde_json::from_str(&line).map_err(|error| format!("demo printed {line:?}: {error}"))?;
-        Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), _process: process })
+        Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), process })
+    }
+
+    /// SIGKILL for the demo itself.
+    pub fn kill_itself(&mut self) {
+        drop(self.process.0.kill());
+        drop(self.process.0.wait());
     }
 
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
