@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use store::{
     commit::{CommitError, ReadError},
@@ -209,14 +209,40 @@ impl FromRequestParts<Admin> for Caller {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Self::Rejection> {
-        Ok(Self(admin.auth.identify(bearer(&parts.headers))))
+        Ok(Self(admin.auth.identify_request(bearer(&parts.headers), &parts.headers)))
+    }
+}
+
+/// A JSON body; what is none is told like every other mistake.
+#[derive(Debug)]
+pub(crate) struct Sent<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let read = Json::<T>::from_request(request, state).await;
+        read.map(|Json(it)| Self(it)).map_err(|wrong| Problem::new(wrong.status(), wrong.body_text()))
+    }
+}
+
+/// Query parameters, likewise.
+#[derive(Debug)]
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let read = Query::<T>::from_request_parts(parts, state).await;
+        read.map(|Query(it)| Self(it)).map_err(|wrong| Problem::new(wrong.status(), wrong.body_text()))
     }
 }
 
 async fn observations(
     State(admin): State<Admin>,
     caller: Caller,
-    Json(batch): Json<Batch>,
+    Sent(batch): Sent<Batch>,
 ) -> Result<Json<BatchReply>, Problem> {
     caller.needs(Right::Vantage(batch.vantage.as_str()))?;
     Ok(Json(admin.control.observe(batch).await?))
@@ -233,7 +259,7 @@ async fn work(
     State(admin): State<Admin>,
     caller: Caller,
     Path(name): Path<String>,
-    Query(query): Query<WorkQuery>,
+    Asked(query): Asked<WorkQuery>,
 ) -> Result<Json<Work>, Problem> {
     caller.needs(Right::Vantage(&name))?;
     let wait = query.wait.map_or(std::time::Duration::ZERO, |span| span.0);
@@ -248,7 +274,7 @@ async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<D
 async fn order_drain(
     State(admin): State<Admin>,
     caller: Caller,
-    Json(mut order): Json<DrainOrder>,
+    Sent(mut order): Sent<DrainOrder>,
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change)?;
     caller.0.who().clone_into(&mut order.by);

@@ -4,6 +4,9 @@
 //! loopback takes whoever reaches it for the machine's own operator; from then on, and off loopback always, every
 //! request has to carry a token. The table ([`permits`]) is pure; both the admin API and the Consul face ask it.
 
+use std::net::IpAddr;
+
+use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use store::{
     compat::{Access, Authorise, Permit},
@@ -134,6 +137,16 @@ impl Auth {
         Self { handle, first: first.map(|it| Sha256::digest(it.expose()).into()) }
     }
 
+    /// Whose request it is, by its secret and its headers. What a browser sends on behalf of a stranger's page is
+    /// nobody's, although it comes from this machine.
+    #[must_use]
+    pub fn identify_request(&self, secret: Option<&str>, headers: &HeaderMap) -> Identity {
+        match self.identify(secret) {
+            Identity::Local if foreign(headers) => Identity::Anonymous,
+            identity => identity,
+        }
+    }
+
     /// Whose secret it is.
     #[must_use]
     pub fn identify(&self, secret: Option<&str>) -> Identity {
@@ -146,6 +159,21 @@ impl Auth {
             Some(secret) => find(secret, self.first.as_ref(), tokens),
         }
     }
+}
+
+/// True for a request that a page of another origin made a browser send, or that reached loopback under somebody
+/// else's name (DNS rebinding).
+#[must_use]
+pub fn foreign(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|it| it.to_str().unwrap_or_default());
+    let host = text(header::HOST).unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let ours = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|it| it.is_loopback());
+    let own_page = |origin: &str| origin == format!("http://{host}") || origin == format!("https://{host}");
+    !ours || text(header::ORIGIN).is_some_and(|origin| !own_page(origin))
 }
 
 impl Authorise for Auth {
@@ -236,6 +264,32 @@ mod tests {
         assert_eq!(find("wrong horse", None, &tokens), Identity::Unknown);
         let first: [u8; 32] = Sha256::digest("first").into();
         assert_eq!(find("first", Some(&first), &tokens), Identity::First);
+    }
+
+    #[test]
+    fn a_strangers_page_is_not_the_operator() {
+        let headers = |host: &'static str, origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            headers
+        };
+        for host in ["127.0.0.1:8580", "localhost:8580", "[::1]:8580", "127.0.0.9"] {
+            assert!(!foreign(&headers(host, None)), "{host}");
+        }
+        assert!(!foreign(&headers("127.0.0.1:8580", Some("http://127.0.0.1:8580"))), "the page of the UI itself");
+        for (host, origin) in [
+            ("127.0.0.1:8580", Some("https://evil.example")),
+            ("127.0.0.1:8580", Some("http://127.0.0.1:9000")),
+            ("127.0.0.1:8580", Some("null")),
+            ("rebound.evil.example:8580", None),
+            ("10.0.0.1:8580", None),
+            ("", None),
+        ] {
+            assert!(foreign(&headers(host, origin)), "{host} {origin:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::{
 };
 use store::engine::embedded::Embedded;
 
-use crate::auth::Auth;
+use crate::auth::{self, Auth};
 
 /// The largest body taken; KV values and transactions are refused at half of it, with Consul's own words.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
@@ -28,6 +28,10 @@ async fn answer(State((engine, auth)): State<(Arc<Embedded>, Auth)>, request: Re
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
     };
     let written = (head.method != Method::GET).then(|| Written::new(&auth, &head));
+    if store::compat::token(&head.uri, &head.headers).is_none() && auth::foreign(&head.headers) {
+        let text = "Permission denied: another page's request, or another name's";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
     let request = http::Request::from_parts(head, body);
     let response = store::compat::respond(&engine, &auth, request).await;
     if let Some(written) = written {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::header,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use store::{
     model::{self, Document, DocumentId, Generation, Kind, Mistake, Placed, encode},
 };
 
-use super::{Admin, Caller, Problem};
+use super::{Admin, Asked, Caller, Problem, Sent};
 use crate::auth::Right;
 
 /// Commits by others that an apply gives way to before it gives up.
@@ -120,7 +120,7 @@ async fn commit_with(
 pub(super) async fn apply(
     State(admin): State<Admin>,
     caller: Caller,
-    Json(wanted): Json<Apply>,
+    Sent(wanted): Sent<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let documents = parse(&wanted.files)?;
@@ -141,7 +141,7 @@ fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
 pub(super) async fn diff(
     State(admin): State<Admin>,
     caller: Caller,
-    Json(wanted): Json<Apply>,
+    Sent(wanted): Sent<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Read)?;
     let documents = parse(&wanted.files)?;
@@ -178,7 +178,7 @@ fn kept(it: &commit::Kept) -> KeptDocument {
 pub(super) async fn list(
     State(admin): State<Admin>,
     caller: Caller,
-    Query(wanted): Query<Wanted>,
+    Asked(wanted): Asked<Wanted>,
 ) -> Result<Json<Vec<KeptDocument>>, Problem> {
     let only = wanted.kind.as_deref().map(kind).transpose()?;
     let (stored, hidden) = visible(&admin, &caller).await?;

@@ -4,10 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     model::{Generation, Span},
@@ -16,13 +13,13 @@ use store::{
 };
 
 use super::{
-    Admin, Caller, Problem,
+    Admin, Asked, Caller, Problem,
     status::{Forced, Seen, forced, policy, seen},
 };
 use crate::auth::Right;
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct Wanted {
     name: String,
     #[serde(rename = "type", default)]
     record_type: Option<String>,
@@ -93,7 +90,7 @@ pub struct AddressExplained {
 pub(super) async fn explain(
     State(admin): State<Admin>,
     caller: Caller,
-    Query(asked): Query<Asked>,
+    Asked(asked): Asked<Wanted>,
 ) -> Result<Json<Explained>, Problem> {
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();

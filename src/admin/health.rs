@@ -59,7 +59,7 @@ async fn readyz(State((health, _)): State<(Health, Option<Auth>)>) -> Response {
 
 async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: HeaderMap) -> Response {
     if let Some(auth) = auth
-        && let Err(problem) = Caller(auth.identify(bearer(&headers))).needs(Right::Read)
+        && let Err(problem) = Caller(auth.identify_request(bearer(&headers), &headers)).needs(Right::Read)
     {
         return problem.into_response();
     }
