@@ -279,7 +279,10 @@ mod tests {
         for host in ["127.0.0.1:8580", "localhost:8580", "[::1]:8580", "127.0.0.9"] {
             assert!(!foreign(&headers(host, None)), "{host}");
         }
-        assert!(!foreign(&headers("127.0.0.1:8580", Some("http://127.0.0.1:8580"))), "the page of the UI itself");
+        assert!(
+            !foreign(&headers("127.0.0.1:8580", Some("http://127.0.0.1:8580"))),
+            "the page of the UI itself"
+        );
         for (host, origin) in [
             ("127.0.0.1:8580", Some("https://evil.example")),
             ("127.0.0.1:8580", Some("http://127.0.0.1:9000")),

@@ -176,6 +176,9 @@ mod tests {
             assert!(status != 405 && !text.contains("no such path"), "{method} {path}: {status} {text}");
         }
         let described = openapi();
-        assert_eq!(described["paths"]["/v1/documents/{kind}/{name}"]["delete"]["parameters"][0]["name"], "kind");
+        assert_eq!(
+            described["paths"]["/v1/documents/{kind}/{name}"]["delete"]["parameters"][0]["name"],
+            "kind"
+        );
     }
 }

@@ -209,8 +209,7 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
             if !services.is_empty() {
                 scope.insert("services".to_owned(), services.into());
             }
-            let mut document =
-                json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": auth::digest(&secret) });
+            let mut document = json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": auth::digest(&secret) });
             if !scope.is_empty() {
                 document["scope"] = scope.into();
             }
