@@ -1,1 +1,286 @@
 //! The control role: takes observations in, hands work out, drives drains, publishes verdicts.
+//!
+//! Control owns no truth. What probers report goes to the engine before it is acknowledged, a drain lives in its
+//! record, and every decision is a pure function of what was read; so a control may die at any point and its
+//! successor goes on. What only one control per engine may do (driving drains, publishing verdicts) is done under a
+//! lock, and every write made for it is fenced by that lock.
+//!
+//! ```text
+//! prober ── Batch ──▶ intake ──▶ engine          order ──▶ record ──▶ driver ──▶ registry, hook
+//!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
+//! ```
+
+mod drains;
+mod intake;
+mod ledger;
+mod lock;
+mod metrics;
+mod publish;
+mod shards;
+#[cfg(test)]
+mod testing;
+mod watching;
+mod work;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use store::{
+    engine::{Engine, EngineError},
+    handle::Handle,
+    health::{Batch, BatchReply, Work},
+    model::Name,
+};
+use tokio::{sync::watch, task::JoinSet};
+
+pub use drains::{DrainOrder, DrainView, HookState, LEAST_LEASE, MOST_DRAINS};
+pub use metrics::Metrics;
+
+use drains::Desk;
+use lock::Lock;
+use work::Board;
+
+/// Who this control is, and its patience.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name, unique among all nodes: a control that starts ends the sessions of its predecessor of the
+    /// same name.
+    pub node: Name,
+    /// Its site; shown in the locks it holds.
+    pub site: Name,
+    /// Drawn at the start of the process; shown in the locks it holds.
+    pub boot: String,
+    /// How long control must have watched the nodes before it believes that it knows every gateway, and for how
+    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' beats.
+    pub settle: Duration,
+    /// The longest one call of a drain's hook may take.
+    pub hook_deadline: Duration,
+}
+
+impl Config {
+    /// With the usual patience.
+    #[must_use]
+    pub const fn new(node: Name, site: Name, boot: String) -> Self {
+        Self {
+            node,
+            site,
+            boot,
+            settle: Duration::from_millis(6_500),
+            hook_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What kind of answer a refusal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What was named does not exist.
+    NotFound,
+    /// The request is wrong and will be wrong again.
+    Wrong,
+    /// It contradicts what is there now.
+    Conflict,
+    /// Not now: the engine is away, or too much is waiting.
+    Unavailable,
+}
+
+/// Why control did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refused {
+    /// What kind of answer it is.
+    pub kind: Refusal,
+    /// What was wrong, and what would be right.
+    pub text: String,
+}
+
+impl Refused {
+    fn new(kind: Refusal, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
+        Self::new(Refusal::Unavailable, error.to_string())
+    }
+}
+
+/// Why control stopped before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client that calls hooks cannot be made.
+    #[error("the client for hooks cannot be made: {0}")]
+    Hooks(#[from] reqwest::Error),
+    /// One of its tasks ended.
+    #[error("control's {0} ended unexpectedly")]
+    Ended(&'static str),
+    /// One of its tasks panicked.
+    #[error("a task of control failed: {0}")]
+    Failed(#[from] tokio::task::JoinError),
+}
+
+/// What every part of control holds.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    engine: Arc<dyn Engine>,
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    work: Board,
+    evidence: watch::Sender<Arc<drains::Evidence>>,
+}
+
+/// The control role, not yet running; see [`Control::run`].
+#[derive(Debug)]
+pub struct Control {
+    shared: Arc<Shared>,
+    reports: intake::Reports,
+    handle: ControlHandle,
+}
+
+/// What the admin API asks of control. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    shared: Arc<Shared>,
+    intake: intake::Inlet,
+    desk: Arc<Desk>,
+}
+
+/// Prepares control over an engine and this node's picture of it. Nothing happens before [`Control::run`].
+#[must_use]
+pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control {
+    let work = Board::starting_at(handle.now());
+    let shared = Arc::new(Shared {
+        config,
+        engine,
+        handle,
+        metrics: Arc::default(),
+        work,
+        evidence: watch::Sender::new(Arc::default()),
+    });
+    let (intake, reports) = intake::channel();
+    let desk = Arc::new(Desk::new(Arc::clone(&shared)));
+    let handle = ControlHandle { shared: Arc::clone(&shared), intake, desk };
+    Control { shared, reports, handle }
+}
+
+impl Control {
+    /// The admin API's end.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until `shutdown` is over; then gives the locks back, so that a successor need not wait for them.
+    ///
+    /// # Errors
+    /// When a part of control cannot start, or ends by itself.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { shared, reports, handle: _ } = self;
+        let hooks = drains::Hooks::new(shared.config.hook_deadline)?;
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
+        tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
+        tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
+        tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
+        let drains = Lock::new(&shared, "drains");
+        let driver = {
+            let shared = Arc::clone(&shared);
+            move |held| drains::drive_all(Arc::clone(&shared), held, hooks.clone())
+        };
+        tasks.spawn(named("driver of drains", lock::lead(drains, stopping.clone(), driver)));
+        let verdicts = Lock::new(&shared, "verdicts");
+        let publisher = {
+            let shared = Arc::clone(&shared);
+            move |held| publish::publish(Arc::clone(&shared), held)
+        };
+        tasks.spawn(named("publisher", lock::lead(verdicts, stopping, publisher)));
+
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = tasks.join_next() => Err(ended.map_or_else(Error::Failed, Error::Ended)),
+        };
+        stop.send_replace(true);
+        // The two leaders end by themselves once their locks are given back; the others when they are dropped.
+        let leaders_left = async {
+            let mut left = 2;
+            while left > 0 && tasks.join_next().await.is_some() {
+                left -= 1;
+            }
+        };
+        let _ = tokio::time::timeout(lock::GOODBYE, leaders_left).await;
+        tasks.shutdown().await;
+        ended
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+impl ControlHandle {
+    /// Takes in what a prober reports; acknowledged once the engine has it. The caller has checked that the
+    /// reporter is this vantage.
+    ///
+    /// # Errors
+    /// Not found: no such vantage is configured. Unavailable: the engine is away; the same batch may come again.
+    pub async fn observe(&self, batch: Batch) -> Result<BatchReply, Refused> {
+        let reply = self.intake.observe(batch).await;
+        let metrics = &self.shared.metrics;
+        match &reply {
+            Ok(BatchReply::Accepted) => metrics.batches_accepted.increment(),
+            Ok(BatchReply::Resend) => metrics.batches_resend.increment(),
+            Err(_) => metrics.batches_refused.increment(),
+        }
+        reply
+    }
+
+    /// A vantage's work. With the index of the last answer, waits (for at most `wait`) until there is something
+    /// new: other targets, or a target that another vantage suspects.
+    ///
+    /// # Errors
+    /// Not found: no such vantage is configured. Unavailable: too many are waiting, or there is no configuration.
+    pub async fn work(&self, vantage: &str, index: u64, wait: Duration) -> Result<Work, Refused> {
+        work::work(&self.shared, vantage, index, wait).await
+    }
+
+    /// Orders the drain of an instance. Durable when it returns; the rest happens by itself. An order that repeats
+    /// one that is under way gives that one.
+    ///
+    /// # Errors
+    /// Not found: no such instance is registered. Wrong: a hook or lease that cannot be. Conflict: it is being drained
+    /// in another way. Unavailable: the engine is away.
+    pub async fn drain(&self, order: DrainOrder) -> Result<store::drain::Drain, Refused> {
+        self.desk.order(order).await
+    }
+
+    /// Every drain that is known, newest first.
+    #[must_use]
+    pub fn drains(&self) -> Vec<DrainView> {
+        self.desk.list()
+    }
+
+    /// One drain.
+    pub async fn drain_status(&self, id: &str) -> Option<DrainView> {
+        self.desk.status(id).await
+    }
+
+    /// Calls a drain off: gateways may pick the instance again, and maintenance that was set for it is undone.
+    ///
+    /// # Errors
+    /// Not found: no such drain. Conflict: it is done. Unavailable: the engine is away.
+    pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
+        self.desk.cancel(id, by).await
+    }
+
+    /// Control's counters.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use ports::free_port;
 pub use processes::Fleet;
 
 /// What the demo is asked for.
@@ -164,7 +165,8 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
         return tour::play(fleet).await;
     }
     if options.json {
-        let line = serde_json::to_string(fleet.layout()).map_err(|error| DemoError::Admin(error.to_string()))?;
+        let line =
+            serde_json::to_string(fleet.layout()).map_err(|error| DemoError::Admin(error.to_string()))?;
         println!("{line}");
     } else {
         print_guide(fleet.layout());
@@ -183,16 +185,20 @@ fn print_guide(layout: &Layout) {
             println!("            {:<12} {} (pid {})", instance.id, instance.address, instance.pid);
         }
     }
-    let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway")) else {
+    let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway"))
+    else {
         return;
     };
     let Some(instance) = near.instances.first() else { return };
+    // As it was started: a newcomer has no `waypost` on the path yet.
+    let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
     println!("\nTry, in another terminal:\n");
     println!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);
     println!("  curl -H 'Host: {}' http://{}/", service.host, near.gateway.address);
-    println!("  waypost status --server {admin}");
+    println!("  {waypost} status --server {admin}");
+    println!("  {waypost} explain {} --client 127.0.0.1 --server {admin}", service.host);
     println!("  kill -9 {}   # the gateway of {}: ask DNS again", near.gateway.pid, near.name);
-    println!("  waypost run --config {}   # and back", process.config.display());
-    println!("  waypost drain instance {} {} --wait --server {admin}", service.name, instance.id);
-    println!("\nCtrl-C ends it all.");
+    println!("  {waypost} run --config {}   # and back", process.config.display());
+    println!("  {waypost} drain instance {} {} --wait --server {admin}", service.name, instance.id);
+    println!("\nIn a browser: {admin}/   Ctrl-C ends it all.");
 }

@@ -2,4 +2,14 @@
 //!
 //! It knows `dns`, `proxy`, `prober` and `store`, wires them, and decides nothing they could decide.
 
+pub mod admin;
+pub mod auth;
+pub mod cli;
+pub mod config;
 pub mod control;
+pub mod demo;
+pub mod face;
+pub mod listen;
+pub mod node;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,6 +1,6 @@
 //! The house rules a compiler does not hold: the arrows between crates, sizes, words, and honest tests.
 
-#![allow(missing_docs, reason = "a test binary")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test binary")]
 
 use std::{
     fs,

@@ -161,10 +161,16 @@ mod tests {
     #[test]
     fn our_own_shortages_are_not_the_targets_fault() {
         for number in [23, 24, 105, 99, 12, 13, 1] {
-            assert!(matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Local(_)), "errno {number}");
+            assert!(
+                matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Local(_)),
+                "errno {number}"
+            );
         }
         for number in [111, 104, 113, 101, 110] {
-            assert!(matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Target(_)), "errno {number}");
+            assert!(
+                matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Target(_)),
+                "errno {number}"
+            );
         }
     }
 

@@ -131,7 +131,8 @@ mod tests {
         for good in ["192.0.2.1:443", "[2001:db8::1]:443", "resolver.example.net:53"] {
             assert_eq!(good.parse::<Canary>().unwrap().to_string(), good);
         }
-        for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "2001:db8::1:443", "[a]:1", "a b:1", "http://a:1"] {
+        for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "2001:db8::1:443", "[a]:1", "a b:1", "http://a:1"]
+        {
             assert!(bad.parse::<Canary>().is_err(), "{bad}");
         }
     }

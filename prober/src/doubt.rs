@@ -225,7 +225,10 @@ mod tests {
         doubt.ask(good + 200 * MS);
         let asked = round(&mut doubt, 1);
         assert_eq!(asked, good + 200 * MS, "asked for, at once");
-        assert!(doubt.vouches(address(1), good + 200 * MS, any), "half of the canaries is not more than half");
+        assert!(
+            doubt.vouches(address(1), good + 200 * MS, any),
+            "half of the canaries is not more than half"
+        );
     }
 
     #[test]

@@ -123,7 +123,11 @@ fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Mome
     if next.failures >= fall {
         next.turn(State::Down, now);
     }
-    Ruling { first_failure: first, confirm: if first && !broke_a_run { fall - 1 } else { 0 }, call_off: false }
+    Ruling {
+        first_failure: first,
+        confirm: if first && !broke_a_run { fall - 1 } else { 0 },
+        call_off: false,
+    }
 }
 
 fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> Ruling {

@@ -129,6 +129,17 @@ impl Schedule {
         self.hurry(key, now, Why::Asked);
     }
 
+    /// Dials `key` once more, now or as soon as its last dial is [`CONFIRMATION_SPACING`] old: what died right
+    /// after that dial is not missed, and many who ask at once cost one dial.
+    pub fn dial_soon(&mut self, key: &TargetKey, now: Instant) {
+        let Some(plan) = self.plans.get(key) else { return };
+        if plan.urgent.iter().any(|(_, why)| *why == Why::Asked) {
+            return;
+        }
+        let earliest = plan.last_start.map_or(now, |at| now.max(at + CONFIRMATION_SPACING));
+        self.hurry(key, earliest, Why::Asked);
+    }
+
     /// True if a dial of `key` started within the last [`CONFIRMATION_SPACING`] or is about to: asking for
     /// another would tell nothing new.
     #[must_use]
@@ -180,7 +191,9 @@ impl Schedule {
 
     fn hurry(&mut self, key: &TargetKey, at: Instant, why: Why) {
         let ticket = self.ticket(at);
-        let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MOST_URGENT) else { return };
+        let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MOST_URGENT) else {
+            return;
+        };
         plan.urgent.push((ticket, why));
         self.urgent.insert(ticket, key.clone());
     }
@@ -247,6 +260,21 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_right_after_a_dial_gets_another_one() {
+        let from = Instant::now();
+        let mut schedule = Schedule::new(0.0);
+        schedule.add(key(1), Duration::from_secs(60), from);
+        let first = schedule.next_due().unwrap();
+        schedule.pop(first).unwrap();
+        for _ in 0..3 {
+            schedule.dial_soon(&key(1), first + Duration::from_millis(10));
+        }
+        assert_eq!(schedule.next_due(), Some(first + CONFIRMATION_SPACING));
+        assert_eq!(schedule.pop(first + CONFIRMATION_SPACING).unwrap().why, Why::Asked);
+        assert!(schedule.next_due().unwrap() > first + Duration::from_secs(10), "one dial for all who asked");
+    }
+
+    #[test]
     fn half_of_the_targets_removed_leaves_the_load_flat() {
         let from = Instant::now();
         let mut schedule = Schedule::new(0.9);
@@ -281,7 +309,11 @@ mod tests {
         schedule.add(key(1), Duration::from_secs(1), now);
         let at = now + Duration::from_secs(1);
         schedule.confirm(&key(1), 3, at);
-        assert_eq!(schedule.pop(at).unwrap().why, Why::Confirmation, "before the regular one that is due too");
+        assert_eq!(
+            schedule.pop(at).unwrap().why,
+            Why::Confirmation,
+            "before the regular one that is due too"
+        );
         assert_eq!(schedule.pop(at).unwrap().why, Why::Interval);
         assert_eq!(schedule.pop(at), None);
         assert_eq!(schedule.next_due(), Some(at + CONFIRMATION_SPACING));

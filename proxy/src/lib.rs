@@ -2,8 +2,8 @@
 //!
 //! [`bind`] takes every port; [`Proxy::run`] starts one thread per worker and then only watches: it compiles
 //! the routing table of each snapshot, says which services are in use, and sends receipts for drains. The
-//! workers ([`worker`]) share nothing mutable but counters. What decides ([`route`], [`pick`], [`breaker`],
-//! [`budget`], [`framing`], [`message`], [`receipts`]) is pure: no socket, no clock.
+//! workers (`worker`) share nothing mutable but counters. What decides (`route`, `pick`, `breaker`,
+//! `budget`, `framing`, `message`, `receipts`) is pure: no socket, no clock.
 //!
 //! ```text
 //!  client -> connection (framing watched) -> forward -> route -> pick -> exchange -> instance

@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn the_host_is_one_and_well_formed() {
-        let cases: [(&str, &[(&str, &str)], Result<&str, Refusal>); 14] = [
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Result<&'static str, Refusal>);
+        let cases: [Case; 14] = [
             ("/", &[("host", "Orders.Example.COM:8080")], Ok("orders.example.com")),
             ("/", &[("host", "orders.example.com.")], Ok("orders.example.com")),
             ("/", &[("host", "[2001:DB8::1]:80")], Ok("[2001:db8::1]")),

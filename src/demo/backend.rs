@@ -3,11 +3,11 @@
 //! It renews its check every second and registers itself again when the registry has forgotten it, which is
 //! also what it does while it is being drained: gateways must not be fooled by that.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use store::engine::{
@@ -43,10 +43,13 @@ const SLOWEST: Duration = Duration::from_secs(60);
 /// # Errors
 /// When it cannot listen, or the registry's address is none.
 pub async fn run(options: Options) -> Result<(), DemoError> {
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .map_err(|error| DemoError::Taken { address: options.listen, by: "demo-backend --listen", error })?;
-    let engine = Consul::new(Config::new(&options.engine)).map_err(|error| DemoError::Admin(error.to_string()))?;
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| DemoError::Taken {
+        address: options.listen,
+        by: "demo-backend --listen",
+        error,
+    })?;
+    let config = Config { url: options.engine.clone(), token: None, ca_pem: None, datacenter: None };
+    let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
     tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
@@ -58,18 +61,24 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
         let id = id.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(id.clone(), request));
-            let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new());
+            let mut server = hyper::server::conn::http1::Builder::new();
+            let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
             // A client that went away is no news.
-            let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+            let _ = connection.await;
         });
     }
 }
 
-async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Answers a whole request; one whose body ends early gets no answer.
+async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (request, mut body) = request.into_parts();
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
     let mut response = Response::new(Full::new(id));
-    match request.uri().path() {
+    match request.uri.path() {
         "/slow" => {
-            let ms = request.uri().query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
+            let ms = request.uri.query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
             tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(SLOWEST)).await;
         }
         "/" => {}

@@ -44,8 +44,10 @@ pub async fn resolve(server: SocketAddr, name: &str) -> Result<DnsAnswer, std::i
     socket.connect(server).await?;
     socket.send(&question.to_vec().map_err(std::io::Error::other)?).await?;
     let mut buffer = [0; 4096];
-    let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
-    let answer = Message::from_vec(buffer.get(..length).unwrap_or_default()).map_err(std::io::Error::other)?;
+    let length =
+        tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
+    let answer =
+        Message::from_vec(buffer.get(..length).unwrap_or_default()).map_err(std::io::Error::other)?;
     if answer.metadata.id != question.metadata.id {
         return Err(std::io::Error::other("an answer to another question"));
     }
@@ -79,8 +81,9 @@ pub struct HttpAnswer {
 pub async fn get(gateway: SocketAddr, host: &str, path: &str) -> Result<HttpAnswer, std::io::Error> {
     let exchange = async {
         let stream = TcpStream::connect(gateway).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
         let connection = tokio::spawn(connection);
         let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new());
         let request = request.map_err(std::io::Error::other)?;

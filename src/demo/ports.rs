@@ -4,25 +4,47 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::DemoError;
 
+/// Free ports are looked for here: below the range from which systems give ports to outgoing connections, so that a
+/// part that was killed finds its own port free when it comes back.
+const RANGE: std::ops::Range<u16> = 10_000..32_000;
+const TRIES: usize = 200;
+
+/// A port that is free on a host over TCP and UDP, and that no outgoing connection will take.
+///
+/// # Errors
+/// When none is found.
+pub fn free_port(host: IpAddr) -> std::io::Result<u16> {
+    let mut last = std::io::Error::other("no port is free");
+    for _ in 0..TRIES {
+        let port = fastrand::u16(RANGE);
+        match TcpListener::bind((host, port)).and_then(|_| UdpSocket::bind((host, port))) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// A TCP address on this host with the wished port, or a free one if that is taken.
 pub(super) fn prefer(host: Ipv4Addr, port: u16) -> Result<SocketAddr, DemoError> {
-    let listener = TcpListener::bind((host, port)).or_else(|_| TcpListener::bind((host, 0)));
-    let address = listener.and_then(|it| it.local_addr());
-    address.map_err(|error| DemoError::io(format!("finding a free port on {host}"), error))
+    match TcpListener::bind((host, port)) {
+        Ok(_) => Ok(SocketAddr::new(IpAddr::V4(host), port)),
+        Err(_) => free(host),
+    }
 }
 
 /// One TCP port that is free on every host, the wished one if possible.
 pub(super) fn common(hosts: &[Ipv4Addr], wished: u16) -> Result<u16, DemoError> {
-    let free = |port: u16| {
+    let fits = |port: u16| {
         let held: Result<Vec<_>, _> = hosts.iter().map(|host| TcpListener::bind((*host, port))).collect();
         held.is_ok()
     };
-    if free(wished) {
+    if fits(wished) {
         return Ok(wished);
     }
-    for _ in 0..100 {
-        let candidate = prefer(hosts.first().copied().unwrap_or(Ipv4Addr::LOCALHOST), 0)?.port();
-        if free(candidate) {
+    for _ in 0..TRIES {
+        let candidate = free(hosts.first().copied().unwrap_or(Ipv4Addr::LOCALHOST))?.port();
+        if fits(candidate) {
             return Ok(candidate);
         }
     }
@@ -38,15 +60,8 @@ pub(super) fn dns(wished: SocketAddr) -> Result<SocketAddr, DemoError> {
         TcpListener::bind(wished).map_err(taken)?;
         return Ok(wished);
     }
-    let mut last = std::io::Error::other("no port is free on UDP and TCP");
-    for _ in 0..100 {
-        let udp = UdpSocket::bind(wished).and_then(|it| it.local_addr()).map_err(taken)?;
-        match TcpListener::bind(udp) {
-            Ok(_) => return Ok(udp),
-            Err(error) => last = error,
-        }
-    }
-    Err(taken(last))
+    let port = free_port(wished.ip()).map_err(taken)?;
+    Ok(SocketAddr::new(wished.ip(), port))
 }
 
 /// The address of something at a site: 127.0.<site>.<host>.
@@ -56,7 +71,9 @@ pub(super) const fn loopback(site: u8, host: u8) -> Ipv4Addr {
 
 /// A free TCP address on a host.
 pub(super) fn free(host: Ipv4Addr) -> Result<SocketAddr, DemoError> {
-    prefer(host, 0).map(|it| SocketAddr::new(IpAddr::V4(host), it.port()))
+    let port = free_port(IpAddr::V4(host));
+    let port = port.map_err(|error| DemoError::io(format!("finding a free port on {host}"), error))?;
+    Ok(SocketAddr::new(IpAddr::V4(host), port))
 }
 
 #[cfg(test)]

@@ -72,7 +72,8 @@ impl Fleet {
         let plan = Plan::make(options)?;
         let folder = tempfile::Builder::new().prefix("waypost-demo-").tempdir();
         let folder = folder.map_err(|error| DemoError::io("making a folder for the demo", error))?;
-        let program = std::env::current_exe().map_err(|error| DemoError::io("finding this program", error))?;
+        let program =
+            std::env::current_exe().map_err(|error| DemoError::io("finding this program", error))?;
         let layout = Layout {
             dns: plan.dns,
             admin: format!("http://{}", plan.admin),
@@ -284,7 +285,10 @@ impl Fleet {
         let last: Vec<_> = last.lines().rev().take(5).collect();
         let last = last.into_iter().rev().collect::<Vec<_>>().join("\n  ");
         self.keep_folder();
-        Err(DemoError::Scene(format!("{name} ended ({status}); its log {} ends with\n  {last}", log.display())))
+        Err(DemoError::Scene(format!(
+            "{name} ended ({status}); its log {} ends with\n  {last}",
+            log.display()
+        )))
     }
 
     fn name_of(&self, pid: u32) -> String {

@@ -47,14 +47,28 @@ fn scene(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoErro
 async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
     title(1, "A name leads to the nearest site, a request to an instance");
     let layout = fleet.layout();
-    let answer = resolve(layout.dns, &layout.service.host).await.map_err(|error| DemoError::io("asking DNS", error))?;
+    let answer = resolve(layout.dns, &layout.service.host)
+        .await
+        .map_err(|error| DemoError::io("asking DNS", error))?;
     let near = near(layout)?;
-    println!("   {} -> {} -> {:?}, TTL {} s", layout.service.host, answer.chain.join(" -> "), answer.addresses, answer.ttl);
+    println!(
+        "   {} -> {} -> {:?}, TTL {} s",
+        layout.service.host,
+        answer.chain.join(" -> "),
+        answer.addresses,
+        answer.ttl
+    );
     scene(answer.chain == [layout.gateway_domain.clone()] && answer.addresses == [near.ip()], || {
         format!("expected the gateway domain and {}, got {answer:?}", near.ip())
     })?;
-    let reply = get(near, &layout.service.host, "/").await.map_err(|error| DemoError::io("asking the gateway", error))?;
-    println!("   GET http://{near}/ -> {} from {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
+    let reply = get(near, &layout.service.host, "/")
+        .await
+        .map_err(|error| DemoError::io("asking the gateway", error))?;
+    println!(
+        "   GET http://{near}/ -> {} from {}",
+        reply.status,
+        String::from_utf8_lossy(&reply.body).trim()
+    );
     scene(reply.status == 200, || format!("the gateway answered {}", reply.status))
 }
 
@@ -96,7 +110,11 @@ async fn gateway_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     let restarted = Instant::now();
     until_answer(fleet, near.gateway.address.ip(), Duration::from_secs(60)).await?;
     let back = restarted.elapsed();
-    println!("   restarted; DNS answers {} again after {:.1} s (hold-down 10 s)", near.gateway.address.ip(), back.as_secs_f64());
+    println!(
+        "   restarted; DNS answers {} again after {:.1} s (hold-down 10 s)",
+        near.gateway.address.ip(),
+        back.as_secs_f64()
+    );
     scene(back >= Duration::from_secs(10), || "it came back before its hold-down".to_owned())
 }
 
@@ -117,7 +135,13 @@ async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     fleet.kill(victim.pid).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let report = load.finish().await;
-    println!("   {} killed: {} requests, {} failed, slowest {} ms", victim.id, report.sent, report.failed(), report.slowest.as_millis());
+    println!(
+        "   {} killed: {} requests, {} failed, slowest {} ms",
+        victim.id,
+        report.sent,
+        report.failed(),
+        report.slowest.as_millis()
+    );
     scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
 }
 
@@ -158,10 +182,24 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let report = load.finish().await;
     server.abort();
     let after = report.answers.get(&leaver.id).copied().unwrap_or(0);
-    println!("   receipts from {} after {} ms; hook called {} time(s), then the process was stopped", receipts(&done).join(", "), started.elapsed().as_millis(), calls.len());
-    println!("   {} requests, {} failed, {} reached {} after its receipts", report.sent, report.failed(), after - before, leaver.id);
-    let gateways: BTreeSet<_> = fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
-    scene(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || format!("receipts are missing: {done}"))?;
+    println!(
+        "   receipts from {} after {} ms; hook called {} time(s), then the process was stopped",
+        receipts(&done).join(", "),
+        started.elapsed().as_millis(),
+        calls.len()
+    );
+    println!(
+        "   {} requests, {} failed, {} reached {} after its receipts",
+        report.sent,
+        report.failed(),
+        after - before,
+        leaver.id
+    );
+    let gateways: BTreeSet<_> =
+        fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
+    scene(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
+        format!("receipts are missing: {done}")
+    })?;
     scene(!calls.is_empty(), || "the hook was not called".to_owned())?;
     scene(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
 }
@@ -186,7 +224,8 @@ fn receipts(drain: &serde_json::Value) -> Vec<String> {
 async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(5, "Control and the engine die; DNS and gateways serve on, also when restarted");
     let layout = fleet.layout().clone();
-    let doomed: Vec<_> = layout.processes.iter().filter(|it| it.role == "engine" || it.role == "control").collect();
+    let doomed: Vec<_> =
+        layout.processes.iter().filter(|it| it.role == "engine" || it.role == "control").collect();
     for process in &doomed {
         fleet.kill(process.pid).await?;
     }
@@ -196,10 +235,19 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
     let who = doomed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
-    println!("   {who} killed; DNS answered in {} ms; {} requests, {} failed", answer.as_millis(), report.sent, report.failed());
+    println!(
+        "   {who} killed; DNS answered in {} ms; {} requests, {} failed",
+        answer.as_millis(),
+        report.sent,
+        report.failed()
+    );
     scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))?;
 
-    let dns = layout.processes.iter().find(|it| it.role == "dns").ok_or_else(|| DemoError::Scene("no DNS".to_owned()))?;
+    let dns = layout
+        .processes
+        .iter()
+        .find(|it| it.role == "dns")
+        .ok_or_else(|| DemoError::Scene("no DNS".to_owned()))?;
     fleet.kill(dns.pid).await?;
     fleet.restart(&dns.config)?;
     let dns_back = until_answer(fleet, near.ip(), Duration::from_secs(30)).await?;
@@ -215,6 +263,10 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
             async move { get(near, &host, "/").await.is_ok_and(|it| it.status == 200) }
         })
         .await?;
-    println!("   restarted with nothing else reachable: DNS answers after {} ms, the gateway after {} ms", dns_back.as_millis(), started.elapsed().as_millis());
+    println!(
+        "   restarted with nothing else reachable: DNS answers after {} ms, the gateway after {} ms",
+        dns_back.as_millis(),
+        started.elapsed().as_millis()
+    );
     Ok(())
 }

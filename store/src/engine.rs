@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod consul;
+pub mod embedded;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 pub use metrics::FollowMetrics;
+pub use patience::Backoff;
 
 use crate::{
     disk::{DiskError, LastGood},

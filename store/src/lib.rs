@@ -9,6 +9,7 @@
 pub mod beliefs;
 pub mod board;
 pub mod commit;
+pub mod compat;
 pub mod discovery;
 pub mod disk;
 pub mod drain;

@@ -9,6 +9,7 @@ pub struct Components {
     consul: Result<PathBuf, String>,
     strace: Result<PathBuf, String>,
     dig: Result<PathBuf, String>,
+    curl: Result<PathBuf, String>,
 }
 
 impl Components {
@@ -18,7 +19,7 @@ impl Components {
             Some(named) => existing(PathBuf::from(named)),
             None => existing(unpacked).or_else(|_| on_path("consul")),
         };
-        Self { consul, strace: on_path("strace"), dig: on_path("dig") }
+        Self { consul, strace: on_path("strace"), dig: on_path("dig"), curl: on_path("curl") }
     }
 
     pub fn needs_consul(
@@ -43,6 +44,14 @@ impl Components {
         test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
     ) -> Trial {
         needs("dig", &self.dig, name.to_owned(), test)
+    }
+
+    pub fn needs_curl(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("curl", &self.curl, name.to_owned(), test)
     }
 }
 

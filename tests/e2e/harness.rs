@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -82,32 +82,49 @@ impl Drop for Reaped {
 /// A real Consul agent with nothing in it.
 pub struct ConsulAgent {
     pub url: String,
-    _process: Reaped,
-    _folder: TempDir,
+    ports: Vec<u16>,
+    process: Reaped,
+    folder: TempDir,
 }
 
 impl ConsulAgent {
     pub fn start(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<_> = (0..4).map(|_| free_port()).collect();
+        let process = Self::spawn(binary, &ports, folder.path());
+        let url = format!("http://127.0.0.1:{}", ports[0]);
+        let agent = Self { url, ports, process, folder };
+        agent.await_leader();
+        agent
+    }
+
+    fn spawn(binary: &Path, ports: &[u16], folder: &Path) -> Reaped {
         let mut command = Command::new(binary);
         command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
         for (flag, port) in
-            ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(&ports)
+            ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(ports)
         {
             command.arg(format!("{flag}={port}"));
         }
         command.args(["-dns-port=-1", "-grpc-port=-1"]);
-        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Reaped(command.spawn().unwrap());
-        let url = format!("http://127.0.0.1:{}", ports[0]);
-        let agent = Self { url, _process: process, _folder: folder };
-        eventually("the Consul agent's leader", Duration::from_secs(60), || agent.has_leader()).unwrap();
-        agent
+        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Reaped(command.spawn().unwrap())
+    }
+
+    /// Kills it and starts another at the same address, which knows nothing of what was.
+    pub fn restart(&mut self, binary: &Path) {
+        drop(self.process.0.kill());
+        drop(self.process.0.wait());
+        self.process = Self::spawn(binary, &self.ports, self.folder.path());
+        self.await_leader();
+    }
+
+    fn await_leader(&self) {
+        eventually("the Consul agent's leader", Duration::from_secs(60), || self.has_leader()).unwrap();
     }
 
     pub fn pid(&self) -> u32 {
-        self._process.0.id()
+        self.process.0.id()
     }
 
     fn has_leader(&self) -> bool {
@@ -120,7 +137,7 @@ impl ConsulAgent {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    waypost::demo::free_port([127, 0, 0, 1].into()).unwrap()
 }
 
 /// A running `waypost demo --json`.
@@ -218,7 +235,10 @@ impl Demo {
     pub fn restart(&mut self, process: &ProcessLayout) {
         let mut command = waypost();
         command.arg("run").arg("--config").arg(&process.config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Beside the log of its earlier life.
+        let log = process.config.with_extension("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = Reaped(command.spawn().unwrap());
         let pid = child.0.id();
         self.restarted.push(child);

@@ -4,19 +4,21 @@
 //! reason, before the run; it never returns early as passed. Every scenario of the main job runs on the embedded
 //! engine and on Consul from the same code. `WAYPOST_FULL=1` takes the long counts.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test binary")]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test binary")]
 
 mod bad_input;
 mod cli;
 mod components;
 mod crash;
 mod drain;
+mod engine;
 mod failover;
 mod harness;
 mod instance;
 mod names;
 mod outage;
 mod security;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
+    trials.extend(engine::trials(&components));
     trials.extend(security::trials());
+    trials.extend(tools::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,11 +1,21 @@
 //! Tokens and TLS: nobody writes what is not theirs.
 
-use libtest_mimic::{Failed, Trial};
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
 
-use crate::harness::{ensure, free_port, run};
+use libtest_mimic::{Failed, Trial};
+use tempfile::TempDir;
+
+use crate::harness::{Reaped, ensure, eventually, free_port, run, runtime, waypost};
 
 pub fn trials() -> Vec<Trial> {
-    vec![Trial::test("security::off_loopback_needs_tokens_and_tls", off_loopback)]
+    vec![
+        Trial::test("security::off_loopback_needs_tokens_and_tls", off_loopback),
+        Trial::test("security::tokens_over_tls_do_what_their_role_says", tokens_over_tls),
+    ]
 }
 
 /// Off loopback, the admin port and the Consul face refuse to start, and say what is missing.
@@ -30,6 +40,192 @@ fn off_loopback() -> Result<(), Failed> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure(output.status.code() == Some(2), || format!("{named}: exit {:?}: {said}", output.status))?;
         ensure(said.contains(named) && said.contains("tls"), || format!("{named}: {said}"))?;
+    }
+    Ok(())
+}
+
+const FIRST: &str = "the-first-operator-of-this-node";
+
+/// A node whose admin API and Consul face stand off loopback, as far as the configuration goes: on every address.
+struct Guarded {
+    folder: TempDir,
+    admin: String,
+    face: String,
+    _process: Reaped,
+}
+
+impl Guarded {
+    fn start() -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        std::fs::write(path("cert.pem"), made.cert.pem())?;
+        std::fs::write(path("key.pem"), made.signing_key.serialize_pem())?;
+        std::fs::write(path("first"), FIRST)?;
+        let (admin, face) = (free_port(), free_port());
+        let guard = format!(
+            "tls = {{ cert = \"{}\", key = \"{}\" }}\ntoken_file = \"{}\"\n",
+            path("cert.pem").display(),
+            path("key.pem").display(),
+            path("first").display()
+        );
+        let text = format!(
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"{}\"\n[store]\nengine = \"embedded\"\nhttp = \"0.0.0.0:{face}\"\n{guard}\
+             [control]\nlisten = \"0.0.0.0:{admin}\"\n{guard}",
+            path("data").display()
+        );
+        std::fs::write(path("node.toml"), text)?;
+        let log = std::fs::File::create(path("log"))?;
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(path("node.toml"));
+        let process = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        let (admin, face) = (format!("https://localhost:{admin}"), format!("https://localhost:{face}"));
+        let node = Self { folder, admin, face, _process: process };
+        eventually("the admin API", Duration::from_secs(30), || {
+            node.cli(Some(Path::new("first")), &["get", "site"]).status.success()
+        })?;
+        Ok(node)
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn cli(&self, token: Option<&Path>, arguments: &[&str]) -> Output {
+        let mut command = waypost();
+        command.args(arguments).args(["--server", &self.admin]).arg("--ca-file").arg(self.path("cert.pem"));
+        if let Some(token) = token {
+            command.arg("--token-file").arg(self.path(token));
+        }
+        command.output().unwrap()
+    }
+
+    /// Makes a token and keeps its secret in a file of its name.
+    fn token(&self, name: &str, arguments: &[&str]) -> Result<String, Failed> {
+        let made = self.cli(Some(Path::new("first")), &[&["token", "create", name], arguments].concat());
+        let said = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        ensure(made.status.success() && said.len() == 64, || {
+            format!("{name}: {said}{}", String::from_utf8_lossy(&made.stderr))
+        })?;
+        std::fs::write(self.path(name), &said)?;
+        Ok(said)
+    }
+
+    /// A request to the face; its status.
+    fn face(
+        &self,
+        token: Option<&str>,
+        method: reqwest::Method,
+        path: &str,
+        body: &str,
+    ) -> Result<u16, Failed> {
+        let pem = std::fs::read(self.path("cert.pem"))?;
+        runtime().block_on(async {
+            let certificate = reqwest::Certificate::from_pem(&pem)?;
+            let client = reqwest::Client::builder().tls_certs_only([certificate]).no_proxy().build()?;
+            let mut request = client.request(method, format!("{}{path}", self.face)).body(body.to_owned());
+            if let Some(token) = token {
+                request = request.header("X-Consul-Token", token);
+            }
+            Ok(request.send().await?.status().as_u16())
+        })
+    }
+}
+
+fn tokens_over_tls() -> Result<(), Failed> {
+    let node = Guarded::start()?;
+    let first = Some(Path::new("first"));
+    let refused = |token: Option<&Path>, arguments: &[&str], needle: &str| {
+        let output = node.cli(token, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(output.status.code() == Some(1) && said.contains(needle), || {
+            format!("{token:?} {arguments:?}: {:?}: {said}", output.status)
+        })
+    };
+    refused(None, &["status"], "needs a token")?;
+    std::fs::write(node.path("wrong"), "no-token-of-this-node-at-all")?;
+    refused(Some(Path::new("wrong")), &["status"], "no such token")?;
+    // Without its certificate the server is nobody.
+    let stranger =
+        run(&["status", "--server", &node.admin, "--token-file", node.path("first").to_str().unwrap()]);
+    ensure(stranger.status.code() == Some(1), || format!("{:?}", stranger.status))?;
+    // Plain HTTP on the TLS port gets nothing.
+    let plain = runtime().block_on(async { reqwest::get(node.admin.replace("https", "http")).await.is_ok() });
+    ensure(!plain, || "the admin port answered without TLS".to_owned())?;
+
+    std::fs::write(
+        node.path("site.yaml"),
+        "kind: Site\nname: bj\n---\nkind: Vantage\nname: gz\n---\nkind: Vantage\nname: cd\n",
+    )?;
+    let site = node.path("site.yaml");
+    let apply = ["apply", "-f", site.to_str().unwrap()];
+    node.token("ci", &["--role", "automation"])?;
+    node.token("watcher", &["--role", "reader"])?;
+    let applied = node.cli(Some(Path::new("ci")), &apply);
+    ensure(applied.status.success(), || String::from_utf8_lossy(&applied.stderr).into_owned())?;
+    let gz = node.token("prober-gz", &["--role", "vantage", "--vantage", "gz"])?;
+    let orders = node.token("orders-team", &["--role", "registrar", "--service", "orders"])?;
+    refused(Some(Path::new("ci")), &["token", "create", "mine", "--role", "operator"], "may not")?;
+    refused(Some(Path::new("ci")), &["backup", "-o", "/dev/null"], "may not")?;
+    refused(Some(Path::new("watcher")), &apply, "may not")?;
+    refused(Some(Path::new("prober-gz")), &["status"], "may not")?;
+    let seen = node.cli(Some(Path::new("watcher")), &["export"]);
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    ensure(seen.contains("kind: Site") && !seen.contains("sha256"), || seen.clone())?;
+    vantages(&node, &gz)?;
+    registrars(&node, &orders)?;
+    let audit = node.cli(first, &["audit"]);
+    let audit = String::from_utf8_lossy(&audit.stdout).into_owned();
+    for needle in ["first-operator", "Token ci added", "ci ", "Site bj added"] {
+        ensure(audit.contains(needle), || format!("no {needle:?} in\n{audit}"))?;
+    }
+    let log = std::fs::read_to_string(node.path("log"))?;
+    ensure(log.contains("who=\"orders-team\"") || log.contains("orders-team"), || log.clone())?;
+    for secret in [FIRST, &gz, &orders] {
+        ensure(!log.contains(secret) && !audit.contains(secret), || "a secret was written down".to_owned())?;
+    }
+    let removed = node.cli(first, &["token", "delete", "ci"]);
+    ensure(removed.status.success(), || String::from_utf8_lossy(&removed.stderr).into_owned())?;
+    eventually("the end of a removed token", Duration::from_secs(10), || {
+        node.cli(Some(Path::new("ci")), &["status"]).status.code() == Some(1)
+    })
+    .map(drop)
+}
+
+/// A prober writes its own observations and nothing else.
+fn vantages(node: &Guarded, gz: &str) -> Result<(), Failed> {
+    let pem = std::fs::read(node.path("cert.pem"))?;
+    let report = |vantage: &str| {
+        let batch = serde_json::json!({
+            "vantage": vantage, "boot": "b", "number": 1, "heartbeat": 1, "withheld": false, "full": true,
+            "observations": [],
+        });
+        runtime().block_on(async {
+            let certificate = reqwest::Certificate::from_pem(&pem)?;
+            let client = reqwest::Client::builder().tls_certs_only([certificate]).no_proxy().build()?;
+            let request = client.post(format!("{}/v1/observations", node.admin)).bearer_auth(gz).json(&batch);
+            Ok::<u16, Failed>(request.send().await?.status().as_u16())
+        })
+    };
+    let (own, other) = (report("gz")?, report("cd")?);
+    ensure((own, other) == (200, 403), || format!("its own: {own}, another's: {other}"))
+}
+
+/// A team registers its own service and nothing else.
+fn registrars(node: &Guarded, orders: &str) -> Result<(), Failed> {
+    use reqwest::Method;
+    for (token, method, path, body, expected) in [
+        (Some(orders), Method::PUT, "/v1/agent/service/register", r#"{"Name":"orders","Port":80}"#, 200),
+        (Some(orders), Method::PUT, "/v1/agent/service/register", r#"{"Name":"users","Port":80}"#, 403),
+        (Some(orders), Method::PUT, "/v1/kv/waypost/config/head", "{}", 403),
+        (Some(orders), Method::GET, "/v1/kv/waypost/?recurse", "", 403),
+        (Some(orders), Method::GET, "/v1/health/service/orders", "", 200),
+        (None, Method::GET, "/v1/health/service/orders", "", 403),
+        (Some("nonsense"), Method::GET, "/v1/health/service/orders", "", 403),
+        (Some(FIRST), Method::GET, "/v1/kv/waypost/config/head", "", 200),
+    ] {
+        let status = node.face(token, method.clone(), path, body)?;
+        ensure(status == expected, || format!("{method} {path} {body}: {status}, expected {expected}"))?;
     }
     Ok(())
 }

@@ -1,1 +1,196 @@
+use proptest::prelude::*;
+use store::{board::Reading, health::State, model::Moment};
 
+use super::*;
+use crate::{
+    client::Subnet,
+    testing::{Small, client_at},
+};
+
+const HOST: &str = "orders.example.com";
+const ALIAS: &str = "orders.example.com. 3600 IN CNAME gw.example.com.";
+
+fn gateway(ttl: u32, address: &str) -> String {
+    format!("gw.example.com. {ttl} IN A {address}")
+}
+
+#[test]
+fn a_service_leads_through_its_alias_to_the_nearest_healthy_site() {
+    let small = Small::healthy();
+    for (client, address) in [("10.1.2.3", "192.0.2.1"), ("10.2.2.3", "192.0.2.2"), ("10.3.2.3", "192.0.2.3")]
+    {
+        assert_eq!(
+            small.answer(HOST, RecordType::A, client),
+            [ALIAS.to_owned(), gateway(20, address)],
+            "{client}"
+        );
+    }
+    small.set("sh", State::Down);
+    let moved = small.answer(HOST, RecordType::A, "10.2.2.3");
+    assert_eq!(moved[0], ALIAS);
+    assert_ne!(moved[1], gateway(20, "192.0.2.2"), "a dead site is not answered while others live");
+    small.set("sh", State::Up);
+    assert_eq!(small.answer(HOST, RecordType::A, "10.2.2.3")[1], gateway(20, "192.0.2.2"));
+}
+
+#[test]
+fn all_down_answers_as_if_all_were_up() {
+    let small = Small::healthy();
+    let up = small.answer(HOST, RecordType::A, "10.2.2.3");
+    for site in ["bj", "sh", "gz"] {
+        small.set(site, State::Down);
+    }
+    assert_eq!(small.answer(HOST, RecordType::A, "10.2.2.3"), up);
+    let unknown = Small::new();
+    assert_eq!(
+        unknown.answer(HOST, RecordType::A, "10.2.2.3"),
+        up,
+        "and so does a world nobody has probed yet"
+    );
+}
+
+#[test]
+fn what_is_about_to_change_is_remembered_shortly() {
+    let small = Small::healthy();
+    small.read("bj", Reading { state: State::Up, unsettled: true, ..Reading::default() });
+    assert_eq!(small.answer(HOST, RecordType::A, "10.1.2.3")[1], gateway(2, "192.0.2.1"));
+    let held = Reading { state: State::Up, recovered: true, since: Moment(999_000), unsettled: false };
+    small.read("bj", held);
+    let answer = small.answer(HOST, RecordType::A, "10.1.2.3")[1].clone();
+    assert!(answer.contains(" 2 IN A ") && !answer.contains("192.0.2.1"), "held down: {answer}");
+}
+
+#[test]
+fn an_address_family_that_the_chosen_site_lacks_is_nodata_and_not_another_site() {
+    let small = Small::healthy();
+    assert_eq!(small.answer(HOST, RecordType::AAAA, "10.1.2.3")[1], "gw.example.com. 20 IN AAAA 2001:db8::1");
+    let at_sh = small.explain(HOST, RecordType::AAAA, "10.2.2.3");
+    assert_eq!((at_sh.rcode, at_sh.answer.len()), ("NOERROR", 1), "{at_sh:?}");
+    assert!(at_sh.authority[0].contains(" SOA "), "{at_sh:?}");
+}
+
+#[test]
+fn absences_carry_the_soa_for_the_negative_ttl() {
+    let small = Small::healthy();
+    for (name, record_type, rcode) in [
+        ("nothing.example.com", RecordType::A, "NXDOMAIN"),
+        ("www.example.com", RecordType::TXT, "NOERROR"),
+        ("b.c.example.com", RecordType::A, "NOERROR"),
+        ("c.example.com", RecordType::TXT, "NOERROR"),
+        ("x.a.b.c.example.com", RecordType::A, "NXDOMAIN"),
+        ("gw.example.com", RecordType::TXT, "NOERROR"),
+    ] {
+        let found = small.explain(name, record_type, "10.1.0.1");
+        assert_eq!((found.rcode, found.answer.len()), (rcode, 0), "{name}: {found:?}");
+        assert_eq!(found.authority.len(), 1, "{name}");
+        assert!(found.authority[0].starts_with("example.com. 60 IN SOA "), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn static_records_wildcards_and_the_apex_are_answered() {
+    let small = Small::healthy();
+    let of = |name: &str, record_type| small.answer(name, record_type, "10.1.0.1");
+    assert_eq!(of("www.example.com", RecordType::A).len(), 2);
+    assert_eq!(of("x.wild.example.com", RecordType::TXT), ["x.wild.example.com. 3600 IN TXT \"hello\""]);
+    assert_eq!(of("a.b.wild.example.com", RecordType::TXT).len(), 1, "a wildcard covers deeper names too");
+    assert_eq!(of("wild.example.com", RecordType::TXT).len(), 0);
+    let servers = small.explain("example.com", RecordType::NS, "10.1.0.1");
+    assert_eq!(servers.answer.len(), 2);
+    assert!(
+        servers.additional.iter().any(|it| it == "ns1.example.com. 3600 IN A 203.0.113.53"),
+        "{servers:?}"
+    );
+    let soa = of("example.com", RecordType::SOA);
+    assert!(soa[0].starts_with("example.com. 3600 IN SOA ns1.example.com. "), "{soa:?}");
+}
+
+#[test]
+fn names_below_a_delegation_are_referred() {
+    let small = Small::healthy();
+    for name in ["child.example.com", "deep.child.example.com"] {
+        let found = small.explain(name, RecordType::A, "10.1.0.1");
+        assert_eq!((found.rcode, found.answer.len()), ("NOERROR", 0), "{found:?}");
+        assert_eq!(found.authority, ["child.example.com. 3600 IN NS ns.child.example.com."]);
+        assert_eq!(found.additional, ["ns.child.example.com. 3600 IN A 198.51.100.53"]);
+    }
+    let question = Question::new("x.child.example.com".parse().unwrap(), RecordType::A);
+    let referral = answer(small.world(), &question, &client_at("10.1.0.1"));
+    assert!(!referral.authoritative && referral.is_referral());
+}
+
+#[test]
+fn aliases_are_followed_inside_our_zones_and_no_further() {
+    let small = Small::healthy();
+    let through = small.answer("one.example.com", RecordType::A, "10.1.0.1");
+    assert_eq!(through.len(), 3, "{through:?}");
+    assert_eq!(through[2], gateway(20, "192.0.2.1"));
+    let away = small.explain("away.example.com", RecordType::A, "10.1.0.1");
+    assert_eq!(
+        (away.rcode, away.answer.as_slice()),
+        ("NOERROR", &["away.example.com. 3600 IN CNAME www.example.org.".to_owned()][..])
+    );
+    assert!(away.authority.is_empty());
+    let itself = small.answer("one.example.com", RecordType::CNAME, "10.1.0.1");
+    assert_eq!(itself, ["one.example.com. 3600 IN CNAME two.example.com."]);
+}
+
+#[test]
+fn other_peoples_names_are_refused() {
+    let small = Small::healthy();
+    for name in ["example.org", "com", "notexample.com", "."] {
+        let found = small.explain(name, RecordType::A, "10.1.0.1");
+        assert_eq!((found.rcode, found.zone.is_none(), found.answer.len()), ("REFUSED", true, 0), "{name}");
+    }
+}
+
+fn states() -> impl Strategy<Value = [State; 3]> {
+    let state = prop::sample::select(vec![State::Up, State::Down, State::Unknown]);
+    [state.clone(), state.clone(), state]
+}
+
+fn same(a: &Answer, b: &Answer) -> bool {
+    (a.rcode, &a.answer, &a.authority) == (b.rcode, &b.answer, &b.authority)
+}
+
+proptest! {
+    /// For every scope returned, all addresses inside get the same answer (RFC 7871, DESIGN §4).
+    #[test]
+    fn scopes_are_honest(states in states(), client: [u8; 4], noise: u32, near in any::<bool>()) {
+        let small = Small::new();
+        for (site, state) in ["bj", "sh", "gz"].into_iter().zip(states) {
+            small.set(site, state);
+        }
+        // Half of the clients are where the networks are.
+        let client = if near { [10, client[1] % 5, client[2], client[3]] } else { client };
+        let question = Question::new(HOST.parse().unwrap(), RecordType::A);
+        let first = answer(small.world(), &question, &Client::at(client.into()));
+        let keep = u32::MAX.checked_shl(32 - u32::from(first.scope)).unwrap_or(0);
+        let other = (u32::from_be_bytes(client) & keep) | (noise & !keep);
+        let second = answer(small.world(), &question, &Client::at(other.to_be_bytes().into()));
+        prop_assert!(same(&first, &second), "{client:?} and {:?} within /{}", other.to_be_bytes(), first.scope);
+    }
+
+    /// The address that a subnet option names counts, and not where the query came from.
+    #[test]
+    fn a_subnet_stands_for_the_client(site in 1_u8..4, third: u8) {
+        let small = Small::healthy();
+        let question = Question::new(HOST.parse().unwrap(), RecordType::A);
+        let subnet = Subnet::parse(&[0, 1, 24, 0, 10, site, third]).unwrap();
+        let asked = Client { source: "10.1.0.1".parse().unwrap(), subnet: Some(subnet) };
+        let there = answer(small.world(), &question, &Client::at([10, site, third, 1].into()));
+        prop_assert!(same(&answer(small.world(), &question, &asked), &there));
+    }
+
+    /// Whatever is known of health, there is an answer.
+    #[test]
+    fn health_never_empties_an_answer(states in states(), client: [u8; 4]) {
+        let small = Small::new();
+        for (site, state) in ["bj", "sh", "gz"].into_iter().zip(states) {
+            small.set(site, state);
+        }
+        let question = Question::new(HOST.parse().unwrap(), RecordType::A);
+        let found = answer(small.world(), &question, &Client::at(client.into()));
+        prop_assert_eq!(found.answer.len(), 2);
+    }
+}

@@ -1,1 +1,154 @@
+use std::net::Ipv4Addr;
 
+use hickory_proto::{op::Message, rr::RecordType as WireType};
+use store::{
+    board::Reading,
+    handle::{Clock, Publisher, channel},
+    health::State,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use super::*;
+use crate::testing::{Small, query};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Running {
+    address: SocketAddr,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+fn config() -> Config {
+    Config { listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], ..Config::default() }
+}
+
+fn start(config: Config, publish: bool) -> Running {
+    let (handle, publisher) = channel(Clock::default(), Duration::MAX);
+    if publish {
+        // The board that the roles read is the handle's own.
+        let small = Small::on(handle.board());
+        publisher.publish_snapshot(Arc::new(small));
+    }
+    let server = bind(config, handle).unwrap();
+    let (address, metrics) = (server.local_addrs()[0], server.metrics());
+    let (stop, mut stopped) = watch::channel(false);
+    let task = tokio::spawn(server.run(async move { end(&mut stopped).await }));
+    Running { address, publisher, metrics, stop, task }
+}
+
+async fn over_udp(address: SocketAddr, packet: &[u8]) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(packet, address).await.unwrap();
+    let mut reply = [0; 4096];
+    let (length, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+    assert_eq!(from, address, "a reply leaves from the address that was asked");
+    Message::from_vec(&reply[..length]).unwrap()
+}
+
+async fn write(stream: &mut TcpStream, packet: &[u8]) {
+    stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
+    stream.write_all(packet).await.unwrap();
+}
+
+async fn read(stream: &mut TcpStream) -> Message {
+    let length = timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
+    let mut reply = vec![0; usize::from(length)];
+    stream.read_exact(&mut reply).await.unwrap();
+    Message::from_vec(&reply).unwrap()
+}
+
+fn host() -> Vec<u8> {
+    query("orders.example.com.", WireType::A, None)
+}
+
+#[tokio::test]
+async fn both_transports_answer_and_a_flip_is_seen_at_once() {
+    let running = start(config(), true);
+    let address_of = |reply: &Message| reply.answers.last().unwrap().data.to_string();
+    let first = address_of(&over_udp(running.address, &host()).await);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    write(&mut stream, &host()).await;
+    assert_eq!(address_of(&read(&mut stream).await), first);
+    let handle = running.publisher.handle();
+    let snapshot = handle.snapshot().unwrap();
+    for target in snapshot.targets.values() {
+        let state = if target.address.to_string() == first { State::Down } else { State::Up };
+        handle.board().write(target.slot, Reading { state, ..Reading::default() });
+    }
+    assert_ne!(address_of(&over_udp(running.address, &host()).await), first);
+    write(&mut stream, &host()).await;
+    assert_ne!(address_of(&read(&mut stream).await), first);
+    assert_eq!(running.metrics.queries(Transport::Udp), 2);
+}
+
+#[tokio::test]
+async fn queries_on_one_connection_are_answered_in_their_order() {
+    let running = start(config(), true);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let names = ["www.example.com.", "gw.example.com.", "nothing.example.com."];
+    for name in names {
+        write(&mut stream, &query(name, WireType::A, None)).await;
+    }
+    for name in names {
+        assert_eq!(read(&mut stream).await.queries[0].name().to_string(), name);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_stalls_is_closed() {
+    let running = start(Config { tcp_idle: Duration::from_millis(100), ..config() }, true);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(&[0, 40, 1, 2, 3]).await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_at_once() {
+    let running = start(Config { tcp_connections: 1, ..config() }, true);
+    let mut kept = TcpStream::connect(running.address).await.unwrap();
+    write(&mut kept, &host()).await;
+    read(&mut kept).await;
+    let mut surplus = TcpStream::connect(running.address).await.unwrap();
+    let mut rest = Vec::new();
+    // Closed with or without a reset.
+    let _ = timeout(PATIENCE, surplus.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty());
+    write(&mut kept, &host()).await;
+    read(&mut kept).await;
+}
+
+#[tokio::test]
+async fn a_node_that_never_had_a_snapshot_says_servfail() {
+    let running = start(config(), false);
+    let reply = over_udp(running.address, &host()).await;
+    assert_eq!(reply.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
+}
+
+#[tokio::test]
+async fn it_ends_when_it_is_asked_to() {
+    let running = start(config(), true);
+    over_udp(running.address, &host()).await;
+    running.stop.send_replace(true);
+    timeout(PATIENCE, running.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named_with_its_protocol() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let (handle, _publisher) = channel(Clock::default(), Duration::MAX);
+    let error = bind(Config { listen: vec![address], ..config() }, handle).unwrap_err().to_string();
+    assert!(
+        error.contains(&address.to_string()) && error.contains("TCP") && error.contains("another"),
+        "{error}"
+    );
+}

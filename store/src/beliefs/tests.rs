@@ -49,7 +49,8 @@ impl World {
             Event::Later(ms) => self.now = self.now.after(Duration::from_millis((*ms).into())),
             Event::Beat(vantage, withheld) => {
                 let entry = self.heartbeats.entry(name(&format!("v{vantage}")));
-                let beat = entry.or_insert(Heartbeat { boot: "b".into(), number: 0, withheld: false });
+                let beat =
+                    entry.or_insert_with(|| Heartbeat { boot: "b".into(), number: 0, withheld: false });
                 beat.number += 1;
                 beat.withheld = *withheld;
             }

@@ -29,7 +29,8 @@ pub struct AuditEntry {
 }
 
 /// The write of an entry, to stand in the transaction of what it records.
-pub(super) fn write(entry: &AuditEntry) -> KvOp {
+#[must_use]
+pub fn write(entry: &AuditEntry) -> KvOp {
     let mut entry = entry.clone();
     for text in [&mut entry.who, &mut entry.what] {
         if text.len() > LONGEST {

@@ -202,3 +202,6 @@ impl Engine for Consul {
         Ok(listed.unwrap_or_default().into_iter().map(Session::from).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Grows with every failure in a row.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
@@ -14,24 +14,24 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 impl Backoff {
     /// It worked.
-    pub(crate) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// True if the last attempt failed too.
-    pub(crate) const fn is_failing(&self) -> bool {
+    pub const fn is_failing(&self) -> bool {
         self.failures > 0
     }
 
     /// It failed: how long to wait, given a random number below one.
-    pub(crate) fn next(&mut self, random: f64) -> Duration {
+    pub fn next(&mut self, random: f64) -> Duration {
         let ceiling = FIRST.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         (FIRST / 2).max(ceiling.mul_f64(random.clamp(0.0, 1.0)))
     }
 
     /// It failed: waits.
-    pub(crate) async fn wait(&mut self) {
+    pub async fn wait(&mut self) {
         tokio::time::sleep(self.next(fastrand::f64())).await;
     }
 }

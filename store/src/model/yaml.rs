@@ -25,7 +25,7 @@ pub fn parse(text: &str, mistakes: &Mistakes) -> Vec<Node> {
     let mut trees = Vec::new();
     for (first_line, document) in documents(text) {
         if document.len() > MAX_DOCUMENT {
-            let problem = format!("the document has {} bytes", document.len());
+            let problem = format!("the document has {} bytes, more than 512 KiB", document.len());
             mistakes.add(first_line, "", "", problem, format!("at most {MAX_DOCUMENT} bytes"));
             continue;
         }
@@ -261,7 +261,9 @@ mod tests {
         let size = MAX_DOCUMENT + "---\nb: \n".len();
         assert_eq!(
             mistakes,
-            [format!("w.yaml:2: the document has {size} bytes; expected at most 524288 bytes")]
+            [format!(
+                "w.yaml:2: the document has {size} bytes, more than 512 KiB; expected at most 524288 bytes"
+            )]
         );
     }
 }

@@ -22,13 +22,14 @@ use tokio::{
 use super::{Config, wire::go_duration};
 use crate::engine::{EngineError, Index, Indexed, Result, Wait};
 
-/// Long polls of one client, dropped ones included, until the server has surely forgotten them.
-pub(super) const LONG_POLLS: usize = OWN_POLLS + FEED_POLLS + CALL_POLLS;
-/// Of these, services that are watched by a poll of their own.
+// What one client may keep a server busy with, dropped polls included until the server has surely forgotten them;
+// Consul closes the 201st connection of a source without a word.
+const _: () = assert!(OWN_POLLS + FEED_POLLS + CALL_POLLS <= 100, "at most 100 long polls per node");
+/// Services that are watched by a long poll of their own.
 pub(super) const OWN_POLLS: usize = 64;
-/// Of these, the feeds all other watched services share: two per watch.
+/// Long polls for the feeds that all other watched services share: two per watch.
 pub(super) const FEED_POLLS: usize = 4;
-/// Of these, blocking reads the rest of the program makes.
+/// Long polls for the blocking reads that the rest of the program makes.
 pub(super) const CALL_POLLS: usize = 32;
 
 /// Plain calls under way at once; more wait for a place, within their deadline.

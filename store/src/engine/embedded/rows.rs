@@ -4,7 +4,7 @@
 //! neither of the two decides what stands on the disk. Collections that are empty and collections that
 //! are absent are the same here; the Consul face renders the difference where clients see one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -126,11 +126,11 @@ pub(crate) enum RowKey {
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
-    Kv(KvEntry),
-    Node(NodeRow),
-    Service(ServiceRow),
-    Check(CheckRow),
-    Session(SessionRow),
+    Kv(Arc<KvEntry>),
+    Node(Arc<NodeRow>),
+    Service(Arc<ServiceRow>),
+    Check(Arc<CheckRow>),
+    Session(Arc<SessionRow>),
 }
 
 impl Row {
@@ -155,6 +155,27 @@ impl ServiceRow {
 }
 
 impl CheckRow {
+    /// A check of a node, with nothing but its state.
+    pub(crate) fn of_node(node: String, id: String, status: CheckStatus) -> Self {
+        Self {
+            node,
+            name: id.clone(),
+            id,
+            status,
+            notes: String::new(),
+            output: String::new(),
+            service_id: String::new(),
+            service_name: String::new(),
+            service_tags: Vec::new(),
+            kind: String::new(),
+            definition: Map::new(),
+            ttl: None,
+            deregister_after: None,
+            create: 0,
+            modify: 0,
+        }
+    }
+
     /// True for what an operator or an eviction put there to take an instance or node out of service.
     pub(crate) fn is_maintenance(&self) -> bool {
         self.id == NODE_MAINTENANCE || self.id.starts_with(SERVICE_MAINTENANCE)

@@ -1,0 +1,141 @@
+//! The two requests a prober makes of an admin address.
+
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, RequestBuilder, Response};
+use store::{
+    health::{Batch, BatchReply, Work},
+    model::{Name, Span},
+};
+
+use crate::{Config, Error, Secret};
+
+/// How long a work poll may wait at the other end.
+const WAIT: Duration = Duration::from_secs(30);
+/// The longest answer taken: the work of a hundred thousand targets.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long a report may take: much shorter than a vantage stays fresh.
+const REPORT: Duration = Duration::from_secs(2);
+/// A full report can be large.
+const FULL_REPORT: Duration = Duration::from_secs(10);
+
+/// One admin address.
+#[derive(Debug)]
+pub(crate) struct Api {
+    client: Client,
+    base: String,
+    vantage: Name,
+    token: Option<Secret>,
+}
+
+/// Why a request gave nothing.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// Nobody knows whether it was taken.
+    Unanswered(String),
+    /// It was refused, in these words.
+    Refused(String),
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unanswered(why) => write!(f, "no answer: {why}"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+        }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(base: &str, config: &Config) -> Result<Self, Error> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Somebody else may have been faster, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let fail = |error: reqwest::Error| Error::Client(error.to_string());
+        let url = reqwest::Url::parse(base).map_err(|error| Error::Config(format!("{base:?}: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(Error::Config(format!("{base:?}: expected a URL such as http://127.0.0.1:8580")));
+        }
+        let mut client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true);
+        if let Some(pem) = &config.ca_pem {
+            client = client.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(fail)?);
+        } else if url.scheme() == "http" {
+            // Reading the system's certificates takes longer than everything else.
+            client = client.tls_certs_only([]);
+        }
+        Ok(Self {
+            client: client.build().map_err(fail)?,
+            base: base.trim_end_matches('/').to_owned(),
+            vantage: config.vantage.clone(),
+            token: config.token.clone(),
+        })
+    }
+
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) fn vantage(&self) -> &Name {
+        &self.vantage
+    }
+
+    pub(crate) async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
+        let patience = if batch.full { FULL_REPORT } else { REPORT };
+        let request = self.client.post(format!("{}/v1/observations", self.base)).json(batch);
+        let body = self.send(request.timeout(patience)).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Failed::Refused(format!("no answer to a batch: {error}")))
+    }
+
+    pub(crate) async fn work(&self, index: u64) -> Result<Work, Failed> {
+        let url =
+            format!("{}/v1/vantages/{}/work?index={index}&wait={}", self.base, self.vantage, Span(WAIT));
+        let body = self.send(self.client.get(url).timeout(WAIT + WAIT / 2)).await?;
+        serde_json::from_slice(&body).map_err(|error| Failed::Refused(format!("no work: {error}")))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Failed> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        };
+        let unanswered = |error: reqwest::Error| Failed::Unanswered(told(&error));
+        let response = request.send().await.map_err(unanswered)?;
+        let status = response.status();
+        let body = bounded(response).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let text = String::from_utf8_lossy(body.get(..body.len().min(300)).unwrap_or_default()).into_owned();
+        let why = format!("{status}: {text}");
+        Err(if status.is_server_error() { Failed::Unanswered(why) } else { Failed::Refused(why) })
+    }
+}
+
+async fn bounded(mut response: Response) -> Result<Vec<u8>, Failed> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| Failed::Unanswered(told(&error)))? {
+        if body.len() + piece.len() > LARGEST_ANSWER {
+            return Err(Failed::Refused(format!("an answer of more than {LARGEST_ANSWER} bytes")));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// An error with its causes: the outermost alone says only which URL it was.
+fn told(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        text = format!("{text}: {deeper}");
+        cause = deeper.source();
+    }
+    text
+}

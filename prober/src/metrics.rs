@@ -1,0 +1,120 @@
+//! What the prober counts.
+
+use std::time::Duration;
+
+use store::metrics::{Count, Descriptor, Sample, Source};
+
+use crate::{check::Outcome, schedule::Why};
+
+/// A start this late is counted as such.
+const LATE: Duration = Duration::from_millis(50);
+
+/// The prober's counters.
+#[derive(Debug)]
+pub struct Metrics {
+    starts: [Count; 3],
+    outcomes: [Count; 3],
+    late: Count,
+    pub(crate) full: Count,
+    pub(crate) in_flight: Count,
+    pub(crate) targets: Count,
+    pub(crate) refused: Count,
+    pub(crate) withheld: Count,
+    reports: Vec<(String, Count, Count)>,
+}
+
+static DESCRIPTORS: [Descriptor; 9] = [
+    Descriptor::counter("waypost.prober.starts", "{probe}", "Probes started, by why."),
+    Descriptor::counter("waypost.prober.outcomes", "{probe}", "Probes ended, by outcome."),
+    Descriptor::counter(
+        "waypost.prober.late",
+        "{probe}",
+        "Probes that started 50 ms or more after their time.",
+    ),
+    Descriptor::counter(
+        "waypost.prober.full",
+        "{time}",
+        "Times that probes were due and `max_dials` were in flight.",
+    ),
+    Descriptor::gauge("waypost.prober.in_flight", "{probe}", "Probes in flight."),
+    Descriptor::gauge("waypost.prober.targets", "{target}", "Targets that are dialled."),
+    Descriptor::gauge(
+        "waypost.prober.refused_targets",
+        "{target}",
+        "Targets beyond `max_targets`, not dialled.",
+    ),
+    Descriptor::gauge(
+        "waypost.prober.withheld",
+        "",
+        "1 while this vantage doubts itself and its votes do not count.",
+    ),
+    Descriptor::counter(
+        "waypost.prober.reports",
+        "{report}",
+        "Reports, by address and whether they were taken.",
+    ),
+];
+
+impl Metrics {
+    pub(crate) fn new(addresses: &[String]) -> Self {
+        Self {
+            starts: Default::default(),
+            outcomes: Default::default(),
+            late: Count::default(),
+            full: Count::default(),
+            in_flight: Count::default(),
+            targets: Count::default(),
+            refused: Count::default(),
+            withheld: Count::default(),
+            reports: addresses.iter().map(|it| (it.clone(), Count::default(), Count::default())).collect(),
+        }
+    }
+
+    pub(crate) fn started(&self, why: Why, late: Duration) {
+        self.starts[why as usize].increment();
+        if late >= LATE {
+            self.late.increment();
+        }
+    }
+
+    pub(crate) fn ended(&self, outcome: &Outcome) {
+        let at = match outcome {
+            Outcome::Success { .. } => 0,
+            Outcome::Failure { .. } => 1,
+            Outcome::Inconclusive { .. } => 2,
+        };
+        self.outcomes[at].increment();
+    }
+
+    pub(crate) fn reported(&self, address: usize, taken: bool) {
+        if let Some((_, good, bad)) = self.reports.get(address) {
+            if taken { good.increment() } else { bad.increment() }
+        }
+    }
+}
+
+impl Source for Metrics {
+    fn descriptors(&self) -> &'static [Descriptor] {
+        &DESCRIPTORS
+    }
+
+    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let mut put = |at: usize, labels: &[(&'static str, &str)], count: &Count| {
+            emit(Sample { metric: &DESCRIPTORS[at], labels, value: count.value() });
+        };
+        for (why, count) in ["interval", "confirmation", "asked"].iter().zip(&self.starts) {
+            put(0, &[("why", why)], count);
+        }
+        for (outcome, count) in ["success", "failure", "inconclusive"].iter().zip(&self.outcomes) {
+            put(1, &[("outcome", outcome)], count);
+        }
+        let plain = [&self.late, &self.full, &self.in_flight, &self.targets, &self.refused, &self.withheld];
+        for (at, count) in (2..).zip(plain) {
+            put(at, &[], count);
+        }
+        for (address, taken, lost) in &self.reports {
+            put(8, &[("address", address), ("taken", "yes")], taken);
+            put(8, &[("address", address), ("taken", "no")], lost);
+        }
+    }
+}

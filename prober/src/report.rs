@@ -1,0 +1,111 @@
+//! One reporter per address: numbered batches of what changed, a heartbeat when nothing did, everything when the
+//! other end does not know where we are.
+
+use std::{sync::Arc, time::Duration};
+
+use store::health::{Batch, BatchReply, HEARTBEAT_EVERY};
+use tokio::time::Instant;
+
+use crate::{
+    Metrics,
+    api::{Api, Failed},
+    outbox::{News, Outbox},
+};
+
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Where a reporter stands with its address.
+#[derive(Debug)]
+struct Standing {
+    number: u64,
+    heartbeat: u64,
+    /// What the other end has, or may have.
+    had: u64,
+    full: bool,
+}
+
+impl Standing {
+    const fn new() -> Self {
+        Self { number: 0, heartbeat: 0, had: 0, full: true }
+    }
+
+    /// The next batch: its number moves only if it carries something.
+    fn batch(&mut self, api: &Api, boot: &str, news: News) -> Batch {
+        self.heartbeat += 1;
+        if self.full || !news.observations.is_empty() {
+            self.number += 1;
+        }
+        Batch {
+            vantage: api.vantage().clone(),
+            boot: boot.to_owned(),
+            number: self.number,
+            heartbeat: self.heartbeat,
+            withheld: news.withheld,
+            full: self.full,
+            observations: news.observations,
+        }
+    }
+
+    fn answered(&mut self, reply: BatchReply, version: u64) {
+        match reply {
+            BatchReply::Accepted => {
+                self.full = false;
+                self.had = version;
+            }
+            BatchReply::Resend => self.full = true,
+        }
+    }
+}
+
+/// Reports for ever.
+pub(crate) async fn report(
+    api: Arc<Api>,
+    number: usize,
+    boot: String,
+    outbox: Arc<Outbox>,
+    metrics: Arc<Metrics>,
+) {
+    let mut changed = outbox.changed();
+    let mut standing = Standing::new();
+    let mut failures = 0_u32;
+    loop {
+        changed.borrow_and_update();
+        let news = outbox.since(if standing.full { 0 } else { standing.had });
+        let (version, sent) = (news.version, Instant::now());
+        let batch = standing.batch(&api, &boot, news);
+        match api.report(&batch).await {
+            Ok(reply) => {
+                if failures > 0 {
+                    tracing::info!(address = api.base(), "reports are taken again");
+                }
+                failures = 0;
+                metrics.reported(number, true);
+                let again = reply == BatchReply::Resend;
+                standing.answered(reply, version);
+                if again {
+                    // The other end does not know us: at once, but never in a tight circle.
+                    tokio::time::sleep(BACKOFF.0).await;
+                    continue;
+                }
+                let heartbeat = tokio::time::sleep_until(sent + HEARTBEAT_EVERY);
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    () = heartbeat => {}
+                }
+            }
+            Err(failed) => {
+                metrics.reported(number, false);
+                // It may have been taken or not: everything once more settles it.
+                standing.full = true;
+                if failures == 0 {
+                    tracing::warn!(address = api.base(), reason = %failed, "a report was not taken");
+                }
+                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
+                failures = failures.saturating_add(1);
+                let refused = matches!(failed, Failed::Refused(_));
+                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2) };
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What to dial, as each address says: one long poll each. What an address said last stands while it is away, and
+//! a target is dialled as long as any address asks for it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use store::health::{TargetKey, WorkTarget};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::Api;
+
+/// Confirm-now requests that may wait; more are not needed, because a dial answers them all.
+pub(crate) const CONFIRMATIONS: usize = 1024;
+
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What each address asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Given(Vec<Option<Arc<Vec<WorkTarget>>>>);
+
+impl Given {
+    pub(crate) fn of(addresses: usize) -> Self {
+        Self(vec![None; addresses])
+    }
+
+    /// Everything that any address asks for.
+    pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &WorkTarget> {
+        let all = self.0.iter().flatten().flat_map(|targets| targets.iter());
+        all.map(|target| (&target.key, target)).collect()
+    }
+}
+
+/// Where an address's work goes.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) number: usize,
+    pub(crate) jobs: Arc<watch::Sender<Given>>,
+    pub(crate) asked: mpsc::Sender<TargetKey>,
+}
+
+/// Polls one address for ever.
+pub(crate) async fn follow(api: Arc<Api>, inlet: Inlet) {
+    let (mut index, mut failures) = (0, 0_u32);
+    let mut confirmed = None;
+    loop {
+        match api.work(index).await {
+            Ok(work) => {
+                if failures > 0 {
+                    tracing::info!(address = api.base(), "work comes again");
+                }
+                failures = 0;
+                index = work.index;
+                inlet.jobs.send_if_modified(|given| replace(given, inlet.number, work.targets));
+                // Requests from before our start were for somebody else.
+                let newest = work.confirm.iter().map(|it| it.number).max();
+                for request in &work.confirm {
+                    let new = confirmed.is_some_and(|seen| request.number > seen);
+                    if new && request.by != *api.vantage() {
+                        // Full: a dial that is waiting answers this one as well.
+                        let _ = inlet.asked.try_send(request.target.clone());
+                    }
+                }
+                confirmed = confirmed.max(newest).or(Some(0));
+                if index == 0 {
+                    // Nothing to wait on: not an answer to ask for in a circle.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            Err(failed) => {
+                if failures == 0 {
+                    tracing::warn!(address = api.base(), reason = %failed, "no work; what was given last stands");
+                }
+                index = 0;
+                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2)).await;
+            }
+        }
+    }
+}
+
+fn replace(given: &mut Given, number: usize, targets: Vec<WorkTarget>) -> bool {
+    let Some(place) = given.0.get_mut(number) else { return false };
+    if place.as_deref() == Some(&targets) {
+        return false;
+    }
+    *place = Some(Arc::new(targets));
+    true
+}

@@ -1,0 +1,277 @@
+//! The admin API: HTTP and JSON in front of control, the engine and this node's picture.
+//!
+//! Handlers translate and nothing else: what they decide is decided in `store::commit`, [`crate::control`] or
+//! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
+//! against which the router is tested. Every request is identified first; errors are one JSON object.
+
+mod documents;
+pub mod explain;
+mod health;
+mod nodes;
+pub mod routes;
+pub mod status;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::{
+    commit::{CommitError, ReadError},
+    engine::{Engine, EngineError},
+    handle::Handle,
+    health::{Batch, BatchReply, Work},
+    model::{Mistake, Span},
+};
+
+pub use documents::{Applied, Apply, FileText, KeptDocument};
+pub use explain::Explained;
+pub use health::{Health, router as health_router};
+pub use nodes::NodeStatus;
+pub use status::{Seen, Status, TargetStatus};
+
+use crate::{
+    auth::{Auth, Identity, Right},
+    control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused},
+};
+
+/// The largest request: a thousand documents of ordinary size.
+const LARGEST_BODY: usize = 32 * 1024 * 1024;
+
+/// What the handlers work with.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    engine: Arc<dyn Engine>,
+    handle: Handle,
+    control: ControlHandle,
+    auth: Auth,
+    nodes: nodes::Nodes,
+}
+
+impl Admin {
+    /// Over an engine, this node's picture and control. Starts to watch the nodes' beats.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
+        let nodes = nodes::Nodes::watch(Arc::clone(&engine));
+        Self { engine, handle, control, auth, nodes }
+    }
+}
+
+/// Every route.
+pub fn router(admin: Admin, health: Health) -> Router {
+    Router::new()
+        .route("/", get(ui))
+        .route("/openapi.json", get(async || Json(routes::openapi())))
+        .route("/v1/apply", post(documents::apply))
+        .route("/v1/diff", post(documents::diff))
+        .route("/v1/documents", get(documents::list))
+        .route("/v1/documents/{kind}/{name}", get(documents::one).delete(documents::delete))
+        .route("/v1/export", get(documents::export))
+        .route("/v1/backup", get(documents::backup))
+        .route("/v1/restore", post(documents::restore))
+        .route("/v1/audit", get(documents::audit))
+        .route("/v1/status", get(status::status))
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/observations", post(observations))
+        .route("/v1/vantages/{name}/work", get(work))
+        .route("/v1/drains", get(drains).post(order_drain))
+        .route("/v1/drains/{id}", get(drain).delete(cancel_drain))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path; see /openapi.json"))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(admin.clone())
+        .merge(health::guarded(health, admin.auth))
+}
+
+async fn ui() -> Response {
+    let policy =
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
+    let headers = [(header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-store")];
+    (headers, Html(include_str!("admin/ui.html"))).into_response()
+}
+
+/// An error as clients see it.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    #[serde(skip)]
+    status: StatusCode,
+    error: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mistakes: Vec<Mistake>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into(), mistakes: Vec::new() }
+    }
+
+    fn wrong(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Json(self)).into_response()
+    }
+}
+
+impl From<Vec<Mistake>> for Problem {
+    fn from(mistakes: Vec<Mistake>) -> Self {
+        let error = match mistakes.len() {
+            1 => "1 mistake, nothing was changed".to_owned(),
+            n => format!("{n} mistakes, nothing was changed"),
+        };
+        Self { status: StatusCode::BAD_REQUEST, error, mistakes }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let status = match error {
+            EngineError::Refused(_) => StatusCode::BAD_REQUEST,
+            EngineError::Denied(_) => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Engine(error) => error.into(),
+            other => Self::new(StatusCode::SERVICE_UNAVAILABLE, other.to_string()),
+        }
+    }
+}
+
+impl From<CommitError> for Problem {
+    fn from(error: CommitError) -> Self {
+        let status = match error {
+            CommitError::Conflict => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = match refused.kind {
+            Refusal::NotFound => StatusCode::NOT_FOUND,
+            Refusal::Wrong => StatusCode::BAD_REQUEST,
+            Refusal::Conflict => StatusCode::CONFLICT,
+            Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, refused.text)
+    }
+}
+
+/// Whose request it is; a handler asks it for the right it needs.
+#[derive(Debug)]
+pub(crate) struct Caller(Identity);
+
+impl Caller {
+    fn needs(&self, right: Right<'_>) -> Result<(), Problem> {
+        if self.0.may(right) {
+            return Ok(());
+        }
+        Err(match &self.0 {
+            Identity::Anonymous => Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "this needs a token: send it as `Authorization: Bearer`, or name its file with --token-file",
+            ),
+            Identity::Unknown => Problem::new(StatusCode::UNAUTHORIZED, "no such token"),
+            identity => {
+                let text = format!("the token {} may not do this ({right:?})", identity.who());
+                Problem::new(StatusCode::FORBIDDEN, text)
+            }
+        })
+    }
+}
+
+/// The secret a request carries.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+}
+
+impl FromRequestParts<Admin> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Self::Rejection> {
+        Ok(Self(admin.auth.identify(bearer(&parts.headers))))
+    }
+}
+
+async fn observations(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Json(batch): Json<Batch>,
+) -> Result<Json<BatchReply>, Problem> {
+    caller.needs(Right::Vantage(batch.vantage.as_str()))?;
+    Ok(Json(admin.control.observe(batch).await?))
+}
+
+#[derive(Debug, Deserialize)]
+struct WorkQuery {
+    #[serde(default)]
+    index: u64,
+    wait: Option<Span>,
+}
+
+async fn work(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(query): Query<WorkQuery>,
+) -> Result<Json<Work>, Problem> {
+    caller.needs(Right::Vantage(&name))?;
+    let wait = query.wait.map_or(std::time::Duration::ZERO, |span| span.0);
+    Ok(Json(admin.control.work(&name, query.index, wait).await?))
+}
+
+async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<DrainView>>, Problem> {
+    caller.needs(Right::Read)?;
+    Ok(Json(admin.control.drains()))
+}
+
+async fn order_drain(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Json(mut order): Json<DrainOrder>,
+) -> Result<Response, Problem> {
+    caller.needs(Right::Change)?;
+    caller.0.who().clone_into(&mut order.by);
+    let drain = admin.control.drain(order).await?;
+    Ok((StatusCode::CREATED, Json(drain)).into_response())
+}
+
+async fn drain(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<DrainView>, Problem> {
+    caller.needs(Right::Read)?;
+    let view = admin.control.drain_status(&id).await;
+    view.map(Json).ok_or_else(|| Problem::not_found(format!("no drain {id:?}")))
+}
+
+async fn cancel_drain(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    caller.needs(Right::Change)?;
+    let drain = admin.control.cancel(&id, caller.0.who()).await?;
+    Ok(Json(json!({ "id": drain.id, "phase": drain.phase })).into_response())
+}

@@ -1,0 +1,182 @@
+//! `/v1/explain`: one decision, whole: where the client is, what is known of each site, who ranks where, and the
+//! answer with its TTL. The answer comes from `dns` and the ranking from `store::steering`: nothing is decided
+//! a second time.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use serde::{Deserialize, Serialize};
+use store::{
+    model::{Generation, Span},
+    snapshot::{SiteId, Snapshot, SteeredDomain},
+    steering::{self, Tier},
+};
+
+use super::{
+    Admin, Caller, Problem,
+    status::{Forced, Seen, forced, policy, seen},
+};
+use crate::auth::Right;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    name: String,
+    #[serde(rename = "type", default)]
+    record_type: Option<String>,
+    client: Option<IpAddr>,
+}
+
+/// A decision, for people and scripts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    /// The generation it was made with.
+    pub generation: Generation,
+    /// The client.
+    pub client: IpAddr,
+    /// The site whose networks hold the client; absent: none, and the default order applies.
+    pub home: Option<String>,
+    /// Clients that agree with this one in as many leading bits get the same answer.
+    pub scope: u8,
+    /// The sites, nearest first.
+    pub order: Vec<String>,
+    /// The zone of the name; absent: none of ours.
+    pub zone: Option<String>,
+    /// The aliases on the way.
+    pub chain: Vec<String>,
+    /// The domain that decided, if one did.
+    pub domain: Option<String>,
+    /// Its policy.
+    pub policy: Option<String>,
+    /// Its sites, best first.
+    pub sites: Vec<SiteExplained>,
+    /// The outcome, as `dig` shows it.
+    pub rcode: String,
+    /// The answer section.
+    pub answer: Vec<String>,
+    /// The authority section.
+    pub authority: Vec<String>,
+}
+
+/// One site of a decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SiteExplained {
+    /// The site.
+    pub site: String,
+    /// Its tier, overrides included.
+    pub tier: String,
+    /// What the probes say.
+    pub real: String,
+    /// The override in force.
+    pub forced: Option<Forced>,
+    /// It may be answered.
+    pub usable: bool,
+    /// Its addresses with what is known of each.
+    pub addresses: Vec<AddressExplained>,
+}
+
+/// One address of a site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddressExplained {
+    /// The address.
+    pub address: IpAddr,
+    /// The verdict's state; absent without a check.
+    pub verdict: Option<String>,
+    /// How long it has been so.
+    pub lasting: Option<Span>,
+    /// What each vantage sees.
+    pub observations: BTreeMap<String, Seen>,
+}
+
+pub(super) async fn explain(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Explained>, Problem> {
+    caller.needs(Right::Read)?;
+    let snapshot = admin.handle.snapshot();
+    let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
+    let name: dns::QueryName =
+        asked.name.parse().map_err(|error| Problem::wrong(format!("name: {error}")))?;
+    let record_type = asked.record_type.as_deref().unwrap_or("A").parse::<dns::RecordType>();
+    let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
+    let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    let world = dns::World { snapshot: &snapshot, board: admin.handle.board(), now: admin.handle.now() };
+    let question = dns::Question { name, record_type, class: dns::Question::IN };
+    let explanation = dns::explain(world, &question, &dns::Client::at(client));
+    let located = snapshot.locality.locate(client);
+    let picture = admin.handle.picture().await;
+    let sites = explanation
+        .steered
+        .as_ref()
+        .map(|steered| sites(&admin, &snapshot, steered, located.order, &picture));
+    let alias =
+        |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
+    Ok(Json(Explained {
+        generation: snapshot.generation,
+        client,
+        home: located.home.map(|id| site_name(&snapshot, id)),
+        scope: explanation.scope,
+        order: located.order.iter().map(|id| site_name(&snapshot, *id)).collect(),
+        zone: explanation.zone.as_ref().map(ToString::to_string),
+        chain: explanation.chain.iter().map(alias).collect(),
+        domain: explanation.steered.as_ref().map(|it| it.domain.name.to_string()),
+        policy: explanation.steered.as_ref().map(|it| policy(&it.domain.policy).to_owned()),
+        sites: sites.unwrap_or_default(),
+        rcode: explanation.rcode.to_owned(),
+        answer: explanation.answer,
+        authority: explanation.authority,
+    }))
+}
+
+fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
+    snapshot.sites.get(usize::from(id.0)).map_or_else(String::new, |site| site.name.to_string())
+}
+
+fn sites(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    steered: &SteeredDomain,
+    order: &[SiteId],
+    picture: &store::beliefs::Picture,
+) -> Vec<SiteExplained> {
+    let now = admin.handle.now();
+    let ranking = steering::rank(steered, order, admin.handle.board(), now);
+    let usable = ranking.usable().len();
+    let of = |(place, ranked): (usize, &steering::Ranked)| {
+        let site = steered.sites.get(usize::from(ranked.at))?;
+        let address = |it: &store::snapshot::SteeredAddress| {
+            let target = snapshot.targets.values().find(|target| Some(target.slot) == it.slot);
+            let verdict = target.and_then(|target| picture.verdicts.get(&target.key));
+            AddressExplained {
+                address: it.ip,
+                verdict: verdict.map(|it| it.state.as_str().to_owned()),
+                lasting: verdict
+                    .map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
+                observations: target.map(|target| seen(picture, &target.key)).unwrap_or_default(),
+            }
+        };
+        Some(SiteExplained {
+            site: site_name(snapshot, ranked.site),
+            tier: tier(ranked.tier).to_owned(),
+            real: ranked.real.as_str().to_owned(),
+            forced: steering::override_in_force(site, now).map(forced),
+            usable: place < usable,
+            addresses: site.addresses.iter().map(address).collect(),
+        })
+    };
+    ranking.all().iter().enumerate().filter_map(of).collect()
+}
+
+const fn tier(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Up => "up",
+        Tier::Unknown => "unknown",
+        Tier::HeldDown => "held down (recovered, not for long enough yet)",
+        Tier::Down => "down",
+        Tier::Draining => "draining",
+        Tier::ForcedDown => "forced down",
+    }
+}

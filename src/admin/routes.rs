@@ -1,0 +1,140 @@
+//! The routes of the admin API with what they are for; the OpenAPI description is made from this table.
+
+use serde_json::{Map, Value, json};
+
+/// One route.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// `get`, `post` or `delete`.
+    pub method: &'static str,
+    /// As in OpenAPI: parameters in braces.
+    pub path: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+    /// The right a token needs.
+    pub right: &'static str,
+    /// Query parameters.
+    pub query: &'static [&'static str],
+    /// What the body is, for those that take one.
+    pub body: Option<&'static str>,
+}
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    right: &'static str,
+    query: &'static [&'static str],
+    body: Option<&'static str>,
+    summary: &'static str,
+) -> Route {
+    Route { method, path, summary, right, query, body }
+}
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    route("get", "/livez", "none", &[], None, "The process runs."),
+    route(
+        "get",
+        "/readyz",
+        "none",
+        &[],
+        None,
+        "200 when the node may get traffic, else 503 with the reasons.",
+    ),
+    route("get", "/metrics", "read", &[], None, "Metrics in Prometheus' text format."),
+    route("get", "/openapi.json", "none", &[], None, "This description."),
+    route(
+        "post",
+        "/v1/apply",
+        "change",
+        &[],
+        Some("{\"files\": [{\"name\", \"text\"}], \"prune\": false}"),
+        "Makes documents true, all or none.",
+    ),
+    route("post", "/v1/diff", "read", &[], Some("as for /v1/apply"), "What an apply would change."),
+    route("get", "/v1/documents", "read", &["kind"], None, "The stored documents."),
+    route("get", "/v1/documents/{kind}/{name}", "read", &[], None, "One document."),
+    route("delete", "/v1/documents/{kind}/{name}", "change", &[], None, "Deletes one document."),
+    route("get", "/v1/export", "read", &[], None, "Every document as YAML."),
+    route("get", "/v1/backup", "restore", &[], None, "Every document with its generation, for /v1/restore."),
+    route(
+        "post",
+        "/v1/restore",
+        "restore",
+        &[],
+        Some("a backup, as text"),
+        "Puts a backup in the place of everything, under a higher epoch.",
+    ),
+    route("get", "/v1/audit", "read", &[], None, "The record of writes, newest first."),
+    route("get", "/v1/status", "read", &[], None, "Nodes, domains, targets, vantages, services, drains."),
+    route(
+        "get",
+        "/v1/explain",
+        "read",
+        &["name", "type", "client"],
+        None,
+        "Why a name is answered as it is.",
+    ),
+    route("post", "/v1/observations", "vantage", &[], Some("a numbered batch"), "What a prober saw."),
+    route(
+        "get",
+        "/v1/vantages/{name}/work",
+        "vantage",
+        &["index", "wait"],
+        None,
+        "What a vantage is to dial; a long poll with the last index.",
+    ),
+    route("get", "/v1/drains", "read", &[], None, "The drains, newest first."),
+    route(
+        "post",
+        "/v1/drains",
+        "change",
+        &[],
+        Some("{\"service\", \"instance\", \"node\"?, \"hook\"?, \"lease\"?, \"require_all\"?}"),
+        "Orders the drain of an instance; answered once the record is durable.",
+    ),
+    route("get", "/v1/drains/{id}", "read", &[], None, "One drain: receipts, laggards, hook."),
+    route("delete", "/v1/drains/{id}", "change", &[], None, "Cancels a drain."),
+];
+
+/// The description, as OpenAPI 3.1.
+#[must_use]
+pub fn openapi() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let entry = paths.entry(route.path).or_insert_with(|| json!({}));
+        if let Value::Object(methods) = entry {
+            methods.insert(route.method.to_owned(), operation(route));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Waypost admin API", "version": env!("CARGO_PKG_VERSION") },
+        "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } } },
+        "paths": paths,
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let parameter = |name: &str, place: &str| json!({ "name": name, "in": place, "required": place == "path", "schema": { "type": "string" } });
+    let in_path = route.path.split('/').filter_map(|it| it.strip_prefix('{')?.strip_suffix('}'));
+    let parameters: Vec<Value> = in_path
+        .map(|name| parameter(name, "path"))
+        .chain(route.query.iter().map(|name| parameter(name, "query")))
+        .collect();
+    let mut operation = json!({
+        "summary": route.summary,
+        "description": format!("Needs the right: {}.", route.right),
+        "parameters": parameters,
+        "responses": {
+            "default": { "description": "`{\"error\", \"mistakes\"?}` when it was not done; else what was asked for." }
+        },
+    });
+    if route.right != "none" {
+        operation["security"] = json!([{ "token": [] }]);
+    }
+    if let Some(body) = route.body {
+        operation["requestBody"] = json!({ "required": true, "description": body });
+    }
+    operation
+}

@@ -1,0 +1,248 @@
+//! Who may do what: tokens to identities, and one table of rights.
+//!
+//! Tokens are documents and hold only the SHA-256 of their secret. Until an operator's token exists, a listener on
+//! loopback takes whoever reaches it for the machine's own operator; from then on, and off loopback always, every
+//! request has to carry a token. The table ([`permits`]) is pure; both the admin API and the Consul face ask it.
+
+use sha2::{Digest as _, Sha256};
+use store::{
+    compat::{Access, Authorise, Permit},
+    engine::consul::Secret,
+    handle::Handle,
+    keys,
+    model::{Role, Scope, Token},
+};
+use subtle::ConstantTimeEq as _;
+
+/// Whose request it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Whoever reaches loopback while there are no tokens.
+    Local,
+    /// The bearer of the node's own first token.
+    First,
+    /// The bearer of a token.
+    Token {
+        /// Its name.
+        name: String,
+        /// Its role.
+        role: Role,
+        /// Its scope.
+        scope: Scope,
+    },
+    /// Nobody in particular, where a token is needed.
+    Anonymous,
+    /// The bearer of something that is no token of ours.
+    Unknown,
+}
+
+impl Identity {
+    /// As in the record of writes.
+    #[must_use]
+    pub fn who(&self) -> &str {
+        match self {
+            Self::Local => "local",
+            Self::First => "first-operator",
+            Self::Token { name, .. } => name,
+            Self::Anonymous => "anonymous",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// True when this identity has a right.
+    #[must_use]
+    pub fn may(&self, right: Right<'_>) -> bool {
+        match self {
+            Self::Local | Self::First => true,
+            Self::Token { role, scope, .. } => permits(*role, scope, right),
+            Self::Anonymous | Self::Unknown => false,
+        }
+    }
+}
+
+/// Something to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right<'a> {
+    /// Look at configuration, status and decisions.
+    Read,
+    /// Change documents other than tokens; order drains.
+    Change,
+    /// Change tokens.
+    Tokens,
+    /// Put a backup in the place of everything.
+    Restore,
+    /// Report and take work for this vantage.
+    Vantage(&'a str),
+    /// Read the registry.
+    Registry,
+    /// Register this service and its checks.
+    Register(&'a str),
+    /// Change nodes and what is no service in the registry.
+    RegistryNodes,
+    /// Read this key, or everything below this prefix.
+    KeyRead(&'a str),
+    /// Write this key, or everything below this prefix.
+    KeyWrite(&'a str),
+    /// Create and end sessions.
+    Sessions,
+}
+
+/// The table of rights.
+#[must_use]
+pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
+    let ours = |key: &str| key.starts_with(keys::ROOT) || keys::ROOT.starts_with(key);
+    match (role, right) {
+        (Role::Operator, _) => true,
+        (Role::Automation, Right::Tokens | Right::Restore) => false,
+        (Role::Automation, Right::KeyWrite(key)) => !ours(key),
+        (Role::Automation, _) => true,
+        (Role::Vantage, Right::Vantage(name)) => {
+            scope.vantage.as_ref().is_some_and(|own| own.as_str() == name)
+        }
+        (Role::Vantage, _) => false,
+        (Role::Registrar, Right::Registry) => true,
+        (Role::Registrar, Right::Register(service)) => scope
+            .services
+            .as_ref()
+            .is_none_or(|all| all.iter().any(|it| store::snapshot::matches(it, service))),
+        (Role::Registrar, _) => false,
+        (Role::Node, Right::Read | Right::Registry | Right::KeyRead(_)) => true,
+        (Role::Node, Right::KeyWrite(key)) => {
+            [keys::NODES, keys::RECEIPTS].iter().any(|own| key.starts_with(own))
+        }
+        (Role::Node, Right::Vantage(name)) => scope.vantage.as_ref().is_none_or(|own| own.as_str() == name),
+        (Role::Node, _) => false,
+        (Role::Reader, Right::Read | Right::Registry) => true,
+        // Configuration holds the digests of secrets.
+        (Role::Reader, Right::KeyRead(key)) => !ours(key),
+        (Role::Reader, _) => false,
+    }
+}
+
+/// Tells whose requests are whose on one listener.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    handle: Handle,
+    first: Option<[u8; 32]>,
+}
+
+impl Auth {
+    /// By this node's picture of the tokens, and the listener's own first token. With a first token every request
+    /// needs one.
+    #[must_use]
+    pub fn new(handle: Handle, first: Option<&Secret>) -> Self {
+        Self { handle, first: first.map(|it| Sha256::digest(it.expose()).into()) }
+    }
+
+    /// Whose secret it is.
+    #[must_use]
+    pub fn identify(&self, secret: Option<&str>) -> Identity {
+        let snapshot = self.handle.snapshot();
+        let tokens = snapshot.as_ref().map_or(&[][..], |it| &it.tokens);
+        let needed = self.first.is_some() || snapshot.as_ref().is_some_and(|it| it.has_operator());
+        match secret {
+            None if needed => Identity::Anonymous,
+            None => Identity::Local,
+            Some(secret) => find(secret, self.first.as_ref(), tokens),
+        }
+    }
+}
+
+impl Authorise for Auth {
+    fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit {
+        let identity = self.identify(token);
+        let right = match access {
+            Access::Registry => Right::Registry,
+            Access::Register(service) => Right::Register(service),
+            Access::Nodes => Right::RegistryNodes,
+            Access::KeyRead(key) => Right::KeyRead(key),
+            Access::KeyWrite(key) => Right::KeyWrite(key),
+            Access::Sessions => Right::Sessions,
+        };
+        match identity {
+            Identity::Unknown => Permit::Unknown,
+            identity if identity.may(right) => Permit::Allowed,
+            _ => Permit::Denied,
+        }
+    }
+}
+
+/// Looks at every token, so that the time says nothing about which ones there are.
+fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
+    let digest = Sha256::digest(secret);
+    let shown: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+    let mut found = Identity::Unknown;
+    for token in tokens {
+        if bool::from(shown.as_bytes().ct_eq(token.secret_sha256.as_bytes())) {
+            let (role, scope) = (token.role, token.scope.clone());
+            found = Identity::Token { name: token.name.to_string(), role, scope };
+        }
+    }
+    if first.is_some_and(|first| bool::from(digest.as_slice().ct_eq(first))) {
+        found = Identity::First;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLES: [Role; 6] =
+        [Role::Operator, Role::Automation, Role::Vantage, Role::Registrar, Role::Node, Role::Reader];
+
+    fn who_may(right: Right<'_>) -> Vec<Role> {
+        ROLES.into_iter().filter(|role| permits(*role, &Scope::default(), right)).collect()
+    }
+
+    #[test]
+    fn nobody_writes_what_is_not_theirs() {
+        use Role::{Automation, Node, Operator, Reader, Registrar};
+        assert_eq!(who_may(Right::Tokens), [Operator]);
+        assert_eq!(who_may(Right::Restore), [Operator]);
+        assert_eq!(who_may(Right::Change), [Operator, Automation]);
+        assert_eq!(who_may(Right::Read), [Operator, Automation, Node, Reader]);
+        assert_eq!(who_may(Right::Register("orders")), [Operator, Automation, Registrar]);
+        assert_eq!(who_may(Right::KeyWrite("waypost/config/head")), [Operator]);
+        assert_eq!(who_may(Right::KeyWrite("way")), [Operator], "a prefix that holds ours");
+        assert_eq!(who_may(Right::KeyWrite("waypost/nodes/a")), [Operator, Node]);
+        assert_eq!(who_may(Right::KeyWrite("app/a")), [Operator, Automation]);
+        assert_eq!(who_may(Right::KeyRead("waypost/config/head")), [Operator, Automation, Node]);
+        assert_eq!(who_may(Right::Vantage("gz")), [Operator, Automation, Node]);
+    }
+
+    #[test]
+    fn a_scope_narrows_its_role() {
+        let gz = Scope { vantage: Some("gz".parse().unwrap()), services: None };
+        assert!(permits(Role::Vantage, &gz, Right::Vantage("gz")));
+        assert!(!permits(Role::Vantage, &gz, Right::Vantage("cd")));
+        let orders = Scope { vantage: None, services: Some(vec!["orders".into(), "pay-*".into()]) };
+        assert!(permits(Role::Registrar, &orders, Right::Register("orders")));
+        assert!(permits(Role::Registrar, &orders, Right::Register("pay-eu")));
+        assert!(!permits(Role::Registrar, &orders, Right::Register("users")));
+    }
+
+    #[test]
+    fn a_secret_is_found_by_its_digest() {
+        let secret_sha256: String =
+            Sha256::digest("correct horse").iter().map(|it| format!("{it:02x}")).collect();
+        let (name, scope) = ("ci".parse().unwrap(), Scope::default());
+        let tokens = [Token { name, role: Role::Automation, scope, secret_sha256 }];
+        assert_eq!(find("correct horse", None, &tokens).who(), "ci");
+        assert_eq!(find("wrong horse", None, &tokens), Identity::Unknown);
+        let first: [u8; 32] = Sha256::digest("first").into();
+        assert_eq!(find("first", Some(&first), &tokens), Identity::First);
+    }
+
+    #[test]
+    fn loopback_is_the_operator_until_there_is_one() {
+        let (handle, _publisher) =
+            store::handle::channel(store::handle::Clock::default(), std::time::Duration::MAX);
+        let open = Auth::new(handle.clone(), None);
+        assert_eq!(open.identify(None), Identity::Local);
+        assert_eq!(open.identify(Some("anything")), Identity::Unknown);
+        let guarded = Auth::new(handle, Some(&Secret::new("first")));
+        assert_eq!(guarded.identify(None), Identity::Anonymous);
+        assert_eq!(guarded.identify(Some("first")), Identity::First);
+    }
+}

@@ -1,0 +1,427 @@
+//! The command line: what an operator or a script says, turned into a node, a demo, or requests to the admin API.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong use (also a configuration or documents that are wrong before anything
+//! was asked of anybody).
+
+mod client;
+mod commands;
+mod drains;
+mod show;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use store::model::{Kind, Mistake, Span};
+
+use self::client::Client;
+use crate::{
+    config::Config,
+    demo, node,
+    shutdown::{Shutdown, signalled},
+    telemetry,
+};
+
+/// Keeps a service reachable when an instance, a gateway or a whole data centre dies.
+#[derive(Debug, Parser)]
+#[command(name = "waypost", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where control is, and how to talk to it.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// The admin API.
+    #[arg(
+        long,
+        global = true,
+        env = "WAYPOST_SERVER",
+        default_value = "http://127.0.0.1:8580",
+        value_name = "URL"
+    )]
+    server: String,
+    /// A file with the token to send.
+    #[arg(long, global = true, env = "WAYPOST_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust for an https server instead of the system's.
+    #[arg(long, global = true, env = "WAYPOST_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Run {
+        /// Its configuration (see deploy/config.sample.toml).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// End when the process that started it ends, in whatever way.
+        #[arg(long, hide = true)]
+        die_with_parent: bool,
+    },
+    /// Run two sites on this machine, to try everything out.
+    Demo {
+        /// Where DNS listens.
+        #[arg(long, default_value = "127.0.0.1:5300", value_name = "ADDR")]
+        dns: SocketAddr,
+        /// Use this Consul agent instead of the embedded engine.
+        #[arg(long, value_name = "URL")]
+        consul: Option<String>,
+        /// Play every scene once, print what was measured, and end.
+        #[arg(long)]
+        tour: bool,
+    },
+    /// A back end of the demo.
+    #[command(hide = true)]
+    DemoBackend {
+        #[arg(long)]
+        die_with_parent: bool,
+        #[arg(long)]
+        service: String,
+        #[arg(long)]
+        id: String,
+        #[arg(long)]
+        site: String,
+        #[arg(long)]
+        engine: String,
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Make documents true: all of them or none. Deletes nothing without --prune.
+    Apply {
+        /// Files or folders of YAML or JSON documents; `-` reads standard input.
+        #[arg(short = 'f', long = "file", required = true, value_name = "FILE|DIR")]
+        files: Vec<PathBuf>,
+        /// Remove stored documents of the same kinds that are not in the files.
+        #[arg(long)]
+        prune: bool,
+    },
+    /// Show what an apply would change.
+    Diff {
+        /// Files or folders of YAML or JSON documents; `-` reads standard input.
+        #[arg(short = 'f', long = "file", required = true, value_name = "FILE|DIR")]
+        files: Vec<PathBuf>,
+        /// As for apply.
+        #[arg(long)]
+        prune: bool,
+    },
+    /// Show stored documents.
+    Get {
+        /// site, cluster, zone, check, domain, service, route, vantage, override or token.
+        #[arg(value_parser = parse_kind)]
+        kind: Kind,
+        /// One of them.
+        name: Option<String>,
+    },
+    /// Delete a stored document.
+    Delete {
+        /// As for get.
+        #[arg(value_parser = parse_kind)]
+        kind: Kind,
+        /// Which.
+        name: String,
+    },
+    /// Print every stored document.
+    Export,
+    /// Look for mistakes in documents, or in a node's configuration (.toml), without asking anybody.
+    Check {
+        /// Files or folders.
+        #[arg(required = true, value_name = "FILE|DIR")]
+        files: Vec<PathBuf>,
+    },
+    /// Show nodes, domains, targets, drains.
+    Status,
+    /// Show why a name is answered as it is.
+    Explain {
+        /// The name that is asked for.
+        name: String,
+        /// The record type.
+        #[arg(long = "type", default_value = "A", value_name = "TYPE")]
+        record_type: String,
+        /// Who asks.
+        #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+        client: std::net::IpAddr,
+    },
+    /// Take an instance out of service, with proof.
+    #[command(subcommand)]
+    Drain(Drain),
+    /// Force sites up or down, or drain them, over what the probes say.
+    #[command(subcommand)]
+    Override(Override),
+    /// Make and remove tokens of the admin API and the Consul face.
+    #[command(subcommand)]
+    Token(Token),
+    /// Show who changed what.
+    Audit,
+    /// Write every document with its generation to a file.
+    Backup {
+        /// The file; it holds the digests of tokens.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Put a backup in the place of everything, under a higher epoch.
+    Restore {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Drain {
+    /// Drain one instance of a service.
+    Instance {
+        /// The service.
+        service: String,
+        /// The instance's id in the registry.
+        id: String,
+        /// The node it is registered on, where several have an instance of this id.
+        #[arg(long)]
+        node: Option<String>,
+        /// Called with POST once every gateway has proved that it sends nothing more.
+        #[arg(long, value_name = "URL")]
+        hook: Option<String>,
+        /// A gateway silent for longer is not waited for.
+        #[arg(long, value_name = "TIME")]
+        lease: Option<Span>,
+        /// Wait for silent gateways for ever.
+        #[arg(long)]
+        require_all: bool,
+        /// Return when it is over, and tell every step.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show the drains.
+    List,
+    /// Show one drain.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Undo a drain that is under way.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Override {
+    /// Give an order.
+    Set(SetOverride),
+    /// Show the orders.
+    List,
+    /// Take an order back.
+    Clear {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SetOverride {
+    /// What to call it.
+    name: String,
+    /// At this site; absent: everywhere.
+    #[arg(long)]
+    site: Option<String>,
+    /// For domains of this name or glob; absent: all.
+    #[arg(long)]
+    domain: Option<String>,
+    /// up, down or drain.
+    #[arg(long)]
+    state: String,
+    /// Who answers for it.
+    #[arg(long)]
+    owner: String,
+    /// Why.
+    #[arg(long)]
+    reason: String,
+    /// When it ends by itself, as 2026-12-01T08:00:00Z.
+    #[arg(long)]
+    expires: Option<String>,
+    /// Also when nothing would be left.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Make a token; its secret is printed once and stored nowhere.
+    Create {
+        /// What the record of writes will show.
+        name: String,
+        /// operator, automation, vantage, registrar, node or reader.
+        #[arg(long)]
+        role: String,
+        /// The vantage it may report for.
+        #[arg(long)]
+        vantage: Option<String>,
+        /// A service in the registry it may register, or a glob; may be repeated.
+        #[arg(long = "service")]
+        services: Vec<String>,
+    },
+    /// Show the tokens, without secrets.
+    List,
+    /// Remove a token; it is refused from then on.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    let all: Vec<String> = Kind::ALL.iter().map(|it| it.as_str().to_lowercase()).collect();
+    Kind::parse(text).ok_or_else(|| format!("expected one of {}", all.join(", ")))
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+enum Failure {
+    /// Exit code 1: it was asked for rightly and could not be done.
+    Failed(String),
+    /// Exit code 2: it was asked for wrongly.
+    Wrong(String),
+}
+
+impl Failure {
+    fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    /// Mistakes, a line each.
+    fn mistakes(mistakes: &[Mistake]) -> String {
+        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command that this process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A second call in one process keeps the first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(cli));
+            // A read of standard input or a disk that hangs does not keep the process.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            outcome
+        }
+        Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(text)) => complain(&text, 1),
+        Err(Failure::Wrong(text)) => complain(&text, 2),
+    }
+}
+
+fn complain(text: &str, code: u8) -> ExitCode {
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli) -> Outcome {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
+        Command::Demo { dns, consul, tour } => {
+            let options = demo::Options { json: global.json, dns, consul, tour };
+            match demo::run(options).await {
+                Ok(code) if code == ExitCode::SUCCESS => Ok(()),
+                Ok(_) => Err(Failure::Failed(String::new())),
+                Err(error) => Err(Failure::failed(error)),
+            }
+        }
+        Command::DemoBackend { die_with_parent, service, id, site, engine, listen } => {
+            if die_with_parent {
+                end_with_parent()?;
+            }
+            telemetry::log("warn");
+            let options = demo::backend::Options { service, id, site, engine, listen };
+            demo::backend::run(options).await.map_err(Failure::failed)
+        }
+        Command::Check { files } => commands::check(&files, global.json),
+        command => ask(command, &global).await,
+    }
+}
+
+/// The commands that ask control.
+async fn ask(command: Command, global: &Global) -> Outcome {
+    let client = Client::new(&global.server, global.token_file.as_deref(), global.ca_file.as_deref())?;
+    let json = global.json;
+    match command {
+        Command::Apply { files, prune } => commands::apply(&client, &files, prune, json).await,
+        Command::Diff { files, prune } => commands::diff(&client, &files, prune, json).await,
+        Command::Get { kind, name } => commands::get(&client, kind, name.as_deref(), json).await,
+        Command::Delete { kind, name } => commands::delete(&client, kind, &name, json).await,
+        Command::Export => commands::export(&client).await,
+        Command::Status => commands::status(&client, json).await,
+        Command::Explain { name, record_type, client: who } => {
+            commands::explain(&client, &name, &record_type, who, json).await
+        }
+        Command::Drain(drain) => drains::run(&client, drain, json).await,
+        Command::Override(order) => commands::order(&client, order, json).await,
+        Command::Token(token) => commands::token(&client, token, json).await,
+        Command::Audit => commands::audit(&client, json).await,
+        Command::Backup { output } => commands::backup(&client, &output).await,
+        Command::Restore { file } => commands::restore(&client, &file, json).await,
+        Command::Run { .. } | Command::Demo { .. } | Command::DemoBackend { .. } | Command::Check { .. } => {
+            Ok(())
+        }
+    }
+}
+
+async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
+    if die_with_parent {
+        end_with_parent()?;
+    }
+    let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
+    telemetry::log(&config.telemetry.log);
+    let shutdown = Shutdown::default();
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        signalled().await;
+        tracing::info!("asked to end");
+        asked.begin();
+    });
+    node::run(config, shutdown).await.map_err(Failure::failed)
+}
+
+/// Asks the kernel to kill this process when its parent ends.
+fn end_with_parent() -> Outcome {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::failed)?;
+    // It may have ended before the kernel was asked.
+    if rustix::process::getppid() == parent { Ok(()) } else { Err(Failure::Failed(String::new())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn kinds_are_words_people_use() {
+        assert_eq!(parse_kind("sites"), Ok(Kind::Site));
+        assert!(parse_kind("nonsense").unwrap_err().contains("site, "));
+    }
+}

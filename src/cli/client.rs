@@ -1,0 +1,153 @@
+//! The admin API as the command line uses it: one request, one answer, errors in words.
+
+use std::{path::Path, time::Duration};
+
+use reqwest::{Method, RequestBuilder};
+use serde::{Serialize, de::DeserializeOwned};
+use store::model::Mistake;
+
+use super::Failure;
+
+/// Longer than control takes to give up on an engine that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    server: String,
+    token: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Problem {
+    error: String,
+    #[serde(default)]
+    mistakes: Vec<Mistake>,
+}
+
+impl Client {
+    pub(super) fn new(
+        server: &str,
+        token_file: Option<&Path>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let fits = reqwest::Url::parse(server)
+            .is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
+        if !fits {
+            let text = format!("--server {server:?}: expected a URL such as http://127.0.0.1:8580");
+            return Err(Failure::Wrong(text));
+        }
+        let read = |path: &Path| {
+            let error = |error| Failure::Wrong(format!("{}: {error}", path.display()));
+            std::fs::read(path).map_err(error)
+        };
+        let token = token_file.map(read).transpose()?;
+        let token = token.map(|it| String::from_utf8_lossy(&it).trim().to_owned());
+        let mut http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+        if let Some(path) = ca_file {
+            let certificates = reqwest::Certificate::from_pem_bundle(&read(path)?);
+            let certificates =
+                certificates.map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))?;
+            http = http.tls_certs_only(certificates);
+        }
+        let http = http.build().map_err(Failure::failed)?;
+        Ok(Self { http, server: server.trim_end_matches('/').to_owned(), token })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.server));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<String, Failure> {
+        let unreachable = |error: reqwest::Error| {
+            let mut text = format!("control at {} does not answer: {error}", self.server);
+            let mut cause = std::error::Error::source(&error);
+            while let Some(deeper) = cause {
+                text = format!("{text}: {deeper}");
+                cause = deeper.source();
+            }
+            Failure::Failed(text)
+        };
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let body = answer.text().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(Failure::Failed(match serde_json::from_str::<Problem>(&body) {
+            Ok(problem) if problem.mistakes.is_empty() => problem.error,
+            Ok(problem) => format!("{}\n{}", Failure::mistakes(&problem.mistakes), problem.error),
+            Err(_) => format!("control answered {status}: {}", body.trim()),
+        }))
+    }
+
+    async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let body = self.send(request).await?;
+        let wrong = |error| Failure::Failed(format!("{} answered what is no answer: {error}", self.server));
+        serde_json::from_str(&body).map_err(wrong)
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failure> {
+        self.parsed(self.request(Method::GET, &with_query(path, query))).await
+    }
+
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.parsed(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(super) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+    ) -> Result<T, Failure> {
+        self.parsed(self.request(Method::POST, path).body(body)).await
+    }
+
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.parsed(self.request(Method::DELETE, path)).await
+    }
+}
+
+fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+    if query.is_empty() {
+        return path.to_owned();
+    }
+    // The base only makes it a whole URL, which is what pairs can be appended to.
+    let mut url = reqwest::Url::parse("http://query.invalid").expect("it is one");
+    url.query_pairs_mut().extend_pairs(query);
+    format!("{path}?{}", url.query().unwrap_or_default())
+}
+
+/// A part of a path, so that a name with a slash stays one.
+pub(super) fn segment(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes().map(|it| if plain(it) { char::from(it).to_string() } else { format!("%{it:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_one_segment() {
+        assert_eq!(segment("gw.example.com"), "gw.example.com");
+        assert_eq!(segment("a/b?c"), "a%2Fb%3Fc");
+        assert_eq!(with_query("/v1/explain", &[("name", "a&b")]), "/v1/explain?name=a%26b");
+    }
+}

@@ -1,0 +1,261 @@
+//! The commands that ask control once, and `check`, which asks nobody.
+
+use std::{
+    io::{IsTerminal as _, Read as _, Write as _},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use store::{
+    commit::AuditEntry,
+    handle::Clock,
+    model::{self, Kind, Mistake, Placed, World},
+};
+
+use super::{
+    Failure, Outcome, Override, SetOverride, Token,
+    client::{Client, segment},
+    show,
+};
+use crate::{
+    admin::{Applied, Apply, Explained, FileText, KeptDocument, Status},
+    config::Config,
+};
+
+/// Files of one command, all together.
+const MOST_FILES: usize = 10_000;
+
+/// The files that were named, those in folders included, in the order of their paths.
+fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
+    while let Some(path) = waiting.pop() {
+        if !path.is_dir() {
+            found.push(path);
+        } else {
+            let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
+            let mut inside = Vec::new();
+            for entry in std::fs::read_dir(&path).map_err(wrong)? {
+                let entry = entry.map_err(wrong)?.path();
+                let document =
+                    entry.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
+                if document || entry.is_dir() {
+                    inside.push(entry);
+                }
+            }
+            inside.sort_by(|a, b| b.cmp(a));
+            waiting.extend(inside);
+        }
+        if found.len() > MOST_FILES {
+            return Err(Failure::Wrong(format!("more than {MOST_FILES} files")));
+        }
+    }
+    Ok(found)
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, Failure> {
+    let one = |path: PathBuf| {
+        let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
+        if path.as_os_str() == "-" {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(wrong)?;
+            return Ok(FileText { name: "stdin".to_owned(), text });
+        }
+        Ok(FileText {
+            text: std::fs::read_to_string(&path).map_err(wrong)?,
+            name: path.display().to_string(),
+        })
+    };
+    find(paths)?.into_iter().map(one).collect()
+}
+
+fn print(text: &str) -> Outcome {
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
+}
+
+pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
+    let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
+    let mut configurations = 0;
+    for file in read(paths)? {
+        if Path::new(&file.name).extension().is_some_and(|it| it == "toml") {
+            configurations += 1;
+            mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
+            continue;
+        }
+        match model::parse(&file.name, &file.text) {
+            Ok(parsed) => documents.extend(parsed),
+            Err(found) => mistakes.extend(found),
+        }
+    }
+    let count = documents.len();
+    if mistakes.is_empty() && count > 0 {
+        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        mistakes.extend(World::check(placed, Clock::default().now()).err().into_iter().flatten());
+    }
+    if json {
+        show::json(&mistakes)?;
+    }
+    if mistakes.is_empty() {
+        let text = format!("{count} documents and {configurations} node configurations, no mistake\n");
+        return if json { Ok(()) } else { print(&text) };
+    }
+    Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
+}
+
+fn say_applied(applied: &Applied, json: bool) -> Outcome {
+    if json { show::json(applied) } else { print(&show::applied(applied)) }
+}
+
+pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
+    let body = Apply { files: read(paths)?, prune };
+    say_applied(&client.post("/v1/apply", &body).await?, json)
+}
+
+pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
+    let body = Apply { files: read(paths)?, prune };
+    let applied: Applied = client.post("/v1/diff", &body).await?;
+    if json {
+        return show::json(&applied);
+    }
+    if applied.differences.is_empty() {
+        return print("no difference\n");
+    }
+    print(&show::differences(&applied.differences))
+}
+
+fn path_of(kind: Kind, name: &str) -> String {
+    format!("/v1/documents/{}/{}", kind.as_str().to_lowercase(), segment(name))
+}
+
+pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: bool) -> Outcome {
+    let documents: Vec<KeptDocument> = match name {
+        Some(name) => vec![client.get(&path_of(kind, name), &[]).await?],
+        None => client.get("/v1/documents", &[("kind", kind.as_str())]).await?,
+    };
+    if json {
+        return show::json(&documents);
+    }
+    if documents.is_empty() {
+        return print(&format!("no {kind}\n"));
+    }
+    let one = |it: &KeptDocument| format!("# {}, since generation {}\n{}", it.id, it.changed, it.yaml);
+    print(&documents.iter().map(one).collect::<Vec<_>>().join("---\n"))
+}
+
+pub(super) async fn delete(client: &Client, kind: Kind, name: &str, json: bool) -> Outcome {
+    say_applied(&client.delete(&path_of(kind, name)).await?, json)
+}
+
+pub(super) async fn export(client: &Client) -> Outcome {
+    print(&client.text("/v1/export").await?)
+}
+
+pub(super) async fn status(client: &Client, json: bool) -> Outcome {
+    let status: Status = client.get("/v1/status", &[]).await?;
+    if json { show::json(&status) } else { print(&show::status(&status)) }
+}
+
+pub(super) async fn explain(
+    client: &Client,
+    name: &str,
+    record_type: &str,
+    who: IpAddr,
+    json: bool,
+) -> Outcome {
+    let who = who.to_string();
+    let query = [("name", name), ("type", record_type), ("client", who.as_str())];
+    let explained: Explained = client.get("/v1/explain", &query).await?;
+    if json { show::json(&explained) } else { print(&show::explained(&explained)) }
+}
+
+/// Applies one document that was made here.
+async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
+    let file = FileText { name: what.to_owned(), text: document.to_string() };
+    say_applied(&client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?, json)
+}
+
+pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outcome {
+    match order {
+        Override::List => get(client, Kind::Override, None, json).await,
+        Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
+        Override::Set(SetOverride { name, site, domain, state, owner, reason, expires, force }) => {
+            let mut target = serde_json::Map::new();
+            target.extend(site.map(|it| ("site".to_owned(), it.into())));
+            target.extend(domain.map(|it| ("domain".to_owned(), it.into())));
+            let mut document = json!({
+                "kind": "Override", "name": name, "target": target, "state": state, "owner": owner,
+                "reason": reason, "expires": expires,
+            });
+            if force {
+                document["force"] = true.into();
+            }
+            apply_one(client, "override", &document, json).await
+        }
+    }
+}
+
+pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome {
+    match token {
+        Token::List => get(client, Kind::Token, None, json).await,
+        Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
+        Token::Create { name, role, vantage, services } => {
+            let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+            let digest: String = Sha256::digest(&secret).iter().map(|it| format!("{it:02x}")).collect();
+            let mut scope = serde_json::Map::new();
+            scope.extend(vantage.map(|it| ("vantage".to_owned(), it.into())));
+            if !services.is_empty() {
+                scope.insert("services".to_owned(), services.into());
+            }
+            let mut document =
+                json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": digest });
+            if !scope.is_empty() {
+                document["scope"] = scope.into();
+            }
+            let file = FileText { name: "token".to_owned(), text: document.to_string() };
+            let applied: Applied =
+                client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
+            if json {
+                return show::json(&json!({ "generation": applied.generation, "secret": secret }));
+            }
+            if std::io::stdout().is_terminal() {
+                eprintln!("The secret of {name}; it is stored nowhere:");
+            }
+            print(&format!("{secret}\n"))
+        }
+    }
+}
+
+pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
+    let entries: Vec<AuditEntry> = client.get("/v1/audit", &[]).await?;
+    if json {
+        return show::json(&entries);
+    }
+    let row = |it: &AuditEntry| {
+        let generation = it.generation.map_or_else(String::new, |it| it.to_string());
+        vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
+    };
+    print(&show::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
+}
+
+pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
+    let text = client.text("/v1/backup").await?;
+    let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
+    // Written beside and renamed, so that a failure leaves the older backup whole.
+    let part = output.with_extension("part");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let mut file = file.map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&part, output).map_err(failed)?;
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("# waypost backup, ");
+    print(&format!("{first} in {}\n", output.display()))
+}
+
+pub(super) async fn restore(client: &Client, file: &Path, json: bool) -> Outcome {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
+    say_applied(&client.post_text("/v1/restore", text).await?, json)
+}

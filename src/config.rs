@@ -1,0 +1,179 @@
+//! A node's configuration file: TOML in, everything a start needs out, or every mistake at once with its line.
+//!
+//! It is read like the documents are ([`store::model::read`]), so that mistakes look alike. Files it names
+//! (tokens, certificates) are read here too: what is wrong with them is a mistake of the configuration, told
+//! before anything was started.
+
+mod sections;
+mod toml;
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use store::{
+    engine::consul,
+    model::{Mistake, Mistakes, Name, read::Reader},
+};
+
+/// Everything a node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name, unique among all nodes.
+    pub node: Name,
+    /// The site it stands in.
+    pub site: Name,
+    /// Where it keeps its engine and its last good state.
+    pub data_dir: PathBuf,
+    /// The engine; only a node that is nothing but a prober needs none.
+    pub store: Option<Store>,
+    /// The DNS role.
+    pub dns: Option<dns::Config>,
+    /// The gateway role.
+    pub proxy: Option<Proxy>,
+    /// The prober role.
+    pub prober: Option<prober::Config>,
+    /// The control role.
+    pub control: Option<Control>,
+    /// Logs and metrics.
+    pub telemetry: Telemetry,
+}
+
+/// Which engine.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// The engine in this process.
+    Embedded(Embedded),
+    /// A Consul cluster, or another node's embedded engine.
+    Consul(consul::Config),
+}
+
+/// The embedded engine and its Consul face.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// What it calls its data centre.
+    pub datacenter: String,
+    /// Where the Consul-compatible HTTP API listens; absent: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Where the Consul-compatible DNS is asked for; not served yet.
+    pub dns: Option<SocketAddr>,
+    /// How its listener is guarded.
+    pub guard: Guard,
+}
+
+/// How a listener that takes orders is guarded: needed off loopback, possible on it.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    /// Certificate chain and key, in PEM.
+    pub tls: Option<Tls>,
+    /// The first operator's token; others are Token documents.
+    pub token: Option<consul::Secret>,
+}
+
+/// A certificate chain with its key, in PEM.
+#[derive(Clone)]
+pub struct Tls {
+    /// The chain.
+    pub cert: Vec<u8>,
+    /// The key.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls(hidden)")
+    }
+}
+
+/// The gateway role, without what the node knows by itself.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// The cluster it serves.
+    pub cluster: Name,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Its threads.
+    pub workers: usize,
+    /// How long it serves on while `/readyz` fails.
+    pub lameduck: Duration,
+    /// How long requests in flight may take at the end.
+    pub shutdown_deadline: Duration,
+    /// What it bounds.
+    pub limits: proxy::Limits,
+}
+
+/// The control role.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Where the admin API listens.
+    pub listen: SocketAddr,
+    /// How it is guarded.
+    pub guard: Guard,
+}
+
+/// Logs and metrics.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// An OTLP (gRPC) collector to export metrics to.
+    pub otlp: Option<String>,
+    /// What is logged, as `info` or `info,proxy=debug`.
+    pub log: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are answered on a node without control; absent: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line; one that is about the file itself when it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Vec<Mistake>> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let problem = format!("cannot be read: {error}");
+            let expected = "a node configuration such as deploy/config.sample.toml".to_owned();
+            vec![Mistake {
+                file: file.as_str().into(),
+                line: None,
+                document: String::new(),
+                field: String::new(),
+                problem,
+                expected,
+            }]
+        })?;
+        Self::parse(&file, &text)
+    }
+
+    /// Reads a text; `file` is what mistakes call it.
+    ///
+    /// # Errors
+    /// Every mistake in it, with its line.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
+        let mistakes = Mistakes::new(Arc::from(file));
+        let tree = toml::parse(text, &mistakes);
+        let config = sections::node(&Reader::new(&mistakes, "", &tree));
+        match config {
+            Some(config) if mistakes.count() == 0 => Ok(config),
+            _ => Err(mistakes.into_vec()),
+        }
+    }
+
+    /// The roles that are on, as others see them.
+    #[must_use]
+    pub fn roles(&self) -> BTreeSet<String> {
+        let all = [
+            ("dns", self.dns.is_some()),
+            ("proxy", self.proxy.is_some()),
+            ("prober", self.prober.is_some()),
+            ("control", self.control.is_some()),
+        ];
+        all.into_iter().filter(|(_, on)| *on).map(|(role, _)| role.to_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

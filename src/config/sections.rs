@@ -1,0 +1,282 @@
+//! The sections, field by field.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use store::{
+    engine::consul::{self, Secret},
+    model::{
+        Name, Span,
+        read::{Fields, Reader},
+    },
+};
+
+use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
+
+const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
+const URL: &str = "a URL such as http://127.0.0.1:8580";
+const LONGEST: usize = 4096;
+/// The longest token or certificate file.
+const LARGEST_FILE: u64 = 1024 * 1024;
+const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
+
+pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
+    let fields = root.fields()?;
+    let node = fields.required("node", "the node's name, unique among all nodes", name);
+    let site = fields.required("site", "the name of the site it stands in", name);
+    let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
+    let store = section(&fields, "store", store_section);
+    let dns = section(&fields, "dns", dns_section);
+    let proxy = section(&fields, "proxy", proxy_section);
+    let prober = section(&fields, "prober", prober_section);
+    let control = section(&fields, "control", control_section);
+    let telemetry = section(&fields, "telemetry", telemetry_section);
+    for role in ["dns", "proxy", "control"] {
+        if let Some(there) = fields.get(role)
+            && fields.get("store").is_none()
+        {
+            there.mistake("needs an engine, and there is no [store]", "a [store] section");
+        }
+    }
+    let roles = ["store", "dns", "proxy", "prober", "control"];
+    if roles.iter().all(|role| fields.get(role).is_none()) {
+        root.mistake(
+            "turns nothing on",
+            "at least one of the sections [store], [dns], [proxy], [prober], [control]",
+        );
+    }
+    let telemetry =
+        telemetry.unwrap_or_else(|| Telemetry { otlp: None, log: "info".to_owned(), listen: None });
+    Some(Config {
+        node: node?,
+        site: site?,
+        data_dir: data_dir?,
+        store,
+        dns,
+        proxy,
+        prober,
+        control,
+        telemetry,
+    })
+}
+
+fn section<T>(
+    fields: &Fields<'_>,
+    name: &'static str,
+    read: impl FnOnce(&Fields<'_>) -> Option<T>,
+) -> Option<T> {
+    fields.get(name).and_then(|at| at.fields()).and_then(|fields| read(&fields))
+}
+
+fn store_section(fields: &Fields<'_>) -> Option<Store> {
+    let words = [("embedded", true), ("consul", false)];
+    let embedded = fields.required("engine", "\"embedded\" or \"consul\"", |it| it.word(&words));
+    // A wrong engine says nothing about the other fields: they are read as those of the one they fit.
+    if embedded.unwrap_or_else(|| fields.get("url").is_none()) {
+        let http = fields.optional("http", |it| address(&it));
+        let guard = guard(fields);
+        if let (Some(http), Some(at)) = (http, fields.get("http")) {
+            must_be_guarded(&at, "[store] http", http, &guard);
+        }
+        let dns = fields.optional("dns", |it| address(&it));
+        let datacenter = fields.or("datacenter", "dc1".to_owned(), |it| it.text(128).map(str::to_owned));
+        Some(Store::Embedded(Embedded { datacenter, http, dns, guard }))
+    } else {
+        let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
+        let token = fields.optional("token_file", |it| secret(&it));
+        let ca_pem = fields.optional("ca_file", |it| file(&it));
+        let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
+        Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
+    }
+}
+
+fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
+    let defaults = dns::Config::default();
+    fields.not_yet("zones_dir", "zones as documents");
+    fields.not_yet("geoip", "`networks` of the sites");
+    let listen = fields.optional("listen", addresses);
+    Some(dns::Config {
+        listen: listen.unwrap_or(defaults.listen),
+        workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
+        tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
+        tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+    })
+}
+
+fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
+    let cluster = fields.required("cluster", "the name of the cluster it serves", name);
+    let listen = fields.optional("listen", addresses);
+    let limits = fields.get("limits").and_then(|at| at.fields()).map(|fields| limits(&fields));
+    Some(Proxy {
+        cluster: cluster?,
+        listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]),
+        workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
+        lameduck: fields.or("lameduck", Duration::from_secs(5), span),
+        shutdown_deadline: fields.or("shutdown_deadline", Duration::from_secs(30), span),
+        limits: limits.unwrap_or_default(),
+    })
+}
+
+fn limits(fields: &Fields<'_>) -> proxy::Limits {
+    let defaults = proxy::Limits::default();
+    proxy::Limits {
+        max_connections: fields.or("max_connections", defaults.max_connections, |it| it.int(1..=1_000_000)),
+        max_header_bytes: fields
+            .or("max_header_bytes", defaults.max_header_bytes, |it| it.int(8_192..=1_048_576)),
+        header_timeout: fields.or("header_timeout", defaults.header_timeout, span),
+        connect_timeout: fields.or("connect_timeout", defaults.connect_timeout, span),
+        response_timeout: fields.or("response_timeout", defaults.response_timeout, span),
+        retries: fields.or("retries", defaults.retries, |it| it.int(0..=10)),
+        retry_percent: fields.or("retry_percent", defaults.retry_percent, |it| it.int(0..=100)),
+        idle_per_instance: fields
+            .or("idle_per_instance", defaults.idle_per_instance, |it| it.int(0..=65_536)),
+        idle_for: fields.or("idle_for", defaults.idle_for, span),
+        eject_after: fields.or("eject_after", defaults.eject_after, |it| it.int(1..=100)),
+        eject_for: fields.or("eject_for", defaults.eject_for, span),
+        ..defaults
+    }
+}
+
+fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
+    let vantage = fields.required("vantage", "the name of its Vantage document", name);
+    let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |it| {
+        let urls = it.distinct(url)?;
+        if urls.is_empty() || urls.len() > prober::Config::MOST_ADDRESSES {
+            it.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MOST_ADDRESSES));
+            return None;
+        }
+        Some(urls)
+    });
+    let token = fields.optional("token_file", |it| secret(&it));
+    let ca_pem = fields.optional("ca_file", |it| file(&it));
+    let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
+    let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
+    let max_dials = fields.optional("max_dials", |it| it.int(1..=1_000_000));
+    let mut config = prober::Config::new(vantage?, report_to?);
+    config.token = token.map(|it| prober::Secret::from(it.expose().to_owned()));
+    config.ca_pem = ca_pem;
+    config.canaries = canaries.unwrap_or_default();
+    config.max_targets = max_targets.unwrap_or(config.max_targets);
+    config.max_dials = max_dials.unwrap_or(config.max_dials);
+    Some(config)
+}
+
+fn control_section(fields: &Fields<'_>) -> Option<Control> {
+    let listen = fields.or("listen", SocketAddr::from(([127, 0, 0, 1], 8580)), |it| address(&it));
+    let guard = guard(fields);
+    if let Some(at) = fields.get("listen") {
+        must_be_guarded(&at, "[control] listen", listen, &guard);
+    }
+    Some(Control { listen, guard })
+}
+
+fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
+    let otlp = fields.optional("otlp", url);
+    let log = fields.or("log", "info".to_owned(), |it| {
+        let text = it.text(LONGEST)?;
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
+            it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let listen = fields.optional("listen", |it| {
+        let listen = address(&it)?;
+        if !listen.ip().is_loopback() {
+            it.mistake(
+                format!("{listen} is off loopback, and this port knows no tokens"),
+                "a loopback address",
+            );
+        }
+        Some(listen)
+    });
+    Some(Telemetry { otlp, log, listen })
+}
+
+/// Certificate, key and first token of a listener.
+fn guard(fields: &Fields<'_>) -> Guard {
+    let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
+        let cert = tls.required("cert", "the file of the certificate chain, in PEM", |it| file(&it));
+        let key = tls.required("key", "the file of its key, in PEM", |it| file(&it));
+        Some(Tls { cert: cert?, key: key? })
+    });
+    Guard { tls, token: fields.optional("token_file", |it| secret(&it)) }
+}
+
+fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
+    if address.ip().is_loopback() || (guard.tls.is_some() && guard.token.is_some()) {
+        return;
+    }
+    at.mistake(
+        format!("{what} {address} is off loopback, where it takes tokens and TLS"),
+        "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+    );
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
+fn name(at: Reader<'_>) -> Option<Name> {
+    at.parse()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
+fn span(at: Reader<'_>) -> Option<Duration> {
+    at.span_within(SPANS).map(|span| span.0)
+}
+
+fn address(at: &Reader<'_>) -> Option<SocketAddr> {
+    at.parse_as(ADDRESS)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
+fn addresses(at: Reader<'_>) -> Option<Vec<SocketAddr>> {
+    let all = at.distinct(|it| address(&it))?;
+    if all.is_empty() && at.count() == 0 {
+        at.mistake("is empty", ADDRESS);
+    }
+    Some(all)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
+fn url(at: Reader<'_>) -> Option<String> {
+    let text = at.text(LONGEST)?;
+    let fits =
+        reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if !fits {
+        at.wrong(URL);
+        return None;
+    }
+    Some(text.trim_end_matches('/').to_owned())
+}
+
+fn path(at: &Reader<'_>) -> Option<PathBuf> {
+    at.text(LONGEST).map(PathBuf::from)
+}
+
+fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
+    let path = path(at)?;
+    let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LARGEST_FILE);
+    match std::fs::read(&path) {
+        Ok(_) if large => {
+            at.mistake(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file")
+        }
+        Ok(bytes) => return Some(bytes),
+        Err(error) => {
+            at.mistake(format!("cannot read {}: {error}", path.display()), "a file this user may read")
+        }
+    }
+    None
+}
+
+fn secret(at: &Reader<'_>) -> Option<Secret> {
+    let bytes = file(at)?;
+    let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
+    if text.len() < 16 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        at.mistake("the file holds no token", "one line of at least 16 printable characters");
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+/// The CPUs this process may use (the cgroup's, where one is set).
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}

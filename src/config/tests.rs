@@ -1,0 +1,84 @@
+use super::*;
+
+const ALL_IN_ONE: &str = include_str!("../../deploy/config.sample.toml");
+
+fn mistakes(text: &str) -> String {
+    let mistakes = Config::parse("node.toml", text).unwrap_err();
+    mistakes.iter().map(|it| format!("{it}\n")).collect()
+}
+
+#[test]
+fn the_sample_is_a_node_with_every_role() {
+    let config = Config::parse("sample", ALL_IN_ONE).unwrap();
+    assert_eq!((config.node.as_str(), config.site.as_str()), ("bj-1", "bj"));
+    assert_eq!(config.roles().len(), 4);
+    let Some(Store::Embedded(embedded)) = config.store else { panic!("embedded") };
+    assert_eq!(embedded.http, Some("127.0.0.1:8500".parse().unwrap()));
+    assert_eq!(config.dns.unwrap().workers, 2);
+    assert_eq!(config.proxy.unwrap().lameduck, Duration::from_secs(5));
+    assert_eq!(config.prober.unwrap().report_to, ["http://127.0.0.1:8580"]);
+    assert_eq!(config.telemetry.otlp.as_deref(), Some("http://127.0.0.1:4317"));
+}
+
+#[test]
+fn every_mistake_is_told_with_its_line() {
+    let said = mistakes(
+        "node = \"n\"\nsite = \"Bad Name\"\ncolour = 1\n\n[store]\nengine = \"embeded\"\n\n[dns]\nlisten = [\"127.0.0.1\"]\nworkers = 0\n\n[proxy]\nlameduck = \"5\"\n",
+    );
+    for (line, needle) in [
+        (1, "data_dir"),
+        (2, "site"),
+        (3, "colour"),
+        (6, "embeded"),
+        (9, "listen[0]"),
+        (10, "workers"),
+        (12, "proxy.cluster"),
+        (13, "lameduck"),
+    ] {
+        let found =
+            said.lines().any(|it| it.starts_with(&format!("node.toml:{line}:")) && it.contains(needle));
+        assert!(found, "line {line}, {needle} in\n{said}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line() {
+    let said = mistakes("node = \"n\"\nsite = \n");
+    assert!(said.contains("node.toml:2"), "{said}");
+}
+
+#[test]
+fn roles_need_an_engine_and_a_node_needs_a_role() {
+    let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\n");
+    assert!(said.contains("[store]"), "{said}");
+    let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
+    assert!(said.contains("turns nothing on"), "{said}");
+}
+
+#[test]
+fn off_loopback_takes_tls_and_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("pem"), "pem").unwrap();
+    std::fs::write(path("token"), "0123456789abcdef\n").unwrap();
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n";
+    for (section, named) in [
+        ("http = \"0.0.0.0:1\"\n", "[store] http 0.0.0.0:1"),
+        ("[control]\nlisten = \"[::]:1\"\n", "[control] listen [::]:1"),
+    ] {
+        let said = mistakes(&format!("{head}{section}"));
+        assert!(said.contains(named) && said.contains("tls") && said.contains("token_file"), "{said}");
+        let guard = format!(
+            "token_file = \"{}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
+            path("token"),
+            path("pem"),
+            path("pem")
+        );
+        let config = Config::parse("node.toml", &format!("{head}{section}{guard}")).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("0123456789abcdef"), "{shown}");
+    }
+    std::fs::write(path("token"), "short").unwrap();
+    let said = mistakes(&format!("{head}token_file = \"{}\"\n", path("token")));
+    assert!(said.contains("holds no token"), "{said}");
+}

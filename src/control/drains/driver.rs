@@ -1,0 +1,341 @@
+//! Drives every drain to its end, one task each.
+//!
+//! A task decides with [`next`], a pure function, and does one thing at a time: each step is recorded, guarded by the
+//! record's index and fenced by the lock, before the next begins. Whatever is interrupted is done again by the
+//! successor: deregistering twice is harmless, and the hook is called at least once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use store::{
+    drain::{Drain, DrainId, Drains, Phase, Step, advance},
+    engine::{EngineError, Index, KvOp, TxnOutcome},
+    follow::Backoff,
+    keys,
+    model::Moment,
+};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    super::{Shared, intake::bounded, lock::Held},
+    Evidence, Hooks, read_record, stored,
+};
+
+/// How long the record of an ended drain is kept.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often records that are older are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The longest that taking an instance out of the registry, or back, may take.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
+/// Ended records removed in one transaction, two operations each.
+const SWEPT_TOGETHER: usize = 30;
+
+/// What to do next for a drain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Move {
+    /// Wait until something changes.
+    Wait,
+    /// Record this, which is the step itself.
+    Record(Box<Drain>),
+    /// Take the instance out of the registry, then record this.
+    Evict(Box<Drain>),
+    /// Call the hook, then record this.
+    Call(String, Box<Drain>),
+    /// Undo maintenance, then record this.
+    Readmit(Box<Drain>),
+    /// It is over.
+    Stop,
+}
+
+/// Decides. `called`: the hook has answered already, only the record does not say so yet.
+fn next(drain: &Drain, evidence: &Evidence, called: bool, now: Moment) -> Move {
+    let to = |phase: Phase| Box::new(Drain { phase, since: now, trouble: None, ..drain.clone() });
+    match advance(drain, &evidence.receipts, &evidence.gateways) {
+        Step::AwaitReceipts(_) => Move::Wait,
+        Step::Deregister { .. } if drain.phase == Phase::Draining && !evidence.settled => Move::Wait,
+        Step::Deregister { unproven } if drain.phase == Phase::Draining => {
+            Move::Record(Box::new(Drain { unproven, ..*to(Phase::Deregistering) }))
+        }
+        Step::Deregister { .. } => {
+            Move::Evict(to(if drain.hook.is_some() { Phase::Calling } else { Phase::Done }))
+        }
+        Step::CallHook => match &drain.hook {
+            Some(hook) if !called => Move::Call(hook.clone(), to(Phase::Done)),
+            Some(_) | None => Move::Record(to(Phase::Done)),
+        },
+        Step::Rest if to_readmit(drain) => Move::Readmit(Box::new(Drain { trouble: None, ..drain.clone() })),
+        Step::Rest => Move::Stop,
+    }
+}
+
+/// A cancelled drain whose traces in the registry are not removed yet.
+fn to_readmit(drain: &Drain) -> bool {
+    drain.phase == Phase::Cancelled && drain.trouble.is_some()
+}
+
+fn to_drive(drain: &Drain) -> bool {
+    !drain.is_over() || to_readmit(drain)
+}
+
+/// Drives all drains, until the lock is lost (and this future dropped) or the follower is gone.
+pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, hooks: Hooks) {
+    let mut drains = shared.handle.drains();
+    let mut tasks = JoinSet::new();
+    let mut driven: BTreeSet<DrainId> = BTreeSet::new();
+    // Our own last writes, which the picture of the drains may not show yet.
+    let mut ended: BTreeMap<DrainId, Index> = BTreeMap::new();
+    let _active = Active(&shared);
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let seen = Arc::clone(&drains.borrow_and_update());
+        ended.retain(|id, _| seen.records.contains_key(id));
+        for (id, (index, drain)) in &seen.records {
+            let news = ended.get(id).is_none_or(|last| index > last);
+            if news && to_drive(drain) && driven.insert(id.clone()) {
+                let driver = Driver::new(&shared, &held, &hooks, id.clone());
+                tasks.spawn(driver.run());
+            }
+        }
+        shared.metrics.drains_active.set(driven.len() as u64);
+        tokio::select! {
+            changed = drains.changed() => if changed.is_err() { return },
+            Some(done) = tasks.join_next() => match done {
+                Ok((id, index)) => {
+                    driven.remove(&id);
+                    ended.insert(id, index);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a drain's driver failed; every drain is taken up anew");
+                    return;
+                }
+            },
+            _ = sweep.tick() => remove_old(&shared, &held, &seen).await,
+        }
+    }
+}
+
+/// Who does not lead drives nothing.
+struct Active<'a>(&'a Shared);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.drains_active.set(0);
+    }
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    held: Arc<Held>,
+    hooks: Hooks,
+    id: DrainId,
+    drains: watch::Receiver<Arc<Drains>>,
+    evidence: watch::Receiver<Arc<Evidence>>,
+    backoff: Backoff,
+    called: bool,
+}
+
+/// A record and its index.
+type Known = (Index, Drain);
+
+impl Driver {
+    fn new(shared: &Arc<Shared>, held: &Arc<Held>, hooks: &Hooks, id: DrainId) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            held: Arc::clone(held),
+            hooks: hooks.clone(),
+            id,
+            drains: shared.handle.drains(),
+            evidence: shared.evidence.subscribe(),
+            backoff: Backoff::default(),
+            called: false,
+        }
+    }
+
+    /// Drives until the drain is over; gives back the index of its last record.
+    async fn run(mut self) -> (DrainId, Index) {
+        let mut known = self.read().await;
+        while let Some((index, drain)) = known.take() {
+            let evidence = Arc::clone(&self.evidence.borrow_and_update());
+            known = match next(&drain, &evidence, self.called, self.shared.handle.now()) {
+                Move::Stop => return (self.id, index),
+                Move::Wait => self.changed((index, drain)).await,
+                Move::Record(then) => self.record(index, *then).await,
+                Move::Evict(then) => {
+                    let done = self.evict(&drain).await;
+                    self.after(done, (index, drain), *then).await
+                }
+                Move::Readmit(then) => {
+                    let done = self.readmit(&drain).await;
+                    self.after(done, (index, drain), *then).await
+                }
+                Move::Call(hook, then) => match self.call(&hook, index, &drain).await {
+                    Some(done) => self.after(done, (index, drain), *then).await,
+                    None => self.read().await,
+                },
+            };
+        }
+        // The record was removed.
+        (self.id, Index(u64::MAX))
+    }
+
+    /// The record as the engine has it; asks until it answers.
+    async fn read(&mut self) -> Option<Known> {
+        loop {
+            match read_record(&self.shared, &self.id).await {
+                Ok(known) => return known,
+                Err(error) => {
+                    self.failed(&error.to_string());
+                    self.backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the record or the evidence changed.
+    async fn changed(&mut self, known: Known) -> Option<Known> {
+        tokio::select! {
+            _ = self.evidence.changed() => Some(known),
+            newer = newer(&mut self.drains, &self.id, known.0) => newer,
+        }
+    }
+
+    /// Records the next state; whatever happens, what is then known is what the engine says.
+    async fn record(&mut self, index: Index, drain: Drain) -> Option<Known> {
+        let write = KvOp::Cas { key: keys::drain(&self.id), value: stored(&drain), expected: index };
+        match bounded(self.shared.engine.txn(vec![self.held.fence(), write])).await {
+            Ok(TxnOutcome::Committed(indexes)) => {
+                self.backoff.reset();
+                self.tell(&drain);
+                match indexes.get(1).copied().flatten() {
+                    Some(index) => Some((index, drain)),
+                    None => self.read().await,
+                }
+            }
+            Ok(TxnOutcome::Refused(reasons)) => {
+                tracing::info!(drain = %self.id, ?reasons, "the record has changed, or the lock is lost");
+                self.backoff.wait().await;
+                self.read().await
+            }
+            Err(error) => {
+                self.failed(&error.to_string());
+                self.backoff.wait().await;
+                self.read().await
+            }
+        }
+    }
+
+    /// Records that a step is done, or why it is not, once for each reason, and waits before the next attempt.
+    async fn after(&mut self, done: Result<(), String>, known: Known, then: Drain) -> Option<Known> {
+        let (index, drain) = known;
+        let Err(trouble) = done else { return self.record(index, then).await };
+        tracing::warn!(drain = %self.id, trouble, "will be tried again");
+        let known = if drain.trouble.as_ref() == Some(&trouble) {
+            Some((index, drain))
+        } else {
+            self.record_trouble(index, Drain { trouble: Some(trouble), ..drain }).await
+        };
+        let (index, _) = known.as_ref()?;
+        let index = *index;
+        let pause = self.backoff.next(fastrand::f64());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => known,
+            newer = newer(&mut self.drains, &self.id, index) => newer,
+        }
+    }
+
+    /// As [`Driver::record`], without forgetting how often the step itself has failed.
+    async fn record_trouble(&mut self, index: Index, drain: Drain) -> Option<Known> {
+        let failures = std::mem::take(&mut self.backoff);
+        let known = self.record(index, drain).await;
+        self.backoff = failures;
+        known
+    }
+
+    async fn evict(&self, drain: &Drain) -> Result<(), String> {
+        let reason = format!("drained by waypost ({})", drain.id);
+        in_time(self.shared.engine.evict(&drain.endpoint, &reason)).await
+    }
+
+    async fn readmit(&self, drain: &Drain) -> Result<(), String> {
+        in_time(self.shared.engine.readmit(&drain.endpoint)).await
+    }
+
+    /// One call of the hook; `None` when the record changed meanwhile.
+    async fn call(&mut self, hook: &str, index: Index, drain: &Drain) -> Option<Result<(), String>> {
+        self.shared.metrics.hook_calls.increment();
+        let called = tokio::select! {
+            called = self.hooks.call(hook, drain) => called,
+            _ = newer(&mut self.drains, &self.id, index) => return None,
+        };
+        match &called {
+            Ok(()) => self.called = true,
+            Err(_) => self.shared.metrics.hook_failures.increment(),
+        }
+        Some(called)
+    }
+
+    fn tell(&self, drain: &Drain) {
+        let Drain { phase, unproven, trouble, .. } = drain;
+        if trouble.is_some() {
+            return;
+        }
+        tracing::info!(drain = %self.id, instance = drain.instance, ?phase, ?unproven, "drain moved on");
+        match phase {
+            Phase::Done => self.shared.metrics.drains_done.increment(),
+            Phase::Deregistering if !unproven.is_empty() => self.shared.metrics.drains_unproven.increment(),
+            _ => {}
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        self.shared.metrics.engine_failures.increment();
+        if !self.backoff.is_failing() {
+            tracing::warn!(drain = %self.id, error, "the drain's record is out of reach");
+        }
+    }
+}
+
+/// Waits until the picture of the drains shows a newer record than the one at `index`; `None` when it was removed.
+async fn newer(drains: &mut watch::Receiver<Arc<Drains>>, id: &DrainId, index: Index) -> Option<Known> {
+    loop {
+        let seen = Arc::clone(&drains.borrow_and_update());
+        match seen.records.get(id) {
+            Some((at, drain)) if *at > index => return Some((*at, Drain::clone(drain))),
+            None if seen.index > index => return None,
+            Some(_) | None => {}
+        }
+        if drains.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn in_time(step: impl Future<Output = Result<(), EngineError>>) -> Result<(), String> {
+    match tokio::time::timeout(REGISTRY_PATIENCE, step).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer from the registry within {} s", REGISTRY_PATIENCE.as_secs())),
+    }
+}
+
+/// Removes records that ended long ago, with their receipts. What fails is tried again at the next sweep.
+async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
+    let now = shared.handle.now();
+    let old = |(_, drain): &&(Index, Arc<Drain>)| !to_drive(drain) && now.since(drain.since) >= KEPT;
+    let mut ops = vec![held.fence()];
+    for (_, drain) in drains.records.values().filter(old).take(SWEPT_TOGETHER) {
+        ops.push(KvOp::Delete { key: keys::drain(&drain.id) });
+        ops.push(KvOp::DeleteTree { prefix: keys::receipts(&drain.id) });
+    }
+    if ops.len() > 1
+        && let Err(error) = bounded(shared.engine.txn(ops)).await
+    {
+        tracing::warn!(%error, "old drains stay for now");
+    }
+}
+
+#[cfg(test)]
+mod tests;

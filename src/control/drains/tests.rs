@@ -1,0 +1,126 @@
+use store::{
+    drain::{Gateway, Receipt},
+    engine::CheckStatus,
+};
+
+use super::*;
+
+pub(super) fn endpoint(node: &str, id: &str) -> Endpoint {
+    Endpoint {
+        node: node.into(),
+        node_address: "127.0.0.1".into(),
+        external: false,
+        service: "web".into(),
+        id: id.into(),
+        address: "127.0.0.1".into(),
+        port: 80,
+        tags: vec![],
+        meta: [].into(),
+        weight: 1,
+        status: CheckStatus::Passing,
+        maintenance: false,
+        create_index: Index(1),
+        modify_index: Index(1),
+    }
+}
+
+pub(super) fn drain(phase: Phase, hook: Option<&str>) -> Drain {
+    Drain {
+        v: Drain::VERSION,
+        id: DrainId("d1".into()),
+        service: "web".into(),
+        instance: "web-1".into(),
+        endpoint: endpoint("n1", "web-1"),
+        by: "ops".into(),
+        hook: hook.map(str::to_owned),
+        require_all: false,
+        lease: Span(LEASE),
+        created: Moment(0),
+        phase,
+        since: Moment(0),
+        unproven: [].into(),
+        trouble: None,
+    }
+}
+
+/// Gateways silent for so many seconds, and those that proved.
+pub(super) fn evidence(silent: &[(&str, u64)], proved: &[&str]) -> Evidence {
+    let gateway = |secs| Gateway { boot: "b".into(), silent: Duration::from_secs(secs) };
+    let receipt = |name: &&str| Receipt {
+        drain: DrainId("d1".into()),
+        gateway: (*name).into(),
+        boot: "b".into(),
+        index: Index(1),
+        at: Moment(0),
+    };
+    Evidence {
+        receipts: proved.iter().map(receipt).collect(),
+        gateways: silent.iter().map(|(name, secs)| ((*name).to_owned(), gateway(*secs))).collect(),
+        settled: true,
+    }
+}
+
+fn order() -> DrainOrder {
+    serde_json::from_str(r#"{"service": "web", "instance": "web-1"}"#).unwrap()
+}
+
+#[test]
+fn an_order_says_what_is_wrong_with_it() {
+    assert_eq!(checked(&order()), Ok(Span(LEASE)));
+    let hooked = |hook: &str| checked(&DrainOrder { hook: Some(hook.into()), ..order() });
+    assert!(hooked("http://127.0.0.1:9000/stop").is_ok());
+    for bad in ["", "/stop", "ftp://a/b", "unix:///x", &format!("http://a/{}", "x".repeat(3_000))] {
+        let refused = hooked(bad).unwrap_err();
+        assert_eq!(refused.kind, Refusal::Wrong);
+        assert!(refused.text.contains("http://127.0.0.1:9000/stop"), "{}", refused.text);
+    }
+    let short = DrainOrder { lease: Some(Span(Duration::from_secs(1))), ..order() };
+    let refused = checked(&short).unwrap_err();
+    assert!(refused.text.contains("1s") && refused.text.contains("6s"), "{}", refused.text);
+}
+
+#[test]
+fn an_instance_is_found_by_id_and_where_needed_by_node() {
+    let all = [endpoint("n1", "web-1"), endpoint("n2", "web-1"), endpoint("n2", "web-2")];
+    let refused = find(&all, "web", &order()).unwrap_err();
+    assert_eq!(refused.kind, Refusal::Conflict);
+    assert!(refused.text.contains("n1, n2"), "{}", refused.text);
+    let there = DrainOrder { node: Some("n2".into()), ..order() };
+    assert_eq!(find(&all, "web", &there).unwrap().node, "n2");
+    let stranger = DrainOrder { instance: "web-9".into(), ..order() };
+    let refused = find(&all, "web", &stranger).unwrap_err();
+    assert_eq!(refused.kind, Refusal::NotFound);
+    assert!(refused.text.contains("web-1, web-1, web-2"), "{}", refused.text);
+    assert_eq!(find(&[], "web", &order()).unwrap_err().kind, Refusal::NotFound);
+}
+
+#[test]
+fn what_the_registry_may_show_is_undone_after_a_cancellation() {
+    let at = |phase| cancelled(drain(phase, None), Moment(5));
+    let early = at(Phase::Draining);
+    assert_eq!((early.phase, early.since, early.trouble), (Phase::Cancelled, Moment(5), None));
+    assert!(at(Phase::Deregistering).trouble.is_some());
+    assert!(at(Phase::Calling).trouble.is_some());
+}
+
+#[test]
+fn a_view_names_laggards_receipts_and_the_hooks_state() {
+    let order = drain(Phase::Draining, Some("http://h/"));
+    let view = DrainView::new(&order, &evidence(&[("g1", 0), ("g2", 3)], &["g1"]));
+    let json = serde_json::to_value(&view).unwrap();
+    assert_eq!(json["id"], "d1");
+    assert_eq!(json["phase"], "draining");
+    assert_eq!(json["receipts"][0]["gateway"], "g1");
+    assert_eq!(json["awaited"], serde_json::json!(["g2"]));
+    assert_eq!(json["unproven"], serde_json::json!([]));
+    assert_eq!(json["hook_state"], "waiting");
+    assert_eq!(json["address"], "127.0.0.1:80");
+    for (phase, hook, state) in [
+        (Phase::Done, Some("http://h/"), HookState::Called),
+        (Phase::Calling, Some("http://h/"), HookState::Calling),
+        (Phase::Cancelled, Some("http://h/"), HookState::Cancelled),
+        (Phase::Done, None, HookState::None),
+    ] {
+        assert_eq!(DrainView::new(&drain(phase, hook), &Evidence::default()).hook_state, state);
+    }
+}

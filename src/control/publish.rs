@@ -1,0 +1,125 @@
+//! Publishes the verdicts in the engine, for readers that start.
+//!
+//! Every reader draws its own verdicts; what is written here saves a starting one from knowing nothing. One control
+//! per engine writes, whatever changed, at most once a second.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use store::{
+    engine::{EngineError, Index, KvOp, TxnOutcome},
+    follow::Backoff,
+    health::{TargetKey, Verdict},
+    keys,
+    snapshot::Snapshot,
+};
+
+use super::{
+    Shared,
+    intake::{bounded, changes},
+    lock::Held,
+    shards::{self, Items, VERDICTS, Write, families, place},
+};
+
+/// The shortest time between two publications.
+const EVERY: Duration = Duration::from_secs(1);
+/// Without a change, this often it is made sure that the engine still has what was written.
+const REVIEW_EVERY: Duration = Duration::from_secs(300);
+
+type Written = BTreeMap<String, (Index, Bytes)>;
+
+/// Publishes until the lock is lost (and this future dropped), or its fence refuses a write.
+pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
+    let mut judged = shared.handle.judged();
+    let mut snapshots = shared.handle.snapshots();
+    let mut review = tokio::time::interval(REVIEW_EVERY);
+    review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut written: Option<Written> = None;
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            Ok(()) = judged.changed() => {}
+            Ok(()) = snapshots.changed() => {}
+            _ = review.tick() => written = None,
+        }
+        loop {
+            match round(&shared, &held, &mut written).await {
+                Ok(true) => break,
+                Ok(false) => return,
+                Err(error) => {
+                    shared.metrics.engine_failures.increment();
+                    if !backoff.is_failing() {
+                        tracing::warn!(%error, "verdicts cannot be published");
+                    }
+                    written = None;
+                    backoff.wait().await;
+                }
+            }
+        }
+        backoff.reset();
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Writes what changed; false when the lock has another holder.
+async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> Result<bool, EngineError> {
+    let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
+    let verdicts = shared.handle.picture().await.verdicts;
+    if verdicts.is_empty() && !snapshot.targets.is_empty() {
+        // Nothing was judged yet, or nobody follows: that says nothing about what was published before.
+        return Ok(true);
+    }
+    let known = match written.take() {
+        Some(known) => known,
+        None => read(shared).await?,
+    };
+    let known = written.insert(known);
+    let wanted = |target: &TargetKey| snapshot.targets.contains_key(target);
+    let changed = changes(known, shards::split(&items(&verdicts, &snapshot), wanted, VERDICTS));
+    let groups =
+        families(changed).into_iter().map(|family| family.into_iter().map(write).collect()).collect();
+    for writes in shards::pack(groups, 1) {
+        let (ids, ops): (Vec<_>, Vec<_>) = writes.into_iter().map(|it| (it.id, it.op)).unzip();
+        let ops = std::iter::once(held.fence()).chain(ops).collect();
+        let TxnOutcome::Committed(indexes) = bounded(shared.engine.txn(ops)).await? else { return Ok(false) };
+        for ((shard, value), index) in ids.into_iter().zip(indexes.into_iter().skip(1)) {
+            match value {
+                Some(value) => {
+                    shared.metrics.verdicts_written.increment();
+                    known.insert(shard, (index.unwrap_or_default(), value));
+                }
+                None => drop(known.remove(&shard)),
+            }
+        }
+    }
+    Ok(true)
+}
+
+async fn read(shared: &Shared) -> Result<Written, EngineError> {
+    let entries = bounded(shared.engine.kv_list(keys::VERDICTS, None)).await?.value;
+    let shard = |key: &str| key.strip_prefix(keys::VERDICTS).map(str::to_owned);
+    Ok(entries.into_iter().filter_map(|it| Some((shard(&it.key)?, (it.modify_index, it.value)))).collect())
+}
+
+fn items(verdicts: &BTreeMap<TargetKey, Verdict>, snapshot: &Snapshot) -> Items {
+    let json =
+        |what: Result<String, serde_json::Error>| what.expect("texts and numbers have no failing serialiser");
+    verdicts
+        .iter()
+        .filter(|(target, _)| snapshot.targets.contains_key(*target))
+        .map(|(target, verdict)| {
+            let item =
+                format!("{}:{}", json(serde_json::to_string(target)), json(serde_json::to_string(verdict)));
+            (place(target), item)
+        })
+        .collect()
+}
+
+fn write((shard, value): (String, Option<Bytes>)) -> Write<(String, Option<Bytes>)> {
+    let key = keys::verdicts(&shard);
+    let op = match value.clone() {
+        Some(value) => KvOp::Set { key, value },
+        None => KvOp::Delete { key },
+    };
+    Write { id: (shard, value), op }
+}

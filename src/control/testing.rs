@@ -1,0 +1,458 @@
+//! Small pieces, and a small world, for this module's tests.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::{Json, Router, extract::State as Shown, routing::post};
+use http::{HeaderMap, StatusCode};
+use store::{
+    commit::{self, AuditEntry, Change, Planned},
+    drain::{DrainId, NodeBeat, Receipt},
+    engine::{
+        self, CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration,
+        ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+        embedded::{Embedded, Options},
+    },
+    follow::{self, Follower, Identity},
+    handle::Handle,
+    health::{Batch, Observation, State, TargetKey},
+    keys,
+    model::{Moment, Name},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{Config, ControlHandle, Error, Shared};
+
+pub(super) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(super) fn seen(target: &str, state: State) -> Observation {
+    Observation {
+        target: TargetKey::from(target),
+        state,
+        since: Moment(1),
+        reason: "status 200".into(),
+        latency: None,
+        suspect: false,
+    }
+}
+
+pub(super) fn suspect(target: &str, state: State) -> Observation {
+    Observation { suspect: true, ..seen(target, state) }
+}
+
+pub(super) fn batch(vantage: &str, number: u64, observations: Vec<Observation>) -> Batch {
+    Batch {
+        vantage: name(vantage),
+        boot: "boot".into(),
+        number,
+        heartbeat: 10 + number,
+        withheld: false,
+        full: false,
+        observations,
+    }
+}
+
+pub(super) fn full(vantage: &str, number: u64, observations: Vec<Observation>) -> Batch {
+    Batch { full: true, ..batch(vantage, number, observations) }
+}
+
+/// Two sites, a checked gateway domain with two targets, three vantages.
+const CONFIGURATION: &str = "
+kind: Site
+name: bj
+---
+kind: Site
+name: sh
+---
+kind: Zone
+name: example.com
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+ttl: 1h
+negative_ttl: 60s
+---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways:
+  bj: { a: [192.0.2.1] }
+  sh: { a: [192.0.2.2] }
+---
+kind: Check
+name: web
+type: tcp
+port: 80
+interval: 1s
+timeout: 800ms
+fall: 4
+rise: 2
+quorum: majority
+---
+kind: Domain
+name: gw.example.com
+cluster: main
+policy: { type: nearest }
+check: web
+ttl: 20s
+min_ttl: 2s
+---
+kind: Service
+name: orders
+cluster: main
+consul: { service: orders-in-registry }
+hosts: [orders.example.com]
+route_by: gateway
+---
+kind: Vantage
+name: v1
+---
+kind: Vantage
+name: v2
+---
+kind: Vantage
+name: v3
+";
+
+/// An engine that can be cut off, and counts what it is asked.
+#[derive(Debug)]
+pub(super) struct Remote {
+    inner: Arc<Embedded>,
+    pub(super) away: AtomicBool,
+    pub(super) calls: AtomicU64,
+    /// The keys that each committed transaction wrote.
+    pub(super) written: Mutex<Vec<Vec<String>>>,
+}
+
+impl Remote {
+    fn reach(&self) -> Result<&Arc<Embedded>, EngineError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.away.load(Ordering::Relaxed) {
+            return Err(EngineError::Unreachable("cut off".into()));
+        }
+        Ok(&self.inner)
+    }
+
+    /// How many keys below this prefix were written.
+    pub(super) fn writes(&self, prefix: &str) -> usize {
+        self.written.lock().unwrap().iter().flatten().filter(|key| key.starts_with(prefix)).count()
+    }
+}
+
+#[async_trait]
+impl Engine for Remote {
+    async fn kv_get(&self, key: &str, wait: Option<Wait>) -> engine::Result<Indexed<Option<KvEntry>>> {
+        self.reach()?.kv_get(key, wait).await
+    }
+
+    async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> engine::Result<Indexed<Vec<KvEntry>>> {
+        self.reach()?.kv_list(prefix, wait).await
+    }
+
+    async fn kv_keys(&self, prefix: &str) -> engine::Result<Vec<String>> {
+        self.reach()?.kv_keys(prefix).await
+    }
+
+    async fn txn(&self, ops: Vec<KvOp>) -> engine::Result<TxnOutcome> {
+        let key = |op: &KvOp| match op {
+            KvOp::Set { key, .. } | KvOp::Cas { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let keys: Vec<String> = ops.iter().filter_map(key).collect();
+        let outcome = self.reach()?.txn(ops).await?;
+        if matches!(outcome, TxnOutcome::Committed(_)) {
+            self.written.lock().unwrap().push(keys);
+        }
+        Ok(outcome)
+    }
+
+    async fn services(&self, wait: Option<Wait>) -> engine::Result<Indexed<BTreeMap<String, Vec<String>>>> {
+        self.reach()?.services(wait).await
+    }
+
+    async fn health(&self, service: &str, wait: Option<Wait>) -> engine::Result<Indexed<Vec<Endpoint>>> {
+        self.reach()?.health(service, wait).await
+    }
+
+    fn watch(self: Arc<Self>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
+        Arc::clone(&self.inner).watch(in_use)
+    }
+
+    async fn register(&self, registration: &Registration) -> engine::Result<()> {
+        self.reach()?.register(registration).await
+    }
+
+    async fn ttl_update(&self, check: &str, status: CheckStatus, note: &str) -> engine::Result<()> {
+        self.reach()?.ttl_update(check, status, note).await
+    }
+
+    async fn deregister(&self, id: &str) -> engine::Result<()> {
+        self.reach()?.deregister(id).await
+    }
+
+    async fn evict(&self, endpoint: &Endpoint, reason: &str) -> engine::Result<()> {
+        self.reach()?.evict(endpoint, reason).await
+    }
+
+    async fn readmit(&self, endpoint: &Endpoint) -> engine::Result<()> {
+        self.reach()?.readmit(endpoint).await
+    }
+
+    async fn session_create(&self, spec: &SessionSpec) -> engine::Result<SessionId> {
+        self.reach()?.session_create(spec).await
+    }
+
+    async fn session_renew(&self, id: &SessionId) -> engine::Result<bool> {
+        self.reach()?.session_renew(id).await
+    }
+
+    async fn session_destroy(&self, id: &SessionId) -> engine::Result<()> {
+        self.reach()?.session_destroy(id).await
+    }
+
+    async fn sessions(&self) -> engine::Result<Vec<Session>> {
+        self.reach()?.sessions().await
+    }
+}
+
+/// An engine with a configuration, and a node that follows it.
+pub(super) struct World {
+    pub(super) engine: Arc<Remote>,
+    pub(super) handle: Handle,
+    _follower: Follower,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(super) async fn start() -> Self {
+        let inner = Embedded::in_memory(Options::default()).await;
+        let engine = Arc::new(Remote {
+            inner,
+            away: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            written: Mutex::default(),
+        });
+        apply(&*engine, CONFIGURATION).await;
+        let identity = Identity {
+            node: "node-1".into(),
+            site: "bj".into(),
+            roles: ["control".to_owned()].into(),
+            boot: "boot".into(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let asked = Arc::<Remote>::clone(&engine);
+        let (handle, follower) =
+            follow::start(asked, dir.path(), identity, follow::Options::default()).await.unwrap();
+        assert!(handle.snapshot().is_some());
+        Self { engine, handle, _follower: follower, _dir: dir }
+    }
+
+    /// A control on this world.
+    pub(super) fn control(&self, node: &str) -> Running {
+        let config = Config {
+            settle: Duration::from_millis(100),
+            hook_deadline: Duration::from_secs(2),
+            ..Config::new(name(node), name("bj"), "boot".into())
+        };
+        let asked = Arc::<Remote>::clone(&self.engine);
+        let control = super::start(config, asked, self.handle.clone());
+        let handle = control.handle();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(control.run(async {
+            let _ = stopped.await;
+        }));
+        Running { handle, stop, task }
+    }
+
+    /// What the parts of a control hold.
+    pub(super) fn shared(&self, node: &str) -> Arc<Shared> {
+        let config = Config::new(name(node), name("bj"), "boot".into());
+        super::start(config, Arc::<Remote>::clone(&self.engine), self.handle.clone()).shared
+    }
+
+    /// The keys of the two targets.
+    pub(super) fn targets(&self) -> [TargetKey; 2] {
+        let snapshot = self.handle.snapshot().unwrap();
+        let mut keys = snapshot.targets.keys().cloned();
+        [keys.next().unwrap(), keys.next().unwrap()]
+    }
+
+    /// Registers an instance of `orders`.
+    pub(super) async fn instance(&self, id: &str) {
+        let registration = Registration {
+            service: "orders-in-registry".into(),
+            id: id.into(),
+            address: ([127, 0, 0, 9], 8080).into(),
+            tags: vec![],
+            meta: [].into(),
+            ttl: None,
+            status: CheckStatus::Passing,
+        };
+        self.engine.register(&registration).await.unwrap();
+    }
+
+    /// The registered instances of `orders`.
+    pub(super) async fn instances(&self) -> Vec<Endpoint> {
+        self.engine.health("orders-in-registry", None).await.unwrap().value
+    }
+
+    pub(super) async fn set(&self, key: String, value: &impl serde::Serialize) {
+        let value = serde_json::to_vec(value).unwrap().into();
+        self.engine.inner.txn(vec![KvOp::Set { key, value }]).await.unwrap();
+    }
+
+    pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let entry = self.engine.inner.kv_get(key, None).await.unwrap().value?;
+        Some(serde_json::from_slice(&entry.value).unwrap())
+    }
+
+    /// A gateway whose beat moves until it is frozen.
+    pub(super) fn gateway(&self, node: &str) -> Gateway {
+        let beat = NodeBeat {
+            node: node.into(),
+            site: "bj".into(),
+            roles: ["proxy".to_owned()].into(),
+            boot: format!("{node}-boot"),
+            number: 0,
+            generation: None,
+        };
+        let engine = Arc::clone(&self.engine.inner);
+        let task = tokio::spawn(async move {
+            for number in 1.. {
+                let beat = NodeBeat { number, ..beat.clone() };
+                let value = serde_json::to_vec(&beat).unwrap().into();
+                let _ = engine.txn(vec![KvOp::Set { key: keys::node(&beat.node), value }]).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        Gateway { node: node.into(), task }
+    }
+
+    /// What a gateway proves.
+    pub(super) async fn receipt(&self, drain: &DrainId, node: &str) {
+        let receipt = Receipt {
+            drain: drain.clone(),
+            gateway: node.into(),
+            boot: format!("{node}-boot"),
+            index: Index(1),
+            at: Moment(1),
+        };
+        self.set(keys::receipt(drain, node), &receipt).await;
+    }
+}
+
+/// Commits documents.
+pub(super) async fn apply(engine: &dyn Engine, text: &str) {
+    let documents = store::model::parse("test.yaml", text).unwrap();
+    let stored = commit::read(engine, None).await.unwrap();
+    let changes = documents.into_iter().map(Change::Put).collect();
+    let planned = commit::plan(&stored, changes, Moment(0), &mut uuid::Uuid::new_v4).unwrap();
+    let entry = AuditEntry { at: Moment(0), who: "test".into(), what: "apply".into(), generation: None };
+    if let Planned::Changed(plan) = planned {
+        commit::commit(engine, *plan, entry).await.unwrap();
+    }
+}
+
+/// A control that runs.
+pub(super) struct Running {
+    pub(super) handle: ControlHandle,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Running {
+    /// Ends it well.
+    pub(super) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Ends it as a crash would: nothing is given back.
+    pub(super) async fn crash(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// A gateway that lives as long as this.
+pub(super) struct Gateway {
+    node: String,
+    task: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Its beat moves no more.
+    pub(super) fn freeze(&self) {
+        self.task.abort();
+    }
+
+    /// It takes its registration back.
+    pub(super) async fn leave(self, world: &World) {
+        self.task.abort();
+        world.engine.inner.txn(vec![KvOp::Delete { key: keys::node(&self.node) }]).await.unwrap();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits until something holds.
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < give_up, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The platform that a hook calls: refuses as often as it is told to, and remembers every call.
+#[derive(Clone, Default)]
+pub(super) struct Platform {
+    calls: Arc<Mutex<Vec<(String, serde_json::Value)>>>,
+    refusals: Arc<AtomicU64>,
+}
+
+impl Platform {
+    /// Starts it; the URL of the hook.
+    pub(super) async fn start(refusals: u64) -> (Self, String) {
+        let platform = Self { refusals: Arc::new(AtomicU64::new(refusals)), ..Self::default() };
+        let router = Router::new().route("/stop", post(answer)).with_state(platform.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hook = format!("http://{}/stop", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (platform, hook)
+    }
+
+    /// The idempotency key and body of every call.
+    pub(super) fn calls(&self) -> Vec<(String, serde_json::Value)> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+async fn answer(
+    Shown(platform): Shown<Platform>,
+    headers: HeaderMap,
+    Json(body): Json<serde_json::Value>,
+) -> StatusCode {
+    let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+    platform.calls.lock().unwrap().push((key, body));
+    let refuse = |left: u64| left.checked_sub(1);
+    match platform.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, refuse) {
+        Ok(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(_) => StatusCode::NO_CONTENT,
+    }
+}

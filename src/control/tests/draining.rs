@@ -1,0 +1,307 @@
+//! Drains, with gateways that beat and prove through the KV and a platform that listens on a socket.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use store::{
+    drain::{Drain, DrainId, Phase, Receipt},
+    keys,
+    model::{Moment, Span},
+};
+
+use crate::control::{
+    DrainOrder, DrainView, HookState, Refusal,
+    testing::{Platform, Running, World, eventually},
+};
+
+fn order(instance: &str, hook: &str) -> DrainOrder {
+    DrainOrder {
+        service: "orders".into(),
+        instance: instance.into(),
+        node: None,
+        hook: Some(hook.into()),
+        lease: None,
+        require_all: false,
+        by: "ops".into(),
+    }
+}
+
+async fn view(control: &Running, id: &DrainId) -> DrainView {
+    control.handle.drain_status(&id.0).await.unwrap()
+}
+
+async fn until(control: &Running, id: &DrainId, what: &str, holds: impl Fn(&DrainView) -> bool) {
+    eventually(what, async || holds(&view(control, id).await)).await;
+}
+
+fn laggards(view: &DrainView) -> Vec<&str> {
+    view.awaited.iter().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let _gateways = [world.gateway("g1"), world.gateway("g2")];
+    world.instance("o-1").await;
+    world.instance("o-2").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    assert_eq!((drain.phase, drain.service.as_str()), (Phase::Draining, "orders-in-registry"));
+    assert_eq!(world.get::<Drain>(&keys::drain(&drain.id)).await.unwrap(), drain, "recorded first");
+    until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "the laggard's name", |view| laggards(view) == ["g2"]).await;
+    assert_eq!((world.instances().await.len(), platform.calls().len()), (2, 0));
+
+    world.receipt(&drain.id, "g2").await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    let [(key, body)] = platform.calls().try_into().unwrap();
+    assert_eq!(key, drain.id.0);
+    let told = serde_json::json!({
+        "drain": drain.id, "service": "orders-in-registry", "instance": "o-1", "address": "127.0.0.9:8080",
+        "unproven": [],
+    });
+    assert_eq!(body, told);
+    let left: Vec<String> = world.instances().await.into_iter().map(|it| it.id).collect();
+    assert_eq!(left, ["o-2"]);
+    let done = view(&control, &drain.id).await;
+    assert_eq!((done.receipts.len(), done.hook_state), (2, HookState::Called));
+    assert_eq!(control.handle.drains().len(), 1);
+    let audit = store::commit::audit(&*world.engine).await.unwrap();
+    assert!(audit.iter().any(|it| it.who == "ops" && it.what.contains(&drain.id.0)), "{audit:?}");
+    control.stop().await;
+    assert_eq!(platform.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_silent_beyond_its_lease_is_unproven_by_name() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let (_alive, frozen) = (world.gateway("g1"), world.gateway("g2"));
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
+    frozen.freeze();
+    // A lease that orders may not have, so that the test is short.
+    let short = Drain { lease: Span(Duration::from_millis(400)), ..drain.clone() };
+    world.set(keys::drain(&drain.id), &short).await;
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(view(&control, &drain.id).await.drain.unproven, ["g2".to_owned()].into());
+    assert_eq!(platform.calls()[0].1["unproven"], serde_json::json!(["g2"]));
+    assert_eq!(control.handle.metrics().drains_unproven.get(), 1);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_left_is_not_waited_for() {
+    let world = World::start().await;
+    let (_platform, hook) = Platform::start(0).await;
+    let (_stays, leaver) = (world.gateway("g1"), world.gateway("g2"));
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
+    world.receipt(&drain.id, "g1").await;
+    leaver.leave(&world).await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert!(view(&control, &drain.id).await.drain.unproven.is_empty());
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(2).await;
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "its trouble", |view| {
+        view.drain.trouble.as_ref().is_some_and(|it| it.contains("503"))
+    })
+    .await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    let keys: Vec<String> = platform.calls().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, vec![drain.id.0.clone(); 3]);
+    assert_eq!(view(&control, &drain.id).await.drain.trouble, None);
+    assert_eq!(control.handle.metrics().hook_failures.get(), 2);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellation_up() {
+    let world = World::start().await;
+    // The kernel accepts for it; nobody ever answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hook = format!("http://{}/stop", silent.local_addr().unwrap());
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "its trouble", |view| {
+        view.drain.trouble.as_ref().is_some_and(|it| it.contains("no answer in time"))
+    })
+    .await;
+    eventually("the next call", async || control.handle.metrics().hook_calls.get() >= 2).await;
+    let asked = tokio::time::Instant::now();
+    control.handle.cancel(&drain.id.0, "ops").await.unwrap();
+    until(&control, &drain.id, "the end", |view| {
+        view.drain.phase == Phase::Cancelled && view.drain.trouble.is_none()
+    })
+    .await;
+    assert!(asked.elapsed() < Duration::from_millis(1_500), "{:?}", asked.elapsed());
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
+    let cancelled = control.handle.cancel(&drain.id.0, "ops").await.unwrap();
+    assert_eq!(cancelled.phase, Phase::Cancelled);
+    assert_eq!(control.handle.cancel(&drain.id.0, "ops").await.unwrap().phase, Phase::Cancelled, "again");
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "the new state", |view| view.hook_state == HookState::Cancelled).await;
+    assert_eq!(world.instances().await.len(), 1);
+    let again = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    assert_ne!(again.id, drain.id, "and may be drained again");
+    world.receipt(&again.id, "g1").await;
+    until(&control, &again.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(platform.calls().len(), 1);
+    let late = control.handle.cancel(&again.id.0, "ops").await.unwrap_err();
+    assert_eq!(late.kind, Refusal::Conflict);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_cancelled_while_its_hook_fails_is_readmitted() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(u64::MAX).await;
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    eventually("a call", async || !platform.calls().is_empty()).await;
+    let cancelled = control.handle.cancel(&drain.id.0, "ops").await.unwrap();
+    assert!(cancelled.trouble.is_some());
+    until(&control, &drain.id, "its traces to be gone", |view| {
+        view.drain.phase == Phase::Cancelled && view.drain.trouble.is_none()
+    })
+    .await;
+    let calls = platform.calls().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(platform.calls().len() <= calls + 1, "the hook is called no more");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_control_that_crashed_is_succeeded_in_the_middle() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let _gateways = [world.gateway("g1"), world.gateway("g2")];
+    world.instance("o-1").await;
+    let first = world.control("c1");
+    let drain = first.handle.drain(order("o-1", &hook)).await.unwrap();
+    world.receipt(&drain.id, "g1").await;
+    until(&first, &drain.id, "the laggard's name", |view| laggards(view) == ["g2"]).await;
+    first.crash().await;
+    world.receipt(&drain.id, "g2").await;
+
+    // The same node: its predecessor's session is ended, so that the lock is free at once and not after its TTL.
+    let second = world.control("c1");
+    until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(platform.calls().len(), 1);
+    assert_eq!(view(&second, &drain.id).await.receipts.len(), 2);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn only_one_control_drives_and_the_other_takes_over() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let first = world.control("c1");
+    eventually("the locks", async || first.handle.metrics().locks_held.get() == 2).await;
+    let second = world.control("c2");
+    let drain = second.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&second, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
+    eventually("a driver", async || first.handle.metrics().drains_active.get() == 1).await;
+    assert_eq!(second.handle.metrics().locks_held.get(), 0);
+    first.stop().await;
+    eventually("the locks", async || second.handle.metrics().locks_held.get() == 2).await;
+    world.receipt(&drain.id, "g1").await;
+    until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(platform.calls().len(), 1);
+    drop(gateway);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn orders_that_repeat_or_contradict() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let hook = "http://127.0.0.1:9/stop";
+    let drain = control.handle.drain(order("o-1", hook)).await.unwrap();
+    assert_eq!(control.handle.drain(order("o-1", hook)).await.unwrap().id, drain.id);
+    let other = DrainOrder { require_all: true, ..order("o-1", hook) };
+    let refused = control.handle.drain(other).await.unwrap_err();
+    assert_eq!(refused.kind, Refusal::Conflict);
+    assert!(refused.text.contains(&drain.id.0), "{refused}");
+    let refused = control.handle.drain(order("o-9", hook)).await.unwrap_err();
+    assert_eq!(refused.kind, Refusal::NotFound);
+    assert!(control.handle.drain_status("../nonsense").await.is_none());
+    assert_eq!(control.handle.cancel("nonsense", "ops").await.unwrap_err().kind, Refusal::NotFound);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_stops_a_drain_and_nothing_spins() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    until(&control, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
+    world.engine.away.store(true, Ordering::Relaxed);
+    let refused = control.handle.drain(order("o-1", &hook)).await.unwrap_err();
+    assert_eq!(refused.kind, Refusal::Unavailable);
+    world.receipt(&drain.id, "g1").await;
+    let before = world.engine.calls.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let calls = world.engine.calls.load(Ordering::Relaxed) - before;
+    assert!(calls < 200, "{calls} calls in two seconds");
+    assert!(platform.calls().is_empty());
+    world.engine.away.store(false, Ordering::Relaxed);
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(platform.calls().len(), 1);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn records_that_ended_long_ago_are_removed_with_their_receipts() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let first = world.control("c1");
+    let drain = first.handle.drain(order("o-1", "http://127.0.0.1:9/stop")).await.unwrap();
+    world.receipt(&drain.id, "g1").await;
+    first.stop().await;
+    let old = Drain { phase: Phase::Done, since: Moment(0), ..drain.clone() };
+    world.set(keys::drain(&drain.id), &old).await;
+    let recent = Drain { id: DrainId("recent".into()), since: world.handle.now(), ..old };
+    world.set(keys::drain(&recent.id), &recent).await;
+    eventually("both", async || world.handle.drains().borrow().records.contains_key(&recent.id)).await;
+    let second = world.control("c1");
+    eventually("only the recent one", async || second.handle.drains().len() == 1).await;
+    assert_eq!(second.handle.drains()[0].drain.id, recent.id);
+    assert!(world.get::<Receipt>(&keys::receipt(&drain.id, "g1")).await.is_none());
+    second.stop().await;
+}

@@ -1,0 +1,166 @@
+//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener stands in the
+//! binary.
+//!
+//! It speaks what the `consul` command line, curl and Consul's client libraries use, by the captures of a real
+//! agent: paths, parameters, status codes, error texts, JSON shapes, indexes. Two differences are deliberate. An
+//! access that is denied is always 403, because a real agent answers some of them with an empty list, which reads as
+//! "no back ends". And a check that somebody would have to run (HTTP, TCP, script) is refused at an agent
+//! endpoint, because this engine runs none and a check that nobody runs would lie.
+
+mod agent;
+mod body;
+mod catalog;
+mod health;
+mod kv;
+mod query;
+mod reply;
+mod session;
+mod shape;
+mod txn;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+
+use self::{query::Query, reply::Reply};
+use crate::engine::embedded::Embedded;
+
+/// What a request is about to touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// Reading nodes, services, checks, sessions.
+    Registry,
+    /// Registering, changing or removing this service or its checks.
+    Register(&'a str),
+    /// Changing nodes, and checks that belong to no service.
+    Nodes,
+    /// Reading a key, or everything below a prefix.
+    KeyRead(&'a str),
+    /// Writing a key, or everything below a prefix.
+    KeyWrite(&'a str),
+    /// Creating, renewing and ending sessions.
+    Sessions,
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Go on.
+    Allowed,
+    /// This token may not.
+    Denied,
+    /// There is no such token.
+    Unknown,
+}
+
+/// Decides who may do what; asked before anything is done.
+pub trait Authorise: Send + Sync {
+    /// May the bearer of this token do this?
+    fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit;
+}
+
+/// A request, taken apart.
+struct Ask<'a> {
+    engine: &'a Embedded,
+    auth: &'a dyn Authorise,
+    token: Option<String>,
+    method: &'a Method,
+    query: Query,
+    body: &'a Bytes,
+}
+
+/// What handlers return: an answer, or an error that is one.
+type Outcome = Result<Reply, Reply>;
+
+impl Ask<'_> {
+    fn needs(&self, access: Access<'_>) -> Result<(), Reply> {
+        match self.auth.may(self.token.as_deref(), access) {
+            Permit::Allowed => Ok(()),
+            Permit::Denied => Err(Reply::text(403, "Permission denied")),
+            Permit::Unknown => Err(Reply::text(403, "ACL not found")),
+        }
+    }
+
+    /// The name of this engine's own node: what agent endpoints are about.
+    fn node(&self) -> String {
+        self.engine.options().node.clone()
+    }
+}
+
+/// Answers a request.
+pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<Bytes>) -> Response<Bytes> {
+    let (head, body) = request.into_parts();
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let token = find_token(&query, &head.headers);
+    let path = head.uri.path();
+    let pretty = query.has("pretty");
+    let ask = Ask { engine, auth, token, method: &head.method, query, body: &body };
+    let reply = match route(&ask, path).await {
+        Ok(reply) | Err(reply) => reply,
+    };
+    reply.into_response(pretty)
+}
+
+/// The token a request carries, for whoever records it.
+#[must_use]
+pub fn token(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
+    find_token(&Query::parse(uri.query().unwrap_or_default()), headers)
+}
+
+/// Consul's order: parameter, its own header, bearer.
+fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
+    let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
+    let found = query.get("token").or_else(|| text("x-consul-token")).or_else(bearer);
+    found.map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned)
+}
+
+/// Checks the method of an endpoint; `Some` is the answer to OPTIONS or to a method it does not have.
+fn method(ask: &Ask<'_>, allowed: &[Method]) -> Result<(), Reply> {
+    if allowed.contains(ask.method) {
+        return Ok(());
+    }
+    let names: Vec<&str> = std::iter::once("OPTIONS").chain(allowed.iter().map(Method::as_str)).collect();
+    let reply = match *ask.method {
+        Method::OPTIONS => Reply::empty(),
+        ref other => Reply::text(405, format!("method {other} not allowed")),
+    };
+    Err(reply.with("Allow", names.join(",")))
+}
+
+async fn route(ask: &Ask<'_>, path: &str) -> Outcome {
+    let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
+    let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);
+    // Keys may hold slashes, so they are not split.
+    if let Some(key) = rest.strip_prefix("kv/") {
+        method(ask, &[Method::GET, Method::PUT, Method::DELETE])?;
+        return kv::answer(ask, &query::decoded(key)?).await;
+    }
+    let parts: Vec<String> = rest.split('/').map(query::decoded).collect::<Result<_, _>>()?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match parts.as_slice() {
+        ["status", "leader" | "peers"] | ["agent", "self" | "members" | "services" | "checks"] => {
+            method(ask, get)?
+        }
+        ["agent", "service", "register"] | ["agent", "check", "register"] => method(ask, put)?,
+        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => method(ask, put)?,
+        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(ask, put)?,
+        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(ask, get)?,
+        ["catalog", "register" | "deregister"] | ["txn"] => method(ask, put)?,
+        ["catalog" | "health", ..] => method(ask, get)?,
+        ["session", "create"] | ["session", "renew" | "destroy", _] => method(ask, put)?,
+        ["session", ..] => method(ask, get)?,
+        _ => {}
+    }
+    match parts.as_slice() {
+        ["status", what] => agent::status(ask, what),
+        ["agent", rest @ ..] => agent::answer(ask, rest).await,
+        ["catalog", rest @ ..] => catalog::answer(ask, rest).await,
+        ["health", rest @ ..] => health::answer(ask, rest).await,
+        ["session", rest @ ..] => session::answer(ask, rest).await,
+        ["txn"] => txn::answer(ask).await,
+        _ => Err(Reply::not_found()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The records on the disk: sled, made to keep its word.
+//!
+//! sled 0.34.7's `flush` ends in `sync_file_range`, which syncs neither the file's length nor the disk's own
+//! cache, so every commit is followed by an `fdatasync` of its log before anybody is told. sled also opens a log
+//! that was cut off or damaged at what it can still read, without a word; therefore every record carries its
+//! digest, a summary record the fold of all digests, and a mark beside the log the index that was last
+//! acknowledged. Values are kept as they are, in pieces: larger ones would go to files that sled never syncs.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    codec::{self, decode, encode},
+    tables::Tables,
+    txn::Change,
+};
+use crate::engine::{EngineError, Result};
+
+/// The version of the format; newer ones are refused.
+const VERSION: u32 = 1;
+const SUMMARY: &[u8] = b"\0summary";
+const PIECE: usize = 16 * 1024;
+const DIGEST: usize = 8;
+const CACHE: u64 = 64 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Summary {
+    version: u32,
+    index: u64,
+    rows: u64,
+    fold: u64,
+}
+
+/// What was written under a record's name.
+#[derive(Clone, Copy)]
+struct Written {
+    digest: u64,
+    pieces: u16,
+}
+
+pub(crate) struct Disk {
+    db: sled::Db,
+    log: File,
+    mark: File,
+    dir: PathBuf,
+    written: HashMap<Vec<u8>, Written>,
+    fold: u64,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    /// Opens the store in a folder, making it if absent, and reads everything. Blocks.
+    ///
+    /// # Errors
+    /// [`EngineError::Storage`], naming the file and what to do, when it is damaged, in use, or cannot be written.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Tables)> {
+        std::fs::create_dir_all(dir).map_err(|error| unavailable(dir, &error))?;
+        let opened = silenced(|| catch_unwind(AssertUnwindSafe(|| Self::read(dir))));
+        opened.unwrap_or_else(|_| Err(corrupt(dir, "it cannot be read")))
+    }
+
+    fn read(dir: &Path) -> Result<(Self, Tables)> {
+        let config = sled::Config::new().path(dir).cache_capacity(CACHE).flush_every_ms(None);
+        let db = config.open().map_err(|error| match error {
+            sled::Error::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                unavailable(dir, &error)
+            }
+            error => corrupt(dir, &error.to_string()),
+        })?;
+        let log = File::open(dir.join("db")).map_err(|error| unavailable(dir, &error))?;
+        let mark = File::options().read(true).write(true).create(true).truncate(false).open(dir.join("mark"));
+        let mark = mark.map_err(|error| unavailable(dir, &error))?;
+        let mut disk = Self { db, log, mark, dir: dir.to_owned(), written: HashMap::new(), fold: 0 };
+        let tables = disk.load()?;
+        // The folder's entries themselves; once, because no file is made or renamed later.
+        File::open(dir).and_then(|it| it.sync_all()).map_err(|error| unavailable(dir, &error))?;
+        Ok((disk, tables))
+    }
+
+    fn load(&mut self) -> Result<Tables> {
+        let mut tables = Tables::default();
+        let mut summary = None;
+        let mut row: Option<(Vec<u8>, Vec<u8>, u16)> = None;
+        for pair in self.db.clone().iter() {
+            let (key, value) = pair.map_err(|error| corrupt(&self.dir, &error.to_string()))?;
+            if key == SUMMARY {
+                summary = Some(self.summary(&value)?);
+                continue;
+            }
+            let Some((name, piece)) = key.split_last_chunk::<2>() else {
+                return Err(corrupt(&self.dir, "a record has no name"));
+            };
+            let piece = u16::from_be_bytes(*piece);
+            match &mut row {
+                Some((same, bytes, pieces)) if same == name && *pieces == piece => {
+                    bytes.extend_from_slice(&value);
+                    *pieces += 1;
+                }
+                _ if piece == 0 => {
+                    if let Some(row) = row.replace((name.to_vec(), value.to_vec(), 1)) {
+                        self.take_in(&mut tables, row)?;
+                    }
+                }
+                _ => return Err(corrupt(&self.dir, "a piece of a record is missing")),
+            }
+        }
+        if let Some(row) = row {
+            self.take_in(&mut tables, row)?;
+        }
+        let acknowledged = self.acknowledged();
+        let (index, rows, fold) = summary.map_or((0, 0, 0), |it| (it.index, it.rows, it.fold));
+        if (rows, fold) != (self.written.len() as u64, self.fold) {
+            return Err(corrupt(&self.dir, "records are missing"));
+        }
+        if acknowledged > index {
+            let what = format!("it ends at write {index}, and write {acknowledged} was acknowledged");
+            return Err(corrupt(&self.dir, &what));
+        }
+        tables.index = index;
+        Ok(tables)
+    }
+
+    fn summary(&self, value: &[u8]) -> Result<Summary> {
+        let body = codec::unseal(SUMMARY, value).map(|(_, body)| body);
+        let summary: Option<Summary> = body.and_then(|body| serde_json::from_slice(body).ok());
+        match summary {
+            None => Err(corrupt(&self.dir, "the digest of its summary is wrong")),
+            Some(summary) if summary.version > VERSION => Err(EngineError::Storage(format!(
+                "{} was written by a newer version of this program (format {}, this one knows {VERSION}): run that one",
+                self.dir.display(),
+                summary.version
+            ))),
+            Some(summary) => Ok(summary),
+        }
+    }
+
+    fn take_in(&mut self, tables: &mut Tables, (name, bytes, pieces): (Vec<u8>, Vec<u8>, u16)) -> Result<()> {
+        let wrong = || corrupt(&self.dir, "the digest of a record is wrong");
+        let (digest, body) = codec::unseal(&name, &bytes).ok_or_else(wrong)?;
+        let row = decode(&name, body).ok_or_else(wrong)?;
+        tables.put(row);
+        self.fold ^= digest;
+        self.written.insert(name, Written { digest, pieces });
+        Ok(())
+    }
+
+    /// The index that was last acknowledged, as far as the mark is readable.
+    fn acknowledged(&self) -> u64 {
+        let mut mark = [0; 8 + DIGEST];
+        if self.mark.read_exact_at(&mut mark, 0).is_err() {
+            return 0;
+        }
+        let (digest, index) = mark.split_at(DIGEST);
+        let body = index.try_into().map(u64::from_be_bytes).unwrap_or(0);
+        if codec::digest(b"mark", index).to_be_bytes() == digest { body } else { 0 }
+    }
+
+    /// Puts changes on the disk; they are there for good when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`EngineError::Storage`]; what is on the disk is then unknown until it is opened again.
+    pub(crate) fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, index: u64) -> Result<()> {
+        let written = silenced(|| catch_unwind(AssertUnwindSafe(|| self.commit(changes, index))));
+        written.unwrap_or_else(|_| Err(corrupt(&self.dir, "writing to it failed in the middle")))
+    }
+
+    fn commit<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, index: u64) -> Result<()> {
+        let mut batch = sled::Batch::default();
+        for change in changes {
+            self.add(&mut batch, change);
+        }
+        let rows = self.written.len() as u64;
+        let summary = Summary { version: VERSION, index, rows, fold: self.fold };
+        let body = serde_json::to_vec(&summary).map_err(|error| corrupt(&self.dir, &error.to_string()))?;
+        batch.insert(SUMMARY, codec::seal(SUMMARY, &body).1);
+        let failed = |error: sled::Error| EngineError::Storage(format!("{}: {error}", self.dir.display()));
+        self.db.apply_batch(batch).map_err(failed)?;
+        self.db.flush().map_err(failed)?;
+        self.sync()
+            .map_err(|error| unavailable(&self.dir, &error))
+            .and_then(|()| self.set_mark(index).map_err(|error| unavailable(&self.dir, &error)))
+    }
+
+    fn add(&mut self, batch: &mut sled::Batch, change: &Change) {
+        let name = codec::name(&change.key);
+        let piece_key = |piece: u16| [name.as_slice(), &piece.to_be_bytes()].concat();
+        let before = self.written.remove(&name);
+        self.fold ^= before.map_or(0, |it| it.digest);
+        let mut pieces = 0;
+        if let Some(row) = &change.after {
+            let (digest, sealed) = codec::seal(&name, &encode(row));
+            for piece in sealed.chunks(PIECE) {
+                batch.insert(piece_key(pieces), piece);
+                pieces += 1;
+            }
+            self.fold ^= digest;
+            self.written.insert(name.clone(), Written { digest, pieces });
+        }
+        for stale in pieces..before.map_or(0, |it| it.pieces) {
+            batch.remove(piece_key(stale));
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Pages that outgrow sled's log go to files of their own, which it does not sync.
+        if let Ok(entries) = std::fs::read_dir(self.dir.join("blobs")) {
+            for entry in entries {
+                File::open(entry?.path())?.sync_all()?;
+            }
+        }
+        self.log.sync_data()
+    }
+
+    /// Notes what is about to be acknowledged. Not synced: it may lag behind the log, never run ahead of it.
+    fn set_mark(&self, index: u64) -> io::Result<()> {
+        let index = index.to_be_bytes();
+        let mark = [codec::digest(b"mark", &index).to_be_bytes(), index].concat();
+        self.mark.write_all_at(&mark, 0)
+    }
+}
+
+/// sled panics on some damage; that is caught and told in our words, so the panic itself need not be printed.
+fn silenced<T>(work: impl FnOnce() -> T) -> T {
+    thread_local!(static SILENT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let of_sled = panic.location().is_some_and(|at| at.file().contains("sled-"));
+            if !SILENT.get() && !of_sled {
+                hook(panic);
+            }
+        }));
+    });
+    SILENT.set(true);
+    let done = work();
+    SILENT.set(false);
+    done
+}
+
+fn corrupt(dir: &Path, what: &str) -> EngineError {
+    let dir = dir.display();
+    EngineError::Storage(format!(
+        "{dir}/db is corrupt: {what}. Nothing was changed. Move {dir} away, start again, and put the newest \
+         backup back with `waypost restore FILE`"
+    ))
+}
+
+fn unavailable(dir: &Path, error: &io::Error) -> EngineError {
+    let dir = dir.display();
+    let text = error.to_string();
+    if text.contains("lock") || error.kind() == io::ErrorKind::WouldBlock {
+        return EngineError::Storage(format!(
+            "{dir} is in use by another process: stop it, or name another data_dir"
+        ));
+    }
+    EngineError::Storage(format!("cannot use {dir}: {text}"))
+}
+
+#[cfg(test)]
+mod tests;

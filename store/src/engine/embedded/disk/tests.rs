@@ -1,0 +1,98 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::engine::{
+    Index, KvEntry,
+    embedded::rows::{Row, RowKey},
+};
+
+fn change(key: &str, value: Vec<u8>, index: u64) -> Change {
+    let entry = KvEntry {
+        key: key.to_owned(),
+        value: Bytes::from(value),
+        flags: 7,
+        create_index: Index(1),
+        modify_index: Index(index),
+        lock_index: 0,
+        session: None,
+    };
+    let after = Some(Row::Kv(Arc::new(entry)));
+    Change { key: RowKey::Kv(key.to_owned()), before: None, after, quiet: false }
+}
+
+fn filled(dir: &Path) {
+    let (mut disk, _) = Disk::open(dir).unwrap();
+    for index in 1..=20 {
+        let change = change(&format!("k{index}"), vec![b'x'; 3_000], index);
+        disk.write([&change].into_iter(), index).unwrap();
+    }
+}
+
+fn damaged(alter: impl FnOnce(&mut Vec<u8>)) -> Result<Tables> {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let mut bytes = std::fs::read(dir.path().join("db")).unwrap();
+    alter(&mut bytes);
+    std::fs::write(dir.path().join("db"), bytes).unwrap();
+    Disk::open(dir.path()).map(|(_, tables)| tables)
+}
+
+#[test]
+fn what_was_written_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let (mut disk, tables) = Disk::open(dir.path()).unwrap();
+    assert_eq!((tables.kv.len(), tables.index), (20, 20));
+    let gone = Change { key: RowKey::Kv("k3".into()), before: None, after: None, quiet: false };
+    let large = change("k4", vec![b'y'; crate::engine::MAX_VALUE], 21);
+    disk.write([&gone, &large].into_iter(), 21).unwrap();
+    let small = change("k4", b"small".to_vec(), 22);
+    disk.write([&small].into_iter(), 22).unwrap();
+    drop(disk);
+    let (_, tables) = Disk::open(dir.path()).unwrap();
+    assert_eq!((tables.kv.len(), tables.index), (19, 22));
+    assert_eq!(tables.kv["k4"].value, "small");
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_noticed() {
+    for part in [0, 1, 2, 3] {
+        let error = damaged(|bytes| bytes.truncate(bytes.len() * part / 4)).unwrap_err().to_string();
+        assert!(error.contains("db is corrupt") && error.contains("waypost restore"), "{part}: {error}");
+    }
+}
+
+#[test]
+fn damage_is_noticed_or_did_none() {
+    for seed in 0..30_usize {
+        let outcome = damaged(|bytes| {
+            let from = seed * 997 % bytes.len();
+            for byte in bytes.iter_mut().skip(from).take(40) {
+                *byte ^= 0x5a;
+            }
+        });
+        match outcome {
+            Ok(tables) => {
+                assert_eq!((tables.kv.len(), tables.index), (20, 20), "seed {seed}");
+                assert!(tables.kv.values().all(|entry| entry.value == vec![b'x'; 3_000]));
+            }
+            Err(EngineError::Storage(error)) => assert!(error.contains("waypost restore"), "{error}"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let db = sled::open(dir.path()).unwrap();
+    let newer = br#"{"version":2,"index":20,"rows":20,"fold":0}"#;
+    db.insert(SUMMARY, codec::seal(SUMMARY, newer).1).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let error = Disk::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("newer version"), "{error}");
+}
