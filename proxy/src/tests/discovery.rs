@@ -16,7 +16,7 @@ async fn an_unreachable_or_suspicious_registry_drops_nobody() {
         Standing::Suspicious { reason: "dropped to 0".into(), index: Index(9), count: 0 },
         Standing::Present,
     ] {
-        world.discover_as("web", &[web.endpoint.clone()], standing.clone());
+        world.discover_as("web", std::slice::from_ref(&web.endpoint), standing.clone());
         for _ in 0..3 {
             assert_eq!(world.get("/").await, (200, "web-1".into()), "{standing:?}");
         }
@@ -62,4 +62,15 @@ async fn an_instance_that_left_the_registry_finishes_what_it_has() {
     assert_eq!(world.get("/").await.0, 503);
     web.release.notify_one();
     assert_eq!(client.answer().await.text(), "web-1");
+}
+
+#[tokio::test]
+async fn only_services_with_a_route_are_followed() {
+    let mut routed = crate::testing::sources();
+    let world = World::start_with(alone(|_| {}), routed.clone(), &[]).await;
+    let followed = || world.publisher.handle().services_in_use().borrow().iter().cloned().collect::<Vec<_>>();
+    assert_eq!(followed(), ["shop", "web"]);
+    routed.routes.truncate(1);
+    world.publisher.publish_snapshot(crate::testing::snapshot(routed));
+    crate::testing::eventually("the other is let go", || followed() == ["web"]).await;
 }

@@ -37,7 +37,7 @@ async fn answered_by(world: &World, expected: &str) {
 #[tokio::test]
 async fn a_receipt_is_sent_once_when_the_last_request_is_over() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
-    let mut world = World::start(config(), &[web.endpoint.clone()]).await;
+    let mut world = World::start(config(), std::slice::from_ref(&web.endpoint)).await;
     let mut idle = world.client().await;
     let mut slow = world.client().await;
     slow.send(HELD).await;
@@ -132,6 +132,24 @@ async fn registering_again_changes_nothing() {
     assert_eq!((web.accepted(), moved.accepted()), (0, 0));
     world.drains(6, &[]);
     while world.get("/").await.1 != "web-1" {}
+}
+
+#[tokio::test]
+async fn a_connection_made_under_an_older_registration_is_closed_too() {
+    let web = Instance::new("web-1").await;
+    let mut world = World::of(&[&web]).await;
+    assert_eq!(world.get("/").await.0, 200);
+    let mut named = web.endpoint.clone();
+    (named.id, named.address) = ("named".into(), "localhost".into());
+    world.discover("web", std::slice::from_ref(&named));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while world.get("/").await.0 != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "localhost is resolved");
+    }
+    assert_eq!((web.accepted(), web.open()), (1, 1), "its connection serves on under the new name");
+    world.drains(3, &[drain("d1", named, Phase::Draining)]);
+    receipt(&mut world).await;
+    eventually("its connection is closed", || web.open() == 0).await;
 }
 
 #[tokio::test]

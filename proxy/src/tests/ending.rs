@@ -28,7 +28,7 @@ async fn ended(world: &mut World) {
 #[tokio::test]
 async fn lameduck_then_no_new_connection_then_the_last_answer() {
     let web = Instance::new("web-1").await;
-    let mut world = World::start(ending(400, 5_000), &[web.endpoint.clone()]).await;
+    let mut world = World::start(ending(400, 5_000), std::slice::from_ref(&web.endpoint)).await;
     let (mut slow, mut kept, mut idle) = (world.client().await, world.client().await, world.client().await);
     slow.send(HELD).await;
     eventually("the slow request is under way", || web.count() == 1).await;
@@ -61,7 +61,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
 #[tokio::test]
 async fn the_deadline_cuts_off_what_does_not_end() {
     let web = Instance::new("web-1").await;
-    let mut world = World::start(ending(0, 300), &[web.endpoint.clone()]).await;
+    let mut world = World::start(ending(0, 300), std::slice::from_ref(&web.endpoint)).await;
     let mut slow = world.client().await;
     slow.send(HELD).await;
     eventually("the slow request is under way", || web.count() == 1).await;
@@ -76,7 +76,7 @@ async fn the_deadline_cuts_off_what_does_not_end() {
 #[tokio::test]
 async fn a_request_that_is_being_sent_when_it_closes_is_answered() {
     let web = Instance::new("web-1").await;
-    let mut world = World::start(ending(100, 5_000), &[web.endpoint.clone()]).await;
+    let mut world = World::start(ending(100, 5_000), std::slice::from_ref(&web.endpoint)).await;
     let mut client = world.client().await;
     client.send("POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 10\r\n\r\nhello").await;
     eventually("it is being forwarded", || world.metrics().in_flight.get() == 1).await;
@@ -90,7 +90,7 @@ async fn a_request_that_is_being_sent_when_it_closes_is_answered() {
 #[tokio::test]
 async fn a_gateway_that_is_dropped_leaves_its_port() {
     let web = Instance::new("web-1").await;
-    let world = World::start(ending(0, 100), &[web.endpoint.clone()]).await;
+    let world = World::start(ending(0, 100), std::slice::from_ref(&web.endpoint)).await;
     let address = world.address();
     assert_eq!(world.get("/").await.0, 200);
     world.running.abort();

@@ -33,6 +33,9 @@ async fn any_request_that_was_not_sent_goes_to_another() {
         assert_eq!(client.ask(&ask("DELETE", "/", "")).await.text(), "good");
     }
     assert!(world.metrics().retries.get() > 0);
+    assert!(
+        good.taken.lock().unwrap().iter().filter(|it| it.head.method == "POST").all(|it| it.body == "hello")
+    );
     assert_eq!((good.count(), world.metrics().lost_answers.get()), (60, 0));
 }
 
@@ -128,11 +131,11 @@ async fn a_silent_instance_is_a_504_and_no_retry() {
     let (silent, _heard) = super::instances::listening("silent").await;
     let good = Instance::new("good").await;
     let config = alone(|limits| limits.response_timeout = Duration::from_millis(100));
-    let world = World::start(config, &[silent.endpoint.clone()]).await;
+    let world = World::start(config, std::slice::from_ref(&silent.endpoint)).await;
     let mut client = world.client().await;
     assert_eq!(client.ask(&ask("GET", "/", "")).await.status, 504);
     assert_eq!(client.ask(&ask("POST", "/", "hello")).await.status, 504);
-    world.discover("web", &[good.endpoint.clone()]);
+    world.discover("web", std::slice::from_ref(&good.endpoint));
     assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "good");
     eventually("the silent one's connections are closed", || silent.open() == 0).await;
 }
