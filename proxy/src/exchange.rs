@@ -80,6 +80,11 @@ impl Exchange {
         if !terms.fresh {
             exchange.link = worker.take_idle(picked.address);
         }
+        if let Some(link) = &mut exchange.link {
+            // The address may have been registered anew, under another id or as a host name, since it was made;
+            // a drain finds a connection by whom it served last.
+            link.instance = Arc::clone(&instance);
+        }
         if exchange.link.is_some() {
             match exchange.send(request, terms.progress).await {
                 // The idle connection had ended; nothing was written to it.

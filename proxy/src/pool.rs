@@ -15,7 +15,7 @@ pub(crate) struct Link {
     /// Ends when the connection is closed.
     pub(crate) task: JoinHandle<()>,
     pub(crate) address: SocketAddr,
-    /// Whom it was made for.
+    /// Whom it served last, or was made for.
     pub(crate) instance: Arc<Instance>,
 }
 

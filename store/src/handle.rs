@@ -217,10 +217,14 @@ impl Handle {
     /// lease counts anew.
     pub async fn reread_drains(&self, patience: Duration) {
         let (done, answered) = oneshot::channel();
-        if self.shared.requests.send(Request::RereadDrains(done)).await.is_ok() {
-            // Either outcome ends in serving the last good picture: the engine may be down for days.
-            let _ = tokio::time::timeout(patience, answered).await;
-        }
+        let asking = async {
+            if self.shared.requests.send(Request::RereadDrains(done)).await.is_ok() {
+                let _ = answered.await;
+            }
+        };
+        // Either outcome ends in serving the last good picture: the engine may be down for days, and even
+        // asking takes as long as the follower is behind with its requests.
+        let _ = tokio::time::timeout(patience, asking).await;
         self.renew_lease();
     }
 
@@ -272,5 +276,29 @@ impl Publisher {
     /// A heartbeat of this node reached its engine.
     pub fn beat(&self) {
         self.handle().renew_lease();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{drain::DrainId, engine::Index};
+
+    #[tokio::test(start_paused = true)]
+    async fn rereading_ends_in_time_also_when_the_follower_takes_no_requests() {
+        let (handle, _publisher) = channel(Clock::default(), Duration::from_secs(60));
+        let receipt = || Receipt {
+            drain: DrainId("d".into()),
+            gateway: "gw-1".into(),
+            boot: "b".into(),
+            index: Index(1),
+            at: Moment::default(),
+        };
+        while handle.send_receipt(receipt()) {}
+        let began = Instant::now();
+        let reread = handle.reread_drains(Duration::from_secs(1));
+        tokio::time::timeout(Duration::from_secs(60), reread).await.expect("it is not waited for");
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert!(!handle.lease_lapsed());
     }
 }

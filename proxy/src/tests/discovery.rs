@@ -1,49 +1,76 @@
-//! What the registry says, and what is believed while it says nothing.
+//! Removal needs positive proof: what the gateway does while the registry is away or strange.
 
-use store::discovery::Standing;
+use store::{discovery::Standing, engine::Index};
 
-use super::{instances::Instance, world::World};
-use crate::testing::eventually;
+use super::{
+    instances::Instance,
+    world::{World, alone},
+};
 
 #[tokio::test]
-async fn an_outage_of_the_registry_drops_nobody() {
+async fn an_unreachable_or_suspicious_registry_drops_nobody() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
-    let known = [web.endpoint.clone()];
     for standing in [
         Standing::Unreachable { reason: "connection refused".into() },
-        Standing::Suspicious { reason: "a drop to zero".into(), index: store::engine::Index(9), count: 0 },
+        Standing::Suspicious { reason: "dropped to 0".into(), index: Index(9), count: 0 },
+        Standing::Present,
     ] {
-        world.discover_as("web", &known, standing.clone());
-        assert_eq!(world.get("/").await, (200, "web-1".into()), "{standing:?}");
+        world.discover_as("web", std::slice::from_ref(&web.endpoint), standing.clone());
+        for _ in 0..3 {
+            assert_eq!(world.get("/").await, (200, "web-1".into()), "{standing:?}");
+        }
     }
-    assert!(world.proxy.unready().is_none());
+    world.discover("web", &[]);
+    assert_eq!(world.get("/").await.0, 503, "gone is gone");
 }
 
 #[tokio::test]
-async fn an_instance_may_be_registered_by_name() {
+async fn an_instance_may_be_registered_by_host_name() {
     let web = Instance::new("web-1").await;
     let mut named = web.endpoint.clone();
     named.address = "localhost".into();
-    let world = World::start(super::world::config(), &[named]).await;
+    let world = World::start(alone(|_| {}), &[named]).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     let mut answer = world.get("/").await;
-    for _ in 0..500 {
-        if answer.0 == 200 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    while answer.0 != 200 && tokio::time::Instant::now() < deadline {
+        // 503 until the name is resolved; 502 where it is, to an address at which nobody listens.
         answer = world.get("/").await;
     }
     assert_eq!(answer, (200, "web-1".into()));
 }
 
 #[tokio::test]
+async fn a_name_that_is_not_resolved_yet_is_nobody() {
+    let web = Instance::new("web-1").await;
+    let mut named = web.endpoint.clone();
+    (named.id, named.address) = ("named".into(), "nowhere.invalid".into());
+    let world = World::start(alone(|_| {}), &[named, web.endpoint.clone()]).await;
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await, (200, "web-1".into()));
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_left_the_registry_finishes_what_it_has() {
+    let web = Instance::new("web-1").await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    crate::testing::eventually("the request is under way", || web.count() == 1).await;
+    world.discover("web", &[]);
+    assert_eq!(world.get("/").await.0, 503);
+    web.release.notify_one();
+    assert_eq!(client.answer().await.text(), "web-1");
+}
+
+#[tokio::test]
 async fn only_services_with_a_route_are_followed() {
-    let world = World::start(super::world::config(), &[]).await;
-    eventually("the services of the routes", || {
-        let in_use = world.publisher.handle().services_in_use();
-        let names: Vec<String> = in_use.borrow().iter().cloned().collect();
-        names == ["shop", "web"]
-    })
-    .await;
+    let mut routed = crate::testing::sources();
+    let world = World::start_with(alone(|_| {}), routed.clone(), &[]).await;
+    let followed = || world.publisher.handle().services_in_use().borrow().iter().cloned().collect::<Vec<_>>();
+    assert_eq!(followed(), ["shop", "web"]);
+    routed.routes.truncate(1);
+    world.publisher.publish_snapshot(crate::testing::snapshot(routed));
+    crate::testing::eventually("the other is let go", || followed() == ["web"]).await;
 }

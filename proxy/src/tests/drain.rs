@@ -1,99 +1,224 @@
-//! Drains: no worker picks the instance, nothing stays open to it, and only then a receipt.
+//! Drains, from the record to the receipt.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use store::{drain::Phase, engine::Index, handle::Request, model::Moment};
+use store::{
+    drain::{Drain, Phase, Receipt},
+    engine::Index,
+    handle::Request,
+};
 
 use super::{
     instances::Instance,
-    world::{World, config},
+    world::{World, alone, config},
 };
 use crate::testing::{drain, eventually, snapshot, sources};
 
-#[tokio::test]
-async fn a_receipt_proves_that_nothing_more_comes() {
-    let (leaver, stays) = (Instance::new("leaver").await, Instance::new("stays").await);
-    let web = [leaver.endpoint.clone(), stays.endpoint.clone()];
-    let mut world = World::start(config(), &web).await;
-    // Something is under way to it, and connections to it lie idle.
-    let mut held = world.client().await;
-    while leaver.count() == 0 || !leaver.taken.lock().unwrap().iter().any(|it| it.head.uri.path() == "/held")
-    {
-        held = world.client().await;
-        held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-        eventually("it is taken", || leaver.count() + stays.count() > 0).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        stays.release.notify_one();
-        assert_eq!(world.get("/").await.0, 200);
+const HELD: &str = "GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
+
+fn record(instance: &Instance, phase: Phase) -> Arc<Drain> {
+    drain("d1", instance.endpoint.clone(), phase)
+}
+
+async fn receipt(world: &mut World) -> Receipt {
+    match world.request().await {
+        Request::Receipt(receipt) => receipt,
+        other => panic!("not a receipt: {other:?}"),
     }
-    world.drains(41, &[drain("d1", leaver.endpoint.clone(), Phase::Draining)]);
-    let before = leaver.count();
-    for _ in 0..50 {
-        assert_eq!(world.get("/").await, (200, "stays".into()));
-    }
-    assert_eq!(leaver.count(), before, "it was picked although it is drained");
-    assert!(world.asked_nothing(), "a receipt while a request is under way");
-    leaver.release.notify_one();
-    assert_eq!(held.answer().await.status, 200);
-    let Request::Receipt(receipt) = world.request().await else { panic!("a receipt") };
-    assert_eq!(
-        (receipt.drain.0.as_str(), receipt.gateway.as_str(), receipt.index),
-        ("d1", "gw-1", Index(41))
-    );
-    assert_eq!(receipt.boot, "boot-1");
-    eventually("idle connections are closed", || leaver.open() == 0).await;
-    // It registers itself again, as anti-entropy does: it still gets nothing, and no second receipt is sent.
-    let mut again = leaver.endpoint.clone();
-    again.create_index = Index(99);
-    world.discover("web", &[again, stays.endpoint.clone()]);
-    for _ in 0..50 {
-        assert_eq!(world.get("/").await, (200, "stays".into()));
-    }
-    assert!(world.asked_nothing());
-    // Called off: it is picked again.
-    world.drains(42, &[drain("d1", leaver.endpoint.clone(), Phase::Cancelled)]);
-    let mut answer = world.get("/").await;
-    while answer.1 != "leaver" {
-        assert_eq!(answer.0, 200);
-        answer = world.get("/").await;
+}
+
+/// All of several requests are answered by `expected`.
+async fn answered_by(world: &World, expected: &str) {
+    for _ in 0..12 {
+        assert_eq!(world.get("/").await, (200, expected.to_owned()));
     }
 }
 
 #[tokio::test]
-async fn an_instance_nobody_used_is_proved_at_once() {
-    let (leaver, stays) = (Instance::new("leaver").await, Instance::new("stays").await);
-    let mut world = World::start(config(), &[leaver.endpoint.clone(), stays.endpoint.clone()]).await;
-    world.drains(7, &[drain("d2", leaver.endpoint.clone(), Phase::Draining)]);
-    let Request::Receipt(receipt) = world.request().await else { panic!("a receipt") };
-    assert_eq!((receipt.drain.0.as_str(), receipt.index), ("d2", Index(7)));
-    assert!(receipt.at > Moment(0));
+async fn a_receipt_is_sent_once_when_the_last_request_is_over() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::start(config(), std::slice::from_ref(&web.endpoint)).await;
+    let mut idle = world.client().await;
+    let mut slow = world.client().await;
+    slow.send(HELD).await;
+    eventually("the slow request is under way", || web.count() == 1).await;
+    assert_eq!(idle.get("web.example.com", "/").await.status, 200);
+    assert_eq!(web.open(), 2, "one connection is in use, one is idle");
+
+    world.discover("web", &[web.endpoint.clone(), other.endpoint.clone()]);
+    world.drains(7, &[record(&web, Phase::Draining)]);
+    eventually("the idle connection is closed", || web.open() == 1).await;
+    answered_by(&world, "web-2").await;
+    assert_eq!(idle.get("web.example.com", "/").await.text(), "web-2");
+    assert_eq!(web.count(), 2);
+    assert!(world.proxy.status().instances.iter().any(|it| it.id == "web-1" && it.shut && it.in_flight == 1));
+    assert!(world.asked_nothing(), "no receipt while a request is under way");
+
+    web.release.notify_one();
+    assert_eq!(slow.answer().await.text(), "web-1", "the slow request is finished in peace");
+    let receipt = receipt(&mut world).await;
+    assert_eq!((receipt.drain.0.as_str(), receipt.index), ("d1", Index(7)));
+    assert_eq!((receipt.gateway.as_str(), receipt.boot.as_str()), ("gw-1", "boot-1"));
+    eventually("its last connection is closed", || web.open() == 0).await;
+
+    // The record goes on through its phases, under newer indexes; the proof stands.
+    world.drains(9, &[record(&web, Phase::Deregistering)]);
+    world.drains(11, &[record(&web, Phase::Calling)]);
+    answered_by(&world, "web-2").await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(world.asked_nothing(), "exactly one receipt");
+    assert_eq!((web.count(), world.metrics().receipts.get()), (2, 1));
 }
 
 #[tokio::test]
-async fn a_gateway_whose_lease_lapsed_reads_the_drains_before_it_picks() {
+async fn an_unused_instance_is_proved_at_once() {
     let web = Instance::new("web-1").await;
-    let mut config = config();
-    config.workers = 1;
-    config.limits.lease_patience = Duration::from_millis(200);
-    let mut world = World::ignorant(config, Duration::from_millis(50));
+    let mut world = World::of(&[&web]).await;
+    world.drains(3, &[record(&web, Phase::Draining)]);
+    assert_eq!(receipt(&mut world).await.index, Index(3));
+    assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
+    assert_eq!(web.accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_long_body_counts_until_its_last_byte() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    client
+        .send(
+            "PUT /echo HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        )
+        .await;
+    eventually("the upload is under way", || web.open() == 1).await;
+    world.discover("web", &[web.endpoint.clone(), other.endpoint.clone()]);
+    world.drains(5, &[record(&web, Phase::Draining)]);
+    answered_by(&world, "web-2").await;
+    assert!(world.asked_nothing());
+    client.send("0\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "hello");
+    assert_eq!(receipt(&mut world).await.index, Index(5));
+}
+
+#[tokio::test]
+async fn a_cancelled_drain_gives_the_instance_back() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web, &other]).await;
+    world.drains(3, &[record(&web, Phase::Draining)]);
+    receipt(&mut world).await;
+    answered_by(&world, "web-2").await;
+    world.drains(4, &[record(&web, Phase::Cancelled)]);
+    while world.get("/").await.1 != "web-1" {}
+    assert!(world.asked_nothing());
+}
+
+#[tokio::test]
+async fn registering_again_changes_nothing() {
+    let (web, moved, other) =
+        (Instance::new("web-1").await, Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web, &other]).await;
+    world.drains(3, &[record(&web, Phase::Draining)]);
+    receipt(&mut world).await;
+    // Under its id at another address, and at its address under another id.
+    let mut renamed = web.endpoint.clone();
+    renamed.id = "web-9".into();
+    world.discover("web", &[moved.endpoint.clone(), renamed, other.endpoint.clone()]);
+    answered_by(&world, "web-2").await;
+    // Also after the drain is done, for as long as a finished drain lingers.
+    let mut done = Drain::clone(&record(&web, Phase::Done));
+    done.since = world.publisher.handle().now();
+    world.drains(5, &[Arc::new(done)]);
+    answered_by(&world, "web-2").await;
+    assert_eq!((web.accepted(), moved.accepted()), (0, 0));
+    world.drains(6, &[]);
+    while world.get("/").await.1 != "web-1" {}
+}
+
+#[tokio::test]
+async fn a_connection_made_under_an_older_registration_is_closed_too() {
+    let web = Instance::new("web-1").await;
+    let mut world = World::of(&[&web]).await;
+    assert_eq!(world.get("/").await.0, 200);
+    let mut named = web.endpoint.clone();
+    (named.id, named.address) = ("named".into(), "localhost".into());
+    world.discover("web", std::slice::from_ref(&named));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while world.get("/").await.0 != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "localhost is resolved");
+    }
+    assert_eq!((web.accepted(), web.open()), (1, 1), "its connection serves on under the new name");
+    world.drains(3, &[drain("d1", named, Phase::Draining)]);
+    receipt(&mut world).await;
+    eventually("its connection is closed", || web.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_finished_drain_stops_lingering_by_itself() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let world = World::of(&[&web, &other]).await;
+    let mut done = Drain::clone(&record(&web, Phase::Done));
+    let now = world.publisher.handle().now();
+    done.since = store::model::Moment(now.0 - store::drain::LINGER.as_millis() as u64 + 500);
+    world.drains(5, &[Arc::new(done)]);
+    answered_by(&world, "web-2").await;
+    let mut back = false;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !back && tokio::time::Instant::now() < deadline {
+        back = world.get("/").await.1 == "web-1";
+    }
+    assert!(back);
+}
+
+async fn with_lease(lease: Duration, instances: &[&Instance]) -> World {
+    let world = World::ignorant(alone(|limits| limits.lease_patience = Duration::from_millis(400)), lease);
     world.publisher.publish_snapshot(snapshot(sources()));
-    world.discover("web", std::slice::from_ref(&web.endpoint));
+    let web: Vec<_> = instances.iter().map(|it| it.endpoint.clone()).collect();
+    world.discover("web", &web);
     world.discover("shop", &[]);
     world.ready().await;
-    tokio::time::sleep(Duration::from_millis(80)).await;
-    let address = world.address();
-    let asked = tokio::spawn(async move {
-        super::client::Client::connect(address).await.get("web.example.com", "/").await.status
-    });
-    let Request::RereadDrains(done) = world.request().await else { panic!("the drains are asked for") };
-    assert_eq!(web.count(), 0, "nobody is picked before they were read");
-    world.drains(9, &[drain("d3", web.endpoint.clone(), Phase::Draining)]);
+    world
+}
+
+#[tokio::test]
+async fn a_gateway_whose_lease_ran_out_reads_the_drains_before_it_picks() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = with_lease(Duration::from_millis(500), &[&web, &other]).await;
+    eventually("the lease ran out", || world.publisher.handle().lease_lapsed()).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    let Request::RereadDrains(done) = world.request().await else { panic!("not a rereading") };
+    assert_eq!(web.accepted() + other.accepted(), 0, "nothing is sent before");
+    world.drains(3, &[record(&web, Phase::Draining)]);
     done.send(()).unwrap();
-    assert_eq!(asked.await.unwrap(), 503, "its only instance is being drained");
-    assert_eq!(web.count(), 0);
-    // And when nobody can tell, it serves with what it has after its patience.
-    world.drains(10, &[drain("d3", web.endpoint.clone(), Phase::Cancelled)]);
-    tokio::time::sleep(Duration::from_millis(80)).await;
-    let served = world.get("/").await;
-    assert_eq!(served, (200, "web-1".into()));
+    assert_eq!(client.answer().await.text(), "web-2");
+    assert_eq!(web.accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_dead_engine_delays_the_first_request_and_no_other() {
+    let web = Instance::new("web-1").await;
+    let mut world = with_lease(Duration::from_millis(1_500), &[&web]).await;
+    eventually("the lease ran out", || world.publisher.handle().lease_lapsed()).await;
+    let asked = tokio::time::Instant::now();
+    let (first, second) = tokio::join!(world.get("/"), world.get("/"));
+    assert_eq!((first.0, second.0), (200, 200), "its last good picture is served");
+    let waited = asked.elapsed();
+    assert!((350..1_300).contains(&waited.as_millis()), "{waited:?}");
+    assert_eq!(world.get("/").await.0, 200);
+    assert!(matches!(world.request().await, Request::RereadDrains(_)));
+    assert!(world.asked_nothing(), "one rereading for all of them");
+    assert_eq!(world.metrics().lease_lapses.get(), 1);
+}
+
+#[tokio::test]
+async fn a_beating_gateway_reads_nothing_again() {
+    let web = Instance::new("web-1").await;
+    let mut world = with_lease(Duration::from_millis(400), &[&web]).await;
+    world.publisher.beat();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.publisher.beat();
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    assert!(world.asked_nothing());
 }

@@ -1,52 +1,99 @@
-//! The end of a gateway: `/readyz` first, then the door, then what is under way.
+//! The end of a gateway, in order.
 
 use std::time::Duration;
 
+use tokio::{net::TcpStream, time::Instant};
+
 use super::{
     instances::Instance,
-    world::{World, config},
+    world::{World, alone},
 };
-use crate::{Phase, testing::eventually};
+use crate::{Config, Phase, testing::eventually};
 
-#[tokio::test]
-async fn it_ends_in_order_and_fails_nothing() {
-    let web = Instance::new("web-1").await;
-    let mut settings = config();
-    settings.lameduck = Duration::from_millis(300);
-    let mut world = World::start(settings, std::slice::from_ref(&web.endpoint)).await;
-    let mut held = world.client().await;
-    held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    eventually("it is under way", || web.count() == 1).await;
-    let mut idle = world.client().await;
-    assert_eq!(idle.get("web.example.com", "/").await.status, 200);
-    world.proxy.shut_down();
-    // Lameduck: it says that it is leaving, and serves on.
-    let ready = idle.get("127.0.0.1", "/readyz").await;
-    assert_eq!((ready.status, world.proxy.status().phase), (503, Phase::Lameduck));
-    assert_eq!(world.get("/").await.0, 200);
-    let address = world.address();
-    let closed = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err();
-    eventually("the door is shut", closed).await;
-    assert!(idle.is_closed().await, "an idle connection is not kept");
-    web.release.notify_one();
-    let answer = held.answer().await;
-    assert_eq!((answer.status, answer.text().as_str()), (200, "web-1"));
-    assert_eq!(answer.field("connection"), Some("close"));
-    let ended = tokio::time::timeout(Duration::from_secs(10), &mut world.running).await;
-    ended.unwrap().unwrap().unwrap();
+const HELD: &str = "GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
+
+fn ending(lameduck: u64, deadline: u64) -> Config {
+    Config {
+        lameduck: Duration::from_millis(lameduck),
+        shutdown_deadline: Duration::from_millis(deadline),
+        ..alone(|_| {})
+    }
+}
+
+async fn ended(world: &mut World) {
+    let ended = tokio::time::timeout(Duration::from_secs(5), &mut world.running).await;
+    ended.expect("the gateway ends").unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_takes_too_long_is_cut_off() {
+async fn lameduck_then_no_new_connection_then_the_last_answer() {
     let web = Instance::new("web-1").await;
-    let mut settings = config();
-    settings.shutdown_deadline = Duration::from_millis(200);
-    let mut world = World::start(settings, std::slice::from_ref(&web.endpoint)).await;
-    let mut held = world.client().await;
-    held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    eventually("it is under way", || web.count() == 1).await;
+    let mut world = World::start(ending(400, 5_000), std::slice::from_ref(&web.endpoint)).await;
+    let (mut slow, mut kept, mut idle) = (world.client().await, world.client().await, world.client().await);
+    slow.send(HELD).await;
+    eventually("the slow request is under way", || web.count() == 1).await;
+    assert_eq!(idle.get("web.example.com", "/").await.status, 200);
+
+    let asked = Instant::now();
     world.proxy.shut_down();
-    assert!(held.answer_to(false).await.is_err());
-    let ended = tokio::time::timeout(Duration::from_secs(10), &mut world.running).await;
-    ended.unwrap().unwrap().unwrap();
+    world.proxy.shut_down();
+    assert_eq!(world.proxy.unready(), Some("shutting down"));
+    let readiness = kept.get("127.0.0.1", "/readyz").await;
+    assert_eq!((readiness.status, readiness.text().as_str()), (503, "shutting down\n"));
+    assert_eq!(world.get("/").await.0, 200, "a lame duck still serves, on new connections too");
+
+    eventually("it closes", || world.proxy.status().phase == Phase::Closing).await;
+    assert!(asked.elapsed() >= Duration::from_millis(400));
+    assert!(idle.is_closed().await && kept.is_closed().await);
+    let address = world.address();
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("new connections are refused");
+    assert!(!world.running.is_finished(), "a request is still under way");
+
+    web.release.notify_one();
+    let answer = slow.answer().await;
+    assert_eq!((answer.text().as_str(), answer.field("connection")), ("web-1", Some("close")));
+    assert!(slow.is_closed().await);
+    ended(&mut world).await;
+    eventually("its connections to instances are closed", || web.open() == 0).await;
+}
+
+#[tokio::test]
+async fn the_deadline_cuts_off_what_does_not_end() {
+    let web = Instance::new("web-1").await;
+    let mut world = World::start(ending(0, 300), std::slice::from_ref(&web.endpoint)).await;
+    let mut slow = world.client().await;
+    slow.send(HELD).await;
+    eventually("the slow request is under way", || web.count() == 1).await;
+    let asked = Instant::now();
+    world.proxy.shut_down();
+    ended(&mut world).await;
+    assert!((300..2_500).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!(slow.answer_to(false).await.is_err());
+    assert_eq!(world.proxy.status().in_flight, 0);
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_sent_when_it_closes_is_answered() {
+    let web = Instance::new("web-1").await;
+    let mut world = World::start(ending(100, 5_000), std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 10\r\n\r\nhello").await;
+    eventually("it is being forwarded", || world.metrics().in_flight.get() == 1).await;
+    world.proxy.shut_down();
+    eventually("it closes", || world.proxy.status().phase == Phase::Closing).await;
+    client.send("world").await;
+    assert_eq!(client.answer().await.text(), "helloworld");
+    ended(&mut world).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_dropped_leaves_its_port() {
+    let web = Instance::new("web-1").await;
+    let world = World::start(ending(0, 100), std::slice::from_ref(&web.endpoint)).await;
+    let address = world.address();
+    assert_eq!(world.get("/").await.0, 200);
+    world.running.abort();
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("new connections are refused");
 }

@@ -1,105 +1,223 @@
-//! What the gateway does not forward: requests that two readers could read in two ways.
+//! What is not forwarded: ambiguous requests, halves of requests, halves of answers.
+
+use tokio::io::AsyncWriteExt;
 
 use super::{
-    instances::{Instance, listening},
-    world::World,
+    instances::{Instance, listening, read_head},
+    world::{World, alone},
 };
+use crate::testing::eventually;
 
-/// Heads and beginnings of bodies, and what is wrong with each.
-const AMBIGUOUS: &[(&str, &str)] = &[
-    (
-        "two lengths",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-    ),
-    (
-        "one length twice",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-    ),
-    ("a list of lengths", "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 3, 3\r\n\r\nabc"),
-    ("a signed length", "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: +3\r\n\r\nabc"),
-    (
-        "a length and chunks",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "another coding",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "a coding twice",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-    ),
-    (
-        "chunks in 1.0",
-        "POST / HTTP/1.0\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ),
-    ("a folded field", "GET / HTTP/1.1\r\nHost: web.example.com\r\nX-A: 1\r\n 2\r\n\r\n"),
-    ("a space before the colon", "GET / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length : 3\r\n\r\n"),
-    ("bare line feeds", "GET / HTTP/1.1\nHost: web.example.com\n\n"),
-    ("a NUL", "GET / HTTP/1.1\r\nHost: web.example.com\r\nX-A: a\0b\r\n\r\n"),
-    ("no host", "GET / HTTP/1.1\r\n\r\n"),
-    ("two hosts", "GET / HTTP/1.1\r\nHost: web.example.com\r\nHost: shop.example.com\r\n\r\n"),
-    (
-        "no number of a chunk",
-        "POST / HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n\r\n",
-    ),
-];
+/// Sends a request in one piece and reads what becomes of it: the status, and that the connection is closed
+/// with a tail that would have been the next request.
+async fn refused(world: &World, request: &str) -> u16 {
+    let mut client = world.client().await;
+    client.send(format!("{request}GET /smuggled HTTP/1.1\r\nHost: web.example.com\r\n\r\n")).await;
+    let status = client.answer().await.status;
+    assert!(client.is_closed().await, "{request:?}");
+    status
+}
 
 #[tokio::test]
-async fn ambiguous_requests_are_answered_with_400_and_reach_nobody() {
-    for (what, request) in AMBIGUOUS {
-        let (instance, heard) = listening("web-1").await;
-        let world = World::of(&[&instance]).await;
-        let mut client = world.client().await;
-        client.send(request).await;
-        let answer = client.answer().await;
-        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
-        assert!(client.is_closed().await, "{what}: nothing may follow");
-        assert_eq!((instance.accepted(), heard.lock().unwrap().len()), (0, 0), "{what}");
+async fn ambiguous_requests_are_refused_and_nothing_is_forwarded() {
+    let web = Instance::new("web-1").await;
+    let world = World::of(&[&web]).await;
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for (fields, body) in [
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"),
+        ("Content-Length: 5\r\nContent-Length: 4\r\n", "hello"),
+        ("Content-Length: 5, 5\r\n", "hello"),
+        ("Content-Length: +5\r\n", "hello"),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding: identity\r\n", ""),
+        ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"),
+        ("Transfer-Encoding:\x0bchunked\r\n", "0\r\n\r\n"),
+        (chunked, "z\r\nhello\r\n0\r\n\r\n"),
+        (chunked, "0x5\r\nhello\r\n0\r\n\r\n"),
+        (chunked, "-5\r\nhello\r\n0\r\n\r\n"),
+        (chunked, "5\nhello\r\n0\r\n\r\n"),
+        (chunked, "5\r\nhello0\r\n\r\n"),
+        (chunked, "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("X: a\r\n folded: b\r\n", ""),
+        ("X: a\nY: b\r\n", ""),
+        ("X: a\0b\r\n", ""),
+        ("X: a\rb\r\n", ""),
+        ("X : a\r\n", ""),
+        ("no colon\r\n", ""),
+        ("Host: web.example.com\r\n", ""),
+        ("Host: shop.example.com\r\n", ""),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: web.example.com\r\n{fields}\r\n{body}");
+        assert_eq!(refused(&world, &request).await, 400, "{request:?}");
+    }
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: u@web.example.com\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: web.example.com\r\n\r\n",
+        "GET / HTTP/1.1\nHost: web.example.com\n\n",
+        "POST / HTTP/1.0\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        assert_eq!(refused(&world, request).await, 400, "{request:?}");
+    }
+    assert_eq!((web.count(), web.accepted()), (0, 0), "nothing was forwarded");
+    assert_eq!(world.get("/").await.0, 200);
+}
+
+#[tokio::test]
+async fn requests_before_an_ambiguous_one_are_answered() {
+    let web = Instance::new("web-1").await;
+    let world = World::of(&[&web]).await;
+    let good = "GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
+    let bad = "GET / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+    let mut client = world.client().await;
+    client.send(format!("{good}{good}{bad}x{good}")).await;
+    let statuses = [client.answer().await.status, client.answer().await.status, client.answer().await.status];
+    assert_eq!(statuses, [200, 200, 400]);
+    assert!(client.is_closed().await);
+    assert_eq!((web.count(), world.metrics().refused_requests.get()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_bad_chunk_in_the_middle_of_a_body_is_never_a_whole_request() {
+    let (web, heard) = listening("web-1").await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        .await;
+    eventually("it is being forwarded", || world.metrics().in_flight.get() == 1).await;
+    client.send("zz\r\n0\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 400);
+    assert!(client.is_closed().await);
+    eventually("the instance's connection is closed", || heard.lock().unwrap().len() == 1).await;
+    let heard = heard.lock().unwrap()[0].clone();
+    assert!(heard.starts_with("POST / HTTP/1.1\r\n") && !heard.contains("0\r\n\r\n"), "{heard:?}");
+    assert_eq!((web.accepted(), world.metrics().short_requests.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_ends_early_is_never_whole_for_the_instance() {
+    for (fields, body) in [
+        ("Content-Length: 10\r\n", "hello"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhel"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n"),
+    ] {
+        for half_closed in [true, false] {
+            let (web, heard) = listening("web-1").await;
+            let good = Instance::new("web-2").await;
+            let world = World::of(&[&web]).await;
+            let mut client = world.client().await;
+            client.send(format!("POST / HTTP/1.1\r\nHost: web.example.com\r\n{fields}\r\n{body}")).await;
+            eventually("it is being forwarded", || world.metrics().in_flight.get() == 1).await;
+            world.discover("web", &[web.endpoint.clone(), good.endpoint.clone()]);
+            if half_closed {
+                client.stream.shutdown().await.unwrap();
+            } else {
+                drop(client);
+            }
+            eventually("the instance's connection is closed", || heard.lock().unwrap().len() == 1).await;
+            let heard = heard.lock().unwrap()[0].clone();
+            assert!(!heard.ends_with("0\r\n\r\n"), "{heard:?}");
+            let (_, sent) = heard.split_once("\r\n\r\n").unwrap_or_default();
+            assert!(sent.len() < 10 + 5, "{heard:?}");
+            eventually("nothing is under way", || world.metrics().in_flight.get() == 0).await;
+            assert_eq!((good.count(), web.accepted()), (0, 1), "and it was not sent elsewhere");
+            assert_eq!(world.metrics().ejections.get(), 0, "the instance is not to blame");
+        }
     }
 }
 
 #[tokio::test]
-async fn nothing_behind_a_refused_request_is_read() {
+async fn an_answer_that_ends_early_breaks_the_clients_connection() {
+    let big = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nsome";
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let bad_chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n";
+    for said in [big, chunked, bad_chunk] {
+        for version in ["1.1", "1.0"] {
+            let web = Instance::saying("web-1", said).await;
+            let world = World::of(&[&web]).await;
+            let mut client = world.client().await;
+            client.send(format!("GET / HTTP/{version}\r\nHost: web.example.com\r\n\r\n")).await;
+            let answer = client.answer_to(false).await;
+            assert!(answer.is_err(), "{said:?} passed for whole: {answer:?}");
+            assert_eq!(world.metrics().short_answers.get(), 1, "{said:?}");
+            eventually("nothing is under way", || world.metrics().in_flight.get() == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn ambiguous_answers_are_not_forwarded() {
+    for said in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n folded: b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
+        "garbage\r\n\r\n",
+    ] {
+        let web = Instance::saying("web-1", said).await;
+        let world = World::of(&[&web]).await;
+        let mut client = world.client().await;
+        let answer = client.get("web.example.com", "/").await;
+        assert_eq!(answer.status, 502, "{said:?}");
+        eventually("its connection is not kept", || web.open() == 0).await;
+        assert_eq!(world.metrics().idle.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn oversized_heads_are_refused() {
     let web = Instance::new("web-1").await;
-    let world = World::of(&[&web]).await;
+    let limit = 16 * 1024;
+    let world =
+        World::start(alone(|limits| limits.max_header_bytes = limit), std::slice::from_ref(&web.endpoint))
+            .await;
+    let request =
+        |fill: usize| format!("GET / HTTP/1.1\r\nHost: web.example.com\r\nX: {}\r\n\r\n", "x".repeat(fill));
+    let fits = limit - request(0).len();
     let mut client = world.client().await;
-    let good = "GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
-    let bad = "GET / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
-    client.send(format!("{good}{bad}{good}")).await;
-    assert_eq!(client.answer().await.status, 200);
-    assert_eq!(client.answer().await.status, 400);
+    assert_eq!(client.ask(&request(fits)).await.status, 200);
+    assert_eq!(client.ask(&request(fits + 1)).await.status, 431);
     assert!(client.is_closed().await);
+    let mut endless = world.client().await;
+    endless.send(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(limit))).await;
+    assert_eq!(endless.answer().await.status, 431);
+    let mut many = world.client().await;
+    let fields: String = (0..200).map(|number| format!("X-{number}: 1\r\n")).collect();
+    many.send(format!("GET / HTTP/1.1\r\nHost: web.example.com\r\n{fields}\r\n")).await;
+    assert_eq!(many.answer().await.status, 431);
     assert_eq!(web.count(), 1);
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_never_looks_whole() {
-    for framing in ["Content-Length: 100\r\n\r\nonly this", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel"] {
-        let web = Instance::new("web-1").await;
-        let world = World::of(&[&web]).await;
-        let mut client = world.client().await;
-        client.send(format!("POST /echo HTTP/1.1\r\nHost: web.example.com\r\n{framing}")).await;
-        tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
-        let answer = client.answer_to(false).await;
-        assert!(answer.as_ref().is_ok_and(|it| it.status == 400) || answer.is_err(), "{framing}: {answer:?}");
-        assert_eq!(web.count(), 0, "{framing}");
-    }
+async fn an_oversized_answer_head_is_a_502() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let answer = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(20_000));
+        let _ = stream.write_all(answer.as_bytes()).await;
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let config = alone(|limits| limits.max_header_bytes = 16 * 1024);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    assert_eq!(world.get("/").await.0, 502);
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_long_is_431() {
-    let web = Instance::new("web-1").await;
-    let world = World::start(
-        super::world::alone(|limits| limits.max_header_bytes = 8192),
-        std::slice::from_ref(&web.endpoint),
-    )
-    .await;
-    let mut client = world.client().await;
-    client
-        .send(format!("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-A: {}\r\n\r\n", "a".repeat(20_000)))
-        .await;
-    assert_eq!(client.answer().await.status, 431);
-    assert!(client.is_closed().await);
-    assert_eq!(web.count(), 0);
+async fn tunnels_and_foreign_expectations_are_refused() {
+    let world = World::of(&[]).await;
+    for (request, status) in [
+        ("CONNECT web.example.com:443 HTTP/1.1\r\nHost: web.example.com:443\r\n\r\n", 501),
+        ("GET / HTTP/1.1\r\nHost: web.example.com\r\nExpect: pigs-fly\r\n\r\n", 417),
+    ] {
+        let mut client = world.client().await;
+        assert_eq!(client.ask(request).await.status, status, "{request:?}");
+    }
 }

@@ -1,146 +1,186 @@
-//! What is tried again, and what must not be.
+//! Failures of instances that a client should not see, and those it must.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::io::AsyncWriteExt;
 
 use super::{
     instances::{Instance, nobody, read_head},
-    world::{World, alone},
+    world::{World, alone, config},
 };
 use crate::testing::eventually;
 
-/// An instance that reads a request whole enough to have taken it, and then hangs up without a word.
-async fn hangs_up(id: &str) -> (Instance, Arc<Mutex<usize>>) {
-    let heads = Arc::new(Mutex::new(0));
-    let count = Arc::clone(&heads);
-    let serve = move |mut stream: tokio::net::TcpStream, _| {
-        let count = Arc::clone(&count);
-        async move {
-            read_head(&mut stream).await;
-            *count.lock().unwrap() += 1;
-        }
-    };
-    (Instance::scripted(id, serve).await, heads)
+fn ask(method: &str, path: &str, body: &str) -> String {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{method} {path} HTTP/1.1\r\nHost: web.example.com\r\n{length}\r\n{body}")
 }
 
 #[tokio::test]
-async fn nothing_sent_is_tried_again_whatever_the_method() {
-    for method in ["GET", "POST", "DELETE", "PATCH"] {
-        let good = Instance::new("good").await;
-        let world = World::start(alone(|_| {}), &[nobody("bad").await, good.endpoint.clone()]).await;
-        for _ in 0..10 {
-            let mut client = world.client().await;
-            let body = if method == "GET" { "" } else { "hello" };
-            let request = format!(
-                "{method} / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let answer = client.ask(&request).await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{method}");
-        }
-        assert!(
-            good.taken.lock().unwrap().iter().all(|it| it.body == if method == "GET" { "" } else { "hello" })
-        );
-        assert!(world.metrics().connect_failures.get() > 0, "the bad one was met");
-    }
-}
-
-#[tokio::test]
-async fn what_was_sent_is_tried_again_only_when_that_is_harmless() {
-    for (method, again) in
-        [("GET", true), ("HEAD", true), ("OPTIONS", true), ("POST", false), ("PUT", false), ("DELETE", false)]
-    {
-        let (bad, met) = hangs_up("bad").await;
-        let good = Instance::new("good").await;
-        let world = World::start(
-            alone(|limits| limits.eject_after = 100),
-            &[bad.endpoint.clone(), good.endpoint.clone()],
-        )
-        .await;
-        while *met.lock().unwrap() == 0 {
-            let before = good.count();
-            let mut client = world.client().await;
-            let request =
-                format!("{method} / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 0\r\n\r\n");
-            let answer = client.ask(&request).await;
-            let failed = *met.lock().unwrap() > 0 && !again;
-            assert_eq!(answer.status, if failed { 502 } else { 200 }, "{method}");
-            assert_eq!(good.count() - before, usize::from(!failed), "{method}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_answer_that_has_begun_is_not_started_over() {
-    let half = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nthe beginning";
-    let bad = Instance::saying("bad", half).await;
-    let world = World::of(&[&bad]).await;
-    let mut client = world.client().await;
-    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    let answer = client.answer_to(false).await;
-    assert!(answer.is_err(), "a cut answer must look cut: {answer:?}");
-}
-
-#[tokio::test]
-async fn a_small_answer_that_is_cut_off_is_fetched_from_another() {
-    let bad = Instance::saying("bad", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nthe beginning").await;
+async fn any_request_that_was_not_sent_goes_to_another() {
     let good = Instance::new("good").await;
-    let world = World::start(
-        alone(|limits| limits.eject_after = 100),
-        &[bad.endpoint.clone(), good.endpoint.clone()],
-    )
-    .await;
-    while bad.accepted() == 0 {
-        assert_eq!(world.get("/").await, (200, "good".into()));
+    let config = alone(|limits| limits.eject_after = 255);
+    let world = World::start(config, &[nobody("bad").await, good.endpoint.clone()]).await;
+    let mut client = world.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "good");
+        assert_eq!(client.ask(&ask("POST", "/echo", "hello")).await.text(), "hello");
+        assert_eq!(client.ask(&ask("DELETE", "/", "")).await.text(), "good");
     }
+    assert!(world.metrics().retries.get() > 0);
+    assert!(
+        good.taken.lock().unwrap().iter().filter(|it| it.head.method == "POST").all(|it| it.body == "hello")
+    );
+    assert_eq!((good.count(), world.metrics().lost_answers.get()), (60, 0));
+}
+
+/// Instances that read a request's head and hang up.
+async fn quitter(id: &str) -> Instance {
+    Instance::saying(id, "").await
 }
 
 #[tokio::test]
-async fn an_instance_killed_under_load_fails_nothing() {
-    let instances = [Instance::new("a").await, Instance::new("b").await, Instance::new("c").await];
-    let world = World::of(&instances.iter().collect::<Vec<_>>()).await;
-    let address = world.address();
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            let stop = Arc::clone(&stop);
-            tokio::spawn(async move {
-                let mut client = super::client::Client::connect(address).await;
-                let mut count = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let answer = client.get("web.example.com", "/").await;
-                    assert_eq!(answer.status, 200);
-                    count += 1;
-                }
-                count
-            })
-        })
-        .collect();
-    eventually("some load", || instances.iter().all(|it| it.count() > 50)).await;
-    let [first, second, third] = instances;
-    first.kill().await;
-    let before = second.count();
-    eventually("load after the death", || second.count() > before + 200).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for client in clients {
-        assert!(client.await.unwrap() > 0);
+async fn safe_requests_are_sent_again_and_others_are_not() {
+    let (good, bad) = (Instance::new("good").await, quitter("bad").await);
+    let config = alone(|limits| limits.eject_after = 255);
+    let world = World::start(config, &[good.endpoint.clone(), bad.endpoint.clone()]).await;
+    let mut client = world.client().await;
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        for _ in 0..15 {
+            assert_eq!(client.ask(&ask(method, "/", "")).await.status, 200, "{method}");
+        }
     }
-    drop(third);
+    let lost = bad.accepted();
+    assert!(lost > 0 && world.metrics().retries.get() as usize == lost);
+    let before = good.count();
+    let mut statuses = Vec::new();
+    for number in 0..40 {
+        let (method, body) = if number % 2 == 0 { ("POST", "hello") } else { ("DELETE", "") };
+        statuses.push(client.ask(&ask(method, "/", body)).await.status);
+    }
+    let answered = statuses.iter().filter(|status| **status == 200).count();
+    let failed = statuses.iter().filter(|status| **status == 502).count();
+    assert_eq!((answered + failed, good.count() - before), (40, answered), "each was sent once");
+    assert_eq!(bad.accepted() - lost, failed);
+    assert!(failed > 0 && answered > 0, "{statuses:?}");
 }
 
 #[tokio::test]
-async fn an_instance_that_says_nothing_in_time_is_a_504() {
-    let serve = |stream: tokio::net::TcpStream, _| async move {
-        let mut stream = stream;
+async fn a_get_with_a_body_is_not_sent_twice() {
+    let bad = [quitter("a").await, quitter("b").await];
+    let world = World::of(&[&bad[0], &bad[1]]).await;
+    let mut client = world.client().await;
+    assert_eq!(client.ask(&ask("GET", "/", "hello")).await.status, 502);
+    assert_eq!(bad[0].accepted() + bad[1].accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_small_answer_that_breaks_off_is_asked_for_again() {
+    let bad = Instance::saying("bad", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
+    let good = Instance::new("good").await;
+    let world = World::of(&[&bad, &good]).await;
+    let mut client = world.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "good");
+    }
+    assert!(bad.accepted() > 0);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_again_once_the_client_got_a_byte() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
         read_head(&mut stream).await;
-        std::future::pending::<()>().await;
-        drop(stream.shutdown().await);
+        let half = format!("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(100_000));
+        let _ = stream.write_all(half.as_bytes()).await;
     };
-    let silent = Instance::scripted("silent", serve).await;
-    let config = alone(|limits| limits.response_timeout = std::time::Duration::from_millis(100));
+    let (a, b) = (Instance::scripted("a", serve).await, Instance::scripted("b", serve).await);
+    let world = World::of(&[&a, &b]).await;
+    let mut client = world.client().await;
+    client.send(ask("GET", "/", "")).await;
+    assert!(client.answer_to(false).await.is_err());
+    assert_eq!(a.accepted() + b.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_was_closed_costs_no_request() {
+    let serve = |mut stream: tokio::net::TcpStream, number| async move {
+        // The first connection serves once and hangs up over the second request, as on a keep-alive's end.
+        for turn in 0..if number == 0 { 2 } else { 100 } {
+            if read_head(&mut stream).await.is_empty() || (number == 0 && turn == 1) {
+                return;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        }
+    };
+    let only = Instance::scripted("only", serve).await;
+    let world = World::of(&[&only]).await;
+    let mut client = world.client().await;
+    for _ in 0..10 {
+        assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "ok");
+    }
+    assert_eq!((only.accepted(), world.metrics().ejections.get()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_silent_instance_is_a_504_and_no_retry() {
+    let (silent, _heard) = super::instances::listening("silent").await;
+    let good = Instance::new("good").await;
+    let config = alone(|limits| limits.response_timeout = Duration::from_millis(100));
     let world = World::start(config, std::slice::from_ref(&silent.endpoint)).await;
     let mut client = world.client().await;
-    let answer = client.ask("POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert_eq!(client.ask(&ask("GET", "/", "")).await.status, 504);
+    assert_eq!(client.ask(&ask("POST", "/", "hello")).await.status, 504);
+    world.discover("web", std::slice::from_ref(&good.endpoint));
+    assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "good");
+    eventually("the silent one's connections are closed", || silent.open() == 0).await;
+}
+
+#[tokio::test]
+async fn when_all_are_down_the_clients_are_told() {
+    let bad = [nobody("a").await, nobody("b").await, nobody("c").await];
+    let world = World::start(config(), &bad).await;
+    let mut client = world.client().await;
+    for _ in 0..300 {
+        let answer = client.ask(&ask("GET", "/", "")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (502, "web could not be reached\n"));
+    }
+    assert!(world.metrics().retries_refused.get() > 0, "the budget bounds what an outage adds");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_killed_under_load_fails_no_get() {
+    let (a, b, victim) = (Instance::new("a").await, Instance::new("b").await, Instance::new("victim").await);
+    let endpoints = [a.endpoint.clone(), b.endpoint.clone(), victim.endpoint.clone()];
+    let world = World::start(config(), &endpoints).await;
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load = |_| {
+        let (address, stop, answered) = (world.address(), Arc::clone(&stop), Arc::clone(&answered));
+        tokio::spawn(async move {
+            let mut client = super::client::Client::connect(address).await;
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.get("web.example.com", "/").await;
+                if answer.status != 200 {
+                    failures.push((answer.status, answer.text()));
+                }
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            failures
+        })
+    };
+    let loads: Vec<_> = (0..16).map(load).collect();
+    eventually("the victim has its share", || victim.count() > 100).await;
+    victim.kill().await;
+    let killed = answered.load(Ordering::Relaxed);
+    eventually("it is ejected", || world.metrics().ejections.get() > 0).await;
+    eventually("and the load goes on", || answered.load(Ordering::Relaxed) > killed + 2_000).await;
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        assert_eq!(load.await.unwrap(), []);
+    }
 }
