@@ -22,7 +22,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 
 use self::{query::Query, reply::Reply};
-use crate::engine::embedded::Embedded;
+use crate::engine::embedded::{
+    Embedded,
+    rows::{CheckRow, ServiceRow},
+};
 
 /// What a request is about to touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,38 @@ impl Ask<'_> {
             Permit::Denied => Err(Reply::text(403, "Permission denied")),
             Permit::Unknown => Err(Reply::text(403, "ACL not found")),
         }
+    }
+
+    /// The right to an instance that is there: whoever names its id, it is its service's. False when it is not there.
+    fn needs_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
+        let name = self.engine.read(|view| view.tables.service(node, id).map(|it| it.name.clone()));
+        match name {
+            Some(name) => self.needs(Access::Register(&name)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The right to a check that is there: that of its service, or of its node. False when it is not there.
+    fn needs_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
+        let found = self.engine.read(|view| view.tables.check(node, id).map(|it| it.service_name.clone()));
+        match found.as_deref() {
+            None => Ok(false),
+            Some("") => self.needs(Access::Nodes).map(|()| true),
+            Some(name) => self.needs(Access::Register(name)).map(|()| true),
+        }
+    }
+
+    /// The right to put a check there: to what it is of, and to what it replaces. `with` is the instance that is
+    /// registered with it.
+    fn needs_to_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
+        let new = with.filter(|it| (&it.node, &it.id) == (&check.node, &check.service_id));
+        match new {
+            Some(service) => self.needs(Access::Register(&service.name))?,
+            None if check.service_id.is_empty() => self.needs(Access::Nodes)?,
+            None if self.needs_instance(&check.node, &check.service_id)? => {}
+            None => self.needs(Access::Nodes)?,
+        }
+        self.needs_check(&check.node, &check.id).map(drop)
     }
 
     /// The name of this engine's own node: what agent endpoints are about.

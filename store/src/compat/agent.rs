@@ -166,12 +166,12 @@ async fn register(ask: &Ask<'_>) -> Outcome {
     };
     let checks: Vec<CheckRow> = wanted.into_iter().enumerate().map(check).collect::<Result<_, Reply>>()?;
     ask.needs(Access::Register(&row.name))?;
-    let (node, id) = (row.node.clone(), row.id.clone());
-    // An instance that is there may belong to somebody else.
-    let before = ask.engine.read(|view| view.tables.service(&node, &id).map(|it| it.name.clone()));
-    if let Some(name) = before {
-        ask.needs(Access::Register(&name))?;
+    // What is there under these ids may belong to somebody else.
+    ask.needs_instance(&row.node, &row.id)?;
+    for check in &checks {
+        ask.needs_to_put(check, Some(&row))?;
     }
+    let (node, id) = (row.node.clone(), row.id.clone());
     let replace = ask.query.flag("replace-existing-checks")?;
     ask.engine
         .write(move |txn| {
@@ -195,29 +195,8 @@ async fn register(ask: &Ask<'_>) -> Outcome {
     Ok(Reply::empty())
 }
 
-/// The right to a service of this node, if it is there.
-fn right_to(ask: &Ask<'_>, id: &str) -> Result<bool, Reply> {
-    let node = ask.node();
-    let name = ask.engine.read(|view| view.tables.service(&node, id).map(|it| it.name.clone()));
-    match name {
-        Some(name) => ask.needs(Access::Register(&name)).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-/// The right to a check of this node: that of its service, or of the node.
-fn right_to_check(ask: &Ask<'_>, id: &str) -> Result<bool, Reply> {
-    let node = ask.node();
-    let found = ask.engine.read(|view| view.tables.check(&node, id).map(|it| it.service_name.clone()));
-    match found.as_deref() {
-        None => Ok(false),
-        Some("") => ask.needs(Access::Nodes).map(|()| true),
-        Some(name) => ask.needs(Access::Register(name)).map(|()| true),
-    }
-}
-
 async fn deregister(ask: &Ask<'_>, id: &str) -> Outcome {
-    if right_to(ask, id)? {
+    if ask.needs_instance(&ask.node(), id)? {
         let (node, id) = (ask.node(), id.to_owned());
         ask.engine.write(move |txn| catalog::remove_service(txn, &node, &id)).await?;
     }
@@ -260,7 +239,7 @@ fn maintenance_check(ask: &Ask<'_>, id: String, name: &str, subject: &str) -> Ch
 
 async fn service_in_maintenance(ask: &Ask<'_>, id: &str) -> Outcome {
     let enable = enable(ask)?;
-    if !right_to(ask, id)? {
+    if !ask.needs_instance(&ask.node(), id)? {
         return Err(Reply::text(404, format!("No service registered with ID {id:?}")));
     }
     let check = maintenance_check(ask, service_maintenance(id), "Service Maintenance Mode", "service");
@@ -282,17 +261,16 @@ async fn register_check(ask: &Ask<'_>) -> Outcome {
     }
     let service_id = fields.text("ServiceID")?;
     let check = CheckRow { service_id, ..body::agent_check(fields, &ask.node(), "", "")? };
-    if check.service_id.is_empty() {
-        ask.needs(Access::Nodes)?;
-    } else if !right_to(ask, &check.service_id)? {
+    if !check.service_id.is_empty() && !ask.needs_instance(&check.node, &check.service_id)? {
         return Err(Reply::text(500, format!("ServiceID {:?} does not exist", check.service_id)));
     }
+    ask.needs_to_put(&check, None)?;
     ask.engine.write(move |txn| enlist_check(txn, check)).await?;
     Ok(Reply::empty())
 }
 
 async fn deregister_check(ask: &Ask<'_>, id: &str) -> Outcome {
-    if right_to_check(ask, id)? {
+    if ask.needs_check(&ask.node(), id)? {
         let (node, id) = (ask.node(), id.to_owned());
         ask.engine.write(move |txn| catalog::remove_check(txn, &node, &id)).await?;
     }
@@ -323,7 +301,7 @@ const LONGEST_OUTPUT: usize = 4096;
 async fn set(ask: &Ask<'_>, id: &str, status: CheckStatus, mut output: String) -> Outcome {
     let node = ask.node();
     let is_ttl = ask.engine.read(|view| view.tables.check(&node, id).is_some_and(|it| it.ttl.is_some()));
-    if !is_ttl || !right_to_check(ask, id)? {
+    if !is_ttl || !ask.needs_check(&ask.node(), id)? {
         return Err(Reply::text(500, format!("CheckID {id:?} does not have associated TTL")));
     }
     let end =

@@ -170,13 +170,20 @@ async fn register(ask: &Ask<'_>) -> Outcome {
     let wanted = registration(ask, fields)?;
     let changes_node = wanted.node.as_ref().is_some_and(|node| {
         let there = ask.engine.read(|view| view.tables.nodes.get(&node.name).cloned());
-        there.is_none_or(|it| (&it.address, &it.meta) != (&node.address, &node.meta))
+        there.is_none_or(|it| {
+            let same = (it.id == node.id) && (it.address == node.address) && (it.meta == node.meta);
+            !same || it.tagged_addresses != node.tagged_addresses
+        })
     });
     if changes_node || wanted.service.is_none() {
         ask.needs(Access::Nodes)?;
     }
     if let Some(service) = &wanted.service {
         ask.needs(Access::Register(&service.name))?;
+        ask.needs_instance(&service.node, &service.id)?;
+    }
+    for check in &wanted.checks {
+        ask.needs_to_put(check, wanted.service.as_ref())?;
     }
     let done = ask.engine.try_write(move |txn| {
         if let Some(node) = wanted.node {

@@ -146,6 +146,65 @@ async fn nobody_writes_what_is_not_theirs() {
     assert_eq!(get(Some("known"), "/v1/health/service/orders").await.0, 200);
 }
 
+/// An id is no key to what stands under it: neither an instance nor a check of somebody else, or of the node, is
+/// taken over, reported or removed by naming it in a registration of one's own.
+#[tokio::test]
+async fn nobody_takes_over_what_is_not_theirs_by_its_id() {
+    let engine = engine().await;
+    let users = r#"{"Name":"users","ID":"u1","Check":{"TTL":"1h","Status":"passing"}}"#;
+    assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", users).await.0, 200);
+    let orders = r#"{"Name":"orders","ID":"o1","Check":{"TTL":"1h","Status":"passing"}}"#;
+    assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", orders).await.0, 200);
+    let state = async || {
+        let checks = ask(&engine, "GET", "/v1/health/node/n1", "").await.1;
+        (checks, ask(&engine, "GET", "/v1/agent/services", "").await.1)
+    };
+    let before = state().await;
+    let mut done = Vec::new();
+    for (path, body) in [
+        (
+            "/v1/agent/service/register",
+            r#"{"Name":"orders","ID":"o1","Check":{"CheckID":"service:u1","TTL":"1s"}}"#,
+        ),
+        (
+            "/v1/agent/service/register",
+            r#"{"Name":"orders","ID":"o1","Check":{"CheckID":"serfHealth","TTL":"1s"}}"#,
+        ),
+        ("/v1/agent/check/register", r#"{"Name":"x","ID":"service:u1","ServiceID":"o1","TTL":"1s"}"#),
+        (
+            "/v1/catalog/register",
+            r#"{"Node":"n1","SkipNodeUpdate":true,"Service":{"Service":"orders","ID":"u1"}}"#,
+        ),
+        (
+            "/v1/catalog/register",
+            r#"{"Node":"n1","SkipNodeUpdate":true,"Service":{"Service":"orders","ID":"o1"},"Check":{"CheckID":"serfHealth","Status":"critical"}}"#,
+        ),
+        (
+            "/v1/catalog/register",
+            r#"{"Node":"n1","SkipNodeUpdate":true,"Service":{"Service":"orders","ID":"o1"},"Check":{"CheckID":"service:u1","ServiceID":"u1","Status":"critical"}}"#,
+        ),
+        (
+            "/v1/txn",
+            r#"[{"Service":{"Verb":"delete","Node":"n1","Service":{"Service":"orders","ID":"u1"}}}]"#,
+        ),
+        ("/v1/txn", r#"[{"Service":{"Verb":"set","Node":"n1","Service":{"Service":"orders","ID":"u1"}}}]"#),
+        (
+            "/v1/txn",
+            r#"[{"Check":{"Verb":"set","Check":{"Node":"n1","CheckID":"serfHealth","ServiceID":"o1","Status":"critical"}}}]"#,
+        ),
+        (
+            "/v1/txn",
+            r#"[{"Check":{"Verb":"delete","Check":{"Node":"n1","CheckID":"service:u1","ServiceID":"o1"}}}]"#,
+        ),
+    ] {
+        let status = ask_as(&engine, &Registrar, Some("known"), "PUT", path, body).await.0;
+        if status != 403 || state().await != before {
+            done.push(format!("{status} {path} {body}"));
+        }
+    }
+    assert!(done.is_empty(), "{}", done.join("\n"));
+}
+
 #[tokio::test]
 async fn a_check_nobody_would_run_is_refused() {
     let engine = engine().await;

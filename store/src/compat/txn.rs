@@ -169,16 +169,13 @@ fn needs(ask: &Ask<'_>, op: &Op) -> Result<(), Reply> {
         | Op::Service { verb: Catalog::Get, .. }
         | Op::Check { verb: Catalog::Get, .. } => ask.needs(Access::Registry),
         Op::Node { .. } => ask.needs(Access::Nodes),
-        Op::Service { row, .. } => ask.needs(Access::Register(&row.name)),
-        Op::Check { row, .. } => {
-            let service = ask
-                .engine
-                .read(|view| view.tables.service(&row.node, &row.service_id).map(|it| it.name.clone()));
-            match service {
-                Some(name) => ask.needs(Access::Register(&name)),
-                None => ask.needs(Access::Nodes),
-            }
+        Op::Service { verb: Catalog::Delete, row } => ask.needs_instance(&row.node, &row.id).map(drop),
+        Op::Service { row, .. } => {
+            ask.needs(Access::Register(&row.name))?;
+            ask.needs_instance(&row.node, &row.id).map(drop)
         }
+        Op::Check { verb: Catalog::Delete, row } => ask.needs_check(&row.node, &row.id).map(drop),
+        Op::Check { row, .. } => ask.needs_to_put(row, None),
         Op::Unknown(_) => Ok(()),
     }
 }
