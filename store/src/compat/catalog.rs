@@ -224,6 +224,10 @@ async fn deregister(ask: &Ask<'_>) -> Outcome {
     } else {
         ask.needs(Access::Register(&owner))?
     }
+    if node == ask.node() && service.is_empty() && check.is_empty() {
+        let text = format!("node {node:?} is the engine's own and stays: deregister its services");
+        return Err(Reply::text(400, text));
+    }
     ask.engine
         .write(move |txn| match (service.is_empty(), check.is_empty()) {
             (false, _) => catalog::remove_service(txn, &node, &service),

@@ -13,6 +13,7 @@ use crate::engine::{
     embedded::Options,
 };
 
+mod nonsense;
 mod replay;
 
 /// Lets everybody do everything.
@@ -203,6 +204,35 @@ async fn nobody_takes_over_what_is_not_theirs_by_its_id() {
         }
     }
     assert!(done.is_empty(), "{}", done.join("\n"));
+}
+
+/// Without its node the engine would take registrations for a node that is not there, and no session any more.
+#[tokio::test]
+async fn the_own_node_cannot_be_taken_away() {
+    let engine = engine().await;
+    let (status, text) = ask(&engine, "PUT", "/v1/catalog/deregister", r#"{"Node":"n1"}"#).await;
+    assert!(status == 400 && text.as_str().unwrap().contains("own"), "{status} {text}");
+    let op = r#"[{"Node":{"Verb":"delete","Node":{"Node":"n1"}}}]"#;
+    let (status, text) = ask(&engine, "PUT", "/v1/txn", op).await;
+    assert!(status == 409 && text.to_string().contains("own"), "{status} {text}");
+    assert_eq!(ask(&engine, "PUT", "/v1/session/create", "").await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_the_catalog_took_over_does_not_lapse() {
+    let engine = engine().await;
+    for (name, ttl) in [("long", "2562047h"), ("short", "1ns"), ("taken", "10s")] {
+        let body = format!(r#"{{"Name":"{name}","Check":{{"TTL":"{ttl}","Status":"passing"}}}}"#);
+        assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", body).await.0, 200);
+    }
+    let taken = r#"{"Node":"n1","SkipNodeUpdate":true,
+        "Check":{"CheckID":"service:taken","ServiceID":"taken","Status":"passing"}}"#;
+    assert_eq!(ask(&engine, "PUT", "/v1/catalog/register", taken).await.0, 200);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for (name, status) in [("long", "passing"), ("short", "critical"), ("taken", "passing")] {
+        let checks = ask(&engine, "GET", &format!("/v1/health/checks/{name}"), "").await.1;
+        assert_eq!(checks[0]["Status"], status, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::{
 use crate::engine::{
     Index, MAX_TXN_BODY, MAX_TXN_OPS, SessionId,
     embedded::{
-        catalog,
+        Options, catalog,
         kv::{self, Miss, Verb},
         rows::{CheckRow, NodeRow, ServiceRow},
         txn::Txn,
@@ -71,8 +71,8 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
         needs(ask, op)?;
     }
     let only_reads = ops.iter().all(|op| matches!(op, Op::Kv { reads: true, .. } | Op::Unknown(_)));
-    let datacenter = ask.engine.options().datacenter.clone();
-    let done = ask.engine.try_write(move |txn| run(txn, ops, &datacenter)).await?;
+    let own = ask.engine.options().clone();
+    let done = ask.engine.try_write(move |txn| run(txn, ops, &own)).await?;
     let (status, mut value) = match done {
         Ok(results) => (200, json!({ "Results": results, "Errors": Value::Null })),
         Err(errors) => (409, json!({ "Results": Value::Null, "Errors": errors })),
@@ -180,10 +180,10 @@ fn needs(ask: &Ask<'_>, op: &Op) -> Result<(), Reply> {
     }
 }
 
-fn run(txn: &mut Txn<'_>, ops: Vec<Op>, datacenter: &str) -> Result<Vec<Value>, Vec<Value>> {
+fn run(txn: &mut Txn<'_>, ops: Vec<Op>, own: &Options) -> Result<Vec<Value>, Vec<Value>> {
     let (mut results, mut errors) = (Vec::new(), Vec::new());
     for (at, op) in ops.into_iter().enumerate() {
-        match one(txn, op, datacenter) {
+        match one(txn, op, own) {
             Ok(shown) => results.extend(shown),
             Err(what) => errors.push(json!({ "OpIndex": at, "What": what })),
         }
@@ -200,7 +200,7 @@ fn bare(row: &ServiceRow) -> Value {
     value
 }
 
-fn one(txn: &mut Txn<'_>, op: Op, datacenter: &str) -> Result<Vec<Value>, String> {
+fn one(txn: &mut Txn<'_>, op: Op, own: &Options) -> Result<Vec<Value>, String> {
     match op {
         Op::Unknown(what) => Err(what),
         Op::Kv { key, verb, shows, .. } => {
@@ -211,12 +211,15 @@ fn one(txn: &mut Txn<'_>, op: Op, datacenter: &str) -> Result<Vec<Value>, String
             let node = match verb {
                 Catalog::Set => Some(catalog::put_node(txn, row)),
                 Catalog::Get => Some(txn.tables().nodes.get(&row.name).cloned().ok_or("node doesn't exist")?),
+                Catalog::Delete if row.name == own.node => {
+                    return Err(format!("node {:?} is the engine's own and stays", row.name));
+                }
                 Catalog::Delete => {
                     catalog::remove_node(txn, &row.name);
                     None
                 }
             };
-            Ok(node.map(|it| json!({ "Node": shape::node(&it, datacenter) })).into_iter().collect())
+            Ok(node.map(|it| json!({ "Node": shape::node(&it, &own.datacenter) })).into_iter().collect())
         }
         Op::Service { verb, row } => {
             if verb == Catalog::Set && !txn.tables().nodes.contains_key(&row.node) {

@@ -106,7 +106,8 @@ pub(crate) fn watch_over(txn: &mut Txn<'_>, check: &CheckRow, before: Option<Che
         Some(after) if check.status != CheckStatus::Critical || before != Some(CheckStatus::Critical) => {
             txn.arm(ttl, after);
         }
-        _ => {}
+        Some(_) => {}
+        None => txn.disarm(ttl),
     }
     match check.deregister_after {
         Some(after) if check.status == CheckStatus::Critical => {
@@ -118,9 +119,11 @@ pub(crate) fn watch_over(txn: &mut Txn<'_>, check: &CheckRow, before: Option<Che
     }
 }
 
-/// Reports a check; false when it is not there.
+/// Reports a TTL check; false when there is none of that name.
 pub(crate) fn report(txn: &mut Txn<'_>, node: &str, id: &str, status: CheckStatus, output: &str) -> bool {
-    let Some(check) = txn.tables().check(node, id).cloned() else { return false };
+    let Some(check) = txn.tables().check(node, id).filter(|check| check.ttl.is_some()).cloned() else {
+        return false;
+    };
     let reported = altered(&check, |check| {
         check.status = status;
         output.clone_into(&mut check.output);
