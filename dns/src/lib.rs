@@ -12,6 +12,7 @@
 
 pub mod answer;
 mod client;
+pub mod cookie;
 mod explain;
 mod metrics;
 mod name;
