@@ -16,6 +16,7 @@ pub mod cookie;
 mod explain;
 mod metrics;
 mod name;
+pub mod rate;
 mod record;
 mod reply;
 mod request;
