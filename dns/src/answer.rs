@@ -17,6 +17,7 @@ use store::{
 
 use crate::{
     client::Client,
+    extended::ExtendedError,
     name::QueryName,
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
 };
@@ -73,14 +74,16 @@ pub struct Answer {
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
+    /// Why it is so, for whoever looks.
+    pub extended: Option<ExtendedError>,
 }
 
 /// Longer chains end with their last alias, and the resolver goes on from there.
 pub const MOST_ALIASES: usize = 8;
 
 impl Answer {
-    pub(crate) fn bare(rcode: Rcode) -> Self {
-        Self { rcode, ..Self::default() }
+    pub(crate) fn failed(rcode: Rcode, extended: ExtendedError) -> Self {
+        Self { rcode, extended: Some(extended), ..Self::default() }
     }
 
     /// True where the answer sends the resolver to somebody else's name servers.
@@ -117,10 +120,12 @@ impl Answer {
 /// Answers a question.
 #[must_use]
 pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer {
-    if let Some(rcode) = unanswerable(question) {
-        return Answer::bare(rcode);
+    if let Some((rcode, extended)) = unanswerable(question) {
+        return Answer::failed(rcode, extended);
     }
-    let Some(zone) = zone_for(world.snapshot, question) else { return Answer::bare(Rcode::Refused) };
+    let Some(zone) = zone_for(world.snapshot, question) else {
+        return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE);
+    };
     let answer = Answer { authoritative: true, ..Answer::default() };
     let mut walk = Walk { world, client, wanted: question.record_type, answer };
     walk.run(zone, question.name.key());
@@ -128,15 +133,20 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
 }
 
 /// Questions no zone's content can answer.
-const fn unanswerable(question: &Question) -> Option<Rcode> {
+const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
+    const fn because(rcode: Rcode, text: &'static str) -> Option<(Rcode, ExtendedError)> {
+        Some((rcode, ExtendedError::not_supported(text)))
+    }
     if question.class != Question::IN {
-        return Some(Rcode::Refused);
+        return because(Rcode::Refused, "only class IN is served");
     }
     match question.record_type {
-        RecordType::AXFR | RecordType::IXFR => Some(Rcode::Refused),
-        RecordType::OPT | RecordType::TKEY | RecordType::TSIG => Some(Rcode::FormErr),
+        RecordType::AXFR | RecordType::IXFR => because(Rcode::Refused, "zones are not transferred"),
+        RecordType::OPT | RecordType::TKEY | RecordType::TSIG => {
+            because(Rcode::FormErr, "no type to ask for")
+        }
         // MAILB and MAILA (RFC 1035 §3.2.3), long obsolete.
-        RecordType(253 | 254) => Some(Rcode::NotImp),
+        RecordType(253 | 254) => because(Rcode::NotImp, "an obsolete type"),
         _ => None,
     }
 }

@@ -10,10 +10,13 @@
 //! connections, survive every error of `accept`, and stay silent towards malformed *responses*; the library's
 //! loops do neither. A faster path for UDP may come beside [`respond()`]; it has to agree with it.
 
+mod acl;
 pub mod answer;
 mod client;
 pub mod cookie;
 mod explain;
+mod extended;
+pub mod gate;
 mod metrics;
 mod name;
 pub mod rate;
@@ -28,6 +31,8 @@ mod testing;
 pub use answer::{Answer, Question, World, answer};
 pub use client::{Client, Subnet};
 pub use explain::{Alias, Explanation, Step, explain};
+pub use extended::ExtendedError;
+pub use gate::{Gate, Guard};
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
 pub use record::{Data, NotAType, Owner, Rcode, Record, RecordType, Soa};

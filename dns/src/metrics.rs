@@ -5,6 +5,7 @@ use std::sync::Arc;
 use store::metrics::{Count, Descriptor, Sample, Source};
 
 use crate::{
+    rate,
     record::Rcode,
     respond::{Dropped, Response, Transport},
 };
@@ -18,6 +19,10 @@ pub struct Metrics {
     truncated: Count,
     subnets: Count,
     no_snapshot: Count,
+    /// Queries refused because the zone is closed to their client.
+    pub(crate) denied: Count,
+    /// What response-rate limiting held back.
+    pub(crate) rate: Arc<rate::Counts>,
     /// TCP connections open now.
     pub(crate) connections: Count,
     /// TCP connections closed at once because there were too many.
@@ -40,7 +45,7 @@ descriptors! {
     ANSWERS 1 counter "waypost.dns.answers" "{answer}" "Replies, by response code."
     DROPPED 2 counter "waypost.dns.dropped" "{query}" "Packets that got no reply, by reason."
     TRUNCATED 3 counter "waypost.dns.truncated" "{answer}"
-        "Replies too long for their datagram; the client comes again over TCP."
+        "Replies cut short, too long or beyond the rate; the client comes again over TCP."
     SUBNETS 4 counter "waypost.dns.subnet_queries" "{query}" "Queries that named a client subnet."
     NO_SNAPSHOT 5 counter "waypost.dns.no_snapshot" "{answer}"
         "SERVFAIL because this node never had a configuration."
@@ -50,6 +55,12 @@ descriptors! {
     IDLE 8 counter "waypost.dns.tcp.idle" "{connection}" "TCP connections closed because they were idle."
     SOCKET_ERRORS 9 counter "waypost.dns.socket_errors" "{error}"
         "Receiving, accepting or sending failed."
+    DENIED 10 counter "waypost.dns.denied" "{query}"
+        "Queries refused because `allow_query` closes the zone to their client."
+    LIMITED 11 counter "waypost.dns.rate_limited" "{answer}"
+        "UDP answers beyond the rate for their network and kind, by what became of them."
+    OVERFLOW 12 counter "waypost.dns.rate_overflow" "{account}"
+        "Rate accounts given up for lack of room; more `accounts` are needed if this grows."
 }
 
 const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
@@ -117,6 +128,10 @@ impl Source for Metrics {
         put(REFUSED, &[], &self.refused_connections);
         put(IDLE, &[], &self.idle_connections);
         put(SOCKET_ERRORS, &[], &self.socket_errors);
+        put(DENIED, &[], &self.denied);
+        put(LIMITED, &[("action", "slip")], &self.rate.slipped);
+        put(LIMITED, &[("action", "drop")], &self.rate.dropped);
+        put(OVERFLOW, &[], &self.rate.overflow);
     }
 }
 

@@ -104,10 +104,11 @@ pub enum Kind {
 pub struct Subject(u64);
 
 impl Subject {
-    /// The number of a name in lower case. Not keyed: two names that share a number share an account.
+    /// The number of a name in lower case, in whatever form: whoever counts has to use one and the same. Not keyed:
+    /// two names that share a number share an account.
     #[must_use]
-    pub fn of(name: &str) -> Self {
-        let mut chunks = name.as_bytes().chunks_exact(8);
+    pub fn of(name: &[u8]) -> Self {
+        let mut chunks = name.chunks_exact(8);
         let mut hash = name.len() as u64;
         for chunk in &mut chunks {
             hash = fold(hash ^ word(chunk), ODD);

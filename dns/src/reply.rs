@@ -17,6 +17,8 @@ use store::model::{DomainName, RecordData};
 use crate::{
     answer::{Answer, Question},
     client::Subnet,
+    cookie::{self, Cookie},
+    extended::{self, ExtendedError},
     record::{Data, Owner, Rcode, Record, Soa},
     request::SUBNET,
 };
@@ -42,6 +44,10 @@ pub(crate) struct Reply<'a> {
 pub(crate) struct ReplyEdns {
     /// The subnet the answer is for, and the scope it holds for.
     pub(crate) subnet: Option<(Subnet, u8)>,
+    /// The asker's cookie, with ours.
+    pub(crate) cookie: Option<Cookie>,
+    /// Why the answer is so.
+    pub(crate) extended: Option<ExtendedError>,
 }
 
 /// A reply as octets.
@@ -83,6 +89,14 @@ impl Reply<'_> {
         }
         let bytes = self.write(Part::Nothing, Rcode::ServFail, false, limit).unwrap_or_default();
         Encoded { bytes, rcode: Rcode::ServFail, truncated: false }
+    }
+
+    /// Writes nothing but what asks to come again over TCP.
+    pub(crate) fn truncate(&self, limit: u16) -> Encoded {
+        // What is empty and says that the name does not exist might be believed.
+        let rcode = if self.answer.rcode == Rcode::NxDomain { Rcode::NoError } else { self.answer.rcode };
+        let bytes = self.write(Part::Nothing, rcode, true, limit).unwrap_or_default();
+        Encoded { bytes, rcode, truncated: true }
     }
 
     fn write(&self, part: Part, rcode: Rcode, truncated: bool, limit: u16) -> Result<Vec<u8>, ProtoError> {
@@ -138,16 +152,27 @@ impl ReplyEdns {
         encoder.emit_u16(crate::record::RecordType::OPT.0)?;
         encoder.emit_u16(PAYLOAD)?;
         encoder.emit_vec(&[(rcode.code() >> 4).to_be_bytes()[1], 0, 0, 0])?;
-        let option = self.subnet.map(|(subnet, scope)| subnet.echo(scope)).unwrap_or_default();
-        let octets = u16::try_from(option.len()).map_err(|_| ProtoError::Message("an option too long"))?;
-        if octets == 0 {
-            return encoder.emit_u16(0);
-        }
-        encoder.emit_u16(octets + 4)?;
-        encoder.emit_u16(SUBNET)?;
-        encoder.emit_u16(octets)?;
-        encoder.emit_vec(&option)
+        let options = self.options();
+        encoder.emit_u16(length(&options)?)?;
+        encoder.emit_vec(&options)
     }
+
+    fn options(self) -> Vec<u8> {
+        let subnet = self.subnet.map(|(subnet, scope)| (SUBNET, subnet.echo(scope)));
+        let cookie = self.cookie.map(|cookie| (cookie::OPTION, cookie.to_vec()));
+        let extended = self.extended.map(|error| (extended::OPTION, error.data().collect()));
+        let mut options = Vec::new();
+        for (code, data) in [subnet, cookie, extended].into_iter().flatten() {
+            options.extend(code.to_be_bytes());
+            options.extend(length(&data).unwrap_or_default().to_be_bytes());
+            options.extend(data);
+        }
+        options
+    }
+}
+
+fn length(octets: &[u8]) -> Result<u16, ProtoError> {
+    u16::try_from(octets.len()).map_err(|_| ProtoError::Message("an option too long"))
 }
 
 fn low(rcode: Rcode) -> u8 {

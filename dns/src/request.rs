@@ -2,6 +2,9 @@
 //!
 //! Read here and not by the library's message type, because what is wrong decides what is said: a malformed
 //! subnet option still has a question and an EDNS version to repeat, and the library has dropped both by then.
+//!
+//! Only the question's name is taken apart. What else a query may hold is stepped over, which follows no compression
+//! pointer: a packet made of long ways through pointers costs no more than any other of its length.
 
 use hickory_proto::{
     op::{Header, MessageType, Metadata, OpCode},
@@ -12,6 +15,8 @@ use hickory_proto::{
 use crate::{
     answer::Question,
     client::Subnet,
+    cookie,
+    extended::ExtendedError,
     name::QueryName,
     record::{Rcode, RecordType},
     respond::Dropped,
@@ -19,32 +24,37 @@ use crate::{
 
 /// A query, or what is left of one.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct Request<'p> {
     /// The header.
     pub(crate) metadata: Metadata,
     /// The question, as far as there is exactly one.
     pub(crate) question: Option<Question>,
     /// EDNS, if the asker speaks it.
-    pub(crate) edns: Option<Edns>,
-    /// Why there will be no answer but this.
-    pub(crate) refusal: Option<Rcode>,
+    pub(crate) edns: Option<Edns<'p>>,
+    /// Why there will be no answer but this; NOERROR where nothing but a cookie is asked for.
+    pub(crate) refusal: Option<Refusal>,
 }
+
+/// An outcome that needs no zone.
+pub(crate) type Refusal = (Rcode, Option<ExtendedError>);
 
 /// What the asker says through EDNS (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Edns {
+pub(crate) struct Edns<'p> {
     /// The largest datagram it takes.
     pub(crate) payload: u16,
     /// The network it asks for.
     pub(crate) subnet: Option<Subnet>,
+    /// The data of its cookie option (RFC 7873).
+    pub(crate) cookie: Option<&'p [u8]>,
 }
 
-/// Options we read: client subnet (RFC 7871).
+/// The option that names a client subnet (RFC 7871 §6).
 pub(crate) const SUBNET: u16 = 8;
 
-impl Request {
+impl<'p> Request<'p> {
     /// Reads a packet.
-    pub(crate) fn parse(packet: &[u8]) -> Result<Self, Dropped> {
+    pub(crate) fn parse(packet: &'p [u8]) -> Result<Self, Dropped> {
         let mut decoder = BinDecoder::new(packet);
         let header = Header::read(&mut decoder).map_err(|_| Dropped::Short)?;
         // Never answer an answer: two servers could keep each other busy for ever.
@@ -53,31 +63,37 @@ impl Request {
         }
         let mut body = Body::default();
         let well_formed = body.read(&mut decoder, header).is_ok();
-        let question = body.question.filter(|_| header.counts.queries == 1);
-        let refusal = match body.edns {
-            _ if header.metadata.op_code != OpCode::Query => Some(Rcode::NotImp),
-            _ if !well_formed || question.is_none() => Some(Rcode::FormErr),
-            Some(Opt { version: 1.., .. }) => Some(Rcode::BadVers),
-            Some(Opt { options: Err(Malformed), .. }) => Some(Rcode::FormErr),
-            _ => None,
+        let refusal = body.refusal(header, well_formed);
+        let options = match body.edns {
+            // What the options of another version mean is not known here (RFC 6891 §6.1.3).
+            Some(Opt { version: 0, options: Ok(options), .. }) => options,
+            _ => Options::default(),
         };
-        let edns =
-            body.edns.map(|opt| Edns { payload: opt.payload, subnet: opt.options.unwrap_or_default() });
+        let Options { subnet, cookie } = options;
+        let edns = body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie });
+        let question = body.question.filter(|_| header.counts.queries == 1);
         Ok(Self { metadata: header.metadata, question, edns, refusal })
     }
 }
 
 /// What was read before the packet ended or stopped making sense.
 #[derive(Default)]
-struct Body {
+struct Body<'p> {
     question: Option<Question>,
-    edns: Option<Opt>,
+    edns: Option<Opt<'p>>,
 }
 
-struct Opt {
+#[derive(Clone, Copy)]
+struct Opt<'p> {
     payload: u16,
     version: u8,
-    options: Result<Option<Subnet>, Malformed>,
+    options: Result<Options<'p>, ExtendedError>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Options<'p> {
+    subnet: Option<Subnet>,
+    cookie: Option<&'p [u8]>,
 }
 
 struct Malformed;
@@ -88,15 +104,19 @@ impl From<DecodeError> for Malformed {
     }
 }
 
-impl Body {
-    fn read(&mut self, decoder: &mut BinDecoder<'_>, header: Header) -> Result<(), Malformed> {
+impl<'p> Body<'p> {
+    fn read(&mut self, decoder: &mut BinDecoder<'p>, header: Header) -> Result<(), Malformed> {
         let counts = header.counts;
-        for _ in 0..counts.queries {
+        for number in 0..counts.queries {
+            if number > 0 {
+                skip_name(decoder)?;
+                decoder.read_u32()?;
+                continue;
+            }
             let name = Name::read(decoder)?;
             let record_type = RecordType(decoder.read_u16()?.unverified(/* any number is a type */));
             let class = decoder.read_u16()?.unverified(/* any number is a class */);
-            let name = QueryName::from_wire(name);
-            self.question.get_or_insert(Question { name, record_type, class });
+            self.question = Some(Question { name: QueryName::from_wire(name), record_type, class });
         }
         for _ in 0..u32::from(counts.answers) + u32::from(counts.authorities) {
             skip(decoder)?;
@@ -108,22 +128,41 @@ impl Body {
     }
 
     /// One additional record: OPT, at the root and once (RFC 6891 §6.1.1), or something we have no use for.
-    fn additional(&mut self, decoder: &mut BinDecoder<'_>) -> Result<(), Malformed> {
+    fn additional(&mut self, decoder: &mut BinDecoder<'p>) -> Result<(), Malformed> {
         let record = skip(decoder)?;
         if record.record_type != RecordType::OPT {
             return Ok(());
         }
-        if self.edns.is_some() || !record.name.is_root() {
+        if self.edns.is_some() || !record.at_root {
             return Err(Malformed);
         }
         let [_, version, ..] = record.ttl.to_be_bytes();
         self.edns = Some(Opt { payload: record.class, version, options: options(record.data) });
         Ok(())
     }
+
+    /// Why there will be no answer from a zone, if so.
+    fn refusal(&self, header: Header, well_formed: bool) -> Option<Refusal> {
+        if header.metadata.op_code != OpCode::Query {
+            return Some((Rcode::NotImp, Some(ExtendedError::not_supported("only QUERY is served"))));
+        }
+        match (header.counts.queries, self.edns) {
+            _ if !well_formed => Some((Rcode::FormErr, Some(ExtendedError::other("malformed message")))),
+            (2.., _) => Some((Rcode::FormErr, Some(ExtendedError::other("more than one question")))),
+            (_, Some(Opt { version: 1.., .. })) => Some((Rcode::BadVers, None)),
+            (_, Some(Opt { options: Err(why), .. })) => Some((Rcode::FormErr, Some(why))),
+            // RFC 7873 §5.4: whoever asks for nothing but a cookie gets one.
+            (0, Some(Opt { options: Ok(Options { cookie: Some(_), .. }), .. })) => {
+                Some((Rcode::NoError, None))
+            }
+            (0, _) => Some((Rcode::FormErr, Some(ExtendedError::other("no question")))),
+            (1, _) => None,
+        }
+    }
 }
 
 struct RawRecord<'a> {
-    name: Name,
+    at_root: bool,
     record_type: RecordType,
     class: u16,
     ttl: u32,
@@ -131,27 +170,58 @@ struct RawRecord<'a> {
 }
 
 fn skip<'a>(decoder: &mut BinDecoder<'a>) -> Result<RawRecord<'a>, Malformed> {
-    let name = Name::read(decoder)?;
+    let at_root = skip_name(decoder)?;
     let record_type = RecordType(decoder.read_u16()?.unverified(/* any number is a type */));
     let class = decoder.read_u16()?.unverified(/* any number is a class */);
     let ttl = decoder.read_u32()?.unverified(/* not used as a number */);
     let length = decoder.read_u16()?.unverified(/* the decoder checks it against what is left */);
     let data = decoder.read_slice(length.into())?.unverified(/* opaque octets */);
-    Ok(RawRecord { name, record_type, class, ttl, data })
+    Ok(RawRecord { at_root, record_type, class, ttl, data })
 }
 
-/// The first subnet option; unknown options are skipped (RFC 6891 §6.1.2).
-fn options(mut data: &[u8]) -> Result<Option<Subnet>, Malformed> {
-    let mut subnet = None;
+/// Steps over a name and says whether it is the root, written out. A pointer ends a name (RFC 1035 §4.1.4).
+fn skip_name(decoder: &mut BinDecoder<'_>) -> Result<bool, Malformed> {
+    let start = decoder.index();
+    loop {
+        let at_root = decoder.index() == start;
+        let length = decoder.read_u8()?.unverified(/* told apart here */);
+        match length {
+            0 => return Ok(at_root),
+            1..=63 => decoder.read_slice(length.into()).map(drop)?,
+            0xc0.. => return decoder.read_u8().map(|_| false).map_err(Malformed::from),
+            _ => return Err(Malformed),
+        }
+        if decoder.index() - start > LONGEST_NAME {
+            return Err(Malformed);
+        }
+    }
+}
+
+/// Octets of the longest name (RFC 1035 §2.3.4), but for its end.
+const LONGEST_NAME: usize = 254;
+
+/// The first subnet and cookie options (RFC 7873 §5.2); unknown options are skipped (RFC 6891 §6.1.2).
+fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
+    let mut options = Options::default();
     while !data.is_empty() {
-        let (head, rest) = data.split_first_chunk::<4>().ok_or(Malformed)?;
-        let [code_high, code_low, length_high, length_low] = *head;
-        let length = usize::from(u16::from_be_bytes([length_high, length_low]));
-        let (option, rest) = rest.split_at_checked(length).ok_or(Malformed)?;
-        if u16::from_be_bytes([code_high, code_low]) == SUBNET && subnet.is_none() {
-            subnet = Some(Subnet::parse(option).ok_or(Malformed)?);
+        let (code, option, rest) = option(data).ok_or(ExtendedError::other("malformed EDNS options"))?;
+        match code {
+            SUBNET if options.subnet.is_none() => {
+                let malformed = ExtendedError::other("malformed client subnet");
+                options.subnet = Some(Subnet::parse(option).ok_or(malformed)?);
+            }
+            cookie::OPTION if options.cookie.is_none() => options.cookie = Some(option),
+            _ => {}
         }
         data = rest;
     }
-    Ok(subnet)
+    Ok(options)
+}
+
+/// The first option's number and data, and what follows it.
+fn option(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let (&[code_high, code_low, length_high, length_low], rest) = data.split_first_chunk::<4>()?;
+    let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+    let (option, rest) = rest.split_at_checked(length)?;
+    Some((u16::from_be_bytes([code_high, code_low]), option, rest))
 }

@@ -5,10 +5,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use store::{model::DomainName, snapshot::ZoneView};
+
 use crate::{
-    answer::{Answer, World, answer},
+    acl,
+    answer::{Answer, Question, World, answer, zone_for},
     client::Client,
-    record::Rcode,
+    cookie::Presented,
+    extended::ExtendedError,
+    gate::Guard,
+    rate::{Kind, Subject, Verdict},
+    record::{Owner, Rcode},
     reply::{PAYLOAD, Reply, ReplyEdns},
     request::{Edns, Request},
 };
@@ -29,7 +36,7 @@ pub struct Response {
     pub bytes: Vec<u8>,
     /// What it says.
     pub rcode: Rcode,
-    /// It was too long and asks to come again over TCP.
+    /// It was too long, or beyond the rate, and asks to come again over TCP.
     pub truncated: bool,
     /// The query named a client subnet.
     pub subnet: bool,
@@ -42,17 +49,22 @@ pub struct Response {
 pub enum Dropped {
     /// Shorter than a header, so there is nobody to answer.
     Short,
+    /// A datagram longer than any query.
+    Long,
     /// A response.
     NotAQuery,
     /// It cannot be replied to: sent from port 0.
     NoReturn,
+    /// Its answer was beyond the rate.
+    RateLimited,
     /// A defect of ours; the packet costs its own answer and nothing else.
     Defect,
 }
 
 impl Dropped {
     /// Every one, in the order of [`Dropped::index`].
-    pub const ALL: [Self; 4] = [Self::Short, Self::NotAQuery, Self::NoReturn, Self::Defect];
+    pub const ALL: [Self; 6] =
+        [Self::Short, Self::Long, Self::NotAQuery, Self::NoReturn, Self::RateLimited, Self::Defect];
 
     /// Its place in [`Dropped::ALL`].
     #[must_use]
@@ -65,6 +77,8 @@ impl Dropped {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Short => "short",
+            Self::Long => "long",
+            Self::RateLimited => "rate_limited",
             Self::NotAQuery => "not_a_query",
             Self::NoReturn => "no_return",
             Self::Defect => "defect",
@@ -81,53 +95,115 @@ pub fn respond(
     source: IpAddr,
     transport: Transport,
     world: Option<World<'_>>,
+    guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
-    // Nothing outlives the call: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| exchange(packet, source, transport, world))).unwrap_or_else(|_| {
+    let asker = Asker { source, transport, guard };
+    // Nothing outlives the call but counters: a defect cannot leave anything half changed.
+    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, world))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
 }
 
-fn exchange(
-    packet: &[u8],
+/// Who asks, how, and what stands before the answer.
+struct Asker<'a> {
     source: IpAddr,
     transport: Transport,
-    world: Option<World<'_>>,
-) -> Result<Response, Dropped> {
-    let request = Request::parse(packet)?;
-    let subnet = request.edns.and_then(|edns| edns.subnet);
-    let answer = match (request.refusal, &request.question, world) {
-        (Some(rcode), _, _) => Answer::bare(rcode),
-        (None, Some(question), Some(world)) => answer(world, question, &Client { source, subnet }),
-        (None, _, _) => Answer::bare(Rcode::ServFail),
-    };
-    // An error is not tailored to anybody, so it names no subnet.
-    let answered = matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain);
-    let tailored = subnet.filter(|_| answered).map(|subnet| (subnet, answer.scope));
-    let reply = Reply {
-        query: request.metadata,
-        question: request.question.as_ref(),
-        answer: &answer,
-        edns: request.edns.map(|_| ReplyEdns { subnet: tailored }),
-    };
-    let encoded = reply.encode(limit(transport, request.edns));
-    Ok(Response {
-        bytes: encoded.bytes,
-        rcode: encoded.rcode,
-        truncated: encoded.truncated,
-        subnet: subnet.is_some(),
-        no_snapshot: request.refusal.is_none() && world.is_none(),
-    })
+    guard: Guard<'a>,
 }
 
-/// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-fn limit(transport: Transport, edns: Option<Edns>) -> u16 {
-    match transport {
-        Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-        Transport::Tcp => u16::MAX,
+impl Asker<'_> {
+    fn exchange(&self, packet: &[u8], world: Option<World<'_>>) -> Result<Response, Dropped> {
+        if self.transport == Transport::Udp && packet.len() > LONGEST_DATAGRAM {
+            return Err(Dropped::Long);
+        }
+        let mut request = Request::parse(packet)?;
+        let presented = self.guard.presented(request.edns.and_then(|edns| edns.cookie), self.source);
+        // RFC 7873 §5.2.2; what is wrong with the whole query goes before.
+        if presented == Presented::Malformed {
+            let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
+            request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
+        }
+        let answer = self.answer(&request, world);
+        let kind = kind(&answer, request.question.as_ref(), world);
+        let verdict = self.guard.admit(self.source, self.transport, &presented, kind);
+        let encoded = match verdict {
+            Verdict::Drop => return Err(Dropped::RateLimited),
+            Verdict::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
+            Verdict::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
+        };
+        Ok(Response {
+            bytes: encoded.bytes,
+            rcode: encoded.rcode,
+            truncated: encoded.truncated,
+            subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
+            no_snapshot: request.refusal.is_none() && world.is_none(),
+        })
+    }
+
+    fn answer(&self, request: &Request<'_>, world: Option<World<'_>>) -> Answer {
+        let (question, world) = match (request.refusal, &request.question, world) {
+            (Some((rcode, extended)), ..) => return Answer { rcode, extended, ..Answer::default() },
+            (None, Some(question), Some(world)) => (question, world),
+            (None, ..) => return Answer::failed(Rcode::ServFail, ExtendedError::NOT_READY),
+        };
+        let is_closed = |zone: &ZoneView| !self.guard.allows(zone, self.source);
+        if zone_for(world.snapshot, question).is_some_and(is_closed) {
+            self.guard.denied();
+            return Answer::failed(Rcode::Refused, ExtendedError::PROHIBITED);
+        }
+        let subnet = request.edns.and_then(|edns| edns.subnet);
+        let mut answer = answer(world, question, &Client { source: self.source, subnet });
+        let in_closed = |name: &DomainName| {
+            world.snapshot.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
+        };
+        acl::end_where_closed(&mut answer, in_closed);
+        answer
+    }
+
+    fn reply<'r>(&self, request: &'r Request<'_>, answer: &'r Answer, presented: &Presented) -> Reply<'r> {
+        let subnet = request.edns.and_then(|edns| edns.subnet);
+        // An error is not tailored to anybody, so it names no subnet.
+        let answered = matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain);
+        let subnet = subnet.filter(|_| answered).map(|subnet| (subnet, answer.scope));
+        let cookie = self.guard.cookie(presented, self.source);
+        let edns = request.edns.map(|_| ReplyEdns { subnet, cookie, extended: answer.extended });
+        Reply { query: request.metadata, question: request.question.as_ref(), answer, edns }
+    }
+
+    /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
+    fn limit(&self, edns: Option<Edns<'_>>) -> u16 {
+        match self.transport {
+            Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
+            Transport::Tcp => u16::MAX,
+        }
     }
 }
+
+/// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
+/// zone they do not exist in, or whose wildcard covers them.
+fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
+    let (Some(question), Some(world)) = (question, world) else { return Kind::Error };
+    let authority = answer.authority.first().and_then(|record| match &record.owner {
+        Owner::At(name) => Some(Subject::of(name.as_str().as_bytes())),
+        Owner::Asked => None,
+    });
+    match (answer.rcode, authority) {
+        (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),
+        (Rcode::NoError | Rcode::NxDomain, Some(zone)) => Kind::Absence(zone),
+        (Rcode::NoError | Rcode::NxDomain, None) => {
+            let name = question.name.key();
+            let zone = world.snapshot.zone_of(name);
+            let apex = zone.map_or("", |zone| zone.zone.name.as_str());
+            let exists = zone.is_some_and(|zone| zone.get(name).is_some());
+            Kind::Answer(Subject::of(if exists { name } else { apex }.as_bytes()))
+        }
+        _ => Kind::Error,
+    }
+}
+
+/// The longest query that is read over UDP, in octets; nothing that asks is as long.
+pub(crate) const LONGEST_DATAGRAM: usize = 4096;
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     answer::World,
+    gate::{self, Gate},
     metrics::Metrics,
     respond::{Dropped, Transport, respond},
 };
@@ -31,6 +32,8 @@ pub struct Config {
     /// A TCP connection on which no whole query comes, or no reply can be sent, for this long is closed
     /// (RFC 7766 §6.2.3).
     pub tcp_idle: Duration,
+    /// Cookies, response rates, and who may ask about which zone.
+    pub gate: gate::Config,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             workers: 1,
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
+            gate: gate::Config::default(),
         }
     }
 }
@@ -63,6 +67,9 @@ pub enum Error {
     /// A socket cannot be served by this runtime.
     #[error("cannot serve a socket that was bound: {0}")]
     Register(io::Error),
+    /// No secret can be made.
+    #[error("the system has no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
     /// A task ended that should not.
     #[error("a listener ended by itself, which is a defect: {0}")]
     Ended(String),
@@ -102,7 +109,9 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let listeners = config.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<_>, _>>()?;
     let local = |(udp, _): &(UdpSocket, TcpListener)| udp.local_addr().map_err(Error::Register);
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
-    let exchange = Exchange { store, metrics: Arc::default() };
+    let metrics = Arc::<Metrics>::default();
+    let gate = Arc::new(Gate::new(config.gate.clone(), Arc::clone(&metrics))?);
+    let exchange = Exchange { store, gate, metrics };
     Ok(Server { config, listeners, addresses, exchange })
 }
 
@@ -159,6 +168,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 struct Exchange {
     store: store::Handle,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
 }
 
@@ -173,7 +183,7 @@ impl Exchange {
         });
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
-            _ => respond(packet, peer.ip(), transport, world),
+            _ => respond(packet, peer.ip(), transport, world, self.gate.at(self.store.now())),
         };
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)

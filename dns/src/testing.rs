@@ -17,6 +17,7 @@ use crate::{
     answer::{Question, World},
     client::Client,
     explain::{Explanation, explain},
+    gate::{self, Gate},
     record::RecordType,
     respond::{Dropped, Response, Transport, respond},
 };
@@ -87,12 +88,16 @@ hosts: [orders.example.com]
 pub(crate) struct Small {
     pub(crate) snapshot: Snapshot,
     pub(crate) board: Board,
+    pub(crate) gate: Gate,
 }
 
 impl Small {
     pub(crate) fn new() -> Self {
         let board = Board::default();
-        Self { snapshot: Self::on(&board), board }
+        // Tests ask faster than anybody.
+        let open = gate::Config { rate_limit: None, ..gate::Config::default() };
+        let gate = Gate::new(open, Arc::default()).unwrap();
+        Self { snapshot: Self::on(&board), board, gate }
     }
 
     /// The same world, its targets on a board that is there.
@@ -136,7 +141,17 @@ impl Small {
     }
 
     pub(crate) fn send(&self, packet: &[u8], transport: Transport) -> Result<Response, Dropped> {
-        respond(packet, IpAddr::from([10, 1, 0, 9]), transport, Some(self.world()))
+        self.send_from([10, 1, 0, 9].into(), packet, transport)
+    }
+
+    pub(crate) fn send_from(
+        &self,
+        source: IpAddr,
+        packet: &[u8],
+        transport: Transport,
+    ) -> Result<Response, Dropped> {
+        let world = self.world();
+        respond(packet, source, transport, Some(world), self.gate.at(world.now))
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
             ttl: ttl(3600),
             negative_ttl: ttl(60),
             records: vec![],
+            allow_query: vec![],
         }],
         clusters: vec![Cluster {
             name: name("main"),

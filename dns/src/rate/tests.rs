@@ -15,7 +15,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn name(text: &str) -> Kind {
-    Kind::Answer(Subject::of(text))
+    Kind::Answer(Subject::of(text.as_bytes()))
 }
 
 /// The verdicts on this many responses at one moment.
@@ -54,7 +54,7 @@ fn a_network_a_kind_and_a_subject_have_one_account() {
         ("192.0.2.255", name("a.example.com"), 0),
         ("192.0.3.1", name("a.example.com"), 1),
         ("192.0.2.1", name("b.example.com"), 1),
-        ("192.0.2.1", Kind::Absence(Subject::of("a.example.com")), 1),
+        ("192.0.2.1", Kind::Absence(Subject::of(b"a.example.com")), 1),
         ("::ffff:192.0.2.1", name("a.example.com"), 0),
     ] {
         assert_eq!(sent(&table, client, kind, NOW, 1), expected, "{client} {kind:?}");
@@ -86,7 +86,7 @@ fn exempt_networks_and_rates_of_zero_are_not_limited() {
     for client in ["127.3.2.1", "::ffff:127.0.0.1", "2001:db8:ffff::1"] {
         assert_eq!(sent(&table, client, name("x"), NOW, 3000), 3000, "{client}");
     }
-    assert_eq!(sent(&table, "192.0.2.1", Kind::Absence(Subject::of("x")), NOW, 3000), 3000);
+    assert_eq!(sent(&table, "192.0.2.1", Kind::Absence(Subject::of(b"x")), NOW, 3000), 3000);
     assert_eq!(sent(&table, "2001:db9::1", name("x"), NOW, 3000), 1000);
 }
 

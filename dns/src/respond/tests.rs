@@ -3,9 +3,13 @@ use hickory_proto::{
     rr::{Name, RecordType as WireType},
 };
 use proptest::prelude::*;
+use store::model::Moment;
 
 use super::*;
-use crate::testing::{Small, parsed, query};
+use crate::{
+    gate::{self, Gate},
+    testing::{Small, parsed, query},
+};
 
 const HOST: &str = "Orders.Example.COM.";
 
@@ -99,7 +103,9 @@ fn a_name_that_points_at_itself_is_refused() {
 #[test]
 fn without_a_snapshot_everything_is_servfail() {
     let packet = query(HOST, WireType::A, Some(1232));
-    let response = respond(&packet, IpAddr::from([127, 0, 0, 1]), Transport::Udp, None).unwrap();
+    let gate = Gate::new(gate::Config::default(), Default::default()).unwrap();
+    let response =
+        respond(&packet, IpAddr::from([127, 0, 0, 1]), Transport::Udp, None, gate.at(Moment(0))).unwrap();
     assert!(response.no_snapshot);
     assert_eq!(parsed(&response).metadata.response_code, ResponseCode::ServFail);
 }

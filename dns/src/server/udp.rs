@@ -7,8 +7,8 @@ use tokio::{net::UdpSocket, sync::watch};
 use super::{Exchange, end};
 use crate::respond::Transport;
 
-/// Queries are far shorter; what is cut off here cannot be read and is answered so.
-const LONGEST: usize = 4096;
+/// Queries are far shorter; of what is longer, one octet more is taken, so that it shows.
+const LONGEST: usize = crate::respond::LONGEST_DATAGRAM + 1;
 
 /// How long to wait after the system failed us, so that a lasting error does not spin.
 const PAUSE: Duration = Duration::from_millis(10);

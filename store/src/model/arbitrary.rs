@@ -38,13 +38,16 @@ fn addresses(least: usize) -> impl Strategy<Value = Addresses> {
         .prop_map(|(a, aaaa)| Addresses { a, aaaa })
 }
 
-fn site() -> impl Strategy<Value = Site> {
-    let net = (any::<std::net::IpAddr>(), 0u8..=128).prop_map(|(ip, length)| {
+fn net() -> impl Strategy<Value = ipnet::IpNet> {
+    (any::<std::net::IpAddr>(), 0u8..=128).prop_map(|(ip, length)| {
         let most = if ip.is_ipv4() { 32 } else { 128 };
         ipnet::IpNet::new(ip, length.min(most)).unwrap().trunc()
-    });
+    })
+}
+
+fn site() -> impl Strategy<Value = Site> {
     let location = (-90.0..=90.0, -180.0..=180.0).prop_map(|(lat, lon)| Location { lat, lon });
-    (name(), option::of(location), distinct(net, 0)).prop_map(|(name, location, networks)| Site {
+    (name(), option::of(location), distinct(net(), 0)).prop_map(|(name, location, networks)| Site {
         name,
         location,
         networks,
@@ -95,13 +98,15 @@ fn zone() -> impl Strategy<Value = Zone> {
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
         let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
-        (Just(apex), nameservers, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
-            |(name, nameservers, ttl, negative_ttl, records)| Zone {
+        let allow_query = distinct(net(), 0);
+        (Just(apex), nameservers, ttl(), ttl(), collection::vec(record, 0..4), allow_query).prop_map(
+            |(name, nameservers, ttl, negative_ttl, records, allow_query)| Zone {
                 name,
                 nameservers,
                 ttl,
                 negative_ttl,
                 records,
+                allow_query,
             },
         )
     })

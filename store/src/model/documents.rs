@@ -189,6 +189,9 @@ pub struct Zone {
     /// Static records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<StaticRecord>,
+    /// The networks that may ask about it, by the address a query comes from; empty: everyone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_query: Vec<IpNet>,
 }
 
 /// A name server of a zone, with its glue.

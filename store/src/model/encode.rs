@@ -208,6 +208,7 @@ fn zone(it: &Zone, map: Map) -> Map {
         .with("ttl", text(it.ttl))
         .with("negative_ttl", text(it.negative_ttl))
         .maybe("records", records)
+        .maybe("allow_query", some(&it.allow_query))
 }
 
 fn static_record(it: &StaticRecord, apex: &DomainName) -> Node {

@@ -1,6 +1,6 @@
 //! Zones and their static records in presentation form (RFC 1035 §5.1), with names relative to the apex.
 
-use super::{A_DOMAIN, host, steering::seconds};
+use super::{A_DOMAIN, host, some, steering::seconds};
 use crate::model::{
     DomainName, Nameserver, RecordData, StaticRecord, Zone,
     read::{Fields, Reader},
@@ -16,7 +16,9 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let ttl = fields.or("ttl", seconds(3_600), |field| field.ttl());
     let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.ttl());
     let records = fields.or("records", Vec::new(), |field| field.list(|item| record(&item, &apex)));
-    Some(Zone { name: name?, nameservers: nameservers?, ttl, negative_ttl, records })
+    let allow_query = fields.optional("allow_query", |field| some(&field, |item| item.net()));
+    let allow_query = allow_query.unwrap_or_default();
+    Some(Zone { name: name?, nameservers: nameservers?, ttl, negative_ttl, records, allow_query })
 }
 
 fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>> {
