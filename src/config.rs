@@ -4,6 +4,7 @@
 //! (tokens, certificates) are read here too: what is wrong with them is a mistake of the configuration, told
 //! before anything was started.
 
+mod gate;
 mod sections;
 mod toml;
 

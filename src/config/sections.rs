@@ -99,6 +99,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+        gate: super::gate::gate(fields),
     })
 }
 
@@ -251,7 +252,7 @@ fn path(at: &Reader<'_>) -> Option<PathBuf> {
     at.text(LONGEST).map(PathBuf::from)
 }
 
-fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
+pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
     let path = path(at)?;
     let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LARGEST_FILE);
     match std::fs::read(&path) {
