@@ -207,3 +207,5 @@ pub(crate) const LONGEST_DATAGRAM: usize = 4096;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

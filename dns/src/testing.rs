@@ -102,7 +102,12 @@ impl Small {
 
     /// The same world, its targets on a board that is there.
     pub(crate) fn on(board: &Board) -> Snapshot {
-        let documents = model::parse("small.yaml", DOCUMENTS).unwrap();
+        Self::compile(DOCUMENTS, board)
+    }
+
+    /// Other documents.
+    pub(crate) fn compile(documents: &str, board: &Board) -> Snapshot {
+        let documents = model::parse("small.yaml", documents).unwrap();
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let world = model::World::check(placed, Moment(0)).unwrap();
         Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, board)
