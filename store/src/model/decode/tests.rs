@@ -70,6 +70,21 @@ fn the_values_shown_are_the_defaults() {
 }
 
 #[test]
+fn a_zone_may_be_closed_but_not_to_everyone() {
+    let with = |networks: &str| {
+        let text = "kind: Zone\nname: x.org\nnameservers: [{name: ns.y.org.}]\nallow_query: ";
+        parse("z", &format!("{text}{networks}\n"))
+    };
+    let documents = with("[10.0.0.0/8, '2001:db8::/32']").unwrap();
+    let Document::Zone(zone) = &documents[0].value else { panic!() };
+    assert_eq!(zone.allow_query.len(), 2);
+    for (networks, needle) in [("[]", "empty"), ("[10.0.0.1/8]", "10.0.0.0/8"), ("10.0.0.0/8", "a list")] {
+        let said: String = with(networks).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(said.contains("allow_query") && said.contains(needle), "{said}");
+    }
+}
+
+#[test]
 fn defaults_follow_what_was_written() {
     let check: Check = read!(Check, "kind: Check\nname: c\ntype: tcp\nport: 1\ninterval: 500ms\n");
     assert_eq!((check.probe, check.timeout.to_string()), (Probe::Tcp {}, "500ms".to_owned()));
