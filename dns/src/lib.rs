@@ -3,7 +3,8 @@
 //! Three layers, each testable without the next. [`answer()`] decides: a pure function of a snapshot, the board, a
 //! question and a client; which site a client is sent to it asks `store::steering` and never ranks itself.
 //! [`respond()`] speaks the protocol: a packet in, a packet out, still pure. [`Server`] owns the sockets.
-//! [`explain()`] shows a decision instead of encoding it.
+//! [`explain()`] shows a decision instead of encoding it. Before every answer stands the [`gate`]: cookies, response
+//! rates, and who may ask; whoever answers in another way than [`respond()`] asks it in the same order.
 //!
 //! Framing and idle limits of TCP come from `hickory-server`, encoding from `hickory-proto`; none of their types
 //! is in this crate's interface. The accept and receive loops are our own, because a server has to bound its

@@ -104,16 +104,18 @@ pub enum Kind {
 pub struct Subject(u64);
 
 impl Subject {
-    /// The number of a name in lower case, in whatever form: whoever counts has to use one and the same. Not keyed:
-    /// two names that share a number share an account.
+    /// The number of a name in wire form and lower case, with the root's empty label at its end. Not keyed, so that it
+    /// can be kept with what is looked up; the table's key is.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let mut chunks = name.chunks_exact(8);
-        let mut hash = name.len() as u64;
-        for chunk in &mut chunks {
-            hash = fold(hash ^ word(chunk), ODD);
-        }
-        Self(fold(hash ^ word(chunks.remainder()), ODD))
+        let (words, rest) = name.as_chunks::<8>();
+        let mut last = [0; 8];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        let hash = words
+            .iter()
+            .chain([&last])
+            .fold(name.len() as u64 ^ ODD, |hash, word| fold(hash ^ u64::from_le_bytes(*word), ODD));
+        Self(hash)
     }
 }
 
@@ -340,11 +342,6 @@ const fn fold(a: u64, b: u64) -> u64 {
 
 const fn halves(bits: u128) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
-}
-
-/// At most eight octets as a number.
-fn word(octets: &[u8]) -> u64 {
-    octets.iter().fold(0, |word, octet| word << 8 | u64::from(*octet))
 }
 
 /// An address as IPv6 has it, IPv4 mapped.

@@ -14,6 +14,7 @@ use crate::{
     cookie::Presented,
     extended::ExtendedError,
     gate::Guard,
+    name::QueryName,
     rate::{Kind, Subject, Verdict},
     record::{Owner, Rcode},
     reply::{PAYLOAD, Reply, ReplyEdns},
@@ -185,21 +186,33 @@ impl Asker<'_> {
 fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
     let (Some(question), Some(world)) = (question, world) else { return Kind::Error };
     let authority = answer.authority.first().and_then(|record| match &record.owner {
-        Owner::At(name) => Some(Subject::of(name.as_str().as_bytes())),
+        Owner::At(name) => Some(configured(name)),
         Owner::Asked => None,
     });
     match (answer.rcode, authority) {
         (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),
         (Rcode::NoError | Rcode::NxDomain, Some(zone)) => Kind::Absence(zone),
         (Rcode::NoError | Rcode::NxDomain, None) => {
-            let name = question.name.key();
-            let zone = world.snapshot.zone_of(name);
-            let apex = zone.map_or("", |zone| zone.zone.name.as_str());
-            let exists = zone.is_some_and(|zone| zone.get(name).is_some());
-            Kind::Answer(Subject::of(if exists { name } else { apex }.as_bytes()))
+            let zone = world.snapshot.zone_of(question.name.key());
+            let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
+            Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
         }
         _ => Kind::Error,
     }
+}
+
+fn configured(name: &DomainName) -> Subject {
+    name.as_str().parse().map(|name| asked(&name)).unwrap_or_default()
+}
+
+fn asked(name: &QueryName) -> Subject {
+    let mut wire = Vec::with_capacity(name.wire().len());
+    for label in name.wire().iter() {
+        wire.extend(u8::try_from(label.len()));
+        wire.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    wire.push(0);
+    Subject::of(&wire)
 }
 
 /// The longest query that is read over UDP, in octets; nothing that asks is as long.

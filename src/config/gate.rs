@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use store::model::{
     DomainName, Span,
     read::{Fields, Reader},
+    tree::Value,
 };
 
 use super::sections::file;
@@ -76,6 +77,11 @@ fn rules(at: &Reader<'_>) -> Option<BTreeMap<DomainName, Vec<IpNet>>> {
             continue;
         };
         let before = at.count();
+        // A name without quotes is a path of tables.
+        if matches!(at.node().value, Value::Map(_)) {
+            at.mistake("is a table, not a zone with its networks", EXPECTED);
+            continue;
+        }
         let Some(networks) = at.distinct(|it| it.net()) else { continue };
         if networks.is_empty() && at.count() == before {
             at.mistake("is empty, so nobody could ask", "at least one network such as 10.0.0.0/8");

@@ -182,3 +182,14 @@ proptest! {
         }
     }
 }
+
+/// Numbers are kept with compiled names, so they are the same for everybody.
+#[test]
+fn subjects_tell_names_apart() {
+    let names: [&[u8]; 6] =
+        [b"\0", b"\x01a\0", b"\x01b\0", b"\x07example\0", b"\x07example\x03com\0", b"\x07example\x03con\0"];
+    for (at, name) in names.iter().enumerate() {
+        assert!(names[..at].iter().all(|other| Subject::of(other) != Subject::of(name)), "{name:?}");
+    }
+    assert_eq!(Subject::of(b"\x01a\0"), Subject::of(&[1, b'a', 0]));
+}

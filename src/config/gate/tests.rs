@@ -42,7 +42,7 @@ fn every_mistake_is_told() {
         (9, "slip"),
         (10, "window"),
         (11, "speed"),
-        (13, "a list"),
+        (13, "name in quotes"),
         (14, "nobody could ask"),
         (15, "host bits"),
     ] {
