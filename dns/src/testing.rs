@@ -176,6 +176,17 @@ pub(crate) fn query(name: &str, record_type: WireType, edns: Option<u16>) -> Vec
     message.to_vec().unwrap()
 }
 
+/// A query for addresses with one EDNS option.
+pub(crate) fn with_option(name: &str, code: u16, data: &[u8]) -> Vec<u8> {
+    let mut packet = query(name, WireType::A, Some(1232));
+    let at = packet.len() - 2;
+    let length = u16::try_from(data.len()).unwrap();
+    packet.splice(at.., (length + 4).to_be_bytes());
+    packet.extend([code, length].into_iter().flat_map(u16::to_be_bytes));
+    packet.extend(data);
+    packet
+}
+
 pub(crate) fn parsed(response: &Response) -> Message {
     Message::from_vec(&response.bytes).unwrap()
 }

@@ -4,7 +4,7 @@ use store::board::Board;
 use super::*;
 use crate::{
     respond::{Dropped, Response, respond},
-    testing::{Small, parsed, query},
+    testing::{Small, parsed, query, with_option},
 };
 
 const DOCUMENTS: &str = "
@@ -59,17 +59,6 @@ fn over(small: &Small, from: &str, packet: &[u8], transport: Transport) -> Resul
 
 fn ask(small: &Small, from: &str, name: &str) -> Result<Response, Dropped> {
     over(small, from, &query(name, WireType::A, Some(1232)), Transport::Udp)
-}
-
-/// A query with one EDNS option.
-fn with_option(name: &str, code: u16, data: &[u8]) -> Vec<u8> {
-    let mut packet = query(name, WireType::A, Some(1232));
-    let at = packet.len() - 2;
-    let length = u16::try_from(data.len()).unwrap();
-    packet.splice(at.., (length + 4).to_be_bytes());
-    packet.extend([code, length].into_iter().flat_map(u16::to_be_bytes));
-    packet.extend(data);
-    packet
 }
 
 /// The data of the last option of a reply's OPT record, which is its last record.

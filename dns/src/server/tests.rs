@@ -1,3 +1,5 @@
+mod gated;
+
 use std::net::Ipv4Addr;
 
 use hickory_proto::{op::Message, rr::RecordType as WireType};
