@@ -23,6 +23,12 @@ use store::model::RecordData;
 pub(crate) struct Rules(HashMap<DomainName, Box<[IpNet]>>);
 
 impl Rules {
+    /// True if everybody may ask about the zone.
+    #[must_use]
+    pub(crate) fn leave_open(&self, zone: &ZoneView) -> bool {
+        zone.zone.allow_query.is_empty() && !self.0.contains_key(&zone.zone.name)
+    }
+
     /// True if this client may ask about the zone: every rule there is for it allows that.
     #[must_use]
     pub(crate) fn allow(&self, zone: &ZoneView, source: IpAddr) -> bool {

@@ -62,6 +62,13 @@ impl Gate {
         })
     }
 
+    /// True if everybody may ask about the zone. Whoever makes answers ahead, for nobody in particular, may do so for
+    /// names in such zones whose aliases stay in such zones.
+    #[must_use]
+    pub fn leaves_open(&self, zone: &ZoneView) -> bool {
+        self.rules.leave_open(zone)
+    }
+
     /// The gate at a moment.
     #[must_use]
     pub const fn at(&self, now: Moment) -> Guard<'_> {

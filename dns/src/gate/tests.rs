@@ -186,6 +186,10 @@ fn the_node_closes_zones_too_and_both_rules_hold() {
     let rules = [("example.com", "203.0.113.0/24"), ("closed.example", "10.1.2.0/24")];
     let allow_query = rules.into_iter().map(|(zone, net)| (zone.parse().unwrap(), rule(net))).collect();
     let small = with(Config { allow_query, ..Config::default() });
+    assert!(small.snapshot.zones().all(|zone| !small.gate.leaves_open(zone)));
+    let open = with(Config::default());
+    let of = |name| open.gate.leaves_open(open.snapshot.zone_of(name).unwrap());
+    assert!(of("example.com") && !of("closed.example"));
     for (from, name, open) in [
         (STRANGER, HOST, true),
         (FRIEND, HOST, false),
