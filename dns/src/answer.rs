@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use store::{
     board::Board,
-    model::{DomainName, Moment, RecordData, StaticRecord, Ttl},
+    model::{DomainName, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
     snapshot::{Owner as Entry, Snapshot, SteeredDomain, ZoneView},
 };
 
@@ -91,7 +91,7 @@ impl Answer {
 
     /// The SOA that lets resolvers remember an absence (RFC 2308 §3), for `at_most` where it may end sooner.
     fn absent(&mut self, zone: &ZoneView, at_most: Ttl) {
-        let ttl = zone.zone.ttl.min(zone.zone.negative_ttl).min(at_most);
+        let ttl = soa_ttl(zone).min(zone.zone.negative_ttl).min(at_most);
         let owner = Owner::At(zone.zone.name.clone());
         self.authority.push(Record { owner, ttl, data: Data::Soa(soa(zone)) });
     }
@@ -242,7 +242,7 @@ impl<'a> Walk<'a> {
             (RecordType::A | RecordType::AAAA, Some(domain)) => return self.steer(zone, owner, domain),
             (RecordType::SOA, _) if apex => {
                 let data = Data::Soa(soa(zone));
-                self.answer.answer.push(Record { owner: owner.clone(), ttl: zone.zone.ttl, data });
+                self.answer.answer.push(Record { owner: owner.clone(), ttl: soa_ttl(zone), data });
             }
             (RecordType::NS, _) if apex => self.name_servers(zone, owner),
             (RecordType::ANY, _) => self.any(zone, owner, entry, apex),
@@ -320,12 +320,32 @@ fn address(ip: IpAddr, wanted: RecordType) -> Option<RecordData> {
 
 fn soa(zone: &ZoneView) -> Soa {
     let apex = &zone.zone.name;
+    let minimum = zone.zone.negative_ttl;
+    let Some(stated) = &zone.zone.soa else {
+        return Soa {
+            mname: zone.zone.nameservers.first().map_or_else(|| apex.clone(), |server| server.name.clone()),
+            rname: apex.resolve("hostmaster").unwrap_or_else(|_| apex.clone()),
+            serial: zone.serial,
+            refresh: StartOfAuthority::REFRESH,
+            retry: StartOfAuthority::RETRY,
+            expire: StartOfAuthority::EXPIRE,
+            minimum,
+        };
+    };
     Soa {
-        mname: zone.zone.nameservers.first().map_or_else(|| apex.clone(), |server| server.name.clone()),
-        rname: apex.resolve("hostmaster").unwrap_or_else(|_| apex.clone()),
-        serial: zone.serial,
-        minimum: zone.zone.negative_ttl,
+        mname: stated.mname.clone(),
+        rname: stated.rname.clone(),
+        serial: stated.serial.unwrap_or(zone.serial),
+        refresh: stated.refresh,
+        retry: stated.retry,
+        expire: stated.expire,
+        minimum,
     }
+}
+
+/// The TTL of a zone's SOA record.
+fn soa_ttl(zone: &ZoneView) -> Ttl {
+    zone.zone.soa.as_ref().and_then(|soa| soa.ttl).unwrap_or(zone.zone.ttl)
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ record_types! {
     TXT 16 "Text."
     AAAA 28 "An IPv6 address."
     SRV 33 "A service's location."
+    DNAME 39 "An alias for everything below a name (RFC 6672)."
     OPT 41 "EDNS (RFC 6891); no type to ask for."
     DS 43 "A child zone's key; belongs to the parent's side of a delegation."
     SVCB 64 "A service binding (RFC 9460)."
@@ -171,19 +172,16 @@ pub struct Soa {
     pub mname: DomainName,
     /// The mailbox of whoever answers for the zone, as a name.
     pub rname: DomainName,
-    /// Derived from the generation.
+    /// The zone's own, or derived from the generation.
     pub serial: u32,
+    /// How often a secondary looks for a newer serial.
+    pub refresh: Ttl,
+    /// How soon it tries again.
+    pub retry: Ttl,
+    /// After how long without contact it stops answering.
+    pub expire: Ttl,
     /// How long an absence may be remembered (RFC 2308 §4).
     pub minimum: Ttl,
-}
-
-impl Soa {
-    /// How often a secondary would look for a newer serial.
-    pub const REFRESH: i32 = 3600;
-    /// How soon it would try again.
-    pub const RETRY: i32 = 600;
-    /// After how long without contact it would stop answering: two weeks (RFC 1912 §2.2).
-    pub const EXPIRE: i32 = 1_209_600;
 }
 
 impl Data {
@@ -210,6 +208,8 @@ pub(crate) const fn plain_type(data: &RecordData) -> RecordType {
         RecordData::Mx { .. } => RecordType::MX,
         RecordData::Srv { .. } => RecordType::SRV,
         RecordData::Caa { .. } => RecordType::CAA,
+        RecordData::Dname(_) => RecordType::DNAME,
+        RecordData::Other { record_type, .. } => RecordType(*record_type),
     }
 }
 
@@ -219,9 +219,9 @@ impl fmt::Display for Data {
         match self {
             Self::Plain(data) => write_plain(data, f),
             Self::Soa(soa) => {
-                let (refresh, retry, expire) = (Soa::REFRESH, Soa::RETRY, Soa::EXPIRE);
-                write!(f, "{}. {}. {} {refresh} {retry} {expire} ", soa.mname, soa.rname, soa.serial)?;
-                write!(f, "{}", soa.minimum.as_secs())
+                write!(f, "{}. {}. {}", soa.mname, soa.rname, soa.serial)?;
+                let times = [soa.refresh, soa.retry, soa.expire, soa.minimum];
+                times.iter().try_for_each(|time| write!(f, " {}", time.as_secs()))
             }
             Self::Any => f.write_str("\"RFC8482\" \"\""),
         }
@@ -247,6 +247,11 @@ fn write_plain(data: &RecordData, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         RecordData::Caa { flags, tag, value } => {
             write!(f, "{flags} {tag} ")?;
             write_quoted(value, f)
+        }
+        RecordData::Dname(name) => write!(f, "{name}."),
+        RecordData::Other { data, .. } => {
+            write!(f, "\\# {}{}", data.len(), if data.is_empty() { "" } else { " " })?;
+            data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
         }
     }
 }

@@ -72,6 +72,7 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         collection::vec("[^\\p{Cc}]{0,30}|[\\x00-\\x7f]{0,9}", 1..3).prop_map(RecordData::Txt),
         (any::<u16>(), target.clone())
             .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
+        target.clone().prop_map(RecordData::Dname),
         (any::<u16>(), any::<u16>(), any::<u16>(), target)
             .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
         (any::<u8>(), tag, "[!-~]{0,20}").prop_map(|(flags, tag, value)| RecordData::Caa {
@@ -80,6 +81,23 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
             value
         }),
     ]
+}
+
+fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthority> + use<> {
+    let apex = apex.clone();
+    let rname = prop_oneof!["[a-z]{1,9}", r"[a-z]{1,5}\\\.[a-z]{1,5}"]
+        .prop_map(move |relative| apex.resolve(&relative).unwrap());
+    (domain_name(), rname, option::of(any::<u32>()), (ttl(), ttl(), ttl()), option::of(ttl())).prop_map(
+        |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
+            mname,
+            rname,
+            serial,
+            refresh,
+            retry,
+            expire,
+            ttl,
+        },
+    )
 }
 
 fn zone() -> impl Strategy<Value = Zone> {
@@ -95,10 +113,12 @@ fn zone() -> impl Strategy<Value = Zone> {
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
         let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
-        (Just(apex), nameservers, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
-            |(name, nameservers, ttl, negative_ttl, records)| Zone {
+        let soa = option::of(start_of_authority(&apex));
+        (Just(apex), nameservers, soa, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
+            |(name, nameservers, soa, ttl, negative_ttl, records)| Zone {
                 name,
                 nameservers,
+                soa,
                 ttl,
                 negative_ttl,
                 records,

@@ -2,12 +2,15 @@
 //!
 //! `parse(yaml(d))` is `d` again. Names inside a zone come out relative to it, as people write them.
 
-use std::fmt::{Display, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{Display, Write as _},
+};
 
 use super::{
     Addresses, Check, Cluster, Document, Domain, DomainName, Name, Nameserver, Override, OverrideState,
     PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service, Site,
-    StaticRecord, Token, Vantage, WhenNone, Zone,
+    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone,
     tree::{Entry, Node, Value},
 };
 
@@ -205,9 +208,22 @@ fn zone(it: &Zone, map: Map) -> Map {
     let records =
         (!it.records.is_empty()).then(|| list(&it.records, |record| static_record(record, &it.name)));
     map.with("nameservers", list(&it.nameservers, nameserver))
+        .maybe("soa", it.soa.as_ref().map(|soa| start_of_authority(soa, &it.name)))
         .with("ttl", text(it.ttl))
         .with("negative_ttl", text(it.negative_ttl))
         .maybe("records", records)
+}
+
+fn start_of_authority(it: &StartOfAuthority, apex: &DomainName) -> Node {
+    Map::new()
+        .with("mname", text(relative(&it.mname, apex)))
+        .with("rname", text(relative(&it.rname, apex)))
+        .maybe("serial", it.serial.map(plain))
+        .with("refresh", text(it.refresh))
+        .with("retry", text(it.retry))
+        .with("expire", text(it.expire))
+        .maybe("ttl", it.ttl.map(text))
+        .done()
 }
 
 fn static_record(it: &StaticRecord, apex: &DomainName) -> Node {
@@ -221,9 +237,9 @@ fn static_record(it: &StaticRecord, apex: &DomainName) -> Node {
 }
 
 /// Type and data in presentation form (RFC 1035 §5.1), names relative to the apex.
-fn presentation(data: &RecordData, apex: &DomainName) -> (&'static str, String) {
+fn presentation(data: &RecordData, apex: &DomainName) -> (Cow<'static, str>, String) {
     let name = |name| relative(name, apex);
-    match data {
+    let (kind, data) = match data {
         RecordData::A(ip) => ("A", ip.to_string()),
         RecordData::Aaaa(ip) => ("AAAA", ip.to_string()),
         RecordData::Cname(target) => ("CNAME", name(target)),
@@ -239,7 +255,21 @@ fn presentation(data: &RecordData, apex: &DomainName) -> (&'static str, String) 
         RecordData::Caa { flags, tag, value } => {
             ("CAA", format!("{flags} {tag} {}", character_string(value)))
         }
+        RecordData::Dname(target) => ("DNAME", name(target)),
+        RecordData::Other { record_type, data } => {
+            return (Cow::Owned(format!("TYPE{record_type}")), unknown(data));
+        }
+    };
+    (Cow::Borrowed(kind), data)
+}
+
+/// The form of any data (RFC 3597 §5).
+fn unknown(data: &[u8]) -> String {
+    let mut out = format!("\\# {}", data.len());
+    for (at, octet) in data.iter().enumerate() {
+        let _ = write!(out, "{}{octet:02x}", if at == 0 { " " } else { "" });
     }
+    out
 }
 
 fn character_string(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::{A_DOMAIN, host, steering::seconds};
 use crate::model::{
-    DomainName, Nameserver, RecordData, StaticRecord, Zone,
+    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
     read::{Fields, Reader},
 };
 
@@ -15,8 +15,52 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let nameservers = fields.required("nameservers", expected, |field| nameservers(&field, &apex));
     let ttl = fields.or("ttl", seconds(3_600), |field| field.ttl());
     let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.ttl());
+    let before = fields.whole().count();
     let records = fields.or("records", Vec::new(), |field| field.list(|item| record(&item, &apex)));
-    Some(Zone { name: name?, nameservers: nameservers?, ttl, negative_ttl, records })
+    let nameservers = nameservers?;
+    if fields.whole().count() == before {
+        fields.get("nameservers").iter().for_each(|field| glue(field, &apex, &nameservers, &records));
+    }
+    let soa = fields.optional("soa", |field| start_of_authority(&field, &apex, &nameservers));
+    Some(Zone { name: name?, nameservers, soa, ttl, negative_ttl, records })
+}
+
+/// The SOA; what it does not say is as usual.
+fn start_of_authority(
+    field: &Reader<'_>,
+    apex: &DomainName,
+    nameservers: &[Nameserver],
+) -> Option<StartOfAuthority> {
+    let fields = field.fields()?;
+    let name = |field: Reader<'_>| relative(&field, field.text(1_000)?, apex);
+    let primary = nameservers.first().map(|server| server.name.clone());
+    let mname = fields.optional("mname", name).or(primary);
+    let rname = fields.optional("rname", name).or_else(|| apex.resolve("hostmaster").ok());
+    Some(StartOfAuthority {
+        mname: mname?,
+        rname: rname?,
+        serial: fields.optional("serial", |field| field.int(0..=u32::MAX)),
+        refresh: fields.or("refresh", StartOfAuthority::REFRESH, |field| field.ttl()),
+        retry: fields.or("retry", StartOfAuthority::RETRY, |field| field.ttl()),
+        expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.ttl()),
+        ttl: fields.optional("ttl", |field| field.ttl()),
+    })
+}
+
+/// A name server inside the zone needs addresses: its own, or records.
+fn glue(field: &Reader<'_>, apex: &DomainName, nameservers: &[Nameserver], records: &[StaticRecord]) {
+    let address = |it: &RecordData| matches!(it, RecordData::A(_) | RecordData::Aaaa(_));
+    let lonely = |server: &Nameserver| {
+        let own = !server.a.is_empty() || !server.aaaa.is_empty() || !server.name.is_within(apex);
+        !own && !records.iter().any(|record| record.name == server.name && address(&record.data))
+    };
+    let mut servers = nameservers.iter();
+    let _ = field.list(|item| {
+        let server = servers.next().filter(|server| lonely(server))?;
+        let problem = format!("{} lies in the zone and has no address", server.name);
+        item.mistake(problem, "its addresses in `a` or `aaaa`, or as records");
+        Some(())
+    });
 }
 
 fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>> {
@@ -43,19 +87,10 @@ fn nameserver(item: &Reader<'_>, apex: &DomainName) -> Option<Nameserver> {
         }
         Some(name)
     })?;
-    let before = item.count();
     let super::Addresses { a, aaaa } = super::addresses(&fields);
-    let glue = !a.is_empty() || !aaaa.is_empty();
-    match (name.is_within(apex), glue) {
-        (true, false) if item.count() == before => {
-            let problem = format!("{name} lies in the zone and has no address");
-            item.mistake(problem, "its addresses in `a` or `aaaa`");
-        }
-        (false, true) => {
-            let problem = format!("{name} lies outside the zone, which cannot give its address");
-            item.mistake(problem, "no `a` and `aaaa` here");
-        }
-        _ => {}
+    if !name.is_within(apex) && !(a.is_empty() && aaaa.is_empty()) {
+        let problem = format!("{name} lies outside the zone, which cannot give its address");
+        item.mistake(problem, "no `a` and `aaaa` here");
     }
     Some(Nameserver { name, a, aaaa })
 }
@@ -103,11 +138,22 @@ enum RecordType {
     Mx,
     Srv,
     Caa,
+    Dname,
 }
 
 impl RecordType {
-    const ALL: [Self; 9] =
-        [Self::A, Self::Aaaa, Self::Cname, Self::Ns, Self::Ptr, Self::Txt, Self::Mx, Self::Srv, Self::Caa];
+    const ALL: [Self; 10] = [
+        Self::A,
+        Self::Aaaa,
+        Self::Cname,
+        Self::Ns,
+        Self::Ptr,
+        Self::Txt,
+        Self::Mx,
+        Self::Srv,
+        Self::Caa,
+        Self::Dname,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -120,6 +166,7 @@ impl RecordType {
             Self::Mx => "MX",
             Self::Srv => "SRV",
             Self::Caa => "CAA",
+            Self::Dname => "DNAME",
         }
     }
 
@@ -128,7 +175,7 @@ impl RecordType {
         match self {
             Self::A => "an IPv4 address",
             Self::Aaaa => "an IPv6 address",
-            Self::Cname | Self::Ns | Self::Ptr => "one name",
+            Self::Cname | Self::Ns | Self::Ptr | Self::Dname => "one name",
             Self::Txt => "strings of up to 255 bytes, each in double quotes: '\"v=spf1 -all\"'",
             Self::Mx => "a preference and a name: 10 mail",
             Self::Srv => "priority, weight, port and a name: 0 5 5060 sip",
@@ -153,6 +200,7 @@ fn data(field: &Reader<'_>, kind: RecordType, text: &str, apex: &DomainName) -> 
         (RecordType::Cname, [word]) => Some(name(word).map(RecordData::Cname)),
         (RecordType::Ns, [word]) => Some(name(word).map(RecordData::Ns)),
         (RecordType::Ptr, [word]) => Some(name(word).map(RecordData::Ptr)),
+        (RecordType::Dname, [word]) => Some(name(word).map(RecordData::Dname)),
         (RecordType::Txt, _) => strings(text).map(|strings| Some(RecordData::Txt(strings))),
         (RecordType::Mx, [preference, exchange]) => preference
             .parse()
