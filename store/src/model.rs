@@ -11,6 +11,7 @@ mod documents;
 pub mod encode;
 mod mistake;
 mod name;
+pub mod rdata;
 pub mod read;
 pub mod tree;
 mod units;
