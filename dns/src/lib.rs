@@ -22,6 +22,7 @@ mod respond;
 mod server;
 #[cfg(test)]
 mod testing;
+pub mod zonefile;
 
 pub use answer::{Answer, Question, World, answer};
 pub use client::{Client, Subnet};

@@ -1,4 +1,5 @@
 //! Any document that decoding could have accepted, for property tests.
+#![allow(clippy::unwrap_used)] // Only tests run it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -57,13 +58,25 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         .prop_map(|(name, zone, gateway_domain, gateways)| Cluster { name, zone, gateway_domain, gateways })
 }
 
+/// Names that are not host-like.
+fn odd_labels(apex: &DomainName) -> impl Strategy<Value = DomainName> + use<> {
+    let apex = apex.clone();
+    collection::vec(collection::vec(any::<u8>(), 1..6), 1..3).prop_map(move |labels| {
+        let octets = |name: &DomainName| name.octets().map(|it| it.into_owned()).collect::<Vec<_>>();
+        DomainName::from_labels(labels.into_iter().chain(octets(&apex))).unwrap()
+    })
+}
+
 fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
     let apex = apex.clone();
     let target = (domain_name(), any::<bool>())
         .prop_map(move |(name, below)| if below { apex.resolve(name.as_str()).unwrap() } else { name })
         .boxed();
     let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
+    // What the model's own types could hold would come back as one of them.
+    let others = (300..=u16::MAX, collection::vec(any::<u8>(), 0..40));
     prop_oneof![
+        others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
         any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
         target.clone().prop_map(RecordData::Cname),
@@ -100,12 +113,14 @@ fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthori
     )
 }
 
-fn zone() -> impl Strategy<Value = Zone> {
+/// A zone by itself; its records may contradict one another.
+pub fn zone() -> impl Strategy<Value = Zone> {
     domain_name().prop_flat_map(|apex| {
         let below = apex.clone();
         let owner = prop_oneof![
             Just(apex.clone()),
             domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
+            odd_labels(&apex),
         ];
         let record = (owner, option::of(ttl()), record_data(&apex))
             .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
@@ -254,7 +269,7 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 /// A document of any kind.
-pub(crate) fn document() -> impl Strategy<Value = Document> {
+pub fn document() -> impl Strategy<Value = Document> {
     let vantage = (name(), option::of(name())).prop_map(|(name, site)| Vantage { name, site });
     prop_oneof![
         site().prop_map(Document::Site),

@@ -258,7 +258,7 @@ pub struct StaticRecord {
 }
 
 /// Type and data of a static record. Written in documents in presentation form (RFC 1035 §5.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum RecordData {
     /// An IPv4 address.

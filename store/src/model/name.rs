@@ -125,16 +125,16 @@ impl DomainName {
     /// # Errors
     /// When the result is not a domain name, or is the root.
     pub fn resolve(&self, relative: &str) -> Result<Self, NameError> {
-        self.resolve_octets(relative.as_bytes())?.ok_or(NameError::Octets)
+        Self::below(Some(self), relative.as_bytes())?.ok_or(NameError::Octets)
     }
 
-    /// As [`DomainName::resolve`], of octets; `None` is the root.
+    /// As [`DomainName::resolve`], of octets and also below the root, which is `None` here and in the result.
     ///
     /// # Errors
     /// When the result is not a domain name.
-    pub fn resolve_octets(&self, relative: &[u8]) -> Result<Option<Self>, NameError> {
+    pub fn below(origin: Option<&Self>, relative: &[u8]) -> Result<Option<Self>, NameError> {
         match relative {
-            b"@" => return Ok(Some(self.clone())),
+            b"@" => return Ok(origin.cloned()),
             b"." => return Ok(None),
             _ => {}
         }
@@ -146,7 +146,7 @@ impl DomainName {
         if labels.iter().any(Vec::is_empty) {
             return Err(NameError::Octets);
         }
-        let origin = self.octets().filter(|_| !absolute);
+        let origin = origin.into_iter().flat_map(Self::octets).filter(|_| !absolute);
         Self::from_labels(labels.into_iter().map(Cow::Owned).chain(origin)).map(Some)
     }
 }
@@ -291,6 +291,14 @@ mod tests {
     }
 
     #[test]
+    fn names_below_the_root() {
+        let below = |text: &str| DomainName::below(None, text.as_bytes()).unwrap().map(|it| it.to_string());
+        assert_eq!(below("@"), None);
+        assert_eq!(below("com"), Some("com".to_owned()));
+        assert_eq!(below("example.com."), Some("example.com".to_owned()));
+    }
+
+    #[test]
     fn any_octets_can_stand_in_a_label_and_have_one_text() {
         let origin: DomainName = "example.com".parse().unwrap();
         let text = |relative: &str| origin.resolve(relative).map(|name| name.to_string());
@@ -302,7 +310,7 @@ mod tests {
         for bad in ["", ".", "..", "a..b", ".a", r"\", r"a\1", r"\256", "a b", "é", "a\"", &"x".repeat(64)] {
             assert!(origin.resolve(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(origin.resolve_octets(b".").unwrap(), None);
+        assert_eq!(DomainName::below(Some(&origin), b".").unwrap(), None);
         let odd = origin.resolve(r"John\.Doe").unwrap();
         assert_eq!(odd.octets().next().unwrap().as_ref(), b"john.doe");
         let stored = serde_json::to_string(&odd).unwrap();

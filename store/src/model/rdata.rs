@@ -52,9 +52,11 @@ impl Wrong {
 /// Makes a name of a word; `None` is the root.
 pub type Names<'n> = dyn FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> + 'n;
 
-/// Names as a zone file has them: relative to the origin unless they end in a dot.
-pub fn below(origin: &DomainName) -> impl FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> {
-    |word| origin.resolve_octets(word.text).map_err(|expected| Unfit::new(word, expected.to_string()))
+/// Names as a zone file has them: relative to the origin (`None`: the root) unless they end in a dot.
+pub fn below(origin: Option<&DomainName>) -> impl FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> {
+    move |word| {
+        DomainName::below(origin, word.text).map_err(|expected| Unfit::new(word, expected.to_string()))
+    }
 }
 
 /// Reads the words of one record's data.

@@ -5,7 +5,7 @@ use super::*;
 fn read(kind: &str, text: &str) -> Result<RecordData, Wrong> {
     let origin: DomainName = "example.com".parse().unwrap();
     let words = Scanner::data(text.as_bytes()).flatten().flat_map(|entry| entry.words).collect::<Vec<_>>();
-    parse(number(kind).unwrap(), &words, &mut below(&origin))
+    parse(number(kind).unwrap(), &words, &mut below(Some(&origin)))
 }
 
 fn wire(kind: &str, text: &str) -> String {

@@ -131,7 +131,8 @@ impl<'a> Scanner<'a> {
 
     /// What lies in quotes; the first quote is behind us already.
     fn quotes(&mut self) -> Result<&'a [u8], Malformed> {
-        let unclosed = self.wrong("a quote that is not closed on its line", "a closing \"");
+        let mut unclosed = self.wrong("a quote that is not closed on its line", "a closing \"");
+        unclosed.column -= 1;
         let start = self.at;
         loop {
             match self.peek() {
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_mistake_costs_its_own_line() {
-        assert_eq!(words("a \"b\nc )d\ne"), [Err((1, 4)), Err((2, 3)), line(false, &["e"])]);
+        assert_eq!(words("a \"b\nc )d\ne"), [Err((1, 3)), Err((2, 3)), line(false, &["e"])]);
         assert_eq!(words("a (\nb\n"), [Err((1, 3))]);
         assert_eq!(words("\"a\"b\nc"), [Err((1, 4)), line(false, &["c"])]);
     }
