@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use store::{
     board::Board,
-    model::{DomainName, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
+    model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
     snapshot::{Owner as Entry, Snapshot, SteeredDomain, ZoneView},
 };
 
@@ -19,18 +19,40 @@ use crate::{
     client::Client,
     name::QueryName,
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
+    zones_dir::Zones,
 };
 pub(crate) use lookup::{Found, alias, lookup};
 
 /// What an answer depends on beside the question and the client.
 #[derive(Clone, Copy, Debug)]
 pub struct World<'a> {
-    /// Configuration.
+    /// Configuration; of generation zero where there is none yet.
     pub snapshot: &'a Snapshot,
+    /// Zones from files, beside those of the configuration.
+    pub zones: &'a Zones,
     /// Health.
     pub board: &'a Board,
     /// Now; for hold-downs and expiring overrides.
     pub now: Moment,
+}
+
+impl<'a> World<'a> {
+    /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
+    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a ZoneView> {
+        let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
+        match (configured, filed) {
+            (Some(configured), Some(filed)) => {
+                let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
+                Some(if depth(filed) > depth(configured) { filed } else { configured })
+            }
+            (configured, filed) => configured.or(filed).map(|zone| &**zone),
+        }
+    }
+
+    /// True if there is an answer: without a configuration only in zones from files.
+    pub(crate) fn can_answer(&self, question: &Question) -> bool {
+        self.snapshot.generation != Generation::default() || self.zone_of(question.name.key()).is_some()
+    }
 }
 
 /// What is asked.
@@ -120,7 +142,7 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
     if let Some(rcode) = unanswerable(question) {
         return Answer::bare(rcode);
     }
-    let Some(zone) = zone_for(world.snapshot, question) else { return Answer::bare(Rcode::Refused) };
+    let Some(zone) = zone_for(world, question) else { return Answer::bare(Rcode::Refused) };
     let answer = Answer { authoritative: true, ..Answer::default() };
     let mut walk = Walk { world, client, wanted: question.record_type, answer };
     walk.run(zone, question.name.key());
@@ -142,11 +164,11 @@ const fn unanswerable(question: &Question) -> Option<Rcode> {
 }
 
 /// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
-pub(crate) fn zone_for<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a ZoneView> {
+pub(crate) fn zone_for<'a>(world: World<'a>, question: &Question) -> Option<&'a ZoneView> {
     let name = question.name.key();
-    let zone = snapshot.zone_of(name)?;
+    let zone = world.zone_of(name)?;
     if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
-        let above = name.split_once('.').and_then(|(_, above)| snapshot.zone_of(above));
+        let above = name.split_once('.').and_then(|(_, above)| world.zone_of(above));
         if let Some(above) = above.filter(|it| it.get(name).is_some_and(lookup::delegates)) {
             return Some(above);
         }
@@ -183,7 +205,7 @@ impl<'a> Walk<'a> {
                     if self.is_enough(asked, target) {
                         return;
                     }
-                    let Some(further) = self.world.snapshot.zone_of(target.as_str()) else { return };
+                    let Some(further) = self.world.zone_of(target.as_str()) else { return };
                     (zone, name, owner) = (further, target.as_str(), next);
                 }
             }

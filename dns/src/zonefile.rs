@@ -12,6 +12,7 @@ mod whole;
 use std::{fmt, sync::Arc};
 
 pub use folder::Folder;
+pub(crate) use folder::read_file;
 use store::model::{DomainName, Zone};
 
 /// More mistakes than this are not looked for.
