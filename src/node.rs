@@ -9,10 +9,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
-    handle::Handle,
+    handle::{Clock, Handle},
     metrics::Source,
+    model::Generation,
+    snapshot::{Snapshot, Sources},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::{
     admin::{self, Admin, Health},
@@ -62,6 +67,9 @@ pub enum NodeError {
     /// Its metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// Signals.
+    #[error("cannot listen for SIGHUP: {0}")]
+    Signal(std::io::Error),
     /// A part ended that should not.
     #[error("{0} ended by itself, which is a defect")]
     Ended(&'static str),
@@ -101,6 +109,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         None => None,
     };
     let (handle, follower) = followed.unzip();
+    let handle = handle.or_else(|| config.dns.as_ref().map(|_| standing()));
     let mut node = Node { boot, tasks: JoinSet::new(), sources: Vec::new(), shutdown, gateway: None };
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
@@ -174,6 +183,26 @@ async fn follow(
     Ok(follow::start(Arc::clone(engine), &dir, identity, follow::Options::default()).await?)
 }
 
+/// What a node without an engine sees: a configuration that is empty and stays so.
+fn standing() -> Handle {
+    let (handle, publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+    let generation = Generation { epoch: 0, number: 1 };
+    let empty = Snapshot::compile(Sources::default(), generation, handle.board());
+    publisher.publish_snapshot(Arc::new(empty));
+    handle
+}
+
+/// Reads the folder of zones again whenever SIGHUP asks for it.
+async fn reread_on_hangup(zones: Arc<dns::zones_dir::ZonesDir>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let zones = Arc::clone(&zones);
+        match tokio::task::spawn_blocking(move || zones.reread()).await {
+            Ok(report) => report.log(),
+            Err(error) => tracing::error!(%error, "a defect: reading the folder of zones panicked"),
+        }
+    }
+}
+
 /// A node's parts while they run.
 struct Node {
     boot: String,
@@ -221,6 +250,10 @@ impl Node {
         if let Some(dns) = &config.dns {
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
+            if let Some(zones) = server.zones_dir() {
+                self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
+                self.reread_on_hangup(zones)?;
+            }
             let ending = self.shutdown.begun();
             self.tasks.spawn(async move { ("the DNS server", server.run(ending).await.map_err(Into::into)) });
         }
@@ -231,6 +264,19 @@ impl Node {
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
             self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
         }
+        Ok(())
+    }
+
+    fn reread_on_hangup(&mut self, zones: Arc<dns::zones_dir::ZonesDir>) -> Result<(), NodeError> {
+        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
+        let ending = self.shutdown.begun();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ending => {}
+                () = reread_on_hangup(zones, hangup) => {}
+            }
+            ("rereading zones", Ok(()))
+        });
         Ok(())
     }
 
