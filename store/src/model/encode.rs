@@ -10,7 +10,7 @@ use std::{
 use super::{
     Addresses, Check, Cluster, Document, Domain, DomainName, Name, Nameserver, Override, OverrideState,
     PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service, Site,
-    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone,
+    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
 
@@ -257,7 +257,7 @@ fn presentation(data: &RecordData, apex: &DomainName) -> (Cow<'static, str>, Str
         }
         RecordData::Dname(target) => ("DNAME", name(target)),
         RecordData::Other { record_type, data } => {
-            return (Cow::Owned(format!("TYPE{record_type}")), unknown(data));
+            return (rdata::mnemonic(*record_type), unknown(data));
         }
     };
     (Cow::Borrowed(kind), data)
@@ -277,8 +277,10 @@ fn character_string(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_ascii_control() => {
-                let _ = write!(out, "\\{:03}", u32::from(c));
+            c if c.is_control() => {
+                for octet in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "\\{octet:03}");
+                }
             }
             c => out.push(c),
         }
