@@ -9,7 +9,7 @@ mod folder;
 mod generate;
 mod whole;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 pub use folder::Folder;
 pub(crate) use folder::read_file;
@@ -78,8 +78,54 @@ impl fmt::Display for Mistake {
 /// # Errors
 /// Every mistake, up to [`MOST_MISTAKES`], in the order of the file.
 pub fn read(file: &str, text: &[u8], origin: &DomainName, files: &dyn Files) -> Result<Zone, Vec<Mistake>> {
+    read_placed(file, text, origin, files).map(|(zone, _)| zone)
+}
+
+/// As [`read`], and where everything stands.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_placed(
+    file: &str,
+    text: &[u8],
+    origin: &DomainName,
+    files: &dyn Files,
+) -> Result<(Zone, Places), Vec<Mistake>> {
     let found = entries::read(file, text, origin, files)?;
     whole::zone(origin, found)
+}
+
+/// Reads a zone file of the disk, included files from its folder.
+///
+/// # Errors
+/// As [`read`]; one mistake without a line where the file cannot be read.
+pub fn read_from(path: &Path, origin: &DomainName) -> Result<(Zone, Places), Vec<Mistake>> {
+    let file = path.display().to_string();
+    let text = read_file(path, MOST_OCTETS).map_err(|problem| {
+        let expected = "a zone file (RFC 1035 §5)".to_owned();
+        vec![Mistake { file: file.as_str().into(), line: None, column: None, problem, expected }]
+    })?;
+    read_placed(&file, &text, origin, &Folder::of(path))
+}
+
+/// Where a record stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<str>,
+    /// The line, 1-based.
+    pub line: u32,
+}
+
+/// Where the parts of a zone stand.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The SOA.
+    pub soa: Place,
+    /// Each of `nameservers`.
+    pub nameservers: Vec<Place>,
+    /// Each of `records`.
+    pub records: Vec<Place>,
 }
 
 #[cfg(test)]

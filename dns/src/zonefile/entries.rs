@@ -7,22 +7,15 @@ use store::model::{
     rdata::{self, Entry, Scanner, Unfit, Word},
 };
 
-use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, Mistake, generate};
-
-/// Where something stands.
-#[derive(Clone, Debug)]
-pub(super) struct At {
-    pub(super) file: Arc<str>,
-    pub(super) line: u32,
-}
+use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, Mistake, Place, generate};
 
 /// What the files of a zone say, mistakes included.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The SOA with its minimum and its own TTL.
-    pub(super) soa: Option<(StartOfAuthority, Ttl, At)>,
+    pub(super) soa: Option<(StartOfAuthority, Ttl, Place)>,
     /// All other records; their TTLs are there.
-    pub(super) records: Vec<(StaticRecord, At)>,
+    pub(super) records: Vec<(StaticRecord, Place)>,
     /// The top file.
     pub(super) file: Arc<str>,
 }
@@ -233,7 +226,7 @@ impl Reading<'_> {
         let head = Head::read(words, first)?;
         let what = head.record_type;
         let data = words.get(head.words..).unwrap_or_default();
-        let at = At { file: Arc::clone(&self.file), line: first.line };
+        let at = Place { file: Arc::clone(&self.file), line: first.line };
         let inside = self.origin.clone();
         let mut names = rdata::below(inside.as_ref());
         let misplaced = |it: rdata::Wrong| {
@@ -277,7 +270,7 @@ impl Reading<'_> {
         owner: &DomainName,
         soa: StartOfAuthority,
         (minimum, ttl): (Ttl, Ttl),
-        at: At,
+        at: Place,
     ) -> Result<(), Wrong> {
         if owner != self.apex {
             let problem = format!("a SOA at {owner}, which is not the apex");

@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use store::model::{DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone};
+use store::model::{DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Ttl, Zone};
 
 use super::{
-    MOST_MISTAKES, Mistake,
-    entries::{At, Found, is_ns},
+    MOST_MISTAKES, Mistake, Place, Places,
+    entries::{Found, is_ns},
 };
 
 /// Makes the zone of its records.
-pub(super) fn zone(apex: &DomainName, found: Found) -> Result<Zone, Vec<Mistake>> {
+pub(super) fn zone(apex: &DomainName, found: Found) -> Result<(Zone, Places), Vec<Mistake>> {
     let records = distinct(found.records);
     let mut mistakes = Vec::new();
     let mut missing = |what: &str, expected: String| {
@@ -27,46 +27,41 @@ pub(super) fn zone(apex: &DomainName, found: Found) -> Result<Zone, Vec<Mistake>
     mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MOST_MISTAKES));
     mistakes.truncate(MOST_MISTAKES);
     match found.soa {
-        Some((soa, negative_ttl, _)) if mistakes.is_empty() => {
-            let mut zone = Zone {
-                name: apex.clone(),
-                nameservers: Vec::new(),
-                ttl: negative_ttl,
-                soa: None,
-                negative_ttl,
-                records: Vec::new(),
-            };
-            fill(&mut zone, records.into_iter().map(|(record, _)| record));
-            zone.soa = Some(StartOfAuthority { ttl: soa.ttl.filter(|ttl| *ttl != zone.ttl), ..soa });
-            Ok(zone)
-        }
+        Some(soa) if mistakes.is_empty() => Ok(filled(apex, soa, records)),
         _ => Err(mistakes),
     }
 }
 
 /// Each record once (RFC 2181 §5).
-fn distinct(records: Vec<(StaticRecord, At)>) -> Vec<(StaticRecord, At)> {
+fn distinct(records: Vec<(StaticRecord, Place)>) -> Vec<(StaticRecord, Place)> {
     let mut seen = HashSet::with_capacity(records.len());
     let new: Vec<bool> =
         records.iter().map(|(record, _)| seen.insert((&record.name, &record.data))).collect();
     records.into_iter().zip(new).filter(|(_, new)| *new).map(|(record, _)| record).collect()
 }
 
-/// Parts the zone's own name servers from the rest. The TTL of the name servers becomes the zone's.
-fn fill(zone: &mut Zone, records: impl Iterator<Item = StaticRecord>) {
-    let apex = zone.name.clone();
-    let (own, mut rest): (Vec<_>, Vec<_>) =
-        records.partition(|record| is_ns(&record.data) && record.name == apex);
-    zone.ttl = own.iter().filter_map(|record| record.ttl).min().unwrap_or(zone.ttl);
-    for record in own {
-        if let RecordData::Ns(name) = record.data {
-            zone.nameservers.push(Nameserver { name, a: Vec::new(), aaaa: Vec::new() });
-        }
-    }
-    for record in &mut rest {
-        record.ttl = record.ttl.filter(|ttl| *ttl != zone.ttl);
-    }
-    zone.records = rest;
+/// Parts the zone's own name servers from the rest. Their TTL becomes the zone's.
+fn filled(
+    apex: &DomainName,
+    (soa, negative_ttl, at): (StartOfAuthority, Ttl, Place),
+    records: Vec<(StaticRecord, Place)>,
+) -> (Zone, Places) {
+    let (own, rest): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|(record, _)| is_ns(&record.data) && record.name == *apex);
+    let ttl = own.iter().filter_map(|(record, _)| record.ttl).min().unwrap_or(negative_ttl);
+    let own = own.into_iter().filter_map(|(record, at)| match record.data {
+        RecordData::Ns(name) => Some((Nameserver { name, a: Vec::new(), aaaa: Vec::new() }, at)),
+        _ => None,
+    });
+    let (nameservers, named) = own.unzip();
+    let rest = rest.into_iter().map(|(record, at)| {
+        let ttl = record.ttl.filter(|own| *own != ttl);
+        (StaticRecord { ttl, ..record }, at)
+    });
+    let (records, placed) = rest.unzip();
+    let soa = Some(StartOfAuthority { ttl: soa.ttl.filter(|own| *own != ttl), ..soa });
+    let zone = Zone { name: apex.clone(), nameservers, soa, ttl, negative_ttl, records };
+    (zone, Places { soa: at, nameservers: named, records: placed })
 }
 
 /// What is special about a name.
@@ -87,7 +82,7 @@ struct Owners<'r> {
 }
 
 impl<'r> Owners<'r> {
-    fn of(apex: &'r DomainName, records: &'r [(StaticRecord, At)]) -> Self {
+    fn of(apex: &'r DomainName, records: &'r [(StaticRecord, Place)]) -> Self {
         let mut names: HashMap<&DomainName, Owner> = HashMap::new();
         let mut dnames = HashSet::new();
         for (record, _) in records {
@@ -109,7 +104,7 @@ impl<'r> Owners<'r> {
         Self { apex, names, dnames }
     }
 
-    fn wrong(&self, record: &StaticRecord, at: &At) -> Option<Mistake> {
+    fn wrong(&self, record: &StaticRecord, at: &Place) -> Option<Mistake> {
         let (problem, expected) = self.problem(record)?;
         let (file, line) = (at.file.clone(), Some(at.line));
         Some(Mistake { file, line, column: None, problem, expected: expected.to_owned() })

@@ -2,6 +2,8 @@
 //!
 //! `parse(yaml(d))` is `d` again. Names inside a zone come out relative to it, as people write them.
 
+mod placed;
+
 use std::{
     borrow::Cow,
     fmt::{Display, Write as _},
@@ -13,6 +15,8 @@ use super::{
     StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
+
+pub use placed::placed;
 
 /// One document as YAML, without a document marker.
 #[must_use]
@@ -147,7 +151,9 @@ fn some<T: Display>(values: &[T]) -> Option<Node> {
     (!values.is_empty()).then(|| texts(values))
 }
 
-fn tree(document: &Document) -> Node {
+/// One document as a tree; it stands on no line.
+#[must_use]
+pub fn tree(document: &Document) -> Node {
     let id = document.id();
     let map = Map::new().with("kind", text(id.kind)).with("name", text(id.name));
     match document {

@@ -119,7 +119,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ),
         (
             "kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n",
-            "file: not supported yet; supported are records",
+            "file: a zone file is read where the document is; expected `records`",
         ),
         (
             "kind: Route\nname: r\nhosts: [a.b]\npaths: [{ prefix: /, regex: x }]\nto: [{service: s}]\n",

@@ -10,7 +10,12 @@ use crate::model::{
 
 pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let name = fields.required("name", A_DOMAIN, host);
-    fields.not_yet("file", "records");
+    if let Some(field) = fields.get("file") {
+        field.mistake(
+            "a zone file is read where the document is",
+            "`records`, or waypost apply, diff or check",
+        );
+    }
     // Without an apex nothing relative can be resolved; any will do to find the other mistakes.
     let apex = name.clone().or_else(|| "invalid".parse().ok())?;
     let expected = "at least one { name, a, aaaa }";
