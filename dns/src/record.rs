@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use store::model::{DomainName, RecordData, Ttl};
+use store::model::{DomainName, RecordData, Ttl, rdata};
 
 /// A record or query type by its number (RFC 6895 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +51,7 @@ impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Self::NAMED.iter().find(|(it, _)| it == self) {
             Some((_, name)) => f.write_str(name),
-            None => write!(f, "TYPE{}", self.0),
+            None => f.write_str(&rdata::mnemonic(self.0)),
         }
     }
 }
@@ -62,8 +62,7 @@ impl FromStr for RecordType {
     fn from_str(text: &str) -> Result<Self, NotAType> {
         let upper = text.to_ascii_uppercase();
         let named = Self::NAMED.iter().find(|(_, name)| *name == upper).map(|(it, _)| *it);
-        let numbered = || upper.strip_prefix("TYPE")?.parse().ok().map(Self);
-        named.or_else(numbered).ok_or(NotAType)
+        named.or_else(|| rdata::number(text).map(Self)).ok_or(NotAType)
     }
 }
 
@@ -249,10 +248,7 @@ fn write_plain(data: &RecordData, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write_quoted(value, f)
         }
         RecordData::Dname(name) => write!(f, "{name}."),
-        RecordData::Other { data, .. } => {
-            write!(f, "\\# {}{}", data.len(), if data.is_empty() { "" } else { " " })?;
-            data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-        }
+        RecordData::Other { record_type, data } => f.write_str(&rdata::text(*record_type, data)),
     }
 }
 
@@ -274,7 +270,7 @@ mod tests {
 
     #[test]
     fn types_read_as_they_print() {
-        for text in ["A", "AAAA", "HTTPS", "CAA", "TYPE1234", "ANY"] {
+        for text in ["A", "AAAA", "HTTPS", "CAA", "TLSA", "TYPE1234", "ANY"] {
             assert_eq!(text.parse::<RecordType>().unwrap().to_string(), text);
         }
         assert_eq!("aaaa".parse(), Ok(RecordType::AAAA));

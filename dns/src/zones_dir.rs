@@ -172,7 +172,9 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, Report) {
         let before = old.0.get(&origin);
         let loaded = match files::load(&path, &origin, before) {
             Ok(loaded) => loaded,
-            Err(mistakes) => {
+            Err(mut mistakes) => {
+                let stays = before.map_or("is not served", |_| "is served as it was");
+                mistakes.push(format!("{}: the zone {origin} {stays}", path.display()));
                 report.fail(mistakes);
                 let Some(before) = before else { continue };
                 before.clone()

@@ -80,7 +80,7 @@ old                     DNAME   new
             "mail.example.com 60 AAAA 2001:db8::1",
             "mail.example.com 300 A 192.0.2.1",
             r"0\04725.example.com 300 CNAME a\046b.example.com.",
-            "_443._tcp.example.com 300 TYPE52 \\# 5 0301010a0b",
+            "_443._tcp.example.com 300 TLSA 3 1 1 0a0b",
             "sub.example.com 300 NS ns1.sub.example.com.",
             "ns1.sub.example.com 300 A 192.0.2.2",
             "old.example.com 300 DNAME new.example.com.",

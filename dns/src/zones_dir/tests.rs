@@ -76,12 +76,13 @@ fn a_file_with_a_mistake_costs_only_what_was_never_right() {
         ("c..d.zone", &zone(1, "192.0.2.1")),
     ]);
     let (dir, report) = place.open();
-    assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 2, 2));
+    assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 2, 3));
     assert!(report.mistakes[0].contains("b.zone:4:7: \"192.0.2\" is not an IPv4 address"), "{report:?}");
     place.put("a.zone", &zone(2, "192.0.2"));
     place.put("b.zone", &zone(2, "192.0.2.2"));
     let report = dir.reread();
     assert_eq!((report.zones, report.changed, report.failed), (2, 1, 2));
+    assert!(report.mistakes[1].ends_with("a.zone: the zone a is served as it was"), "{report:?}");
     assert_eq!(view(&dir, "a").unwrap().serial, 1);
     fs::remove_file(place.temp.path().join("a.zone")).unwrap();
     assert_eq!(dir.reread().removed, 1);

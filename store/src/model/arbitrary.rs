@@ -74,7 +74,10 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         .boxed();
     let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
     // What the model's own types could hold would come back as one of them.
-    let others = (300..=u16::MAX, collection::vec(any::<u8>(), 0..40));
+    let others = (
+        prop_oneof![300..=u16::MAX, sample::select(vec![13, 29, 52, 64, 65, 256])],
+        collection::vec(any::<u8>(), 0..40),
+    );
     prop_oneof![
         others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),

@@ -263,19 +263,10 @@ fn presentation(data: &RecordData, apex: &DomainName) -> (Cow<'static, str>, Str
         }
         RecordData::Dname(target) => ("DNAME", name(target)),
         RecordData::Other { record_type, data } => {
-            return (rdata::mnemonic(*record_type), unknown(data));
+            return (rdata::mnemonic(*record_type), rdata::text(*record_type, data));
         }
     };
     (Cow::Borrowed(kind), data)
-}
-
-/// The form of any data (RFC 3597 §5).
-fn unknown(data: &[u8]) -> String {
-    let mut out = format!("\\# {}", data.len());
-    for (at, octet) in data.iter().enumerate() {
-        let _ = write!(out, "{}{octet:02x}", if at == 0 { " " } else { "" });
-    }
-    out
 }
 
 fn character_string(text: &str) -> String {

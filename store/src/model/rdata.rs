@@ -10,12 +10,14 @@ mod service;
 mod types;
 mod wire;
 mod words;
+mod write;
 
 use super::{DomainName, RecordData, StartOfAuthority, Ttl};
 use read::Cursor;
 pub use read::period;
 pub use types::{mnemonic, mnemonics, number};
 pub use words::{Entry, Malformed, Scanner, Word};
+pub use write::text;
 
 /// What is wrong with a word, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]

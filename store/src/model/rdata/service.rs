@@ -62,6 +62,11 @@ impl Params {
     }
 }
 
+/// What a parameter is called.
+pub(super) fn name(key: u16) -> String {
+    KEYS.get(usize::from(key)).map_or_else(|| format!("key{key}"), |name| (*name).to_owned())
+}
+
 fn key(name: &[u8]) -> Option<u16> {
     let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
     let known = KEYS.iter().position(|it| *it == name).and_then(|at| u16::try_from(at).ok());

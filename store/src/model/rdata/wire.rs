@@ -27,17 +27,17 @@ pub(super) fn data(record_type: u16, wire: Vec<u8>) -> Option<RecordData> {
     Some(known.unwrap_or(RecordData::Other { record_type, data: wire }))
 }
 
-fn take<'w>(rest: &mut &'w [u8], octets: usize) -> Option<&'w [u8]> {
+pub(super) fn take<'w>(rest: &mut &'w [u8], octets: usize) -> Option<&'w [u8]> {
     let (taken, after) = rest.split_at_checked(octets)?;
     *rest = after;
     Some(taken)
 }
 
-fn u8(rest: &mut &[u8]) -> Option<u8> {
+pub(super) fn u8(rest: &mut &[u8]) -> Option<u8> {
     take(rest, 1)?.first().copied()
 }
 
-fn u16(rest: &mut &[u8]) -> Option<u16> {
+pub(super) fn u16(rest: &mut &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(take(rest, 2)?.try_into().ok()?))
 }
 
