@@ -231,7 +231,7 @@ impl Reading<'_> {
         let mut names = rdata::below(inside.as_ref());
         let misplaced = |it: rdata::Wrong| {
             let word = it.word.and_then(|at| data.get(at));
-            let line = word.or(data.last()).unwrap_or(first).line;
+            let line = word.or_else(|| data.last()).unwrap_or(first).line;
             Wrong { line, column: word.map(|word| word.column), what: it.what }
         };
         if what == SOA {
