@@ -189,6 +189,11 @@ impl Reading<'_> {
         for number in range.numbers() {
             let text = generate::line(template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
+            let Some(left) = self.octets.checked_sub(text.len()) else {
+                let expected = format!("at most {MOST_OCTETS} octets in all");
+                return Err(wrong(name, "$GENERATE makes the zone too large", expected));
+            };
+            self.octets = left;
             let entry = Scanner::new(&text).next().and_then(Result::ok).unwrap_or_default();
             // Places are those of the template.
             let at = |word: &Word<'_>| Word { line: name.line, column: name.column, text: &[], ..*word };
