@@ -132,6 +132,12 @@ fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
 }
 
 impl Server {
+    /// The zones served from files, also after rereads.
+    #[must_use]
+    pub fn zones(&self) -> Arc<ArcSwap<Zones>> {
+        Arc::clone(&self.exchange.zones)
+    }
+
     /// The folder of zones, to be read again when somebody asks for it.
     #[must_use]
     pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
