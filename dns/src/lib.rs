@@ -28,6 +28,8 @@ mod respond;
 mod server;
 #[cfg(test)]
 mod testing;
+pub mod zonefile;
+pub mod zones_dir;
 
 pub use answer::{Answer, Question, World, answer};
 pub use client::{Client, Subnet};

@@ -87,7 +87,8 @@ impl Dropped {
     }
 }
 
-/// Answers a packet. Without a world (no snapshot yet) every proper query gets SERVFAIL.
+/// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
+/// query gets SERVFAIL.
 ///
 /// # Errors
 /// Why there is no reply. Panics do not leave here.
@@ -125,6 +126,7 @@ impl Asker<'_> {
             let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
             request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
         }
+        let world = world.filter(|world| request.question.as_ref().is_some_and(|it| world.can_answer(it)));
         let answer = self.answer(&request, world);
         let kind = kind(&answer, request.question.as_ref(), world);
         let verdict = self.guard.admit(self.source, self.transport, &presented, kind);
@@ -138,7 +140,7 @@ impl Asker<'_> {
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
-            no_snapshot: request.refusal.is_none() && world.is_none(),
+            no_snapshot: request.refusal.is_none() && request.question.is_some() && world.is_none(),
         })
     }
 
@@ -149,14 +151,14 @@ impl Asker<'_> {
             (None, ..) => return Answer::failed(Rcode::ServFail, ExtendedError::NOT_READY),
         };
         let is_closed = |zone: &ZoneView| !self.guard.allows(zone, self.source);
-        if zone_for(world.snapshot, question).is_some_and(is_closed) {
+        if zone_for(world, question).is_some_and(is_closed) {
             self.guard.denied();
             return Answer::failed(Rcode::Refused, ExtendedError::PROHIBITED);
         }
         let subnet = request.edns.and_then(|edns| edns.subnet);
         let mut answer = answer(world, question, &Client { source: self.source, subnet });
         let in_closed = |name: &DomainName| {
-            world.snapshot.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
+            world.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
         };
         acl::end_where_closed(&mut answer, in_closed);
         answer
@@ -193,7 +195,7 @@ fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) 
         (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),
         (Rcode::NoError | Rcode::NxDomain, Some(zone)) => Kind::Absence(zone),
         (Rcode::NoError | Rcode::NxDomain, None) => {
-            let zone = world.snapshot.zone_of(question.name.key());
+            let zone = world.zone_of(question.name.key());
             let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
             Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
         }

@@ -6,11 +6,14 @@ mod udp;
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
+use store::snapshot::Snapshot;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     gate::{self, Gate},
     metrics::Metrics,
     respond::{Dropped, Transport, respond},
+    zones_dir::{Zones, ZonesDir},
 };
 
 /// Where to listen, and the limits.
@@ -34,6 +38,8 @@ pub struct Config {
     pub tcp_idle: Duration,
     /// Cookies, response rates, and who may ask about which zone.
     pub gate: gate::Config,
+    /// A folder whose every `ORIGIN.zone` is served beside the configuration's zones.
+    pub zones_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -44,6 +50,7 @@ impl Default for Config {
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
             gate: gate::Config::default(),
+            zones_dir: None,
         }
     }
 }
@@ -61,6 +68,14 @@ pub enum Error {
         address: SocketAddr,
         /// `UDP` or `TCP`.
         protocol: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The folder of zones cannot be read.
+    #[error("zones_dir {dir}: {source}")]
+    ZonesDir {
+        /// The folder.
+        dir: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -95,6 +110,7 @@ pub struct Server {
     config: Config,
     listeners: Vec<(UdpSocket, TcpListener)>,
     addresses: Vec<SocketAddr>,
+    zones_dir: Option<Arc<ZonesDir>>,
     exchange: Exchange,
 }
 
@@ -111,11 +127,32 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let metrics = Arc::<Metrics>::default();
     let gate = Arc::new(Gate::new(config.gate.clone(), Arc::clone(&metrics))?);
-    let exchange = Exchange { store, gate, metrics };
-    Ok(Server { config, listeners, addresses, exchange })
+    let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
+    let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
+    let exchange = Exchange { store, zones, gate, metrics };
+    Ok(Server { config, listeners, addresses, zones_dir, exchange })
+}
+
+fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
+    let opened = ZonesDir::open(dir).map_err(|source| Error::ZonesDir { dir: dir.to_owned(), source });
+    let (zones_dir, report) = opened?;
+    report.log();
+    Ok(Arc::new(zones_dir))
 }
 
 impl Server {
+    /// The zones served from files, also after rereads.
+    #[must_use]
+    pub fn zones(&self) -> Arc<ArcSwap<Zones>> {
+        Arc::clone(&self.exchange.zones)
+    }
+
+    /// The folder of zones, to be read again when somebody asks for it.
+    #[must_use]
+    pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
+        self.zones_dir.clone()
+    }
+
     /// The addresses, with the ports that were given where 0 was asked.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
@@ -169,21 +206,27 @@ const GRACE: Duration = Duration::from_secs(1);
 struct Exchange {
     store: store::Handle,
     gate: Arc<Gate>,
+    zones: Arc<ArcSwap<Zones>>,
     metrics: Arc<Metrics>,
 }
+
+/// What a node knows that never had a configuration.
+static UNCONFIGURED: LazyLock<Snapshot> = LazyLock::new(Snapshot::default);
 
 impl Exchange {
     /// The reply to a packet, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let snapshot = self.store.snapshot();
-        let world = snapshot.as_deref().map(|snapshot| World {
-            snapshot,
+        let zones = self.zones.load();
+        let world = World {
+            snapshot: snapshot.as_deref().unwrap_or(&UNCONFIGURED),
+            zones: &zones,
             board: self.store.board(),
             now: self.store.now(),
-        });
+        };
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
-            _ => respond(packet, peer.ip(), transport, world, self.gate.at(self.store.now())),
+            _ => respond(packet, peer.ip(), transport, Some(world), self.gate.at(self.store.now())),
         };
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)

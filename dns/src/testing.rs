@@ -20,6 +20,7 @@ use crate::{
     gate::{self, Gate},
     record::RecordType,
     respond::{Dropped, Response, Transport, respond},
+    zones_dir::Zones,
 };
 
 const DOCUMENTS: &str = "
@@ -133,7 +134,7 @@ impl Small {
     }
 
     pub(crate) fn world(&self) -> World<'_> {
-        World { snapshot: &self.snapshot, board: &self.board, now: Moment(1_000_000) }
+        World { snapshot: &self.snapshot, zones: Zones::none(), board: &self.board, now: Moment(1_000_000) }
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {
