@@ -13,12 +13,14 @@
 pub mod answer;
 mod client;
 mod explain;
+mod fast;
 mod metrics;
 mod name;
 mod record;
 mod reply;
 mod request;
 mod respond;
+mod served;
 mod server;
 #[cfg(test)]
 mod testing;
