@@ -13,6 +13,7 @@ pub mod status;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
@@ -20,6 +21,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
+use dns::zones_dir::Zones;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use store::{
@@ -52,6 +54,7 @@ pub struct Admin {
     control: ControlHandle,
     auth: Auth,
     nodes: nodes::Nodes,
+    zones: Arc<ArcSwap<Zones>>,
 }
 
 impl Admin {
@@ -59,7 +62,13 @@ impl Admin {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
-        Self { engine, handle, control, auth, nodes }
+        Self { engine, handle, control, auth, nodes, zones: Arc::default() }
+    }
+
+    /// With the zones this node serves from files, which `explain` then knows as well.
+    #[must_use]
+    pub fn with_zones(self, zones: Arc<ArcSwap<Zones>>) -> Self {
+        Self { zones, ..self }
     }
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod drains;
 mod show;
+mod zones;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -129,7 +130,10 @@ enum Command {
     },
     /// Print every stored document.
     Export,
-    /// Look for mistakes in documents, or in a node's configuration (.toml), without asking anybody.
+    /// Make documents of what others wrote, without asking anybody.
+    #[command(subcommand)]
+    Import(Import),
+    /// Look for mistakes in documents, a node's configuration (.toml) or zone files (ORIGIN.zone), asking nobody.
     Check {
         /// Files or folders.
         #[arg(required = true, value_name = "FILE|DIR")]
@@ -211,6 +215,21 @@ enum Drain {
 }
 
 #[derive(Debug, Subcommand)]
+enum Import {
+    /// Print a standard zone file (RFC 1035) as the Zone document that apply takes.
+    Zone {
+        /// The zone file; files it includes are read from its folder.
+        file: PathBuf,
+        /// The zone's name, such as example.com.
+        #[arg(long, value_name = "ORIGIN")]
+        origin: String,
+        /// Write it there instead.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Override {
     /// Give an order.
     Set(SetOverride),
@@ -287,6 +306,13 @@ enum Failure {
     Failed(String),
     /// Exit code 2: it was asked for wrongly.
     Wrong(String),
+    /// Exit code 1: what was sent has mistakes.
+    Refused {
+        /// Each of them.
+        mistakes: Vec<Mistake>,
+        /// What it came to.
+        error: String,
+    },
 }
 
 impl Failure {
@@ -322,6 +348,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(text)) => complain(&text, 1),
         Err(Failure::Wrong(text)) => complain(&text, 2),
+        Err(Failure::Refused { mistakes, error }) => {
+            complain(&format!("{}\n{error}", Failure::mistakes(&mistakes)), 1)
+        }
     }
 }
 
@@ -353,6 +382,9 @@ async fn run(cli: Cli) -> Outcome {
             demo::backend::run(options).await.map_err(Failure::failed)
         }
         Command::Check { files } => commands::check(&files, global.json),
+        Command::Import(Import::Zone { file, origin, output }) => {
+            zones::import(&file, &origin, output.as_deref())
+        }
         command => ask(command, &global).await,
     }
 }
@@ -377,9 +409,11 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Audit => commands::audit(&client, json).await,
         Command::Backup { output } => commands::backup(&client, &output).await,
         Command::Restore { file } => commands::restore(&client, &file, json).await,
-        Command::Run { .. } | Command::Demo { .. } | Command::DemoBackend { .. } | Command::Check { .. } => {
-            Ok(())
-        }
+        Command::Run { .. }
+        | Command::Demo { .. }
+        | Command::DemoBackend { .. }
+        | Command::Check { .. }
+        | Command::Import(_) => Ok(()),
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Config {
     pub site: Name,
     /// Where it keeps its engine and its last good state.
     pub data_dir: PathBuf,
-    /// The engine; only a node that is nothing but a prober needs none.
+    /// The engine; none is needed for a prober, and for zones from a folder.
     pub store: Option<Store>,
     /// The DNS role.
     pub dns: Option<dns::Config>,

@@ -6,13 +6,20 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+use dns::zones_dir::{Zones, ZonesDir};
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
-    handle::Handle,
+    handle::{Clock, Handle},
     metrics::Source,
+    model::Generation,
+    snapshot::{Snapshot, Sources},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::{
     admin::{self, Admin, Health},
@@ -62,6 +69,9 @@ pub enum NodeError {
     /// Its metrics.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// Signals.
+    #[error("cannot listen for SIGHUP: {0}")]
+    Signal(std::io::Error),
     /// A part ended that should not.
     #[error("{0} ended by itself, which is a defect")]
     Ended(&'static str),
@@ -101,7 +111,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         None => None,
     };
     let (handle, follower) = followed.unzip();
-    let mut node = Node { boot, tasks: JoinSet::new(), sources: Vec::new(), shutdown, gateway: None };
+    let handle = handle.or_else(|| config.dns.as_ref().map(|_| standing()));
+    let mut node = Node {
+        boot,
+        tasks: JoinSet::new(),
+        sources: Vec::new(),
+        shutdown,
+        gateway: None,
+        zones: Arc::default(),
+    };
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
@@ -174,6 +192,26 @@ async fn follow(
     Ok(follow::start(Arc::clone(engine), &dir, identity, follow::Options::default()).await?)
 }
 
+/// What a node without an engine sees: a configuration that is empty and stays so.
+fn standing() -> Handle {
+    let (handle, publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+    let generation = Generation { epoch: 0, number: 1 };
+    let empty = Snapshot::compile(Sources::default(), generation, handle.board());
+    publisher.publish_snapshot(Arc::new(empty));
+    handle
+}
+
+/// Reads the folder of zones again whenever SIGHUP asks for it.
+async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let zones = Arc::clone(&zones);
+        match tokio::task::spawn_blocking(move || zones.reread()).await {
+            Ok(report) => report.log(),
+            Err(error) => tracing::error!(%error, "a defect: reading the folder of zones panicked"),
+        }
+    }
+}
+
 /// A node's parts while they run.
 struct Node {
     boot: String,
@@ -181,6 +219,8 @@ struct Node {
     sources: Vec<Arc<dyn Source>>,
     shutdown: Shutdown,
     gateway: Option<(proxy::ProxyHandle, Duration)>,
+    /// What the DNS role serves from files.
+    zones: Arc<ArcSwap<Zones>>,
 }
 
 impl Node {
@@ -221,6 +261,11 @@ impl Node {
         if let Some(dns) = &config.dns {
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
+            self.zones = server.zones();
+            if let Some(zones) = server.zones_dir() {
+                self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
+                self.reread_on_hangup(zones)?;
+            }
             let ending = self.shutdown.begun();
             self.tasks.spawn(async move { ("the DNS server", server.run(ending).await.map_err(Into::into)) });
         }
@@ -231,6 +276,19 @@ impl Node {
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
             self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
         }
+        Ok(())
+    }
+
+    fn reread_on_hangup(&mut self, zones: Arc<ZonesDir>) -> Result<(), NodeError> {
+        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
+        let ending = self.shutdown.begun();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ending => {}
+                () = reread_on_hangup(zones, hangup) => {}
+            }
+            ("rereading zones", Ok(()))
+        });
         Ok(())
     }
 
@@ -292,6 +350,7 @@ impl Node {
         {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
+            let admin = admin.with_zones(Arc::clone(&self.zones));
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {

@@ -174,6 +174,7 @@ mod tests {
         let sources: Vec<(&str, Arc<dyn Source>)> = vec![
             ("Every node with an engine", follower.metrics()),
             ("`dns`", Arc::new(dns::Metrics::default())),
+            ("`dns` with `zones_dir`", Arc::new(dns::zones_dir::ZonesDir::open(folder.path()).unwrap().0)),
             ("`proxy`", Arc::new(proxy::Metrics::default())),
             ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
             ("`control`", Arc::new(crate::control::Metrics::default())),

@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use store::{
     board::Board,
-    model::{DomainName, Moment, RecordData, StaticRecord, Ttl},
+    model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
     snapshot::{Owner as Entry, Snapshot, SteeredDomain, ZoneView},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     client::Client,
     name::QueryName,
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
+    zones_dir::Zones,
 };
 pub(crate) use lookup::{Found, alias, lookup};
 pub(crate) use steered::{choose, differs_by_client};
@@ -26,12 +27,38 @@ pub(crate) use steered::{choose, differs_by_client};
 /// What an answer depends on beside the question and the client.
 #[derive(Clone, Copy, Debug)]
 pub struct World<'a> {
-    /// Configuration.
+    /// Configuration; of generation zero where there is none yet.
     pub snapshot: &'a Snapshot,
+    /// Zones from files, beside those of the configuration.
+    pub zones: &'a Zones,
     /// Health.
     pub board: &'a Board,
     /// Now; for hold-downs and expiring overrides.
     pub now: Moment,
+}
+
+impl<'a> World<'a> {
+    /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
+    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
+        let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
+        match (configured, filed) {
+            (Some(configured), Some(filed)) => {
+                let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
+                Some(if depth(filed) > depth(configured) { filed } else { configured })
+            }
+            (configured, filed) => configured.or(filed),
+        }
+    }
+
+    /// Every zone; of two with one apex both.
+    pub(crate) fn every_zone(&self) -> impl Iterator<Item = &'a Arc<ZoneView>> {
+        self.snapshot.zones().chain(self.zones.iter())
+    }
+
+    /// True if there is an answer: without a configuration only in zones from files.
+    pub(crate) fn can_answer(&self, question: &Question) -> bool {
+        self.snapshot.generation != Generation::default() || self.zone_of(question.name.key()).is_some()
+    }
 }
 
 /// What is asked.
@@ -92,7 +119,7 @@ impl Answer {
 
     /// The SOA that lets resolvers remember an absence (RFC 2308 §3), for `at_most` where it may end sooner.
     fn absent(&mut self, zone: &ZoneView, at_most: Ttl) {
-        let ttl = soa_ttl(zone).min(at_most);
+        let ttl = absence_ttl(zone).min(at_most);
         let owner = Owner::At(zone.zone.name.clone());
         self.authority.push(Record { owner, ttl, data: Data::Soa(soa(zone)) });
     }
@@ -121,7 +148,7 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
     if let Some(rcode) = unanswerable(question) {
         return Answer::bare(rcode);
     }
-    let Some(zone) = zone_for(world.snapshot, question) else { return Answer::bare(Rcode::Refused) };
+    let Some(zone) = zone_for(world, question) else { return Answer::bare(Rcode::Refused) };
     let answer = Answer { authoritative: true, ..Answer::default() };
     let mut walk = Walk { world, client, wanted: question.record_type, answer };
     walk.run(zone, question.name.key());
@@ -143,11 +170,11 @@ const fn unanswerable(question: &Question) -> Option<Rcode> {
 }
 
 /// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
-pub(crate) fn zone_for<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a ZoneView> {
+pub(crate) fn zone_for<'a>(world: World<'a>, question: &Question) -> Option<&'a ZoneView> {
     let name = question.name.key();
-    let zone = snapshot.zone_of(name)?;
+    let zone = world.zone_of(name)?;
     if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
-        let above = name.split_once('.').and_then(|(_, above)| snapshot.zone_of(above));
+        let above = name.split_once('.').and_then(|(_, above)| world.zone_of(above));
         if let Some(above) = above.filter(|it| it.get(name).is_some_and(lookup::delegates)) {
             return Some(above);
         }
@@ -184,7 +211,7 @@ impl<'a> Walk<'a> {
                     if self.is_enough(asked, target) {
                         return;
                     }
-                    let Some(further) = self.world.snapshot.zone_of(target.as_str()) else { return };
+                    let Some(further) = self.world.zone_of(target.as_str()) else { return };
                     (zone, name, owner) = (further, target.as_str(), next);
                 }
             }
@@ -243,7 +270,7 @@ impl<'a> Walk<'a> {
             (RecordType::A | RecordType::AAAA, Some(domain)) => return self.steer(zone, owner, domain),
             (RecordType::SOA, _) if apex => {
                 let data = Data::Soa(soa(zone));
-                self.answer.answer.push(Record { owner: owner.clone(), ttl: zone.zone.ttl, data });
+                self.answer.answer.push(Record { owner: owner.clone(), ttl: soa_ttl(zone), data });
             }
             (RecordType::NS, _) if apex => self.name_servers(zone, owner),
             (RecordType::ANY, _) => self.any(zone, owner, entry, apex),
@@ -318,18 +345,38 @@ fn address(ip: IpAddr, wanted: RecordType) -> Option<RecordData> {
 }
 
 /// The TTL of the SOA record that goes with an absence (RFC 2308 §3).
-pub(crate) fn soa_ttl(zone: &ZoneView) -> Ttl {
-    zone.zone.ttl.min(zone.zone.negative_ttl)
+pub(crate) fn absence_ttl(zone: &ZoneView) -> Ttl {
+    soa_ttl(zone).min(zone.zone.negative_ttl)
 }
 
 pub(crate) fn soa(zone: &ZoneView) -> Soa {
     let apex = &zone.zone.name;
+    let minimum = zone.zone.negative_ttl;
+    let Some(stated) = &zone.zone.soa else {
+        return Soa {
+            mname: zone.zone.nameservers.first().map_or_else(|| apex.clone(), |server| server.name.clone()),
+            rname: apex.resolve("hostmaster").unwrap_or_else(|_| apex.clone()),
+            serial: zone.serial,
+            refresh: StartOfAuthority::REFRESH,
+            retry: StartOfAuthority::RETRY,
+            expire: StartOfAuthority::EXPIRE,
+            minimum,
+        };
+    };
     Soa {
-        mname: zone.zone.nameservers.first().map_or_else(|| apex.clone(), |server| server.name.clone()),
-        rname: apex.resolve("hostmaster").unwrap_or_else(|_| apex.clone()),
-        serial: zone.serial,
-        minimum: zone.zone.negative_ttl,
+        mname: stated.mname.clone(),
+        rname: stated.rname.clone(),
+        serial: stated.serial.unwrap_or(zone.serial),
+        refresh: stated.refresh,
+        retry: stated.retry,
+        expire: stated.expire,
+        minimum,
     }
+}
+
+/// The TTL of a zone's SOA record.
+fn soa_ttl(zone: &ZoneView) -> Ttl {
+    zone.zone.soa.as_ref().and_then(|soa| soa.ttl).unwrap_or(zone.zone.ttl)
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub fn explain(world: World<'_>, question: &Question, client: &Client) -> Explan
     let Answer { rcode, scope, answer, authority, additional, steered, .. } = answer(world, question, client);
     let text = |records: &[Record]| records.iter().map(|it| line(it, &question.name)).collect();
     Explanation {
-        zone: zone_for(world.snapshot, question).map(|zone| zone.zone.name.clone()),
+        zone: zone_for(world, question).map(|zone| zone.zone.name.clone()),
         chain: answer.iter().filter_map(|record| step(world, record, &question.name)).collect(),
         steered,
         rcode: rcode.as_str(),
@@ -93,7 +93,7 @@ fn step(world: World<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
         Owner::Asked => asked.key(),
         Owner::At(name) => name.as_str(),
     };
-    let zone = world.snapshot.zone_of(name)?;
+    let zone = world.zone_of(name)?;
     let Found::Entry { entry, wildcard } = lookup(zone, name, record.data.record_type()) else { return None };
     let stated = alias(zone, entry).is_some_and(|_| entry.alias.is_none());
     let why = match (wildcard, stated) {

@@ -24,6 +24,8 @@ mod served;
 mod server;
 #[cfg(test)]
 mod testing;
+pub mod zonefile;
+pub mod zones_dir;
 
 pub use answer::{Answer, Question, World, answer};
 pub use client::{Client, Subnet};

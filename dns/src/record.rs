@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use store::model::{DomainName, RecordData, Ttl};
+use store::model::{DomainName, RecordData, Ttl, rdata};
 
 /// A record or query type by its number (RFC 6895 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,7 @@ record_types! {
     TXT 16 "Text."
     AAAA 28 "An IPv6 address."
     SRV 33 "A service's location."
+    DNAME 39 "An alias for everything below a name (RFC 6672)."
     OPT 41 "EDNS (RFC 6891); no type to ask for."
     DS 43 "A child zone's key; belongs to the parent's side of a delegation."
     SVCB 64 "A service binding (RFC 9460)."
@@ -50,7 +51,7 @@ impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Self::NAMED.iter().find(|(it, _)| it == self) {
             Some((_, name)) => f.write_str(name),
-            None => write!(f, "TYPE{}", self.0),
+            None => f.write_str(&rdata::mnemonic(self.0)),
         }
     }
 }
@@ -61,8 +62,7 @@ impl FromStr for RecordType {
     fn from_str(text: &str) -> Result<Self, NotAType> {
         let upper = text.to_ascii_uppercase();
         let named = Self::NAMED.iter().find(|(_, name)| *name == upper).map(|(it, _)| *it);
-        let numbered = || upper.strip_prefix("TYPE")?.parse().ok().map(Self);
-        named.or_else(numbered).ok_or(NotAType)
+        named.or_else(|| rdata::number(text).map(Self)).ok_or(NotAType)
     }
 }
 
@@ -171,19 +171,16 @@ pub struct Soa {
     pub mname: DomainName,
     /// The mailbox of whoever answers for the zone, as a name.
     pub rname: DomainName,
-    /// Derived from the generation.
+    /// The zone's own, or derived from the generation.
     pub serial: u32,
+    /// How often a secondary looks for a newer serial.
+    pub refresh: Ttl,
+    /// How soon it tries again.
+    pub retry: Ttl,
+    /// After how long without contact it stops answering.
+    pub expire: Ttl,
     /// How long an absence may be remembered (RFC 2308 §4).
     pub minimum: Ttl,
-}
-
-impl Soa {
-    /// How often a secondary would look for a newer serial.
-    pub const REFRESH: i32 = 3600;
-    /// How soon it would try again.
-    pub const RETRY: i32 = 600;
-    /// After how long without contact it would stop answering: two weeks (RFC 1912 §2.2).
-    pub const EXPIRE: i32 = 1_209_600;
 }
 
 impl Data {
@@ -210,6 +207,8 @@ pub(crate) const fn plain_type(data: &RecordData) -> RecordType {
         RecordData::Mx { .. } => RecordType::MX,
         RecordData::Srv { .. } => RecordType::SRV,
         RecordData::Caa { .. } => RecordType::CAA,
+        RecordData::Dname(_) => RecordType::DNAME,
+        RecordData::Other { record_type, .. } => RecordType(*record_type),
     }
 }
 
@@ -219,9 +218,9 @@ impl fmt::Display for Data {
         match self {
             Self::Plain(data) => write_plain(data, f),
             Self::Soa(soa) => {
-                let (refresh, retry, expire) = (Soa::REFRESH, Soa::RETRY, Soa::EXPIRE);
-                write!(f, "{}. {}. {} {refresh} {retry} {expire} ", soa.mname, soa.rname, soa.serial)?;
-                write!(f, "{}", soa.minimum.as_secs())
+                write!(f, "{}. {}. {}", soa.mname, soa.rname, soa.serial)?;
+                let times = [soa.refresh, soa.retry, soa.expire, soa.minimum];
+                times.iter().try_for_each(|time| write!(f, " {}", time.as_secs()))
             }
             Self::Any => f.write_str("\"RFC8482\" \"\""),
         }
@@ -248,6 +247,8 @@ fn write_plain(data: &RecordData, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "{flags} {tag} ")?;
             write_quoted(value, f)
         }
+        RecordData::Dname(name) => write!(f, "{name}."),
+        RecordData::Other { record_type, data } => f.write_str(&rdata::text(*record_type, data)),
     }
 }
 
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn types_read_as_they_print() {
-        for text in ["A", "AAAA", "HTTPS", "CAA", "TYPE1234", "ANY"] {
+        for text in ["A", "AAAA", "HTTPS", "CAA", "TLSA", "TYPE1234", "ANY"] {
             assert_eq!(text.parse::<RecordType>().unwrap().to_string(), text);
         }
         assert_eq!("aaaa".parse(), Ok(RecordType::AAAA));

@@ -8,16 +8,16 @@ use hickory_proto::{
     op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
     rr::{
         Name, RData, Record as WireRecord,
-        rdata::{A, AAAA, CAA, CNAME, HINFO, MX, NS, PTR, SOA, SRV, TXT},
+        rdata::{A, AAAA, CAA, CNAME, HINFO, MX, NS, NULL, PTR, SOA, SRV, TXT},
     },
     serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding},
 };
-use store::model::{DomainName, RecordData};
+use store::model::{DomainName, RecordData, Ttl};
 
 use crate::{
     answer::{Answer, Question},
     client::Subnet,
-    record::{Data, Owner, Rcode, Record, Soa},
+    record::{Data, Owner, Rcode, Record, RecordType},
     request::SUBNET,
 };
 
@@ -135,7 +135,7 @@ impl ReplyEdns {
     /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO left clear because we do not sign.
     fn write(self, rcode: Rcode, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
         encoder.emit_u8(0)?;
-        encoder.emit_u16(crate::record::RecordType::OPT.0)?;
+        encoder.emit_u16(RecordType::OPT.0)?;
         encoder.emit_u16(PAYLOAD)?;
         encoder.emit_vec(&[(rcode.code() >> 4).to_be_bytes()[1], 0, 0, 0])?;
         let option = self.subnet.map(|(subnet, scope)| subnet.echo(scope)).unwrap_or_default();
@@ -156,7 +156,7 @@ pub(crate) fn query_header() -> Metadata {
 }
 
 /// The data of an SOA record without compression; empty if it cannot be written, which validated names can.
-pub(crate) fn encode_soa(soa: &Soa) -> Vec<u8> {
+pub(crate) fn encode_soa(soa: &crate::record::Soa) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_name_encoding(NameEncoding::Uncompressed);
@@ -176,7 +176,8 @@ const fn is_too_long(error: &ProtoError) -> bool {
 }
 
 fn wire_name(name: &DomainName) -> Result<Name, ProtoError> {
-    Name::from_labels(name.labels().map(str::as_bytes))
+    let labels: Vec<_> = name.octets().collect();
+    Name::from_labels(labels.iter().map(AsRef::as_ref))
 }
 
 fn rdata(data: &Data) -> Result<RData, ProtoError> {
@@ -186,9 +187,9 @@ fn rdata(data: &Data) -> Result<RData, ProtoError> {
             wire_name(&soa.mname)?,
             wire_name(&soa.rname)?,
             soa.serial,
-            Soa::REFRESH,
-            Soa::RETRY,
-            Soa::EXPIRE,
+            seconds(soa.refresh),
+            seconds(soa.retry),
+            seconds(soa.expire),
             soa.minimum.as_secs(),
         )),
         Data::Any => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
@@ -216,5 +217,23 @@ fn plain(data: &RecordData) -> Result<RData, ProtoError> {
             caa.value = value.as_bytes().to_vec();
             RData::CAA(caa)
         }
+        // Names in these are never compressed (RFC 3597 §4, RFC 6672 §2.5).
+        RecordData::Dname(target) => {
+            let mut wire = Vec::new();
+            let mut encoder = BinEncoder::new(&mut wire);
+            encoder.set_name_encoding(NameEncoding::Uncompressed);
+            wire_name(target)?.emit(&mut encoder)?;
+            unknown(RecordType::DNAME.0, wire)
+        }
+        RecordData::Other { record_type, data } => unknown(*record_type, data.clone()),
     })
+}
+
+fn unknown(record_type: u16, data: Vec<u8>) -> RData {
+    RData::Unknown { code: record_type.into(), rdata: NULL::with(data) }
+}
+
+/// SOA's times as the library takes them; a TTL always fits.
+fn seconds(ttl: Ttl) -> i32 {
+    i32::try_from(ttl.as_secs()).unwrap_or(i32::MAX)
 }

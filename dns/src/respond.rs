@@ -72,7 +72,8 @@ impl Dropped {
     }
 }
 
-/// Answers a packet. Without a world (no snapshot yet) every proper query gets SERVFAIL.
+/// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
+/// query gets SERVFAIL.
 ///
 /// # Errors
 /// Why there is no reply. Panics do not leave here.
@@ -97,6 +98,7 @@ fn exchange(
 ) -> Result<Response, Dropped> {
     let request = Request::parse(packet)?;
     let subnet = request.edns.and_then(|edns| edns.subnet);
+    let world = world.filter(|world| request.question.as_ref().is_some_and(|it| world.can_answer(it)));
     let answer = match (request.refusal, &request.question, world) {
         (Some(rcode), _, _) => Answer::bare(rcode),
         (None, Some(question), Some(world)) => answer(world, question, &Client { source, subnet }),
@@ -117,7 +119,7 @@ fn exchange(
         rcode: encoded.rcode,
         truncated: encoded.truncated,
         subnet: subnet.is_some(),
-        no_snapshot: request.refusal.is_none() && world.is_none(),
+        no_snapshot: request.refusal.is_none() && request.question.is_some() && world.is_none(),
     })
 }
 

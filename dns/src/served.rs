@@ -5,59 +5,84 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use store::{board::Board, model::Moment, snapshot::Snapshot};
+use tokio::sync::watch;
 
-use crate::{answer::World, fast::Table};
+use crate::{answer::World, fast::Table, zones_dir::Zones};
 
-/// A world as it is served.
-#[derive(Debug)]
+/// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
+#[derive(Debug, Default)]
 pub(crate) struct Served {
     /// Its configuration.
-    pub(crate) snapshot: Arc<Snapshot>,
-    /// The table compiled from it.
+    snapshot: Arc<Snapshot>,
+    /// Zones from files.
+    zones: Arc<Zones>,
+    /// The table compiled from both.
     pub(crate) table: Table,
 }
 
 impl Served {
-    /// Compiles a snapshot; takes as long as it takes.
-    pub(crate) fn compile(snapshot: Arc<Snapshot>, board: &Board) -> Self {
-        let world = World { snapshot: &snapshot, board, now: Moment::default() };
-        let table = Table::compile(world);
-        Self { snapshot, table }
+    /// Compiles a world; takes as long as it takes.
+    fn compile(snapshot: Arc<Snapshot>, zones: Arc<Zones>, board: &Board) -> Self {
+        let mut served = Self { snapshot, zones, table: Table::default() };
+        served.table = Table::compile(served.world(board, Moment::default()));
+        served
     }
 
     /// It at a moment.
     pub(crate) fn world<'a>(&'a self, board: &'a Board, now: Moment) -> World<'a> {
-        World { snapshot: &self.snapshot, board, now }
+        World { snapshot: &self.snapshot, zones: &self.zones, board, now }
     }
 }
 
-/// Brings `served` up to the newest snapshot, if there is one and it is not that already.
-pub(crate) async fn refresh(store: &store::Handle, served: &ArcSwapOption<Served>) {
-    let Some(snapshot) = store.snapshot() else { return };
-    if served.load().as_ref().is_some_and(|it| Arc::ptr_eq(&it.snapshot, &snapshot)) {
-        return;
-    }
-    let board = Arc::clone(store.board());
-    match tokio::task::spawn_blocking(move || Served::compile(snapshot, &board)).await {
-        Ok(compiled) => {
-            let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
-            tracing::debug!(%generation, names, "serving a new generation");
-            served.store(Some(Arc::new(compiled)));
-        }
-        Err(error) => tracing::error!(%error, "a snapshot cannot be compiled; the one before stays"),
-    }
+/// What keeps the served world at the newest snapshot and files.
+pub(crate) struct Follow {
+    pub(crate) store: store::Handle,
+    pub(crate) zones: Arc<ArcSwap<Zones>>,
+    pub(crate) served: Arc<ArcSwap<Served>>,
 }
 
-/// Keeps `served` at the newest snapshot. Ends when nobody publishes any more.
-pub(crate) async fn follow(store: store::Handle, served: Arc<ArcSwapOption<Served>>) {
-    let mut snapshots = store.snapshots();
-    loop {
-        snapshots.mark_unchanged();
-        refresh(&store, &served).await;
-        if snapshots.changed().await.is_err() {
+impl Follow {
+    /// Brings it up to date once.
+    pub(crate) async fn refresh(&self) {
+        let served = self.served.load_full();
+        let zones = self.zones.load_full();
+        let snapshot = self.store.snapshot().unwrap_or_else(|| Arc::clone(&served.snapshot));
+        if Arc::ptr_eq(&snapshot, &served.snapshot) && Arc::ptr_eq(&zones, &served.zones) {
             return;
+        }
+        let board = Arc::clone(self.store.board());
+        let compiling = tokio::task::spawn_blocking(move || Served::compile(snapshot, zones, &board));
+        match compiling.await {
+            Ok(compiled) => {
+                let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
+                tracing::debug!(%generation, names, "serving a new world");
+                self.served.store(Arc::new(compiled));
+            }
+            Err(error) => tracing::error!(%error, "a world cannot be compiled; the one before stays"),
+        }
+    }
+
+    /// Keeps it up to date. Ends when nobody publishes snapshots any more and there are no files.
+    pub(crate) async fn run(self, mut files: Option<watch::Receiver<u64>>) {
+        let mut snapshots = self.store.snapshots();
+        loop {
+            self.refresh().await;
+            let reread = async {
+                let Some(files) = &mut files else { return std::future::pending().await };
+                if files.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = reread => {}
+            }
         }
     }
 }

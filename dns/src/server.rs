@@ -7,11 +7,12 @@ mod udp;
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -19,6 +20,7 @@ use crate::{
     metrics::Metrics,
     respond::{Transport, respond},
     served::{self, Served},
+    zones_dir::{Zones, ZonesDir},
 };
 
 /// Where to listen, and the limits.
@@ -33,6 +35,8 @@ pub struct Config {
     /// A TCP connection on which no whole query comes, or no reply can be sent, for this long is closed
     /// (RFC 7766 §6.2.3).
     pub tcp_idle: Duration,
+    /// A folder whose every `ORIGIN.zone` is served beside the configuration's zones.
+    pub zones_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -42,6 +46,7 @@ impl Default for Config {
             workers: 1,
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
+            zones_dir: None,
         }
     }
 }
@@ -59,6 +64,14 @@ pub enum Error {
         address: SocketAddr,
         /// `UDP` or `TCP`.
         protocol: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The folder of zones cannot be read.
+    #[error("zones_dir {dir}: {source}")]
+    ZonesDir {
+        /// The folder.
+        dir: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -90,6 +103,7 @@ pub struct Server {
     config: Config,
     listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
+    zones_dir: Option<Arc<ZonesDir>>,
     exchange: Exchange,
 }
 
@@ -106,11 +120,32 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
         config.listen.iter().map(|address| listen(*address, workers)).collect::<Result<Vec<_>, _>>()?;
     let local = |listener: &Listener| listener.tcp.local_addr().map_err(Error::Register);
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
-    let exchange = Exchange { store, served: Arc::default(), metrics: Arc::default() };
-    Ok(Server { config, listeners, addresses, exchange })
+    let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
+    let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
+    let exchange = Exchange { store, zones, served: Arc::default(), metrics: Arc::default() };
+    Ok(Server { config, listeners, addresses, zones_dir, exchange })
+}
+
+fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
+    let opened = ZonesDir::open(dir).map_err(|source| Error::ZonesDir { dir: dir.to_owned(), source });
+    let (zones_dir, report) = opened?;
+    report.log();
+    Ok(Arc::new(zones_dir))
 }
 
 impl Server {
+    /// The zones served from files, also after rereads.
+    #[must_use]
+    pub fn zones(&self) -> Arc<ArcSwap<Zones>> {
+        Arc::clone(&self.exchange.zones)
+    }
+
+    /// The folder of zones, to be read again when somebody asks for it.
+    #[must_use]
+    pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
+        self.zones_dir.clone()
+    }
+
     /// The addresses, with the ports that were given where 0 was asked.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
@@ -128,12 +163,16 @@ impl Server {
     /// # Errors
     /// When a socket cannot be served at all; errors of single packets and connections are counted instead.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let Exchange { store, served, .. } = &self.exchange;
-        served::refresh(store, served).await;
+        let following = served::Follow {
+            store: self.exchange.store.clone(),
+            zones: Arc::clone(&self.exchange.zones),
+            served: Arc::clone(&self.exchange.served),
+        };
+        following.refresh().await;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         // Ends only with those who publish, which ends nobody else.
-        let following = tokio::spawn(served::follow(store.clone(), Arc::clone(served)));
+        let following = tokio::spawn(following.run(self.zones_dir.as_ref().map(|dir| dir.changes())));
         let mut workers = udp::Workers::default();
         for listener in self.listeners {
             let tcp = tokio::net::TcpListener::from_std(listener.tcp).map_err(Error::Register)?;
@@ -172,7 +211,8 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 struct Exchange {
     store: store::Handle,
-    served: Arc<ArcSwapOption<Served>>,
+    zones: Arc<ArcSwap<Zones>>,
+    served: Arc<ArcSwap<Served>>,
     metrics: Arc<Metrics>,
 }
 
@@ -180,8 +220,8 @@ impl Exchange {
     /// The reply to a packet that came over a stream, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let served = self.served.load();
-        let world = served.as_ref().map(|served| served.world(self.store.board(), self.store.now()));
-        let outcome = respond(packet, peer.ip(), transport, world);
+        let world = served.world(self.store.board(), self.store.now());
+        let outcome = respond(packet, peer.ip(), transport, Some(world));
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
     }

@@ -19,6 +19,7 @@ use crate::{
     explain::{Explanation, explain},
     record::RecordType,
     respond::{Dropped, Response, Transport, respond},
+    zones_dir::Zones,
 };
 
 const DOCUMENTS: &str = "
@@ -123,7 +124,7 @@ impl Small {
     }
 
     pub(crate) fn world(&self) -> World<'_> {
-        World { snapshot: &self.snapshot, board: &self.board, now: Moment(1_000_000) }
+        World { snapshot: &self.snapshot, zones: Zones::none(), board: &self.board, now: Moment(1_000_000) }
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {

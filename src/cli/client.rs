@@ -78,11 +78,11 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        Err(Failure::Failed(match serde_json::from_str::<Problem>(&body) {
-            Ok(problem) if problem.mistakes.is_empty() => problem.error,
-            Ok(problem) => format!("{}\n{}", Failure::mistakes(&problem.mistakes), problem.error),
-            Err(_) => format!("control answered {status}: {}", body.trim()),
-        }))
+        Err(match serde_json::from_str::<Problem>(&body) {
+            Ok(Problem { error, mistakes }) if mistakes.is_empty() => Failure::Failed(error),
+            Ok(Problem { error, mistakes }) => Failure::Refused { mistakes, error },
+            Err(_) => Failure::Failed(format!("control answered {status}: {}", body.trim())),
+        })
     }
 
     async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {

@@ -19,6 +19,7 @@ use super::{
     Failure, Outcome, Override, SetOverride, Token,
     client::{Client, segment},
     show,
+    zones::{self, Origins},
 };
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Status},
@@ -73,17 +74,37 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, Failure> {
     find(paths)?.into_iter().map(one).collect()
 }
 
-fn print(text: &str) -> Outcome {
+/// The files that were named, with the zone files they name.
+fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
+    zones::expand(read(paths)?).map_err(|mistakes| {
+        let error = "nothing was sent".to_owned();
+        Failure::Refused { mistakes, error }
+    })
+}
+
+pub(super) fn print(text: &str) -> Outcome {
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
 }
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
-    let mut configurations = 0;
-    for file in read(paths)? {
+    let (mut configurations, mut filed) = (0, 0);
+    let (files, origins) = match zones::expand(read(paths)?) {
+        Ok(expanded) => expanded,
+        Err(found) => {
+            mistakes = found;
+            (Vec::new(), Origins::default())
+        }
+    };
+    for file in files {
         if Path::new(&file.name).extension().is_some_and(|it| it == "toml") {
             configurations += 1;
             mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
+            continue;
+        }
+        if Path::new(&file.name).extension().is_some_and(|it| it == "zone") {
+            filed += 1;
+            mistakes.extend(zones::check(&file.name));
             continue;
         }
         match model::parse(&file.name, &file.text) {
@@ -96,11 +117,13 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         mistakes.extend(World::check(placed, Clock::default().now()).err().into_iter().flatten());
     }
+    origins.point_out(&mut mistakes);
     if json {
         show::json(&mistakes)?;
     }
     if mistakes.is_empty() {
-        let text = format!("{count} documents and {configurations} node configurations, no mistake\n");
+        let also = if filed == 0 { String::new() } else { format!(", {filed} zone files") };
+        let text = format!("{count} documents and {configurations} node configurations{also}, no mistake\n");
         return if json { Ok(()) } else { print(&text) };
     }
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
@@ -111,13 +134,15 @@ fn say_applied(applied: &Applied, json: bool) -> Outcome {
 }
 
 pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
-    let body = Apply { files: read(paths)?, prune };
-    say_applied(&client.post("/v1/apply", &body).await?, json)
+    let (files, origins) = documents(paths)?;
+    let applied = client.post("/v1/apply", &Apply { files, prune }).await;
+    say_applied(&applied.map_err(|failure| origins.explain(failure))?, json)
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
-    let body = Apply { files: read(paths)?, prune };
-    let applied: Applied = client.post("/v1/diff", &body).await?;
+    let (files, origins) = documents(paths)?;
+    let applied = client.post("/v1/diff", &Apply { files, prune }).await;
+    let applied: Applied = applied.map_err(|failure| origins.explain(failure))?;
     if json {
         return show::json(&applied);
     }

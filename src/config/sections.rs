@@ -33,6 +33,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
+            && !(role == "dns" && has_zones(&there))
         {
             there.mistake("needs an engine, and there is no [store]", "a [store] section");
         }
@@ -57,6 +58,11 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         control,
         telemetry,
     })
+}
+
+/// A folder of zones can be served without an engine.
+fn has_zones(dns: &Reader<'_>) -> bool {
+    dns.node().entry("zones_dir").is_some()
 }
 
 fn section<T>(
@@ -91,7 +97,6 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
 
 fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
     let defaults = dns::Config::default();
-    fields.not_yet("zones_dir", "zones as documents");
     fields.not_yet("geoip", "`networks` of the sites");
     let listen = fields.optional("listen", addresses);
     Some(dns::Config {
@@ -99,6 +104,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+        zones_dir: fields.optional("zones_dir", |it| folder(&it)),
     })
 }
 
@@ -249,6 +255,15 @@ fn url(at: Reader<'_>) -> Option<String> {
 
 fn path(at: &Reader<'_>) -> Option<PathBuf> {
     at.text(LONGEST).map(PathBuf::from)
+}
+
+/// A folder that is there.
+fn folder(at: &Reader<'_>) -> Option<PathBuf> {
+    let path = path(at)?;
+    if !path.is_dir() {
+        at.mistake(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
+    }
+    Some(path)
 }
 
 fn file(at: &Reader<'_>) -> Option<Vec<u8>> {

@@ -53,6 +53,11 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
     assert!(said.contains("[store]"), "{said}");
     let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
     assert!(said.contains("turns nothing on"), "{said}");
+    let zones = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"/\"\n";
+    let config = Config::parse("node.toml", zones).unwrap();
+    assert_eq!(config.dns.unwrap().zones_dir, Some("/".into()));
+    let said = mistakes(&zones.replace('/', "/no/where"));
+    assert!(said.contains("node.toml:5: dns.zones_dir: /no/where is no folder"), "{said}");
 }
 
 #[test]

@@ -4,13 +4,14 @@
 //! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
 //! a reader into a tree that remembers lines, so that every mistake can name its place.
 
-#[cfg(test)]
-pub(crate) mod arbitrary;
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod arbitrary;
 pub mod decode;
 mod documents;
 pub mod encode;
 mod mistake;
 mod name;
+pub mod rdata;
 pub mod read;
 pub mod tree;
 mod units;

@@ -84,7 +84,7 @@ pub struct Snapshot {
 pub struct ZoneView {
     /// The document.
     pub zone: Zone,
-    /// The SOA serial: derived from the generation, never from health.
+    /// The SOA serial: derived from the generation, never from health; of a zone file, its own.
     pub serial: u32,
     names: HashMap<DomainName, Owner>,
 }
@@ -256,7 +256,7 @@ impl Snapshot {
             .map(|zone| (zone.name.clone(), ZoneView { zone, serial, names: HashMap::new() }))
             .collect();
         for view in views.values_mut() {
-            view.add_static();
+            view.add_static(view.zone.records.clone());
         }
         // A zone inside another makes the names between the two exist in the outer one.
         for apex in views.keys().cloned().collect::<Vec<_>>() {
@@ -302,6 +302,15 @@ pub fn uuid_domain(service: &Service, cluster: &Cluster) -> Option<DomainName> {
 }
 
 impl ZoneView {
+    /// A zone by itself, as from a zone file. Its records are with its names afterwards, and nowhere else.
+    #[must_use]
+    pub fn new(mut zone: Zone, serial: u32) -> Self {
+        let records = std::mem::take(&mut zone.records);
+        let mut view = Self { zone, serial, names: HashMap::new() };
+        view.add_static(records);
+        view
+    }
+
     /// What lies at a name; `None` if nothing does, not even below it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Owner> {
@@ -313,7 +322,7 @@ impl ZoneView {
         self.names.iter()
     }
 
-    fn add_static(&mut self) {
+    fn add_static(&mut self, records: Vec<StaticRecord>) {
         self.owner(&self.zone.name.clone());
         for server in self.zone.nameservers.clone() {
             if !server.name.is_within(&self.zone.name) {
@@ -324,8 +333,13 @@ impl ZoneView {
             let glue = v4.chain(v6).map(|data| StaticRecord { name: server.name.clone(), ttl: None, data });
             self.owner(&server.name).records.extend(glue);
         }
-        for record in self.zone.records.clone() {
-            self.owner(&record.name.clone()).records.push(record);
+        for record in records {
+            let there = &mut self.owner(&record.name.clone()).records;
+            if there.is_empty() {
+                // Most names have one record; a list grown by pushing holds room for four.
+                there.reserve_exact(1);
+            }
+            there.push(record);
         }
     }
 

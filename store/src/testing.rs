@@ -70,6 +70,7 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
         zones: vec![Zone {
             name: "example.com".parse().unwrap(),
             nameservers: vec![],
+            soa: None,
             ttl: ttl(3600),
             negative_ttl: ttl(60),
             records: vec![],

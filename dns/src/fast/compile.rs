@@ -18,7 +18,7 @@ use super::{
     table::{Alias, Entry, INLINE, Image, Kind, NONE, Plan, Slot, Table, ZoneImage, first, tag},
 };
 use crate::{
-    answer::{Answer, Found, Question, World, alias, answer, differs_by_client, lookup, soa, soa_ttl},
+    answer::{Answer, absence_ttl, Found, Question, World, alias, answer, differs_by_client, lookup, soa},
     client::Client,
     name::QueryName,
     record::{Data, Rcode, RecordType, plain_type},
@@ -64,7 +64,7 @@ impl<'w> Compiling<'w> {
     fn new(world: World<'w>) -> Self {
         Self {
             world,
-            zones: world.snapshot.zones().cloned().collect(),
+            zones: world.every_zone().cloned().collect(),
             entries: Vec::new(),
             long_names: Vec::new(),
             images: Vec::new(),
@@ -83,7 +83,7 @@ impl<'w> Compiling<'w> {
             .collect();
         for (name, names) in zone.names() {
             // A name at or below the apex of a zone inside this one is that zone's.
-            let ours = self.world.snapshot.zone_of(name.as_str()).is_some_and(|it| Arc::ptr_eq(it, zone));
+            let ours = self.world.zone_of(name.as_str()).is_some_and(|it| Arc::ptr_eq(it, zone));
             if !ours {
                 continue;
             }
@@ -171,7 +171,7 @@ impl<'w> Compiling<'w> {
 
     /// The zone a name lies in.
     fn holder(&self, name: &DomainName) -> Option<(u32, Arc<ZoneView>)> {
-        let zone = self.world.snapshot.zone_of(name.as_str())?;
+        let zone = self.world.zone_of(name.as_str())?;
         let number = self.zones.iter().position(|it| Arc::ptr_eq(it, zone))?;
         Some((number as u32, Arc::clone(zone)))
     }
@@ -290,7 +290,7 @@ impl<'w> Compiling<'w> {
 fn zone_image(zone: &ZoneView) -> ZoneImage {
     ZoneImage {
         apex: name::wire(&zone.zone.name).into(),
-        negative_ttl: soa_ttl(zone),
+        negative_ttl: absence_ttl(zone),
         soa: encode_soa(&soa(zone)).into(),
     }
 }

@@ -75,31 +75,12 @@ pub(super) fn hash(octets: &[u8]) -> u64 {
     fold(hash, last)
 }
 
-/// A configured name in wire form; `\DDD` in it is one octet.
+/// A configured name in wire form.
 pub(super) fn wire(name: &DomainName) -> Vec<u8> {
     let mut wire = Vec::with_capacity(name.as_str().len() + 2);
-    for label in name.labels() {
-        let start = wire.len();
-        wire.push(0);
-        let mut rest = label.as_bytes();
-        while let Some((&octet, after)) = rest.split_first() {
-            match after.split_first_chunk::<3>() {
-                Some((digits, after)) if octet == b'\\' => {
-                    let digit = |octet: u8| u16::from(octet.wrapping_sub(b'0') % 10);
-                    let [hundreds, tens, ones] = digits.map(digit);
-                    wire.push((hundreds * 100 + tens * 10 + ones).to_le_bytes()[0]);
-                    rest = after;
-                }
-                _ => {
-                    wire.push(octet);
-                    rest = after;
-                }
-            }
-        }
-        let octets = wire.len() - start - 1;
-        if let Some(length) = wire.get_mut(start) {
-            *length = octets.to_le_bytes()[0];
-        }
+    for label in name.octets() {
+        wire.push(label.len().to_le_bytes()[0]);
+        wire.extend_from_slice(&label);
     }
     wire.push(0);
     wire

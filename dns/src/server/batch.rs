@@ -53,6 +53,7 @@ struct Memory {
 /// Up to [`BATCH`] datagrams and the replies to them.
 pub(super) struct Batch {
     memory: NonNull<Memory>,
+    /// Headers the kernel has written to; before the first system call all of them.
     received: usize,
     replies: usize,
     /// Ask for the address a datagram was sent to, and reply from there.
@@ -90,9 +91,8 @@ impl Batch {
                 }
             }
         }
-        let batch = Self { memory, received: BATCH, replies: 0, wildcard };
-        batch.rearm();
-        Self { received: 0, ..batch }
+        // All headers have to be armed before the first of them is used.
+        Self { memory, received: BATCH, replies: 0, wildcard }
     }
 
     /// Undoes what the kernel noted in the headers it filled.
@@ -115,8 +115,7 @@ impl Batch {
     /// What the system says; `WouldBlock` when the socket's read timeout ran out.
     pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.rearm();
-        self.received = 0;
-        self.replies = 0;
+        (self.received, self.replies) = (0, 0);
         // SAFETY: the headers point into `self.memory`, which outlives the call and is not lent out; their lengths are
         // those of what they point to.
         let received = unsafe {

@@ -113,7 +113,7 @@ impl Worker {
             }
             scratch.next_batch();
             let answering = Answering {
-                served: served.load().as_deref(),
+                served: served.load(),
                 exchange: &self.exchange,
                 now: self.exchange.store.now(),
             };
@@ -146,7 +146,7 @@ impl Drop for Worker {
 
 /// What a batch is answered with.
 struct Answering<'a> {
-    served: Option<&'a Served>,
+    served: &'a Served,
     exchange: &'a Exchange,
     now: store::model::Moment,
 }
@@ -165,14 +165,12 @@ impl Answering<'_> {
             tally.record(&Err(Dropped::NoReturn));
             return 0;
         }
-        let world = self.served.map(|served| served.world(self.exchange.store.board(), self.now));
-        if let (Some(served), Some(world)) = (self.served, world)
-            && let Some(fast) = served.table.reply(packet, peer.ip(), world, scratch, reply)
-        {
+        let world = self.served.world(self.exchange.store.board(), self.now);
+        if let Some(fast) = self.served.table.reply(packet, peer.ip(), world, scratch, reply) {
             tally.fast(fast);
             return fast.octets;
         }
-        let outcome = respond(packet, peer.ip(), Transport::Udp, world);
+        let outcome = respond(packet, peer.ip(), Transport::Udp, Some(world));
         tally.record(&outcome);
         let bytes = outcome.map(|response| response.bytes).unwrap_or_default();
         match reply.get_mut(..bytes.len()) {

@@ -1,4 +1,5 @@
 //! Any document that decoding could have accepted, for property tests.
+#![allow(clippy::unwrap_used)] // Only tests run it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -57,13 +58,28 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         .prop_map(|(name, zone, gateway_domain, gateways)| Cluster { name, zone, gateway_domain, gateways })
 }
 
+/// Names that are not host-like.
+fn odd_labels(apex: &DomainName) -> impl Strategy<Value = DomainName> + use<> {
+    let apex = apex.clone();
+    collection::vec(collection::vec(any::<u8>(), 1..6), 1..3).prop_map(move |labels| {
+        let octets = |name: &DomainName| name.octets().map(|it| it.into_owned()).collect::<Vec<_>>();
+        DomainName::from_labels(labels.into_iter().chain(octets(&apex))).unwrap()
+    })
+}
+
 fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
     let apex = apex.clone();
     let target = (domain_name(), any::<bool>())
         .prop_map(move |(name, below)| if below { apex.resolve(name.as_str()).unwrap() } else { name })
         .boxed();
     let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
+    // What the model's own types could hold would come back as one of them.
+    let others = (
+        prop_oneof![300..=u16::MAX, sample::select(vec![13, 29, 52, 64, 65, 256])],
+        collection::vec(any::<u8>(), 0..40),
+    );
     prop_oneof![
+        others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
         any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
         target.clone().prop_map(RecordData::Cname),
@@ -72,6 +88,7 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         collection::vec("[^\\p{Cc}]{0,30}|[\\x00-\\x7f]{0,9}", 1..3).prop_map(RecordData::Txt),
         (any::<u16>(), target.clone())
             .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
+        target.clone().prop_map(RecordData::Dname),
         (any::<u16>(), any::<u16>(), any::<u16>(), target)
             .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
         (any::<u8>(), tag, "[!-~]{0,20}").prop_map(|(flags, tag, value)| RecordData::Caa {
@@ -82,12 +99,31 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
     ]
 }
 
-fn zone() -> impl Strategy<Value = Zone> {
+fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthority> + use<> {
+    let apex = apex.clone();
+    let rname = prop_oneof!["[a-z]{1,9}", r"[a-z]{1,5}\\\.[a-z]{1,5}"]
+        .prop_map(move |relative| apex.resolve(&relative).unwrap());
+    (domain_name(), rname, option::of(any::<u32>()), (ttl(), ttl(), ttl()), option::of(ttl())).prop_map(
+        |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
+            mname,
+            rname,
+            serial,
+            refresh,
+            retry,
+            expire,
+            ttl,
+        },
+    )
+}
+
+/// A zone by itself; its records may contradict one another.
+pub fn zone() -> impl Strategy<Value = Zone> {
     domain_name().prop_flat_map(|apex| {
         let below = apex.clone();
         let owner = prop_oneof![
             Just(apex.clone()),
             domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
+            odd_labels(&apex),
         ];
         let record = (owner, option::of(ttl()), record_data(&apex))
             .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
@@ -95,10 +131,12 @@ fn zone() -> impl Strategy<Value = Zone> {
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
         let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
-        (Just(apex), nameservers, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
-            |(name, nameservers, ttl, negative_ttl, records)| Zone {
+        let soa = option::of(start_of_authority(&apex));
+        (Just(apex), nameservers, soa, ttl(), ttl(), collection::vec(record, 0..4)).prop_map(
+            |(name, nameservers, soa, ttl, negative_ttl, records)| Zone {
                 name,
                 nameservers,
+                soa,
                 ttl,
                 negative_ttl,
                 records,
@@ -234,7 +272,7 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 /// A document of any kind.
-pub(crate) fn document() -> impl Strategy<Value = Document> {
+pub fn document() -> impl Strategy<Value = Document> {
     let vantage = (name(), option::of(name())).prop_map(|(name, site)| Vantage { name, site });
     prop_oneof![
         site().prop_map(Document::Site),

@@ -180,8 +180,11 @@ pub struct Cluster {
 pub struct Zone {
     /// The apex.
     pub name: DomainName,
-    /// The name servers; the first is the SOA's primary.
+    /// The name servers.
     pub nameservers: Vec<Nameserver>,
+    /// What its SOA record says; absent: the first name server is the primary, the rest is usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soa: Option<StartOfAuthority>,
     /// TTL of static records and of service domains' CNAMEs.
     pub ttl: Ttl,
     /// How long resolvers may remember an absence (RFC 2308 §4).
@@ -189,6 +192,43 @@ pub struct Zone {
     /// Static records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<StaticRecord>,
+}
+
+/// What a zone's SOA record says (RFC 1035 §3.3.13), but for its minimum, which is [`Zone::negative_ttl`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOfAuthority {
+    /// The primary name server.
+    pub mname: DomainName,
+    /// The mailbox of whoever answers for the zone, as a name: `john\046doe.example.com`.
+    pub rname: DomainName,
+    /// The serial; absent: derived from the generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<u32>,
+    /// How often a secondary looks for a newer serial.
+    pub refresh: Ttl,
+    /// How soon it tries again.
+    pub retry: Ttl,
+    /// After how long without contact it stops answering.
+    pub expire: Ttl,
+    /// The TTL of the record itself; absent: the zone's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+}
+
+impl StartOfAuthority {
+    /// How often a secondary looks for a newer serial, unless the zone says.
+    pub const REFRESH: Ttl = seconds(3_600);
+    /// How soon it tries again, unless the zone says.
+    pub const RETRY: Ttl = seconds(600);
+    /// After how long without contact it stops answering, unless the zone says: two weeks (RFC 1912 §2.2).
+    pub const EXPIRE: Ttl = seconds(1_209_600);
+}
+
+const fn seconds(secs: u32) -> Ttl {
+    match Ttl::from_secs(secs) {
+        Some(ttl) => ttl,
+        None => Ttl::MAX,
+    }
 }
 
 /// A name server of a zone, with its glue.
@@ -218,7 +258,7 @@ pub struct StaticRecord {
 }
 
 /// Type and data of a static record. Written in documents in presentation form (RFC 1035 §5.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum RecordData {
     /// An IPv4 address.
@@ -263,11 +303,36 @@ pub enum RecordData {
     Caa {
         /// 128 is "critical".
         flags: u8,
-        /// `issue`, `issuewild` or `iodef`.
+        /// Such as `issue`, `issuewild` or `iodef`.
         tag: String,
         /// The tag's value.
         value: String,
     },
+    /// An alias for everything below the name (RFC 6672).
+    #[serde(rename = "DNAME")]
+    Dname(DomainName),
+    /// Any other type, and data of the types above that they cannot hold, such as `MX 0 .`.
+    Other {
+        /// The type's number.
+        record_type: u16,
+        /// The data as on the wire, names in it uncompressed (RFC 3597 §4); at most 65535 octets.
+        #[serde(with = "octets")]
+        data: Vec<u8>,
+    },
+}
+
+/// Octets in the stored form: base64 text.
+mod octets {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(octets: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(octets))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
 }
 
 /// How a target is probed.

@@ -2,14 +2,21 @@
 //!
 //! `parse(yaml(d))` is `d` again. Names inside a zone come out relative to it, as people write them.
 
-use std::fmt::{Display, Write as _};
+mod placed;
+
+use std::{
+    borrow::Cow,
+    fmt::{Display, Write as _},
+};
 
 use super::{
     Addresses, Check, Cluster, Document, Domain, DomainName, Name, Nameserver, Override, OverrideState,
     PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service, Site,
-    StaticRecord, Token, Vantage, WhenNone, Zone,
+    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
+
+pub use placed::placed;
 
 /// One document as YAML, without a document marker.
 #[must_use]
@@ -144,7 +151,9 @@ fn some<T: Display>(values: &[T]) -> Option<Node> {
     (!values.is_empty()).then(|| texts(values))
 }
 
-fn tree(document: &Document) -> Node {
+/// One document as a tree; it stands on no line.
+#[must_use]
+pub fn tree(document: &Document) -> Node {
     let id = document.id();
     let map = Map::new().with("kind", text(id.kind)).with("name", text(id.name));
     match document {
@@ -205,9 +214,22 @@ fn zone(it: &Zone, map: Map) -> Map {
     let records =
         (!it.records.is_empty()).then(|| list(&it.records, |record| static_record(record, &it.name)));
     map.with("nameservers", list(&it.nameservers, nameserver))
+        .maybe("soa", it.soa.as_ref().map(|soa| start_of_authority(soa, &it.name)))
         .with("ttl", text(it.ttl))
         .with("negative_ttl", text(it.negative_ttl))
         .maybe("records", records)
+}
+
+fn start_of_authority(it: &StartOfAuthority, apex: &DomainName) -> Node {
+    Map::new()
+        .with("mname", text(relative(&it.mname, apex)))
+        .with("rname", text(relative(&it.rname, apex)))
+        .maybe("serial", it.serial.map(plain))
+        .with("refresh", text(it.refresh))
+        .with("retry", text(it.retry))
+        .with("expire", text(it.expire))
+        .maybe("ttl", it.ttl.map(text))
+        .done()
 }
 
 fn static_record(it: &StaticRecord, apex: &DomainName) -> Node {
@@ -221,9 +243,9 @@ fn static_record(it: &StaticRecord, apex: &DomainName) -> Node {
 }
 
 /// Type and data in presentation form (RFC 1035 §5.1), names relative to the apex.
-fn presentation(data: &RecordData, apex: &DomainName) -> (&'static str, String) {
+fn presentation(data: &RecordData, apex: &DomainName) -> (Cow<'static, str>, String) {
     let name = |name| relative(name, apex);
-    match data {
+    let (kind, data) = match data {
         RecordData::A(ip) => ("A", ip.to_string()),
         RecordData::Aaaa(ip) => ("AAAA", ip.to_string()),
         RecordData::Cname(target) => ("CNAME", name(target)),
@@ -239,7 +261,12 @@ fn presentation(data: &RecordData, apex: &DomainName) -> (&'static str, String) 
         RecordData::Caa { flags, tag, value } => {
             ("CAA", format!("{flags} {tag} {}", character_string(value)))
         }
-    }
+        RecordData::Dname(target) => ("DNAME", name(target)),
+        RecordData::Other { record_type, data } => {
+            return (rdata::mnemonic(*record_type), rdata::text(*record_type, data));
+        }
+    };
+    (Cow::Borrowed(kind), data)
 }
 
 fn character_string(text: &str) -> String {
@@ -247,8 +274,10 @@ fn character_string(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_ascii_control() => {
-                let _ = write!(out, "\\{:03}", u32::from(c));
+            c if c.is_control() => {
+                for octet in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "\\{octet:03}");
+                }
             }
             c => out.push(c),
         }

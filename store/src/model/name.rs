@@ -1,6 +1,11 @@
 //! Names of documents and of DNS.
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -15,6 +20,11 @@ pub enum NameError {
         "a domain name such as gw.example.com: labels of 1 to 63 characters a-z, 0-9, '-' or '_', at most 253 in all"
     )]
     Domain,
+    /// For DNS, where any octets may stand in a label.
+    #[error(
+        "a domain name: labels of 1 to 63 octets, at most 255 in all, unusual ones written \\DDD (RFC 1035 §5.1)"
+    )]
+    Octets,
 }
 
 /// The name of a document: also a metric label and part of a key, hence the narrow alphabet.
@@ -45,8 +55,10 @@ impl FromStr for Name {
 
 /// A fully qualified domain name in lower case, without the trailing dot; at least one label.
 ///
-/// Only host-like names (letters, digits, `-`, `_`, and a leading `*` label) exist in documents; other octets
-/// (RFC 2181 §11) come in with zone files and stay inside `dns`.
+/// Names of documents are host-like (letters, digits, `-`, `_`, and a leading `*` label), which is what
+/// [`FromStr`] takes. Owners and targets of records may hold any octets (RFC 2181 §11): in the text those are
+/// written `\DDD`, dots inside a label as `\046`, so that every name has one text and every `.` in it parts two
+/// labels. [`DomainName::resolve`] and [`DomainName::from_labels`] take them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(Arc<str>);
 
@@ -57,7 +69,36 @@ impl DomainName {
         &self.0
     }
 
-    /// The labels from the left.
+    /// The labels from the left, as octets in lower case: what goes on the wire.
+    pub fn octets(&self) -> impl DoubleEndedIterator<Item = Cow<'_, [u8]>> {
+        self.labels().map(|label| match label.contains('\\') {
+            false => Cow::Borrowed(label.as_bytes()),
+            true => Cow::Owned(unescape(label.as_bytes()).concat()),
+        })
+    }
+
+    /// A name of these labels.
+    ///
+    /// # Errors
+    /// A label that is empty or longer than 63 octets, no label, or more than 255 octets in all (RFC 1035 §2.3.4).
+    pub fn from_labels<L: AsRef<[u8]>>(labels: impl IntoIterator<Item = L>) -> Result<Self, NameError> {
+        let mut text = String::new();
+        let mut octets = 1;
+        for label in labels {
+            let label = label.as_ref();
+            octets += label.len() + 1;
+            if !(1..=63).contains(&label.len()) || octets > 255 {
+                return Err(NameError::Octets);
+            }
+            if !text.is_empty() {
+                text.push('.');
+            }
+            label.iter().for_each(|octet| push_escaped(&mut text, *octet));
+        }
+        if text.is_empty() { Err(NameError::Octets) } else { Ok(Self(text.into())) }
+    }
+
+    /// The labels from the left, in their text form.
     pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('.')
     }
@@ -78,16 +119,85 @@ impl DomainName {
         self.0.split_once('.').map(|(_, parent)| Self(parent.into()))
     }
 
-    /// `relative` (one or more labels, or `@` for the origin itself, or absolute with a trailing dot) below `self`.
+    /// `relative` (one or more labels, or `@` for the origin itself, or absolute with a trailing dot) below `self`,
+    /// in presentation form (RFC 1035 §5.1), `\DDD` and `\X` included.
+    ///
+    /// # Errors
+    /// When the result is not a domain name, or is the root.
+    pub fn resolve(&self, relative: &str) -> Result<Self, NameError> {
+        Self::below(Some(self), relative.as_bytes())?.ok_or(NameError::Octets)
+    }
+
+    /// As [`DomainName::resolve`], of octets and also below the root, which is `None` here and in the result.
     ///
     /// # Errors
     /// When the result is not a domain name.
-    pub fn resolve(&self, relative: &str) -> Result<Self, NameError> {
+    pub fn below(origin: Option<&Self>, relative: &[u8]) -> Result<Option<Self>, NameError> {
         match relative {
-            "@" => Ok(self.clone()),
-            absolute if absolute.ends_with('.') => absolute.parse(),
-            relative => format!("{relative}.{self}").parse(),
+            b"@" => return Ok(origin.cloned()),
+            b"." => return Ok(None),
+            _ => {}
         }
+        if relative.iter().any(|octet| !octet.is_ascii_graphic() || b"\"();".contains(octet)) {
+            return Err(NameError::Octets);
+        }
+        let mut labels = unescape(relative);
+        let absolute = labels.len() > 1 && labels.pop_if(|last| last.is_empty()).is_some();
+        if labels.iter().any(Vec::is_empty) {
+            return Err(NameError::Octets);
+        }
+        let origin = origin.into_iter().flat_map(Self::octets).filter(|_| !absolute);
+        Self::from_labels(labels.into_iter().map(Cow::Owned).chain(origin)).map(Some)
+    }
+}
+
+fn push_escaped(text: &mut String, octet: u8) {
+    match octet {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'*' => {
+            text.push(octet.to_ascii_lowercase().into());
+        }
+        other => text.push_str(&format!("\\{other:03}")),
+    }
+}
+
+/// Labels parted by dots, escapes taken out. An escape that is none gives an empty label, which no name has.
+fn unescape(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut labels = vec![Vec::new()];
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let octet = match first {
+            b'.' => {
+                labels.push(Vec::new());
+                continue;
+            }
+            b'\\' => match escaped(after) {
+                Some((octet, after)) => {
+                    rest = after;
+                    octet
+                }
+                None => return vec![Vec::new()],
+            },
+            plain => *plain,
+        };
+        if let Some(label) = labels.last_mut() {
+            label.push(octet);
+        }
+    }
+    labels
+}
+
+/// What stands behind a backslash: three decimal digits are an octet, anything else stands for itself
+/// (RFC 1035 §5.1).
+pub(crate) fn escaped(text: &[u8]) -> Option<(u8, &[u8])> {
+    match text {
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => {
+            let digit = |it: &u8| u16::from(it - b'0');
+            let octet = u8::try_from(digit(a) * 100 + digit(b) * 10 + digit(c)).ok()?;
+            Some((octet, rest))
+        }
+        [b'0'..=b'9', ..] | [] => None,
+        [plain, rest @ ..] => Some((*plain, rest)),
     }
 }
 
@@ -125,17 +235,26 @@ macro_rules! text_type {
                 serializer.serialize_str(&self.0)
             }
         }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(|expected| de::Error::custom(format!("{text:?} is not {expected}")))
-            }
-        }
     };
 }
 text_type!(Name);
 text_type!(DomainName);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|expected| de::Error::custom(format!("{text:?} is not {expected}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for DomainName {
+    /// The stored form: also names that are not host-like.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let read = text.parse().or_else(|_| Self::from_labels(unescape(text.as_bytes())));
+        read.map_err(|expected| de::Error::custom(format!("{text:?} is not {expected}")))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -169,5 +288,32 @@ mod tests {
         assert_eq!(name("example.com").resolve("@").unwrap(), name("example.com"));
         assert_eq!(name("example.com").resolve("a.b").unwrap(), name("a.b.example.com"));
         assert_eq!(name("example.com").resolve("x.org.").unwrap(), name("x.org"));
+    }
+
+    #[test]
+    fn names_below_the_root() {
+        let below = |text: &str| DomainName::below(None, text.as_bytes()).unwrap().map(|it| it.to_string());
+        assert_eq!(below("@"), None);
+        assert_eq!(below("com"), Some("com".to_owned()));
+        assert_eq!(below("example.com."), Some("example.com".to_owned()));
+    }
+
+    #[test]
+    fn any_octets_can_stand_in_a_label_and_have_one_text() {
+        let origin: DomainName = "example.com".parse().unwrap();
+        let text = |relative: &str| origin.resolve(relative).map(|name| name.to_string());
+        assert_eq!(text(r"John\.Doe").unwrap(), r"john\046doe.example.com");
+        assert_eq!(text(r"0/25").unwrap(), r"0\04725.example.com");
+        assert_eq!(text(r"\065\000.").unwrap(), r"a\000");
+        assert_eq!(text(r"a\.").unwrap(), r"a\046.example.com");
+        assert_eq!(text(r"\*.a").unwrap(), "*.a.example.com");
+        for bad in ["", ".", "..", "a..b", ".a", r"\", r"a\1", r"\256", "a b", "é", "a\"", &"x".repeat(64)] {
+            assert!(origin.resolve(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(DomainName::below(Some(&origin), b".").unwrap(), None);
+        let odd = origin.resolve(r"John\.Doe").unwrap();
+        assert_eq!(odd.octets().next().unwrap().as_ref(), b"john.doe");
+        let stored = serde_json::to_string(&odd).unwrap();
+        assert_eq!(serde_json::from_str::<DomainName>(&stored).unwrap(), odd);
     }
 }

@@ -119,7 +119,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ),
         (
             "kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n",
-            "file: not supported yet; supported are records",
+            "file: a zone file is read where the document is; expected `records`",
         ),
         (
             "kind: Route\nname: r\nhosts: [a.b]\npaths: [{ prefix: /, regex: x }]\nto: [{service: s}]\n",
@@ -218,6 +218,11 @@ fn records_in_presentation_form() {
             "0 5 5060 sip",
             RecordData::Srv { priority: 0, weight: 5, port: 5060, target: name("sip.example.com") },
         ),
+        ("DNAME", "x.org.", RecordData::Dname(name("x.org"))),
+        ("TLSA", "3 1 1 0A0b", RecordData::Other { record_type: 52, data: vec![3, 1, 1, 10, 11] }),
+        ("TYPE65280", "\\# 2 0a0b", RecordData::Other { record_type: 65_280, data: vec![10, 11] }),
+        ("MX", "0 .", RecordData::Other { record_type: 15, data: vec![0, 0, 0] }),
+        ("TXT", "v=DKIM1;p=(x)", RecordData::Txt(vec!["v=DKIM1;p=(x)".to_owned()])),
         (
             "CAA",
             "0 issue \"ca.example.net\"",
@@ -233,12 +238,15 @@ fn records_in_presentation_form() {
 fn records_that_are_wrong_say_the_form() {
     for (record, words) in [
         ("{ name: x, type: A, data: 300.0.0.1 }", "is not an IPv4 address"),
-        ("{ name: x, type: CNAME, data: a b }", "is not one name"),
+        ("{ name: x, type: CNAME, data: a b }", "one word too many; expected one name"),
         ("{ name: x, type: TXT, data: v=spf1 -all }", "each in double quotes"),
         ("{ name: x, type: TXT, data: '\"open' }", "each in double quotes"),
         ("{ name: x, type: MX, data: mail }", "a preference and a name"),
         ("{ name: x, type: SRV, data: 1 2 99999 t }", "priority, weight, port and a name"),
-        ("{ name: x, type: SPF, data: x }", "is not one of A"),
+        ("{ name: x, type: TSLA, data: x }", "did you mean \"TLSA\"?; expected a record type"),
+        ("{ name: x, type: TLSA, data: 3 1 1 0x }", "\"0x\" is not hexadecimal digits"),
+        ("{ name: x, type: SOA, data: a b 1 2 3 4 5 }", "stands only at the zone's apex"),
+        ("{ name: x, type: HTTPS, data: 1 . port=x }", "\"port=x\" is not port=8443"),
         ("{ name: x.org., type: A, data: 1.2.3.4 }", "lies outside the zone example.com"),
         ("{ name: x.example.com, type: A, data: 1.2.3.4 }", "would mean x.example.com.example.com"),
         ("{ name: x, type: CNAME, data: gw.example.com }", "would mean gw.example.com.example.com"),
@@ -256,6 +264,8 @@ fn name_servers_need_glue_where_it_belongs() {
     let with = |servers: &str| mistake(&format!("kind: Zone\nname: a.b\nnameservers: {servers}\n"));
     assert!(with("[{ name: ns1 }]").contains("lies in the zone and has no address"));
     assert!(with("[{ name: ns1.c., a: [1.2.3.4] }]").contains("lies outside the zone"));
+    let apart = "[{ name: ns1 }]\nrecords: [{ name: ns1, type: AAAA, data: '::1' }]\n";
+    assert!(parse("z", &format!("kind: Zone\nname: a.b\nnameservers: {apart}")).is_ok());
     assert!(with("[]").contains("the list is empty"));
     assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("stands here twice"));
 }

@@ -6,7 +6,7 @@ use super::{
     Origin, Steered,
     check::{Checker, id},
 };
-use crate::model::{DocumentId, DomainName, Kind, RecordData, RouteBy, World, Zone};
+use crate::model::{DocumentId, DomainName, Kind, RecordData, RouteBy, StaticRecord, World, Zone};
 
 /// Something that lies at a name.
 struct Claim<'w> {
@@ -25,6 +25,17 @@ enum What<'w> {
     Steered,
     /// The CNAME of a service's host.
     Host,
+}
+
+impl Claim<'_> {
+    /// True for what a DNAME cannot stand beside; of two DNAMEs the second is the mistake.
+    const fn rules_out_dname(&self, earlier: bool) -> bool {
+        match self.what {
+            What::Static(RecordData::Ns(_)) => true,
+            What::Static(RecordData::Dname(_)) => earlier,
+            _ => false,
+        }
+    }
 }
 
 impl What<'_> {
@@ -69,7 +80,15 @@ pub(super) fn check(checker: &mut Checker<'_>, steered: &[Steered]) {
             below_a_cut(checker, name, at, &cuts);
         }
     }
+    below_a_dname(checker, &claims);
     loops(checker, &claims);
+}
+
+/// Names below which everything is an alias: owners of DNAME records (RFC 6672 §2.4).
+fn subtree_aliases(world: &World) -> HashSet<&str> {
+    let records = world.zones().flat_map(|zone| zone.records.iter());
+    let dname = |record: &&StaticRecord| matches!(record.data, RecordData::Dname(_));
+    records.filter(dname).map(|record| record.name.as_str()).collect()
 }
 
 /// Names below which somebody else answers: static NS records that are not at an apex.
@@ -90,6 +109,31 @@ fn cut_above<'c>(name: &DomainName, zone: &DomainName, cuts: &HashSet<&'c str>) 
         at = at.split_once('.')?.1;
     }
     None
+}
+
+/// Nothing may lie below a DNAME, not even another zone.
+fn below_a_dname(checker: &mut Checker<'_>, claims: &Claims<'_>) {
+    let world = checker.world;
+    let aliases = subtree_aliases(world);
+    if aliases.is_empty() {
+        return;
+    }
+    let above = |name: &DomainName| {
+        std::iter::successors(name.parent(), DomainName::parent).find(|it| aliases.contains(it.as_str()))
+    };
+    let report = |checker: &mut Checker<'_>, by: &DocumentId, field: &str, name: &DomainName| {
+        let Some(owner) = above(name) else { return };
+        let problem = format!("{name} lies below the DNAME of {owner}");
+        checker.report(by, field, problem, "nothing below a DNAME (RFC 6672 §2.4)");
+    };
+    for (name, at) in claims {
+        for claim in at {
+            report(checker, &claim.by, &claim.field, name);
+        }
+    }
+    for zone in world.zones() {
+        report(checker, &id(Kind::Zone, zone.name.as_str()), "name", &zone.name);
+    }
 }
 
 fn claim_static<'w>(
@@ -148,6 +192,17 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
         {
             let problem = format!("{name} is a CNAME, and there is also {}", called(checker, other));
             checker.report(&claim.by, &claim.field, problem, "a CNAME alone at its name (RFC 1034 §3.6.2)");
+        } else if matches!(claim.what, What::Static(RecordData::Dname(_)))
+            && let Some((_, other)) =
+                claims.iter().enumerate().find(|(m, other)| other.rules_out_dname(*m < n))
+        {
+            let problem = format!("{name} is a DNAME, and there is also {}", called(checker, other));
+            checker.report(
+                &claim.by,
+                &claim.field,
+                problem,
+                "one DNAME and no delegation (RFC 6672 §2.3, §2.4)",
+            );
         } else if steered && claim.what.is_address_or_cut() {
             let problem = format!("{name} is steered, so its addresses are those of gateways");
             checker.report(&claim.by, &claim.field, problem, "another name, or no steering of this one");

@@ -1,0 +1,139 @@
+//! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of mistakes with places.
+//!
+//! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
+//! data are `store::model::rdata`'s; here stand owners, TTLs, classes, directives ([`entries`]) and what a
+//! zone as a whole must be ([`whole`]). Nothing is loaded from a file with a mistake.
+
+mod entries;
+mod folder;
+mod generate;
+mod whole;
+
+use std::{fmt, path::Path, sync::Arc};
+
+pub use folder::Folder;
+pub(crate) use folder::read_file;
+use store::model::{DomainName, Zone};
+
+/// More mistakes than this are not looked for.
+pub const MOST_MISTAKES: usize = 20;
+/// Files may include files this many levels deep.
+pub const DEEPEST: usize = 8;
+/// All files of one zone together may have this many octets, what `$GENERATE` makes included.
+pub const MOST_OCTETS: usize = 64 << 20;
+
+/// Where included files come from.
+pub trait Files {
+    /// The content of the file a `$INCLUDE` names, of at most `most` octets.
+    ///
+    /// # Errors
+    /// Why it cannot be had, for people.
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String>;
+}
+
+/// No files: every `$INCLUDE` is a mistake.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, _path: &str, _most: usize) -> Result<Vec<u8>, String> {
+        Err("no other file can be had here".to_owned())
+    }
+}
+
+/// A mistake in a zone file. Prints as one line: `example.com.zone:12:5: "x" is not a record type; expected …`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file.
+    pub file: Arc<str>,
+    /// The line, 1-based; absent for the file as a whole.
+    pub line: Option<u32>,
+    /// The word's place in its line, 1-based; absent where no one word is wrong.
+    pub column: Option<u32>,
+    /// What is wrong, with the word.
+    pub problem: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        write!(f, ": {}", self.problem)?;
+        if self.expected.is_empty() || self.problem.ends_with(&self.expected) {
+            return Ok(());
+        }
+        write!(f, "; expected {}", self.expected)
+    }
+}
+
+/// Reads the zone `origin` from a text; `file` is what mistakes call it.
+///
+/// Every name server is in `nameservers`, every other record in `records`, addresses of name servers too. A
+/// record that stands there twice is taken once (RFC 2181 §5).
+///
+/// # Errors
+/// Every mistake, up to [`MOST_MISTAKES`], in the order of the file.
+pub fn read(file: &str, text: &[u8], origin: &DomainName, files: &dyn Files) -> Result<Zone, Vec<Mistake>> {
+    read_placed(file, text, origin, files).map(|(zone, _)| zone)
+}
+
+/// As [`read`], and where everything stands.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_placed(
+    file: &str,
+    text: &[u8],
+    origin: &DomainName,
+    files: &dyn Files,
+) -> Result<(Zone, Places), Vec<Mistake>> {
+    let found = entries::read(file, text, origin, files)?;
+    whole::zone(origin, found)
+}
+
+/// The zone that a file named `ORIGIN.zone` holds; `None` for another name.
+#[must_use]
+pub fn origin_of(file: &Path) -> Option<DomainName> {
+    let name = file.file_name()?.to_str()?;
+    DomainName::below(None, name.strip_suffix(".zone")?.as_bytes()).ok().flatten()
+}
+
+/// Reads a zone file of the disk, included files from its folder.
+///
+/// # Errors
+/// As [`read`]; one mistake without a line where the file cannot be read.
+pub fn read_from(path: &Path, origin: &DomainName) -> Result<(Zone, Places), Vec<Mistake>> {
+    let file = path.display().to_string();
+    let text = read_file(path, MOST_OCTETS).map_err(|problem| {
+        let expected = "a zone file (RFC 1035 §5)".to_owned();
+        vec![Mistake { file: file.as_str().into(), line: None, column: None, problem, expected }]
+    })?;
+    read_placed(&file, &text, origin, &Folder::of(path))
+}
+
+/// Where a record stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<str>,
+    /// The line, 1-based.
+    pub line: u32,
+}
+
+/// Where the parts of a zone stand.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The SOA.
+    pub soa: Place,
+    /// Each of `nameservers`.
+    pub nameservers: Vec<Place>,
+    /// Each of `records`.
+    pub records: Vec<Place>,
+}
+
+#[cfg(test)]
+mod tests;

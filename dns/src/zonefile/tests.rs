@@ -1,0 +1,267 @@
+use std::{collections::HashMap, fmt::Write as _};
+
+use proptest::prelude::*;
+use store::model::{RecordData, StartOfAuthority, StaticRecord, arbitrary};
+
+use super::*;
+use crate::record::{Data, plain_type};
+
+impl Files for HashMap<&str, String> {
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String> {
+        let text = self.get(path).ok_or_else(|| format!("there is no {path}"))?;
+        if text.len() > most { Err("too long".to_owned()) } else { Ok(text.clone().into_bytes()) }
+    }
+}
+
+const HEAD: &str = "$TTL 1h\n@ SOA ns1 john\\.doe 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n";
+
+fn apex() -> DomainName {
+    "example.com".parse().unwrap()
+}
+
+fn loaded(text: &str) -> Zone {
+    read("z", text.as_bytes(), &apex(), &NoFiles).unwrap_or_else(|mistakes| panic!("{text}\n{mistakes:#?}"))
+}
+
+/// What is wrong with a text that follows a proper head of four lines.
+fn mistakes(text: &str) -> Vec<String> {
+    let found = read("z", format!("{HEAD}{text}").as_bytes(), &apex(), &NoFiles).unwrap_err();
+    found.iter().map(ToString::to_string).collect()
+}
+
+fn records(zone: &Zone) -> Vec<String> {
+    let shown = |it: &StaticRecord| {
+        let ttl = it.ttl.unwrap_or(zone.ttl).as_secs();
+        format!("{} {ttl} {} {}", it.name, plain_type(&it.data), Data::Plain(it.data.clone()))
+    };
+    zone.records.iter().map(shown).collect()
+}
+
+#[test]
+fn a_usual_zone() {
+    let zone = loaded(
+        "; as BIND writes it
+$ORIGIN .
+$TTL 3600 ; 1 hour
+example.com             IN SOA  ns1.example.com. host\\.master.example.com. (
+                                2026112301 ; serial
+                                7200 10m 2W
+                                60 )
+                        NS      ns1.example.com.
+                        NS      ns.elsewhere.
+                        MX      10 mail.example.com.
+$ORIGIN example.com.
+ns1                     A       192.0.2.53
+$TTL 300
+*                       IN 1h30m TXT \"a;b\" c\\\"
+Mail            60 IN   AAAA    2001:db8::1
+                        A       192.0.2.1
+                        A       192.0.2.1
+0/25                    CNAME   a\\.b
+_443._tcp               TLSA    3 1 1 ( 0a
+                                        0b )
+sub                     NS      ns1.sub
+ns1.sub                 A       192.0.2.2
+old                     DNAME   new
+",
+    );
+    let soa = zone.soa.as_ref().unwrap();
+    assert_eq!((soa.mname.as_str(), soa.rname.as_str()), ("ns1.example.com", r"host\046master.example.com"));
+    assert_eq!((soa.serial, soa.refresh.as_secs(), soa.ttl), (Some(2_026_112_301), 7200, None));
+    assert_eq!((zone.ttl.as_secs(), zone.negative_ttl.as_secs()), (3600, 60));
+    let servers: Vec<_> = zone.nameservers.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(servers, ["ns1.example.com", "ns.elsewhere"]);
+    assert_eq!(
+        records(&zone),
+        [
+            "example.com 3600 MX 10 mail.example.com.",
+            "ns1.example.com 3600 A 192.0.2.53",
+            r#"*.example.com 5400 TXT "a;b" "c\"""#,
+            "mail.example.com 60 AAAA 2001:db8::1",
+            "mail.example.com 300 A 192.0.2.1",
+            r"0\04725.example.com 300 CNAME a\046b.example.com.",
+            "_443._tcp.example.com 300 TLSA 3 1 1 0a0b",
+            "sub.example.com 300 NS ns1.sub.example.com.",
+            "ns1.sub.example.com 300 A 192.0.2.2",
+            "old.example.com 300 DNAME new.example.com.",
+        ]
+    );
+}
+
+#[test]
+fn the_ttl_is_that_of_the_record_before_or_the_soas_minimum() {
+    let zone = loaded("@ SOA a b 1 2 3 4 50\n@ NS ns.elsewhere.\na 70 A 192.0.2.1\nb A 192.0.2.1\n");
+    assert_eq!((zone.ttl.as_secs(), zone.soa.as_ref().unwrap().ttl), (50, None));
+    assert_eq!(records(&zone), ["a.example.com 70 A 192.0.2.1", "b.example.com 70 A 192.0.2.1"]);
+    let zone = loaded("@ 9 SOA a b 1 2 3 4 50\n@ 8 NS ns.elsewhere.\n");
+    assert_eq!((zone.ttl.as_secs(), zone.soa.unwrap().ttl.unwrap().as_secs()), (8, 9));
+}
+
+#[test]
+fn files_include_files() {
+    let files = HashMap::from([
+        ("hosts", "a A 192.0.2.1\n$ORIGIN deep\nb A 192.0.2.2\n$INCLUDE more x.example.com.\n".to_owned()),
+        ("more", "@ A 192.0.2.3\n".to_owned()),
+        ("bad", "\nwhat\n".to_owned()),
+        ("loop", "$INCLUDE loop\n".to_owned()),
+    ]);
+    // Origin and owner are afterwards as they were.
+    let text = format!("{HEAD}$INCLUDE hosts\n A 192.0.2.54\nc A 192.0.2.4\n");
+    let zone = read("dir/z", text.as_bytes(), &apex(), &files).unwrap();
+    let names: Vec<_> = zone.records.iter().map(|it| it.name.as_str()).skip(1).collect();
+    let own = ["a.example.com", "b.deep.example.com", "x.example.com", "ns1.example.com", "c.example.com"];
+    assert_eq!(names, own);
+    for (file, expected) in [
+        ("bad", "dir/bad:2:1: the line ends behind"),
+        ("loop", "dir/loop:1:10: \"loop\" is included too deep"),
+        ("none", "dir/z:5:10: there is no none"),
+    ] {
+        let text = format!("{HEAD}$INCLUDE {file}\n");
+        let found = read("dir/z", text.as_bytes(), &apex(), &files).unwrap_err();
+        assert!(found[0].to_string().starts_with(expected), "{}", found[0]);
+    }
+}
+
+#[test]
+fn one_line_generates_many_records() {
+    let zone = loaded(&format!("{HEAD}$GENERATE 1-3/2 h${{0,2}} 60 A 192.0.2.$\n"));
+    assert_eq!(records(&zone)[1..], ["h01.example.com 60 A 192.0.2.1", "h03.example.com 60 A 192.0.2.3"]);
+    assert!(
+        mistakes("$GENERATE 1-300 h$ A 192.0.2.$")[0].starts_with("z:5:1: \"192.0.2.256\" is not an IPv4")
+    );
+}
+
+#[test]
+fn mistakes_have_line_word_and_expectation() {
+    let cases = [
+        ("a A 192.0.2", "z:5:5: \"192.0.2\" is not an IPv4 address"),
+        ("a 1x A 192.0.2.1", "z:5:3: \"1x\" is not a TTL of 1 to 2147483647 seconds, or such as 1h30m"),
+        ("a 0 A 192.0.2.1", "z:5:3: \"0\" is not a TTL"),
+        ("a CH A 192.0.2.1", "z:5:3: \"CH\" is not the class IN"),
+        ("a IN 60 WHAT x", "z:5:9: \"WHAT\" is not a record type"),
+        ("a IN", "z:5:3: the line ends behind \"IN\"; expected a record type and its data"),
+        ("a MX 10", "z:5: the data ends too early; expected a name"),
+        ("a..b A 192.0.2.1", "z:5:1: \"a..b\" is not a domain name"),
+        (
+            "www.example.org. A 192.0.2.1",
+            "z:5:1: \"www.example.org.\" lies outside the zone example.com; expected a name in example.com",
+        ),
+        ("a TXT \"b", "z:5:7: a quote that is not closed on its line; expected a closing \""),
+        ("a TXT (\nb\n", "z:5:7: a parenthesis that is not closed; expected a closing )"),
+        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA; the first is at z:2"),
+        ("a SOA a b 1 2 3 4 5", "z:5:1: a SOA at a.example.com, which is not the apex"),
+        ("$WHAT", "z:5:1: \"$WHAT\" is not one of $ORIGIN"),
+        ("$ORIGIN", "z:5:1: $ORIGIN takes one name"),
+        ("$TTL x", "z:5:6: \"x\" is not a TTL"),
+        (
+            "a CNAME b\na A 192.0.2.1",
+            "z:5: a.example.com is a CNAME, and there is other data at it; expected a CNAME alone",
+        ),
+        ("@ CNAME b", "z:5: example.com is a CNAME, and"),
+        ("a CNAME b\na CNAME c", "z:5: a.example.com has 2 CNAMEs"),
+        ("a DNAME b\nx.y.a A 192.0.2.1", "z:6: x.y.a.example.com lies below the DNAME of a.example.com"),
+        ("a DNAME b\na DNAME c", "z:5: a.example.com is a DNAME, and there is another"),
+        ("@ NS ns2", "z:5: ns2.example.com lies in the zone and has no address"),
+        ("$INCLUDE x", "z:5:10: no other file can be had here"),
+    ];
+    for (text, expected) in cases {
+        let found = mistakes(text);
+        assert!(found[0].starts_with(expected), "{text}: {found:#?}");
+    }
+    let missing = read("z", b"", &apex(), &NoFiles).unwrap_err();
+    assert_eq!(missing[0].to_string(), "z: the zone has no SOA; expected one SOA record at example.com");
+    assert!(missing[1].to_string().starts_with("z: the zone has no name server"));
+}
+
+#[test]
+fn all_mistakes_come_at_once_up_to_a_bound() {
+    assert_eq!(mistakes("a A x\nb A 192.0.2.1\nc WHAT\nd\n").len(), 3);
+    assert_eq!(mistakes(&"a A x\n".repeat(100)).len(), MOST_MISTAKES);
+}
+
+/// A zone as a file; everything is said in full.
+fn written(zone: &Zone) -> String {
+    let mut out = String::new();
+    let soa = zone.soa.as_ref().unwrap();
+    let (apex, ttl) = (&zone.name, soa.ttl.unwrap_or(zone.ttl).as_secs());
+    let times = [soa.refresh, soa.retry, soa.expire, zone.negative_ttl].map(|it| it.as_secs().to_string());
+    let (mname, rname, serial) = (&soa.mname, &soa.rname, soa.serial.unwrap());
+    writeln!(out, "{apex}. {ttl} SOA {mname}. {rname}. {serial} {}", times.join(" ")).unwrap();
+    for server in &zone.nameservers {
+        writeln!(out, "{apex}. {} NS {}.", zone.ttl.as_secs(), server.name).unwrap();
+    }
+    for it in &zone.records {
+        let (ttl, kind) = (it.ttl.unwrap_or(zone.ttl).as_secs(), plain_type(&it.data));
+        writeln!(out, "{}. {ttl} IN {kind} {}", it.name, Data::Plain(it.data.clone())).unwrap();
+    }
+    out
+}
+
+/// Takes out of any zone what no zone file can say, and says the rest as reading says it.
+fn legal(mut zone: Zone) -> Zone {
+    let apex = zone.name.clone();
+    for server in &mut zone.nameservers {
+        let name = server.name.clone();
+        let a = std::mem::take(&mut server.a).into_iter().map(RecordData::A);
+        zone.records.extend(a.map(|data| StaticRecord { name: name.clone(), ttl: None, data }));
+    }
+    let soa = zone.soa.take().unwrap_or_else(|| StartOfAuthority {
+        mname: apex.clone(),
+        rname: apex.clone(),
+        serial: None,
+        refresh: StartOfAuthority::REFRESH,
+        retry: StartOfAuthority::RETRY,
+        expire: StartOfAuthority::EXPIRE,
+        ttl: None,
+    });
+    let ttl = soa.ttl.filter(|ttl| *ttl != zone.ttl);
+    zone.soa = Some(StartOfAuthority { serial: Some(soa.serial.unwrap_or(1)), ttl, ..soa });
+    let mut kept: Vec<StaticRecord> = Vec::new();
+    // The name servers' addresses, which came last, stay.
+    for mut it in zone.records.into_iter().rev() {
+        let alone = |data: &RecordData| matches!(data, RecordData::Cname(_) | RecordData::Dname(_));
+        let beside =
+            kept.iter().any(|other| other.name == it.name && (alone(&other.data) || alone(&it.data)));
+        let dname = |it: &StaticRecord| matches!(it.data, RecordData::Dname(_));
+        let below =
+            |a: &StaticRecord, b: &StaticRecord| dname(b) && a.name != b.name && a.name.is_within(&b.name);
+        let nested = kept.iter().any(|other| below(other, &it) || below(&it, other));
+        let at_apex = it.name == apex && (alone(&it.data) || matches!(it.data, RecordData::Ns(_)));
+        let twice = kept.iter().any(|other| other.name == it.name && other.data == it.data);
+        if !(beside || nested || at_apex || twice) {
+            it.ttl = it.ttl.filter(|ttl| *ttl != zone.ttl);
+            kept.push(it);
+        }
+    }
+    kept.reverse();
+    Zone { records: kept, ..zone }
+}
+
+proptest! {
+    #[test]
+    fn a_zone_that_is_written_reads_as_it_was(zone in arbitrary::zone().prop_map(legal)) {
+        let text = written(&zone);
+        let found = read("z", text.as_bytes(), &zone.name, &NoFiles);
+        prop_assert_eq!(found, Ok(zone), "{}", text);
+    }
+
+    #[test]
+    fn no_text_is_too_strange(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read("z", &text, &apex(), &NoFiles);
+    }
+
+    #[test]
+    fn no_change_to_a_zone_is_too_strange(
+        zone in arbitrary::zone().prop_map(legal),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), "[ \n\t\"();\\\\$@0-9A-Z.]{0,3}"), 1..6),
+    ) {
+        let mut text = written(&zone).into_bytes();
+        for (at, put) in changes {
+            let at = at.index(text.len());
+            text.splice(at..(at + 1).min(text.len()), put.bytes());
+        }
+        if let Err(mistakes) = read("z", &text, &zone.name, &NoFiles) {
+            prop_assert!((1..=MOST_MISTAKES).contains(&mistakes.len()));
+        }
+    }
+}

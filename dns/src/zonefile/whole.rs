@@ -1,0 +1,150 @@
+//! What only a whole zone gets wrong: no SOA, no name servers, names that cannot hold what they hold.
+
+use std::collections::{HashMap, HashSet};
+
+use store::model::{DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Ttl, Zone};
+
+use super::{
+    MOST_MISTAKES, Mistake, Place, Places,
+    entries::{Found, is_ns},
+};
+
+/// Makes the zone of its records.
+pub(super) fn zone(apex: &DomainName, found: Found) -> Result<(Zone, Places), Vec<Mistake>> {
+    let records = distinct(found.records);
+    let mut mistakes = Vec::new();
+    let mut missing = |what: &str, expected: String| {
+        let problem = format!("the zone has no {what}");
+        mistakes.push(Mistake { file: found.file.clone(), line: None, column: None, problem, expected });
+    };
+    if found.soa.is_none() {
+        missing("SOA", format!("one SOA record at {apex}"));
+    }
+    if !records.iter().any(|(record, _)| is_ns(&record.data) && record.name == *apex) {
+        missing("name server", format!("at least one NS record at {apex}"));
+    }
+    let owners = Owners::of(apex, &records);
+    mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MOST_MISTAKES));
+    mistakes.truncate(MOST_MISTAKES);
+    match found.soa {
+        Some(soa) if mistakes.is_empty() => Ok(filled(apex, soa, records)),
+        _ => Err(mistakes),
+    }
+}
+
+/// Each record once (RFC 2181 §5).
+fn distinct(records: Vec<(StaticRecord, Place)>) -> Vec<(StaticRecord, Place)> {
+    let mut seen = HashSet::with_capacity(records.len());
+    let new: Vec<bool> =
+        records.iter().map(|(record, _)| seen.insert((&record.name, &record.data))).collect();
+    records.into_iter().zip(new).filter(|(_, new)| *new).map(|(record, _)| record).collect()
+}
+
+/// Parts the zone's own name servers from the rest. Their TTL becomes the zone's.
+fn filled(
+    apex: &DomainName,
+    (soa, negative_ttl, at): (StartOfAuthority, Ttl, Place),
+    records: Vec<(StaticRecord, Place)>,
+) -> (Zone, Places) {
+    let (own, rest): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|(record, _)| is_ns(&record.data) && record.name == *apex);
+    let ttl = own.iter().filter_map(|(record, _)| record.ttl).min().unwrap_or(negative_ttl);
+    let own = own.into_iter().filter_map(|(record, at)| match record.data {
+        RecordData::Ns(name) => Some((Nameserver { name, a: Vec::new(), aaaa: Vec::new() }, at)),
+        _ => None,
+    });
+    let (nameservers, named) = own.unzip();
+    let rest = rest.into_iter().map(|(record, at)| {
+        let ttl = record.ttl.filter(|own| *own != ttl);
+        (StaticRecord { ttl, ..record }, at)
+    });
+    let (records, placed) = rest.unzip();
+    let soa = Some(StartOfAuthority { ttl: soa.ttl.filter(|own| *own != ttl), ..soa });
+    let zone = Zone { name: apex.clone(), nameservers, soa, ttl, negative_ttl, records };
+    (zone, Places { soa: at, nameservers: named, records: placed })
+}
+
+/// What is special about a name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owner {
+    records: usize,
+    aliases: usize,
+    dnames: usize,
+    delegated: bool,
+    addressed: bool,
+}
+
+struct Owners<'r> {
+    apex: &'r DomainName,
+    names: HashMap<&'r DomainName, Owner>,
+    /// Names that own a DNAME; nearly always none.
+    dnames: HashSet<&'r DomainName>,
+}
+
+impl<'r> Owners<'r> {
+    fn of(apex: &'r DomainName, records: &'r [(StaticRecord, Place)]) -> Self {
+        let mut names: HashMap<&DomainName, Owner> = HashMap::new();
+        let mut dnames = HashSet::new();
+        for (record, _) in records {
+            let owner = names.entry(&record.name).or_default();
+            owner.records += 1;
+            match record.data {
+                RecordData::Cname(_) => owner.aliases += 1,
+                RecordData::Dname(_) => {
+                    owner.dnames += 1;
+                    dnames.insert(&record.name);
+                }
+                RecordData::Ns(_) => owner.delegated = record.name != *apex,
+                RecordData::A(_) | RecordData::Aaaa(_) => owner.addressed = true,
+                // Signatures and proofs of absence stand beside anything (RFC 4034 §3, §4).
+                RecordData::Other { record_type: 46 | 47, .. } => owner.records -= 1,
+                _ => {}
+            }
+        }
+        Self { apex, names, dnames }
+    }
+
+    fn wrong(&self, record: &StaticRecord, at: &Place) -> Option<Mistake> {
+        let (problem, expected) = self.problem(record)?;
+        let (file, line) = (at.file.clone(), Some(at.line));
+        Some(Mistake { file, line, column: None, problem, expected: expected.to_owned() })
+    }
+
+    fn problem(&self, record: &StaticRecord) -> Option<(String, &'static str)> {
+        let StaticRecord { name, data, .. } = record;
+        let owner = self.names.get(name).copied().unwrap_or_default();
+        if let Some(above) = self.dname_above(name) {
+            let problem = format!("{name} lies below the DNAME of {above}");
+            return Some((problem, "nothing below a DNAME (RFC 6672 §2.4)"));
+        }
+        match data {
+            RecordData::Cname(_) if owner.aliases > 1 => {
+                Some((format!("{name} has {} CNAMEs", owner.aliases), "one (RFC 2181 §10.1)"))
+            }
+            RecordData::Cname(_) if owner.records > 1 || name == self.apex => {
+                let problem = format!("{name} is a CNAME, and there is other data at it");
+                Some((problem, "a CNAME alone at its name (RFC 1034 §3.6.2)"))
+            }
+            RecordData::Dname(_) if owner.dnames > 1 || owner.delegated => {
+                let problem = format!("{name} is a DNAME, and there is another, or a delegation");
+                Some((problem, "one DNAME and no delegation (RFC 6672 §2.3, §2.4)"))
+            }
+            RecordData::Ns(server) if name == self.apex && self.is_lonely(server) => {
+                let problem = format!("{server} lies in the zone and has no address");
+                Some((problem, "an A or AAAA record of it"))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_lonely(&self, server: &DomainName) -> bool {
+        server.is_within(self.apex) && !self.names.get(server).is_some_and(|owner| owner.addressed)
+    }
+
+    fn dname_above(&self, name: &DomainName) -> Option<DomainName> {
+        if self.dnames.is_empty() {
+            return None;
+        }
+        std::iter::successors(name.parent(), DomainName::parent).find(|above| self.dnames.contains(above))
+    }
+}

@@ -1,0 +1,224 @@
+//! Zones from a folder: every `ORIGIN.zone` in it, without documents and without an engine.
+//!
+//! [`Zones`] is what is served: immutable, swapped whole. [`ZonesDir`] is the folder behind it; reading it again
+//! keeps the views of files that did not change, and the old view of a file that has a mistake now. A zone may
+//! span several files (`$INCLUDE`), so what tells a change is the content of all of them.
+
+mod files;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use store::{
+    metrics::{Count, Descriptor, Sample, Source},
+    model::DomainName,
+    snapshot::ZoneView,
+};
+use tokio::sync::watch;
+
+use files::{Listed, Loaded};
+
+/// Zones by apex; immutable.
+#[derive(Debug, Default)]
+pub struct Zones(HashMap<DomainName, Loaded>);
+
+static NONE: LazyLock<Zones> = LazyLock::new(Zones::default);
+
+impl Zones {
+    /// No zones.
+    #[must_use]
+    pub fn none() -> &'static Self {
+        &NONE
+    }
+
+    /// The zone a name lies in: the longest apex above it.
+    #[must_use]
+    pub fn zone_of(&self, name: &str) -> Option<&Arc<ZoneView>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut rest = name;
+        loop {
+            if let Some(loaded) = self.0.get(rest) {
+                return Some(&loaded.view);
+            }
+            rest = rest.split_once('.')?.1;
+        }
+    }
+
+    /// Every zone, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ZoneView>> {
+        self.0.values().map(|loaded| &loaded.view)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What reading the folder came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The zones that are served now.
+    pub zones: usize,
+    /// Those of them whose view is new.
+    pub changed: usize,
+    /// Those that are gone.
+    pub removed: usize,
+    /// Files that could not be taken; where an older version was served, it still is.
+    pub failed: usize,
+    /// What is wrong with them, a line each; at most [`Report::MOST`].
+    pub mistakes: Vec<String>,
+}
+
+impl Report {
+    /// More lines than this are not kept.
+    pub const MOST: usize = 200;
+
+    fn fail(&mut self, mistakes: impl IntoIterator<Item = String>) {
+        self.failed += 1;
+        let room = Self::MOST.saturating_sub(self.mistakes.len());
+        self.mistakes.extend(mistakes.into_iter().take(room));
+    }
+
+    /// Tells the log.
+    pub fn log(&self) {
+        for mistake in &self.mistakes {
+            tracing::error!("[dns] zones_dir: {mistake}");
+        }
+        let Self { zones, changed, removed, failed, .. } = self;
+        tracing::info!(zones, changed, removed, failed, "read the folder of zones");
+    }
+}
+
+/// A folder of zone files.
+#[derive(Debug)]
+pub struct ZonesDir {
+    dir: PathBuf,
+    zones: Arc<ArcSwap<Zones>>,
+    changes: watch::Sender<u64>,
+    one_at_a_time: Mutex<()>,
+    loaded: Count,
+    failures: Count,
+}
+
+impl ZonesDir {
+    /// Reads a folder for the first time.
+    ///
+    /// # Errors
+    /// Why the folder itself cannot be read. Files with mistakes are left out and reported.
+    pub fn open(dir: &Path) -> Result<(Self, Report), std::io::Error> {
+        let zones = Arc::new(ArcSwap::from_pointee(Zones::default()));
+        let (loaded, failures) = (Count::default(), Count::default());
+        let changes = watch::Sender::new(0);
+        let dir = Self { dir: dir.to_owned(), zones, changes, one_at_a_time: Mutex::default(), loaded, failures };
+        let report = dir.take_in()?;
+        Ok((dir, report))
+    }
+
+    /// What is served now, also after later rereads.
+    #[must_use]
+    pub fn zones(&self) -> &Arc<ArcSwap<Zones>> {
+        &self.zones
+    }
+
+    /// Wakes with every reading of the folder; the number only grows.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Reads the folder again; blocks as long as that takes.
+    pub fn reread(&self) -> Report {
+        self.take_in().unwrap_or_else(|error| {
+            self.failures.increment();
+            let mut report = Report { zones: self.zones.load().len(), ..Report::default() };
+            report.fail([format!("{}: {error}; every zone stays as it is", self.dir.display())]);
+            report
+        })
+    }
+
+    fn take_in(&self) -> Result<Report, std::io::Error> {
+        // The lock guards no data: a reader that panicked has left nothing half done.
+        let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = files::list(&self.dir)?;
+        let (zones, report) = update(&self.zones.load(), listed);
+        self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
+        self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
+        self.zones.store(Arc::new(zones));
+        self.changes.send_modify(|count| *count += 1);
+        Ok(report)
+    }
+}
+
+/// The zones of the listed files, as far as possible those there were.
+fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, Report) {
+    let mut report = Report::default();
+    let mut zones = HashMap::with_capacity(listed.len());
+    for Listed { path, origin } in listed {
+        let origin = match origin {
+            Ok(origin) if !zones.contains_key(&origin) => origin,
+            Ok(origin) => {
+                report.fail([format!("{}: a second file for {origin}; expected one", path.display())]);
+                continue;
+            }
+            Err(problem) => {
+                report.fail([problem]);
+                continue;
+            }
+        };
+        let before = old.0.get(&origin);
+        let loaded = match files::load(&path, &origin, before) {
+            Ok(loaded) => loaded,
+            Err(mut mistakes) => {
+                let stays = before.map_or("is not served", |_| "is served as it was");
+                mistakes.push(format!("{}: the zone {origin} {stays}", path.display()));
+                report.fail(mistakes);
+                let Some(before) = before else { continue };
+                before.clone()
+            }
+        };
+        let same = before.is_some_and(|before| Arc::ptr_eq(&before.view, &loaded.view));
+        report.changed += usize::from(!same);
+        zones.insert(origin, loaded);
+    }
+    report.zones = zones.len();
+    report.removed = old.0.keys().filter(|origin| !zones.contains_key(*origin)).count();
+    (Zones(zones), report)
+}
+
+static DESCRIPTORS: &[Descriptor] = &[
+    Descriptor::gauge("waypost.dns.zones_dir.zones", "{zone}", "Zones served from zones_dir."),
+    Descriptor::counter(
+        "waypost.dns.zones_dir.failures",
+        "{file}",
+        "Files in zones_dir that could not be taken when it was read; an older version of them stays.",
+    ),
+];
+
+impl Source for ZonesDir {
+    fn descriptors(&self) -> &'static [Descriptor] {
+        DESCRIPTORS
+    }
+
+    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        for (metric, count) in DESCRIPTORS.iter().zip([&self.loaded, &self.failures]) {
+            emit(Sample { metric, labels: &[], value: count.value() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The files of a folder: which there are, what they say, and whether they said so before.
+
+use std::{
+    cell::RefCell,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use store::{model::DomainName, snapshot::ZoneView};
+
+use crate::zonefile::{self, Files, Folder, MOST_OCTETS, read_file};
+
+/// A file that is to be a zone.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    /// What its name says, or what is wrong with that.
+    pub(super) origin: Result<DomainName, String>,
+}
+
+/// Every `ORIGIN.zone` of a folder, by name.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<Listed>> {
+    let mut listed = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(stem) = name.strip_suffix(".zone").filter(|stem| !stem.starts_with('.')) else { continue };
+        let origin = zonefile::origin_of(&path);
+        let problem = || format!("{}: {stem:?} is not a domain name; expected ORIGIN.zone", path.display());
+        let origin = origin.ok_or_else(problem);
+        listed.push(Listed { path, origin });
+    }
+    listed.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listed)
+}
+
+/// A zone, and what it was read from.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    pub(super) view: Arc<ZoneView>,
+    content: u64,
+    /// The files it includes, with their content.
+    included: Arc<[(String, u64)]>,
+}
+
+impl Loaded {
+    /// True if it would be read the same again.
+    fn still_holds(&self, content: u64, folder: &Folder) -> bool {
+        let same = |(name, content): &(String, u64)| {
+            folder.read(name, MOST_OCTETS).is_ok_and(|text| digest(&text) == *content)
+        };
+        self.content == content && self.included.iter().all(same)
+    }
+}
+
+/// Reads a zone, or finds that it is the one from before.
+pub(super) fn load(path: &Path, origin: &DomainName, before: Option<&Loaded>) -> Result<Loaded, Vec<String>> {
+    let text = read_file(path, MOST_OCTETS).map_err(|problem| vec![problem])?;
+    let (content, folder) = (digest(&text), Folder::of(path));
+    if let Some(before) = before.filter(|before| before.still_holds(content, &folder)) {
+        return Ok(before.clone());
+    }
+    let files = Noted { folder, included: RefCell::default() };
+    let zone = zonefile::read(&path.display().to_string(), &text, origin, &files)
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let serial = zone.soa.as_ref().and_then(|soa| soa.serial).unwrap_or_default();
+    let view = Arc::new(ZoneView::new(zone, serial));
+    Ok(Loaded { view, content, included: files.included.into_inner().into() })
+}
+
+/// Tells one content from another: not against an adversary, who could as well write the file.
+fn digest(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A folder that notes what was read of it.
+struct Noted {
+    folder: Folder,
+    included: RefCell<Vec<(String, u64)>>,
+}
+
+impl Files for Noted {
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String> {
+        let text = self.folder.read(path, most)?;
+        self.included.borrow_mut().push((path.to_owned(), digest(&text)));
+        Ok(text)
+    }
+}

@@ -1,0 +1,144 @@
+//! Record data: as people write it (RFC 1035 §5.1), and as octets on the wire.
+//!
+//! One table ([`types`]) says what the data of each type is made of. Text becomes wire octets by it, and octets
+//! become [`RecordData`]; so a type is one line, and every mistake can name its word. Documents and zone files
+//! both read through here.
+
+mod location;
+mod read;
+mod service;
+mod types;
+mod wire;
+mod words;
+mod write;
+
+use super::{DomainName, RecordData, StartOfAuthority, Ttl};
+use read::Cursor;
+pub use read::period;
+pub use types::{mnemonic, mnemonics, number};
+pub use words::{Entry, Malformed, Scanner, Word};
+pub use write::text;
+
+/// What is wrong with a word, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl Unfit {
+    /// Says that a word is not what was expected.
+    pub fn new(word: &Word<'_>, expected: impl Into<String>) -> Self {
+        let expected = expected.into();
+        Self { problem: format!("{:?} is not {expected}", word.shown()), expected }
+    }
+}
+
+/// Where record data is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// Which of the words; `None`: it ends too early, or the whole is wrong.
+    pub word: Option<usize>,
+    /// What is wrong there.
+    pub what: Unfit,
+}
+
+impl Wrong {
+    fn whole(problem: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { word: None, what: Unfit { problem: problem.into(), expected: expected.into() } }
+    }
+}
+
+/// Makes a name of a word; `None` is the root.
+pub type Names<'n> = dyn FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> + 'n;
+
+/// Names as a zone file has them: relative to the origin (`None`: the root) unless they end in a dot.
+pub fn below(origin: Option<&DomainName>) -> impl FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> {
+    move |word| {
+        DomainName::below(origin, word.text).map_err(|expected| Unfit::new(word, expected.to_string()))
+    }
+}
+
+/// Reads the words of one record's data.
+///
+/// # Errors
+/// The first word that is wrong.
+pub fn parse(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Result<RecordData, Wrong> {
+    if let Some(problem) = no_record(record_type) {
+        return Err(Wrong::whole(problem, "a type of record data"));
+    }
+    let wire = octets(record_type, words, names)?;
+    if let Some((there, right)) = wire::digest(record_type, &wire).filter(|(there, right)| there != right) {
+        let problem = format!("the digest has {there} octets");
+        return Err(Wrong::whole(problem, format!("{right} octets for a digest of its type")));
+    }
+    let form = types::shape(record_type).map_or("", |shape| shape.form);
+    wire::data(record_type, wire).ok_or_else(|| {
+        let problem = format!("these octets are no {}", mnemonic(record_type));
+        Wrong::whole(problem, if form.is_empty() { "data that fits its type" } else { form })
+    })
+}
+
+/// What the data of a type looks like, with an example.
+#[must_use]
+pub fn form(record_type: u16) -> &'static str {
+    types::shape(record_type).map_or(r"\# and the data in hexadecimal: \# 2 0a0b", |shape| shape.form)
+}
+
+/// Why records of a type cannot exist: SOA is the zone's own, others stand only in messages.
+fn no_record(record_type: u16) -> Option<&'static str> {
+    match record_type {
+        6 => Some("a SOA stands only at the zone's apex"),
+        0 | 41 | 128..=255 => Some("a type for questions and messages, not for data"),
+        _ => None,
+    }
+}
+
+/// The data as on the wire.
+fn octets(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Result<Vec<u8>, Wrong> {
+    let mut cursor = Cursor::new(words, names);
+    let shape = types::shape(record_type);
+    match (words.first(), shape.and_then(|shape| shape.fields)) {
+        (Some(first), _) if first.is(r"\#") => cursor.unknown()?,
+        (_, Some(fields)) => fields.iter().try_for_each(|field| cursor.field(*field))?,
+        (None, None) => return Err(Wrong::whole("the data is missing", form(record_type))),
+        (Some(first), None) => {
+            return Err(Wrong { word: Some(0), what: Unfit::new(first, form(record_type)) });
+        }
+    }
+    cursor.done(form(record_type))
+}
+
+/// Reads the words of a SOA record: it, and its minimum (RFC 2308 §4). Its serial is there.
+///
+/// # Errors
+/// The first word that is wrong.
+pub fn start_of_authority(
+    words: &[Word<'_>],
+    names: &mut Names<'_>,
+) -> Result<(StartOfAuthority, Ttl), Wrong> {
+    let wire = octets(6, words, names)?;
+    let mut rest = wire.as_slice();
+    let mut times = [Ttl::MAX; 4];
+    let (Some(mname), Some(rname), Some(serial)) =
+        (wire::name(&mut rest), wire::name(&mut rest), wire::u32(&mut rest))
+    else {
+        return Err(Wrong::whole("the root is no mailbox and no primary", "names below the root"));
+    };
+    for (at, time) in times.iter_mut().enumerate() {
+        let secs = wire::u32(&mut rest).unwrap_or(0);
+        let what = || Unfit {
+            problem: format!("{secs} is no time for a SOA"),
+            expected: format!("seconds from 1 to {}", Ttl::MAX.as_secs()),
+        };
+        *time = Ttl::from_secs(secs).ok_or_else(|| Wrong { word: Some(at + 3), what: what() })?;
+    }
+    let [refresh, retry, expire, minimum] = times;
+    let soa = StartOfAuthority { mname, rname, serial: Some(serial), refresh, retry, expire, ttl: None };
+    Ok((soa, minimum))
+}
+
+#[cfg(test)]
+mod tests;
