@@ -104,7 +104,7 @@ fn domain() -> impl Strategy<Value = String> {
         "policy: { type: nearest }, sites: [gz, sh]",
     ]);
     let none = prop::sample::select(vec!["open", "nodata", "{ backup: { a: [192.0.2.77], aaaa: [] } }"]);
-    (policy, none, 1..4_u8, 1..4_u8).prop_map(|(policy, none, answers, min_up)| {
+    (policy, none, 1..4_u8, 1..3_u8).prop_map(|(policy, none, answers, min_up)| {
         format!("{policy}, when_none: {none}, answers: {answers}, min_up: {min_up}, ttl: 20s, min_ttl: 2s")
     })
 }
