@@ -17,6 +17,7 @@ mod client;
 pub mod cookie;
 mod explain;
 mod extended;
+mod fast;
 pub mod gate;
 mod metrics;
 mod name;
@@ -25,6 +26,7 @@ mod record;
 mod reply;
 mod request;
 mod respond;
+mod served;
 mod server;
 #[cfg(test)]
 mod testing;

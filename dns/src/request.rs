@@ -51,6 +51,8 @@ pub(crate) struct Edns<'p> {
 
 /// The option that names a client subnet (RFC 7871 §6).
 pub(crate) const SUBNET: u16 = 8;
+/// The option that carries cookies (RFC 7873 §4).
+pub(crate) const COOKIE: u16 = 10;
 
 impl<'p> Request<'p> {
     /// Reads a packet.

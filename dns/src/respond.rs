@@ -185,7 +185,7 @@ impl Asker<'_> {
 
 /// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
 /// zone they do not exist in, or whose wildcard covers them.
-fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
+pub(crate) fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
     let (Some(question), Some(world)) = (question, world) else { return Kind::Error };
     let authority = answer.authority.first().and_then(|record| match &record.owner {
         Owner::At(name) => Some(configured(name)),

@@ -95,10 +95,7 @@ pub(crate) struct Small {
 impl Small {
     pub(crate) fn new() -> Self {
         let board = Board::default();
-        // Tests ask faster than anybody.
-        let open = gate::Config { rate_limit: None, ..gate::Config::default() };
-        let gate = Gate::new(open, Arc::default()).unwrap();
-        Self { snapshot: Self::on(&board), board, gate }
+        Self { snapshot: Self::on(&board), board, gate: open_gate() }
     }
 
     /// The same world, its targets on a board that is there.
@@ -159,6 +156,12 @@ impl Small {
         let world = self.world();
         respond(packet, source, transport, Some(world), self.gate.at(world.now))
     }
+}
+
+/// A gate without a limit: tests ask faster than anybody.
+pub(crate) fn open_gate() -> Gate {
+    let open = gate::Config { rate_limit: None, ..gate::Config::default() };
+    Gate::new(open, Arc::default()).unwrap()
 }
 
 pub(crate) fn client_at(address: &str) -> Client {
