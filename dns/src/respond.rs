@@ -20,6 +20,10 @@ pub enum Transport {
     Udp,
     /// A stream; replies may have up to 65535 octets.
     Tcp,
+    /// A stream inside TLS (RFC 7858).
+    Tls,
+    /// An HTTPS request (RFC 8484).
+    Https,
 }
 
 /// A reply.
@@ -127,7 +131,7 @@ fn exchange(
 fn limit(transport: Transport, edns: Option<Edns>) -> u16 {
     match transport {
         Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-        Transport::Tcp => u16::MAX,
+        Transport::Tcp | Transport::Tls | Transport::Https => u16::MAX,
     }
 }
 
