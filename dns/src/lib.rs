@@ -5,14 +5,17 @@
 //! [`respond()`] speaks the protocol: a packet in, a packet out, still pure. [`Server`] owns the sockets.
 //! [`explain()`] shows a decision instead of encoding it.
 //!
-//! Framing and idle limits of TCP come from `hickory-server`, encoding from `hickory-proto`; none of their types
-//! is in this crate's interface. The accept and receive loops are our own, because a server has to bound its
-//! connections, survive every error of `accept`, and stay silent towards malformed *responses*; the library's
-//! loops do neither. A faster path for UDP may come beside [`respond()`]; it has to agree with it.
+//! Encoding comes from `hickory-proto`, HTTP from `hyper`, encryption from `rustls`, whose configuration is what a
+//! [`Certificate`] takes. The accept and receive loops and the framing of streams are our own, because a server has
+//! to bound its connections, survive every error of `accept`, and stay silent towards malformed *responses*.
+//! A faster path for UDP may come beside [`respond()`]; it has to agree with it.
+//!
+//! [`flatten`] keeps what ALIAS records need of other people's zones, so that answering stays a look at memory.
 
 pub mod answer;
 mod client;
 mod explain;
+pub mod flatten;
 mod metrics;
 mod name;
 mod options;

@@ -31,6 +31,9 @@ pub struct Metrics {
     /// TLS handshakes that failed or took too long.
     pub(crate) failed_handshakes: Count,
     http_refused: [Count; HTTP_STATUSES.len()],
+    alias_targets: Count,
+    alias_surplus: Count,
+    alias_lookups: [Count; ALIAS_LOOKUPS.len()],
     /// Receiving, accepting or sending failed.
     pub(crate) socket_errors: Count,
 }
@@ -63,7 +66,13 @@ descriptors! {
         "TLS handshakes that failed or took too long."
     HTTP_REFUSED 12 counter "waypost.dns.https.refused" "{request}"
         "HTTPS requests that were refused before DNS, by status."
+    ALIASES 13 gauge "waypost.dns.alias.targets" "{name}"
+        "Names outside our zones that ALIAS records lead to and that are kept resolved."
+    SURPLUS 14 gauge "waypost.dns.alias.surplus" "{name}" "Such names beyond the bound; they are answered SERVFAIL."
+    LOOKUPS 15 counter "waypost.dns.alias.lookups" "{query}" "Questions for them, by outcome."
 }
+
+const ALIAS_LOOKUPS: [&str; 3] = ["addresses", "absent", "failed"];
 
 const TRANSPORTS: [(Transport, &str); 4] =
     [(Transport::Udp, "udp"), (Transport::Tcp, "tcp"), (Transport::Tls, "tls"), (Transport::Https, "https")];
@@ -89,6 +98,22 @@ impl Metrics {
         for (_, count) in flags.into_iter().filter(|(set, _)| *set) {
             count.increment();
         }
+    }
+
+    /// So many names of others are kept resolved, and so many would be beyond the bound.
+    pub(crate) fn aliased(&self, names: usize, surplus: usize) {
+        self.alias_targets.set(names as u64);
+        self.alias_surplus.set(surplus as u64);
+    }
+
+    /// A name of others has addresses, or none.
+    pub(crate) fn alias_answered(&self, absent: bool) {
+        self.alias_lookups[usize::from(absent)].increment();
+    }
+
+    /// Nobody could say.
+    pub(crate) fn alias_failed(&self) {
+        self.alias_lookups[2].increment();
     }
 
     /// An HTTPS request was refused.
@@ -147,6 +172,11 @@ impl Source for Metrics {
         put(HANDSHAKES, &[], &self.failed_handshakes);
         for ((_, status), count) in HTTP_STATUSES.iter().zip(&self.http_refused) {
             put(HTTP_REFUSED, &[("status", status)], count);
+        }
+        put(ALIASES, &[], &self.alias_targets);
+        put(SURPLUS, &[], &self.alias_surplus);
+        for (outcome, count) in ALIAS_LOOKUPS.iter().zip(&self.alias_lookups) {
+            put(LOOKUPS, &[("outcome", outcome)], count);
         }
         put(SOCKET_ERRORS, &[], &self.socket_errors);
     }

@@ -24,6 +24,7 @@ pub use tls::Certificate;
 
 use crate::{
     answer::World,
+    flatten::{Targets, refresh::Refresher},
     metrics::Metrics,
     respond::{Dropped, Transport, respond},
     zones_dir::{Zones, ZonesDir},
@@ -52,6 +53,8 @@ pub struct Config {
     pub tcp_idle: Duration,
     /// A folder whose every `ORIGIN.zone` is served beside the configuration's zones.
     pub zones_dir: Option<PathBuf>,
+    /// Whom to ask for the targets of ALIAS records outside our zones; empty: whom the system asks.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 impl Default for Config {
@@ -66,6 +69,7 @@ impl Default for Config {
             tcp_connections_per_client: 64,
             tcp_idle: Duration::from_secs(10),
             zones_dir: None,
+            resolvers: Vec::new(),
         }
     }
 }
@@ -141,7 +145,7 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let encrypted = Encrypted::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
-    let exchange = Exchange { store, zones, metrics: Arc::default() };
+    let exchange = Exchange { store, zones, targets: Arc::default(), metrics: Arc::default() };
     Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
 }
 
@@ -191,6 +195,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let limits = Limits::new(&self.config);
+        tasks.spawn(self.exchange.refresher(self.config.resolvers).run(stopped.clone()));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         for (udp, tcp) in self.listeners {
             let udp = Arc::new(tokio::net::UdpSocket::from_std(udp).map_err(Error::Register)?);
@@ -226,6 +231,7 @@ const GRACE: Duration = Duration::from_secs(1);
 struct Exchange {
     store: store::Handle,
     zones: Arc<ArcSwap<Zones>>,
+    targets: Arc<ArcSwap<Targets>>,
     metrics: Arc<Metrics>,
 }
 
@@ -233,13 +239,19 @@ struct Exchange {
 static UNCONFIGURED: LazyLock<Snapshot> = LazyLock::new(Snapshot::default);
 
 impl Exchange {
+    fn refresher(&self, resolvers: Vec<SocketAddr>) -> Refresher {
+        let Self { store, zones, targets, metrics } = self.clone();
+        Refresher { store, zones, targets, metrics, resolvers }
+    }
+
     /// The reply to a packet, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let snapshot = self.store.snapshot();
-        let zones = self.zones.load();
+        let (zones, targets) = (self.zones.load(), self.targets.load());
         let world = World {
             snapshot: snapshot.as_deref().unwrap_or(&UNCONFIGURED),
             zones: &zones,
+            targets: &targets,
             board: self.store.board(),
             now: self.store.now(),
         };

@@ -17,6 +17,7 @@ use crate::{
     answer::{Question, World},
     client::Client,
     explain::{Explanation, explain},
+    flatten::Targets,
     record::RecordType,
     respond::{Dropped, Response, Transport, respond},
     zones_dir::Zones,
@@ -98,7 +99,21 @@ impl Small {
 
     /// The same world, its targets on a board that is there.
     pub(crate) fn on(board: &Board) -> Snapshot {
-        let documents = model::parse("small.yaml", DOCUMENTS).unwrap();
+        Self::read_on(board, DOCUMENTS)
+    }
+
+    /// Every site Up, and more documents.
+    pub(crate) fn with(more: &str) -> Self {
+        let board = Board::default();
+        let small = Self { snapshot: Self::read_on(&board, &format!("{DOCUMENTS}{more}")), board };
+        for site in ["bj", "sh", "gz"] {
+            small.set(site, State::Up);
+        }
+        small
+    }
+
+    fn read_on(board: &Board, documents: &str) -> Snapshot {
+        let documents = model::parse("small.yaml", documents).unwrap();
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let world = model::World::check(placed, Moment(0)).unwrap();
         Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, board)
@@ -124,7 +139,13 @@ impl Small {
     }
 
     pub(crate) fn world(&self) -> World<'_> {
-        World { snapshot: &self.snapshot, zones: Zones::none(), board: &self.board, now: Moment(1_000_000) }
+        World {
+            snapshot: &self.snapshot,
+            zones: Zones::none(),
+            targets: Targets::none(),
+            board: &self.board,
+            now: Moment(1_000_000),
+        }
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {

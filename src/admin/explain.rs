@@ -103,6 +103,7 @@ pub(super) async fn explain(
     let world = dns::World {
         snapshot: &snapshot,
         zones: dns::zones_dir::Zones::none(),
+        targets: dns::flatten::Targets::none(),
         board: admin.handle.board(),
         now: admin.handle.now(),
     };

@@ -117,6 +117,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFi
         ),
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+        resolvers: fields.optional("resolvers", addresses).unwrap_or_default(),
         zones_dir: fields.optional("zones_dir", |it| path(&it)),
     };
     Some((config, dns_certificate(fields)))

@@ -1,3 +1,4 @@
+mod aliases;
 mod encrypted;
 
 use std::net::Ipv4Addr;
@@ -127,8 +128,12 @@ async fn who_writes_everything_first_and_says_it_is_all_gets_every_reply() {
 async fn who_does_not_take_replies_is_closed_and_counted() {
     let running = start(config(), true);
     let (stopped, metrics) = (running.stop.subscribe(), Arc::clone(&running.metrics));
-    let exchange =
-        Exchange { store: running.publisher.handle(), zones: Arc::default(), metrics: Arc::clone(&metrics) };
+    let exchange = Exchange {
+        store: running.publisher.handle(),
+        zones: Arc::default(),
+        targets: Arc::default(),
+        metrics: Arc::clone(&metrics),
+    };
     let line = streams::Line {
         exchange,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
