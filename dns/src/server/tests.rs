@@ -125,6 +125,30 @@ async fn who_writes_everything_first_and_says_it_is_all_gets_every_reply() {
 }
 
 #[tokio::test]
+async fn frames_that_hold_no_query_cost_nothing_and_half_ones_end_the_connection() {
+    let running = start(config(), true);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let mut response = host();
+    response[2] |= 0x80;
+    for frame in [&[][..], &[0; 5], &response] {
+        write(&mut stream, frame).await;
+    }
+    write(&mut stream, &[0xff; 65_535]).await;
+    write(&mut stream, &host()).await;
+    assert_eq!(read(&mut stream).await.answers.len(), 2);
+    for half in [&[0][..], &[255, 255, 1, 2]] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(half).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(timeout(PATIENCE, stream.read(&mut [0; 9])).await.unwrap().unwrap(), 0);
+    }
+    assert_eq!(
+        (running.metrics.dropped(Dropped::Short), running.metrics.dropped(Dropped::NotAQuery)),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
 async fn who_does_not_take_replies_is_closed_and_counted() {
     let running = start(config(), true);
     let (stopped, metrics) = (running.stop.subscribe(), Arc::clone(&running.metrics));
