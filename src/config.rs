@@ -21,6 +21,8 @@ use store::{
     model::{Mistake, Mistakes, Name, read::Reader},
 };
 
+use crate::certificate::CertificateFiles;
+
 /// Everything a node is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,6 +36,8 @@ pub struct Config {
     pub store: Option<Store>,
     /// The DNS role.
     pub dns: Option<dns::Config>,
+    /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
+    pub dns_certificate: Option<CertificateFiles>,
     /// The gateway role.
     pub proxy: Option<Proxy>,
     /// The prober role.

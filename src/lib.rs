@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -8,7 +8,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -17,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Tls;
+use crate::{certificate::server_config, config::Tls};
 
 /// Connections a listener has open at a time; long polls of many nodes fit.
 const MOST_CONNECTIONS: usize = 4096;
@@ -97,15 +96,7 @@ pub async fn bind(what: &'static str, address: SocketAddr, tls: Option<&Tls>) ->
 }
 
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.cert).collect();
-    let chain = chain.map_err(|error| format!("cert: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| format!("key: {error}"))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|it| it.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| error.to_string())?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(TlsAcceptor::from(Arc::new(server_config(&tls.cert, &tls.key)?)))
 }
 
 impl Bound {

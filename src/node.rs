@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     admin::{self, Admin, Health},
     auth::Auth,
+    certificate::CertificateFiles,
     config::{self, Config, Store},
     control,
     listen::{self, Bound, ListenError},
@@ -259,6 +260,9 @@ impl Node {
 
     fn start_roles(&mut self, config: &Config, handle: &Handle) -> Result<(), NodeError> {
         if let Some(dns) = &config.dns {
+            if let Some(files) = &config.dns_certificate {
+                self.follow_certificate(files, &dns.certificate)?;
+            }
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
             self.zones = server.zones();
@@ -276,6 +280,24 @@ impl Node {
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
             self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
         }
+        Ok(())
+    }
+
+    fn follow_certificate(
+        &mut self,
+        files: &CertificateFiles,
+        into: &dns::Certificate,
+    ) -> Result<(), NodeError> {
+        files.load(into);
+        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
+        let (following, ending) = (files.clone().follow(into.clone(), hangup), self.shutdown.begun());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ending => {}
+                () = following => {}
+            }
+            ("rereading the certificate", Ok(()))
+        });
         Ok(())
     }
 

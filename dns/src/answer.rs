@@ -4,6 +4,7 @@
 //! referral), follow aliases inside our zones, then take what lies there. Where sites are chosen, the choice is
 //! `store::steering`'s.
 
+mod flattened;
 mod lookup;
 mod steered;
 
@@ -18,6 +19,7 @@ use store::{
 use crate::{
     client::Client,
     extended::ExtendedError,
+    flatten::Targets,
     name::QueryName,
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
     zones_dir::Zones,
@@ -32,6 +34,8 @@ pub struct World<'a> {
     pub snapshot: &'a Snapshot,
     /// Zones from files, beside those of the configuration.
     pub zones: &'a Zones,
+    /// What ALIAS records outside these zones lead to.
+    pub targets: &'a Targets,
     /// Health.
     pub board: &'a Board,
     /// Now; for hold-downs and expiring overrides.
@@ -274,6 +278,9 @@ impl<'a> Walk<'a> {
 
     /// What lies at the end of the chain.
     fn resolve(&mut self, zone: &'a ZoneView, name: &str, owner: &Owner, entry: &'a Entry) {
+        if self.flatten(zone, owner, entry) {
+            return;
+        }
         let apex = zone.zone.name.as_str() == name;
         let before = self.answer.answer.len();
         match (self.wanted, &entry.steered) {

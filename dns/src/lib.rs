@@ -6,10 +6,12 @@
 //! [`explain()`] shows a decision instead of encoding it. Before every answer stands the [`gate`]: cookies, response
 //! rates, and who may ask; whoever answers in another way than [`respond()`] asks it in the same order.
 //!
-//! Framing and idle limits of TCP come from `hickory-server`, encoding from `hickory-proto`; none of their types
-//! is in this crate's interface. The accept and receive loops are our own, because a server has to bound its
-//! connections, survive every error of `accept`, and stay silent towards malformed *responses*; the library's
-//! loops do neither. A faster path for UDP may come beside [`respond()`]; it has to agree with it.
+//! Encoding comes from `hickory-proto`, HTTP from `hyper`, encryption from `rustls`, whose configuration is what a
+//! [`Certificate`] takes. The accept and receive loops and the framing of streams are our own, because a server has
+//! to bound its connections, survive every error of `accept`, and stay silent towards malformed *responses*.
+//! A faster path for UDP may come beside [`respond()`]; it has to agree with it.
+//!
+//! [`flatten`] keeps what ALIAS records need of other people's zones, so that answering stays a look at memory.
 
 mod acl;
 pub mod answer;
@@ -18,9 +20,11 @@ pub mod cookie;
 mod explain;
 mod extended;
 mod fast;
+pub mod flatten;
 pub mod gate;
 mod metrics;
 mod name;
+mod options;
 pub mod rate;
 mod record;
 mod reply;
@@ -42,4 +46,4 @@ pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
 pub use record::{Data, NotAType, Owner, Rcode, Record, RecordType, Soa};
 pub use respond::{Dropped, Response, Transport, respond};
-pub use server::{Config, Error, Server, bind};
+pub use server::{Certificate, Config, Error, Server, bind};

@@ -14,7 +14,7 @@ use crate::{
 /// The server's counters; shared by all its tasks, never reset.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    queries: [Count; 2],
+    queries: [Count; TRANSPORTS.len()],
     answers: [Count; Rcode::ALL.len()],
     dropped: [Count; Dropped::ALL.len()],
     truncated: Count,
@@ -25,12 +25,22 @@ pub struct Metrics {
     pub(crate) denied: Count,
     /// What response-rate limiting held back.
     pub(crate) rate: Arc<rate::Counts>,
-    /// TCP connections open now.
-    pub(crate) connections: Count,
-    /// TCP connections closed at once because there were too many.
-    pub(crate) refused_connections: Count,
-    /// TCP connections closed because nothing came, or nothing could be sent, for too long.
+    /// Connections open now.
+    connections: [Count; TRANSPORTS.len()],
+    /// Connections closed at once because their listener had too many.
+    pub(crate) refused_full: Count,
+    /// Connections closed at once because their client had too many.
+    pub(crate) refused_client: Count,
+    /// Connections closed because no query came for too long.
     pub(crate) idle_connections: Count,
+    /// Connections closed because a reply was not taken for too long.
+    pub(crate) slow_connections: Count,
+    /// TLS handshakes that failed or took too long.
+    pub(crate) failed_handshakes: Count,
+    http_refused: [Count; HTTP_STATUSES.len()],
+    alias_targets: Count,
+    alias_surplus: Count,
+    alias_lookups: [Count; ALIAS_LOOKUPS.len()],
     /// Receiving, accepting or sending failed.
     pub(crate) socket_errors: Count,
 }
@@ -51,22 +61,39 @@ descriptors! {
     SUBNETS 4 counter "waypost.dns.subnet_queries" "{query}" "Queries that named a client subnet."
     NO_SNAPSHOT 5 counter "waypost.dns.no_snapshot" "{answer}"
         "SERVFAIL because this node never had a configuration."
-    CONNECTIONS 6 gauge "waypost.dns.tcp.connections" "{connection}" "TCP connections open now."
+    CONNECTIONS 6 gauge "waypost.dns.tcp.connections" "{connection}" "Connections open now, by transport."
     REFUSED 7 counter "waypost.dns.tcp.refused" "{connection}"
-        "TCP connections closed at once because the limit was reached."
-    IDLE 8 counter "waypost.dns.tcp.idle" "{connection}" "TCP connections closed because they were idle."
+        "Connections closed at once because a limit was reached: the listener's or the client's."
+    IDLE 8 counter "waypost.dns.tcp.idle" "{connection}" "Connections closed because they were idle."
     SOCKET_ERRORS 9 counter "waypost.dns.socket_errors" "{error}"
         "Receiving, accepting or sending failed."
-    FAST 10 counter "waypost.dns.fast" "{answer}" "Replies written on the fast path."
-    DENIED 11 counter "waypost.dns.denied" "{query}"
+    SLOW 10 counter "waypost.dns.tcp.slow" "{connection}"
+        "Connections closed because the client did not take a reply in time."
+    HANDSHAKES 11 counter "waypost.dns.tls.failed_handshakes" "{connection}"
+        "TLS handshakes that failed or took too long."
+    HTTP_REFUSED 12 counter "waypost.dns.https.refused" "{request}"
+        "HTTPS requests that were refused before DNS, by status."
+    ALIASES 13 gauge "waypost.dns.alias.targets" "{name}"
+        "Names outside our zones that ALIAS records lead to and that are kept resolved."
+    SURPLUS 14 gauge "waypost.dns.alias.surplus" "{name}" "Such names beyond the bound; they are answered SERVFAIL."
+    LOOKUPS 15 counter "waypost.dns.alias.lookups" "{query}" "Questions for them, by outcome."
+    DENIED 16 counter "waypost.dns.denied" "{query}"
         "Queries refused because `allow_query` closes the zone to their client."
-    LIMITED 12 counter "waypost.dns.rate_limited" "{answer}"
+    LIMITED 17 counter "waypost.dns.rate_limited" "{answer}"
         "UDP answers beyond the rate for their network and kind, by what became of them."
-    OVERFLOW 13 counter "waypost.dns.rate_overflow" "{account}"
+    OVERFLOW 18 counter "waypost.dns.rate_overflow" "{account}"
         "Rate accounts given up for lack of room; more `accounts` are needed if this grows."
+    FAST 19 counter "waypost.dns.fast" "{query}" "Queries that the fast path took, and did not hand on."
 }
 
-const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
+const ALIAS_LOOKUPS: [&str; 3] = ["addresses", "absent", "failed"];
+
+const TRANSPORTS: [(Transport, &str); 4] =
+    [(Transport::Udp, "udp"), (Transport::Tcp, "tcp"), (Transport::Tls, "tls"), (Transport::Https, "https")];
+
+/// The statuses HTTPS requests are refused with.
+const HTTP_STATUSES: [(u16, &str); 6] =
+    [(400, "400"), (404, "404"), (405, "405"), (408, "408"), (413, "413"), (415, "415")];
 
 impl Metrics {
     /// A packet came, and this became of it.
@@ -92,6 +119,28 @@ impl Metrics {
         for (count, amount) in many.chain(one).filter(|(_, amount)| *amount > 0) {
             count.add(amount);
         }
+    }
+
+    /// So many names of others are kept resolved, and so many would be beyond the bound.
+    pub(crate) fn aliased(&self, names: usize, surplus: usize) {
+        self.alias_targets.set(names as u64);
+        self.alias_surplus.set(surplus as u64);
+    }
+
+    /// A name of others has addresses, or none.
+    pub(crate) fn alias_answered(&self, absent: bool) {
+        self.alias_lookups[usize::from(absent)].increment();
+    }
+
+    /// Nobody could say.
+    pub(crate) fn alias_failed(&self) {
+        self.alias_lookups[2].increment();
+    }
+
+    /// An HTTPS request was refused.
+    pub(crate) fn refuse_http(&self, status: u16) {
+        let counts = HTTP_STATUSES.iter().zip(&self.http_refused);
+        counts.filter(|((known, _), _)| *known == status).for_each(|(_, count)| count.increment());
     }
 
     /// The replies with this response code.
@@ -178,9 +227,22 @@ impl Source for Metrics {
         put(TRUNCATED, &[], &self.truncated);
         put(SUBNETS, &[], &self.subnets);
         put(NO_SNAPSHOT, &[], &self.no_snapshot);
-        put(CONNECTIONS, &[], &self.connections);
-        put(REFUSED, &[], &self.refused_connections);
+        for (transport, name) in TRANSPORTS.into_iter().skip(1) {
+            put(CONNECTIONS, &[("transport", name)], &self.connections[transport as usize]);
+        }
+        put(REFUSED, &[("limit", "listener")], &self.refused_full);
+        put(REFUSED, &[("limit", "client")], &self.refused_client);
         put(IDLE, &[], &self.idle_connections);
+        put(SLOW, &[], &self.slow_connections);
+        put(HANDSHAKES, &[], &self.failed_handshakes);
+        for ((_, status), count) in HTTP_STATUSES.iter().zip(&self.http_refused) {
+            put(HTTP_REFUSED, &[("status", status)], count);
+        }
+        put(ALIASES, &[], &self.alias_targets);
+        put(SURPLUS, &[], &self.alias_surplus);
+        for (outcome, count) in ALIAS_LOOKUPS.iter().zip(&self.alias_lookups) {
+            put(LOOKUPS, &[("outcome", outcome)], count);
+        }
         put(SOCKET_ERRORS, &[], &self.socket_errors);
         put(FAST, &[], &self.fast);
         put(DENIED, &[], &self.denied);
@@ -190,20 +252,20 @@ impl Source for Metrics {
     }
 }
 
-/// One open TCP connection, for as long as it lives.
+/// One open connection, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct OpenConnection(Arc<Metrics>);
+pub(crate) struct OpenConnection(Arc<Metrics>, Transport);
 
 impl OpenConnection {
-    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
-        metrics.connections.increment();
-        Self(Arc::clone(metrics))
+    pub(crate) fn new(metrics: &Arc<Metrics>, transport: Transport) -> Self {
+        metrics.connections[transport as usize].increment();
+        Self(Arc::clone(metrics), transport)
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.connections.decrement();
+        self.0.connections[self.1 as usize].decrement();
     }
 }
 

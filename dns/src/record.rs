@@ -208,6 +208,7 @@ pub(crate) const fn plain_type(data: &RecordData) -> RecordType {
         RecordData::Srv { .. } => RecordType::SRV,
         RecordData::Caa { .. } => RecordType::CAA,
         RecordData::Dname(_) => RecordType::DNAME,
+        RecordData::Alias(_) => RecordType(rdata::ALIAS),
         RecordData::Other { record_type, .. } => RecordType(*record_type),
     }
 }
@@ -247,7 +248,7 @@ fn write_plain(data: &RecordData, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "{flags} {tag} ")?;
             write_quoted(value, f)
         }
-        RecordData::Dname(name) => write!(f, "{name}."),
+        RecordData::Dname(name) | RecordData::Alias(name) => write!(f, "{name}."),
         RecordData::Other { record_type, data } => f.write_str(&rdata::text(*record_type, data)),
     }
 }

@@ -242,6 +242,7 @@ fn plain(data: &RecordData) -> Result<RData, ProtoError> {
             caa.value = value.as_bytes().to_vec();
             RData::CAA(caa)
         }
+        RecordData::Alias(_) => return Err(ProtoError::Message("an ALIAS is never sent")),
         // Names in these are never compressed (RFC 3597 §4, RFC 6672 §2.5).
         RecordData::Dname(target) => {
             let mut wire = Vec::new();

@@ -28,6 +28,10 @@ pub enum Transport {
     Udp,
     /// A stream; replies may have up to 65535 octets.
     Tcp,
+    /// A stream inside TLS (RFC 7858).
+    Tls,
+    /// An HTTPS request (RFC 8484).
+    Https,
 }
 
 /// A reply.
@@ -178,7 +182,7 @@ impl Asker<'_> {
     fn limit(&self, edns: Option<Edns<'_>>) -> u16 {
         match self.transport {
             Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-            Transport::Tcp => u16::MAX,
+            Transport::Tcp | Transport::Tls | Transport::Https => u16::MAX,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The sockets: bound all at once, served until told to stop, every task owned.
 
 mod batch;
+mod https;
+mod streams;
 mod tcp;
+mod tls;
 mod udp;
 
 use std::{
@@ -14,9 +17,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
+use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
 
+pub use tls::Certificate;
+
 use crate::{
+    flatten::{Targets, refresh::Refresher},
     gate::{self, Gate},
     metrics::Metrics,
     respond::{Transport, respond},
@@ -31,15 +38,26 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Threads that answer datagrams, per address; at least one.
     pub workers: usize,
-    /// TCP connections open at a time, per address; more are closed at once.
+    /// Addresses to serve over TLS (RFC 7858).
+    pub tls_listen: Vec<SocketAddr>,
+    /// Addresses to serve over HTTPS (RFC 8484), at `/dns-query`.
+    pub https_listen: Vec<SocketAddr>,
+    /// The certificate of both; until it is set nothing listens there.
+    pub certificate: Certificate,
+    /// Connections open at a time, per address that is listened on; more are closed at once.
     pub tcp_connections: usize,
-    /// A TCP connection on which no whole query comes, or no reply can be sent, for this long is closed
+    /// Connections open at a time of one client (an IPv4 address, an IPv6 /64), over all transports and addresses
+    /// together; more are closed at once.
+    pub tcp_connections_per_client: usize,
+    /// A connection on which no whole query comes, or a reply cannot be sent, for this long is closed
     /// (RFC 7766 §6.2.3).
     pub tcp_idle: Duration,
     /// Cookies, response rates, and who may ask about which zone.
     pub gate: gate::Config,
     /// A folder whose every `ORIGIN.zone` is served beside the configuration's zones.
     pub zones_dir: Option<PathBuf>,
+    /// Whom to ask for the targets of ALIAS records outside our zones; empty: whom the system asks.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 impl Default for Config {
@@ -47,10 +65,15 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 5300))],
             workers: 1,
+            tls_listen: Vec::new(),
+            https_listen: Vec::new(),
+            certificate: Certificate::default(),
             tcp_connections: 1024,
+            tcp_connections_per_client: 64,
             tcp_idle: Duration::from_secs(10),
             gate: gate::Config::default(),
             zones_dir: None,
+            resolvers: Vec::new(),
         }
     }
 }
@@ -66,7 +89,7 @@ pub enum Error {
     Listen {
         /// The address, as it was asked for.
         address: SocketAddr,
-        /// `UDP` or `TCP`.
+        /// `UDP`, `TCP`, `TLS` or `HTTPS`.
         protocol: &'static str,
         /// What the system says.
         source: io::Error,
@@ -110,6 +133,7 @@ pub struct Server {
     config: Config,
     listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
+    encrypted: Encrypted,
     zones_dir: Option<Arc<ZonesDir>>,
     exchange: Exchange,
 }
@@ -129,10 +153,12 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let metrics = Arc::<Metrics>::default();
     let gate = Arc::new(Gate::new(config.gate.clone(), Arc::clone(&metrics))?);
+    let encrypted = Encrypted::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
-    let exchange = Exchange { store, gate, zones, served: Arc::default(), metrics };
-    Ok(Server { config, listeners, addresses, zones_dir, exchange })
+    let exchange =
+        Exchange { store, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
+    Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
 }
 
 fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
@@ -161,6 +187,18 @@ impl Server {
         &self.addresses
     }
 
+    /// The addresses of DNS over TLS, likewise.
+    #[must_use]
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.encrypted.tls
+    }
+
+    /// The addresses of DNS over HTTPS, likewise.
+    #[must_use]
+    pub fn https_addrs(&self) -> &[SocketAddr] {
+        &self.encrypted.https
+    }
+
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -181,6 +219,9 @@ impl Server {
         following.refresh().await;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let limits = Limits::new(&self.config);
+        tasks.spawn(self.exchange.refresher(self.config.resolvers).run(stopped.clone()));
+        self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         // Ends only with those who publish, which ends nobody else.
         let following = tokio::spawn(following.run(self.zones_dir.as_ref().map(|dir| dir.changes())));
         let mut workers = udp::Workers::default();
@@ -189,8 +230,8 @@ impl Server {
             for socket in listener.udp {
                 workers.spawn(socket, self.exchange.clone()).map_err(Error::Register)?;
             }
-            let limits = tcp::Limits { connections: self.config.tcp_connections, idle: self.config.tcp_idle };
-            tasks.spawn(tcp::serve(tcp, limits, self.exchange.clone(), stopped.clone()));
+            let (limits, exchange) = (limits.clone(), self.exchange.clone());
+            tasks.spawn(streams::serve(tcp, Service::Tcp, limits, exchange, stopped.clone()));
         }
         tracing::info!(addresses = ?self.addresses, "serving DNS");
         let ended = tokio::select! {
@@ -207,7 +248,7 @@ impl Server {
             while tasks.join_next().await.is_some() {}
         };
         if tokio::time::timeout(GRACE, all).await.is_err() {
-            tracing::debug!("closing TCP connections that are still busy");
+            tracing::debug!("closing connections that are still busy");
         }
         tasks.shutdown().await;
         ended
@@ -224,14 +265,21 @@ struct Exchange {
     gate: Arc<Gate>,
     zones: Arc<ArcSwap<Zones>>,
     served: Arc<ArcSwap<Served>>,
+    targets: Arc<ArcSwap<Targets>>,
     metrics: Arc<Metrics>,
 }
 
 impl Exchange {
+    fn refresher(&self, resolvers: Vec<SocketAddr>) -> Refresher {
+        let Self { store, zones, targets, metrics, .. } = self.clone();
+        Refresher { store, zones, targets, metrics, resolvers }
+    }
+
     /// The reply to a packet that came over a stream, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let served = self.served.load();
-        let world = served.world(self.store.board(), self.store.now());
+        let targets = self.targets.load();
+        let world = served.world(&targets, self.store.board(), self.store.now());
         let outcome = respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now));
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
@@ -278,13 +326,19 @@ fn in_use(error: &io::Error) -> bool {
 }
 
 fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = stream_socket(address)?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+/// A socket for connections; it has its address and does not listen yet.
+fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = socket(address, Type::STREAM, Protocol::TCP)?;
     // A restart need not wait for the old process's closed connections.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn udp_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {

@@ -17,6 +17,7 @@ use crate::{
     answer::{Question, World},
     client::Client,
     explain::{Explanation, explain},
+    flatten::Targets,
     gate::{self, Gate},
     record::RecordType,
     respond::{Dropped, Response, Transport, respond},
@@ -94,13 +95,26 @@ pub(crate) struct Small {
 
 impl Small {
     pub(crate) fn new() -> Self {
+        Self::of(DOCUMENTS)
+    }
+
+    fn of(documents: &str) -> Self {
         let board = Board::default();
-        Self { snapshot: Self::on(&board), board, gate: open_gate() }
+        Self { snapshot: Self::compile(documents, &board), board, gate: open_gate() }
     }
 
     /// The same world, its targets on a board that is there.
     pub(crate) fn on(board: &Board) -> Snapshot {
         Self::compile(DOCUMENTS, board)
+    }
+
+    /// Every site Up, and more documents.
+    pub(crate) fn with(more: &str) -> Self {
+        let small = Self::of(&format!("{DOCUMENTS}{more}"));
+        for site in ["bj", "sh", "gz"] {
+            small.set(site, State::Up);
+        }
+        small
     }
 
     /// Other documents.
@@ -131,7 +145,13 @@ impl Small {
     }
 
     pub(crate) fn world(&self) -> World<'_> {
-        World { snapshot: &self.snapshot, zones: Zones::none(), board: &self.board, now: Moment(1_000_000) }
+        World {
+            snapshot: &self.snapshot,
+            zones: Zones::none(),
+            targets: Targets::none(),
+            board: &self.board,
+            now: Moment(1_000_000),
+        }
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {

@@ -104,6 +104,7 @@ pub(super) async fn explain(
     let world = dns::World {
         snapshot: &snapshot,
         zones: &zones,
+        targets: dns::flatten::Targets::none(),
         board: admin.handle.board(),
         now: admin.handle.now(),
     };

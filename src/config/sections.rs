@@ -10,9 +10,13 @@ use store::{
     },
 };
 
+use crate::certificate::CertificateFiles;
+
 use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
+const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
+const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
 const URL: &str = "a URL such as http://127.0.0.1:8580";
 const LONGEST: usize = 4096;
 /// The longest token or certificate file.
@@ -25,7 +29,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let site = fields.required("site", "the name of the site it stands in", name);
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
     let store = section(&fields, "store", store_section);
-    let dns = section(&fields, "dns", dns_section);
+    let (dns, dns_certificate) = section(&fields, "dns", dns_section).unzip();
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
@@ -53,6 +57,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         data_dir: data_dir?,
         store,
         dns,
+        dns_certificate: dns_certificate.flatten(),
         proxy,
         prober,
         control,
@@ -95,18 +100,45 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
     }
 }
 
-fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
+fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFiles>)> {
     let defaults = dns::Config::default();
     fields.not_yet("geoip", "`networks` of the sites");
     let listen = fields.optional("listen", addresses);
-    Some(dns::Config {
+    let config = dns::Config {
         listen: listen.unwrap_or(defaults.listen),
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
+        tls_listen: fields.optional("tls_listen", addresses).unwrap_or_default(),
+        https_listen: fields.optional("https_listen", addresses).unwrap_or_default(),
+        certificate: dns::Certificate::default(),
+        tcp_connections_per_client: fields.or(
+            "tcp_connections_per_client",
+            defaults.tcp_connections_per_client,
+            |it| it.int(1..=1_000_000),
+        ),
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+        resolvers: fields.optional("resolvers", addresses).unwrap_or_default(),
         gate: super::gate::gate(fields),
         zones_dir: fields.optional("zones_dir", |it| folder(&it)),
-    })
+    };
+    Some((config, dns_certificate(fields)))
+}
+
+/// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
+fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
+    let files = fields.get("tls").and_then(|at| at.fields()).map(|tls| {
+        let certificate = tls.required("certificate", CERTIFICATE, |it| path(&it));
+        let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
+        Some(CertificateFiles { certificate: certificate?, key: key? })
+    });
+    for name in ["tls_listen", "https_listen"] {
+        if let Some(at) = fields.get(name)
+            && files.is_none()
+        {
+            at.mistake("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
+        }
+    }
+    files.flatten()
 }
 
 fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {

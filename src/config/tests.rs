@@ -61,6 +61,20 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
 }
 
 #[test]
+fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \".\"\n";
+    let said = mistakes(&format!("{head}tls_listen = [\"[::1]:853\"]\nhttps_listen = [\"[::1]:443\"]\n"));
+    for named in ["node.toml:6: ", "dns.tls_listen", "node.toml:7: ", "dns.https_listen", "[dns.tls]"] {
+        assert!(said.contains(named), "{named} in\n{said}");
+    }
+    let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));
+    assert!(said.contains("dns.tls.key") && said.contains("kay"), "{said}");
+    let text = format!("{head}[dns.tls]\ncertificate = \"nowhere.pem\"\nkey = \"nowhere.key\"\n");
+    let config = Config::parse("node.toml", &text).unwrap();
+    assert_eq!(config.dns_certificate.unwrap().certificate, PathBuf::from("nowhere.pem"));
+}
+
+#[test]
 fn off_loopback_takes_tls_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();

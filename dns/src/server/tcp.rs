@@ -1,114 +1,122 @@
-//! Connections: framed and timed by `hickory-server`, accepted and counted here.
+//! DNS over a stream of octets, plain or encrypted: each message behind its length (RFC 1035 §4.2.2).
 //!
-//! The library's own accept loop opens as many connections as there are clients, ends for good when a client
-//! gives up during the handshake, and spins while the process is out of file descriptors.
+//! One conversation is two halves with a short queue between them: while replies are on their way, the next
+//! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue is what bounds a client
+//! that asks and does not read: once it is full nothing more is read, and a reply that cannot be sent within the
+//! idle limit ends the conversation.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
-use futures_util::StreamExt as _;
-use hickory_proto::op::SerialMessage;
-use hickory_server::{
-    net::{DnsStreamHandle as _, runtime::iocompat::AsyncIoTokioAsStd, tcp::TcpStream as Framed},
-    server::TimeoutStream,
-};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, split},
+    sync::mpsc,
+    time::timeout,
 };
 
-use super::{Exchange, end};
-use crate::{metrics::OpenConnection, respond::Transport};
+use super::{end, streams::Line};
 
-/// What one listener allows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) connections: usize,
-    pub(super) idle: Duration,
+/// Replies that wait to be sent on one connection.
+const REPLIES: usize = 8;
+/// Octets read ahead on one connection.
+const AHEAD: usize = 4096;
+
+/// Why a conversation ended.
+#[derive(Debug)]
+enum Ending {
+    /// The client closed it, or this server ends.
+    Orderly,
+    /// No whole query came within the idle limit.
+    Idle,
+    /// A reply was not taken within the idle limit.
+    Slow,
+    /// The connection broke.
+    Broken(io::Error),
 }
 
-/// How long to wait when the process is out of file descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
+pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line) {
+    let (reader, writer) = split(stream);
+    let (replies, queue) = mpsc::channel(REPLIES);
+    let (reading, writing) = (listen(reader, replies, line.clone()), speak(writer, queue, line.idle));
+    tokio::pin!(writing);
+    let ending = tokio::select! {
+        ending = reading => match writing.await {
+            Ending::Orderly => ending,
+            worse => worse,
+        },
+        // It ends first only when it fails: the other half holds its queue open.
+        ending = &mut writing => ending,
+    };
+    let metrics = &line.exchange.metrics;
+    match ending {
+        Ending::Orderly => {}
+        Ending::Idle => metrics.idle_connections.increment(),
+        Ending::Slow => metrics.slow_connections.increment(),
+        Ending::Broken(error) => tracing::debug!(%error, peer = %line.peer, "a connection broke"),
+    }
+}
 
-/// Replies that wait to be sent on one connection; one is written before the next query is read.
-const REPLIES: usize = 4;
-
-pub(super) async fn serve(
-    listener: TcpListener,
-    limits: Limits,
-    exchange: Exchange,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut connections = JoinSet::new();
+/// Reads queries and puts their replies into the queue.
+async fn listen(reader: impl AsyncRead + Unpin, replies: mpsc::Sender<Vec<u8>>, mut line: Line) -> Ending {
+    let mut reader = BufReader::with_capacity(AHEAD, reader);
+    let mut query = Vec::new();
     loop {
-        let accepted = tokio::select! {
+        let read = tokio::select! {
             biased;
-            () = end(&mut stopped) => break,
-            accepted = listener.accept() => accepted,
+            () = end(&mut line.stopped) => return Ending::Orderly,
+            read = timeout(line.idle, message(&mut reader, &mut query)) => read,
         };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok(_) if connections.len() >= limits.connections => {
-                exchange.metrics.refused_connections.increment();
-            }
-            Ok((stream, peer)) => {
-                let open = OpenConnection::new(&exchange.metrics);
-                let talk = converse(stream, peer, limits.idle, exchange.clone(), stopped.clone());
-                connections.spawn(async move {
-                    talk.await;
-                    drop(open);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "accepting a connection failed");
-                exchange.metrics.socket_errors.increment();
-                if !is_the_clients(&error) {
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+        match read {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ending::Orderly,
+            Ok(Err(error)) => return Ending::Broken(error),
+            Err(_) => return Ending::Idle,
+        }
+        let Some(reply) = line.reply(&query) else { continue };
+        if replies.send(reply).await.is_err() {
+            return Ending::Orderly;
         }
     }
-    while connections.join_next().await.is_some() {}
 }
 
-/// Errors of the one connection that was to be accepted (accept(2)).
-fn is_the_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+/// Reads one message; false where the stream ends instead. Memory is taken as octets come, not as they are
+/// announced.
+async fn message(reader: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> io::Result<bool> {
+    query.clear();
+    let length = match reader.read_u16().await {
+        Ok(length) => u64::from(length),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    reader.take(length).read_to_end(query).await?;
+    Ok(query.len() as u64 == length)
 }
 
-/// Answers the queries of one connection in their order (RFC 7766 §6.2.1.1), until the client or the idle limit
-/// ends it.
-async fn converse(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// Sends what is in the queue, as much of it at once as there is.
+async fn speak(
+    mut writer: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<Vec<u8>>,
     idle: Duration,
-    exchange: Exchange,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let metrics = Arc::clone(&exchange.metrics);
-    let (framed, mut replies) =
-        Framed::from_stream_with_buffer_size(AsyncIoTokioAsStd(stream), peer, REPLIES);
-    let mut framed = TimeoutStream::new(framed, idle);
-    loop {
-        // The stream first: polling it is also what sends the reply before.
-        let message = tokio::select! {
-            biased;
-            message = framed.next() => message,
-            () = end(&mut stopped) => return,
+) -> Ending {
+    let (mut replies, mut octets) = (Vec::with_capacity(REPLIES), Vec::new());
+    while queue.recv_many(&mut replies, REPLIES).await > 0 {
+        octets.clear();
+        for reply in replies.drain(..) {
+            // A reply is never longer than a stream's message may be.
+            octets.extend_from_slice(&u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes());
+            octets.extend_from_slice(&reply);
+        }
+        let sending = async {
+            writer.write_all(&octets).await?;
+            writer.flush().await
         };
-        match message {
-            Some(Ok(message)) => {
-                let Some(reply) = exchange.reply(message.bytes(), peer, Transport::Tcp) else { continue };
-                if replies.send(SerialMessage::new(reply, peer)).is_err() {
-                    return metrics.socket_errors.increment();
-                }
-            }
-            Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                return metrics.idle_connections.increment();
-            }
-            Some(Err(error)) => return tracing::debug!(%error, %peer, "a connection broke"),
-            None => return,
+        match timeout(idle, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Ending::Broken(error),
+            Err(_) => return Ending::Slow,
         }
     }
+    // Says goodbye where the transport has a way to; nobody waits for the answer.
+    let _ = timeout(idle, writer.shutdown()).await;
+    Ending::Orderly
 }

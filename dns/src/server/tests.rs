@@ -1,3 +1,5 @@
+mod aliases;
+mod encrypted;
 mod gated;
 
 use std::net::Ipv4Addr;
@@ -9,7 +11,7 @@ use store::{
     health::State,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
@@ -32,6 +34,11 @@ fn config() -> Config {
 }
 
 fn start(config: Config, publish: bool) -> Running {
+    start_seen(config, publish, |_| {})
+}
+
+/// Starts a server, which is shown before it runs.
+fn start_seen(config: Config, publish: bool, see: impl FnOnce(&Server)) -> Running {
     let (handle, publisher) = channel(Clock::default(), Duration::MAX);
     if publish {
         // The board that the roles read is the handle's own.
@@ -39,6 +46,7 @@ fn start(config: Config, publish: bool) -> Running {
         publisher.publish_snapshot(Arc::new(small));
     }
     let server = bind(config, handle).unwrap();
+    see(&server);
     let (address, metrics) = (server.local_addrs()[0], server.metrics());
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(server.run(async move { end(&mut stopped).await }));
@@ -54,12 +62,12 @@ async fn over_udp(address: SocketAddr, packet: &[u8]) -> Message {
     Message::from_vec(&reply[..length]).unwrap()
 }
 
-async fn write(stream: &mut TcpStream, packet: &[u8]) {
+async fn write(stream: &mut (impl AsyncWrite + Unpin), packet: &[u8]) {
     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
     stream.write_all(packet).await.unwrap();
 }
 
-async fn read(stream: &mut TcpStream) -> Message {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Message {
     let length = timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
     let mut reply = vec![0; usize::from(length)];
     stream.read_exact(&mut reply).await.unwrap();
@@ -101,6 +109,71 @@ async fn queries_on_one_connection_are_answered_in_their_order() {
     for name in names {
         assert_eq!(read(&mut stream).await.queries[0].name().to_string(), name);
     }
+}
+
+#[tokio::test]
+async fn who_writes_everything_first_and_says_it_is_all_gets_every_reply() {
+    let running = start(config(), true);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    for _ in 0..200 {
+        write(&mut stream, &host()).await;
+    }
+    stream.shutdown().await.unwrap();
+    for _ in 0..200 {
+        read(&mut stream).await;
+    }
+    assert_eq!(timeout(PATIENCE, stream.read(&mut [0; 9])).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn frames_that_hold_no_query_cost_nothing_and_half_ones_end_the_connection() {
+    let running = start(config(), true);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let mut response = host();
+    response[2] |= 0x80;
+    for frame in [&[][..], &[0; 5], &response] {
+        write(&mut stream, frame).await;
+    }
+    write(&mut stream, &[0xff; 65_535]).await;
+    write(&mut stream, &host()).await;
+    assert_eq!(read(&mut stream).await.answers.len(), 2);
+    for half in [&[0][..], &[255, 255, 1, 2]] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(half).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(timeout(PATIENCE, stream.read(&mut [0; 9])).await.unwrap().unwrap(), 0);
+    }
+    assert_eq!(
+        (running.metrics.dropped(Dropped::Short), running.metrics.dropped(Dropped::NotAQuery)),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn who_does_not_take_replies_is_closed_and_counted() {
+    let running = start(config(), true);
+    let (stopped, metrics) = (running.stop.subscribe(), Arc::clone(&running.metrics));
+    let exchange = Exchange {
+        store: running.publisher.handle(),
+        gate: Arc::new(Gate::new(gate::Config::default(), Arc::clone(&metrics)).unwrap()),
+        zones: Arc::default(),
+        targets: Arc::default(),
+        metrics: Arc::clone(&metrics),
+    };
+    let line = streams::Line {
+        exchange,
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
+        transport: Transport::Tcp,
+        idle: Duration::from_millis(100),
+        stopped,
+    };
+    let (mut client, server) = tokio::io::duplex(64);
+    let talk = tokio::spawn(tcp::converse(server, line));
+    let asking = async { while client.write_all(&[&[0, 36][..], &host()[..36]].concat()).await.is_ok() {} };
+    timeout(PATIENCE, asking).await.unwrap();
+    talk.await.unwrap();
+    assert_eq!((metrics.slow_connections.get(), metrics.idle_connections.get()), (1, 0));
+    assert!(metrics.queries(Transport::Tcp) < 100, "what is not read is not answered for ever");
 }
 
 #[tokio::test]

@@ -230,7 +230,15 @@ fn legal(mut zone: Zone) -> Zone {
         let nested = kept.iter().any(|other| below(other, &it) || below(&it, other));
         let at_apex = it.name == apex && (alone(&it.data) || matches!(it.data, RecordData::Ns(_)));
         let twice = kept.iter().any(|other| other.name == it.name && other.data == it.data);
-        if !(beside || nested || at_apex || twice) {
+        let alias = |data: &RecordData| matches!(data, RecordData::Alias(_));
+        let address = |data: &RecordData| {
+            alias(data) || matches!(data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_))
+        };
+        let flattened = kept.iter().any(|other| {
+            let either = |a: &RecordData, b: &RecordData| alias(a) && address(b);
+            other.name == it.name && (either(&other.data, &it.data) || either(&it.data, &other.data))
+        });
+        if !(beside || nested || at_apex || twice || flattened) {
             it.ttl = it.ttl.filter(|ttl| *ttl != zone.ttl);
             kept.push(it);
         }

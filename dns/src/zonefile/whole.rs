@@ -72,6 +72,7 @@ struct Owner {
     dnames: usize,
     delegated: bool,
     addressed: bool,
+    flattened: usize,
 }
 
 struct Owners<'r> {
@@ -96,6 +97,7 @@ impl<'r> Owners<'r> {
                 }
                 RecordData::Ns(_) => owner.delegated = record.name != *apex,
                 RecordData::A(_) | RecordData::Aaaa(_) => owner.addressed = true,
+                RecordData::Alias(_) => owner.flattened += 1,
                 // Signatures and proofs of absence stand beside anything (RFC 4034 §3, §4).
                 RecordData::Other { record_type: 46 | 47, .. } => owner.records -= 1,
                 _ => {}
@@ -124,6 +126,10 @@ impl<'r> Owners<'r> {
             RecordData::Cname(_) if owner.records > 1 || name == self.apex => {
                 let problem = format!("{name} is a CNAME, and there is other data at it");
                 Some((problem, "a CNAME alone at its name (RFC 1034 §3.6.2)"))
+            }
+            RecordData::Alias(_) if owner.flattened > 1 || owner.addressed || owner.delegated => {
+                let problem = format!("{name} is an ALIAS, and there is another, an address or a delegation");
+                Some((problem, "one ALIAS, and no addresses or delegation beside it"))
             }
             RecordData::Dname(_) if owner.dnames > 1 || owner.delegated => {
                 let problem = format!("{name} is a DNAME, and there is another, or a delegation");

@@ -92,6 +92,7 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         (any::<u16>(), target.clone())
             .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
         target.clone().prop_map(RecordData::Dname),
+        target.clone().prop_map(RecordData::Alias),
         (any::<u16>(), any::<u16>(), any::<u16>(), target)
             .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
         (any::<u8>(), tag, "[!-~]{0,20}").prop_map(|(flags, tag, value)| RecordData::Caa {

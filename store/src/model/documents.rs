@@ -311,6 +311,10 @@ pub enum RecordData {
         /// The tag's value.
         value: String,
     },
+    /// Addresses that are another name's. Never sent: whoever asks gets the addresses, so that it may stand where
+    /// a CNAME may not, as at the apex.
+    #[serde(rename = "ALIAS")]
+    Alias(DomainName),
     /// An alias for everything below the name (RFC 6672).
     #[serde(rename = "DNAME")]
     Dname(DomainName),

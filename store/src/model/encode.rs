@@ -262,6 +262,7 @@ fn presentation(data: &RecordData, apex: &DomainName) -> (Cow<'static, str>, Str
         RecordData::Caa { flags, tag, value } => {
             ("CAA", format!("{flags} {tag} {}", character_string(value)))
         }
+        RecordData::Alias(target) => ("ALIAS", name(target)),
         RecordData::Dname(target) => ("DNAME", name(target)),
         RecordData::Other { record_type, data } => {
             return (rdata::mnemonic(*record_type), rdata::text(*record_type, data));

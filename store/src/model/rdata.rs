@@ -19,6 +19,9 @@ pub use types::{mnemonic, mnemonics, number};
 pub use words::{Entry, Malformed, Scanner, Word};
 pub use write::text;
 
+/// What ALIAS has for a number, although it is never on the wire.
+pub const ALIAS: u16 = 65401;
+
 /// What is wrong with a word, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {

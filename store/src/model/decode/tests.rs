@@ -234,6 +234,7 @@ fn records_in_presentation_form() {
             RecordData::Srv { priority: 0, weight: 5, port: 5060, target: name("sip.example.com") },
         ),
         ("DNAME", "x.org.", RecordData::Dname(name("x.org"))),
+        ("ALIAS", "x.org.", RecordData::Alias(name("x.org"))),
         ("TLSA", "3 1 1 0A0b", RecordData::Other { record_type: 52, data: vec![3, 1, 1, 10, 11] }),
         ("TYPE65280", "\\# 2 0a0b", RecordData::Other { record_type: 65_280, data: vec![10, 11] }),
         ("MX", "0 .", RecordData::Other { record_type: 15, data: vec![0, 0, 0] }),

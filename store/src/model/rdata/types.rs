@@ -135,6 +135,8 @@ pub(super) static SHAPES: &[Shape] = &[
     of(109, "EUI64", &[Eui(8)], "eight octets: 00-00-5e-ef-10-00-00-2a"),
     of(256, "URI", &[U16, U16, Rest], "priority, weight and a quoted URI: 10 1 \"https://example.com/\""),
     raw(260, "AMTRELAY"),
+    // No type of the wire; a number for private use (RFC 6895 §3.1), the one others take for it.
+    of(super::ALIAS, "ALIAS", &[Name], "one name"),
     of(32769, "DLV", &[U16, Algorithm, U8, Hex], DIGEST),
 ];
 

@@ -13,6 +13,7 @@ pub(super) fn data(record_type: u16, wire: Vec<u8>) -> Option<RecordData> {
         2 => return only_name(&wire).map(RecordData::Ns),
         5 => return only_name(&wire).map(RecordData::Cname),
         12 => only_name(&wire).map(RecordData::Ptr),
+        super::ALIAS => return only_name(&wire).map(RecordData::Alias),
         39 => return only_name(&wire).map(RecordData::Dname),
         15 => mail(&wire),
         16 => strings(&wire)?

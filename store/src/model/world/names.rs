@@ -45,7 +45,16 @@ impl What<'_> {
 
     /// True for what a steered name cannot stand beside.
     const fn is_address_or_cut(self) -> bool {
-        matches!(self, Self::Glue | Self::Static(RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_)))
+        self.is_flattened()
+            || matches!(
+                self,
+                Self::Glue | Self::Static(RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_))
+            )
+    }
+
+    /// True for addresses that are another name's.
+    const fn is_flattened(self) -> bool {
+        matches!(self, Self::Static(RecordData::Alias(_)))
     }
 }
 
@@ -202,6 +211,18 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
                 &claim.field,
                 problem,
                 "one DNAME and no delegation (RFC 6672 §2.3, §2.4)",
+            );
+        } else if claim.what.is_flattened()
+            && let Some((_, other)) = claims.iter().enumerate().find(|(m, other)| {
+                *m != n && other.what.is_address_or_cut() && (*m < n || !other.what.is_flattened())
+            })
+        {
+            let problem = format!("{name} is an ALIAS, and there is also {}", called(checker, other));
+            checker.report(
+                &claim.by,
+                &claim.field,
+                problem,
+                "one ALIAS, and no addresses or delegation beside it",
             );
         } else if steered && claim.what.is_address_or_cut() {
             let problem = format!("{name} is steered, so its addresses are those of gateways");

@@ -125,6 +125,18 @@ fn static_records_keep_to_the_rules_of_cnames() {
     for (lines, words) in [
         ("  - { name: '@', type: CNAME, data: a }\n", "is a zone's apex"),
         (
+            "  - { name: a, type: ALIAS, data: b }\n  - { name: a, type: A, data: 192.0.2.1 }\n",
+            "records[0]: a.z.org is an ALIAS, and there is also Zone z.org records[1]",
+        ),
+        (
+            "  - { name: a, type: ALIAS, data: b }\n  - { name: a, type: ALIAS, data: c }\n",
+            "records[1]: a.z.org is an ALIAS",
+        ),
+        (
+            "  - { name: a, type: ALIAS, data: b }\n  - { name: a, type: CNAME, data: c }\n",
+            "records[1]: a.z.org is a CNAME",
+        ),
+        (
             "  - { name: a, type: CNAME, data: b }\n  - { name: a, type: TXT, data: t }\n",
             "records[0]: a.z.org is a CNAME, and there is also Zone z.org records[1]",
         ),

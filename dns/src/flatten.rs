@@ -1,0 +1,290 @@
+//! ALIAS: a name whose addresses are another name's, also at an apex, where no CNAME can stand.
+//!
+//! What is asked is always answered from what is here: a target in our zones from those ([`follow`]), any other
+//! from an immutable table of what the resolver last said ([`Targets`]). A task behind it ([`refresh`]) asks again
+//! before that ends; no query ever waits for it, and while nobody answers it the last answer stands.
+
+pub(crate) mod refresh;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use store::{
+    model::{DomainName, Moment, RecordData, Ttl},
+    snapshot::{Owner as Entry, ZoneView},
+};
+
+use crate::{
+    answer::{Found, MOST_ALIASES, World, alias, lookup},
+    record::RecordType,
+};
+
+/// How long an answer may be remembered that the resolver could not renew: as stale data elsewhere (RFC 8767 §4).
+const STALE: Duration = Duration::from_secs(30);
+
+/// One of the two types an ALIAS is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(crate) const fn of(wanted: RecordType) -> Option<Self> {
+        match wanted {
+            RecordType::A => Some(Self::V4),
+            RecordType::AAAA => Some(Self::V6),
+            _ => None,
+        }
+    }
+}
+
+/// The addresses of names outside our zones, as last resolved; immutable.
+#[derive(Clone, Debug, Default)]
+pub struct Targets(HashMap<DomainName, [Option<Arc<Known>>; 2]>);
+
+/// What the resolver said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) until: Moment,
+}
+
+static NONE: LazyLock<Targets> = LazyLock::new(Targets::default);
+
+impl Targets {
+    /// No name was ever resolved.
+    #[must_use]
+    pub fn none() -> &'static Self {
+        &NONE
+    }
+
+    /// A name's addresses and how long they may be remembered; `None` if nobody ever said.
+    pub(crate) fn get(&self, name: &DomainName, family: Family, now: Moment) -> Option<(&[IpAddr], Ttl)> {
+        let known = self.0.get(name)?[family as usize].as_deref()?;
+        let left = known.until.since(now);
+        let left = if left.is_zero() { STALE } else { left };
+        Some((&known.addresses, seconds(left)))
+    }
+}
+
+/// Whole seconds, at least one.
+fn seconds(span: Duration) -> Ttl {
+    let secs = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+    Ttl::from_secs(secs.clamp(1, Ttl::MAX.as_secs())).unwrap_or(Ttl::MAX)
+}
+
+/// Where an ALIAS leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End<'a> {
+    /// To a name of ours, with what lies there.
+    Here { zone: &'a ZoneView, name: &'a DomainName, entry: &'a Entry },
+    /// To somebody else's name.
+    Elsewhere(&'a DomainName),
+    /// To a name in our zones that does not exist.
+    Nothing,
+    /// In a circle, or too far.
+    Nowhere,
+}
+
+/// Follows the ALIAS at an entry, if there is one, through aliases of both kinds. With the TTL of the shortest.
+pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
+    let (mut target, mut ttl) = flattened(zone, entry)?;
+    for _ in 0..MOST_ALIASES {
+        let Some(zone) = world.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
+        let entry = match lookup(zone, target.as_str(), RecordType::A) {
+            Found::Entry { entry, .. } => entry,
+            Found::Nothing => return Some((End::Nothing, ttl)),
+            // Whatever else there is between us and the name, a resolver finds its way through.
+            _ => return Some((End::Elsewhere(target), ttl)),
+        };
+        let Some((next, its)) = alias(zone, entry).or_else(|| flattened(zone, entry)) else {
+            return Some((End::Here { zone, name: target, entry }, ttl));
+        };
+        (target, ttl) = (next, ttl.min(its));
+    }
+    Some((End::Nowhere, ttl))
+}
+
+fn flattened<'a>(zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, Ttl)> {
+    entry.records.iter().find_map(|record| match &record.data {
+        RecordData::Alias(target) => Some((target, zone.ttl(record))),
+        _ => None,
+    })
+}
+
+/// Every name of others that an ALIAS leads to.
+pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
+    let zones = world.snapshot.zones().chain(world.zones.iter());
+    let entries = zones.flat_map(|zone| zone.names().map(move |(_, entry)| (zone, entry)));
+    entries
+        .filter_map(|(zone, entry)| match follow(world, zone, entry)?.0 {
+            End::Elsewhere(name) => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use store::{
+        board::Board,
+        model::{self, Generation, Placed},
+        snapshot::Snapshot,
+    };
+
+    use super::*;
+    use crate::{
+        answer::{Answer, Question, answer},
+        client::Client,
+        record::Rcode,
+        testing::Small,
+        zones_dir::Zones,
+    };
+
+    const ZONES: &str = "
+kind: Zone
+name: a.test
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+ttl: 1h
+negative_ttl: 60s
+records:
+  - { name: '@', type: ALIAS, data: www.b.test., ttl: 100s }
+  - { name: '@', type: TXT, data: t }
+  - { name: out, type: ALIAS, data: x.other.test. }
+  - { name: far, type: ALIAS, data: far.b.test. }
+  - { name: none, type: ALIAS, data: nowhere.b.test. }
+  - { name: text, type: ALIAS, data: text.b.test. }
+  - { name: c1, type: ALIAS, data: c2 }
+  - { name: c2, type: ALIAS, data: c1 }
+  - { name: chain, type: CNAME, data: out }
+  - { name: '*.w', type: ALIAS, data: www.b.test. }
+  - { name: cut, type: ALIAS, data: x.child.b.test. }
+---
+kind: Zone
+name: b.test
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+ttl: 1h
+negative_ttl: 30s
+records:
+  - { name: www, type: A, data: 192.0.2.1 }
+  - { name: www, type: A, data: 192.0.2.2, ttl: 50s }
+  - { name: far, type: CNAME, data: further.other.test., ttl: 20s }
+  - { name: text, type: TXT, data: t }
+  - { name: child, type: NS, data: ns.elsewhere.test. }
+";
+
+    fn snapshot(documents: &str) -> Snapshot {
+        let documents = model::parse("alias.yaml", documents).unwrap();
+        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        let world = model::World::check(placed, Moment(0)).unwrap();
+        Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, &Board::default())
+    }
+
+    const NOW: Moment = Moment(1_000_000);
+
+    fn ask(snapshot: &Snapshot, targets: &Targets, name: &str, record_type: RecordType) -> Answer {
+        let board = Board::default();
+        let world = World { snapshot, zones: Zones::none(), targets, board: &board, now: NOW };
+        let question = Question::new(name.parse().unwrap(), record_type);
+        answer(world, &question, &Client::at(IpAddr::from([10, 1, 0, 9])))
+    }
+
+    fn shown(answer: &Answer) -> Vec<String> {
+        answer.answer.iter().map(|it| format!("{} {}", it.ttl.as_secs(), it.data)).collect()
+    }
+
+    fn knowing(name: &str, last: u8, left: i64) -> Targets {
+        let until = Moment(NOW.0.saturating_add_signed(left * 1000));
+        let addresses = vec![IpAddr::V4(Ipv4Addr::new(198, 51, 100, last))];
+        let known = Some(Arc::new(Known { addresses, until }));
+        Targets(HashMap::from([(name.parse().unwrap(), [known, None])]))
+    }
+
+    #[test]
+    fn a_target_of_ours_answers_under_the_name_that_was_asked() {
+        let snapshot = snapshot(ZONES);
+        let ask = |name, record_type| ask(&snapshot, Targets::none(), name, record_type);
+        let apex = ask("a.test", RecordType::A);
+        assert_eq!(shown(&apex), ["50 192.0.2.1", "50 192.0.2.2"], "of its TTLs the shortest");
+        assert!(apex.authoritative && apex.answer.iter().all(|it| it.owner == crate::record::Owner::Asked));
+        assert_eq!(shown(&ask("x.w.a.test", RecordType::A)).len(), 2, "a wildcard's too");
+        assert_eq!(shown(&ask("a.test", RecordType::TXT)), ["3600 \"t\""], "other types are its own");
+        assert_eq!(ask("a.test", RecordType::NS).answer.len(), 1);
+    }
+
+    #[test]
+    fn what_the_target_has_not_is_absent_in_the_zone_that_was_asked() {
+        let snapshot = snapshot(ZONES);
+        for (name, record_type) in [
+            ("a.test", RecordType::AAAA),
+            ("text.a.test", RecordType::A),
+            ("none.a.test", RecordType::A),
+            ("a.test", RecordType(model::rdata::ALIAS)),
+            ("none.a.test", RecordType::MX),
+        ] {
+            let answer = ask(&snapshot, Targets::none(), name, record_type);
+            assert_eq!((answer.rcode, shown(&answer).len()), (Rcode::NoError, 0), "{name} {record_type}");
+            let [soa] = &answer.authority[..] else { panic!("{name}: one SOA") };
+            assert_eq!(soa.owner, crate::record::Owner::At("a.test".parse().unwrap()), "{name}");
+        }
+        assert_eq!(ask(&snapshot, Targets::none(), "c1.a.test", RecordType::A).rcode, Rcode::ServFail);
+    }
+
+    #[test]
+    fn a_target_of_others_answers_from_the_table_also_when_that_is_stale() {
+        let snapshot = snapshot(ZONES);
+        for name in ["out.a.test", "chain.a.test"] {
+            let never = ask(&snapshot, Targets::none(), name, RecordType::A);
+            assert_eq!(never.rcode, Rcode::ServFail);
+            let fresh = ask(&snapshot, &knowing("x.other.test", 7, 90), name, RecordType::A);
+            assert_eq!(shown(&fresh).last().unwrap(), "90 198.51.100.7");
+            let stale = ask(&snapshot, &knowing("x.other.test", 7, -90), name, RecordType::A);
+            assert_eq!(shown(&stale).last().unwrap(), "30 198.51.100.7");
+        }
+        let through = ask(&snapshot, &knowing("further.other.test", 8, 90), "far.a.test", RecordType::A);
+        assert_eq!(shown(&through), ["20 198.51.100.8"], "no CNAME is shown, its TTL counts");
+        assert_eq!(through.answer.len(), 1);
+    }
+
+    #[test]
+    fn names_to_resolve_are_those_of_others() {
+        let (snapshot, board) = (snapshot(ZONES), Board::default());
+        let world = World {
+            snapshot: &snapshot,
+            zones: Zones::none(),
+            targets: Targets::none(),
+            board: &board,
+            now: NOW,
+        };
+        let names: Vec<_> = elsewhere(world).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["further.other.test", "x.child.b.test", "x.other.test"]);
+    }
+
+    #[test]
+    fn a_steered_target_is_steered_for_its_client_and_says_so() {
+        let more = "---\nkind: Zone\nname: z.test\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\nrecords:\n  \
+                    - { name: '@', type: ALIAS, data: gw.example.com. }\n";
+        let small = Small::with(more);
+        for client in ["10.1.0.9", "10.2.0.9", "10.3.0.9"] {
+            let direct = small.explain("gw.example.com", RecordType::A, client);
+            let apex = small.explain("z.test", RecordType::A, client);
+            let data = |lines: &[String]| {
+                lines
+                    .iter()
+                    .map(|it| it.rsplit(' ').next().unwrap_or_default().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!((data(&apex.answer), apex.scope), (data(&direct.answer), direct.scope));
+            assert!(apex.steered.is_some() && !apex.answer.is_empty() && apex.scope > 0);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Asking for the addresses of other people's names, in the background and before what was said ends.
+//!
+//! Bounded in names, in questions at a time, and in how often one is asked: a TTL counts as at least
+//! [`SOONEST`]. Moments differ a little by chance, so that names do not come due together.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use hickory_proto::rr::{Name, RData, RecordType as WireType};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+};
+use store::{model::DomainName, snapshot::Snapshot};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{Family, Known, Targets, elsewhere};
+use crate::{answer::World, metrics::Metrics, zones_dir::Zones};
+
+/// A TTL counts as at least this, and as at most that.
+const SOONEST: Duration = Duration::from_secs(5);
+const LATEST: Duration = Duration::from_secs(3600);
+/// The longest pause after questions that nobody answered.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long an absence counts whose end nobody told.
+const ABSENT: Duration = Duration::from_secs(60);
+/// How often to look whether zones from files changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// More names than this are not resolved.
+const MOST_NAMES: usize = 10_000;
+/// More addresses than this are not kept of one name.
+const MOST_ADDRESSES: usize = 64;
+/// Questions at a time.
+const AT_A_TIME: usize = 32;
+
+/// What keeps the table true.
+#[derive(Debug)]
+pub(crate) struct Refresher {
+    pub(crate) store: store::Handle,
+    pub(crate) zones: Arc<ArcSwap<Zones>>,
+    pub(crate) targets: Arc<ArcSwap<Targets>>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whom to ask; empty: whom the system asks.
+    pub(crate) resolvers: Vec<SocketAddr>,
+}
+
+/// What a question came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    /// Addresses, or that there are none, and for how long that holds.
+    Addresses(Vec<IpAddr>, Duration),
+    /// Nobody answered, or nobody knew.
+    Nothing,
+}
+
+type Question = (DomainName, Family);
+
+/// When a question is asked next.
+#[derive(Debug, PartialEq, Eq)]
+struct Due {
+    at: Instant,
+    failures: u32,
+    asking: bool,
+}
+
+impl Due {
+    const fn first(at: Instant) -> Self {
+        Self { at, failures: 0, asking: false }
+    }
+
+    /// After an answer. `chance` lies between 0 and 1.
+    fn again(&mut self, now: Instant, said: &Said, chance: f64) {
+        self.asking = false;
+        let pause = match said {
+            // While there is time for another try before it ends.
+            Said::Addresses(_, holds) => {
+                self.failures = 0;
+                (*holds).clamp(SOONEST, LATEST).mul_f64(chance.mul_add(0.2, 0.6))
+            }
+            Said::Nothing => {
+                self.failures = self.failures.saturating_add(1);
+                let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(LONGEST_PAUSE);
+                doubled.mul_f64(chance.mul_add(0.5, 0.5))
+            }
+        };
+        self.at = now + pause;
+    }
+}
+
+impl Refresher {
+    /// Keeps the table true until the end.
+    pub(crate) async fn run(self, mut stopped: watch::Receiver<bool>) {
+        let mut snapshots = self.store.snapshots();
+        let mut seen: Option<(Option<Arc<Snapshot>>, Arc<Zones>)> = None;
+        let mut plan: HashMap<Question, Due> = HashMap::new();
+        let mut asking: JoinSet<(Question, Said)> = JoinSet::new();
+        let mut resolver = None;
+        loop {
+            let now = (snapshots.borrow_and_update().clone(), self.zones.load_full());
+            if !seen.as_ref().is_some_and(|seen| same(seen, &now)) {
+                self.adopt(self.names(&now).await, &mut plan);
+                seen = Some(now);
+            }
+            let next = self.ask(&mut plan, &mut asking, &mut resolver);
+            tokio::select! {
+                // An error means that the sender is gone, which is an end as well.
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                Ok(()) = snapshots.changed() => {}
+                Some(answered) = asking.join_next() => {
+                    let mut all: Vec<_> = answered.into_iter().collect();
+                    while let Some(more) = asking.try_join_next() {
+                        all.extend(more);
+                    }
+                    self.take(all, &mut plan);
+                }
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// The names that have to be resolved. Found aside: there may be millions of records to look at.
+    async fn names(&self, (snapshot, zones): &(Option<Arc<Snapshot>>, Arc<Zones>)) -> BTreeSet<DomainName> {
+        let (snapshot, zones, store) = (snapshot.clone(), Arc::clone(zones), self.store.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let empty = Snapshot::default();
+            elsewhere(World {
+                snapshot: snapshot.as_deref().unwrap_or(&empty),
+                zones: &zones,
+                targets: Targets::none(),
+                board: store.board(),
+                now: store.now(),
+            })
+        });
+        found.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a defect: looking for ALIAS records panicked");
+            BTreeSet::new()
+        })
+    }
+
+    /// Plans for these names and forgets all others.
+    fn adopt(&self, mut names: BTreeSet<DomainName>, plan: &mut HashMap<Question, Due>) {
+        let surplus = names.len().saturating_sub(MOST_NAMES);
+        if surplus > 0 {
+            tracing::error!(
+                names = names.len(),
+                most = MOST_NAMES,
+                "too many ALIAS targets; some stay SERVFAIL"
+            );
+            names = names.into_iter().take(MOST_NAMES).collect();
+        }
+        plan.retain(|(name, _), _| names.contains(name));
+        let now = Instant::now();
+        for name in &names {
+            for family in Family::BOTH {
+                plan.entry((name.clone(), family)).or_insert_with(|| Due::first(now));
+            }
+        }
+        let mut targets = Targets::clone(&self.targets.load());
+        let before = targets.0.len();
+        targets.0.retain(|name, _| names.contains(name));
+        if targets.0.len() != before {
+            self.targets.store(Arc::new(targets));
+        }
+        self.metrics.aliased(names.len(), surplus);
+    }
+
+    /// Asks what is due, as far as there is room, and says when to look again.
+    fn ask(
+        &self,
+        plan: &mut HashMap<Question, Due>,
+        asking: &mut JoinSet<(Question, Said)>,
+        resolver: &mut Option<TokioResolver>,
+    ) -> Instant {
+        let now = Instant::now();
+        let look = now + LOOK;
+        let waiting = |due: &Due| !due.asking;
+        if plan.values().any(|due| waiting(due) && due.at <= now) && resolver.is_none() {
+            *resolver = built(&self.resolvers);
+        }
+        let Some(resolver) = resolver else {
+            plan.values_mut().for_each(|due| due.at = due.at.max(now + LONGEST_PAUSE));
+            return look;
+        };
+        for (question, due) in plan.iter_mut().filter(|(_, due)| waiting(due) && due.at <= now) {
+            if asking.len() >= AT_A_TIME {
+                return look;
+            }
+            due.asking = true;
+            let (resolver, question) = (resolver.clone(), question.clone());
+            asking.spawn(async move {
+                let said = resolve(&resolver, &question).await;
+                (question, said)
+            });
+        }
+        plan.values().filter(|due| waiting(due)).map(|due| due.at).min().unwrap_or(look).min(look)
+    }
+
+    /// Takes answers into the plan and the table.
+    fn take(&self, answers: Vec<(Question, Said)>, plan: &mut HashMap<Question, Due>) {
+        let mut targets = Targets::clone(&self.targets.load());
+        for (question, said) in answers {
+            let Some(due) = plan.get_mut(&question) else { continue };
+            due.again(Instant::now(), &said, fastrand::f64());
+            let (name, family) = question;
+            match said {
+                Said::Addresses(addresses, holds) => {
+                    self.metrics.alias_answered(addresses.is_empty());
+                    let until = self.store.now().after(holds.clamp(SOONEST, LATEST));
+                    let known = Some(Arc::new(Known { addresses, until }));
+                    targets.0.entry(name).or_default()[family as usize] = known;
+                }
+                Said::Nothing => self.metrics.alias_failed(),
+            }
+        }
+        self.targets.store(Arc::new(targets));
+    }
+}
+
+type Seen = (Option<Arc<Snapshot>>, Arc<Zones>);
+
+fn same(one: &Seen, other: &Seen) -> bool {
+    let snapshots = match (&one.0, &other.0) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    };
+    snapshots && Arc::ptr_eq(&one.1, &other.1)
+}
+
+/// A resolver of its own memory's: this table is one, and must see what is new.
+fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
+    let builder = if resolvers.is_empty() {
+        TokioResolver::builder_tokio()
+    } else {
+        let servers = resolvers.iter().map(server).collect();
+        let config = ResolverConfig::from_name_servers(servers);
+        Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+    };
+    let resolver = builder.and_then(|mut builder| {
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        builder.build()
+    });
+    resolver
+        .inspect_err(
+            |error| tracing::error!(%error, "no resolver for ALIAS records; [dns] resolvers names some"),
+        )
+        .ok()
+}
+
+fn server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut it| {
+        it.port = address.port();
+        it
+    });
+    NameServerConfig::new(address.ip(), true, connections.into())
+}
+
+async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
+    let wire = match family {
+        Family::V4 => WireType::A,
+        Family::V6 => WireType::AAAA,
+    };
+    let Ok(mut absolute) = Name::from_labels(name.labels().map(str::as_bytes)) else { return Said::Nothing };
+    absolute.set_fqdn(true);
+    match resolver.lookup(absolute, wire).await {
+        Ok(found) => {
+            let addresses = found.answers().iter().filter_map(|record| match record.data {
+                RData::A(ip) => Some(IpAddr::V4(ip.0)),
+                RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
+                _ => None,
+            });
+            let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
+            Said::Addresses(addresses.take(MOST_ADDRESSES).collect(), Duration::from_secs(ttl.into()))
+        }
+        Err(error) => absent(name, &error),
+    }
+}
+
+/// An absence is an answer, if somebody answers for it: with the SOA of a zone.
+fn absent(name: &DomainName, error: &NetError) -> Said {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) if none.soa.is_some() => {
+            let holds = none.negative_ttl.map_or(ABSENT, |ttl| Duration::from_secs(ttl.into()));
+            Said::Addresses(Vec::new(), holds)
+        }
+        error => {
+            tracing::warn!(%name, %error, "the target of an ALIAS cannot be resolved");
+            Said::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_renewed_before_they_end_and_failures_wait_longer_each_time() {
+        let now = Instant::now();
+        let mut due = Due::first(now);
+        for (holds, earliest, latest) in [(0, 3, 5), (100, 60, 80), (1_000_000, 2160, 2880)] {
+            for chance in [0.0, 0.5, 0.999] {
+                due.again(now, &Said::Addresses(vec![], Duration::from_secs(holds)), chance);
+                let pause = due.at - now;
+                assert!(Duration::from_secs(earliest) <= pause && pause <= Duration::from_secs(latest));
+            }
+        }
+        let mut pauses = Vec::new();
+        for _ in 0..100 {
+            due.again(now, &Said::Nothing, 1.0);
+            pauses.push(due.at - now);
+        }
+        assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == LONGEST_PAUSE);
+        due.again(now, &Said::Addresses(vec![], SOONEST), 0.0);
+        assert_eq!(due.failures, 0);
+    }
+}

@@ -1,0 +1,99 @@
+//! Encryption: the certificate of DNS over TLS (RFC 7858) and HTTPS (RFC 8484), and shaking hands.
+//!
+//! Whoever runs the server reads the certificate and gives it in, at any time and again; listeners without one
+//! stay shut. Connections that are there keep the one they began with.
+
+use std::{fmt, sync::Arc};
+
+use rustls::ServerConfig;
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{end, streams::Line};
+use crate::respond::Transport;
+
+/// The certificate of the encrypted listeners; clones share it. Empty until [`Certificate::set`].
+#[derive(Clone)]
+pub struct Certificate(watch::Sender<Option<Offers>>);
+
+/// What clients are offered, by transport.
+#[derive(Clone)]
+struct Offers {
+    tls: Arc<ServerConfig>,
+    https: Arc<ServerConfig>,
+}
+
+impl Certificate {
+    /// Takes a certificate, for connections that come from now on. The protocols it is offered for (ALPN) are
+    /// set here.
+    pub fn set(&self, config: &ServerConfig) {
+        let with = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+            Arc::new(config)
+        };
+        self.0.send_replace(Some(Offers { tls: with(&[b"dot"]), https: with(&[b"h2", b"http/1.1"]) }));
+    }
+
+    /// Ready once there is one; false if the server ends before.
+    pub(super) async fn is_there(&self, stopped: &mut watch::Receiver<bool>) -> bool {
+        let mut set = self.0.subscribe();
+        tokio::select! {
+            biased;
+            () = end(stopped) => false,
+            set = set.wait_for(Option::is_some) => set.is_ok(),
+        }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    fn acceptor(&self, transport: Transport) -> Option<TlsAcceptor> {
+        let offers = self.0.borrow().clone()?;
+        let https = transport == Transport::Https;
+        Some(TlsAcceptor::from(if https { offers.https } else { offers.tls }))
+    }
+}
+
+impl Default for Certificate {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
+}
+
+impl Eq for Certificate {}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({})", if self.is_set() { "set" } else { "not set" })
+    }
+}
+
+/// Shakes hands, within the idle limit.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    certificate: &Certificate,
+    line: &mut Line,
+) -> Option<TlsStream<TcpStream>> {
+    let acceptor = certificate.acceptor(line.transport)?;
+    let shaken = tokio::select! {
+        biased;
+        () = end(&mut line.stopped) => return None,
+        shaken = timeout(line.idle, acceptor.accept(stream)) => shaken,
+    };
+    let why = match shaken {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it took too long".to_owned(),
+    };
+    tracing::debug!(why, peer = %line.peer, "a TLS handshake failed");
+    line.exchange.metrics.failed_handshakes.increment();
+    None
+}
