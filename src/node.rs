@@ -387,6 +387,8 @@ impl Node {
     async fn until_the_end(&mut self) -> Result<(), NodeError> {
         let begun = self.shutdown.begun();
         let failed = tokio::select! {
+            // Once the end has begun, parts that end do so because of it.
+            biased;
             () = begun => None,
             ended = self.tasks.join_next() => Some(outcome(ended)),
         };
