@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST_NAMES: usize = 10_000;
 /// More addresses than this are not kept of one name.
 const MOST_ADDRESSES: usize = 64;
+/// How long one server has to answer one question.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions at a time.
 const AT_A_TIME: usize = 32;
 
@@ -255,6 +257,8 @@ fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
     let resolver = builder.and_then(|mut builder| {
         let options = builder.options_mut();
         options.cache_size = 0;
+        // There is a next time: nobody waits for this one, and what hangs holds up others.
+        (options.timeout, options.attempts) = (PATIENCE, 1);
         options.use_hosts_file = ResolveHosts::Never;
         builder.build()
     });
