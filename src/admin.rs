@@ -13,6 +13,7 @@ pub mod status;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
@@ -20,6 +21,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
+use dns::{flatten::Targets, zones_dir::Zones};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use store::{
@@ -52,6 +54,8 @@ pub struct Admin {
     control: ControlHandle,
     auth: Auth,
     nodes: nodes::Nodes,
+    zones: Arc<ArcSwap<Zones>>,
+    targets: Arc<ArcSwap<Targets>>,
 }
 
 impl Admin {
@@ -59,7 +63,19 @@ impl Admin {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
-        Self { engine, handle, control, auth, nodes }
+        Self { engine, handle, control, auth, nodes, zones: Arc::default(), targets: Arc::default() }
+    }
+
+    /// With the zones this node serves from files, which `explain` then knows as well.
+    #[must_use]
+    pub fn with_zones(self, zones: Arc<ArcSwap<Zones>>) -> Self {
+        Self { zones, ..self }
+    }
+
+    /// With what this node knows of the targets of ALIAS records, which `explain` then knows as well.
+    #[must_use]
+    pub fn with_targets(self, targets: Arc<ArcSwap<Targets>>) -> Self {
+        Self { targets, ..self }
     }
 }
 

@@ -133,7 +133,7 @@ enum Command {
     /// Make documents of what others wrote, without asking anybody.
     #[command(subcommand)]
     Import(Import),
-    /// Look for mistakes in documents, or in a node's configuration (.toml), without asking anybody.
+    /// Look for mistakes in documents, a node's configuration (.toml) or zone files (ORIGIN.zone), asking nobody.
     Check {
         /// Files or folders.
         #[arg(required = true, value_name = "FILE|DIR")]

@@ -6,6 +6,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+use dns::{
+    flatten::Targets,
+    zones_dir::{Zones, ZonesDir},
+};
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
@@ -111,7 +116,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     };
     let (handle, follower) = followed.unzip();
     let handle = handle.or_else(|| config.dns.as_ref().map(|_| standing()));
-    let mut node = Node { boot, tasks: JoinSet::new(), sources: Vec::new(), shutdown, gateway: None };
+    let mut node = Node {
+        boot,
+        tasks: JoinSet::new(),
+        sources: Vec::new(),
+        shutdown,
+        gateway: None,
+        zones: Arc::default(),
+        targets: Arc::default(),
+    };
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
@@ -194,7 +207,7 @@ fn standing() -> Handle {
 }
 
 /// Reads the folder of zones again whenever SIGHUP asks for it.
-async fn reread_on_hangup(zones: Arc<dns::zones_dir::ZonesDir>, mut hangup: Signal) {
+async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
         let zones = Arc::clone(&zones);
         match tokio::task::spawn_blocking(move || zones.reread()).await {
@@ -211,6 +224,9 @@ struct Node {
     sources: Vec<Arc<dyn Source>>,
     shutdown: Shutdown,
     gateway: Option<(proxy::ProxyHandle, Duration)>,
+    /// What the DNS role serves from files.
+    zones: Arc<ArcSwap<Zones>>,
+    targets: Arc<ArcSwap<Targets>>,
 }
 
 impl Node {
@@ -254,6 +270,7 @@ impl Node {
             }
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
+            (self.zones, self.targets) = (server.zones(), server.targets());
             if let Some(zones) = server.zones_dir() {
                 self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
                 self.reread_on_hangup(zones)?;
@@ -289,7 +306,7 @@ impl Node {
         Ok(())
     }
 
-    fn reread_on_hangup(&mut self, zones: Arc<dns::zones_dir::ZonesDir>) -> Result<(), NodeError> {
+    fn reread_on_hangup(&mut self, zones: Arc<ZonesDir>) -> Result<(), NodeError> {
         let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
         let ending = self.shutdown.begun();
         self.tasks.spawn(async move {
@@ -360,6 +377,7 @@ impl Node {
         {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
+            let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {

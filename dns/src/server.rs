@@ -157,10 +157,22 @@ fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
 }
 
 impl Server {
+    /// The zones served from files, also after rereads.
+    #[must_use]
+    pub fn zones(&self) -> Arc<ArcSwap<Zones>> {
+        Arc::clone(&self.exchange.zones)
+    }
+
     /// The folder of zones, to be read again when somebody asks for it.
     #[must_use]
     pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
         self.zones_dir.clone()
+    }
+
+    /// What is known of the targets of ALIAS records outside our zones, also later.
+    #[must_use]
+    pub fn targets(&self) -> Arc<ArcSwap<Targets>> {
+        Arc::clone(&self.exchange.targets)
     }
 
     /// The addresses, with the ports that were given where 0 was asked.

@@ -19,8 +19,8 @@ use store::model::{DomainName, Zone};
 pub const MOST_MISTAKES: usize = 20;
 /// Files may include files this many levels deep.
 pub const DEEPEST: usize = 8;
-/// All files of one zone together may have this many octets.
-pub const MOST_OCTETS: usize = 256 << 20;
+/// All files of one zone together may have this many octets, what `$GENERATE` makes included.
+pub const MOST_OCTETS: usize = 64 << 20;
 
 /// Where included files come from.
 pub trait Files {
@@ -93,6 +93,13 @@ pub fn read_placed(
 ) -> Result<(Zone, Places), Vec<Mistake>> {
     let found = entries::read(file, text, origin, files)?;
     whole::zone(origin, found)
+}
+
+/// The zone that a file named `ORIGIN.zone` holds; `None` for another name.
+#[must_use]
+pub fn origin_of(file: &Path) -> Option<DomainName> {
+    let name = file.file_name()?.to_str()?;
+    DomainName::below(None, name.strip_suffix(".zone")?.as_bytes()).ok().flatten()
 }
 
 /// Reads a zone file of the disk, included files from its folder.

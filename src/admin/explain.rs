@@ -100,15 +100,17 @@ pub(super) async fn explain(
     let record_type = asked.record_type.as_deref().unwrap_or("A").parse::<dns::RecordType>();
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    let (zones, targets) = (admin.zones.load(), admin.targets.load());
     let world = dns::World {
         snapshot: &snapshot,
-        zones: dns::zones_dir::Zones::none(),
-        targets: dns::flatten::Targets::none(),
+        zones: &zones,
+        targets: &targets,
         board: admin.handle.board(),
         now: admin.handle.now(),
     };
     let question = dns::Question { name, record_type, class: dns::Question::IN };
     let explanation = dns::explain(world, &question, &dns::Client::at(client));
+    drop(zones);
     let located = snapshot.locality.locate(client);
     let picture = admin.handle.picture().await;
     let sites = explanation

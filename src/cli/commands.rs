@@ -88,7 +88,7 @@ pub(super) fn print(text: &str) -> Outcome {
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
-    let mut configurations = 0;
+    let (mut configurations, mut filed) = (0, 0);
     let (files, origins) = match zones::expand(read(paths)?) {
         Ok(expanded) => expanded,
         Err(found) => {
@@ -100,6 +100,11 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
         if Path::new(&file.name).extension().is_some_and(|it| it == "toml") {
             configurations += 1;
             mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
+            continue;
+        }
+        if Path::new(&file.name).extension().is_some_and(|it| it == "zone") {
+            filed += 1;
+            mistakes.extend(zones::check(&file.name));
             continue;
         }
         match model::parse(&file.name, &file.text) {
@@ -117,7 +122,8 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
         show::json(&mistakes)?;
     }
     if mistakes.is_empty() {
-        let text = format!("{count} documents and {configurations} node configurations, no mistake\n");
+        let also = if filed == 0 { String::new() } else { format!(", {filed} zone files") };
+        let text = format!("{count} documents and {configurations} node configurations{also}, no mistake\n");
         return if json { Ok(()) } else { print(&text) };
     }
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))

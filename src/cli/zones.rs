@@ -33,6 +33,25 @@ pub(super) fn import(file: &Path, origin: &str, output: Option<&Path>) -> Outcom
     std::fs::File::create(output).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
+/// Looks for mistakes in a file called `ORIGIN.zone`.
+pub(super) fn check(file: &str) -> Vec<Mistake> {
+    let Some(origin) = zonefile::origin_of(Path::new(file)) else {
+        let (problem, expected) =
+            ("the file's name is not that of a zone", "a name such as example.com.zone");
+        let (file, problem, expected) = (file.into(), problem.to_owned(), expected.to_owned());
+        return vec![Mistake {
+            file,
+            line: None,
+            document: String::new(),
+            field: String::new(),
+            problem,
+            expected,
+        }];
+    };
+    let found = zonefile::read_from(Path::new(file), &origin).err().unwrap_or_default();
+    found.into_iter().map(|it| of_zone_file(it, "")).collect()
+}
+
 /// Where the records came from that stand in no document people wrote.
 #[derive(Debug, Default)]
 pub(super) struct Origins(Vec<Origin>);
@@ -98,7 +117,7 @@ pub(super) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Origins), V
 
 fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<Mistake>) -> FileText {
     // Most files name no zone file, and go out letter by letter.
-    if !file.text.contains("file") || file.name.ends_with(".toml") {
+    if !file.text.contains("file") || file.name.ends_with(".toml") || file.name.ends_with(".zone") {
         return file;
     }
     let mistakes = Mistakes::new(file.name.as_str().into());
@@ -325,6 +344,17 @@ mod tests {
             let found = checked(&documents, &format!("{ZONE}{more}")).unwrap_err();
             assert!(found[0].starts_with(expected), "{documents}{more}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn zone_files_are_checked_by_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("example.com.zone"), ZONE).unwrap();
+        std::fs::write(path("b.zone"), format!("{ZONE}x A y\n")).unwrap();
+        assert_eq!(check(&path("example.com.zone")), []);
+        assert!(check(&path("b.zone"))[0].to_string().contains("b.zone:5: \"y\" is not an IPv4 address"));
+        assert!(check(&path("a..b.zone"))[0].to_string().contains("a name such as example.com.zone"));
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFi
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
         resolvers: fields.optional("resolvers", addresses).unwrap_or_default(),
-        zones_dir: fields.optional("zones_dir", |it| path(&it)),
+        zones_dir: fields.optional("zones_dir", |it| folder(&it)),
     };
     Some((config, dns_certificate(fields)))
 }
@@ -287,6 +287,15 @@ fn url(at: Reader<'_>) -> Option<String> {
 
 fn path(at: &Reader<'_>) -> Option<PathBuf> {
     at.text(LONGEST).map(PathBuf::from)
+}
+
+/// A folder that is there.
+fn folder(at: &Reader<'_>) -> Option<PathBuf> {
+    let path = path(at)?;
+    if !path.is_dir() {
+        at.mistake(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
+    }
+    Some(path)
 }
 
 fn file(at: &Reader<'_>) -> Option<Vec<u8>> {

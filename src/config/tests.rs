@@ -53,16 +53,18 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
     assert!(said.contains("[store]"), "{said}");
     let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
     assert!(said.contains("turns nothing on"), "{said}");
-    let zones = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"z\"\n";
+    let zones = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"/\"\n";
     let config = Config::parse("node.toml", zones).unwrap();
-    assert_eq!(config.dns.unwrap().zones_dir, Some("z".into()));
+    assert_eq!(config.dns.unwrap().zones_dir, Some("/".into()));
+    let said = mistakes(&zones.replace('/', "/no/where"));
+    assert!(said.contains("node.toml:5: dns.zones_dir: /no/where is no folder"), "{said}");
 }
 
 #[test]
 fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
-    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"z\"\n";
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
     let said = mistakes(&format!("{head}tls_listen = [\"[::1]:853\"]\nhttps_listen = [\"[::1]:443\"]\n"));
-    for named in ["node.toml:6: ", "dns.tls_listen", "node.toml:7: ", "dns.https_listen", "[dns.tls]"] {
+    for named in ["node.toml:7: ", "dns.tls_listen", "node.toml:8: ", "dns.https_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
     let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));

@@ -334,7 +334,12 @@ impl ZoneView {
             self.owner(&server.name).records.extend(glue);
         }
         for record in records {
-            self.owner(&record.name.clone()).records.push(record);
+            let there = &mut self.owner(&record.name.clone()).records;
+            if there.is_empty() {
+                // Most names have one record; a list grown by pushing holds room for four.
+                there.reserve_exact(1);
+            }
+            there.push(record);
         }
     }
 

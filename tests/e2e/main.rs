@@ -19,6 +19,7 @@ mod names;
 mod outage;
 mod security;
 mod tools;
+mod zones;
 
 use std::process::ExitCode;
 
@@ -61,5 +62,6 @@ fn main() -> ExitCode {
     trials.extend(engine::trials(&components));
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));
+    trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -189,6 +189,11 @@ impl Reading<'_> {
         for number in range.numbers() {
             let text = generate::line(template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
+            let Some(left) = self.octets.checked_sub(text.len()) else {
+                let expected = format!("at most {MOST_OCTETS} octets in all");
+                return Err(wrong(name, "$GENERATE makes the zone too large", expected));
+            };
+            self.octets = left;
             let entry = Scanner::new(&text).next().and_then(Result::ok).unwrap_or_default();
             // Places are those of the template.
             let at = |word: &Word<'_>| Word { line: name.line, column: name.column, text: &[], ..*word };
@@ -231,7 +236,7 @@ impl Reading<'_> {
         let mut names = rdata::below(inside.as_ref());
         let misplaced = |it: rdata::Wrong| {
             let word = it.word.and_then(|at| data.get(at));
-            let line = word.or(data.last()).unwrap_or(first).line;
+            let line = word.or_else(|| data.last()).unwrap_or(first).line;
             Wrong { line, column: word.map(|word| word.column), what: it.what }
         };
         if what == SOA {

@@ -17,7 +17,7 @@ impl Folder {
     #[must_use]
     pub fn of(file: &Path) -> Self {
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Self(parent.unwrap_or(Path::new(".")).to_owned())
+        Self(parent.unwrap_or_else(|| Path::new(".")).to_owned())
     }
 
     /// The path of a file inside, links followed.

@@ -27,7 +27,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Listed>> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(stem) = name.strip_suffix(".zone").filter(|stem| !stem.starts_with('.')) else { continue };
-        let origin = DomainName::below(None, stem.as_bytes()).ok().flatten();
+        let origin = zonefile::origin_of(&path);
         let problem = || format!("{}: {stem:?} is not a domain name; expected ORIGIN.zone", path.display());
         let origin = origin.ok_or_else(problem);
         listed.push(Listed { path, origin });

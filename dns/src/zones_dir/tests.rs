@@ -1,8 +1,16 @@
 use std::fs;
 
+use hickory_proto::rr::RecordType as WireType;
+use store::snapshot::Snapshot;
 use tempfile::TempDir;
 
 use super::*;
+use crate::{
+    World,
+    record::Rcode,
+    respond::{Transport, respond},
+    testing::{Small, parsed, query},
+};
 
 fn zone(serial: u32, address: &str) -> String {
     format!("$TTL 60\n@ SOA ns.elsewhere. a 0{serial} 2 3 4 5\n@ NS ns.elsewhere.\nwww A {address}\n")
@@ -109,4 +117,31 @@ fn a_folder_that_is_gone_changes_nothing() {
     assert_eq!((report.zones, report.failed), (1, 1));
     assert!(view(&dir, "a").is_some());
     assert!(ZonesDir::open(Path::new("/nowhere/at/all")).is_err());
+}
+
+#[test]
+fn files_answer_beside_a_configuration_and_before_there_is_one() {
+    let place = Place::new(&[
+        ("example.com.zone", &zone(1, "198.51.100.1")),
+        ("sub.example.com.zone", &zone(1, "198.51.100.2")),
+        ("example.org.zone", &format!("{}alias CNAME www.sub.example.com.\n", zone(1, "198.51.100.3"))),
+    ]);
+    let (dir, _) = place.open();
+    let (small, zones, nothing) = (Small::healthy(), dir.zones().load(), Snapshot::default());
+    let configured = World { zones: &zones, ..small.world() };
+    let bare = World { snapshot: &nothing, ..configured };
+    let ask = |world, name: &str| {
+        let packet = query(name, WireType::A, None);
+        let response = respond(&packet, [10, 1, 0, 9].into(), Transport::Udp, Some(world)).unwrap();
+        let addresses: Vec<_> = parsed(&response).answers.iter().map(|it| it.data.to_string()).collect();
+        (response.rcode, response.no_snapshot, addresses.join(" "))
+    };
+    let (found, none) = (|text: &str| (Rcode::NoError, false, text.to_owned()), String::new());
+    assert_eq!(ask(configured, "www.example.org."), found("198.51.100.3"));
+    assert_eq!(ask(configured, "alias.example.org."), found("www.sub.example.com. 198.51.100.2"));
+    assert_eq!(ask(configured, "www.sub.example.com."), found("198.51.100.2"), "the deepest zone answers");
+    assert_eq!(ask(configured, "gw.example.com."), found("192.0.2.1"), "the configuration comes first");
+    assert_eq!(ask(configured, "example.net."), (Rcode::Refused, false, none.clone()));
+    assert_eq!(ask(bare, "www.example.com."), found("198.51.100.1"));
+    assert_eq!(ask(bare, "example.net."), (Rcode::ServFail, true, none));
 }

@@ -73,6 +73,10 @@ pub fn parse(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Res
         return Err(Wrong::whole(problem, "a type of record data"));
     }
     let wire = octets(record_type, words, names)?;
+    if let Some((there, right)) = wire::digest(record_type, &wire).filter(|(there, right)| there != right) {
+        let problem = format!("the digest has {there} octets");
+        return Err(Wrong::whole(problem, format!("{right} octets for a digest of its type")));
+    }
     let form = types::shape(record_type).map_or("", |shape| shape.form);
     wire::data(record_type, wire).ok_or_else(|| {
         let problem = format!("these octets are no {}", mnemonic(record_type));

@@ -95,7 +95,8 @@ fn nameserver(item: &Reader<'_>, apex: &DomainName) -> Option<Nameserver> {
         Some(name)
     })?;
     let super::Addresses { a, aaaa } = super::addresses(&fields);
-    if !name.is_within(apex) && !(a.is_empty() && aaaa.is_empty()) {
+    let glue = !a.is_empty() || !aaaa.is_empty();
+    if glue && !name.is_within(apex) {
         let problem = format!("{name} lies outside the zone, which cannot give its address");
         item.mistake(problem, "no `a` and `aaaa` here");
     }

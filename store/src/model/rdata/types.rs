@@ -149,7 +149,8 @@ pub(super) fn shape(record_type: u16) -> Option<&'static Shape> {
 pub fn number(text: &str) -> Option<u16> {
     let named = SHAPES.iter().find(|shape| shape.mnemonic.eq_ignore_ascii_case(text));
     let numbered = || {
-        let digits = text.get(..4).filter(|head| head.eq_ignore_ascii_case("TYPE")).and(text.get(4..))?;
+        let (head, digits) = text.split_at_checked(4)?;
+        let digits = head.eq_ignore_ascii_case("TYPE").then_some(digits)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
     };
     named.map(|shape| shape.number).or_else(numbered)

@@ -28,6 +28,23 @@ pub(super) fn data(record_type: u16, wire: Vec<u8>) -> Option<RecordData> {
     Some(known.unwrap_or(RecordData::Other { record_type, data: wire }))
 }
 
+/// How many octets a digest has, and how many one of its type has where that is known: of DS and its like
+/// (RFC 4509, RFC 6605), and of SSHFP (RFC 4255, RFC 6594). Resolvers refuse others as malformed.
+pub(super) fn digest(record_type: u16, wire: &[u8]) -> Option<(usize, usize)> {
+    let ((43 | 59 | 32_769, [_, _, _, kind, digest @ ..]) | (44, [_, kind, digest @ ..])) =
+        (record_type, wire)
+    else {
+        return None;
+    };
+    let right = match (kind, record_type) {
+        (1, _) => 20,
+        (2, _) => 32,
+        (4, 43 | 59 | 32_769) => 48,
+        _ => return None,
+    };
+    Some((digest.len(), right))
+}
+
 pub(super) fn take<'w>(rest: &mut &'w [u8], octets: usize) -> Option<&'w [u8]> {
     let (taken, after) = rest.split_at_checked(octets)?;
     *rest = after;

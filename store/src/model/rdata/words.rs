@@ -232,12 +232,15 @@ mod tests {
 
     use super::*;
 
-    fn words(text: &str) -> Vec<Result<(bool, Vec<String>), (u32, u32)>> {
+    /// Indented or not, and the words; or where it is wrong.
+    type Line = Result<(bool, Vec<String>), (u32, u32)>;
+
+    fn words(text: &str) -> Vec<Line> {
         let shown = |entry: Entry<'_>| (entry.indented, entry.words.iter().map(Word::shown).collect());
         Scanner::new(text.as_bytes()).map(|it| it.map(shown).map_err(|it| (it.line, it.column))).collect()
     }
 
-    fn line(indented: bool, words: &[&str]) -> Result<(bool, Vec<String>), (u32, u32)> {
+    fn line(indented: bool, words: &[&str]) -> Line {
         Ok((indented, words.iter().map(|word| (*word).to_owned()).collect()))
     }
 

@@ -1,0 +1,103 @@
+//! Standard zone files: served from a folder, and beside steered names.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::Signal;
+use waypost::demo::client::resolve;
+
+use crate::harness::{
+    Backing, Demo, Reaped, ensure, eventually, free_port, run, runs, runtime, signal, waypost,
+};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("zones::a_folder_is_served_without_an_engine_and_reread", folder),
+        Trial::test("zones::a_zone_file_and_steered_names_are_one_zone", beside_steered_names),
+    ]
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn zone(serial: u32, address: &str) -> String {
+    format!("$TTL 1h\n@ SOA ns1 h {serial} 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\nwww 60 A {address}\n")
+}
+
+fn start(folder: &Path, listen: SocketAddr) -> Result<Reaped, Failed> {
+    let config = folder.join("node.toml");
+    let text = format!(
+        "node = \"n\"\nsite = \"s\"\ndata_dir = {:?}\n[dns]\nlisten = [\"{listen}\"]\nzones_dir = {:?}\n",
+        folder.join("data"),
+        folder.join("zones")
+    );
+    std::fs::write(&config, text)?;
+    let log = std::fs::File::create(folder.join("log"))?;
+    let mut command = waypost();
+    command.arg("run").arg("--config").arg(&config).arg("--die-with-parent");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    Ok(Reaped(command.spawn()?))
+}
+
+fn folder() -> Result<(), Failed> {
+    let temp = tempfile::tempdir()?;
+    let zones = temp.path().join("zones");
+    std::fs::create_dir(&zones)?;
+    std::fs::write(zones.join("a.test.zone"), zone(1, "192.0.2.1"))?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = start(temp.path(), listen)?;
+    let runtime = runtime();
+    let address = |name: &str| -> Option<IpAddr> {
+        runtime.block_on(resolve(listen, name)).ok()?.addresses.first().copied()
+    };
+    let is = |name: &str, ip: &str| address(name) == Some(ip.parse().unwrap());
+    eventually("an answer from the folder", PATIENCE, || is("www.a.test", "192.0.2.1"))?;
+    // One file goes wrong, one is new.
+    std::fs::write(zones.join("a.test.zone"), zone(2, "192.0.2.300"))?;
+    std::fs::write(zones.join("b.test.zone"), zone(1, "192.0.2.2"))?;
+    signal(node.0.id(), Signal::HUP);
+    eventually("an answer from the new file", PATIENCE, || is("www.b.test", "192.0.2.2"))?;
+    ensure(is("www.a.test", "192.0.2.1"), || format!("{:?}", address("www.a.test")))?;
+    let log = std::fs::read_to_string(temp.path().join("log"))?;
+    ensure(log.contains("a.test.zone:5:10: \"192.0.2.300\" is not an IPv4 address"), || log.clone())?;
+    // The wrong one is put right, the new one goes.
+    std::fs::write(zones.join("a.test.zone"), zone(3, "192.0.2.3"))?;
+    std::fs::remove_file(zones.join("b.test.zone"))?;
+    signal(node.0.id(), Signal::HUP);
+    eventually("an answer from the mended file", PATIENCE, || is("www.a.test", "192.0.2.3"))?;
+    ensure(address("www.b.test").is_none(), || "a removed zone is still served".to_owned())?;
+    ensure(runs(node.0.id()), || "SIGHUP ended the node".to_owned())
+}
+
+fn beside_steered_names() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let apex = &demo.layout.zone;
+    std::fs::write(path("z"), format!("{}_443._tcp TLSA 3 1 1 0a0b\n", zone(7, "192.0.2.1")))?;
+    std::fs::write(path("w.yaml"), format!("kind: Zone\nname: {apex}\nfile: z\n"))?;
+    let applied = demo.cli(&["apply", "-f", &path("w.yaml")]);
+    ensure(applied.status.success(), || String::from_utf8_lossy(&applied.stderr).into_owned())?;
+    let www = format!("www.{apex}");
+    let addresses = |name: &str| demo.block_on(resolve(demo.layout.dns, name)).map(|it| it.addresses);
+    let expected: IpAddr = [192, 0, 2, 1].into();
+    eventually("the static name", PATIENCE, || addresses(&www).is_ok_and(|it| it == [expected]))?;
+    ensure(demo.answers(demo.near().ip()), || "the steered name is gone".to_owned())?;
+    // What is imported is the same document: nothing to change.
+    let imported = run(&["import", "zone", &path("z"), "--origin", apex, "-o", &path("i.yaml")]);
+    ensure(imported.status.success(), || String::from_utf8_lossy(&imported.stderr).into_owned())?;
+    let difference = demo.cli(&["diff", "-f", &path("i.yaml")]);
+    let said = String::from_utf8_lossy(&difference.stdout).into_owned();
+    ensure(said == "no difference\n", || said.clone())?;
+    // A record that stands in the way of a steered name is told with its line in the zone file.
+    let gateway = &demo.layout.gateway_domain;
+    std::fs::write(path("z"), format!("{}{gateway}. A 192.0.2.9\n", zone(8, "192.0.2.1")))?;
+    let refused = demo.cli(&["apply", "-f", &path("w.yaml")]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let told = format!("{}:6: Zone {apex}: {gateway} is steered", path("z"));
+    ensure(refused.status.code() == Some(1) && said.contains(&told), || said.clone())
+}
