@@ -99,6 +99,9 @@ pub struct Answer {
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
+    /// An ALIAS had its say: what others answer is in here, so that the next answer may differ although neither
+    /// configuration nor health does.
+    pub flattened: bool,
 }
 
 /// Longer chains end with their last alias, and the resolver goes on from there.
