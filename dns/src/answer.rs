@@ -24,6 +24,7 @@ use crate::{
     zones_dir::Zones,
 };
 pub(crate) use lookup::{Found, alias, lookup};
+pub(crate) use steered::{choose, differs_by_client};
 
 /// What an answer depends on beside the question and the client.
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +43,20 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
-    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a ZoneView> {
+    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
         let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
         match (configured, filed) {
             (Some(configured), Some(filed)) => {
                 let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
                 Some(if depth(filed) > depth(configured) { filed } else { configured })
             }
-            (configured, filed) => configured.or(filed).map(|zone| &**zone),
+            (configured, filed) => configured.or(filed),
         }
+    }
+
+    /// Every zone; of two with one apex both.
+    pub(crate) fn every_zone(&self) -> impl Iterator<Item = &'a Arc<ZoneView>> {
+        self.snapshot.zones().chain(self.zones.iter())
     }
 
     /// True if there is an answer: without a configuration only in zones from files.
@@ -120,7 +126,7 @@ impl Answer {
 
     /// The SOA that lets resolvers remember an absence (RFC 2308 §3), for `at_most` where it may end sooner.
     fn absent(&mut self, zone: &ZoneView, at_most: Ttl) {
-        let ttl = soa_ttl(zone).min(zone.zone.negative_ttl).min(at_most);
+        let ttl = absence_ttl(zone).min(at_most);
         let owner = Owner::At(zone.zone.name.clone());
         self.authority.push(Record { owner, ttl, data: Data::Soa(soa(zone)) });
     }
@@ -298,7 +304,7 @@ impl<'a> Walk<'a> {
     /// says so here too, so that no cache takes this absence for the whole name and everyone.
     fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
         self.answer.absent(zone, Ttl::MAX);
-        if let Some(domain) = entry.steered.as_ref().filter(|domain| steered::differs_by_client(domain)) {
+        if let Some(domain) = entry.steered.as_ref().filter(|domain| differs_by_client(domain)) {
             self.answer.scope = self.client.locate(&self.world.snapshot.locality).scope;
             self.answer.steered = Some(Arc::clone(domain));
         }
@@ -325,19 +331,17 @@ impl<'a> Walk<'a> {
 
     fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
         let located = self.client.locate(&self.world.snapshot.locality);
-        let chosen = steered::choose(domain, located.order, self.world.board, self.world.now);
-        let wanted = self.wanted;
-        let records = chosen.addresses.iter().filter_map(|ip| address(*ip, wanted));
-        let before = self.answer.answer.len();
-        self.answer.answer.extend(records.map(|data| Record {
-            owner: owner.clone(),
-            ttl: chosen.ttl,
-            data: Data::Plain(data),
-        }));
-        if self.answer.answer.len() == before {
-            self.answer.absent(zone, chosen.ttl);
+        let mut found: Vec<RecordData> = Vec::new();
+        let ttl = choose(domain, located.order, self.world.board, self.world.now, &mut |ip| {
+            // Two sites may share an address; a record set holds each once (RFC 2181 §5).
+            found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
+        });
+        if found.is_empty() {
+            self.answer.absent(zone, ttl);
         }
-        self.answer.scope = if steered::differs_by_client(domain) { located.scope } else { 0 };
+        let record = |data| Record { owner: owner.clone(), ttl, data: Data::Plain(data) };
+        self.answer.answer.extend(found.into_iter().map(record));
+        self.answer.scope = if differs_by_client(domain) { located.scope } else { 0 };
         self.answer.steered = Some(Arc::clone(domain));
     }
 }
@@ -350,7 +354,12 @@ fn address(ip: IpAddr, wanted: RecordType) -> Option<RecordData> {
     }
 }
 
-fn soa(zone: &ZoneView) -> Soa {
+/// The TTL of the SOA record that goes with an absence (RFC 2308 §3).
+pub(crate) fn absence_ttl(zone: &ZoneView) -> Ttl {
+    soa_ttl(zone).min(zone.zone.negative_ttl)
+}
+
+pub(crate) fn soa(zone: &ZoneView) -> Soa {
     let apex = &zone.zone.name;
     let minimum = zone.zone.negative_ttl;
     let Some(stated) = &zone.zone.soa else {

@@ -38,14 +38,21 @@ impl Subnet {
     /// The option's data for a reply: as it came, with a scope.
     #[must_use]
     pub fn echo(&self, scope: u8) -> Vec<u8> {
+        let (octets, len) = self.octets(scope);
+        octets.into_iter().take(len).collect()
+    }
+
+    /// [`echo`](Self::echo) without an allocation: the octets, and how many of them count.
+    pub(crate) fn octets(&self, scope: u8) -> ([u8; 20], usize) {
         let [high, low] = self.family.to_be_bytes();
-        let mut data = vec![high, low, self.source, scope];
-        let octets = usize::from(self.source.div_ceil(8));
-        match self.address {
-            IpAddr::V4(ip) => data.extend(ip.octets().iter().take(octets)),
-            IpAddr::V6(ip) => data.extend(ip.octets().iter().take(octets)),
-        }
-        data
+        let address = match self.address {
+            IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
+        let mut data = [0; 20];
+        let head = [high, low, self.source, scope];
+        data.iter_mut().zip(head.into_iter().chain(address.to_be_bytes())).for_each(|(to, from)| *to = from);
+        (data, 4 + usize::from(self.source.div_ceil(8)))
     }
 }
 

@@ -15,6 +15,7 @@
 pub mod answer;
 mod client;
 mod explain;
+mod fast;
 pub mod flatten;
 mod metrics;
 mod name;
@@ -23,6 +24,7 @@ mod record;
 mod reply;
 mod request;
 mod respond;
+mod served;
 mod server;
 #[cfg(test)]
 mod testing;

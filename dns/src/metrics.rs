@@ -5,6 +5,7 @@ use std::sync::Arc;
 use store::metrics::{Count, Descriptor, Sample, Source};
 
 use crate::{
+    fast::Fast,
     record::Rcode,
     respond::{Dropped, Response, Transport},
 };
@@ -18,6 +19,7 @@ pub struct Metrics {
     truncated: Count,
     subnets: Count,
     no_snapshot: Count,
+    fast: Count,
     /// Connections open now.
     connections: [Count; TRANSPORTS.len()],
     /// Connections closed at once because their listener had too many.
@@ -70,6 +72,7 @@ descriptors! {
         "Names outside our zones that ALIAS records lead to and that are kept resolved."
     SURPLUS 14 gauge "waypost.dns.alias.surplus" "{name}" "Such names beyond the bound; they are answered SERVFAIL."
     LOOKUPS 15 counter "waypost.dns.alias.lookups" "{query}" "Questions for them, by outcome."
+    FAST 16 counter "waypost.dns.fast" "{answer}" "Replies written on the fast path."
 }
 
 const ALIAS_LOOKUPS: [&str; 3] = ["addresses", "absent", "failed"];
@@ -84,19 +87,26 @@ const HTTP_STATUSES: [(u16, &str); 6] =
 impl Metrics {
     /// A packet came, and this became of it.
     pub(crate) fn record(&self, transport: Transport, outcome: &Result<Response, Dropped>) {
-        self.queries[transport as usize].increment();
-        let response = match outcome {
-            Ok(response) => response,
-            Err(dropped) => return self.dropped[dropped.index()].increment(),
-        };
-        self.answers[response.rcode.index()].increment();
-        let flags = [
-            (response.truncated, &self.truncated),
-            (response.subnet, &self.subnets),
-            (response.no_snapshot, &self.no_snapshot),
+        let mut tally = Tally::default();
+        tally.record(outcome);
+        self.add(transport, &mut tally);
+    }
+
+    /// Adds what was counted aside, and leaves it empty.
+    pub(crate) fn add(&self, transport: Transport, tally: &mut Tally) {
+        let Tally { queries, answers, dropped, truncated, subnets, no_snapshot, fast, socket_errors } =
+            std::mem::take(tally);
+        let one = [
+            (&self.queries[transport as usize], queries),
+            (&self.truncated, truncated),
+            (&self.subnets, subnets),
+            (&self.no_snapshot, no_snapshot),
+            (&self.fast, fast),
+            (&self.socket_errors, socket_errors),
         ];
-        for (_, count) in flags.into_iter().filter(|(set, _)| *set) {
-            count.increment();
+        let many = self.answers.iter().zip(answers).chain(self.dropped.iter().zip(dropped));
+        for (count, amount) in many.chain(one).filter(|(_, amount)| *amount > 0) {
+            count.add(amount);
         }
     }
 
@@ -141,6 +151,45 @@ impl Metrics {
     }
 }
 
+/// What one thread counted since it last told: plain numbers, so that counting costs the hot path nothing that other
+/// threads could see.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    queries: u64,
+    answers: [u64; Rcode::ALL.len()],
+    dropped: [u64; Dropped::ALL.len()],
+    truncated: u64,
+    subnets: u64,
+    no_snapshot: u64,
+    fast: u64,
+    /// Replies that the system did not take.
+    pub(crate) socket_errors: u64,
+}
+
+impl Tally {
+    /// A packet came, and this became of it.
+    pub(crate) fn record(&mut self, outcome: &Result<Response, Dropped>) {
+        self.queries += 1;
+        match outcome {
+            Ok(response) => {
+                self.answers[response.rcode.index()] += 1;
+                self.truncated += u64::from(response.truncated);
+                self.subnets += u64::from(response.subnet);
+                self.no_snapshot += u64::from(response.no_snapshot);
+            }
+            Err(dropped) => self.dropped[dropped.index()] += 1,
+        }
+    }
+
+    /// A packet came, and the fast path answered it.
+    pub(crate) fn fast(&mut self, reply: Fast) {
+        self.queries += 1;
+        self.fast += 1;
+        self.answers[reply.rcode.index()] += 1;
+        self.subnets += u64::from(reply.subnet);
+    }
+}
+
 impl Source for Metrics {
     fn descriptors(&self) -> &'static [Descriptor] {
         DESCRIPTORS
@@ -179,6 +228,7 @@ impl Source for Metrics {
             put(LOOKUPS, &[("outcome", outcome)], count);
         }
         put(SOCKET_ERRORS, &[], &self.socket_errors);
+        put(FAST, &[], &self.fast);
     }
 }
 

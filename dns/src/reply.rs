@@ -5,7 +5,7 @@
 
 use hickory_proto::{
     ProtoError,
-    op::{Header, HeaderCounts, MessageType, Metadata, ResponseCode},
+    op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
     rr::{
         Name, RData, Record as WireRecord,
         rdata::{A, AAAA, CAA, CNAME, HINFO, MX, NS, NULL, PTR, SOA, SRV, TXT},
@@ -148,6 +148,23 @@ impl ReplyEdns {
         encoder.emit_u16(octets)?;
         encoder.emit_vec(&option)
     }
+}
+
+/// The header of a query that asks for nothing special; for replies that are written ahead.
+pub(crate) fn query_header() -> Metadata {
+    Metadata::new(0, MessageType::Query, OpCode::Query)
+}
+
+/// The data of an SOA record without compression; empty if it cannot be written, which validated names can.
+pub(crate) fn encode_soa(soa: &crate::record::Soa) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    let written = rdata(&Data::Soa(soa.clone())).and_then(|data| data.emit(&mut encoder));
+    if written.is_err() {
+        bytes.clear();
+    }
+    bytes
 }
 
 fn low(rcode: Rcode) -> u8 {

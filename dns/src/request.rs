@@ -39,8 +39,10 @@ pub(crate) struct Edns {
     pub(crate) subnet: Option<Subnet>,
 }
 
-/// Options we read: client subnet (RFC 7871).
+/// The option that names a client subnet (RFC 7871 §6).
 pub(crate) const SUBNET: u16 = 8;
+/// The option that carries cookies (RFC 7873 §4).
+pub(crate) const COOKIE: u16 = 10;
 
 impl Request {
     /// Reads a packet.

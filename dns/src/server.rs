@@ -1,5 +1,6 @@
 //! The sockets: bound all at once, served until told to stop, every task owned.
 
+mod batch;
 mod https;
 mod streams;
 mod tcp;
@@ -10,23 +11,22 @@ use std::{
     fmt, io,
     net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
-use store::snapshot::Snapshot;
 use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use tls::Certificate;
 
 use crate::{
-    answer::World,
     flatten::{Targets, refresh::Refresher},
     metrics::Metrics,
-    respond::{Dropped, Transport, respond},
+    respond::{Transport, respond},
+    served::{self, Served},
     zones_dir::{Zones, ZonesDir},
 };
 
@@ -35,7 +35,7 @@ use crate::{
 pub struct Config {
     /// Addresses to serve, each over UDP and TCP. Port 0 takes a free port, the same for both.
     pub listen: Vec<SocketAddr>,
-    /// Tasks that answer datagrams, per address; at least one.
+    /// Threads that answer datagrams, per address; at least one.
     pub workers: usize,
     /// Addresses to serve over TLS (RFC 7858).
     pub tls_listen: Vec<SocketAddr>,
@@ -124,7 +124,7 @@ impl fmt::Display for Hint<'_> {
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    listeners: Vec<(UdpSocket, TcpListener)>,
+    listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
     encrypted: Encrypted,
     zones_dir: Option<Arc<ZonesDir>>,
@@ -139,13 +139,16 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     if config.listen.is_empty() {
         return Err(Error::NoAddress);
     }
-    let listeners = config.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<_>, _>>()?;
-    let local = |(udp, _): &(UdpSocket, TcpListener)| udp.local_addr().map_err(Error::Register);
+    let workers = config.workers.max(1);
+    let listeners =
+        config.listen.iter().map(|address| listen(*address, workers)).collect::<Result<Vec<_>, _>>()?;
+    let local = |listener: &Listener| listener.tcp.local_addr().map_err(Error::Register);
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
     let encrypted = Encrypted::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
-    let exchange = Exchange { store, zones, targets: Arc::default(), metrics: Arc::default() };
+    let exchange =
+        Exchange { store, zones, targets: Arc::default(), served: Arc::default(), metrics: Arc::default() };
     Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
 }
 
@@ -204,16 +207,24 @@ impl Server {
     /// # Errors
     /// When a socket cannot be served at all; errors of single packets and connections are counted instead.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let following = served::Follow {
+            store: self.exchange.store.clone(),
+            zones: Arc::clone(&self.exchange.zones),
+            served: Arc::clone(&self.exchange.served),
+        };
+        following.refresh().await;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let limits = Limits::new(&self.config);
         tasks.spawn(self.exchange.refresher(self.config.resolvers).run(stopped.clone()));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
-        for (udp, tcp) in self.listeners {
-            let udp = Arc::new(tokio::net::UdpSocket::from_std(udp).map_err(Error::Register)?);
-            let tcp = tokio::net::TcpListener::from_std(tcp).map_err(Error::Register)?;
-            for _ in 0..self.config.workers.max(1) {
-                tasks.spawn(udp::serve(Arc::clone(&udp), self.exchange.clone(), stopped.clone()));
+        // Ends only with those who publish, which ends nobody else.
+        let following = tokio::spawn(following.run(self.zones_dir.as_ref().map(|dir| dir.changes())));
+        let mut workers = udp::Workers::default();
+        for listener in self.listeners {
+            let tcp = tokio::net::TcpListener::from_std(listener.tcp).map_err(Error::Register)?;
+            for socket in listener.udp {
+                workers.spawn(socket, self.exchange.clone()).map_err(Error::Register)?;
             }
             let (limits, exchange) = (limits.clone(), self.exchange.clone());
             tasks.spawn(streams::serve(tcp, Service::Tcp, limits, exchange, stopped.clone()));
@@ -221,12 +232,17 @@ impl Server {
         tracing::info!(addresses = ?self.addresses, "serving DNS");
         let ended = tokio::select! {
             () = shutdown => Ok(()),
+            () = workers.ended() => Err(Error::Ended("a thread for datagrams".to_owned())),
             Some(ended) = tasks.join_next() => {
                 Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
             }
         };
         stop.send_replace(true);
-        let all = async { while tasks.join_next().await.is_some() {} };
+        following.abort();
+        let all = async {
+            workers.stop().await;
+            while tasks.join_next().await.is_some() {}
+        };
         if tokio::time::timeout(GRACE, all).await.is_err() {
             tracing::debug!("closing connections that are still busy");
         }
@@ -244,33 +260,22 @@ struct Exchange {
     store: store::Handle,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
+    served: Arc<ArcSwap<Served>>,
     metrics: Arc<Metrics>,
 }
 
-/// What a node knows that never had a configuration.
-static UNCONFIGURED: LazyLock<Snapshot> = LazyLock::new(Snapshot::default);
-
 impl Exchange {
     fn refresher(&self, resolvers: Vec<SocketAddr>) -> Refresher {
-        let Self { store, zones, targets, metrics } = self.clone();
+        let Self { store, zones, targets, metrics, .. } = self.clone();
         Refresher { store, zones, targets, metrics, resolvers }
     }
 
-    /// The reply to a packet, if it gets one.
+    /// The reply to a packet that came over a stream, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let snapshot = self.store.snapshot();
-        let (zones, targets) = (self.zones.load(), self.targets.load());
-        let world = World {
-            snapshot: snapshot.as_deref().unwrap_or(&UNCONFIGURED),
-            zones: &zones,
-            targets: &targets,
-            board: self.store.board(),
-            now: self.store.now(),
-        };
-        let outcome = match peer.port() {
-            0 => Err(Dropped::NoReturn),
-            _ => respond(packet, peer.ip(), transport, Some(world)),
-        };
+        let served = self.served.load();
+        let targets = self.targets.load();
+        let world = served.world(&targets, self.store.board(), self.store.now());
+        let outcome = respond(packet, peer.ip(), transport, Some(world));
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
     }
@@ -282,17 +287,26 @@ async fn end(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// One address over both protocols.
+#[derive(Debug)]
+struct Listener {
+    /// One for each worker.
+    udp: Vec<UdpSocket>,
+    tcp: TcpListener,
+}
+
 /// Binds one address over both protocols. TCP comes first: its port is never shared, so that a second server
 /// on the same address is noticed.
-fn listen(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Error> {
     let mut tries = 0;
     loop {
         let tcp =
             tcp_listener(address).map_err(|source| Error::Listen { address, protocol: "TCP", source })?;
         let port = tcp.local_addr().map_err(Error::Register)?.port();
+        let bind = |_| udp_socket(SocketAddr::new(address.ip(), port), workers > 1);
         tries += 1;
-        match udp_socket(SocketAddr::new(address.ip(), port)) {
-            Ok(udp) => return Ok((udp, tcp)),
+        match (0..workers).map(bind).collect() {
+            Ok(udp) => return Ok(Listener { udp, tcp }),
             // A free TCP port that somebody uses for UDP: try the next.
             Err(error) if address.port() == 0 && in_use(&error) && tries < PORTS_TRIED => {}
             Err(source) => return Err(Error::Listen { address, protocol: "UDP", source }),
@@ -317,15 +331,29 @@ fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = socket(address, Type::STREAM, Protocol::TCP)?;
     // A restart need not wait for the old process's closed connections.
     socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
-fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+fn udp_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    socket.set_reuse_port(shared)?;
+    if address.ip().is_unspecified() {
+        // To reply from the address that was asked.
+        match address {
+            SocketAddr::V4(_) => batch::tell_addresses(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
+            SocketAddr::V6(_) => batch::tell_addresses(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?,
+        }
+    }
+    // As much as the system allows: what comes while a batch is answered waits there.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
+
+const BUFFER: usize = 4 << 20;
 
 fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
@@ -333,7 +361,6 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
         // So that `[::]` and `0.0.0.0` can be listened on side by side.
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 

@@ -18,6 +18,7 @@ use store::{
     model::DomainName,
     snapshot::ZoneView,
 };
+use tokio::sync::watch;
 
 use files::{Listed, Loaded};
 
@@ -107,6 +108,7 @@ impl Report {
 pub struct ZonesDir {
     dir: PathBuf,
     zones: Arc<ArcSwap<Zones>>,
+    changes: watch::Sender<u64>,
     one_at_a_time: Mutex<()>,
     loaded: Count,
     failures: Count,
@@ -120,7 +122,9 @@ impl ZonesDir {
     pub fn open(dir: &Path) -> Result<(Self, Report), std::io::Error> {
         let zones = Arc::new(ArcSwap::from_pointee(Zones::default()));
         let (loaded, failures) = (Count::default(), Count::default());
-        let dir = Self { dir: dir.to_owned(), zones, one_at_a_time: Mutex::default(), loaded, failures };
+        let changes = watch::Sender::new(0);
+        let dir =
+            Self { dir: dir.to_owned(), zones, changes, one_at_a_time: Mutex::default(), loaded, failures };
         let report = dir.take_in()?;
         Ok((dir, report))
     }
@@ -129,6 +133,12 @@ impl ZonesDir {
     #[must_use]
     pub fn zones(&self) -> &Arc<ArcSwap<Zones>> {
         &self.zones
+    }
+
+    /// Wakes with every reading of the folder; the number only grows.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Reads the folder again; blocks as long as that takes.
@@ -149,6 +159,7 @@ impl ZonesDir {
         self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
         self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
         self.zones.store(Arc::new(zones));
+        self.changes.send_modify(|count| *count += 1);
         Ok(report)
     }
 }

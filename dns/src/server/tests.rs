@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Small, query};
+use crate::{
+    respond::Dropped,
+    testing::{Small, query},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -156,6 +159,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         store: running.publisher.handle(),
         zones: Arc::default(),
         targets: Arc::default(),
+        served: Arc::default(),
         metrics: Arc::clone(&metrics),
     };
     let line = streams::Line {

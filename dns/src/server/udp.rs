@@ -1,40 +1,185 @@
-//! Datagrams: each is answered before the next is taken, so nothing can pile up here.
+//! Datagrams: a thread per worker with a socket of its own, a batch at a time.
+//!
+//! The kernel spreads clients over the sockets (`SO_REUSEPORT`), so workers share nothing they write to: each has its
+//! own memory and its own tally, which is added to the counters once per batch. A batch is answered against one
+//! served world, one reading of the clock and the board as it is then; what a worker cannot answer on the fast
+//! path it answers on the general one, at once and in the same batch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{net::UdpSocket, sync::watch};
+use arc_swap::Cache;
+use tokio::sync::{mpsc, watch};
 
-use super::{Exchange, end};
-use crate::respond::Transport;
-
-/// Queries are far shorter; what is cut off here cannot be read and is answered so.
-const LONGEST: usize = 4096;
+use super::{
+    Exchange,
+    batch::{Batch, LONGEST_REPLY},
+};
+use crate::{
+    fast::Scratch,
+    flatten::Targets,
+    metrics::Tally,
+    respond::{Dropped, Transport, respond},
+    served::Served,
+};
 
 /// How long to wait after the system failed us, so that a lasting error does not spin.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub(super) async fn serve(socket: Arc<UdpSocket>, exchange: Exchange, mut stopped: watch::Receiver<bool>) {
-    let mut buffer = [0; LONGEST];
-    loop {
-        let received = tokio::select! {
-            biased;
-            () = end(&mut stopped) => return,
-            received = socket.recv_from(&mut buffer) => received,
+/// How long a worker may sleep before it looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The threads, and their end.
+pub(super) struct Workers {
+    stop: Arc<AtomicBool>,
+    /// Nothing is ever sent: the last word of a thread is that its sender is gone.
+    alive: Option<mpsc::Sender<()>>,
+    ended: mpsc::Receiver<()>,
+    broken: watch::Sender<bool>,
+    threads: usize,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        let (alive, ended) = mpsc::channel(1);
+        Self {
+            stop: Arc::default(),
+            alive: Some(alive),
+            ended,
+            broken: watch::Sender::new(false),
+            threads: 0,
+        }
+    }
+}
+
+impl Workers {
+    /// Starts a thread that answers what comes to a socket.
+    pub(super) fn spawn(&mut self, socket: UdpSocket, exchange: Exchange) -> io::Result<()> {
+        socket.set_read_timeout(Some(LOOK))?;
+        let worker = Worker {
+            socket,
+            exchange,
+            stop: Arc::clone(&self.stop),
+            broken: self.broken.clone(),
+            _alive: self.alive.clone(),
         };
-        let (octets, peer) = match received {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::debug!(%error, "receiving a datagram failed");
-                exchange.metrics.socket_errors.increment();
-                tokio::time::sleep(PAUSE).await;
+        std::thread::Builder::new()
+            .name(format!("dns-udp-{}", self.threads))
+            .spawn(move || worker.serve())?;
+        self.threads += 1;
+        Ok(())
+    }
+
+    /// Ready when a thread ended that was not told to.
+    pub(super) async fn ended(&self) {
+        // The sender is `self`'s own, so this does not end by its loss.
+        let _ = self.broken.subscribe().wait_for(|broken| *broken).await;
+    }
+
+    /// Ends the threads, and waits until they have.
+    pub(super) async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.alive = None;
+        while self.ended.recv().await.is_some() {}
+    }
+}
+
+/// One thread's share of the work.
+struct Worker {
+    socket: UdpSocket,
+    exchange: Exchange,
+    stop: Arc<AtomicBool>,
+    broken: watch::Sender<bool>,
+    _alive: Option<mpsc::Sender<()>>,
+}
+
+impl Worker {
+    fn serve(&self) {
+        let wildcard = self.socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
+        let mut batch = Batch::new(wildcard);
+        let mut served = Cache::new(Arc::clone(&self.exchange.served));
+        let mut targets = Cache::new(Arc::clone(&self.exchange.targets));
+        let mut scratch = Scratch::default();
+        let mut tally = Tally::default();
+        while !self.stop.load(Ordering::Relaxed) {
+            if let Err(error) = batch.receive(&self.socket) {
+                self.failed(&error);
                 continue;
             }
-        };
-        let packet = buffer.get(..octets).unwrap_or_default();
-        let Some(reply) = exchange.reply(packet, peer, Transport::Udp) else { continue };
-        if let Err(error) = socket.send_to(&reply, peer).await {
-            tracing::debug!(%error, %peer, "sending a reply failed");
-            exchange.metrics.socket_errors.increment();
+            scratch.next_batch();
+            let answering = Answering {
+                served: served.load(),
+                targets: targets.load(),
+                exchange: &self.exchange,
+                now: self.exchange.store.now(),
+            };
+            batch
+                .answer(|packet, peer, reply| answering.reply(packet, peer, &mut scratch, &mut tally, reply));
+            tally.socket_errors += batch.send(&self.socket).failed;
+            self.exchange.metrics.add(Transport::Udp, &mut tally);
         }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+        if matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
+            return;
+        }
+        tracing::debug!(%error, "receiving datagrams failed");
+        self.exchange.metrics.socket_errors.increment();
+        std::thread::sleep(PAUSE);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.stop.load(Ordering::Relaxed) {
+            self.broken.send_replace(true);
+        }
+    }
+}
+
+/// What a batch is answered with.
+struct Answering<'a> {
+    served: &'a Served,
+    targets: &'a Targets,
+    exchange: &'a Exchange,
+    now: store::model::Moment,
+}
+
+impl Answering<'_> {
+    /// Writes the reply to a packet and says how long it is; zero: there is none.
+    fn reply(
+        &self,
+        packet: &[u8],
+        peer: SocketAddr,
+        scratch: &mut Scratch,
+        tally: &mut Tally,
+        reply: &mut [u8],
+    ) -> usize {
+        if peer.port() == 0 {
+            tally.record(&Err(Dropped::NoReturn));
+            return 0;
+        }
+        let world = self.served.world(self.targets, self.exchange.store.board(), self.now);
+        if let Some(fast) = self.served.table.reply(packet, peer.ip(), world, scratch, reply) {
+            tally.fast(fast);
+            return fast.octets;
+        }
+        let outcome = respond(packet, peer.ip(), Transport::Udp, Some(world));
+        tally.record(&outcome);
+        let bytes = outcome.map(|response| response.bytes).unwrap_or_default();
+        match reply.get_mut(..bytes.len()) {
+            Some(place) => place.copy_from_slice(&bytes),
+            None => debug_assert!(bytes.len() <= LONGEST_REPLY, "the general path knows its limit"),
+        }
+        bytes.len()
     }
 }

@@ -1,0 +1,142 @@
+//! Decisions remembered for the length of one batch.
+//!
+//! A batch has one `now` and reads the board once per decision, so a decision holds for the whole of it; the
+//! next batch decides anew, and sees every flip. Queries of one batch are mostly for few plans.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use store::{
+    locality::Located,
+    model::Ttl,
+    snapshot::{SiteId, SteeredDomain},
+};
+
+use super::name::Key;
+use crate::answer::{World, choose};
+
+/// What a worker keeps between packets. Belongs to one thread.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(super) name: Key,
+    batch: u64,
+    decisions: Box<[Remembered]>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    batch: u64,
+    plan: u32,
+    home: Option<SiteId>,
+    decision: Decision,
+}
+
+/// Places for decisions; a batch has 64 packets.
+const PLACES: usize = 64;
+
+/// The most addresses of a family that a decision holds; an answer with more would not fit its datagram.
+const MOST_V4: usize = 16;
+const MOST_V6: usize = 12;
+
+/// What a steered name is answered with.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    v4: [Ipv4Addr; MOST_V4],
+    v6: [Ipv6Addr; MOST_V6],
+    count_v4: usize,
+    count_v6: usize,
+    /// More addresses than are held here.
+    pub(super) too_many: bool,
+    /// How long it may be remembered.
+    pub(super) ttl: Ttl,
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self {
+            v4: [Ipv4Addr::UNSPECIFIED; MOST_V4],
+            v6: [Ipv6Addr::UNSPECIFIED; MOST_V6],
+            count_v4: 0,
+            count_v6: 0,
+            too_many: false,
+            ttl: Ttl::MAX,
+        }
+    }
+}
+
+impl Decision {
+    fn of(domain: &SteeredDomain, located: Located<'_>, world: World<'_>) -> Self {
+        let mut decision = Self::default();
+        decision.ttl = choose(domain, located.order, world.board, world.now, &mut |ip| decision.add(ip));
+        decision
+    }
+
+    /// Two sites may share an address; a record set holds each once (RFC 2181 §5).
+    fn add(&mut self, ip: IpAddr) {
+        let place = match ip {
+            IpAddr::V4(ip) if self.v4().contains(&ip) => return,
+            IpAddr::V6(ip) if self.v6().contains(&ip) => return,
+            IpAddr::V4(ip) => self.v4.get_mut(self.count_v4).map(|place| {
+                *place = ip;
+                self.count_v4 += 1;
+            }),
+            IpAddr::V6(ip) => self.v6.get_mut(self.count_v6).map(|place| {
+                *place = ip;
+                self.count_v6 += 1;
+            }),
+        };
+        self.too_many |= place.is_none();
+    }
+
+    pub(super) fn v4(&self) -> &[Ipv4Addr] {
+        self.v4.get(..self.count_v4).unwrap_or_default()
+    }
+
+    pub(super) fn v6(&self) -> &[Ipv6Addr] {
+        self.v6.get(..self.count_v6).unwrap_or_default()
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { name: Key::default(), batch: 1, decisions: vec![Remembered::default(); PLACES].into() }
+    }
+}
+
+impl Scratch {
+    /// Forgets all decisions. To be called whenever the table, the time or the board may have changed.
+    pub(crate) const fn next_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// Splits off the name, so that a decision can be made while it is looked at.
+    pub(super) const fn parts(&mut self) -> (&mut Key, Decisions<'_>) {
+        (&mut self.name, Decisions { batch: self.batch, places: &mut self.decisions })
+    }
+}
+
+/// The decisions of this batch.
+#[derive(Debug)]
+pub(super) struct Decisions<'s> {
+    batch: u64,
+    places: &'s mut [Remembered],
+}
+
+impl Decisions<'_> {
+    /// The decision for a plan and a client.
+    pub(super) fn get(
+        &mut self,
+        plan: u32,
+        domain: &SteeredDomain,
+        located: Located<'_>,
+        world: World<'_>,
+    ) -> Option<&Decision> {
+        let home = located.home.map_or(0, |site| usize::from(site.0) + 1);
+        let at = (plan as usize).wrapping_mul(31).wrapping_add(home) % PLACES;
+        let place = self.places.get_mut(at)?;
+        if (place.batch, place.plan, place.home) != (self.batch, plan, located.home) {
+            let decision = Decision::of(domain, located, world);
+            *place = Remembered { batch: self.batch, plan, home: located.home, decision };
+        }
+        Some(&place.decision)
+    }
+}

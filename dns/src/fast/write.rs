@@ -1,0 +1,272 @@
+//! Writing a reply straight into the datagram that will be sent.
+
+use std::net::IpAddr;
+
+use store::model::Ttl;
+
+use super::{
+    memo::{Decision, Decisions, Scratch},
+    query::{HEADER, Plain},
+    table::{Alias, Entry, Found, Image, Kind, Table},
+};
+use crate::{
+    answer::World,
+    client::Client,
+    record::{Rcode, RecordType},
+    reply::PAYLOAD,
+    request::SUBNET,
+};
+
+/// A reply that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fast {
+    /// How many octets.
+    pub(crate) octets: usize,
+    /// What it says.
+    pub(crate) rcode: Rcode,
+    /// The query named a client subnet.
+    pub(crate) subnet: bool,
+}
+
+/// What a query is answered with, on the way into its datagram.
+struct Asked<'a> {
+    world: World<'a>,
+    client: Client,
+    plain: Plain<'a>,
+}
+
+/// The owner of records: the name that was asked.
+const QUESTION: u16 = 0xc000 | HEADER as u16;
+
+impl Table {
+    /// Answers a plain query of `source` into `out`; `None` for what the general path has to answer. `world` is the
+    /// one this table was compiled from, at a time that is the same for all packets of a batch.
+    pub(crate) fn reply(
+        &self,
+        packet: &[u8],
+        source: IpAddr,
+        world: World<'_>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Option<Fast> {
+        let (name, mut decisions) = scratch.parts();
+        let plain = Plain::read(packet, name)?;
+        let limit = plain.limit().min(out.len());
+        let mut reply = Writer { out: out.get_mut(..limit)?, at: 0 };
+        reply.head(plain.head)?;
+        let subnet = plain.edns.and_then(|edns| edns.subnet);
+        let asked = Asked { world, client: Client { source, subnet }, plain };
+        let (rcode, scope) = match self.find(name.octets()) {
+            Found::Elsewhere => return None,
+            Found::Nothing(zone) => {
+                self.absent(&mut reply, zone, name.octets(), Ttl::MAX)?;
+                (Rcode::NxDomain, 0)
+            }
+            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut decisions)?,
+        };
+        if let Some(edns) = asked.plain.edns {
+            reply.edns(edns.subnet.map(|subnet| (subnet, scope)))?;
+        }
+        reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
+        Some(Fast { octets: reply.at, rcode, subnet: subnet.is_some() })
+    }
+
+    fn entry(
+        &self,
+        reply: &mut Writer<'_>,
+        entry: &Entry,
+        name: &[u8],
+        asked: &Asked<'_>,
+        decisions: &mut Decisions<'_>,
+    ) -> Option<(Rcode, u8)> {
+        let wanted = asked.plain.record_type;
+        if let Some(image) = self.image(entry, wanted) {
+            reply.image(image, self.octets(image.at, image.len))?;
+            return Some((image.rcode, 0));
+        }
+        let way = match entry.kind {
+            Kind::Static => {
+                self.absent(reply, entry.zone, name, Ttl::MAX)?;
+                return Some((Rcode::NoError, 0));
+            }
+            Kind::Steered => Way { plan: entry.link, zone: entry.zone, owner: QUESTION },
+            Kind::Alias => self.follow(reply, entry, wanted)?,
+            Kind::Elsewhere | Kind::General => return None,
+        };
+        let scope = self.steer(reply, way, name, asked, decisions)?;
+        Some((Rcode::NoError, scope))
+    }
+
+    /// Writes the aliases on the way to a steered name.
+    fn follow(&self, reply: &mut Writer<'_>, entry: &Entry, wanted: RecordType) -> Option<Way> {
+        let alias: &Alias = self.aliases.get(entry.link as usize)?;
+        if alias.mixed && !matches!(wanted, RecordType::A | RecordType::AAAA) {
+            return None;
+        }
+        let owner = reply.at + usize::from(alias.target);
+        reply.octets(self.octets(alias.at, alias.len))?;
+        reply.count(ANSWER, alias.records);
+        Some(Way { plan: alias.plan, zone: alias.zone, owner: 0xc000 | u16::try_from(owner).ok()? })
+    }
+
+    fn steer(
+        &self,
+        reply: &mut Writer<'_>,
+        way: Way,
+        name: &[u8],
+        asked: &Asked<'_>,
+        decisions: &mut Decisions<'_>,
+    ) -> Option<u8> {
+        let plan = self.plans.get(way.plan as usize)?;
+        let located = asked.client.locate(&asked.world.snapshot.locality);
+        let scope = if plan.differs { located.scope } else { 0 };
+        let wanted = asked.plain.record_type;
+        if !matches!(wanted, RecordType::A | RecordType::AAAA) {
+            self.absent(reply, way.zone, name, Ttl::MAX)?;
+            return Some(scope);
+        }
+        let decision = decisions.get(way.plan, &plan.domain, located, asked.world)?;
+        if decision.too_many {
+            return None;
+        }
+        if reply.addresses(decision, way.owner, wanted)? == 0 {
+            self.absent(reply, way.zone, name, decision.ttl)?;
+        }
+        Some(scope)
+    }
+
+    /// The SOA that lets resolvers remember an absence, for `at_most` where it may end sooner.
+    fn absent(&self, reply: &mut Writer<'_>, zone: u32, name: &[u8], at_most: Ttl) -> Option<()> {
+        let zone = self.zones.get(zone as usize)?;
+        match name.strip_suffix(&*zone.apex) {
+            Some(before) => reply.octets(&(QUESTION + u16::try_from(before.len()).ok()?).to_be_bytes())?,
+            // Behind an alias into another zone.
+            None => reply.octets(&zone.apex)?,
+        }
+        reply.octets(&[0, 6, 0, 1])?;
+        reply.octets(&zone.negative_ttl.min(at_most).as_secs().to_be_bytes())?;
+        reply.octets(&u16::try_from(zone.soa.len()).ok()?.to_be_bytes())?;
+        reply.octets(&zone.soa)?;
+        reply.count(AUTHORITY, 1);
+        Some(())
+    }
+}
+
+/// Where a name's addresses come from.
+#[derive(Clone, Copy)]
+struct Way {
+    plan: u32,
+    zone: u32,
+    /// The owner of the addresses, as a pointer.
+    owner: u16,
+}
+
+/// The bit of the header that a reply repeats (RFC 4035 §3.1.6).
+const CHECKING_DISABLED: u8 = 0b0001_0000;
+
+/// Where the counts of the sections stand in the header.
+const ANSWER: usize = 6;
+const AUTHORITY: usize = 8;
+const ADDITIONAL: usize = 10;
+
+/// A datagram being written; everything that does not fit ends in `None`, and the general path truncates.
+struct Writer<'o> {
+    out: &'o mut [u8],
+    at: usize,
+}
+
+impl Writer<'_> {
+    fn octets(&mut self, octets: &[u8]) -> Option<()> {
+        let end = self.at + octets.len();
+        self.out.get_mut(self.at..end)?.copy_from_slice(octets);
+        self.at = end;
+        Some(())
+    }
+
+    /// Changes octets that were written.
+    fn set<const N: usize>(&mut self, at: usize, octets: [u8; N]) {
+        if let Some(place) = self.out.get_mut(at..at + N) {
+            place.copy_from_slice(&octets);
+        }
+    }
+
+    fn count(&mut self, section: usize, records: u16) {
+        self.set(section, records.to_be_bytes());
+    }
+
+    /// The query's header and question as a reply's: an authoritative answer, with nothing in it yet.
+    fn head(&mut self, head: &[u8]) -> Option<()> {
+        const RECURSION_DESIRED: u8 = 1;
+        const AUTHORITATIVE_RESPONSE: u8 = 0b1000_0100;
+        self.octets(head)?;
+        let flags = head.get(2)? & RECURSION_DESIRED | AUTHORITATIVE_RESPONSE;
+        self.set(2, [flags]);
+        self.count(ADDITIONAL, 0);
+        Some(())
+    }
+
+    fn image(&mut self, image: &Image, octets: &[u8]) -> Option<()> {
+        self.octets(octets)?;
+        for (section, count) in [ANSWER, AUTHORITY, ADDITIONAL].into_iter().zip(image.counts) {
+            self.count(section, count);
+        }
+        Some(())
+    }
+
+    /// The addresses of one family; says how many there were.
+    fn addresses(&mut self, decision: &Decision, owner: u16, wanted: RecordType) -> Option<u16> {
+        let ttl = decision.ttl.as_secs();
+        let records = if wanted == RecordType::A {
+            for ip in decision.v4() {
+                self.address::<4, 16>(owner, wanted, ttl, ip.octets())?;
+            }
+            decision.v4().len()
+        } else {
+            for ip in decision.v6() {
+                self.address::<16, 28>(owner, wanted, ttl, ip.octets())?;
+            }
+            decision.v6().len()
+        };
+        let records = u16::try_from(records).ok()?;
+        let aliases = self.out.get(ANSWER..ANSWER + 2)?.try_into().map_or(0, u16::from_be_bytes);
+        self.count(ANSWER, aliases + records);
+        Some(records)
+    }
+
+    /// One address record of `RECORD` octets.
+    fn address<const DATA: usize, const RECORD: usize>(
+        &mut self,
+        owner: u16,
+        wanted: RecordType,
+        ttl: u32,
+        address: [u8; DATA],
+    ) -> Option<()> {
+        let mut record = [0; RECORD];
+        let (head, data) = record.split_first_chunk_mut::<12>()?;
+        let [owner_high, owner_low] = owner.to_be_bytes();
+        let [type_high, type_low] = wanted.0.to_be_bytes();
+        let [a, b, c, d] = ttl.to_be_bytes();
+        *head = [owner_high, owner_low, type_high, type_low, 0, 1, a, b, c, d, 0, DATA.to_le_bytes()[0]];
+        data.copy_from_slice(&address);
+        self.octets(&record)
+    }
+
+    /// The OPT record, as [`crate::reply`] writes it.
+    fn edns(&mut self, subnet: Option<(crate::client::Subnet, u8)>) -> Option<()> {
+        let [payload_high, payload_low] = PAYLOAD.to_be_bytes();
+        self.octets(&[0, 0, 41, payload_high, payload_low, 0, 0, 0, 0])?;
+        let length = self.at;
+        self.octets(&[0, 0])?;
+        if let Some((subnet, scope)) = subnet {
+            let (octets, len) = subnet.octets(scope);
+            self.octets(&SUBNET.to_be_bytes())?;
+            self.octets(&u16::try_from(len).ok()?.to_be_bytes())?;
+            self.octets(octets.get(..len)?)?;
+        }
+        let options = u16::try_from(self.at - length - 2).ok()?;
+        self.set(length, options.to_be_bytes());
+        let additional = self.out.get(ADDITIONAL..ADDITIONAL + 2)?.try_into().map_or(0, u16::from_be_bytes);
+        self.count(ADDITIONAL, additional + 1);
+        Some(())
+    }
+}

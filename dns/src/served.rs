@@ -1,0 +1,88 @@
+//! What is served: a snapshot and the fast path's table of it, swapped together.
+//!
+//! A table takes time to compile (about a second for a million names), and until it is there the world before it is
+//! served, by every transport: an answer never depends on which of them was asked.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use store::{board::Board, model::Moment, snapshot::Snapshot};
+use tokio::sync::watch;
+
+use crate::{answer::World, fast::Table, flatten::Targets, zones_dir::Zones};
+
+/// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// Its configuration.
+    snapshot: Arc<Snapshot>,
+    /// Zones from files.
+    zones: Arc<Zones>,
+    /// The table compiled from both.
+    pub(crate) table: Table,
+}
+
+impl Served {
+    /// Compiles a world; takes as long as it takes.
+    fn compile(snapshot: Arc<Snapshot>, zones: Arc<Zones>, board: &Board) -> Self {
+        let mut served = Self { snapshot, zones, table: Table::default() };
+        served.table = Table::compile(served.world(Targets::none(), board, Moment::default()));
+        served
+    }
+
+    /// It at a moment.
+    pub(crate) fn world<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> World<'a> {
+        World { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
+    }
+}
+
+/// What keeps the served world at the newest snapshot and files.
+pub(crate) struct Follow {
+    pub(crate) store: store::Handle,
+    pub(crate) zones: Arc<ArcSwap<Zones>>,
+    pub(crate) served: Arc<ArcSwap<Served>>,
+}
+
+impl Follow {
+    /// Brings it up to date once.
+    pub(crate) async fn refresh(&self) {
+        let served = self.served.load_full();
+        let zones = self.zones.load_full();
+        let snapshot = self.store.snapshot().unwrap_or_else(|| Arc::clone(&served.snapshot));
+        if Arc::ptr_eq(&snapshot, &served.snapshot) && Arc::ptr_eq(&zones, &served.zones) {
+            return;
+        }
+        let board = Arc::clone(self.store.board());
+        let compiling = tokio::task::spawn_blocking(move || Served::compile(snapshot, zones, &board));
+        match compiling.await {
+            Ok(compiled) => {
+                let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
+                tracing::debug!(%generation, names, "serving a new world");
+                self.served.store(Arc::new(compiled));
+            }
+            Err(error) => tracing::error!(%error, "a world cannot be compiled; the one before stays"),
+        }
+    }
+
+    /// Keeps it up to date. Ends when nobody publishes snapshots any more and there are no files.
+    pub(crate) async fn run(self, mut files: Option<watch::Receiver<u64>>) {
+        let mut snapshots = self.store.snapshots();
+        loop {
+            self.refresh().await;
+            let reread = async {
+                let Some(files) = &mut files else { return std::future::pending().await };
+                if files.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = reread => {}
+            }
+        }
+    }
+}
