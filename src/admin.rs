@@ -21,7 +21,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use dns::zones_dir::Zones;
+use dns::{flatten::Targets, zones_dir::Zones};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use store::{
@@ -55,6 +55,7 @@ pub struct Admin {
     auth: Auth,
     nodes: nodes::Nodes,
     zones: Arc<ArcSwap<Zones>>,
+    targets: Arc<ArcSwap<Targets>>,
 }
 
 impl Admin {
@@ -62,13 +63,19 @@ impl Admin {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
-        Self { engine, handle, control, auth, nodes, zones: Arc::default() }
+        Self { engine, handle, control, auth, nodes, zones: Arc::default(), targets: Arc::default() }
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
     #[must_use]
     pub fn with_zones(self, zones: Arc<ArcSwap<Zones>>) -> Self {
         Self { zones, ..self }
+    }
+
+    /// With what this node knows of the targets of ALIAS records, which `explain` then knows as well.
+    #[must_use]
+    pub fn with_targets(self, targets: Arc<ArcSwap<Targets>>) -> Self {
+        Self { targets, ..self }
     }
 }
 

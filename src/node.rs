@@ -7,7 +7,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use dns::zones_dir::{Zones, ZonesDir};
+use dns::{
+    flatten::Targets,
+    zones_dir::{Zones, ZonesDir},
+};
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
@@ -120,6 +123,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         shutdown,
         gateway: None,
         zones: Arc::default(),
+        targets: Arc::default(),
     };
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
@@ -222,6 +226,7 @@ struct Node {
     gateway: Option<(proxy::ProxyHandle, Duration)>,
     /// What the DNS role serves from files.
     zones: Arc<ArcSwap<Zones>>,
+    targets: Arc<ArcSwap<Targets>>,
 }
 
 impl Node {
@@ -265,7 +270,7 @@ impl Node {
             }
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
-            self.zones = server.zones();
+            (self.zones, self.targets) = (server.zones(), server.targets());
             if let Some(zones) = server.zones_dir() {
                 self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
                 self.reread_on_hangup(zones)?;
@@ -372,7 +377,7 @@ impl Node {
         {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
-            let admin = admin.with_zones(Arc::clone(&self.zones));
+            let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
@@ -400,6 +405,8 @@ impl Node {
     async fn until_the_end(&mut self) -> Result<(), NodeError> {
         let begun = self.shutdown.begun();
         let failed = tokio::select! {
+            // Once the end has begun, parts that end do so because of it.
+            biased;
             () = begun => None,
             ended = self.tasks.join_next() => Some(outcome(ended)),
         };

@@ -108,6 +108,9 @@ pub struct Answer {
     pub steered: Option<Arc<SteeredDomain>>,
     /// Why it is so, for whoever looks.
     pub extended: Option<ExtendedError>,
+    /// An ALIAS had its say: what others answer is in here, so that the next answer may differ although neither
+    /// configuration nor health does.
+    pub flattened: bool,
 }
 
 /// Longer chains end with their last alias, and the resolver goes on from there.

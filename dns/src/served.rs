@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use store::{board::Board, model::Moment, snapshot::Snapshot};
 use tokio::sync::watch;
 
-use crate::{answer::World, fast::Table, gate::Gate, zones_dir::Zones};
+use crate::{answer::World, fast::Table, flatten::Targets, gate::Gate, zones_dir::Zones};
 
 /// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
 #[derive(Debug, Default)]
@@ -26,13 +26,13 @@ impl Served {
     /// Compiles a world; takes as long as it takes.
     fn compile(snapshot: Arc<Snapshot>, zones: Arc<Zones>, board: &Board, gate: &Gate) -> Self {
         let mut served = Self { snapshot, zones, table: Table::default() };
-        served.table = Table::compile(served.world(board, Moment::default()), gate);
+        served.table = Table::compile(served.world(Targets::none(), board, Moment::default()), gate);
         served
     }
 
     /// It at a moment.
-    pub(crate) fn world<'a>(&'a self, board: &'a Board, now: Moment) -> World<'a> {
-        World { snapshot: &self.snapshot, zones: &self.zones, board, now }
+    pub(crate) fn world<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> World<'a> {
+        World { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
     }
 }
 

@@ -156,8 +156,7 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let encrypted = Encrypted::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
-    let exchange =
-        Exchange { store, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
+    let exchange = Exchange { store, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
     Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
 }
 
@@ -179,6 +178,12 @@ impl Server {
     #[must_use]
     pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
         self.zones_dir.clone()
+    }
+
+    /// What is known of the targets of ALIAS records outside our zones, also later.
+    #[must_use]
+    pub fn targets(&self) -> Arc<ArcSwap<Targets>> {
+        Arc::clone(&self.exchange.targets)
     }
 
     /// The addresses, with the ports that were given where 0 was asked.

@@ -100,11 +100,11 @@ pub(super) async fn explain(
     let record_type = asked.record_type.as_deref().unwrap_or("A").parse::<dns::RecordType>();
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
-    let zones = admin.zones.load();
+    let (zones, targets) = (admin.zones.load(), admin.targets.load());
     let world = dns::World {
         snapshot: &snapshot,
         zones: &zones,
-        targets: dns::flatten::Targets::none(),
+        targets: &targets,
         board: admin.handle.board(),
         now: admin.handle.now(),
     };

@@ -62,9 +62,9 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
 
 #[test]
 fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
-    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \".\"\n";
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
     let said = mistakes(&format!("{head}tls_listen = [\"[::1]:853\"]\nhttps_listen = [\"[::1]:443\"]\n"));
-    for named in ["node.toml:6: ", "dns.tls_listen", "node.toml:7: ", "dns.https_listen", "[dns.tls]"] {
+    for named in ["node.toml:7: ", "dns.tls_listen", "node.toml:8: ", "dns.https_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
     let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));

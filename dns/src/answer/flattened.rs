@@ -24,6 +24,7 @@ impl<'a> Walk<'a> {
         }
         let Some(family) = Family::of(self.wanted) else { return false };
         let Some((end, ttl)) = follow(self.world, zone, entry) else { return false };
+        self.answer.flattened = true;
         let before = (self.answer.answer.len(), self.answer.authority.len());
         match end {
             End::Here { zone, name, entry } => self.resolve(zone, name.as_str(), owner, entry),

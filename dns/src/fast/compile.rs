@@ -116,6 +116,10 @@ impl<'w> Compiling<'w> {
         if !matches!(lookup(zone, name.as_str(), RecordType::A), Found::Entry { wildcard: false, .. }) {
             return general;
         }
+        // What others answer is looked up each time.
+        if names.records.iter().any(|record| matches!(record.data, RecordData::Alias(_))) {
+            return general;
+        }
         let mut types: Vec<_> = names.records.iter().map(|record| plain_type(&record.data)).collect();
         if zone.zone.name == *name {
             types.extend([RecordType::SOA, RecordType::NS]);
@@ -205,7 +209,7 @@ impl<'w> Compiling<'w> {
 
     fn image(&mut self, name: &DomainName, record_type: RecordType) {
         let Some((question, found)) = self.ask(name, record_type) else { return };
-        let constant = found.steered.is_none() && found.authoritative && found.scope == 0;
+        let constant = found.steered.is_none() && !found.flattened && found.authoritative && found.scope == 0;
         let coded = matches!(found.rcode, Rcode::NoError | Rcode::NxDomain);
         if !constant || !coded || found.is_referral() && found.answer.is_empty() {
             return;

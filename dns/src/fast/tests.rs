@@ -12,6 +12,7 @@ use store::{
 use super::{Scratch, Table};
 use crate::{
     answer::World,
+    flatten::Targets,
     respond::{Transport, respond},
     testing::open_gate,
     zones_dir::Zones,
@@ -88,8 +89,9 @@ fn record() -> impl Strategy<Value = String> {
     let data = prop_oneof![
         2 => target.clone().prop_map(|target| format!("type: CNAME, data: '{target}'")),
         1 => target.clone().prop_map(|target| format!("type: MX, data: '10 {target}'")),
-        1 => target.prop_map(|target| format!("type: NS, data: '{target}'")),
+        1 => target.clone().prop_map(|target| format!("type: NS, data: '{target}'")),
         1 => "[a-z]{1,200}".prop_map(|text| format!("type: TXT, data: '{text}'")),
+        1 => target.prop_map(|target| format!("type: ALIAS, data: '{target}'")),
         2 => any::<u8>().prop_map(|last| format!("type: A, data: 198.51.100.{last}")),
         1 => any::<u8>().prop_map(|last| format!("type: AAAA, data: '2001:db8:5::{last:x}'")),
         1 => Just("type: HTTPS, data: '1 . alpn=h2'".to_owned()),
@@ -208,9 +210,12 @@ proptest! {
         }
         let snapshot = snapshot(&documents(&kept, &domain), &health).map_err(TestCaseError::fail)?;
         board(&snapshot, &health, &states);
-        let world = World { snapshot: &snapshot, zones: Zones::none(), board: &health, now: Moment(1_000_000) };
+        let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
         let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
+        // What others answer is known only later.
+        let targets = Targets::knowing("www.example.org", 7, Moment(1_090_000));
+        let world = World { targets: &targets, ..world };
         let mut scratch = Scratch::default();
         for (packet, source) in queries {
             let mut out = [0xaa; 1280];
@@ -228,7 +233,7 @@ proptest! {
     fn strange_packets_are_handed_on(packet in query(), noise in prop::collection::vec((any::<u16>(), any::<u8>()), 0..4), cut in any::<u16>()) {
         let health = Board::default();
         let snapshot = snapshot(&documents(&[], "policy: { type: nearest }"), &health).unwrap();
-        let world = World { snapshot: &snapshot, zones: Zones::none(), board: &health, now: Moment(1_000_000) };
+        let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
         let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
         let mut packet = packet;
@@ -258,7 +263,13 @@ fn common_queries_are_answered_on_the_fast_path() {
     let health = Board::default();
     let record = "{ name: www, type: A, data: 198.51.100.1 }".to_owned();
     let snapshot = snapshot(&documents(&[record], "policy: { type: nearest }"), &health).unwrap();
-    let world = World { snapshot: &snapshot, zones: Zones::none(), board: &health, now: Moment(1_000_000) };
+    let world = World {
+        snapshot: &snapshot,
+        zones: Zones::none(),
+        targets: Targets::none(),
+        board: &health,
+        now: Moment(1_000_000),
+    };
     let gate = open_gate();
     let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
     assert_eq!(table.plans.len(), 1, "three domains that differ in their names only share a plan");

@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST_NAMES: usize = 10_000;
 /// More addresses than this are not kept of one name.
 const MOST_ADDRESSES: usize = 64;
+/// How long one server has to answer one question.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions at a time.
 const AT_A_TIME: usize = 32;
 
@@ -59,8 +61,8 @@ pub(crate) struct Refresher {
 enum Said {
     /// Addresses, or that there are none, and for how long that holds.
     Addresses(Vec<IpAddr>, Duration),
-    /// Nobody answered, or nobody knew.
-    Nothing,
+    /// Nobody answered, or nobody knew, and why.
+    Nothing(String),
 }
 
 type Question = (DomainName, Family);
@@ -87,7 +89,7 @@ impl Due {
                 self.failures = 0;
                 (*holds).clamp(SOONEST, LATEST).mul_f64(chance.mul_add(0.2, 0.6))
             }
-            Said::Nothing => {
+            Said::Nothing(_) => {
                 self.failures = self.failures.saturating_add(1);
                 let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(LONGEST_PAUSE);
                 doubled.mul_f64(chance.mul_add(0.5, 0.5))
@@ -219,7 +221,13 @@ impl Refresher {
                     let known = Some(Arc::new(Known { addresses, until }));
                     targets.0.entry(name).or_default()[family as usize] = known;
                 }
-                Said::Nothing => self.metrics.alias_failed(),
+                Said::Nothing(reason) => {
+                    self.metrics.alias_failed();
+                    // Once each time it begins; that it goes on is in the metrics.
+                    if due.failures == 1 {
+                        tracing::warn!(%name, reason, "the target of an ALIAS cannot be resolved");
+                    }
+                }
             }
         }
         self.targets.store(Arc::new(targets));
@@ -249,6 +257,8 @@ fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
     let resolver = builder.and_then(|mut builder| {
         let options = builder.options_mut();
         options.cache_size = 0;
+        // There is a next time: nobody waits for this one, and what hangs holds up others.
+        (options.timeout, options.attempts) = (PATIENCE, 1);
         options.use_hosts_file = ResolveHosts::Never;
         builder.build()
     });
@@ -272,7 +282,9 @@ async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
         Family::V4 => WireType::A,
         Family::V6 => WireType::AAAA,
     };
-    let Ok(mut absolute) = Name::from_labels(name.labels().map(str::as_bytes)) else { return Said::Nothing };
+    let Ok(mut absolute) = Name::from_labels(name.labels().map(str::as_bytes)) else {
+        return Said::Nothing("it is no name for the wire".to_owned());
+    };
     absolute.set_fqdn(true);
     match resolver.lookup(absolute, wire).await {
         Ok(found) => {
@@ -284,21 +296,18 @@ async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
             let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
             Said::Addresses(addresses.take(MOST_ADDRESSES).collect(), Duration::from_secs(ttl.into()))
         }
-        Err(error) => absent(name, &error),
+        Err(error) => absent(&error),
     }
 }
 
 /// An absence is an answer, if somebody answers for it: with the SOA of a zone.
-fn absent(name: &DomainName, error: &NetError) -> Said {
+fn absent(error: &NetError) -> Said {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) if none.soa.is_some() => {
             let holds = none.negative_ttl.map_or(ABSENT, |ttl| Duration::from_secs(ttl.into()));
             Said::Addresses(Vec::new(), holds)
         }
-        error => {
-            tracing::warn!(%name, %error, "the target of an ALIAS cannot be resolved");
-            Said::Nothing
-        }
+        error => Said::Nothing(error.to_string()),
     }
 }
 
@@ -319,7 +328,7 @@ mod tests {
         }
         let mut pauses = Vec::new();
         for _ in 0..100 {
-            due.again(now, &Said::Nothing, 1.0);
+            due.again(now, &Said::Nothing(String::new()), 1.0);
             pauses.push(due.at - now);
         }
         assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == LONGEST_PAUSE);

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Small, query};
+use crate::{
+    respond::Dropped,
+    testing::{Small, query},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -158,6 +161,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         gate: Arc::new(Gate::new(gate::Config::default(), Arc::clone(&metrics)).unwrap()),
         zones: Arc::default(),
         targets: Arc::default(),
+        served: Arc::default(),
         metrics: Arc::clone(&metrics),
     };
     let line = streams::Line {

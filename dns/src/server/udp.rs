@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     fast::Scratch,
+    flatten::Targets,
     metrics::Tally,
     respond::{Dropped, Transport, respond},
     served::Served,
@@ -104,6 +105,7 @@ impl Worker {
         let wildcard = self.socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
         let mut batch = Batch::new(wildcard);
         let mut served = Cache::new(Arc::clone(&self.exchange.served));
+        let mut targets = Cache::new(Arc::clone(&self.exchange.targets));
         let mut scratch = Scratch::default();
         let mut tally = Tally::default();
         while !self.stop.load(Ordering::Relaxed) {
@@ -112,8 +114,12 @@ impl Worker {
                 continue;
             }
             scratch.next_batch();
-            let answering =
-                Answering { served: served.load(), exchange: &self.exchange, now: self.exchange.store.now() };
+            let answering = Answering {
+                served: served.load(),
+                targets: targets.load(),
+                exchange: &self.exchange,
+                now: self.exchange.store.now(),
+            };
             batch
                 .answer(|packet, peer, reply| answering.reply(packet, peer, &mut scratch, &mut tally, reply));
             tally.socket_errors += batch.send(&self.socket).failed;
@@ -143,6 +149,7 @@ impl Drop for Worker {
 /// What a batch is answered with.
 struct Answering<'a> {
     served: &'a Served,
+    targets: &'a Targets,
     exchange: &'a Exchange,
     now: store::model::Moment,
 }
@@ -161,7 +168,7 @@ impl Answering<'_> {
             tally.record(&Err(Dropped::NoReturn));
             return 0;
         }
-        let world = self.served.world(self.exchange.store.board(), self.now);
+        let world = self.served.world(self.targets, self.exchange.store.board(), self.now);
         let guard = self.exchange.gate.at(self.now);
         if let Some(fast) = self.served.table.reply(packet, peer.ip(), (world, guard), scratch, reply) {
             tally.fast(fast);
