@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     changes::ChangeLog,
+    lookups::Lookups,
     rows::{CheckRow, NODE_MAINTENANCE, Row, RowKey, SERF_HEALTH, ServiceRow, service_maintenance},
     tables::Tables,
     txn::Change,
@@ -20,6 +21,7 @@ const REMEMBERED: usize = 200_000;
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) tables: Tables,
+    pub(super) lookups: Lookups,
     deleted: ChangeLog,
     services: ChangeLog,
     catalog_index: u64,
@@ -33,6 +35,7 @@ impl View {
     pub(crate) fn new(tables: Tables) -> Self {
         let index = tables.index;
         Self {
+            lookups: Lookups::new(&tables),
             tables,
             deleted: ChangeLog::new(index, REMEMBERED),
             services: ChangeLog::new(index, REMEMBERED),
@@ -49,9 +52,15 @@ impl View {
             if !change.quiet {
                 self.stamp(&change, index);
             }
-            match change.after {
-                Some(row) => drop(self.tables.put(row)),
-                None => drop(self.tables.remove(&change.key)),
+            let before = match &change.after {
+                Some(row) => self.tables.put(row.clone()),
+                None => self.tables.remove(&change.key),
+            };
+            if let Some(before) = before {
+                self.lookups.take(&before);
+            }
+            if let Some(after) = change.after {
+                self.lookups.add(&after);
             }
         }
         self.tables.index = self.tables.index.max(index);
@@ -156,7 +165,6 @@ impl View {
         let node_address = node.map(|node| node.address.clone()).unwrap_or_default();
         let mut meta = node.map(|node| node.meta.clone()).unwrap_or_default();
         meta.extend(row.meta.clone());
-        let status = self.tables.checks_of(row).map(|check| check.status).max();
         let maintenance = service_maintenance(&row.id);
         let has = |id: &str| self.tables.check(&row.node, id).is_some();
         let address = if row.address.is_empty() { node_address.clone() } else { row.address.clone() };
@@ -171,7 +179,7 @@ impl View {
             tags: row.tags.clone(),
             meta,
             weight: row.weight_passing,
-            status: status.unwrap_or(CheckStatus::Passing),
+            status: self.lookups.status(row),
             maintenance: has(&maintenance) || has(NODE_MAINTENANCE),
             create_index: Index(row.create),
             modify_index: Index(row.modify),
