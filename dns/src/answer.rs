@@ -128,7 +128,7 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
 }
 
 /// Questions no zone's content can answer.
-const fn unanswerable(question: &Question) -> Option<Rcode> {
+pub(crate) const fn unanswerable(question: &Question) -> Option<Rcode> {
     if question.class != Question::IN {
         return Some(Rcode::Refused);
     }

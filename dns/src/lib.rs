@@ -16,6 +16,7 @@ mod explain;
 mod metrics;
 mod name;
 mod record;
+pub mod registry;
 mod reply;
 mod request;
 mod respond;

@@ -1,6 +1,6 @@
 //! The sockets: bound all at once, served until told to stop, every task owned.
 
-mod tcp;
+pub(crate) mod tcp;
 mod udp;
 
 use std::{
@@ -153,7 +153,16 @@ impl Server {
 }
 
 /// How long conversations may go on after the end was announced.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+/// What answers the packets of a socket, and what counts them; cheap to clone.
+pub(crate) trait Answers: Clone + Send + Sync + 'static {
+    /// The reply to a packet, if it gets one.
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>>;
+
+    /// The counters of its sockets.
+    fn metrics(&self) -> &Arc<Metrics>;
+}
 
 /// What every task needs to answer a packet.
 #[derive(Clone, Debug)]
@@ -162,8 +171,7 @@ struct Exchange {
     metrics: Arc<Metrics>,
 }
 
-impl Exchange {
-    /// The reply to a packet, if it gets one.
+impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let snapshot = self.store.snapshot();
         let world = snapshot.as_deref().map(|snapshot| World {
@@ -178,17 +186,21 @@ impl Exchange {
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
     }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
 }
 
 /// Ready once the end was announced, or nobody is left to announce it.
-async fn end(stopped: &mut watch::Receiver<bool>) {
+pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Binds one address over both protocols. TCP comes first: its port is never shared, so that a second server
 /// on the same address is noticed.
-fn listen(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+pub(crate) fn listen(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
     let mut tries = 0;
     loop {
         let tcp =

@@ -17,14 +17,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Exchange, end};
+use super::{Answers, end};
 use crate::{metrics::OpenConnection, respond::Transport};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) connections: usize,
-    pub(super) idle: Duration,
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) idle: Duration,
 }
 
 /// How long to wait when the process is out of file descriptors or memory.
@@ -33,10 +33,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Replies that wait to be sent on one connection; one is written before the next query is read.
 const REPLIES: usize = 4;
 
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     limits: Limits,
-    exchange: Exchange,
+    exchange: impl Answers,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -49,10 +49,10 @@ pub(super) async fn serve(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok(_) if connections.len() >= limits.connections => {
-                exchange.metrics.refused_connections.increment();
+                exchange.metrics().refused_connections.increment();
             }
             Ok((stream, peer)) => {
-                let open = OpenConnection::new(&exchange.metrics);
+                let open = OpenConnection::new(exchange.metrics());
                 let talk = converse(stream, peer, limits.idle, exchange.clone(), stopped.clone());
                 connections.spawn(async move {
                     talk.await;
@@ -61,7 +61,7 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 tracing::debug!(%error, "accepting a connection failed");
-                exchange.metrics.socket_errors.increment();
+                exchange.metrics().socket_errors.increment();
                 if !is_the_clients(&error) {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -83,10 +83,10 @@ async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
     idle: Duration,
-    exchange: Exchange,
+    exchange: impl Answers,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let metrics = Arc::clone(&exchange.metrics);
+    let metrics = Arc::clone(exchange.metrics());
     let (framed, mut replies) =
         Framed::from_stream_with_buffer_size(AsyncIoTokioAsStd(stream), peer, REPLIES);
     let mut framed = TimeoutStream::new(framed, idle);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{net::UdpSocket, sync::watch};
 
-use super::{Exchange, end};
+use super::{Answers as _, Exchange, end};
 use crate::respond::Transport;
 
 /// Queries are far shorter; what is cut off here cannot be read and is answered so.
