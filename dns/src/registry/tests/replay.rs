@@ -104,7 +104,7 @@ fn captures_are_answered_as_a_real_agent_answered_them() {
         }
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(replayed, 56);
+    assert_eq!(replayed, 62);
 }
 
 #[test]
