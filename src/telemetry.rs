@@ -174,6 +174,7 @@ mod tests {
         let sources: Vec<(&str, Arc<dyn Source>)> = vec![
             ("Every node with an engine", follower.metrics()),
             ("`dns`", Arc::new(dns::Metrics::default())),
+            ("`[store] dns`", Arc::new(dns::registry::RegistryMetrics::default())),
             ("`proxy`", Arc::new(proxy::Metrics::default())),
             ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
             ("`control`", Arc::new(crate::control::Metrics::default())),

@@ -32,13 +32,13 @@ use store::{
     model::{DomainName, Moment, RecordData, Ttl},
 };
 
-pub use self::{
-    face::{Registry, Server, bind},
-    metrics::RegistryMetrics,
-};
 use self::{
     asked::Asked,
     records::{Place, address_record, node_text},
+};
+pub use self::{
+    face::{Registry, Server, bind},
+    metrics::RegistryMetrics,
 };
 use crate::{
     answer::{Answer, Question, unanswerable},

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use store::{
     engine::consul::{self, Secret},
     model::{
-        Name, Span,
+        Name, Span, Ttl,
         read::{Fields, Reader},
     },
 };
@@ -14,6 +14,8 @@ use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
 const URL: &str = "a URL such as http://127.0.0.1:8580";
+/// What everybody's names of a registry end in.
+const CONSUL: &str = "consul";
 const LONGEST: usize = 4096;
 /// The longest token or certificate file.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -78,8 +80,15 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
             must_be_guarded(&at, "[store] http", http, &guard);
         }
         let dns = fields.optional("dns", |it| address(&it));
+        let exposed = fields.or("dns_exposed", false, |it| it.boolean());
+        if let (Some(dns), Some(at)) = (dns, fields.get("dns")) {
+            must_be_meant(&at, dns, exposed);
+        }
+        let dns_domain = fields.get("dns_domain").map_or_else(|| CONSUL.parse().ok(), |it| it.parse());
+        let dns_ttl = fields.or("dns_ttl", Ttl::ZERO, |it| it.ttl());
         let datacenter = fields.or("datacenter", "dc1".to_owned(), |it| it.text(128).map(str::to_owned));
-        Some(Store::Embedded(Embedded { datacenter, http, dns, guard }))
+        let dns_domain = dns_domain?;
+        Some(Store::Embedded(Embedded { datacenter, http, dns, dns_domain, dns_ttl, guard }))
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
         let token = fields.optional("token_file", |it| secret(&it));
@@ -209,6 +218,17 @@ fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Gua
     at.mistake(
         format!("{what} {address} is off loopback, where it takes tokens and TLS"),
         "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+    );
+}
+
+/// Whoever reaches the registry's names reads them: DNS knows no tokens.
+fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
+    if address.ip().is_loopback() || exposed {
+        return;
+    }
+    at.mistake(
+        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
+        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
     );
 }
 

@@ -56,6 +56,23 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
 }
 
 #[test]
+fn the_registrys_names_are_shown_off_loopback_only_where_that_is_said() {
+    let config = |dns: &str| {
+        let text =
+            format!("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n{dns}");
+        Config::parse("node.toml", &text)
+    };
+    let refused = config("dns = \"0.0.0.0:8600\"").unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].to_string().contains("dns_exposed = true"), "{}", refused[0]);
+    let text = "dns = \"0.0.0.0:8600\"\ndns_exposed = true\ndns_ttl = \"5s\"\ndns_domain = \"Bei.Example\"";
+    let Some(Store::Embedded(it)) = config(text).unwrap().store else { panic!("embedded") };
+    assert_eq!((it.dns_domain.as_str(), it.dns_ttl.as_secs()), ("bei.example", 5));
+    let Some(Store::Embedded(it)) = config("dns = \"[::1]:8600\"").unwrap().store else { panic!("embedded") };
+    assert_eq!((it.dns_domain.as_str(), it.dns_ttl.as_secs()), ("consul", 0));
+}
+
+#[test]
 fn off_loopback_takes_tls_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();

@@ -7,12 +7,16 @@ use store::metrics::{Descriptor, Sample, Source};
 use crate::metrics::Metrics;
 
 /// The face's counters, shown under `waypost.registry`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RegistryMetrics(pub(super) Arc<Metrics>);
 
 /// Named as the role's are, but for the prefix.
 static DESCRIPTORS: &[Descriptor] = &[
-    Descriptor::counter("waypost.registry.queries", "{query}", "Packets the registry received, by transport."),
+    Descriptor::counter(
+        "waypost.registry.queries",
+        "{query}",
+        "Packets the registry received, by transport.",
+    ),
     Descriptor::counter("waypost.registry.answers", "{answer}", "Replies of the registry, by response code."),
     Descriptor::counter(
         "waypost.registry.dropped",

@@ -17,7 +17,8 @@ pub(super) enum Place {
 impl Place {
     /// `None` for what is neither: such an instance cannot be named.
     pub(super) fn read(text: &str) -> Option<Self> {
-        let host = || text.parse().ok().filter(|it: &DomainName| !it.as_str().starts_with('*')).map(Self::Host);
+        let host =
+            || text.parse().ok().filter(|it: &DomainName| !it.as_str().starts_with('*')).map(Self::Host);
         text.parse().ok().map(Self::Address).or_else(host)
     }
 

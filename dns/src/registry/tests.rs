@@ -126,9 +126,8 @@ fn lines(asked: &str, records: &[Record]) -> Vec<String> {
         Owner::Asked => format!("{asked}."),
         Owner::At(name) => format!("{name}."),
     };
-    let line = |it: &Record| {
-        format!("{} {} IN {} {}", owner(it), it.ttl.as_secs(), it.data.record_type(), it.data)
-    };
+    let line =
+        |it: &Record| format!("{} {} IN {} {}", owner(it), it.ttl.as_secs(), it.data.record_type(), it.data);
     records.iter().map(line).collect()
 }
 

@@ -15,11 +15,7 @@ const LONGEST: usize = 4096;
 /// How long to wait after the system failed us, so that a lasting error does not spin.
 const PAUSE: Duration = Duration::from_millis(10);
 
-pub(super) async fn serve(
-    socket: Arc<UdpSocket>,
-    answers: impl Answers,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut stopped: watch::Receiver<bool>) {
     let mut buffer = [0; LONGEST];
     loop {
         let received = tokio::select! {

@@ -76,7 +76,8 @@ fn difference(capture: &Capture, section: &str, ours: &[String]) -> Option<Strin
     let (ours, theirs) = (set(ours), set(&capture.sections[section]));
     // Theirs stops at three answers, or where the datagram ends, and says nothing of it.
     let cut = capture.asked.starts_with("bigsvc") && section != "authority";
-    let same = if cut { ours.is_superset(&theirs) && ours.len() >= 60 || ours == theirs } else { ours == theirs };
+    let same =
+        if cut { ours.is_superset(&theirs) && ours.len() >= 60 || ours == theirs } else { ours == theirs };
     (!same).then(|| format!("{} {section}: {ours:?}, expected {theirs:?}", capture.name))
 }
 
