@@ -82,7 +82,7 @@ impl View for Shelf {
         self.find(|it| it.address.parse() == Ok(address))
     }
 
-    fn service_at<'a>(&'a self, address: IpAddr) -> Option<&'a str> {
+    fn service_at(&self, address: IpAddr) -> Option<&str> {
         let there = |held: &Held| held.address.as_ref().is_some_and(|it| it.parse() == Ok(address));
         self.services.iter().find(|(_, held)| there(held)).map(|(name, _)| name.as_str())
     }

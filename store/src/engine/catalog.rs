@@ -26,7 +26,7 @@ pub trait View {
     fn node_at<'a>(&'a self, address: IpAddr) -> Option<Node<'a>>;
 
     /// The name of the first service with an instance that is registered under this address.
-    fn service_at<'a>(&'a self, address: IpAddr) -> Option<&'a str>;
+    fn service_at(&self, address: IpAddr) -> Option<&str>;
 }
 
 /// A node of the catalog.

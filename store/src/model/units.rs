@@ -16,7 +16,6 @@ impl Ttl {
     pub const MAX: Self = Self(i32::MAX as u32);
     /// Not to be remembered: what a registry's names are answered with. No document can say it.
     pub const ZERO: Self = Self(0);
-    /// Not to be remembered at all.
 
     /// Whole seconds; `None` for zero and for more than [`Ttl::MAX`].
     #[must_use]

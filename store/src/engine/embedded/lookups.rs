@@ -145,7 +145,7 @@ impl catalog::View for View {
         self.tables.nodes.get(name).map(|it| shown(it))
     }
 
-    fn service_at<'a>(&'a self, address: IpAddr) -> Option<&'a str> {
+    fn service_at(&self, address: IpAddr) -> Option<&str> {
         self.lookups.services_at.get(&address)?.first().map(|(name, _)| name.as_str())
     }
 }
