@@ -58,6 +58,10 @@ pub(super) async fn follow(shared: Shared) {
 /// Judges a reading and publishes the outcome; returns after how long to read once more.
 fn take_in(shared: &Shared, service: String, reading: Reading) -> Option<Duration> {
     let handle = shared.publisher.handle();
+    // A reading may come after the service was let go, and would bring back what was forgotten.
+    if !handle.services_in_use().borrow().contains(&service) {
+        return None;
+    }
     let slot = shared.publisher.discovery().slot(&service);
     let before = slot.load();
     let judged = judge(&before, reading, handle.now());
@@ -103,8 +107,10 @@ async fn verify(shared: Shared, service: String, after: Duration) -> ServiceChan
 
 fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
     let table = shared.publisher.discovery();
-    let entries: HashMap<String, Arc<Entry>> =
-        table.services().into_iter().map(|name| (name.clone(), table.slot(&name).load())).collect();
+    let in_use = shared.publisher.handle().services_in_use().borrow().clone();
+    // What is not there and not used is not worth remembering: its name may be a stranger's.
+    let worth = |(name, entry): &(String, Arc<Entry>)| in_use.contains(name) || !entry.endpoints.is_empty();
+    let entries: HashMap<String, Arc<Entry>> = table.entries().into_iter().filter(worth).collect();
     let same =
         |(name, entry): (&String, &Arc<Entry>)| remembered.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
     if entries.len() == remembered.len() && entries.iter().all(same) {
