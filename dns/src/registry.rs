@@ -1,8 +1,8 @@
 //! The names of a registry: services, nodes and addresses of a catalog, as Consul's DNS gives them.
 //!
 //! [`answer()`] is pure: a look at a catalog, a question, and what a draw would decide are handed in. [`Registry`]
-//! puts a catalog behind it, [`Server`] the sockets (8600 of the embedded engine); [`Discovery`] answers the
-//! same names from what a node follows of any registry.
+//! puts a catalog behind it, [`Server`] the sockets (8600 of the embedded engine). The
+//! DNS role answers the same names from what its node follows of any registry, as an [`Offer`] says.
 //!
 //! ```text
 //! [tag.]NAME.service[.DC].DOMAIN    A, AAAA, SRV; an alias where the address is a host name
@@ -16,6 +16,8 @@
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type.
 
 mod asked;
+mod book;
+mod discovery;
 mod face;
 mod metrics;
 mod packet;
@@ -32,11 +34,13 @@ use store::{
     model::{DomainName, Moment, RecordData, Ttl},
 };
 
+pub(crate) use self::discovery::Discovery;
 use self::{
     asked::Asked,
     records::{Place, address_record, node_text},
 };
 pub use self::{
+    discovery::Offer,
     face::{Registry, Server, bind},
     metrics::RegistryMetrics,
 };

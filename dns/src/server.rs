@@ -16,6 +16,7 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{
     answer::World,
     metrics::Metrics,
+    registry::{Discovery, Offer},
     respond::{Dropped, Transport, respond},
 };
 
@@ -31,6 +32,8 @@ pub struct Config {
     /// A TCP connection on which no whole query comes, or no reply can be sent, for this long is closed
     /// (RFC 7766 §6.2.3).
     pub tcp_idle: Duration,
+    /// Names of a registry to answer beside the zones.
+    pub discovery: Option<Offer>,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             workers: 1,
             tcp_connections: 1024,
             tcp_idle: Duration::from_secs(10),
+            discovery: None,
         }
     }
 }
@@ -102,7 +106,9 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let listeners = config.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<_>, _>>()?;
     let local = |(udp, _): &(UdpSocket, TcpListener)| udp.local_addr().map_err(Error::Register);
     let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
-    let exchange = Exchange { store, metrics: Arc::default() };
+    let offer = config.discovery.clone();
+    let discovery = offer.map(|offer| Arc::new(Discovery::new(offer, store.clone())));
+    let exchange = Exchange { store, discovery, metrics: Arc::default() };
     Ok(Server { config, listeners, addresses, exchange })
 }
 
@@ -168,11 +174,13 @@ pub(crate) trait Answers: Clone + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 struct Exchange {
     store: store::Handle,
+    discovery: Option<Arc<Discovery>>,
     metrics: Arc<Metrics>,
 }
 
 impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let inside = self.discovery.as_ref().and_then(|it| it.respond(packet, peer, transport));
         let snapshot = self.store.snapshot();
         let world = snapshot.as_deref().map(|snapshot| World {
             snapshot,
@@ -181,7 +189,7 @@ impl Answers for Exchange {
         });
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
-            _ => respond(packet, peer.ip(), transport, world),
+            _ => inside.unwrap_or_else(|| respond(packet, peer.ip(), transport, world)),
         };
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)

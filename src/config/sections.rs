@@ -10,6 +10,8 @@ use store::{
     },
 };
 
+use dns::registry::Offer;
+
 use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
@@ -32,6 +34,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
+    let dns = dns.map(|dns| within(dns, store.as_ref()));
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -103,12 +106,45 @@ fn dns_section(fields: &Fields<'_>) -> Option<dns::Config> {
     fields.not_yet("zones_dir", "zones as documents");
     fields.not_yet("geoip", "`networks` of the sites");
     let listen = fields.optional("listen", addresses);
+    let discovery = discovery(fields);
     Some(dns::Config {
+        discovery,
         listen: listen.unwrap_or(defaults.listen),
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
         tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
         tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
     })
+}
+
+/// Names may have the registry's data centre as a label, where it is known.
+fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
+    let datacenter = match store {
+        Some(Store::Embedded(it)) => Some(it.datacenter.clone()),
+        Some(Store::Consul(it)) => it.datacenter.clone(),
+        None => None,
+    };
+    if let Some(offer) = &mut dns.discovery {
+        offer.datacenter = datacenter.unwrap_or_default();
+    }
+    dns
+}
+
+/// The names of services for clients inside; the registry's data centre is put in where the engine is known.
+fn discovery(fields: &Fields<'_>) -> Option<Offer> {
+    let clients = fields.or("discovery_clients", Offer::inside(), |it| it.distinct(|network| network.net()));
+    let ttl = fields.or("discovery_ttl", Ttl::ZERO, |it| it.ttl());
+    let Some(at) = fields.get("discovery_domain") else {
+        for key in ["discovery_clients", "discovery_ttl"] {
+            if let Some(there) = fields.get(key) {
+                there.mistake(
+                    "is about names that are not served",
+                    "`discovery_domain = \"consul\"` beside it",
+                );
+            }
+        }
+        return None;
+    };
+    Some(Offer { domain: at.parse()?, datacenter: String::new(), clients, ttl })
 }
 
 fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
