@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -166,6 +167,11 @@ pub(crate) trait Answers: Clone + Send + Sync + 'static {
     /// The reply to a packet, if it gets one.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>>;
 
+    /// What the reply should wait for; others are not to wait with it.
+    fn wait(&self, _: &[u8], _: SocketAddr) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// The counters of its sockets.
     fn metrics(&self) -> &Arc<Metrics>;
 }
@@ -193,6 +199,10 @@ impl Answers for Exchange {
         };
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
+    }
+
+    fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {
+        self.discovery.as_ref()?.wait(packet, peer)
     }
 
     fn metrics(&self) -> &Arc<Metrics> {

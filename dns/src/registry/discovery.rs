@@ -2,17 +2,20 @@
 //! may know.
 //!
 //! A name that is asked for is put into use, and the follower keeps it fresh from then on; how many are in use, and
-//! how fast new ones come, is bounded. Nothing here asks the registry: a query finds an entry or is told SERVFAIL,
-//! which makes it come again a moment later. While the registry is away the last instances are answered.
+//! how fast new ones come, is bounded. Nothing here asks the registry: a query finds an entry, or [`Discovery::wait`]s
+//! for it apart from the others and for a moment, or is told SERVFAIL. While the registry is away the last
+//! instances are answered.
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use store::{
     Handle,
@@ -20,6 +23,7 @@ use store::{
     engine::catalog::{Instance, Node, View},
     model::{DomainName, Moment, Ttl},
 };
+use tokio::sync::Semaphore;
 
 use super::{
     Draw, Names, answer,
@@ -30,6 +34,7 @@ use super::{
 use crate::{
     answer::{Answer, Question, unanswerable},
     record::Rcode,
+    request::Request,
     respond::{Dropped, Response, Transport},
 };
 
@@ -72,6 +77,7 @@ pub(crate) struct Discovery {
     handle: Handle,
     book: Mutex<Book>,
     turn: AtomicUsize,
+    waiting: Arc<Semaphore>,
 }
 
 impl Discovery {
@@ -90,6 +96,7 @@ impl Discovery {
             book: Mutex::new(Book::new(handle.clone())),
             handle,
             turn: AtomicUsize::default(),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
         }
     }
 
@@ -106,6 +113,30 @@ impl Discovery {
             return None;
         }
         Some(packet::respond(packet, peer.ip(), transport, |question| self.answer(question)))
+    }
+
+    /// What a packet's answer has to wait for, if that is worth it: the first reading of a service, for at most
+    /// [`PATIENCE`]. Only so many wait at a time; the others are answered as it is.
+    pub(crate) fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {
+        if !ends_in(packet, &self.ending) || !self.serves(peer.ip()) {
+            return None;
+        }
+        let question = Request::parse(packet).ok().filter(|it| it.refusal.is_none())?.question?;
+        let Asked::Service { name, .. } = asked::read(question.name.key(), &self.names) else { return None };
+        let Page::Open(slot) = self.ask(name, self.handle.now()) else { return None };
+        if unanswerable(&question).is_some() || slot.load().standing != Standing::Unread {
+            return None;
+        }
+        let place = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
+        let mut discovered = self.handle.discovered();
+        Some(Box::pin(async move {
+            let read = async {
+                while slot.load().standing == Standing::Unread && discovered.changed().await.is_ok() {}
+            };
+            // Who waited in vain is told so.
+            let _ = tokio::time::timeout(PATIENCE, read).await;
+            drop(place);
+        }))
     }
 
     fn serves(&self, client: IpAddr) -> bool {
@@ -131,13 +162,21 @@ impl Discovery {
     }
 
     fn entry(&self, name: &str, now: Moment) -> Known {
-        let page = self.book.lock().unwrap_or_else(PoisonError::into_inner).ask(name, now);
-        match page {
+        match self.ask(name, now) {
             Page::Open(slot) => Known::judge(slot.load()),
             Page::Full => Known::Nothing,
         }
     }
+
+    fn ask(&self, name: &str, now: Moment) -> Page {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner).ask(name, now)
+    }
 }
+
+/// How long the first question about a service waits for it to be read.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Questions that wait at a time.
+const MOST_WAITING: usize = 256;
 
 /// Marks an answer that may be out of date. Extended error 3, Stale Answer (RFC 8914 §4.4), belongs here once an
 /// answer can carry one.
@@ -148,12 +187,12 @@ const fn stale(answer: Answer) -> Answer {
 /// How far an entry can be answered from.
 enum Known {
     Nothing,
-    Fresh(std::sync::Arc<Entry>),
-    Stale(std::sync::Arc<Entry>),
+    Fresh(Arc<Entry>),
+    Stale(Arc<Entry>),
 }
 
 impl Known {
-    fn judge(entry: std::sync::Arc<Entry>) -> Self {
+    fn judge(entry: Arc<Entry>) -> Self {
         match &entry.standing {
             Standing::Present | Standing::Gone => Self::Fresh(entry),
             // Without instances nobody can tell what is not there from what was never read.

@@ -99,6 +99,9 @@ async fn converse(
         };
         match message {
             Some(Ok(message)) => {
+                if let Some(wait) = exchange.wait(message.bytes(), peer) {
+                    wait.await;
+                }
                 let Some(reply) = exchange.reply(message.bytes(), peer, Transport::Tcp) else { continue };
                 if replies.send(SerialMessage::new(reply, peer)).is_err() {
                     return metrics.socket_errors.increment();

@@ -1,8 +1,8 @@
 //! Datagrams: each is answered before the next is taken, so nothing can pile up here.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::UdpSocket, sync::watch};
+use tokio::{net::UdpSocket, sync::watch, task::JoinSet};
 
 use super::{Answers as _, Exchange, end};
 use crate::respond::Transport;
@@ -15,6 +15,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) async fn serve(socket: Arc<UdpSocket>, exchange: Exchange, mut stopped: watch::Receiver<bool>) {
     let mut buffer = [0; LONGEST];
+    let mut waiting = JoinSet::new();
     loop {
         let received = tokio::select! {
             biased;
@@ -30,11 +31,25 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, exchange: Exchange, mut stoppe
                 continue;
             }
         };
+        while waiting.try_join_next().is_some() {}
         let packet = buffer.get(..octets).unwrap_or_default();
-        let Some(reply) = exchange.reply(packet, peer, Transport::Udp) else { continue };
-        if let Err(error) = socket.send_to(&reply, peer).await {
-            tracing::debug!(%error, %peer, "sending a reply failed");
-            exchange.metrics.socket_errors.increment();
+        match exchange.wait(packet, peer) {
+            None => answer(&socket, &exchange, packet, peer).await,
+            Some(wait) => {
+                let (socket, exchange, packet) = (Arc::clone(&socket), exchange.clone(), packet.to_vec());
+                waiting.spawn(async move {
+                    wait.await;
+                    answer(&socket, &exchange, &packet, peer).await;
+                });
+            }
         }
+    }
+}
+
+async fn answer(socket: &UdpSocket, exchange: &Exchange, packet: &[u8], peer: SocketAddr) {
+    let Some(reply) = exchange.reply(packet, peer, Transport::Udp) else { return };
+    if let Err(error) = socket.send_to(&reply, peer).await {
+        tracing::debug!(%error, %peer, "sending a reply failed");
+        exchange.metrics.socket_errors.increment();
     }
 }

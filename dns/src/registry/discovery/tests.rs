@@ -176,3 +176,37 @@ fn slots_are_shared_with_whoever_else_uses_the_service() {
     ask(&discovery, "web.service.in.example.", WireType::A);
     assert!(Arc::ptr_eq(&slot, &publisher.discovery().slot("web")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_first_question_waits_for_the_first_reading_and_not_for_ever() {
+    let (discovery, publisher) = start();
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+    let packet = query("web.service.in.example.", WireType::A, None);
+    let wait = discovery.wait(&packet, peer).unwrap();
+    let before = tokio::time::Instant::now();
+    wait.await;
+    assert_eq!(before.elapsed(), PATIENCE);
+    let wait = tokio::spawn(discovery.wait(&packet, peer).unwrap());
+    publisher.discovery_changed();
+    tokio::task::yield_now().await;
+    assert!(!wait.is_finished(), "it was another service");
+    publisher.discovery().slot("web").store(entry(Standing::Present));
+    publisher.discovery_changed();
+    wait.await.unwrap();
+    assert_eq!(before.elapsed(), PATIENCE, "nobody waits on");
+    assert!(discovery.wait(&packet, peer).is_none());
+}
+
+#[tokio::test]
+async fn only_so_many_wait() {
+    let (discovery, _publisher) = start();
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+    let packet = query("web.service.in.example.", WireType::A, None);
+    let waiting: Vec<_> = (0..MOST_WAITING).map(|_| discovery.wait(&packet, peer).unwrap()).collect();
+    assert!(discovery.wait(&packet, peer).is_none());
+    drop(waiting);
+    assert!(discovery.wait(&packet, peer).is_some());
+    for other in ["n1.node.in.example.", "in.example.", "web.service.example."] {
+        assert!(discovery.wait(&query(other, WireType::A, None), peer).is_none(), "{other}");
+    }
+}
