@@ -27,6 +27,16 @@ pub fn trials(components: &Components) -> Vec<Trial> {
             same_answers(&dig, &node.url, node.dns)
         }),
         consul,
+        components.needs_dig("embedded::names_of_services_outlive_their_registry", |dig| {
+            let node = Node::start()?;
+            let url = node.url.clone();
+            outlived(&dig, &url, || drop(node))
+        }),
+        components.needs_consul("consul::names_of_services_outlive_their_registry".to_owned(), |consul| {
+            let agent = ConsulAgent::start(&consul);
+            let url = agent.url.clone();
+            outlived(&dig()?, &url, || drop(agent))
+        }),
         components.needs_dig("embedded::names_are_never_cut_short_in_silence", never_cut),
         components.needs_dig("embedded::names_that_are_not_the_registrys_are_refused", refused),
     ]
@@ -49,25 +59,37 @@ struct Node {
 
 impl Node {
     fn start() -> Result<Self, Failed> {
-        let folder = tempfile::tempdir()?;
-        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (http, dns) = (address(), address());
-        let data = folder.path().join("data");
-        let config = format!(
-            "node = \"n1\"\nsite = \"bj\"\ndata_dir = \"{}\"\n[store]\nengine = \"embedded\"\nhttp = \"{http}\"\ndns = \"{dns}\"\n[telemetry]\nlog = \"warn\"\n",
-            data.display()
-        );
-        let file = folder.path().join("node.toml");
-        std::fs::write(&file, config)?;
-        let mut command = waypost();
-        command.arg("run").arg("--config").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
-        let process = Reaped(command.spawn()?);
-        let node = Self { url: format!("http://{http}"), dns, _process: process, _folder: folder };
+        let (http, dns) = (free_address(), free_address());
+        let store = format!("[store]\nengine = \"embedded\"\nhttp = \"{http}\"\ndns = \"{dns}\"\n");
+        let node = Self::run(&store, format!("http://{http}"), dns)?;
         eventually("the engine's face", Duration::from_secs(30), || {
             runtime().block_on(async { reqwest::get(format!("{}/v1/status/leader", node.url)).await.is_ok() })
         })?;
         Ok(node)
     }
+
+    /// A DNS server that offers the names of the registry at `url`.
+    fn offering(url: &str) -> Result<Self, Failed> {
+        let dns = free_address();
+        let role = format!("[dns]\nlisten = [\"{dns}\"]\ndiscovery_domain = \"in.example\"\n");
+        Self::run(&format!("[store]\nengine = \"consul\"\nurl = \"{url}\"\n{role}"), url.to_owned(), dns)
+    }
+
+    fn run(sections: &str, url: String, dns: SocketAddr) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let data = folder.path().join("data");
+        let head = format!("node = \"n1\"\nsite = \"bj\"\ndata_dir = \"{}\"\n", data.display());
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, format!("{head}{sections}[telemetry]\nlog = \"error\"\n"))?;
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
+        let process = Reaped(command.spawn()?);
+        Ok(Self { url, dns, _process: process, _folder: folder })
+    }
+}
+
+fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 fn put(url: &str, path: &str, body: &Value) -> Result<(), Failed> {
@@ -210,5 +232,28 @@ fn refused(dig: PathBuf) -> Result<(), Failed> {
         let (said, _, text) = ask(&dig, node.dns, &[name, "A"])?;
         ensure(said == "NOERROR" && text.contains("SOA"), || format!("{name}: {text}"))?;
     }
+    Ok(())
+}
+
+/// The DNS role of another node gives the names of services, and goes on when their registry is gone.
+fn outlived(dig: &Path, url: &str, end: impl FnOnce()) -> Result<(), Failed> {
+    fill(url)?;
+    let server = Node::offering(url)?;
+    let name = "web.service.in.example";
+    let both = ["0 IN A 10.9.0.1", "0 IN A 10.9.0.2"];
+    let answers = || matches!(ask(dig, server.dns, &[name, "A"]), Ok((_, found, _)) if found == both);
+    eventually("the instances", Duration::from_secs(30), answers)?;
+    let (_, located, text) = ask(dig, server.dns, &[name, "SRV", "+tcp"])?;
+    let expected =
+        ["0 IN SRV 1 1 7002 0a090002.addr.in.example.", "0 IN SRV 1 10 7001 0a090001.addr.in.example."];
+    ensure(located == expected, || text)?;
+    let (said, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
+    ensure(said == "NXDOMAIN", || format!("a service that is not there, asked for the first time:\n{text}"))?;
+    end();
+    for _ in 0..20 {
+        ensure(answers(), || format!("{name} is not answered without its registry"))?;
+    }
+    let (said, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
+    ensure(said == "SERVFAIL", || format!("nobody knows whether it is there:\n{text}"))?;
     Ok(())
 }

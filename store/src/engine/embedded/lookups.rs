@@ -1,7 +1,8 @@
-//! What the catalog is looked up by over DNS: names in any case, addresses, and the checks of one instance.
+//! What the catalog is looked up by: names in any case, addresses, and the checks of one instance.
 //! Only the readers' side has them; writes decide on the tables alone.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -16,6 +17,15 @@ use crate::engine::{
     CheckStatus,
     catalog::{self, Instance, Node},
 };
+
+/// A name as it is looked up by.
+pub(crate) fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|octet| octet.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lookups {
@@ -131,8 +141,7 @@ fn shown(node: &NodeRow) -> Node<'_> {
 
 impl catalog::View for View {
     fn instances<'a>(&'a self, service: &str) -> Vec<Instance<'a>> {
-        let rows = self.lookups.services.get(service).into_iter().flat_map(BTreeMap::values);
-        rows.map(|row| self.instance(row)).collect()
+        self.instances_of(service).map(|row| self.instance(row)).collect()
     }
 
     fn node<'a>(&'a self, name: &str) -> Option<Node<'a>> {
@@ -151,6 +160,11 @@ impl catalog::View for View {
 }
 
 impl View {
+    /// The instances of a service in any case, by node and id: Consul's catalog does not tell `Web` from `web`.
+    pub(crate) fn instances_of(&self, service: &str) -> impl Iterator<Item = &Arc<ServiceRow>> {
+        self.lookups.services.get(&*folded(service)).into_iter().flat_map(BTreeMap::values)
+    }
+
     fn instance<'a>(&'a self, row: &'a ServiceRow) -> Instance<'a> {
         let status = self.lookups.status(row);
         let nameless = Node { name: &row.node, address: "", meta: None };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     changes::ChangeLog,
-    lookups::Lookups,
+    lookups::{Lookups, folded},
     rows::{CheckRow, NODE_MAINTENANCE, Row, RowKey, SERF_HEALTH, ServiceRow, service_maintenance},
     tables::Tables,
     txn::Change,
@@ -80,7 +80,7 @@ impl View {
                 self.catalog_index = index;
                 for row in [&change.before, &change.after].into_iter().flatten() {
                     if let Row::Service(service) = row {
-                        self.services.touch(&service.name, index);
+                        self.services.touch(&folded(&service.name), index);
                     }
                 }
             }
@@ -89,7 +89,7 @@ impl View {
                 for row in [&change.before, &change.after].into_iter().flatten() {
                     match row {
                         Row::Check(check) if check.service_id.is_empty() => self.touch_node(node, index),
-                        Row::Check(check) => self.services.touch(&check.service_name, index),
+                        Row::Check(check) => self.services.touch(&folded(&check.service_name), index),
                         _ => {}
                     }
                 }
@@ -101,7 +101,7 @@ impl View {
     fn touch_node(&mut self, node: &str, index: u64) {
         let names: BTreeSet<String> = self.tables.services_on(node).map(|it| it.name.clone()).collect();
         for name in names {
-            self.services.touch(&name, index);
+            self.services.touch(&folded(&name), index);
         }
     }
 
@@ -118,7 +118,7 @@ impl View {
 
     /// The index of a service with its health.
     pub(crate) fn service_index(&self, service: &str) -> u64 {
-        self.services.of(service).max(1)
+        self.services.of(&folded(service)).max(1)
     }
 
     /// The index of all registrations.
@@ -141,7 +141,7 @@ impl View {
         self.session_index.max(1)
     }
 
-    /// The services that changed after an index; `None` when that is no longer known.
+    /// The services that changed after an index, in lower case; `None` when that is no longer known.
     pub(crate) fn services_after(&self, index: u64) -> Option<Vec<String>> {
         self.services.after(index).map(|names| names.map(str::to_owned).collect())
     }
@@ -157,7 +157,7 @@ impl View {
 
     /// The instances of a service as the engine's trait has them.
     pub(crate) fn endpoints(&self, service: &str) -> Vec<Endpoint> {
-        self.tables.instances_of(service).map(|row| self.endpoint(row)).collect()
+        self.instances_of(service).map(|row| self.endpoint(row)).collect()
     }
 
     fn endpoint(&self, row: &ServiceRow) -> Endpoint {
