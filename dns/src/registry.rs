@@ -13,7 +13,8 @@
 //!
 //! It parts from Consul where Consul parts from the standards or from the truth: an answer that does not fit is
 //! marked (TC) and whole over TCP; a name that has names below it exists (`service.consul` is empty, not absent,
-//! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type.
+//! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
+//! given and not followed: whoever asks goes on from there.
 
 mod asked;
 mod book;

@@ -122,7 +122,7 @@ fn exchange(
 }
 
 /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-pub(crate) fn limit(transport: Transport, edns: Option<Edns>) -> u16 {
+fn limit(transport: Transport, edns: Option<Edns>) -> u16 {
     match transport {
         Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
         Transport::Tcp => u16::MAX,

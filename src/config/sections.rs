@@ -131,7 +131,16 @@ fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
 
 /// The names of services for clients inside; the registry's data centre is put in where the engine is known.
 fn discovery(fields: &Fields<'_>) -> Option<Offer> {
-    let clients = fields.or("discovery_clients", Offer::inside(), |it| it.distinct(|network| network.net()));
+    let clients = fields.or("discovery_clients", Offer::inside(), |it| {
+        let networks = it.distinct(|network| network.net())?;
+        if networks.is_empty() && it.count() == 0 {
+            it.mistake(
+                "is empty, so nobody would be answered",
+                "a list of networks such as [\"10.0.0.0/8\"]",
+            );
+        }
+        Some(networks)
+    });
     let ttl = fields.or("discovery_ttl", Ttl::ZERO, |it| it.ttl());
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {

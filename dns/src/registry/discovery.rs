@@ -41,7 +41,7 @@ use crate::{
 /// Which names, for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// What the names end in, as `consul`.
+    /// What the names end in, as `consul`. For these clients it goes before a zone of the same name.
     pub domain: DomainName,
     /// The registry's data centre, if it is known: names may have it as a label.
     pub datacenter: String,

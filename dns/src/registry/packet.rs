@@ -12,9 +12,9 @@ use std::{
 use crate::{
     answer::{Answer, Question},
     record::{Rcode, RecordType},
-    reply::{Encoded, Reply, ReplyEdns},
-    request::Request,
-    respond::{Dropped, Response, Transport, limit},
+    reply::{Encoded, PAYLOAD, Reply, ReplyEdns},
+    request::{Edns, Request},
+    respond::{Dropped, Response, Transport},
 };
 
 /// Answers a packet with what `decide` says to its question.
@@ -51,6 +51,14 @@ fn exchange(
         subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
         no_snapshot: false,
     })
+}
+
+/// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
+fn limit(transport: Transport, edns: Option<Edns>) -> u16 {
+    match transport {
+        Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
+        Transport::Tcp => u16::MAX,
+    }
 }
 
 struct Asker<'a> {

@@ -102,6 +102,39 @@ fn the_askers_case_is_kept() {
     assert_eq!(message.answers.len(), 1);
 }
 
+proptest! {
+    #[test]
+    fn whatever_comes_is_dropped_or_answered_within_its_limit(
+        name in "(bigsvc|dnsw|dnshost|zz)\\.service\\.consul\\.|n1\\.node\\.consul\\.|consul\\.|x\\.",
+        wanted in prop::sample::select(vec![WireType::A, WireType::SRV, WireType::ANY, WireType::TXT]),
+        payload in prop::option::of(0_u16..5000),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let mut packet = query(&name, wanted, payload);
+        for (at, octet) in &changes {
+            *at.get_mut(&mut packet) = *octet;
+        }
+        if is_cut {
+            packet.truncate(cut.index(packet.len()));
+        }
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+        let registry = registry();
+        let reply = registry.reply(&packet, peer, Transport::Udp);
+        prop_assert_eq!(registry.metrics().dropped(crate::Dropped::Defect), 0);
+        let Some(reply) = reply else { return Ok(()) };
+        prop_assert!(reply.len() <= 1232);
+        let message = Message::from_vec(&reply).unwrap();
+        if changes.is_empty() && !is_cut {
+            let limit = payload.map_or(512, |payload| usize::from(payload.clamp(512, 1232)));
+            prop_assert!(reply.len() <= limit);
+            prop_assert!(message.metadata.truncation == (message.answers.len() < 60 && name.starts_with("bigsvc")
+                && wanted != WireType::TXT));
+        }
+    }
+}
+
 async fn over_tcp(address: SocketAddr, packet: &[u8]) -> Message {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
