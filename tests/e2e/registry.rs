@@ -17,9 +17,9 @@ use crate::{
 };
 
 pub fn trials(components: &Components) -> Vec<Trial> {
-    let consul = components.needs_consul("consul::names_are_answered".to_owned(), |consul| {
+    let consul = components.needs_consul_and_dig("consul::names_are_answered", |consul, dig| {
         let agent = ConsulAgent::start(&consul);
-        same_answers(&dig()?, &agent.url, agent.dns())
+        same_answers(&dig, &agent.url, agent.dns())
     });
     vec![
         components.needs_dig("embedded::names_are_answered", |dig| {
@@ -32,21 +32,14 @@ pub fn trials(components: &Components) -> Vec<Trial> {
             let url = node.url.clone();
             outlived(&dig, &url, || drop(node))
         }),
-        components.needs_consul("consul::names_of_services_outlive_their_registry".to_owned(), |consul| {
+        components.needs_consul_and_dig("consul::names_of_services_outlive_their_registry", |consul, dig| {
             let agent = ConsulAgent::start(&consul);
             let url = agent.url.clone();
-            outlived(&dig()?, &url, || drop(agent))
+            outlived(&dig, &url, || drop(agent))
         }),
         components.needs_dig("embedded::names_are_never_cut_short_in_silence", never_cut),
         components.needs_dig("embedded::names_that_are_not_the_registrys_are_refused", refused),
     ]
-}
-
-/// For trials that another component decides about.
-fn dig() -> Result<PathBuf, Failed> {
-    let found = Path::new("/usr/bin/dig");
-    ensure(found.exists(), || "needs dig beside Consul".to_owned())?;
-    Ok(found.to_owned())
 }
 
 /// A node with nothing but the embedded engine.
