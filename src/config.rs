@@ -18,7 +18,7 @@ use std::{
 
 use store::{
     engine::consul,
-    model::{Mistake, Mistakes, Name, read::Reader},
+    model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
 };
 
 use crate::certificate::CertificateFiles;
@@ -64,8 +64,12 @@ pub struct Embedded {
     pub datacenter: String,
     /// Where the Consul-compatible HTTP API listens; absent: nowhere.
     pub http: Option<SocketAddr>,
-    /// Where the Consul-compatible DNS is asked for; not served yet.
+    /// Where its names are served over DNS, as Consul's are; absent: nowhere.
     pub dns: Option<SocketAddr>,
+    /// What those names end in.
+    pub dns_domain: DomainName,
+    /// How long those names may be remembered.
+    pub dns_ttl: Ttl,
     /// How its listener is guarded.
     pub guard: Guard,
 }

@@ -9,6 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use dns::{
     flatten::Targets,
+    registry::{self, Names, Registry},
     zones_dir::{Zones, ZonesDir},
 };
 use store::{
@@ -61,6 +62,9 @@ pub enum NodeError {
     /// The DNS role.
     #[error("[dns]: {0}")]
     Dns(#[from] dns::Error),
+    /// The names of the embedded engine.
+    #[error("[store] dns: {0}")]
+    Registry(dns::Error),
     /// The gateway role.
     #[error("[proxy]: {0}")]
     Proxy(#[from] proxy::Error),
@@ -166,9 +170,6 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
         Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
         Store::Embedded(it) => {
-            if let Some(dns) = it.dns {
-                tracing::warn!(address = %dns, "[store] dns: the registry is not served over DNS yet");
-            }
             let address =
                 it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
             let options = embedded::Options {
@@ -243,6 +244,11 @@ impl Node {
         if let Some(follower) = follower {
             self.sources.push(follower.metrics());
         }
+        if let (Some(Store::Embedded(it)), Some(embedded)) =
+            (&config.store, opened.and_then(|it| it.embedded.as_ref()))
+        {
+            self.start_registry(it, embedded)?;
+        }
         if let Some(handle) = handle {
             self.start_roles(config, handle)?;
         }
@@ -261,6 +267,26 @@ impl Node {
         let health = Health { metrics: Arc::clone(&metrics), unready: self.unready(handle) };
         self.serve(config, listeners, opened, handle, control, health);
         Ok(metrics)
+    }
+
+    /// The embedded engine's names over DNS.
+    fn start_registry(
+        &mut self,
+        config: &config::Embedded,
+        engine: &Arc<embedded::Embedded>,
+    ) -> Result<(), NodeError> {
+        let Some(address) = config.dns else { return Ok(()) };
+        let options = engine.options();
+        let names = Names::new(config.dns_domain.clone(), &options.datacenter, config.dns_ttl);
+        let names = names.served_by(&options.node);
+        let answers = Registry::new(Arc::clone(engine) as _, names, Clock::default());
+        let server = registry::bind(address, answers).map_err(NodeError::Registry)?;
+        self.sources.push(server.metrics());
+        let ending = self.shutdown.begun();
+        self.tasks.spawn(async move {
+            ("the registry's DNS", server.run(ending).await.map_err(NodeError::Registry))
+        });
+        Ok(())
     }
 
     fn start_roles(&mut self, config: &Config, handle: &Handle) -> Result<(), NodeError> {

@@ -175,6 +175,7 @@ mod tests {
             ("Every node with an engine", follower.metrics()),
             ("`dns`", Arc::new(dns::Metrics::default())),
             ("`dns` with `zones_dir`", Arc::new(dns::zones_dir::ZonesDir::open(folder.path()).unwrap().0)),
+            ("`[store] dns`", Arc::new(dns::registry::RegistryMetrics::default())),
             ("`proxy`", Arc::new(proxy::Metrics::default())),
             ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
             ("`control`", Arc::new(crate::control::Metrics::default())),

@@ -168,7 +168,7 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
 }
 
 /// Questions no zone's content can answer.
-const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
+pub(crate) const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
     const fn because(rcode: Rcode, text: &'static str) -> Option<(Rcode, ExtendedError)> {
         Some((rcode, ExtendedError::not_supported(text)))
     }

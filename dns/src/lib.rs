@@ -27,6 +27,7 @@ mod name;
 mod options;
 pub mod rate;
 mod record;
+pub mod registry;
 mod reply;
 mod request;
 mod respond;

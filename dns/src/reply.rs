@@ -99,6 +99,11 @@ impl Reply<'_> {
         Encoded { bytes, rcode, truncated: true }
     }
 
+    /// Writes all of it, if it fits into `limit` octets; with TC where the caller left something out.
+    pub(crate) fn encode_whole(&self, truncated: bool, limit: u16) -> Option<Vec<u8>> {
+        self.write(Part::All, self.answer.rcode, truncated, limit).ok()
+    }
+
     fn write(&self, part: Part, rcode: Rcode, truncated: bool, limit: u16) -> Result<Vec<u8>, ProtoError> {
         let mut bytes = Vec::with_capacity(512);
         let mut encoder = BinEncoder::new(&mut bytes);

@@ -2,7 +2,7 @@
 
 mod batch;
 mod https;
-mod streams;
+pub(crate) mod streams;
 mod tcp;
 mod tls;
 mod udp;
@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use socket2::{Domain, Protocol, Socket, Type};
 use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
@@ -26,6 +27,7 @@ use crate::{
     flatten::{Targets, refresh::Refresher},
     gate::{self, Gate},
     metrics::Metrics,
+    registry::{Discovery, Offer},
     respond::{Transport, respond},
     served::{self, Served},
     zones_dir::{Zones, ZonesDir},
@@ -58,6 +60,8 @@ pub struct Config {
     pub zones_dir: Option<PathBuf>,
     /// Whom to ask for the targets of ALIAS records outside our zones; empty: whom the system asks.
     pub resolvers: Vec<SocketAddr>,
+    /// Names of a registry to answer beside the zones.
+    pub discovery: Option<Offer>,
 }
 
 impl Default for Config {
@@ -74,6 +78,7 @@ impl Default for Config {
             gate: gate::Config::default(),
             zones_dir: None,
             resolvers: Vec::new(),
+            discovery: None,
         }
     }
 }
@@ -156,7 +161,10 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let encrypted = Encrypted::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
-    let exchange = Exchange { store, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
+    let offer = config.discovery.clone();
+    let discovery = offer.map(|offer| Arc::new(Discovery::new(offer, store.clone())));
+    let exchange =
+        Exchange { store, discovery, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
     Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
 }
 
@@ -224,7 +232,11 @@ impl Server {
         following.refresh().await;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let limits = Limits::new(&self.config);
+        let limits = Limits::new(
+            self.config.tcp_connections,
+            self.config.tcp_connections_per_client,
+            self.config.tcp_idle,
+        );
         tasks.spawn(self.exchange.refresher(self.config.resolvers).run(stopped.clone()));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         // Ends only with those who publish, which ends nobody else.
@@ -261,12 +273,27 @@ impl Server {
 }
 
 /// How long conversations may go on after the end was announced.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+/// What answers the packets of a socket, and what counts them; cheap to clone.
+pub(crate) trait Answers: Clone + Send + Sync + 'static {
+    /// The reply to a packet, if it gets one.
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>>;
+
+    /// What the reply should wait for; others are not to wait with it.
+    fn wait(&self, _: &[u8], _: SocketAddr) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
+    /// The counters of its sockets.
+    fn metrics(&self) -> &Arc<Metrics>;
+}
 
 /// What every task needs to answer a packet.
 #[derive(Clone, Debug)]
 struct Exchange {
     store: store::Handle,
+    discovery: Option<Arc<Discovery>>,
     gate: Arc<Gate>,
     zones: Arc<ArcSwap<Zones>>,
     served: Arc<ArcSwap<Served>>,
@@ -279,35 +306,47 @@ impl Exchange {
         let Self { store, zones, targets, metrics, .. } = self.clone();
         Refresher { store, zones, targets, metrics, resolvers }
     }
+}
 
-    /// The reply to a packet that came over a stream, if it gets one.
+impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let served = self.served.load();
-        let targets = self.targets.load();
-        let world = served.world(&targets, self.store.board(), self.store.now());
-        let outcome = respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now));
+        let inside = self.discovery.as_ref().and_then(|it| it.respond(packet, peer, transport));
+        let outcome = inside.unwrap_or_else(|| {
+            let (served, targets) = (self.served.load(), self.targets.load());
+            let world = served.world(&targets, self.store.board(), self.store.now());
+            respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now))
+        });
         self.metrics.record(transport, &outcome);
         outcome.ok().map(|response| response.bytes)
+    }
+
+    fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {
+        self.discovery.as_ref()?.wait(packet, peer)
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 }
 
 /// Ready once the end was announced, or nobody is left to announce it.
-async fn end(stopped: &mut watch::Receiver<bool>) {
+pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// One address over both protocols.
 #[derive(Debug)]
-struct Listener {
+pub(crate) struct Listener {
     /// One for each worker.
-    udp: Vec<UdpSocket>,
-    tcp: TcpListener,
+    pub(crate) udp: Vec<UdpSocket>,
+    /// For connections.
+    pub(crate) tcp: TcpListener,
 }
 
 /// Binds one address over both protocols. TCP comes first: its port is never shared, so that a second server
 /// on the same address is noticed.
-fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Error> {
+pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Error> {
     let mut tries = 0;
     loop {
         let tcp =

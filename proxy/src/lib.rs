@@ -218,7 +218,7 @@ fn follow_snapshot(shared: &Shared) -> Option<()> {
     let snapshot = shared.handle.snapshot()?;
     let (cluster, site) = (&shared.config.cluster, &shared.config.site);
     let table = Table::compile(snapshot, cluster, site, &shared.handle);
-    shared.handle.use_services(table.in_use());
+    shared.following.set(table.in_use());
     shared.table.store(Some(Arc::new(table)));
     Some(())
 }

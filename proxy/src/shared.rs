@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use store::{Handle, drain::Drains};
+use store::{Handle, drain::Drains, handle::Following};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -33,6 +33,8 @@ pub enum Phase {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) handle: Handle,
+    /// The services it has routes to.
+    pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) introduction: Introduction,
@@ -59,6 +61,7 @@ impl Shared {
         Arc::new(Self {
             introduction: Introduction::new(&config.node),
             config,
+            following: handle.follow_services(),
             handle,
             addresses,
             instances: Arc::new(Instances::new(Arc::clone(&metrics))),

@@ -5,10 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use store::{
     engine::consul::{self, Secret},
     model::{
-        Name, Span,
+        Name, Span, Ttl,
         read::{Fields, Reader},
     },
 };
+
+use dns::registry::Offer;
 
 use crate::certificate::CertificateFiles;
 
@@ -18,6 +20,8 @@ const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]
 const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
 const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
 const URL: &str = "a URL such as http://127.0.0.1:8580";
+/// What everybody's names of a registry end in.
+const CONSUL: &str = "consul";
 const LONGEST: usize = 4096;
 /// The longest token or certificate file.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -34,6 +38,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
+    let dns = dns.map(|dns| within(dns, store.as_ref()));
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -89,8 +94,15 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
             must_be_guarded(&at, "[store] http", http, &guard);
         }
         let dns = fields.optional("dns", |it| address(&it));
+        let exposed = fields.or("dns_exposed", false, |it| it.boolean());
+        if let (Some(dns), Some(at)) = (dns, fields.get("dns")) {
+            must_be_meant(&at, dns, exposed);
+        }
+        let dns_domain = fields.get("dns_domain").map_or_else(|| CONSUL.parse().ok(), |it| it.parse());
+        let dns_ttl = fields.or("dns_ttl", Ttl::ZERO, |it| it.ttl());
         let datacenter = fields.or("datacenter", "dc1".to_owned(), |it| it.text(128).map(str::to_owned));
-        Some(Store::Embedded(Embedded { datacenter, http, dns, guard }))
+        let dns_domain = dns_domain?;
+        Some(Store::Embedded(Embedded { datacenter, http, dns, dns_domain, dns_ttl, guard }))
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
         let token = fields.optional("token_file", |it| secret(&it));
@@ -104,7 +116,9 @@ fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFi
     let defaults = dns::Config::default();
     fields.not_yet("geoip", "`networks` of the sites");
     let listen = fields.optional("listen", addresses);
+    let discovery = discovery(fields);
     let config = dns::Config {
+        discovery,
         listen: listen.unwrap_or(defaults.listen),
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
         tls_listen: fields.optional("tls_listen", addresses).unwrap_or_default(),
@@ -139,6 +153,46 @@ fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
         }
     }
     files.flatten()
+}
+
+/// Names may have the registry's data centre as a label, where it is known.
+fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
+    let datacenter = match store {
+        Some(Store::Embedded(it)) => Some(it.datacenter.clone()),
+        Some(Store::Consul(it)) => it.datacenter.clone(),
+        None => None,
+    };
+    if let Some(offer) = &mut dns.discovery {
+        offer.datacenter = datacenter.unwrap_or_default();
+    }
+    dns
+}
+
+/// The names of services for clients inside; the registry's data centre is put in where the engine is known.
+fn discovery(fields: &Fields<'_>) -> Option<Offer> {
+    let clients = fields.or("discovery_clients", Offer::inside(), |it| {
+        let networks = it.distinct(|network| network.net())?;
+        if networks.is_empty() && it.count() == 0 {
+            it.mistake(
+                "is empty, so nobody would be answered",
+                "a list of networks such as [\"10.0.0.0/8\"]",
+            );
+        }
+        Some(networks)
+    });
+    let ttl = fields.or("discovery_ttl", Ttl::ZERO, |it| it.ttl());
+    let Some(at) = fields.get("discovery_domain") else {
+        for key in ["discovery_clients", "discovery_ttl"] {
+            if let Some(there) = fields.get(key) {
+                there.mistake(
+                    "is about names that are not served",
+                    "`discovery_domain = \"consul\"` beside it",
+                );
+            }
+        }
+        return None;
+    };
+    Some(Offer { domain: at.parse()?, datacenter: String::new(), clients, ttl })
 }
 
 fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
@@ -248,6 +302,17 @@ fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Gua
     at.mistake(
         format!("{what} {address} is off loopback, where it takes tokens and TLS"),
         "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+    );
+}
+
+/// Whoever reaches the registry's names reads them: DNS knows no tokens.
+fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
+    if address.ip().is_loopback() || exposed {
+        return;
+    }
+    at.mistake(
+        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
+        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
     );
 }
 

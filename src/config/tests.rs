@@ -75,6 +75,46 @@ fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
 }
 
 #[test]
+fn the_registrys_names_are_shown_off_loopback_only_where_that_is_said() {
+    let config = |dns: &str| {
+        let text =
+            format!("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n{dns}");
+        Config::parse("node.toml", &text)
+    };
+    let refused = config("dns = \"0.0.0.0:8600\"").unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].to_string().contains("dns_exposed = true"), "{}", refused[0]);
+    let text = "dns = \"0.0.0.0:8600\"\ndns_exposed = true\ndns_ttl = \"5s\"\ndns_domain = \"Bei.Example\"";
+    let Some(Store::Embedded(it)) = config(text).unwrap().store else { panic!("embedded") };
+    assert_eq!((it.dns_domain.as_str(), it.dns_ttl.as_secs()), ("bei.example", 5));
+    let Some(Store::Embedded(it)) = config("dns = \"[::1]:8600\"").unwrap().store else { panic!("embedded") };
+    assert_eq!((it.dns_domain.as_str(), it.dns_ttl.as_secs()), ("consul", 0));
+}
+
+#[test]
+fn names_of_services_are_offered_to_clients_inside() {
+    let config = |store: &str, dns: &str| {
+        let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = ";
+        Config::parse("node.toml", &format!("{head}{store}\n[dns]\n{dns}"))
+    };
+    let offer = |store: &str, dns: &str| config(store, dns).unwrap().dns.unwrap().discovery;
+    assert_eq!(offer("\"embedded\"", ""), None);
+    let offered = offer("\"embedded\"", "discovery_domain = \"consul\"").unwrap();
+    assert_eq!((offered.datacenter.as_str(), offered.clients), ("dc1", dns::registry::Offer::inside()));
+    let text =
+        "discovery_domain = \"in.example\"\ndiscovery_clients = [\"10.0.0.0/8\"]\ndiscovery_ttl = \"5s\"";
+    let offered = offer("\"consul\"\nurl = \"http://127.0.0.1:8500\"", text).unwrap();
+    assert_eq!((offered.datacenter.as_str(), offered.clients.len(), offered.ttl.as_secs()), ("", 1, 5));
+    let refused =
+        config("\"embedded\"", "discovery_ttl = \"5s\"\ndiscovery_clients = [\"10.0.0.1/8\"]").unwrap_err();
+    let said: String = refused.iter().map(|it| format!("{it}\n")).collect();
+    assert!(
+        said.contains("discovery_domain = \"consul\"") && said.contains("discovery_clients[0]"),
+        "{said}"
+    );
+}
+
+#[test]
 fn off_loopback_takes_tls_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();

@@ -176,6 +176,22 @@ impl DiscoveryTable {
         })
     }
 
+    /// Removes the slot of a service unless somebody keeps it.
+    pub fn forget(&self, service: &str) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock nobody can come to have it who does not have it.
+        if slots.get(service).is_some_and(|slot| Arc::strong_count(slot) == 1) {
+            slots.remove(service);
+        }
+    }
+
+    /// What is known of every service that has a slot.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(String, Arc<Entry>)> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().map(|(name, slot)| (name.clone(), slot.load())).collect()
+    }
+
     /// The services that have a slot.
     #[must_use]
     pub fn services(&self) -> BTreeSet<String> {

@@ -5,6 +5,7 @@
 //! The trait is deliberately narrower than Consul's API: it holds what Waypost itself needs. What other
 //! Consul clients need of the embedded engine is served by [`crate::compat`].
 
+pub mod catalog;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod consul;

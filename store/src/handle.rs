@@ -2,6 +2,8 @@
 //!
 //! The other end is the follower, which keeps it true; tests hold that end themselves.
 
+mod following;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -11,6 +13,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use self::following::Following;
+use self::following::Users;
 use arc_swap::ArcSwapOption;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -79,7 +83,7 @@ struct Shared {
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     discovery: Arc<DiscoveryTable>,
     discovered: watch::Sender<u64>,
-    in_use: watch::Sender<Arc<BTreeSet<String>>>,
+    users: Arc<Users>,
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
     lease_seen: AtomicU64,
@@ -100,14 +104,15 @@ pub struct Publisher {
 #[must_use]
 pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
     let (requests, receiver) = mpsc::channel(1024);
+    let discovery: Arc<DiscoveryTable> = Arc::default();
     let shared = Arc::new(Shared {
         clock,
         board: Arc::default(),
         snapshot: ArcSwapOption::empty(),
         snapshots: watch::Sender::new(None),
-        discovery: Arc::default(),
+        users: Users::new(Arc::clone(&discovery)),
+        discovery,
         discovered: watch::Sender::new(0),
-        in_use: watch::Sender::new(Arc::default()),
         drains: watch::Sender::new(Arc::default()),
         judged: watch::Sender::new(0),
         lease_seen: AtomicU64::new(clock.now().0),
@@ -149,7 +154,7 @@ impl Handle {
     }
 
     /// The entry of a service, by its name in the registry. Keep the slot: finding it takes a lock, reading
-    /// it does not. It is kept fresh only while [`Handle::use_services`] names it.
+    /// it does not. It is kept fresh only while a [`Following`] names it.
     #[must_use]
     pub fn service(&self, name: &str) -> Arc<ServiceSlot> {
         self.shared.discovery.slot(name)
@@ -161,21 +166,16 @@ impl Handle {
         self.shared.discovered.subscribe()
     }
 
-    /// Says which services (by their names in the registry) to follow, all of them.
-    pub fn use_services(&self, names: BTreeSet<String>) {
-        self.shared.in_use.send_if_modified(|current| {
-            let changed = **current != names;
-            if changed {
-                *current = Arc::new(names);
-            }
-            changed
-        });
+    /// Becomes a user of services, of none so far: a role has one of these for as long as it runs.
+    #[must_use]
+    pub fn follow_services(&self) -> Following {
+        Following::new(Arc::clone(&self.shared.users))
     }
 
-    /// The services in use.
+    /// The services in use, by anybody.
     #[must_use]
     pub fn services_in_use(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
-        self.shared.in_use.subscribe()
+        self.shared.users.subscribe()
     }
 
     /// The drains, as last read.

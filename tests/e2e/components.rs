@@ -46,6 +46,21 @@ impl Components {
         needs("dig", &self.dig, name.to_owned(), test)
     }
 
+    /// The test gets Consul and dig, in this order.
+    pub fn needs_consul_and_dig(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf, PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        match &self.dig {
+            Ok(dig) => {
+                let dig = dig.clone();
+                self.needs_consul(name.to_owned(), move |consul| test(consul, dig))
+            }
+            Err(_) => needs("dig", &self.dig, name.to_owned(), |_| Ok(())),
+        }
+    }
+
     pub fn needs_curl(
         &self,
         name: &str,

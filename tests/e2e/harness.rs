@@ -90,7 +90,7 @@ pub struct ConsulAgent {
 impl ConsulAgent {
     pub fn start(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ports: Vec<_> = (0..4).map(|_| free_port()).collect();
+        let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
         let process = Self::spawn(binary, &ports, folder.path());
         let url = format!("http://127.0.0.1:{}", ports[0]);
         let agent = Self { url, ports, process, folder };
@@ -101,12 +101,11 @@ impl ConsulAgent {
     fn spawn(binary: &Path, ports: &[u16], folder: &Path) -> Reaped {
         let mut command = Command::new(binary);
         command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
-        for (flag, port) in
-            ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"].iter().zip(ports)
-        {
+        let flags = ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port", "-dns-port"];
+        for (flag, port) in flags.iter().zip(ports) {
             command.arg(format!("{flag}={port}"));
         }
-        command.args(["-dns-port=-1", "-grpc-port=-1"]);
+        command.arg("-grpc-port=-1");
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Reaped(command.spawn().unwrap())
     }
@@ -121,6 +120,11 @@ impl ConsulAgent {
 
     fn await_leader(&self) {
         eventually("the Consul agent's leader", Duration::from_secs(60), || self.has_leader()).unwrap();
+    }
+
+    /// Where it answers DNS.
+    pub fn dns(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports[4]).into()
     }
 
     pub fn pid(&self) -> u32 {

@@ -17,6 +17,7 @@ mod harness;
 mod instance;
 mod names;
 mod outage;
+mod registry;
 mod security;
 mod tools;
 mod zones;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
     trials.extend(engine::trials(&components));
+    trials.extend(registry::trials(&components));
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{end, streams::Line};
+use super::{Answers, end, streams::Line};
 use crate::options;
 
 const PATH: &str = "/dns-query";
@@ -41,7 +41,7 @@ const LARGEST_BUFFER: usize = 128 * 1024;
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn converse(stream: TlsStream<TcpStream>, line: Line) {
+pub(super) async fn converse(stream: TlsStream<TcpStream>, line: Line<impl Answers>) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let began = Arc::new(Notify::new());
     let service = {
@@ -88,7 +88,7 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
     finish: fn(std::pin::Pin<&mut C>),
     began: &Notify,
-    mut line: Line,
+    mut line: Line<impl Answers>,
 ) {
     let mut deadline = Instant::now() + line.idle;
     let idle = loop {
@@ -100,16 +100,16 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
         }
     };
     if idle {
-        line.exchange.metrics.idle_connections.increment();
+        line.exchange.metrics().idle_connections.increment();
     }
     finish(connection.as_mut());
     match timeout(line.idle, connection).await {
         Ok(ended) => log(ended, &line),
-        Err(_) => line.exchange.metrics.slow_connections.increment(),
+        Err(_) => line.exchange.metrics().slow_connections.increment(),
     }
 }
 
-fn log(ended: hyper::Result<()>, line: &Line) {
+fn log(ended: hyper::Result<()>, line: &Line<impl Answers>) {
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %line.peer, "an HTTP connection ended early");
     }
@@ -140,15 +140,15 @@ const TOO_LONG: Refusal = refuse(StatusCode::PAYLOAD_TOO_LARGE, "a DNS message h
 const NOT_DNS: Refusal =
     refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a POST needs the content type application/dns-message\n");
 
-async fn serve(request: Request<Incoming>, line: &Line) -> Response<Full<Bytes>> {
+async fn serve(request: Request<Incoming>, line: &Line<impl Answers>) -> Response<Full<Bytes>> {
     let outcome = match message(request, line.idle).await {
-        Ok(query) => line.reply(&query).ok_or(NOT_A_QUERY),
+        Ok(query) => line.reply(&query).await.ok_or(NOT_A_QUERY),
         Err(refusal) => Err(refusal),
     };
     match outcome {
         Ok(reply) => answer(reply),
         Err(refusal) => {
-            line.exchange.metrics.refuse_http(refusal.status.as_u16());
+            line.exchange.metrics().refuse_http(refusal.status.as_u16());
             refused(refusal)
         }
     }

@@ -16,7 +16,7 @@ use socket2::Socket;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use super::{
-    Config, Error, Exchange, end, https, stream_socket, tcp,
+    Answers, Config, Error, Exchange, end, https, stream_socket, tcp,
     tls::{Certificate, handshake},
 };
 use crate::{metrics::OpenConnection, options, respond::Transport};
@@ -28,16 +28,16 @@ const BACKLOG: i32 = 1024;
 
 /// What a listener allows; the clients are counted over all of them.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     connections: usize,
     idle: Duration,
     clients: Arc<Clients>,
 }
 
 impl Limits {
-    pub(super) fn new(config: &Config) -> Self {
-        let clients = Clients { most: config.tcp_connections_per_client, open: Mutex::default() };
-        Self { connections: config.tcp_connections, idle: config.tcp_idle, clients: Arc::new(clients) }
+    pub(crate) fn new(connections: usize, per_client: usize, idle: Duration) -> Self {
+        let clients = Clients { most: per_client, open: Mutex::default() };
+        Self { connections, idle, clients: Arc::new(clients) }
     }
 }
 
@@ -96,7 +96,7 @@ fn client(peer: IpAddr) -> IpAddr {
 
 /// What is spoken on a listener.
 #[derive(Clone, Debug)]
-pub(super) enum Service {
+pub(crate) enum Service {
     Tcp,
     Tls(Certificate),
     Https(Certificate),
@@ -114,17 +114,20 @@ impl Service {
 
 /// One conversation: with whom, how, and what it needs.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
-    pub(super) exchange: Exchange,
+pub(super) struct Line<A> {
+    pub(super) exchange: A,
     pub(super) peer: SocketAddr,
     pub(super) transport: Transport,
     pub(super) idle: Duration,
     pub(super) stopped: watch::Receiver<bool>,
 }
 
-impl Line {
+impl<A: Answers> Line<A> {
     /// The reply to a packet, if it gets one.
-    pub(super) fn reply(&self, packet: &[u8]) -> Option<Vec<u8>> {
+    pub(super) async fn reply(&self, packet: &[u8]) -> Option<Vec<u8>> {
+        if let Some(wait) = self.exchange.wait(packet, self.peer) {
+            wait.await;
+        }
         let reply = self.exchange.reply(packet, self.peer, self.transport)?;
         Some(options::dress(packet, reply, self.transport, self.idle))
     }
@@ -213,11 +216,11 @@ async fn serve_encrypted(
 }
 
 /// Accepts connections and converses on them, until the end.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     service: Service,
     limits: Limits,
-    exchange: Exchange,
+    exchange: impl Answers,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -229,14 +232,14 @@ pub(super) async fn serve(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok(_) if connections.len() >= limits.connections => exchange.metrics.refused_full.increment(),
+            Ok(_) if connections.len() >= limits.connections => exchange.metrics().refused_full.increment(),
             Ok((stream, peer)) => {
                 let Some(place) = limits.clients.admit(peer.ip()) else {
-                    exchange.metrics.refused_client.increment();
+                    exchange.metrics().refused_client.increment();
                     continue;
                 };
                 let transport = service.transport();
-                let guards = (place, OpenConnection::new(&exchange.metrics, transport));
+                let guards = (place, OpenConnection::new(exchange.metrics(), transport));
                 let (exchange, stopped) = (exchange.clone(), stopped.clone());
                 let line = Line { exchange, peer, transport, idle: limits.idle, stopped };
                 let talk = converse(stream, service.clone(), line);
@@ -247,7 +250,7 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 tracing::debug!(%error, "accepting a connection failed");
-                exchange.metrics.socket_errors.increment();
+                exchange.metrics().socket_errors.increment();
                 if !is_the_clients(&error) {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -257,7 +260,7 @@ pub(super) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(stream: TcpStream, service: Service, mut line: Line) {
+async fn converse(stream: TcpStream, service: Service, mut line: Line<impl Answers>) {
     // Replies are written whole; waiting for more would only add to the client's time.
     let _ = stream.set_nodelay(true);
     match service {

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{end, streams::Line};
+use super::{Answers, end, streams::Line};
 
 /// Replies that wait to be sent on one connection.
 const REPLIES: usize = 8;
@@ -34,7 +34,7 @@ enum Ending {
 }
 
 /// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
-pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line) {
+pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line<impl Answers>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
     let (reading, writing) = (listen(reader, replies, line.clone()), speak(writer, queue, line.idle));
@@ -47,7 +47,7 @@ pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line) {
         // It ends first only when it fails: the other half holds its queue open.
         ending = &mut writing => ending,
     };
-    let metrics = &line.exchange.metrics;
+    let metrics = line.exchange.metrics();
     match ending {
         Ending::Orderly => {}
         Ending::Idle => metrics.idle_connections.increment(),
@@ -57,7 +57,11 @@ pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line) {
 }
 
 /// Reads queries and puts their replies into the queue.
-async fn listen(reader: impl AsyncRead + Unpin, replies: mpsc::Sender<Vec<u8>>, mut line: Line) -> Ending {
+async fn listen(
+    reader: impl AsyncRead + Unpin,
+    replies: mpsc::Sender<Vec<u8>>,
+    mut line: Line<impl Answers>,
+) -> Ending {
     let mut reader = BufReader::with_capacity(AHEAD, reader);
     let mut query = Vec::new();
     loop {
@@ -72,7 +76,7 @@ async fn listen(reader: impl AsyncRead + Unpin, replies: mpsc::Sender<Vec<u8>>, 
             Ok(Err(error)) => return Ending::Broken(error),
             Err(_) => return Ending::Idle,
         }
-        let Some(reply) = line.reply(&query) else { continue };
+        let Some(reply) = line.reply(&query).await else { continue };
         if replies.send(reply).await.is_err() {
             return Ending::Orderly;
         }

@@ -158,6 +158,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
     let (stopped, metrics) = (running.stop.subscribe(), Arc::clone(&running.metrics));
     let exchange = Exchange {
         store: running.publisher.handle(),
+        discovery: None,
         gate: Arc::new(Gate::new(gate::Config::default(), Arc::clone(&metrics)).unwrap()),
         zones: Arc::default(),
         targets: Arc::default(),
@@ -230,4 +231,33 @@ async fn a_taken_address_is_named_with_its_protocol() {
         error.contains(&address.to_string()) && error.contains("TCP") && error.contains("another"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_question_that_waits_for_the_registry_keeps_nobody_else() {
+    let offer = Offer {
+        domain: "consul".parse().unwrap(),
+        datacenter: "dc1".to_owned(),
+        clients: Offer::inside(),
+        ttl: store::model::Ttl::ZERO,
+    };
+    let running = start(Config { discovery: Some(offer), ..config() }, true);
+    let asked = query("web.service.consul.", WireType::A, None);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&asked, running.address).await.unwrap();
+    // The other question is answered while the first one waits for its service to be read.
+    over_udp(running.address, &host()).await;
+    let handle = running.publisher.handle();
+    let mut in_use = handle.services_in_use();
+    timeout(PATIENCE, in_use.wait_for(|it| it.contains("web"))).await.unwrap().unwrap();
+    let gone = store::discovery::Entry { standing: store::discovery::Standing::Gone, ..Default::default() };
+    handle.service("web").store(gone);
+    running.publisher.discovery_changed();
+    let mut reply = [0; 512];
+    let octets = timeout(PATIENCE, socket.recv(&mut reply)).await.unwrap().unwrap();
+    let reply = Message::from_vec(&reply[..octets]).unwrap();
+    assert_eq!(reply.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    write(&mut stream, &asked).await;
+    assert_eq!(read(&mut stream).await.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
 }

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{end, streams::Line};
+use super::{Answers, end, streams::Line};
 use crate::respond::Transport;
 
 /// The certificate of the encrypted listeners; clones share it. Empty until [`Certificate::set`].
@@ -80,7 +80,7 @@ impl fmt::Debug for Certificate {
 pub(super) async fn handshake(
     stream: TcpStream,
     certificate: &Certificate,
-    line: &mut Line,
+    line: &mut Line<impl Answers>,
 ) -> Option<TlsStream<TcpStream>> {
     let acceptor = certificate.acceptor(line.transport)?;
     let shaken = tokio::select! {
@@ -94,6 +94,6 @@ pub(super) async fn handshake(
         Err(_) => "it took too long".to_owned(),
     };
     tracing::debug!(why, peer = %line.peer, "a TLS handshake failed");
-    line.exchange.metrics.failed_handshakes.increment();
+    line.exchange.metrics().failed_handshakes.increment();
     None
 }

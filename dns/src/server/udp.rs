@@ -16,17 +16,20 @@ use std::{
 };
 
 use arc_swap::Cache;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use super::{
-    Exchange,
+    Answers as _, Exchange,
     batch::{Batch, LONGEST_REPLY},
 };
 use crate::{
     fast::Scratch,
     flatten::Targets,
     metrics::Tally,
-    respond::{Dropped, Transport, respond},
+    respond::{Dropped, Response, Transport, respond},
     served::Served,
 };
 
@@ -64,7 +67,8 @@ impl Workers {
     pub(super) fn spawn(&mut self, socket: UdpSocket, exchange: Exchange) -> io::Result<()> {
         socket.set_read_timeout(Some(LOOK))?;
         let worker = Worker {
-            socket,
+            socket: Arc::new(socket),
+            runtime: Handle::current(),
             exchange,
             stop: Arc::clone(&self.stop),
             broken: self.broken.clone(),
@@ -93,7 +97,9 @@ impl Workers {
 
 /// One thread's share of the work.
 struct Worker {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
+    /// For the rare query that has to wait.
+    runtime: Handle,
     exchange: Exchange,
     stop: Arc<AtomicBool>,
     broken: watch::Sender<bool>,
@@ -117,7 +123,7 @@ impl Worker {
             let answering = Answering {
                 served: served.load(),
                 targets: targets.load(),
-                exchange: &self.exchange,
+                worker: self,
                 now: self.exchange.store.now(),
             };
             batch
@@ -125,6 +131,28 @@ impl Worker {
             tally.socket_errors += batch.send(&self.socket).failed;
             self.exchange.metrics.add(Transport::Udp, &mut tally);
         }
+    }
+
+    /// Answers about names of the registry, where they are offered and asked for; the first question about a name waits
+    /// for its reading, on a task of its own.
+    fn inside(&self, packet: &[u8], peer: SocketAddr, tally: &mut Tally, reply: &mut [u8]) -> Option<usize> {
+        let discovery = self.exchange.discovery.as_ref()?;
+        if let Some(wait) = discovery.wait(packet, peer) {
+            let (exchange, socket, packet) =
+                (self.exchange.clone(), Arc::clone(&self.socket), packet.to_vec());
+            self.runtime.spawn(async move {
+                wait.await;
+                let Some(reply) = exchange.reply(&packet, peer, Transport::Udp) else { return };
+                if let Err(error) = socket.send_to(&reply, peer) {
+                    tracing::debug!(%error, %peer, "sending a reply failed");
+                    exchange.metrics.socket_errors.increment();
+                }
+            });
+            return Some(0);
+        }
+        let outcome = discovery.respond(packet, peer, Transport::Udp)?;
+        tally.record(&outcome);
+        Some(put(&outcome, reply))
     }
 
     fn failed(&self, error: &io::Error) {
@@ -150,7 +178,7 @@ impl Drop for Worker {
 struct Answering<'a> {
     served: &'a Served,
     targets: &'a Targets,
-    exchange: &'a Exchange,
+    worker: &'a Worker,
     now: store::model::Moment,
 }
 
@@ -168,19 +196,28 @@ impl Answering<'_> {
             tally.record(&Err(Dropped::NoReturn));
             return 0;
         }
-        let world = self.served.world(self.targets, self.exchange.store.board(), self.now);
-        let guard = self.exchange.gate.at(self.now);
+        let Exchange { store, gate, .. } = &self.worker.exchange;
+        if let Some(octets) = self.worker.inside(packet, peer, tally, reply) {
+            return octets;
+        }
+        let world = self.served.world(self.targets, store.board(), self.now);
+        let guard = gate.at(self.now);
         if let Some(fast) = self.served.table.reply(packet, peer.ip(), (world, guard), scratch, reply) {
             tally.fast(fast);
             return fast.octets;
         }
         let outcome = respond(packet, peer.ip(), Transport::Udp, Some(world), guard);
         tally.record(&outcome);
-        let bytes = outcome.map(|response| response.bytes).unwrap_or_default();
-        match reply.get_mut(..bytes.len()) {
-            Some(place) => place.copy_from_slice(&bytes),
-            None => debug_assert!(bytes.len() <= LONGEST_REPLY, "the general path knows its limit"),
-        }
-        bytes.len()
+        put(&outcome, reply)
     }
+}
+
+/// Copies a reply to where it is sent from.
+fn put(outcome: &Result<Response, Dropped>, reply: &mut [u8]) -> usize {
+    let Ok(Response { bytes, .. }) = outcome else { return 0 };
+    match reply.get_mut(..bytes.len()) {
+        Some(place) => place.copy_from_slice(bytes),
+        None => debug_assert!(bytes.len() <= LONGEST_REPLY, "the general path knows its limit"),
+    }
+    bytes.len()
 }

@@ -87,7 +87,7 @@ async fn service(ask: &Ask<'_>, name: &str) -> Outcome {
     let datacenter = &ask.engine.options().datacenter;
     let read = ask.engine.blocking(wait, |view| {
         let nodes = &view.tables.nodes;
-        let all = view.tables.instances_of(name);
+        let all = view.instances_of(name);
         let all = all.filter(|row| has_tags(ask, row) && has_meta(ask, nodes.get(&row.node)));
         let shown = |row: &Arc<ServiceRow>| {
             shape::catalog_service(row, nodes.get(&row.node).map(AsRef::as_ref), datacenter)

@@ -68,7 +68,7 @@ async fn service(ask: &Ask<'_>, name: &str) -> Outcome {
             };
             has_tags(ask, row) && has_meta(ask, nodes.get(&row.node)) && (!passing || healthy())
         };
-        let all = view.tables.instances_of(name).filter(fits);
+        let all = view.instances_of(name).filter(fits);
         (view.service_index(name), all.map(|row| instance(ask, view, row)).collect::<Vec<_>>())
     });
     let read = read.await;

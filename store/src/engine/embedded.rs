@@ -10,6 +10,7 @@ mod changes;
 mod codec;
 mod disk;
 pub(crate) mod kv;
+mod lookups;
 pub(crate) mod rows;
 pub(crate) mod sessions;
 pub(crate) mod tables;
@@ -372,6 +373,12 @@ impl Engine for Embedded {
     async fn sessions(&self) -> Result<Vec<Session>> {
         let shown = |row: &Arc<SessionRow>| Session { id: SessionId(row.id.clone()), name: row.name.clone() };
         Ok(self.read(|view| view.tables.sessions.values().map(shown).collect()))
+    }
+}
+
+impl super::catalog::Catalog for Embedded {
+    fn look(&self, look: &mut dyn FnMut(&dyn super::catalog::View)) {
+        self.read(|view| look(view));
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) async fn follow(shared: Shared) {
 /// Judges a reading and publishes the outcome; returns after how long to read once more.
 fn take_in(shared: &Shared, service: String, reading: Reading) -> Option<Duration> {
     let handle = shared.publisher.handle();
+    // A reading may come after the service was let go, and would bring back what was forgotten.
+    if !handle.services_in_use().borrow().contains(&service) {
+        return None;
+    }
     let slot = shared.publisher.discovery().slot(&service);
     let before = slot.load();
     let judged = judge(&before, reading, handle.now());
@@ -103,8 +107,10 @@ async fn verify(shared: Shared, service: String, after: Duration) -> ServiceChan
 
 fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
     let table = shared.publisher.discovery();
-    let entries: HashMap<String, Arc<Entry>> =
-        table.services().into_iter().map(|name| (name.clone(), table.slot(&name).load())).collect();
+    let in_use = shared.publisher.handle().services_in_use().borrow().clone();
+    // What is not there and not used is not worth remembering: its name may be a stranger's.
+    let worth = |(name, entry): &(String, Arc<Entry>)| in_use.contains(name) || !entry.endpoints.is_empty();
+    let entries: HashMap<String, Arc<Entry>> = table.entries().into_iter().filter(worth).collect();
     let same =
         |(name, entry): (&String, &Arc<Entry>)| remembered.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
     if entries.len() == remembered.len() && entries.iter().all(same) {
@@ -115,5 +121,68 @@ fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
     match shared.memory.put(MEMORY, &plain) {
         Ok(()) => *remembered = entries,
         Err(error) => tracing::warn!(%error, "instances are not kept across a restart"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
+    use super::*;
+    use crate::{
+        engine::{CheckStatus, Engine as _, Registration, embedded::Embedded},
+        follow::{Follower, Identity, Options, start},
+        handle::Handle,
+    };
+
+    async fn follow(engine: Arc<Embedded>, dir: &Path) -> (Handle, Follower) {
+        let identity =
+            Identity { node: "n".into(), site: "s".into(), roles: BTreeSet::new(), boot: "b".into() };
+        start(engine, dir, identity, Options::default()).await.unwrap()
+    }
+
+    /// Waits until a service's entry fits.
+    async fn until(handle: &Handle, service: &str, fits: impl Fn(&Entry) -> bool) {
+        let mut discovered = handle.discovered();
+        while !fits(&handle.service(service).load()) {
+            discovered.changed().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_and_not_used_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Embedded::in_memory(Default::default()).await;
+        let registration = Registration {
+            service: "web".into(),
+            id: "web-1".into(),
+            address: ([127, 0, 0, 1], 80).into(),
+            tags: vec![],
+            meta: BTreeMap::new(),
+            ttl: None,
+            status: CheckStatus::Passing,
+        };
+        engine.register(&registration).await.unwrap();
+        let (handle, follower) = follow(Arc::clone(&engine), dir.path()).await;
+        let following = handle.follow_services();
+        following.set(["web", "ghost"].map(str::to_owned).into());
+        until(&handle, "web", |it| it.standing == Standing::Present).await;
+        until(&handle, "ghost", |it| it.standing == Standing::Gone).await;
+        tokio::time::sleep(2 * REMEMBER_EVERY).await;
+        following.set(BTreeSet::new());
+        following.forget("ghost");
+        // A reading that was under way when the service was let go changes nothing.
+        engine
+            .register(&Registration { service: "ghost".into(), id: "g".into(), ..registration })
+            .await
+            .unwrap();
+        tokio::time::sleep(2 * REMEMBER_EVERY).await;
+        assert_eq!(handle.service("ghost").load().standing, Standing::Unread);
+        follower.leave().await;
+        drop((handle, following));
+        let empty = Embedded::in_memory(Default::default()).await;
+        let (handle, _follower) = follow(empty, dir.path()).await;
+        assert_eq!(handle.service("web").load().endpoints.len(), 1);
+        assert_eq!(handle.service("ghost").load().standing, Standing::Unread);
     }
 }

@@ -14,6 +14,8 @@ pub struct Ttl(u32);
 impl Ttl {
     /// The longest TTL there is (RFC 2181 §8).
     pub const MAX: Self = Self(i32::MAX as u32);
+    /// Not to be remembered: what a registry's names are answered with. No document can say it.
+    pub const ZERO: Self = Self(0);
 
     /// Whole seconds; `None` for zero and for more than [`Ttl::MAX`].
     #[must_use]

@@ -44,6 +44,19 @@ async fn disk_conforms_and_holds_what_memory_held() {
 }
 
 #[tokio::test]
+async fn services_are_found_and_followed_in_any_case() {
+    let engine = Embedded::in_memory(Options::default()).await;
+    let (_in_use, receiver) = watch::channel(Arc::new(BTreeSet::from(["orders".to_owned()])));
+    let mut changes = engine.clone().watch(receiver);
+    let mut next = async || changes.recv().await.unwrap();
+    assert_eq!(next().await.service, "orders");
+    engine.register(&registration("Orders", "o1")).await.unwrap();
+    let Reading::Answered(read) = next().await.reading else { panic!("it is there") };
+    assert_eq!(read.value[0].service, "Orders");
+    assert_eq!(engine.health("ORDERS", None).await.unwrap().value, read.value);
+}
+
+#[tokio::test]
 async fn indexes_never_go_back_across_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).await;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     changes::ChangeLog,
+    lookups::{Lookups, folded},
     rows::{CheckRow, NODE_MAINTENANCE, Row, RowKey, SERF_HEALTH, ServiceRow, service_maintenance},
     tables::Tables,
     txn::Change,
@@ -20,6 +21,7 @@ const REMEMBERED: usize = 200_000;
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) tables: Tables,
+    pub(super) lookups: Lookups,
     deleted: ChangeLog,
     services: ChangeLog,
     catalog_index: u64,
@@ -33,6 +35,7 @@ impl View {
     pub(crate) fn new(tables: Tables) -> Self {
         let index = tables.index;
         Self {
+            lookups: Lookups::new(&tables),
             tables,
             deleted: ChangeLog::new(index, REMEMBERED),
             services: ChangeLog::new(index, REMEMBERED),
@@ -49,9 +52,15 @@ impl View {
             if !change.quiet {
                 self.stamp(&change, index);
             }
-            match change.after {
-                Some(row) => drop(self.tables.put(row)),
-                None => drop(self.tables.remove(&change.key)),
+            let before = match &change.after {
+                Some(row) => self.tables.put(row.clone()),
+                None => self.tables.remove(&change.key),
+            };
+            if let Some(before) = before {
+                self.lookups.take(&before);
+            }
+            if let Some(after) = change.after {
+                self.lookups.add(&after);
             }
         }
         self.tables.index = self.tables.index.max(index);
@@ -71,7 +80,7 @@ impl View {
                 self.catalog_index = index;
                 for row in [&change.before, &change.after].into_iter().flatten() {
                     if let Row::Service(service) = row {
-                        self.services.touch(&service.name, index);
+                        self.services.touch(&folded(&service.name), index);
                     }
                 }
             }
@@ -80,7 +89,7 @@ impl View {
                 for row in [&change.before, &change.after].into_iter().flatten() {
                     match row {
                         Row::Check(check) if check.service_id.is_empty() => self.touch_node(node, index),
-                        Row::Check(check) => self.services.touch(&check.service_name, index),
+                        Row::Check(check) => self.services.touch(&folded(&check.service_name), index),
                         _ => {}
                     }
                 }
@@ -92,7 +101,7 @@ impl View {
     fn touch_node(&mut self, node: &str, index: u64) {
         let names: BTreeSet<String> = self.tables.services_on(node).map(|it| it.name.clone()).collect();
         for name in names {
-            self.services.touch(&name, index);
+            self.services.touch(&folded(&name), index);
         }
     }
 
@@ -109,7 +118,7 @@ impl View {
 
     /// The index of a service with its health.
     pub(crate) fn service_index(&self, service: &str) -> u64 {
-        self.services.of(service).max(1)
+        self.services.of(&folded(service)).max(1)
     }
 
     /// The index of all registrations.
@@ -132,7 +141,7 @@ impl View {
         self.session_index.max(1)
     }
 
-    /// The services that changed after an index; `None` when that is no longer known.
+    /// The services that changed after an index, in lower case; `None` when that is no longer known.
     pub(crate) fn services_after(&self, index: u64) -> Option<Vec<String>> {
         self.services.after(index).map(|names| names.map(str::to_owned).collect())
     }
@@ -148,7 +157,7 @@ impl View {
 
     /// The instances of a service as the engine's trait has them.
     pub(crate) fn endpoints(&self, service: &str) -> Vec<Endpoint> {
-        self.tables.instances_of(service).map(|row| self.endpoint(row)).collect()
+        self.instances_of(service).map(|row| self.endpoint(row)).collect()
     }
 
     fn endpoint(&self, row: &ServiceRow) -> Endpoint {
@@ -156,7 +165,6 @@ impl View {
         let node_address = node.map(|node| node.address.clone()).unwrap_or_default();
         let mut meta = node.map(|node| node.meta.clone()).unwrap_or_default();
         meta.extend(row.meta.clone());
-        let status = self.tables.checks_of(row).map(|check| check.status).max();
         let maintenance = service_maintenance(&row.id);
         let has = |id: &str| self.tables.check(&row.node, id).is_some();
         let address = if row.address.is_empty() { node_address.clone() } else { row.address.clone() };
@@ -171,7 +179,7 @@ impl View {
             tags: row.tags.clone(),
             meta,
             weight: row.weight_passing,
-            status: status.unwrap_or(CheckStatus::Passing),
+            status: self.lookups.status(row),
             maintenance: has(&maintenance) || has(NODE_MAINTENANCE),
             create_index: Index(row.create),
             modify_index: Index(row.modify),

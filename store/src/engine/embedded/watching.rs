@@ -1,5 +1,5 @@
 //! The multiplexed watch: one task per watcher, woken by commits, told by the change log which services to look
-//! at. A thousand services cost what changes, not what is watched.
+//! at. A thousand services cost little more than what changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::writer::Shared;
+use super::{lookups::folded, writer::Shared};
 use crate::engine::{Index, Indexed, Reading, ServiceChange, ServicesInUse};
 
 /// Changes that may wait for the receiver; later ones wait unread, and are read once when there is room.
@@ -70,7 +70,10 @@ async fn follow(shared: Arc<Shared>, mut in_use: ServicesInUse, changes: mpsc::S
 fn due(shared: &Shared, sent: &BTreeMap<String, u64>, looked: u64, all: bool) -> BTreeSet<String> {
     let changed = if all { None } else { shared.read(|view| view.services_after(looked)) };
     match changed {
-        Some(changed) => changed.into_iter().filter(|service| sent.contains_key(service)).collect(),
+        Some(changed) => {
+            let changed: BTreeSet<String> = changed.into_iter().collect();
+            sent.keys().filter(|service| changed.contains(&*folded(service))).cloned().collect()
+        }
         None => sent.keys().cloned().collect(),
     }
 }

@@ -1,0 +1,144 @@
+//! The registry's face: one address, UDP and TCP, as Consul's 8600.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use store::{Clock, engine::catalog::Catalog};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{Draw, Names, answer, metrics::RegistryMetrics, packet, udp};
+use crate::{
+    answer::Answer,
+    metrics::Metrics,
+    respond::{Dropped, Transport},
+    server::{
+        Answers, Error, GRACE, Listener, listen,
+        streams::{self, Limits, Service},
+    },
+};
+
+/// A catalog that answers packets. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    catalog: Arc<dyn Catalog>,
+    names: Names,
+    clock: Clock,
+    turn: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl Registry {
+    /// The names of a catalog.
+    #[must_use]
+    pub fn new(catalog: Arc<dyn Catalog>, names: Names, clock: Clock) -> Self {
+        let (turn, metrics) = (AtomicUsize::default(), Arc::default());
+        Self { shared: Arc::new(Shared { catalog, names, clock, turn, metrics }) }
+    }
+
+    fn draw(&self) -> Draw {
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        Draw { turn, now: self.shared.clock.now() }
+    }
+}
+
+impl Answers for Registry {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let outcome = match peer.port() {
+            0 => Err(Dropped::NoReturn),
+            _ => packet::respond(packet, peer.ip(), transport, |question| {
+                let mut found = Answer::default();
+                let Shared { catalog, names, .. } = &*self.shared;
+                catalog.look(&mut |view| found = answer(view, names, question, self.draw()));
+                found
+            }),
+        };
+        self.shared.metrics.record(transport, &outcome);
+        outcome.ok().map(|response| response.bytes)
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+}
+
+/// The listeners, bound and not yet served.
+#[derive(Debug)]
+pub struct Server {
+    listener: Listener,
+    address: SocketAddr,
+    limits: Limits,
+    registry: Registry,
+}
+
+/// TCP connections open at a time; more are closed at once.
+const CONNECTIONS: usize = 1024;
+/// TCP connections of one client: fewer than all, and more than a proxy in front of many hosts needs.
+const PER_CLIENT: usize = 256;
+/// How long a TCP connection may be idle (RFC 7766 §6.2.3).
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Binds an address over UDP and TCP; port 0 takes a free port, the same for both.
+///
+/// # Errors
+/// When the address cannot be had; the protocol is named.
+pub fn bind(address: SocketAddr, registry: Registry) -> Result<Server, Error> {
+    let listener = listen(address, 1)?;
+    let address = listener.tcp.local_addr().map_err(Error::Register)?;
+    let limits = Limits::new(CONNECTIONS, PER_CLIENT, IDLE);
+    Ok(Server { listener, address, limits, registry })
+}
+
+impl Server {
+    /// The address, with the port that was given where 0 was asked.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<RegistryMetrics> {
+        Arc::new(RegistryMetrics(Arc::clone(self.registry.metrics())))
+    }
+
+    /// Serves until `shutdown` is ready; then finishes what has begun, for at most a second.
+    ///
+    /// # Errors
+    /// When a socket cannot be served at all; errors of single packets and connections are counted instead.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let (stop, stopped) = watch::channel(false);
+        let tcp = tokio::net::TcpListener::from_std(self.listener.tcp).map_err(Error::Register)?;
+        let mut tasks = JoinSet::new();
+        for socket in self.listener.udp {
+            socket.set_nonblocking(true).map_err(Error::Register)?;
+            let udp = Arc::new(tokio::net::UdpSocket::from_std(socket).map_err(Error::Register)?);
+            tasks.spawn(udp::serve(udp, self.registry.clone(), stopped.clone()));
+        }
+        tasks.spawn(streams::serve(tcp, Service::Tcp, self.limits, self.registry, stopped));
+        tracing::info!(address = %self.address, "serving the registry's names");
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = tasks.join_next() => {
+                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
+            }
+        };
+        stop.send_replace(true);
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::debug!("closing TCP connections that are still busy");
+        }
+        tasks.shutdown().await;
+        ended
+    }
+}

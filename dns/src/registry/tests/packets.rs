@@ -1,0 +1,194 @@
+//! Packets and sockets.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType as WireType,
+};
+use store::{Clock, engine::catalog::Catalog};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use super::*;
+use crate::{respond::Transport, server::Answers as _, testing::query};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Catalog for Shelf {
+    fn look(&self, look: &mut dyn FnMut(&dyn View)) {
+        look(self);
+    }
+}
+
+fn registry() -> Registry {
+    Registry::new(Arc::new(shelf()), names(), Clock::default())
+}
+
+fn reply(registry: &Registry, packet: &[u8], transport: Transport) -> (usize, Message) {
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+    let bytes = registry.reply(packet, peer, transport).unwrap();
+    (bytes.len(), Message::from_vec(&bytes).unwrap())
+}
+
+const BIG: &str = "bigsvc.service.consul.";
+
+#[test]
+fn what_does_not_fit_is_marked_and_whole_over_tcp() {
+    let registry = registry();
+    for (payload, at_most) in [(None, 512), (Some(512), 512), (Some(1232), 1232)] {
+        let (octets, message) = reply(&registry, &query(BIG, WireType::SRV, payload), Transport::Udp);
+        assert!(message.metadata.truncation && octets <= at_most, "{payload:?}: {octets}");
+        // As many as fit: one more record takes 45 octets.
+        assert!(octets + 45 > at_most, "{payload:?}: {octets}");
+    }
+    let (_, message) = reply(&registry, &query(BIG, WireType::SRV, None), Transport::Tcp);
+    assert!(!message.metadata.truncation);
+    assert_eq!((message.answers.len(), message.additionals.len()), (60, 62));
+}
+
+#[test]
+fn all_addresses_are_given_where_they_fit() {
+    let registry = registry();
+    let (_, message) = reply(&registry, &query(BIG, WireType::A, Some(1232)), Transport::Udp);
+    assert!(!message.metadata.truncation);
+    assert_eq!(message.answers.len(), 60);
+}
+
+#[test]
+fn metadata_goes_before_addresses_and_addresses_before_instances() {
+    let mut shelf = shelf();
+    for n in 0..7 {
+        shelf.put("seven", &format!("10.7.0.{n}"), 80, "");
+    }
+    let registry = Registry::new(Arc::new(shelf), names(), Clock::default());
+    let name = "seven.service.consul.";
+    let (_, message) = reply(&registry, &query(name, WireType::SRV, None), Transport::Udp);
+    assert!(!message.metadata.truncation);
+    assert_eq!(message.answers.len(), 7);
+    assert!(message.additionals.iter().all(|it| it.record_type() == WireType::A));
+}
+
+#[test]
+fn packets_that_are_no_queries_are_answered_as_everywhere() {
+    let registry = registry();
+    let mut newer = query(BIG, WireType::A, Some(1232));
+    // The version stands in the second octet of OPT's TTL, which the length of its data follows.
+    let version = newer.len() - 5;
+    newer[version] = 1;
+    let (_, message) = reply(&registry, &newer, Transport::Udp);
+    assert_eq!(message.metadata.response_code.low(), ResponseCode::BADVERS.low());
+    let (_, message) = reply(&registry, &query("example.com.", WireType::A, None), Transport::Udp);
+    assert_eq!(message.metadata.response_code, ResponseCode::Refused);
+    assert!(!message.metadata.authoritative);
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+    assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), None);
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    assert_eq!(registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp), None);
+}
+
+#[test]
+fn the_askers_case_is_kept() {
+    let (_, message) =
+        reply(&registry(), &query("mIxEdCaSe.Service.CONSUL.", WireType::A, None), Transport::Udp);
+    assert_eq!(message.queries[0].name().to_ascii(), "mIxEdCaSe.Service.CONSUL.");
+    assert_eq!(message.answers.len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_is_dropped_or_answered_within_its_limit(
+        name in "(bigsvc|dnsw|dnshost|zz)\\.service\\.consul\\.|n1\\.node\\.consul\\.|consul\\.|x\\.",
+        wanted in prop::sample::select(vec![WireType::A, WireType::SRV, WireType::ANY, WireType::TXT]),
+        payload in prop::option::of(0_u16..5000),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let mut packet = query(&name, wanted, payload);
+        for (at, octet) in &changes {
+            *at.get_mut(&mut packet) = *octet;
+        }
+        if is_cut {
+            packet.truncate(cut.index(packet.len()));
+        }
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+        let registry = registry();
+        let reply = registry.reply(&packet, peer, Transport::Udp);
+        prop_assert_eq!(registry.metrics().dropped(crate::Dropped::Defect), 0);
+        let Some(reply) = reply else { return Ok(()) };
+        prop_assert!(reply.len() <= 1232);
+        let message = Message::from_vec(&reply).unwrap();
+        if changes.is_empty() && !is_cut {
+            let limit = payload.map_or(512, |payload| usize::from(payload.clamp(512, 1232)));
+            prop_assert!(reply.len() <= limit);
+            prop_assert!(message.metadata.truncation == (message.answers.len() < 60 && name.starts_with("bigsvc")
+                && wanted != WireType::TXT));
+        }
+    }
+}
+
+async fn over_tcp(address: SocketAddr, packet: &[u8]) -> Message {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
+    stream.write_all(packet).await.unwrap();
+    let length = timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
+    let mut reply = vec![0; usize::from(length)];
+    stream.read_exact(&mut reply).await.unwrap();
+    Message::from_vec(&reply).unwrap()
+}
+
+#[tokio::test]
+async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
+    let engine = store::engine::embedded::Embedded::in_memory(Default::default()).await;
+    let names = names().served_by(&engine.options().node);
+    let registry = Registry::new(engine.clone(), names, Clock::default());
+    let server = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), registry).unwrap();
+    let (address, metrics) = (server.local_addr(), server.metrics());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(server.run(async move { drop(stopped.await) }));
+    let asked = query("orders.service.consul.", WireType::SRV, None);
+    let missing = over_tcp(address, &asked).await;
+    assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
+    let registration = store::engine::Registration {
+        service: "Orders".to_owned(),
+        id: "o1".to_owned(),
+        address: ([10, 0, 0, 1], 8080).into(),
+        tags: vec![],
+        meta: BTreeMap::new(),
+        ttl: None,
+        status: CheckStatus::Passing,
+    };
+    store::engine::Engine::register(&*engine, &registration).await.unwrap();
+    assert_eq!(over_tcp(address, &asked).await.answers.len(), 1);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&asked, address).await.unwrap();
+    let mut buffer = [0; 512];
+    let octets = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let message = Message::from_vec(&buffer[..octets]).unwrap();
+    assert_eq!(message.answers[0].data.to_string(), "1 1 8080 0a000001.addr.dc1.consul.");
+    let mut counted = 0.0;
+    store::metrics::Source::collect(&*metrics, &mut |sample| {
+        if sample.metric.name == "waypost.registry.queries" {
+            counted += sample.value;
+        }
+    });
+    assert!((counted - 3.0).abs() < f64::EPSILON);
+    stop.send(()).unwrap();
+    timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = bind(address, registry()).unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+}

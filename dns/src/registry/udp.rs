@@ -1,0 +1,42 @@
+//! Datagrams of the registry's face: each is answered before the next is taken, so nothing can pile up here.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{net::UdpSocket, sync::watch};
+
+use crate::{
+    respond::Transport,
+    server::{Answers, end},
+};
+
+/// Queries are far shorter; what is cut off here cannot be read and is answered so.
+const LONGEST: usize = 4096;
+
+/// How long to wait after the system failed us, so that a lasting error does not spin.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut stopped: watch::Receiver<bool>) {
+    let mut buffer = [0; LONGEST];
+    loop {
+        let received = tokio::select! {
+            biased;
+            () = end(&mut stopped) => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        let (octets, peer) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::debug!(%error, "receiving a datagram failed");
+                answers.metrics().socket_errors.increment();
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let packet = buffer.get(..octets).unwrap_or_default();
+        let Some(reply) = answers.reply(packet, peer, Transport::Udp) else { continue };
+        if let Err(error) = socket.send_to(&reply, peer).await {
+            tracing::debug!(%error, %peer, "sending a reply failed");
+            answers.metrics().socket_errors.increment();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Which services a node follows: whatever any of its roles uses. Each role says so for itself, and none can let go
+//! of what another still needs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use crate::discovery::DiscoveryTable;
+
+type Names = Arc<BTreeSet<String>>;
+
+/// What every user asked for, and the union of it.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    asked: Mutex<Asked>,
+    all: watch::Sender<Names>,
+    table: Arc<DiscoveryTable>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    users: BTreeMap<u64, BTreeSet<String>>,
+    next: u64,
+}
+
+impl Users {
+    pub(super) fn new(table: Arc<DiscoveryTable>) -> Arc<Self> {
+        Arc::new(Self { table, ..Self::default() })
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Names> {
+        self.all.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Asked)) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut asked);
+        let names: BTreeSet<String> = asked.users.values().flatten().cloned().collect();
+        // Under the lock, so that what was said last is what is followed.
+        self.all.send_if_modified(|current| {
+            let changed = **current != names;
+            if changed {
+                *current = Arc::new(names);
+            }
+            changed
+        });
+    }
+}
+
+/// One user's part of the services in use. Dropping it gives them up.
+pub struct Following {
+    users: Arc<Users>,
+    id: u64,
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Following").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Following {
+    pub(super) fn new(users: Arc<Users>) -> Self {
+        let mut id = 0;
+        users.change(|asked| {
+            id = asked.next;
+            asked.next += 1;
+        });
+        Self { users, id }
+    }
+
+    /// Says which services (by their names in the registry) this user needs, all of them.
+    pub fn set(&self, names: BTreeSet<String>) {
+        self.users.change(|asked| drop(asked.users.insert(self.id, names)));
+    }
+
+    /// Forgets what is known of a service that nobody follows and whose slot nobody keeps. For users whose
+    /// services are named by strangers; what is configured is remembered.
+    pub fn forget(&self, service: &str) {
+        let used = self.users.all.borrow().contains(service);
+        if !used {
+            self.users.table.forget(service);
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.users.change(|asked| drop(asked.users.remove(&self.id)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::{Clock, channel};
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|it| (*it).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_anybody_uses_is_followed_until_nobody_does() {
+        let (handle, _publisher) = channel(Clock::default(), std::time::Duration::MAX);
+        let mut in_use = handle.services_in_use();
+        let now = || (*handle.services_in_use().borrow()).as_ref().clone();
+        let (gateway, dns) = (handle.follow_services(), handle.follow_services());
+        gateway.set(names(&["web", "shop"]));
+        dns.set(names(&["web", "mail"]));
+        assert_eq!(now(), names(&["mail", "shop", "web"]));
+        gateway.set(names(&["shop"]));
+        assert_eq!(now(), names(&["mail", "shop", "web"]));
+        in_use.borrow_and_update();
+        gateway.set(names(&["shop", "web"]));
+        assert!(!in_use.has_changed().unwrap(), "nobody is woken where nothing changed");
+        drop(dns);
+        assert_eq!(now(), names(&["shop", "web"]));
+        drop(gateway);
+        assert_eq!(now(), names(&[]));
+    }
+
+    #[test]
+    fn only_what_nobody_needs_is_forgotten() {
+        let (handle, publisher) = channel(Clock::default(), std::time::Duration::MAX);
+        let (gateway, dns) = (handle.follow_services(), handle.follow_services());
+        gateway.set(names(&["web"]));
+        dns.set(names(&["web", "mail", "kept"]));
+        let kept = handle.service("kept");
+        drop((handle.service("web"), handle.service("mail")));
+        dns.set(names(&[]));
+        for name in ["web", "mail", "kept", "never"] {
+            dns.forget(name);
+        }
+        assert_eq!(publisher.discovery().services(), names(&["kept", "web"]));
+        assert!(Arc::ptr_eq(&kept, &handle.service("kept")));
+    }
+}
