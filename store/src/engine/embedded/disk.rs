@@ -27,7 +27,9 @@ use crate::engine::{EngineError, Result};
 /// The version of the format; newer ones are refused.
 const VERSION: u32 = 1;
 const SUMMARY: &[u8] = b"\0summary";
-const PIECE: usize = 16 * 1024;
+/// Sixteen of them, which is what sled lets a page grow to, stay below the 128 KiB beyond which a page goes to a file of
+/// its own.
+const PIECE: usize = 4 * 1024;
 const DIGEST: usize = 8;
 const CACHE: u64 = 64 * 1024 * 1024;
 
@@ -218,7 +220,12 @@ impl Disk {
         // Pages that outgrow sled's log go to files of their own, which it does not sync.
         if let Ok(entries) = std::fs::read_dir(self.dir.join("blobs")) {
             for entry in entries {
-                File::open(entry?.path())?.sync_all()?;
+                match File::open(entry?.path()) {
+                    Ok(page) => page.sync_all()?,
+                    // sled removes such a file as soon as the page lies elsewhere, at a moment of its own.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         self.log.sync_data()
