@@ -8,7 +8,7 @@ mod flattened;
 mod lookup;
 mod steered;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use store::{
     board::Board,
@@ -24,7 +24,7 @@ use crate::{
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
     zones_dir::Zones,
 };
-pub(crate) use lookup::{Found, alias, lookup};
+pub(crate) use lookup::{Found, alias, lookup, redirection};
 pub(crate) use steered::{choose, differs_by_client};
 
 /// What an answer depends on beside the question and the client.
@@ -209,30 +209,59 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn run(&mut self, mut zone: &'a ZoneView, asked: &'a str) {
-        let mut name = asked;
+        let mut name = Cow::Borrowed(asked);
         let mut owner = Owner::Asked;
         loop {
-            match lookup(zone, name, self.wanted) {
+            let target = match lookup(zone, &name, self.wanted) {
                 Found::Nothing => {
                     self.answer.rcode = Rcode::NxDomain;
                     return self.answer.absent(zone, Ttl::MAX);
                 }
-                Found::Delegation { cut, entry } => return self.refer(zone, cut, entry),
+                Found::Delegation { entry } => return self.refer(zone, entry),
+                Found::Redirection { owner: from, target, ttl } => {
+                    match self.redirect(&name, &owner, (from, target), ttl) {
+                        Some(target) => target,
+                        None => return,
+                    }
+                }
                 Found::Entry { entry, .. } => {
                     let Some((target, ttl)) = self.alias(zone, entry) else {
-                        return self.resolve(zone, name, &owner, entry);
+                        return self.resolve(zone, &name, &owner, entry);
                     };
-                    let next = Owner::At(target.clone());
                     let data = Data::Plain(RecordData::Cname(target.clone()));
                     self.answer.answer.push(Record { owner, ttl, data });
-                    if self.is_enough(asked, target) {
-                        return;
-                    }
-                    let Some(further) = self.world.zone_of(target.as_str()) else { return };
-                    (zone, name, owner) = (further, target.as_str(), next);
+                    target.clone()
                 }
+            };
+            if self.is_enough(asked, &target) {
+                return;
             }
+            let Some(further) = self.world.zone_of(target.as_str()) else { return };
+            (zone, name, owner) = (further, Cow::Owned(target.as_str().to_owned()), Owner::At(target));
         }
+    }
+
+    /// A name below a redirected one: the redirection, and the alias it makes of the name (RFC 6672 §3.1), with the
+    /// same TTL. Says where to go on; nowhere when the new name would be too long, or the alias was what was wanted.
+    fn redirect(
+        &mut self,
+        name: &str,
+        owner: &Owner,
+        (from, to): (&DomainName, &DomainName),
+        ttl: Ttl,
+    ) -> Option<DomainName> {
+        let data = Data::Plain(RecordData::Dname(to.clone()));
+        self.answer.answer.push(Record { owner: Owner::At(from.clone()), ttl, data });
+        let labels = name.strip_suffix(from.as_str()).and_then(|labels| labels.strip_suffix('.'));
+        let new = labels.and_then(|labels| to.resolve(labels).ok());
+        let Some(target) = new else {
+            self.answer.rcode = Rcode::YxDomain;
+            return None;
+        };
+        let data = Data::Plain(RecordData::Cname(target.clone()));
+        self.answer.answer.push(Record { owner: owner.clone(), ttl, data });
+        let satisfied = matches!(self.wanted, RecordType::CNAME | RecordType::ANY);
+        (!satisfied).then_some(target)
     }
 
     /// Where to go on, if an alias lies here and it is not the alias itself that is asked for.
@@ -244,16 +273,16 @@ impl<'a> Walk<'a> {
     fn is_enough(&self, asked: &str, target: &DomainName) -> bool {
         let been_there = |record: &Record| record.owner == Owner::At(target.clone());
         let chain = &self.answer.answer;
-        chain.len() >= MOST_ALIASES || target.as_str() == asked || chain.iter().any(been_there)
+        let aliases = chain.iter().filter(|record| record.data.record_type() == RecordType::CNAME).count();
+        aliases >= MOST_ALIASES || target.as_str() == asked || chain.iter().any(been_there)
     }
 
     /// A referral: the cut's name servers, and the addresses we hold for them (RFC 1034 §4.3.2 step 3b).
-    fn refer(&mut self, zone: &'a ZoneView, cut: &str, entry: &'a Entry) {
+    fn refer(&mut self, zone: &'a ZoneView, entry: &'a Entry) {
         // Behind an alias the first name, which the bit is about, is still ours.
         self.answer.authoritative = !self.answer.answer.is_empty();
         let servers = || entry.records.iter().filter(|it| plain_type(&it.data) == RecordType::NS);
         let Some(owner) = servers().next().map(|it| Owner::At(it.name.clone())) else { return };
-        debug_assert!(matches!(&owner, Owner::At(name) if name.as_str() == cut));
         let mut referral = Answer::default();
         referral.take(zone, &owner, servers());
         self.answer.authority = referral.answer;

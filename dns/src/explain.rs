@@ -58,6 +58,8 @@ pub enum Alias {
     Record,
     /// A wildcard covers the name.
     Wildcard,
+    /// A DNAME above it redirects the name (RFC 6672).
+    Redirection,
 }
 
 impl fmt::Display for Alias {
@@ -66,6 +68,7 @@ impl fmt::Display for Alias {
             Self::Service => "host of a service",
             Self::Record => "CNAME in the zone",
             Self::Wildcard => "covered by a wildcard",
+            Self::Redirection => "redirected by a DNAME above it",
         })
     }
 }
@@ -94,12 +97,14 @@ fn step(world: World<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
         Owner::At(name) => name.as_str(),
     };
     let zone = world.zone_of(name)?;
-    let Found::Entry { entry, wildcard } = lookup(zone, name, record.data.record_type()) else { return None };
-    let stated = alias(zone, entry).is_some_and(|_| entry.alias.is_none());
-    let why = match (wildcard, stated) {
-        (true, _) => Alias::Wildcard,
-        (false, true) => Alias::Record,
-        (false, false) => Alias::Service,
+    let why = match lookup(zone, name, record.data.record_type()) {
+        Found::Entry { wildcard: true, .. } => Alias::Wildcard,
+        Found::Entry { entry, .. } if alias(zone, entry).is_some_and(|_| entry.alias.is_none()) => {
+            Alias::Record
+        }
+        Found::Entry { .. } => Alias::Service,
+        Found::Redirection { .. } => Alias::Redirection,
+        Found::Delegation { .. } | Found::Nothing => return None,
     };
     Some(Step { name: name.to_owned(), target: target.clone(), ttl: record.ttl, why })
 }

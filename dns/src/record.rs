@@ -82,19 +82,22 @@ pub enum Rcode {
     NotImp,
     /// Not our zone, or nothing we give away.
     Refused,
+    /// A redirection makes the name longer than names can be (RFC 6672 §2.2).
+    YxDomain,
     /// An EDNS version above 0 (RFC 6891 §6.1.3).
     BadVers,
 }
 
 impl Rcode {
     /// Every one, in the order of [`Rcode::index`].
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoError,
         Self::FormErr,
         Self::ServFail,
         Self::NxDomain,
         Self::NotImp,
         Self::Refused,
+        Self::YxDomain,
         Self::BadVers,
     ];
 
@@ -108,6 +111,7 @@ impl Rcode {
             Self::NxDomain => 3,
             Self::NotImp => 4,
             Self::Refused => 5,
+            Self::YxDomain => 6,
             Self::BadVers => 16,
         }
     }
@@ -128,6 +132,7 @@ impl Rcode {
             Self::NxDomain => "NXDOMAIN",
             Self::NotImp => "NOTIMP",
             Self::Refused => "REFUSED",
+            Self::YxDomain => "YXDOMAIN",
             Self::BadVers => "BADVERS",
         }
     }

@@ -50,6 +50,8 @@ records:
   - { name: away, type: CNAME, data: www.example.org. }
   - { name: one, type: CNAME, data: two }
   - { name: two, type: CNAME, data: gw }
+  - { name: moved, type: DNAME, data: '@' }
+  - { name: far, type: DNAME, data: a-name-that-is-long-enough-for-others-not-to-fit.below.example.org. }
   - { name: child, type: NS, data: ns.child }
   - { name: ns.child, type: A, data: 198.51.100.53 }
 ---

@@ -17,27 +17,40 @@ pub(crate) enum Found<'a> {
         /// It is a wildcard's (RFC 4592 §3.3.1).
         wildcard: bool,
     },
-    /// Somebody else answers from `cut` downwards.
+    /// Somebody else answers from here downwards.
     Delegation {
-        /// The highest delegated name on the way.
-        cut: &'a str,
-        /// Its name servers.
+        /// The name servers of the highest delegated name on the way.
         entry: &'a Entry,
+    },
+    /// Everything below here is to be found below another name (RFC 6672).
+    Redirection {
+        /// The name that is redirected.
+        owner: &'a DomainName,
+        /// Where to.
+        target: &'a DomainName,
+        /// How long that may be remembered.
+        ttl: Ttl,
     },
     /// The name does not exist.
     Nothing,
 }
 
 /// Finds what a zone has for a name that lies in it.
-pub(crate) fn lookup<'a>(zone: &'a ZoneView, name: &'a str, wanted: RecordType) -> Found<'a> {
+pub(crate) fn lookup<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Found<'a> {
     let apex = zone.zone.name.as_str();
     let mut encloser = apex;
+    let mut above = zone.get(apex);
     for step in below(name, apex) {
-        let Some(entry) = zone.get(step) else { return wildcard(zone, encloser) };
+        // The redirected name itself has records of its own; what is below it has none (RFC 6672 §2.3).
+        if let Some((owner, target, ttl)) = above.and_then(|above| redirection(zone, above)) {
+            return Found::Redirection { owner, target, ttl };
+        }
+        above = zone.get(step);
+        let Some(entry) = above else { return wildcard(zone, encloser) };
         // DS is the parent's word about the child (RFC 4035 §3.1.4.1).
         let parents_own = wanted == RecordType::DS && step == name;
         if delegates(entry) && !parents_own {
-            return Found::Delegation { cut: step, entry };
+            return Found::Delegation { entry };
         }
         encloser = step;
     }
@@ -55,6 +68,17 @@ fn wildcard<'a>(zone: &'a ZoneView, encloser: &str) -> Found<'a> {
 pub(crate) fn delegates(entry: &Entry) -> bool {
     let delegates = |data: &RecordData| matches!(data, RecordData::Ns(_));
     entry.records.iter().any(|it| delegates(&it.data) && !it.name.as_str().starts_with("*."))
+}
+
+/// Where everything below an entry is to be found, if it is redirected.
+pub(crate) fn redirection<'a>(
+    zone: &ZoneView,
+    entry: &'a Entry,
+) -> Option<(&'a DomainName, &'a DomainName, Ttl)> {
+    entry.records.iter().find_map(|record| match &record.data {
+        RecordData::Dname(target) => Some((&record.name, target, zone.ttl(record))),
+        _ => None,
+    })
 }
 
 /// Where an alias at an entry points, and its TTL.

@@ -135,6 +135,32 @@ fn aliases_are_followed_inside_our_zones_and_no_further() {
     assert_eq!(itself, ["one.example.com. 3600 IN CNAME two.example.com."]);
 }
 
+/// RFC 6672 §2.2, §2.3 and §3.1.
+#[test]
+fn what_lies_below_a_redirected_name_is_looked_for_elsewhere() {
+    let small = Small::healthy();
+    let found = small.explain("one.moved.example.com", RecordType::A, "10.1.0.1");
+    assert_eq!(
+        found.answer,
+        [
+            "moved.example.com. 3600 IN DNAME example.com.",
+            "one.moved.example.com. 3600 IN CNAME one.example.com.",
+            "one.example.com. 3600 IN CNAME two.example.com.",
+            "two.example.com. 3600 IN CNAME gw.example.com.",
+            &gateway(20, "192.0.2.1"),
+        ]
+    );
+    let itself = small.explain("moved.example.com", RecordType::A, "10.1.0.1");
+    assert_eq!((itself.rcode, itself.answer.len()), ("NOERROR", 0), "the name itself is not redirected");
+    assert_eq!(small.answer("moved.example.com", RecordType::DNAME, "10.1.0.1").len(), 1);
+    let alias = small.answer("x.moved.example.com", RecordType::CNAME, "10.1.0.1");
+    assert_eq!(alias.len(), 2, "the alias that is made is what was asked for: {alias:?}");
+    assert_eq!(small.explain("nothing.moved.example.com", RecordType::A, "10.1.0.1").rcode, "NXDOMAIN");
+    let long = [&["abcdefgh"; 24].join("."), ".far.example.com"].concat();
+    let found = small.explain(&long, RecordType::A, "10.1.0.1");
+    assert_eq!((found.rcode, found.answer.len()), ("YXDOMAIN", 1), "{found:?}");
+}
+
 #[test]
 fn other_peoples_names_are_refused() {
     let small = Small::healthy();

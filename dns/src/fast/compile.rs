@@ -18,7 +18,10 @@ use super::{
     table::{Alias, Entry, INLINE, Image, Kind, NONE, Plan, Slot, Table, ZoneImage, first, tag},
 };
 use crate::{
-    answer::{Answer, Found, Question, World, absence_ttl, alias, answer, differs_by_client, lookup, soa},
+    answer::{
+        Answer, Found, Question, World, absence_ttl, alias, answer, differs_by_client, lookup, redirection,
+        soa,
+    },
     client::Client,
     gate::Gate,
     name::QueryName,
@@ -95,7 +98,7 @@ impl<'w> Compiling<'w> {
             let shape = self.shape(zone, name, names);
             let mut entry = self.named(name);
             (entry.kind, entry.link, entry.zone) = (shape.kind, shape.link, number);
-            entry.wildcard_below = wildcards.contains(name);
+            entry.made_up_below = wildcards.contains(name) || redirection(zone, names).is_some();
             entry.first_image = self.images.len() as u32;
             for record_type in shape.types {
                 self.image(name, record_type);
@@ -168,7 +171,9 @@ impl<'w> Compiling<'w> {
         let chain: Vec<_> = found
             .answer
             .into_iter()
-            .take_while(|record| matches!(record.data, Data::Plain(RecordData::Cname(_))))
+            .take_while(|record| {
+                matches!(record.data, Data::Plain(RecordData::Cname(_) | RecordData::Dname(_)))
+            })
             .collect();
         let records = chain.len() as u16;
         let only_aliases = Answer { answer: chain, authoritative: true, ..Answer::default() };
@@ -279,7 +284,7 @@ impl<'w> Compiling<'w> {
             name: inline,
             len: wire.len() as u8,
             kind: Kind::General,
-            wildcard_below: false,
+            made_up_below: false,
             image_count: 0,
             first_image: 0,
             zone: 0,

@@ -47,8 +47,9 @@ pub(super) struct Entry {
     pub(super) name: [u8; INLINE],
     pub(super) len: u8,
     pub(super) kind: Kind,
-    /// A wildcard stands below (RFC 4592), so absent names below may exist.
-    pub(super) wildcard_below: bool,
+    /// Names below that have no entry may exist all the same: a wildcard stands there (RFC 4592), or all of them are
+    /// redirected (RFC 6672).
+    pub(super) made_up_below: bool,
     pub(super) image_count: u8,
     pub(super) first_image: u32,
     pub(super) zone: u32,
@@ -142,7 +143,7 @@ impl Table {
     }
 
     /// Whether a name that has no entry is really absent: up to the closest encloser (RFC 4592 §3.3.1), which
-    /// must be neither a delegation nor have a wildcard.
+    /// must be no delegation, and have nothing from which names are made up.
     fn beyond(&self, name: &[u8]) -> Found<'_> {
         let mut rest = name;
         while let Some((&label, after)) = rest.split_first()
@@ -150,7 +151,7 @@ impl Table {
         {
             rest = after.get(usize::from(label)..).unwrap_or_default();
             match self.exact(rest) {
-                Some(encloser) if encloser.kind == Kind::General || encloser.wildcard_below => break,
+                Some(encloser) if encloser.kind == Kind::General || encloser.made_up_below => break,
                 Some(encloser) => return Found::Nothing(encloser.zone),
                 None => {}
             }

@@ -88,6 +88,7 @@ fn record() -> impl Strategy<Value = String> {
     ];
     let data = prop_oneof![
         2 => target.clone().prop_map(|target| format!("type: CNAME, data: '{target}'")),
+        1 => target.clone().prop_map(|target| format!("type: DNAME, data: '{target}'")),
         1 => target.clone().prop_map(|target| format!("type: MX, data: '10 {target}'")),
         1 => target.clone().prop_map(|target| format!("type: NS, data: '{target}'")),
         1 => "[a-z]{1,200}".prop_map(|text| format!("type: TXT, data: '{text}'")),
