@@ -317,6 +317,9 @@ impl<'a> Walk<'a> {
         let before = self.answer.answer.len();
         match (self.wanted, &entry.steered) {
             (RecordType::A | RecordType::AAAA, Some(domain)) => return self.steer(zone, owner, domain),
+            (RecordType::HTTPS, Some(domain)) if domain.domain.https.is_some() => {
+                return self.steer(zone, owner, domain);
+            }
             (RecordType::SOA, _) if apex => {
                 let data = Data::Soa(soa(zone));
                 self.answer.answer.push(Record { owner: owner.clone(), ttl: soa_ttl(zone), data });
@@ -370,11 +373,17 @@ impl<'a> Walk<'a> {
 
     fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
         let located = self.client.locate(&self.world.snapshot.locality);
-        let mut found: Vec<RecordData> = Vec::new();
-        let ttl = choose(domain, located.order, self.world.board, self.world.now, &mut |ip| {
-            // Two sites may share an address; a record set holds each once (RFC 2181 §5).
-            found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
-        });
+        let (order, World { board, now, .. }) = (located.order, self.world);
+        let (found, ttl) = if self.wanted == RecordType::HTTPS {
+            steered::bind(domain, order, board, now)
+        } else {
+            let mut found: Vec<RecordData> = Vec::new();
+            let ttl = choose(domain, order, board, now, &mut |ip| {
+                // Two sites may share an address; a record set holds each once (RFC 2181 §5).
+                found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
+            });
+            (found, ttl)
+        };
         if found.is_empty() {
             self.answer.absent(zone, ttl);
         }

@@ -80,6 +80,13 @@ ttl: 20s
 min_ttl: 2s
 answers: 1
 ---
+kind: Domain
+name: web.example.com
+cluster: main
+check: web
+answers: 2
+https: { alpn: [h2, http/1.1], port: 8443 }
+---
 kind: Service
 name: orders
 uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10

@@ -96,6 +96,7 @@ pub(crate) fn sources() -> Sources {
             answers: 1,
             min_up: 1,
             when_none: WhenNone::Open,
+            https: None,
             recovery: Recovery {
                 mode: RecoveryMode::Automatic,
                 hold_down: Span::default(),

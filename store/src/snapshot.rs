@@ -114,6 +114,8 @@ pub struct SteeredDomain {
 pub struct SteeredSite {
     /// The site.
     pub site: SiteId,
+    /// A name of its own within the domain, where HTTPS records lead to one.
+    pub name: Option<DomainName>,
     /// Where clients are sent there, and where their health stands on the board.
     pub addresses: Vec<SteeredAddress>,
     /// Overrides that are about this domain at this site, expired ones too.
@@ -228,7 +230,8 @@ impl Snapshot {
                 .collect();
             let about = |order: &&Arc<Override>| applies(order, &domain.name, name);
             let overrides = self.overrides.iter().filter(about).cloned().collect();
-            sites.push(SteeredSite { site, addresses, overrides });
+            let own = domain.https.as_ref().and_then(|_| domain.name.resolve(name.as_str()).ok());
+            sites.push(SteeredSite { site, name: own, addresses, overrides });
         }
         if let Policy::Failover { order } = &domain.policy {
             let place = |it: &SteeredSite| {
@@ -267,6 +270,7 @@ impl Snapshot {
         for steered in self.domains.values() {
             if let Some(view) = holder(&mut views, &steered.domain.name) {
                 view.owner(&steered.domain.name).steered = Some(Arc::clone(steered));
+                steered.sites.iter().for_each(|site| view.add_site(site, steered.domain.ttl));
             }
         }
         for (host, target) in self.services.values().flat_map(|service| self.aliases(service)) {
@@ -315,6 +319,22 @@ impl ZoneView {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Owner> {
         self.names.get(name)
+    }
+
+    /// A site's own name, unless something else lies there.
+    fn add_site(&mut self, site: &SteeredSite, ttl: Ttl) {
+        let Some(name) = &site.name else { return };
+        let owner = self.owner(name);
+        if !owner.records.is_empty() || owner.alias.is_some() || owner.steered.is_some() {
+            return;
+        }
+        let data = |ip| match ip {
+            IpAddr::V4(ip) => RecordData::A(ip),
+            IpAddr::V6(ip) => RecordData::Aaaa(ip),
+        };
+        let record =
+            |it: &SteeredAddress| StaticRecord { name: name.clone(), ttl: Some(ttl), data: data(it.ip) };
+        owner.records.extend(site.addresses.iter().map(record));
     }
 
     /// Every name with what lies there, in no order.

@@ -47,6 +47,7 @@ pub(crate) fn domain() -> Domain {
         answers: 1,
         min_up: 1,
         when_none: WhenNone::Open,
+        https: None,
         recovery: Recovery {
             mode: RecoveryMode::Automatic,
             hold_down: Span(Duration::from_secs(10)),

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use store::{
     board::Board,
-    model::{Moment, Policy, Ttl},
-    snapshot::{SiteId, SteeredDomain},
+    model::{DomainName, Https, Moment, Policy, RecordData, Ttl},
+    snapshot::{SiteId, SteeredDomain, SteeredSite},
     steering::{self, Outcome},
 };
+
+use crate::record::RecordType;
 
 /// Asks steering. Gives `add` the addresses of the chosen sites, of both families and best site first, an address
 /// that two sites share twice; says how long that may be remembered, also that there is nothing. The family that was
@@ -32,6 +34,67 @@ pub(crate) fn choose(
         Outcome::Nodata => {}
     }
     steering::ttl(domain, &ranking)
+}
+
+/// The HTTPS records of a domain: of the same sites as [`choose`], in the same order, and for as long.
+pub(super) fn bind(
+    domain: &SteeredDomain,
+    order: &[SiteId],
+    board: &Board,
+    now: Moment,
+) -> (Vec<RecordData>, Ttl) {
+    let ranking = steering::rank(domain, order, board, now);
+    let ttl = steering::ttl(domain, &ranking);
+    let Some(https) = &domain.domain.https else { return (Vec::new(), ttl) };
+    let records = match steering::outcome(domain, &ranking) {
+        Outcome::Sites(sites) => {
+            let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
+            let binding = |(rank, site): (u16, &SteeredSite)| {
+                let addresses: Vec<_> = steering::addresses(site, board).collect();
+                binding(https, rank, site.name.as_ref(), &addresses)
+            };
+            (1..).zip(chosen).map(binding).collect()
+        }
+        Outcome::Backup(backup) => {
+            let v4 = backup.a.iter().copied().map(IpAddr::V4);
+            let addresses: Vec<_> = v4.chain(backup.aaaa.iter().copied().map(IpAddr::V6)).collect();
+            vec![binding(https, 1, None, &addresses)]
+        }
+        Outcome::Nodata => Vec::new(),
+    };
+    (records, ttl)
+}
+
+/// One HTTPS record in wire form (RFC 9460 §2.2), its parameters in the order of their keys. Without a target it is
+/// the owner's own.
+fn binding(https: &Https, priority: u16, target: Option<&DomainName>, addresses: &[IpAddr]) -> RecordData {
+    let mut data = priority.to_be_bytes().to_vec();
+    for label in target.into_iter().flat_map(DomainName::octets) {
+        data.extend(u8::try_from(label.len()));
+        data.extend_from_slice(&label);
+    }
+    data.push(0);
+    let mut parameter = |key: u16, value: Vec<u8>| {
+        if let Ok(length) = u16::try_from(value.len())
+            && length > 0
+        {
+            data.extend(key.to_be_bytes());
+            data.extend(length.to_be_bytes());
+            data.extend(value);
+        }
+    };
+    let protocol = |it: &String| u8::try_from(it.len()).into_iter().chain(it.bytes()).collect::<Vec<_>>();
+    parameter(1, https.alpn.iter().flat_map(protocol).collect());
+    parameter(3, https.port.into_iter().flat_map(u16::to_be_bytes).collect());
+    let hints = |wanted_v4: bool| {
+        addresses.iter().filter(move |ip| ip.is_ipv4() == wanted_v4).flat_map(|ip| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        })
+    };
+    parameter(4, hints(true).collect());
+    parameter(6, hints(false).collect());
+    RecordData::Other { record_type: RecordType::HTTPS.0, data }
 }
 
 /// Whether two clients may get different answers at the same moment.

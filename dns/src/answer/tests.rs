@@ -135,6 +135,23 @@ fn aliases_are_followed_inside_our_zones_and_no_further() {
     assert_eq!(itself, ["one.example.com. 3600 IN CNAME two.example.com."]);
 }
 
+/// RFC 9460; the answer carries two sites.
+#[test]
+fn https_records_follow_the_ranks_of_the_sites() {
+    let small = Small::healthy();
+    let https = |client| small.answer("web.example.com", RecordType::HTTPS, client);
+    let near_bj = [
+        "web.example.com. 20 IN HTTPS 1 bj.web.example.com. alpn=h2,http/1.1 port=8443 ipv4hint=192.0.2.1 ipv6hint=2001:db8::1",
+        "web.example.com. 20 IN HTTPS 2 gz.web.example.com. alpn=h2,http/1.1 port=8443 ipv4hint=192.0.2.3",
+    ];
+    assert_eq!(https("10.1.2.3").iter().map(|it| it.replace('"', "")).collect::<Vec<_>>(), near_bj);
+    small.set("bj", State::Down);
+    assert!(https("10.1.2.3")[0].contains(" 1 ") && !https("10.1.2.3").concat().contains("bj.web"));
+    let own = small.answer("bj.web.example.com", RecordType::A, "10.2.0.1");
+    assert_eq!(own, ["bj.web.example.com. 20 IN A 192.0.2.1"], "a site's own name is not steered");
+    assert_eq!(small.answer(HOST, RecordType::HTTPS, "10.1.2.3"), [ALIAS], "other domains have none");
+}
+
 /// RFC 6672 §2.2, §2.3 and §3.1.
 #[test]
 fn what_lies_below_a_redirected_name_is_looked_for_elsewhere() {

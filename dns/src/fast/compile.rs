@@ -150,7 +150,7 @@ impl<'w> Compiling<'w> {
             return Shape { kind: Kind::General, link: NONE, types: Vec::new() };
         }
         if found.steered.is_some() {
-            let link = self.alias(name, found);
+            let link = if found.flattened { NONE } else { self.alias(name, found) };
             let kind = if link == NONE { Kind::Elsewhere } else { Kind::Alias };
             return Shape { kind, link, types: vec![RecordType::CNAME] };
         }

@@ -106,6 +106,7 @@ fn domain() -> impl Strategy<Value = String> {
         "policy: { type: nearest }",
         "policy: { type: failover, order: [sh, bj] }, sites: [sh, bj]",
         "policy: { type: nearest }, sites: [gz, sh]",
+        "policy: { type: nearest }, https: { alpn: [h2] }",
     ]);
     let none = prop::sample::select(vec!["open", "nodata", "{ backup: { a: [192.0.2.77], aaaa: [] } }"]);
     (policy, none, 1..4_u8, 1..3_u8).prop_map(|(policy, none, answers, min_up)| {

@@ -149,6 +149,9 @@ impl Table {
         let located = asked.client.locate(&asked.world.snapshot.locality);
         let scope = if plan.differs { located.scope } else { 0 };
         let wanted = asked.plain.record_type;
+        if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
+            return None;
+        }
         if !matches!(wanted, RecordType::A | RecordType::AAAA) {
             self.absent(reply, way.zone, name, Ttl::MAX)?;
             return Some((scope, true));

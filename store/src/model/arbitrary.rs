@@ -189,19 +189,25 @@ fn domain() -> impl Strategy<Value = Domain> {
     });
     let who = (domain_name(), name(), option::of(distinct(name(), 1)), option::of(name()));
     let numbers = (ttl(), ttl(), 1..=8u8, 1..=255u8);
-    (who, policy, numbers, when_none, recovery).prop_map(
-        |((name, cluster, sites, check), policy, (x, y, answers, min_up), when_none, recovery)| Domain {
-            name,
-            cluster,
-            sites,
-            policy,
-            check,
-            ttl: x.max(y),
-            min_ttl: x.min(y),
-            answers,
-            min_up,
-            when_none,
-            recovery,
+    let protocols = distinct("[a-z][a-z0-9/.]{0,7}", 1);
+    let https =
+        option::of((protocols, option::of(1..=u16::MAX)).prop_map(|(alpn, port)| Https { alpn, port }));
+    (who, policy, numbers, when_none, recovery, https).prop_map(
+        |((name, cluster, sites, check), policy, (x, y, answers, min_up), when_none, recovery, https)| {
+            Domain {
+                name,
+                cluster,
+                sites,
+                policy,
+                check,
+                ttl: x.max(y),
+                min_ttl: x.min(y),
+                answers,
+                min_up,
+                when_none,
+                recovery,
+                https,
+            }
         },
     )
 }

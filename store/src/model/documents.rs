@@ -426,6 +426,21 @@ pub struct Domain {
     pub when_none: WhenNone,
     /// How a site comes back.
     pub recovery: Recovery,
+    /// What HTTPS records say beside the sites (RFC 9460); absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<Https>,
+}
+
+/// What the HTTPS records of a steered domain say of every site (RFC 9460). There is one record per answered site, its
+/// priority the site's rank; each leads to `<site>.<domain>`, a name of the site's own, so that a client can go on to
+/// the next by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Https {
+    /// The protocols spoken, such as `h2` (RFC 9460 §7.1).
+    pub alpn: Vec<String>,
+    /// The port, where it is not 443.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// How sites are ranked among those of equal health.

@@ -10,9 +10,9 @@ use std::{
 };
 
 use super::{
-    Addresses, Check, Cluster, Document, Domain, DomainName, Name, Nameserver, Override, OverrideState,
-    PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service, Site,
-    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
+    Addresses, Check, Cluster, Document, Domain, DomainName, Https, Name, Nameserver, Override,
+    OverrideState, PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service,
+    Site, StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
 
@@ -342,6 +342,11 @@ fn domain(it: &Domain, map: Map) -> Map {
         .with("min_up", plain(it.min_up))
         .with("when_none", when_none)
         .with("recovery", recovery.done())
+        .maybe("https", it.https.as_ref().map(https))
+}
+
+fn https(it: &Https) -> Node {
+    Map::new().with("alpn", texts(&it.alpn)).maybe("port", it.port.map(plain)).done()
 }
 
 fn service(it: &Service, map: Map) -> Map {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{A_DOMAIN, host, name, sites, some, some_addresses, supported};
 use crate::model::{
-    Check, Domain, DomainName, Name, Policy, Probe, Quorum, Recovery, RecoveryMode, Span, Ttl, WhenNone,
+    Check, Domain, DomainName, Https, Name, Policy, Probe, Quorum, Recovery, RecoveryMode, Span, Ttl,
+    WhenNone,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -120,6 +121,7 @@ impl Domain {
             min_up: Self::MIN_UP,
             when_none: WhenNone::default(),
             recovery: Recovery::default(),
+            https: None,
         }
     }
 }
@@ -146,8 +148,24 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
+        https: fields.optional("https", |field| https(&field)),
     };
     Some(domain)
+}
+
+fn https(field: &Reader<'_>) -> Option<Https> {
+    let fields = field.fields()?;
+    let alpn = fields.required("alpn", "a list of protocols such as [h2, http/1.1]", |field| {
+        let before = field.count();
+        let found = field.distinct(|item| item.text(255).map(str::to_owned))?;
+        // All of them stand in one parameter of a record; eight say more than any client reads.
+        if field.count() == before && !(1..=8).contains(&found.len()) {
+            field.wrong("one to eight protocols such as [h2, http/1.1]");
+        }
+        Some(found)
+    });
+    let port = fields.optional("port", |field| field.int(1..=u16::MAX));
+    Some(Https { alpn: alpn?, port })
 }
 
 /// A TTL written in this program; zero would be the longest.

@@ -104,7 +104,7 @@ fn every_mistake_of_a_file_at_once() {
         [
             "w.yaml:4: Domain gw.example.com: ttl: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d",
             "w.yaml:5: Domain gw.example.com: pollicy: unknown key; did you mean \"policy\"?; expected one of the \
-             keys kind, name, cluster, ttl, min_ttl, sites, policy, check, answers, min_up, when_none or recovery",
+             keys kind, name, cluster, ttl, min_ttl, sites, policy, check, answers, min_up, when_none, recovery or https",
             "w.yaml:10: Check web: port: \"0\" is not a whole number from 1 to 65535",
             "w.yaml:12: Check web: timeout: an interval (1s) shorter than its timeout (2s); expected at most the \
              interval, 1s",
