@@ -69,7 +69,7 @@ impl Default for Options {
             wait: Duration::from_secs(45),
             beat_every: Duration::from_secs(5),
             lease: drain::LEASE,
-            start_patience: Duration::from_secs(2),
+            start_patience: Duration::from_millis(500),
         }
     }
 }

@@ -105,8 +105,20 @@ pub struct Owner {
 pub struct SteeredDomain {
     /// The document.
     pub domain: Domain,
-    /// Its sites: in the order of a failover policy, else in site order.
-    pub sites: Vec<SteeredSite>,
+    /// Its sites: in the order of a failover policy, else in site order. Shared by the domains that have the same ones in
+    /// the same order, which in a large world most do.
+    pub sites: Arc<[SteeredSite]>,
+}
+
+/// What the sites of a domain depend on.
+#[derive(PartialEq, Eq, Hash)]
+struct Alike {
+    cluster: Name,
+    sites: Option<Vec<Name>>,
+    check: Option<Name>,
+    order: Vec<Name>,
+    overrides: Vec<usize>,
+    only: Option<DomainName>,
 }
 
 /// One site of a steered domain.
@@ -167,8 +179,9 @@ impl Snapshot {
         };
         let checks: HashMap<Name, Check> =
             sources.checks.into_iter().map(|it| (it.name.clone(), it)).collect();
+        let mut shared = HashMap::new();
         for domain in sources.domains {
-            let steered = snapshot.steer(domain, &checks, board);
+            let steered = snapshot.steer(domain, &checks, board, &mut shared);
             snapshot.domains.insert(steered.domain.name.clone(), Arc::new(steered));
         }
         snapshot.zones = snapshot.compile_zones(sources.zones);
@@ -211,7 +224,46 @@ impl Snapshot {
         self.tokens.iter().any(|token| token.role == Role::Operator)
     }
 
-    fn steer(&mut self, domain: Domain, checks: &HashMap<Name, Check>, board: &Board) -> SteeredDomain {
+    fn steer(
+        &mut self,
+        domain: Domain,
+        checks: &HashMap<Name, Check>,
+        board: &Board,
+        shared: &mut HashMap<Alike, Arc<[SteeredSite]>>,
+    ) -> SteeredDomain {
+        let about_it = |order: &Override| {
+            order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
+        };
+        let overrides = self.overrides.iter().enumerate().filter(|(_, order)| about_it(order));
+        let alike = Alike {
+            cluster: domain.cluster.clone(),
+            sites: domain.sites.clone(),
+            check: domain.check.clone(),
+            order: match &domain.policy {
+                Policy::Failover { order } => order.clone(),
+                Policy::Nearest {} => Vec::new(),
+            },
+            overrides: overrides.map(|(at, _)| at).collect(),
+            // Sites with names of their own have them below the domain's.
+            only: domain.https.as_ref().map(|_| domain.name.clone()),
+        };
+        let sites = match shared.get(&alike) {
+            Some(sites) => Arc::clone(sites),
+            None => {
+                let sites: Arc<[SteeredSite]> = self.sites_of(&domain, checks, board).into();
+                shared.insert(alike, Arc::clone(&sites));
+                sites
+            }
+        };
+        SteeredDomain { domain, sites }
+    }
+
+    fn sites_of(
+        &mut self,
+        domain: &Domain,
+        checks: &HashMap<Name, Check>,
+        board: &Board,
+    ) -> Vec<SteeredSite> {
         let cluster = self.clusters.get(&domain.cluster).cloned();
         let gateways = cluster.iter().flat_map(|cluster| cluster.gateways.iter());
         let wanted = |site: &Name| domain.sites.as_ref().is_none_or(|sites| sites.contains(site));
@@ -240,7 +292,7 @@ impl Snapshot {
             };
             sites.sort_by_key(place);
         }
-        SteeredDomain { domain, sites }
+        sites
     }
 
     fn target(&mut self, address: IpAddr, site: &Name, check: &Check, board: &Board) -> Option<Slot> {

@@ -330,14 +330,19 @@ fn zone_image(zone: &ZoneView) -> ZoneImage {
 fn is_alike(one: &SteeredDomain, other: &SteeredDomain) -> bool {
     let mut renamed = one.domain.clone();
     renamed.name = other.domain.name.clone();
-    let same_sites = one.sites.len() == other.sites.len()
-        && one.sites.iter().zip(&other.sites).all(|(one, other)| {
-            let same_addresses = one.addresses.len() == other.addresses.len()
-                && one.addresses.iter().zip(&other.addresses).all(|(a, b)| (a.ip, a.slot) == (b.ip, b.slot));
-            let same_overrides = one.overrides.len() == other.overrides.len()
-                && one.overrides.iter().zip(&other.overrides).all(|(a, b)| Arc::ptr_eq(a, b));
-            one.site == other.site && same_addresses && same_overrides
-        });
+    let same_sites = Arc::ptr_eq(&one.sites, &other.sites)
+        || one.sites.len() == other.sites.len()
+            && one.sites.iter().zip(other.sites.iter()).all(|(one, other)| {
+                let same_addresses = one.addresses.len() == other.addresses.len()
+                    && one
+                        .addresses
+                        .iter()
+                        .zip(&other.addresses)
+                        .all(|(a, b)| (a.ip, a.slot) == (b.ip, b.slot));
+                let same_overrides = one.overrides.len() == other.overrides.len()
+                    && one.overrides.iter().zip(&other.overrides).all(|(a, b)| Arc::ptr_eq(a, b));
+                one.site == other.site && same_addresses && same_overrides
+            });
     same_sites && renamed == other.domain
 }
 

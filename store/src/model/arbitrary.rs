@@ -206,7 +206,7 @@ fn domain() -> impl Strategy<Value = Domain> {
                 min_up,
                 when_none,
                 recovery,
-                https,
+                https: https.map(Box::new),
             }
         },
     )

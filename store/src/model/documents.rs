@@ -428,7 +428,7 @@ pub struct Domain {
     pub recovery: Recovery,
     /// What HTTPS records say beside the sites (RFC 9460); absent: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub https: Option<Https>,
+    pub https: Option<Box<Https>>,
 }
 
 /// What the HTTPS records of a steered domain say of every site (RFC 9460). There is one record per answered site, its

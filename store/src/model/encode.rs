@@ -342,7 +342,7 @@ fn domain(it: &Domain, map: Map) -> Map {
         .with("min_up", plain(it.min_up))
         .with("when_none", when_none)
         .with("recovery", recovery.done())
-        .maybe("https", it.https.as_ref().map(https))
+        .maybe("https", it.https.as_deref().map(https))
 }
 
 fn https(it: &Https) -> Node {

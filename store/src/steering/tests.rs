@@ -13,7 +13,7 @@ const NOW: Moment = Moment(1_000_000);
 
 fn set(board: &Board, snapshot: &Snapshot, states: &[(State, bool)]) {
     let domain = &snapshot.domains["gw.example.com"];
-    for site in &domain.sites {
+    for site in domain.sites.iter() {
         let (state, recovered) = &states[usize::from(site.site.0)];
         let slot = site.addresses[0].slot.unwrap();
         board.write(

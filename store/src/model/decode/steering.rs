@@ -148,7 +148,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
-        https: fields.optional("https", |field| https(&field)),
+        https: fields.optional("https", |field| https(&field).map(Box::new)),
     };
     Some(domain)
 }
