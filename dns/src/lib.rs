@@ -21,6 +21,9 @@ mod explain;
 mod extended;
 mod fast;
 pub mod flatten;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 mod metrics;
 mod name;

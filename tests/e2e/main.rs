@@ -14,6 +14,7 @@ mod drain;
 mod engine;
 mod failover;
 mod harness;
+mod identical;
 mod instance;
 mod names;
 mod outage;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
     trials.extend(engine::trials(&components));
+    trials.extend(identical::trials());
     trials.extend(registry::trials(&components));
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));

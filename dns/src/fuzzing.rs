@@ -1,0 +1,129 @@
+//! What the fuzz targets of `dns/fuzz` ask, each with octets that mean nothing to it; a panic is what they look for.
+//!
+//! It stands here, behind the feature `fuzzing`, because the fast path is nobody else's, and because the seeds of
+//! every target are replayed as tests of this crate.
+
+#![allow(clippy::missing_panics_doc, reason = "panicking is what these functions are for")]
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
+
+use hickory_proto::{
+    op::Message,
+    serialize::binary::{BinDecodable as _, BinDecoder},
+};
+use store::{
+    board::{Board, Reading},
+    health::State,
+    model::{self, DomainName, Generation, Moment, Placed},
+    snapshot::Snapshot,
+};
+
+use crate::{
+    answer,
+    fast::{Scratch, Table},
+    flatten::Targets,
+    gate::{self, Gate},
+    respond::{Dropped, Response, Transport, respond},
+    zonefile::{self, MOST_MISTAKES, NoFiles},
+    zones_dir::Zones,
+};
+
+/// Any octets, answered as a datagram and as a message of a stream: never a defect, and every reply is whole.
+pub fn packet(data: &[u8]) {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        match FIXED.general(data, SOURCES[0], transport) {
+            Ok(response) => drop(whole(data, &response.bytes)),
+            Err(why) => assert_ne!(why, Dropped::Defect),
+        }
+    }
+}
+
+/// Any text as a zone file: a zone, or some mistakes of one line each.
+pub fn zonefile(data: &[u8]) {
+    let Err(mistakes) = zonefile::read("z", data, &ORIGIN, &NoFiles) else { return };
+    assert!((1..=MOST_MISTAKES).contains(&mistakes.len()), "{} mistakes", mistakes.len());
+    for mistake in mistakes {
+        assert!(!mistake.to_string().contains('\n'), "{mistake:?}");
+    }
+}
+
+/// Any octets: where the fast path answers, it answers as the general one does.
+pub fn fast(data: &[u8]) {
+    for source in SOURCES {
+        let mut out = [0xaa; 1280];
+        let (world, mut scratch) = (FIXED.world(), Scratch::default());
+        let guard = FIXED.gate.at(world.now);
+        let Some(fast) = FIXED.table.reply(data, source, (world, guard), &mut scratch, &mut out) else {
+            continue;
+        };
+        let general =
+            FIXED.general(data, source, Transport::Udp).expect("the fast path only answers queries");
+        assert_eq!(whole(data, &out[..fast.octets]), whole(data, &general.bytes));
+        assert_eq!((fast.rcode, fast.subnet), (general.rcode, general.subnet));
+        assert!(!general.truncated, "what is too long is left to the general path");
+    }
+}
+
+/// A reply to these octets, of which nothing may be left over.
+fn whole(data: &[u8], reply: &[u8]) -> Message {
+    let mut decoder = BinDecoder::new(reply);
+    let message = Message::read(&mut decoder).expect("a reply can be read");
+    assert!(decoder.is_empty(), "{} octets are left over", decoder.len());
+    assert_eq!((&reply[..2], reply[2] & 0x80), (&data[..2], 0x80), "a reply to this query");
+    message
+}
+
+static FIXED: LazyLock<Fixed> = LazyLock::new(Fixed::new);
+static ORIGIN: LazyLock<DomainName> =
+    LazyLock::new(|| DomainName::below(None, b"example.com").ok().flatten().expect("a name"));
+
+const SOURCES: [IpAddr; 3] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 9)),
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 200)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9)),
+];
+
+/// One small world, answered in both ways.
+struct Fixed {
+    snapshot: Snapshot,
+    board: Board,
+    gate: Gate,
+    table: Table,
+}
+
+impl Fixed {
+    fn new() -> Self {
+        let board = Board::default();
+        let documents = model::parse("world.yaml", include_str!("fuzzing/world.yaml")).expect("documents");
+        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        let checked = model::World::check(placed, Moment(0)).expect("a world");
+        let snapshot = Snapshot::compile(checked.sources(), Generation { epoch: 1, number: 7 }, &board);
+        for target in snapshot.targets.values() {
+            board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
+        }
+        let open = gate::Config { rate_limit: None, ..gate::Config::default() };
+        let gate = Gate::new(open, Arc::default()).expect("random numbers");
+        let table = Table::compile(world(&snapshot, &board), &gate);
+        Self { snapshot, board, gate, table }
+    }
+
+    fn world(&self) -> answer::World<'_> {
+        world(&self.snapshot, &self.board)
+    }
+
+    fn general(&self, data: &[u8], source: IpAddr, transport: Transport) -> Result<Response, Dropped> {
+        let world = self.world();
+        respond(data, source, transport, Some(world), self.gate.at(world.now))
+    }
+}
+
+fn world<'w>(snapshot: &'w Snapshot, board: &'w Board) -> answer::World<'w> {
+    let (zones, targets) = (Zones::none(), Targets::none());
+    answer::World { snapshot, zones, targets, board, now: Moment(1_000_000) }
+}
+
+#[cfg(test)]
+mod tests;
