@@ -1,27 +1,32 @@
 use std::{fs, path::Path};
 
-/// Runs a target over its seeds, each of which names itself when it fails.
-fn replay(name: &str, target: fn(&[u8])) {
+/// Shows the seeds of a target to a test, each named before it.
+fn seeds(name: &str, mut see: impl FnMut(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
-    let seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
-    assert!(seeds.len() >= 10, "{} seeds", seeds.len());
-    for seed in seeds {
-        println!("{}", seed.display());
-        target(&fs::read(seed).unwrap());
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display());
+        see(&fs::read(path).unwrap());
     }
 }
 
 #[test]
 fn packets() {
-    replay("packet", super::packet);
+    seeds("packet", super::packet);
 }
 
 #[test]
 fn zone_files() {
-    replay("zonefile", super::zonefile);
+    seeds("zonefile", super::zonefile);
 }
 
 #[test]
-fn fast_and_general_path() {
-    replay("fast", super::fast);
+fn most_of_what_is_common_is_answered_on_both_paths_alike() {
+    let (mut seen, mut answered) = (0, 0);
+    seeds("fast", |seed| {
+        super::fast(seed);
+        seen += 1;
+        answered += usize::from(super::agree(seed, super::SOURCES[0]));
+    });
+    assert!(answered > seen / 2, "{answered} of {seen}");
 }
