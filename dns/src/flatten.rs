@@ -1,7 +1,7 @@
 //! ALIAS: a name whose addresses are another name's, also at an apex, where no CNAME can stand.
 //!
-//! What is asked is always answered from what is here: a target in our zones from those ([`follow`]), any other
-//! from an immutable table of what the resolver last said ([`Targets`]). A task behind it ([`refresh`]) asks again
+//! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
+//! from an immutable table of what the resolver last said ([`Targets`]). A task behind it (`refresh`) asks again
 //! before that ends; no query ever waits for it, and while nobody answers it the last answer stands.
 
 pub(crate) mod refresh;

@@ -1,8 +1,8 @@
 //! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of mistakes with places.
 //!
 //! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
-//! data are `store::model::rdata`'s; here stand owners, TTLs, classes, directives ([`entries`]) and what a
-//! zone as a whole must be ([`whole`]). Nothing is loaded from a file with a mistake.
+//! data are `store::model::rdata`'s; here stand owners, TTLs, classes, directives (`entries`) and what a
+//! zone as a whole must be (`whole`). Nothing is loaded from a file with a mistake.
 
 mod entries;
 mod folder;
