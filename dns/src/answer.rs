@@ -167,6 +167,15 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
     walk.answer
 }
 
+/// What a wildcard has for a name server that is not in the zone itself.
+fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
+    let within = server.is_within(&zone.zone.name);
+    match within.then(|| lookup(zone, server.as_str(), RecordType::A)) {
+        Some(Found::Entry { entry, wildcard: true }) => Some(entry),
+        _ => None,
+    }
+}
+
 /// Questions no zone's content can answer.
 pub(crate) const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
     const fn because(rcode: Rcode, text: &'static str) -> Option<(Rcode, ExtendedError)> {
@@ -298,7 +307,7 @@ impl<'a> Walk<'a> {
     /// The addresses of name servers, as far as this zone holds them.
     fn glue<'n>(&mut self, zone: &ZoneView, servers: impl Iterator<Item = &'n DomainName>) {
         for server in servers {
-            let Some(entry) = zone.get(server.as_str()) else { continue };
+            let Some(entry) = zone.get(server.as_str()).or_else(|| starred(zone, server)) else { continue };
             for wanted in [RecordType::A, RecordType::AAAA] {
                 let mut found = Answer::default();
                 let addresses = entry.records.iter().filter(|it| plain_type(&it.data) == wanted);

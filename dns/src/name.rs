@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use hickory_proto::rr::Name;
+use store::model::DomainName;
 
 /// A name from a question. Keeps the asker's case, which the reply repeats (resolvers check it).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +40,20 @@ impl FromStr for QueryName {
 
     /// Presentation form (RFC 1035 §5.1), with or without the trailing dot.
     fn from_str(text: &str) -> Result<Self, NotAName> {
-        let mut wire = Name::from_ascii(text).map_err(|_| NotAName)?;
-        wire.set_fqdn(true);
+        if text == "." {
+            return Ok(Self::from_wire(Name::root()));
+        }
+        let (labels, _) = DomainName::labels_of(text.as_bytes()).map_err(|_| NotAName)?;
+        let wire = Name::from_labels(labels.iter().map(Vec::as_slice)).map_err(|_| NotAName)?;
         Ok(Self::from_wire(wire))
+    }
+}
+
+impl From<&DomainName> for QueryName {
+    fn from(name: &DomainName) -> Self {
+        let labels: Vec<_> = name.octets().collect();
+        // A domain name keeps the limits of RFC 1035 §2.3.4 itself.
+        Self::from_wire(Name::from_labels(labels.iter().map(AsRef::as_ref)).unwrap_or_default())
     }
 }
 
@@ -97,5 +109,15 @@ mod tests {
             assert!(bad.parse::<QueryName>().is_err(), "{bad}");
         }
         assert_eq!(".".parse::<QueryName>().unwrap().key(), "");
+    }
+
+    #[test]
+    fn every_domain_name_can_be_asked_for() {
+        let origin: DomainName = "example.com".parse().unwrap();
+        for odd in [r"John\.Doe", "a.*.b", r"0/25", r"\065\000\200", "*"] {
+            let name = origin.resolve(odd).unwrap();
+            assert_eq!(QueryName::from(&name).key(), name.as_str());
+            assert_eq!(name.as_str().parse::<QueryName>().unwrap().key(), name.as_str());
+        }
     }
 }

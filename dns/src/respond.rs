@@ -208,7 +208,7 @@ pub(crate) fn kind(answer: &Answer, question: Option<&Question>, world: Option<W
 }
 
 fn configured(name: &DomainName) -> Subject {
-    name.as_str().parse().map(|name| asked(&name)).unwrap_or_default()
+    asked(&QueryName::from(name))
 }
 
 fn asked(name: &QueryName) -> Subject {

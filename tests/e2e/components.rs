@@ -10,6 +10,9 @@ pub struct Components {
     strace: Result<PathBuf, String>,
     dig: Result<PathBuf, String>,
     curl: Result<PathBuf, String>,
+    nsd: Result<PathBuf, String>,
+    unbound: Result<PathBuf, String>,
+    kdig: Result<PathBuf, String>,
 }
 
 impl Components {
@@ -19,7 +22,15 @@ impl Components {
             Some(named) => existing(PathBuf::from(named)),
             None => existing(unpacked).or_else(|_| on_path("consul")),
         };
-        Self { consul, strace: on_path("strace"), dig: on_path("dig"), curl: on_path("curl") }
+        Self {
+            consul,
+            strace: on_path("strace"),
+            dig: on_path("dig"),
+            curl: on_path("curl"),
+            nsd: on_path("nsd"),
+            unbound: on_path("unbound"),
+            kdig: on_path("kdig"),
+        }
     }
 
     pub fn needs_consul(
@@ -68,6 +79,30 @@ impl Components {
     ) -> Trial {
         needs("curl", &self.curl, name.to_owned(), test)
     }
+
+    pub fn needs_nsd(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("nsd", &self.nsd, name.to_owned(), test)
+    }
+
+    pub fn needs_unbound(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("unbound", &self.unbound, name.to_owned(), test)
+    }
+
+    pub fn needs_kdig(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("kdig", &self.kdig, name.to_owned(), test)
+    }
 }
 
 fn needs(
@@ -94,6 +129,8 @@ fn existing(path: PathBuf) -> Result<PathBuf, String> {
 
 fn on_path(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|it| it.is_file());
+    // Daemons stand where not every user looks.
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let found = folders.map(|folder| folder.join(program)).find(|it| it.is_file());
     found.ok_or_else(|| format!("no {program} on PATH"))
 }

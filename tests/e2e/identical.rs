@@ -4,19 +4,20 @@ use std::{
     net::{SocketAddr, UdpSocket},
     path::Path,
     process::Stdio,
-    time::Duration,
 };
 
 use fastrand::Rng;
 use libtest_mimic::{Failed, Trial};
 
-use crate::harness::{Backing, Demo, Reaped, ensure, eventually, free_port, full, waypost};
+use crate::{
+    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, full, waypost},
+    wire::{PATIENCE, Query, any_case, ask, connected},
+};
 
 pub fn trials() -> Vec<Trial> {
     vec![Trial::test("identical::two_nodes_on_one_engine_answer_in_the_same_octets", two_nodes)]
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The domain stands beside the demo's, the zone in place of it.
 const DOCUMENTS: &str = "
 kind: Zone
@@ -89,22 +90,12 @@ impl Node {
         command.arg("run").arg("--config").arg(&config).arg("--die-with-parent");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = Reaped(command.spawn()?);
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(listen)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, _process: process })
+        Ok(Self { socket: connected(listen)?, _process: process })
     }
 
     /// The reply's octets, but for what a node may choose: the server's part of a cookie.
     fn ask(&self, query: &[u8]) -> std::io::Result<Vec<u8>> {
-        self.socket.send(query)?;
-        let mut reply = [0; 4096];
-        loop {
-            let octets = self.socket.recv(&mut reply)?;
-            if reply[..2] == query[..2] {
-                return Ok(without_cookie(&reply[..octets]));
-            }
-        }
+        Ok(without_cookie(&ask(&self.socket, query)?))
     }
 }
 
@@ -122,32 +113,19 @@ const COOKIE: &[u8] = b"a cookie";
 
 /// A query: any name, type and case, with and without EDNS, a subnet and a cookie in it.
 fn query(random: &mut Rng, id: u16) -> Vec<u8> {
-    let edns = random.u8(..4) != 0;
-    let flags = *random.choice(&[0x00, 0x01]).unwrap();
-    let mut packet = id.to_be_bytes().to_vec();
-    packet.extend([flags, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
     let apex = if random.u8(..50) == 0 { "example.org" } else { "waypost.test" };
-    let name = format!("{}.{apex}", random.choice(NAMES).unwrap());
-    for label in name.split('.').filter(|it| !it.is_empty()) {
-        packet.push(u8::try_from(label.len()).unwrap());
-        packet.extend(label.bytes().map(|it| if random.bool() { it.to_ascii_uppercase() } else { it }));
-    }
-    packet.push(0);
-    packet.extend(random.choice(TYPES).unwrap().to_be_bytes());
-    packet.extend([0, 1]);
-    if edns {
+    let relative = random.choice(NAMES).unwrap();
+    let name = any_case(random, &format!("{relative}.{apex}"));
+    let edns = (random.u8(..4) != 0).then(|| {
         let mut options = subnet(random);
         if random.bool() {
             options.extend([0, 10, 0, 8]);
             options.extend(COOKIE);
         }
-        packet.extend([0, 0, 41]);
-        packet.extend(random.choice(&[512_u16, 1232, 4096]).unwrap().to_be_bytes());
-        packet.extend([0, 0, random.u8(..2) << 7, 0]);
-        packet.extend(u16::try_from(options.len()).unwrap().to_be_bytes());
-        packet.extend(options);
-    }
-    packet
+        (*random.choice(&[512_u16, 1232, 4096]).unwrap(), random.bool(), options)
+    });
+    let record_type = *random.choice(TYPES).unwrap();
+    Query { id, recursion: random.bool(), name, record_type, edns }.octets()
 }
 
 /// A client subnet (RFC 7871) of either site, of none, of IPv6, or nothing.

@@ -10,6 +10,7 @@ mod bad_input;
 mod cli;
 mod components;
 mod crash;
+mod differential;
 mod drain;
 mod engine;
 mod failover;
@@ -21,6 +22,7 @@ mod outage;
 mod registry;
 mod security;
 mod tools;
+mod wire;
 mod zones;
 
 use std::process::ExitCode;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
+    trials.extend(differential::trials(&components));
     trials.extend(engine::trials(&components));
     trials.extend(identical::trials());
     trials.extend(registry::trials(&components));

@@ -100,11 +100,14 @@ impl<'w> Compiling<'w> {
             (entry.kind, entry.link, entry.zone) = (shape.kind, shape.link, number);
             entry.made_up_below = wildcards.contains(name) || redirection(zone, names).is_some();
             entry.first_image = self.images.len() as u32;
-            for record_type in shape.types {
-                self.image(name, record_type);
+            match u8::try_from(shape.types.len()) {
+                Ok(count) => entry.image_count = count,
+                Err(_) => entry.kind = Kind::General,
             }
-            let images = self.images.len() - entry.first_image as usize;
-            entry.image_count = u8::try_from(images).unwrap_or(u8::MAX);
+            for record_type in shape.types {
+                let image = self.image(name, record_type);
+                self.images.push(image.unwrap_or(Image::elsewhere(record_type)));
+            }
             self.entries.push(entry);
         }
     }
@@ -143,9 +146,7 @@ impl<'w> Compiling<'w> {
 
     /// An alias, by where its addresses end.
     fn alias_shape(&mut self, name: &DomainName) -> Shape {
-        let Some((_, found)) = self.ask(name, RecordType::A) else {
-            return Shape { kind: Kind::General, link: NONE, types: Vec::new() };
-        };
+        let (_, found) = self.ask(name, RecordType::A);
         if !found.answer.iter().all(|record| self.stays_open(&record.data)) {
             return Shape { kind: Kind::General, link: NONE, types: Vec::new() };
         }
@@ -204,48 +205,40 @@ impl<'w> Compiling<'w> {
     }
 
     /// The general path's answer to everyone.
-    fn ask(&self, name: &DomainName, record_type: RecordType) -> Option<(Question, Answer)> {
-        let name: QueryName = name.as_str().parse().ok()?;
-        let question = Question::new(name, record_type);
+    fn ask(&self, name: &DomainName, record_type: RecordType) -> (Question, Answer) {
+        let question = Question::new(QueryName::from(name), record_type);
         let everyone = Client::at(Ipv4Addr::UNSPECIFIED.into());
         let found = answer(self.world, &question, &everyone);
-        Some((question, found))
+        (question, found)
     }
 
-    fn image(&mut self, name: &DomainName, record_type: RecordType) {
-        let Some((question, found)) = self.ask(name, record_type) else { return };
+    /// `None` where the answer is not always the same, or cannot be written ahead.
+    fn image(&mut self, name: &DomainName, record_type: RecordType) -> Option<Image> {
+        let (question, found) = self.ask(name, record_type);
         let constant = found.steered.is_none() && !found.flattened && found.authoritative && found.scope == 0;
         let coded = matches!(found.rcode, Rcode::NoError | Rcode::NxDomain);
         if !constant || !coded || found.is_referral() && found.answer.is_empty() {
-            return;
+            return None;
         }
-        let Some(octets) = self.write(name, &found) else { return };
+        let octets = self.write(name, &found)?;
         let count = |records: &[_]| records.len() as u16;
         let counts = [count(&found.answer), count(&found.authority), count(&found.additional)];
         let counted = kind(&found, Some(&question), Some(self.world));
-        let image = Image {
-            record_type,
-            rcode: found.rcode,
-            counted,
-            counts,
-            at: self.keep(&octets),
-            len: octets.len() as u16,
-        };
-        self.images.push(image);
+        let len = octets.len() as u16;
+        Some(Image { record_type, rcode: found.rcode, counted, counts, at: self.keep(&octets), len })
     }
 
     /// What follows the question in a reply with this answer; `None` if it is too long.
     fn write(&self, name: &DomainName, answer: &Answer) -> Option<Vec<u8>> {
-        let name: QueryName = name.as_str().parse().ok()?;
-        let question = Question::new(name, RecordType::A);
+        let question = Question::new(QueryName::from(name), RecordType::A);
         let reply = Reply { query: query_header(), question: Some(&question), answer, edns: None };
         let encoded = reply.encode(LONGEST_IMAGE as u16);
         if encoded.truncated || encoded.rcode == Rcode::ServFail {
             return None;
         }
         let mut octets = encoded.bytes;
-        let question = HEADER + name::wire(&question.name.key().parse().ok()?).len() + 4;
-        (octets.len() >= question).then(|| octets.split_off(question))
+        let question = HEADER + name::wire(name).len() + 4;
+        (octets.len() > question).then(|| octets.split_off(question))
     }
 
     fn keep(&mut self, octets: &[u8]) -> u32 {

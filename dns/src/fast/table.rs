@@ -60,7 +60,7 @@ pub(super) struct Entry {
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Has the types it has images of, and no other. Also an empty non-terminal.
+    /// Has the types that have an image, and no other. Also an empty non-terminal.
     Static,
     /// Addresses by steering; other types by image.
     Steered,
@@ -82,7 +82,15 @@ pub(super) struct Image {
     /// Records of the answer, authority and additional sections.
     pub(super) counts: [u16; 3],
     pub(super) at: u32,
+    /// Zero: there is something of this type, and the general path answers.
     pub(super) len: u16,
+}
+
+impl Image {
+    /// In place of an image that cannot be made: without any the type would be denied.
+    pub(super) const fn elsewhere(record_type: RecordType) -> Self {
+        Self { record_type, rcode: Rcode::NoError, counted: Counted::Error, counts: [0; 3], at: 0, len: 0 }
+    }
 }
 
 /// The CNAME records on the way to a steered name.

@@ -103,6 +103,9 @@ impl Table {
     ) -> Option<Told> {
         let wanted = asked.plain.record_type;
         if let Some(image) = self.image(entry, wanted) {
+            if image.len == 0 {
+                return None;
+            }
             reply.image(image, self.octets(image.at, image.len))?;
             return Some(Told { rcode: image.rcode, scope: 0, counted: image.counted });
         }

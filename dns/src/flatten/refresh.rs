@@ -282,7 +282,8 @@ async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
         Family::V4 => WireType::A,
         Family::V6 => WireType::AAAA,
     };
-    let Ok(mut absolute) = Name::from_labels(name.labels().map(str::as_bytes)) else {
+    let labels: Vec<_> = name.octets().collect();
+    let Ok(mut absolute) = Name::from_labels(labels.iter().map(AsRef::as_ref)) else {
         return Said::Nothing("it is no name for the wire".to_owned());
     };
     absolute.set_fqdn(true);

@@ -138,16 +138,24 @@ impl DomainName {
             b"." => return Ok(None),
             _ => {}
         }
-        if relative.iter().any(|octet| !octet.is_ascii_graphic() || b"\"();".contains(octet)) {
-            return Err(NameError::Octets);
-        }
-        let mut labels = unescape(relative);
-        let absolute = labels.len() > 1 && labels.pop_if(|last| last.is_empty()).is_some();
-        if labels.iter().any(Vec::is_empty) {
-            return Err(NameError::Octets);
-        }
+        let (labels, absolute) = Self::labels_of(relative)?;
         let origin = origin.into_iter().flat_map(Self::octets).filter(|_| !absolute);
         Self::from_labels(labels.into_iter().map(Cow::Owned).chain(origin)).map(Some)
+    }
+}
+
+impl DomainName {
+    /// The labels of a name in presentation form (RFC 1035 §5.1), as they are written, and whether a dot ends it.
+    ///
+    /// # Errors
+    /// Octets that only stand escaped, an escape that is none, or an empty label. The lengths are not looked at.
+    pub fn labels_of(text: &[u8]) -> Result<(Vec<Vec<u8>>, bool), NameError> {
+        if text.iter().any(|octet| !octet.is_ascii_graphic() || b"\"();".contains(octet)) {
+            return Err(NameError::Octets);
+        }
+        let mut labels = unescape(text);
+        let absolute = labels.len() > 1 && labels.pop_if(|last| last.is_empty()).is_some();
+        if labels.iter().any(Vec::is_empty) { Err(NameError::Octets) } else { Ok((labels, absolute)) }
     }
 }
 
