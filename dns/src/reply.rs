@@ -20,7 +20,7 @@ use crate::{
     cookie::{self, Cookie},
     extended::{self, ExtendedError},
     record::{Data, Owner, Rcode, Record, RecordType},
-    request::SUBNET,
+    request::{SIGNATURES, SUBNET},
 };
 
 /// The largest datagram we send, and say we take: what passes every path unfragmented (RFC 9715 §3).
@@ -48,6 +48,8 @@ pub(crate) struct ReplyEdns {
     pub(crate) cookie: Option<Cookie>,
     /// Why the answer is so.
     pub(crate) extended: Option<ExtendedError>,
+    /// The asker takes signatures, which the reply repeats (RFC 3225 §3).
+    pub(crate) signatures: bool,
 }
 
 /// A reply as octets.
@@ -151,12 +153,13 @@ impl Reply<'_> {
 }
 
 impl ReplyEdns {
-    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO left clear because we do not sign.
+    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as it was asked.
     fn write(self, rcode: Rcode, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
         encoder.emit_u8(0)?;
         encoder.emit_u16(RecordType::OPT.0)?;
         encoder.emit_u16(PAYLOAD)?;
-        encoder.emit_vec(&[(rcode.code() >> 4).to_be_bytes()[1], 0, 0, 0])?;
+        let flags = if self.signatures { SIGNATURES } else { 0 };
+        encoder.emit_vec(&[(rcode.code() >> 4).to_be_bytes()[1], 0, flags, 0])?;
         let options = self.options();
         encoder.emit_u16(length(&options)?)?;
         encoder.emit_vec(&options)

@@ -47,8 +47,12 @@ pub(crate) struct Edns<'p> {
     pub(crate) subnet: Option<Subnet>,
     /// The data of its cookie option (RFC 7873).
     pub(crate) cookie: Option<&'p [u8]>,
+    /// It takes signatures (RFC 3225).
+    pub(crate) signatures: bool,
 }
 
+/// The bit by which an asker takes signatures, DO, in the first octet of the flags (RFC 3225 §3).
+pub(crate) const SIGNATURES: u8 = 0x80;
 /// The option that names a client subnet (RFC 7871 §6).
 pub(crate) const SUBNET: u16 = 8;
 /// The option that carries cookies (RFC 7873 §4).
@@ -72,7 +76,8 @@ impl<'p> Request<'p> {
             _ => Options::default(),
         };
         let Options { subnet, cookie } = options;
-        let edns = body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie });
+        let edns =
+            body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie, signatures: opt.signatures });
         let question = body.question.filter(|_| header.counts.queries == 1);
         Ok(Self { metadata: header.metadata, question, edns, refusal })
     }
@@ -89,6 +94,7 @@ struct Body<'p> {
 struct Opt<'p> {
     payload: u16,
     version: u8,
+    signatures: bool,
     options: Result<Options<'p>, ExtendedError>,
 }
 
@@ -138,8 +144,10 @@ impl<'p> Body<'p> {
         if self.edns.is_some() || !record.at_root {
             return Err(Malformed);
         }
-        let [_, version, ..] = record.ttl.to_be_bytes();
-        self.edns = Some(Opt { payload: record.class, version, options: options(record.data) });
+        let [_, version, flags, _] = record.ttl.to_be_bytes();
+        // What the flags of another version mean is not known here either.
+        let signatures = version == 0 && flags & SIGNATURES != 0;
+        self.edns = Some(Opt { payload: record.class, version, signatures, options: options(record.data) });
         Ok(())
     }
 

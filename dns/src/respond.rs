@@ -174,7 +174,12 @@ impl Asker<'_> {
         let answered = matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain);
         let subnet = subnet.filter(|_| answered).map(|subnet| (subnet, answer.scope));
         let cookie = self.guard.cookie(presented, self.source);
-        let edns = request.edns.map(|_| ReplyEdns { subnet, cookie, extended: answer.extended });
+        let edns = request.edns.map(|edns| ReplyEdns {
+            subnet,
+            cookie,
+            extended: answer.extended,
+            signatures: edns.signatures,
+        });
         Reply { query: request.metadata, question: request.question.as_ref(), answer, edns }
     }
 

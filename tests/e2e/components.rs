@@ -88,12 +88,19 @@ impl Components {
         needs("nsd", &self.nsd, name.to_owned(), test)
     }
 
+    /// The test gets unbound and dig, in this order.
     pub fn needs_unbound(
         &self,
         name: &str,
-        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+        test: impl FnOnce(PathBuf, &Path) -> Result<(), Failed> + Send + 'static,
     ) -> Trial {
-        needs("unbound", &self.unbound, name.to_owned(), test)
+        match &self.dig {
+            Ok(dig) => {
+                let dig = dig.clone();
+                needs("unbound", &self.unbound, name.to_owned(), move |unbound| test(unbound, &dig))
+            }
+            Err(_) => needs("dig", &self.dig, name.to_owned(), |_| Ok(())),
+        }
     }
 
     pub fn needs_kdig(

@@ -93,7 +93,7 @@ enum Field {
 /// A reply in a form in which equal means the same: order is nobody's promise, except that of a chain of aliases.
 #[derive(Debug)]
 struct Reply {
-    flags: [bool; 5],
+    flags: [bool; 6],
     rcode: ResponseCode,
     chain: Vec<String>,
     answer: BTreeSet<String>,
@@ -116,6 +116,7 @@ impl Reply {
             it.recursion_desired,
             it.recursion_available,
             message.edns.is_some(),
+            message.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
         ];
         let aliases = message.answers.iter().map(line).filter(|it| it.contains(" CNAME "));
         let additional = message.additionals.iter().filter(|it| it.record_type().to_string() != "OPT");

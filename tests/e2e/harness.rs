@@ -43,6 +43,16 @@ pub fn run(arguments: &[&str]) -> Output {
     waypost().args(arguments).output().unwrap()
 }
 
+/// Runs somebody else's program to its end, which must be a good one; what it printed.
+pub fn said(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
+    let output = Command::new(program).args(arguments).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.success(), || {
+        format!("{arguments:?}: {}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr))
+    })?;
+    Ok(text)
+}
+
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
@@ -155,12 +165,17 @@ pub struct Demo {
 
 impl Demo {
     pub fn start(backing: &Backing) -> Result<Self, Failed> {
+        Self::start_at(backing, ([127, 0, 0, 1], 0).into())
+    }
+
+    /// As [`Demo::start`], with DNS at an address.
+    pub fn start_at(backing: &Backing, dns: SocketAddr) -> Result<Self, Failed> {
         let consul = match backing {
             Backing::Embedded => None,
             Backing::Consul(binary) => Some(ConsulAgent::start(binary)),
         };
         let mut command = waypost();
-        command.args(["demo", "--json", "--dns", "127.0.0.1:0"]);
+        command.args(["demo", "--json", "--dns", &dns.to_string()]);
         if let Some(agent) = &consul {
             command.args(["--consul", &agent.url]);
         }

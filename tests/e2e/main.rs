@@ -19,6 +19,7 @@ mod identical;
 mod instance;
 mod names;
 mod outage;
+mod peers;
 mod registry;
 mod security;
 mod tools;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
     trials.extend(differential::trials(&components));
     trials.extend(engine::trials(&components));
     trials.extend(identical::trials());
+    trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));

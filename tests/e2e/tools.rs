@@ -1,16 +1,12 @@
 //! Other people's tools against Waypost: dig, curl, and Consul's own command line on the embedded engine's face.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
     components::Components,
-    harness::{Backing, Demo, ensure, eventually},
+    harness::{Backing, Demo, ensure, eventually, said},
 };
 
 pub fn trials(components: &Components) -> Vec<Trial> {
@@ -19,15 +15,6 @@ pub fn trials(components: &Components) -> Vec<Trial> {
         components.needs_consul("tools::consuls_command_line_works_on_the_face".to_owned(), consul),
         components.needs_curl("tools::curl_registers_an_instance_that_gets_requests", curl),
     ]
-}
-
-fn said(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
-    let output = Command::new(program).args(arguments).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.success(), || {
-        format!("{arguments:?}: {}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr))
-    })?;
-    Ok(text)
 }
 
 fn dig(dig: PathBuf) -> Result<(), Failed> {

@@ -106,7 +106,7 @@ impl<'w> Compiling<'w> {
             }
             for record_type in shape.types {
                 let image = self.image(name, record_type);
-                self.images.push(image.unwrap_or(Image::elsewhere(record_type)));
+                self.images.push(image.unwrap_or_else(|| Image::elsewhere(record_type)));
             }
             self.entries.push(entry);
         }

@@ -5,7 +5,7 @@ use crate::{
     client::Subnet,
     record::RecordType,
     reply::PAYLOAD,
-    request::{COOKIE, SUBNET},
+    request::{COOKIE, SIGNATURES, SUBNET},
 };
 
 /// Octets before the question.
@@ -32,6 +32,8 @@ pub(super) struct PlainEdns<'p> {
     pub(super) subnet: Option<Subnet>,
     /// A cookie option, unread (RFC 7873).
     pub(super) cookie: Option<&'p [u8]>,
+    /// Whether the asker takes signatures, as the flags say it (RFC 3225).
+    pub(super) signatures: u8,
 }
 
 impl<'p> Plain<'p> {
@@ -73,14 +75,14 @@ impl<'p> PlainEdns<'p> {
     /// Reads an OPT record that ends the packet (RFC 6891 §6.1.2).
     fn read(opt: &'p [u8]) -> Option<Self> {
         let (head, mut options) = opt.split_first_chunk::<11>()?;
-        let &[0, 0, 41, payload_high, payload_low, _, 0, _, _, length_high, length_low] = head else {
+        let &[0, 0, 41, payload_high, payload_low, _, 0, flags, _, length_high, length_low] = head else {
             return None;
         };
         if options.len() != usize::from(u16::from_be_bytes([length_high, length_low])) {
             return None;
         }
         let payload = u16::from_be_bytes([payload_high, payload_low]);
-        let mut edns = Self { payload, subnet: None, cookie: None };
+        let mut edns = Self { payload, subnet: None, cookie: None, signatures: flags & SIGNATURES };
         while !options.is_empty() {
             let (head, rest) = options.split_first_chunk::<4>()?;
             let [code, length] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_be_bytes);

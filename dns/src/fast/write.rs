@@ -74,18 +74,18 @@ impl Table {
             }
             Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut decisions)?,
         };
-        let subnet = asked.plain.edns.map(|edns| edns.subnet.map(|subnet| (subnet, scope)));
+        let edns = asked.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
         let cookie = guard.cookie(&presented, source);
-        if let Some(subnet) = subnet {
-            reply.edns(subnet, cookie)?;
+        if let Some(edns) = edns {
+            reply.edns(edns, cookie)?;
         }
         // Last, so that what is handed on is not counted twice.
         let verdict = guard.admit(source, Transport::Udp, &presented, counted);
         if verdict == Verdict::Slip {
             rcode = Rcode::NoError;
             reply.truncate(asked.plain.head.len());
-            if let Some(subnet) = subnet {
-                reply.edns(subnet, cookie)?;
+            if let Some(edns) = edns {
+                reply.edns(edns, cookie)?;
             }
         }
         reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
@@ -309,9 +309,13 @@ impl Writer<'_> {
     }
 
     /// The OPT record, as [`crate::reply`] writes it.
-    fn edns(&mut self, subnet: Option<(crate::client::Subnet, u8)>, cookie: Option<Cookie>) -> Option<()> {
+    fn edns(
+        &mut self,
+        (signatures, subnet): (u8, Option<(crate::client::Subnet, u8)>),
+        cookie: Option<Cookie>,
+    ) -> Option<()> {
         let [payload_high, payload_low] = PAYLOAD.to_be_bytes();
-        self.octets(&[0, 0, 41, payload_high, payload_low, 0, 0, 0, 0])?;
+        self.octets(&[0, 0, 41, payload_high, payload_low, 0, 0, signatures, 0])?;
         let length = self.at;
         self.octets(&[0, 0])?;
         if let Some((subnet, scope)) = subnet {

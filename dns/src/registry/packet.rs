@@ -70,7 +70,11 @@ struct Asker<'a> {
 impl Asker<'_> {
     fn reply<'r>(&'r self, answer: &'r Answer) -> Reply<'r> {
         // Nobody's answer depends on where they are, which is what an absent subnet option says.
-        let edns = self.request.edns.map(|_| ReplyEdns { extended: answer.extended, ..ReplyEdns::default() });
+        let edns = self.request.edns.map(|edns| ReplyEdns {
+            extended: answer.extended,
+            signatures: edns.signatures,
+            ..ReplyEdns::default()
+        });
         Reply { query: self.request.metadata, question: self.request.question.as_ref(), answer, edns }
     }
 
