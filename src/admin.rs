@@ -238,7 +238,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let read = Json::<T>::from_request(request, state).await;
-        read.map(|Json(it)| Self(it)).map_err(|wrong| Problem::new(wrong.status(), wrong.body_text()))
+        read.map(|Json(it)| Self(it)).map_err(|wrong| match wrong.status() {
+            too_large @ StatusCode::PAYLOAD_TOO_LARGE => {
+                let most = LARGEST_BODY / 1024 / 1024;
+                Problem::new(
+                    too_large,
+                    format!("the request is longer than {most} MiB: send it in several parts"),
+                )
+            }
+            status => Problem::new(status, wrong.body_text()),
+        })
     }
 }
 

@@ -200,6 +200,7 @@ fn planned(
     let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
     let mut head = Head { v: STORED_VERSION, generation, shards: BTreeMap::new(), restored_over };
     let mut parts = Vec::new();
+    let stored = by_id(current);
     let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
     for (id, documents) in by_shard(&world) {
         if let (false, Some(version)) = (touched.contains(&id), current.head.shards.get(&id)) {
@@ -207,7 +208,8 @@ fn planned(
             continue;
         }
         let keep = |document: Arc<Document>| {
-            let kept = current.get(&document.id()).filter(|_| !changed.contains(&document.id()));
+            let id = document.id();
+            let kept = stored.get(&id).filter(|_| !changed.contains(&id));
             let changed = kept.map_or(generation, |kept| kept.changed);
             Kept { document, changed }
         };
@@ -222,6 +224,10 @@ fn planned(
         head.shards.insert(id, ShardVersion { generation, parts: count, digest });
     }
     Plan { head, expected: current.head_index, parts, differences, world }
+}
+
+fn by_id(current: &Stored) -> HashMap<DocumentId, &Kept> {
+    current.kept().map(|kept| (kept.document.id(), kept)).collect()
 }
 
 fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
@@ -250,7 +256,7 @@ pub fn diff<'d>(
 
 /// The differences from stored to wanted, by kind and name; what is not wanted counts where `removable` says so.
 fn compare(current: &Stored, wanted: &World, removable: impl Fn(Kind) -> bool) -> Vec<Difference> {
-    let stored: HashMap<DocumentId, &Kept> = current.kept().map(|kept| (kept.document.id(), kept)).collect();
+    let stored = by_id(current);
     let mut differences = Vec::new();
     for document in wanted.documents() {
         let id = document.id();
