@@ -11,13 +11,15 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::Signal;
 use waypost::demo::client::resolve;
 
-use crate::harness::{
-    Backing, Demo, Reaped, ensure, eventually, free_port, run, runs, runtime, signal, waypost,
+use crate::{
+    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, run, runs, runtime, signal, waypost},
+    wire::{Query, ask, connected},
 };
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("zones::a_folder_is_served_without_an_engine_and_reread", folder),
+        Trial::test("zones::ten_thousand_zones_are_served_and_reread", many),
         Trial::test("zones::a_zone_file_and_steered_names_are_one_zone", beside_steered_names),
     ]
 }
@@ -71,6 +73,44 @@ fn folder() -> Result<(), Failed> {
     eventually("an answer from the mended file", PATIENCE, || is("www.a.test", "192.0.2.3"))?;
     ensure(address("www.b.test").is_none(), || "a removed zone is still served".to_owned())?;
     ensure(runs(node.0.id()), || "SIGHUP ended the node".to_owned())
+}
+
+fn many() -> Result<(), Failed> {
+    const COUNT: u32 = 10_000;
+    let temp = tempfile::tempdir()?;
+    let zones = temp.path().join("zones");
+    std::fs::create_dir(&zones)?;
+    let address = |at: u32| format!("10.0.{}.{}", at >> 8, at & 0xff);
+    for at in 0..COUNT {
+        std::fs::write(zones.join(format!("z{at}.test.zone")), zone(1, &address(at)))?;
+    }
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = start(temp.path(), listen)?;
+    let socket = connected(listen)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let id = std::cell::Cell::new(0_u16);
+    let is = |at: u32, ip: &str| {
+        let name = format!("www.z{at}.test");
+        id.set(id.get().wrapping_add(1));
+        let query = Query { id: id.get(), recursion: false, name, record_type: 1, edns: None };
+        let expected = ip.parse::<std::net::Ipv4Addr>().unwrap().octets();
+        ask(&socket, &query.octets()).is_ok_and(|reply| reply.ends_with(&expected))
+    };
+    eventually("an answer from the last zone", Duration::from_secs(60), || {
+        is(COUNT - 1, &address(COUNT - 1))
+    })?;
+    for at in 0..COUNT {
+        ensure(is(at, &address(at)), || format!("z{at}.test is not served"))?;
+    }
+    // One of them changes; the others are answered throughout.
+    std::fs::write(zones.join("z7.test.zone"), zone(2, "192.0.2.7"))?;
+    signal(node.0.id(), Signal::HUP);
+    let mut next = 0;
+    eventually("the zone that changed", Duration::from_secs(60), || {
+        next = (next + 1) % COUNT;
+        next == 7 || is(next, &address(next)) && is(7, "192.0.2.7")
+    })?;
+    ensure((0..COUNT).all(|at| at == 7 || is(at, &address(at))), || "a zone was lost".to_owned())
 }
 
 fn beside_steered_names() -> Result<(), Failed> {

@@ -82,6 +82,28 @@ fn host() -> Vec<u8> {
     query("orders.example.com.", WireType::A, None)
 }
 
+/// Behind a socket of every address, too: resolvers drop what comes from anybody but the one they asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_leave_from_the_address_that_was_asked() {
+    for (any, asked) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
+        let server = start(Config { listen: vec![any.parse().unwrap()], ..Config::default() }, true);
+        for ip in asked {
+            let address = SocketAddr::new(ip.parse().unwrap(), server.address.port());
+            // The fast path answers the first, the general one the second.
+            for record_type in [WireType::A, WireType::ANY] {
+                let socket = UdpSocket::bind(SocketAddr::new(address.ip(), 0)).await.unwrap();
+                socket.send_to(&query("www.example.com", record_type, Some(1232)), address).await.unwrap();
+                let mut reply = [0; 4096];
+                let (length, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+                assert_eq!(from, address);
+                assert!(!Message::from_vec(&reply[..length]).unwrap().answers.is_empty());
+            }
+        }
+        server.stop.send(true).unwrap();
+        server.task.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn both_transports_answer_and_a_flip_is_seen_at_once() {
     let running = start(config(), true);
