@@ -3,7 +3,8 @@
 //! What only several documents together can get wrong is [`super::World`]'s. A kind of probe, policy or path that
 //! is designed but not built yet is refused by name, never half obeyed.
 
-mod steering;
+mod check;
+mod domain;
 mod traffic;
 mod zone;
 
@@ -50,8 +51,8 @@ pub fn document(tree: &Node, mistakes: &Mistakes) -> Option<Document> {
         Kind::Site => site(&fields).map(Document::Site),
         Kind::Cluster => cluster(&fields).map(Document::Cluster),
         Kind::Zone => zone::zone(&fields).map(Document::Zone),
-        Kind::Check => steering::check(&fields).map(Document::Check),
-        Kind::Domain => steering::domain(&fields).map(Document::Domain),
+        Kind::Check => check::check(&fields).map(Document::Check),
+        Kind::Domain => domain::domain(&fields).map(Document::Domain),
         Kind::Service => traffic::service(&fields).map(Document::Service),
         Kind::Route => traffic::route(&fields).map(Document::Route),
         Kind::Vantage => vantage(&fields).map(Document::Vantage),

@@ -1,6 +1,6 @@
 //! Zones and their static records in presentation form (RFC 1035 §5.1), with names relative to the apex.
 
-use super::{A_DOMAIN, host, some, steering::seconds};
+use super::{A_DOMAIN, domain::seconds, host, some};
 use crate::model::{
     DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
     mistake::suggestion,
