@@ -199,9 +199,14 @@ pub fn survives_control(backing: Backing) -> Result<(), Failed> {
     let control = demo.process("control");
     demo.kill(control.pid);
     demo.restart(&control);
-    eventually("the drain in a new control", PATIENCE, || {
-        awaited(&drain(&demo, &id)).contains("gateway-sh")
-    })?;
+    eventually("the drain in a new control", PATIENCE, || awaited(&drain(&demo, &id)).contains("gateway-sh"))
+        .map_err(|error| {
+            let (seen, words) = (drain(&demo, &id), Demo::last_words(&control));
+            Failed::from(format!(
+                "{}; seen: {seen}; control said:\n{words}",
+                error.message().unwrap_or_default()
+            ))
+        })?;
     ensure(platform.calls().is_empty(), || "the hook was called with a gateway frozen".to_owned())?;
     signal(frozen, Signal::CONT);
     eventually("the end of the drain", PATIENCE, || is_done(&drain(&demo, &id)))?;

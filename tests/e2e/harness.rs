@@ -275,6 +275,13 @@ impl Demo {
         }
     }
 
+    /// The last lines a process of this demo logged, to be shown beside a failure.
+    pub fn last_words(process: &ProcessLayout) -> String {
+        let log = std::fs::read_to_string(process.config.with_extension("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+
     /// Kills a process of this demo and waits until it is gone.
     pub fn kill(&mut self, pid: u32) {
         if let Some(at) = self.restarted.iter().position(|it| it.0.id() == pid) {
@@ -291,8 +298,13 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
-/// False once a process is gone, or dead and not yet reaped by its parent.
+/// False once a process is gone, or dead and not yet reaped by its parent. Each of its threads is looked at: the first
+/// one may be dead while others still hold the process's sockets and files.
 pub fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| state != 'Z')
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+        state.is_some_and(|state| state != 'Z' && state != 'X')
+    })
 }
