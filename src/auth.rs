@@ -13,7 +13,7 @@ use store::{
     engine::consul::Secret,
     handle::Handle,
     keys,
-    model::{Role, Scope, Token},
+    model::{Authority, Role, Scope, Token},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -49,6 +49,15 @@ impl Identity {
             Self::Token { name, .. } => name,
             Self::Anonymous => "anonymous",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// What an override is worth that it orders.
+    #[must_use]
+    pub const fn authority(&self) -> Authority {
+        match self {
+            Self::Token { role: Role::Automation, .. } => Authority::Tool,
+            _ => Authority::Human,
         }
     }
 

@@ -13,7 +13,8 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use store::{
     board::Board,
     model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
-    snapshot::{Owner as Entry, Snapshot, SteeredDomain, ZoneView},
+    snapshot::{Owner as Entry, Reach, Snapshot, SteeredDomain, ZoneView},
+    steering,
 };
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     zones_dir::Zones,
 };
 pub(crate) use lookup::{Found, alias, lookup, redirection};
-pub(crate) use steered::{choose, differs_by_client};
+pub(crate) use steered::choose;
 
 /// What an answer depends on beside the question and the client.
 #[derive(Clone, Copy, Debug)]
@@ -355,8 +356,9 @@ impl<'a> Walk<'a> {
     /// says so here too, so that no cache takes this absence for the whole name and everyone.
     fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
         self.answer.absent(zone, Ttl::MAX);
-        if let Some(domain) = entry.steered.as_ref().filter(|domain| differs_by_client(domain)) {
-            self.answer.scope = self.client.locate(&self.world.snapshot.locality).scope;
+        if let Some(domain) = entry.steered.as_ref().filter(|domain| domain.reach > Reach::Everyone) {
+            let located = self.client.locate(&self.world.snapshot.locality);
+            self.answer.scope = steering::scope(domain, &located);
             self.answer.steered = Some(Arc::clone(domain));
         }
     }
@@ -382,12 +384,12 @@ impl<'a> Walk<'a> {
 
     fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
         let located = self.client.locate(&self.world.snapshot.locality);
-        let (order, World { board, now, .. }) = (located.order, self.world);
+        let World { board, now, .. } = self.world;
         let (found, ttl) = if self.wanted == RecordType::HTTPS {
-            steered::bind(domain, order, board, now)
+            steered::bind(domain, &located, board, now)
         } else {
             let mut found: Vec<RecordData> = Vec::new();
-            let ttl = choose(domain, order, board, now, &mut |ip| {
+            let ttl = choose(domain, &located, board, now, &mut |ip| {
                 // Two sites may share an address; a record set holds each once (RFC 2181 §5).
                 found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
             });
@@ -398,7 +400,7 @@ impl<'a> Walk<'a> {
         }
         let record = |data| Record { owner: owner.clone(), ttl, data: Data::Plain(data) };
         self.answer.answer.extend(found.into_iter().map(record));
-        self.answer.scope = if differs_by_client(domain) { located.scope } else { 0 };
+        self.answer.scope = steering::scope(domain, &located);
         self.answer.steered = Some(Arc::clone(domain));
     }
 }

@@ -89,7 +89,7 @@ impl Client {
     /// length zero asks not to be tailored to (RFC 7871 §7.1.2): it gets the default order, for everyone.
     #[must_use]
     pub fn locate<'a>(&self, locality: &'a Locality) -> Located<'a> {
-        let untailored = |scope| Located { order: locality.order(None), home: None, scope };
+        let untailored = |scope| Located { scope, least: scope, ..locality.at_home(None) };
         let Some(subnet) = self.subnet else { return locality.locate(self.source) };
         match subnet.address {
             _ if subnet.source == 0 => untailored(0),
@@ -98,8 +98,10 @@ impl Client {
             IpAddr::V6(ip) => {
                 let located = locality.locate(subnet.address);
                 let shared = (ip.to_bits() ^ MAPPED).leading_zeros();
-                let holds_mapped = located.scope > 0 && shared >= u32::from(located.scope);
-                Located { scope: if holds_mapped { located.scope.max(96) } else { located.scope }, ..located }
+                let widened = |scope: u8| {
+                    if scope > 0 && shared >= u32::from(scope) { scope.max(96) } else { scope }
+                };
+                Located { scope: widened(located.scope), least: widened(located.least), ..located }
             }
             IpAddr::V4(_) => locality.locate(subnet.address),
         }

@@ -220,10 +220,11 @@ pub(crate) fn takeover(
     board: &store::board::Board,
     now: Moment,
 ) -> Vec<SiteId> {
-    let near = snapshot.locality.order(home);
+    let here = snapshot.locality.at_home(home);
+    let near = here.order;
     let mut order: Vec<SiteId> = Vec::with_capacity(near.len());
     if let Some(domain) = &backend.entrance {
-        order.extend(steering::rank(domain, near, board, now).all().iter().map(|ranked| ranked.site));
+        order.extend(steering::rank(domain, &here, board, now).all().iter().map(|ranked| ranked.site));
     }
     let unranked: Vec<SiteId> = near.iter().filter(|site| !order.contains(site)).copied().collect();
     order.extend(unranked);

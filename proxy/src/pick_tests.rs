@@ -144,6 +144,9 @@ fn the_next_site_is_the_one_steering_ranks_next() {
             owner: "ops".into(),
             reason: "test".into(),
             expires: None,
+            since: None,
+            over: None,
+            authority: store::model::Authority::Human,
             force: false,
         });
     });

@@ -7,8 +7,8 @@ use store::{
     drain::{Drain, DrainId, LEASE, Phase},
     engine::{CheckStatus, Endpoint, Index},
     model::{
-        Addresses, Cluster, ConsulService, Domain, Generation, Moment, Name, PathMatch, Policy, Recovery,
-        RecoveryMode, Route, RouteBy, RouteTarget, Service, Site, Span, Ttl, Weight, WhenNone,
+        Addresses, Cluster, ConsulService, Domain, Generation, Moment, Name, PathMatch, Recovery, Route,
+        RouteBy, RouteTarget, Service, Site, Span, Weight,
     },
     snapshot::{Snapshot, Sources},
 };
@@ -75,33 +75,23 @@ pub(crate) fn sources() -> Sources {
         paths: vec![PathMatch::Prefix(prefix.into())],
         to: vec![RouteTarget { service: name(to), weight: Weight(100) }],
     };
-    let ttl = |secs| Ttl::from_secs(secs).unwrap();
     let gateway = |at: u8| Addresses { a: vec![[192, 0, 2, at].into()], aaaa: vec![] };
     Sources {
-        sites: sites.map(|site| Site { name: name(site), location: None, networks: vec![] }).into(),
+        sites: sites
+            .map(|site| Site { name: name(site), location: None, networks: vec![], region: None })
+            .into(),
         clusters: vec![Cluster {
             name: name("main"),
             zone: "example.com".parse().unwrap(),
             gateway_domain: "gw.example.com".parse().unwrap(),
             gateways: (0..3).map(|at| (name(sites[usize::from(at)]), gateway(at))).collect(),
+            capacity: [].into(),
+            keep: vec![],
+            guard: None,
         }],
         domains: vec![Domain {
-            name: "gw.example.com".parse().unwrap(),
-            cluster: name("main"),
-            sites: None,
-            policy: Policy::Nearest {},
-            check: None,
-            ttl: ttl(20),
-            min_ttl: ttl(2),
-            answers: 1,
-            min_up: 1,
-            when_none: WhenNone::Open,
-            https: None,
-            recovery: Recovery {
-                mode: RecoveryMode::Automatic,
-                hold_down: Span::default(),
-                ramp: Span::default(),
-            },
+            recovery: Recovery { hold_down: Span::default(), ..Recovery::default() },
+            ..Domain::usual("gw.example.com".parse().unwrap(), name("main"))
         }],
         services: vec![service("web"), service("shop")],
         routes: vec![

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use store::{
-    commit::{self, AuditEntry, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
+    commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
     model::{self, Document, DocumentId, Generation, Kind, Mistake, Placed, encode},
 };
 
@@ -96,7 +96,8 @@ async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let plan = match commit::plan(&stored, changes(&stored), now, &mut uuid::Uuid::new_v4)? {
+        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+        let plan = match commit::plan(&stored, changes(&stored), now, author)? {
             Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
             Planned::Changed(plan) => plan,
         };
@@ -150,7 +151,8 @@ pub(super) async fn diff(
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
     let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     // What could not be applied is no difference but a mistake.
-    commit::plan(&stored, changes, admin.handle.now(), &mut uuid::Uuid::new_v4)?;
+    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    commit::plan(&stored, changes, admin.handle.now(), author)?;
     Ok(Json(Applied { generation: stored.generation(), differences }))
 }
 
@@ -253,7 +255,8 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let plan = commit::plan_restore(&stored, generation, documents, now, &mut uuid::Uuid::new_v4)?;
+    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     let differences = plan.differences().to_vec();
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
+    locality::Located,
     model::{Generation, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::{self, Tier},
@@ -14,7 +15,7 @@ use store::{
 
 use super::{
     Admin, Asked, Caller, Problem,
-    status::{Forced, Seen, forced, policy, seen},
+    status::{Forced, Seen, forced, seen},
 };
 use crate::auth::Right;
 
@@ -113,10 +114,8 @@ pub(super) async fn explain(
     drop(zones);
     let located = snapshot.locality.locate(client);
     let picture = admin.handle.picture().await;
-    let sites = explanation
-        .steered
-        .as_ref()
-        .map(|steered| sites(&admin, &snapshot, steered, located.order, &picture));
+    let sites =
+        explanation.steered.as_ref().map(|steered| sites(&admin, &snapshot, steered, &located, &picture));
     let alias =
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
@@ -128,7 +127,7 @@ pub(super) async fn explain(
         zone: explanation.zone.as_ref().map(ToString::to_string),
         chain: explanation.chain.iter().map(alias).collect(),
         domain: explanation.steered.as_ref().map(|it| it.domain.name.to_string()),
-        policy: explanation.steered.as_ref().map(|it| policy(&it.domain.policy).to_owned()),
+        policy: explanation.steered.as_ref().map(|it| it.domain.policy.as_str().to_owned()),
         sites: sites.unwrap_or_default(),
         rcode: explanation.rcode.to_owned(),
         answer: explanation.answer,
@@ -144,11 +143,11 @@ fn sites(
     admin: &Admin,
     snapshot: &Snapshot,
     steered: &SteeredDomain,
-    order: &[SiteId],
+    asker: &Located<'_>,
     picture: &store::beliefs::Picture,
 ) -> Vec<SiteExplained> {
     let now = admin.handle.now();
-    let ranking = steering::rank(steered, order, admin.handle.board(), now);
+    let ranking = steering::rank(steered, asker, admin.handle.board(), now);
     let usable = ranking.usable().len();
     let of = |(place, ranked): (usize, &steering::Ranked)| {
         let site = steered.sites.get(usize::from(ranked.at))?;

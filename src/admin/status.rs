@@ -70,6 +70,9 @@ pub struct Forced {
     pub name: String,
     /// To what.
     pub state: String,
+    /// Whose order it is: `human`, which outranks `tool`.
+    #[serde(default)]
+    pub authority: String,
     /// Who ordered it.
     pub owner: String,
     /// Why.
@@ -171,7 +174,7 @@ fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
         .domains
         .values()
         .map(|steered| {
-            let ranking = steering::rank(steered, snapshot.locality.order(None), board, now);
+            let ranking = steering::rank(steered, &snapshot.locality.at_home(None), board, now);
             let answers = match steering::outcome(steered, &ranking) {
                 Outcome::Sites(sites) => sites.iter().map(|it| site_name(it.site)).collect(),
                 Outcome::Nodata => Vec::new(),
@@ -179,12 +182,12 @@ fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
             };
             let sites = steered.sites.iter().map(|site| DomainSite {
                 site: site_name(site.site),
-                state: steering::health(site, board).state.as_str().to_owned(),
+                state: steering::health(site, None, board).state.as_str().to_owned(),
                 forced: steering::override_in_force(site, now).map(forced),
             });
             DomainStatus {
                 name: steered.domain.name.to_string(),
-                policy: policy(&steered.domain.policy).to_owned(),
+                policy: steered.domain.policy.as_str().to_owned(),
                 sites: sites.collect(),
                 answers,
             }
@@ -197,22 +200,11 @@ fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
 pub(super) fn forced(order: &store::model::Override) -> Forced {
     Forced {
         name: order.name.to_string(),
-        state: word(&order.state),
+        state: order.state.as_str().to_owned(),
+        authority: order.authority.as_str().to_owned(),
         owner: order.owner.clone(),
         reason: order.reason.clone(),
         expires: order.expires.map(|it| it.to_string()),
-    }
-}
-
-/// A word of the documents, as they write it.
-fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-pub(super) const fn policy(policy: &store::model::Policy) -> &'static str {
-    match policy {
-        store::model::Policy::Nearest {} => "nearest",
-        store::model::Policy::Failover { .. } => "failover",
     }
 }
 

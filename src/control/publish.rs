@@ -74,7 +74,7 @@ async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> R
         None => read(shared).await?,
     };
     let known = written.insert(known);
-    let wanted = |target: &TargetKey| snapshot.targets.contains_key(target);
+    let wanted = |target: &TargetKey| snapshot.slot_of(target).is_some();
     let changed = changes(known, shards::split(&items(&verdicts, &snapshot), wanted, VERDICTS));
     let groups =
         families(changed).into_iter().map(|family| family.into_iter().map(write).collect()).collect();
@@ -106,7 +106,7 @@ fn items(verdicts: &BTreeMap<TargetKey, Verdict>, snapshot: &Snapshot) -> Items 
         |what: Result<String, serde_json::Error>| what.expect("texts and numbers have no failing serialiser");
     verdicts
         .iter()
-        .filter(|(target, _)| snapshot.targets.contains_key(*target))
+        .filter(|(target, _)| snapshot.slot_of(target).is_some())
         .map(|(target, verdict)| {
             let item =
                 format!("{}:{}", json(serde_json::to_string(target)), json(serde_json::to_string(verdict)));

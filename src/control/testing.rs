@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::{Json, Router, extract::State as Shown, routing::post};
 use http::{HeaderMap, StatusCode};
 use store::{
-    commit::{self, AuditEntry, Change, Planned},
+    commit::{self, AuditEntry, Author, Change, Planned},
     drain::{DrainId, NodeBeat, Receipt},
     engine::{
         self, CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration,
@@ -24,7 +24,7 @@ use store::{
     handle::Handle,
     health::{Batch, Observation, State, TargetKey},
     keys,
-    model::{Moment, Name},
+    model::{Authority, Moment, Name},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -357,7 +357,8 @@ pub(super) async fn apply(engine: &dyn Engine, text: &str) {
     let documents = store::model::parse("test.yaml", text).unwrap();
     let stored = commit::read(engine, None).await.unwrap();
     let changes = documents.into_iter().map(Change::Put).collect();
-    let planned = commit::plan(&stored, changes, Moment(0), &mut uuid::Uuid::new_v4).unwrap();
+    let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+    let planned = commit::plan(&stored, changes, Moment(0), author).unwrap();
     let entry = AuditEntry { at: Moment(0), who: "test".into(), what: "apply".into(), generation: None };
     if let Planned::Changed(plan) = planned {
         commit::commit(engine, *plan, entry).await.unwrap();

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     health::{FRESH_FOR, Heartbeat, Observation, State, TargetKey, Verdict, Vote, merge},
-    model::{Moment, Name},
+    locality::RegionId,
+    model::{Moment, Name, Quorum, Vantage},
     snapshot::Snapshot,
 };
 
@@ -110,7 +111,7 @@ impl Beliefs {
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
         let targets: Vec<TargetKey> = match stale {
             Stale::All => {
-                self.verdicts.retain(|target, _| snapshot.targets.contains_key(target));
+                self.verdicts.retain(|target, _| snapshot.slot_of(target).is_some());
                 snapshot.targets.keys().cloned().collect()
             }
             Stale::Some(targets) => targets.into_iter().collect(),
@@ -120,14 +121,39 @@ impl Beliefs {
             let Some(target) = snapshot.targets.get(&key) else { continue };
             let votes: Vec<Vote> =
                 snapshot.vantages.iter().map(|vantage| self.vote(&vantage.name, &key)).collect();
-            let before = self.verdicts.get(&key).cloned().unwrap_or_default();
-            let after = merge(&before, &votes, target.check.quorum, now);
-            if after != before || !self.verdicts.contains_key(&key) {
-                self.verdicts.insert(key.clone(), after.clone());
-                changed.push((key, after));
+            self.draw(key.clone(), &votes, target.check.quorum, now, &mut changed);
+            for (name, region) in snapshot.locality.regions().iter().zip((0..).map(RegionId)) {
+                let regional = key.in_region(name);
+                if snapshot.regional.contains_key(&regional) {
+                    let own = |vantage: &&Vantage| snapshot.region_of(vantage) == Some(region);
+                    let own = snapshot.vantages.iter().filter(own);
+                    let votes: Vec<Vote> = own.map(|vantage| self.vote(&vantage.name, &key)).collect();
+                    // A number of all vantages means nothing to the few of a region.
+                    let quorum = match target.check.quorum {
+                        Quorum::Count(_) => Quorum::Majority,
+                        quorum => quorum,
+                    };
+                    self.draw(regional, &votes, quorum, now, &mut changed);
+                }
             }
         }
         changed
+    }
+
+    fn draw(
+        &mut self,
+        key: TargetKey,
+        votes: &[Vote],
+        quorum: Quorum,
+        now: Moment,
+        changed: &mut Vec<(TargetKey, Verdict)>,
+    ) {
+        let before = self.verdicts.get(&key).cloned().unwrap_or_default();
+        let after = merge(&before, votes, quorum, now);
+        if after != before || !self.verdicts.contains_key(&key) {
+            self.verdicts.insert(key.clone(), after.clone());
+            changed.push((key, after));
+        }
     }
 
     /// The present verdicts.

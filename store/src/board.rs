@@ -34,6 +34,15 @@ pub struct Reading {
     pub unsettled: bool,
 }
 
+/// A part of a whole, in 65536ths: of a full site's clients, those that go elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// The whole.
+    pub const ALL: Self = Self(1 << 16);
+}
+
 const CHUNK: usize = 4096;
 const CHUNKS: usize = 1024;
 
@@ -83,6 +92,20 @@ impl Board {
     pub fn write(&self, slot: Slot, reading: Reading) {
         if let Some(word) = self.word(slot) {
             word.store(pack(reading), Ordering::Relaxed);
+        }
+    }
+
+    /// What a slot of shares says: see [`Share`].
+    #[must_use]
+    pub fn share(&self, slot: Slot) -> Share {
+        let word = self.word(slot).map_or(0, |word| word.load(Ordering::Relaxed));
+        Share(u32::try_from(word).unwrap_or(0).min(Share::ALL.0))
+    }
+
+    /// Sets a slot of shares.
+    pub fn set_share(&self, slot: Slot, share: Share) {
+        if let Some(word) = self.word(slot) {
+            word.store(u64::from(share.0), Ordering::Relaxed);
         }
     }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MOST_AUDITED, audit, record, write as audit_write};
-pub use plan::{Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
+pub use plan::{Author, Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
 pub use write::{CommitError, commit};
 
 use crate::{

@@ -61,6 +61,12 @@ impl TargetKey {
         Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
     }
 
+    /// The key of what one region's vantages believe of this target.
+    #[must_use]
+    pub fn in_region(&self, region: &Name) -> Self {
+        Self(format!("{}@{region}", self.0).into())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -8,6 +8,7 @@
 
 pub mod beliefs;
 pub mod board;
+pub mod calendar;
 pub mod commit;
 pub mod compat;
 pub mod discovery;

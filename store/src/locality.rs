@@ -3,12 +3,15 @@
 //! A client's network is found by longest prefix among the sites' networks; the site it belongs to comes first
 //! and the others follow by distance from there. Orders are interned: one per site, and the default.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
 use crate::{
-    model::{Location, Site},
+    model::{Country, Location, Name, Site},
     snapshot::SiteId,
 };
 
@@ -19,9 +22,43 @@ pub struct Locality {
     v6: Trie,
     orders: Vec<Vec<SiteId>>,
     default: Vec<SiteId>,
+    regions: Vec<Name>,
+    regions_of: Vec<Option<RegionId>>,
 }
 
-/// Where a client is, as far as steering cares.
+/// The number of a region within one snapshot, in name order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u16);
+
+/// The network a client is counted with wherever networks are told apart by hash: its /24 (IPv4) or /56 (IPv6), mixed
+/// so that any part of the range of numbers holds its share of networks. The same on every node and in every version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Network(pub u64);
+
+impl Network {
+    /// Of a client.
+    #[must_use]
+    pub const fn of(client: IpAddr) -> Self {
+        let bits = match client.to_canonical() {
+            IpAddr::V4(ip) => (ip.to_bits() >> 8) as u64,
+            // No IPv4 network is above 2^24.
+            #[expect(clippy::cast_possible_truncation, reason = "the first 56 bits")]
+            IpAddr::V6(ip) => (ip.to_bits() >> 72) as u64 | 1 << 63,
+        };
+        Self(mix(bits))
+    }
+}
+
+/// Spreads neighbouring numbers over the whole range: the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+#[must_use]
+pub const fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// Who asks, as far as steering cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located<'a> {
     /// Every site, nearest first.
@@ -31,6 +68,17 @@ pub struct Located<'a> {
     /// Every address that shares this many leading bits gets the same order (RFC 7871 §7.2.1); zero only
     /// where no network of that family is configured at all, otherwise at least 24 or 56.
     pub scope: u8,
+    /// The client, or the network it is asked for.
+    pub address: IpAddr,
+    /// Every address that shares this many leading bits has the same [`Network`]; zero for who asked not to be told
+    /// apart.
+    pub least: u8,
+    /// The network it is counted with.
+    pub network: Network,
+    /// The country it is in, where that is known.
+    pub country: Option<Country>,
+    /// The region its home site lies in.
+    pub region: Option<RegionId>,
 }
 
 impl Locality {
@@ -39,6 +87,11 @@ impl Locality {
     pub fn compile(sites: &[Arc<Site>]) -> Self {
         let ids = || (0..sites.len()).filter_map(|at| u16::try_from(at).ok()).map(SiteId);
         let mut locality = Self { default: ids().collect(), ..Self::default() };
+        locality.regions = sites.iter().filter_map(|site| site.region.clone()).collect();
+        locality.regions.sort();
+        locality.regions.dedup();
+        locality.regions_of =
+            sites.iter().map(|site| site.region.as_ref().and_then(|it| locality.region(it))).collect();
         for (id, site) in ids().zip(sites) {
             for network in &site.networks {
                 match network {
@@ -66,7 +119,8 @@ impl Locality {
     /// Finds a client.
     #[must_use]
     pub fn locate(&self, client: IpAddr) -> Located<'_> {
-        let (home, scope) = match client.to_canonical() {
+        let address = client.to_canonical();
+        let (home, scope) = match address {
             IpAddr::V4(ip) => {
                 let (home, depth) = self.v4.find(u128::from(ip.to_bits()) << 96, 32);
                 (home, if self.v4.is_empty() { 0 } else { depth.max(24) })
@@ -76,7 +130,35 @@ impl Locality {
                 (home, if self.v6.is_empty() { 0 } else { depth.max(56) })
             }
         };
-        Located { order: self.order(home), home, scope }
+        let least = if address.is_ipv4() { 24 } else { 56 };
+        Located { scope, address, least, network: Network::of(address), ..self.at_home(home) }
+    }
+
+    /// Somebody of whom only the site is known, if that: a gateway, or a client that is not to be told apart.
+    #[must_use]
+    pub fn at_home(&self, home: Option<SiteId>) -> Located<'_> {
+        Located {
+            order: self.order(home),
+            home,
+            scope: 0,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            least: 0,
+            network: Network::default(),
+            country: None,
+            region: home.and_then(|site| *self.regions_of.get(usize::from(site.0))?),
+        }
+    }
+
+    /// The number of a region that some site lies in.
+    #[must_use]
+    pub fn region(&self, name: &Name) -> Option<RegionId> {
+        u16::try_from(self.regions.binary_search(name).ok()?).ok().map(RegionId)
+    }
+
+    /// Every region that some site lies in, by [`RegionId`].
+    #[must_use]
+    pub fn regions(&self) -> &[Name] {
+        &self.regions
     }
 
     /// The order of sites seen from one of them, or the default order.
@@ -162,6 +244,7 @@ mod tests {
             name: name.parse().unwrap(),
             location: Some(Location { lat, lon }),
             networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+            region: None,
         })
     }
 

@@ -3,19 +3,24 @@
 //! Names are resolved, sites are numbered, targets have their slots on the board, implied domains and routes
 //! are spelled out. The roles read it without locks and never see half of a change.
 
+mod steered;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
+use steered::Shared;
+pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, SteeredSite, Steering};
+
 use crate::{
     board::{Board, Slot},
     health::TargetKey,
-    locality::Locality,
+    locality::{Locality, RegionId},
     model::{
-        Check, Cluster, Domain, DomainName, Generation, Name, Override, Policy, RecordData, Role, Route,
-        RouteBy, Service, Site, StaticRecord, Token, Ttl, Vantage, Zone,
+        Check, Cluster, Domain, DomainName, Generation, Name, Override, RecordData, Role, Route, RouteBy,
+        Service, Site, StaticRecord, Token, Ttl, Vantage, Zone,
     },
 };
 
@@ -64,6 +69,8 @@ pub struct Snapshot {
     pub domains: HashMap<DomainName, Arc<SteeredDomain>>,
     /// Every distinct target.
     pub targets: BTreeMap<TargetKey, Arc<Target>>,
+    /// The targets of which regions have a verdict of their own.
+    pub regional: BTreeMap<TargetKey, RegionalTarget>,
     /// The services by name.
     pub services: BTreeMap<Name, Arc<Service>>,
     /// The routes, explicit and implied.
@@ -100,49 +107,6 @@ pub struct Owner {
     pub steered: Option<Arc<SteeredDomain>>,
 }
 
-/// A domain with its sites resolved.
-#[derive(Debug)]
-pub struct SteeredDomain {
-    /// The document.
-    pub domain: Domain,
-    /// Its sites: in the order of a failover policy, else in site order. Shared by the domains that have the same ones in
-    /// the same order, which in a large world most do.
-    pub sites: Arc<[SteeredSite]>,
-}
-
-/// What the sites of a domain depend on.
-#[derive(PartialEq, Eq, Hash)]
-struct Alike {
-    cluster: Name,
-    sites: Option<Vec<Name>>,
-    check: Option<Name>,
-    order: Vec<Name>,
-    overrides: Vec<usize>,
-    only: Option<DomainName>,
-}
-
-/// One site of a steered domain.
-#[derive(Debug)]
-pub struct SteeredSite {
-    /// The site.
-    pub site: SiteId,
-    /// A name of its own within the domain, where HTTPS records lead to one.
-    pub name: Option<DomainName>,
-    /// Where clients are sent there, and where their health stands on the board.
-    pub addresses: Vec<SteeredAddress>,
-    /// Overrides that are about this domain at this site, expired ones too.
-    pub overrides: Vec<Arc<Override>>,
-}
-
-/// One address of a site.
-#[derive(Clone, Copy, Debug)]
-pub struct SteeredAddress {
-    /// The address.
-    pub ip: IpAddr,
-    /// Its health; `None` without a check.
-    pub slot: Option<Slot>,
-}
-
 /// Something to dial.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -156,6 +120,17 @@ pub struct Target {
     pub site: Name,
     /// How.
     pub check: Check,
+}
+
+/// A target as one region's vantages see it.
+#[derive(Clone, Debug)]
+pub struct RegionalTarget {
+    /// The target.
+    pub target: TargetKey,
+    /// The region.
+    pub region: RegionId,
+    /// The verdict's slot on the board.
+    pub slot: Slot,
 }
 
 impl Snapshot {
@@ -179,7 +154,7 @@ impl Snapshot {
         };
         let checks: HashMap<Name, Check> =
             sources.checks.into_iter().map(|it| (it.name.clone(), it)).collect();
-        let mut shared = HashMap::new();
+        let mut shared = Shared::default();
         for domain in sources.domains {
             let steered = snapshot.steer(domain, &checks, board, &mut shared);
             snapshot.domains.insert(steered.domain.name.clone(), Arc::new(steered));
@@ -224,77 +199,6 @@ impl Snapshot {
         self.tokens.iter().any(|token| token.role == Role::Operator)
     }
 
-    fn steer(
-        &mut self,
-        domain: Domain,
-        checks: &HashMap<Name, Check>,
-        board: &Board,
-        shared: &mut HashMap<Alike, Arc<[SteeredSite]>>,
-    ) -> SteeredDomain {
-        let about_it = |order: &Override| {
-            order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
-        };
-        let overrides = self.overrides.iter().enumerate().filter(|(_, order)| about_it(order));
-        let alike = Alike {
-            cluster: domain.cluster.clone(),
-            sites: domain.sites.clone(),
-            check: domain.check.clone(),
-            order: match &domain.policy {
-                Policy::Failover { order } => order.clone(),
-                Policy::Nearest {} => Vec::new(),
-            },
-            overrides: overrides.map(|(at, _)| at).collect(),
-            // Sites with names of their own have them below the domain's.
-            only: domain.https.as_ref().map(|_| domain.name.clone()),
-        };
-        let sites = match shared.get(&alike) {
-            Some(sites) => Arc::clone(sites),
-            None => {
-                let sites: Arc<[SteeredSite]> = self.sites_of(&domain, checks, board).into();
-                shared.insert(alike, Arc::clone(&sites));
-                sites
-            }
-        };
-        SteeredDomain { domain, sites }
-    }
-
-    fn sites_of(
-        &mut self,
-        domain: &Domain,
-        checks: &HashMap<Name, Check>,
-        board: &Board,
-    ) -> Vec<SteeredSite> {
-        let cluster = self.clusters.get(&domain.cluster).cloned();
-        let gateways = cluster.iter().flat_map(|cluster| cluster.gateways.iter());
-        let wanted = |site: &Name| domain.sites.as_ref().is_none_or(|sites| sites.contains(site));
-        let check = domain.check.as_ref().and_then(|name| checks.get(name));
-        let mut sites = Vec::new();
-        for (name, addresses) in gateways.filter(|(name, _)| wanted(name)) {
-            let Some(site) = self.site_id(name) else { continue };
-            let v4 = addresses.a.iter().copied().map(IpAddr::V4);
-            let v6 = addresses.aaaa.iter().copied().map(IpAddr::V6);
-            let addresses = v4
-                .chain(v6)
-                .map(|ip| SteeredAddress {
-                    ip,
-                    slot: check.and_then(|check| self.target(ip, name, check, board)),
-                })
-                .collect();
-            let about = |order: &&Arc<Override>| applies(order, &domain.name, name);
-            let overrides = self.overrides.iter().filter(about).cloned().collect();
-            let own = domain.https.as_ref().and_then(|_| domain.name.resolve(name.as_str()).ok());
-            sites.push(SteeredSite { site, name: own, addresses, overrides });
-        }
-        if let Policy::Failover { order } = &domain.policy {
-            let place = |it: &SteeredSite| {
-                let name = self.site(it.site).map(|site| &site.name);
-                order.iter().position(|wanted| Some(wanted) == name).unwrap_or(usize::MAX)
-            };
-            sites.sort_by_key(place);
-        }
-        sites
-    }
-
     fn target(&mut self, address: IpAddr, site: &Name, check: &Check, board: &Board) -> Option<Slot> {
         let key = TargetKey::new(address, check);
         let slot = board.intern(&key)?;
@@ -302,6 +206,33 @@ impl Snapshot {
             Arc::new(Target { key, slot, address, site: site.clone(), check: check.clone() })
         });
         Some(slot)
+    }
+
+    /// The slots of a target's regional verdicts, by region.
+    fn regional(&mut self, address: IpAddr, check: &Check, board: &Board) -> Box<[Option<Slot>]> {
+        let target = TargetKey::new(address, check);
+        let mut slot = |(name, region): (&Name, RegionId)| {
+            let key = target.in_region(name);
+            let slot = board.intern(&key)?;
+            self.regional.insert(key, RegionalTarget { target: target.clone(), region, slot });
+            Some(slot)
+        };
+        self.locality.regions().iter().zip((0..).map(RegionId)).map(&mut slot).collect()
+    }
+
+    /// The region that a vantage speaks for: its own, else its site's.
+    #[must_use]
+    pub fn region_of(&self, vantage: &Vantage) -> Option<RegionId> {
+        let site = || self.site(self.site_id(vantage.site.as_ref()?)?);
+        let region = vantage.region.as_ref().or_else(|| site()?.region.as_ref());
+        self.locality.region(region?)
+    }
+
+    /// The slot of a verdict, regional or not.
+    #[must_use]
+    pub fn slot_of(&self, key: &TargetKey) -> Option<Slot> {
+        let global = self.targets.get(key).map(|it| it.slot);
+        global.or_else(|| self.regional.get(key).map(|it| it.slot))
     }
 
     fn compile_zones(&self, zones: Vec<Zone>) -> HashMap<DomainName, Arc<ZoneView>> {
@@ -447,12 +378,6 @@ fn holder<'a>(views: &'a mut HashMap<DomainName, ZoneView>, name: &DomainName) -
 /// generations they happened to see in between.
 const fn serial(generation: Generation) -> u32 {
     (generation.epoch << 20).wrapping_add((generation.number & 0xffff_ffff) as u32)
-}
-
-fn applies(order: &Override, domain: &DomainName, site: &Name) -> bool {
-    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
-    let domain_fits = order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.as_str()));
-    site_fits && domain_fits
 }
 
 /// Whether a glob covers a name; `*` stands for any run of characters.

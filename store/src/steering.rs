@@ -1,16 +1,23 @@
 //! Steering: which site a client is sent to. Decided here, once, for DNS, gateways, `explain` and simulation.
 //!
-//! [`rank`] is a pure function into a fixed buffer. Sites are put into tiers by what the board and the overrides
-//! say, and within a tier they keep the order of the policy: by locality, or as written.
+//! [`rank`] is a pure function into a fixed buffer. Sites are put into tiers by what the board and the overrides say
+//! (`admission` says when a recovered one is let back), and within a tier they keep the order of the policy that the
+//! client's rule names (`order`), those that are full for this client after the others.
 
-use std::net::IpAddr;
+mod admission;
+mod order;
+
+use std::{net::IpAddr, time::Duration};
 
 use crate::{
     board::{Board, Reading},
     health::State,
-    model::{Moment, Override, OverrideState, Policy, Ttl, WhenNone},
-    snapshot::{MAX_SITES, SiteId, Snapshot, SteeredDomain, SteeredSite},
+    locality::{Located, RegionId},
+    model::{Moment, Override, OverrideState, Ttl, WhenNone},
+    snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
+use admission::{Admission, admission};
+pub use order::scope;
 
 /// How usable a site is; earlier is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +48,8 @@ pub struct Ranked {
     pub real: State,
     /// Its place in [`SteeredDomain::sites`].
     pub at: u16,
+    /// It is full, and this client is among those that go elsewhere while anybody else of its tier is left.
+    pub overflows: bool,
 }
 
 /// The sites of a domain, best first. Lives on the stack.
@@ -50,6 +59,8 @@ pub struct Ranking {
     len: usize,
     usable: usize,
     unsettled: bool,
+    /// How long until something changes by itself, as far as that is known.
+    left: Duration,
 }
 
 impl Ranking {
@@ -78,40 +89,43 @@ pub enum Outcome<'a> {
     Backup(&'a crate::model::Addresses),
 }
 
-/// Ranks the sites of a domain for a client with this locality order.
+/// Ranks the sites of a domain for a client.
 #[must_use]
-pub fn rank(domain: &SteeredDomain, order: &[SiteId], board: &Board, now: Moment) -> Ranking {
-    let mut ranking = Ranking { sites: [Ranked::default(); MAX_SITES], len: 0, usable: 0, unsettled: false };
-    let place = |at: usize, site: &SteeredSite, ranking: &mut Ranking| {
-        let Some(slot) = ranking.sites.get_mut(ranking.len) else { return };
-        let health = health(site, board);
-        ranking.unsettled |= health.unsettled || in_hold_down(domain, health, now);
-        *slot = Ranked {
-            site: site.site,
-            tier: tier(domain, site, health, now),
-            real: health.state,
-            at: u16::try_from(at).unwrap_or(u16::MAX),
-        };
-        ranking.len += 1;
+pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Moment) -> Ranking {
+    let mut ranking = Ranking {
+        sites: [Ranked::default(); MAX_SITES],
+        len: 0,
+        usable: 0,
+        unsettled: false,
+        left: Duration::MAX,
     };
-    match domain.domain.policy {
-        Policy::Failover { .. } => {
-            for (at, site) in domain.sites.iter().enumerate() {
-                place(at, site, &mut ranking);
-            }
-        }
-        Policy::Nearest {} => {
-            for near in order {
-                if let Ok(at) = domain.sites.binary_search_by_key(near, |site| site.site) {
-                    place(at, &domain.sites[at], &mut ranking);
-                }
-            }
-        }
-    }
+    let chosen = order::choose(domain, asker, now);
+    ranking.left = ranking.left.min(chosen.left);
+    order::walk(domain, chosen.order, asker, |at, site| ranking.place(domain, (at, site), asker, board, now));
     let len = ranking.len;
     insertion_sort(ranking.sites.get_mut(..len).unwrap_or_default());
     ranking.usable = usable(ranking.all(), usize::from(domain.domain.min_up).max(1));
     ranking
+}
+
+impl Ranking {
+    fn place(
+        &mut self,
+        domain: &SteeredDomain,
+        (at, site): (u16, &SteeredSite),
+        asker: &Located<'_>,
+        board: &Board,
+        now: Moment,
+    ) {
+        let Some(slot) = self.sites.get_mut(self.len) else { return };
+        let health = health(site, asker.region, board);
+        let (tier, left) = tier(domain, site, health, asker, board, now);
+        self.unsettled |= health.unsettled;
+        self.left = self.left.min(left);
+        let overflows = order::overflows(domain, site, asker, board);
+        *slot = Ranked { site: site.site, tier, real: health.state, at, overflows };
+        self.len += 1;
+    }
 }
 
 /// What the domain answers with this ranking.
@@ -136,38 +150,58 @@ fn answers<'a>(domain: &SteeredDomain, ranking: &'a Ranking) -> &'a [Ranked] {
     usable.get(..alike).unwrap_or_default()
 }
 
-/// The TTL of an answer: short while something is about to change.
+/// The TTL of an answer, by its distance to change: the least while vantages disagree, otherwise no longer than until
+/// something changes that is known beforehand.
 #[must_use]
-pub const fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
-    if ranking.unsettled { domain.domain.min_ttl } else { domain.domain.ttl }
+pub fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
+    let (least, most) = (domain.domain.min_ttl, domain.domain.ttl);
+    if ranking.unsettled {
+        return least;
+    }
+    let left = u32::try_from(ranking.left.as_secs()).unwrap_or(u32::MAX).min(Ttl::MAX.as_secs());
+    Ttl::from_secs(left).map_or(least, |left| left.clamp(least, most))
 }
 
 /// The addresses to answer with at a site: those that are not Down if there are any, else all.
-pub fn addresses<'a>(site: &'a SteeredSite, board: &'a Board) -> impl Iterator<Item = IpAddr> + 'a {
-    let down = |slot| board.read(slot).state == State::Down;
-    let all_down = site.addresses.iter().all(|it| it.slot.is_some_and(down));
-    site.addresses.iter().filter(move |it| all_down || !it.slot.is_some_and(down)).map(|it| it.ip)
+pub fn addresses<'a>(
+    site: &'a SteeredSite,
+    region: Option<RegionId>,
+    board: &'a Board,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let down = move |it: &SteeredAddress| address_health(it, region, board).state == State::Down;
+    let all_down = site.addresses.iter().all(down);
+    site.addresses.iter().filter(move |it| all_down || !down(it)).map(|it| it.ip)
 }
 
-/// The order in force for a domain at a site at a moment: the strictest of those that have not expired.
+/// The order in force for a domain at a site at a moment. A person's outranks a tool's; of those that are left, the
+/// strictest. A `release` is none: it overrides nothing.
 #[must_use]
 pub fn override_in_force(site: &SteeredSite, now: Moment) -> Option<&Override> {
-    let rank = |order: &&Override| match order.state {
-        OverrideState::Up => 0,
+    let rank = |order: &&Override| (order.authority, strictness(order.state));
+    let orders = site.overrides.iter().map(AsRef::as_ref);
+    orders.filter(|order| order.state != OverrideState::Release && in_force(order, now)).max_by_key(rank)
+}
+
+const fn strictness(state: OverrideState) -> u8 {
+    match state {
+        OverrideState::Release | OverrideState::Up => 0,
         OverrideState::Drain => 1,
         OverrideState::Down => 2,
-    };
-    site.overrides.iter().map(AsRef::as_ref).filter(|order| in_force(order, now)).max_by_key(rank)
+    }
 }
 
 fn in_force(order: &Override, now: Moment) -> bool {
-    let expired = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()).is_ok_and(|at| at <= now.0);
-    !order.expires.is_some_and(expired)
+    order.expires.is_none_or(|at| moment(at) > now)
 }
 
-/// The health of a site for a domain: the best of its addresses, because one is enough to serve.
+/// A time of a document, on this node's clock.
+fn moment(at: jiff::Timestamp) -> Moment {
+    Moment(u64::try_from(at.as_millisecond()).unwrap_or(0))
+}
+
+/// The health of a site for clients of a region: the best of its addresses, because one is enough to serve.
 #[must_use]
-pub fn health(site: &SteeredSite, board: &Board) -> Reading {
+pub fn health(site: &SteeredSite, region: Option<RegionId>, board: &Board) -> Reading {
     let better = |state| match state {
         State::Up => 2,
         State::Unknown => 1,
@@ -176,7 +210,7 @@ pub fn health(site: &SteeredSite, board: &Board) -> Reading {
     let mut best: Option<Reading> = None;
     let mut unsettled = false;
     for address in &site.addresses {
-        let reading = address.slot.map_or_else(Reading::default, |slot| board.read(slot));
+        let reading = address_health(address, region, board);
         unsettled |= reading.unsettled;
         let key = |it: &Reading| (better(it.state), !it.recovered);
         if best.as_ref().is_none_or(|best| key(&reading) > key(best)) {
@@ -186,30 +220,72 @@ pub fn health(site: &SteeredSite, board: &Board) -> Reading {
     Reading { unsettled, ..best.unwrap_or_default() }
 }
 
-fn in_hold_down(domain: &SteeredDomain, health: Reading, now: Moment) -> bool {
-    let hold_down = domain.domain.recovery.hold_down.0;
-    health.state == State::Up && health.recovered && now.since(health.since) < hold_down
+/// What the region's own vantages say of an address, or all vantages where those do not know.
+fn address_health(address: &SteeredAddress, region: Option<RegionId>, board: &Board) -> Reading {
+    let regional = region.and_then(|region| *address.regions.get(usize::from(region.0))?);
+    let regional = regional.map(|slot| board.read(slot)).filter(|it| it.state != State::Unknown);
+    regional.unwrap_or_else(|| address.slot.map_or_else(Reading::default, |slot| board.read(slot)))
 }
 
-fn tier(domain: &SteeredDomain, site: &SteeredSite, health: Reading, now: Moment) -> Tier {
-    match override_in_force(site, now).map(|order| order.state) {
-        Some(OverrideState::Up) => Tier::Up,
-        Some(OverrideState::Drain) => Tier::Draining,
-        Some(OverrideState::Down) => Tier::ForcedDown,
-        None if in_hold_down(domain, health, now) => Tier::HeldDown,
-        None => match health.state {
-            State::Up => Tier::Up,
-            State::Unknown => Tier::Unknown,
-            State::Down => Tier::Down,
+/// The tier of a site for a client, and how long that is sure to last if nothing happens.
+fn tier(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    health: Reading,
+    asker: &Located<'_>,
+    board: &Board,
+    now: Moment,
+) -> (Tier, Duration) {
+    let Some(order) = override_in_force(site, now) else {
+        return natural(domain, site, health, asker, board, now);
+    };
+    let expires = order.expires.map_or(Duration::MAX, |at| moment(at).since(now));
+    match (order.state, order.over, order.since) {
+        (OverrideState::Down, _, _) => (Tier::ForcedDown, expires),
+        (OverrideState::Drain, Some(over), Some(since)) => {
+            let passed = now.since(moment(since));
+            if passed >= over.0 || order::is_among_first(domain, asker, passed, over.0) {
+                return (Tier::Draining, expires);
+            }
+            let (tier, _) = natural(domain, site, health, asker, board, now);
+            (tier, Duration::ZERO)
+        }
+        (OverrideState::Drain, _, _) => (Tier::Draining, expires),
+        (OverrideState::Up | OverrideState::Release, _, _) => (Tier::Up, expires),
+    }
+}
+
+/// As [`tier`], by the probes alone.
+fn natural(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    health: Reading,
+    asker: &Located<'_>,
+    board: &Board,
+    now: Moment,
+) -> (Tier, Duration) {
+    match health.state {
+        State::Up if health.recovered => match admission(domain, site, health, board, now) {
+            Admission::Never => (Tier::HeldDown, Duration::MAX),
+            Admission::At(at) if at > now => (Tier::HeldDown, at.since(now)),
+            Admission::At(at) => {
+                let (passed, ramp) = (now.since(at), domain.domain.recovery.ramp.0);
+                let moved = passed >= ramp || order::is_among_first(domain, asker, passed, ramp);
+                if moved { (Tier::Up, Duration::MAX) } else { (Tier::HeldDown, Duration::ZERO) }
+            }
         },
+        State::Up => (Tier::Up, Duration::MAX),
+        State::Unknown => (Tier::Unknown, Duration::MAX),
+        State::Down => (Tier::Down, Duration::MAX),
     }
 }
 
 /// Stable and without allocation; at most [`MAX_SITES`] long and nearly sorted.
 fn insertion_sort(sites: &mut [Ranked]) {
+    let key = |it: &Ranked| (it.tier, it.overflows);
     for end in 1..sites.len() {
         let mut at = end;
-        while at > 0 && sites[at - 1].tier > sites[at].tier {
+        while at > 0 && key(&sites[at - 1]) > key(&sites[at]) {
             sites.swap(at - 1, at);
             at -= 1;
         }
@@ -236,8 +312,11 @@ pub fn rank_for(
     board: &Board,
     now: Moment,
 ) -> Ranking {
-    rank(domain, snapshot.locality.locate(client).order, board, now)
+    rank(domain, &snapshot.locality.locate(client), board, now)
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod policy_tests;

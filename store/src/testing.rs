@@ -3,8 +3,8 @@
 use crate::{
     board::Board,
     model::{
-        Addresses, Check, Cluster, Domain, Generation, Name, Policy, Probe, Quorum, Recovery, RecoveryMode,
-        Site, Span, Ttl, Vantage, WhenNone, Zone,
+        Addresses, Check, Cluster, Domain, Generation, Jurisdiction, Name, Policy, Probe, Quorum, Recovery,
+        RecoveryMode, Site, Span, Ttl, Vantage, WhenNone, Zone,
     },
     snapshot::{Snapshot, Sources},
 };
@@ -41,6 +41,7 @@ pub(crate) fn domain() -> Domain {
         cluster: name("main"),
         sites: None,
         policy: Policy::Nearest {},
+        rules: vec![],
         check: Some(name("web")),
         ttl: ttl(20),
         min_ttl: ttl(2),
@@ -48,10 +49,13 @@ pub(crate) fn domain() -> Domain {
         min_up: 1,
         when_none: WhenNone::Open,
         https: None,
+        verdict: Jurisdiction::Global,
+        budget: None,
         recovery: Recovery {
             mode: RecoveryMode::Automatic,
             hold_down: Span(Duration::from_secs(10)),
             ramp: Span(Duration::ZERO),
+            gate: None,
         },
     }
 }
@@ -62,10 +66,11 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
         name: name(&format!("s{n}")),
         location: None,
         networks: vec![format!("10.{n}.0.0/16").parse().unwrap()],
+        region: None,
     };
     let gateway =
         |n: u8| (name(&format!("s{n}")), Addresses { a: vec![[192, 0, 2, n].into()], aaaa: vec![] });
-    let vantage = |n: u8| Vantage { name: name(&format!("v{n}")), site: None };
+    let vantage = |n: u8| Vantage { name: name(&format!("v{n}")), site: None, region: None };
     Sources {
         sites: (0..sites).map(site).collect(),
         zones: vec![Zone {
@@ -82,6 +87,9 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
             zone: "example.com".parse().unwrap(),
             gateway_domain: "gw.example.com".parse().unwrap(),
             gateways: (0..sites).map(gateway).collect(),
+            capacity: [].into(),
+            keep: vec![],
+            guard: None,
         }],
         checks: vec![check(Quorum::Majority)],
         domains: vec![domain()],

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use store::{
     board::Board,
-    model::{DomainName, Https, Moment, Policy, RecordData, Ttl},
-    snapshot::{SiteId, SteeredDomain, SteeredSite},
+    locality::Located,
+    model::{DomainName, Https, Moment, RecordData, Ttl},
+    snapshot::{SteeredDomain, SteeredSite},
     steering::{self, Outcome},
 };
 
@@ -16,16 +17,16 @@ use crate::record::RecordType;
 /// asked for plays no part: all types of a name agree on its sites.
 pub(crate) fn choose(
     domain: &SteeredDomain,
-    order: &[SiteId],
+    asker: &Located<'_>,
     board: &Board,
     now: Moment,
     add: &mut impl FnMut(IpAddr),
 ) -> Ttl {
-    let ranking = steering::rank(domain, order, board, now);
+    let ranking = steering::rank(domain, asker, board, now);
     match steering::outcome(domain, &ranking) {
         Outcome::Sites(sites) => {
             let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
-            chosen.flat_map(|site| steering::addresses(site, board)).for_each(add);
+            chosen.flat_map(|site| steering::addresses(site, asker.region, board)).for_each(add);
         }
         Outcome::Backup(backup) => {
             backup.a.iter().copied().map(IpAddr::V4).for_each(&mut *add);
@@ -39,18 +40,18 @@ pub(crate) fn choose(
 /// The HTTPS records of a domain: of the same sites as [`choose`], in the same order, and for as long.
 pub(super) fn bind(
     domain: &SteeredDomain,
-    order: &[SiteId],
+    asker: &Located<'_>,
     board: &Board,
     now: Moment,
 ) -> (Vec<RecordData>, Ttl) {
-    let ranking = steering::rank(domain, order, board, now);
+    let ranking = steering::rank(domain, asker, board, now);
     let ttl = steering::ttl(domain, &ranking);
     let Some(https) = &domain.domain.https else { return (Vec::new(), ttl) };
     let records = match steering::outcome(domain, &ranking) {
         Outcome::Sites(sites) => {
             let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
             let binding = |(rank, site): (u16, &SteeredSite)| {
-                let addresses: Vec<_> = steering::addresses(site, board).collect();
+                let addresses: Vec<_> = steering::addresses(site, asker.region, board).collect();
                 binding(https, rank, site.name.as_ref(), &addresses)
             };
             (1..).zip(chosen).map(binding).collect()
@@ -95,12 +96,4 @@ fn binding(https: &Https, priority: u16, target: Option<&DomainName>, addresses:
     parameter(4, hints(true).collect());
     parameter(6, hints(false).collect());
     RecordData::Other { record_type: RecordType::HTTPS.0, data }
-}
-
-/// Whether two clients may get different answers at the same moment.
-pub(crate) fn differs_by_client(domain: &SteeredDomain) -> bool {
-    match domain.domain.policy {
-        Policy::Nearest {} => domain.sites.len() > 1,
-        Policy::Failover { .. } => false,
-    }
 }

@@ -57,7 +57,10 @@ fn what_is_about_to_change_is_remembered_shortly() {
     let held = Reading { state: State::Up, recovered: true, since: Moment(999_000), unsettled: false };
     small.read("bj", held);
     let answer = small.answer(HOST, RecordType::A, "10.1.2.3")[1].clone();
-    assert!(answer.contains(" 2 IN A ") && !answer.contains("192.0.2.1"), "held down: {answer}");
+    assert!(
+        answer.contains(" 9 IN A ") && !answer.contains("192.0.2.1"),
+        "held down for nine more seconds: {answer}"
+    );
 }
 
 #[test]

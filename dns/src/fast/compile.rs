@@ -9,7 +9,7 @@ use std::{
 use store::{
     board::Slot as BoardSlot,
     model::DomainName,
-    snapshot::{Owner as Names, SteeredDomain, ZoneView},
+    snapshot::{Owner as Names, Reach, SteeredDomain, ZoneView},
 };
 
 use super::{
@@ -18,10 +18,7 @@ use super::{
     table::{Alias, Entry, INLINE, Image, Kind, NONE, Plan, Slot, Table, ZoneImage, first, tag},
 };
 use crate::{
-    answer::{
-        Answer, Found, Question, World, absence_ttl, alias, answer, differs_by_client, lookup, redirection,
-        soa,
-    },
+    answer::{Answer, Found, Question, World, absence_ttl, alias, answer, lookup, redirection, soa},
     client::Client,
     gate::Gate,
     name::QueryName,
@@ -259,7 +256,7 @@ impl<'w> Compiling<'w> {
         }
         let number = self.plans.len() as u32;
         candidates.push(number);
-        self.plans.push(Plan { domain: Arc::clone(domain), differs: differs_by_client(domain) });
+        self.plans.push(Plan { domain: Arc::clone(domain) });
         number
     }
 
@@ -336,7 +333,9 @@ fn is_alike(one: &SteeredDomain, other: &SteeredDomain) -> bool {
                     && one.overrides.iter().zip(&other.overrides).all(|(a, b)| Arc::ptr_eq(a, b));
                 one.site == other.site && same_addresses && same_overrides
             });
-    same_sites && renamed == other.domain
+    // Where networks are told apart, each domain mixes its own name into the hash.
+    let same_hash = one.reach != Reach::Network && other.reach != Reach::Network;
+    same_sites && same_hash && renamed == other.domain
 }
 
 /// Where the data of the last record begins, in records that start at the beginning.

@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use store::{
-    locality::Located,
-    model::Ttl,
-    snapshot::{SiteId, SteeredDomain},
+    locality::{Located, Network},
+    model::{Country, Ttl},
+    snapshot::{Reach, SiteId, SteeredDomain},
 };
 
 use super::name::Key;
@@ -26,8 +26,39 @@ pub(crate) struct Scratch {
 struct Remembered {
     batch: u64,
     plan: u32,
-    home: Option<SiteId>,
+    asker: Asker,
     decision: Decision,
+}
+
+/// What tells askers apart for one plan: the order of sites they see, by where it lies, and their home; where networks are
+/// told apart, their address too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Asker {
+    order: usize,
+    home: Option<SiteId>,
+    address: Option<IpAddr>,
+    country: Option<Country>,
+}
+
+impl Asker {
+    fn of(domain: &SteeredDomain, located: &Located<'_>) -> Self {
+        let apart = domain.reach == Reach::Network;
+        Self {
+            order: located.order.as_ptr().addr(),
+            home: located.home,
+            address: apart.then_some(located.address),
+            country: located.country.filter(|_| apart),
+        }
+    }
+
+    const fn place(&self, plan: u32, network: Network) -> usize {
+        let home = match self.home {
+            Some(site) => site.0 as usize + 1,
+            None => 0,
+        };
+        let network = if self.address.is_some() { network.0 as usize } else { 0 };
+        (plan as usize).wrapping_mul(31).wrapping_add(home).wrapping_add(network) % PLACES
+    }
 }
 
 /// Places for decisions; a batch has 64 packets.
@@ -66,7 +97,7 @@ impl Default for Decision {
 impl Decision {
     fn of(domain: &SteeredDomain, located: Located<'_>, world: World<'_>) -> Self {
         let mut decision = Self::default();
-        decision.ttl = choose(domain, located.order, world.board, world.now, &mut |ip| decision.add(ip));
+        decision.ttl = choose(domain, &located, world.board, world.now, &mut |ip| decision.add(ip));
         decision
     }
 
@@ -130,12 +161,11 @@ impl Decisions<'_> {
         located: Located<'_>,
         world: World<'_>,
     ) -> Option<&Decision> {
-        let home = located.home.map_or(0, |site| usize::from(site.0) + 1);
-        let at = (plan as usize).wrapping_mul(31).wrapping_add(home) % PLACES;
-        let place = self.places.get_mut(at)?;
-        if (place.batch, place.plan, place.home) != (self.batch, plan, located.home) {
+        let asker = Asker::of(domain, &located);
+        let place = self.places.get_mut(asker.place(plan, located.network))?;
+        if (place.batch, place.plan, place.asker) != (self.batch, plan, asker) {
             let decision = Decision::of(domain, located, world);
-            *place = Remembered { batch: self.batch, plan, home: located.home, decision };
+            *place = Remembered { batch: self.batch, plan, asker, decision };
         }
         Some(&place.decision)
     }

@@ -112,8 +112,6 @@ pub(super) struct Alias {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) domain: Arc<SteeredDomain>,
-    /// Two clients may get different answers at the same moment.
-    pub(super) differs: bool,
 }
 
 /// What absences need of a zone.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use store::model::Ttl;
+use store::{model::Ttl, steering};
 
 use super::{
     memo::{Decision, Decisions, Scratch},
@@ -150,7 +150,7 @@ impl Table {
     ) -> Option<(u8, bool)> {
         let plan = self.plans.get(way.plan as usize)?;
         let located = asked.client.locate(&asked.world.snapshot.locality);
-        let scope = if plan.differs { located.scope } else { 0 };
+        let scope = steering::scope(&plan.domain, &located);
         let wanted = asked.plain.record_type;
         if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
             return None;

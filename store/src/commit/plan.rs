@@ -13,16 +13,28 @@ use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, 
 use crate::{
     engine::Index,
     keys,
-    model::{Document, DocumentId, Generation, Kind, Mistake, Moment, Placed, World},
+    model::{
+        Authority, Document, DocumentId, Generation, Kind, Mistake, Moment, Override, Place, Placed, World,
+    },
 };
 
 /// One wish.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// The document is to be as written. A service without a UUID keeps the one it has, or is given one.
+    /// The document is to be as written. A service without a UUID keeps the one it has, or is given one; an override
+    /// without `since` keeps its own, or begins now.
     Put(Placed<Document>),
     /// The document is to be gone; wishing away what is not there is a mistake.
     Delete(DocumentId),
+}
+
+/// Who commits, and where new UUIDs come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Author {
+    /// What overrides are worth that it orders.
+    pub authority: Authority,
+    /// The UUIDs of new services.
+    pub uuids: fn() -> Uuid,
 }
 
 /// What came of planning.
@@ -92,8 +104,8 @@ pub enum DifferenceKind {
     Removed,
 }
 
-/// Plans a commit of changes on top of what is stored. `now` decides which overrides have ended; `uuids` gives the
-/// UUIDs of new services.
+/// Plans a commit of changes on top of what is stored. `now` decides which overrides have ended, and is when new ones
+/// begin.
 ///
 /// # Errors
 /// Every mistake that the documents would make together, those of already stored documents included: a deletion
@@ -102,7 +114,7 @@ pub fn plan(
     current: &Stored,
     changes: Vec<Change>,
     now: Moment,
-    uuids: &mut dyn FnMut() -> Uuid,
+    author: Author,
 ) -> Result<Planned, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let mut touched = HashSet::new();
@@ -111,10 +123,14 @@ pub fn plan(
         match change {
             Change::Put(Placed { value, place }) => {
                 touched.insert(value.id());
-                let value = Arc::new(with_uuid(value, current, uuids));
-                wanted.push(Placed { value, place });
+                let value = completed(value, current, now, author);
+                mistakes.extend(outranked(&value.id(), Some(&value), current, author, Some(&place)));
+                wanted.push(Placed { value: Arc::new(value), place });
             }
-            Change::Delete(id) if current.get(&id).is_some() => drop(touched.insert(id)),
+            Change::Delete(id) if current.get(&id).is_some() => {
+                mistakes.extend(outranked(&id, None, current, author, None));
+                touched.insert(id);
+            }
             Change::Delete(id) => mistakes.push(not_there(&id)),
         }
     }
@@ -148,10 +164,10 @@ pub fn plan_restore(
     backup: Generation,
     documents: Vec<Placed<Document>>,
     now: Moment,
-    uuids: &mut dyn FnMut() -> Uuid,
+    author: Author,
 ) -> Result<Plan, Vec<Mistake>> {
     let documents = documents.into_iter().map(|it| {
-        let value = Arc::new(with_uuid(it.value, current, uuids));
+        let value = Arc::new(completed(it.value, current, now, author));
         Placed { value, place: it.place }
     });
     let world = World::check(documents, now)?;
@@ -174,8 +190,9 @@ fn not_there(id: &DocumentId) -> Mistake {
     }
 }
 
-/// A service always has a UUID once stored; one that was written without keeps what it had.
-fn with_uuid(document: Document, current: &Stored, uuids: &mut dyn FnMut() -> Uuid) -> Document {
+/// A document with what it left open: a service always has a UUID once stored, an override a beginning and a rank.
+/// One that was written without keeps what it had.
+fn completed(document: Document, current: &Stored, now: Moment, author: Author) -> Document {
     let stored = current.get(&document.id()).map(|kept| &*kept.document);
     match (document, stored) {
         (Document::Service(mut service), stored) if service.uuid.is_none() => {
@@ -183,11 +200,52 @@ fn with_uuid(document: Document, current: &Stored, uuids: &mut dyn FnMut() -> Uu
                 Some(Document::Service(stored)) => stored.uuid,
                 _ => None,
             };
-            service.uuid = Some(had.unwrap_or_else(uuids));
+            service.uuid = Some(had.unwrap_or_else(|| (author.uuids)()));
             Document::Service(service)
+        }
+        (Document::Override(order), stored) => {
+            let had = match stored {
+                Some(Document::Override(had)) => Some(had).filter(|had| is_the_same(&order, had)),
+                _ => None,
+            };
+            let begins =
+                || i64::try_from(now.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+            let since = order.since.or_else(|| had.map_or_else(begins, |had| had.since));
+            let authority = match author.authority {
+                Authority::Human => order.authority,
+                Authority::Tool => had.map_or(Authority::Tool, |had| had.authority),
+            };
+            Document::Override(Override { since, authority, ..order })
         }
         (document, _) => document,
     }
+}
+
+/// Whether two overrides order the same, whenever and by whom.
+fn is_the_same(order: &Override, had: &Override) -> bool {
+    let same_begin = order.since.is_none() || order.since == had.since;
+    same_begin && Override { since: had.since, authority: had.authority, ..order.clone() } == *had
+}
+
+/// A tool neither changes nor ends what a person ordered.
+fn outranked(
+    id: &DocumentId,
+    wanted: Option<&Document>,
+    current: &Stored,
+    author: Author,
+    place: Option<&Place>,
+) -> Option<Mistake> {
+    let stored = current.get(id)?;
+    let Document::Override(had) = &*stored.document else { return None };
+    let touches = wanted != Some(&*stored.document);
+    (author.authority < had.authority && touches).then(|| Mistake {
+        file: place.map_or_else(|| "request".into(), |place| Arc::clone(place.file())),
+        line: place.and_then(|place| place.line_of("name")),
+        document: id.to_string(),
+        field: "name".to_owned(),
+        problem: format!("was ordered by a person ({}), which outranks automation", had.owner),
+        expected: "an override of another name, or an operator's token".to_owned(),
+    })
 }
 
 fn planned(
@@ -247,8 +305,11 @@ pub fn diff<'d>(
     prune: bool,
 ) -> Vec<Difference> {
     // A service without a UUID keeps its own, and that is no difference.
-    let wanted =
-        wanted.into_iter().map(|document| Arc::new(with_uuid(document.clone(), current, &mut Uuid::nil)));
+    let author = Author { authority: Authority::Human, uuids: Uuid::nil };
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .map(|document| Arc::new(completed(document.clone(), current, Moment(0), author)))
+        .collect();
     let wanted = World::assemble(wanted);
     let kinds: HashSet<Kind> = wanted.documents().map(|document| document.id().kind).collect();
     compare(current, &wanted, |kind| prune && kinds.contains(&kind))

@@ -161,9 +161,9 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
 fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>) {
     let handle = shared.publisher.handle();
     let Some(snapshot) = snapshot else { return };
-    for target in snapshot.targets.values() {
-        if let Some(verdict) = beliefs.verdicts().get(&target.key) {
-            handle.board().write(target.slot, verdict.reading());
+    for (key, verdict) in beliefs.verdicts() {
+        if let Some(slot) = snapshot.slot_of(key) {
+            handle.board().write(slot, verdict.reading());
         }
     }
 }
@@ -171,13 +171,15 @@ fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>
 fn flip(shared: &Shared, snapshot: &Snapshot, changed: &[(TargetKey, Verdict)]) {
     let handle = shared.publisher.handle();
     for (key, verdict) in changed {
-        let Some(target) = snapshot.targets.get(key) else { continue };
-        let before = handle.board().read(target.slot);
-        handle.board().write(target.slot, verdict.reading());
+        let Some(slot) = snapshot.slot_of(key) else { continue };
+        let before = handle.board().read(slot);
+        handle.board().write(slot, verdict.reading());
         if before.state != verdict.state {
             shared.metrics.verdict_changes.increment();
+            let of = snapshot.regional.get(key).map_or(key, |it| &it.target);
+            let site = snapshot.targets.get(of).map_or("", |it| it.site.as_str());
             tracing::info!(
-                target_key = %key, site = %target.site, from = %before.state, to = %verdict.state,
+                target_key = %key, site, from = %before.state, to = %verdict.state,
                 up = verdict.tally.up, down = verdict.tally.down, stale = verdict.tally.stale,
                 "verdict changed"
             );

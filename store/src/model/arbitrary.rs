@@ -48,17 +48,30 @@ fn net() -> impl Strategy<Value = ipnet::IpNet> {
 
 fn site() -> impl Strategy<Value = Site> {
     let location = (-90.0..=90.0, -180.0..=180.0).prop_map(|(lat, lon)| Location { lat, lon });
-    (name(), option::of(location), distinct(net(), 0)).prop_map(|(name, location, networks)| Site {
-        name,
-        location,
-        networks,
-    })
+    (name(), option::of(location), distinct(net(), 0), option::of(name()))
+        .prop_map(|(name, location, networks, region)| Site { name, location, networks, region })
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
     let gateways = collection::btree_map(name(), addresses(1), 1..3);
-    (name(), domain_name(), domain_name(), gateways)
-        .prop_map(|(name, zone, gateway_domain, gateways)| Cluster { name, zone, gateway_domain, gateways })
+    let capacity = collection::btree_map(name(), 1..=u32::MAX, 0..3);
+    let keep = distinct(name(), 1)
+        .prop_flat_map(|of| (1..=u8::try_from(of.len()).unwrap(), Just(of)))
+        .prop_map(|(at_least, of)| Keep { at_least, of });
+    let guard = (1..=99u8, 1_000..86_400_000u64)
+        .prop_map(|(percent, ms)| BlastRadius { percent, window: Span(Duration::from_millis(ms)) });
+    let safety = (capacity, collection::vec(keep, 0..3), option::of(guard));
+    (name(), domain_name(), domain_name(), gateways, safety).prop_map(
+        |(name, zone, gateway_domain, gateways, (capacity, keep, guard))| Cluster {
+            name,
+            zone,
+            gateway_domain,
+            gateways,
+            capacity,
+            keep,
+            guard,
+        },
+    )
 }
 
 /// Names that are not host-like.
@@ -175,30 +188,78 @@ fn check() -> impl Strategy<Value = Check> {
     )
 }
 
-fn domain() -> impl Strategy<Value = Domain> {
-    let policy = prop_oneof![
+fn schedule() -> impl Strategy<Value = Schedule> {
+    let zone = sample::select(vec!["UTC", "Asia/Shanghai", "America/New_York"]);
+    let days = distinct(sample::select(Day::ALL.map(|(_, day)| day).to_vec()), 1);
+    let time = || (0..=TimeOfDay::DAY).prop_map(|minutes| TimeOfDay::from_minutes(minutes).unwrap());
+    (zone, days, time(), time())
+        .prop_filter("a span", |(_, _, from, to)| from != to)
+        .prop_map(|(zone, days, from, to)| Schedule { time_zone: zone.to_owned(), days, from, to })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let weights = (collection::btree_map(name(), any::<u16>().prop_map(Weight), 0..3), name(), 1..=u16::MAX);
+    let colours = sample::select(vec![Colour::Blue, Colour::Green]);
+    prop_oneof![
         Just(Policy::Nearest {}),
-        distinct(name(), 1).prop_map(|order| Policy::Failover { order })
+        distinct(name(), 1).prop_map(|order| Policy::Failover { order }),
+        weights.prop_map(|(mut weights, site, weight)| {
+            weights.insert(site, Weight(weight));
+            Policy::Weighted { weights }
+        }),
+        (colours, distinct(name(), 1), distinct(name(), 1)).prop_map(|(active, blue, green)| {
+            Policy::BlueGreen(Box::new(BlueGreen { active, blue, green }))
+        }),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let countries = distinct("[A-Z]{2}".prop_map(|text| text.parse::<Country>().unwrap()), 0);
+    (distinct(net(), 0), countries, option::of(schedule()), policy())
+        .prop_filter("a condition", |(networks, countries, during, _)| {
+            !networks.is_empty() || !countries.is_empty() || during.is_some()
+        })
+        .prop_map(|(networks, countries, during, policy)| Rule { networks, countries, during, policy })
+}
+
+fn recovery() -> impl Strategy<Value = Recovery> {
+    let mode = prop_oneof![
+        Just(RecoveryMode::Automatic),
+        Just(RecoveryMode::Manual),
+        schedule().prop_map(|window| RecoveryMode::Window { window: Box::new(window) })
     ];
-    let when_none =
-        prop_oneof![Just(WhenNone::Open), Just(WhenNone::Nodata), addresses(1).prop_map(WhenNone::Backup)];
-    let recovery = (span(), span()).prop_map(|(hold_down, ramp)| Recovery {
-        mode: RecoveryMode::Automatic,
+    (mode, span(), span(), option::of(name())).prop_map(|(mode, hold_down, ramp, gate)| Recovery {
+        mode,
         hold_down,
         ramp,
-    });
+        gate,
+    })
+}
+
+fn domain() -> impl Strategy<Value = Domain> {
+    let when_none = prop_oneof![
+        Just(WhenNone::Open),
+        Just(WhenNone::Nodata),
+        addresses(1).prop_map(|at| WhenNone::Backup(Box::new(at)))
+    ];
     let who = (domain_name(), name(), option::of(distinct(name(), 1)), option::of(name()));
     let numbers = (ttl(), ttl(), 1..=8u8, 1..=255u8);
     let protocols = distinct("[a-z][a-z0-9/.]{0,7}", 1);
     let https =
         option::of((protocols, option::of(1..=u16::MAX)).prop_map(|(alpn, port)| Https { alpn, port }));
-    (who, policy, numbers, when_none, recovery, https).prop_map(
-        |((name, cluster, sites, check), policy, (x, y, answers, min_up), when_none, recovery, https)| {
+    let steering = (policy(), collection::vec(rule(), 0..3), recovery());
+    let verdict = sample::select(vec![Jurisdiction::Global, Jurisdiction::Regional]);
+    let judging = (verdict, option::of(span()));
+    (who, steering, numbers, when_none, judging, https).prop_map(
+        |((name, cluster, sites, check), steering, (x, y, answers, min_up), when_none, judging, https)| {
+            let (policy, rules, recovery) = steering;
+            let (verdict, budget) = judging;
             Domain {
                 name,
                 cluster,
                 sites,
                 policy,
+                rules,
                 check,
                 ttl: x.max(y),
                 min_ttl: x.min(y),
@@ -206,6 +267,8 @@ fn domain() -> impl Strategy<Value = Domain> {
                 min_up,
                 when_none,
                 recovery,
+                verdict,
+                budget,
                 https: https.map(Box::new),
             }
         },
@@ -251,16 +314,28 @@ fn over_ride() -> impl Strategy<Value = Override> {
         glob.prop_map(|domain| OverrideTarget { site: None, domain: Some(domain) }),
         (name(), glob).prop_map(|(site, domain)| OverrideTarget { site: Some(site), domain: Some(domain) }),
     ];
-    let state = prop_oneof![Just(OverrideState::Up), Just(OverrideState::Down), Just(OverrideState::Drain)];
-    let expires = option::of((0..4_102_444_800i64).prop_map(|at| jiff::Timestamp::from_second(at).unwrap()));
-    (name(), target, state, line(), line(), expires, any::<bool>()).prop_map(
-        |(name, target, state, owner, reason, expires, force)| Override {
+    let state = prop_oneof![
+        Just((OverrideState::Up, None)),
+        Just((OverrideState::Down, None)),
+        Just((OverrideState::Release, None)),
+        option::of((1_000..86_400_000u64).prop_map(|ms| Span(Duration::from_millis(ms))))
+            .prop_map(|over| (OverrideState::Drain, over)),
+    ];
+    let moment =
+        || option::of((0..4_102_444_800i64).prop_map(|at| jiff::Timestamp::from_second(at).unwrap()));
+    let authority = sample::select(vec![Authority::Human, Authority::Tool]);
+    let when = (moment(), moment());
+    (name(), target, state, line(), line(), when, authority, any::<bool>()).prop_map(
+        |(name, target, (state, over), owner, reason, (expires, since), authority, force)| Override {
             name,
             target,
             state,
             owner,
             reason,
             expires,
+            since,
+            over,
+            authority,
             force,
         },
     )
@@ -285,7 +360,11 @@ fn token() -> impl Strategy<Value = Token> {
 
 /// A document of any kind.
 pub fn document() -> impl Strategy<Value = Document> {
-    let vantage = (name(), option::of(name())).prop_map(|(name, site)| Vantage { name, site });
+    let vantage = (name(), option::of(name()), option::of(name())).prop_map(|(name, site, region)| Vantage {
+        name,
+        site,
+        region,
+    });
     prop_oneof![
         site().prop_map(Document::Site),
         cluster().prop_map(Document::Cluster),

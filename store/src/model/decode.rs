@@ -5,14 +5,16 @@
 
 mod check;
 mod domain;
+mod overlay;
+mod policy;
 mod traffic;
 mod zone;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Addresses, Cluster, Document, DomainName, Kind, Location, Mistake, Mistakes, Name, Override,
-    OverrideState, OverrideTarget, Role, Scope, Site, Token, Vantage,
+    Addresses, BlastRadius, Cluster, Document, DomainName, Keep, Kind, Location, Mistake, Mistakes, Name,
+    Role, Scope, Site, Token, Vantage,
     mistake::suggestion,
     read::{Fields, Reader, join},
     tree::{Node, Place, Placed},
@@ -56,7 +58,7 @@ pub fn document(tree: &Node, mistakes: &Mistakes) -> Option<Document> {
         Kind::Service => traffic::service(&fields).map(Document::Service),
         Kind::Route => traffic::route(&fields).map(Document::Route),
         Kind::Vantage => vantage(&fields).map(Document::Vantage),
-        Kind::Override => over_ride(&fields).map(Document::Override),
+        Kind::Override => overlay::over_ride(&fields).map(Document::Override),
         Kind::Token => token(&fields).map(Document::Token),
     };
     drop(fields);
@@ -166,7 +168,8 @@ fn site(fields: &Fields<'_>) -> Option<Site> {
         Some(Location { lat: lat?, lon: lon? })
     });
     let networks = fields.or("networks", Vec::new(), |field| field.distinct(|item| item.net()));
-    Some(Site { name: name?, location, networks })
+    let region = fields.optional("region", |field| field.parse());
+    Some(Site { name: name?, location, networks, region })
 }
 
 fn cluster(fields: &Fields<'_>) -> Option<Cluster> {
@@ -174,7 +177,50 @@ fn cluster(fields: &Fields<'_>) -> Option<Cluster> {
     let zone = fields.required("zone", "the name of a Zone", host);
     let gateway_domain = fields.required("gateway_domain", A_DOMAIN, host);
     let gateways = fields.required("gateways", "per site, the addresses clients are sent to", gateways);
-    Some(Cluster { name: name?, zone: zone?, gateway_domain: gateway_domain?, gateways: gateways? })
+    let capacity = fields.or("capacity", BTreeMap::new(), |field| capacity(&field));
+    let keep = fields.or("keep", Vec::new(), |field| field.list(|item| keep(&item)));
+    let guard = fields.optional("guard", |field| guard(&field));
+    Some(Cluster {
+        name: name?,
+        zone: zone?,
+        gateway_domain: gateway_domain?,
+        gateways: gateways?,
+        capacity,
+        keep,
+        guard,
+    })
+}
+
+fn capacity(field: &Reader<'_>) -> Option<BTreeMap<Name, u32>> {
+    let mut capacity = BTreeMap::new();
+    for (key, at) in field.entries()? {
+        match key.parse::<Name>() {
+            Ok(site) => capacity.extend(at.int(1..=u32::MAX).map(|rate| (site, rate))),
+            Err(expected) => at.mistake(format!("{key:?} is not {expected}"), expected.to_string()),
+        }
+    }
+    Some(capacity)
+}
+
+fn keep(field: &Reader<'_>) -> Option<Keep> {
+    let fields = field.fields()?;
+    let at_least = fields.required("at_least", "how many sites stay on", |field| field.int(1..=u8::MAX));
+    let of = fields.required("of", "sites of the cluster", |field| some(&field, |item| item.parse()));
+    let (at_least, of): (u8, Vec<Name>) = (at_least?, of?);
+    if usize::from(at_least) > of.len() {
+        let problem = format!("{at_least} of {} sites can never stay on", of.len());
+        field.mistake(problem, "at most as many as it names sites");
+    }
+    Some(Keep { at_least, of })
+}
+
+fn guard(field: &Reader<'_>) -> Option<BlastRadius> {
+    let fields = field.fields()?;
+    let percent = fields.required("percent", "a share from 1 to 99", |field| field.int(1..=99));
+    let window = fields.required("window", "a duration such as 30s", |field| {
+        field.span_within(check::millis(1_000)..=check::DAY)
+    });
+    Some(BlastRadius { percent: percent?, window: window? })
 }
 
 fn gateways(field: Reader<'_>) -> Option<BTreeMap<Name, Addresses>> {
@@ -195,43 +241,8 @@ fn gateways(field: Reader<'_>) -> Option<BTreeMap<Name, Addresses>> {
 fn vantage(fields: &Fields<'_>) -> Option<Vantage> {
     let name = name(fields);
     let site = fields.optional("site", |field| field.parse());
-    Some(Vantage { name: name?, site })
-}
-
-fn over_ride(fields: &Fields<'_>) -> Option<Override> {
-    let name = name(fields);
-    let target = fields.required("target", "a site, a domain or both", |field| {
-        let fields = field.fields()?;
-        let site = fields.optional("site", |field| field.parse());
-        let domain = fields.optional("domain", glob);
-        if fields.get("site").is_none() && fields.get("domain").is_none() {
-            field.mistake("names nothing", "a site, a domain or both");
-        }
-        Some(OverrideTarget { site, domain })
-    });
-    let states = [("up", OverrideState::Up), ("down", OverrideState::Down), ("drain", OverrideState::Drain)];
-    let state = fields.required("state", "one of up, down or drain", |field| field.word(&states));
-    let owner = fields.required("owner", "who answers for it", |field| field.text(255));
-    let reason = fields.required("reason", "why", |field| field.text(1_000));
-    let moment = "a moment as in RFC 3339, such as 2026-12-01T04:00:00Z";
-    let expires = fields.optional("expires", |field| field.parse_as(moment));
-    let force = fields.or("force", false, |field| field.boolean());
-    let (owner, reason) = (owner?.to_owned(), reason?.to_owned());
-    Some(Override { name: name?, target: target?, state: state?, owner, reason, expires, force })
-}
-
-/// A domain name in which `*` stands for any run of characters.
-fn glob(field: Reader<'_>) -> Option<String> {
-    let text = field.text(253)?;
-    let glob = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*');
-    // Each star multiplies the ways to match.
-    let few_stars = glob.bytes().filter(|b| *b == b'*').count() <= 4;
-    if glob.is_empty() || !few_stars || !glob.bytes().all(fits) {
-        field.wrong("a domain name or a glob with at most four *, such as *.gslb.example.com");
-        return None;
-    }
-    Some(glob)
+    let region = fields.optional("region", |field| field.parse());
+    Some(Vantage { name: name?, site, region })
 }
 
 fn token(fields: &Fields<'_>) -> Option<Token> {

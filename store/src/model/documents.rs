@@ -10,14 +10,16 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainName, Name, Weight};
+use super::{DomainName, Name, Span, Weight};
 
 mod check;
 mod domain;
+mod policy;
 mod zone;
 
 pub use check::*;
 pub use domain::*;
+pub use policy::*;
 pub use zone::*;
 
 /// A document of any kind.
@@ -148,6 +150,9 @@ pub struct Site {
     /// Clients that are nearest here, whatever geography says; the longest prefix of all sites wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
+    /// The region it lies in: a name that vantages use too. Its clients are those of the sites in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Name>,
 }
 
 /// A place on Earth, in degrees.
@@ -181,6 +186,34 @@ pub struct Cluster {
     pub gateway_domain: DomainName,
     /// Per site, the addresses clients are sent to.
     pub gateways: BTreeMap<Name, Addresses>,
+    /// Per site, the requests per second its gateways are meant for; what is more goes to the next nearest. Absent:
+    /// as many as come.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<Name, u32>,
+    /// What no override may break, whoever orders it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<Keep>,
+    /// When so many targets fail at once that it is likelier our own mistake. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<BlastRadius>,
+}
+
+/// A safety rule: at least so many of these sites stay on, in every domain of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// How many.
+    pub at_least: u8,
+    /// Of which.
+    pub of: Vec<Name>,
+}
+
+/// When verdicts are frozen: more than a share of a cluster's targets went down within a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlastRadius {
+    /// The share that may, in percent.
+    pub percent: u8,
+    /// Within how long.
+    pub window: Span,
 }
 
 /// What a team registers.
@@ -264,6 +297,9 @@ pub struct Vantage {
     /// The site it stands in; absent: outside every site.
     #[serde(default)]
     pub site: Option<Name>,
+    /// The region it speaks for; absent: its site's, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Name>,
 }
 
 /// An operator's order, laid over what probes say.
@@ -282,6 +318,15 @@ pub struct Override {
     /// When it ends by itself; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<jiff::Timestamp>,
+    /// Since when: what `over` and `release` count from. Assigned at commit when the document has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<jiff::Timestamp>,
+    /// A drain takes this long: client networks leave one after the other, each once. Absent: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Span>,
+    /// Who has ordered it: a person's order outranks a tool's. Assigned at commit when the document does not say.
+    #[serde(default, skip_serializing_if = "Authority::is_human")]
+    pub authority: Authority,
     /// Allows an order that leaves a domain without any site that is not forced down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
@@ -308,6 +353,47 @@ pub enum OverrideState {
     Down,
     /// Stop sending new clients there; before `down` when nothing else is left.
     Drain,
+    /// Let back what recovered before this order, where a domain's recovery is `manual`. It overrides nothing else.
+    Release,
+}
+
+impl OverrideState {
+    /// As in documents and views.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Whose order it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authority {
+    /// A tool's.
+    Tool,
+    /// A person's.
+    #[default]
+    Human,
+}
+
+impl Authority {
+    const fn is_human(&self) -> bool {
+        matches!(self, Self::Human)
+    }
+
+    /// As in documents and views.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Human => "human",
+        }
+    }
 }
 
 /// A credential of the admin API and the Consul face.

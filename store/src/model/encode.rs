@@ -3,6 +3,7 @@
 //! `parse(yaml(d))` is `d` again. Names inside a zone come out relative to it, as people write them.
 
 mod placed;
+mod policy;
 
 use std::{
     borrow::Cow,
@@ -10,13 +11,14 @@ use std::{
 };
 
 use super::{
-    Addresses, Check, Cluster, Document, Domain, DomainName, Https, Name, Nameserver, Override,
-    OverrideState, PathMatch, Policy, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service,
+    Addresses, Authority, Check, Cluster, Document, Domain, DomainName, Https, Jurisdiction, Keep, Name,
+    Nameserver, Override, PathMatch, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service,
     Site, StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
 
 pub use placed::placed;
+use policy::{policy, rule, schedule};
 
 /// One document as YAML, without a document marker.
 #[must_use]
@@ -174,7 +176,9 @@ pub fn tree(document: &Document) -> Node {
 fn site(it: &Site, map: Map) -> Map {
     let location =
         it.location.map(|at| Map::new().with("lat", plain(at.lat)).with("lon", plain(at.lon)).done());
-    map.maybe("location", location).maybe("networks", some(&it.networks))
+    map.maybe("location", location)
+        .maybe("networks", some(&it.networks))
+        .maybe("region", it.region.as_ref().map(text))
 }
 
 fn addresses(it: &Addresses) -> Node {
@@ -184,9 +188,18 @@ fn addresses(it: &Addresses) -> Node {
 fn cluster(it: &Cluster, map: Map) -> Map {
     let gateways =
         it.gateways.iter().fold(Map::new(), |map, (site, at)| map.with(site.as_str(), addresses(at)));
+    let capacity =
+        it.capacity.iter().fold(Map::new(), |map, (site, rate)| map.with(site.as_str(), plain(rate)));
+    let keep = |it: &Keep| Map::new().with("at_least", plain(it.at_least)).with("of", texts(&it.of)).done();
+    let guard = it
+        .guard
+        .map(|it| Map::new().with("percent", plain(it.percent)).with("window", text(it.window)).done());
     map.with("zone", text(&it.zone))
         .with("gateway_domain", text(&it.gateway_domain))
         .with("gateways", gateways.done())
+        .maybe("capacity", (!it.capacity.is_empty()).then(|| capacity.done()))
+        .maybe("keep", (!it.keep.is_empty()).then(|| list(&it.keep, keep)))
+        .maybe("guard", guard)
 }
 
 /// The name as people write it in the zone: relative to the apex where it lies below it.
@@ -316,25 +329,26 @@ fn sites(sites: Option<&Vec<Name>>) -> Option<Node> {
 }
 
 fn domain(it: &Domain, map: Map) -> Map {
-    let policy = match &it.policy {
-        Policy::Nearest {} => Map::new().with("type", text("nearest")),
-        Policy::Failover { order } => Map::new().with("type", text("failover")).with("order", texts(order)),
-    };
     let when_none = match &it.when_none {
         WhenNone::Open => text("open"),
         WhenNone::Nodata => text("nodata"),
         WhenNone::Backup(at) => Map::new().with("backup", addresses(at)).done(),
     };
-    let mode = match it.recovery.mode {
-        RecoveryMode::Automatic => "automatic",
+    let window = match &it.recovery.mode {
+        RecoveryMode::Automatic | RecoveryMode::Manual => None,
+        RecoveryMode::Window { window } => Some(schedule(window)),
     };
     let recovery = Map::new()
-        .with("mode", text(mode))
+        .with("mode", text(it.recovery.mode.as_str()))
+        .maybe("window", window)
         .with("hold_down", text(it.recovery.hold_down))
-        .with("ramp", text(it.recovery.ramp));
+        .with("ramp", text(it.recovery.ramp))
+        .maybe("gate", it.recovery.gate.as_ref().map(text));
+    let regional = (it.verdict == Jurisdiction::Regional).then(|| text("regional"));
     map.with("cluster", text(&it.cluster))
         .maybe("sites", sites(it.sites.as_ref()))
-        .with("policy", policy.done())
+        .with("policy", policy(&it.policy))
+        .maybe("rules", (!it.rules.is_empty()).then(|| list(&it.rules, rule)))
         .maybe("check", it.check.as_ref().map(text))
         .with("ttl", text(it.ttl))
         .with("min_ttl", text(it.min_ttl))
@@ -342,6 +356,8 @@ fn domain(it: &Domain, map: Map) -> Map {
         .with("min_up", plain(it.min_up))
         .with("when_none", when_none)
         .with("recovery", recovery.done())
+        .maybe("verdict", regional)
+        .maybe("budget", it.budget.map(text))
         .maybe("https", it.https.as_deref().map(https))
 }
 
@@ -375,22 +391,21 @@ fn route(it: &Route, map: Map) -> Map {
 
 fn vantage(it: &Vantage, map: Map) -> Map {
     map.with("site", it.site.as_ref().map_or_else(|| plain("null"), text))
+        .maybe("region", it.region.as_ref().map(text))
 }
 
 fn over_ride(it: &Override, map: Map) -> Map {
     let target = Map::new()
         .maybe("site", it.target.site.as_ref().map(text))
         .maybe("domain", it.target.domain.as_ref().map(text));
-    let state = match it.state {
-        OverrideState::Up => "up",
-        OverrideState::Down => "down",
-        OverrideState::Drain => "drain",
-    };
     map.with("target", target.done())
-        .with("state", text(state))
+        .with("state", text(it.state.as_str()))
         .with("owner", text(&it.owner))
         .with("reason", text(&it.reason))
         .maybe("expires", it.expires.map(text))
+        .maybe("since", it.since.map(text))
+        .maybe("over", it.over.map(text))
+        .maybe("authority", (it.authority == Authority::Tool).then(|| text("tool")))
         .maybe("force", it.force.then(|| plain(true)))
 }
 

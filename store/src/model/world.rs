@@ -6,6 +6,8 @@
 
 mod check;
 mod names;
+mod overlays;
+mod policies;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,8 +17,9 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name, Override,
-    PathMatch, Placed, Policy, Route, RouteTarget, Service, Site, Token, Vantage, Weight, Zone,
+    BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name,
+    Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, Site, Token, Vantage, Weight,
+    Zone,
 };
 use crate::snapshot::{Sources, uuid_domain};
 
@@ -189,17 +192,12 @@ impl World {
     /// A service's UUID domain: the template over the service's sites.
     fn like(&self, template: &Domain, name: DomainName, service: &Service) -> Domain {
         let sites = self.sites_or_all(service.sites.as_ref(), &service.cluster);
-        let policy = match &template.policy {
-            Policy::Nearest {} => Policy::Nearest {},
-            Policy::Failover { order } => {
-                let first = order.iter().filter(|site| sites.contains(site));
-                let rest = sites.iter().filter(|site| !order.contains(site));
-                Policy::Failover { order: first.chain(rest).cloned().collect() }
-            }
-        };
+        let policy = like_over(&template.policy, &sites);
+        let over = |rule: &Rule| Rule { policy: like_over(&rule.policy, &sites), ..rule.clone() };
+        let rules = template.rules.iter().map(over).collect();
         let most = u8::try_from(sites.len()).unwrap_or(u8::MAX).max(1);
         let min_up = template.min_up.min(most);
-        Domain { name, sites: service.sites.clone(), policy, min_up, ..template.clone() }
+        Domain { name, sites: service.sites.clone(), policy, rules, min_up, ..template.clone() }
     }
 
     /// Every route: the declared ones, and for each service whose hosts no route names, the implied route from
@@ -235,6 +233,26 @@ impl World {
             vantages: self.vantages().cloned().collect(),
             overrides: self.overrides().cloned().collect(),
             tokens: self.tokens().cloned().collect(),
+        }
+    }
+}
+
+/// A policy over other sites: those that it names and that are left, and the others after them.
+fn like_over(policy: &Policy, sites: &[Name]) -> Policy {
+    let left = |named: &[Name]| named.iter().filter(|site| sites.contains(site)).cloned().collect::<Vec<_>>();
+    match policy {
+        Policy::Nearest {} => Policy::Nearest {},
+        Policy::Failover { order } => {
+            let rest = sites.iter().filter(|site| !order.contains(site)).cloned();
+            Policy::Failover { order: left(order).into_iter().chain(rest).collect() }
+        }
+        Policy::Weighted { weights } => {
+            let weight = |site: &Name| (site.clone(), weights.get(site).copied().unwrap_or(Weight(0)));
+            Policy::Weighted { weights: sites.iter().map(weight).collect() }
+        }
+        Policy::BlueGreen(it) => {
+            let (blue, green) = (left(&it.blue), left(&it.green));
+            Policy::BlueGreen(Box::new(BlueGreen { active: it.active, blue, green }))
         }
     }
 }

@@ -105,6 +105,9 @@ fn an_override_is_laid_where_it_belongs() {
         owner: "ops".into(),
         reason: "test".into(),
         expires: None,
+        since: None,
+        over: None,
+        authority: crate::model::Authority::Human,
         force: false,
     }];
     let snapshot = compile(world, &Board::default());

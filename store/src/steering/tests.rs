@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Addresses, OverrideTarget},
+    model::{Addresses, Authority, OverrideTarget, Policy},
     snapshot::Sources,
     testing::{compile, name, sources, span},
 };
@@ -31,6 +31,9 @@ fn order(site: u8, state: OverrideState, expires: Option<i64>) -> Override {
         owner: "ops".into(),
         reason: "test".into(),
         expires: expires.map(|ms| jiff::Timestamp::from_millisecond(ms).unwrap()),
+        since: None,
+        over: None,
+        authority: Authority::Human,
         force: false,
     }
 }
@@ -85,7 +88,7 @@ fn a_recovered_site_waits_for_its_hold_down() {
         let ranking = rank_for(&snapshot, domain, "10.0.0.1".parse().unwrap(), &board, moment);
         (ranking.all()[0].site.0, ttl(domain, &ranking).as_secs())
     };
-    assert_eq!(at(NOW), (1, 2));
+    assert_eq!(at(NOW), (1, 10), "nothing changes for ten seconds");
     assert_eq!(at(Moment(NOW.0 + 9_999)), (1, 2));
     assert_eq!(at(Moment(NOW.0 + 10_000)), (0, 20));
 }
@@ -110,7 +113,9 @@ fn overrides_are_obeyed_until_they_expire_and_the_real_state_is_kept() {
 #[test]
 fn a_domain_may_ask_for_nodata_or_a_backup() {
     let backup = Addresses { a: vec!["198.51.100.9".parse().unwrap()], aaaa: vec![] };
-    for (when_none, expected) in [(WhenNone::Nodata, "nodata"), (WhenNone::Backup(backup), "backup")] {
+    for (when_none, expected) in
+        [(WhenNone::Nodata, "nodata"), (WhenNone::Backup(Box::new(backup)), "backup")]
+    {
         let mut world = sources(2, 1);
         world.domains[0].when_none = when_none;
         let board = Board::default();
@@ -140,7 +145,7 @@ fn a_down_address_of_a_living_site_is_left_out() {
     let flip = |at: usize, state| {
         board.write(site.addresses[at].slot.unwrap(), Reading { state, ..Reading::default() })
     };
-    let answer = || addresses(site, &board).map(|ip| ip.to_string()).collect::<Vec<_>>();
+    let answer = || addresses(site, None, &board).map(|ip| ip.to_string()).collect::<Vec<_>>();
     flip(0, Down);
     assert_eq!(answer(), ["192.0.2.100"]);
     flip(1, Down);
@@ -168,7 +173,7 @@ prop_compose! {
         domain.when_none = match none {
             0 => WhenNone::Open,
             1 => WhenNone::Nodata,
-            _ => WhenNone::Backup(Addresses::default()),
+            _ => WhenNone::Backup(Box::default()),
         };
         domain.recovery.hold_down = span("10s");
         if let Some(seed) = failover {

@@ -1,9 +1,14 @@
 //! Steered domains.
 
-use super::check::{DAY, millis};
-use super::{A_DOMAIN, host, sites, some, some_addresses, supported};
+use super::{
+    A_DOMAIN,
+    check::{DAY, millis},
+    host,
+    policy::{policy, rules, schedule},
+    sites, some_addresses,
+};
 use crate::model::{
-    Domain, DomainName, Https, Name, Policy, Recovery, RecoveryMode, Ttl, WhenNone,
+    Domain, DomainName, Https, Jurisdiction, Name, Policy, Recovery, RecoveryMode, Ttl, WhenNone,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -22,6 +27,7 @@ impl Domain {
             cluster,
             sites: None,
             policy: Policy::Nearest {},
+            rules: Vec::new(),
             check: None,
             ttl: Self::TTL,
             min_ttl: Self::MIN_TTL,
@@ -29,10 +35,15 @@ impl Domain {
             min_up: Self::MIN_UP,
             when_none: WhenNone::default(),
             recovery: Recovery::default(),
+            verdict: Jurisdiction::default(),
+            budget: None,
             https: None,
         }
     }
 }
+
+const JURISDICTIONS: [(&str, Jurisdiction); 2] =
+    [("global", Jurisdiction::Global), ("regional", Jurisdiction::Regional)];
 
 pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     let name = fields.required("name", A_DOMAIN, host);
@@ -49,6 +60,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         cluster: cluster?,
         sites: sites(fields),
         policy: fields.or("policy", Policy::Nearest {}, |field| policy(&field)),
+        rules: fields.or("rules", Vec::new(), |field| rules(&field)),
         check: fields.optional("check", |field| field.parse()),
         ttl,
         min_ttl: min_ttl.unwrap_or_else(|| Domain::MIN_TTL.min(ttl)),
@@ -56,6 +68,8 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
+        verdict: fields.or("verdict", Jurisdiction::default(), |field| field.word(&JURISDICTIONS)),
+        budget: fields.optional("budget", |field| field.span_within(millis(1)..=DAY)),
         https: fields.optional("https", |field| https(&field).map(Box::new)),
     };
     Some(domain)
@@ -86,33 +100,7 @@ pub(super) const fn seconds(secs: u32) -> Ttl {
 
 impl Default for Recovery {
     fn default() -> Self {
-        Self { mode: RecoveryMode::Automatic, hold_down: millis(10_000), ramp: millis(0) }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum PolicyType {
-    Nearest,
-    Failover,
-}
-
-fn policy(field: &Reader<'_>) -> Option<Policy> {
-    let mut fields = field.fields()?;
-    let types = [("nearest", PolicyType::Nearest), ("failover", PolicyType::Failover)];
-    let later = ["weighted", "blue_green"];
-    let kind =
-        fields.required("type", "one of nearest or failover", |field| supported(&field, &types, &later));
-    match kind {
-        Some(PolicyType::Nearest) => Some(Policy::Nearest {}),
-        Some(PolicyType::Failover) => {
-            let expected = "every site of the domain, first choice first";
-            let order = fields.required("order", expected, |field| some(&field, |item| item.parse()));
-            Some(Policy::Failover { order: order? })
-        }
-        None => {
-            fields.ignore_rest();
-            None
-        }
+        Self { mode: RecoveryMode::Automatic, hold_down: millis(10_000), ramp: millis(0), gate: None }
     }
 }
 
@@ -120,7 +108,7 @@ fn when_none(field: &Reader<'_>) -> Option<WhenNone> {
     if let Value::Map(_) = field.node().value {
         let fields = field.fields()?;
         let backup = fields.required("backup", "{ a, aaaa }", |field| some_addresses(&field));
-        return backup.map(WhenNone::Backup);
+        return backup.map(|at| WhenNone::Backup(Box::new(at)));
     }
     match &field.node().value {
         Value::Scalar(scalar) if scalar.text == "open" => Some(WhenNone::Open),
@@ -132,13 +120,34 @@ fn when_none(field: &Reader<'_>) -> Option<WhenNone> {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Mode {
+    Automatic,
+    Manual,
+    Window,
+}
+
 fn recovery(field: &Reader<'_>) -> Option<Recovery> {
     let fields = field.fields()?;
     let usual = Recovery::default();
-    let modes = [("automatic", RecoveryMode::Automatic)];
-    Some(Recovery {
-        mode: fields.or("mode", usual.mode, |field| supported(&field, &modes, &["manual", "window"])),
+    let modes = [("automatic", Mode::Automatic), ("manual", Mode::Manual), ("window", Mode::Window)];
+    let mode = match fields.or("mode", Mode::Automatic, |field| field.word(&modes)) {
+        Mode::Automatic => Some(RecoveryMode::Automatic),
+        Mode::Manual => Some(RecoveryMode::Manual),
+        Mode::Window => {
+            let expected = "{ time_zone, days, from, to }";
+            let window = fields.required("window", expected, |field| schedule(&field));
+            window.map(|window| RecoveryMode::Window { window: Box::new(window) })
+        }
+    };
+    if let (Some(RecoveryMode::Automatic | RecoveryMode::Manual), Some(at)) = (&mode, fields.get("window")) {
+        at.mistake("means nothing in this mode", "mode: window, or no window");
+    }
+    let recovery = Recovery {
+        mode: mode.unwrap_or_default(),
         hold_down: fields.or("hold_down", usual.hold_down, |field| field.span_within(millis(0)..=DAY)),
         ramp: fields.or("ramp", usual.ramp, |field| field.span_within(millis(0)..=DAY)),
-    })
+        gate: fields.optional("gate", |field| field.parse()),
+    };
+    Some(recovery)
 }

@@ -104,7 +104,7 @@ fn every_mistake_of_a_file_at_once() {
         [
             "w.yaml:4: Domain gw.example.com: ttl: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d",
             "w.yaml:5: Domain gw.example.com: pollicy: unknown key; did you mean \"policy\"?; expected one of the \
-             keys kind, name, cluster, ttl, min_ttl, sites, policy, check, answers, min_up, when_none, recovery or https",
+             keys kind, name, cluster, ttl, min_ttl, sites, policy, rules, check, answers, min_up, when_none, recovery, verdict, budget or https",
             "w.yaml:10: Check web: port: \"0\" is not a whole number from 1 to 65535",
             "w.yaml:12: Check web: timeout: an interval (1s) shorter than its timeout (2s); expected at most the \
              interval, 1s",
@@ -125,14 +125,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
             "\"grpc\" is not supported yet: supported are http or tcp",
         ),
         (
-            "kind: Domain\nname: a.b\ncluster: c\npolicy: { type: weighted, weights: { a: 1 } }\n",
-            "\"weighted\" is not supported yet: supported are nearest or failover",
-        ),
-        (
-            "kind: Domain\nname: a.b\ncluster: c\nrecovery: { mode: manual }\n",
-            "\"manual\" is not supported yet: supported are automatic",
-        ),
-        (
             "kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n",
             "file: a zone file is read where the document is; expected `records`",
         ),
@@ -145,6 +137,67 @@ fn what_is_not_built_yet_is_refused_by_name() {
         let found = mistake(text);
         assert!(found.contains(words), "{found}");
     }
+}
+
+#[test]
+fn mistakes_of_steering_are_told_apart() {
+    let domain = |field: &str| format!("kind: Domain\nname: a.b\ncluster: c\n{field}\n");
+    let hours = "time_zone: UTC, from: \"02:00\", to: \"05:00\"";
+    for (field, words) in [
+        (
+            "policy: { type: nearst }".to_owned(),
+            "one of nearest, failover, weighted or blue_green; did you mean \"nearest\"?",
+        ),
+        ("policy: { type: weighted, weights: { a: 0 } }".to_owned(), "no site has a weight above 0"),
+        (
+            "policy: { type: weighted, weights: { a: 70000 } }".to_owned(),
+            "weights.a: \"70000\" is not a whole number",
+        ),
+        (
+            "policy: { type: blue_green, active: red, blue: [a], green: [b] }".to_owned(),
+            "one of blue or green",
+        ),
+        ("policy: { type: blue_green, active: blue, blue: [a] }".to_owned(), "policy.green: is missing"),
+        ("rules: [{ policy: { type: nearest } }]".to_owned(), "rules[0]: has no condition"),
+        ("rules: [{ countries: [CHN], policy: { type: nearest } }]".to_owned(), "a country of two letters"),
+        (
+            "rules: [{ networks: [10.0.0.1/8], policy: { type: nearest } }]".to_owned(),
+            "the network is 10.0.0.0/8",
+        ),
+        (
+            format!("recovery: {{ mode: window, window: {{ {} }} }}", hours.replace("UTC", "Asia/Shanghia")),
+            "did you mean \"Asia/Shanghai\"?",
+        ),
+        (
+            format!("recovery: {{ mode: window, window: {{ {} }} }}", hours.replace("05:00", "02:00")),
+            "ends when it begins",
+        ),
+        (
+            format!("recovery: {{ mode: window, window: {{ {} }} }}", hours.replace("05:00", "25:00")),
+            "a time of day from",
+        ),
+        (
+            format!("recovery: {{ mode: manual, window: {{ {hours} }} }}"),
+            "recovery.window: means nothing in this mode",
+        ),
+        ("recovery: { mode: window }".to_owned(), "recovery.window: is missing"),
+        ("verdict: local".to_owned(), "one of global or regional"),
+    ] {
+        let found = mistake(&domain(&field));
+        assert!(found.contains(words), "{field}: {found}");
+    }
+    let cluster = "kind: Cluster\nname: m\nzone: z\ngateway_domain: g.z\ngateways: {a: {a: [192.0.2.1]}}\n";
+    for (field, words) in [
+        ("keep: [{ at_least: 2, of: [a] }]", "2 of 1 sites can never stay on"),
+        ("guard: { percent: 0, window: 30s }", "guard.percent: \"0\" is not a whole number from 1 to 99"),
+        ("capacity: { a: 0 }", "capacity.a: \"0\""),
+    ] {
+        let found = mistake(&format!("{cluster}{field}\n"));
+        assert!(found.contains(words), "{field}: {found}");
+    }
+    let order = "kind: Override\nname: o\ntarget: { site: a }\nowner: me\nreason: why\n";
+    let found = mistake(&format!("{order}state: down\nover: 10m\n"));
+    assert!(found.contains("over: means nothing in this state"), "{found}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Addresses;
+use super::{Addresses, Policy, Rule, Schedule};
 use crate::model::{DomainName, Name, Span, Ttl};
 
 /// A steered name.
@@ -15,8 +15,11 @@ pub struct Domain {
     /// The sites it may answer with; absent: all of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sites: Option<Vec<Name>>,
-    /// How sites are ranked.
+    /// How sites are ranked for whom no rule ranks them otherwise.
     pub policy: Policy,
+    /// In front of the policy; the first that fits decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
     /// How sites are probed; absent: not at all, and every site stays Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Name>,
@@ -32,6 +35,13 @@ pub struct Domain {
     pub when_none: WhenNone,
     /// How a site comes back.
     pub recovery: Recovery,
+    /// Whose word decides whether a site is down.
+    #[serde(default, skip_serializing_if = "Jurisdiction::is_global")]
+    pub verdict: Jurisdiction,
+    /// From a site's death to the last client's last wrong answer; computed, shown and alerted on when more. Absent: not
+    /// limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Span>,
     /// What HTTPS records say beside the sites (RFC 9460); absent: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https: Option<Box<Https>>,
@@ -49,19 +59,6 @@ pub struct Https {
     pub port: Option<u16>,
 }
 
-/// How sites are ranked among those of equal health.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Policy {
-    /// By the client's locality.
-    Nearest {},
-    /// In this order.
-    Failover {
-        /// Every site of the domain, first choice first.
-        order: Vec<Name>,
-    },
-}
-
 /// The answer when every site is down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,25 +69,65 @@ pub enum WhenNone {
     /// No address.
     Nodata,
     /// These addresses.
-    Backup(Addresses),
+    Backup(Box<Addresses>),
+}
+
+/// Whose word decides whether a site is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Jurisdiction {
+    /// All vantages', for all clients.
+    #[default]
+    Global,
+    /// For clients of a region, its own vantages'; where those cannot say, all vantages'.
+    Regional,
+}
+
+impl Jurisdiction {
+    const fn is_global(&self) -> bool {
+        matches!(self, Self::Global)
+    }
 }
 
 /// How a site comes back after it was down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovery {
-    /// By itself, for now the only mode.
+    /// Who or what lets it back.
+    #[serde(flatten)]
     pub mode: RecoveryMode,
     /// Up for this long before it is used again.
     pub hold_down: Span,
-    /// Over this long clients move back; zero: at once.
+    /// Over this long client networks move back, each once; zero: all at once.
     pub ramp: Span,
+    /// A Check that must find the site ready too: its data in sync, its caches warm. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Name>,
 }
 
-/// Who decides that a recovered site is used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Who or what lets a recovered site back, its hold-down and its gate aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
 pub enum RecoveryMode {
-    /// The hold-down.
+    /// Nothing more.
     #[default]
     Automatic,
+    /// An override `release`.
+    Manual,
+    /// The hours of a schedule. Let back once, a site stays when they are over.
+    Window {
+        /// When.
+        window: Box<Schedule>,
+    },
+}
+
+impl RecoveryMode {
+    /// As in documents and views.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Automatic => "automatic",
+            Self::Manual => "manual",
+            Self::Window { .. } => "window",
+        }
+    }
 }

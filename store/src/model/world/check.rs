@@ -2,17 +2,17 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeSet, HashMap, hash_map},
+    collections::{HashMap, hash_map},
     sync::Arc,
 };
 
-use super::{IMPLIED, Origin, Steered, World, names};
+use super::{IMPLIED, World, names, policies};
 use crate::{
     model::{
-        Check, Cluster, Document, DocumentId, Domain, Kind, Mistake, Mistakes, Moment, Name, Override,
-        OverrideState, Place, Placed, Policy, Quorum, Route, Service, Site, mistake::suggestion,
+        Check, Cluster, Document, DocumentId, Domain, Kind, Mistake, Mistakes, Moment, Name, Place, Placed,
+        Quorum, Route, Service, Site, mistake::suggestion,
     },
-    snapshot::{MAX_SITES, matches, uuid_domain},
+    snapshot::{MAX_SITES, uuid_domain},
 };
 
 pub(super) fn check(
@@ -93,7 +93,7 @@ impl Checker<'_> {
     }
 
     /// True if a document that a field names exists.
-    fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
+    pub(super) fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
         let named = self.world.kinds.get(&kind);
         if named.is_some_and(|named| named.contains_key(name)) {
             return true;
@@ -164,6 +164,14 @@ impl Checker<'_> {
         for site in cluster.gateways.keys() {
             self.refer(&at, &format!("gateways.{site}"), Kind::Site, site.as_str());
         }
+        for site in cluster.capacity.keys() {
+            self.at_gateway(&at, &format!("capacity.{site}"), site, cluster);
+        }
+        for (n, rule) in cluster.keep.iter().enumerate() {
+            for (m, site) in rule.of.iter().enumerate() {
+                self.at_gateway(&at, &format!("keep[{n}].of[{m}]"), site, cluster);
+            }
+        }
         if let Some(domain) = self.world.domain(cluster.gateway_domain.as_str())
             && domain.cluster != cluster.name
         {
@@ -202,35 +210,21 @@ impl Checker<'_> {
             let problem = format!("{} is more than the domain has sites", domain.min_up);
             self.report(&at, "min_up", problem, format!("at most {}", sites.len()));
         }
-        if let Policy::Failover { order } = &domain.policy {
-            self.order(&at, order, &sites);
-        }
-    }
-
-    /// A failover order names every site of the domain, each once.
-    fn order(&mut self, at: &DocumentId, order: &[Name], sites: &[Name]) {
-        let expected = || "every site of the domain, each once".to_owned();
-        for (n, site) in order.iter().enumerate() {
-            let field = format!("policy.order[{n}]");
-            if !sites.contains(site) {
-                let hint = suggestion(site.as_str(), sites.iter().map(Name::as_str));
-                self.report(at, &field, format!("{site} is no site of the domain{hint}"), expected());
-            } else if order[..n].contains(site) {
-                self.report(at, &field, format!("{site} stands here twice"), expected());
-            }
-        }
-        for site in sites.iter().filter(|site| !order.contains(site)) {
-            self.report(at, "policy.order", format!("the site {site} is missing"), expected());
-        }
+        policies::check(self, &at, domain, &sites);
     }
 
     fn sites_in_cluster(&mut self, at: &DocumentId, sites: Option<&[Name]>, cluster: &Cluster) {
         for (n, site) in sites.unwrap_or_default().iter().enumerate() {
-            if !cluster.gateways.contains_key(site) {
-                let hint = suggestion(site.as_str(), cluster.gateways.keys().map(Name::as_str));
-                let problem = format!("the cluster {} has no gateway at {site}{hint}", cluster.name);
-                self.report(at, &format!("sites[{n}]"), problem, "sites of the cluster");
-            }
+            self.at_gateway(at, &format!("sites[{n}]"), site, cluster);
+        }
+    }
+
+    /// A field names a site of the cluster.
+    fn at_gateway(&mut self, at: &DocumentId, field: &str, site: &Name, cluster: &Cluster) {
+        if !cluster.gateways.contains_key(site) {
+            let hint = suggestion(site.as_str(), cluster.gateways.keys().map(Name::as_str));
+            let problem = format!("the cluster {} has no gateway at {site}{hint}", cluster.name);
+            self.report(at, field, problem, "sites of the cluster");
         }
     }
 
@@ -284,89 +278,4 @@ impl Checker<'_> {
             }
         }
     }
-
-    fn overrides(&mut self, steered: &[Steered], now: Moment) {
-        let world = self.world;
-        for order in world.overrides() {
-            let at = id(Kind::Override, &order.name);
-            if let Some(site) = &order.target.site
-                && !self.refer(&at, "target.site", Kind::Site, site.as_str())
-            {
-                continue;
-            }
-            if !steered
-                .iter()
-                .any(|it| world.sites_of(&it.domain).iter().any(|site| covers(order, &it.domain, site)))
-            {
-                let field = if order.target.domain.is_some() { "target.domain" } else { "target" };
-                self.report(&at, field, self.about_nothing(order, steered), "a target that exists");
-            }
-        }
-        let down: Vec<&Override> = world
-            .overrides()
-            .filter(|order| order.state == OverrideState::Down && !order.force && !ended(order, now))
-            .collect();
-        self.never_all_down(steered, &down);
-    }
-
-    /// Why an override is about nothing.
-    fn about_nothing(&self, order: &Override, steered: &[Steered]) -> String {
-        let Some(glob) = &order.target.domain else {
-            return "no domain has this site".to_owned();
-        };
-        if steered.iter().any(|it| matches(glob, it.domain.name.as_str())) {
-            return format!("no domain that matches {glob} has this site");
-        }
-        let names = steered.iter().map(|it| it.domain.name.as_str());
-        format!("{glob} matches no domain{}", suggestion(glob, names))
-    }
-
-    /// Forcing down every site of a domain takes `force: true`. UUID domains nobody is sent to do not count: a
-    /// service that lives at one site must not keep that site from being maintained.
-    fn never_all_down(&mut self, steered: &[Steered], down: &[&Override]) {
-        if down.is_empty() {
-            return;
-        }
-        let world = self.world;
-        let mut refused = BTreeSet::new();
-        for it in steered.iter().filter(|it| clients_are_sent_to(world, it)) {
-            let sites = world.sites_of(&it.domain);
-            let by = |site: &Name| down.iter().find(|order| covers(order, &it.domain, site));
-            let orders: Option<Vec<_>> = sites.iter().map(by).collect();
-            let Some(last) = orders.and_then(|orders| orders.into_iter().max_by_key(|order| &order.name))
-            else {
-                continue;
-            };
-            if refused.insert(&last.name) {
-                let names: Vec<&str> = sites.iter().map(Name::as_str).collect();
-                let problem = format!(
-                    "forces down every site of {} ({}), together with the others",
-                    it.domain.name,
-                    names.join(", ")
-                );
-                let expected = "a site left, or force: true (--force)";
-                self.report(&id(Kind::Override, &last.name), "state", problem, expected);
-            }
-        }
-    }
-}
-
-fn clients_are_sent_to(world: &World, steered: &Steered) -> bool {
-    match &steered.origin {
-        Origin::Declared | Origin::Gateway(_) => true,
-        Origin::Uuid(service) => {
-            let service = world.service(service.as_str());
-            service.is_some_and(|service| service.route_by == crate::model::RouteBy::Uuid)
-        }
-    }
-}
-
-fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
-    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
-    site_fits && order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
-}
-
-fn ended(order: &Override, now: Moment) -> bool {
-    let millis = order.expires.map(jiff::Timestamp::as_millisecond);
-    millis.is_some_and(|at| u64::try_from(at).unwrap_or(0) <= now.0)
 }

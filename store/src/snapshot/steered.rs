@@ -1,0 +1,291 @@
+//! Steered domains compiled: their sites with slots on the board, their policies as orders of those sites.
+//!
+//! A large world has hundreds of thousands of them, most alike: what is the same for many is kept once, and what only
+//! few have (an order of their own, rules, a window) is behind one pointer that is empty for the others.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{SiteId, Snapshot};
+use crate::{
+    board::{Board, Slot},
+    calendar::Calendar,
+    locality::mix,
+    model::{
+        Check, Cluster, Country, Domain, DomainName, Jurisdiction, Name, Override, Policy, RecoveryMode,
+        Rule, Schedule, Span,
+    },
+};
+
+/// A domain with its sites resolved.
+#[derive(Debug)]
+pub struct SteeredDomain {
+    /// The document.
+    pub domain: Domain,
+    /// Its sites, by [`SiteId`]. Shared by the domains that have the same ones, which in a large world most do.
+    pub sites: Arc<[SteeredSite]>,
+    /// Who may be answered differently at the same moment.
+    pub reach: Reach,
+    /// What the usual domain does not have: `None` ranks by locality.
+    pub steering: Option<Box<Steering>>,
+}
+
+/// Who may be answered differently at the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nobody: one answer for all.
+    #[default]
+    Everyone,
+    /// Clients of different localities.
+    Locality,
+    /// Clients of different networks.
+    Network,
+}
+
+/// How an unusual domain ranks its sites.
+#[derive(Debug)]
+pub struct Steering {
+    /// For whom no rule fits.
+    pub order: Order,
+    /// In front of it; the first that fits decides.
+    pub rules: Box<[SteeredRule]>,
+    /// When recovered sites are let back.
+    pub window: Option<Arc<Calendar>>,
+    /// Mixed into hashes of networks, so that two domains do not move the same clients first.
+    pub salt: u64,
+}
+
+/// A policy as an order of a domain's sites; numbers are places in [`SteeredDomain::sites`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By the client's locality.
+    Nearest,
+    /// As written.
+    Written(Box<[u16]>),
+    /// By weight, each site's at its place.
+    Weighted(Box<[u16]>),
+    /// Those that are true first, each half by the client's locality.
+    Coloured(Box<[bool]>),
+}
+
+/// A rule with its policy as an order.
+#[derive(Debug)]
+pub struct SteeredRule {
+    /// Clients in one of these; empty: everybody.
+    pub networks: Box<[IpNet]>,
+    /// Clients in one of these; empty: everybody.
+    pub countries: Box<[Country]>,
+    /// Only then.
+    pub during: Option<Arc<Calendar>>,
+    /// The order for them.
+    pub order: Order,
+}
+
+/// One site of a steered domain.
+#[derive(Debug)]
+pub struct SteeredSite {
+    /// The site.
+    pub site: SiteId,
+    /// A name of its own within the domain, where HTTPS records lead to one.
+    pub name: Option<DomainName>,
+    /// Where clients are sent there, and where their health stands on the board.
+    pub addresses: Vec<SteeredAddress>,
+    /// Overrides that are about this domain at this site, expired ones too.
+    pub overrides: Vec<Arc<Override>>,
+    /// Where the share of clients that goes elsewhere stands on the board; `None` without a capacity.
+    pub overflow: Option<Slot>,
+}
+
+/// One address of a site.
+#[derive(Clone, Debug)]
+pub struct SteeredAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its health; `None` without a check.
+    pub slot: Option<Slot>,
+    /// Whether it is ready to come back; `None` without a gate.
+    pub gate: Option<Slot>,
+    /// Its health as each region's own vantages see it, by region; empty where the verdict is global.
+    pub regions: Box<[Option<Slot>]>,
+}
+
+/// What the domains of one snapshot have in common.
+#[derive(Default)]
+pub(super) struct Shared {
+    sites: HashMap<Alike, Arc<[SteeredSite]>>,
+    calendars: HashMap<String, Arc<Calendar>>,
+}
+
+/// What the sites of a domain depend on.
+#[derive(PartialEq, Eq, Hash)]
+struct Alike {
+    cluster: Name,
+    sites: Option<Vec<Name>>,
+    check: Option<Name>,
+    gate: Option<Name>,
+    verdict: Jurisdiction,
+    overrides: Vec<usize>,
+    only: Option<DomainName>,
+}
+
+impl Snapshot {
+    pub(super) fn steer(
+        &mut self,
+        domain: Domain,
+        checks: &HashMap<Name, Check>,
+        board: &Board,
+        shared: &mut Shared,
+    ) -> SteeredDomain {
+        let about_it = |order: &Override| {
+            order.target.domain.as_deref().is_none_or(|glob| super::matches(glob, domain.name.as_str()))
+        };
+        let overrides = self.overrides.iter().enumerate().filter(|(_, order)| about_it(order));
+        let alike = Alike {
+            cluster: domain.cluster.clone(),
+            sites: domain.sites.clone(),
+            check: domain.check.clone(),
+            gate: domain.recovery.gate.clone(),
+            verdict: domain.verdict,
+            overrides: overrides.map(|(at, _)| at).collect(),
+            // Sites with names of their own have them below the domain's.
+            only: domain.https.as_ref().map(|_| domain.name.clone()),
+        };
+        let sites = match shared.sites.get(&alike) {
+            Some(sites) => Arc::clone(sites),
+            None => {
+                let sites: Arc<[SteeredSite]> = self.sites_of(&domain, checks, board).into();
+                shared.sites.insert(alike, Arc::clone(&sites));
+                sites
+            }
+        };
+        let steering = self.steering(&domain, &sites, shared);
+        let reach = reach(&domain, &sites, steering.as_deref());
+        SteeredDomain { domain, sites, reach, steering }
+    }
+
+    fn steering(&self, domain: &Domain, sites: &[SteeredSite], shared: &mut Shared) -> Option<Box<Steering>> {
+        let order = self.order(&domain.policy, sites);
+        let rule = |rule: &Rule, shared: &mut Shared| SteeredRule {
+            networks: rule.networks.as_slice().into(),
+            countries: rule.countries.as_slice().into(),
+            during: rule.during.as_ref().map(|schedule| shared.calendar(schedule)),
+            order: self.order(&rule.policy, sites),
+        };
+        let rules: Box<[SteeredRule]> = domain.rules.iter().map(|it| rule(it, shared)).collect();
+        let window = match &domain.recovery.mode {
+            RecoveryMode::Automatic | RecoveryMode::Manual => None,
+            RecoveryMode::Window { window } => Some(shared.calendar(window)),
+        };
+        let by_hash = domain.recovery.ramp > Span::default() || sites.iter().any(moves_by_hash);
+        let usual = order == Order::Nearest && rules.is_empty() && window.is_none() && !by_hash;
+        (!usual).then(|| Box::new(Steering { order, rules, window, salt: salt(&domain.name) }))
+    }
+
+    fn order(&self, policy: &Policy, sites: &[SteeredSite]) -> Order {
+        let name = |site: &SteeredSite| self.site(site.site).map(|it| &it.name);
+        match policy {
+            Policy::Nearest {} => Order::Nearest,
+            Policy::Failover { order } => {
+                let place = |site: &SteeredSite| {
+                    order.iter().position(|wanted| Some(wanted) == name(site)).unwrap_or(usize::MAX)
+                };
+                let mut places: Vec<(usize, u16)> = sites.iter().map(place).zip(0..).collect();
+                places.sort_unstable();
+                Order::Written(places.into_iter().map(|(_, at)| at).collect())
+            }
+            Policy::Weighted { weights } => {
+                let weight = |site| name(site).and_then(|name| weights.get(name)).map_or(0, |it| it.0);
+                Order::Weighted(sites.iter().map(weight).collect())
+            }
+            Policy::BlueGreen(it) => {
+                let in_use = |site| name(site).is_some_and(|name| it.in_use().contains(name));
+                Order::Coloured(sites.iter().map(in_use).collect())
+            }
+        }
+    }
+
+    fn sites_of(
+        &mut self,
+        domain: &Domain,
+        checks: &HashMap<Name, Check>,
+        board: &Board,
+    ) -> Vec<SteeredSite> {
+        let Some(cluster) = self.clusters.get(&domain.cluster).cloned() else { return Vec::new() };
+        let wanted = |site: &Name| domain.sites.as_ref().is_none_or(|sites| sites.contains(site));
+        let check = domain.check.as_ref().and_then(|name| checks.get(name));
+        let gate = domain.recovery.gate.as_ref().and_then(|name| checks.get(name));
+        let mut sites = Vec::new();
+        for (name, addresses) in cluster.gateways.iter().filter(|(name, _)| wanted(name)) {
+            let Some(site) = self.site_id(name) else { continue };
+            let v4 = addresses.a.iter().copied().map(IpAddr::V4);
+            let v6 = addresses.aaaa.iter().copied().map(IpAddr::V6);
+            let mut steered = |ip| {
+                let regions = check.filter(|_| domain.verdict == Jurisdiction::Regional);
+                SteeredAddress {
+                    ip,
+                    slot: check.and_then(|check| self.target(ip, name, check, board)),
+                    gate: gate.and_then(|gate| self.target(ip, name, gate, board)),
+                    regions: regions.map_or_else(Box::default, |check| self.regional(ip, check, board)),
+                }
+            };
+            let addresses = v4.chain(v6).map(&mut steered).collect();
+            let about = |order: &&Arc<Override>| applies(order, &domain.name, name);
+            let overrides = self.overrides.iter().filter(about).cloned().collect();
+            let own = domain.https.as_ref().and_then(|_| domain.name.resolve(name.as_str()).ok());
+            let overflow = overflow_slot(&cluster, name, board);
+            sites.push(SteeredSite { site, name: own, addresses, overrides, overflow });
+        }
+        sites.sort_by_key(|site| site.site);
+        sites
+    }
+}
+
+impl Shared {
+    fn calendar(&mut self, schedule: &Schedule) -> Arc<Calendar> {
+        let key = format!("{schedule:?}");
+        Arc::clone(self.calendars.entry(key).or_insert_with(|| Arc::new(Calendar::compile(schedule))))
+    }
+}
+
+/// Where the share of a site's clients that go elsewhere stands; `None` without a capacity.
+pub(crate) fn overflow_slot(cluster: &Cluster, site: &Name, board: &Board) -> Option<Slot> {
+    cluster.capacity.get(site)?;
+    board.intern(&format!("overflow/{}/{site}", cluster.name).as_str().into())
+}
+
+/// Whether something moves a site's clients network by network.
+fn moves_by_hash(site: &SteeredSite) -> bool {
+    site.overflow.is_some() || site.overrides.iter().any(|order| order.over.is_some())
+}
+
+fn reach(domain: &Domain, sites: &[SteeredSite], steering: Option<&Steering>) -> Reach {
+    if sites.len() < 2 {
+        return Reach::Everyone;
+    }
+    let of = |order: &Order| match order {
+        Order::Written(_) => Reach::Everyone,
+        Order::Nearest | Order::Coloured(_) => Reach::Locality,
+        Order::Weighted(_) => Reach::Network,
+    };
+    let by_rule = |rule: &SteeredRule| {
+        if rule.networks.is_empty() && rule.countries.is_empty() { of(&rule.order) } else { Reach::Network }
+    };
+    let regional = if domain.verdict == Jurisdiction::Regional { Reach::Locality } else { Reach::Everyone };
+    let Some(steering) = steering else { return regional.max(Reach::Locality) };
+    let by_hash = domain.recovery.ramp > Span::default() || sites.iter().any(moves_by_hash);
+    let hashed = if by_hash { Reach::Network } else { Reach::Everyone };
+    let rules = steering.rules.iter().map(by_rule).max().unwrap_or_default();
+    of(&steering.order).max(rules).max(hashed).max(regional)
+}
+
+fn applies(order: &Override, domain: &DomainName, site: &Name) -> bool {
+    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
+    let domain_fits = order.target.domain.as_deref().is_none_or(|glob| super::matches(glob, domain.as_str()));
+    site_fits && domain_fits
+}
+
+/// The same on every node and in every version.
+fn salt(name: &DomainName) -> u64 {
+    name.as_str().bytes().fold(0, |salt, byte| mix(salt ^ u64::from(byte)))
+}

@@ -1,0 +1,69 @@
+//! When a site that was down is let back: hold-down, then the domain's own condition, then its gate.
+
+use super::{in_force, moment};
+use crate::{
+    board::{Board, Reading},
+    health::State,
+    model::{Moment, OverrideState, RecoveryMode},
+    snapshot::{SteeredDomain, SteeredSite},
+};
+
+/// When a recovered site is let back, as far as can be known now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Not before somebody or something acts.
+    Never,
+    /// From then on; its ramp begins there.
+    At(Moment),
+}
+
+pub(super) fn admission(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    health: Reading,
+    board: &Board,
+    now: Moment,
+) -> Admission {
+    let recovery = &domain.domain.recovery;
+    let settled = health.since.after(recovery.hold_down.0);
+    let allowed = match &recovery.mode {
+        RecoveryMode::Automatic => Some(settled),
+        RecoveryMode::Manual => released(site, health.since, now).map(|at| at.max(settled)),
+        RecoveryMode::Window { .. } => {
+            let window = domain.steering.as_ref().and_then(|it| it.window.as_ref());
+            window.map_or(Some(settled), |window| window.next_open(settled))
+        }
+    };
+    match (allowed, gate(site, board)) {
+        (Some(at), Gate::None) => Admission::At(at),
+        (Some(at), Gate::OpenSince(since)) => Admission::At(at.max(since)),
+        (None, _) | (_, Gate::Shut) => Admission::Never,
+    }
+}
+
+/// The first release since the site came up.
+fn released(site: &SteeredSite, up_since: Moment, now: Moment) -> Option<Moment> {
+    let releases = site.overrides.iter().filter(|it| it.state == OverrideState::Release && in_force(it, now));
+    releases.filter_map(|it| it.since).map(moment).filter(|at| *at >= up_since).min()
+}
+
+enum Gate {
+    None,
+    Shut,
+    OpenSince(Moment),
+}
+
+/// Whether a site is ready: one of its addresses is enough, as for its health.
+fn gate(site: &SteeredSite, board: &Board) -> Gate {
+    let mut gate = Gate::None;
+    for slot in site.addresses.iter().filter_map(|it| it.gate) {
+        let reading = board.read(slot);
+        gate = match (gate, reading.state) {
+            (Gate::OpenSince(since), State::Up) => Gate::OpenSince(since.min(reading.since)),
+            (_, State::Up) => Gate::OpenSince(reading.since),
+            (Gate::OpenSince(since), _) => Gate::OpenSince(since),
+            (Gate::None | Gate::Shut, _) => Gate::Shut,
+        };
+    }
+    gate
+}
