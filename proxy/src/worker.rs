@@ -327,8 +327,12 @@ impl Worker {
     /// Takes new drains also while no request comes in.
     pub(crate) async fn follow_drains(&self) {
         let mut published = self.shared.handle.drains();
-        while published.changed().await.is_ok() {
+        loop {
+            // First of all what was published since this worker was made: nothing will announce it again.
             self.take_drains();
+            if published.changed().await.is_err() {
+                return;
+            }
         }
     }
 
