@@ -74,11 +74,23 @@ fn agree(data: &[u8], source: IpAddr) -> bool {
 
 /// A reply to these octets, of which nothing may be left over.
 fn whole(data: &[u8], reply: &[u8]) -> Message {
-    let mut decoder = BinDecoder::new(reply);
+    let readable = readable(reply);
+    let mut decoder = BinDecoder::new(&readable);
     let message = Message::read(&mut decoder).expect("a reply can be read");
     assert!(decoder.is_empty(), "{} octets are left over", decoder.len());
     assert_eq!((&reply[..2], reply[2] & 0x80), (&data[..2], 0x80), "a reply to this query");
     message
+}
+
+/// A client subnet of family 0 and no bits asks not to be told apart (RFC 7871 §7.1.2) and is echoed as it came. The
+/// library that reads replies here knows no such family, so it is shown another.
+fn readable(reply: &[u8]) -> Vec<u8> {
+    const NOBODY: [u8; 8] = [0, 8, 0, 4, 0, 0, 0, 0];
+    let mut octets = reply.to_vec();
+    if let Some(at) = octets.windows(NOBODY.len()).position(|it| it == NOBODY) {
+        octets[at + 5] = 1;
+    }
+    octets
 }
 
 static FIXED: LazyLock<Fixed> = LazyLock::new(Fixed::new);
