@@ -2,7 +2,7 @@
 //! them, and puts into the outbox what may be told.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -101,6 +101,8 @@ impl Driver {
             self.start_due();
             let next = self.next_wake();
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself; what is due is started above.
+                biased;
                 changed = given.changed() => {
                     if changed.is_err() {
                         return;
@@ -137,7 +139,7 @@ impl Driver {
             tracing::error!(asked, most, "more targets than max_targets; the rest is not dialled");
         }
         self.metrics.refused.set(wanted.len().saturating_sub(self.max_targets) as u64);
-        let wanted: HashMap<_, _> = wanted.into_iter().take(self.max_targets).collect();
+        let wanted: BTreeMap<_, _> = wanted.into_iter().take(self.max_targets).collect();
         let gone: Vec<_> = self.watched.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
             self.watched.remove(&key);
@@ -307,7 +309,7 @@ impl Driver {
     /// What failed while we were cut off proves nothing.
     fn recover(&mut self) {
         let moment = self.clock.now();
-        let keys: Vec<_> = self.watched.keys().cloned().collect();
+        let keys: BTreeSet<_> = self.watched.keys().cloned().collect();
         for key in keys {
             if let Some(watched) = self.watched.get_mut(&key) {
                 watched.belief = forgive(&watched.belief, moment);

@@ -67,6 +67,8 @@ pub(super) async fn follow(
     restore_board(&shared, &beliefs, handle.snapshot().as_deref());
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself; each of them is rare.
+            biased;
             Some(read) = read.recv() => known.take_in(read, &mut beliefs, handle.now()),
             Some(answer) = pictures.recv() => { let _ = answer.send(beliefs.picture()); continue }
             Ok(()) = snapshots.changed() => {
