@@ -71,12 +71,13 @@ impl Driver {
         dialer: Arc<dyn Dialer>,
         outbox: Arc<Outbox>,
         metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> Self {
         Self {
             dialer,
             outbox,
             metrics,
-            clock: Clock::default(),
+            clock,
             schedule: Schedule::new(fastrand::f64()),
             doubt: Doubt::new(config.canaries.len(), Instant::now()),
             canaries: config.canaries.clone().into(),

@@ -28,6 +28,7 @@ mod work;
 
 use std::sync::Arc;
 
+use store::handle::Clock;
 use tokio::{sync::watch, task::JoinSet};
 
 pub use api::{Admin, Failed};
@@ -64,6 +65,7 @@ pub struct Prober {
     apis: Vec<Arc<dyn Admin>>,
     dialer: Arc<dyn Dialer>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 /// Prepares a prober; `boot` is drawn at the start of the process.
@@ -82,20 +84,21 @@ pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
     }
     let over = |base: &String| Ok(Arc::new(Api::new(base, &config)?) as Arc<dyn Admin>);
     let apis = config.report_to.iter().map(over).collect::<Result<_, Error>>()?;
-    Ok(start_over(config, boot, apis, Arc::new(Sockets)))
+    Ok(start_over(config, boot, apis, Arc::new(Sockets), Clock::default()))
 }
 
 /// Prepares a prober over another rim: a simulation owns the way to control (one end per address of
-/// `report_to`, in its order) and the way to the targets.
+/// `report_to`, in its order), the way to the targets, and the clock.
 #[must_use]
 pub fn start_over(
     config: Config,
     boot: String,
     apis: Vec<Arc<dyn Admin>>,
     dialer: Arc<dyn Dialer>,
+    clock: Clock,
 ) -> Prober {
     let metrics = Arc::new(Metrics::new(&config.report_to));
-    Prober { config, boot, apis, dialer, metrics }
+    Prober { config, boot, apis, dialer, metrics, clock }
 }
 
 impl Prober {
@@ -121,7 +124,7 @@ impl Prober {
             tasks.spawn(work::follow(Arc::clone(&api), who.vantage.clone(), inlet));
             tasks.spawn(report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics)));
         }
-        let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics);
+        let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
         tasks.spawn(driver.run(given, confirmations));
         let ended = tokio::select! {
             () = shutdown => Ok(()),

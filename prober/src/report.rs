@@ -78,6 +78,8 @@ pub(crate) async fn report(
     let mut changed = outbox.changed();
     let mut standing = Standing::new();
     let mut failures = 0_u32;
+    // Of its own, so that it does not matter which of two addresses draws first.
+    let mut random = fastrand::Rng::new();
     loop {
         changed.borrow_and_update();
         let news = outbox.since(if standing.full { 0 } else { standing.had });
@@ -114,7 +116,7 @@ pub(crate) async fn report(
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
                 failures = failures.saturating_add(1);
                 let refused = matches!(failed, Failed::Refused(_));
-                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2) };
+                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(random.f64()).max(BACKOFF.0 / 2) };
                 tokio::time::sleep(wait).await;
             }
         }

@@ -44,6 +44,8 @@ pub(crate) struct Inlet {
 pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     let (mut index, mut failures) = (0, 0_u32);
     let mut confirmed = None;
+    // Of its own, so that it does not matter which of two addresses draws first.
+    let mut random = fastrand::Rng::new();
     loop {
         match api.work(index).await {
             Ok(work) => {
@@ -75,7 +77,7 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                 index = 0;
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
                 failures = failures.saturating_add(1);
-                tokio::time::sleep(cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2)).await;
+                tokio::time::sleep(cap.mul_f64(random.f64()).max(BACKOFF.0 / 2)).await;
             }
         }
     }
