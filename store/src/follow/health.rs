@@ -30,17 +30,30 @@ struct Remembered {
 /// The verdicts to start from: the engine's newest, else this node's own.
 pub(super) async fn remembered(shared: &Shared) -> Beliefs {
     let mut beliefs = Beliefs::default();
+    let now = shared.publisher.handle().now();
     let published = shared.engine.kv_list(keys::VERDICTS, None);
     let answer = tokio::time::timeout(shared.options.start_patience, published).await;
     if let Ok(Ok(read)) = answer {
         for shard in read.value.iter().filter_map(decode::<VerdictShard>) {
-            beliefs.adopt(shard.verdicts);
+            beliefs.adopt(by_our_clock(shard.verdicts, now));
         }
     }
     if let Some(own) = shared.memory.get::<Remembered>(MEMORY) {
-        beliefs.adopt(own.verdicts);
+        beliefs.adopt(by_our_clock(own.verdicts, now));
     }
     beliefs
+}
+
+/// What another clock says, or this one before it was set, may lie ahead: a hold-down that counts from there would last
+/// as long as the clocks differ.
+fn by_our_clock(
+    verdicts: BTreeMap<TargetKey, Verdict>,
+    now: Moment,
+) -> impl Iterator<Item = (TargetKey, Verdict)> {
+    verdicts.into_iter().map(move |(target, verdict)| {
+        let since = verdict.since.min(now);
+        (target, Verdict { since, ..verdict })
+    })
 }
 
 enum Read {
