@@ -20,6 +20,8 @@ pub struct Beliefs {
     vantages: BTreeMap<Name, Seen>,
     verdicts: BTreeMap<TargetKey, Verdict>,
     stale: Stale,
+    /// Something was taken in since verdicts were last drawn.
+    heard: bool,
 }
 
 /// What is known of one vantage.
@@ -80,9 +82,11 @@ impl Beliefs {
             if before.is_some_and(|before| before.boot != heartbeat.boot || before.number != heartbeat.number)
             {
                 seen.moved = Some(now);
+                self.heard = true;
             }
             if before.is_none_or(|before| before.withheld != heartbeat.withheld) {
                 self.stale = Stale::All;
+                self.heard = true;
             }
             seen.heartbeat = Some(heartbeat);
         }
@@ -95,18 +99,25 @@ impl Beliefs {
         let before = seen.shards.insert(shard.to_owned(), fresh.clone()).unwrap_or_default();
         let changed = |target: &&TargetKey| before.get(*target) != fresh.get(*target);
         let targets: Vec<_> = before.keys().chain(fresh.keys()).filter(changed).cloned().collect();
+        self.heard |= !targets.is_empty();
         self.touch(targets);
     }
 
     /// The configuration changed: every verdict is drawn again.
     pub fn reconfigured(&mut self) {
+        self.heard = true;
         self.stale = Stale::All;
     }
 
     /// Draws the verdicts that may have changed and returns those that did. Verdicts of targets that are not
     /// configured any more are forgotten.
+    ///
+    /// Silence alone turns no verdict: when a vantage grows stale, those that a small quorum leaves to decide have to be
+    /// heard once more. Who is cut off would otherwise see the vantages grow stale one after the other, and believe the
+    /// last of them.
     pub fn judge(&mut self, snapshot: &Snapshot, now: Moment) -> Vec<(TargetKey, Verdict)> {
         self.refresh(now);
+        let heard = std::mem::take(&mut self.heard);
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
         let targets: Vec<TargetKey> = match stale {
             Stale::All => {
@@ -122,6 +133,10 @@ impl Beliefs {
                 snapshot.vantages.iter().map(|vantage| self.vote(&vantage.name, &key)).collect();
             let before = self.verdicts.get(&key).cloned().unwrap_or_default();
             let after = merge(&before, &votes, target.check.quorum, now);
+            if !heard && after.state != before.state {
+                self.touch(vec![key]);
+                continue;
+            }
             if after != before || !self.verdicts.contains_key(&key) {
                 self.verdicts.insert(key.clone(), after.clone());
                 changed.push((key, after));
