@@ -116,7 +116,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Report {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 impl Simulation {

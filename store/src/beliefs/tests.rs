@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     board::Board,
-    testing::{compile, name, sources},
+    model::Quorum,
+    testing::{check, compile, name, sources},
 };
 
 const VANTAGES: u8 = 3;
@@ -122,6 +123,39 @@ fn silence_makes_stale_and_the_verdict_holds() {
     world.show(&mut reader, false);
     let verdict = reader.verdicts().values().next().unwrap();
     assert_eq!((verdict.state, verdict.held, verdict.tally.stale), (State::Up, true, 3));
+}
+
+/// With a small quorum Up and Down can both have their votes. Who is cut off sees the vantages grow stale one after the
+/// other, and must not believe the last of them.
+#[test]
+fn silence_alone_turns_no_verdict() {
+    let mut world = World::new();
+    let mut small = sources(2, VANTAGES);
+    small.checks = vec![check(Quorum::Any)];
+    world.snapshot = compile(small, &Board::default());
+    world.targets = world.snapshot.targets.keys().cloned().collect();
+    let mut reader = Beliefs::default();
+    let state = |reader: &Beliefs, world: &World| reader.verdicts()[&world.targets[0]].state;
+    world.apply(&Event::Beat(0, false));
+    world.apply(&Event::Sees(0, 0, State::Up));
+    world.apply(&Event::Beat(1, false));
+    world.show(&mut reader, false);
+    world.apply(&Event::Beat(0, false));
+    world.show(&mut reader, false);
+    world.apply(&Event::Later(1_000));
+    world.apply(&Event::Beat(1, false));
+    world.apply(&Event::Sees(1, 0, State::Down));
+    world.show(&mut reader, false);
+    assert_eq!(state(&reader, &world), State::Up, "both have their votes");
+    for _ in 0..12 {
+        world.apply(&Event::Later(500));
+        reader.judge(&world.snapshot, world.now);
+        assert_eq!(state(&reader, &world), State::Up, "nothing was heard");
+    }
+    let mut again = reader.clone();
+    world.apply(&Event::Beat(1, false));
+    world.show(&mut again, false);
+    assert_eq!(state(&again, &world), State::Down, "it is there, and the other is not");
 }
 
 proptest! {

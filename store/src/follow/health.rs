@@ -207,3 +207,19 @@ fn remember(shared: &Shared, beliefs: &Beliefs) {
         tracing::warn!(%error, "verdicts are not kept across a restart");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::State;
+
+    #[test]
+    fn what_another_clock_says_does_not_lie_ahead() {
+        let now = Moment(1_000_000);
+        let recovered = |since| Verdict { state: State::Up, since, recovered: true, ..Verdict::default() };
+        let verdicts = [("a", recovered(Moment(1_600_000))), ("b", recovered(Moment(990_000)))];
+        let verdicts = verdicts.into_iter().map(|(key, it)| (TargetKey::from(key), it)).collect();
+        let adopted: Vec<_> = by_our_clock(verdicts, now).map(|(_, it)| it.since).collect();
+        assert_eq!(adopted, [now, Moment(990_000)]);
+    }
+}
