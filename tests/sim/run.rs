@@ -25,7 +25,7 @@ use crate::{
     net::{Body, Gone, Id, Message, Net, Request, Response, Seat, State, WINDOW, lock},
     oracle::Inputs,
     rim::{Evidence, Link, Office, POLL, Roads, serve},
-    world::{Event, FAULTS, World},
+    world::{Event, World},
 };
 
 /// After the last fault, everything agrees within this, in milliseconds.
@@ -171,12 +171,12 @@ impl Simulation {
             }
             self.window();
             self.look();
-            if self.now > FAULTS.1 && self.now.is_multiple_of(WINDOW * 10) {
+            if self.now > self.world.over && self.now.is_multiple_of(WINDOW * 10) {
                 match (self.disagreement(), agreed) {
                     (None, Some(since)) if self.now - since >= SETTLED => return,
                     (None, None) => agreed = Some(self.now),
                     (None, _) => {}
-                    (Some(what), _) if self.now > FAULTS.1 + HEALED_WITHIN => {
+                    (Some(what), _) if self.now > self.world.over + HEALED_WITHIN => {
                         self.report.violations.push(format!("liveness: {what}"));
                     }
                     (Some(_), _) => agreed = None,
@@ -229,11 +229,11 @@ impl Simulation {
 
     /// Starts a node's next life.
     fn boot(&mut self, id: Id, memory: LastGood, life: u32) {
-        let (wall, rate) = self.world.clocks[&id];
+        let rate = self.world.clocks[&id];
         let runtime = runtime();
         let guard = runtime.enter();
         let seat = Seat { id, net: Arc::clone(&self.net), began: (Instant::now(), self.now), rate };
-        let clock = Clock::starting_at(Moment(wall + (self.now as f64 * rate) as u64));
+        let clock = Clock::starting_at(Moment(World::wall(self.seed, id, life, self.now)));
         drop(guard);
         let random = self.seed ^ (u64::from(id.0) << 32) ^ (u64::from(life) << 48);
         fastrand::seed(random);
@@ -404,7 +404,7 @@ impl Simulation {
     fn operate_all(&mut self) {
         for n in 0..self.world.engines {
             let id = World::engine(n);
-            if !self.operated[&id].stale || self.now >= FAULTS.1 {
+            if !self.operated[&id].stale || self.now >= self.world.over {
                 self.operate(id);
             }
         }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::net::{Gone, Id, draw};
 
-/// When the faults begin and when the last of them is over, in milliseconds of true time.
-pub const FAULTS: (u64, u64) = (8_000, 48_000);
+/// When the faults begin, in milliseconds of true time.
+const FAULTS_FROM: u64 = 8_000;
 
 /// A world.
 #[derive(Clone, Debug)]
@@ -23,8 +23,10 @@ pub struct World {
     pub documents: String,
     pub domains: Vec<String>,
     pub faults: Vec<(u64, Event)>,
-    /// Wall clocks are off by so many milliseconds, and clocks run at such a rate.
-    pub clocks: BTreeMap<Id, (u64, f64)>,
+    /// When the last of them is over, in milliseconds of true time.
+    pub over: u64,
+    /// At which rate clocks run.
+    pub clocks: BTreeMap<Id, f64>,
 }
 
 /// Something that happens to the world.
@@ -84,6 +86,11 @@ impl World {
         IpAddr::from([192, 0, 2, 10 + site as u8])
     }
 
+    /// What a node's wall clock shows at the start of one of its lives, in milliseconds: 2026, within twenty minutes.
+    pub fn wall(seed: u64, id: Id, life: u32, now: u64) -> u64 {
+        1_790_000_000_000 + now + draw(seed, &[3 << 32, id.0.into(), life.into()]).u64(0..1_200_000)
+    }
+
     /// A client in a site's network, and one that is nowhere.
     pub fn clients(&self) -> Vec<IpAddr> {
         let near = (0..self.sites).map(|n| IpAddr::from([10, n as u8, 0, 1]));
@@ -114,6 +121,7 @@ impl World {
             documents: String::new(),
             domains: Vec::new(),
             faults: Vec::new(),
+            over: if random.f64() < 0.8 { 45_000 } else { 150_000 },
             clocks: BTreeMap::new(),
         };
         for n in 0..controls {
@@ -123,9 +131,8 @@ impl World {
             world.engine_of.insert(Self::reader(n), Self::engine(random.u16(0..engines)));
         }
         for node in world.nodes() {
-            // 2026, within twenty minutes; a second in two hundred too many or too few.
-            let wall = 1_790_000_000_000 + random.u64(0..1_200_000);
-            world.clocks.insert(node, (wall, 1.0 + (random.f64() - 0.5) / 100.0));
+            // A second in two hundred too many or too few.
+            world.clocks.insert(node, 1.0 + (random.f64() - 0.5) / 100.0);
         }
         world.write_documents(&mut random);
         world.faults = Faults { world: &world, random: &mut random, events: Vec::new() }.draw();
@@ -201,9 +208,10 @@ struct Faults<'a> {
 
 impl Faults<'_> {
     fn draw(mut self) -> Vec<(u64, Event)> {
-        for _ in 0..self.random.u8(5..=14) {
-            let from = self.random.u64(FAULTS.0..FAULTS.1 - 1_000);
-            let until = (from + self.random.u64(500..15_000)).min(FAULTS.1);
+        let over = self.world.over;
+        for _ in 0..self.random.u64(over / 9_000..=over / 3_500) {
+            let from = self.random.u64(FAULTS_FROM..over - 1_000);
+            let until = (from + self.random.u64(500..15_000)).min(over);
             self.fault(from, until);
         }
         // All but some sites, which stay as they are: at least one serves at the end.
@@ -212,10 +220,10 @@ impl Faults<'_> {
             let stays = n != alive && self.random.f64() < 0.25;
             let event =
                 if stays { Event::Dies(World::site(n), self.how()) } else { Event::Serves(World::site(n)) };
-            self.events.push((FAULTS.1, event));
+            self.events.push((over, event));
         }
         self.events.sort_by_key(|(at, _)| *at);
-        self.events.push((FAULTS.1, Event::AllHeal));
+        self.events.push((over, Event::AllHeal));
         self.events
     }
 
@@ -299,11 +307,25 @@ impl Faults<'_> {
         }
     }
 
-    /// Every control, every engine or every prober dies at once.
+    /// Every control, every engine or every prober dies at once, or everything.
     fn blackout(&mut self, from: u64, until: u64) {
-        let kind = self.random.u16(0..3);
-        let nodes: Vec<Id> = self.world.nodes().into_iter().filter(|it| it.0 / 10 == kind).collect();
+        let kind = self.random.u16(0..4);
+        let dies = |it: &Id| it.0 / 10 == kind || (kind == 3 && it.0 < 30);
+        let mut nodes: Vec<Id> = self.world.nodes().into_iter().filter(dies).collect();
         let how = self.how();
+        if kind == 3 {
+            // Every reader, and whoever it could ask; the readers come back long before.
+            nodes.retain(|it| it.0 < 30);
+            for n in 0..self.world.readers {
+                let back = Event::Restart { node: World::reader(n), disk: true };
+                self.between(
+                    from + 200,
+                    Event::Crash(World::reader(n), how),
+                    from + (until - from) / 3,
+                    back,
+                );
+            }
+        }
         for node in nodes {
             self.between(from, Event::Crash(node, how), until, Event::Restart { node, disk: true });
         }
