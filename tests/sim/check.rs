@@ -6,17 +6,19 @@ use std::{
 };
 
 use store::{
-    board::{Board, Reading},
+    board::Reading,
     handle::Handle,
     health::{State, TargetKey},
-    model::{Generation, Moment, Name, OverrideState, WhenNone},
+    model::{Generation, Name},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
-    steering::{self, Outcome},
 };
 
 use crate::{
+    answers::{Answer, Class, answer, class, held_down_until_now, sound},
     net::{Gone, Id, WINDOW, lock},
-    run::{Node, Report, Role, Sabotage},
+    node::{Node, Role},
+    oracle::Inputs,
+    run::{Report, Sabotage},
     world::World,
 };
 
@@ -26,72 +28,6 @@ const LOOK_EVERY: u64 = WINDOW * 5;
 const STARTS_WITHIN: u64 = 2_500;
 /// Verdicts are on the disk this long after they changed.
 const KEPT_WITHIN: u64 = 2_500;
-
-/// What a domain answers a client, by sites.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Sites(Vec<String>),
-    Nodata,
-    Backup,
-}
-
-/// The one place where the simulation asks the program to rank.
-fn answer(snapshot: &Snapshot, domain: &SteeredDomain, client: IpAddr, board: &Board, now: Moment) -> Answer {
-    let ranking = steering::rank_for(snapshot, domain, client, board, now);
-    match steering::outcome(domain, &ranking) {
-        Outcome::Nodata => Answer::Nodata,
-        Outcome::Backup(_) => Answer::Backup,
-        Outcome::Sites(ranked) => {
-            let sites = ranked.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
-            Answer::Sites(sites.filter(|it| has_address(it, board)).map(|it| name(snapshot, it)).collect())
-        }
-    }
-}
-
-fn has_address(site: &SteeredSite, board: &Board) -> bool {
-    steering::addresses(site, board).next().is_some()
-}
-
-fn name(snapshot: &Snapshot, site: &SteeredSite) -> String {
-    snapshot.site(site.site).map(|it| it.name.to_string()).unwrap_or_default()
-}
-
-/// How a site stands for a domain, worked out a second time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Up,
-    Unknown,
-    HeldDown,
-    Down,
-    Draining,
-    ForcedDown,
-}
-
-fn reading(site: &SteeredSite, board: &Board) -> Reading {
-    // Every site of the simulation has one address per domain.
-    let slot = site.addresses.first().and_then(|it| it.slot);
-    slot.map(|slot| board.read(slot)).unwrap_or_default()
-}
-
-fn class(domain: &SteeredDomain, site: &SteeredSite, board: &Board, now: Moment) -> Class {
-    match site.overrides.iter().map(|it| it.state).max_by_key(|it| {
-        [OverrideState::Up, OverrideState::Drain, OverrideState::Down].iter().position(|state| state == it)
-    }) {
-        Some(OverrideState::Up) => return Class::Up,
-        Some(OverrideState::Drain) => return Class::Draining,
-        Some(OverrideState::Down) => return Class::ForcedDown,
-        None => {}
-    }
-    let reading = reading(site, board);
-    match reading.state {
-        State::Up if reading.recovered && now.since(reading.since) < domain.domain.recovery.hold_down.0 => {
-            Class::HeldDown
-        }
-        State::Up => Class::Up,
-        State::Unknown => Class::Unknown,
-        State::Down => Class::Down,
-    }
-}
 
 /// What the checker remembers of a reader.
 #[derive(Default)]
@@ -106,6 +42,17 @@ struct Memory {
     /// The states of late, oldest first, for what a restart may begin with.
     late: Vec<(u64, BTreeMap<TargetKey, State>)>,
     answers: BTreeMap<(String, IpAddr), Answer>,
+}
+
+impl Memory {
+    /// True if a life may begin with this state of a target without a vote: it is what the engine published or the disk
+    /// kept, or nothing is known.
+    fn may_begin_with(&self, key: &TargetKey, state: State, inputs: &Inputs) -> bool {
+        let was = |states: &BTreeMap<TargetKey, State>| states.get(key).copied().unwrap_or_default();
+        let kept = self.disk && self.late.iter().any(|(_, states)| was(states) == state);
+        let knew = self.disk && self.late.iter().all(|(_, states)| was(states) != State::Unknown);
+        kept || inputs.published(key, state) || (state == State::Unknown && !knew)
+    }
 }
 
 pub struct Checker {
@@ -180,106 +127,26 @@ impl Checker {
         if !news && now < memory.looked + LOOK_EVERY {
             return;
         }
-        let mut violations = Vec::new();
-        if snapshot.generation != memory.generation {
-            if snapshot.generation < memory.generation {
-                let (old, new) = (memory.generation, snapshot.generation);
-                violations.push(format!("6: {who} ran generation {old} and took up {new}"));
-            }
-            memory.generation = snapshot.generation;
-            report.trace.push(format!("{now:>6} {who} runs generation {}", snapshot.generation));
-            let content = fingerprint(&snapshot);
-            let key = (world.engine_of[&node.id], snapshot.generation);
-            if *self.content.entry(key).or_insert_with(|| content.clone()) != content {
-                violations
-                    .push(format!("6: {who}: two configurations bear generation {}", snapshot.generation));
-            }
-        }
+        let mut look = Look {
+            who,
+            engine: world.engine_of[&node.id],
+            now,
+            gap: now - memory.looked,
+            news,
+            begins: memory.life != node.life,
+            sabotage: self.sabotage,
+            handle: &handle,
+            snapshot: &snapshot,
+            report,
+        };
+        look.generation(memory, &mut self.content);
         // States first: what the answers follow from.
-        let begins = memory.life != node.life;
-        let vantages: BTreeSet<Name> = snapshot.vantages.iter().map(|it| it.name.clone()).collect();
-        let mut states = BTreeMap::new();
-        for (key, target) in &snapshot.targets {
-            let state = handle.board().read(target.slot).state;
-            states.insert(key.clone(), state);
-            let before = memory.states.get(key).copied().unwrap_or_default();
-            let needed = target.check.quorum.votes_needed(vantages.len());
-            let remembered = begins
-                && memory.disk
-                && memory.late.iter().any(|(_, it)| it.get(key).copied().unwrap_or_default() == state);
-            let fine = match (begins, state == before) {
-                (false, true) => true,
-                (false, false) => inputs.justifies(key, state, &vantages, needed),
-                (true, _) => {
-                    let unknown = state == State::Unknown
-                        && !(memory.disk
-                            && memory
-                                .late
-                                .iter()
-                                .all(|(_, it)| it.get(key).is_some_and(|it| *it != State::Unknown)));
-                    unknown
-                        || remembered
-                        || inputs.published(key, state)
-                        || inputs.justifies(key, state, &vantages, needed)
-                }
-            };
-            if state != before {
-                report.trace.push(format!("{now:>6} {who} {} {before} -> {state}", target.site));
-            }
-            if !fine {
-                let why = if begins { "begins with" } else { "believes" };
-                violations.push(format!(
-                    "4: {who} {why} {state} of {} at {} (before: {before}) without {needed} fresh votes of {}",
-                    key,
-                    target.site,
-                    vantages.len()
-                ));
-            }
-        }
-        memory.states = states;
-        memory.late.retain(|(at, _)| at + KEPT_WITHIN >= now || begins);
-        if begins {
-            memory.late.clear();
-        }
-        memory.late.push((now, memory.states.clone()));
-        let gap = now - memory.looked;
-        for domain in &world.domains {
-            let Some(steered) = snapshot.domains.get(domain.as_str()) else { continue };
-            for client in world.clients() {
-                let at = handle.now();
-                let mut given = answer(&snapshot, steered, client, handle.board(), at);
-                if self.sabotage == Sabotage::EmptyWhenDown
-                    && let Answer::Sites(sites) = &mut given
-                {
-                    let down = |it: &&SteeredSite| reading(it, handle.board()).state == State::Down;
-                    let down: Vec<_> =
-                        steered.sites.iter().filter(down).map(|it| name(&snapshot, it)).collect();
-                    sites.retain(|it| !down.contains(it));
-                }
-                if let Err(why) = sound(&snapshot, steered, &given, handle.board(), at) {
-                    violations.push(format!("3: {who} answers {client} for {domain} with {given:?}: {why}"));
-                }
-                let key = (domain.clone(), client);
-                let before = memory.answers.get(&key);
-                if before != Some(&given) {
-                    if let Some(before) = before
-                        && !news
-                        && !held_down_until_now(steered, handle.board(), at, gap)
-                    {
-                        violations.push(format!(
-                            "1: {who} heard nothing and answers {client} for {domain} with {given:?}, before {before:?}"
-                        ));
-                    }
-                    report.trace.push(format!("{now:>6} {who} answers {client} for {domain} with {given:?}"));
-                    memory.answers.insert(key, given);
-                }
-            }
-        }
+        look.states(memory, &inputs);
+        look.answers(memory, world);
         memory.life = node.life;
         memory.count = inputs.count;
         memory.looked = now;
         inputs.looked();
-        report.violations.extend(violations);
     }
 
     /// Why a node that follows does not agree with the truth; `None` when it does.
@@ -322,6 +189,104 @@ impl Checker {
     }
 }
 
+/// One look at one reader.
+struct Look<'a> {
+    who: String,
+    engine: Id,
+    now: u64,
+    /// Since the last look, in milliseconds.
+    gap: u64,
+    /// It was told something since.
+    news: bool,
+    /// The first look of a life.
+    begins: bool,
+    sabotage: Sabotage,
+    handle: &'a Handle,
+    snapshot: &'a Snapshot,
+    report: &'a mut Report,
+}
+
+impl Look<'_> {
+    fn tell(&mut self, what: &str) {
+        self.report.trace.push(format!("{:>6} {} {what}", self.now, self.who));
+    }
+
+    fn breaks(&mut self, invariant: u8, why: &str) {
+        self.report.violations.push(format!("{invariant}: {} {why}", self.who));
+    }
+
+    fn generation(&mut self, memory: &mut Memory, content: &mut BTreeMap<(Id, Generation), String>) {
+        let (old, new) = (memory.generation, self.snapshot.generation);
+        if new == old {
+            return;
+        }
+        if new < old {
+            self.breaks(6, &format!("ran generation {old} and took up {new}"));
+        }
+        memory.generation = new;
+        self.tell(&format!("runs generation {new}"));
+        let found = fingerprint(self.snapshot);
+        if *content.entry((self.engine, new)).or_insert_with(|| found.clone()) != found {
+            self.breaks(6, &format!("has another configuration that bears generation {new}"));
+        }
+    }
+
+    fn states(&mut self, memory: &mut Memory, inputs: &Inputs) {
+        let vantages: BTreeSet<Name> = self.snapshot.vantages.iter().map(|it| it.name.clone()).collect();
+        let mut states = BTreeMap::new();
+        for (key, target) in &self.snapshot.targets {
+            let state = self.handle.board().read(target.slot).state;
+            states.insert(key.clone(), state);
+            let before = memory.states.get(key).copied().unwrap_or_default();
+            if state != before {
+                self.tell(&format!("{} {before} -> {state}", target.site));
+            }
+            let needed = target.check.quorum.votes_needed(vantages.len());
+            let held = if self.begins { memory.may_begin_with(key, state, inputs) } else { state == before };
+            if !held && !inputs.justifies(key, state, &vantages, needed) {
+                let (verb, of) = (if self.begins { "begins with" } else { "believes" }, vantages.len());
+                let site = &target.site;
+                self.breaks(4, &format!("{verb} {state} of {key} at {site} (before: {before}) without {needed} fresh votes of {of}"));
+            }
+        }
+        if self.begins {
+            memory.late.clear();
+        }
+        memory.late.retain(|(at, _)| at + KEPT_WITHIN >= self.now);
+        memory.late.push((self.now, states.clone()));
+        memory.states = states;
+    }
+
+    fn answers(&mut self, memory: &mut Memory, world: &World) {
+        let (snapshot, board) = (self.snapshot, self.handle.board());
+        for domain in &world.domains {
+            let Some(steered) = snapshot.domains.get(domain.as_str()) else { continue };
+            for client in world.clients() {
+                let at = self.handle.now();
+                let mut given = answer(snapshot, steered, client, board, at);
+                if self.sabotage == Sabotage::EmptyWhenDown {
+                    given = given.without_down(snapshot, steered, board);
+                }
+                if let Err(why) = sound(snapshot, steered, &given, board, at) {
+                    self.breaks(3, &format!("answers {client} for {domain} with {given:?}: {why}"));
+                }
+                let key = (domain.clone(), client);
+                if memory.answers.get(&key) == Some(&given) {
+                    continue;
+                }
+                self.tell(&format!("answers {client} for {domain} with {given:?}"));
+                let before = memory.answers.insert(key, given);
+                if before.is_some() && !self.news && !held_down_until_now(steered, board, at, self.gap) {
+                    self.breaks(
+                        1,
+                        &format!("heard nothing and answers {client} for {domain} otherwise than {before:?}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Everything that steers, in words.
 fn fingerprint(snapshot: &Snapshot) -> String {
     let mut domains: Vec<String> = snapshot.domains.values().map(|it| format!("{:?}", it.domain)).collect();
@@ -329,40 +294,4 @@ fn fingerprint(snapshot: &Snapshot) -> String {
     let mut overrides: Vec<String> = snapshot.overrides.iter().map(|it| format!("{it:?}")).collect();
     overrides.sort();
     format!("{domains:?} {overrides:?} {:?}", snapshot.targets.keys())
-}
-
-/// True if a hold-down ended since the last look: the one thing that changes answers without a message.
-fn held_down_until_now(domain: &SteeredDomain, board: &Board, now: Moment, gap: u64) -> bool {
-    let hold_down = domain.domain.recovery.hold_down.0.as_millis() as u64;
-    domain.sites.iter().map(|site| reading(site, board)).any(|it| {
-        let since = now.since(it.since).as_millis() as u64;
-        it.recovered && since >= hold_down && since <= hold_down + gap + gap / 10 + 50
-    })
-}
-
-/// DESIGN §3.3.
-fn sound(
-    snapshot: &Snapshot,
-    domain: &SteeredDomain,
-    given: &Answer,
-    board: &Board,
-    now: Moment,
-) -> Result<(), String> {
-    let classes: BTreeMap<String, Class> =
-        domain.sites.iter().map(|site| (name(snapshot, site), class(domain, site, board, now))).collect();
-    let best = classes.values().min().copied().ok_or("it has no sites")?;
-    let none_left = best > Class::HeldDown;
-    match given {
-        Answer::Nodata if none_left && domain.domain.when_none == WhenNone::Nodata => Ok(()),
-        Answer::Backup if none_left && matches!(domain.domain.when_none, WhenNone::Backup(_)) => Ok(()),
-        Answer::Nodata | Answer::Backup => Err(format!("sites are left: {classes:?}")),
-        Answer::Sites(sites) => {
-            let first = sites.first().ok_or_else(|| format!("empty because of health: {classes:?}"))?;
-            let first = classes.get(first).copied().ok_or("a site it does not have")?;
-            if first > best {
-                return Err(format!("the first is {first:?}, and the best there is, {best:?}: {classes:?}"));
-            }
-            Ok(())
-        }
-    }
 }

@@ -6,8 +6,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, unnameable_types, reason = "a test binary")]
 
+mod answers;
+mod boot;
 mod check;
 mod net;
+mod node;
+mod operator;
 mod oracle;
 mod rim;
 mod run;
@@ -86,8 +90,7 @@ fn one_seed() {
 
 #[test]
 fn a_seed_repeats_itself() {
-    let count = std::env::var("SIM_REPEAT").ok().and_then(|it| it.parse().ok()).unwrap_or(5);
-    for seed in FIRST..FIRST + count {
+    for seed in FIRST..FIRST + seeds() / 10 {
         let (once, again) = (run(seed, Sabotage::None), run(seed, Sabotage::None));
         let differs = once.trace.iter().zip(&again.trace).find(|(a, b)| a != b);
         assert_eq!(differs, None, "seed {seed}");

@@ -276,7 +276,7 @@ impl Dialer for Roads {
                 net.is_cut(self.seat.id, site).or_else(|| net.dead.get(&site).copied())
             });
             let lost = site.is_some_and(|site| net.loses(self.seat.id, site, &mut random));
-            let gone = gone.or(lost.then_some(Gone::Silent));
+            let gone = if lost { gone.or(Some(Gone::Silent)) } else { gone };
             let cut_off = net.is_cut(self.seat.id, self.canaries).is_some();
             if gone.is_some() && !cut_off {
                 lock(&self.evidence).failed.insert(target.key.clone(), self.seat.true_now());
