@@ -1,7 +1,8 @@
 //! The two requests a prober makes of an admin address.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
+use async_trait::async_trait;
 use reqwest::{Certificate, Client, RequestBuilder, Response};
 use store::{
     health::{Batch, BatchReply, Work},
@@ -20,7 +21,20 @@ const REPORT: Duration = Duration::from_secs(2);
 /// A full report can be large.
 const FULL_REPORT: Duration = Duration::from_secs(10);
 
-/// One admin address.
+/// The rim of the prober towards control: one admin address. The simulation has another one.
+#[async_trait]
+pub trait Admin: fmt::Debug + Send + Sync + 'static {
+    /// What it is called in logs.
+    fn base(&self) -> &str;
+
+    /// Reports.
+    async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed>;
+
+    /// Waits for work that is newer than `index`.
+    async fn work(&self, index: u64) -> Result<Work, Failed>;
+}
+
+/// One admin address over HTTP.
 #[derive(Debug)]
 pub(crate) struct Api {
     client: Client,
@@ -30,16 +44,16 @@ pub(crate) struct Api {
 }
 
 /// Why a request gave nothing.
-#[derive(Debug)]
-pub(crate) enum Failed {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failed {
     /// Nobody knows whether it was taken.
     Unanswered(String),
     /// It was refused, in these words.
     Refused(String),
 }
 
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unanswered(why) => write!(f, "no answer: {why}"),
             Self::Refused(why) => write!(f, "refused: {why}"),
@@ -77,29 +91,6 @@ impl Api {
         })
     }
 
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
-    pub(crate) fn vantage(&self) -> &Name {
-        &self.vantage
-    }
-
-    pub(crate) async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
-        let patience = if batch.full { FULL_REPORT } else { REPORT };
-        let request = self.client.post(format!("{}/v1/observations", self.base)).json(batch);
-        let body = self.send(request.timeout(patience)).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Failed::Refused(format!("no answer to a batch: {error}")))
-    }
-
-    pub(crate) async fn work(&self, index: u64) -> Result<Work, Failed> {
-        let url =
-            format!("{}/v1/vantages/{}/work?index={index}&wait={}", self.base, self.vantage, Span(WAIT));
-        let body = self.send(self.client.get(url).timeout(WAIT + WAIT / 2)).await?;
-        serde_json::from_slice(&body).map_err(|error| Failed::Refused(format!("no work: {error}")))
-    }
-
     async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Failed> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token.expose()),
@@ -115,6 +106,28 @@ impl Api {
         let text = String::from_utf8_lossy(body.get(..body.len().min(300)).unwrap_or_default()).into_owned();
         let why = format!("{status}: {text}");
         Err(if status.is_server_error() { Failed::Unanswered(why) } else { Failed::Refused(why) })
+    }
+}
+
+#[async_trait]
+impl Admin for Api {
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
+        let patience = if batch.full { FULL_REPORT } else { REPORT };
+        let request = self.client.post(format!("{}/v1/observations", self.base)).json(batch);
+        let body = self.send(request.timeout(patience)).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Failed::Refused(format!("no answer to a batch: {error}")))
+    }
+
+    async fn work(&self, index: u64) -> Result<Work, Failed> {
+        let url =
+            format!("{}/v1/vantages/{}/work?index={index}&wait={}", self.base, self.vantage, Span(WAIT));
+        let body = self.send(self.client.get(url).timeout(WAIT + WAIT / 2)).await?;
+        serde_json::from_slice(&body).map_err(|error| Failed::Refused(format!("no work: {error}")))
     }
 }
 

@@ -6,9 +6,11 @@
 //!
 //! Withholding after the fact would be too late, since the votes that an outage of our own produced would have
 //! been cast. So a target's turn to Down is told only once something else has answered *since* its first
-//! failure, or the vantage has found itself ill, or nobody could tell within a while. Pure; time is an argument.
+//! failure and the target failed again after that, or the vantage has found itself ill, or nobody could tell within a
+//! while. (Failures from before the answer alone may be those of an outage of our own that is just over.) Pure; time
+//! is an argument.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use store::health::TargetKey;
 use tokio::time::Instant;
@@ -19,6 +21,10 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 const BAD_ROUNDS: u8 = 3;
 const GOOD_ROUNDS: u8 = 2;
 const WITNESSES: usize = 4;
+/// Answers that are remembered: for longer than the longest run of failures takes.
+const ANSWERS: usize = 4096;
+/// Answers to dials that started closer together than this say the same.
+const THINNED: Duration = Duration::from_millis(5);
 
 /// What this vantage thinks of itself.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub struct Doubt {
     ill: bool,
     /// The targets that answered last, at distinct addresses, newest first.
     witnesses: Vec<Witness>,
+    /// When what answered was dialled, and where (`None`: the canaries), oldest first and thinned out.
+    answers: VecDeque<(Option<IpAddr>, Instant)>,
 }
 
 #[derive(Debug)]
@@ -53,6 +61,17 @@ pub struct Standing {
     pub addresses: usize,
 }
 
+/// Whether a run of failures is the target's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// Nothing else answered since it began.
+    None,
+    /// Something else answered, but only after the last of the failures had begun: one more dial will tell.
+    TooLate,
+    /// Something else answered, and the target failed after that.
+    Good,
+}
+
 impl Doubt {
     /// For a vantage with so many canaries.
     #[must_use]
@@ -66,6 +85,7 @@ impl Doubt {
             good: 0,
             ill: false,
             witnesses: Vec::new(),
+            answers: VecDeque::new(),
         }
     }
 
@@ -103,6 +123,7 @@ impl Doubt {
             self.ill |= self.bad >= BAD_ROUNDS;
         } else {
             self.proof = Some(started);
+            self.note(None, started);
             self.bad = 0;
             self.good = self.good.saturating_add(1);
             self.ill &= self.good < GOOD_ROUNDS;
@@ -118,6 +139,7 @@ impl Doubt {
         if self.canaries > 0 {
             return;
         }
+        self.note(Some(address), started);
         match self.witnesses.iter().position(|it| it.address == address) {
             Some(at) => {
                 let mut known = self.witnesses.remove(at);
@@ -132,19 +154,40 @@ impl Doubt {
         }
     }
 
+    /// Two places at a time are enough to vouch for any third.
+    fn note(&mut self, place: Option<IpAddr>, started: Instant) {
+        let near = |at: Instant| at.max(started) - at.min(started) < THINNED;
+        let mut late = self.answers.iter().rev().take(2).filter(|(_, at)| near(*at));
+        let known = late.clone().any(|(it, _)| *it == place) || late.nth(1).is_some();
+        if !known {
+            self.answers.push_back((place, started));
+        }
+        if self.answers.len() > ANSWERS {
+            self.answers.pop_front();
+        }
+    }
+
     /// The targets that answered last.
     pub fn witnesses(&self) -> impl Iterator<Item = &TargetKey> {
         self.witnesses.iter().filter(|_| self.canaries == 0).map(|it| &it.key)
     }
 
-    /// True if something other than `address` is known to have been reachable after `since`.
+    /// What is known to have been reachable, other than `address`, since the first of a run of failures, the newest of
+    /// which began at `newest`.
     #[must_use]
-    pub fn vouches(&self, address: IpAddr, since: Instant, standing: Standing) -> bool {
-        if self.canaries > 0 {
-            return self.proof.is_some_and(|proof| proof >= since);
+    pub fn vouches(&self, address: IpAddr, since: Instant, newest: Instant, standing: Standing) -> Voucher {
+        if self.canaries == 0 && standing.addresses < 2 {
+            return Voucher::Good;
         }
-        let other = |it: &Witness| it.address != address && it.started >= since;
-        standing.addresses < 2 || self.witnesses.iter().any(other)
+        let late = self.answers.iter().rev().take_while(|(_, at)| *at >= since);
+        let mut others = late.filter(|(place, _)| *place != Some(address)).peekable();
+        if others.peek().is_none() {
+            Voucher::None
+        } else if others.any(|(_, at)| *at <= newest) {
+            Voucher::Good
+        } else {
+            Voucher::TooLate
+        }
     }
 
     /// True if this vantage's votes must not count.
@@ -157,11 +200,11 @@ impl Doubt {
     }
 
     /// How long a turn to Down waits for somebody to vouch, for a check with this timeout: as long as the
-    /// canaries, or a witness's own run of failures, need to decide.
+    /// canaries (one bad round after the other), or a witness's own run of failures, need to decide.
     #[must_use]
     pub fn patience(&self, timeout: Duration) -> Duration {
         let settle = Duration::from_millis(500);
-        if self.canaries > 0 { CANARY_TIMEOUT + settle } else { timeout * 2 + settle }
+        if self.canaries > 0 { CANARY_TIMEOUT * u32::from(BAD_ROUNDS) + settle } else { timeout * 2 + settle }
     }
 }
 
@@ -203,6 +246,23 @@ mod tests {
     }
 
     #[test]
+    fn patience_lasts_until_canaries_that_do_not_answer_have_decided() {
+        let start = Instant::now();
+        let mut doubt = Doubt::new(1, start);
+        let failed = start + 850 * MS;
+        round(&mut doubt, 0);
+        doubt.ask(failed);
+        let decided = (0..BAD_ROUNDS).fold(failed, |_, _| {
+            let at = doubt.next_round().unwrap();
+            assert!(doubt.begin_round(at));
+            doubt.round_over(at, 1, at + CANARY_TIMEOUT);
+            at + CANARY_TIMEOUT
+        });
+        assert!(doubt.ill(Standing::default()));
+        assert!(failed + doubt.patience(100 * MS) > decided);
+    }
+
+    #[test]
     fn a_bad_round_that_began_before_a_good_one_is_older_news() {
         let start = Instant::now();
         let mut doubt = Doubt::new(1, start);
@@ -219,14 +279,17 @@ mod tests {
         let start = Instant::now();
         let mut doubt = Doubt::new(2, start);
         let good = round(&mut doubt, 0);
-        let any = Standing::default();
-        assert!(doubt.vouches(address(1), good, any));
-        assert!(!doubt.vouches(address(1), good + MS, any));
+        let vouches =
+            |doubt: &Doubt, since, newest| doubt.vouches(address(1), since, newest, Standing::default());
+        assert_eq!(vouches(&doubt, good, good), Voucher::Good);
+        assert_eq!(vouches(&doubt, good + MS, good + 2 * MS), Voucher::None);
+        assert_eq!(vouches(&doubt, good - 2 * MS, good - MS), Voucher::TooLate, "our outage may be over");
         doubt.ask(good + 200 * MS);
         let asked = round(&mut doubt, 1);
         assert_eq!(asked, good + 200 * MS, "asked for, at once");
-        assert!(
-            doubt.vouches(address(1), good + 200 * MS, any),
+        assert_eq!(
+            vouches(&doubt, good + 200 * MS, good + 300 * MS),
+            Voucher::Good,
             "half of the canaries is not more than half"
         );
     }
@@ -238,11 +301,16 @@ mod tests {
         assert_eq!(doubt.next_round(), None);
         let two = Standing { targets: 2, down: 0, addresses: 2 };
         let (a, b) = (TargetKey::from("a"), TargetKey::from("b"));
+        let vouches =
+            |doubt: &Doubt, since, standing| doubt.vouches(address(1), since, start + 500 * MS, standing);
         doubt.answered(&a, address(1), start + 10 * MS);
-        assert!(!doubt.vouches(address(1), start, two), "not for itself");
+        assert_eq!(vouches(&doubt, start, two), Voucher::None, "not for itself");
         doubt.answered(&b, address(2), start + 20 * MS);
-        assert!(doubt.vouches(address(1), start + 20 * MS, two));
-        assert!(!doubt.vouches(address(1), start + 21 * MS, two));
+        doubt.answered(&b, address(2), start + 21 * MS);
+        doubt.answered(&b, address(2), start + 22 * MS);
+        assert_eq!(vouches(&doubt, start + 20 * MS, two), Voucher::Good, "one for all of a moment");
+        assert_eq!(doubt.answers.len(), 2);
+        assert_eq!(vouches(&doubt, start + 21 * MS, two), Voucher::None);
         assert_eq!(doubt.witnesses().collect::<Vec<_>>(), [&b, &a]);
         doubt.ask(start + 30 * MS);
         assert!(doubt.begin_round(start + 30 * MS));
@@ -250,7 +318,7 @@ mod tests {
         assert!(!doubt.begin_round(start + 31 * MS), "not more often than confirmations");
         assert!(doubt.begin_round(start + 130 * MS));
         let one = Standing { targets: 2, down: 0, addresses: 1 };
-        assert!(doubt.vouches(address(1), start + 500 * MS, one), "nobody else there to ask");
+        assert_eq!(vouches(&doubt, start + 500 * MS, one), Voucher::Good, "nobody else there to ask");
     }
 
     #[test]

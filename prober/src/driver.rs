@@ -2,7 +2,7 @@
 //! them, and puts into the outbox what may be told.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -22,7 +22,7 @@ use crate::{
     Config, Metrics,
     check::{Dialer, Outcome, probe},
     config::Canary,
-    doubt::{Doubt, Standing},
+    doubt::{Doubt, Standing, Voucher},
     judge::{Belief, forgive, judge},
     outbox::Outbox,
     schedule::Schedule,
@@ -43,8 +43,19 @@ struct Watched {
     in_flight: usize,
     /// When the first failure of the present run began.
     failing_since: Option<Instant>,
-    /// A turn to Down that is not told yet, and until when it waits for somebody to vouch for us.
-    unvouched: Option<Instant>,
+    /// When the newest failure began.
+    failed: Option<Instant>,
+    /// A turn to Down that is not told yet.
+    unvouched: Option<Unvouched>,
+}
+
+/// A turn to Down that waits for somebody to vouch for us.
+struct Unvouched {
+    until: Instant,
+    /// What was believed before the turn, and still is as far as others know.
+    before: Belief,
+    /// The target is dialled once more, because an answer came after its last failure.
+    again: bool,
 }
 
 pub(crate) struct Driver {
@@ -71,12 +82,13 @@ impl Driver {
         dialer: Arc<dyn Dialer>,
         outbox: Arc<Outbox>,
         metrics: Arc<Metrics>,
+        clock: Clock,
     ) -> Self {
         Self {
             dialer,
             outbox,
             metrics,
-            clock: Clock::default(),
+            clock,
             schedule: Schedule::new(fastrand::f64()),
             doubt: Doubt::new(config.canaries.len(), Instant::now()),
             canaries: config.canaries.clone().into(),
@@ -101,6 +113,8 @@ impl Driver {
             self.start_due();
             let next = self.next_wake();
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself; what is due is started above.
+                biased;
                 changed = given.changed() => {
                     if changed.is_err() {
                         return;
@@ -125,7 +139,11 @@ impl Driver {
     fn next_wake(&self) -> Option<Instant> {
         let room = self.dials.len() < self.max_dials;
         let due = self.schedule.next_due().filter(|_| room);
-        let vouching = self.unvouched.iter().filter_map(|key| self.watched.get(key)?.unvouched).min();
+        let vouching = self
+            .unvouched
+            .iter()
+            .filter_map(|key| Some(self.watched.get(key)?.unvouched.as_ref()?.until))
+            .min();
         due.into_iter().chain(self.doubt.next_round()).chain(vouching).min()
     }
 
@@ -137,7 +155,7 @@ impl Driver {
             tracing::error!(asked, most, "more targets than max_targets; the rest is not dialled");
         }
         self.metrics.refused.set(wanted.len().saturating_sub(self.max_targets) as u64);
-        let wanted: HashMap<_, _> = wanted.into_iter().take(self.max_targets).collect();
+        let wanted: BTreeMap<_, _> = wanted.into_iter().take(self.max_targets).collect();
         let gone: Vec<_> = self.watched.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
             self.watched.remove(&key);
@@ -157,6 +175,7 @@ impl Driver {
                 starts: 0,
                 in_flight: 0,
                 failing_since: None,
+                failed: None,
                 unvouched: None,
             };
             self.watched.insert(key.clone(), watched);
@@ -229,10 +248,20 @@ impl Driver {
         let Some(watched) = self.watched.get_mut(key) else { return };
         watched.in_flight -= 1;
         self.metrics.ended(outcome);
-        let before = watched.belief.state;
-        let (belief, ruling) =
-            judge(&watched.belief, start, outcome, &watched.target.check, self.clock.now());
+        let moment = self.clock.now();
+        if let Outcome::Success { .. } = outcome
+            && let Some(unvouched) = watched.unvouched.take()
+        {
+            // It answers, and nobody was told that it does not: then it was us.
+            watched.belief = forgive(&unvouched.before, moment);
+            self.unvouched.remove(key);
+        }
+        let before = watched.belief.clone();
+        let (belief, ruling) = judge(&before, start, outcome, &watched.target.check, moment);
         watched.belief = belief;
+        if let Outcome::Failure { .. } = outcome {
+            watched.failed = watched.failed.max(Some(started));
+        }
         if let Outcome::Success { .. } = outcome {
             watched.failing_since = None;
             self.doubt.answered(key, watched.target.address, started);
@@ -247,15 +276,17 @@ impl Driver {
         if ruling.confirm > 0 {
             self.schedule.confirm(key, ruling.confirm, now);
         }
-        let turned_down = before != State::Down && watched.belief.state == State::Down;
+        let turned_down = before.state != State::Down && watched.belief.state == State::Down;
+        let turned = before.state != watched.belief.state;
         if turned_down {
-            watched.unvouched = Some(now + self.doubt.patience(watched.target.check.timeout.0));
+            let until = now + self.doubt.patience(watched.target.check.timeout.0);
+            watched.unvouched = Some(Unvouched { until, before, again: false });
             self.unvouched.insert(key.clone());
         } else if watched.belief.state != State::Down {
             watched.unvouched = None;
             self.unvouched.remove(key);
         }
-        if before != watched.belief.state {
+        if turned {
             self.recount();
         }
         self.tell(key);
@@ -287,15 +318,11 @@ impl Driver {
             return;
         }
         let now = Instant::now();
-        let decided = |key: &&TargetKey| {
-            self.watched.get(*key).is_none_or(|watched| {
-                let since = watched.failing_since.unwrap_or(now);
-                let late = watched.unvouched.is_none_or(|until| until <= now);
-                self.ill || late || self.doubt.vouches(watched.target.address, since, self.standing)
-            })
-        };
-        let decided: Vec<_> = self.unvouched.iter().filter(decided).cloned().collect();
-        for key in decided {
+        let waiting: Vec<_> = self.unvouched.iter().cloned().collect();
+        for key in waiting {
+            if !self.decided(&key, now) {
+                continue;
+            }
             self.unvouched.remove(&key);
             if let Some(watched) = self.watched.get_mut(&key) {
                 watched.unvouched = None;
@@ -304,10 +331,32 @@ impl Driver {
         }
     }
 
+    /// True if a turn to Down need not wait any longer. One that a later answer puts in doubt is dialled once more.
+    fn decided(&mut self, key: &TargetKey, now: Instant) -> bool {
+        let Some(watched) = self.watched.get_mut(key) else { return true };
+        let Some(unvouched) = &mut watched.unvouched else { return true };
+        if self.ill || unvouched.until <= now {
+            return true;
+        }
+        let since = watched.failing_since.unwrap_or(now);
+        let newest = watched.failed.unwrap_or(since);
+        match self.doubt.vouches(watched.target.address, since, newest, self.standing) {
+            Voucher::Good => true,
+            Voucher::None => false,
+            Voucher::TooLate => {
+                if !std::mem::replace(&mut unvouched.again, true) {
+                    unvouched.until = unvouched.until.max(now + watched.target.check.timeout.0);
+                    self.schedule.dial_soon(key, now);
+                }
+                false
+            }
+        }
+    }
+
     /// What failed while we were cut off proves nothing.
     fn recover(&mut self) {
         let moment = self.clock.now();
-        let keys: Vec<_> = self.watched.keys().cloned().collect();
+        let keys: BTreeSet<_> = self.watched.keys().cloned().collect();
         for key in keys {
             if let Some(watched) = self.watched.get_mut(&key) {
                 watched.belief = forgive(&watched.belief, moment);

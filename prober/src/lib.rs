@@ -28,8 +28,10 @@ mod work;
 
 use std::sync::Arc;
 
+use store::handle::Clock;
 use tokio::{sync::watch, task::JoinSet};
 
+pub use api::{Admin, Failed};
 pub use config::{Canary, CanaryError, Config, Secret};
 pub use metrics::Metrics;
 
@@ -38,6 +40,7 @@ use crate::{
     check::{Dialer, Sockets},
     driver::Driver,
     outbox::Outbox,
+    report::Reporter,
 };
 
 /// Why a prober cannot start, or ended.
@@ -59,9 +62,10 @@ pub enum Error {
 pub struct Prober {
     config: Config,
     boot: String,
-    apis: Vec<Api>,
+    apis: Vec<Arc<dyn Admin>>,
     dialer: Arc<dyn Dialer>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 /// Prepares a prober; `boot` is drawn at the start of the process.
@@ -78,9 +82,23 @@ pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
         let text = format!("{} canaries: expected at most {}", config.canaries.len(), Config::MOST_CANARIES);
         return Err(Error::Config(text));
     }
-    let apis = config.report_to.iter().map(|base| Api::new(base, &config)).collect::<Result<_, _>>()?;
+    let over = |base: &String| Ok(Arc::new(Api::new(base, &config)?) as Arc<dyn Admin>);
+    let apis = config.report_to.iter().map(over).collect::<Result<_, Error>>()?;
+    Ok(start_over(config, boot, apis, Arc::new(Sockets), Clock::default()))
+}
+
+/// Prepares a prober over another rim: a simulation owns the way to control (one end per address of
+/// `report_to`, in its order), the way to the targets, and the clock.
+#[must_use]
+pub fn start_over(
+    config: Config,
+    boot: String,
+    apis: Vec<Arc<dyn Admin>>,
+    dialer: Arc<dyn Dialer>,
+    clock: Clock,
+) -> Prober {
     let metrics = Arc::new(Metrics::new(&config.report_to));
-    Ok(Prober { config, boot, apis, dialer: Arc::new(Sockets), metrics })
+    Prober { config, boot, apis, dialer, metrics, clock }
 }
 
 impl Prober {
@@ -101,13 +119,12 @@ impl Prober {
         let jobs = Arc::new(jobs);
         let mut tasks = JoinSet::new();
         for (number, api) in self.apis.into_iter().enumerate() {
-            let api = Arc::new(api);
             let inlet = work::Inlet { number, jobs: Arc::clone(&jobs), asked: asked.clone() };
-            tasks.spawn(work::follow(Arc::clone(&api), inlet));
-            let boot = self.boot.clone();
-            tasks.spawn(report::report(api, number, boot, Arc::clone(&outbox), Arc::clone(&self.metrics)));
+            let who = Reporter { vantage: self.config.vantage.clone(), boot: self.boot.clone() };
+            tasks.spawn(work::follow(Arc::clone(&api), who.vantage.clone(), inlet));
+            tasks.spawn(report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics)));
         }
-        let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics);
+        let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
         tasks.spawn(driver.run(given, confirmations));
         let ended = tokio::select! {
             () = shutdown => Ok(()),

@@ -3,16 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use store::health::{Batch, BatchReply, HEARTBEAT_EVERY};
+use store::{
+    health::{Batch, BatchReply, HEARTBEAT_EVERY},
+    model::Name,
+};
 use tokio::time::Instant;
 
 use crate::{
     Metrics,
-    api::{Api, Failed},
+    api::{Admin, Failed},
     outbox::{News, Outbox},
 };
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Who reports.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(crate) vantage: Name,
+    pub(crate) boot: String,
+}
 
 /// Where a reporter stands with its address.
 #[derive(Debug)]
@@ -30,14 +40,14 @@ impl Standing {
     }
 
     /// The next batch: its number moves only if it carries something.
-    fn batch(&mut self, api: &Api, boot: &str, news: News) -> Batch {
+    fn batch(&mut self, who: &Reporter, news: News) -> Batch {
         self.heartbeat += 1;
         if self.full || !news.observations.is_empty() {
             self.number += 1;
         }
         Batch {
-            vantage: api.vantage().clone(),
-            boot: boot.to_owned(),
+            vantage: who.vantage.clone(),
+            boot: who.boot.clone(),
             number: self.number,
             heartbeat: self.heartbeat,
             withheld: news.withheld,
@@ -59,20 +69,22 @@ impl Standing {
 
 /// Reports for ever.
 pub(crate) async fn report(
-    api: Arc<Api>,
+    api: Arc<dyn Admin>,
     number: usize,
-    boot: String,
+    who: Reporter,
     outbox: Arc<Outbox>,
     metrics: Arc<Metrics>,
 ) {
     let mut changed = outbox.changed();
     let mut standing = Standing::new();
     let mut failures = 0_u32;
+    // Of its own, so that it does not matter which of two addresses draws first.
+    let mut random = fastrand::Rng::new();
     loop {
         changed.borrow_and_update();
         let news = outbox.since(if standing.full { 0 } else { standing.had });
         let (version, sent) = (news.version, Instant::now());
-        let batch = standing.batch(&api, &boot, news);
+        let batch = standing.batch(&who, news);
         match api.report(&batch).await {
             Ok(reply) => {
                 if failures > 0 {
@@ -89,6 +101,7 @@ pub(crate) async fn report(
                 }
                 let heartbeat = tokio::time::sleep_until(sent + HEARTBEAT_EVERY);
                 tokio::select! {
+                    biased;
                     _ = changed.changed() => {}
                     () = heartbeat => {}
                 }
@@ -103,7 +116,7 @@ pub(crate) async fn report(
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
                 failures = failures.saturating_add(1);
                 let refused = matches!(failed, Failed::Refused(_));
-                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2) };
+                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(random.f64()).max(BACKOFF.0 / 2) };
                 tokio::time::sleep(wait).await;
             }
         }

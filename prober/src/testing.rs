@@ -24,6 +24,7 @@ pub(crate) fn check(interval: &str, timeout: &str) -> Check {
         fall: 4,
         rise: 2,
         quorum: Quorum::Majority,
+        damping: Check::DAMPING,
     }
 }
 

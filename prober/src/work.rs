@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use store::health::{TargetKey, WorkTarget};
+use store::{
+    health::{TargetKey, WorkTarget},
+    model::Name,
+};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::Api;
+use crate::api::Admin;
 
 /// Confirm-now requests that may wait; more are not needed, because a dial answers them all.
 pub(crate) const CONFIRMATIONS: usize = 1024;
@@ -38,9 +41,11 @@ pub(crate) struct Inlet {
 }
 
 /// Polls one address for ever.
-pub(crate) async fn follow(api: Arc<Api>, inlet: Inlet) {
+pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     let (mut index, mut failures) = (0, 0_u32);
     let mut confirmed = None;
+    // Of its own, so that it does not matter which of two addresses draws first.
+    let mut random = fastrand::Rng::new();
     loop {
         match api.work(index).await {
             Ok(work) => {
@@ -54,7 +59,7 @@ pub(crate) async fn follow(api: Arc<Api>, inlet: Inlet) {
                 let newest = work.confirm.iter().map(|it| it.number).max();
                 for request in &work.confirm {
                     let new = confirmed.is_some_and(|seen| request.number > seen);
-                    if new && request.by != *api.vantage() {
+                    if new && request.by != vantage {
                         // Full: a dial that is waiting answers this one as well.
                         let _ = inlet.asked.try_send(request.target.clone());
                     }
@@ -72,7 +77,7 @@ pub(crate) async fn follow(api: Arc<Api>, inlet: Inlet) {
                 index = 0;
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
                 failures = failures.saturating_add(1);
-                tokio::time::sleep(cap.mul_f64(fastrand::f64()).max(BACKOFF.0 / 2)).await;
+                tokio::time::sleep(cap.mul_f64(random.f64()).max(BACKOFF.0 / 2)).await;
             }
         }
     }

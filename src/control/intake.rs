@@ -81,8 +81,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut reports: Reports) {
     let mut snapshots = intake.shared.handle.snapshots();
     loop {
         let report = tokio::select! {
-            report = reports.0.recv() => report,
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             Ok(()) = snapshots.changed() => { intake.to_clean = true; None }
+            report = reports.0.recv() => report,
         };
         if let Some(report) = report {
             let mut together = vec![report];

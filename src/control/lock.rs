@@ -126,6 +126,7 @@ impl Lock {
             Ok(())
         };
         tokio::select! {
+            biased;
             done = working => done,
             () = self.keep(session) => {
                 tracing::warn!(lock = self.name, "the session is lost, and the lock with it");
@@ -161,6 +162,7 @@ where
             lock.session().await
         };
         let session = tokio::select! {
+            biased;
             session = begun => session,
             () = stopped(&mut stopping) => return,
         };
@@ -169,6 +171,7 @@ where
             Ok(session) => {
                 predecessor_ended = true;
                 let (ended, stop) = tokio::select! {
+                    biased;
                     ended = lock.term(&session, &work) => (ended, false),
                     () = stopped(&mut stopping) => (Ok(()), true),
                 };

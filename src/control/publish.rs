@@ -38,9 +38,11 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
     let mut backoff = Backoff::default();
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
+            _ = review.tick() => written = None,
             Ok(()) = judged.changed() => {}
             Ok(()) = snapshots.changed() => {}
-            _ = review.tick() => written = None,
         }
         loop {
             match round(&shared, &held, &mut written).await {

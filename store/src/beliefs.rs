@@ -4,16 +4,19 @@
 //! fresh by the reader's own clock and merges their votes with [`crate::health::merge`]. No clock and no
 //! engine inside: a simulation, or a test of two readers, owns the world.
 
+mod guard;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    health::{FRESH_FOR, Heartbeat, Observation, State, TargetKey, Verdict, Vote, merge},
+    health::{FRESH_FOR, Heartbeat, Observation, State, TargetKey, Verdict, Vote, damp, merge},
     locality::RegionId,
     model::{Moment, Name, Quorum, Vantage},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, Target},
 };
+use guard::{Draft, Guards};
 
 /// What a reader knows of health.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,9 @@ pub struct Beliefs {
     vantages: BTreeMap<Name, Seen>,
     verdicts: BTreeMap<TargetKey, Verdict>,
     stale: Stale,
+    guards: Guards,
+    /// Something was taken in since verdicts were last drawn.
+    heard: bool,
 }
 
 /// What is known of one vantage.
@@ -31,6 +37,14 @@ struct Seen {
     moved: Option<Moment>,
     fresh: bool,
     shards: HashMap<String, BTreeMap<TargetKey, Observation>>,
+}
+
+/// The votes on one verdict.
+struct Ballot<'s> {
+    key: TargetKey,
+    target: &'s Target,
+    votes: Vec<Vote>,
+    quorum: Quorum,
 }
 
 /// Which verdicts have to be drawn again.
@@ -48,6 +62,9 @@ pub struct Picture {
     pub vantages: BTreeMap<Name, VantagePicture>,
     /// By target.
     pub verdicts: BTreeMap<TargetKey, Verdict>,
+    /// The clusters whose verdicts are frozen because too much went down at once, and since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frozen: BTreeMap<Name, Moment>,
 }
 
 /// What one vantage sees.
@@ -81,9 +98,11 @@ impl Beliefs {
             if before.is_some_and(|before| before.boot != heartbeat.boot || before.number != heartbeat.number)
             {
                 seen.moved = Some(now);
+                self.heard = true;
             }
             if before.is_none_or(|before| before.withheld != heartbeat.withheld) {
                 self.stale = Stale::All;
+                self.heard = true;
             }
             seen.heartbeat = Some(heartbeat);
         }
@@ -96,18 +115,25 @@ impl Beliefs {
         let before = seen.shards.insert(shard.to_owned(), fresh.clone()).unwrap_or_default();
         let changed = |target: &&TargetKey| before.get(*target) != fresh.get(*target);
         let targets: Vec<_> = before.keys().chain(fresh.keys()).filter(changed).cloned().collect();
+        self.heard |= !targets.is_empty();
         self.touch(targets);
     }
 
     /// The configuration changed: every verdict is drawn again.
     pub fn reconfigured(&mut self) {
+        self.heard = true;
         self.stale = Stale::All;
     }
 
     /// Draws the verdicts that may have changed and returns those that did. Verdicts of targets that are not
     /// configured any more are forgotten.
+    ///
+    /// Silence alone turns no verdict: when a vantage grows stale, those that a small quorum leaves to decide have to be
+    /// heard once more. Who is cut off would otherwise see the vantages grow stale one after the other, and believe the
+    /// last of them.
     pub fn judge(&mut self, snapshot: &Snapshot, now: Moment) -> Vec<(TargetKey, Verdict)> {
         self.refresh(now);
+        let heard = std::mem::take(&mut self.heard);
         let stale = std::mem::replace(&mut self.stale, Stale::Some(BTreeSet::new()));
         let targets: Vec<TargetKey> = match stale {
             Stale::All => {
@@ -116,50 +142,66 @@ impl Beliefs {
             }
             Stale::Some(targets) => targets.into_iter().collect(),
         };
+        let ballots: Vec<Ballot<'_>> =
+            targets.iter().flat_map(|target| self.ballots(snapshot, target)).collect();
+        let drafts = ballots.into_iter().filter_map(|ballot| self.draft(ballot, heard, now)).collect();
+        let drafts = self.guards.hold(snapshot, &self.verdicts, drafts, now);
+        self.touch(drafts.iter().filter(|it| it.after.waits()).map(|it| it.target.clone()).collect());
         let mut changed = Vec::new();
-        for key in targets {
-            let Some(target) = snapshot.targets.get(&key) else { continue };
-            let votes: Vec<Vote> =
-                snapshot.vantages.iter().map(|vantage| self.vote(&vantage.name, &key)).collect();
-            self.draw(key.clone(), &votes, target.check.quorum, now, &mut changed);
-            for (name, region) in snapshot.locality.regions().iter().zip((0..).map(RegionId)) {
-                let regional = key.in_region(name);
-                if snapshot.regional.contains_key(&regional) {
-                    let own = |vantage: &&Vantage| snapshot.region_of(vantage) == Some(region);
-                    let own = snapshot.vantages.iter().filter(own);
-                    let votes: Vec<Vote> = own.map(|vantage| self.vote(&vantage.name, &key)).collect();
-                    // A number of all vantages means nothing to the few of a region.
-                    let quorum = match target.check.quorum {
-                        Quorum::Count(_) => Quorum::Majority,
-                        quorum => quorum,
-                    };
-                    self.draw(regional, &votes, quorum, now, &mut changed);
-                }
+        for Draft { key, target: _, after } in drafts {
+            if self.verdicts.get(&key) != Some(&after) {
+                self.verdicts.insert(key.clone(), after.clone());
+                changed.push((key, after));
             }
         }
         changed
     }
 
-    fn draw(
-        &mut self,
-        key: TargetKey,
-        votes: &[Vote],
-        quorum: Quorum,
-        now: Moment,
-        changed: &mut Vec<(TargetKey, Verdict)>,
-    ) {
-        let before = self.verdicts.get(&key).cloned().unwrap_or_default();
-        let after = merge(&before, votes, quorum, now);
-        if after != before || !self.verdicts.contains_key(&key) {
-            self.verdicts.insert(key.clone(), after.clone());
-            changed.push((key, after));
+    /// The votes on a target: everybody's, and those of each region that has a verdict of its own.
+    fn ballots<'s>(&self, snapshot: &'s Snapshot, key: &TargetKey) -> Vec<Ballot<'s>> {
+        let Some(target) = snapshot.targets.get(key) else { return Vec::new() };
+        let votes = |of: &dyn Fn(&Vantage) -> bool| {
+            let vantages = snapshot.vantages.iter().filter(|vantage| of(vantage));
+            vantages.map(|vantage| self.vote(&vantage.name, key)).collect()
+        };
+        let check = &target.check;
+        let everybody = Ballot { key: key.clone(), target, votes: votes(&|_| true), quorum: check.quorum };
+        let regions = snapshot.locality.regions().iter().zip((0..).map(RegionId));
+        let regional = regions.filter_map(|(name, region)| {
+            let key = Some(key.in_region(name)).filter(|key| snapshot.regional.contains_key(key))?;
+            // A number of all vantages means nothing to the few of a region.
+            let quorum = match check.quorum {
+                Quorum::Count(_) => Quorum::Majority,
+                quorum => quorum,
+            };
+            let own = |vantage: &Vantage| snapshot.region_of(vantage) == Some(region);
+            Some(Ballot { key, target, votes: votes(&own), quorum })
+        });
+        std::iter::once(everybody).chain(regional).collect()
+    }
+
+    /// What the votes make of a verdict; `None` where silence alone would turn it.
+    fn draft(&mut self, ballot: Ballot<'_>, heard: bool, now: Moment) -> Option<Draft> {
+        let before = self.verdicts.get(&ballot.key).cloned().unwrap_or_default();
+        let after = merge(&before, &ballot.votes, ballot.quorum, now);
+        let after = damp(&before, after, ballot.target.check.damping.0, now);
+        let kept_waiting = before.damped || before.frozen;
+        if !heard && after.state != before.state && !kept_waiting {
+            self.touch(vec![ballot.target.key.clone()]);
+            return None;
         }
+        Some(Draft { key: ballot.key, target: ballot.target.key.clone(), after })
     }
 
     /// The present verdicts.
     #[must_use]
     pub const fn verdicts(&self) -> &BTreeMap<TargetKey, Verdict> {
         &self.verdicts
+    }
+
+    /// The clusters whose verdicts are frozen, and since when.
+    pub fn frozen(&self) -> impl Iterator<Item = (&Name, Moment)> {
+        self.guards.frozen()
     }
 
     /// A copy for people.
@@ -172,7 +214,8 @@ impl Beliefs {
             observations: seen.shards.values().flatten().map(|(key, it)| (key.clone(), it.clone())).collect(),
         };
         let vantages = self.vantages.iter().map(|(name, seen)| (name.clone(), view(seen))).collect();
-        Picture { vantages, verdicts: self.verdicts.clone() }
+        let frozen = self.frozen().map(|(name, since)| (name.clone(), since)).collect();
+        Picture { vantages, verdicts: self.verdicts.clone(), frozen }
     }
 
     /// Re-decides who is fresh; a change concerns every target.

@@ -5,10 +5,11 @@
 //! of damage by itself.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,8 +26,14 @@ pub struct DiskError {
 /// The node's memory: a few named values, each replaced whole.
 #[derive(Clone)]
 pub struct LastGood {
-    db: Arc<sled::Db>,
+    shelf: Shelf,
     path: PathBuf,
+}
+
+#[derive(Clone)]
+enum Shelf {
+    Disk(Arc<sled::Db>),
+    Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>),
 }
 
 impl fmt::Debug for LastGood {
@@ -69,29 +76,36 @@ impl LastGood {
             Ok(Err(error)) => return Err(Trouble::Corrupt(error.to_string())),
             Err(_) => return Err(Trouble::Corrupt("its store cannot be read at all".to_owned())),
         };
-        let memory = Self { db: Arc::new(db), path: path.to_owned() };
-        match catch_unwind(AssertUnwindSafe(|| memory.verify())) {
-            Ok(verified) => verified.map(|()| memory),
+        match catch_unwind(AssertUnwindSafe(|| verify(&db))) {
+            Ok(verified) => {
+                verified.map(|()| Self { shelf: Shelf::Disk(Arc::new(db)), path: path.to_owned() })
+            }
             Err(_) => Err(Trouble::Corrupt("its store cannot be read to the end".to_owned())),
         }
     }
 
-    fn verify(&self) -> Result<(), Trouble> {
-        for pair in self.db.iter() {
-            let (key, value) = pair.map_err(|error| Trouble::Corrupt(error.to_string()))?;
-            if unseal(&value).is_none() {
-                let key = String::from_utf8_lossy(&key).into_owned();
-                return Err(Trouble::Corrupt(format!("the checksum of {key:?} is wrong")));
-            }
-        }
-        Ok(())
+    /// A memory without a disk, for simulations: it lasts as long as a clone of it, also when the node that fills it
+    /// dies.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self { shelf: Shelf::Memory(Arc::default()), path: PathBuf::from("memory") }
+    }
+
+    /// True if writing may block.
+    pub(crate) const fn blocks(&self) -> bool {
+        matches!(self.shelf, Shelf::Disk(_))
     }
 
     /// The value kept under a name; `None` if there is none or an incompatible one.
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let value = self.db.get(name).ok()??;
-        serde_json::from_slice(unseal(&value)?).ok()
+        match &self.shelf {
+            Shelf::Disk(db) => serde_json::from_slice(unseal(&db.get(name).ok()??)?).ok(),
+            Shelf::Memory(values) => {
+                let values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                serde_json::from_slice(unseal(values.get(name)?)?).ok()
+            }
+        }
     }
 
     /// Replaces the value under a name. Returns before it is on the disk proper; see [`LastGood::flush`].
@@ -101,7 +115,15 @@ impl LastGood {
     pub fn put<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
         let fail = |reason: String| DiskError { path: self.path.clone(), reason };
         let body = serde_json::to_vec(value).map_err(|error| fail(error.to_string()))?;
-        self.db.insert(name, seal(&body)).map_err(|error| fail(error.to_string()))?;
+        match &self.shelf {
+            Shelf::Disk(db) => {
+                db.insert(name, seal(&body)).map_err(|error| fail(error.to_string()))?;
+            }
+            Shelf::Memory(values) => {
+                let mut values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                values.insert(name.to_owned(), seal(&body));
+            }
+        }
         Ok(())
     }
 
@@ -111,7 +133,13 @@ impl LastGood {
     /// When the disk refuses.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
-        self.db.remove(name).map(drop).map_err(fail)
+        match &self.shelf {
+            Shelf::Disk(db) => db.remove(name).map(drop).map_err(fail),
+            Shelf::Memory(values) => {
+                values.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+                Ok(())
+            }
+        }
     }
 
     /// Writes everything out. Blocks.
@@ -120,8 +148,22 @@ impl LastGood {
     /// When the disk refuses.
     pub fn flush(&self) -> Result<(), DiskError> {
         let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
-        self.db.flush().map(drop).map_err(fail)
+        match &self.shelf {
+            Shelf::Disk(db) => db.flush().map(drop).map_err(fail),
+            Shelf::Memory(_) => Ok(()),
+        }
     }
+}
+
+fn verify(db: &sled::Db) -> Result<(), Trouble> {
+    for pair in db.iter() {
+        let (key, value) = pair.map_err(|error| Trouble::Corrupt(error.to_string()))?;
+        if unseal(&value).is_none() {
+            let key = String::from_utf8_lossy(&key).into_owned();
+            return Err(Trouble::Corrupt(format!("the checksum of {key:?} is wrong")));
+        }
+    }
+    Ok(())
 }
 
 enum Trouble {
@@ -184,6 +226,19 @@ mod tests {
         let memory = reopened(dir.path());
         assert_eq!(memory.get::<Vec<u8>>("a"), Some(vec![1, 2, 3]));
         assert_eq!(memory.get::<Vec<u8>>("b"), None);
+    }
+
+    #[test]
+    fn a_memory_without_a_disk_outlives_who_fills_it() {
+        let kept = LastGood::in_memory();
+        let used = kept.clone();
+        used.put("a", &vec![1, 2, 3]).unwrap();
+        used.put("b", &"x").unwrap();
+        used.remove("b").unwrap();
+        used.flush().unwrap();
+        drop(used);
+        assert_eq!(kept.get::<Vec<u8>>("a"), Some(vec![1, 2, 3]));
+        assert_eq!(kept.get::<String>("b"), None);
     }
 
     #[test]

@@ -105,7 +105,18 @@ pub async fn start(
     options: Options,
 ) -> Result<(Handle, Follower), DiskError> {
     let (memory, _) = LastGood::open(dir)?;
-    let (handle, mut publisher) = channel(Clock::default(), options.lease);
+    Ok(start_from(engine, memory, Clock::default(), identity, options).await)
+}
+
+/// As [`start`], with a memory that is open and a clock: a simulation owns both.
+pub async fn start_from(
+    engine: Arc<dyn Engine>,
+    memory: LastGood,
+    clock: Clock,
+    identity: Identity,
+    options: Options,
+) -> (Handle, Follower) {
+    let (handle, mut publisher) = channel(clock, options.lease);
     let requests = std::mem::replace(&mut publisher.requests, mpsc::channel(1).1);
     let metrics = Arc::new(FollowMetrics::new(handle.clone()));
     let shared = Shared {
@@ -143,7 +154,7 @@ pub async fn start(
         let _ = drains_seen.wait_for(|read| *read).await;
     };
     let _ = tokio::time::timeout(shared.options.start_patience, first).await;
-    Ok((handle, Follower { tasks, leaving, metrics }))
+    (handle, Follower { tasks, leaving, metrics })
 }
 
 impl Follower {

@@ -3,6 +3,8 @@
 //! Probers send [`Batch`]es of [`Observation`]s; control keeps them in the engine; every reader merges them for
 //! itself with [`merge`], a pure function, so that all nodes believe the same without asking one another.
 
+mod damping;
+
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,8 @@ use crate::{
     board,
     model::{Check, Moment, Name, Quorum, Span},
 };
+
+pub use damping::damp;
 
 /// Health, as one vantage sees it or as the quorum believes it. Starts as `Unknown`, never as anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,8 +58,11 @@ impl TargetKey {
     #[must_use]
     pub fn new(address: std::net::IpAddr, check: &Check) -> Self {
         use sha2::{Digest as _, Sha256};
-        let Check { name: _, probe, port, interval, timeout, fall, rise, quorum } = check;
-        let what = format!("{probe:?} {interval} {timeout} {fall} {rise} {quorum:?}");
+        let Check { name: _, probe, port, interval, timeout, fall, rise, quorum, damping } = check;
+        let mut what = format!("{probe:?} {interval} {timeout} {fall} {rise} {quorum:?}");
+        if *damping != Check::DAMPING {
+            what.push_str(&format!(" {damping}"));
+        }
         let digest = Sha256::digest(what.as_bytes());
         let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
@@ -227,6 +234,15 @@ pub struct Verdict {
     pub unsettled: bool,
     /// Up, and was Down at some time before: the hold-down applies from `since`.
     pub recovered: bool,
+    /// The votes say Up, but it went down too often lately: it stays Down until it has been quiet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damped: bool,
+    /// It went down several times lately.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flapping: bool,
+    /// The votes say Down, but so do those on too many others at once: the last state stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
     /// How the votes stood.
     pub tally: Tally,
     /// The last changes, oldest first, at most [`Verdict::HISTORY`].
@@ -258,6 +274,12 @@ pub struct Transition {
 impl Verdict {
     /// How many changes are remembered.
     pub const HISTORY: usize = 16;
+
+    /// Time alone may change it: it has to be drawn again although nothing is heard.
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.damped || self.flapping || self.frozen
+    }
 
     /// As on the board.
     #[must_use]
@@ -304,6 +326,7 @@ pub fn merge(previous: &Verdict, votes: &[Vote], quorum: Quorum, now: Moment) ->
     let mut next = Verdict {
         state,
         held: !up && !down,
+        frozen: false,
         unsettled: votes.iter().any(disagrees),
         tally,
         ..previous.clone()

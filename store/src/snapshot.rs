@@ -3,14 +3,16 @@
 //! Names are resolved, sites are numbered, targets have their slots on the board, implied domains and routes
 //! are spelled out. The roles read it without locks and never see half of a change.
 
+mod failover;
 mod steered;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
+pub use failover::Failover;
 use steered::Shared;
 pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, SteeredSite, Steering};
 
@@ -118,6 +120,8 @@ pub struct Target {
     pub address: IpAddr,
     /// The site it stands in.
     pub site: Name,
+    /// The clusters it is an address of.
+    pub clusters: BTreeSet<Name>,
     /// How.
     pub check: Check,
 }
@@ -199,12 +203,22 @@ impl Snapshot {
         self.tokens.iter().any(|token| token.role == Role::Operator)
     }
 
-    fn target(&mut self, address: IpAddr, site: &Name, check: &Check, board: &Board) -> Option<Slot> {
+    fn target(
+        &mut self,
+        address: IpAddr,
+        (cluster, site): (&Name, &Name),
+        check: &Check,
+        board: &Board,
+    ) -> Option<Slot> {
         let key = TargetKey::new(address, check);
         let slot = board.intern(&key)?;
-        self.targets.entry(key.clone()).or_insert_with(|| {
-            Arc::new(Target { key, slot, address, site: site.clone(), check: check.clone() })
+        let target = self.targets.entry(key.clone()).or_insert_with(|| {
+            let (site, check, clusters) = (site.clone(), check.clone(), BTreeSet::new());
+            Arc::new(Target { key, slot, address, site, clusters, check })
         });
+        if !target.clusters.contains(cluster) {
+            Arc::make_mut(target).clusters.insert(cluster.clone());
+        }
         Some(slot)
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn check(quorum: Quorum) -> Check {
         fall: 4,
         rise: 2,
         quorum,
+        damping: Check::DAMPING,
     }
 }
 

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     board::Board,
-    testing::{compile, name, sources},
+    model::Quorum,
+    testing::{check, compile, name, sources},
 };
 
 const VANTAGES: u8 = 3;
@@ -124,6 +125,39 @@ fn silence_makes_stale_and_the_verdict_holds() {
     assert_eq!((verdict.state, verdict.held, verdict.tally.stale), (State::Up, true, 3));
 }
 
+/// With a small quorum Up and Down can both have their votes. Who is cut off sees the vantages grow stale one after the
+/// other, and must not believe the last of them.
+#[test]
+fn silence_alone_turns_no_verdict() {
+    let mut world = World::new();
+    let mut small = sources(2, VANTAGES);
+    small.checks = vec![check(Quorum::Any)];
+    world.snapshot = compile(small, &Board::default());
+    world.targets = world.snapshot.targets.keys().cloned().collect();
+    let mut reader = Beliefs::default();
+    let state = |reader: &Beliefs, world: &World| reader.verdicts()[&world.targets[0]].state;
+    world.apply(&Event::Beat(0, false));
+    world.apply(&Event::Sees(0, 0, State::Up));
+    world.apply(&Event::Beat(1, false));
+    world.show(&mut reader, false);
+    world.apply(&Event::Beat(0, false));
+    world.show(&mut reader, false);
+    world.apply(&Event::Later(1_000));
+    world.apply(&Event::Beat(1, false));
+    world.apply(&Event::Sees(1, 0, State::Down));
+    world.show(&mut reader, false);
+    assert_eq!(state(&reader, &world), State::Up, "both have their votes");
+    for _ in 0..12 {
+        world.apply(&Event::Later(500));
+        reader.judge(&world.snapshot, world.now);
+        assert_eq!(state(&reader, &world), State::Up, "nothing was heard");
+    }
+    let mut again = reader.clone();
+    world.apply(&Event::Beat(1, false));
+    world.show(&mut again, false);
+    assert_eq!(state(&again, &world), State::Down, "it is there, and the other is not");
+}
+
 proptest! {
     #[test]
     fn the_order_in_which_vantages_are_read_does_not_matter(events in events()) {
@@ -167,4 +201,99 @@ proptest! {
             prop_assert_eq!(states(&old), states(&new));
         }
     }
+}
+
+/// A reader of a cluster of ten sites with a guard, whose one vantage sees them as told.
+struct Guarded {
+    snapshot: Snapshot,
+    reader: Beliefs,
+    beat: u64,
+}
+
+impl Guarded {
+    fn new() -> Self {
+        let mut sources = sources(10, 1);
+        let window = crate::testing::span("30s");
+        sources.clusters[0].guard = Some(crate::model::BlastRadius { percent: 40, window });
+        let snapshot = compile(sources, &Board::default());
+        let mut guarded = Self { snapshot, reader: Beliefs::default(), beat: 0 };
+        guarded.sees(0, 0);
+        guarded.sees(0, 0);
+        assert_eq!(guarded.down(), 0);
+        guarded
+    }
+
+    /// At a second, the first so many sites are down.
+    fn sees(&mut self, second: u64, down: usize) {
+        let now = Moment(1_000_000 + second * 1_000);
+        self.beat += 1;
+        let beat = Heartbeat { boot: "b".into(), number: self.beat, withheld: false };
+        self.reader.heartbeats([(name("v0"), beat)].into(), now);
+        let seen = |(at, target): (usize, &TargetKey)| Observation {
+            target: target.clone(),
+            state: if at < down { State::Down } else { State::Up },
+            since: now,
+            reason: String::new(),
+            latency: None,
+            suspect: false,
+        };
+        let all = self.snapshot.targets.keys().enumerate().map(seen).collect();
+        self.reader.observations(&name("v0"), "00", all);
+        self.reader.judge(&self.snapshot, now);
+    }
+
+    fn down(&self) -> usize {
+        self.reader.verdicts().values().filter(|it| it.state == State::Down).count()
+    }
+
+    fn frozen(&self) -> (usize, bool) {
+        let held = self.reader.verdicts().values().filter(|it| it.frozen).count();
+        (held, self.reader.picture().frozen.contains_key(&name("main")))
+    }
+}
+
+#[test]
+fn a_blast_freezes_what_is_good_until_it_is_over() {
+    let mut all = Guarded::new();
+    all.sees(1, 10);
+    assert_eq!((all.down(), all.frozen()), (0, (10, true)), "everything at once is our own mistake");
+    all.sees(100, 10);
+    assert_eq!((all.down(), all.frozen()), (0, (10, true)), "however long it lasts");
+    all.sees(101, 3);
+    assert_eq!((all.down(), all.frozen()), (3, (0, false)), "that many may be dead");
+}
+
+#[test]
+fn what_went_down_before_counts_within_the_window() {
+    let mut slow = Guarded::new();
+    slow.sees(1, 4);
+    assert_eq!((slow.down(), slow.frozen()), (4, (0, false)));
+    slow.sees(10, 6);
+    assert_eq!((slow.down(), slow.frozen()), (4, (2, true)));
+    slow.sees(60, 6);
+    assert_eq!((slow.down(), slow.frozen()), (4, (2, true)), "frozen since then");
+    let mut slower = Guarded::new();
+    slower.sees(1, 4);
+    slower.sees(40, 8);
+    assert_eq!((slower.down(), slower.frozen()), (8, (0, false)), "four within each window");
+}
+
+#[test]
+fn a_flapping_target_comes_back_although_nothing_is_heard() {
+    let mut flapping = Guarded::new();
+    for n in 1..=8 {
+        flapping.sees(3 * n, 1);
+        flapping.sees(3 * n + 1, 0);
+    }
+    assert_eq!(flapping.down(), 1, "damped");
+    let beat_only = |it: &mut Guarded, second: u64| {
+        it.beat += 1;
+        let now = Moment(1_000_000 + second * 1_000);
+        let beat = Heartbeat { boot: "b".into(), number: it.beat, withheld: false };
+        it.reader.heartbeats([(name("v0"), beat)].into(), now);
+        it.reader.judge(&it.snapshot, now);
+    };
+    (26..150).for_each(|second| beat_only(&mut flapping, second));
+    assert_eq!(flapping.down(), 0);
+    assert!(flapping.reader.verdicts().values().all(|it| !it.waits() && !it.unsettled));
 }

@@ -24,6 +24,7 @@ pub(super) async fn follow(
     let mut failing = false;
     loop {
         tokio::select! {
+            biased;
             asked = asked_to_leave(&mut leaving) => {
                 if asked {
                     goodbye(&shared).await;

@@ -97,7 +97,9 @@ fn publish(shared: &Shared, stored: &Stored) {
 /// Kept on disk and synced: from now on this node starts with it, whatever else is down.
 async fn remember(shared: &Shared, stored: &Stored) {
     let (memory, stored) = (shared.memory.clone(), stored.clone());
-    let kept = tokio::task::spawn_blocking(move || memory.put(MEMORY, &stored).and_then(|()| memory.flush()));
+    let blocks = memory.blocks();
+    let keep = move || memory.put(MEMORY, &stored).and_then(|()| memory.flush());
+    let kept = async move { if blocks { tokio::task::spawn_blocking(keep).await } else { Ok(keep()) } };
     match tokio::time::timeout(Duration::from_secs(30), kept).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the configuration is not kept across a restart"),

@@ -39,6 +39,7 @@ pub(super) async fn follow(shared: Shared) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let change = tokio::select! {
+            biased;
             change = changes.recv() => match change {
                 Some(change) => change,
                 None => return,

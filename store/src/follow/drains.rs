@@ -24,6 +24,7 @@ pub(super) async fn follow(
         let wait = Wait { after, at_most: shared.options.wait };
         let poll = shared.engine.kv_list(keys::DRAINS, Some(wait));
         tokio::select! {
+            biased;
             read = poll => match read {
                 Ok(read) => {
                     backoff.reset();

@@ -1,7 +1,7 @@
 //! Follows heartbeats and observations and flips the board.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     engine::{Index, KvEntry, Wait},
     health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
     keys,
-    model::Moment,
+    model::{Moment, Name},
     snapshot::Snapshot,
 };
 
@@ -30,17 +30,30 @@ struct Remembered {
 /// The verdicts to start from: the engine's newest, else this node's own.
 pub(super) async fn remembered(shared: &Shared) -> Beliefs {
     let mut beliefs = Beliefs::default();
+    let now = shared.publisher.handle().now();
     let published = shared.engine.kv_list(keys::VERDICTS, None);
     let answer = tokio::time::timeout(shared.options.start_patience, published).await;
     if let Ok(Ok(read)) = answer {
         for shard in read.value.iter().filter_map(decode::<VerdictShard>) {
-            beliefs.adopt(shard.verdicts);
+            beliefs.adopt(by_our_clock(shard.verdicts, now));
         }
     }
     if let Some(own) = shared.memory.get::<Remembered>(MEMORY) {
-        beliefs.adopt(own.verdicts);
+        beliefs.adopt(by_our_clock(own.verdicts, now));
     }
     beliefs
+}
+
+/// What another clock says, or this one before it was set, may lie ahead: a hold-down that counts from there would last
+/// as long as the clocks differ.
+fn by_our_clock(
+    verdicts: BTreeMap<TargetKey, Verdict>,
+    now: Moment,
+) -> impl Iterator<Item = (TargetKey, Verdict)> {
+    verdicts.into_iter().map(move |(target, verdict)| {
+        let since = verdict.since.min(now);
+        (target, Verdict { since, ..verdict })
+    })
 }
 
 enum Read {
@@ -62,11 +75,14 @@ pub(super) async fn follow(
     tasks.spawn(poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads));
     let mut known = Known::default();
     let mut dirty = false;
+    let mut alarms = Alarms::default();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     restore_board(&shared, &beliefs, handle.snapshot().as_deref());
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself; each of them is rare.
+            biased;
             Some(read) = read.recv() => known.take_in(read, &mut beliefs, handle.now()),
             Some(answer) = pictures.recv() => { let _ = answer.send(beliefs.picture()); continue }
             Ok(()) = snapshots.changed() => {
@@ -77,10 +93,35 @@ pub(super) async fn follow(
         }
         let Some(snapshot) = handle.snapshot() else { continue };
         let changed = beliefs.judge(&snapshot, handle.now());
+        alarms.ring(&shared, &beliefs);
         if !changed.is_empty() {
             dirty = true;
             flip(&shared, &snapshot, &changed);
         }
+    }
+}
+
+/// Says once when a cluster's verdicts are frozen, and once when they are not any more.
+#[derive(Default)]
+struct Alarms(BTreeSet<Name>);
+
+impl Alarms {
+    fn ring(&mut self, shared: &Shared, beliefs: &Beliefs) {
+        let frozen: BTreeSet<Name> = beliefs.frozen().map(|(name, _)| name.clone()).collect();
+        if frozen == self.0 {
+            return;
+        }
+        for cluster in frozen.difference(&self.0) {
+            tracing::error!(
+                %cluster,
+                "too many targets went down at once: the last good verdicts stay until fewer are down"
+            );
+        }
+        for cluster in self.0.difference(&frozen) {
+            tracing::warn!(%cluster, "its verdicts are believed again");
+        }
+        shared.metrics.clusters_frozen.set(frozen.len() as u64);
+        self.0 = frozen;
     }
 }
 
@@ -192,5 +233,21 @@ fn remember(shared: &Shared, beliefs: &Beliefs) {
     let value = Remembered { verdicts: beliefs.verdicts().clone() };
     if let Err(error) = shared.memory.put(MEMORY, &value) {
         tracing::warn!(%error, "verdicts are not kept across a restart");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::State;
+
+    #[test]
+    fn what_another_clock_says_does_not_lie_ahead() {
+        let now = Moment(1_000_000);
+        let recovered = |since| Verdict { state: State::Up, since, recovered: true, ..Verdict::default() };
+        let verdicts = [("a", recovered(Moment(1_600_000))), ("b", recovered(Moment(990_000)))];
+        let verdicts = verdicts.into_iter().map(|(key, it)| (TargetKey::from(key), it)).collect();
+        let adopted: Vec<_> = by_our_clock(verdicts, now).map(|(_, it)| it.since).collect();
+        assert_eq!(adopted, [now, Moment(990_000)]);
     }
 }

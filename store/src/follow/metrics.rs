@@ -16,11 +16,13 @@ pub struct FollowMetrics {
     pub verdict_changes: Count,
     /// Discovery entries that changed.
     pub discovery_changes: Count,
+    /// Clusters whose verdicts are frozen.
+    pub clusters_frozen: Count,
     /// Generations that were refused because they were older than the one that runs, or unreadable.
     pub generations_refused: Count,
 }
 
-static DESCRIPTORS: [Descriptor; 8] = [
+static DESCRIPTORS: [Descriptor; 10] = [
     Descriptor::counter(
         "waypost.store.engine_failures",
         "{call}",
@@ -36,11 +38,21 @@ static DESCRIPTORS: [Descriptor; 8] = [
     Descriptor::gauge("waypost.store.generation_epoch", "", "Epoch of the generation that runs."),
     Descriptor::gauge("waypost.store.generation_number", "", "Number of the generation that runs."),
     Descriptor::gauge(
+        "waypost.store.clusters_frozen",
+        "{cluster}",
+        "Clusters whose last good verdicts are kept because too much went down at once.",
+    ),
+    Descriptor::gauge(
         "waypost.store.services",
         "{service}",
         "Services in use, by standing of their discovery.",
     ),
     Descriptor::gauge("waypost.store.targets", "{target}", "Targets in the snapshot, by verdict."),
+    Descriptor::gauge(
+        "waypost.store.failover",
+        "s",
+        "From a site's death to the last client's last wrong answer, by domain; for domains with a budget.",
+    ),
 ];
 
 impl FollowMetrics {
@@ -50,6 +62,7 @@ impl FollowMetrics {
             engine_failures: Count::default(),
             verdict_changes: Count::default(),
             discovery_changes: Count::default(),
+            clusters_frozen: Count::default(),
             generations_refused: Count::default(),
         }
     }
@@ -68,7 +81,15 @@ impl FollowMetrics {
             counts[at] += 1;
         }
         for (standing, count) in standings.into_iter().zip(counts) {
-            emit(Sample { metric: &DESCRIPTORS[6], labels: &[("standing", standing)], value: count.into() });
+            emit(Sample { metric: &DESCRIPTORS[7], labels: &[("standing", standing)], value: count.into() });
+        }
+    }
+
+    fn collect_failovers(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let Some(snapshot) = self.handle.snapshot() else { return };
+        for (domain, failover) in snapshot.failovers() {
+            let (labels, value) = ([("domain", domain.domain.name.as_str())], failover.whole().as_secs_f64());
+            emit(Sample { metric: &DESCRIPTORS[9], labels: &labels, value });
         }
     }
 
@@ -82,7 +103,7 @@ impl FollowMetrics {
             }
         }
         for (state, count) in counts {
-            emit(Sample { metric: &DESCRIPTORS[7], labels: &[("verdict", state)], value: count.into() });
+            emit(Sample { metric: &DESCRIPTORS[8], labels: &[("verdict", state)], value: count.into() });
         }
     }
 }
@@ -102,11 +123,13 @@ impl Source for FollowMetrics {
             self.generations_refused.value(),
             generation.epoch.into(),
             generation.number as f64,
+            self.clusters_frozen.value(),
         ];
         for (metric, value) in DESCRIPTORS.iter().zip(values) {
             emit(Sample { metric, labels: &[], value });
         }
         self.collect_services(emit);
         self.collect_targets(emit);
+        self.collect_failovers(emit);
     }
 }

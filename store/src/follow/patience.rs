@@ -7,6 +7,8 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,
+    /// Of its own, so that it does not matter which of two draws first.
+    random: fastrand::Rng,
 }
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -32,7 +34,8 @@ impl Backoff {
 
     /// It failed: waits.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.next(fastrand::f64())).await;
+        let random = self.random.f64();
+        tokio::time::sleep(self.next(random)).await;
     }
 }
 

@@ -174,8 +174,9 @@ fn check() -> impl Strategy<Value = Check> {
         Just(Quorum::All),
         (1..=u16::MAX).prop_map(Quorum::Count)
     ];
-    (name(), probe, 1..=u16::MAX, (span(), span()), 1..=100u8, 1..=100u8, quorum).prop_map(
-        |(name, probe, port, (x, y), fall, rise, quorum)| Check {
+    let judging = (1..=100u8, 1..=100u8, quorum, span());
+    (name(), probe, 1..=u16::MAX, (span(), span()), judging).prop_map(
+        |(name, probe, port, (x, y), (fall, rise, quorum, damping))| Check {
             name,
             probe,
             port,
@@ -184,6 +185,7 @@ fn check() -> impl Strategy<Value = Check> {
             fall,
             rise,
             quorum,
+            damping,
         },
     )
 }

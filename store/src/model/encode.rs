@@ -322,6 +322,7 @@ fn check(it: &Check, map: Map) -> Map {
         .with("fall", plain(it.fall))
         .with("rise", plain(it.rise))
         .with("quorum", quorum)
+        .maybe("damping", (it.damping != Check::DAMPING).then(|| text(it.damping)))
 }
 
 fn sites(sites: Option<&Vec<Name>>) -> Option<Node> {

@@ -224,8 +224,8 @@ impl Snapshot {
                 let regions = check.filter(|_| domain.verdict == Jurisdiction::Regional);
                 SteeredAddress {
                     ip,
-                    slot: check.and_then(|check| self.target(ip, name, check, board)),
-                    gate: gate.and_then(|gate| self.target(ip, name, gate, board)),
+                    slot: check.and_then(|check| self.target(ip, (&cluster.name, name), check, board)),
+                    gate: gate.and_then(|gate| self.target(ip, (&cluster.name, name), gate, board)),
                     regions: regions.map_or_else(Box::default, |check| self.regional(ip, check, board)),
                 }
             };

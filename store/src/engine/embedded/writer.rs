@@ -146,6 +146,7 @@ async fn run(mut head: Head, mut disk: Option<Disk>, shared: Arc<Shared>, mut wa
             }
         };
         tokio::select! {
+            biased;
             taken = waiting.recv_many(&mut jobs, GROUP) => if taken == 0 { return },
             () = due => {}
         }

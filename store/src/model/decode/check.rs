@@ -52,7 +52,8 @@ pub(super) fn check(fields: &Fields<'_>) -> Option<Check> {
     let rise = fields.or("rise", 2, |field| field.int(1..=100));
     let quorum = fields.or("quorum", Quorum::default(), quorum);
     let timeout = timeout.unwrap_or_else(|| millis(800).min(interval));
-    Some(Check { name: name?, probe: probe?, port: port?, interval, timeout, fall, rise, quorum })
+    let damping = fields.or("damping", Check::DAMPING, |field| field.span_within(millis(0)..=DAY));
+    Some(Check { name: name?, probe: probe?, port: port?, interval, timeout, fall, rise, quorum, damping })
 }
 
 fn port(field: Reader<'_>) -> Option<u16> {

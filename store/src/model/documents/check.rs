@@ -1,5 +1,7 @@
 //! Checks: what is dialled, how often, and what counts as success.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Name, Span};
@@ -25,6 +27,22 @@ pub struct Check {
     pub rise: u8,
     /// How many of the configured vantages must agree.
     pub quorum: Quorum,
+    /// How long until a turn to Down counts half as much against a target that flaps; zero: never at all.
+    #[serde(default = "Check::usual_damping", skip_serializing_if = "Check::is_usual_damping")]
+    pub damping: Span,
+}
+
+impl Check {
+    /// The half-life of flaps unless the document says otherwise.
+    pub const DAMPING: Span = Span(Duration::from_secs(30));
+
+    const fn usual_damping() -> Span {
+        Self::DAMPING
+    }
+
+    fn is_usual_damping(damping: &Span) -> bool {
+        *damping == Self::DAMPING
+    }
 }
 
 /// What a probe dials and what it expects.

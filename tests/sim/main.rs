@@ -1,0 +1,131 @@
+//! Deterministic simulation: the program's own prober, control, engine and follower in one process, with only the rim
+//! replaced: clocks, network, targets and disks. A seed draws a world and what goes wrong in it; a checker beside the
+//! readers says which invariant of the design does not hold.
+//!
+//! `WAYPOST_SEED=n cargo test --test sim one -- --nocapture` plays one seed and prints its trace.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, unnameable_types, reason = "a test binary")]
+
+mod answers;
+mod boot;
+mod check;
+mod net;
+mod node;
+mod operator;
+mod oracle;
+mod rim;
+mod run;
+mod world;
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use net::lock;
+use run::{Report, Sabotage, run};
+
+/// The first seed; the others follow it.
+const FIRST: u64 = 1;
+
+fn seeds() -> u64 {
+    if let Some(count) = std::env::var("WAYPOST_SEEDS").ok().and_then(|it| it.parse().ok()) {
+        return count;
+    }
+    if std::env::var("WAYPOST_FULL").is_ok_and(|it| it == "1") { 1_000 } else { 50 }
+}
+
+/// Plays seeds on every core, and gives those the closure wants, at most `most`.
+fn search(
+    count: u64,
+    most: usize,
+    sabotage: Sabotage,
+    wanted: impl Fn(&Report) -> bool + Sync,
+) -> Vec<(u64, Report)> {
+    let next = AtomicU64::new(FIRST);
+    let found = Mutex::new(Vec::new());
+    let play = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= FIRST + count || lock(&found).len() >= most {
+                return;
+            }
+            let report = run(seed, sabotage);
+            if wanted(&report) {
+                lock(&found).push((seed, report));
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(play);
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn invariants_hold_in_every_seed() {
+    let failed = search(seeds(), 10, Sabotage::None, |report| !report.violations.is_empty());
+    let told = failed.iter().map(|(seed, report)| {
+        let first = report.violations.first().map_or("", String::as_str);
+        format!("WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}")
+    });
+    let told: Vec<String> = told.collect();
+    assert!(told.is_empty(), "play them again:\n{}", told.join("\n"));
+}
+
+/// Plays `WAYPOST_SEED`, and says everything.
+#[test]
+fn one_seed() {
+    let Ok(seed) = std::env::var("WAYPOST_SEED") else { return };
+    let report = run(seed.parse().expect("WAYPOST_SEED is a number"), Sabotage::None);
+    println!("{}", report.trace.join("\n"));
+    assert_eq!(report.violations, Vec::<String>::new());
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in FIRST..FIRST + seeds() / 10 {
+        let (once, again) = (run(seed, Sabotage::None), run(seed, Sabotage::None));
+        let differs = once.trace.iter().zip(&again.trace).find(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}");
+        assert!(once == again, "seed {seed}");
+    }
+}
+
+/// The invariant that a violation names.
+fn breaks(sabotage: Sabotage, invariant: &str) {
+    let named = |report: &Report| report.violations.iter().any(|it| it.starts_with(invariant));
+    let noticed = search(200, 1, sabotage, named);
+    assert!(!noticed.is_empty(), "{sabotage:?} breaks {invariant}, and nobody notices");
+}
+
+#[test]
+fn votes_of_the_silent_are_noticed() {
+    breaks(Sabotage::CountStale, "4:");
+}
+
+#[test]
+fn an_older_generation_is_noticed() {
+    breaks(Sabotage::AdoptOlder, "6:");
+}
+
+#[test]
+fn empty_answers_are_noticed() {
+    breaks(Sabotage::EmptyWhenDown, "3:");
+}
+
+#[test]
+fn forgetting_is_noticed() {
+    breaks(Sabotage::ForgetWhenCut, "1:");
+}
+
+#[test]
+fn a_vantage_that_never_doubts_itself_is_noticed() {
+    breaks(Sabotage::BlindToItself, "4:");
+}

@@ -1,0 +1,355 @@
+//! The simulated network: requests and answers that take their time, get lost, come twice or late, and links that are
+//! cut. Every draw is a hash of the seed and of the message, so that who asks first in an instant changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prober::Failed;
+use store::{
+    engine::{EngineError, Indexed, KvEntry, KvOp, Session, SessionId, SessionSpec, TxnOutcome, Wait},
+    health::{Batch, BatchReply, Work},
+    keys,
+    model::Name,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+/// Nodes run this long, in milliseconds of true time, without hearing of one another: the least latency.
+pub const WINDOW: u64 = 20;
+
+/// A node, a site, or the place where canaries stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub u16);
+
+/// What is asked of an engine.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Get(String, Option<Wait>),
+    List(String, Option<Wait>),
+    Keys(String),
+    Txn(Vec<KvOp>),
+    SessionCreate(SessionSpec),
+    SessionRenew(SessionId),
+    SessionDestroy(SessionId),
+    Sessions,
+}
+
+/// What an engine says.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Entry(Indexed<Option<KvEntry>>),
+    Entries(Indexed<Vec<KvEntry>>),
+    Keys(Vec<String>),
+    Outcome(TxnOutcome),
+    Session(SessionId),
+    Renewed(bool),
+    Done,
+    Sessions(Vec<Session>),
+}
+
+/// What nodes ask of one another.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Engine(Call),
+    Report(Batch),
+    Work { vantage: Name, index: u64 },
+}
+
+impl Request {
+    /// A digest of what it is about.
+    fn about(&self, to: Id) -> u64 {
+        let key = |op: &KvOp| match op {
+            KvOp::Set { key, .. }
+            | KvOp::Cas { key, .. }
+            | KvOp::Delete { key }
+            | KvOp::CheckIndex { key, .. }
+            | KvOp::CheckSession { key, .. }
+            | KvOp::Lock { key, .. }
+            | KvOp::Unlock { key, .. } => key.clone(),
+            KvOp::DeleteTree { prefix } => prefix.clone(),
+        };
+        let about = match self {
+            Self::Engine(Call::Get(key, _)) => format!("get {key}"),
+            Self::Engine(Call::List(prefix, _)) => format!("list {prefix}"),
+            Self::Engine(Call::Keys(prefix)) => format!("keys {prefix}"),
+            Self::Engine(Call::Txn(ops)) => {
+                format!(
+                    "txn {}",
+                    ops.iter()
+                        .filter(|it| !key(it).starts_with(keys::AUDIT))
+                        .map(key)
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                )
+            }
+            Self::Engine(Call::SessionCreate(spec)) => format!("create {}", spec.name),
+            Self::Engine(Call::SessionRenew(_)) => "renew".to_owned(),
+            Self::Engine(Call::SessionDestroy(_)) => "destroy".to_owned(),
+            Self::Engine(Call::Sessions) => "sessions".to_owned(),
+            Self::Report(_) => "report".to_owned(),
+            Self::Work { .. } => "work".to_owned(),
+        };
+        about.bytes().fold(0xcbf2_9ce4_8422_2325 ^ u64::from(to.0), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        })
+    }
+}
+
+/// What they answer.
+#[derive(Clone, Debug)]
+pub enum Response {
+    Engine(Result<Value, EngineError>),
+    Report(Result<BatchReply, Failed>),
+    Work(Result<Work, Failed>),
+    /// The connection broke.
+    Reset,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    Request(Request),
+    Response(Response),
+}
+
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub from: Id,
+    pub to: Id,
+    pub number: u64,
+    pub body: Body,
+}
+
+/// How a link or a site is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Packets vanish.
+    Silent,
+    /// Connections break and are refused.
+    Refused,
+}
+
+type Pair = (Id, Id);
+
+fn pair(a: Id, b: Id) -> Pair {
+    if a < b { (a, b) } else { (b, a) }
+}
+
+/// The state of the network and of what stands around it.
+#[derive(Debug, Default)]
+pub struct State {
+    seed: u64,
+    /// How often a node asked something.
+    numbers: BTreeMap<(Id, u64), u64>,
+    in_flight: BTreeMap<(u64, Id, Id, u64, bool), Message>,
+    waiting: BTreeMap<(Id, u64), oneshot::Sender<Response>>,
+    asked: BTreeMap<(Id, u64), Id>,
+    cuts: BTreeMap<Pair, Gone>,
+    slow: BTreeMap<Pair, u64>,
+    lossy: BTreeMap<Pair, f64>,
+    down: BTreeSet<Id>,
+    /// Sites that do not serve.
+    pub dead: BTreeMap<Id, Gone>,
+}
+
+/// A draw that depends on nothing but what it is about.
+pub fn draw(seed: u64, parts: &[u64]) -> fastrand::Rng {
+    let mut mixed = seed ^ 0x9e37_79b9_7f4a_7c15;
+    for part in parts {
+        mixed = (mixed ^ part).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^= mixed >> 32;
+    }
+    fastrand::Rng::with_seed(mixed)
+}
+
+impl State {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    pub fn cut(&mut self, a: Id, b: Id, how: Gone) {
+        self.cuts.insert(pair(a, b), how);
+        if how == Gone::Refused {
+            let broken: Vec<_> = self
+                .asked
+                .iter()
+                .filter(|((from, _), to)| pair(*from, **to) == pair(a, b))
+                .map(|(it, _)| *it)
+                .collect();
+            broken.into_iter().for_each(|asked| self.reset(asked));
+        }
+    }
+
+    pub fn heal(&mut self, a: Id, b: Id) {
+        self.cuts.remove(&pair(a, b));
+        self.slow.remove(&pair(a, b));
+        self.lossy.remove(&pair(a, b));
+    }
+
+    pub fn heal_all(&mut self) {
+        self.cuts.clear();
+        self.slow.clear();
+        self.lossy.clear();
+    }
+
+    pub fn slow(&mut self, a: Id, b: Id, millis: u64) {
+        self.slow.insert(pair(a, b), millis);
+    }
+
+    pub fn lossy(&mut self, a: Id, b: Id, share: f64) {
+        self.lossy.insert(pair(a, b), share);
+    }
+
+    pub fn is_cut(&self, a: Id, b: Id) -> Option<Gone> {
+        self.cuts.get(&pair(a, b)).copied()
+    }
+
+    /// The node died: what it waited for is forgotten, who waits for it is told or not.
+    pub fn crash(&mut self, node: Id, how: Gone) {
+        self.down.insert(node);
+        self.waiting.retain(|(from, _), _| *from != node);
+        let asked: Vec<_> = self.asked.iter().filter(|(_, to)| **to == node).map(|(it, _)| *it).collect();
+        self.asked.retain(|(from, _), to| *from != node && *to != node);
+        self.in_flight.retain(|_, message| message.from != node && message.to != node);
+        if how == Gone::Refused {
+            asked.into_iter().for_each(|asked| self.reset(asked));
+        }
+    }
+
+    pub fn restart(&mut self, node: Id) {
+        self.down.remove(&node);
+    }
+
+    pub fn is_down(&self, node: Id) -> bool {
+        self.down.contains(&node)
+    }
+
+    fn reset(&mut self, asked: (Id, u64)) {
+        self.asked.remove(&asked);
+        if let Some(answer) = self.waiting.remove(&asked) {
+            // Who asked may have given up.
+            let _ = answer.send(Response::Reset);
+        }
+    }
+
+    fn latency(&self, from: Id, to: Id, random: &mut fastrand::Rng) -> u64 {
+        WINDOW
+            + random.u64(0..40)
+            + self.slow.get(&pair(from, to)).map_or(0, |most| random.u64(most / 2..=*most))
+    }
+
+    /// True if something that is sent now is lost on the way.
+    pub fn loses(&self, from: Id, to: Id, random: &mut fastrand::Rng) -> bool {
+        self.lossy.get(&pair(from, to)).is_some_and(|share| random.f64() < *share)
+    }
+
+    fn post(&mut self, at: u64, message: Message) {
+        let response = matches!(message.body, Body::Response(_));
+        self.in_flight.insert((at, message.from, message.to, message.number, response), message);
+    }
+
+    fn send(&mut self, from: Id, to: Id, request: Request, at: u64) -> oneshot::Receiver<Response> {
+        // Numbered by what it is about, so that it does not matter which of two tasks of a node asks first.
+        let about = request.about(to);
+        let count = self.numbers.entry((from, about)).or_default();
+        *count += 1;
+        let number = (about << 24) | *count;
+        let (answer, answered) = oneshot::channel();
+        let mut random = draw(self.seed, &[from.0.into(), to.0.into(), number]);
+        let latency = self.latency(from, to, &mut random);
+        let refused = match self.is_cut(from, to) {
+            Some(how) => Some(how),
+            None if self.is_down(to) => Some(if random.f64() < 0.8 { Gone::Refused } else { Gone::Silent }),
+            None if self.loses(from, to, &mut random) => Some(Gone::Silent),
+            None => None,
+        };
+        self.waiting.insert((from, number), answer);
+        self.asked.insert((from, number), to);
+        let reply = |body| Message { from: to, to: from, number, body };
+        match refused {
+            Some(Gone::Silent) => {}
+            Some(Gone::Refused) => self.post(at + latency, reply(Body::Response(Response::Reset))),
+            None => {
+                let repeated = matches!(request, Request::Report(_)) && random.f64() < 0.03;
+                let message = Message { from, to, number, body: Body::Request(request) };
+                if repeated {
+                    self.post(at + latency + random.u64(1..3_000), message.clone());
+                }
+                self.post(at + latency, message);
+            }
+        }
+        answered
+    }
+
+    /// Sends an answer back.
+    pub fn respond(&mut self, from: Id, to: Id, number: u64, response: Response, at: u64) {
+        let mut random = draw(self.seed, &[1 << 32, from.0.into(), to.0.into(), number]);
+        let response = match self.is_cut(from, to) {
+            Some(Gone::Silent) => return,
+            Some(Gone::Refused) => Response::Reset,
+            None if self.is_down(from) || self.loses(from, to, &mut random) => return,
+            None => response,
+        };
+        let latency = self.latency(from, to, &mut random);
+        self.post(at + latency, Message { from, to, number, body: Body::Response(response) });
+    }
+
+    /// What arrives by `now`, in order.
+    pub fn arrived(&mut self, now: u64) -> Vec<Message> {
+        let later = self.in_flight.split_off(&(now + 1, Id(0), Id(0), 0, false));
+        std::mem::replace(&mut self.in_flight, later).into_values().collect()
+    }
+
+    /// Hands an answer to who waits for it.
+    pub fn answer(&mut self, to: Id, number: u64, response: Response) {
+        self.asked.remove(&(to, number));
+        if let Some(answer) = self.waiting.remove(&(to, number)) {
+            // Who asked may have given up.
+            let _ = answer.send(response);
+        }
+    }
+}
+
+/// The network as everybody holds it.
+pub type Net = Arc<Mutex<State>>;
+
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A node's place in the network and in time.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    pub id: Id,
+    pub net: Net,
+    /// Its clock showed this at that true time, in milliseconds, and runs at this rate.
+    pub began: (Instant, u64),
+    pub rate: f64,
+}
+
+impl Seat {
+    /// True time, in milliseconds, as far as this node has come.
+    pub fn true_now(&self) -> u64 {
+        let (began, at) = self.began;
+        at + (began.elapsed().as_secs_f64() * 1_000.0 / self.rate) as u64
+    }
+
+    /// What this node's clock shows at a true time.
+    pub fn local(&self, at: u64) -> Instant {
+        let (began, since) = self.began;
+        began + Duration::from_secs_f64((at - since) as f64 / 1_000.0 * self.rate)
+    }
+
+    /// Asks and waits; `None` when nothing came of it.
+    pub async fn call(&self, to: Id, request: Request, patience: Duration) -> Option<Response> {
+        let answered = lock(&self.net).send(self.id, to, request, self.true_now());
+        match timeout(patience, answered).await {
+            Ok(Ok(Response::Reset) | Err(_)) | Err(_) => None,
+            Ok(Ok(response)) => Some(response),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a reader was told, kept beside it: whether a verdict has the votes it needs is counted here a second time, from
+//! the messages alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use store::{
+    engine::KvEntry,
+    health::{Heartbeat, ObservationShard, State, TargetKey, VerdictShard},
+    keys,
+    model::Name,
+};
+use tokio::time::Instant;
+
+/// DESIGN §3.4: fresh means that the heartbeat moved within 6 s. What is looked at a little later may have been
+/// decided within them.
+const FRESH: Duration = Duration::from_millis(6_200);
+
+/// What one vantage was heard to say.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    heartbeat: Option<Heartbeat>,
+    moved: Option<Instant>,
+    votes: BTreeMap<TargetKey, State>,
+}
+
+type Votes = BTreeMap<Name, Heard>;
+
+/// Everything one life of a reader was told.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    heard: Votes,
+    /// As it stood before each message since the last look.
+    before: Vec<Votes>,
+    published: BTreeMap<TargetKey, State>,
+    /// Counts the messages.
+    pub count: u64,
+    /// The engine could not be asked, and since when nothing came.
+    pub away: bool,
+    forged: u64,
+    /// When a message last came, by true time.
+    pub last: u64,
+}
+
+impl Inputs {
+    /// Nothing came of a call.
+    pub fn cut_off(&mut self) {
+        self.away = true;
+    }
+
+    /// The configuration was read.
+    pub fn configuration(&mut self, now: u64) {
+        self.arrived(now);
+    }
+
+    fn arrived(&mut self, now: u64) {
+        self.count += 1;
+        self.away = false;
+        self.last = now;
+    }
+
+    /// A prefix was read.
+    pub fn take_in(&mut self, prefix: &str, entries: &[KvEntry], now: u64) {
+        match prefix {
+            keys::HEARTBEATS => {
+                self.before.push(self.heard.clone());
+                entries.iter().for_each(|entry| self.heartbeat(entry));
+            }
+            keys::OBSERVATIONS => {
+                self.before.push(self.heard.clone());
+                self.heard.values_mut().for_each(|heard| heard.votes.clear());
+                entries.iter().for_each(|entry| self.observations(entry));
+            }
+            keys::VERDICTS => {
+                let shards =
+                    entries.iter().filter_map(|it| serde_json::from_slice::<VerdictShard>(&it.value).ok());
+                self.published.extend(
+                    shards.flat_map(|it| it.verdicts).map(|(target, verdict)| (target, verdict.state)),
+                );
+            }
+            _ if prefix.starts_with(keys::CONFIG_SHARDS) => {}
+            _ => return,
+        }
+        self.arrived(now);
+    }
+
+    fn heartbeat(&mut self, entry: &KvEntry) {
+        let Some(vantage) = keys::parse_heartbeat(&entry.key) else { return };
+        let Ok(beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { return };
+        let heard = self.heard.entry(vantage).or_default();
+        let before = heard.heartbeat.replace(beat.clone());
+        if before.is_some_and(|it| (it.boot, it.number) != (beat.boot, beat.number)) {
+            heard.moved = Some(Instant::now());
+        }
+    }
+
+    fn observations(&mut self, entry: &KvEntry) {
+        let Some((vantage, _)) = keys::parse_observations(&entry.key) else { return };
+        let Ok(shard) = serde_json::from_slice::<ObservationShard>(&entry.value) else { return };
+        let votes = &mut self.heard.entry(vantage).or_default().votes;
+        votes.extend(shard.observations.into_iter().map(|it| (it.target, it.state)));
+    }
+
+    /// Sabotage: every heartbeat moves with every reading, so that the silent count too.
+    pub fn revive(&mut self, entries: &mut [KvEntry]) {
+        for entry in entries {
+            let Ok(mut beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
+            self.forged += 1;
+            beat.number = self.forged;
+            entry.value = serde_json::to_vec(&beat).unwrap().into();
+        }
+    }
+
+    /// True if these vantages gave the state its votes, at any time since the last look.
+    pub fn justifies(
+        &self,
+        target: &TargetKey,
+        state: State,
+        vantages: &BTreeSet<Name>,
+        needed: usize,
+    ) -> bool {
+        let now = Instant::now();
+        let counts = |heard: &Heard| {
+            heard.moved.is_some_and(|moved| now - moved < FRESH)
+                && heard.heartbeat.as_ref().is_some_and(|it| !it.withheld)
+                && heard.votes.get(target) == Some(&state)
+        };
+        let votes = |heard: &Votes| {
+            heard.iter().filter(|(name, it)| vantages.contains(*name) && counts(it)).count() >= needed
+        };
+        votes(&self.heard) || self.before.iter().any(votes)
+    }
+
+    /// True if the verdict was read from the engine.
+    pub fn published(&self, target: &TargetKey, state: State) -> bool {
+        self.published.get(target) == Some(&state)
+    }
+
+    /// The messages so far were looked at.
+    pub fn looked(&mut self) {
+        self.before.clear();
+    }
+}

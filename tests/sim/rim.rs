@@ -1,0 +1,309 @@
+//! The rim of the program's nodes: the engine, the admin addresses and the targets, each over the simulated network.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use prober::{
+    Admin, Canary, Failed,
+    check::{Dialer, Fault, Phases},
+};
+use store::{
+    engine::{
+        CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Registration, Result as Answer,
+        ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+    },
+    health::{Batch, BatchReply, State, TargetKey, Work, WorkTarget},
+    keys,
+    model::Name,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    net::{Call, Gone, Id, Request, Response, Seat, Value, draw, lock},
+    oracle::Inputs,
+    run::Sabotage,
+};
+
+/// The longest a poll waits at its other end.
+pub const POLL: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(3);
+const PLAIN: Duration = Duration::from_secs(2);
+
+/// A node's way to its engine.
+#[derive(Debug)]
+pub struct Link {
+    pub seat: Seat,
+    pub engine: Id,
+    /// What this node was told, for the oracle.
+    pub inputs: Arc<Mutex<Inputs>>,
+    pub sabotage: Sabotage,
+}
+
+fn away() -> EngineError {
+    EngineError::Unreachable("simulated".into())
+}
+
+fn strange() -> EngineError {
+    EngineError::Unusable("simulated: an answer to something else".into())
+}
+
+impl Link {
+    async fn ask(&self, call: Call) -> Answer<Value> {
+        let wait = match &call {
+            Call::Get(_, wait) | Call::List(_, wait) => wait.filter(|wait| wait.after.0 > 0),
+            _ => None,
+        };
+        let patience = wait.map_or(PLAIN, |wait| wait.at_most + GRACE);
+        match self.seat.call(self.engine, Request::Engine(call), patience).await {
+            Some(Response::Engine(answer)) => answer,
+            _ => {
+                lock(&self.inputs).cut_off();
+                Err(away())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Link {
+    async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Answer<Indexed<Option<KvEntry>>> {
+        let Value::Entry(read) = self.ask(Call::Get(key.to_owned(), wait)).await? else {
+            return Err(strange());
+        };
+        lock(&self.inputs).configuration(self.seat.true_now());
+        Ok(read)
+    }
+
+    async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Answer<Indexed<Vec<KvEntry>>> {
+        let Value::Entries(mut read) = self.ask(Call::List(prefix.to_owned(), wait)).await? else {
+            return Err(strange());
+        };
+        let mut inputs = lock(&self.inputs);
+        inputs.take_in(prefix, &read.value, self.seat.true_now());
+        if self.sabotage == Sabotage::CountStale && prefix == keys::HEARTBEATS {
+            inputs.revive(&mut read.value);
+        }
+        Ok(read)
+    }
+
+    async fn kv_keys(&self, prefix: &str) -> Answer<Vec<String>> {
+        let Value::Keys(keys) = self.ask(Call::Keys(prefix.to_owned())).await? else { return Err(strange()) };
+        Ok(keys)
+    }
+
+    async fn txn(&self, ops: Vec<KvOp>) -> Answer<TxnOutcome> {
+        let Value::Outcome(outcome) = self.ask(Call::Txn(ops)).await? else { return Err(strange()) };
+        Ok(outcome)
+    }
+
+    async fn services(&self, _: Option<Wait>) -> Answer<Indexed<BTreeMap<String, Vec<String>>>> {
+        Err(away())
+    }
+
+    async fn health(&self, _: &str, _: Option<Wait>) -> Answer<Indexed<Vec<Endpoint>>> {
+        Err(away())
+    }
+
+    fn watch(self: Arc<Self>, _: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
+        mpsc::channel(1).1
+    }
+
+    async fn register(&self, _: &Registration) -> Answer<()> {
+        Err(away())
+    }
+
+    async fn ttl_update(&self, _: &str, _: CheckStatus, _: &str) -> Answer<()> {
+        Err(away())
+    }
+
+    async fn deregister(&self, _: &str) -> Answer<()> {
+        Err(away())
+    }
+
+    async fn evict(&self, _: &Endpoint, _: &str) -> Answer<()> {
+        Err(away())
+    }
+
+    async fn readmit(&self, _: &Endpoint) -> Answer<()> {
+        Err(away())
+    }
+
+    async fn session_create(&self, spec: &SessionSpec) -> Answer<SessionId> {
+        let Value::Session(id) = self.ask(Call::SessionCreate(spec.clone())).await? else {
+            return Err(strange());
+        };
+        Ok(id)
+    }
+
+    async fn session_renew(&self, id: &SessionId) -> Answer<bool> {
+        let Value::Renewed(renewed) = self.ask(Call::SessionRenew(id.clone())).await? else {
+            return Err(strange());
+        };
+        Ok(renewed)
+    }
+
+    async fn session_destroy(&self, id: &SessionId) -> Answer<()> {
+        self.ask(Call::SessionDestroy(id.clone())).await.map(drop)
+    }
+
+    async fn sessions(&self) -> Answer<Vec<Session>> {
+        let Value::Sessions(sessions) = self.ask(Call::Sessions).await? else { return Err(strange()) };
+        Ok(sessions)
+    }
+}
+
+/// The engine's other end.
+pub async fn serve(engine: &dyn Engine, call: Call) -> Answer<Value> {
+    Ok(match call {
+        Call::Get(key, wait) => Value::Entry(engine.kv_get(&key, wait).await?),
+        Call::List(prefix, wait) => Value::Entries(engine.kv_list(&prefix, wait).await?),
+        Call::Keys(prefix) => Value::Keys(engine.kv_keys(&prefix).await?),
+        Call::Txn(ops) => Value::Outcome(engine.txn(ops).await?),
+        Call::SessionCreate(spec) => Value::Session(engine.session_create(&spec).await?),
+        Call::SessionRenew(id) => Value::Renewed(engine.session_renew(&id).await?),
+        Call::SessionDestroy(id) => {
+            engine.session_destroy(&id).await?;
+            Value::Done
+        }
+        Call::Sessions => Value::Sessions(engine.sessions().await?),
+    })
+}
+
+/// What a vantage has to show for what it tells.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    /// When a target last failed while this vantage could reach others, by true time.
+    failed: BTreeMap<TargetKey, u64>,
+    told_down: BTreeSet<TargetKey>,
+    /// Told Down without withholding, and without any such failure.
+    pub slander: Vec<String>,
+}
+
+impl Evidence {
+    /// A failure is long since told, or was nobody's but this vantage's own, after this long.
+    const KEPT: u64 = 12_000;
+
+    fn told(&mut self, batch: &Batch, now: u64) {
+        for seen in batch.observations.iter().filter(|_| !batch.withheld) {
+            if seen.state != State::Down {
+                self.told_down.remove(&seen.target);
+            } else if self.told_down.insert(seen.target.clone())
+                && self.failed.get(&seen.target).is_none_or(|at| at + Self::KEPT < now)
+            {
+                self.slander.push(format!("{} told of {}: {}", batch.vantage, seen.target, seen.reason));
+            }
+        }
+    }
+}
+
+/// A prober's way to one control.
+#[derive(Debug)]
+pub struct Office {
+    pub seat: Seat,
+    pub name: String,
+    pub control: Id,
+    pub vantage: Name,
+    pub canaries: bool,
+    pub evidence: Arc<Mutex<Evidence>>,
+}
+
+#[async_trait]
+impl Admin for Office {
+    fn base(&self) -> &str {
+        &self.name
+    }
+
+    async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
+        // Without canaries, one that is cut off from some of its targets cannot tell; the quorum has to.
+        if self.canaries {
+            lock(&self.evidence).told(batch, self.seat.true_now());
+        }
+        let patience = if batch.full { PLAIN * 5 } else { PLAIN };
+        match self.seat.call(self.control, Request::Report(batch.clone()), patience).await {
+            Some(Response::Report(answer)) => answer,
+            _ => Err(Failed::Unanswered("simulated".into())),
+        }
+    }
+
+    async fn work(&self, index: u64) -> Result<Work, Failed> {
+        let request = Request::Work { vantage: self.vantage.clone(), index };
+        match self.seat.call(self.control, request, POLL + POLL / 2).await {
+            Some(Response::Work(answer)) => answer,
+            _ => Err(Failed::Unanswered("simulated".into())),
+        }
+    }
+}
+
+/// A vantage's way to the targets.
+#[derive(Debug)]
+pub struct Roads {
+    pub seat: Seat,
+    pub seed: u64,
+    pub sites: BTreeMap<IpAddr, Id>,
+    pub canaries: Id,
+    pub evidence: Arc<Mutex<Evidence>>,
+    pub sabotage: Sabotage,
+    pub dials: Mutex<BTreeMap<IpAddr, u64>>,
+}
+
+impl Roads {
+    fn random(&self, to: IpAddr) -> fastrand::Rng {
+        let mut dials = lock(&self.dials);
+        let count = dials.entry(to).or_default();
+        *count += 1;
+        let host = match to {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(_) => 0,
+        };
+        draw(self.seed, &[2 << 32, self.seat.id.0.into(), host, *count, self.seat.began.1])
+    }
+}
+
+#[async_trait]
+impl Dialer for Roads {
+    async fn dial(&self, target: &WorkTarget, _: &mut Phases) -> Result<Cow<'static, str>, Fault> {
+        let mut random = self.random(target.address);
+        let gone = {
+            let net = lock(&self.seat.net);
+            let site = self.sites.get(&target.address).copied();
+            let gone = site.map_or(Some(Gone::Refused), |site| {
+                net.is_cut(self.seat.id, site).or_else(|| net.dead.get(&site).copied())
+            });
+            let lost = site.is_some_and(|site| net.loses(self.seat.id, site, &mut random));
+            let gone = if lost { gone.or(Some(Gone::Silent)) } else { gone };
+            let cut_off = net.is_cut(self.seat.id, self.canaries).is_some();
+            if gone.is_some() && !cut_off {
+                lock(&self.evidence).failed.insert(target.key.clone(), self.seat.true_now());
+            }
+            gone
+        };
+        if gone == Some(Gone::Silent) {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(2..40))).await;
+        match gone {
+            Some(_) => Err(Fault::Target("connection refused".to_owned())),
+            None => Ok(Cow::Borrowed("connected")),
+        }
+    }
+
+    async fn reach(&self, _: &Canary) -> Result<(), Fault> {
+        let gone = lock(&self.seat.net).is_cut(self.seat.id, self.canaries);
+        if self.sabotage == Sabotage::BlindToItself {
+            return Ok(());
+        }
+        let patience = if gone == Some(Gone::Silent) {
+            prober::check::CANARY_TIMEOUT
+        } else {
+            Duration::from_millis(15)
+        };
+        tokio::time::sleep(patience).await;
+        if gone.is_some() { Err(Fault::Target("simulated".to_owned())) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,240 @@
+//! The simulation: every node is a runtime of its own, with its own paused clock, that runs the program's own parts. They
+//! run one after another for a window of time that is shorter than the fastest message, so that they meet only here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use store::disk::LastGood;
+
+use crate::{
+    check::Checker,
+    net::{Gone, Id, Message, Net, State, WINDOW, lock},
+    node::Node,
+    operator::Operated,
+    world::{Event, World},
+};
+
+/// After the last fault, everything agrees within this, in milliseconds.
+const HEALED_WITHIN: u64 = 60_000;
+/// Agreement has to last.
+const SETTLED: u64 = 1_500;
+
+/// A defect put in on purpose, at the rim, to see that the checker notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    None,
+    /// Heartbeats that stand still count as moving.
+    CountStale,
+    /// A reader forgets which generation it had.
+    AdoptOlder,
+    /// Sites that are Down are left out of answers, also when nothing is left.
+    EmptyWhenDown,
+    /// A reader that hears nothing of its engine believes nothing any more.
+    ForgetWhenCut,
+    /// A vantage's canaries always answer.
+    BlindToItself,
+}
+
+/// What came of a seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub trace: Vec<String>,
+    pub violations: Vec<String>,
+    /// A digest of every message, by when it came and what it was about.
+    pub messages: u64,
+}
+
+pub struct Simulation {
+    pub seed: u64,
+    pub world: World,
+    pub net: Net,
+    pub now: u64,
+    pub nodes: BTreeMap<Id, Node>,
+    pub report: Report,
+    pub sabotage: Sabotage,
+    /// Every message is told.
+    wordy: bool,
+    pub overrides: BTreeMap<u16, String>,
+    pub operated: BTreeMap<Id, Operated>,
+    checker: Checker,
+}
+
+/// Runs a seed to its end, or to its first violation.
+pub fn run(seed: u64, sabotage: Sabotage) -> Report {
+    let mut simulation = Simulation::new(seed, sabotage);
+    simulation.play();
+    simulation.report
+}
+
+impl Simulation {
+    fn new(seed: u64, sabotage: Sabotage) -> Self {
+        let world = World::draw(seed);
+        let net: Net = Arc::new(Mutex::new(State::new(seed)));
+        let checker = Checker::new(&world, sabotage);
+        let mut simulation = Self {
+            seed,
+            world,
+            net,
+            now: 0,
+            nodes: BTreeMap::new(),
+            report: Report::default(),
+            sabotage,
+            wordy: std::env::var_os("WAYPOST_MESSAGES").is_some(),
+            overrides: BTreeMap::new(),
+            operated: BTreeMap::new(),
+            checker,
+        };
+        let world = &simulation.world;
+        let drawn = format!(
+            "{} sites, {} vantages with canaries {:?}, {} engines, {} controls, {} readers\n{}",
+            world.sites,
+            world.vantages,
+            world.canaries,
+            world.engines,
+            world.controls,
+            world.readers,
+            world.documents
+        );
+        simulation.tell(drawn);
+        for id in simulation.world.nodes() {
+            simulation.boot(id, LastGood::in_memory(), 1);
+            if id.0 < 10 {
+                simulation.operate(id);
+            }
+        }
+        simulation
+    }
+
+    pub fn tell(&mut self, what: impl AsRef<str>) {
+        self.report.trace.push(format!("{:>6} {}", self.now, what.as_ref()));
+    }
+
+    fn play(&mut self) {
+        let mut faults = std::mem::take(&mut self.world.faults).into_iter().peekable();
+        let mut agreed = None;
+        while self.report.violations.is_empty() {
+            while let Some((_, event)) = faults.next_if(|(at, _)| *at <= self.now) {
+                self.happen(event);
+            }
+            self.window();
+            self.look();
+            if self.now > self.world.over && self.now.is_multiple_of(WINDOW * 10) {
+                match (self.disagreement(), agreed) {
+                    (None, Some(since)) if self.now - since >= SETTLED => return,
+                    (None, None) => agreed = Some(self.now),
+                    (None, _) => {}
+                    (Some(what), _) if self.now > self.world.over + HEALED_WITHIN => {
+                        self.report.violations.push(format!("liveness: {what}"));
+                    }
+                    (Some(_), _) => agreed = None,
+                }
+            }
+        }
+        let found = self.report.violations.clone();
+        found.iter().for_each(|it| self.tell(format!("VIOLATION {it}")));
+    }
+
+    /// Lets every node run for one window.
+    fn window(&mut self) {
+        let arrived = lock(&self.net).arrived(self.now);
+        let mut mail: BTreeMap<Id, Vec<Message>> = BTreeMap::new();
+        for message in arrived {
+            if self.wordy {
+                let body: String = format!("{:?}", message.body).chars().take(240).collect();
+                let (from, to) = (World::name(message.from), World::name(message.to));
+                self.report
+                    .trace
+                    .push(format!("{:>6} {from} to {to} {:x}: {body}", self.now, message.number));
+            }
+            let part = self.now ^ message.number ^ (u64::from(message.from.0) << 48);
+            self.report.messages =
+                (self.report.messages ^ part).wrapping_mul(0x100_0000_01b3).rotate_left(23);
+            mail.entry(message.to).or_default().push(message);
+        }
+        let until = self.now + WINDOW;
+        for node in self.nodes.values_mut() {
+            let messages = mail.remove(&node.id).unwrap_or_default();
+            node.run(messages, until);
+        }
+        self.now = until;
+    }
+
+    fn look(&mut self) {
+        let Self { checker, nodes, report, now, world, .. } = self;
+        for node in nodes.values() {
+            checker.look(node, world, *now, report);
+        }
+    }
+
+    fn disagreement(&self) -> Option<String> {
+        let dead = lock(&self.net).dead.clone();
+        self.nodes.values().find_map(|node| {
+            let engine = self.world.engine_of.get(&node.id)?;
+            let newest = self.operated.get(engine)?.newest;
+            self.checker.disagreement(node, &self.world, newest, &dead)
+        })
+    }
+
+    pub fn crash(&mut self, id: Id, how: Gone) {
+        if lock(&self.net).is_down(id) {
+            return;
+        }
+        lock(&self.net).crash(id, how);
+        let node = self.nodes.get_mut(&id).unwrap();
+        if id.0 >= 10 {
+            node.runtime = None;
+        }
+        self.checker.crashed(node, self.now);
+    }
+
+    pub fn restart(&mut self, id: Id, disk: bool) {
+        if !lock(&self.net).is_down(id) {
+            return;
+        }
+        let node = &self.nodes[&id];
+        let (life, memory) = (node.life + 1, if disk { node.memory.clone() } else { LastGood::in_memory() });
+        self.checker.restarted(id, disk, self.now);
+        if id.0 < 10 && disk {
+            lock(&self.net).restart(id);
+        } else {
+            self.boot(id, memory, life);
+        }
+        if id.0 < 10 {
+            self.operated.entry(id).or_default().stale |= !disk;
+            self.operate(id);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        self.tell(format!("{event:?}"));
+        match event {
+            Event::Dies(site, how) => drop(lock(&self.net).dead.insert(site, how)),
+            Event::Serves(site) => drop(lock(&self.net).dead.remove(&site)),
+            Event::Cut(a, b, how) => lock(&self.net).cut(a, b, how),
+            Event::Slow(a, b, millis) => lock(&self.net).slow(a, b, millis),
+            Event::Lossy(a, b, share) => lock(&self.net).lossy(a, b, share),
+            Event::Heal(a, b) => lock(&self.net).heal(a, b),
+            Event::Crash(id, how) => self.crash(id, how),
+            Event::Restart { node, disk } => self.restart(node, disk),
+            Event::RollBack(id) => self.roll_back(id),
+            Event::Restore(id) => self.operate(id),
+            Event::Override(number, text) => {
+                self.overrides.insert(number, text);
+                self.operate_all();
+            }
+            Event::NoOverride(number) => {
+                self.overrides.remove(&number);
+                self.operate_all();
+            }
+            Event::AllHeal => {
+                lock(&self.net).heal_all();
+                for id in self.world.nodes() {
+                    self.restart(id, true);
+                }
+                self.operate_all();
+            }
+        }
+    }
+}
