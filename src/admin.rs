@@ -88,6 +88,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .route("/v1/diff", post(documents::diff))
         .route("/v1/documents", get(documents::list))
         .route("/v1/documents/{kind}/{name}", get(documents::one).delete(documents::delete))
+        .route("/v1/domains/{name}/switch", post(documents::switch))
         .route("/v1/export", get(documents::export))
         .route("/v1/backup", get(documents::backup))
         .route("/v1/restore", post(documents::restore))

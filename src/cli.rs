@@ -152,6 +152,14 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
         client: std::net::IpAddr,
     },
+    /// Send a blue_green domain's clients to its other colour, or back.
+    Switch {
+        /// The domain.
+        domain: String,
+        /// blue or green; absent: the one that is not in use.
+        #[arg(long, value_name = "COLOUR")]
+        to: Option<String>,
+    },
     /// Take an instance out of service, with proof.
     #[command(subcommand)]
     Drain(Drain),
@@ -252,9 +260,12 @@ struct SetOverride {
     /// For domains of this name or glob; absent: all.
     #[arg(long)]
     domain: Option<String>,
-    /// up, down or drain.
+    /// up, down, drain, or release for what recovers by hand.
     #[arg(long)]
     state: String,
+    /// A drain takes this long: clients leave network by network.
+    #[arg(long, value_name = "TIME")]
+    over: Option<Span>,
     /// Who answers for it.
     #[arg(long)]
     owner: String,
@@ -403,6 +414,7 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Explain { name, record_type, client: who } => {
             commands::explain(&client, &name, &record_type, who, json).await
         }
+        Command::Switch { domain, to } => commands::switch(&client, &domain, to.as_deref(), json).await,
         Command::Drain(drain) => drains::run(&client, drain, json).await,
         Command::Override(order) => commands::order(&client, order, json).await,
         Command::Token(token) => commands::token(&client, token, json).await,

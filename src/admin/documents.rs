@@ -11,7 +11,9 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
-    model::{self, Document, DocumentId, Generation, Kind, Mistake, Placed, encode},
+    model::{
+        self, Colour, Document, DocumentId, Domain, Generation, Kind, Mistake, Place, Placed, Policy, encode,
+    },
 };
 
 use super::{Admin, Asked, Caller, Problem, Sent};
@@ -154,6 +156,44 @@ pub(super) async fn diff(
     let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
     commit::plan(&stored, changes, admin.handle.now(), author)?;
     Ok(Json(Applied { generation: stored.generation(), differences }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Switch {
+    to: Option<Colour>,
+}
+
+/// Switches a domain to its other colour: nothing else of the document changes, whoever writes at the same time.
+pub(super) async fn switch(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Asked(wanted): Asked<Switch>,
+) -> Result<Json<Applied>, Problem> {
+    caller.needs(Right::Change)?;
+    let id = DocumentId { kind: Kind::Domain, name };
+    let stored = commit::read(admin.engine.as_ref(), None).await?;
+    let Some(found) = stored.get(&id) else {
+        return Err(Problem::not_found(format!("there is no {id}")));
+    };
+    if switched(&found.document, wanted.to).is_none() {
+        return Err(Problem::wrong(format!("{id} has no policy of type blue_green")));
+    }
+    let applied = commit_with(&admin, &caller, "switch", |stored| {
+        let found = stored.get(&id).and_then(|kept| switched(&kept.document, wanted.to));
+        found
+            .map(|value| Change::Put(Placed { value, place: Place::elsewhere("switch") }))
+            .into_iter()
+            .collect()
+    });
+    applied.await.map(Json)
+}
+
+fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
+    let mut switched = document.clone();
+    let Document::Domain(Domain { policy: Policy::BlueGreen(it), .. }) = &mut switched else { return None };
+    it.active = to.unwrap_or_else(|| it.active.other());
+    Some(switched)
 }
 
 #[derive(Debug, Deserialize)]

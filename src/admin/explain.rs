@@ -46,8 +46,14 @@ pub struct Explained {
     pub chain: Vec<String>,
     /// The domain that decided, if one did.
     pub domain: Option<String>,
-    /// Its policy.
+    /// Its policy; of a domain with rules, that of the rule that fits the client now.
     pub policy: Option<String>,
+    /// The rule that decided, counted from 1; absent: none fits, or there are none.
+    #[serde(default)]
+    pub rule: Option<usize>,
+    /// From a site's death to the last client's last wrong answer, at most; absent without a check.
+    #[serde(default)]
+    pub failover: Option<FailoverExplained>,
     /// Its sites, best first.
     pub sites: Vec<SiteExplained>,
     /// The outcome, as `dig` shows it.
@@ -56,6 +62,34 @@ pub struct Explained {
     pub answer: Vec<String>,
     /// The authority section.
     pub authority: Vec<String>,
+}
+
+/// A failover in its parts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailoverExplained {
+    /// Until vantages are sure.
+    pub detect: Span,
+    /// Until every node answers otherwise.
+    pub propagate: Span,
+    /// Until resolvers have forgotten.
+    pub ttl: Span,
+    /// All of it.
+    pub whole: Span,
+    /// What it may be.
+    pub budget: Option<Span>,
+}
+
+impl FailoverExplained {
+    pub(super) fn of(snapshot: &Snapshot, domain: &SteeredDomain) -> Option<Self> {
+        let it = snapshot.failover(domain)?;
+        Some(Self {
+            detect: Span(it.detect),
+            propagate: Span(it.propagate),
+            ttl: Span(it.ttl),
+            whole: Span(it.whole()),
+            budget: domain.domain.budget,
+        })
+    }
 }
 
 /// One site of a decision.
@@ -69,6 +103,9 @@ pub struct SiteExplained {
     pub real: String,
     /// The override in force.
     pub forced: Option<Forced>,
+    /// It is full, and this client is among those that go elsewhere.
+    #[serde(default)]
+    pub full: bool,
     /// It may be answered.
     pub usable: bool,
     /// Its addresses with what is known of each.
@@ -127,7 +164,18 @@ pub(super) async fn explain(
         zone: explanation.zone.as_ref().map(ToString::to_string),
         chain: explanation.chain.iter().map(alias).collect(),
         domain: explanation.steered.as_ref().map(|it| it.domain.name.to_string()),
-        policy: explanation.steered.as_ref().map(|it| it.domain.policy.as_str().to_owned()),
+        policy: explanation.steered.as_ref().map(|it| {
+            let rule = steering::rule_for(it, &located, admin.handle.now());
+            rule.and_then(|at| it.domain.rules.get(at))
+                .map_or(&it.domain.policy, |it| &it.policy)
+                .as_str()
+                .to_owned()
+        }),
+        rule: explanation
+            .steered
+            .as_ref()
+            .and_then(|it| Some(steering::rule_for(it, &located, admin.handle.now())? + 1)),
+        failover: explanation.steered.as_ref().and_then(|it| FailoverExplained::of(&snapshot, it)),
         sites: sites.unwrap_or_default(),
         rcode: explanation.rcode.to_owned(),
         answer: explanation.answer,
@@ -164,9 +212,10 @@ fn sites(
         };
         Some(SiteExplained {
             site: site_name(snapshot, ranked.site),
-            tier: tier(ranked.tier).to_owned(),
+            tier: tier(ranked.tier, steered),
             real: ranked.real.as_str().to_owned(),
             forced: steering::override_in_force(site, now).map(forced),
+            full: ranked.overflows,
             usable: place < usable,
             addresses: site.addresses.iter().map(address).collect(),
         })
@@ -174,13 +223,18 @@ fn sites(
     ranking.all().iter().enumerate().filter_map(of).collect()
 }
 
-const fn tier(tier: Tier) -> &'static str {
+fn tier(tier: Tier, domain: &SteeredDomain) -> String {
+    let recovery = &domain.domain.recovery;
+    let gate = recovery.gate.as_ref().map_or_else(String::new, |gate| format!(", gate {gate}"));
     match tier {
         Tier::Up => "up",
         Tier::Unknown => "unknown",
-        Tier::HeldDown => "held down (recovered, not for long enough yet)",
+        Tier::HeldDown => {
+            return format!("held down (recovered, not let back yet: {}{gate})", recovery.mode.as_str());
+        }
         Tier::Down => "down",
         Tier::Draining => "draining",
         Tier::ForcedDown => "forced down",
     }
+    .to_owned()
 }

@@ -55,6 +55,14 @@ pub const ROUTES: &[Route] = &[
     route("get", "/v1/documents", "read", &["kind"], None, "The stored documents."),
     route("get", "/v1/documents/{kind}/{name}", "read", &[], None, "One document."),
     route("delete", "/v1/documents/{kind}/{name}", "change", &[], None, "Deletes one document."),
+    route(
+        "post",
+        "/v1/domains/{name}/switch",
+        "change",
+        &["to"],
+        None,
+        "Switches a blue_green domain to the other colour, or to the one named.",
+    ),
     route("get", "/v1/export", "read", &[], None, "Every document as YAML."),
     route("get", "/v1/backup", "restore", &[], None, "Every document with its generation, for /v1/restore."),
     route(

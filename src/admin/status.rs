@@ -13,7 +13,7 @@ use store::{
     steering::{self, Outcome},
 };
 
-use super::{Admin, Caller, NodeStatus, Problem};
+use super::{Admin, Caller, NodeStatus, Problem, explain::FailoverExplained};
 use crate::{auth::Right, control::DrainView};
 
 /// The whole picture of one control.
@@ -35,6 +35,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Drains, newest first.
     pub drains: Vec<DrainView>,
+    /// The clusters whose last good verdicts are kept because too much went down at once.
+    #[serde(default)]
+    pub frozen: Vec<String>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
 }
@@ -48,6 +51,9 @@ pub struct DomainStatus {
     pub policy: String,
     /// Its sites with their tiers.
     pub sites: Vec<DomainSite>,
+    /// From a site's death to the last client's last wrong answer, at most; absent without a check.
+    #[serde(default)]
+    pub failover: Option<FailoverExplained>,
     /// What a client of nowhere in particular is answered: site names, best first.
     pub answers: Vec<String>,
 }
@@ -161,6 +167,7 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
         vantages: vantages(&snapshot, &picture),
         services: services(&admin, &snapshot),
         drains: admin.control.drains(),
+        frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
     }))
 }
@@ -188,6 +195,7 @@ fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
             DomainStatus {
                 name: steered.domain.name.to_string(),
                 policy: steered.domain.policy.as_str().to_owned(),
+                failover: FailoverExplained::of(snapshot, steered),
                 sites: sites.collect(),
                 answers,
             }

@@ -207,7 +207,7 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
     match order {
         Override::List => get(client, Kind::Override, None, json).await,
         Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
-        Override::Set(SetOverride { name, site, domain, state, owner, reason, expires, force }) => {
+        Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             let mut target = serde_json::Map::new();
             target.extend(site.map(|it| ("site".to_owned(), it.into())));
             target.extend(domain.map(|it| ("domain".to_owned(), it.into())));
@@ -218,9 +218,18 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
             if force {
                 document["force"] = true.into();
             }
+            if let Some(over) = over {
+                document["over"] = over.to_string().into();
+            }
             apply_one(client, "override", &document, json).await
         }
     }
+}
+
+pub(super) async fn switch(client: &Client, domain: &str, to: Option<&str>, json: bool) -> Outcome {
+    let to = to.map_or_else(String::new, |to| format!("?to={to}"));
+    let applied = client.post(&format!("/v1/domains/{domain}/switch{to}"), &json!({})).await?;
+    say_applied(&applied, json)
 }
 
 pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome {

@@ -75,19 +75,39 @@ pub(super) fn status(it: &Status) -> String {
     if let Some(error) = &it.engine_error {
         let _ = writeln!(text, "ENGINE: {error}");
     }
+    for cluster in &it.frozen {
+        let _ = writeln!(
+            text,
+            "FROZEN: cluster {cluster}: too much went down at once; the last good verdicts stay"
+        );
+    }
     text.push('\n');
     let domains = it.domains.iter().map(|domain| {
         let sites = domain.sites.iter().map(|site| match &site.forced {
             Some(order) => format!(
-                "{} {} (forced {} by {}: {})",
-                site.site, site.state, order.state, order.owner, order.reason
+                "{} {} ({} {} by {}: {})",
+                site.site,
+                site.state,
+                if order.state == "drain" { "ordered to" } else { "forced" },
+                order.state,
+                order.owner,
+                order.reason
             ),
             None => format!("{} {}", site.site, site.state),
         });
         let sites = sites.collect::<Vec<_>>().join(", ");
-        vec![domain.name.clone(), domain.policy.clone(), sites, domain.answers.join(", ")]
+        let failover = domain.failover.as_ref().map_or_else(String::new, |it| match it.budget {
+            Some(budget) if it.whole > budget => format!("{} (OVER ITS BUDGET of {budget})", it.whole),
+            _ => it.whole.to_string(),
+        });
+        vec![domain.name.clone(), domain.policy.clone(), sites, failover, domain.answers.join(", ")]
     });
-    section(&mut text, "Domains", &["NAME", "POLICY", "SITES", "ANSWERS"], &domains.collect::<Vec<_>>());
+    section(
+        &mut text,
+        "Domains",
+        &["NAME", "POLICY", "SITES", "FAILOVER", "ANSWERS"],
+        &domains.collect::<Vec<_>>(),
+    );
     section(&mut text, "Targets", &["SITE", "ADDRESS", "CHECK", "VERDICT", "SEEN BY"], &targets(it));
     let vantages = it.vantages.iter().map(|vantage| {
         let state = match (vantage.fresh, vantage.withheld) {
@@ -141,8 +161,14 @@ fn targets(it: &Status) -> Vec<Vec<String>> {
         target.observations.iter().map(one).collect::<Vec<_>>().join(", ")
     };
     let row = |target: &crate::admin::TargetStatus| {
-        let held = if target.verdict.held { " (held)" } else { "" };
-        let verdict = format!("{}{held}", target.verdict.state.as_str());
+        let verdict = &target.verdict;
+        let why = match (verdict.frozen, verdict.damped, verdict.held) {
+            (true, _, _) => " (frozen)",
+            (_, true, _) => " (flaps, damped)",
+            (_, _, true) => " (held)",
+            (false, false, false) => "",
+        };
+        let verdict = format!("{}{why}", verdict.state.as_str());
         vec![target.site.clone(), target.address.clone(), target.check.clone(), verdict, seen(target)]
     };
     it.targets.iter().map(row).collect()
@@ -193,10 +219,23 @@ pub(super) fn explained(it: &Explained) -> String {
         let _ = writeln!(text, "alias      {alias}");
     }
     if let (Some(domain), Some(policy)) = (&it.domain, &it.policy) {
-        let _ = writeln!(text, "domain     {domain}, policy {policy}");
+        let rule = it.rule.map_or_else(String::new, |rule| format!(" (rule {rule})"));
+        let _ = writeln!(text, "domain     {domain}, policy {policy}{rule}");
+    }
+    if let Some(it) = &it.failover {
+        let budget = it.budget.map_or_else(String::new, |budget| format!("; budget {budget}"));
+        let _ = writeln!(
+            text,
+            "failover   at most {}: detect {}, propagate {}, TTL {}{budget}",
+            it.whole, it.detect, it.propagate, it.ttl
+        );
     }
     for (place, site) in (1..).zip(&it.sites) {
-        let usable = if site.usable { "usable" } else { "not used" };
+        let usable = match (site.usable, site.full) {
+            (true, true) => "full, this client goes elsewhere",
+            (true, false) => "usable",
+            (false, _) => "not used",
+        };
         let _ =
             writeln!(text, "  {place}. {:<10} {} ({usable}); probes say {}", site.site, site.tier, site.real);
         if let Some(order) = &site.forced {

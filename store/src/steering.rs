@@ -17,7 +17,7 @@ use crate::{
     snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
 use admission::{Admission, admission};
-pub use order::scope;
+pub use order::{rule_for, scope};
 
 /// How usable a site is; earlier is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,6 +37,14 @@ pub(super) fn choose<'d>(domain: &'d SteeredDomain, asker: &Located<'_>, now: Mo
     Chosen { order: &steering.order, left }
 }
 
+/// The rule that decides for a client now, by its place.
+#[must_use]
+pub fn rule_for(domain: &SteeredDomain, asker: &Located<'_>, now: Moment) -> Option<usize> {
+    let rules = domain.steering.as_ref()?.rules.iter();
+    let open = |rule: &SteeredRule| rule.during.as_ref().is_none_or(|hours| hours.is_open(now));
+    rules.enumerate().find(|(_, rule)| is_about(rule, asker) && open(rule)).map(|(at, _)| at)
+}
+
 fn is_about(rule: &SteeredRule, asker: &Located<'_>) -> bool {
     let network = rule.networks.is_empty() || rule.networks.iter().any(|it| it.contains(&asker.address));
     let country =
