@@ -2,7 +2,11 @@
 //! replaced: clocks, network, targets and disks. A seed draws a world and what goes wrong in it; a checker beside the
 //! readers says which invariant of the design does not hold.
 //!
-//! `WAYPOST_SEED=n cargo test --test sim one -- --nocapture` plays one seed and prints its trace.
+//! `WAYPOST_SEED=n cargo test --test sim one_seed -- --nocapture` plays one seed and prints its trace, with
+//! `WAYPOST_MESSAGES=1` every message of it; `WAYPOST_SEEDS=n` says how many seeds are played (50, or 1,000 in full).
+//!
+//! What makes a seed repeat itself: nodes meet only between windows of time; a message's latency and loss follow from
+//! what it is about, not from who of two tasks sent first; each node has its own source of chance.
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, unnameable_types, reason = "a test binary")]
 
