@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn check(interval: &str, timeout: &str) -> Check {
     Check {
         name: "web".parse().unwrap(),
-        probe: Probe::Tcp {},
+        probe: Probe::tcp(),
         port: 80,
         interval: interval.parse().unwrap(),
         timeout: timeout.parse().unwrap(),

@@ -1,5 +1,12 @@
 //! Checks: what is dialled, how often, and what counts as success.
 
+mod probe;
+
+pub use probe::{
+    DnsProbe, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, StatusError,
+    StatusRange, TcpProbe, Tls, TlsProbe,
+};
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Name, Span};
@@ -12,7 +19,7 @@ pub struct Check {
     /// What is dialled and expected.
     #[serde(flatten)]
     pub probe: Probe,
-    /// The port dialled.
+    /// The port dialled; 0 for what has none (`icmp`, and `external` where none is given).
     pub port: u16,
     /// Start to start.
     pub interval: Span,
@@ -25,24 +32,6 @@ pub struct Check {
     pub rise: u8,
     /// How many of the configured vantages must agree.
     pub quorum: Quorum,
-}
-
-/// What a probe dials and what it expects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum Probe {
-    /// The port accepts a connection.
-    Tcp {},
-    /// HTTP/1.1 GET answers with an expected status.
-    Http {
-        /// The path asked for.
-        path: String,
-        /// The Host header; absent: the address.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
-        /// Statuses that count as success.
-        expect_status: Vec<u16>,
-    },
 }
 
 /// How many of the configured vantages must agree before a verdict changes.
