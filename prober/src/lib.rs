@@ -80,7 +80,8 @@ pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
     }
     let apis = config.report_to.iter().map(|base| Api::new(base, &config)).collect::<Result<_, _>>()?;
     let metrics = Arc::new(Metrics::new(&config.report_to));
-    Ok(Prober { config, boot, apis, dialer: Arc::new(Sockets), metrics })
+    let dialer = Arc::new(Sockets::new(config.external.clone(), config.check_ca_pem.clone()));
+    Ok(Prober { config, boot, apis, dialer, metrics })
 }
 
 impl Prober {
