@@ -49,3 +49,33 @@ pub enum Quorum {
     #[serde(untagged)]
     Count(u16),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::TargetKey;
+
+    #[test]
+    fn the_same_check_by_another_name_is_the_same_dial() {
+        let span = |text: &str| text.parse().unwrap();
+        let check = Check {
+            name: "web".parse().unwrap(),
+            probe: Probe::tcp(),
+            port: 80,
+            interval: span("1s"),
+            timeout: span("800ms"),
+            fall: 4,
+            rise: 2,
+            quorum: Quorum::Majority,
+        };
+        let key = |check: &Check| TargetKey::new([192, 0, 2, 1].into(), check);
+        assert_eq!(key(&check), key(&Check { name: "other".parse().unwrap(), ..check.clone() }));
+        let expect = TcpProbe { send: None, expect: Some("220".into()) };
+        assert_ne!(key(&check), key(&Check { probe: Probe::Tcp(expect), ..check.clone() }));
+        let sni = |name: &str| {
+            let tls = Tls { server_name: Some(name.parse().unwrap()), ..Tls::default() };
+            key(&Check { probe: Probe::Tls(Box::new(TlsProbe { tls })), ..check.clone() })
+        };
+        assert_ne!(sni("a.example.com"), sni("b.example.com"));
+    }
+}
