@@ -4,15 +4,22 @@
 //! answers is a black hole like any other. A fault of this machine (no descriptors, no free port) is not the
 //! target's: it is inconclusive and never counts as a failure.
 
+mod client;
+mod dns;
+mod external;
 mod http;
+mod icmp;
 mod tcp;
+mod tls;
 
-use std::{borrow::Cow, fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use async_trait::async_trait;
 use store::{
     health::WorkTarget,
-    model::{Probe, Span},
+    model::{HttpProbe, HttpVersion, Name, Probe, Span, Tls},
 };
 use tokio::time::{Instant, timeout};
 
@@ -23,12 +30,14 @@ pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A canary that does not accept within this has failed.
 pub const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the phases of a probe took, all counted from its start.
+/// How long the phases of a probe took. There is none for resolving: targets are addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// Until the connection stood; `None` if it never did.
     pub connect: Option<Duration>,
-    /// Until the first byte of the answer; `None` if there is none, or the check waits for none.
+    /// The TLS handshake alone; `None` if there is none, or it was not completed.
+    pub tls: Option<Duration>,
+    /// From the request until the first byte of the answer; `None` if there is none, or the check waits for none.
     pub first_byte: Option<Duration>,
     /// All of it.
     pub whole: Duration,
@@ -87,6 +96,10 @@ pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
         Ok(Ok(said)) => Outcome::Success { phases, said },
         Ok(Err(Fault::Target(reason))) => Outcome::Failure { reason },
         Ok(Err(Fault::Local(reason))) => Outcome::Inconclusive { reason },
+        // What does not end here is a program of this machine, and no word of the target's.
+        Err(_) if matches!(target.check.probe, Probe::External(_)) => Outcome::Inconclusive {
+            reason: format!("the external program did not end within {} and was killed", Span(limit)),
+        },
         Err(_) if phases.connect.is_some() => {
             Outcome::Failure { reason: format!("connected, but no answer within {}", Span(limit)) }
         }
@@ -95,19 +108,92 @@ pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
 }
 
 /// Dials over real sockets.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sockets;
+#[derive(Clone, Debug, Default)]
+pub struct Sockets {
+    programs: Arc<BTreeMap<Name, PathBuf>>,
+    trust: Arc<tls::Trust>,
+}
+
+impl Sockets {
+    /// With the programs external checks may run, and authorities (PEM) believed beside the system's.
+    #[must_use]
+    pub fn new(programs: BTreeMap<Name, PathBuf>, ca_pem: Option<Vec<u8>>) -> Self {
+        Self { programs: Arc::new(programs), trust: Arc::new(tls::Trust::new(ca_pem)) }
+    }
+
+    async fn session(
+        &self,
+        terms: (&Tls, Option<&str>, &[&[u8]]),
+        address: SocketAddr,
+        phases: &mut Phases,
+    ) -> Result<tls::Session, Fault> {
+        let stream = tcp::connect(address, phases).await?;
+        tls::handshake(&self.trust, stream, terms, address.ip(), phases).await
+    }
+
+    async fn http(&self, it: &HttpProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
+        let Some(terms) = &it.tls else {
+            let stream = tcp::connect(address, phases).await?;
+            return http::send(it, stream, address, phases).await;
+        };
+        let alpn: &[&[u8]] = match it.http_version {
+            HttpVersion::One => &[b"http/1.1"],
+            HttpVersion::Two => &[b"h2"],
+        };
+        let session = self.session((terms, it.host.as_deref(), alpn), address, phases).await?;
+        let said = http::send(it, session.stream, address, phases).await?;
+        Ok(with_warning(said, session.warning))
+    }
+
+    async fn grpc(
+        &self,
+        it: &store::model::GrpcProbe,
+        address: SocketAddr,
+        phases: &mut Phases,
+    ) -> Result<String, Fault> {
+        let Some(terms) = &it.tls else {
+            let stream = tcp::connect(address, phases).await?;
+            return client::grpc(it, stream, address, phases).await;
+        };
+        let session = self.session((terms, it.host.as_deref(), &[b"h2"]), address, phases).await?;
+        let said = client::grpc(it, session.stream, address, phases).await?;
+        Ok(with_warning(said, session.warning))
+    }
+
+    async fn external(&self, name: &Name, address: SocketAddr) -> Result<String, Fault> {
+        let unlisted = || {
+            Fault::Local(format!(
+                "this prober has no program {name}: expected one listed in [prober.external]"
+            ))
+        };
+        let program = self.programs.get(name).ok_or_else(unlisted)?;
+        external::run(name.as_str(), program, address).await
+    }
+}
+
+fn with_warning(said: String, warning: Option<String>) -> String {
+    match warning {
+        Some(warning) => format!("{said}; {warning}"),
+        None => said,
+    }
+}
 
 #[async_trait]
 impl Dialer for Sockets {
     async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault> {
         let address = SocketAddr::new(target.address, target.check.port);
+        // Boxed, all but the smallest: every probe in flight would otherwise be as large as the largest.
         match &target.check.probe {
-            Probe::Tcp {} => tcp::connect(address, phases).await.map(|_| Cow::Borrowed("connected")),
-            Probe::Http { path, host, expect_status } => {
-                let request = http::Get { path, host: host.as_deref(), expect_status };
-                request.send(address, phases).await.map(Cow::Owned)
+            Probe::Tcp(it) => tcp::talk(it, address, phases).await,
+            Probe::Tls(it) => {
+                let session = Box::pin(self.session((&it.tls, None, &[]), address, phases)).await?;
+                Ok(with_warning("TLS agreed".to_owned(), session.warning).into())
             }
+            Probe::Http(it) => Box::pin(self.http(it, address, phases)).await.map(Cow::Owned),
+            Probe::Dns(it) => Box::pin(dns::ask(it, address, phases)).await.map(Cow::Owned),
+            Probe::Grpc(it) => Box::pin(self.grpc(it, address, phases)).await.map(Cow::Owned),
+            Probe::Icmp {} => Box::pin(icmp::echo(target.address, phases)).await.map(Cow::Borrowed),
+            Probe::External(it) => Box::pin(self.external(&it.program, address)).await.map(Cow::Owned),
         }
     }
 
@@ -145,6 +231,10 @@ fn fault(error: &io::Error) -> Fault {
 }
 
 #[cfg(test)]
+#[path = "check/sessions_tests.rs"]
+mod sessions_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Scripted, tcp_target};
@@ -180,10 +270,13 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
             let canary: Canary = format!("{host}:{port}").parse().unwrap();
-            assert_eq!(Sockets.reach(&canary).await, Ok(()), "{host}");
+            assert_eq!(Sockets::default().reach(&canary).await, Ok(()), "{host}");
         }
         drop(listener);
         let canary: Canary = format!("127.0.0.1:{port}").parse().unwrap();
-        assert_eq!(Sockets.reach(&canary).await, Err(Fault::Target("connection refused".to_owned())));
+        assert_eq!(
+            Sockets::default().reach(&canary).await,
+            Err(Fault::Target("connection refused".to_owned()))
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What a prober is told at its start. Everything else it learns from control.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use store::model::Name;
 
@@ -25,6 +25,11 @@ pub struct Config {
     /// Probes in flight at a time; each holds a file descriptor. Those that are due wait their turn, confirmations
     /// first, so too low a bound under many black holes delays probes and never fails them.
     pub max_dials: usize,
+    /// Authorities (PEM) that checks over TLS believe beside the system's.
+    pub check_ca_pem: Option<Vec<u8>>,
+    /// The programs `external` checks may run, by the names documents use; at most
+    /// [`Config::MOST_PROGRAMS`]. Each is given the address and the port as arguments and nothing else.
+    pub external: BTreeMap<Name, PathBuf>,
 }
 
 impl Config {
@@ -32,6 +37,9 @@ impl Config {
     pub const MOST_ADDRESSES: usize = 16;
     /// More canaries than this are refused.
     pub const MOST_CANARIES: usize = 16;
+
+    /// More programs for external checks than this are refused.
+    pub const MOST_PROGRAMS: usize = 64;
 
     /// With the default bounds (100,000 targets, 1,024 dials), no token and no canaries.
     #[must_use]
@@ -44,6 +52,8 @@ impl Config {
             canaries: Vec::new(),
             max_targets: 100_000,
             max_dials: 1024,
+            check_ca_pem: None,
+            external: BTreeMap::new(),
         }
     }
 }

@@ -84,7 +84,8 @@ pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
     }
     let over = |base: &String| Ok(Arc::new(Api::new(base, &config)?) as Arc<dyn Admin>);
     let apis = config.report_to.iter().map(over).collect::<Result<_, Error>>()?;
-    Ok(start_over(config, boot, apis, Arc::new(Sockets), Clock::default()))
+    let dialer = Arc::new(Sockets::new(config.external.clone(), config.check_ca_pem.clone()));
+    Ok(start_over(config, boot, apis, dialer, Clock::default()))
 }
 
 /// Prepares a prober over another rim: a simulation owns the way to control (one end per address of

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use store::metrics::{Count, Descriptor, Sample, Source};
 
-use crate::{check::Outcome, schedule::Why};
+use crate::{
+    check::{Outcome, Phases},
+    schedule::Why,
+};
 
 /// A start this late is counted as such.
 const LATE: Duration = Duration::from_millis(50);
@@ -21,9 +24,11 @@ pub struct Metrics {
     pub(crate) refused: Count,
     pub(crate) withheld: Count,
     reports: Vec<(String, Count, Count)>,
+    /// How many successes went through each phase, and the microseconds they took.
+    phases: [(Count, Count); 4],
 }
 
-static DESCRIPTORS: [Descriptor; 9] = [
+static DESCRIPTORS: [Descriptor; 11] = [
     Descriptor::counter("waypost.prober.starts", "{probe}", "Probes started, by why."),
     Descriptor::counter("waypost.prober.outcomes", "{probe}", "Probes ended, by outcome."),
     Descriptor::counter(
@@ -53,6 +58,12 @@ static DESCRIPTORS: [Descriptor; 9] = [
         "{report}",
         "Reports, by address and whether they were taken.",
     ),
+    Descriptor::counter(
+        "waypost.prober.phases",
+        "{probe}",
+        "Successful probes that went through a phase (connect, tls, first_byte, whole).",
+    ),
+    Descriptor::counter("waypost.prober.phase_time", "s", "How long they were in that phase, all together."),
 ];
 
 impl Metrics {
@@ -67,6 +78,7 @@ impl Metrics {
             refused: Count::default(),
             withheld: Count::default(),
             reports: addresses.iter().map(|it| (it.clone(), Count::default(), Count::default())).collect(),
+            phases: Default::default(),
         }
     }
 
@@ -79,11 +91,24 @@ impl Metrics {
 
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let at = match outcome {
-            Outcome::Success { .. } => 0,
+            Outcome::Success { phases, .. } => {
+                self.took(phases);
+                0
+            }
             Outcome::Failure { .. } => 1,
             Outcome::Inconclusive { .. } => 2,
         };
         self.outcomes[at].increment();
+    }
+
+    fn took(&self, phases: &Phases) {
+        let Phases { connect, tls, first_byte, whole } = *phases;
+        for ((count, time), took) in self.phases.iter().zip([connect, tls, first_byte, Some(whole)]) {
+            if let Some(took) = took {
+                count.increment();
+                time.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            }
+        }
     }
 
     pub(crate) fn reported(&self, address: usize, taken: bool) {
@@ -116,5 +141,47 @@ impl Source for Metrics {
             put(8, &[("address", address), ("taken", "yes")], taken);
             put(8, &[("address", address), ("taken", "no")], lost);
         }
+        for (phase, (count, time)) in ["connect", "tls", "first_byte", "whole"].into_iter().zip(&self.phases)
+        {
+            let labels = [("phase", phase)];
+            emit(Sample { metric: &DESCRIPTORS[9], labels: &labels, value: count.value() });
+            emit(Sample { metric: &DESCRIPTORS[10], labels: &labels, value: time.value() / 1e6 });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phases_of_successes_add_up() {
+        let metrics = Metrics::new(&[]);
+        let phases = Phases {
+            connect: Some(Duration::from_millis(500)),
+            whole: Duration::from_millis(750),
+            ..Phases::default()
+        };
+        for _ in 0..2 {
+            metrics.ended(&Outcome::Success { phases, said: "connected".into() });
+        }
+        metrics.ended(&Outcome::Failure { reason: "connection refused".to_owned() });
+        let mut found = Vec::new();
+        metrics.collect(&mut |sample| {
+            if sample.metric.name.starts_with("waypost.prober.phase") {
+                found.push((sample.labels[0].1.to_owned(), sample.value));
+            }
+        });
+        let expected = [
+            ("connect", 2.0),
+            ("connect", 1.0),
+            ("tls", 0.0),
+            ("tls", 0.0),
+            ("first_byte", 0.0),
+            ("first_byte", 0.0),
+            ("whole", 2.0),
+            ("whole", 1.5),
+        ];
+        assert_eq!(found, expected.map(|(phase, value)| (phase.to_owned(), value)));
     }
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::SocketAddr, time::Duration};
 use async_trait::async_trait;
 use store::{
     health::{TargetKey, WorkTarget},
-    model::{Check, Probe, Quorum},
+    model::{Check, HttpProbe, Probe, Quorum},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn check(interval: &str, timeout: &str) -> Check {
     Check {
         name: "web".parse().unwrap(),
-        probe: Probe::Tcp {},
+        probe: Probe::tcp(),
         port: 80,
         interval: interval.parse().unwrap(),
         timeout: timeout.parse().unwrap(),
@@ -47,11 +47,14 @@ pub(crate) fn tcp_target_at(address: SocketAddr) -> WorkTarget {
 }
 
 pub(crate) fn http_target_at(address: SocketAddr) -> WorkTarget {
-    let probe = Probe::Http {
-        path: "/readyz".into(),
-        host: Some("gw.example.com".into()),
-        expect_status: vec![200, 204],
-    };
+    let statuses = ["200", "204"].map(|status| status.parse().unwrap());
+    let get = HttpProbe::get("/readyz", Some("gw.example.com".into()), statuses.into());
+    let probe = Probe::Http(Box::new(get));
+    target(address, Check { probe, ..check("1s", "800ms") })
+}
+
+/// A target with a probe of any kind.
+pub(crate) fn target_of(address: SocketAddr, probe: Probe) -> WorkTarget {
     target(address, Check { probe, ..check("1s", "800ms") })
 }
 

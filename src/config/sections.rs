@@ -1,6 +1,6 @@
 //! The sections, field by field.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use store::{
     engine::consul::{self, Secret},
@@ -244,13 +244,39 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
     let max_dials = fields.optional("max_dials", |it| it.int(1..=1_000_000));
+    let check_ca_pem = fields.optional("check_ca_file", |it| file(&it));
+    let external = fields.or("external", BTreeMap::new(), programs);
     let mut config = prober::Config::new(vantage?, report_to?);
+    config.check_ca_pem = check_ca_pem;
+    config.external = external;
     config.token = token.map(|it| prober::Secret::from(it.expose().to_owned()));
     config.ca_pem = ca_pem;
     config.canaries = canaries.unwrap_or_default();
     config.max_targets = max_targets.unwrap_or(config.max_targets);
     config.max_dials = max_dials.unwrap_or(config.max_dials);
     Some(config)
+}
+
+/// The programs external checks may run: absolute paths, by name.
+fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for (name, path) in field.entries()? {
+        match name.parse() {
+            Ok(name) => {
+                let Some(text) = path.text(LONGEST) else { continue };
+                if !text.starts_with('/') {
+                    path.wrong("the absolute path of a program");
+                }
+                found.insert(name, PathBuf::from(text));
+            }
+            Err(error) => path.mistake(format!("{name:?} is no name for a program"), format!("{error}")),
+        }
+    }
+    let most = prober::Config::MOST_PROGRAMS;
+    if found.len() > most {
+        field.mistake(format!("{} programs", found.len()), format!("at most {most}"));
+    }
+    Some(found)
 }
 
 fn control_section(fields: &Fields<'_>) -> Option<Control> {

@@ -25,7 +25,7 @@ fn ttl(secs: u32) -> Ttl {
 pub(crate) fn check(quorum: Quorum) -> Check {
     Check {
         name: name("web"),
-        probe: Probe::Tcp {},
+        probe: Probe::tcp(),
         port: 80,
         interval: span("1s"),
         timeout: span("800ms"),

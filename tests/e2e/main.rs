@@ -21,6 +21,7 @@ mod names;
 mod outage;
 mod peers;
 mod registry;
+mod rig;
 mod security;
 mod tools;
 mod wire;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
     trials.extend(identical::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
+    trials.extend(rig::trials());
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());

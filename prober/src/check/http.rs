@@ -1,80 +1,105 @@
-//! The HTTP check: one GET over HTTP/1.1, judged by its status line once its header block is complete.
+//! The HTTP check: one request, judged by its status once the header block is complete, and by its body if asked.
 //!
-//! Written over the bare stream: a probe needs a dozen lines of request and the head of the answer, and a
-//! client library's connection task would cost more than the probe. The body is never read.
+//! The usual one, HTTP/1.1 without a look at the body, is written over the bare stream: it needs a dozen lines of
+//! request and the head of the answer, and a client library's connection would cost more than the probe. The
+//! others go through `client`.
 
-use std::net::SocketAddr;
+use std::{fmt::Write as _, net::SocketAddr};
 
+use store::model::{HttpProbe, HttpVersion};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::Instant,
 };
 
-use super::{Fault, Phases, fault, tcp};
+use super::{
+    Fault, Phases,
+    client::{self, Stream, authority},
+    fault, tcp,
+};
 
 /// A longer header block than this is a failure.
 pub(super) const LONGEST_HEAD: usize = 16 * 1024;
 
-/// A GET and what it should say.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Get<'a> {
-    pub(super) path: &'a str,
-    /// Absent: the address.
-    pub(super) host: Option<&'a str>,
-    pub(super) expect_status: &'a [u16],
+/// Sends the request over a stream that stands, and judges the answer.
+pub(super) async fn send(
+    it: &HttpProbe,
+    stream: impl Stream,
+    address: SocketAddr,
+    phases: &mut Phases,
+) -> Result<String, Fault> {
+    if it.http_version == HttpVersion::One && it.expect_body.is_none() {
+        let status = bare(it, stream, address, phases).await?;
+        return judge(it, status);
+    }
+    let answer = client::send(it, stream, address, phases).await?;
+    let said = judge(it, answer.status.as_u16())?;
+    match &it.expect_body {
+        Some(words) if !tcp::contains(&answer.body, words.as_bytes()) => {
+            let read = answer.body.len();
+            Err(Fault::Target(format!("{said}, but not what is expected in {read} bytes of its body")))
+        }
+        _ => Ok(said),
+    }
 }
 
-impl Get<'_> {
-    /// Sends it and judges the answer.
-    pub(super) async fn send(self, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
-        let request = self.request(address)?;
-        let started = Instant::now();
-        let mut stream = tcp::connect(address, phases).await?;
-        stream.write_all(request.as_bytes()).await.map_err(|error| fault(&error))?;
-        let mut head = Vec::with_capacity(1024);
-        loop {
-            if let Some(status) = final_status(&mut head)? {
-                return self.judge(status);
+async fn bare(
+    it: &HttpProbe,
+    mut stream: impl Stream,
+    address: SocketAddr,
+    phases: &mut Phases,
+) -> Result<u16, Fault> {
+    let request = request(it, address)?;
+    let started = Instant::now();
+    stream.write_all(request.as_bytes()).await.map_err(|error| fault(&error))?;
+    stream.flush().await.map_err(|error| fault(&error))?;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        if let Some(status) = final_status(&mut head)? {
+            return Ok(status);
+        }
+        if head.len() >= LONGEST_HEAD {
+            return Err(Fault::Target(format!("its headers are longer than {LONGEST_HEAD} bytes")));
+        }
+        let read = stream.read_buf(&mut head).await.map_err(|error| fault(&error))?;
+        match (read, head.is_empty()) {
+            (0, true) => return Err(Fault::Target("connection closed without an answer".to_owned())),
+            (0, false) => {
+                return Err(Fault::Target("connection closed in the middle of an answer".to_owned()));
             }
-            if head.len() >= LONGEST_HEAD {
-                return Err(Fault::Target(format!("its headers are longer than {LONGEST_HEAD} bytes")));
-            }
-            let read = stream.read_buf(&mut head).await.map_err(|error| fault(&error))?;
-            match (read, head.is_empty()) {
-                (0, true) => return Err(Fault::Target("connection closed without an answer".to_owned())),
-                (0, false) => {
-                    return Err(Fault::Target("connection closed in the middle of an answer".to_owned()));
-                }
-                _ => _ = phases.first_byte.get_or_insert_with(|| started.elapsed()),
-            }
+            _ => _ = phases.first_byte.get_or_insert_with(|| started.elapsed()),
         }
     }
+}
 
-    fn request(self, address: SocketAddr) -> Result<String, Fault> {
-        let own = match address.port() {
-            80 if address.is_ipv6() => format!("[{}]", address.ip()),
-            80 => address.ip().to_string(),
-            _ => address.to_string(),
-        };
-        let host = self.host.unwrap_or(&own);
-        let path = self.path;
-        let sendable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if !path.starts_with('/') || !sendable(path) || !sendable(host) {
-            let reason = format!("the check cannot be sent: path {path:?}, host {host:?}");
-            return Err(Fault::Local(reason));
-        }
-        Ok(format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: waypost-prober\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-        ))
+fn request(it: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
+    let host = authority(it.host.as_deref(), address, if it.tls.is_some() { 443 } else { 80 });
+    let path = &it.path;
+    let sendable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !path.starts_with('/') || !sendable(path) || !sendable(&host) {
+        let reason = format!("the check cannot be sent: path {path:?}, host {host:?}");
+        return Err(Fault::Local(reason));
     }
+    let method = it.method.as_str();
+    let mut text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: waypost-prober\r\nAccept: */*\r\nConnection: close\r\n"
+    );
+    for header in &it.headers {
+        if !sendable(&header.name) || header.value.contains(char::is_control) {
+            return Err(Fault::Local(format!("the check cannot be sent: header {:?}", header.name)));
+        }
+        let _ = write!(text, "{}: {}\r\n", header.name, header.value);
+    }
+    text.push_str("\r\n");
+    Ok(text)
+}
 
-    fn judge(self, status: u16) -> Result<String, Fault> {
-        if self.expect_status.contains(&status) {
-            return Ok(format!("status {status}"));
-        }
-        let expected: Vec<_> = self.expect_status.iter().take(8).map(u16::to_string).collect();
-        Err(Fault::Target(format!("status {status}, expected {}", expected.join(" or "))))
+fn judge(it: &HttpProbe, status: u16) -> Result<String, Fault> {
+    if it.expect_status.iter().any(|range| range.contains(status)) {
+        return Ok(format!("status {status}"));
     }
+    let expected: Vec<_> = it.expect_status.iter().take(8).map(ToString::to_string).collect();
+    Err(Fault::Target(format!("status {status}, expected {}", expected.join(" or "))))
 }
 
 /// The status of the answer once its header block is complete; interim answers (RFC 9110 §15.2) are dropped
@@ -168,7 +193,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = http_target_at(listener.local_addr().unwrap());
         let server = tokio::spawn(serve(listener, answer.into(), pieces, hold));
-        let outcome = probe(&Sockets, &target).await;
+        let outcome = probe(&Sockets::default(), &target).await;
         (outcome, server.await.unwrap())
     }
 
@@ -185,7 +210,7 @@ mod tests {
         let (outcome, request) = ask(answer, 1, true).await;
         let Outcome::Success { phases, said } = outcome else { panic!("{outcome:?}") };
         assert_eq!(said, "status 200");
-        assert!(phases.connect.unwrap() <= phases.first_byte.unwrap());
+        assert!(phases.connect.unwrap() <= phases.whole);
         assert!(phases.first_byte.unwrap() <= phases.whole);
         assert!(request.starts_with("GET /readyz HTTP/1.1\r\nHost: gw.example.com\r\n"), "{request}");
         assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
@@ -241,9 +266,9 @@ mod tests {
 
     #[test]
     fn the_host_is_the_address_unless_given_and_nothing_is_smuggled() {
-        let get = |path, host| Get { path, host, expect_status: &[200] };
+        let get = |path: &str, host: Option<&str>| HttpProbe::get(path, host.map(str::to_owned), Vec::new());
         let host = |address: &str| {
-            let request = get("/", None).request(address.parse().unwrap()).unwrap();
+            let request = request(&get("/", None), address.parse().unwrap()).unwrap();
             request.lines().nth(1).unwrap().to_owned()
         };
         assert_eq!(host("10.0.0.1:80"), "Host: 10.0.0.1");
@@ -253,7 +278,7 @@ mod tests {
         for bad in
             [get("/ HTTP/1.1\r\nX: y", None), get("x", None), get("/", Some("a\r\nb")), get("/é", None)]
         {
-            assert!(matches!(bad.request(address), Err(Fault::Local(_))), "{bad:?}");
+            assert!(matches!(request(&bad, address), Err(Fault::Local(_))), "{bad:?}");
         }
     }
 

@@ -1,8 +1,13 @@
-//! The TCP check: the port accepts a connection.
+//! The TCP check: the port accepts a connection, and says what it should.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
-use tokio::{net::TcpStream, time::Instant};
+use store::model::TcpProbe;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
 
 use super::{Fault, Phases, fault};
 
@@ -14,25 +19,84 @@ pub(super) async fn connect(address: SocketAddr, phases: &mut Phases) -> Result<
     Ok(stream)
 }
 
+/// Connects, sends and waits for what is expected, as far as the check asks for it.
+pub(super) async fn talk(
+    it: &TcpProbe,
+    address: SocketAddr,
+    phases: &mut Phases,
+) -> Result<Cow<'static, str>, Fault> {
+    let started = Instant::now();
+    let mut stream = connect(address, phases).await?;
+    if let Some(words) = &it.send {
+        stream.write_all(words.as_bytes()).await.map_err(|error| fault(&error))?;
+    }
+    let Some(expected) = &it.expect else { return Ok(Cow::Borrowed("connected")) };
+    let mut heard = Vec::new();
+    while !contains(&heard, expected.as_bytes()) {
+        if heard.len() >= TcpProbe::MOST_READ {
+            return Err(Fault::Target(format!("not what is expected in its first {} bytes", heard.len())));
+        }
+        let room = TcpProbe::MOST_READ - heard.len();
+        let read =
+            (&mut stream).take(room as u64).read_buf(&mut heard).await.map_err(|error| fault(&error))?;
+        if read == 0 {
+            let start = heard.get(..heard.len().min(24)).unwrap_or_default();
+            let text = format!("closed without what is expected: it said \"{}\"", start.escape_ascii());
+            return Err(Fault::Target(text));
+        }
+        phases.first_byte.get_or_insert_with(|| started.elapsed());
+    }
+    Ok(Cow::Borrowed("it says what is expected"))
+}
+
+/// True where `words` stand somewhere in `text`.
+pub(super) fn contains(text: &[u8], words: &[u8]) -> bool {
+    words.is_empty() || text.windows(words.len()).any(|window| window == words)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use store::model::Probe;
+
+    use super::*;
     use crate::{
         check::{Outcome, Sockets, probe},
-        testing::tcp_target_at,
+        testing::{target_of, tcp_target_at},
     };
 
     #[tokio::test]
     async fn an_open_port_succeeds_and_a_closed_one_is_refused() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = tcp_target_at(listener.local_addr().unwrap());
-        let Outcome::Success { phases, said } = probe(&Sockets, &target).await else { panic!("not up") };
+        let Outcome::Success { phases, said } = probe(&Sockets::default(), &target).await else {
+            panic!("not up")
+        };
         assert_eq!(said, "connected");
         assert!(phases.connect.unwrap() <= phases.whole);
         drop(listener);
         let refused = Outcome::Failure { reason: "connection refused".to_owned() };
-        assert_eq!(probe(&Sockets, &target).await, refused);
+        assert_eq!(probe(&Sockets::default(), &target).await, refused);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_decides_where_something_is_expected() {
+        for (answer, up) in [("220 ready\r\n", true), ("500 no\r\n", false), ("", false)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let it = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
+            let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(it));
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut said = [0; 6];
+                stream.read_exact(&mut said).await.unwrap();
+                assert_eq!(&said, b"HELO\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let sockets = Sockets::default();
+            let (outcome, ()) = tokio::join!(probe(&sockets, &target), serve);
+            assert_eq!(matches!(outcome, Outcome::Success { .. }), up, "{outcome:?}");
+        }
     }
 
     #[tokio::test]
@@ -44,12 +108,12 @@ mod tests {
         // Nobody accepts: after one or two connections the kernel drops further SYNs without a word.
         let mut queued = Vec::new();
         while let Ok(stream) =
-            tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
         {
             queued.push(stream.unwrap());
             assert!(queued.len() < 16, "the backlog never filled");
         }
-        let outcome = probe(&Sockets, &tcp_target_at(address)).await;
+        let outcome = probe(&Sockets::default(), &tcp_target_at(address)).await;
         assert_eq!(outcome, Outcome::Failure { reason: "no answer within 800ms".to_owned() });
     }
 }

@@ -164,10 +164,61 @@ pub fn zone() -> impl Strategy<Value = Zone> {
     })
 }
 
+fn terms() -> impl Strategy<Value = Tls> {
+    (option::of("[a-z]{1,4}\\.[a-z]{1,3}"), any::<bool>(), option::of(1_000u64..86_400_000)).prop_map(
+        |(name, verify, warn)| Tls {
+            server_name: name.map(|name| name.parse().unwrap()),
+            verify,
+            warn_before: warn.map(|ms| Span(Duration::from_millis(ms))),
+        },
+    )
+}
+
+fn http() -> impl Strategy<Value = HttpProbe> {
+    let status =
+        (100u16..=599, 100u16..=599).prop_map(|(x, y)| StatusRange::new(x.min(y), x.max(y)).unwrap());
+    let headers = collection::btree_map("x-[a-z0-9]{1,5}", "[!-~]{1,8}", 0..3)
+        .prop_map(|map| map.into_iter().map(|(name, value)| Header { name, value }).collect::<Vec<_>>());
+    let request = ("/[!\"$-~]{0,9}", option::of("[a-zA-Z0-9.:-]{1,12}"), distinct(status, 1), headers);
+    let body = option::of("\\PC{1,9}|[\\x00-\\x7f]{1,9}");
+    (request, any::<bool>(), any::<bool>(), body, option::of(terms())).prop_map(
+        |((path, host, expect_status, headers), head, two, expect_body, tls)| HttpProbe {
+            method: if head { Method::Head } else { Method::Get },
+            http_version: if two { HttpVersion::Two } else { HttpVersion::One },
+            headers,
+            expect_body: expect_body.filter(|_| !head),
+            tls,
+            ..HttpProbe::get(path, host, expect_status)
+        },
+    )
+}
+
+/// A probe with its port.
+fn probe() -> impl Strategy<Value = (Probe, u16)> {
+    let words = || option::of("[\\x00-\\x7f]{1,9}").prop_map(|it| it.map(String::into_boxed_str));
+    let tcp = (words(), words()).prop_map(|(send, expect)| Probe::Tcp(TcpProbe { send, expect }));
+    let rcode = sample::select(DnsProbe::RCODES.map(|(_, code)| code).to_vec());
+    let dns = (domain_name(), 1..=40u16, rcode, option::of(line())).prop_map(
+        |(query, record_type, expect_rcode, expect_record)| {
+            let expect_record = expect_record.filter(|_| expect_rcode == 0);
+            Probe::Dns(Box::new(DnsProbe { query, record_type, expect_rcode, expect_record }))
+        },
+    );
+    let grpc = ("[a-zA-Z.]{0,9}", option::of("[a-z.]{1,9}"), option::of(terms()))
+        .prop_map(|(service, host, tls)| Probe::Grpc(Box::new(GrpcProbe { service, host, tls })));
+    let with_port = prop_oneof![
+        tcp,
+        terms().prop_map(|tls| Probe::Tls(Box::new(TlsProbe { tls }))),
+        http().prop_map(|it| Probe::Http(Box::new(it))),
+        dns,
+        grpc,
+    ];
+    let external = (name(), any::<u16>())
+        .prop_map(|(program, port)| (Probe::External(Box::new(ExternalProbe { program })), port));
+    prop_oneof![4 => (with_port, 1..=u16::MAX), 1 => external, 1 => Just((Probe::Icmp {}, 0))]
+}
+
 fn check() -> impl Strategy<Value = Check> {
-    let http = ("/[!\"$-~]{0,9}", option::of("[a-zA-Z0-9.:-]{1,12}"), distinct(100u16..=599, 1))
-        .prop_map(|(path, host, expect_status)| Probe::Http { path, host, expect_status });
-    let probe = prop_oneof![Just(Probe::Tcp {}), http];
     let quorum = prop_oneof![
         Just(Quorum::Majority),
         Just(Quorum::Any),
@@ -175,8 +226,8 @@ fn check() -> impl Strategy<Value = Check> {
         (1..=u16::MAX).prop_map(Quorum::Count)
     ];
     let judging = (1..=100u8, 1..=100u8, quorum, span());
-    (name(), probe, 1..=u16::MAX, (span(), span()), judging).prop_map(
-        |(name, probe, port, (x, y), (fall, rise, quorum, damping))| Check {
+    (name(), probe(), (span(), span()), judging).prop_map(
+        |(name, (probe, port), (x, y), (fall, rise, quorum, damping))| Check {
             name,
             probe,
             port,

@@ -146,19 +146,6 @@ fn some_addresses(field: &Reader<'_>) -> Option<Addresses> {
     Some(found)
 }
 
-/// One of the words that work, or a mistake that tells a word that will work one day from one that never will.
-fn supported<T: Copy>(field: &Reader<'_>, words: &[(&str, T)], later: &[&str]) -> Option<T> {
-    if let super::tree::Value::Scalar(scalar) = &field.node().value
-        && later.contains(&scalar.text.as_str())
-    {
-        let supported = join(words.iter().map(|(word, _)| *word));
-        field
-            .mistake(format!("{:?} is not supported yet: supported are {supported}", scalar.text), supported);
-        return None;
-    }
-    field.word(words)
-}
-
 fn site(fields: &Fields<'_>) -> Option<Site> {
     let name = name(fields);
     let location = fields.optional("location", |field| {

@@ -4,6 +4,7 @@
 
 mod placed;
 mod policy;
+mod probe;
 
 use std::{
     borrow::Cow,
@@ -12,8 +13,8 @@ use std::{
 
 use super::{
     Addresses, Authority, Check, Cluster, Document, Domain, DomainName, Https, Jurisdiction, Keep, Name,
-    Nameserver, Override, PathMatch, Probe, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service,
-    Site, StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
+    Nameserver, Override, PathMatch, Quorum, RecordData, RecoveryMode, Role, Route, RouteBy, Service, Site,
+    StartOfAuthority, StaticRecord, Token, Vantage, WhenNone, Zone, rdata,
     tree::{Entry, Node, Value},
 };
 
@@ -302,15 +303,8 @@ fn character_string(text: &str) -> String {
 }
 
 fn check(it: &Check, map: Map) -> Map {
-    let map = match &it.probe {
-        Probe::Tcp {} => map.with("type", text("tcp")).with("port", plain(it.port)),
-        Probe::Http { path, host, expect_status } => map
-            .with("type", text("http"))
-            .with("port", plain(it.port))
-            .with("path", text(path))
-            .maybe("host", host.as_ref().map(text))
-            .with("expect_status", list(expect_status, |status| plain(status))),
-    };
+    let map = map.with("type", text(it.probe.kind()));
+    let map = probe::probe(&it.probe, map.maybe("port", (it.port != 0).then(|| plain(it.port))));
     let quorum = match it.quorum {
         Quorum::Majority => text("majority"),
         Quorum::Any => text("any"),

@@ -87,7 +87,7 @@ fn a_zone_may_be_closed_but_not_to_everyone() {
 #[test]
 fn defaults_follow_what_was_written() {
     let check: Check = read!(Check, "kind: Check\nname: c\ntype: tcp\nport: 1\ninterval: 500ms\n");
-    assert_eq!((check.probe, check.timeout.to_string()), (Probe::Tcp {}, "500ms".to_owned()));
+    assert_eq!((check.probe, check.timeout.to_string()), (Probe::tcp(), "500ms".to_owned()));
     let domain: Domain = read!(Domain, "kind: Domain\nname: a.b\ncluster: c\nttl: 1s\n");
     assert_eq!((domain.min_ttl.as_secs(), domain.policy), (1, Policy::Nearest {}));
     let service: Service = read!(Service, "kind: Service\nname: s\ncluster: c\n");
@@ -120,10 +120,6 @@ fn every_mistake_of_a_file_at_once() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     for (text, words) in [
-        (
-            "kind: Check\nname: c\ntype: grpc\nport: 1\n",
-            "\"grpc\" is not supported yet: supported are http or tcp",
-        ),
         (
             "kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n",
             "file: a zone file is read where the document is; expected `records`",

@@ -1,6 +1,13 @@
 //! Checks: what is dialled, how often, and what counts as success.
 
+mod probe;
+
 use std::time::Duration;
+
+pub use probe::{
+    DnsProbe, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, StatusError,
+    StatusRange, TcpProbe, Tls, TlsProbe,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +21,7 @@ pub struct Check {
     /// What is dialled and expected.
     #[serde(flatten)]
     pub probe: Probe,
-    /// The port dialled.
+    /// The port dialled; 0 for what has none (`icmp`, and `external` where none is given).
     pub port: u16,
     /// Start to start.
     pub interval: Span,
@@ -45,24 +52,6 @@ impl Check {
     }
 }
 
-/// What a probe dials and what it expects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum Probe {
-    /// The port accepts a connection.
-    Tcp {},
-    /// HTTP/1.1 GET answers with an expected status.
-    Http {
-        /// The path asked for.
-        path: String,
-        /// The Host header; absent: the address.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
-        /// Statuses that count as success.
-        expect_status: Vec<u16>,
-    },
-}
-
 /// How many of the configured vantages must agree before a verdict changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,4 +66,35 @@ pub enum Quorum {
     /// This many.
     #[serde(untagged)]
     Count(u16),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::TargetKey;
+
+    #[test]
+    fn the_same_check_by_another_name_is_the_same_dial() {
+        let span = |text: &str| text.parse().unwrap();
+        let check = Check {
+            name: "web".parse().unwrap(),
+            probe: Probe::tcp(),
+            port: 80,
+            interval: span("1s"),
+            timeout: span("800ms"),
+            fall: 4,
+            rise: 2,
+            quorum: Quorum::Majority,
+            damping: Check::DAMPING,
+        };
+        let key = |check: &Check| TargetKey::new([192, 0, 2, 1].into(), check);
+        assert_eq!(key(&check), key(&Check { name: "other".parse().unwrap(), ..check.clone() }));
+        let expect = TcpProbe { send: None, expect: Some("220".into()) };
+        assert_ne!(key(&check), key(&Check { probe: Probe::Tcp(expect), ..check.clone() }));
+        let sni = |name: &str| {
+            let tls = Tls { server_name: Some(name.parse().unwrap()), ..Tls::default() };
+            key(&Check { probe: Probe::Tls(Box::new(TlsProbe { tls })), ..check.clone() })
+        };
+        assert_ne!(sni("a.example.com"), sni("b.example.com"));
+    }
 }
