@@ -9,6 +9,7 @@ pub mod explain;
 mod health;
 mod nodes;
 pub mod routes;
+pub mod simulate;
 pub mod status;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use documents::{Applied, Apply, FileText, KeptDocument};
 pub use explain::Explained;
 pub use health::{Health, router as health_router};
 pub use nodes::NodeStatus;
+pub use simulate::Simulated;
 pub use status::{Seen, Status, TargetStatus};
 
 use crate::{
@@ -95,6 +97,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .route("/v1/audit", get(documents::audit))
         .route("/v1/status", get(status::status))
         .route("/v1/explain", get(explain::explain))
+        .route("/v1/simulate", get(simulate::simulate))
         .route("/v1/observations", post(observations))
         .route("/v1/vantages/{name}/work", get(work))
         .route("/v1/drains", get(drains).post(order_drain))

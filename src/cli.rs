@@ -152,6 +152,15 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
         client: std::net::IpAddr,
     },
+    /// Show where clients and load would go if sites died.
+    Simulate {
+        /// The site; may be repeated.
+        #[arg(long = "kill-site", required = true, value_name = "SITE")]
+        kill: Vec<String>,
+        /// Only for this domain.
+        #[arg(long)]
+        domain: Option<String>,
+    },
     /// Send a blue_green domain's clients to its other colour, or back.
     Switch {
         /// The domain.
@@ -413,6 +422,9 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Status => commands::status(&client, json).await,
         Command::Explain { name, record_type, client: who } => {
             commands::explain(&client, &name, &record_type, who, json).await
+        }
+        Command::Simulate { kill, domain } => {
+            commands::simulate(&client, &kill, domain.as_deref(), json).await
         }
         Command::Switch { domain, to } => commands::switch(&client, &domain, to.as_deref(), json).await,
         Command::Drain(drain) => drains::run(&client, drain, json).await,

@@ -15,6 +15,7 @@ mod intake;
 mod ledger;
 mod lock;
 mod metrics;
+mod overflow;
 mod publish;
 mod shards;
 #[cfg(test)]
@@ -193,7 +194,17 @@ impl Control {
         let verdicts = Lock::new(&shared, "verdicts");
         let publisher = {
             let shared = Arc::clone(&shared);
-            move |held| publish::publish(Arc::clone(&shared), held)
+            move |held: Arc<lock::Held>| {
+                let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
+                let deciding = overflow::decide(Arc::clone(&shared), held);
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = publishing => {}
+                        () = deciding => {}
+                    }
+                }
+            }
         };
         tasks.spawn(named("publisher", lock::lead(verdicts, stopping, publisher)));
 

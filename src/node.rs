@@ -16,8 +16,9 @@ use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
     handle::{Clock, Handle},
+    load::Load,
     metrics::Source,
-    model::Generation,
+    model::{Generation, Name},
     snapshot::{Snapshot, Sources},
 };
 use tokio::{
@@ -218,6 +219,24 @@ async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
     }
 }
 
+/// Says what a gateway carries: the mean of the last seconds.
+async fn carried(metrics: &proxy::Metrics, cluster: Name, handle: &Handle) {
+    const EVERY: Duration = Duration::from_secs(1);
+    const MEAN_OVER: f64 = 4.0;
+    let answered = || metrics.responses.iter().map(|it| it.value()).sum::<f64>();
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut before, mut at, mut rate) = (answered(), tick.tick().await, 0.0);
+    loop {
+        let now = tick.tick().await;
+        let after = answered();
+        let newest = (after - before) / now.duration_since(at).as_secs_f64().max(0.001);
+        rate += (newest - rate) / MEAN_OVER;
+        (before, at) = (after, now);
+        handle.carry(Load { cluster: cluster.clone(), rate });
+    }
+}
+
 /// A node's parts while they run.
 struct Node {
     boot: String,
@@ -310,8 +329,23 @@ impl Node {
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
             self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
+            self.report_load(proxy.cluster.clone(), handle.clone());
         }
         Ok(())
+    }
+
+    /// Measures what the gateway carries, for as long as it runs.
+    fn report_load(&mut self, cluster: Name, handle: Handle) {
+        let Some((gateway, _)) = &self.gateway else { return };
+        let metrics = gateway.metrics();
+        let ending = self.shutdown.begun();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ending => {}
+                () = carried(&metrics, cluster, &handle) => {}
+            }
+            ("measuring the load", Ok(()))
+        });
     }
 
     fn follow_certificate(

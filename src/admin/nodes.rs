@@ -90,6 +90,19 @@ impl Nodes {
             seen.error.clone(),
         )
     }
+
+    /// What living gateways carry, by cluster and site.
+    pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rates = BTreeMap::new();
+        let now = Instant::now();
+        for (beat, moved) in seen.iter().flat_map(|seen| seen.beats.values()) {
+            if let Some(load) = beat.load.as_ref().filter(|_| now.duration_since(*moved) <= SILENT_AFTER) {
+                *rates.entry((load.cluster.to_string(), beat.site.clone())).or_default() += load.rate;
+            }
+        }
+        rates
+    }
 }
 
 fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
@@ -143,6 +156,7 @@ mod tests {
             boot: "b".into(),
             number,
             generation: None,
+            load: None,
         }
     }
 

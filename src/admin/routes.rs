@@ -83,6 +83,14 @@ pub const ROUTES: &[Route] = &[
         None,
         "Why a name is answered as it is.",
     ),
+    route(
+        "get",
+        "/v1/simulate",
+        "read",
+        &["kill_site", "domain"],
+        None,
+        "Where clients and load would go if sites died.",
+    ),
     route("post", "/v1/observations", "vantage", &[], Some("a numbered batch"), "What a prober saw."),
     route(
         "get",

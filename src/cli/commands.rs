@@ -22,7 +22,7 @@ use super::{
     zones::{self, Origins},
 };
 use crate::{
-    admin::{Applied, Apply, Explained, FileText, KeptDocument, Status},
+    admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
     auth,
     config::Config,
 };
@@ -224,6 +224,14 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
             apply_one(client, "override", &document, json).await
         }
     }
+}
+
+pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&str>, json: bool) -> Outcome {
+    let kill = kill.join(",");
+    let mut query = vec![("kill_site", kill.as_str())];
+    query.extend(domain.map(|it| ("domain", it)));
+    let simulated: Simulated = client.get("/v1/simulate", &query).await?;
+    if json { show::json(&simulated) } else { print(&show::simulated(&simulated)) }
 }
 
 pub(super) async fn switch(client: &Client, domain: &str, to: Option<&str>, json: bool) -> Outcome {

@@ -10,7 +10,7 @@ use store::{
 
 use super::{Failure, Outcome};
 use crate::{
-    admin::{Applied, Explained, Status},
+    admin::{Applied, Explained, Simulated, Status},
     control::DrainView,
 };
 
@@ -199,6 +199,43 @@ pub(super) const fn phase(it: &DrainView) -> &'static str {
         Phase::Done => "done",
         Phase::Cancelled => "cancelled",
     }
+}
+
+pub(super) fn simulated(it: &Simulated) -> String {
+    let mut text = format!("If {} died (generation {}):\n\n", it.killed.join(" and "), it.generation);
+    let shares = |shares: &std::collections::BTreeMap<String, f64>| {
+        let one = |(to, share): (&String, &f64)| {
+            if *share == 100.0 { to.clone() } else { format!("{to} {share} %") }
+        };
+        shares.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let rows: Vec<_> = it
+        .domains
+        .iter()
+        .flat_map(|domain| domain.groups.iter().map(move |group| (domain, group)))
+        .map(|(domain, group)| {
+            let near =
+                group.near.as_ref().map_or_else(|| "elsewhere".to_owned(), |site| format!("near {site}"));
+            vec![domain.domain.clone(), near, shares(&group.before), shares(&group.after)]
+        })
+        .collect();
+    section(&mut text, "Clients that would move", &["DOMAIN", "CLIENTS", "NOW", "THEN"], &rows);
+    if it.unmoved > 0 {
+        let _ = writeln!(text, "{} domains would answer as before\n", it.unmoved);
+    }
+    let rows: Vec<_> = it
+        .load
+        .iter()
+        .map(|load| {
+            let rate = load.rate.map_or_else(|| "unknown".to_owned(), |rate| format!("{rate:.0}/s"));
+            let capacity = load.capacity.map_or_else(|| "-".to_owned(), |it| format!("{it}/s"));
+            let over = load.capacity.is_some_and(|it| load.after > f64::from(it));
+            let after = format!("{:.0}/s{}", load.after, if over { " TOO MUCH" } else { "" });
+            vec![load.cluster.clone(), load.site.clone(), rate, after, capacity]
+        })
+        .collect();
+    section(&mut text, "Load", &["CLUSTER", "SITE", "NOW", "THEN", "CAPACITY"], &rows);
+    text
 }
 
 pub(super) fn explained(it: &Explained) -> String {

@@ -326,6 +326,7 @@ impl World {
             boot: format!("{node}-boot"),
             number: 0,
             generation: None,
+            load: None,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {

@@ -109,6 +109,22 @@ impl Board {
         }
     }
 
+    /// A board of its own that says the same, on which things can be imagined. Targets it has not met are not known to it.
+    #[must_use]
+    pub fn imagine(&self) -> Self {
+        let copy = |words: &[AtomicU64]| -> Box<[AtomicU64]> {
+            words.iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect()
+        };
+        let chunks = self.chunks.iter().map(|chunk| {
+            let copied = OnceLock::new();
+            if let Some(words) = chunk.get() {
+                let _ = copied.set(copy(words));
+            }
+            copied
+        });
+        Self { chunks: chunks.collect(), slots: Mutex::default() }
+    }
+
     fn word(&self, Slot(number): Slot) -> Option<&AtomicU64> {
         let number = number as usize;
         self.chunks.get(number / CHUNK)?.get()?.get(number % CHUNK)

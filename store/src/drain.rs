@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Endpoint, Index},
+    load::Load,
     model::{Moment, Span},
 };
 
@@ -125,7 +126,7 @@ pub struct Receipt {
 }
 
 /// A node's registration and heartbeat, kept by itself in the engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeBeat {
     /// Its name.
     pub node: String,
@@ -139,6 +140,9 @@ pub struct NodeBeat {
     pub number: u64,
     /// The generation it runs; `None` before its first snapshot.
     pub generation: Option<crate::model::Generation>,
+    /// What a gateway carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
 }
 
 /// A gateway as control knows it.

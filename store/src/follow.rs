@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! engine ──▶ config ─────▶ snapshot ──┐
-//!        ──▶ health ─────▶ board ─────┼──▶ Handle ──▶ dns, proxy, control
+//!        ──▶ health, overflow ▶ board ┼──▶ Handle ──▶ dns, proxy, control
 //!        ──▶ drains ──────────────────┤
 //!        ──▶ discovery ───────────────┘
 //!        ◀── beat, receipts
@@ -18,6 +18,7 @@ mod discovery;
 mod drains;
 mod health;
 mod metrics;
+mod overflow;
 mod patience;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -143,6 +144,7 @@ pub async fn start_from(
     tasks.spawn(health::follow(shared.clone(), beliefs, picture_requests));
     tasks.spawn(drains::follow(shared.clone(), drains_current, reread_requests));
     tasks.spawn(discovery::follow(shared.clone()));
+    tasks.spawn(overflow::follow(shared.clone()));
     tasks.spawn(beat::follow(shared.clone(), drains_seen.clone(), left));
     tasks.spawn(beat::send_receipts(shared.clone(), receipt_requests));
     tasks.spawn(dispatch(requests, pictures, rereads, receipts));

@@ -7,7 +7,7 @@ mod following;
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -26,6 +26,7 @@ use crate::{
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt},
+    load::Load,
     model::Moment,
     snapshot::Snapshot,
 };
@@ -86,6 +87,7 @@ struct Shared {
     users: Arc<Users>,
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
+    load: Mutex<Option<Load>>,
     lease_seen: AtomicU64,
     lease: Duration,
     requests: mpsc::Sender<Request>,
@@ -115,6 +117,7 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         discovered: watch::Sender::new(0),
         drains: watch::Sender::new(Arc::default()),
         judged: watch::Sender::new(0),
+        load: Mutex::default(),
         lease_seen: AtomicU64::new(clock.now().0),
         lease,
         requests,
@@ -226,6 +229,17 @@ impl Handle {
         // asking takes as long as the follower is behind with its requests.
         let _ = tokio::time::timeout(patience, asking).await;
         self.renew_lease();
+    }
+
+    /// Says what this node's gateway carries; told to others with the node's next heartbeat.
+    pub fn carry(&self, load: Load) {
+        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
+    }
+
+    /// What this node's gateway carries.
+    #[must_use]
+    pub fn load(&self) -> Option<Load> {
+        self.shared.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn renew_lease(&self) {

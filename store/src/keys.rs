@@ -27,6 +27,8 @@ pub const DRAINS: &str = "waypost/drains/";
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// That nodes live.
 pub const NODES: &str = "waypost/nodes/";
+/// Which shares of full sites' clients go elsewhere.
+pub const OVERFLOW: &str = "waypost/overflow";
 /// Who does what only one may do.
 pub const LOCKS: &str = "waypost/locks/";
 

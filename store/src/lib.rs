@@ -19,6 +19,7 @@ pub mod follow;
 pub mod handle;
 pub mod health;
 pub mod keys;
+pub mod load;
 pub mod locality;
 pub mod metrics;
 pub mod model;

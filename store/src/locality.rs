@@ -42,7 +42,6 @@ impl Network {
         let bits = match client.to_canonical() {
             IpAddr::V4(ip) => (ip.to_bits() >> 8) as u64,
             // No IPv4 network is above 2^24.
-            #[expect(clippy::cast_possible_truncation, reason = "the first 56 bits")]
             IpAddr::V6(ip) => (ip.to_bits() >> 72) as u64 | 1 << 63,
         };
         Self(mix(bits))

@@ -14,6 +14,7 @@ use std::{
 
 pub use failover::Failover;
 use steered::Shared;
+pub(crate) use steered::overflow_slot;
 pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, SteeredSite, Steering};
 
 use crate::{

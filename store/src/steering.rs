@@ -6,6 +6,7 @@
 
 mod admission;
 mod order;
+mod shift;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -18,6 +19,7 @@ use crate::{
 };
 use admission::{Admission, admission};
 pub use order::{rule_for, scope};
+pub use shift::{Destination, Shift, shifts, without};
 
 /// How usable a site is; earlier is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

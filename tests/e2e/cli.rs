@@ -12,6 +12,8 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::wrong_use_exits_with_2", wrong_use),
         Trial::test("cli::the_life_of_a_document", life_of_a_document),
         Trial::test("cli::an_override_moves_the_answer_and_shows_the_real_state", overrides),
+        Trial::test("cli::colours_are_switched_and_deaths_are_simulated", steering),
+        Trial::test("cli::safety_rules_bind_everybody", safety),
         Trial::test("cli::backup_and_restore_raise_the_epoch", backup),
         Trial::test("cli::a_killed_demo_leaves_nobody_behind", killed_demo),
     ]
@@ -101,6 +103,62 @@ fn overrides() -> Result<(), Failed> {
     ensure(!both.status.success(), || "forcing all down was not refused".to_owned())?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
+}
+
+/// Applies a document that is made of the demo's own with some lines in the place of others.
+fn rewrite(demo: &Demo, kind: &str, name: &str, change: impl Fn(&str) -> String) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("changed.yaml");
+    std::fs::write(&file, change(&text(demo, &["get", kind, name])?))?;
+    text(demo, &["apply", "-f", file.to_str().unwrap()]).map(drop)
+}
+
+fn steering() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let (near, far) = (demo.near().ip(), demo.far().ip());
+    let name = demo.layout.gateway_domain.clone();
+    let refused = demo.cli(&["switch", &name]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure(said.contains("blue_green"), || format!("{:?}: {said}", refused.status))?;
+
+    let simulated = json(&demo, &["simulate", "--kill-site", "bj", "--domain", &name])?;
+    let group = &simulated["domains"][0]["groups"][0];
+    ensure(group["before"]["bj"] == 100.0 && group["after"]["sh"] == 100.0, || simulated.to_string())?;
+    let shown = text(&demo, &["simulate", "--kill-site", "bj"])?;
+    ensure(shown.contains("near bj") && shown.contains("Load"), || shown.clone())?;
+    ensure(demo.answers(near), || "a simulation changed the answer".to_owned())?;
+
+    rewrite(&demo, "domain", &name, |document| {
+        document.replace("type: nearest", "type: blue_green, active: blue, blue: [bj], green: [sh]")
+    })?;
+    let patience = Duration::from_secs(10);
+    text(&demo, &["switch", &name])?;
+    eventually("the other colour", patience, || demo.answers(far))?;
+    text(&demo, &["switch", &name, "--to", "green"])?;
+    ensure(demo.answers(far), || "switched although it was green already".to_owned())?;
+    text(&demo, &["switch", &name])?;
+    eventually("the first colour", patience, || demo.answers(near))?;
+    let explained = text(&demo, &["explain", &name, "--client", "127.0.0.1"])?;
+    for needle in ["policy blue_green", "failover   at most", "detect 2s900ms"] {
+        ensure(explained.contains(needle), || format!("no {needle:?} in:\n{explained}"))?;
+    }
+    Ok(())
+}
+
+fn safety() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    rewrite(&demo, "cluster", "main", |document| {
+        format!("{document}keep: [{{ at_least: 2, of: [bj, sh] }}]\n")
+    })?;
+    let order = ["override", "set", "work", "--site", "bj", "--owner", "ops", "--reason", "x", "--state"];
+    for rest in [&["down"][..], &["drain", "--over", "10m"], &["down", "--force"]] {
+        let output = demo.cli(&[&order[..], rest].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(!output.status.success() && said.contains("keeps at least 2 on"), || {
+            format!("{rest:?}: {said}")
+        })?;
+    }
+    Ok(())
 }
 
 fn backup() -> Result<(), Failed> {

@@ -157,6 +157,7 @@ mod tests {
             boot: boot.into(),
             number,
             generation: None,
+            load: None,
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) async fn follow(
             boot: shared.identity.boot.clone(),
             number,
             generation: handle.snapshot().map(|it| it.generation),
+            load: handle.load(),
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {

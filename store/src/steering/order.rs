@@ -117,7 +117,6 @@ fn unit(chance: u64) -> f64 {
 fn ln(x: f64) -> f64 {
     const LN_2: f64 = std::f64::consts::LN_2;
     let bits = x.to_bits();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "eleven bits")]
     let exponent = ((bits >> 52) & 0x7ff) as i32 - 1023;
     let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
     let s = (mantissa - 1.0) / (mantissa + 1.0);
