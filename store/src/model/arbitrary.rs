@@ -267,12 +267,9 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    let countries = distinct("[A-Z]{2}".prop_map(|text| text.parse::<Country>().unwrap()), 0);
-    (distinct(net(), 0), countries, option::of(schedule()), policy())
-        .prop_filter("a condition", |(networks, countries, during, _)| {
-            !networks.is_empty() || !countries.is_empty() || during.is_some()
-        })
-        .prop_map(|(networks, countries, during, policy)| Rule { networks, countries, during, policy })
+    (distinct(net(), 0), option::of(schedule()), policy())
+        .prop_filter("a condition", |(networks, during, _)| !networks.is_empty() || during.is_some())
+        .prop_map(|(networks, during, policy)| Rule { networks, countries: vec![], during, policy })
 }
 
 fn recovery() -> impl Strategy<Value = Recovery> {

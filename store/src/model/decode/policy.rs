@@ -84,18 +84,14 @@ pub(super) fn rules(field: &Reader<'_>) -> Option<Vec<Rule>> {
 fn rule(field: &Reader<'_>) -> Option<Rule> {
     let fields = field.fields()?;
     let networks = fields.optional("networks", |field| few(&field, |item| item.net()));
-    let countries = fields.optional("countries", |field| few(&field, |item| item.parse()));
+    // No node knows countries yet: a rule that can never fit must not look as if it could.
+    fields.not_yet("countries", "networks and during");
     let during = fields.optional("during", |field| schedule(&field));
     let policy = fields.required("policy", "{ type: … }", |field| policy(&field));
     if ["networks", "countries", "during"].iter().all(|key| fields.get(key).is_none()) {
-        field.mistake("has no condition", "networks, countries, during or several of them");
+        field.mistake("has no condition", "networks, during or both");
     }
-    Some(Rule {
-        networks: networks.unwrap_or_default(),
-        countries: countries.unwrap_or_default(),
-        during,
-        policy: policy?,
-    })
+    Some(Rule { networks: networks.unwrap_or_default(), countries: Vec::new(), during, policy: policy? })
 }
 
 fn few<T: Clone + Eq + std::hash::Hash>(

@@ -155,7 +155,10 @@ fn mistakes_of_steering_are_told_apart() {
         ),
         ("policy: { type: blue_green, active: blue, blue: [a] }".to_owned(), "policy.green: is missing"),
         ("rules: [{ policy: { type: nearest } }]".to_owned(), "rules[0]: has no condition"),
-        ("rules: [{ countries: [CHN], policy: { type: nearest } }]".to_owned(), "a country of two letters"),
+        (
+            "rules: [{ countries: [CN], policy: { type: nearest } }]".to_owned(),
+            "countries: not supported yet; supported are networks and during",
+        ),
         (
             "rules: [{ networks: [10.0.0.1/8], policy: { type: nearest } }]".to_owned(),
             "the network is 10.0.0.0/8",
