@@ -151,6 +151,9 @@ enum Command {
         /// Who asks.
         #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
         client: std::net::IpAddr,
+        /// At a past moment, as 2026-12-01T08:00:00Z, as far as the journal reaches.
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
     },
     /// Show where clients and load would go if sites died.
     Simulate {
@@ -420,8 +423,8 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Delete { kind, name } => commands::delete(&client, kind, &name, json).await,
         Command::Export => commands::export(&client).await,
         Command::Status => commands::status(&client, json).await,
-        Command::Explain { name, record_type, client: who } => {
-            commands::explain(&client, &name, &record_type, who, json).await
+        Command::Explain { name, record_type, client: who, at } => {
+            commands::explain(&client, (&name, &record_type), who, at.as_deref(), json).await
         }
         Command::Simulate { kill, domain } => {
             commands::simulate(&client, &kill, domain.as_deref(), json).await

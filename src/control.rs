@@ -12,6 +12,7 @@
 
 mod drains;
 mod intake;
+mod journal;
 mod ledger;
 mod lock;
 mod metrics;
@@ -196,12 +197,14 @@ impl Control {
             let shared = Arc::clone(&shared);
             move |held: Arc<lock::Held>| {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
-                let deciding = overflow::decide(Arc::clone(&shared), held);
+                let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
+                let journal = journal::keep(Arc::clone(&shared), held);
                 async move {
                     tokio::select! {
                         biased;
                         () = publishing => {}
                         () = deciding => {}
+                        () = journal => {}
                     }
                 }
             }

@@ -7,8 +7,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
+    board::Board,
+    journal::{self, Page},
+    keys,
     locality::Located,
-    model::{Generation, Span},
+    model::{Generation, Moment, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::{self, Tier},
 };
@@ -25,6 +28,8 @@ pub(super) struct Wanted {
     #[serde(rename = "type", default)]
     record_type: Option<String>,
     client: Option<IpAddr>,
+    /// A past moment, as in RFC 3339.
+    at: Option<jiff::Timestamp>,
 }
 
 /// A decision, for people and scripts.
@@ -32,6 +37,9 @@ pub(super) struct Wanted {
 pub struct Explained {
     /// The generation it was made with.
     pub generation: Generation,
+    /// Of a past moment: when, and what the journal cannot say of it. Absent: now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<PastExplained>,
     /// The client.
     pub client: IpAddr,
     /// The site whose networks hold the client; absent: none, and the default order applies.
@@ -62,6 +70,48 @@ pub struct Explained {
     pub answer: Vec<String>,
     /// The authority section.
     pub authority: Vec<String>,
+}
+
+/// What is told with an explanation of a past moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PastExplained {
+    /// The moment.
+    pub at: String,
+    /// The generation that ran then, as far as the journal says.
+    pub generation: Option<Generation>,
+    /// What this explanation is not sure of.
+    pub caveats: Vec<String>,
+}
+
+/// The world as it was believed to be at a moment.
+async fn as_of(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    at: jiff::Timestamp,
+) -> Result<(Board, Moment, PastExplained), Problem> {
+    let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
+    if moment > admin.handle.now() {
+        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
+    }
+    let entries = admin.engine.kv_list(keys::JOURNAL, None).await?.value;
+    let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
+    let board = admin.handle.board().imagine();
+    let slots = snapshot.targets.values().map(|it| (&it.key, it.slot));
+    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
+        board.write(slot, past.readings.get(key).copied().unwrap_or_default());
+    }
+    let mut caveats = vec![
+        "what vantages saw, loads and overrides of then are not kept: the present overrides count".to_owned(),
+    ];
+    if past.begins.is_none_or(|begins| begins > moment) {
+        caveats.push("the journal does not reach back so far: every target reads as unknown".to_owned());
+    }
+    if let Some(then) = past.generation.filter(|it| *it != snapshot.generation) {
+        caveats.push(format!("generation {then} ran then; this is decided with {}", snapshot.generation));
+    }
+    let told = PastExplained { at: at.to_string(), generation: past.generation, caveats };
+    Ok((board, moment, told))
 }
 
 /// A failover in its parts.
@@ -138,25 +188,30 @@ pub(super) async fn explain(
     let record_type = asked.record_type.as_deref().unwrap_or("A").parse::<dns::RecordType>();
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
-    let (zones, targets) = (admin.zones.load(), admin.targets.load());
-    let world = dns::World {
-        snapshot: &snapshot,
-        zones: &zones,
-        targets: &targets,
-        board: admin.handle.board(),
-        now: admin.handle.now(),
+    let past = match asked.at {
+        Some(at) => Some(as_of(&admin, &snapshot, at).await?),
+        None => None,
     };
+    let (board, now) = match &past {
+        Some((board, moment, _)) => (board, *moment),
+        None => (&**admin.handle.board(), admin.handle.now()),
+    };
+    let picture = admin.handle.picture().await;
+    let (zones, targets) = (admin.zones.load(), admin.targets.load());
+    let world = dns::World { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
     let question = dns::Question { name, record_type, class: dns::Question::IN };
     let explanation = dns::explain(world, &question, &dns::Client::at(client));
     drop(zones);
     let located = snapshot.locality.locate(client);
-    let picture = admin.handle.picture().await;
-    let sites =
-        explanation.steered.as_ref().map(|steered| sites(&admin, &snapshot, steered, &located, &picture));
+    let sites = explanation
+        .steered
+        .as_ref()
+        .map(|steered| sites(&snapshot, steered, &located, (board, now), past.is_none().then_some(&picture)));
     let alias =
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
         generation: snapshot.generation,
+        past: past.as_ref().map(|(_, _, told)| told.clone()),
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
         scope: explanation.scope,
@@ -165,16 +220,13 @@ pub(super) async fn explain(
         chain: explanation.chain.iter().map(alias).collect(),
         domain: explanation.steered.as_ref().map(|it| it.domain.name.to_string()),
         policy: explanation.steered.as_ref().map(|it| {
-            let rule = steering::rule_for(it, &located, admin.handle.now());
+            let rule = steering::rule_for(it, &located, now);
             rule.and_then(|at| it.domain.rules.get(at))
                 .map_or(&it.domain.policy, |it| &it.policy)
                 .as_str()
                 .to_owned()
         }),
-        rule: explanation
-            .steered
-            .as_ref()
-            .and_then(|it| Some(steering::rule_for(it, &located, admin.handle.now())? + 1)),
+        rule: explanation.steered.as_ref().and_then(|it| Some(steering::rule_for(it, &located, now)? + 1)),
         failover: explanation.steered.as_ref().and_then(|it| FailoverExplained::of(&snapshot, it)),
         sites: sites.unwrap_or_default(),
         rcode: explanation.rcode.to_owned(),
@@ -187,27 +239,28 @@ fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
     snapshot.sites.get(usize::from(id.0)).map_or_else(String::new, |site| site.name.to_string())
 }
 
+/// Without a picture of the present only what the board says is known of an address.
 fn sites(
-    admin: &Admin,
     snapshot: &Snapshot,
     steered: &SteeredDomain,
     asker: &Located<'_>,
-    picture: &store::beliefs::Picture,
+    (board, now): (&Board, Moment),
+    picture: Option<&store::beliefs::Picture>,
 ) -> Vec<SiteExplained> {
-    let now = admin.handle.now();
-    let ranking = steering::rank(steered, asker, admin.handle.board(), now);
+    let ranking = steering::rank(steered, asker, board, now);
     let usable = ranking.usable().len();
     let of = |(place, ranked): (usize, &steering::Ranked)| {
         let site = steered.sites.get(usize::from(ranked.at))?;
         let address = |it: &store::snapshot::SteeredAddress| {
             let target = snapshot.targets.values().find(|target| Some(target.slot) == it.slot);
-            let verdict = target.and_then(|target| picture.verdicts.get(&target.key));
+            let reading = it.slot.map(|slot| board.read(slot));
+            let known = reading.filter(|it| it.since > Moment(0));
+            let observations = target.zip(picture).map(|(target, picture)| seen(picture, &target.key));
             AddressExplained {
                 address: it.ip,
-                verdict: verdict.map(|it| it.state.as_str().to_owned()),
-                lasting: verdict
-                    .map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
-                observations: target.map(|target| seen(picture, &target.key)).unwrap_or_default(),
+                verdict: reading.map(|it| it.state.as_str().to_owned()),
+                lasting: known.map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
+                observations: observations.unwrap_or_default(),
             }
         };
         Some(SiteExplained {

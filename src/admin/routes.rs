@@ -79,7 +79,7 @@ pub const ROUTES: &[Route] = &[
         "get",
         "/v1/explain",
         "read",
-        &["name", "type", "client"],
+        &["name", "type", "client", "at"],
         None,
         "Why a name is answered as it is.",
     ),

@@ -186,13 +186,14 @@ pub(super) async fn status(client: &Client, json: bool) -> Outcome {
 
 pub(super) async fn explain(
     client: &Client,
-    name: &str,
-    record_type: &str,
+    (name, record_type): (&str, &str),
     who: IpAddr,
+    at: Option<&str>,
     json: bool,
 ) -> Outcome {
     let who = who.to_string();
-    let query = [("name", name), ("type", record_type), ("client", who.as_str())];
+    let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
+    query.extend(at.map(|it| ("at", it)));
     let explained: Explained = client.get("/v1/explain", &query).await?;
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
 }

@@ -240,6 +240,12 @@ pub(super) fn simulated(it: &Simulated) -> String {
 
 pub(super) fn explained(it: &Explained) -> String {
     let mut text = format!("generation {}\n", it.generation);
+    if let Some(past) = &it.past {
+        let _ = writeln!(text, "as of      {}", past.at);
+        for caveat in &past.caveats {
+            let _ = writeln!(text, "  ({caveat})");
+        }
+    }
     let home = it.home.as_deref().map_or_else(
         || "in no site's networks: the default order applies".to_owned(),
         |home| format!("in the networks of {home}"),

@@ -27,6 +27,8 @@ pub const DRAINS: &str = "waypost/drains/";
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// That nodes live.
 pub const NODES: &str = "waypost/nodes/";
+/// The decision journal.
+pub const JOURNAL: &str = "waypost/journal/";
 /// Which shares of full sites' clients go elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
 /// Who does what only one may do.
@@ -59,6 +61,12 @@ pub fn parse_config_shard(key: &str) -> Option<(&str, Generation, &str)> {
 #[must_use]
 pub fn audit(at: Moment, distinct: &str) -> String {
     format!("{AUDIT}{:015}-{distinct}", at.0)
+}
+
+/// One page of the decision journal; keys sort by time.
+#[must_use]
+pub fn journal(at: Moment, distinct: &str) -> String {
+    format!("{JOURNAL}{:015}-{distinct}", at.0)
 }
 
 /// One shard of a vantage's observations.

@@ -18,6 +18,7 @@ pub mod engine;
 pub mod follow;
 pub mod handle;
 pub mod health;
+pub mod journal;
 pub mod keys;
 pub mod load;
 pub mod locality;

@@ -101,6 +101,17 @@ fn overrides() -> Result<(), Failed> {
         "override", "set", "sh-work", "--site", "sh", "--state", "down", "--owner", "ops", "--reason", "x",
     ]);
     ensure(!both.status.success(), || "forcing all down was not refused".to_owned())?;
+    let now = jiff::Timestamp::now().to_string();
+    let host = demo.layout.service.host.clone();
+    // Its clock and ours may differ a little.
+    let explained = || demo.cli(&["explain", &host, "--at", &now]).status.success();
+    eventually("that moment to be past", Duration::from_secs(10), explained)?;
+    let past = text(&demo, &["explain", &host, "--at", &now])?;
+    ensure(past.contains("as of") && past.contains("1. sh") && !past.contains("reach back"), || {
+        past.clone()
+    })?;
+    let before = text(&demo, &["explain", &host, "--at", "2026-01-01T00:00:00Z"])?;
+    ensure(before.contains("does not reach back so far"), || before.clone())?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
 }
