@@ -91,6 +91,15 @@ pub enum Outcome<'a> {
     Backup(&'a crate::model::Addresses),
 }
 
+/// What is asked for: everything a ranking depends on.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    domain: &'a SteeredDomain,
+    asker: &'a Located<'a>,
+    board: &'a Board,
+    now: Moment,
+}
+
 /// Ranks the sites of a domain for a client.
 #[must_use]
 pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Moment) -> Ranking {
@@ -101,9 +110,10 @@ pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Mom
         unsettled: false,
         left: Duration::MAX,
     };
+    let asked = Asked { domain, asker, board, now };
     let chosen = order::choose(domain, asker, now);
     ranking.left = ranking.left.min(chosen.left);
-    order::walk(domain, chosen.order, asker, |at, site| ranking.place(domain, (at, site), asker, board, now));
+    order::walk(domain, chosen.order, asker, |at, site| ranking.place(asked, at, site));
     let len = ranking.len;
     insertion_sort(ranking.sites.get_mut(..len).unwrap_or_default());
     ranking.usable = usable(ranking.all(), usize::from(domain.domain.min_up).max(1));
@@ -111,20 +121,13 @@ pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Mom
 }
 
 impl Ranking {
-    fn place(
-        &mut self,
-        domain: &SteeredDomain,
-        (at, site): (u16, &SteeredSite),
-        asker: &Located<'_>,
-        board: &Board,
-        now: Moment,
-    ) {
+    fn place(&mut self, asked: Asked<'_>, at: u16, site: &SteeredSite) {
         let Some(slot) = self.sites.get_mut(self.len) else { return };
-        let health = health(site, asker.region, board);
-        let (tier, left) = tier(domain, site, health, asker, board, now);
+        let health = health(site, asked.asker.region, asked.board);
+        let (tier, left) = tier(asked, site, health);
         self.unsettled |= health.unsettled;
         self.left = self.left.min(left);
-        let overflows = order::overflows(domain, site, asker, board);
+        let overflows = order::overflows(asked, site);
         *slot = Ranked { site: site.site, tier, real: health.state, at, overflows };
         self.len += 1;
     }
@@ -229,27 +232,19 @@ fn address_health(address: &SteeredAddress, region: Option<RegionId>, board: &Bo
     regional.unwrap_or_else(|| address.slot.map_or_else(Reading::default, |slot| board.read(slot)))
 }
 
-/// The tier of a site for a client, and how long that is sure to last if nothing happens.
-fn tier(
-    domain: &SteeredDomain,
-    site: &SteeredSite,
-    health: Reading,
-    asker: &Located<'_>,
-    board: &Board,
-    now: Moment,
-) -> (Tier, Duration) {
-    let Some(order) = override_in_force(site, now) else {
-        return natural(domain, site, health, asker, board, now);
-    };
+/// The tier of a site, and how long that is sure to last if nothing happens.
+fn tier(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
+    let now = asked.now;
+    let Some(order) = override_in_force(site, now) else { return natural(asked, site, health) };
     let expires = order.expires.map_or(Duration::MAX, |at| moment(at).since(now));
     match (order.state, order.over, order.since) {
         (OverrideState::Down, _, _) => (Tier::ForcedDown, expires),
         (OverrideState::Drain, Some(over), Some(since)) => {
             let passed = now.since(moment(since));
-            if passed >= over.0 || order::is_among_first(domain, asker, passed, over.0) {
+            if passed >= over.0 || order::is_among_first(asked, passed, over.0) {
                 return (Tier::Draining, expires);
             }
-            let (tier, _) = natural(domain, site, health, asker, board, now);
+            let (tier, _) = natural(asked, site, health);
             (tier, Duration::ZERO)
         }
         (OverrideState::Drain, _, _) => (Tier::Draining, expires),
@@ -258,21 +253,15 @@ fn tier(
 }
 
 /// As [`tier`], by the probes alone.
-fn natural(
-    domain: &SteeredDomain,
-    site: &SteeredSite,
-    health: Reading,
-    asker: &Located<'_>,
-    board: &Board,
-    now: Moment,
-) -> (Tier, Duration) {
+fn natural(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
+    let now = asked.now;
     match health.state {
-        State::Up if health.recovered => match admission(domain, site, health, board, now) {
+        State::Up if health.recovered => match admission(asked, site, health) {
             Admission::Never => (Tier::HeldDown, Duration::MAX),
             Admission::At(at) if at > now => (Tier::HeldDown, at.since(now)),
             Admission::At(at) => {
-                let (passed, ramp) = (now.since(at), domain.domain.recovery.ramp.0);
-                let moved = passed >= ramp || order::is_among_first(domain, asker, passed, ramp);
+                let (passed, ramp) = (now.since(at), asked.domain.domain.recovery.ramp.0);
+                let moved = passed >= ramp || order::is_among_first(asked, passed, ramp);
                 if moved { (Tier::Up, Duration::MAX) } else { (Tier::HeldDown, Duration::ZERO) }
             }
         },

@@ -1,11 +1,11 @@
 //! When a site that was down is let back: hold-down, then the domain's own condition, then its gate.
 
-use super::{in_force, moment};
+use super::{Asked, in_force, moment};
 use crate::{
     board::{Board, Reading},
     health::State,
     model::{Moment, OverrideState, RecoveryMode},
-    snapshot::{SteeredDomain, SteeredSite},
+    snapshot::SteeredSite,
 };
 
 /// When a recovered site is let back, as far as can be known now.
@@ -17,13 +17,8 @@ pub(super) enum Admission {
     At(Moment),
 }
 
-pub(super) fn admission(
-    domain: &SteeredDomain,
-    site: &SteeredSite,
-    health: Reading,
-    board: &Board,
-    now: Moment,
-) -> Admission {
+pub(super) fn admission(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> Admission {
+    let Asked { domain, board, now, .. } = asked;
     let recovery = &domain.domain.recovery;
     let settled = health.since.after(recovery.hold_down.0);
     let allowed = match &recovery.mode {

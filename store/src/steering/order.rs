@@ -7,8 +7,8 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
+use super::Asked;
 use crate::{
-    board::Board,
     locality::{Located, Network, mix},
     model::Moment,
     snapshot::{MAX_SITES, Order, Reach, SiteId, SteeredDomain, SteeredRule, SteeredSite},
@@ -87,7 +87,7 @@ fn near<'a>(sites: &'a [SteeredSite], asker: &'a Located<'_>) -> impl Iterator<I
 /// network, stretched by its weight, and the highest comes first. A change of one weight moves only the networks that
 /// gain or lose that site, and each site's share is its weight's.
 fn draw(domain: &SteeredDomain, weights: &[u16], network: Network) -> ([(f64, u16); MAX_SITES], usize) {
-    let salt = domain.steering.as_ref().map_or(0, |it| it.salt);
+    let salt = salt(domain);
     let mut drawn = [(0.0, 0); MAX_SITES];
     let mut count = 0;
     for (at, site) in (0..).zip(domain.sites.iter()).take(MAX_SITES) {
@@ -131,29 +131,22 @@ fn ln(x: f64) -> f64 {
 }
 
 /// Whether a client's network is among those that move in the first `passed` of `whole`. Once it is, it stays so.
-pub(super) fn is_among_first(
-    domain: &SteeredDomain,
-    asker: &Located<'_>,
-    passed: Duration,
-    whole: Duration,
-) -> bool {
-    let salt = domain.steering.as_ref().map_or(0, |it| it.salt);
-    let place = u128::from(mix(asker.network.0 ^ salt));
+pub(super) fn is_among_first(asked: Asked<'_>, passed: Duration, whole: Duration) -> bool {
+    let place = u128::from(mix(asked.asker.network.0 ^ salt(asked.domain)));
     place * whole.as_millis() < passed.as_millis() << 64
 }
 
 /// Whether a site is full and the client among those that go elsewhere.
-pub(super) fn overflows(
-    domain: &SteeredDomain,
-    site: &SteeredSite,
-    asker: &Located<'_>,
-    board: &Board,
-) -> bool {
+pub(super) fn overflows(asked: Asked<'_>, site: &SteeredSite) -> bool {
     let Some(slot) = site.overflow else { return false };
-    let share = board.share(slot);
-    let salt = domain.steering.as_ref().map_or(0, |it| it.salt);
-    let place = mix(asker.network.0 ^ salt.rotate_left(32) ^ mix(u64::from(site.site.0)));
-    place >> 48 < u64::from(share.0)
+    let share = asked.board.share(slot);
+    // Not the number of the ramp: who comes back first is not who goes first.
+    let number = asked.asker.network.0 ^ salt(asked.domain).rotate_left(32) ^ mix(u64::from(site.site.0));
+    mix(number) >> 48 < u64::from(share.0)
+}
+
+fn salt(domain: &SteeredDomain) -> u64 {
+    domain.steering.as_ref().map_or(0, |it| it.salt)
 }
 
 /// How far an answer reaches: everybody who shares this many leading bits with the client gets the same one at the same
