@@ -128,8 +128,10 @@ impl ConsulAgent {
         self.await_leader();
     }
 
+    /// Waits until it has a leader and knows itself: it makes no session before.
     fn await_leader(&self) {
-        eventually("the Consul agent's leader", Duration::from_secs(60), || self.has_leader()).unwrap();
+        let ready = || self.answers("status/leader") && self.answers("catalog/nodes");
+        eventually("the Consul agent's leader", Duration::from_secs(60), ready).unwrap();
     }
 
     /// Where it answers DNS.
@@ -141,8 +143,9 @@ impl ConsulAgent {
         self.process.0.id()
     }
 
-    fn has_leader(&self) -> bool {
-        let url = format!("{}/v1/status/leader", self.url);
+    /// True once a question is answered with more than `""` or `[]`.
+    fn answers(&self, path: &str) -> bool {
+        let url = format!("{}/v1/{path}", self.url);
         runtime().block_on(async {
             let answer = reqwest::get(url).await.ok()?.text().await.ok()?;
             Some(answer.len() > 2)
