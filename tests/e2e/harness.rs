@@ -148,7 +148,7 @@ impl ConsulAgent {
         let url = format!("{}/v1/{path}", self.url);
         runtime().block_on(async {
             let answer = reqwest::get(url).await.ok()?.text().await.ok()?;
-            Some(answer.len() > 2)
+            Some(answer.trim().len() > 2)
         }) == Some(true)
     }
 }
