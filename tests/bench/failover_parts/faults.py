@@ -60,9 +60,10 @@ def slow(rig):
 
 @contextlib.contextmanager
 def half_loss(rig):
-    """Half of the packets, each way. The site is as good as dead, but a probe gets through now and then."""
+    """Half of the packets, each way. The site is as good as dead, but a probe gets through now and then, and answers
+    must not return for that."""
     with rig.dropping("s1", 0.5):
-        yield Moves(OTHERS, stays=5.0)
+        yield Moves(OTHERS, stays=15.0)
 
 
 @contextlib.contextmanager
@@ -138,5 +139,7 @@ ALL = {
     "two-dead": two_dead,
     "all-dead": all_dead,
 }
+# What is asked of these is whether answers stay away: with recovery at its defaults, too.
+UNHURRIED = ("half-loss",)
 # About a minute, and one of each kind.
 SHORT = ("refused", "black-hole", "vantage-cut", "all-dead")

@@ -220,6 +220,22 @@ class Lab:
                 undo.callback(self.drop(namespace, chain, *where, *chance))
             yield
 
+    def count_flips(self, seconds):
+        """Changes of answers while a twentieth of the packets is lost each way between sites and others, and nothing
+        dies."""
+        self.settle()
+        with contextlib.ExitStack() as lossy:
+            for site in SITES:
+                lossy.enter_context(self.dropping(site, 0.05))
+            start = time.monotonic()
+            while time.monotonic() < start + seconds:
+                time.sleep(min(5.0, max(0.0, start + seconds - time.monotonic())))
+                self.look()
+            return self.client.changes_since(start)
+
+    def look(self):
+        """Every few seconds of counting."""
+
 
 def end(number, _frame):
     sys.exit(128 + number)

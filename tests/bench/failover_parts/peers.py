@@ -53,14 +53,15 @@ plugins => {{ metafo => {{ resources => {{ gw => {{
 
 
 class Pdns(Peer):
-    """Lua records: the interval of health checks is whole seconds, so is the timeout; nothing is cached."""
+    """Lua records: the interval of health checks is whole seconds, so is the timeout; nothing is cached. Of those that
+    are up, which keep their order, the first is answered."""
 
     program = "pdns_server"
     settings = "ifportup, lua-health-checks-interval 1, timeout 1, no caches"
 
     def configured(self, name, address):
-        sites = ", ".join(f"{{'{at}'}}" for at in SITES.values())
-        rule = f"ifportup(80, {{{sites}}}, {{timeout=1}})"
+        sites = ", ".join(f"'{at}'" for at in SITES.values())
+        rule = f";local up = ifportup(80, {{{sites}}}, {{selector='all', timeout=1}}) return up[1]"
         self.write(f"{name}/zone", f'$ORIGIN {ZONE}.\n{SOA}{NAME_IN_ZONE} 60 IN LUA A "{rule}"\n')
         self.write(f"{name}/named.conf", f'zone "{ZONE}" {{ type master; file "{self.path(name)}/zone"; }};\n')
         self.write(f"{name}/pdns.conf", f"""
