@@ -89,13 +89,13 @@ def engine_partitioned(rig):
 
 @contextlib.contextmanager
 def engine_unseen_by_dns(rig):
-    with rig.dropping("control", others=DNS.values()):
+    with rig.dropping("control", others=DNS):
         yield Same()
 
 
 @contextlib.contextmanager
 def engine_unseen_by_vantages(rig):
-    with rig.dropping("control", others=VANTAGES.values()):
+    with rig.dropping("control", others=VANTAGES):
         yield Same()
 
 

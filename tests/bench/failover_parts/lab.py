@@ -1,4 +1,4 @@
-"""The ground everything stands on: namespaces on a bridge, sites, DNS nodes and a client. What answers DNS is not here."""
+"""The ground everything stands on: namespaces around a router, sites, DNS nodes and a client. What answers DNS is not here."""
 
 import contextlib
 import ctypes
@@ -15,6 +15,7 @@ from . import client
 
 PARTS = pathlib.Path(__file__).resolve().parent
 NET = "10.99"
+HUB = f"{NET}.0.1"
 CONTROL, CLIENT = f"{NET}.4.1", f"{NET}.5.1"
 SITES = {"s1": f"{NET}.1.1", "s2": f"{NET}.1.2", "s3": f"{NET}.1.3"}
 VANTAGES = {"v1": f"{NET}.2.1", "v2": f"{NET}.2.2", "v3": f"{NET}.2.3"}
@@ -60,7 +61,8 @@ def spawn(command, **options):
 
 
 class Namespaces:
-    """Namespaces of one run: a hub with a bridge, and the others plugged into it. The host's own network is not touched."""
+    """Namespaces of one run: a hub that routes, and the others plugged into it. The host's own network is not touched.
+    What is dropped is dropped by the hub, so that both ends see a network that loses packets."""
 
     def __init__(self):
         self.prefix = f"{PREFIX}{os.getpid()}"
@@ -69,8 +71,8 @@ class Namespaces:
     def build(self):
         self.sweep()
         self.add("hub")
-        self.inside("hub", "ip", "link", "add", "br0", "type", "bridge")
-        self.inside("hub", "ip", "link", "set", "br0", "up")
+        # The kernel keeps this setting per namespace.
+        self.inside("hub", "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
     @staticmethod
     def sweep():
@@ -90,13 +92,18 @@ class Namespaces:
         self.inside(name, "ip", "link", "set", "lo", "up")
 
     def plug(self, name, *addresses):
-        """A namespace with addresses on the bridge. Both ends of the pair are made inside, none is ever the host's."""
+        """A namespace with addresses, one hop from the hub. Both ends of the pair are made inside, none is ever the
+        host's."""
         self.add(name)
         self.inside("hub", "ip", "link", "add", f"p-{name}", "type", "veth", "peer", "name", "eth0", "netns", self.full(name))
-        self.inside("hub", "ip", "link", "set", f"p-{name}", "master", "br0", "up")
-        for address in addresses:
-            self.inside(name, "ip", "address", "add", f"{address}/16", "dev", "eth0")
+        self.inside("hub", "ip", "address", "add", f"{HUB}/32", "dev", f"p-{name}")
+        self.inside("hub", "ip", "link", "set", f"p-{name}", "up")
         self.inside(name, "ip", "link", "set", "eth0", "up")
+        for address in addresses:
+            self.inside(name, "ip", "address", "add", f"{address}/32", "dev", "eth0")
+            self.inside("hub", "ip", "route", "add", address, "dev", f"p-{name}")
+        self.inside(name, "ip", "route", "add", HUB, "dev", "eth0", "scope", "link")
+        self.inside(name, "ip", "route", "add", "default", "via", HUB, "src", addresses[0])
 
     def command(self, name, *command):
         return ["ip", "netns", "exec", self.full(name), *command]
@@ -205,19 +212,22 @@ class Lab:
         """Everything is as it should be before a trial: here, both nodes answer with the first site."""
         self.eventually("the first site answered", lambda: self.client.answers() == {SITES["s1"]}, 60)
 
-    def drop(self, namespace, *rule):
-        """Drops packets; returns what undoes it."""
-        run(*self.net.command(namespace, "iptables", "-w", "-I", *rule, "-j", "DROP"))
-        return lambda: run(*self.net.command(namespace, "iptables", "-w", "-D", *rule, "-j", "DROP"))
+    def drop(self, *rule):
+        """Drops packets on their way; returns what undoes it."""
+        hub = lambda what: self.net.inside("hub", "iptables", "-w", what, "FORWARD", *rule, "-j", "DROP")  # noqa: E731
+        with unbroken():
+            hub("-I")
+        return lambda: hub("-D")
 
     @contextlib.contextmanager
-    def dropping(self, namespace, share=None, others=None):
-        """Drops what goes in and out of a namespace, or a share of it, or only what comes from and goes to others."""
+    def dropping(self, name, share=None, others=None):
+        """Drops what comes from and goes to a namespace, or a share of it, or only what it and some others exchange."""
         chance = [] if share is None else ["-m", "statistic", "--mode", "random", "--probability", str(share)]
         with contextlib.ExitStack() as undo:
-            for chain, device, side in (("INPUT", "-i", "-s"), ("OUTPUT", "-o", "-d")):
-                where = ["!", device, "lo"] if others is None else [side, ",".join(others)]
-                undo.callback(self.drop(namespace, chain, *where, *chance))
+            for other in others or [None]:
+                away, home = ([], []) if other is None else (["-o", f"p-{other}"], ["-i", f"p-{other}"])
+                undo.callback(self.drop("-i", f"p-{name}", *away, *chance))
+                undo.callback(self.drop("-o", f"p-{name}", *home, *chance))
             yield
 
     def count_flips(self, seconds):
@@ -231,7 +241,15 @@ class Lab:
             while time.monotonic() < start + seconds:
                 time.sleep(min(5.0, max(0.0, start + seconds - time.monotonic())))
                 self.look()
-            return self.client.changes_since(start)
+            changes = self.client.changes_since(start)
+            if not self.dropped():
+                raise RuntimeError("a defect of the rig: no packet was dropped")
+            return changes
+
+    def dropped(self):
+        """How many packets the rules in force have dropped."""
+        rules = self.net.inside("hub", "iptables", "-w", "-nvxL", "FORWARD").stdout.splitlines()
+        return sum(int(line.split()[0]) for line in rules if " DROP " in line)
 
     def look(self):
         """Every few seconds of counting."""
