@@ -1,6 +1,9 @@
 //! The real components the tests need, and what becomes of a test whose component is missing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use libtest_mimic::{Failed, Trial};
 
@@ -13,6 +16,7 @@ pub struct Components {
     nsd: Result<PathBuf, String>,
     unbound: Result<PathBuf, String>,
     kdig: Result<PathBuf, String>,
+    namespaces: Result<PathBuf, String>,
 }
 
 impl Components {
@@ -30,7 +34,17 @@ impl Components {
             nsd: on_path("nsd"),
             unbound: on_path("unbound"),
             kdig: on_path("kdig"),
+            namespaces: namespaces(),
         }
+    }
+
+    /// The test may make network namespaces with packet filters in them.
+    pub fn needs_namespaces(
+        &self,
+        name: &str,
+        test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("what namespaces take", &self.namespaces, name.to_owned(), |_| test())
     }
 
     pub fn needs_consul(
@@ -127,6 +141,24 @@ fn needs(
             eprintln!("ignored: {name}: {what} is missing: {reason} (tests/components installs it)");
             Trial::test(name, || Err("its component is missing".into())).with_ignored_flag(true)
         }
+    }
+}
+
+/// Tried, since a container may have the programs and not the right. Gives `ip`.
+fn namespaces() -> Result<PathBuf, String> {
+    for program in ["iptables", "openssl", "python3"] {
+        on_path(program)?;
+    }
+    let ip = on_path("ip")?;
+    let name = format!("waypost-tried-{}", std::process::id());
+    let netns = |what: &str| Command::new(&ip).args(["netns", what, &name]).output();
+    let made = netns("add").map_err(|error| error.to_string())?;
+    // Whatever was left half made goes, too.
+    let _ = netns("delete");
+    if made.status.success() {
+        Ok(ip)
+    } else {
+        Err(format!("`ip netns add`: {} (it takes root)", String::from_utf8_lossy(&made.stderr).trim()))
     }
 }
 

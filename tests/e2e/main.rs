@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     trials.extend(identical::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
-    trials.extend(rig::trials());
+    trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());

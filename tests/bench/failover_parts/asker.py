@@ -1,12 +1,11 @@
-"""The client: asks each DNS node every 10 ms, sends a request to the first answer every 50 ms, and prints what changes.
+"""The client: asks each DNS node every 10 ms, sends a request to the first node's answer every 50 ms, prints what changes.
 
 Lines of JSON: {"at", "node", "answer"} when a node's answer changes, {"at", "sent", "failed"} for every request.
-Times are of the monotonic clock, which all processes of a machine share.
+Times are of the monotonic clock, which all processes of a machine share; that of an answer is when it arrived.
 """
 
 import json
 import random
-import select
 import socket
 import struct
 import sys
@@ -14,13 +13,15 @@ import threading
 import time
 
 NAME, NODES = sys.argv[1], dict(it.split("=") for it in sys.argv[2:])
+EVERY, PATIENCE = 0.01, 0.2
+REQUEST_EVERY, REQUEST_PATIENCE = 0.05, 1.0
 LOCK = threading.Lock()
 NEWEST = {}
 
 
 def say(**line):
     with LOCK:
-        print(json.dumps({"at": time.monotonic(), **line}), flush=True)
+        print(json.dumps(line), flush=True)
 
 
 def query(number):
@@ -41,37 +42,48 @@ def address(packet):
     return "no address"
 
 
+def answer_to(sock):
+    """What one query was answered; late answers to earlier ones are passed over."""
+    number = random.randrange(65536)
+    try:
+        sock.send(query(number))
+        while True:
+            packet = sock.recv(1500)
+            if packet[:2] == struct.pack(">H", number):
+                return address(packet)
+    except TimeoutError:
+        return "none"
+    except OSError as error:
+        return f"none ({error.strerror})"
+
+
 def ask(node, server):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((server, 53))
+    sock.settimeout(PATIENCE)
     while True:
-        started, number = time.monotonic(), random.randrange(65536)
-        try:
-            sock.send(query(number))
-            ready, _, _ = select.select([sock], [], [], 0.2)
-            answer = address(sock.recv(1500)) if ready else "none"
-        except OSError as error:
-            answer = f"none ({error.strerror})"
+        started = time.monotonic()
+        answer = answer_to(sock)
         if NEWEST.get(node) != answer:
             NEWEST[node] = answer
-            say(node=node, answer=answer)
-        time.sleep(max(0, 0.01 - (time.monotonic() - started)))
+            say(at=time.monotonic(), node=node, answer=answer)
+        time.sleep(max(0, EVERY - (time.monotonic() - started)))
 
 
 def request():
-    target = NEWEST.get(next(iter(NODES)))
+    target, at = NEWEST.get(next(iter(NODES))), time.monotonic()
     try:
-        with socket.create_connection((target, 80), 1) as sock:
-            sock.settimeout(1)
+        with socket.create_connection((target, 80), REQUEST_PATIENCE) as sock:
+            sock.settimeout(max(0.001, at + REQUEST_PATIENCE - time.monotonic()))
             sock.sendall(b"GET / HTTP/1.1\r\nHost: rig\r\n\r\n")
             good = sock.recv(4096).startswith(b"HTTP/1.1 200")
     except (OSError, TypeError):
         good = False
-    say(sent=1, failed=0 if good else 1)
+    say(at=at, sent=1, failed=0 if good else 1)
 
 
 for name, server in NODES.items():
     threading.Thread(target=ask, args=(name, server), daemon=True).start()
 while True:
     threading.Thread(target=request, daemon=True).start()
-    time.sleep(0.05)
+    time.sleep(REQUEST_EVERY)

@@ -4,8 +4,11 @@ import contextlib
 import json
 import pathlib
 import subprocess
+import sys
 import threading
 import time
+
+from . import lab
 
 ASKER = pathlib.Path(__file__).resolve().parent / "asker.py"
 
@@ -16,8 +19,10 @@ class Client:
         self.sent = self.failed = 0
         self.news = threading.Condition()
         where = [f"{node}={address}" for node, address in nodes.items()]
-        command = rig.net.command("client", "python3", str(ASKER), name, *where)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = rig.net.command("client", sys.executable, str(ASKER), name, *where)
+        with lab.unbroken():
+            self.process = lab.spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            rig.stack.callback(self.stop)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
@@ -49,10 +54,10 @@ class Client:
         return self.changes_since(start)
 
     def until(self, fits, start, within):
-        """When the last of the nodes began to answer as wanted; None if one does not in time."""
+        """When the later of the nodes first answered as wanted, if all do in the end; None if one does not in time."""
         with self.news:
-            done = lambda: all(fits(self.newest.get(node)) for node in self.nodes)
-            if not self.news.wait_for(done, start + within - time.monotonic()):
+            if not self.news.wait_for(lambda: all(fits(self.newest.get(node)) for node in self.nodes),
+                                      start + within - time.monotonic()):
                 return None
             first = {}
             for at, node, answer in self.changes:
@@ -60,12 +65,18 @@ class Client:
                     first.setdefault(node, at)
             return max(first.values(), default=start)
 
+    def relapses(self, fits, start):
+        """Changes to an answer that does not fit."""
+        return [it for it in self.changes_since(start) if not fits(it[2])]
+
     @contextlib.contextmanager
     def counted(self):
         """Requests that were sent, and that failed, meanwhile."""
         counts = {}
         with self.news:
             before = self.sent, self.failed
-        yield counts
-        with self.news:
-            counts.update(sent=self.sent - before[0], failed=self.failed - before[1])
+        try:
+            yield counts
+        finally:
+            with self.news:
+                counts.update(sent=self.sent - before[0], failed=self.failed - before[1])

@@ -1,150 +1,47 @@
-"""The small world: namespaces on a bridge, and the real program in them."""
+"""The program on the rig: control with the embedded engine over TLS, probers at three vantages, two DNS nodes."""
 
-import contextlib
 import json
 import os
-import pathlib
 import subprocess
-import sys
-import tempfile
-import time
 
-from . import client
-
-PARTS = pathlib.Path(__file__).resolve().parent
-NET = "10.99"
-CONTROL, CLIENT = f"{NET}.4.1", f"{NET}.5.1"
-SITES = {"s1": f"{NET}.1.1", "s2": f"{NET}.1.2", "s3": f"{NET}.1.3"}
-VANTAGES = {"v1": f"{NET}.2.1", "v2": f"{NET}.2.2", "v3": f"{NET}.2.3"}
-DNS = {"d1": f"{NET}.3.1", "d2": f"{NET}.3.2"}
-NAME = "gw.rig.test"
+from .lab import CONTROL, DNS, NAME, NET, SITES, VANTAGES, ZONE, Lab, run
 
 
-def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options)
+# So that trials can follow one another.
+QUICK = ("damping: 5s\n", "recovery: { mode: automatic, hold_down: 1s, ramp: 0s }\n")
 
 
-class Namespaces:
-    """Namespaces of one run: a hub with a bridge, and the others plugged into it. The host's own network is not touched."""
+class Rig(Lab):
+    """Three sites behind one name; with more targets, further names whose sites have further addresses. Recovery is
+    quick, or at its defaults; detection is always at its defaults."""
 
-    def __init__(self):
-        self.prefix = f"wp{os.getpid()}"
-        self.made = []
-        self.add("hub")
-        self.inside("hub", "ip", "link", "add", "br0", "type", "bridge")
-        self.inside("hub", "ip", "link", "set", "br0", "up")
+    def __init__(self, binary, targets=len(SITES), quick=True):
+        super().__init__()
+        self.binary = binary
+        self.damping, self.recovery = QUICK if quick else ("", "")
+        self.per_site = -(-targets // len(SITES))
 
-    def full(self, name):
-        return f"{self.prefix}-{name}"
+    def further_addresses(self, site):
+        return [f"{NET}.{11 + list(SITES).index(site)}.{n}" for n in range(1, self.per_site)]
 
-    def add(self, name):
-        run("ip", "netns", "add", self.full(name))
-        self.made.append(name)
-        self.inside(name, "ip", "link", "set", "lo", "up")
-
-    def plug(self, name, *addresses):
-        """A namespace with addresses on the bridge."""
-        self.add(name)
-        run("ip", "link", "add", "eth0", "netns", self.full(name), "type", "veth", "peer", "name", f"p-{name}",
-            "netns", self.full("hub"))
-        self.inside("hub", "ip", "link", "set", f"p-{name}", "master", "br0", "up")
-        for address in addresses:
-            self.inside(name, "ip", "address", "add", f"{address}/16", "dev", "eth0")
-        self.inside(name, "ip", "link", "set", "eth0", "up")
-
-    def command(self, name, *command):
-        return ["ip", "netns", "exec", self.full(name), *command]
-
-    def inside(self, name, *command):
-        return run(*self.command(name, *command))
-
-    def remove(self):
-        for name in reversed(self.made):
-            subprocess.run(["ip", "netns", "delete", self.full(name)], capture_output=True)
-
-
-class Rig:
-    """Everything, running. A context, so that everything ends."""
-
-    def __init__(self, binary, targets=3):
-        self.binary, self.targets = binary, targets
-        self.processes = {}
-        self.stack = contextlib.ExitStack()
-
-    def __enter__(self):
-        try:
-            self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="waypost-rig-")))
-            self.net = Namespaces()
-            self.stack.callback(self.net.remove)
-            self.stack.callback(self.stop_all)
-            self.build()
-            return self
-        except BaseException as error:
-            self.__exit__(type(error))
-            raise
-
-    def __exit__(self, kind, *_):
-        if kind and kind is not SystemExit:
-            self.show_logs()
-        self.stack.close()
-
-    def show_logs(self):
-        """The ends of all logs: what went wrong is mostly said in one of them."""
-        for log in sorted(self.folder.glob("*.log")):
-            for line in log.read_text(errors="replace").splitlines()[-5:]:
-                print(f"{log.stem}: {line}", file=sys.stderr)
-
-    def path(self, name):
-        return str(self.folder / name)
-
-    def build(self):
-        self.net.plug("control", CONTROL)
-        self.net.plug("client", CLIENT)
-        for number, (site, address) in enumerate(SITES.items()):
-            extra = [f"{NET}.{11 + number}.{n}" for n in range(1, self.per_site() + 1)] if self.targets > 3 else []
-            self.net.plug(site, address, *extra)
-            self.start_site(site)
-        for name, address in {**VANTAGES, **DNS}.items():
-            self.net.plug(name, address)
+    def start_dns(self):
         self.start_control()
-        for name in DNS:
-            self.node(name, f'[dns]\nlisten = ["{DNS[name]}:53"]\n', store=True)
+        for name, address in DNS.items():
+            store = (f'[store]\nengine = "consul"\nurl = "https://{CONTROL}:8500"\n'
+                     f'token_file = "{self.path("dns-node")}"\nca_file = "{self.path("cert.pem")}"\n')
+            self.node(name, f'{store}[dns]\nlisten = ["{address}:53"]\n')
         for name in VANTAGES:
             secret = self.token(f"prober-{name}", "--role", "vantage", "--vantage", name)
             self.node(name, f'[prober]\nvantage = "{name}"\nreport_to = ["https://{CONTROL}:8580"]\n'
-                            f'token_file = "{secret}"\nca_file = "{self.path("cert.pem")}"\ncanaries = ["{CONTROL}:8580"]\n')
-        self.client = client.Client(self, DNS, NAME)
-        self.stack.callback(self.client.stop)
-        self.settle()
-
-    def per_site(self):
-        return -(-self.targets // len(SITES))
-
-    def start(self, name, namespace, *command):
-        log = open(self.path(f"{name}.log"), "ab")
-        process = subprocess.Popen(self.net.command(namespace, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.processes[name] = process
-        return process
-
-    def kill(self, name):
-        process = self.processes.pop(name, None)
-        if process:
-            process.kill()
-            process.wait()
-
-    def stop_all(self):
-        for name in list(self.processes):
-            self.kill(name)
-
-    def start_site(self, site):
-        self.start(f"site-{site}", site, "python3", str(PARTS / "backend.py"), site, self.path(f"{site}.slow"))
+                            f'token_file = "{secret}"\nca_file = "{self.path("cert.pem")}"\n'
+                            f'canaries = ["{CONTROL}:8580"]\n')
 
     def start_control(self):
-        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-            "-subj", "/CN=rig", "-addext", f"subjectAltName=IP:{CONTROL}", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", self.path("key.pem"),
-            "-out", self.path("cert.pem"))
-        (self.folder / "first").write_text("the-first-operator-of-the-rig\n")
-        os.chmod(self.path("first"), 0o600)
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", "/CN=rig", "-addext", f"subjectAltName=IP:{CONTROL}",
+            "-addext", "basicConstraints=critical,CA:FALSE",
+            "-keyout", self.path("key.pem"), "-out", self.path("cert.pem"))
+        self.secret("first", "the-first-operator-of-the-rig")
         guard = (f'tls = {{ cert = "{self.path("cert.pem")}", key = "{self.path("key.pem")}" }}\n'
                  f'token_file = "{self.path("first")}"\n')
         self.node("control", f'[store]\nengine = "embedded"\nhttp = "{CONTROL}:8500"\n{guard}'
@@ -156,56 +53,49 @@ class Rig:
             raise RuntimeError(f"the documents: {applied.stderr}")
         self.token("dns-node", "--role", "node")
 
-    def node(self, name, sections, store=False):
-        if store:
-            sections = (f'[store]\nengine = "consul"\nurl = "https://{CONTROL}:8500"\n'
-                        f'token_file = "{self.path("dns-node")}"\nca_file = "{self.path("cert.pem")}"\n{sections}')
+    def node(self, name, sections):
         config = self.folder / f"{name}.toml"
         config.write_text(f'node = "{name}"\nsite = "s1"\ndata_dir = "{self.path(name + "-data")}"\n{sections}')
         self.start(name, name, self.binary, "run", "--config", str(config))
 
     def cli(self, *arguments):
-        command = [self.binary, *arguments, "--server", f"https://{CONTROL}:8580", "--ca-file", self.path("cert.pem"),
-                   "--token-file", self.path("first")]
+        command = [self.binary, *arguments, "--server", f"https://{CONTROL}:8580",
+                   "--ca-file", self.path("cert.pem"), "--token-file", self.path("first")]
         return subprocess.run(self.net.command("control", *command), capture_output=True, text=True)
+
+    def secret(self, name, text):
+        with open(self.path(name), "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(f"{text}\n")
+        return self.path(name)
 
     def token(self, name, *arguments):
         made = self.cli("token", "create", name, *arguments)
         if made.returncode:
             raise RuntimeError(f"token {name}: {made.stderr}")
-        (self.folder / name).write_text(made.stdout.strip())
-        os.chmod(self.path(name), 0o600)
-        return self.path(name)
+        return self.secret(name, made.stdout.strip())
 
     def documents(self):
         texts = [f"kind: Site\nname: {site}\n" for site in SITES]
         texts += [f"kind: Vantage\nname: {vantage}\nsite: null\n" for vantage in VANTAGES]
-        texts.append("kind: Zone\nname: rig.test\nnameservers: [{ name: ns1, a: [%s] }]\nttl: 1h\nnegative_ttl: 60s\n" % DNS["d1"])
-        texts.append("kind: Check\nname: web\ntype: http\nport: 80\npath: /readyz\nexpect_status: [200]\ndamping: 5s\n")
-        recovery = "recovery: { mode: automatic, hold_down: 1s, ramp: 0s }\n"
-        order = "policy: { type: failover, order: [s1, s2, s3] }\n"
+        texts.append(f"kind: Zone\nname: {ZONE}\nnameservers: [{{ name: ns1, a: [{DNS['d1']}] }}]\n"
+                     "ttl: 1h\nnegative_ttl: 60s\n")
+        texts.append("kind: Check\nname: web\ntype: http\nport: 80\npath: /readyz\nexpect_status: [200]\n"
+                     f"{self.damping}")
+        order = f"policy: {{ type: failover, order: [{', '.join(SITES)}] }}\n"
         for number, addresses in enumerate(self.clusters()):
             cluster = "main" if number == 0 else f"more-{number}"
-            name = NAME if number == 0 else f"gw{number}.rig.test"
+            name = NAME if number == 0 else f"gw{number}.{ZONE}"
             gateways = "".join(f"  {site}: {{ a: [{address}] }}\n" for site, address in addresses.items())
-            texts.append(f"kind: Cluster\nname: {cluster}\nzone: rig.test\ngateway_domain: {name}\ngateways:\n{gateways}")
-            texts.append(f"kind: Domain\nname: {name}\ncluster: {cluster}\n{order}check: web\n{recovery}")
+            texts.append(f"kind: Cluster\nname: {cluster}\nzone: {ZONE}\ngateway_domain: {name}\n"
+                         f"gateways:\n{gateways}")
+            texts.append(f"kind: Domain\nname: {name}\ncluster: {cluster}\n{order}check: web\n{self.recovery}")
         return "---\n".join(texts)
 
     def clusters(self):
-        """Per cluster, an address at each site: as many targets as asked for."""
+        """Per cluster, an address at each site."""
         yield SITES
-        if self.targets > 3:
-            for n in range(1, self.per_site()):
-                yield {site: f"{NET}.{11 + number}.{n}" for number, site in enumerate(SITES)}
-
-    @staticmethod
-    def eventually(what, condition, within):
-        deadline = time.monotonic() + within
-        while not condition():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{what} did not happen within {within} s")
-            time.sleep(0.05)
+        for n in range(self.per_site - 1):
+            yield {site: self.further_addresses(site)[n] for site in SITES}
 
     def targets_seen(self):
         status = self.cli("status", "--json")
@@ -213,41 +103,28 @@ class Rig:
 
     def settle(self):
         """Every target is Up for every vantage, and both nodes answer with the first site again."""
+        def sure(it):
+            verdict = it["verdict"]
+            return verdict["state"] == "up" and not verdict["unsettled"] and verdict["tally"]["up"] == len(VANTAGES)
+
         def all_up():
             targets = self.targets_seen()
-            up = [it for it in targets if it["verdict"]["state"] == "up" and not it["verdict"]["unsettled"]]
-            sure = [it for it in up if it["verdict"]["tally"]["up"] == len(VANTAGES)]
-            return targets and len(sure) == len(targets)
-        self.eventually("every target Up", all_up, 60)
-        self.eventually("the first site answered", lambda: self.client.answers() == {SITES["s1"]}, 30)
+            return len(targets) == self.per_site * len(SITES) and all(map(sure, targets))
+        # A target that flapped for a while is damped for longer than a trial takes.
+        self.eventually("every target Up", all_up, 240, every=0.2)
+        super().settle()
 
-    def iptables(self, namespace, *rule):
-        self.net.inside(namespace, "iptables", "-w", *rule)
-
-    @contextlib.contextmanager
-    def dropping(self, namespace, share=None):
-        """Drops what goes in and out of a namespace, or a share of it."""
-        chance = [] if share is None else ["-m", "statistic", "--mode", "random", "--probability", str(share)]
-        for chain in ("INPUT", "OUTPUT"):
-            self.iptables(namespace, "-I", chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *chance, "-j", "DROP")
-        try:
-            yield
-        finally:
-            self.iptables(namespace, "-F")
-
-    def count_flips(self, seconds):
-        """Turns of verdicts and answers while a twentieth of the packets is lost each way, and nothing dies."""
+    def verdicts_and_answers(self, seconds):
+        """False flips of both."""
         self.settle()
-        before = self.downs()
-        with contextlib.ExitStack() as lossy:
-            for site in SITES:
-                lossy.enter_context(self.dropping(site, 0.05))
-            start = time.monotonic()
-            time.sleep(seconds)
-            answers = len(self.client.changes_since(start))
-            changes = self.downs() - before
-        return {"targets": len(self.targets_seen()), "seconds": seconds, "changes": changes, "answers": answers}
+        self.turns = set()
+        self.look()
+        before = frozenset(self.turns)
+        answers = self.count_flips(seconds)
+        return {"targets": self.per_site * len(SITES), "minutes": seconds / 60,
+                "verdicts": sorted(self.turns - before), "answers": answers}
 
-    def downs(self):
-        history = [step for it in self.targets_seen() for step in it["verdict"]["history"]]
-        return sum(1 for step in history if step["to"] == "down")
+    def look(self):
+        """Every change of a verdict that is remembered: the target, when, to what. The memory of each has an end."""
+        for it in self.targets_seen():
+            self.turns |= {(it["key"], str(step["at"]), step["to"]) for step in it["verdict"]["history"]}
