@@ -89,10 +89,13 @@ pub(crate) fn sources() -> Sources {
             keep: vec![],
             guard: None,
         }],
-        domains: vec![Domain {
-            recovery: Recovery { hold_down: Span::default(), ..Recovery::default() },
-            ..Domain::usual("gw.example.com".parse().unwrap(), name("main"))
-        }],
+        domains: vec![
+            Domain {
+                recovery: Recovery { hold_down: Span::default(), ..Recovery::default() },
+                ..Domain::usual("gw.example.com".parse().unwrap(), name("main"))
+            }
+            .into(),
+        ],
         services: vec![service("web"), service("shop")],
         routes: vec![
             route("web", "web.example.com", "/", "web"),

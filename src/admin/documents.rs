@@ -11,9 +11,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
-    model::{
-        self, Colour, Document, DocumentId, Domain, Generation, Kind, Mistake, Place, Placed, Policy, encode,
-    },
+    model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
 };
 
 use super::{Admin, Asked, Caller, Problem, Sent};
@@ -191,7 +189,8 @@ pub(super) async fn switch(
 
 fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
     let mut switched = document.clone();
-    let Document::Domain(Domain { policy: Policy::BlueGreen(it), .. }) = &mut switched else { return None };
+    let Document::Domain(domain) = &mut switched else { return None };
+    let Policy::BlueGreen(it) = &mut domain.policy else { return None };
     it.active = to.unwrap_or_else(|| it.active.other());
     Some(switched)
 }

@@ -22,8 +22,8 @@ use crate::{
     health::TargetKey,
     locality::{Locality, RegionId},
     model::{
-        Check, Cluster, Domain, DomainName, Generation, Name, Override, RecordData, Role, Route, RouteBy,
-        Service, Site, StaticRecord, Token, Ttl, Vantage, Zone,
+        Check, Cluster, DomainName, Generation, Name, Override, RecordData, Role, Route, RouteBy, Service,
+        SharedDomain, Site, StaticRecord, Token, Ttl, Vantage, Zone,
     },
 };
 
@@ -46,7 +46,7 @@ pub struct Sources {
     /// Every check.
     pub checks: Vec<Check>,
     /// Every domain, also implied gateway and UUID domains.
-    pub domains: Vec<Domain>,
+    pub domains: Vec<SharedDomain>,
     /// Every service; all have a UUID.
     pub services: Vec<Service>,
     /// Every route, also the implied ones.

@@ -93,7 +93,7 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
             guard: None,
         }],
         checks: vec![check(Quorum::Majority)],
-        domains: vec![domain()],
+        domains: vec![domain().into()],
         vantages: (0..vantages).map(vantage).collect(),
         ..Sources::default()
     }

@@ -19,7 +19,6 @@ use crate::{
 };
 
 /// One wish.
-#[expect(clippy::large_enum_variant, reason = "each is looked at once")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// The document is to be as written. A service without a UUID keeps the one it has, or is given one; an override

@@ -420,7 +420,7 @@ pub fn document() -> impl Strategy<Value = Document> {
         cluster().prop_map(Document::Cluster),
         zone().prop_map(Document::Zone),
         check().prop_map(Document::Check),
-        domain().prop_map(Document::Domain),
+        domain().prop_map(|it| Document::Domain(it.into())),
         service().prop_map(Document::Service),
         route().prop_map(Document::Route),
         vantage.prop_map(Document::Vantage),

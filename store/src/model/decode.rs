@@ -54,7 +54,7 @@ pub fn document(tree: &Node, mistakes: &Mistakes) -> Option<Document> {
         Kind::Cluster => cluster(&fields).map(Document::Cluster),
         Kind::Zone => zone::zone(&fields).map(Document::Zone),
         Kind::Check => check::check(&fields).map(Document::Check),
-        Kind::Domain => domain::domain(&fields).map(Document::Domain),
+        Kind::Domain => domain::domain(&fields).map(|it| Document::Domain(it.into())),
         Kind::Service => traffic::service(&fields).map(Document::Service),
         Kind::Route => traffic::route(&fields).map(Document::Route),
         Kind::Vantage => vantage(&fields).map(Document::Vantage),

@@ -31,7 +31,7 @@ pub enum Document {
     Cluster(Cluster),
     Zone(Zone),
     Check(Check),
-    Domain(Domain),
+    Domain(SharedDomain),
     Service(Service),
     Route(Route),
     Vantage(Vantage),

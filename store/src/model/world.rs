@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name,
-    Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, Site, Token, Vantage, Weight,
-    Zone,
+    Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,
+    Vantage, Weight, Zone,
 };
 use crate::snapshot::{Sources, uuid_domain};
 
@@ -33,7 +33,7 @@ pub struct World {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steered {
     /// How it is steered.
-    pub domain: Domain,
+    pub domain: SharedDomain,
     /// Why it exists.
     pub origin: Origin,
 }
@@ -64,9 +64,11 @@ macro_rules! by_kind {
 
                 #[doc = concat!("Every ", stringify!($kind), ", by name.")]
                 pub fn $all(&self) -> impl Iterator<Item = &$kind> {
-                    self.of(Kind::$kind).filter_map(|document| match &**document {
-                        Document::$kind(it) => Some(it),
-                        _ => None,
+                    self.of(Kind::$kind).filter_map(|document| -> Option<&$kind> {
+                        match &**document {
+                            Document::$kind(it) => Some(it),
+                            _ => None,
+                        }
                     })
                 }
             )*
@@ -161,8 +163,11 @@ impl World {
     /// steered as its cluster's gateway domain, over the service's own sites.
     #[must_use]
     pub fn domains(&self) -> Vec<Steered> {
-        let declared = |domain: &Domain| Steered { domain: domain.clone(), origin: Origin::Declared };
-        let mut found: Vec<Steered> = self.declared_domains().map(declared).collect();
+        let declared = |document: &Arc<Document>| match &**document {
+            Document::Domain(it) => Some(Steered { domain: it.clone(), origin: Origin::Declared }),
+            _ => None,
+        };
+        let mut found: Vec<Steered> = self.of(Kind::Domain).filter_map(declared).collect();
         let mut gateways = BTreeMap::new();
         for cluster in self.clusters() {
             let stated = self.domain(cluster.gateway_domain.as_str()).cloned();
@@ -171,7 +176,7 @@ impl World {
             let domain = stated.unwrap_or_else(usual);
             gateways.insert(&cluster.name, domain.clone());
             if implied {
-                found.push(Steered { domain, origin: Origin::Gateway(cluster.name.clone()) });
+                found.push(Steered { domain: domain.into(), origin: Origin::Gateway(cluster.name.clone()) });
             }
         }
         for service in self.services() {
@@ -182,7 +187,7 @@ impl World {
             };
             let Some(name) = uuid_domain(service, cluster) else { continue };
             if self.domain(name.as_str()).is_none() {
-                let domain = self.like(template, name, service);
+                let domain = self.like(template, name, service).into();
                 found.push(Steered { domain, origin: Origin::Uuid(service.name.clone()) });
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     locality::mix,
     model::{
         Check, Cluster, Country, Domain, DomainName, Jurisdiction, Name, Override, Policy, RecoveryMode,
-        Rule, Schedule, Span,
+        Rule, Schedule, SharedDomain, Span,
     },
 };
 
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub struct SteeredDomain {
     /// The document.
-    pub domain: Domain,
+    pub domain: SharedDomain,
     /// Its sites, by [`SiteId`]. Shared by the domains that have the same ones, which in a large world most do.
     pub sites: Arc<[SteeredSite]>,
     /// Who may be answered differently at the same moment.
@@ -132,7 +132,7 @@ struct Alike {
 impl Snapshot {
     pub(super) fn steer(
         &mut self,
-        domain: Domain,
+        domain: SharedDomain,
         checks: &HashMap<Name, Check>,
         board: &Board,
         shared: &mut Shared,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Check, Domain, PathMatch, Policy, Probe, Quorum, RecordData, Service, Zone};
+use crate::model::{Check, PathMatch, Policy, Probe, Quorum, RecordData, Service, Zone};
 
 /// The outside contract's example, with the elided secret put in.
 fn example() -> String {
@@ -88,8 +88,8 @@ fn a_zone_may_be_closed_but_not_to_everyone() {
 fn defaults_follow_what_was_written() {
     let check: Check = read!(Check, "kind: Check\nname: c\ntype: tcp\nport: 1\ninterval: 500ms\n");
     assert_eq!((check.probe, check.timeout.to_string()), (Probe::tcp(), "500ms".to_owned()));
-    let domain: Domain = read!(Domain, "kind: Domain\nname: a.b\ncluster: c\nttl: 1s\n");
-    assert_eq!((domain.min_ttl.as_secs(), domain.policy), (1, Policy::Nearest {}));
+    let domain = read!(Domain, "kind: Domain\nname: a.b\ncluster: c\nttl: 1s\n");
+    assert_eq!((domain.min_ttl.as_secs(), &domain.policy), (1, &Policy::Nearest {}));
     let service: Service = read!(Service, "kind: Service\nname: s\ncluster: c\n");
     assert_eq!((service.consul.service.as_str(), service.uuid), ("s", None));
 }

@@ -1,5 +1,10 @@
 //! Steered domains: which sites, in which order, and how one comes back.
 
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Addresses, Policy, Rule, Schedule};
@@ -45,6 +50,43 @@ pub struct Domain {
     /// What HTTPS records say beside the sites (RFC 9460); absent: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https: Option<Box<Https>>,
+}
+
+/// A domain that its document, the world and the snapshot hold together: there may be a hundred thousand, and each is
+/// a good part of a kilobyte. Changing one that others hold changes a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedDomain(Arc<Domain>);
+
+impl From<Domain> for SharedDomain {
+    fn from(domain: Domain) -> Self {
+        Self(Arc::new(domain))
+    }
+}
+
+impl Deref for SharedDomain {
+    type Target = Domain;
+
+    fn deref(&self) -> &Domain {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedDomain {
+    fn deref_mut(&mut self) -> &mut Domain {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl Serialize for SharedDomain {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedDomain {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Domain::deserialize(deserializer).map(Self::from)
+    }
 }
 
 /// What the HTTPS records of a steered domain say of every site (RFC 9460). There is one record per answered site, its
