@@ -123,7 +123,7 @@ class Lab:
     PHASE = 1.0
 
     def __init__(self):
-        self.processes = {}
+        self.processes, self.commands = {}, {}
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -186,6 +186,12 @@ class Lab:
         with unbroken(), open(self.path(f"{name}.log"), "ab") as log:
             process = spawn(self.net.command(namespace, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             self.processes[name] = process
+        self.commands[name] = namespace, command
+
+    def restart(self, name):
+        self.kill(name)
+        namespace, command = self.commands[name]
+        self.start(name, namespace, *command)
 
     def kill(self, name):
         process = self.processes.pop(name, None)
@@ -211,6 +217,9 @@ class Lab:
     def settle(self):
         """Everything is as it should be before a trial: here, both nodes answer with the first site."""
         self.eventually("the first site answered", lambda: self.client.answers() == {SITES["s1"]}, 60)
+
+    def another_phase(self):
+        """Draws anew what is drawn once, so that trials do not all have the same luck."""
 
     def drop(self, *rule):
         """Drops packets on their way; returns what undoes it."""

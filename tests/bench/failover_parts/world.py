@@ -97,6 +97,11 @@ class Rig(Lab):
         for n in range(self.per_site - 1):
             yield {site: self.further_addresses(site)[n] for site in SITES}
 
+    def another_phase(self):
+        """When in its interval a vantage dials is drawn when it starts."""
+        for vantage in VANTAGES:
+            self.restart(vantage)
+
     def targets_seen(self):
         status = self.cli("status", "--json")
         return json.loads(status.stdout)["targets"] if status.returncode == 0 else []
