@@ -18,6 +18,7 @@ use std::{
 
 use store::{
     engine::consul,
+    geo::Geo,
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
 };
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub dns: Option<dns::Config>,
     /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
     pub dns_certificate: Option<CertificateFiles>,
+    /// Where clients are that no site's networks hold.
+    pub geoip: Option<Arc<Geo>>,
     /// The gateway role.
     pub proxy: Option<Proxy>,
     /// The prober role.

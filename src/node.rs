@@ -196,7 +196,8 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    Ok(follow::start(Arc::clone(engine), &dir, identity, follow::Options::default()).await?)
+    let options = follow::Options { geo: config.geoip.clone(), ..follow::Options::default() };
+    Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
 }
 
 /// What a node without an engine sees: a configuration that is empty and stays so.

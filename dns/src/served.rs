@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use store::{board::Board, model::Moment, snapshot::Snapshot};
+use store::{
+    board::Board,
+    model::{DomainName, Moment},
+    snapshot::{Snapshot, SteeredDomain},
+};
 use tokio::sync::watch;
 
 use crate::{answer::World, fast::Table, flatten::Targets, gate::Gate, zones_dir::Zones};
@@ -36,6 +40,13 @@ impl Served {
     }
 }
 
+/// A domain with a rule about countries, where none are known.
+fn asks_for_countries(snapshot: &Snapshot) -> Option<&DomainName> {
+    let asks = |it: &SteeredDomain| it.domain.rules.iter().any(|rule| !rule.countries.is_empty());
+    let mut domains = snapshot.domains.iter().filter(|_| !snapshot.locality.knows_countries());
+    domains.find(|(_, it)| asks(it)).map(|(name, _)| name)
+}
+
 /// What keeps the served world at the newest snapshot and files.
 pub(crate) struct Follow {
     pub(crate) store: store::Handle,
@@ -59,6 +70,9 @@ impl Follow {
             Ok(compiled) => {
                 let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
                 tracing::debug!(%generation, names, "serving a new world");
+                if let Some(domain) = asks_for_countries(&compiled.snapshot) {
+                    tracing::warn!(%domain, "a rule asks for countries, and this node has no [dns] geoip: nobody is in any");
+                }
                 self.served.store(Arc::new(compiled));
             }
             Err(error) => tracing::error!(%error, "a world cannot be compiled; the one before stays"),

@@ -44,6 +44,13 @@ pub struct Explained {
     pub client: IpAddr,
     /// The site whose networks hold the client; absent: none, and the default order applies.
     pub home: Option<String>,
+    /// The site nearest to where the GeoIP database of this node places the client, if it is in no site's networks.
+    pub near: Option<String>,
+    /// The country it is in, as far as this node knows.
+    pub country: Option<String>,
+    /// Whether this node has a GeoIP database. One that has may answer clients of no site's networks otherwise.
+    #[serde(default)]
+    pub geoip: bool,
     /// Clients that agree with this one in as many leading bits get the same answer.
     pub scope: u8,
     /// The sites, nearest first.
@@ -214,6 +221,9 @@ pub(super) async fn explain(
         past: past.as_ref().map(|(_, _, told)| told.clone()),
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
+        near: located.near.filter(|_| located.home.is_none()).map(|id| site_name(&snapshot, id)),
+        country: located.country.map(|it| it.to_string()),
+        geoip: snapshot.locality.knows_countries(),
         scope: explanation.scope,
         order: located.order.iter().map(|id| site_name(&snapshot, *id)).collect(),
         zone: explanation.zone.as_ref().map(ToString::to_string),

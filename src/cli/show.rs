@@ -246,13 +246,18 @@ pub(super) fn explained(it: &Explained) -> String {
             let _ = writeln!(text, "  ({caveat})");
         }
     }
-    let home = it.home.as_deref().map_or_else(
-        || "in no site's networks: the default order applies".to_owned(),
-        |home| format!("in the networks of {home}"),
-    );
+    let home = match (&it.home, &it.near) {
+        (Some(home), _) => format!("in the networks of {home}"),
+        (None, Some(near)) => format!("in no site's networks, by GeoIP nearest to {near}"),
+        (None, None) if it.geoip => {
+            "in no site's networks, unknown to GeoIP: the default order applies".to_owned()
+        }
+        (None, None) => "in no site's networks, no GeoIP on this node: the default order applies".to_owned(),
+    };
+    let country = it.country.as_ref().map_or_else(String::new, |it| format!("; country {it}"));
     let _ = writeln!(
         text,
-        "client     {} ({home}); order {}; scope /{}",
+        "client     {} ({home}{country}); order {}; scope /{}",
         it.client,
         it.order.join(", "),
         it.scope

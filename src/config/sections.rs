@@ -1,9 +1,16 @@
 //! The sections, field by field.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use store::{
     engine::consul::{self, Secret},
+    geo::Geo,
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
@@ -33,12 +40,14 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let site = fields.required("site", "the name of the site it stands in", name);
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
     let store = section(&fields, "store", store_section);
-    let (dns, dns_certificate) = section(&fields, "dns", dns_section).unzip();
+    let dns_there = section(&fields, "dns", dns_section);
+    let (dns_certificate, geoip) =
+        dns_there.as_ref().map(|it| (it.certificate.clone(), it.geoip.clone())).unzip();
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
-    let dns = dns.map(|dns| within(dns, store.as_ref()));
+    let dns = dns_there.map(|it| within(it.config, store.as_ref()));
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -63,6 +72,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         store,
         dns,
         dns_certificate: dns_certificate.flatten(),
+        geoip: geoip.flatten(),
         proxy,
         prober,
         control,
@@ -112,9 +122,28 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
     }
 }
 
-fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFiles>)> {
+/// A database of where clients are.
+fn geoip(fields: &Fields<'_>) -> Option<Arc<Geo>> {
+    fields.optional("geoip", |it| {
+        let path = it.text(4_096)?;
+        match Geo::open(Path::new(path)) {
+            Ok(geo) => Some(Arc::new(geo)),
+            Err(error) => {
+                it.mistake(format!("{path}: {error}"), "a database in the MaxMind format (.mmdb)");
+                None
+            }
+        }
+    })
+}
+
+struct DnsSection {
+    config: dns::Config,
+    certificate: Option<CertificateFiles>,
+    geoip: Option<Arc<Geo>>,
+}
+
+fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     let defaults = dns::Config::default();
-    fields.not_yet("geoip", "`networks` of the sites");
     let listen = fields.optional("listen", addresses);
     let discovery = discovery(fields);
     let config = dns::Config {
@@ -135,7 +164,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<(dns::Config, Option<CertificateFi
         gate: super::gate::gate(fields),
         zones_dir: fields.optional("zones_dir", |it| folder(&it)),
     };
-    Some((config, dns_certificate(fields)))
+    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields) })
 }
 
 /// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.

@@ -42,6 +42,18 @@ fn every_mistake_is_told_with_its_line() {
 }
 
 #[test]
+fn a_geoip_database_that_is_none_is_told() {
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
+    let said = mistakes(&format!("{node}geoip = \"Cargo.toml\"\n"));
+    assert!(
+        said.contains("node.toml:7: dns.geoip: Cargo.toml: not a database in the MaxMind format"),
+        "{said}"
+    );
+    let said = mistakes(&format!("{node}geoip = \"/nowhere.mmdb\"\n"));
+    assert!(said.contains("/nowhere.mmdb: No such file"), "{said}");
+}
+
+#[test]
 fn what_is_not_toml_is_told_with_its_line() {
     let said = mistakes("node = \"n\"\nsite = \n");
     assert!(said.contains("node.toml:2"), "{said}");

@@ -114,14 +114,14 @@ impl LastGood {
     /// When the disk refuses.
     pub fn put<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
         let fail = |reason: String| DiskError { path: self.path.clone(), reason };
-        let body = serde_json::to_vec(value).map_err(|error| fail(error.to_string()))?;
+        let sealed = seal(value).map_err(|error| fail(error.to_string()))?;
         match &self.shelf {
             Shelf::Disk(db) => {
-                db.insert(name, seal(&body)).map_err(|error| fail(error.to_string()))?;
+                db.insert(name, sealed).map_err(|error| fail(error.to_string()))?;
             }
             Shelf::Memory(values) => {
                 let mut values = values.lock().unwrap_or_else(PoisonError::into_inner);
-                values.insert(name.to_owned(), seal(&body));
+                values.insert(name.to_owned(), sealed);
             }
         }
         Ok(())
@@ -179,10 +179,13 @@ impl fmt::Display for Trouble {
     }
 }
 
-fn seal(body: &[u8]) -> Vec<u8> {
-    let mut sealed = Sha256::digest(body).to_vec();
-    sealed.extend_from_slice(body);
-    sealed
+/// In one buffer: a configuration has tens of megabytes.
+fn seal<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
+    let mut sealed = vec![0; DIGEST];
+    serde_json::to_writer(&mut sealed, value)?;
+    let (digest, body) = sealed.split_at_mut(DIGEST);
+    digest.copy_from_slice(&Sha256::digest(body));
+    Ok(sealed)
 }
 
 fn unseal(value: &[u8]) -> Option<&[u8]> {

@@ -35,6 +35,7 @@ use crate::{
     disk::{DiskError, LastGood},
     drain,
     engine::Engine,
+    geo::Geo,
     handle::{Clock, Handle, Publisher, Request, channel},
 };
 
@@ -62,6 +63,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long a start waits for the engine before the node's own memory has to do.
     pub start_patience: Duration,
+    /// Where clients are that no site's networks hold.
+    pub geo: Option<Arc<Geo>>,
 }
 
 impl Default for Options {
@@ -71,6 +74,7 @@ impl Default for Options {
             beat_every: Duration::from_secs(5),
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
+            geo: None,
         }
     }
 }
@@ -134,13 +138,13 @@ pub async fn start_from(
     let (rereads, reread_requests) = mpsc::channel(16);
     let (receipts, receipt_requests) = mpsc::channel(1024);
 
-    config::publish_last_good(&shared);
+    let published = config::publish_last_good(&shared);
     let beliefs = health::remembered(&shared).await;
     discovery::publish_last_good(&shared);
 
     let (drains_current, drains_seen) = watch::channel(false);
     let (config_read, mut config_seen) = watch::channel(false);
-    tasks.spawn(config::follow(shared.clone(), config_read));
+    tasks.spawn(config::follow(shared.clone(), published, config_read));
     tasks.spawn(health::follow(shared.clone(), beliefs, picture_requests));
     tasks.spawn(drains::follow(shared.clone(), drains_current, reread_requests));
     tasks.spawn(discovery::follow(shared.clone()));

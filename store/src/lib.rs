@@ -16,6 +16,7 @@ pub mod disk;
 pub mod drain;
 pub mod engine;
 pub mod follow;
+pub mod geo;
 pub mod handle;
 pub mod health;
 pub mod journal;

@@ -1,7 +1,8 @@
 //! Locality: which sites are near to a client, in order.
 //!
 //! A client's network is found by longest prefix among the sites' networks; the site it belongs to comes first
-//! and the others follow by distance from there. Orders are interned: one per site, and the default.
+//! and the others follow by distance from there. Whom no network holds is nearest to the site that is nearest to where a
+//! GeoIP database says it is, if there is one. Orders are interned: one per site, and the default.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -11,6 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    geo::Geo,
     model::{Country, Location, Name, Site},
     snapshot::SiteId,
 };
@@ -24,6 +26,10 @@ pub struct Locality {
     default: Vec<SiteId>,
     regions: Vec<Name>,
     regions_of: Vec<Option<RegionId>>,
+    places: Vec<Option<Location>>,
+    geo: Option<Arc<Geo>>,
+    /// The nearest site of each place of the database.
+    nearest: Vec<Option<SiteId>>,
 }
 
 /// The number of a region within one snapshot, in name order.
@@ -64,6 +70,8 @@ pub struct Located<'a> {
     pub order: &'a [SiteId],
     /// The site whose network the client is in; `None`: the default order.
     pub home: Option<SiteId>,
+    /// The site nearest to it: its home, or the one nearest to where the GeoIP database has it.
+    pub near: Option<SiteId>,
     /// Every address that shares this many leading bits gets the same order (RFC 7871 §7.2.1); zero only
     /// where no network of that family is configured at all, otherwise at least 24 or 56.
     pub scope: u8,
@@ -87,6 +95,7 @@ impl Locality {
         let ids = || (0..sites.len()).filter_map(|at| u16::try_from(at).ok()).map(SiteId);
         let mut locality = Self { default: ids().collect(), ..Self::default() };
         locality.regions = sites.iter().filter_map(|site| site.region.clone()).collect();
+        locality.places = sites.iter().map(|site| site.location).collect();
         locality.regions.sort();
         locality.regions.dedup();
         locality.regions_of =
@@ -130,7 +139,31 @@ impl Locality {
             }
         };
         let least = if address.is_ipv4() { 24 } else { 56 };
-        Located { scope, address, least, network: Network::of(address), ..self.at_home(home) }
+        let located = Located { scope, address, least, network: Network::of(address), ..self.at_home(home) };
+        let Some(geo) = &self.geo else { return located };
+        let found = geo.find(address);
+        let scope = scope.max(found.prefix).max(least);
+        let country = found.place.and_then(|it| geo.whereabouts(it).country);
+        let near = found.place.and_then(|it| *self.nearest.get(it.index())?);
+        let Located { order, region, near, .. } = self.at_home(home.or(near));
+        Located { scope, order, region, near, country, ..located }
+    }
+
+    /// With a database of where addresses are: clients that no site's networks hold are then nearest to the site that is
+    /// nearest to them, and in a country.
+    #[must_use]
+    pub fn with_geo(mut self, geo: Option<Arc<Geo>>) -> Self {
+        let sites: Vec<_> = (0..).map(SiteId).zip(&self.places).collect();
+        let sites: Vec<_> = sites.into_iter().filter_map(|(id, at)| Some((id, direction((*at)?)))).collect();
+        let places = geo.iter().flat_map(|geo| geo.places());
+        self.nearest = places.map(|there| nearest(&sites, there.location?)).collect();
+        Self { geo, ..self }
+    }
+
+    /// Whether countries of clients are known.
+    #[must_use]
+    pub const fn knows_countries(&self) -> bool {
+        self.geo.is_some()
     }
 
     /// Somebody of whom only the site is known, if that: a gateway, or a client that is not to be told apart.
@@ -139,6 +172,7 @@ impl Locality {
         Located {
             order: self.order(home),
             home,
+            near: home,
             scope: 0,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             least: 0,
@@ -221,6 +255,22 @@ const fn bit(bits: u128, depth: u8) -> usize {
     (bits >> (127 - depth) & 1) as usize
 }
 
+/// The site nearest to a place, the first of several.
+fn nearest(sites: &[(SiteId, [f64; 3])], place: Location) -> Option<SiteId> {
+    let here = direction(place);
+    // The smaller the angle between two directions, the larger their product.
+    let product = |there: &[f64; 3]| here.iter().zip(there).map(|(a, b)| a * b).sum::<f64>();
+    let farness = sites.iter().map(|(id, there)| (-product(there), *id));
+    farness.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, id)| id)
+}
+
+/// From the centre of the Earth, of length one. A database has a hundred thousand places, and for each the nearest site is
+/// sought with every snapshot: this costs a tenth of as many distances.
+fn direction(place: Location) -> [f64; 3] {
+    let (lat, lon) = (place.lat.to_radians(), place.lon.to_radians());
+    [lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()]
+}
+
 /// Great-circle distance (haversine, mean Earth radius).
 fn metres(from: Location, to: Location) -> i64 {
     const RADIUS: f64 = 6_371_000.0;
@@ -237,6 +287,30 @@ fn metres(from: Location, to: Location) -> i64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn whom_no_network_holds_is_nearest_to_the_site_nearest_to_it() {
+        let sites = [
+            site("bj", 39.9, 116.4, &["10.1.0.0/16", "203.0.113.0/25"]),
+            site("fr", 50.1, 8.7, &[]),
+            site("sh", 31.2, 121.5, &[]),
+        ];
+        let plain = Locality::compile(&sites);
+        let locality = Locality::compile(&sites).with_geo(Some(Arc::new(crate::geo::tests::small())));
+        let located = |locality: &Locality, client: &str| {
+            let located = locality.locate(client.parse().unwrap());
+            (located.order[0].0, located.country.map(|it| it.to_string()), located.scope)
+        };
+        assert_eq!(located(&plain, "203.0.113.200"), (0, None, 25), "the default order");
+        assert_eq!(located(&locality, "203.0.113.200"), (2, Some("CN".into()), 25));
+        assert_eq!(located(&locality, "203.0.113.9"), (0, Some("CN".into()), 25), "networks say more");
+        assert_eq!(located(&locality, "198.51.100.9"), (2, Some("JP".into()), 26));
+        assert_eq!(
+            located(&locality, "198.51.100.130"),
+            (0, Some("DE".into()), 28),
+            "a country without a place"
+        );
+    }
 
     fn site(name: &str, lat: f64, lon: f64, networks: &[&str]) -> Arc<Site> {
         Arc::new(Site {

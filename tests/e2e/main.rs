@@ -14,6 +14,7 @@ mod differential;
 mod drain;
 mod engine;
 mod failover;
+mod geo;
 mod harness;
 mod identical;
 mod instance;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
     trials.extend(crash::trials(&components));
     trials.extend(differential::trials(&components));
     trials.extend(engine::trials(&components));
+    trials.extend(geo::trials());
     trials.extend(identical::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));

@@ -15,17 +15,17 @@ use crate::{
 
 const MEMORY: &str = "config";
 
-/// Publishes the configuration this node last ran.
-pub(super) fn publish_last_good(shared: &Shared) {
-    if let Some(stored) = shared.memory.get::<Stored>(MEMORY) {
-        publish(shared, &stored);
-        tracing::info!(generation = %stored.generation(), "started from this node's own memory");
-    }
+/// Publishes the configuration this node last ran, if it ran one.
+pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
+    let stored = shared.memory.get::<Stored>(MEMORY)?;
+    publish(shared, &stored);
+    tracing::info!(generation = %stored.generation(), "started from this node's own memory");
+    Some(stored)
 }
 
-/// Follows for ever. `read` becomes true once the engine has said what it has, even if that is nothing.
-pub(super) async fn follow(shared: Shared, read: watch::Sender<bool>) {
-    let mut stored = shared.memory.get::<Stored>(MEMORY);
+/// Follows for ever from what was published. `read` becomes true once the engine has said what it has, even if that is
+/// nothing.
+pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let mut index = Index(0);
     let mut backoff = Backoff::default();
     loop {
@@ -90,7 +90,8 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
 fn publish(shared: &Shared, stored: &Stored) {
     let world = World::assemble(stored.documents());
     let handle = shared.publisher.handle();
-    let snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
+    let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
+    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.clone());
     shared.publisher.publish_snapshot(Arc::new(snapshot));
 }
 

@@ -267,9 +267,12 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    (distinct(net(), 0), option::of(schedule()), policy())
-        .prop_filter("a condition", |(networks, during, _)| !networks.is_empty() || during.is_some())
-        .prop_map(|(networks, during, policy)| Rule { networks, countries: vec![], during, policy })
+    let country = "[A-Z]{2}".prop_map(|it| it.parse().expect("two letters"));
+    (distinct(net(), 0), distinct(country, 0), option::of(schedule()), policy())
+        .prop_filter("a condition", |(networks, countries, during, _)| {
+            !networks.is_empty() || !countries.is_empty() || during.is_some()
+        })
+        .prop_map(|(networks, countries, during, policy)| Rule { networks, countries, during, policy })
 }
 
 fn recovery() -> impl Strategy<Value = Recovery> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::some;
 use crate::model::{
-    BlueGreen, Colour, Day, Name, Policy, Rule, Schedule, TimeOfDay, Weight,
+    BlueGreen, Colour, Country, Day, Name, NotACountry, Policy, Rule, Schedule, TimeOfDay, Weight,
     read::{Fields, Reader, join},
 };
 
@@ -84,14 +84,23 @@ pub(super) fn rules(field: &Reader<'_>) -> Option<Vec<Rule>> {
 fn rule(field: &Reader<'_>) -> Option<Rule> {
     let fields = field.fields()?;
     let networks = fields.optional("networks", |field| few(&field, |item| item.net()));
-    // No node knows countries yet: a rule that can never fit must not look as if it could.
-    fields.not_yet("countries", "networks and during");
+    let countries = fields.optional("countries", |field| few(&field, |item| country(&item)));
     let during = fields.optional("during", |field| schedule(&field));
     let policy = fields.required("policy", "{ type: … }", |field| policy(&field));
     if ["networks", "countries", "during"].iter().all(|key| fields.get(key).is_none()) {
-        field.mistake("has no condition", "networks, during or both");
+        field.mistake("has no condition", "networks, countries or during");
     }
-    Some(Rule { networks: networks.unwrap_or_default(), countries: Vec::new(), during, policy: policy? })
+    Some(Rule {
+        networks: networks.unwrap_or_default(),
+        countries: countries.unwrap_or_default(),
+        during,
+        policy: policy?,
+    })
+}
+
+fn country(field: &Reader<'_>) -> Option<Country> {
+    let text = field.text(16)?;
+    text.parse().map_err(|expected: NotACountry| field.wrong(expected)).ok()
 }
 
 fn few<T: Clone + Eq + std::hash::Hash>(

@@ -156,8 +156,8 @@ fn mistakes_of_steering_are_told_apart() {
         ("policy: { type: blue_green, active: blue, blue: [a] }".to_owned(), "policy.green: is missing"),
         ("rules: [{ policy: { type: nearest } }]".to_owned(), "rules[0]: has no condition"),
         (
-            "rules: [{ countries: [CN], policy: { type: nearest } }]".to_owned(),
-            "countries: not supported yet; supported are networks and during",
+            "rules: [{ countries: [CN, NO, China], policy: { type: nearest } }]".to_owned(),
+            "countries[2]: \"China\" is not a country of two letters as in ISO 3166-1, such as CN",
         ),
         (
             "rules: [{ networks: [10.0.0.1/8], policy: { type: nearest } }]".to_owned(),
