@@ -1,11 +1,12 @@
 //! What a reader answers, and whether that is sound: how sites stand for a domain is worked out here a second time.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use store::{
     board::{Board, Reading},
     health::State,
-    model::{Moment, OverrideState, WhenNone},
+    locality::RegionId,
+    model::{Moment, OverrideState, RecoveryMode, WhenNone},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
     steering::{self, Outcome},
 };
@@ -22,7 +23,7 @@ impl Answer {
     /// Sabotage: sites that are Down are left out.
     pub fn without_down(self, snapshot: &Snapshot, domain: &SteeredDomain, board: &Board) -> Self {
         let Self::Sites(mut sites) = self else { return self };
-        let down = domain.sites.iter().filter(|it| reading(it, board).state == State::Down);
+        let down = domain.sites.iter().filter(|it| reading(it, None, board).state == State::Down);
         let down: Vec<String> = down.map(|it| name(snapshot, it)).collect();
         sites.retain(|it| !down.contains(it));
         Self::Sites(sites)
@@ -67,41 +68,74 @@ pub enum Class {
     ForcedDown,
 }
 
-pub fn reading(site: &SteeredSite, board: &Board) -> Reading {
+/// What is believed of a site, for clients of a region.
+pub fn reading(site: &SteeredSite, region: Option<RegionId>, board: &Board) -> Reading {
     // Every site of the simulation has one address per domain.
-    let slot = site.addresses.first().and_then(|it| it.slot);
-    slot.map(|slot| board.read(slot)).unwrap_or_default()
+    let Some(address) = site.addresses.first() else { return Reading::default() };
+    let regional =
+        region.and_then(|it| *address.regions.get(usize::from(it.0))?).map(|slot| board.read(slot));
+    let known = regional.filter(|it| it.state != State::Unknown);
+    known.or_else(|| address.slot.map(|slot| board.read(slot))).unwrap_or_default()
 }
 
-pub fn class(domain: &SteeredDomain, site: &SteeredSite, board: &Board, now: Moment) -> Class {
+/// When a site that was down may be used again, if that is known: before then it is held down, and over the ramp that
+/// begins there, held down for some clients.
+fn admitted(domain: &SteeredDomain, site: &SteeredSite, reading: Reading, board: &Board) -> Option<Moment> {
+    let recovery = &domain.domain.recovery;
+    let gate = site.addresses.first().and_then(|it| it.gate).map(|slot| board.read(slot));
+    if recovery.mode == RecoveryMode::Manual || gate.is_some_and(|it| it.state != State::Up) {
+        return None;
+    }
+    let settled = reading.since.after(recovery.hold_down.0);
+    Some(gate.map_or(settled, |gate| settled.max(gate.since)))
+}
+
+/// The best and the worst a site may be for a client of a region, whichever its network.
+pub fn class(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    region: Option<RegionId>,
+    board: &Board,
+    now: Moment,
+) -> (Class, Class) {
     let strictness = |state: &OverrideState| match state {
         OverrideState::Release | OverrideState::Up => 0,
         OverrideState::Drain => 1,
         OverrideState::Down => 2,
     };
+    let both = |class| (class, class);
     match site.overrides.iter().map(|it| it.state).max_by_key(strictness) {
-        Some(OverrideState::Release | OverrideState::Up) => return Class::Up,
-        Some(OverrideState::Drain) => return Class::Draining,
-        Some(OverrideState::Down) => return Class::ForcedDown,
+        Some(OverrideState::Release | OverrideState::Up) => return both(Class::Up),
+        Some(OverrideState::Drain) => return both(Class::Draining),
+        Some(OverrideState::Down) => return both(Class::ForcedDown),
         None => {}
     }
-    let reading = reading(site, board);
+    let reading = reading(site, region, board);
     match reading.state {
-        State::Up if reading.recovered && now.since(reading.since) < domain.domain.recovery.hold_down.0 => {
-            Class::HeldDown
-        }
-        State::Up => Class::Up,
-        State::Unknown => Class::Unknown,
-        State::Down => Class::Down,
+        State::Up if reading.recovered => match admitted(domain, site, reading, board) {
+            Some(at) if at.after(domain.domain.recovery.ramp.0) <= now => both(Class::Up),
+            Some(at) if at <= now => (Class::Up, Class::HeldDown),
+            _ => both(Class::HeldDown),
+        },
+        State::Up => both(Class::Up),
+        State::Unknown => both(Class::Unknown),
+        State::Down => both(Class::Down),
     }
 }
 
-/// True if a hold-down ended since the last look: the one thing that changes answers without a message.
-pub fn held_down_until_now(domain: &SteeredDomain, board: &Board, now: Moment, gap: u64) -> bool {
-    let hold_down = domain.domain.recovery.hold_down.0.as_millis() as u64;
-    domain.sites.iter().map(|site| reading(site, board)).any(|it| {
-        let since = now.since(it.since).as_millis() as u64;
-        it.recovered && since >= hold_down && since <= hold_down + gap + gap / 10 + 50
+/// True if a hold-down ended since the last look, or a ramp was under way: what changes answers without a message.
+pub fn recovered_until_now(
+    domain: &SteeredDomain,
+    region: Option<RegionId>,
+    board: &Board,
+    now: Moment,
+    gap: u64,
+) -> bool {
+    let slack = Duration::from_millis(gap + gap / 10 + 50);
+    domain.sites.iter().any(|site| {
+        let reading = reading(site, region, board);
+        let admitted = admitted(domain, site, reading, board).filter(|_| reading.recovered);
+        admitted.is_some_and(|at| at <= now && now <= at.after(domain.domain.recovery.ramp.0).after(slack))
     })
 }
 
@@ -109,13 +143,14 @@ pub fn held_down_until_now(domain: &SteeredDomain, board: &Board, now: Moment, g
 pub fn sound(
     snapshot: &Snapshot,
     domain: &SteeredDomain,
+    region: Option<RegionId>,
     given: &Answer,
     board: &Board,
     now: Moment,
 ) -> Result<(), String> {
-    let classes: BTreeMap<String, Class> =
-        domain.sites.iter().map(|site| (name(snapshot, site), class(domain, site, board, now))).collect();
-    let best = classes.values().min().copied().ok_or("it has no sites")?;
+    let class = |site| (name(snapshot, site), class(domain, site, region, board, now));
+    let classes: BTreeMap<String, (Class, Class)> = domain.sites.iter().map(class).collect();
+    let best = classes.values().map(|(_, worst)| *worst).min().ok_or("it has no sites")?;
     let none_left = best > Class::HeldDown;
     match given {
         Answer::Nodata if none_left && domain.domain.when_none == WhenNone::Nodata => Ok(()),
@@ -123,7 +158,7 @@ pub fn sound(
         Answer::Nodata | Answer::Backup => Err(format!("sites are left: {classes:?}")),
         Answer::Sites(sites) => {
             let first = sites.first().ok_or_else(|| format!("empty because of health: {classes:?}"))?;
-            let first = classes.get(first).copied().ok_or("a site it does not have")?;
+            let (first, _) = *classes.get(first).ok_or("a site it does not have")?;
             if first > best {
                 return Err(format!("the first is {first:?}, and the best there is, {best:?}: {classes:?}"));
             }

@@ -3,18 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use store::{
     board::Reading,
     handle::Handle,
     health::{State, TargetKey},
-    model::{Generation, Name},
+    model::{Generation, Name, RecoveryMode},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
 };
 
 use crate::{
-    answers::{Answer, Class, answer, class, held_down_until_now, sound},
+    answers::{Answer, Class, answer, class, recovered_until_now, sound},
     net::{Gone, Id, WINDOW, lock},
     node::{Node, Role},
     oracle::Inputs,
@@ -180,12 +181,30 @@ impl Checker {
             }
         }
         let held = |domain: &SteeredDomain, site: &SteeredSite| {
-            class(domain, site, handle.board(), handle.now()) == Class::HeldDown
+            class(domain, site, None, handle.board(), handle.now()).1 == Class::HeldDown
         };
         let late = world.domains.iter().filter_map(|it| snapshot.domains.get(it.as_str()));
+        let late = late.filter(|it| it.domain.recovery.mode != RecoveryMode::Manual);
         late.filter(|domain| domain.sites.iter().any(|site| held(domain, site)))
             .map(|domain| format!("{who} still holds a site of {} down", domain.domain.name))
             .next()
+    }
+
+    /// What a node answers everybody, but for domains whose sites are let back by hand: when they were last down, a node
+    /// may have forgotten.
+    pub fn answers_of(&self, node: &Node, world: &World) -> Option<Vec<(String, IpAddr, Answer)>> {
+        let Role::Reader { handle, .. } = &node.role else { return None };
+        let _guard = node.runtime.as_ref()?.enter();
+        let handle = lock(handle).clone()?;
+        let snapshot = handle.snapshot()?;
+        let domains = world.domains.iter().filter_map(|it| snapshot.domains.get(it.as_str()));
+        let domains = domains.filter(|it| it.domain.recovery.mode != RecoveryMode::Manual);
+        let all = domains.flat_map(|it| world.clients().into_iter().map(move |client| (it, client)));
+        let given = |(it, client): (&Arc<SteeredDomain>, IpAddr)| {
+            let answer = answer(&snapshot, it, client, handle.board(), handle.now());
+            (it.domain.name.to_string(), client, answer)
+        };
+        Some(all.map(given).collect())
     }
 }
 
@@ -267,7 +286,8 @@ impl Look<'_> {
                 if self.sabotage == Sabotage::EmptyWhenDown {
                     given = given.without_down(snapshot, steered, board);
                 }
-                if let Err(why) = sound(snapshot, steered, &given, board, at) {
+                let region = snapshot.locality.locate(client).region;
+                if let Err(why) = sound(snapshot, steered, region, &given, board, at) {
                     self.breaks(3, &format!("answers {client} for {domain} with {given:?}: {why}"));
                 }
                 let key = (domain.clone(), client);
@@ -276,7 +296,10 @@ impl Look<'_> {
                 }
                 self.tell(&format!("answers {client} for {domain} with {given:?}"));
                 let before = memory.answers.insert(key, given);
-                if before.is_some() && !self.news && !held_down_until_now(steered, board, at, self.gap) {
+                if before.is_some()
+                    && !self.news
+                    && !recovered_until_now(steered, region, board, at, self.gap)
+                {
                     self.breaks(
                         1,
                         &format!("heard nothing and answers {client} for {domain} otherwise than {before:?}"),

@@ -170,10 +170,22 @@ impl Simulation {
 
     fn disagreement(&self) -> Option<String> {
         let dead = lock(&self.net).dead.clone();
-        self.nodes.values().find_map(|node| {
+        let with_the_truth = |node: &Node| {
             let engine = self.world.engine_of.get(&node.id)?;
             let newest = self.operated.get(engine)?.newest;
             self.checker.disagreement(node, &self.world, newest, &dead)
+        };
+        self.nodes.values().find_map(with_the_truth).or_else(|| self.disagreement_among_readers())
+    }
+
+    /// Nodes that believe the same answer everybody the same, whatever the policy.
+    fn disagreement_among_readers(&self) -> Option<String> {
+        let answers = |node: &Node| Some((World::name(node.id), self.checker.answers_of(node, &self.world)?));
+        let mut readers = self.nodes.values().filter_map(answers);
+        let (first, expected) = readers.next()?;
+        readers.find_map(|(other, answers)| {
+            let (one, two) = expected.iter().zip(&answers).find(|(one, two)| one != two)?;
+            Some(format!("{first} answers {one:?}, and {other} {two:?}"))
         })
     }
 

@@ -91,9 +91,9 @@ impl World {
         1_790_000_000_000 + now + draw(seed, &[3 << 32, id.0.into(), life.into()]).u64(0..1_200_000)
     }
 
-    /// A client in a site's network, and one that is nowhere.
+    /// Clients of two networks of each site, and one that is nowhere.
     pub fn clients(&self) -> Vec<IpAddr> {
-        let near = (0..self.sites).map(|n| IpAddr::from([10, n as u8, 0, 1]));
+        let near = (0..self.sites).flat_map(|n| [0, 77].map(|net| IpAddr::from([10, n as u8, net, 1])));
         near.chain([IpAddr::from([203, 0, 113, 1])]).collect()
     }
 
@@ -142,8 +142,10 @@ impl World {
     fn write_documents(&mut self, random: &mut fastrand::Rng) {
         let sites: Vec<String> = (0..self.sites).map(|n| format!("s{n}")).collect();
         let mut text = String::new();
-        for (n, site) in sites.iter().enumerate() {
-            text += &format!("kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n---\n");
+        let regions = random.bool();
+        let region = |n: u16| if regions { format!("region: r{}\n", n % 2) } else { String::new() };
+        for (n, site) in (0..).zip(&sites) {
+            text += &format!("kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n{}---\n", region(n));
         }
         text += "kind: Zone\nname: example.com\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\n";
         text += "kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\ngateways:\n";
@@ -152,7 +154,7 @@ impl World {
         }
         text += "---\n";
         for n in 0..self.vantages {
-            text += &format!("kind: Vantage\nname: v{n}\n---\n");
+            text += &format!("kind: Vantage\nname: v{n}\n{}---\n", region(n));
         }
         let checks = random.u16(1..=2);
         for n in 0..checks {
@@ -173,21 +175,30 @@ impl World {
         }
         for n in 0..random.u16(1..=4) {
             let name = if n == 0 { "gw.example.com".to_owned() } else { format!("d{n}.example.com") };
-            let mut order = sites.clone();
-            random.shuffle(&mut order);
-            let policy = if random.bool() {
-                "{ type: nearest }".to_owned()
+            let policy = policy(&sites, random);
+            let mut rules = String::new();
+            if random.f64() < 0.3 {
+                let network = random.u16(0..self.sites);
+                let policy = self::policy(&sites, random);
+                rules = format!("rules: [{{ networks: [10.{network}.0.0/16], policy: {policy} }}]\n");
+            }
+            let mode = if random.f64() < 0.1 { "manual" } else { "automatic" };
+            let ramp = if random.f64() < 0.4 { random.u8(1..=8) } else { 0 };
+            let gate = if random.f64() < 0.3 {
+                format!(", gate: c{}", random.u16(0..checks))
             } else {
-                format!("{{ type: failover, order: [{}] }}", order.join(", "))
+                String::new()
             };
+            let verdict = if regions && random.bool() { "regional" } else { "global" };
             let when_none = match random.u8(0..4) {
                 0 => "nodata",
                 1 => "{ backup: { a: [198.51.100.1] } }",
                 _ => "open",
             };
             text += &format!(
-                "kind: Domain\nname: {name}\ncluster: main\npolicy: {policy}\ncheck: c{}\nttl: 20s\nmin_ttl: 2s\n\
-                 answers: {}\nmin_up: {}\nwhen_none: {when_none}\nrecovery: {{ mode: automatic, hold_down: {}s }}\n---\n",
+                "kind: Domain\nname: {name}\ncluster: main\npolicy: {policy}\n{rules}check: c{}\nttl: 20s\nmin_ttl: 2s\n\
+                 verdict: {verdict}\nanswers: {}\nmin_up: {}\nwhen_none: {when_none}\n\
+                 recovery: {{ mode: {mode}, hold_down: {}s, ramp: {ramp}s{gate} }}\n---\n",
                 random.u16(0..checks),
                 random.u16(1..=2),
                 random.u16(1..=self.sites),
@@ -196,6 +207,27 @@ impl World {
             self.domains.push(name);
         }
         self.documents = text;
+    }
+}
+
+/// How sites are ranked.
+fn policy(sites: &[String], random: &mut fastrand::Rng) -> String {
+    let mut order = sites.to_vec();
+    random.shuffle(&mut order);
+    match random.u8(0..6) {
+        0..=1 => "{ type: nearest }".to_owned(),
+        2..=3 => format!("{{ type: failover, order: [{}] }}", order.join(", ")),
+        4 => {
+            let weights: Vec<String> =
+                order.iter().map(|it| format!("{it}: {}", random.u8(1..=100))).collect();
+            format!("{{ type: weighted, weights: {{ {} }} }}", weights.join(", "))
+        }
+        _ => {
+            let (blue, green) = order.split_at(random.usize(1..order.len()));
+            let active = if random.bool() { "blue" } else { "green" };
+            let (blue, green) = (blue.join(", "), green.join(", "));
+            format!("{{ type: blue_green, active: {active}, blue: [{blue}], green: [{green}] }}")
+        }
     }
 }
 
