@@ -24,6 +24,7 @@ pub mod schedule;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watched;
 mod work;
 
 use std::sync::Arc;

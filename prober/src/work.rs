@@ -18,7 +18,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// What each address asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Given(Vec<Option<Arc<Vec<WorkTarget>>>>);
+pub(crate) struct Given(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
 
 impl Given {
     pub(crate) fn of(addresses: usize) -> Self {
@@ -26,7 +26,7 @@ impl Given {
     }
 
     /// Everything that any address asks for.
-    pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &WorkTarget> {
+    pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &Arc<WorkTarget>> {
         let all = self.0.iter().flatten().flat_map(|targets| targets.iter());
         all.map(|target| (&target.key, target)).collect()
     }
@@ -54,7 +54,9 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                 }
                 failures = 0;
                 index = work.index;
-                inlet.jobs.send_if_modified(|given| replace(given, inlet.number, work.targets));
+                if let Some(targets) = work.targets {
+                    inlet.jobs.send_if_modified(|given| replace(given, inlet.number, targets));
+                }
                 // Requests from before our start were for somebody else.
                 let newest = work.confirm.iter().map(|it| it.number).max();
                 for request in &work.confirm {
@@ -83,7 +85,7 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     }
 }
 
-fn replace(given: &mut Given, number: usize, targets: Vec<WorkTarget>) -> bool {
+fn replace(given: &mut Given, number: usize, targets: Vec<Arc<WorkTarget>>) -> bool {
     let Some(place) = given.0.get_mut(number) else { return false };
     if place.as_deref() == Some(&targets) {
         return false;
