@@ -40,7 +40,11 @@ impl Dialer for Rim {
     async fn dial(&self, _: &WorkTarget, _: &mut Phases) -> Result<Cow<'static, str>, Fault> {
         let down = (DOWN_AT..UP_AT).contains(&self.start.elapsed());
         sleep(Duration::from_millis(1)).await;
-        if down { Err(Fault::Target("connection refused".to_owned())) } else { Ok(Cow::Borrowed("connected")) }
+        if down {
+            Err(Fault::Target("connection refused".to_owned()))
+        } else {
+            Ok(Cow::Borrowed("connected"))
+        }
     }
 
     async fn reach(&self, _: &Canary) -> Result<(), Fault> {
@@ -77,7 +81,8 @@ impl Admin for Rim {
 }
 
 fn targets(count: u32) -> Vec<Arc<WorkTarget>> {
-    let text = "kind: Check\nname: web\ntype: tcp\nport: 80\ninterval: 5s\ntimeout: 500ms\nfall: 4\nrise: 1\n";
+    let text =
+        "kind: Check\nname: web\ntype: tcp\nport: 80\ninterval: 5s\ntimeout: 500ms\nfall: 4\nrise: 1\n";
     let check: Check = match parse("test.yaml", text).unwrap().remove(0).value {
         Document::Check(check) => check,
         other => panic!("{other:?}"),
@@ -97,14 +102,14 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Until when the last of so many targets was told to be down, and up again; and how long that took this machine.
 fn play(count: u32) -> (Duration, Duration, Duration) {
     let began = std::time::Instant::now();
-    let rim = |start| Rim { start, targets: targets(count), told: Mutex::default(), largest: Mutex::default() };
+    let rim =
+        |start| Rim { start, targets: targets(count), told: Mutex::default(), largest: Mutex::default() };
     let (down, up) = runtime().block_on(async {
         let rim = Arc::new(rim(Instant::now()));
         let mut config = Config::new("v1".parse().unwrap(), vec!["test".to_owned()]);
         config.canaries = vec!["192.0.2.1:443".parse().unwrap()];
         let apis: Vec<Arc<dyn Admin>> = vec![rim.clone()];
-        let prober =
-            start_over(config, "boot".to_owned(), apis, rim.clone(), Clock::starting_at(Moment(1)));
+        let prober = start_over(config, "boot".to_owned(), apis, rim.clone(), Clock::starting_at(Moment(1)));
         let running = tokio::spawn(prober.run(sleep(Duration::from_secs(24))));
         let all = |state| {
             let told = rim.told.lock().unwrap();

@@ -182,7 +182,8 @@ listen = "127.0.0.1:{self.metrics}"
 
     def check(self, interval_ms):
         probe = "type: tcp\n" if self.kind == "tcp" else "type: http\npath: /readyz\nexpect_status: [200]\n"
-        return f"kind: Check\nname: web\n{probe}port: {self.port}\ninterval: {interval_ms}ms\ntimeout: 800ms\n"
+        return (f"kind: Check\nname: web\n{probe}port: {self.port}\n"
+                f"interval: {interval_ms}ms\ntimeout: {min(interval_ms, 800)}ms\n")
 
     def documents(self, interval_ms):
         texts = [f"kind: Site\nname: s{n}\n" for n in range(SITES)]
