@@ -1,7 +1,11 @@
 //! What to dial, as each address says: one long poll each. What an address said last stands while it is away, and
 //! a target is dialled as long as any address asks for it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use store::{
     health::{TargetKey, WorkTarget},
@@ -85,11 +89,38 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     }
 }
 
-fn replace(given: &mut Given, number: usize, targets: Vec<Arc<WorkTarget>>) -> bool {
+fn replace(given: &mut Given, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
     let Some(place) = given.0.get_mut(number) else { return false };
     if place.as_deref() == Some(&targets) {
         return false;
     }
+    // What stays is held once, by the list and by whoever took it from the list before.
+    let known: HashMap<_, _> = place.iter().flat_map(|it| it.iter()).map(|it| (&it.key, it)).collect();
+    for target in &mut targets {
+        if let Some(same) = known.get(&target.key).filter(|it| **it == target) {
+            *target = Arc::clone(same);
+        }
+    }
     *place = Some(Arc::new(targets));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tcp_target;
+
+    #[test]
+    fn what_stays_is_held_once_and_the_same_again_is_no_news() {
+        let target = |n: usize, interval| Arc::new(tcp_target(&format!("10.0.0.{n}"), interval, "800ms"));
+        let mut given = Given::of(1);
+        let first = vec![target(1, "1s"), target(2, "1s")];
+        assert!(replace(&mut given, 0, first.clone()));
+        assert!(!replace(&mut given, 0, vec![target(1, "1s"), target(2, "1s")]));
+        assert!(replace(&mut given, 0, vec![target(2, "1s"), target(1, "2s")]));
+        let now = given.targets();
+        assert_eq!(now.len(), 2);
+        assert!(Arc::ptr_eq(now[&first[1].key], &first[1]));
+        assert!(!replace(&mut given, 7, Vec::new()), "nobody's place");
+    }
 }
