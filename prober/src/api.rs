@@ -18,8 +18,10 @@ const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long a report may take: much shorter than a vantage stays fresh.
 const REPORT: Duration = Duration::from_secs(2);
-/// A full report can be large.
-const FULL_REPORT: Duration = Duration::from_secs(10);
+/// A large one may take longer.
+const LARGE_REPORT: Duration = Duration::from_secs(10);
+/// More observations than this make a report large.
+const LARGE: usize = 500;
 
 /// The rim of the prober towards control: one admin address. The simulation has another one.
 #[async_trait]
@@ -116,7 +118,8 @@ impl Admin for Api {
     }
 
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
-        let patience = if batch.full { FULL_REPORT } else { REPORT };
+        let large = batch.full || batch.observations.len() > LARGE;
+        let patience = if large { LARGE_REPORT } else { REPORT };
         let request = self.client.post(format!("{}/v1/observations", self.base)).json(batch);
         let body = self.send(request.timeout(patience)).await?;
         serde_json::from_slice(&body)

@@ -23,7 +23,8 @@ pub struct Config {
     /// More targets than this are not dialled (an error in the log and a metric say so).
     pub max_targets: usize,
     /// Probes in flight at a time; each holds a file descriptor. Those that are due wait their turn, confirmations
-    /// first, so too low a bound under many black holes delays probes and never fails them.
+    /// first, so too low a bound under many black holes delays probes and never fails them: each of those holds its
+    /// place for the whole timeout, `fall` times over before it is Down.
     pub max_dials: usize,
     /// Authorities (PEM) that checks over TLS believe beside the system's.
     pub check_ca_pem: Option<Vec<u8>>,

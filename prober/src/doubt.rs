@@ -41,6 +41,8 @@ pub struct Doubt {
     witnesses: Vec<Witness>,
     /// When what answered was dialled, and where (`None`: the canaries), oldest first and thinned out.
     answers: VecDeque<(Option<IpAddr>, Instant)>,
+    /// One was added since somebody asked.
+    news: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Doubt {
             ill: false,
             witnesses: Vec::new(),
             answers: VecDeque::new(),
+            news: false,
         }
     }
 
@@ -161,10 +164,16 @@ impl Doubt {
         let known = late.clone().any(|(it, _)| *it == place) || late.nth(1).is_some();
         if !known {
             self.answers.push_back((place, started));
+            self.news = true;
         }
         if self.answers.len() > ANSWERS {
             self.answers.pop_front();
         }
+    }
+
+    /// True if what [`Doubt::vouches`] says may have changed since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// The targets that answered last.

@@ -2,19 +2,19 @@
 //! them, and puts into the outbox what may be told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use store::{
     handle::Clock,
-    health::{Observation, State, TargetKey, WorkTarget},
+    health::{Observation, State, TargetKey},
     model::Span,
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 
@@ -22,40 +22,25 @@ use crate::{
     Config, Metrics,
     check::{Dialer, Outcome, probe},
     config::Canary,
-    doubt::{Doubt, Standing, Voucher},
+    doubt::{Doubt, Voucher},
     judge::{Belief, forgive, judge},
     outbox::Outbox,
     schedule::Schedule,
+    watched::{Roll, Unvouched},
     work::Given,
 };
+
+/// Outcomes judged in one turn, so that what is due never waits for all of them.
+const TOGETHER: usize = 64;
+/// So many turns to Down may be looked at again whenever something answers; when more wait, each costs
+/// [`PER_WAITING`] until the next look at all.
+const FEW_WAITING: usize = 256;
+const PER_WAITING: Duration = Duration::from_micros(1);
 
 /// Something that ended.
 enum Done {
     Probe { key: TargetKey, start: u64, started: Instant, outcome: Outcome },
     Canaries { started: Instant, failed: usize },
-}
-
-/// A target with what is believed of it.
-struct Watched {
-    target: Arc<WorkTarget>,
-    belief: Belief,
-    starts: u64,
-    in_flight: usize,
-    /// When the first failure of the present run began.
-    failing_since: Option<Instant>,
-    /// When the newest failure began.
-    failed: Option<Instant>,
-    /// A turn to Down that is not told yet.
-    unvouched: Option<Unvouched>,
-}
-
-/// A turn to Down that waits for somebody to vouch for us.
-struct Unvouched {
-    until: Instant,
-    /// What was believed before the turn, and still is as far as others know.
-    before: Belief,
-    /// The target is dialled once more, because an answer came after its last failure.
-    again: bool,
 }
 
 pub(crate) struct Driver {
@@ -66,12 +51,15 @@ pub(crate) struct Driver {
     schedule: Schedule,
     doubt: Doubt,
     canaries: Arc<[Canary]>,
-    watched: HashMap<TargetKey, Watched>,
-    /// Those with a turn to Down that is not told yet.
-    unvouched: BTreeSet<TargetKey>,
+    watched: Roll,
+    /// Those that failed in this turn.
+    touched: Vec<TargetKey>,
+    /// Something changed that may decide about those who wait for a voucher.
+    news: bool,
+    /// When all of those may be looked at next.
+    next_look: Instant,
     dials: JoinSet<Done>,
     ill: bool,
-    standing: Standing,
     max_targets: usize,
     max_dials: usize,
 }
@@ -92,11 +80,12 @@ impl Driver {
             schedule: Schedule::new(fastrand::f64()),
             doubt: Doubt::new(config.canaries.len(), Instant::now()),
             canaries: config.canaries.clone().into(),
-            watched: HashMap::new(),
-            unvouched: BTreeSet::new(),
+            watched: Roll::default(),
+            touched: Vec::new(),
+            news: false,
+            next_look: Instant::now(),
             dials: JoinSet::new(),
             ill: false,
-            standing: Standing::default(),
             max_targets: config.max_targets,
             max_dials: config.max_dials.max(1),
         }
@@ -126,10 +115,14 @@ impl Driver {
                     Some(key) => self.confirm(&key),
                     None => asking = false,
                 },
-                Some(done) = self.dials.join_next() => match done {
-                    Ok(done) => self.take_outcome(done),
-                    Err(error) => tracing::error!(%error, "a defect: a dial panicked"),
-                },
+                Some(done) = self.dials.join_next() => {
+                    self.take_outcome(done);
+                    for _ in 1..TOGETHER {
+                        let Some(done) = self.dials.try_join_next() else { break };
+                        self.take_outcome(done);
+                    }
+                    self.metrics.in_flight.set(self.dials.len() as u64);
+                }
                 () = sleep_until(next) => {}
             }
             self.settle();
@@ -139,11 +132,8 @@ impl Driver {
     fn next_wake(&self) -> Option<Instant> {
         let room = self.dials.len() < self.max_dials;
         let due = self.schedule.next_due().filter(|_| room);
-        let vouching = self
-            .unvouched
-            .iter()
-            .filter_map(|key| Some(self.watched.get(key)?.unvouched.as_ref()?.until))
-            .min();
+        let look = Some(self.next_look).filter(|_| self.news && !self.watched.waiting().is_empty());
+        let vouching = self.watched.next_deadline().into_iter().chain(look);
         due.into_iter().chain(self.doubt.next_round()).chain(vouching).min()
     }
 
@@ -159,29 +149,18 @@ impl Driver {
         let gone: Vec<_> = self.watched.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
             self.watched.remove(&key);
-            self.unvouched.remove(&key);
             self.schedule.remove(&key);
             self.outbox.forget(&key);
         }
         let (now, moment) = (Instant::now(), self.clock.now());
         for (key, target) in wanted {
-            if self.watched.contains_key(key) {
-                continue;
+            if !self.watched.contains(key) {
+                self.schedule.add(key.clone(), target.check.interval.0, now);
+                self.watched.add(Arc::clone(target), Belief::unknown(moment, "not probed yet"));
             }
-            self.schedule.add(key.clone(), target.check.interval.0, now);
-            let watched = Watched {
-                target: Arc::new(target.clone()),
-                belief: Belief::unknown(moment, "not probed yet"),
-                starts: 0,
-                in_flight: 0,
-                failing_since: None,
-                failed: None,
-                unvouched: None,
-            };
-            self.watched.insert(key.clone(), watched);
         }
-        self.metrics.targets.set(self.watched.len() as u64);
-        self.recount();
+        self.metrics.targets.set(self.watched.standing().targets as u64);
+        self.news = true;
     }
 
     fn start_due(&mut self) {
@@ -190,10 +169,11 @@ impl Driver {
             self.start_round(now);
         }
         while self.dials.len() < self.max_dials {
-            let Some(start) = self.schedule.pop(now) else { return };
+            let Some(start) = self.schedule.pop(now) else { break };
             self.dial(&start.key, now);
             self.metrics.started(start.why, now.duration_since(start.due));
         }
+        self.metrics.in_flight.set(self.dials.len() as u64);
         if self.schedule.next_due().is_some_and(|due| due <= now) {
             self.metrics.full.increment();
         }
@@ -202,14 +182,12 @@ impl Driver {
     fn dial(&mut self, key: &TargetKey, now: Instant) {
         let Some(watched) = self.watched.get_mut(key) else { return };
         watched.starts += 1;
-        watched.in_flight += 1;
         let (dialer, target) = (Arc::clone(&self.dialer), Arc::clone(&watched.target));
         let (key, start) = (key.clone(), watched.starts);
         self.dials.spawn(async move {
             let outcome = probe(dialer.as_ref(), &target).await;
             Done::Probe { key, start, started: now, outcome }
         });
-        self.metrics.in_flight.set(self.dials.len() as u64);
     }
 
     fn start_round(&mut self, now: Instant) {
@@ -235,39 +213,42 @@ impl Driver {
         self.schedule.dial_soon(key, Instant::now());
     }
 
-    fn take_outcome(&mut self, done: Done) {
-        self.metrics.in_flight.set(self.dials.len() as u64);
+    fn take_outcome(&mut self, done: Result<Done, JoinError>) {
         let now = Instant::now();
         match done {
-            Done::Canaries { started, failed } => self.doubt.round_over(started, failed, now),
-            Done::Probe { key, start, started, outcome } => self.judge(&key, start, started, &outcome, now),
+            Ok(Done::Canaries { started, failed }) => self.doubt.round_over(started, failed, now),
+            Ok(Done::Probe { key, start, started, outcome }) => {
+                self.judge(&key, start, started, &outcome, now)
+            }
+            Err(error) => tracing::error!(%error, "a defect: a dial panicked"),
         }
     }
 
     fn judge(&mut self, key: &TargetKey, start: u64, started: Instant, outcome: &Outcome, now: Instant) {
         let Some(watched) = self.watched.get_mut(key) else { return };
-        watched.in_flight -= 1;
         self.metrics.ended(outcome);
+        match outcome {
+            Outcome::Success { .. } => {
+                watched.failing_since = None;
+                self.doubt.answered(key, watched.target.address, started);
+            }
+            Outcome::Failure { .. } => watched.failed = watched.failed.max(Some(started)),
+            Outcome::Inconclusive { .. } => {}
+        }
+        let target = Arc::clone(&watched.target);
+        let mut before = watched.belief().clone();
         let moment = self.clock.now();
         if let Outcome::Success { .. } = outcome
-            && let Some(unvouched) = watched.unvouched.take()
+            && let Some(unvouched) = self.watched.stop_waiting(key)
         {
             // It answers, and nobody was told that it does not: then it was us.
-            watched.belief = forgive(&unvouched.before, moment);
-            self.unvouched.remove(key);
+            before = forgive(&unvouched.before, moment);
         }
-        let before = watched.belief.clone();
-        let (belief, ruling) = judge(&before, start, outcome, &watched.target.check, moment);
-        watched.belief = belief;
-        if let Outcome::Failure { .. } = outcome {
-            watched.failed = watched.failed.max(Some(started));
-        }
-        if let Outcome::Success { .. } = outcome {
-            watched.failing_since = None;
-            self.doubt.answered(key, watched.target.address, started);
-        }
+        let (belief, ruling) = judge(&before, start, outcome, &target.check, moment);
         if ruling.first_failure {
-            watched.failing_since = Some(started);
+            if let Some(watched) = self.watched.get_mut(key) {
+                watched.failing_since = Some(started);
+            }
             self.doubt.ask(now);
         }
         if ruling.call_off {
@@ -276,76 +257,83 @@ impl Driver {
         if ruling.confirm > 0 {
             self.schedule.confirm(key, ruling.confirm, now);
         }
-        let turned_down = before.state != State::Down && watched.belief.state == State::Down;
-        let turned = before.state != watched.belief.state;
-        if turned_down {
-            let until = now + self.doubt.patience(watched.target.check.timeout.0);
-            watched.unvouched = Some(Unvouched { until, before, again: false });
-            self.unvouched.insert(key.clone());
-        } else if watched.belief.state != State::Down {
-            watched.unvouched = None;
-            self.unvouched.remove(key);
+        let state = belief.state;
+        self.watched.believe(key, belief);
+        if state != State::Down {
+            self.watched.stop_waiting(key);
+        } else if before.state != State::Down {
+            let until = now + self.doubt.patience(target.check.timeout.0);
+            self.watched.wait(key, Unvouched { until, before, again: false });
         }
-        if turned {
-            self.recount();
+        if state == State::Down {
+            self.touched.push(key.clone());
         }
         self.tell(key);
     }
 
-    /// How the targets stand, for a vantage that has no canaries.
-    fn recount(&mut self) {
-        let addresses: HashSet<IpAddr> = self.watched.values().map(|it| it.target.address).collect();
-        let down = self.watched.values().filter(|it| it.belief.state == State::Down).count();
-        self.standing = Standing { targets: self.watched.len(), down, addresses: addresses.len() };
-    }
-
     /// What became decidable: whether we are ill, and which turns to Down may be told.
     fn settle(&mut self) {
-        let ill = self.doubt.ill(self.standing);
+        let ill = self.doubt.ill(self.watched.standing());
         if ill != self.ill {
             self.ill = ill;
             self.metrics.withheld.set(u64::from(ill));
             if ill {
                 tracing::warn!("this vantage doubts itself and withholds its votes");
                 self.outbox.withhold(true);
+                self.next_look = Instant::now();
             } else {
                 tracing::info!("this vantage trusts itself again");
                 self.recover();
                 self.outbox.withhold(false);
             }
+            self.news = true;
         }
-        if self.unvouched.is_empty() {
+        self.news |= self.doubt.take_news();
+        let touched = std::mem::take(&mut self.touched);
+        if self.watched.waiting().is_empty() {
+            self.news = false;
             return;
         }
         let now = Instant::now();
-        let waiting: Vec<_> = self.unvouched.iter().cloned().collect();
-        for key in waiting {
-            if !self.decided(&key, now) {
-                continue;
+        for key in touched.into_iter().chain(self.watched.overdue(now)) {
+            self.settle_one(&key, now);
+        }
+        if self.news && now >= self.next_look {
+            self.news = false;
+            let waiting: Vec<_> = self.watched.waiting().iter().cloned().collect();
+            for key in &waiting {
+                self.settle_one(key, now);
             }
-            self.unvouched.remove(&key);
-            if let Some(watched) = self.watched.get_mut(&key) {
-                watched.unvouched = None;
-            }
-            self.tell(&key);
+            let left = u32::try_from(waiting.len().saturating_sub(FEW_WAITING)).unwrap_or(u32::MAX);
+            self.next_look = now + PER_WAITING * left;
+        }
+    }
+
+    /// Tells a turn to Down that need not wait any longer.
+    fn settle_one(&mut self, key: &TargetKey, now: Instant) {
+        if self.decided(key, now) {
+            self.watched.stop_waiting(key);
+            self.tell(key);
         }
     }
 
     /// True if a turn to Down need not wait any longer. One that a later answer puts in doubt is dialled once more.
     fn decided(&mut self, key: &TargetKey, now: Instant) -> bool {
-        let Some(watched) = self.watched.get_mut(key) else { return true };
-        let Some(unvouched) = &mut watched.unvouched else { return true };
+        let Some(watched) = self.watched.get(key) else { return false };
+        let Some(unvouched) = watched.unvouched() else { return false };
         if self.ill || unvouched.until <= now {
             return true;
         }
         let since = watched.failing_since.unwrap_or(now);
         let newest = watched.failed.unwrap_or(since);
-        match self.doubt.vouches(watched.target.address, since, newest, self.standing) {
+        match self.doubt.vouches(watched.target.address, since, newest, self.watched.standing()) {
             Voucher::Good => true,
             Voucher::None => false,
             Voucher::TooLate => {
-                if !std::mem::replace(&mut unvouched.again, true) {
-                    unvouched.until = unvouched.until.max(now + watched.target.check.timeout.0);
+                if !unvouched.again {
+                    let until = unvouched.until.max(now + watched.target.check.timeout.0);
+                    let again = Unvouched { until, again: true, before: unvouched.before.clone() };
+                    self.watched.wait(key, again);
                     self.schedule.dial_soon(key, now);
                 }
                 false
@@ -358,25 +346,27 @@ impl Driver {
         let moment = self.clock.now();
         let keys: BTreeSet<_> = self.watched.keys().cloned().collect();
         for key in keys {
-            if let Some(watched) = self.watched.get_mut(&key) {
-                watched.belief = forgive(&watched.belief, moment);
-                watched.failing_since = None;
-                watched.unvouched = None;
-            }
+            self.watched.stop_waiting(&key);
+            let Some(watched) = self.watched.get_mut(&key) else { continue };
+            watched.failing_since = None;
+            let belief = forgive(watched.belief(), moment);
+            self.watched.believe(&key, belief);
             self.tell(&key);
         }
-        self.unvouched.clear();
-        self.recount();
     }
 
     /// Puts what may be told of a target into the outbox: its belief, or while a turn to Down waits for somebody
     /// to vouch for us, that it is suspect.
-    fn tell(&self, key: &TargetKey) {
-        let Some(watched) = self.watched.get(key) else { return };
-        let belief = &watched.belief;
-        let waits = watched.unvouched.is_some();
-        if waits && belief.state == State::Down {
+    fn tell(&mut self, key: &TargetKey) {
+        let Some(watched) = self.watched.get_mut(key) else { return };
+        let belief = watched.belief();
+        if watched.unvouched().is_some() && belief.state == State::Down {
             // The others were told of the suspicion with the first failure; there is nothing to add yet.
+            return;
+        }
+        // Only what bears on a verdict is news: latencies differ with every probe, and failures in their words.
+        let said = Some((belief.state, belief.suspect(), belief.since));
+        if watched.told == said {
             return;
         }
         self.outbox.tell(Observation {
@@ -387,6 +377,7 @@ impl Driver {
             latency: belief.latency.map(Span),
             suspect: belief.suspect(),
         });
+        watched.told = said;
     }
 }
 

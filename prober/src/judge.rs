@@ -53,6 +53,13 @@ impl Belief {
         self.state == State::Up && self.failures > 0
     }
 
+    /// Most probes say what the one before said.
+    fn say(&mut self, reason: &str) {
+        if *self.reason != *reason {
+            self.reason = reason.into();
+        }
+    }
+
     fn turn(&mut self, state: State, now: Moment) {
         if self.state != state {
             self.state = state;
@@ -85,7 +92,7 @@ pub fn judge(belief: &Belief, start: u64, outcome: &Outcome, check: &Check, now:
     let ruling = match outcome {
         Outcome::Success { phases, said } => {
             next.latency = Some(phases.whole);
-            next.reason = said.as_ref().into();
+            next.say(said);
             success(&mut next, start, check, now)
         }
         Outcome::Failure { reason } => failure(&mut next, start, reason, check, now),
@@ -116,7 +123,7 @@ fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Mome
     // at once would dial it as fast as it answers.
     let broke_a_run = next.state == State::Unknown && next.successes > 0;
     let first = next.failures == 0 && next.state != State::Down;
-    next.reason = reason.into();
+    next.say(reason);
     next.successes = 0;
     next.inconclusive = 0;
     next.failures = next.failures.saturating_add(1);
@@ -133,7 +140,7 @@ fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Mome
 fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> Ruling {
     next.inconclusive = next.inconclusive.saturating_add(1);
     if next.inconclusive >= check.fall.max(1) {
-        next.reason = reason.into();
+        next.say(reason);
         next.failures = 0;
         next.successes = 0;
         next.turn(State::Unknown, now);

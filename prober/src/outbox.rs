@@ -30,6 +30,8 @@ pub(crate) struct News {
     pub(crate) version: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
+    /// There is more than was taken.
+    pub(crate) more: bool,
 }
 
 impl Outbox {
@@ -40,13 +42,10 @@ impl Outbox {
         }
     }
 
-    /// Tells an observation, unless it says what was told before.
+    /// Tells an observation that is news.
     pub(crate) fn tell(&self, observation: Observation) {
         self.change(|inner| {
             let known = inner.seen.get(&observation.target);
-            if known.is_some_and(|(_, known)| same(known, &observation)) {
-                return false;
-            }
             if let Some((before, _)) = known {
                 inner.order.remove(before);
             }
@@ -77,24 +76,22 @@ impl Outbox {
         });
     }
 
-    /// What changed after a version; from 0 on, everything.
-    pub(crate) fn since(&self, version: u64) -> News {
+    /// The oldest changes after a version, so many `at_most`; from 0 on, everything there is.
+    pub(crate) fn since(&self, version: u64, at_most: usize) -> News {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = inner.order.range(version + 1..);
-        let observations =
-            newer.filter_map(|(_, key)| inner.seen.get(key)).map(|(_, it)| it.clone()).collect();
-        News { version: inner.version, withheld: inner.withheld, observations }
+        let mut newer = inner.order.range(version + 1..);
+        let taken: Vec<_> = newer.by_ref().take(at_most).collect();
+        let more = newer.next().is_some();
+        let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
+        let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
+        let observations = seen.map(|(_, it)| it.clone()).collect();
+        News { version: last, withheld: inner.withheld, observations, more }
     }
 
     /// Wakes with every change.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
-}
-
-/// Only what bears on a verdict is news: latencies differ with every probe, and failures in their words.
-fn same(before: &Observation, after: &Observation) -> bool {
-    (before.state, before.suspect, before.since) == (after.state, after.suspect, after.since)
 }
 
 #[cfg(test)]
@@ -123,15 +120,30 @@ mod tests {
         let outbox = Outbox::default();
         outbox.tell(observation("a", State::Up));
         outbox.tell(observation("b", State::Up));
-        let first = outbox.since(0);
+        let first = outbox.since(0, usize::MAX);
         assert_eq!(keys(&first), ["a", "b"]);
-        outbox.tell(observation("b", State::Up));
-        assert!(outbox.since(first.version).observations.is_empty(), "nothing new");
+        assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing new");
         outbox.tell(observation("a", State::Down));
-        assert_eq!(keys(&outbox.since(first.version)), ["a"]);
-        assert_eq!(keys(&outbox.since(0)), ["b", "a"]);
+        assert_eq!(keys(&outbox.since(first.version, usize::MAX)), ["a"]);
+        assert_eq!(keys(&outbox.since(0, usize::MAX)), ["b", "a"]);
         outbox.forget(&TargetKey::from("b"));
-        assert_eq!(keys(&outbox.since(0)), ["a"]);
+        assert_eq!(keys(&outbox.since(0, usize::MAX)), ["a"]);
+    }
+
+    #[test]
+    fn much_news_is_taken_piece_by_piece() {
+        let outbox = Outbox::default();
+        for key in ["a", "b", "c"] {
+            outbox.tell(observation(key, State::Up));
+        }
+        let first = outbox.since(0, 2);
+        assert_eq!((keys(&first), first.more), (vec!["a", "b"], true));
+        outbox.tell(observation("a", State::Down));
+        let second = outbox.since(first.version, 2);
+        assert_eq!((keys(&second), second.more), (vec!["c", "a"], false));
+        outbox.withhold(true);
+        let third = outbox.since(second.version, 2);
+        assert!(third.withheld && third.observations.is_empty() && third.version > second.version);
     }
 
     #[test]
@@ -141,6 +153,6 @@ mod tests {
         changed.mark_unchanged();
         outbox.withhold(true);
         assert!(changed.has_changed().unwrap());
-        assert!(outbox.since(0).withheld);
+        assert!(outbox.since(0, usize::MAX).withheld);
     }
 }

@@ -15,6 +15,9 @@ use crate::{
     outbox::{News, Outbox},
 };
 
+/// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
+/// it does, no heartbeat of ours is seen.
+const MOST: usize = 5_000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Who reports.
@@ -82,8 +85,9 @@ pub(crate) async fn report(
     let mut random = fastrand::Rng::new();
     loop {
         changed.borrow_and_update();
-        let news = outbox.since(if standing.full { 0 } else { standing.had });
-        let (version, sent) = (news.version, Instant::now());
+        let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MOST) };
+        let news = outbox.since(after, at_most);
+        let (version, more, sent) = (news.version, news.more, Instant::now());
         let batch = standing.batch(&who, news);
         match api.report(&batch).await {
             Ok(reply) => {
@@ -97,6 +101,9 @@ pub(crate) async fn report(
                 if again {
                     // The other end does not know us: at once, but never in a tight circle.
                     tokio::time::sleep(BACKOFF.0).await;
+                    continue;
+                }
+                if more {
                     continue;
                 }
                 let heartbeat = tokio::time::sleep_until(sent + HEARTBEAT_EVERY);

@@ -57,6 +57,7 @@ async fn take(
 
 impl Control {
     async fn start(targets: Vec<WorkTarget>) -> (Self, String) {
+        let targets = Some(targets.into_iter().map(Arc::new).collect());
         let work = watch::Sender::new(Work { index: 1, targets, confirm: vec![] });
         let control = Self {
             work: Arc::new(work),
@@ -184,7 +185,7 @@ async fn work_that_is_taken_back_stops_and_what_stays_goes_on() {
     let (control, url) = Control::start(vec![first.clone(), second.clone()]).await;
     let metrics = run(config(&[&url]));
     eventually("both", || metrics.targets.get() == 2).await;
-    control.change(|work| work.targets.retain(|it| it.key == second.key));
+    control.change(|work| work.targets.iter_mut().for_each(|all| all.retain(|it| it.key == second.key)));
     eventually("one", || metrics.targets.get() == 1).await;
     *control.resend.lock().unwrap() = true;
     eventually("a full batch without it", || {

@@ -1,7 +1,11 @@
 //! What to dial, as each address says: one long poll each. What an address said last stands while it is away, and
 //! a target is dialled as long as any address asks for it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use store::{
     health::{TargetKey, WorkTarget},
@@ -18,7 +22,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// What each address asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Given(Vec<Option<Arc<Vec<WorkTarget>>>>);
+pub(crate) struct Given(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
 
 impl Given {
     pub(crate) fn of(addresses: usize) -> Self {
@@ -26,7 +30,7 @@ impl Given {
     }
 
     /// Everything that any address asks for.
-    pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &WorkTarget> {
+    pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &Arc<WorkTarget>> {
         let all = self.0.iter().flatten().flat_map(|targets| targets.iter());
         all.map(|target| (&target.key, target)).collect()
     }
@@ -54,7 +58,9 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                 }
                 failures = 0;
                 index = work.index;
-                inlet.jobs.send_if_modified(|given| replace(given, inlet.number, work.targets));
+                if let Some(targets) = work.targets {
+                    inlet.jobs.send_if_modified(|given| replace(given, inlet.number, targets));
+                }
                 // Requests from before our start were for somebody else.
                 let newest = work.confirm.iter().map(|it| it.number).max();
                 for request in &work.confirm {
@@ -83,11 +89,38 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     }
 }
 
-fn replace(given: &mut Given, number: usize, targets: Vec<WorkTarget>) -> bool {
+fn replace(given: &mut Given, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
     let Some(place) = given.0.get_mut(number) else { return false };
     if place.as_deref() == Some(&targets) {
         return false;
     }
+    // What stays is held once, by the list and by whoever took it from the list before.
+    let known: HashMap<_, _> = place.iter().flat_map(|it| it.iter()).map(|it| (&it.key, it)).collect();
+    for target in &mut targets {
+        if let Some(same) = known.get(&target.key).filter(|it| **it == target) {
+            *target = Arc::clone(same);
+        }
+    }
     *place = Some(Arc::new(targets));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tcp_target;
+
+    #[test]
+    fn what_stays_is_held_once_and_the_same_again_is_no_news() {
+        let target = |n: usize, interval| Arc::new(tcp_target(&format!("10.0.0.{n}"), interval, "800ms"));
+        let mut given = Given::of(1);
+        let first = vec![target(1, "1s"), target(2, "1s")];
+        assert!(replace(&mut given, 0, first.clone()));
+        assert!(!replace(&mut given, 0, vec![target(1, "1s"), target(2, "1s")]));
+        assert!(replace(&mut given, 0, vec![target(2, "1s"), target(1, "2s")]));
+        let now = given.targets();
+        assert_eq!(now.len(), 2);
+        assert!(Arc::ptr_eq(now[&first[1].key], &first[1]));
+        assert!(!replace(&mut given, 7, Vec::new()), "nobody's place");
+    }
 }

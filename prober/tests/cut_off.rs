@@ -76,7 +76,11 @@ impl Admin for Rim {
         if index > 0 {
             std::future::pending::<()>().await;
         }
-        Ok(Work { index: 1, targets: self.targets.clone(), confirm: Vec::new() })
+        Ok(Work {
+            index: 1,
+            targets: Some(self.targets.iter().cloned().map(Arc::new).collect()),
+            confirm: Vec::new(),
+        })
     }
 }
 

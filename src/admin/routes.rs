@@ -98,7 +98,7 @@ pub const ROUTES: &[Route] = &[
         "vantage",
         &["index", "wait"],
         None,
-        "What a vantage is to dial; a long poll with the last index.",
+        "What a vantage is to dial, unless it has that; a long poll with the last index.",
     ),
     route("get", "/v1/drains", "read", &[], None, "The drains, newest first."),
     route(

@@ -44,7 +44,7 @@ pub(super) struct Board {
 #[derive(Debug)]
 struct Tasks {
     last: u64,
-    targets: Arc<[WorkTarget]>,
+    targets: Vec<Arc<WorkTarget>>,
     /// The configuration they were taken from.
     generation: Option<Generation>,
     /// The number under which the targets last changed; `None` before the first configuration.
@@ -55,21 +55,15 @@ struct Tasks {
 impl Tasks {
     fn starting_at(now: Moment) -> Self {
         let last = now.0.saturating_mul(1_000).max(1);
-        Self {
-            last,
-            targets: Arc::default(),
-            generation: None,
-            targets_at: None,
-            suspicions: VecDeque::new(),
-        }
+        Self { last, targets: Vec::new(), generation: None, targets_at: None, suspicions: VecDeque::new() }
     }
 
-    fn configure(&mut self, targets: Vec<WorkTarget>, generation: Generation) {
+    fn configure(&mut self, targets: Vec<Arc<WorkTarget>>, generation: Generation) {
         self.generation = Some(generation);
-        if self.targets_at.is_none() || *self.targets != *targets {
+        if self.targets_at.is_none() || self.targets != targets {
             self.last += 1;
             self.targets_at = Some(self.last);
-            self.targets = targets.into();
+            self.targets = targets;
         }
     }
 
@@ -88,7 +82,7 @@ impl Tasks {
     }
 
     /// The work of a vantage that has seen `index`; `None` while there is nothing new.
-    fn after(&self, vantage: &str, index: u64, now: Moment) -> Option<(u64, Vec<ConfirmNow>)> {
+    fn after(&self, vantage: &str, index: u64, now: Moment) -> Option<Work> {
         let targets_at = self.targets_at?;
         // Numbers this life never gave are no reason to leave anything out.
         let seen = if index > self.last { 0 } else { index };
@@ -98,11 +92,9 @@ impl Tasks {
             .filter(|(at, it)| it.number > seen && it.by.as_str() != vantage && now.since(*at) < URGENT_FOR)
             .map(|(_, it)| it.clone())
             .collect();
-        (seen < targets_at || !confirm.is_empty()).then_some((self.last, confirm))
-    }
-
-    fn work(&self, index: u64, confirm: Vec<ConfirmNow>) -> Work {
-        Work { index, targets: self.targets.to_vec(), confirm }
+        let targets = (seen < targets_at).then(|| self.targets.clone());
+        let news = targets.is_some() || !confirm.is_empty();
+        news.then_some(Work { index: self.last, targets, confirm })
     }
 }
 
@@ -136,11 +128,13 @@ impl Board {
         if self.with(|tasks| tasks.generation) == Some(snapshot.generation) {
             return;
         }
-        let targets = snapshot.targets.values().map(|target| WorkTarget {
-            key: target.key.clone(),
-            address: target.address,
-            site: target.site.clone(),
-            check: target.check.clone(),
+        let targets = snapshot.targets.values().map(|target| {
+            Arc::new(WorkTarget {
+                key: target.key.clone(),
+                address: target.address,
+                site: target.site.clone(),
+                check: target.check.clone(),
+            })
         });
         let targets = targets.collect();
         self.with(|tasks| tasks.configure(targets, snapshot.generation));
@@ -191,18 +185,16 @@ pub(super) async fn work(
             board.configure(snapshot);
         }
         let now = shared.handle.now();
-        if let Some((index, confirm)) = board.with(|tasks| tasks.after(vantage, index, now)) {
-            return Ok(board.with(|tasks| tasks.work(index, confirm)));
+        if let Some(work) = board.with(|tasks| tasks.after(vantage, index, now)) {
+            return Ok(work);
         }
         let woken = tokio::time::timeout_at(deadline, news.changed()).await;
         if woken.is_err() {
             if snapshot.is_none() {
                 return Err(Refused::new(Refusal::Unavailable, "this node has no configuration yet"));
             }
-            return Ok(board.with(|tasks| {
-                let (index, confirm) = tasks.after(vantage, index, now).unwrap_or((tasks.last, Vec::new()));
-                tasks.work(index, confirm)
-            }));
+            let nothing = |tasks: &mut Tasks| Work { index: tasks.last, ..Work::default() };
+            return Ok(board.with(|tasks| tasks.after(vantage, index, now).unwrap_or_else(|| nothing(tasks))));
         }
     }
 }
@@ -221,7 +213,7 @@ mod tests {
     }
 
     fn numbers(tasks: &Tasks, vantage: &str, index: u64, now: Moment) -> Option<Vec<u64>> {
-        tasks.after(vantage, index, now).map(|(_, confirm)| confirm.into_iter().map(|it| it.number).collect())
+        tasks.after(vantage, index, now).map(|work| work.confirm.into_iter().map(|it| it.number).collect())
     }
 
     #[test]
@@ -239,6 +231,18 @@ mod tests {
         assert!(Tasks::starting_at(START.after(Duration::from_millis(1))).last > tasks.last);
         tasks.configure(Vec::new(), Generation { epoch: 1, number: 1 });
         assert_eq!(tasks.last, before + 1, "the same targets are no news");
+    }
+
+    #[test]
+    fn targets_are_sent_to_whom_they_are_news() {
+        let mut tasks = tasks();
+        let index = tasks.last;
+        assert!(tasks.suspect(&name("v1"), TargetKey::from("a"), START));
+        let sent = |index| tasks.after("v2", index, START).map(|work| work.targets.is_some());
+        assert_eq!(sent(0), Some(true));
+        assert_eq!(sent(index), Some(false), "it has them, and hears of the suspicion");
+        assert_eq!(sent(index + 1), None);
+        assert_eq!(sent(index + 2), Some(true), "of another life");
     }
 
     #[test]

@@ -180,8 +180,9 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 pub struct Work {
     /// Hand it back as `?index=` to wait for the next.
     pub index: u64,
-    /// Everything to dial.
-    pub targets: Vec<WorkTarget>,
+    /// Everything to dial; absent if that has not changed since the index that was asked with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<Arc<WorkTarget>>>,
     /// Targets another vantage suspects: dial now. Each has a number that is never given twice.
     pub confirm: Vec<ConfirmNow>,
 }

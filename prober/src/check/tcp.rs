@@ -1,4 +1,7 @@
 //! The TCP check: the port accepts a connection, and says what it should.
+//!
+//! It is closed in order. A reset would leave no TIME_WAIT here, but to the target it is a client that broke off; and
+//! a source port is taken only for the address that was dialled, so that each has all of them.
 
 use std::{borrow::Cow, net::SocketAddr};
 

@@ -1,0 +1,207 @@
+//! The targets with what is believed of each, and what every turn asks about all of them: how they stand, and who
+//! waits for somebody to vouch for us. Counted as it changes, so that a turn costs the same however many there are.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use store::{
+    health::{State, TargetKey, WorkTarget},
+    model::Moment,
+};
+use tokio::time::Instant;
+
+use crate::{doubt::Standing, judge::Belief};
+
+/// A target with what is believed of it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) target: Arc<WorkTarget>,
+    belief: Belief,
+    pub(crate) starts: u64,
+    /// When the first failure of the present run began.
+    pub(crate) failing_since: Option<Instant>,
+    /// When the newest failure began.
+    pub(crate) failed: Option<Instant>,
+    /// A turn to Down that is not told yet.
+    unvouched: Option<Unvouched>,
+    /// What was told of it last, as far as it bears on a verdict.
+    pub(crate) told: Option<(State, bool, Moment)>,
+}
+
+/// A turn to Down that waits for somebody to vouch for us.
+#[derive(Clone, Debug)]
+pub(crate) struct Unvouched {
+    pub(crate) until: Instant,
+    /// What was believed before the turn, and still is as far as others know.
+    pub(crate) before: Belief,
+    /// The target is dialled once more, because an answer came after its last failure.
+    pub(crate) again: bool,
+}
+
+impl Watched {
+    pub(crate) const fn belief(&self) -> &Belief {
+        &self.belief
+    }
+
+    pub(crate) const fn unvouched(&self) -> Option<&Unvouched> {
+        self.unvouched.as_ref()
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Roll {
+    all: HashMap<TargetKey, Watched>,
+    /// How many stand at each address.
+    addresses: HashMap<IpAddr, usize>,
+    down: usize,
+    /// Those with a turn to Down that is not told yet.
+    waiting: BTreeSet<TargetKey>,
+    deadlines: BTreeSet<(Instant, TargetKey)>,
+}
+
+impl Roll {
+    pub(crate) fn get(&self, key: &TargetKey) -> Option<&Watched> {
+        self.all.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &TargetKey) -> Option<&mut Watched> {
+        self.all.get_mut(key)
+    }
+
+    pub(crate) fn contains(&self, key: &TargetKey) -> bool {
+        self.all.contains_key(key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &TargetKey> {
+        self.all.keys()
+    }
+
+    pub(crate) fn add(&mut self, target: Arc<WorkTarget>, belief: Belief) {
+        let key = target.key.clone();
+        self.remove(&key);
+        *self.addresses.entry(target.address).or_default() += 1;
+        self.down += usize::from(belief.state == State::Down);
+        let watched = Watched {
+            target,
+            belief,
+            starts: 0,
+            failing_since: None,
+            failed: None,
+            unvouched: None,
+            told: None,
+        };
+        self.all.insert(key, watched);
+    }
+
+    pub(crate) fn remove(&mut self, key: &TargetKey) {
+        self.stop_waiting(key);
+        let Some(gone) = self.all.remove(key) else { return };
+        self.down -= usize::from(gone.belief.state == State::Down);
+        if let Some(count) = self.addresses.get_mut(&gone.target.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&gone.target.address);
+            }
+        }
+    }
+
+    pub(crate) fn believe(&mut self, key: &TargetKey, belief: Belief) {
+        let Some(watched) = self.all.get_mut(key) else { return };
+        self.down -= usize::from(watched.belief.state == State::Down);
+        self.down += usize::from(belief.state == State::Down);
+        watched.belief = belief;
+    }
+
+    /// How the targets stand, for a vantage that has no canaries.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { targets: self.all.len(), down: self.down, addresses: self.addresses.len() }
+    }
+
+    /// Lets a turn to Down wait, in place of one that waited before.
+    pub(crate) fn wait(&mut self, key: &TargetKey, unvouched: Unvouched) {
+        self.stop_waiting(key);
+        let Some(watched) = self.all.get_mut(key) else { return };
+        self.deadlines.insert((unvouched.until, key.clone()));
+        self.waiting.insert(key.clone());
+        watched.unvouched = Some(unvouched);
+    }
+
+    pub(crate) fn stop_waiting(&mut self, key: &TargetKey) -> Option<Unvouched> {
+        let unvouched = self.all.get_mut(key)?.unvouched.take()?;
+        self.waiting.remove(key);
+        self.deadlines.remove(&(unvouched.until, key.clone()));
+        Some(unvouched)
+    }
+
+    /// Those that wait, in a fixed order.
+    pub(crate) const fn waiting(&self) -> &BTreeSet<TargetKey> {
+        &self.waiting
+    }
+
+    /// When the first of them has waited long enough.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Those that have waited long enough.
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<TargetKey> {
+        self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::tcp_target;
+
+    fn target(n: usize) -> Arc<WorkTarget> {
+        // Two checks at each address.
+        let timeout = if n.is_multiple_of(2) { "800ms" } else { "900ms" };
+        Arc::new(tcp_target(&format!("10.0.0.{}", n / 2), "1s", timeout))
+    }
+
+    fn belief(state: State) -> Belief {
+        let mut belief = Belief::unknown(Moment(1), "");
+        belief.state = state;
+        belief
+    }
+
+    proptest! {
+        /// Whatever happens to targets, what is kept of all of them is what counting them says.
+        #[test]
+        fn counts_agree_with_the_targets(steps in proptest::collection::vec((0_u8..6, 0_usize..6, 0_u64..100), 0..60)) {
+            let start = Instant::now();
+            let mut roll = Roll::default();
+            for (step, n, ms) in steps {
+                let key = &target(n).key;
+                let until = start + Duration::from_millis(ms);
+                let unvouched = || Unvouched { until, before: belief(State::Up), again: false };
+                match step {
+                    0 => roll.add(target(n), belief(State::Unknown)),
+                    1 => roll.remove(key),
+                    2 => roll.believe(key, belief(State::Down)),
+                    3 => roll.believe(key, belief(State::Up)),
+                    4 => roll.wait(key, unvouched()),
+                    _ => drop(roll.stop_waiting(key)),
+                }
+                let addresses: BTreeSet<_> = roll.all.values().map(|it| it.target.address).collect();
+                let down = roll.all.values().filter(|it| it.belief.state == State::Down).count();
+                let counted = Standing { targets: roll.all.len(), down, addresses: addresses.len() };
+                prop_assert_eq!(roll.standing(), counted);
+                let wait = |(key, it): (&TargetKey, &Watched)| Some((it.unvouched.as_ref()?.until, key.clone()));
+                let waiting: BTreeSet<_> = roll.all.iter().filter_map(wait).collect();
+                prop_assert_eq!(&roll.deadlines, &waiting);
+                let keys: BTreeSet<_> = waiting.into_iter().map(|(_, key)| key).collect();
+                prop_assert_eq!(roll.waiting(), &keys);
+            }
+        }
+    }
+}
