@@ -60,6 +60,8 @@ pub(crate) struct Driver {
     next_look: Instant,
     dials: JoinSet<Done>,
     ill: bool,
+    /// When this vantage last trusted itself again.
+    trusted_since: Option<Instant>,
     max_targets: usize,
     max_dials: usize,
 }
@@ -86,6 +88,7 @@ impl Driver {
             next_look: Instant::now(),
             dials: JoinSet::new(),
             ill: false,
+            trusted_since: None,
             max_targets: config.max_targets,
             max_dials: config.max_dials.max(1),
         }
@@ -227,6 +230,11 @@ impl Driver {
     fn judge(&mut self, key: &TargetKey, start: u64, started: Instant, outcome: &Outcome, now: Instant) {
         let Some(watched) = self.watched.get_mut(key) else { return };
         self.metrics.ended(outcome);
+        let failed = matches!(outcome, Outcome::Failure { .. });
+        if failed && self.trusted_since.is_some_and(|trusted| started < trusted) {
+            // Dialled while we were cut off.
+            return;
+        }
         match outcome {
             Outcome::Success { .. } => {
                 watched.failing_since = None;
@@ -344,6 +352,7 @@ impl Driver {
     /// What failed while we were cut off proves nothing.
     fn recover(&mut self) {
         let moment = self.clock.now();
+        self.trusted_since = Some(Instant::now());
         let keys: BTreeSet<_> = self.watched.keys().cloned().collect();
         for key in keys {
             self.watched.stop_waiting(&key);

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use prober::{
     Admin, Canary, Config, Failed,
-    check::{Dialer, Fault, Phases},
+    check::{CANARY_TIMEOUT, Dialer, Fault, Phases},
     start_over,
 };
 use store::{
@@ -25,31 +25,52 @@ use tokio::time::{Instant, sleep};
 const DOWN_AT: Duration = Duration::from_secs(8);
 const UP_AT: Duration = Duration::from_secs(16);
 
-/// All targets are down between [`DOWN_AT`] and [`UP_AT`]; the canary is not.
-#[derive(Debug)]
+/// What is wrong at a moment.
+enum Wrong {
+    Nothing,
+    /// All targets refuse; the canary answers.
+    Targets,
+    /// Nothing that is sent arrives.
+    OurOwnWay,
+}
+
+type Ask = Box<dyn Fn(Duration) -> Wrong + Send + Sync>;
+
 struct Rim {
     start: Instant,
+    wrong: Ask,
     targets: Vec<Arc<WorkTarget>>,
     /// What was told of each last, and when.
     told: Mutex<HashMap<TargetKey, (State, Duration)>>,
     largest: Mutex<usize>,
 }
 
+impl std::fmt::Debug for Rim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rim")
+    }
+}
+
 #[async_trait]
 impl Dialer for Rim {
     async fn dial(&self, _: &WorkTarget, _: &mut Phases) -> Result<Cow<'static, str>, Fault> {
-        let down = (DOWN_AT..UP_AT).contains(&self.start.elapsed());
+        let wrong = (self.wrong)(self.start.elapsed());
         sleep(Duration::from_millis(1)).await;
-        if down {
-            Err(Fault::Target("connection refused".to_owned()))
-        } else {
-            Ok(Cow::Borrowed("connected"))
+        match wrong {
+            Wrong::Nothing => Ok(Cow::Borrowed("connected")),
+            Wrong::Targets => Err(Fault::Target("connection refused".to_owned())),
+            Wrong::OurOwnWay => std::future::pending().await,
         }
     }
 
     async fn reach(&self, _: &Canary) -> Result<(), Fault> {
+        let wrong = (self.wrong)(self.start.elapsed());
         sleep(Duration::from_millis(1)).await;
-        Ok(())
+        if !matches!(wrong, Wrong::OurOwnWay) {
+            return Ok(());
+        }
+        sleep(CANARY_TIMEOUT).await;
+        Err(Fault::Target("no answer".to_owned()))
     }
 }
 
@@ -62,7 +83,7 @@ impl Admin for Rim {
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
         sleep(Duration::from_millis(50)).await;
         let mut told = self.told.lock().unwrap();
-        for seen in &batch.observations {
+        for seen in batch.observations.iter().filter(|_| !batch.withheld) {
             told.insert(seen.target.clone(), (seen.state, self.start.elapsed()));
         }
         if !batch.full {
@@ -80,10 +101,11 @@ impl Admin for Rim {
     }
 }
 
-fn targets(count: u32) -> Vec<Arc<WorkTarget>> {
-    let text =
-        "kind: Check\nname: web\ntype: tcp\nport: 80\ninterval: 5s\ntimeout: 500ms\nfall: 4\nrise: 1\n";
-    let check: Check = match parse("test.yaml", text).unwrap().remove(0).value {
+fn targets(count: u32, timeout: &str) -> Vec<Arc<WorkTarget>> {
+    let text = format!(
+        "kind: Check\nname: web\ntype: tcp\nport: 80\ninterval: 5s\ntimeout: {timeout}\nfall: 4\nrise: 1\n"
+    );
+    let check: Check = match parse("test.yaml", &text).unwrap().remove(0).value {
         Document::Check(check) => check,
         other => panic!("{other:?}"),
     };
@@ -99,21 +121,30 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// Until when the last of so many targets was told to be down, and up again; and how long that took this machine.
-fn play(count: u32) -> (Duration, Duration, Duration) {
-    let began = std::time::Instant::now();
-    let rim =
-        |start| Rim { start, targets: targets(count), told: Mutex::default(), largest: Mutex::default() };
+/// A prober of these targets that runs for a while.
+async fn start(
+    targets: Vec<Arc<WorkTarget>>,
+    wrong: impl Fn(Duration) -> Wrong + Send + Sync + 'static,
+    length: Duration,
+) -> (Arc<Rim>, tokio::task::JoinHandle<()>) {
+    let (told, largest) = (Mutex::default(), Mutex::default());
+    let rim = Arc::new(Rim { start: Instant::now(), wrong: Box::new(wrong), targets, told, largest });
+    let mut config = Config::new("v1".parse().unwrap(), vec!["test".to_owned()]);
+    config.canaries = vec!["192.0.2.1:443".parse().unwrap()];
+    let apis: Vec<Arc<dyn Admin>> = vec![rim.clone()];
+    let prober = start_over(config, "boot".to_owned(), apis, rim.clone(), Clock::starting_at(Moment(1)));
+    let running = tokio::spawn(async move { prober.run(sleep(length)).await.unwrap() });
+    (rim, running)
+}
+
+#[test]
+fn when_all_go_down_at_once_each_is_told_in_time() {
+    let wrong = |at: Duration| if (DOWN_AT..UP_AT).contains(&at) { Wrong::Targets } else { Wrong::Nothing };
     let (down, up) = runtime().block_on(async {
-        let rim = Arc::new(rim(Instant::now()));
-        let mut config = Config::new("v1".parse().unwrap(), vec!["test".to_owned()]);
-        config.canaries = vec!["192.0.2.1:443".parse().unwrap()];
-        let apis: Vec<Arc<dyn Admin>> = vec![rim.clone()];
-        let prober = start_over(config, "boot".to_owned(), apis, rim.clone(), Clock::starting_at(Moment(1)));
-        let running = tokio::spawn(prober.run(sleep(Duration::from_secs(24))));
+        let (rim, running) = start(targets(20_000, "500ms"), wrong, Duration::from_secs(24)).await;
         let all = |state| {
             let told = rim.told.lock().unwrap();
-            assert_eq!(told.len(), count as usize);
+            assert_eq!(told.len(), 20_000);
             assert!(told.values().all(|it| it.0 == state), "not all {state} at {:?}", rim.start.elapsed());
             told.values().map(|it| it.1).max().unwrap()
         };
@@ -121,19 +152,33 @@ fn play(count: u32) -> (Duration, Duration, Duration) {
         all(State::Up);
         sleep(UP_AT - DOWN_AT).await;
         let down = all(State::Down) - DOWN_AT;
-        running.await.unwrap().unwrap();
+        running.await.unwrap();
         assert!(*rim.largest.lock().unwrap() <= 5_000);
         (down, all(State::Up) - UP_AT)
     });
-    (down, up, began.elapsed())
-}
-
-#[test]
-fn when_all_go_down_at_once_each_is_told_in_time_and_costs_what_it_costs_alone() {
-    let (.., few) = play(1_000);
-    let (down, up, many) = play(20_000);
     // The interval, the confirmations, a report.
     assert!(down < Duration::from_millis(5_500), "{down:?}");
     assert!(up < Duration::from_millis(5_200), "{up:?}");
-    assert!(many < few * 80, "1,000 took {few:?}, 20,000 took {many:?}");
+}
+
+/// Two outages of our own with a moment between them that is long enough to trust ourselves again: a dial of the first
+/// that ends in that moment, and those of the second, are no run of failures.
+#[test]
+fn outages_of_our_own_in_a_row_put_nobody_down() {
+    for pause in (100..2_000).step_by(50) {
+        let ours = move |at: Duration| {
+            let within = |from, until| (from..until).contains(&at.as_millis());
+            let cut = within(8_000, 16_000) || within(16_000 + pause, 25_000);
+            if cut { Wrong::OurOwnWay } else { Wrong::Nothing }
+        };
+        runtime().block_on(async {
+            let (rim, mut running) = start(targets(50, "2s"), ours, Duration::from_secs(30)).await;
+            while tokio::time::timeout(Duration::from_millis(20), &mut running).await.is_err() {
+                let told = rim.told.lock().unwrap();
+                let down = told.iter().find(|(_, it)| it.0 == State::Down);
+                assert_eq!(down, None, "with {pause} ms between them");
+            }
+            assert_eq!(rim.told.lock().unwrap().len(), 50);
+        });
+    }
 }
