@@ -466,10 +466,12 @@ impl Node {
     async fn until_the_end(&mut self) -> Result<(), NodeError> {
         let begun = self.shutdown.begun();
         let failed = tokio::select! {
-            // Once the end has begun, parts that end do so because of it.
-            biased;
             () = begun => None,
-            ended = self.tasks.join_next() => Some(outcome(ended)),
+            ended = self.tasks.join_next() => match ended {
+                // Once the end has begun, parts that end do so because of it; they may be seen before it is.
+                Some(Ok((_, Ok(())))) if self.shutdown.has_begun() => None,
+                ended => Some(outcome(ended)),
+            },
         };
         if let Some((gateway, _)) = &self.gateway {
             gateway.shut_down();

@@ -38,6 +38,12 @@ impl Shutdown {
         self.0.send_replace(true);
     }
 
+    /// Whether somebody asked.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Ready once somebody asked.
     pub fn begun(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut asked = self.0.subscribe();
