@@ -26,7 +26,7 @@ use crate::{
     judge::{Belief, forgive, judge},
     outbox::Outbox,
     schedule::Schedule,
-    watched::{Roll, Unvouched},
+    watched::{Roll, Told, Unvouched},
     work::Given,
 };
 
@@ -373,9 +373,15 @@ impl Driver {
             // The others were told of the suspicion with the first failure; there is nothing to add yet.
             return;
         }
-        // Only what bears on a verdict is news: latencies differ with every probe, and failures in their words.
-        let said = Some((belief.state, belief.suspect(), belief.since));
-        if watched.told == said {
+        let now = Instant::now();
+        let told = Told {
+            state: belief.state,
+            suspect: belief.suspect(),
+            since: belief.since,
+            reason: Arc::clone(&belief.reason),
+            at: now,
+        };
+        if watched.told.as_ref().is_some_and(|before| !told.is_news_after(before)) {
             return;
         }
         self.outbox.tell(Observation {
@@ -386,7 +392,7 @@ impl Driver {
             latency: belief.latency.map(Span),
             suspect: belief.suspect(),
         });
-        watched.told = said;
+        watched.told = Some(told);
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use store::{
@@ -27,8 +28,32 @@ pub(crate) struct Watched {
     pub(crate) failed: Option<Instant>,
     /// A turn to Down that is not told yet.
     unvouched: Option<Unvouched>,
-    /// What was told of it last, as far as it bears on a verdict.
-    pub(crate) told: Option<(State, bool, Moment)>,
+    /// What was told of it last.
+    pub(crate) told: Option<Told>,
+}
+
+/// What was told of a target, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) state: State,
+    pub(crate) suspect: bool,
+    pub(crate) since: Moment,
+    pub(crate) reason: Arc<str>,
+    pub(crate) at: Instant,
+}
+
+/// How often other words for the same state are told.
+const WORDS_EVERY: Duration = Duration::from_secs(60);
+
+impl Told {
+    /// Only what bears on a verdict is news at once: latencies differ with every probe, and failures in their words. Of
+    /// what is Up other words are told in time, since they may be a warning.
+    pub(crate) fn is_news_after(&self, before: &Self) -> bool {
+        let bears = (self.state, self.suspect, self.since) != (before.state, before.suspect, before.since);
+        let other_words = || !Arc::ptr_eq(&self.reason, &before.reason) && self.reason != before.reason;
+        let in_time = || self.at.duration_since(before.at) >= WORDS_EVERY;
+        bears || (self.state == State::Up && !self.suspect && in_time() && other_words())
+    }
 }
 
 /// A turn to Down that waits for somebody to vouch for us.
@@ -155,8 +180,6 @@ impl Roll {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -172,6 +195,25 @@ mod tests {
         let mut belief = Belief::unknown(Moment(1), "");
         belief.state = state;
         belief
+    }
+
+    #[test]
+    fn a_warning_about_what_is_up_is_told_in_time() {
+        let begin = Instant::now();
+        let told = |state, reason: &str, seconds| Told {
+            state,
+            suspect: false,
+            since: Moment(1),
+            reason: reason.into(),
+            at: begin + Duration::from_secs(seconds),
+        };
+        let first = told(State::Up, "connected", 0);
+        assert!(!told(State::Up, "connected", 600).is_news_after(&first));
+        assert!(!told(State::Up, "the certificate expires in 13d", 59).is_news_after(&first));
+        assert!(told(State::Up, "the certificate expires in 13d", 60).is_news_after(&first));
+        assert!(told(State::Down, "connection refused", 1).is_news_after(&first));
+        let down = told(State::Down, "connection refused", 1);
+        assert!(!told(State::Down, "no answer within 800ms", 600).is_news_after(&down));
     }
 
     proptest! {
