@@ -444,6 +444,15 @@ async fn ask(command: Command, global: &Global) -> Outcome {
     }
 }
 
+/// The soft limit is there for programs that use `select(2)`; connections and probes are files, and 1,024 are few.
+fn open_as_many_files_as_allowed() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(?current, %error, "the limit of open files stays");
+    }
+}
+
 async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     if die_with_parent {
         end_with_parent()?;
@@ -457,6 +466,7 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         tracing::info!("asked to end");
         asked.begin();
     });
+    open_as_many_files_as_allowed();
     node::run(config, shutdown).await.map_err(Failure::failed)
 }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// After the last fault, everything agrees within this, in milliseconds.
-const HEALED_WITHIN: u64 = 60_000;
+const HEALED_WITHIN: u64 = 100_000;
 /// Agreement has to last.
 const SETTLED: u64 = 1_500;
 

@@ -45,14 +45,15 @@ pub(super) async fn remembered(shared: &Shared) -> Beliefs {
 }
 
 /// What another clock says, or this one before it was set, may lie ahead: a hold-down that counts from there would last
-/// as long as the clocks differ.
+/// as long as the clocks differ, and flaps would not be forgiven for as long.
 fn by_our_clock(
     verdicts: BTreeMap<TargetKey, Verdict>,
     now: Moment,
 ) -> impl Iterator<Item = (TargetKey, Verdict)> {
-    verdicts.into_iter().map(move |(target, verdict)| {
-        let since = verdict.since.min(now);
-        (target, Verdict { since, ..verdict })
+    verdicts.into_iter().map(move |(target, mut verdict)| {
+        verdict.since = verdict.since.min(now);
+        verdict.history.iter_mut().for_each(|turn| turn.at = turn.at.min(now));
+        (target, verdict)
     })
 }
 
@@ -239,15 +240,19 @@ fn remember(shared: &Shared, beliefs: &Beliefs) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::State;
+    use crate::health::{State, Transition};
 
     #[test]
     fn what_another_clock_says_does_not_lie_ahead() {
         let now = Moment(1_000_000);
-        let recovered = |since| Verdict { state: State::Up, since, recovered: true, ..Verdict::default() };
+        let recovered = |since| {
+            let history = [Transition { at: since, to: State::Down }].into();
+            Verdict { state: State::Up, since, recovered: true, history, ..Verdict::default() }
+        };
         let verdicts = [("a", recovered(Moment(1_600_000))), ("b", recovered(Moment(990_000)))];
         let verdicts = verdicts.into_iter().map(|(key, it)| (TargetKey::from(key), it)).collect();
-        let adopted: Vec<_> = by_our_clock(verdicts, now).map(|(_, it)| it.since).collect();
-        assert_eq!(adopted, [now, Moment(990_000)]);
+        let adopted: Vec<_> =
+            by_our_clock(verdicts, now).map(|(_, it)| (it.since, it.history[0].at)).collect();
+        assert_eq!(adopted, [(now, now), (Moment(990_000), Moment(990_000))]);
     }
 }
