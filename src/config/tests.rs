@@ -54,6 +54,18 @@ fn a_geoip_database_that_is_none_is_told() {
 }
 
 #[test]
+fn external_programs_are_absolute_paths_by_name() {
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:1\"]\n";
+    let said = mistakes(&format!(
+        "{node}external = {{ ok = \"/bin/true\", near = \"bin/x\", \"Bad Name\" = \"/x\" }}\n"
+    ));
+    assert!(said.contains("node.toml:7") && said.contains("external.near"), "{said}");
+    assert!(said.contains("the absolute path of a program"), "{said}");
+    assert!(said.contains("\"Bad Name\" is no name for a program"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
 fn what_is_not_toml_is_told_with_its_line() {
     let said = mistakes("node = \"n\"\nsite = \n");
     assert!(said.contains("node.toml:2"), "{said}");

@@ -104,6 +104,7 @@ mod tests {
     };
     use proptest::prelude::*;
     use store::model::Probe;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::{
@@ -151,6 +152,54 @@ mod tests {
             let outcome = ask(it, rcode).await;
             assert_eq!(matches!(outcome, Outcome::Success { .. }), up, "{outcome:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_cut_short_is_asked_for_over_tcp_if_its_records_matter() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = UdpSocket::bind(address).await.unwrap();
+        let reply = |query: &[u8]| {
+            let mut answer = Message::from_vec(query).unwrap();
+            answer.metadata.message_type = MessageType::Response;
+            answer
+        };
+        let datagrams = async {
+            loop {
+                let mut buffer = [0; 512];
+                let (read, from) = server.recv_from(&mut buffer).await.unwrap();
+                let mut answer = reply(&buffer[..read]);
+                answer.metadata.truncation = true;
+                server.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        };
+        let connections = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut query).await.unwrap();
+            let mut answer = reply(&query);
+            let name = answer.queries[0].name().clone();
+            answer.answers.push(Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, 1))));
+            let answer = answer.to_vec().unwrap();
+            stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let sockets = Sockets::default();
+        let checks = async {
+            let any = target_of(address, Probe::Dns(Box::new(question(0, None))));
+            let record = target_of(address, Probe::Dns(Box::new(question(0, Some("192.0.2.1")))));
+            (probe(&sockets, &any).await, probe(&sockets, &record).await)
+        };
+        let (any, record) = tokio::select! {
+            outcomes = checks => outcomes,
+            () = datagrams => unreachable!("it never ends"),
+            () = connections => unreachable!("it never ends"),
+        };
+        let Outcome::Success { phases, .. } = any else { panic!("{any:?}") };
+        assert_eq!(phases.connect, None, "the rcode was enough");
+        let Outcome::Success { phases, said } = record else { panic!("{record:?}") };
+        assert!(phases.connect.is_some() && said.contains("192.0.2.1"), "{said}");
     }
 
     proptest! {

@@ -171,6 +171,37 @@ async fn a_grpc_server_says_how_it_is() {
     }
 }
 
+#[tokio::test]
+async fn a_grpc_server_behind_tls_is_asked_too() {
+    let acceptor = identity().1;
+    let tls = Some(terms(None, false, None));
+    let it = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
+    let found = checked(Probe::Grpc(Box::new(it)), Sockets::default(), async |stream| {
+        answer_two(acceptor.accept(stream).await.unwrap(), &[0, 0, 0, 0, 2, 8, 1], Some("0")).await;
+    })
+    .await;
+    assert!(found.0 && found.1.contains("SERVING"), "{found:?}");
+}
+
+#[tokio::test]
+async fn head_and_headers_are_sent_as_written() {
+    let Probe::Http(mut it) = get(None, HttpVersion::One, false) else { unreachable!() };
+    it.method = store::model::Method::Head;
+    it.headers = vec![store::model::Header { name: "X-Probe".to_owned(), value: "waypost".to_owned() }];
+    let found = checked(Probe::Http(it), Sockets::default(), async |mut stream| {
+        let mut request = Vec::new();
+        while !tcp::contains(&request, b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+        }
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.starts_with("HEAD /readyz HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("\r\nX-Probe: waypost\r\n"), "{request}");
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    })
+    .await;
+    assert_eq!(found, (true, "status 204".to_owned()));
+}
+
 fn kinds() -> Vec<Probe> {
     let query = "a.example.com".parse().unwrap();
     let dns = DnsProbe { query, record_type: 1, expect_rcode: 0, expect_record: None };
