@@ -122,7 +122,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A prober of these targets that runs for a while.
-async fn start(
+fn start(
     targets: Vec<Arc<WorkTarget>>,
     wrong: impl Fn(Duration) -> Wrong + Send + Sync + 'static,
     length: Duration,
@@ -141,7 +141,7 @@ async fn start(
 fn when_all_go_down_at_once_each_is_told_in_time() {
     let wrong = |at: Duration| if (DOWN_AT..UP_AT).contains(&at) { Wrong::Targets } else { Wrong::Nothing };
     let (down, up) = runtime().block_on(async {
-        let (rim, running) = start(targets(20_000, "500ms"), wrong, Duration::from_secs(24)).await;
+        let (rim, running) = start(targets(20_000, "500ms"), wrong, Duration::from_secs(24));
         let all = |state| {
             let told = rim.told.lock().unwrap();
             assert_eq!(told.len(), 20_000);
@@ -172,7 +172,7 @@ fn outages_of_our_own_in_a_row_put_nobody_down() {
             if cut { Wrong::OurOwnWay } else { Wrong::Nothing }
         };
         runtime().block_on(async {
-            let (rim, mut running) = start(targets(50, "2s"), ours, Duration::from_secs(30)).await;
+            let (rim, mut running) = start(targets(50, "2s"), ours, Duration::from_secs(30));
             while tokio::time::timeout(Duration::from_millis(20), &mut running).await.is_err() {
                 let told = rim.told.lock().unwrap();
                 let down = told.iter().find(|(_, it)| it.0 == State::Down);
