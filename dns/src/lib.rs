@@ -17,8 +17,8 @@
 //!
 //! * CPU per query: 0.98 of gdnsd's and 1.14 of a bare echo's (10,000 steered names), of which 92 % is the kernel's; with
 //!   1,000,000 names 1.14 of that.
-//! * Memory of a node that only answers, 100,000 steered names of five sites: 190 to 199 MB (162 MB with
-//!   `MALLOC_ARENA_MAX=1`). Start to first answer with them: 0.7 to 1.3 s, with the engine there or away.
+//! * Memory of a node that only answers, 100,000 steered names of five sites: 166 to 172 MB, 200 MB at the peak of its first
+//!   start. Start to first answer with them: 0.8 to 1.3 s, with the engine there or away.
 //! * 100,000 verdicts flipped at once: written in 0.9 ms at most, the last old answer 0.3 ms later, no query around it
 //!   waited longer than 1.1 ms (`benches/flips.rs`).
 //!
