@@ -49,6 +49,17 @@ class Client:
         with self.news:
             return [it for it in self.changes if it[0] >= start]
 
+    def flips_since(self, start, before):
+        """Changes from one answer to another, and how often none came in time: that is no change of mind."""
+        newest, flips, unanswered = dict(before), [], 0
+        for at, node, answer in self.changes_since(start):
+            if answer.startswith("none"):
+                unanswered += 1
+            elif answer != newest.get(node):
+                flips.append((round(at - start, 3), node, newest.get(node), answer))
+                newest[node] = answer
+        return flips, unanswered
+
     def changes_within(self, start, seconds):
         time.sleep(max(0, start + seconds - time.monotonic()))
         return self.changes_since(start)

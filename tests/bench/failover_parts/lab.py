@@ -241,8 +241,9 @@ class Lab:
 
     def count_flips(self, seconds):
         """Changes of answers while a twentieth of the packets is lost each way between sites and others, and nothing
-        dies."""
+        dies; and how many queries were not answered."""
         self.settle()
+        before = dict(self.client.newest)
         with contextlib.ExitStack() as lossy:
             for site in SITES:
                 lossy.enter_context(self.dropping(site, 0.05))
@@ -250,10 +251,10 @@ class Lab:
             while time.monotonic() < start + seconds:
                 time.sleep(min(5.0, max(0.0, start + seconds - time.monotonic())))
                 self.look()
-            changes = self.client.changes_since(start)
+            flips = self.client.flips_since(start, before)
             if not self.dropped():
                 raise RuntimeError("a defect of the rig: no packet was dropped")
-            return changes
+            return flips
 
     def dropped(self):
         """How many packets the rules in force have dropped."""

@@ -125,9 +125,9 @@ class Rig(Lab):
         self.turns = set()
         self.look()
         before = frozenset(self.turns)
-        answers = self.count_flips(seconds)
+        answers, unanswered = self.count_flips(seconds)
         return {"targets": self.per_site * len(SITES), "minutes": seconds / 60,
-                "verdicts": sorted(self.turns - before), "answers": answers}
+                "verdicts": sorted(self.turns - before), "answers": answers, "unanswered": unanswered}
 
     def look(self):
         """Every change of a verdict that is remembered: the target, when, to what. The memory of each has an end."""
