@@ -78,7 +78,7 @@ class Client:
 
     def relapses(self, fits, start):
         """Changes to an answer that does not fit."""
-        return [it for it in self.changes_since(start) if not fits(it[2])]
+        return [it for it in self.changes_since(start) if not fits(it[2]) and not it[2].startswith("none")]
 
     @contextlib.contextmanager
     def counted(self):
