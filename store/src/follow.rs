@@ -19,7 +19,6 @@ mod drains;
 mod health;
 mod metrics;
 mod overflow;
-mod patience;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -29,7 +28,7 @@ use tokio::{
 };
 
 pub use metrics::FollowMetrics;
-pub use patience::Backoff;
+pub use crate::engine::Backoff;
 
 use crate::{
     disk::{DiskError, LastGood},

@@ -17,8 +17,8 @@ use tokio::{
 
 use super::{
     BURST, PER_SECOND, WAIT,
-    pace::{Bucket, backoff},
 };
+use crate::engine::pace::{Bucket, backoff};
 use crate::engine::{
     CheckStatus, EngineError, Index, Indexed, Wait,
     consul::{
