@@ -27,8 +27,8 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use metrics::FollowMetrics;
 pub use crate::engine::Backoff;
+pub use metrics::FollowMetrics;
 
 use crate::{
     disk::{DiskError, LastGood},

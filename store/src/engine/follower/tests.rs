@@ -212,7 +212,8 @@ async fn what_could_not_be_used_is_delivered_again() {
     engine.set("p/a", "1").await;
     let mut follower = follow(&engine, "p/");
     read(&mut follower).await;
-    let News::Failed { first: true, .. } = follower.failed(EngineError::Unusable("a shard is missing".into()))
+    let News::Failed { first: true, .. } =
+        follower.failed(EngineError::Unusable("a shard is missing".into()))
     else {
         panic!("a failure")
     };

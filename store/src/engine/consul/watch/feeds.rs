@@ -15,9 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    BURST, PER_SECOND, WAIT,
-};
+use super::{BURST, PER_SECOND, WAIT};
 use crate::engine::pace::{Bucket, backoff};
 use crate::engine::{
     CheckStatus, EngineError, Index, Indexed, Wait,
