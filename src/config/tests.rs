@@ -91,6 +91,10 @@ fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
     for named in ["node.toml:7: ", "dns.tls_listen", "node.toml:8: ", "dns.https_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
+    let said = mistakes(&format!("{head}quic_listen = [\"[::1]:853\"]\nh3_listen = [\"[::1]:443\"]\n"));
+    for named in ["node.toml:7: ", "dns.quic_listen", "node.toml:8: ", "dns.h3_listen", "[dns.tls]"] {
+        assert!(said.contains(named), "{named} in\n{said}");
+    }
     let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));
     assert!(said.contains("dns.tls.key") && said.contains("kay"), "{said}");
     let text = format!("{head}[dns.tls]\ncertificate = \"nowhere.pem\"\nkey = \"nowhere.key\"\n");
