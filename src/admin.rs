@@ -4,6 +4,7 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
+mod bearers;
 mod documents;
 pub mod explain;
 mod health;
@@ -11,6 +12,7 @@ mod nodes;
 pub mod routes;
 pub mod simulate;
 pub mod status;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -39,6 +41,7 @@ pub use health::{Health, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
 pub use status::{Seen, Status, TargetStatus};
+pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{
     auth::{Auth, Identity, Right},
@@ -56,6 +59,7 @@ pub struct Admin {
     control: ControlHandle,
     auth: Auth,
     nodes: nodes::Nodes,
+    bearers: bearers::Bearers,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
 }
@@ -65,7 +69,15 @@ impl Admin {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
-        Self { engine, handle, control, auth, nodes, zones: Arc::default(), targets: Arc::default() }
+        let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
+        let (zones, targets) = (Arc::default(), Arc::default());
+        Self { engine, handle, control, auth, nodes, bearers, zones, targets }
+    }
+
+    /// Puts an operator's token in force once every node and vantage that it waits for has been heard with a token.
+    /// Runs for ever.
+    pub async fn complete_bootstraps(&self) {
+        tokens::complete(self).await;
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
@@ -91,6 +103,8 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .route("/v1/documents", get(documents::list))
         .route("/v1/documents/{kind}/{name}", get(documents::one).delete(documents::delete))
         .route("/v1/domains/{name}/switch", post(documents::switch))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/bootstrap", get(tokens::bootstrap).post(tokens::order_bootstrap))
         .route("/v1/export", get(documents::export))
         .route("/v1/backup", get(documents::backup))
         .route("/v1/restore", post(documents::restore))
@@ -274,7 +288,10 @@ async fn observations(
     Sent(batch): Sent<Batch>,
 ) -> Result<Json<BatchReply>, Problem> {
     caller.needs(Right::Vantage(batch.vantage.as_str()))?;
-    Ok(Json(admin.control.observe(batch).await?))
+    let vantage = batch.vantage.clone();
+    let reply = admin.control.observe(batch).await?;
+    admin.bearers.heard(&vantage, caller.0.token()).await;
+    Ok(Json(reply))
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,10 +19,11 @@ use std::{
 use store::{
     engine::consul,
     geo::Geo,
+    secret::Credential,
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
 };
 
-use crate::certificate::CertificateFiles;
+use crate::{certificate::CertificateFiles, token_file::TokenFile};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// The files that its tokens come from.
+    pub token_files: Vec<TokenFile>,
 }
 
 /// Which engine.
@@ -83,7 +86,7 @@ pub struct Guard {
     /// Certificate chain and key, in PEM.
     pub tls: Option<Tls>,
     /// The first operator's token; others are Token documents.
-    pub token: Option<consul::Secret>,
+    pub token: Option<Credential>,
 }
 
 /// A certificate chain with its key, in PEM.

@@ -14,3 +14,4 @@ pub mod listen;
 pub mod node;
 pub mod shutdown;
 pub mod telemetry;
+pub mod token_file;

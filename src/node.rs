@@ -18,7 +18,7 @@ use store::{
     handle::{Clock, Handle},
     load::Load,
     metrics::Source,
-    model::{Generation, Name},
+    model::{Bearer, Generation, Name},
     snapshot::{Snapshot, Sources},
 };
 use tokio::{
@@ -171,17 +171,23 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
         Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
         Store::Embedded(it) => {
-            let address =
-                it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
-            let options = embedded::Options {
-                node: config.node.to_string(),
-                address,
-                datacenter: it.datacenter.clone(),
-            };
-            let embedded = embedded::Embedded::open(&config.data_dir.join("engine"), options).await?;
+            let embedded = open_embedded(config, it).await?;
+            // This node beats without asking the face; what the face noted of it in an earlier life is over.
+            store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
             Ok(Opened { engine: Arc::clone(&embedded) as Arc<dyn Engine>, embedded: Some(embedded) })
         }
     }
+}
+
+/// Opens the embedded engine of a node.
+pub(crate) async fn open_embedded(
+    config: &Config,
+    it: &config::Embedded,
+) -> Result<Arc<embedded::Embedded>, EngineError> {
+    let address = it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
+    let options =
+        embedded::Options { node: config.node.to_string(), address, datacenter: it.datacenter.clone() };
+    embedded::Embedded::open(&config.data_dir.join("engine"), options).await
 }
 
 async fn follow(
@@ -439,6 +445,7 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
@@ -452,6 +459,17 @@ impl Node {
                 ("the engine", Ok(()))
             });
         }
+    }
+
+    fn complete_bootstraps(&mut self, admin: Admin) {
+        let ending = self.shutdown.begun();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ending => {}
+                () = admin.complete_bootstraps() => {}
+            }
+            ("bringing tokens into force", Ok(()))
+        });
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {

@@ -9,17 +9,20 @@ use std::{
 };
 
 use store::{
-    engine::consul::{self, Secret},
+    engine::consul,
     geo::Geo,
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
     },
+    secret::{Credential, Secret},
 };
 
 use dns::registry::Offer;
 
 use crate::certificate::CertificateFiles;
+
+use crate::token_file::{self, TokenFile};
 
 use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
 
@@ -48,6 +51,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
     let dns = dns_there.map(|it| within(it.config, store.as_ref()));
+    let token_files = token_files(&fields, store.as_ref(), prober.as_ref(), control.as_ref());
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -77,6 +81,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         prober,
         control,
         telemetry,
+        token_files,
     })
 }
 
@@ -115,7 +120,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
         Some(Store::Embedded(Embedded { datacenter, http, dns, dns_domain, dns_ttl, guard }))
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
-        let token = fields.optional("token_file", |it| secret(&it));
+        let token = fields.optional("token_file", |it| token_to_send(&it));
         let ca_pem = fields.optional("ca_file", |it| file(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
@@ -268,7 +273,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         }
         Some(urls)
     });
-    let token = fields.optional("token_file", |it| secret(&it));
+    let token = fields.optional("token_file", |it| token_to_send(&it));
     let ca_pem = fields.optional("ca_file", |it| file(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
@@ -278,7 +283,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
     config.external = external;
-    config.token = token.map(|it| prober::Secret::from(it.expose().to_owned()));
+    config.token = token;
     config.ca_pem = ca_pem;
     config.canaries = canaries.unwrap_or_default();
     config.max_targets = max_targets.unwrap_or(config.max_targets);
@@ -347,7 +352,7 @@ fn guard(fields: &Fields<'_>) -> Guard {
         let key = tls.required("key", "the file of its key, in PEM", |it| file(&it));
         Some(Tls { cert: cert?, key: key? })
     });
-    Guard { tls, token: fields.optional("token_file", |it| secret(&it)) }
+    Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }
 
 fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
@@ -436,12 +441,39 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
 
 fn secret(at: &Reader<'_>) -> Option<Secret> {
     let bytes = file(at)?;
-    let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
-    if text.len() < 16 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        at.mistake("the file holds no token", "one line of at least 16 printable characters");
-        return None;
+    token_file::secret(&bytes).map_err(|error| at.mistake(error, token_file::EXPECTED)).ok()
+}
+
+/// The token of a client. Its file may come later: `token bootstrap` writes it.
+fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
+    if path(at)?.try_exists().is_ok_and(|there| !there) {
+        return Some(Credential::default());
     }
-    Some(Secret::new(text))
+    secret(at).map(Credential::from)
+}
+
+/// The token files that a node rereads, with the credentials that are made of them.
+fn token_files(
+    fields: &Fields<'_>,
+    store: Option<&Store>,
+    prober: Option<&prober::Config>,
+    control: Option<&Control>,
+) -> Vec<TokenFile> {
+    let stores = store.and_then(|it| match it {
+        Store::Embedded(it) => it.guard.token.as_ref(),
+        Store::Consul(it) => it.token.as_ref(),
+    });
+    let found = [
+        ("store", "[store] token_file", stores),
+        ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
+        ("control", "[control] token_file", control.and_then(|it| it.guard.token.as_ref())),
+    ];
+    let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
+        let credential = credential?.clone();
+        let path = path(&fields.get(section)?.fields()?.get("token_file")?)?;
+        Some(TokenFile { what, path, credential })
+    };
+    found.into_iter().filter_map(named).collect()
 }
 
 /// The CPUs this process may use (the cgroup's, where one is set).

@@ -3,7 +3,7 @@
 //! It renews its check every second and registers itself again when the registry has forgotten it, which is
 //! also what it does while it is being drained: gateways must not be fooled by that.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -12,11 +12,12 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use store::engine::{
     CheckStatus, Engine, Registration,
-    consul::{Config, Consul},
+    consul::{Config, Consul, Credential},
 };
 use tokio::net::TcpListener;
 
 use super::DemoError;
+use crate::token_file::TokenFile;
 
 /// What a back end is.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Options {
     pub site: String,
     /// The registry.
     pub engine: String,
+    /// The registrar's token; the file may come later.
+    pub token_file: PathBuf,
 }
 
 const TTL: Duration = Duration::from_secs(5);
@@ -48,9 +51,13 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
         by: "demo-backend --listen",
         error,
     })?;
-    let config = Config { url: options.engine.clone(), token: None, ca_pem: None, datacenter: None };
+    let credential = Credential::default();
+    let token = Some(credential.clone());
+    let config = Config { url: options.engine.clone(), token, ca_pem: None, datacenter: None };
     let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
-    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
+    let path = options.token_file.clone();
+    let token_file = TokenFile { what: "--token-file", path, credential };
+    tokio::spawn(stay_registered(Arc::new(engine), options.clone(), token_file));
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -87,7 +94,7 @@ async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<B
     Ok(response)
 }
 
-async fn stay_registered(engine: Arc<dyn Engine>, options: Options) {
+async fn stay_registered(engine: Arc<dyn Engine>, options: Options, token_file: TokenFile) {
     let registration = Registration {
         service: options.service.clone(),
         id: options.id.clone(),
@@ -102,6 +109,9 @@ async fn stay_registered(engine: Arc<dyn Engine>, options: Options) {
     let mut every = tokio::time::interval(RENEW_EVERY);
     loop {
         every.tick().await;
+        if let Err(error) = token_file.reread() {
+            tracing::debug!(error, "token");
+        }
         let outcome = if registered {
             engine.ttl_update(&check, CheckStatus::Passing, "serving").await
         } else {

@@ -25,8 +25,10 @@ pub mod load;
 pub mod locality;
 pub mod metrics;
 pub mod model;
+pub mod secret;
 pub mod snapshot;
 pub mod steering;
+pub mod writers;
 #[cfg(test)]
 mod testing;
 
