@@ -12,5 +12,6 @@ pub mod demo;
 pub mod face;
 pub mod listen;
 pub mod node;
+pub mod reread;
 pub mod shutdown;
 pub mod telemetry;

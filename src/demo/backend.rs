@@ -17,6 +17,7 @@ use store::engine::{
 use tokio::net::TcpListener;
 
 use super::DemoError;
+use crate::reread::Rereads;
 
 /// What a back end is.
 #[derive(Clone, Debug)]
@@ -51,6 +52,7 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let config = Config { url: options.engine.clone(), token: None, ca_pem: None, datacenter: None };
     let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
     tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
+    tokio::spawn(Rereads::default().run());
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
