@@ -444,6 +444,7 @@ async fn run(cli: Cli) -> Outcome {
     match command {
         Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
         Command::Demo { dns, consul, tour } => {
+            survive_hangups()?;
             let options = demo::Options { json: global.json, dns, consul, tour };
             match demo::run(options).await {
                 Ok(code) if code == ExitCode::SUCCESS => Ok(()),
@@ -452,6 +453,7 @@ async fn run(cli: Cli) -> Outcome {
             }
         }
         Command::DemoBackend { die_with_parent, service, id, site, engine, listen, token_file } => {
+            survive_hangups()?;
             if die_with_parent {
                 end_with_parent()?;
             }
@@ -510,6 +512,7 @@ fn open_as_many_files_as_allowed() {
 }
 
 async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
+    survive_hangups()?;
     if die_with_parent {
         end_with_parent()?;
     }
@@ -524,6 +527,11 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     });
     open_as_many_files_as_allowed();
     node::run(config, shutdown).await.map_err(Failure::failed)
+}
+
+/// From now on SIGHUP asks this process to read its files again, and does not end it.
+fn survive_hangups() -> Outcome {
+    crate::reread::hangups().map(drop).map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
 }
 
 /// Asks the kernel to kill this process when its parent ends.

@@ -23,7 +23,7 @@ use store::{
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
 };
 
-use crate::{certificate::CertificateFiles, token_file::TokenFile};
+use crate::{certificate::CertificateFiles, reread::FileInUse, token_file::TokenFile};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -40,8 +40,10 @@ pub struct Config {
     pub dns: Option<dns::Config>,
     /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
     pub dns_certificate: Option<CertificateFiles>,
+    /// The file of the DNS role's cookie secrets, if it shares them with other nodes.
+    pub dns_cookies: Option<FileInUse>,
     /// Where clients are that no site's networks hold.
-    pub geoip: Option<Arc<Geo>>,
+    pub geoip: Option<GeoIp>,
     /// The gateway role.
     pub proxy: Option<Proxy>,
     /// The prober role.
@@ -52,6 +54,20 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// The files that its tokens come from.
     pub token_files: Vec<TokenFile>,
+}
+
+/// A database of where addresses are, with the file it was read from.
+#[derive(Clone, Debug)]
+pub struct GeoIp {
+    /// The file.
+    pub file: FileInUse,
+    /// What it said.
+    pub geo: Arc<Geo>,
+}
+
+impl GeoIp {
+    /// Octets such a file may have: several times what the largest published ones have.
+    pub const LARGEST: u64 = 2 * 1024 * 1024 * 1024;
 }
 
 /// Which engine.
@@ -92,6 +108,8 @@ pub struct Guard {
 /// A certificate chain with its key, in PEM.
 #[derive(Clone)]
 pub struct Tls {
+    /// Where both were read from.
+    pub files: CertificateFiles,
     /// The chain.
     pub cert: Vec<u8>,
     /// The key.
@@ -100,7 +118,7 @@ pub struct Tls {
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tls(hidden)")
+        write!(f, "Tls({})", self.files)
     }
 }
 

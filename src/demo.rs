@@ -171,6 +171,7 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     } else {
         print_guide(fleet.layout());
     }
+    tokio::spawn(crate::reread::Rereads::default().run());
     crate::shutdown::signalled().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,26 +15,25 @@ use dns::{
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
+    geo::Geo,
     handle::{Clock, Handle},
     load::Load,
     metrics::Source,
     model::{Bearer, Generation, Name},
     snapshot::{Snapshot, Sources},
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     admin::{self, Admin, Health},
     auth::Auth,
-    certificate::CertificateFiles,
-    config::{self, Config, Store},
+    config::{self, Config, GeoIp, Store},
     control,
     listen::{self, Bound, ListenError},
+    reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
     shutdown::Shutdown,
     telemetry::{Metrics, TelemetryError},
+    token_file::TokenFile,
 };
 
 /// How long the parts may take to end, beyond what the gateway was given.
@@ -115,8 +114,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         Some(store) => Some(open(&config, store).await?),
         None => None,
     };
+    let geo = watch::Sender::new(config.geoip.as_ref().map(|it| Arc::clone(&it.geo)));
     let followed = match &opened {
-        Some(opened) => Some(follow(&config, &opened.engine, &boot).await?),
+        Some(opened) => Some(follow(&config, &opened.engine, &boot, geo.subscribe()).await?),
         None => None,
     };
     let (handle, follower) = followed.unzip();
@@ -129,7 +129,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         gateway: None,
         zones: Arc::default(),
         targets: Arc::default(),
+        rereads: Rereads::default(),
     };
+    config.token_files.iter().for_each(TokenFile::say_if_missing);
+    node.rereads.extend(config.token_files.iter().map(TokenFile::part));
+    node.rereads.extend(certificate_parts(&config, &listeners));
+    node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
@@ -167,6 +172,62 @@ async fn bind(config: &Config) -> Result<Listeners, ListenError> {
     Ok(listeners)
 }
 
+/// What reads the certificates of the node's own listeners again.
+fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
+    let face = match &config.store {
+        Some(Store::Embedded(it)) => it.guard.tls.as_ref(),
+        _ => None,
+    };
+    let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
+    let part = |bound: &Option<Bound>, tls: Option<&config::Tls>| bound.as_ref()?.certificate_part(tls?);
+    [part(&listeners.face, face), part(&listeners.admin, admin)].into_iter().flatten().collect()
+}
+
+/// What reads the database of where addresses are again.
+fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -> Part {
+    let path = geoip.file.path.clone();
+    let files = Files::new(vec![path.clone()], GeoIp::LARGEST);
+    Part::of_files("[dns] geoip", files, Some(geoip.file.content), move |contents| {
+        let geo = contents.first().ok_or("expected a file").map_err(str::to_owned);
+        let geo = Geo::read(geo?).map_err(|error| format!("{}: {error}", path.display()))?;
+        let what = format!("{geo:?}");
+        into.send_replace(Some(Arc::new(geo)));
+        Ok(what)
+    })
+}
+
+/// What reads the secrets of DNS cookies again.
+fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
+    let path = file.path.clone();
+    let files = Files::new(vec![path.clone()], Files::SMALL);
+    Part::of_files("[dns] cookie_secret_file", files, Some(file.content), move |contents| {
+        let text = contents.first().map(|it| String::from_utf8_lossy(it)).unwrap_or_default();
+        let secrets: dns::cookie::Secrets =
+            text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+        gate.set_cookies(secrets);
+        Ok(path.display().to_string())
+    })
+}
+
+/// What reads the folder of zones again.
+fn zones_part(zones: Arc<ZonesDir>) -> Part {
+    let folder = zones.path().to_owned();
+    let look = move || Signature::of_folder(&folder);
+    Part::new("[dns] zones_dir", look, move || {
+        let report = zones.reread();
+        for mistake in &report.mistakes {
+            tracing::error!("[dns] zones_dir: {mistake}");
+        }
+        let dns::zones_dir::Report { zones, changed, removed, failed, .. } = report;
+        let what = format!("{zones} zones, {changed} of them changed, {removed} removed");
+        match (failed, changed + removed) {
+            (0, 0) => Reread::Unchanged,
+            (0, _) => Reread::Reread(what),
+            _ => Reread::Kept(format!("{failed} files cannot be used; {what}")),
+        }
+    })
+}
+
 async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
         Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
@@ -194,6 +255,7 @@ async fn follow(
     config: &Config,
     engine: &Arc<dyn Engine>,
     boot: &str,
+    geo: watch::Receiver<Option<Arc<Geo>>>,
 ) -> Result<(Handle, Follower), NodeError> {
     let identity = Identity {
         node: config.node.to_string(),
@@ -202,7 +264,7 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    let options = follow::Options { geo: config.geoip.clone(), ..follow::Options::default() };
+    let options = follow::Options { geo, ..follow::Options::default() };
     Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
 }
 
@@ -213,17 +275,6 @@ fn standing() -> Handle {
     let empty = Snapshot::compile(Sources::default(), generation, handle.board());
     publisher.publish_snapshot(Arc::new(empty));
     handle
-}
-
-/// Reads the folder of zones again whenever SIGHUP asks for it.
-async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        let zones = Arc::clone(&zones);
-        match tokio::task::spawn_blocking(move || zones.reread()).await {
-            Ok(report) => report.log(),
-            Err(error) => tracing::error!(%error, "a defect: reading the folder of zones panicked"),
-        }
-    }
 }
 
 /// Says what a gateway carries: the mean of the last seconds.
@@ -254,6 +305,8 @@ struct Node {
     /// What the DNS role serves from files.
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
+    /// What is read again while the node runs.
+    rereads: Rereads,
 }
 
 impl Node {
@@ -292,7 +345,19 @@ impl Node {
         let metrics = Arc::new(Metrics::new(config.node.as_str(), std::mem::take(&mut self.sources), otlp)?);
         let health = Health { metrics: Arc::clone(&metrics), unready: self.unready(handle) };
         self.serve(config, listeners, opened, handle, control, health);
+        self.start_rereading();
         Ok(metrics)
+    }
+
+    fn start_rereading(&mut self) {
+        let (rereads, ending) = (std::mem::take(&mut self.rereads), self.shutdown.begun());
+        self.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                () = ending => Ok(()),
+                outcome = rereads.run() => outcome.map_err(NodeError::Signal),
+            };
+            ("rereading files", outcome)
+        });
     }
 
     /// The embedded engine's names over DNS.
@@ -318,14 +383,21 @@ impl Node {
     fn start_roles(&mut self, config: &Config, handle: &Handle) -> Result<(), NodeError> {
         if let Some(dns) = &config.dns {
             if let Some(files) = &config.dns_certificate {
-                self.follow_certificate(files, &dns.certificate)?;
+                let shown = dns.certificate.clone();
+                let part = files.part("[dns.tls]", None, move |config| shown.set(&config));
+                // A node whose certificate cannot be used serves what needs none, so this is no reason to end.
+                part.read_now();
+                self.rereads.extend([part]);
             }
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
             (self.zones, self.targets) = (server.zones(), server.targets());
             if let Some(zones) = server.zones_dir() {
                 self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
-                self.reread_on_hangup(zones)?;
+                self.rereads.extend([zones_part(zones)]);
+            }
+            if let Some(file) = &config.dns_cookies {
+                self.rereads.extend([cookie_part(file, server.gate())]);
             }
             let ending = self.shutdown.begun();
             self.tasks.spawn(async move { ("the DNS server", server.run(ending).await.map_err(Into::into)) });
@@ -353,37 +425,6 @@ impl Node {
             }
             ("measuring the load", Ok(()))
         });
-    }
-
-    fn follow_certificate(
-        &mut self,
-        files: &CertificateFiles,
-        into: &dns::Certificate,
-    ) -> Result<(), NodeError> {
-        files.load(into);
-        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
-        let (following, ending) = (files.clone().follow(into.clone(), hangup), self.shutdown.begun());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = ending => {}
-                () = following => {}
-            }
-            ("rereading the certificate", Ok(()))
-        });
-        Ok(())
-    }
-
-    fn reread_on_hangup(&mut self, zones: Arc<ZonesDir>) -> Result<(), NodeError> {
-        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
-        let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = ending => {}
-                () = reread_on_hangup(zones, hangup) => {}
-            }
-            ("rereading zones", Ok(()))
-        });
-        Ok(())
     }
 
     fn gateway_config(&self, config: &Config, proxy: &config::Proxy) -> proxy::Config {
@@ -450,14 +491,6 @@ impl Node {
         }
         if let Some(bound) = listeners.status {
             self.serve_one("the status listener", bound, admin::health_router(health));
-        }
-        if self.tasks.is_empty() {
-            // An engine without a face serves whoever shares its process: nothing to wait for but the end.
-            let ending = self.shutdown.begun();
-            self.tasks.spawn(async move {
-                ending.await;
-                ("the engine", Ok(()))
-            });
         }
     }
 

@@ -8,6 +8,8 @@ use std::{io, path::PathBuf};
 
 use store::secret::{Credential, Secret};
 
+use crate::reread::{Outcome, Part, Signature};
+
 /// The longest token file.
 const LARGEST: u64 = 1024 * 1024;
 /// The shortest secret.
@@ -70,6 +72,18 @@ impl TokenFile {
             }
             None => Ok(false),
         }
+    }
+
+    /// What reads the file again, for whoever runs [`crate::reread::Rereads`].
+    #[must_use]
+    pub fn part(&self) -> Part {
+        let (file, path) = (self.clone(), self.path.clone());
+        let look = move || Signature::of_files(&[path.clone()]);
+        Part::new(self.what, look, move || match file.reread() {
+            Ok(true) => Outcome::Reread(format!("the token in {} is in use", file.path.display())),
+            Ok(false) => Outcome::Unchanged,
+            Err(why) => Outcome::Kept(why),
+        })
     }
 
     /// Says at a start that the file is not there yet.

@@ -188,6 +188,12 @@ impl Server {
         self.zones_dir.clone()
     }
 
+    /// Cookies, response rates and who may ask: its cookie secrets may change while it serves.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.exchange.gate)
+    }
+
     /// What is known of the targets of ALIAS records outside our zones, also later.
     #[must_use]
     pub fn targets(&self) -> Arc<ArcSwap<Targets>> {

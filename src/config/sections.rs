@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -20,11 +20,13 @@ use store::{
 
 use dns::registry::Offer;
 
-use crate::certificate::CertificateFiles;
+use crate::{
+    certificate::{CertificateFiles, server_config},
+    reread::{Content, FileInUse, Files, read_file},
+    token_file::{self, TokenFile},
+};
 
-use crate::token_file::{self, TokenFile};
-
-use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
+use super::{Config, Control, Embedded, GeoIp, Guard, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
 const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
@@ -44,13 +46,15 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
     let store = section(&fields, "store", store_section);
     let dns_there = section(&fields, "dns", dns_section);
-    let (dns_certificate, geoip) =
-        dns_there.as_ref().map(|it| (it.certificate.clone(), it.geoip.clone())).unzip();
+    let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
+    let dns = dns_there.map(|it| {
+        (dns_certificate, dns_cookies, geoip) = (it.certificate, it.cookies, it.geoip);
+        within(it.config, store.as_ref())
+    });
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
-    let dns = dns_there.map(|it| within(it.config, store.as_ref()));
     let token_files = token_files(&fields, store.as_ref(), prober.as_ref(), control.as_ref());
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
@@ -75,8 +79,9 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         data_dir: data_dir?,
         store,
         dns,
-        dns_certificate: dns_certificate.flatten(),
-        geoip: geoip.flatten(),
+        dns_certificate,
+        dns_cookies,
+        geoip,
         proxy,
         prober,
         control,
@@ -128,13 +133,17 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
 }
 
 /// A database of where clients are.
-fn geoip(fields: &Fields<'_>) -> Option<Arc<Geo>> {
+fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     fields.optional("geoip", |it| {
-        let path = it.text(4_096)?;
-        match Geo::open(Path::new(path)) {
-            Ok(geo) => Some(Arc::new(geo)),
+        let path = path(&it)?;
+        let read = read_file(&path, GeoIp::LARGEST).and_then(|octets| {
+            let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok((geo, Content::of(&[octets])))
+        });
+        match read {
+            Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
             Err(error) => {
-                it.mistake(format!("{path}: {error}"), "a database in the MaxMind format (.mmdb)");
+                it.mistake(error, "a database in the MaxMind format (.mmdb)");
                 None
             }
         }
@@ -144,13 +153,20 @@ fn geoip(fields: &Fields<'_>) -> Option<Arc<Geo>> {
 struct DnsSection {
     config: dns::Config,
     certificate: Option<CertificateFiles>,
-    geoip: Option<Arc<Geo>>,
+    geoip: Option<GeoIp>,
+    cookies: Option<FileInUse>,
 }
 
 fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     let defaults = dns::Config::default();
     let listen = fields.optional("listen", addresses);
     let discovery = discovery(fields);
+    // Before it is read for use: a change in between is then seen later.
+    let cookies = fields.optional("cookie_secret_file", |it| {
+        let path = path(&it)?;
+        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+        Some(FileInUse { path, content })
+    });
     let config = dns::Config {
         discovery,
         listen: listen.unwrap_or(defaults.listen),
@@ -169,7 +185,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
         gate: super::gate::gate(fields),
         zones_dir: fields.optional("zones_dir", |it| folder(&it)),
     };
-    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields) })
+    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields), cookies })
 }
 
 /// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
@@ -348,9 +364,15 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
 /// Certificate, key and first token of a listener.
 fn guard(fields: &Fields<'_>) -> Guard {
     let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
-        let cert = tls.required("cert", "the file of the certificate chain, in PEM", |it| file(&it));
-        let key = tls.required("key", "the file of its key, in PEM", |it| file(&it));
-        Some(Tls { cert: cert?, key: key? })
+        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
+        let cert = tls.required("cert", CERTIFICATE, read);
+        let key = tls.required("key", "the file of its key, in PEM", read);
+        let ((certificate, cert), (key_file, key)) = (cert?, key?);
+        let files = CertificateFiles { certificate, key: key_file };
+        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
+            at.mistake(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
+        }
+        Some(Tls { files, cert, key })
     });
     Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }

@@ -165,3 +165,22 @@ fn off_loopback_takes_tls_and_a_token() {
     let said = mistakes(&format!("{head}token_file = \"{}\"\n", path("token")));
     assert!(said.contains("holds no token"), "{said}");
 }
+
+#[test]
+fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    std::fs::write(path("one.pem"), one.cert.pem()).unwrap();
+    std::fs::write(path("one.key"), one.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("other.key"), other.signing_key.serialize_pem()).unwrap();
+    let text = |key: &str| {
+        let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
+        format!("{head}tls = {{ cert = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
+    };
+    let config = Config::parse("node.toml", &text("one.key")).unwrap();
+    assert_eq!(config.control.unwrap().guard.tls.unwrap().files.key, PathBuf::from(path("one.key")));
+    let said = mistakes(&text("other.key"));
+    assert!(said.starts_with("node.toml:7: control.tls: ") && said.contains("other.key"), "{said}");
+}

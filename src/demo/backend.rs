@@ -17,7 +17,7 @@ use store::engine::{
 use tokio::net::TcpListener;
 
 use super::DemoError;
-use crate::token_file::TokenFile;
+use crate::{reread::Rereads, token_file::TokenFile};
 
 /// What a back end is.
 #[derive(Clone, Debug)]
@@ -57,7 +57,10 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
     let path = options.token_file.clone();
     let token_file = TokenFile { what: "--token-file", path, credential };
-    tokio::spawn(stay_registered(Arc::new(engine), options.clone(), token_file));
+    let mut rereads = Rereads::default();
+    rereads.extend([token_file.part()]);
+    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
+    tokio::spawn(rereads.run());
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -94,7 +97,7 @@ async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<B
     Ok(response)
 }
 
-async fn stay_registered(engine: Arc<dyn Engine>, options: Options, token_file: TokenFile) {
+async fn stay_registered(engine: Arc<dyn Engine>, options: Options) {
     let registration = Registration {
         service: options.service.clone(),
         id: options.id.clone(),
@@ -109,9 +112,6 @@ async fn stay_registered(engine: Arc<dyn Engine>, options: Options, token_file: 
     let mut every = tokio::time::interval(RENEW_EVERY);
     loop {
         every.tick().await;
-        if let Err(error) = token_file.reread() {
-            tracing::debug!(error, "token");
-        }
         let outcome = if registered {
             engine.ttl_update(&check, CheckStatus::Passing, "serving").await
         } else {

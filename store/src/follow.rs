@@ -63,8 +63,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long a start waits for the engine before the node's own memory has to do.
     pub start_patience: Duration,
-    /// Where clients are that no site's networks hold.
-    pub geo: Option<Arc<Geo>>,
+    /// Where clients are that no site's networks hold; another database is taken as soon as it is sent.
+    pub geo: watch::Receiver<Option<Arc<Geo>>>,
 }
 
 impl Default for Options {
@@ -74,7 +74,7 @@ impl Default for Options {
             beat_every: Duration::from_secs(5),
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
-            geo: None,
+            geo: watch::channel(None).1,
         }
     }
 }

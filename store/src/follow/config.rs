@@ -8,6 +8,7 @@ use super::{Shared, patience::Backoff};
 use crate::{
     commit::{self, Stored},
     engine::{Index, Wait},
+    geo::Geo,
     keys,
     model::World,
     snapshot::Snapshot,
@@ -28,8 +29,9 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let mut index = Index(0);
     let mut backoff = Backoff::default();
+    let mut geo = shared.options.geo.clone();
     loop {
-        match follow_once(&shared, &mut stored, index).await {
+        match follow_once(&shared, &mut stored, index, &mut geo).await {
             Ok(next) => {
                 backoff.reset();
                 index = next;
@@ -41,17 +43,30 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                     tracing::warn!(error, "configuration cannot be read, the last good one stays");
                 }
                 index = Index(0);
-                backoff.wait().await;
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = changed(&mut geo) => locate_anew(&shared, stored.as_ref()),
+                }
             }
         }
     }
 }
 
 /// Waits for the head to move and takes in what it points to. Returns the index to wait on next.
-async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index) -> Result<Index, String> {
+async fn follow_once(
+    shared: &Shared,
+    stored: &mut Option<Stored>,
+    index: Index,
+    geo: &mut Databases,
+) -> Result<Index, String> {
     let wait = Wait { after: index, at_most: shared.options.wait };
-    let head =
-        shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
+    let head = tokio::select! {
+        head = shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)) => head.map_err(|error| error.to_string())?,
+        () = changed(geo) => {
+            locate_anew(shared, stored.as_ref());
+            return Ok(index);
+        }
+    };
     if head.index < index {
         return Ok(Index(0));
     }
@@ -65,6 +80,24 @@ async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index)
         commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
     take_in(shared, stored, next).await;
     Ok(head.index)
+}
+
+/// The database of where addresses are, and those that follow it.
+type Databases = watch::Receiver<Option<Arc<Geo>>>;
+
+/// Ready once there is another database.
+async fn changed(geo: &mut Databases) {
+    if geo.changed().await.is_err() {
+        // There will never be another one.
+        std::future::pending().await
+    }
+}
+
+/// Publishes the configuration that runs again, with the newest database.
+fn locate_anew(shared: &Shared, stored: Option<&Stored>) {
+    if let Some(stored) = stored {
+        publish(shared, stored);
+    }
 }
 
 /// Publishes a configuration unless it is older than the one that runs.
@@ -91,7 +124,7 @@ fn publish(shared: &Shared, stored: &Stored) {
     let world = World::assemble(stored.documents());
     let handle = shared.publisher.handle();
     let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
-    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.clone());
+    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.borrow().clone());
     shared.publisher.publish_snapshot(Arc::new(snapshot));
 }
 
@@ -106,5 +139,52 @@ async fn remember(shared: &Shared, stored: &Stored) {
         Ok(Ok(Err(error))) => tracing::error!(%error, "the configuration is not kept across a restart"),
         Ok(Err(error)) => tracing::error!(%error, "the configuration is not kept across a restart"),
         Err(_) => tracing::error!("the disk does not answer; the configuration is not kept across a restart"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        commit::{AuditEntry, Author, Change, Planned, plan},
+        engine::{Engine, embedded},
+        follow::{Identity, Options, start},
+        geo::tests::small,
+        model::{Authority, Moment, parse},
+    };
+
+    async fn commit_a_site(engine: &dyn Engine) {
+        let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
+        let changes = documents.into_iter().map(Change::Put).collect();
+        let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+        let stored = commit::read(engine, None).await.unwrap();
+        let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
+            panic!("a new site is a change")
+        };
+        let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
+        commit::commit(engine, *planned, entry).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_database_of_places_is_taken_at_the_same_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = embedded::Embedded::in_memory(embedded::Options::default()).await;
+        commit_a_site(engine.as_ref()).await;
+        let (node, site, boot) = ("n".to_owned(), "bj".to_owned(), "b".to_owned());
+        let identity = Identity { node, site, roles: ["dns".to_owned()].into(), boot };
+        let geo = watch::Sender::new(None);
+        let options = Options { geo: geo.subscribe(), ..Options::default() };
+        let (handle, follower) = start(engine, dir.path(), identity, options).await.unwrap();
+        let mut snapshots = handle.snapshots();
+        let seen = |snapshot: &Option<Arc<Snapshot>>| {
+            snapshot.as_ref().map(|it| (it.generation.number, it.locality.knows_countries()))
+        };
+        let first = seen(&snapshots.wait_for(Option::is_some).await.unwrap().clone());
+        assert_eq!(first, Some((1, false)));
+        geo.send_replace(Some(Arc::new(small())));
+        snapshots.wait_for(|it| seen(it) == Some((1, true))).await.unwrap();
+        geo.send_replace(None);
+        snapshots.wait_for(|it| seen(it) == Some((1, false))).await.unwrap();
+        follower.leave().await;
     }
 }
