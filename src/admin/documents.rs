@@ -64,7 +64,7 @@ pub struct KeptDocument {
     pub yaml: String,
 }
 
-fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
+pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {

@@ -19,14 +19,14 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, Change, Stored},
-    model::{Bearer, Document, DocumentId, Generation, Kind, Name, Place, Placed, Role, Scope, Token},
+    model::{Bearer, Document, DocumentId, Generation, Kind, Name, Place, Placed, Role, Scope, Token, encode},
     snapshot::Snapshot,
 };
 
 use super::{
     Admin, Caller, Problem, Sent,
     bearers::{Census, pending},
-    documents::{Lockout, commit_with},
+    documents::{FileText, Lockout, commit_with, parse},
 };
 use crate::auth::{self, Identity, Right};
 
@@ -195,7 +195,11 @@ pub(super) async fn create(
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
     let token = Token { name, role, scope, secret_sha256: digest, waits_for: Vec::new() };
-    let applied = commit_with(&admin, &caller, "token", Lockout::Refused, |_| vec![put(token.clone())]).await?;
+    // Read as every other document is, so that its mistakes are told in the same words.
+    let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
+    let documents = parse(&[file])?;
+    let puts = || documents.iter().cloned().map(Change::Put).collect();
+    let applied = commit_with(&admin, &caller, "token", Lockout::Refused, |_| puts()).await?;
     let made = MadeToken { generation: applied.generation, secret: shown };
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
@@ -323,7 +327,8 @@ pub(super) async fn complete(admin: &Admin) {
         };
         if admin.bearers.census().await.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
             match put_in_force(admin, &caller, token).await {
-                Ok(()) => {
+                Ok(false) => {}
+                Ok(true) => {
                     tracing::info!(operator = %token.name, "everybody was heard with a token: from now on every request needs one");
                 }
                 Err(error) => tracing::warn!(error, "the operator's token is not in force yet; tried again"),
@@ -333,7 +338,8 @@ pub(super) async fn complete(admin: &Admin) {
     }
 }
 
-async fn put_in_force(admin: &Admin, caller: &Caller, token: &Token) -> Result<(), String> {
+/// True when it was not in force before.
+async fn put_in_force(admin: &Admin, caller: &Caller, token: &Token) -> Result<bool, String> {
     let change = |stored: &Stored| {
         let there = stored_tokens(stored).into_iter().find(|it| it.name == token.name);
         // What it waits for may have grown since this node's picture.
@@ -342,7 +348,7 @@ async fn put_in_force(admin: &Admin, caller: &Caller, token: &Token) -> Result<(
     };
     commit_with(admin, caller, "token bootstrap, everybody was heard", Lockout::Refused, change)
         .await
-        .map(drop)
+        .map(|applied| !applied.differences.is_empty())
         .map_err(|problem| problem.error)
 }
 

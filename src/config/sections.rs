@@ -14,6 +14,7 @@ use store::{
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
+        tree::Value,
     },
     secret::{Credential, Secret},
 };
@@ -492,8 +493,9 @@ fn token_files(
     ];
     let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
         let credential = credential?.clone();
-        let path = path(&fields.get(section)?.fields()?.get("token_file")?)?;
-        Some(TokenFile { what, path, credential })
+        // It was read as a text before: there is a credential.
+        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else { return None };
+        Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
     };
     found.into_iter().filter_map(named).collect()
 }

@@ -44,9 +44,9 @@ pub(super) fn has_meta(ask: &Ask<'_>, node: Option<&Arc<NodeRow>>) -> bool {
     })
 }
 
-/// True for a service that has every `tag` asked for.
+/// True for a service that has every `tag` asked for, in any case.
 pub(super) fn has_tags(ask: &Ask<'_>, row: &ServiceRow) -> bool {
-    ask.query.all("tag").all(|tag| row.tags.iter().any(|it| it == tag))
+    ask.query.all("tag").all(|tag| row.tags.iter().any(|it| it.to_lowercase() == tag.to_lowercase()))
 }
 
 async fn nodes(ask: &Ask<'_>) -> Outcome {

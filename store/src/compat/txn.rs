@@ -44,6 +44,21 @@ enum Op {
     },
     /// Its verb is not known; told with its place, as Consul does.
     Unknown(String),
+    /// A write that cannot be done; told likewise.
+    Wrong(String),
+}
+
+impl Op {
+    const fn reads(&self) -> bool {
+        match self {
+            Self::Kv { reads, .. } => *reads,
+            Self::Node { verb, .. } | Self::Service { verb, .. } | Self::Check { verb, .. } => {
+                matches!(verb, Catalog::Get)
+            }
+            Self::Unknown(_) => true,
+            Self::Wrong(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,7 +90,7 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
     for op in &ops {
         needs(ask, op)?;
     }
-    let only_reads = ops.iter().all(|op| matches!(op, Op::Kv { reads: true, .. } | Op::Unknown(_)));
+    let only_reads = ops.iter().all(Op::reads);
     let own = ask.engine.options().clone();
     let done = ask.engine.try_write(move |txn| run(txn, ops, &own)).await?;
     let (status, mut value) = match done {
@@ -163,7 +178,7 @@ fn catalog_op(ask: &Ask<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply
             Op::Node { verb, row: node_row(inner, there.as_ref())? }
         }
         "Service" if verb != Catalog::Get && inner.text("Service")?.is_empty() => {
-            Op::Unknown("Must provide service name with ID".to_owned())
+            Op::Wrong("Must provide service name with ID".to_owned())
         }
         "Service" => {
             let at = if verb == Catalog::Get { At::Lookup } else { At::Catalog };
@@ -188,7 +203,7 @@ fn needs(ask: &Ask<'_>, op: &Op) -> Result<(), Reply> {
         }
         Op::Check { verb: Catalog::Delete, row } => ask.needs_check(&row.node, &row.id).map(drop),
         Op::Check { row, .. } => ask.needs_to_put(row, None),
-        Op::Unknown(_) => Ok(()),
+        Op::Unknown(_) | Op::Wrong(_) => Ok(()),
     }
 }
 
@@ -214,7 +229,7 @@ fn bare(row: &ServiceRow) -> Value {
 
 fn one(txn: &mut Txn<'_>, op: Op, own: &Options) -> Result<Vec<Value>, String> {
     match op {
-        Op::Unknown(what) => Err(what),
+        Op::Unknown(what) | Op::Wrong(what) => Err(what),
         Op::Kv { key, verb, shows, .. } => {
             let entries = kv::run(txn, &key, verb).map_err(Miss::into_text)?;
             Ok(entries.iter().map(|entry| json!({ "KV": shape::entry(entry, shows) })).collect())

@@ -51,6 +51,18 @@ async fn odd_spellings_are_answered_as_a_real_agent_answered_them() {
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+#[tokio::test]
+async fn tags_compare_without_case() {
+    let engine = engine().await;
+    ask(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"t","Tags":["Abc","x"]}"#).await;
+    for (query, found) in [("tag=abc", 1), ("tag=ABC&tag=X", 1), ("tag=ab", 0)] {
+        for path in ["health", "catalog"] {
+            let (_, listed) = ask(&engine, "GET", &format!("/v1/{path}/service/t?{query}"), "").await;
+            assert_eq!(listed.as_array().unwrap().len(), found, "{path} {query}");
+        }
+    }
+}
+
 /// What `py-consul`, `python-consul` and Patroni rely on: a lock whose holder died is free again.
 #[tokio::test(start_paused = true)]
 async fn a_session_of_lower_case_keys_expires_and_takes_its_keys_along() {
