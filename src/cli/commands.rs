@@ -25,6 +25,7 @@ use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
     auth,
     config::Config,
+    out::{self, out},
 };
 
 /// Files of one command, all together.
@@ -83,7 +84,8 @@ fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
 }
 
 pub(super) fn print(text: &str) -> Outcome {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
+    out!("{text}");
+    Ok(())
 }
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
@@ -263,7 +265,7 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
                 return show::json(&json!({ "generation": applied.generation, "secret": secret }));
             }
             if std::io::stdout().is_terminal() {
-                eprintln!("The secret of {name}; it is stored nowhere:");
+                out::note(&format!("The secret of {name}; it is stored nowhere:"));
             }
             print(&format!("{secret}\n"))
         }

@@ -10,9 +10,12 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use store::engine::{
-    CheckStatus, Engine, Registration,
-    consul::{Config, Consul},
+use store::{
+    engine::{
+        CheckStatus, Engine, Registration,
+        consul::{Config, Consul},
+    },
+    vital,
 };
 use tokio::net::TcpListener;
 
@@ -51,11 +54,15 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     })?;
     let config = Config { url: options.engine.clone(), token: None, ca_pem: None, datacenter: None };
     let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
-    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
-    tokio::spawn(Rereads::default().run());
+    tokio::spawn(vital::task("the registration", stay_registered(Arc::new(engine), options.clone())));
+    tokio::spawn(vital::task("rereading files", Rereads::default().run()));
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            name = vital::lost() => return Err(DemoError::Scene(format!("a defect: {name} panicked"))),
+        };
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors: those in use will be given back.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;

@@ -29,5 +29,6 @@ pub mod snapshot;
 pub mod steering;
 #[cfg(test)]
 mod testing;
+pub mod vital;
 
 pub use handle::{Clock, Handle, Publisher};
