@@ -11,17 +11,21 @@ mod show;
 mod tokens;
 mod zones;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use store::model::{Kind, Mistake, Name, Role, Span};
+use store::{
+    model::{Kind, Mistake, Name, Role, Span},
+    vital,
+};
 
 use self::client::Client;
 use crate::{
     config::Config,
     demo, node,
+    out::{self, out},
     shutdown::{Shutdown, signalled},
-    telemetry,
+    telemetry::log,
 };
 
 /// Keeps a service reachable when an instance, a gateway or a whole data centre dies.
@@ -409,7 +413,10 @@ type Outcome = Result<(), Failure>;
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return usage(&told),
+    };
     // A second call in one process keeps the first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -422,8 +429,9 @@ pub fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
     };
+    log::finish();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => printed(),
         Err(Failure::Failed(text)) => complain(&text, 1),
         Err(Failure::Wrong(text)) => complain(&text, 2),
         Err(Failure::Refused { mistakes, error }) => {
@@ -434,9 +442,31 @@ pub fn main() -> ExitCode {
 
 fn complain(text: &str, code: u8) -> ExitCode {
     if !text.is_empty() {
-        eprintln!("{text}");
+        out::note(text);
     }
     ExitCode::from(code)
+}
+
+/// The code of a command that did what it was asked for, if everything it said was printed.
+fn printed() -> ExitCode {
+    out::failure().map_or(ExitCode::SUCCESS, |why| complain(&why, 1))
+}
+
+/// Help and the version are asked for; everything else is a wrong use.
+fn usage(told: &clap::Error) -> ExitCode {
+    let rendered = told.render();
+    if told.use_stderr() {
+        let colours = std::io::stderr().is_terminal();
+        let text = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
+        return complain(text.trim_end(), 2);
+    }
+    let colours = std::io::stdout().is_terminal();
+    if colours {
+        out!("{}", rendered.ansi())
+    } else {
+        out!("{rendered}")
+    }
+    printed()
 }
 
 async fn run(cli: Cli) -> Outcome {
@@ -457,7 +487,7 @@ async fn run(cli: Cli) -> Outcome {
             if die_with_parent {
                 end_with_parent()?;
             }
-            telemetry::log("warn");
+            start_log(&log::Settings { directives: "warn".to_owned(), ..log::Settings::default() })?;
             let options = demo::backend::Options { service, id, site, engine, listen, token_file };
             demo::backend::run(options).await.map_err(Failure::failed)
         }
@@ -517,21 +547,27 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         end_with_parent()?;
     }
     let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
-    telemetry::log(&config.telemetry.log);
+    start_log(&config.telemetry.log)?;
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
-    tokio::spawn(async move {
+    tokio::spawn(vital::task("the signals", async move {
         signalled().await;
-        tracing::info!("asked to end");
         asked.begin();
-    });
+        tracing::info!("asked to end");
+    }));
     open_as_many_files_as_allowed();
     node::run(config, shutdown).await.map_err(Failure::failed)
 }
 
+fn start_log(settings: &log::Settings) -> Outcome {
+    log::start(settings).map_err(|error| Failure::failed(format!("[telemetry] log_file: {error}")))
+}
+
 /// From now on SIGHUP asks this process to read its files again, and does not end it.
 fn survive_hangups() -> Outcome {
-    crate::reread::hangups().map(drop).map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
+    crate::reread::hangups()
+        .map(drop)
+        .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
 }
 
 /// Asks the kernel to kill this process when its parent ends.

@@ -23,7 +23,7 @@ use store::{
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
 };
 
-use crate::{certificate::CertificateFiles, reread::FileInUse, token_file::TokenFile};
+use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -149,12 +149,12 @@ pub struct Control {
 }
 
 /// Logs and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Telemetry {
     /// An OTLP (gRPC) collector to export metrics to.
     pub otlp: Option<String>,
-    /// What is logged, as `info` or `info,proxy=debug`.
-    pub log: String,
+    /// What is logged, how and where.
+    pub log: log::Settings,
     /// Where `/livez`, `/readyz` and `/metrics` are answered on a node without control; absent: nowhere.
     pub listen: Option<SocketAddr>,
 }

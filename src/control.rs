@@ -31,6 +31,7 @@ use store::{
     handle::Handle,
     health::{Batch, BatchReply, Work},
     model::Name,
+    vital,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -230,7 +231,7 @@ impl Control {
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
-    task.await;
+    vital::task(name, task).await;
     name
 }
 

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod face;
 pub mod listen;
 pub mod node;
+pub mod out;
 pub mod reread;
 pub mod shutdown;
 pub mod telemetry;

@@ -3,6 +3,11 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use crate::{
+    certificate::{Shown, server_config},
+    config::Tls,
+    reread::{Content, Part},
+};
 use axum::Router;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,11 +18,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-};
-use crate::{
-    certificate::{Shown, server_config},
-    config::Tls,
-    reread::{Content, Part},
 };
 
 /// Connections a listener has open at a time; long polls of many nodes fit.
@@ -109,7 +109,8 @@ impl Bound {
     #[must_use]
     pub fn certificate_part(&self, tls: &Tls) -> Option<Part> {
         let shown = self.tls.clone()?;
-        let (name, in_use) = (format!("the certificate of {}", self.what), Content::of(&[&tls.cert, &tls.key]));
+        let (name, in_use) =
+            (format!("the certificate of {}", self.what), Content::of(&[&tls.cert, &tls.key]));
         Some(tls.files.part(name, Some(in_use), move |config| shown.set(config)))
     }
 
@@ -149,12 +150,7 @@ impl Bound {
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    tls: Option<Shown>,
-    router: Router,
-    stopping: watch::Receiver<bool>,
-) {
+async fn converse(stream: TcpStream, tls: Option<Shown>, router: Router, stopping: watch::Receiver<bool>) {
     // Small answers to a waiting client; without it they meet delayed acknowledgements.
     let _ = stream.set_nodelay(true);
     match tls {

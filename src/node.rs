@@ -21,6 +21,7 @@ use store::{
     metrics::Source,
     model::{Bearer, Generation, Name},
     snapshot::{Snapshot, Sources},
+    vital,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -32,7 +33,7 @@ use crate::{
     listen::{self, Bound, ListenError},
     reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
     shutdown::Shutdown,
-    telemetry::{Metrics, TelemetryError},
+    telemetry::{Metrics, TelemetryError, log},
     token_file::TokenFile,
 };
 
@@ -83,6 +84,9 @@ pub enum NodeError {
     /// A part ended that should not.
     #[error("{0} ended by itself, which is a defect")]
     Ended(&'static str),
+    /// A task or thread panicked that the node cannot do without.
+    #[error("{0} panicked, which is a defect; the log says where")]
+    Panicked(&'static str),
 }
 
 type Outcome = (&'static str, Result<(), NodeError>);
@@ -134,6 +138,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     config.token_files.iter().for_each(TokenFile::say_if_missing);
     node.rereads.extend(config.token_files.iter().map(TokenFile::part));
     node.rereads.extend(certificate_parts(&config, &listeners));
+    node.rereads.extend(config.telemetry.log.file.as_deref().map(log::part));
     node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
@@ -320,6 +325,7 @@ impl Node {
         handle: Option<&Handle>,
         follower: Option<&Follower>,
     ) -> Result<Arc<Metrics>, NodeError> {
+        self.sources.extend([log::metrics() as Arc<dyn Source>, self.rereads.metrics()]);
         if let Some(follower) = follower {
             self.sources.push(follower.metrics());
         }
@@ -335,7 +341,7 @@ impl Node {
             let prober = prober::start(prober.clone(), self.boot.clone())?;
             self.sources.push(prober.metrics());
             let ending = self.shutdown.begun();
-            self.tasks.spawn(async move { ("the prober", prober.run(ending).await.map_err(Into::into)) });
+            self.spawn("the prober", async move { prober.run(ending).await.map_err(Into::into) });
         }
         let control = match (&config.control, opened, handle) {
             (Some(_), Some(opened), Some(handle)) => Some(self.start_control(config, opened, handle)),
@@ -351,12 +357,11 @@ impl Node {
 
     fn start_rereading(&mut self) {
         let (rereads, ending) = (std::mem::take(&mut self.rereads), self.shutdown.begun());
-        self.tasks.spawn(async move {
-            let outcome = tokio::select! {
+        self.spawn("rereading files", async move {
+            tokio::select! {
                 () = ending => Ok(()),
                 outcome = rereads.run() => outcome.map_err(NodeError::Signal),
-            };
-            ("rereading files", outcome)
+            }
         });
     }
 
@@ -374,9 +379,10 @@ impl Node {
         let server = registry::bind(address, answers).map_err(NodeError::Registry)?;
         self.sources.push(server.metrics());
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
-            ("the registry's DNS", server.run(ending).await.map_err(NodeError::Registry))
-        });
+        self.spawn(
+            "the registry's DNS",
+            async move { server.run(ending).await.map_err(NodeError::Registry) },
+        );
         Ok(())
     }
 
@@ -400,14 +406,14 @@ impl Node {
                 self.rereads.extend([cookie_part(file, server.gate())]);
             }
             let ending = self.shutdown.begun();
-            self.tasks.spawn(async move { ("the DNS server", server.run(ending).await.map_err(Into::into)) });
+            self.spawn("the DNS server", async move { server.run(ending).await.map_err(Into::into) });
         }
         if let Some(proxy) = &config.proxy {
             let gateway = proxy::bind(self.gateway_config(config, proxy), handle.clone())?;
             let running = gateway.handle();
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
-            self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
+            self.spawn("the gateway", async move { gateway.run().await.map_err(Into::into) });
             self.report_load(proxy.cluster.clone(), handle.clone());
         }
         Ok(())
@@ -418,12 +424,11 @@ impl Node {
         let Some((gateway, _)) = &self.gateway else { return };
         let metrics = gateway.metrics();
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
+        self.spawn("measuring the load", async move {
             tokio::select! {
-                () = ending => {}
-                () = carried(&metrics, cluster, &handle) => {}
+                () = ending => Ok(()),
+                () = carried(&metrics, cluster, &handle) => Ok(()),
             }
-            ("measuring the load", Ok(()))
         });
     }
 
@@ -447,7 +452,7 @@ impl Node {
         let asked = control.handle();
         self.sources.push(asked.metrics());
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move { ("control", control.run(ending).await.map_err(Into::into)) });
+        self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
         asked
     }
 
@@ -456,7 +461,8 @@ impl Node {
         let gateway = self.gateway.as_ref().map(|(gateway, _)| gateway.clone());
         let handle = handle.cloned();
         Arc::new(move || {
-            let mut reasons = Vec::new();
+            let panicked = |name| format!("{name} panicked; this node is about to end");
+            let mut reasons: Vec<_> = vital::names_lost().into_iter().map(panicked).collect();
             if handle.as_ref().is_some_and(|handle| handle.snapshot().is_none()) {
                 reasons.push("no snapshot: this node never had a configuration".to_owned());
             }
@@ -496,21 +502,30 @@ impl Node {
 
     fn complete_bootstraps(&mut self, admin: Admin) {
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
+        self.spawn("bringing tokens into force", async move {
             tokio::select! {
                 () = ending => {}
                 () = admin.complete_bootstraps() => {}
             }
-            ("bringing tokens into force", Ok(()))
+            Ok(())
         });
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
+        self.spawn(name, async move {
             bound.serve(router, ending).await;
-            (name, Ok(()))
+            Ok(())
         });
+    }
+
+    /// Runs a part; when it ends, by itself or by a panic, so does the node.
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), NodeError>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, vital::task(name, part).await) });
     }
 
     /// Waits for the end: asked for, or because a part failed. The gateway ends in its own time.
@@ -523,7 +538,12 @@ impl Node {
                 Some(Ok((_, Ok(())))) if self.shutdown.has_begun() => None,
                 ended => Some(outcome(ended)),
             },
+            // Also those that no part of this node awaits.
+            name = vital::lost() => Some(Err(NodeError::Panicked(name))),
         };
+        if let Some(Err(error)) = &failed {
+            tracing::error!(%error, "this node ends");
+        }
         if let Some((gateway, _)) = &self.gateway {
             gateway.shut_down();
         }
@@ -550,6 +570,8 @@ fn outcome(ended: Option<Result<Outcome, tokio::task::JoinError>>) -> Result<(),
     match ended {
         Some(Ok((_, Err(error)))) => Err(error),
         Some(Ok((name, Ok(())))) => Err(NodeError::Ended(name)),
-        Some(Err(_)) | None => Err(NodeError::Ended("a part of this node")),
+        Some(Err(_)) | None => {
+            Err(NodeError::Panicked(vital::names_lost().first().copied().unwrap_or("a part of this node")))
+        }
     }
 }

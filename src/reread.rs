@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use store::metrics::{Count, Descriptor, Sample, Source};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use watch::Signature;
@@ -177,14 +178,65 @@ impl Content {
     }
 }
 
+/// What is counted of reading again.
+#[derive(Debug, Default)]
+pub struct RereadMetrics {
+    reread: Count,
+    kept: Count,
+}
+
+static DESCRIPTORS: [Descriptor; 2] = [
+    Descriptor::counter(
+        "waypost.files.reread",
+        "{reading}",
+        "Files that said something new when they were read again, and are in use.",
+    ),
+    Descriptor::counter(
+        "waypost.files.kept",
+        "{reading}",
+        "Files that could not be used when they were read again; what was in use stayed.",
+    ),
+];
+
+impl Source for RereadMetrics {
+    fn descriptors(&self) -> &'static [Descriptor] {
+        &DESCRIPTORS
+    }
+
+    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        for (metric, count) in DESCRIPTORS.iter().zip([&self.reread, &self.kept]) {
+            emit(Sample { metric, labels: &[], value: count.value() });
+        }
+    }
+}
+
+impl RereadMetrics {
+    fn count(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Reread(_) => self.reread.increment(),
+            Outcome::Kept(_) => self.kept.increment(),
+            Outcome::Unchanged => {}
+        }
+    }
+}
+
 /// Everything a process reads again.
 #[derive(Debug, Default)]
-pub struct Rereads(Vec<Watched>);
+pub struct Rereads {
+    parts: Vec<Watched>,
+    metrics: Arc<RereadMetrics>,
+}
 
 impl Rereads {
     /// Takes parts in.
     pub fn extend(&mut self, parts: impl IntoIterator<Item = Part>) {
-        self.0.extend(parts.into_iter().map(Watched::new));
+        self.parts.extend(parts.into_iter().map(Watched::new));
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<RereadMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Reads again whenever SIGHUP asks for it or a file changed, and never ends.
@@ -210,25 +262,29 @@ impl Rereads {
     }
 
     async fn reread_all(&mut self) {
-        match self.0.len() {
+        match self.parts.len() {
             0 => tracing::info!("SIGHUP: this process has nothing to read again, and runs on"),
             parts => tracing::info!(parts, "SIGHUP: reading again"),
         }
-        for watched in &mut self.0 {
-            watched.take_note();
+        for watched in &mut self.parts {
+            watched.take_note().await;
             let outcome = Part::read(&watched.part).await;
+            self.metrics.count(&outcome);
             log(&watched.part.name, &outcome, "SIGHUP");
         }
     }
 
     async fn reread_changed(&mut self) {
-        for watched in &mut self.0 {
-            if watched.has_changed().await {
-                match Part::read(&watched.part).await {
-                    // A file that was touched, or written again with the same content, is no news.
-                    Outcome::Unchanged => tracing::debug!("{}: unchanged", watched.part.name),
-                    outcome => log(&watched.part.name, &outcome, "changed on disk"),
-                }
+        for watched in &mut self.parts {
+            if !watched.has_changed().await {
+                continue;
+            }
+            let outcome = Part::read(&watched.part).await;
+            self.metrics.count(&outcome);
+            match outcome {
+                // A file that was touched, or written again with the same content, is no news.
+                Outcome::Unchanged => tracing::debug!("{}: unchanged", watched.part.name),
+                outcome => log(&watched.part.name, &outcome, "changed on disk"),
             }
         }
     }

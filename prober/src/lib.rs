@@ -36,7 +36,7 @@ mod work;
 
 use std::sync::Arc;
 
-use store::handle::Clock;
+use store::{handle::Clock, vital};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use api::{Admin, Failed};
@@ -130,11 +130,13 @@ impl Prober {
         for (number, api) in self.apis.into_iter().enumerate() {
             let inlet = work::Inlet { number, jobs: Arc::clone(&jobs), asked: asked.clone() };
             let who = Reporter { vantage: self.config.vantage.clone(), boot: self.boot.clone() };
-            tasks.spawn(work::follow(Arc::clone(&api), who.vantage.clone(), inlet));
-            tasks.spawn(report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics)));
+            let following = work::follow(Arc::clone(&api), who.vantage.clone(), inlet);
+            tasks.spawn(vital::task("the prober's follower of work", following));
+            let reporting = report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics));
+            tasks.spawn(vital::task("the prober's reports", reporting));
         }
         let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
-        tasks.spawn(driver.run(given, confirmations));
+        tasks.spawn(vital::task("the prober's schedule", driver.run(given, confirmations)));
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             Some(ended) = tasks.join_next() => {

@@ -12,6 +12,7 @@ use store::{
     engine::{Engine, Index, Wait},
     keys,
     model::{Generation, Span},
+    vital,
 };
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -67,7 +68,7 @@ impl Nodes {
     pub(super) fn watch(engine: Arc<dyn Engine>) -> Self {
         let seen: Arc<Mutex<Option<Seen>>> = Arc::default();
         let shared = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let watching = async move {
             let mut after = Index(0);
             loop {
                 let read = read(engine.as_ref(), after).await;
@@ -76,7 +77,8 @@ impl Nodes {
                 take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), beats, Instant::now());
                 tokio::time::sleep(PACE).await;
             }
-        });
+        };
+        let task = tokio::spawn(vital::task("the watch of nodes", watching));
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
     config::Config,
+    out::{self, out},
 };
 
 /// Files of one command, all together.
@@ -82,7 +83,8 @@ fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
 }
 
 pub(super) fn print(text: &str) -> Outcome {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
+    out!("{text}");
+    Ok(())
 }
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {

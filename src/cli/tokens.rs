@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
-    auth,
+    auth, out,
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
@@ -88,7 +88,7 @@ async fn create(
         return show::json(&json!({ "generation": made.generation, "secret": secret }));
     }
     if io::stdout().is_terminal() {
-        eprintln!("The secret of {name}; it is stored nowhere:");
+        out::note(&format!("The secret of {name}; it is stored nowhere:"));
     }
     print(&format!("{secret}\n"))
 }

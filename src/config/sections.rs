@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -24,6 +24,7 @@ use dns::registry::Offer;
 use crate::{
     certificate::{CertificateFiles, server_config},
     reread::{Content, FileInUse, Files, read_file},
+    telemetry::log,
     token_file::{self, TokenFile},
 };
 
@@ -72,8 +73,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
             "at least one of the sections [store], [dns], [proxy], [prober], [control]",
         );
     }
-    let telemetry =
-        telemetry.unwrap_or_else(|| Telemetry { otlp: None, log: "info".to_owned(), listen: None });
+    let telemetry = telemetry.unwrap_or_default();
     Some(Config {
         node: node?,
         site: site?,
@@ -341,7 +341,7 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
-    let log = fields.or("log", "info".to_owned(), |it| {
+    let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(LONGEST)?;
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
             it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
@@ -359,7 +359,24 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
         }
         Some(listen)
     });
-    Some(Telemetry { otlp, log, listen })
+    let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
+    let format = fields.or("log_format", log::Format::default(), |it| it.word(&formats));
+    let file = fields.optional("log_file", |it| log_file(&it));
+    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen })
+}
+
+/// The file of the log, which need not be there; its folder has to be.
+fn log_file(at: &Reader<'_>) -> Option<PathBuf> {
+    let path = path(at)?;
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    if path.is_dir() || !folder.is_none_or(Path::is_dir) {
+        at.mistake(
+            format!("{} is no file in a folder that is there", path.display()),
+            "a file to write the log to",
+        );
+        return None;
+    }
+    Some(path)
 }
 
 /// Certificate, key and first token of a listener.

@@ -205,7 +205,8 @@ fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     std::fs::write(path("one.key"), one.signing_key.serialize_pem()).unwrap();
     std::fs::write(path("other.key"), other.signing_key.serialize_pem()).unwrap();
     let text = |key: &str| {
-        let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
+        let head =
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
         format!("{head}tls = {{ cert = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
     };
     let config = Config::parse("node.toml", &text("one.key")).unwrap();

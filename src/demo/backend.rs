@@ -10,9 +10,12 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use store::engine::{
-    CheckStatus, Engine, Registration,
-    consul::{Config, Consul, Credential},
+use store::{
+    engine::{
+        CheckStatus, Engine, Registration,
+        consul::{Config, Consul, Credential},
+    },
+    vital,
 };
 use tokio::net::TcpListener;
 
@@ -59,11 +62,15 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let token_file = TokenFile { what: "--token-file", path, credential };
     let mut rereads = Rereads::default();
     rereads.extend([token_file.part()]);
-    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
-    tokio::spawn(rereads.run());
+    tokio::spawn(vital::task("the registration", stay_registered(Arc::new(engine), options.clone())));
+    tokio::spawn(vital::task("rereading files", rereads.run()));
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            name = vital::lost() => return Err(DemoError::Scene(format!("a defect: {name} panicked"))),
+        };
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors: those in use will be given back.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;

@@ -74,16 +74,20 @@ impl Watched {
     }
 
     /// Looks at the files, because they are about to be read.
-    pub(super) fn take_note(&mut self) {
-        self.rest = Rest { read: Some((self.part.look)()), ..Rest::default() };
+    pub(super) async fn take_note(&mut self) {
+        self.rest = Rest { read: self.look().await, ..Rest::default() };
     }
 
     /// Looks at the files; true when they are to be read now.
     pub(super) async fn has_changed(&mut self) -> bool {
+        let seen = self.look().await;
+        seen.is_some_and(|seen| self.rest.is_due(seen))
+    }
+
+    async fn look(&self) -> Option<Signature> {
         let part = Arc::clone(&self.part);
         // A look at a file is short, but a disk that hangs must not hold up a thread that serves.
-        let seen = tokio::task::spawn_blocking(move || (part.look)()).await;
-        seen.is_ok_and(|seen| self.rest.is_due(seen))
+        tokio::task::spawn_blocking(move || (part.look)()).await.ok()
     }
 }
 
@@ -126,7 +130,11 @@ mod tests {
     fn files_are_read_once_they_have_come_to_rest() {
         let mut rest = Rest { read: Some(Signature(0)), ..Rest::default() };
         assert_eq!(due(&mut rest, &[0, 0, 1, 1, 1]), [false, false, false, true, false]);
-        assert_eq!(due(&mut rest, &[2, 1, 2, 2]), [false, false, false, true], "a change that was taken back");
+        assert_eq!(
+            due(&mut rest, &[2, 1, 2, 2]),
+            [false, false, false, true],
+            "a change that was taken back"
+        );
     }
 
     #[test]
@@ -174,7 +182,11 @@ mod tests {
         let identity = Signature::of_identity(&path);
         std::fs::write(&path, "three").unwrap();
         assert_ne!(two, look());
-        assert_eq!(identity, Signature::of_identity(&path), "what is written to a file does not make it another");
+        assert_eq!(
+            identity,
+            Signature::of_identity(&path),
+            "what is written to a file does not make it another"
+        );
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert_eq!(Signature::of_files(&[&link]), look(), "a link is what it points to");

@@ -31,5 +31,6 @@ pub mod steering;
 pub mod writers;
 #[cfg(test)]
 mod testing;
+pub mod vital;
 
 pub use handle::{Clock, Handle, Publisher};

@@ -4,7 +4,14 @@
 //! reason, before the run; it never returns early as passed. Every scenario of the main job runs on the embedded
 //! engine and on Consul from the same code. `WAYPOST_FULL=1` takes the long counts.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test binary")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test binary"
+)]
 
 mod bad_input;
 mod cli;

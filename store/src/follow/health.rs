@@ -20,6 +20,7 @@ use crate::{
     keys,
     model::{Moment, Name},
     snapshot::Snapshot,
+    vital,
 };
 
 /// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
@@ -76,8 +77,10 @@ pub(super) async fn follow(
     let mut snapshots = handle.snapshots();
     let (reads, mut read) = mpsc::channel(4);
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone()));
-    tasks.spawn(poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads));
+    let heartbeats = poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone());
+    tasks.spawn(vital::task("the follower of vantages", heartbeats));
+    let observations = poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads);
+    tasks.spawn(vital::task("the follower of observations", observations));
     let mut known = Known::default();
     let mut dirty = false;
     let mut alarms = Alarms::default();
