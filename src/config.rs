@@ -19,8 +19,8 @@ use std::{
 use store::{
     engine::consul,
     geo::Geo,
-    secret::Credential,
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
+    secret::Credential,
 };
 
 use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};

@@ -174,10 +174,7 @@ mod tests {
         let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned) };
         let bearer = |text: &str| text.parse::<Bearer>().unwrap();
         let (gw, dns) = (bearer("node/gw"), bearer("node/dns"));
-        assert_eq!(
-            noted().await,
-            BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))])
-        );
+        assert_eq!(noted().await, BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))]));
         let token = Some("the-first-operator");
         assert_eq!(send(&guarded, "PUT", "/v1/kv/waypost/nodes/gw", token, "{}").await, 200);
         let by_first = writer(Some(auth::FIRST));

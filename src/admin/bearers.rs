@@ -129,7 +129,8 @@ impl Bearers {
         }
         drop(heard);
         // A token that was deleted since is none of ours any more.
-        let ours = |name: &String| name == FIRST || snapshot.tokens.iter().any(|it| it.name.as_str() == *name);
+        let ours =
+            |name: &String| name == FIRST || snapshot.tokens.iter().any(|it| it.name.as_str() == *name);
         census.tokens = noted.into_iter().map(|(it, writer)| (it, writer.token.filter(ours))).collect();
         Ok(census)
     }
@@ -183,13 +184,21 @@ mod tests {
         census.recent.insert("node/engine".parse().unwrap(), Role::Node);
         assert_eq!(names(census.without_token().into_keys()), ["node/gw", "vantage/gz"]);
         let said = refusal(&census.without_token());
-        assert!(said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"), "{said}");
+        assert!(
+            said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_bootstrap_waits_for_each_by_name_and_for_whoever_comes_without_a_token() {
-        let waits_for: Vec<Bearer> = ["node/gw", "node/dead", "vantage/gz"].map(|it| it.parse().unwrap()).into();
-        let known = census(&[("node/gw", Some("node-gw"), true), ("node/dead", None, false), ("node/new", None, true)]);
+        let waits_for: Vec<Bearer> =
+            ["node/gw", "node/dead", "vantage/gz"].map(|it| it.parse().unwrap()).into();
+        let known = census(&[
+            ("node/gw", Some("node-gw"), true),
+            ("node/dead", None, false),
+            ("node/new", None, true),
+        ]);
         assert_eq!(names(known.waiting(&waits_for)), ["node/dead", "node/new", "vantage/gz"]);
         let all = census(&[
             ("node/gw", Some("node-gw"), true),

@@ -10,7 +10,9 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use store::{
-    commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored},
+    commit::{
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
+    },
     model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
 };
 

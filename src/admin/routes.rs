@@ -86,7 +86,9 @@ pub const ROUTES: &[Route] = &[
         "/v1/tokens/bootstrap",
         "tokens",
         &[],
-        Some("{\"operator\"?: {\"name\", \"secret_sha256\"}, \"tokens\": {\"node/NAME\": {\"name\", \"secret_sha256\"}}, \"force\"?}"),
+        Some(
+            "{\"operator\"?: {\"name\", \"secret_sha256\"}, \"tokens\": {\"node/NAME\": {\"name\", \"secret_sha256\"}}, \"force\"?}",
+        ),
         "Makes the tokens of a cluster that has none; the operator's is in force once every bearer was heard.",
     ),
     route("get", "/v1/export", "read", &[], None, "Every document as YAML."),

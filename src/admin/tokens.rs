@@ -19,7 +19,9 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, Change, Stored},
-    model::{Bearer, Document, DocumentId, Generation, Kind, Name, Place, Placed, Role, Scope, Token, encode},
+    model::{
+        Bearer, Document, DocumentId, Generation, Kind, Name, Place, Placed, Role, Scope, Token, encode,
+    },
     snapshot::Snapshot,
 };
 
@@ -218,7 +220,8 @@ pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pendin
 fn view(tokens: &[Token], census: &Census) -> Bootstrap {
     let operators = tokens.iter().filter(|it| it.makes_tokens_needed()).map(|it| it.name.clone());
     let waiting = tokens.iter().find(|it| it.role == Role::Operator && !it.makes_tokens_needed());
-    let waiting = waiting.map(|it| Pending { operator: it.name.clone(), waits_for: census.waiting(&it.waits_for) });
+    let waiting =
+        waiting.map(|it| Pending { operator: it.name.clone(), waits_for: census.waiting(&it.waits_for) });
     Bootstrap { operators: operators.collect(), pending: waiting, without_token: census.without_token() }
 }
 
@@ -276,13 +279,18 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
             secret_sha256: sha256(&keyed.secret_sha256)?,
             waits_for: Vec::new(),
         },
-        (None, None) => return Err(Problem::wrong("operator: expected the operator's token of this bootstrap")),
+        (None, None) => {
+            return Err(Problem::wrong("operator: expected the operator's token of this bootstrap"));
+        }
     };
     let covered = |it: &Bearer| order.tokens.contains_key(it) || operator.waits_for.contains(it);
     let missing: Vec<String> =
         census.without_token().into_keys().filter(|it| !covered(it)).map(|it| it.to_string()).collect();
     if !missing.is_empty() && !order.force {
-        return conflict(format!("heard without a token since this was prepared: {}; do it again", missing.join(", ")));
+        return conflict(format!(
+            "heard without a token since this was prepared: {}; do it again",
+            missing.join(", ")
+        ));
     }
     let mut tokens = Vec::new();
     for (bearer, keyed) in &order.tokens {
@@ -373,7 +381,11 @@ mod tests {
 
     #[test]
     fn a_bootstrap_makes_a_token_for_each_and_waits_for_all() {
-        let seen = census(&[("node/control", Role::Control), ("node/gw", Role::Node), ("vantage/gz", Role::Vantage)]);
+        let seen = census(&[
+            ("node/control", Role::Control),
+            ("node/gw", Role::Node),
+            ("vantage/gz", Role::Vantage),
+        ]);
         let all = ["node/control", "node/gw", "vantage/gz"];
         let tokens = ordered(&[], &seen, &order(Some("ops"), &all, false)).unwrap();
         let shown: Vec<(String, Role)> = tokens.iter().map(|it| (it.name.to_string(), it.role)).collect();
@@ -397,7 +409,9 @@ mod tests {
         let forced = ordered(&tokens, &seen, &order(None, &[], true)).unwrap();
         assert!(forced.last().unwrap().makes_tokens_needed());
         // And once it is in force there is nothing to bootstrap.
-        assert!(ordered(&forced, &seen, &order(None, &[], false)).unwrap_err().error.contains("in force already"));
+        assert!(
+            ordered(&forced, &seen, &order(None, &[], false)).unwrap_err().error.contains("in force already")
+        );
         assert!(ordered(&tokens, &seen, &order(Some("other"), &all, false)).is_err());
         assert!(ordered(&[], &seen, &order(None, &all, false)).is_err());
     }

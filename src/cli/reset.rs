@@ -69,7 +69,11 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
     let token = match &wanted.consul_token_file {
         None => None,
         Some(path) => {
-            let file = TokenFile { what: "--consul-token-file", path: path.clone(), credential: consul::Credential::default() };
+            let file = TokenFile {
+                what: "--consul-token-file",
+                path: path.clone(),
+                credential: consul::Credential::default(),
+            };
             let read = file.read().map_err(Failure::Wrong)?;
             let missing = || Failure::Wrong(format!("{}: expected {}", path.display(), token_file::EXPECTED));
             Some(consul::Credential::from(read.ok_or_else(missing)?))
@@ -99,11 +103,15 @@ fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
 }
 
 fn operators(stored: &Stored) -> Vec<DocumentId> {
-    let operator = |it: &Arc<Document>| matches!(&**it, Document::Token(token) if token.role == Role::Operator);
+    let operator =
+        |it: &Arc<Document>| matches!(&**it, Document::Token(token) if token.role == Role::Operator);
     stored.documents().filter(operator).map(|it| it.id()).collect()
 }
 
-async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<(Generation, Vec<String>), Failure> {
+async fn commit_reset(
+    engine: &dyn Engine,
+    new: Option<&Token>,
+) -> Result<(Generation, Vec<String>), Failure> {
     let mut tries = 0;
     loop {
         let stored = commit::read(engine, None).await.map_err(Failure::failed)?;
@@ -157,8 +165,11 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     }
     let ended = if gone.is_empty() { "none".to_owned() } else { gone.join(", ") };
     let now = match &wanted.out {
-        Some(path) => format!("the operator's token is {} now, its secret in {}", wanted.operator, path.display()),
-        None => "no operator's token is left: loopback listeners without a token_file take every request".to_owned(),
+        Some(path) => {
+            format!("the operator's token is {} now, its secret in {}", wanted.operator, path.display())
+        }
+        None => "no operator's token is left: loopback listeners without a token_file take every request"
+            .to_owned(),
     };
     print(&format!("{}: operators' tokens ended: {ended}\n{now}\ngeneration {generation}\n", opened.what))
 }

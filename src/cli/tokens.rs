@@ -42,9 +42,8 @@ pub(super) async fn run(client: &Client, token: Token, json: bool) -> Outcome {
 }
 
 pub(super) fn parse_role(text: &str) -> Result<Role, String> {
-    serde_json::from_value(text.into()).map_err(|_| {
-        "expected operator, automation, vantage, registrar, node, control or reader".to_owned()
-    })
+    serde_json::from_value(text.into())
+        .map_err(|_| "expected operator, automation, vantage, registrar, node, control or reader".to_owned())
 }
 
 async fn list(client: &Client, json: bool) -> Outcome {
@@ -63,7 +62,9 @@ async fn list(client: &Client, json: bool) -> Outcome {
 pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
     match named.len() {
-        0 => format!("BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment\n"),
+        0 => format!(
+            "BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment\n"
+        ),
         n => format!(
             "BOOTSTRAP: the operator's token {operator} is not in force yet; it waits for {n} to be heard with a \
              token: {}\n",
@@ -72,14 +73,7 @@ pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     }
 }
 
-async fn create(
-    client: &Client,
-    name: Name,
-    role: Role,
-    scope: Scope,
-    replace: bool,
-    json: bool,
-) -> Outcome {
+async fn create(client: &Client, name: Name, role: Role, scope: Scope, replace: bool, json: bool) -> Outcome {
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
@@ -102,9 +96,11 @@ struct Draft {
 impl Draft {
     fn write(dir: &Path, name: &str, secret: &str) -> Result<Self, Failure> {
         let path = dir.join(format!("{name}.token"));
-        let failed = |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
+        let failed =
+            |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
         if path.try_exists().map_err(failed)? {
-            let text = format!("{} is there already and is not written over: name another folder", path.display());
+            let text =
+                format!("{} is there already and is not written over: name another folder", path.display());
             return Err(Failure::Failed(text));
         }
         let part = dir.join(format!(".{name}.token.part"));
@@ -114,7 +110,8 @@ impl Draft {
             _ => {}
         }
         let draft = Self { part: part.clone(), path: path.clone() };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
         file.write_all(format!("{secret}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(draft)
     }
@@ -271,7 +268,8 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     let mut text = String::new();
     if !files.is_empty() {
         let rows: Vec<_> = files.iter().map(row).collect();
-        text = format!("In {}, readable by you alone:\n{}", dir.display(), show::table(&["FILE", "FOR"], &rows));
+        text =
+            format!("In {}, readable by you alone:\n{}", dir.display(), show::table(&["FILE", "FOR"], &rows));
     }
     match (&state.pending, state.operators.first()) {
         (Some(pending), _) => {
@@ -282,7 +280,9 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
             );
         }
         (None, Some(operator)) => {
-            text.push_str(&format!("The operator's token {operator} is in force: every request needs a token now.\n"));
+            text.push_str(&format!(
+                "The operator's token {operator} is in force: every request needs a token now.\n"
+            ));
         }
         (None, None) => {}
     }

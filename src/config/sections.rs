@@ -511,7 +511,9 @@ fn token_files(
     let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
         let credential = credential?.clone();
         // It was read as a text before: there is a credential.
-        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else { return None };
+        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
+            return None;
+        };
         Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
     };
     found.into_iter().filter_map(named).collect()

@@ -134,7 +134,8 @@ impl Fleet {
     fn start_sites(&mut self, plan: &Plan) -> Result<(), DemoError> {
         for (number, site) in (1..).zip(SITES) {
             let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), plan.gateway_port);
-            let sections = self.store_section(plan, &format!("gateway-{site}")) + &world::proxy_section(address);
+            let sections =
+                self.store_section(plan, &format!("gateway-{site}")) + &world::proxy_section(address);
             let pid = self.start_node(&format!("gateway-{site}"), "gateway", Some(site), &sections)?;
             let instances = (1..=BACK_ENDS)
                 .map(|n| self.start_back_end(site, number, n))
@@ -149,7 +150,11 @@ impl Fleet {
         let sections = self.store_section(plan, "dns") + &world::dns_section(plan.dns);
         self.start_node("dns", "dns", None, &sections)?;
         for vantage in VANTAGES {
-            let sections = world::prober_section(vantage, &self.layout.admin, &self.token_file(&format!("vantage-{vantage}")));
+            let sections = world::prober_section(
+                vantage,
+                &self.layout.admin,
+                &self.token_file(&format!("vantage-{vantage}")),
+            );
             self.start_node(&format!("prober-{vantage}"), "prober", None, &sections)?;
         }
         Ok(())

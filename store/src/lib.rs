@@ -28,9 +28,9 @@ pub mod model;
 pub mod secret;
 pub mod snapshot;
 pub mod steering;
-pub mod writers;
 #[cfg(test)]
 mod testing;
 pub mod vital;
+pub mod writers;
 
 pub use handle::{Clock, Handle, Publisher};

@@ -64,7 +64,8 @@ mod tests {
         let bearer: Bearer = "node/gw".parse().unwrap();
         let none = Writer { token: None };
         let by = Writer { token: Some("gw".to_owned()) };
-        let index = async || engine.kv_get(&keys::writer(&bearer), None).await.unwrap().value.unwrap().modify_index;
+        let index =
+            async || engine.kv_get(&keys::writer(&bearer), None).await.unwrap().value.unwrap().modify_index;
         note(engine.as_ref(), &bearer, &none).await.unwrap();
         let first = index().await;
         note(engine.as_ref(), &bearer, &none).await.unwrap();

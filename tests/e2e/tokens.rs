@@ -71,7 +71,8 @@ impl Cluster {
     fn no_first_operator(&self, named: &[&str]) -> Result<(), Failed> {
         let needles = [named, &["waypost token bootstrap --out DIR"]].concat();
         self.fails(&["token", "create", "ops", "--role", "operator"], &needles)?;
-        let document = format!("kind: Token\nname: ops\nrole: operator\nsecret_sha256: {}\n", "ab".repeat(32));
+        let document =
+            format!("kind: Token\nname: ops\nrole: operator\nsecret_sha256: {}\n", "ab".repeat(32));
         let file = self.made.path().join("ops.yaml");
         std::fs::write(&file, &document)?;
         self.fails(&["apply", "-f", file.to_str().unwrap()], &needles)?;
@@ -141,7 +142,9 @@ impl Cluster {
             let arguments = ["status", "--json", "--token-file", token.to_str().unwrap()];
             let output = self.demo.cli(&arguments);
             last = said(&output);
-            let Ok(status) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return false };
+            let Ok(status) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+                return false;
+            };
             let all = |list: &str, field: &str, wanted: bool| {
                 let list = status[list].as_array().cloned().unwrap_or_default();
                 !list.is_empty() && list.iter().all(|it| it[field] == wanted)
@@ -234,7 +237,9 @@ fn reset(cluster: &mut Cluster, lost: &Path) -> Result<(), Failed> {
     cluster.demo.restart(&engine);
     cluster.is_whole(&new)?;
     let old = ["status", "--token-file", lost.to_str().unwrap()];
-    eventually("the end of the lost token", SOON, || said(&cluster.demo.cli(&old)).contains("no such token"))?;
+    eventually("the end of the lost token", SOON, || {
+        said(&cluster.demo.cli(&old)).contains("no such token")
+    })?;
     let engine = cluster.demo.process("engine");
     cluster.demo.kill(engine.pid);
     let done = run(&["token", "reset", "--config", &config]);

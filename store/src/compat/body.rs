@@ -93,9 +93,7 @@ impl<'a> Fields<'a> {
     pub(super) fn number(self, name: &str, default: i64) -> Result<i64, Reply> {
         match self.get(name) {
             None => Ok(default),
-            Some(Json::Number(number)) => {
-                number.as_i64().ok_or_else(|| Self::wrong(name, "a whole number"))
-            }
+            Some(Json::Number(number)) => number.as_i64().ok_or_else(|| Self::wrong(name, "a whole number")),
             Some(_) => Err(Self::wrong(name, "a whole number")),
         }
     }
@@ -155,9 +153,7 @@ impl<'a> Fields<'a> {
         match self.get(name) {
             None => Ok(None),
             Some(Json::Text(text)) if text.is_empty() => Ok(None),
-            Some(Json::Text(text)) => {
-                duration(text).map(Some).ok_or_else(|| Self::wrong(name, expected))
-            }
+            Some(Json::Text(text)) => duration(text).map(Some).ok_or_else(|| Self::wrong(name, expected)),
             Some(Json::Number(number)) => number
                 .as_u64()
                 .map(|n| Some(Duration::from_nanos(n)))
@@ -387,7 +383,8 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_any_case_and_the_later_one_counts() {
-        let value = read(r#"{"NAME":"x","port":9,"Unheard":{},"Port":null,"a":1,"A":2,"a":3,"b":1,"B":null}"#);
+        let value =
+            read(r#"{"NAME":"x","port":9,"Unheard":{},"Port":null,"a":1,"A":2,"a":3,"b":1,"B":null}"#);
         let fields = Fields::of(&value).unwrap();
         assert_eq!(fields.text("Name").unwrap(), "x");
         assert_eq!(fields.port("Port").unwrap(), 9, "null leaves what was there");

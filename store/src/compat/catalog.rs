@@ -105,7 +105,8 @@ async fn node(ask: &Ask<'_>, name: &str, listed: bool) -> Outcome {
     let datacenter = &ask.engine.options().datacenter;
     let read = ask.engine.blocking(wait, |view| {
         let index = view.nodes_index().max(view.catalog_index());
-        let missing = if listed { json!({ "Node": Value::Null, "Services": Value::Null }) } else { Value::Null };
+        let missing =
+            if listed { json!({ "Node": Value::Null, "Services": Value::Null }) } else { Value::Null };
         let Some(node) = view.tables.nodes.get(name) else { return (index, missing) };
         let external = node.id.is_empty();
         let services = view.tables.services_on(name);

@@ -141,10 +141,7 @@ mod tests {
         let read = Json::first_of(br#"{"b":1,"B":[null,true,-2,1.5],"a":{"x":"y"}} and more"#).unwrap();
         let Json::Object(fields) = &read else { panic!("{read:?}") };
         assert_eq!(fields.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["b", "B", "a"]);
-        assert_eq!(
-            read.to_value(),
-            serde_json::json!({"b": 1, "B": [null, true, -2, 1.5], "a": {"x": "y"}})
-        );
+        assert_eq!(read.to_value(), serde_json::json!({"b": 1, "B": [null, true, -2, 1.5], "a": {"x": "y"}}));
         for (body, error) in [("", "EOF"), ("  ", "EOF"), ("{", "EOF while parsing"), ("nope", "expected")] {
             assert!(Json::first_of(body.as_bytes()).unwrap_err().contains(error), "{body}");
         }

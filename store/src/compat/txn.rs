@@ -80,7 +80,9 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
     let items = match &parsed {
         Json::Null => &[][..],
         Json::List(items) => items.as_slice(),
-        other => return Err(wrong(&format!("json: cannot unmarshal {} into a list of operations", other.kind()))),
+        other => {
+            return Err(wrong(&format!("json: cannot unmarshal {} into a list of operations", other.kind())));
+        }
     };
     if items.len() > MAX_TXN_OPS {
         let text = format!("Transaction contains too many operations ({} > {MAX_TXN_OPS})", items.len());

@@ -18,9 +18,11 @@ struct Answered {
 /// Where ours is meant to be another answer than the captured one, and why.
 fn ours_alone(answered: &Answered, difference: &str) -> bool {
     // Texts about bodies that cannot be decoded name types of Go's.
-    let decoding = difference.contains("Request decode failed: ") || difference.contains("Failed to parse body: ");
+    let decoding =
+        difference.contains("Request decode failed: ") || difference.contains("Failed to parse body: ");
     // Ours repeats the word that is no status.
-    let status = answered.answer.as_str() == Some("Bad check status") && difference.contains("Bad check status");
+    let status =
+        answered.answer.as_str() == Some("Bad check status") && difference.contains("Bad check status");
     decoding || status || meant(difference)
 }
 
@@ -33,9 +35,11 @@ async fn odd_spellings_are_answered_as_a_real_agent_answered_them() {
     for answered in &all {
         let mut parts = answered.request.splitn(3, ' ');
         let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
-        let path = sessions.iter().enumerate().rev().fold(path.to_owned(), |path, (at, id)| {
-            path.replace(&format!("${}", at + 1), id)
-        });
+        let path = sessions
+            .iter()
+            .enumerate()
+            .rev()
+            .fold(path.to_owned(), |path, (at, id)| path.replace(&format!("${}", at + 1), id));
         let (status, ours) = ask(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
         let mut found = Vec::new();
         if status != answered.status {
@@ -69,7 +73,10 @@ async fn a_session_of_lower_case_keys_expires_and_takes_its_keys_along() {
     let engine = engine().await;
     let (_, made) = ask(&engine, "PUT", "/v1/session/create", r#"{"ttl":"10s","behavior":"delete"}"#).await;
     let id = made["ID"].as_str().unwrap();
-    assert_eq!(ask(&engine, "PUT", &format!("/v1/kv/service/leader?acquire={id}"), "n1").await.1, json!(true));
+    assert_eq!(
+        ask(&engine, "PUT", &format!("/v1/kv/service/leader?acquire={id}"), "n1").await.1,
+        json!(true)
+    );
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(ask(&engine, "GET", "/v1/kv/service/leader", "").await.0, 200);
     tokio::time::sleep(Duration::from_secs(10)).await;
