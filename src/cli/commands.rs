@@ -24,7 +24,7 @@ use super::{
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
     config::Config,
-    out::{self, out},
+    out::out,
 };
 
 /// Files of one command, all together.
