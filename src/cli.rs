@@ -329,6 +329,9 @@ enum Token {
     Delete {
         /// Its name.
         name: String,
+        /// Also while a node or a prober uses it, which is then refused, or when it is the last operator's.
+        #[arg(long)]
+        force: bool,
     },
     /// Bring tokens into a running cluster that has none, without locking anybody out.
     Bootstrap(Bootstrap),

@@ -13,7 +13,9 @@ use store::{
     commit::{
         self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
     },
-    model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
+    model::{
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, Token, encode,
+    },
 };
 
 use super::{Admin, Asked, Caller, Problem, Sent, bearers};
@@ -95,28 +97,28 @@ pub(super) enum Lockout {
     Meant,
 }
 
-fn has_operator<'t>(mut documents: impl Iterator<Item = &'t Document>) -> bool {
-    documents.any(|it| matches!(it, Document::Token(token) if token.makes_tokens_needed()))
-}
-
 /// Refuses a change that would lock nodes and vantages out, or take the last operator's token away.
 async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Result<(), Problem> {
-    let before: Vec<_> = stored.documents().collect();
-    let after: Vec<_> = plan.world().documents().collect();
-    match (has_operator(before.iter().map(AsRef::as_ref)), has_operator(after.iter().map(AsRef::as_ref))) {
+    let before = bearers::tokens(stored.documents());
+    let after = bearers::tokens(plan.world().documents().cloned());
+    let needed = |tokens: &[Token]| tokens.iter().any(Token::makes_tokens_needed);
+    let conflict = |text: String| Err(Problem::new(StatusCode::CONFLICT, text));
+    match (needed(&before), needed(&after)) {
         (false, true) => {
             let without_token = admin.bearers.census().await?.without_token();
-            if without_token.is_empty() {
-                return Ok(());
-            }
-            Err(Problem::new(StatusCode::CONFLICT, bearers::refusal(&without_token)))
+            if without_token.is_empty() { Ok(()) } else { conflict(bearers::refusal(&without_token)) }
         }
-        (true, false) => Err(Problem::new(
-            StatusCode::CONFLICT,
+        (true, false) => conflict(
             "this would take the last operator's token away, and whoever reaches a loopback listener would be an \
-             operator: make another operator's token first, or see `waypost token reset --help`",
-        )),
-        _ => Ok(()),
+             operator: make another operator's token first, or see `waypost token reset --help`"
+                .to_owned(),
+        ),
+        (true, true) => {
+            let ended = bearers::ended(&before, &after);
+            let in_use = if ended.is_empty() { Vec::new() } else { admin.bearers.census().await?.using(&ended) };
+            if in_use.is_empty() { Ok(()) } else { conflict(bearers::still_used(&in_use)) }
+        }
+        (false, false) => Ok(()),
     }
 }
 
@@ -288,11 +290,12 @@ pub(super) async fn delete(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
+    Asked(wanted): Asked<Forced>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
-    let deleted =
-        commit_with(&admin, &caller, "delete", Lockout::Refused, |_| vec![Change::Delete(id.clone())]);
+    let lockout = if wanted.force { Lockout::Meant } else { Lockout::Refused };
+    let deleted = commit_with(&admin, &caller, "delete", lockout, |_| vec![Change::Delete(id.clone())]);
     deleted.await.map(Json)
 }
 
@@ -324,7 +327,7 @@ fn generation_of(backup: &str) -> Option<Generation> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Restore {
+pub(super) struct Forced {
     /// Also when it takes the last operator's token away, or locks nodes out.
     #[serde(default)]
     force: bool,
@@ -333,7 +336,7 @@ pub(super) struct Restore {
 pub(super) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Restore>,
+    Asked(wanted): Asked<Forced>,
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;

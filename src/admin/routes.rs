@@ -54,7 +54,7 @@ pub const ROUTES: &[Route] = &[
     route("post", "/v1/diff", "read", &[], Some("as for /v1/apply"), "What an apply would change."),
     route("get", "/v1/documents", "read", &["kind"], None, "The stored documents."),
     route("get", "/v1/documents/{kind}/{name}", "read", &[], None, "One document."),
-    route("delete", "/v1/documents/{kind}/{name}", "change", &[], None, "Deletes one document."),
+    route("delete", "/v1/documents/{kind}/{name}", "change", &["force"], None, "Deletes one document."),
     route(
         "post",
         "/v1/domains/{name}/switch",

@@ -130,7 +130,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
-fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 

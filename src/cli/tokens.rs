@@ -19,8 +19,8 @@ use store::{
 
 use super::{
     Bootstrap, Failure, Outcome, Token,
-    client::Client,
-    commands::{delete, get, print},
+    client::{Client, segment},
+    commands::{get, print, say_applied},
     show,
 };
 use crate::{
@@ -34,7 +34,10 @@ const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
 pub(super) async fn run(client: &Client, token: Token, json: bool) -> Outcome {
     match token {
         Token::List => list(client, json).await,
-        Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
+        Token::Delete { name, force } => {
+            let path = format!("/v1/documents/token/{}?force={force}", segment(&name));
+            say_applied(&client.delete(&path).await?, json)
+        }
         Token::Create { name, role, vantage, services, replace } => {
             let scope = Scope { vantage, services: (!services.is_empty()).then_some(services) };
             create(client, name, role, scope, replace, json).await
