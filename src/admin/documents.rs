@@ -1,6 +1,6 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{
     Json,
@@ -122,6 +122,16 @@ async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Re
     }
 }
 
+/// Waits until this node runs a generation, so that a token works here when the command that made it returns.
+async fn known_here(admin: &Admin, generation: Generation) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let mut snapshots = admin.handle.snapshots();
+    let known =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
+    // It is committed either way, and known here soon.
+    let _ = tokio::time::timeout(PATIENCE, known).await;
+}
+
 /// Commits changes that are made from what is stored, again when somebody else was faster.
 pub(super) async fn commit_with(
     admin: &Admin,
@@ -141,7 +151,8 @@ pub(super) async fn commit_with(
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
-        if differences.iter().any(|it| it.id.kind == Kind::Token) {
+        let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
+        if of_tokens {
             caller.needs(Right::Tokens)?;
             if lockout == Lockout::Refused {
                 nobody_is_locked_out(admin, &stored, &plan).await?;
@@ -152,6 +163,9 @@ pub(super) async fn commit_with(
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = caller.0.who(), changes = differences.len(), "committed");
+                if of_tokens {
+                    known_here(admin, generation).await;
+                }
                 return Ok(Applied { generation, differences });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
