@@ -6,14 +6,16 @@
 mod client;
 mod commands;
 mod drains;
+mod reset;
 mod show;
+mod tokens;
 mod zones;
 
 use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use store::{
-    model::{Kind, Mistake, Span},
+    model::{Kind, Mistake, Name, Role, Span},
     vital,
 };
 
@@ -97,6 +99,8 @@ enum Command {
         engine: String,
         #[arg(long)]
         listen: SocketAddr,
+        #[arg(long)]
+        token_file: PathBuf,
     },
     /// Make documents true: all of them or none. Deletes nothing without --prune.
     Apply {
@@ -197,6 +201,9 @@ enum Command {
     Restore {
         /// The file.
         file: PathBuf,
+        /// Also when it takes the last operator's token away, or locks nodes out that have no token.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -301,24 +308,72 @@ enum Token {
     /// Make a token; its secret is printed once and stored nowhere.
     Create {
         /// What the record of writes will show.
-        name: String,
-        /// operator, automation, vantage, registrar, node or reader.
-        #[arg(long)]
-        role: String,
+        #[arg(value_parser = parse_name)]
+        name: Name,
+        /// operator, automation, vantage, registrar, node, control or reader.
+        #[arg(long, value_parser = tokens::parse_role)]
+        role: Role,
         /// The vantage it may report for.
-        #[arg(long)]
-        vantage: Option<String>,
+        #[arg(long, value_parser = parse_name)]
+        vantage: Option<Name>,
         /// A service in the registry it may register, or a glob; may be repeated.
         #[arg(long = "service")]
         services: Vec<String>,
+        /// Put it in the place of a token of the same name, whose secret ends with that.
+        #[arg(long)]
+        replace: bool,
     },
-    /// Show the tokens, without secrets.
+    /// Show the tokens, without secrets, and for whom a bootstrap waits.
     List,
     /// Remove a token; it is refused from then on.
     Delete {
         /// Its name.
         name: String,
     },
+    /// Bring tokens into a running cluster that has none, without locking anybody out.
+    Bootstrap(Bootstrap),
+    /// End every operator's token without one: at the stopped embedded engine, or on a Consul.
+    Reset(Reset),
+}
+
+#[derive(Debug, Args)]
+struct Bootstrap {
+    /// The folder for the token files: one for each node and vantage that is heard without a token, and operator.token.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// What the operator's token is called.
+    #[arg(long, default_value = "operator", value_parser = parse_name)]
+    operator: Name,
+    /// Put the operator's token in force at once: whoever has no token is refused from then on.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Reset {
+    /// The configuration of a node, whose engine it is. An embedded engine must be stopped.
+    #[arg(long, value_name = "FILE", conflicts_with = "consul", required_unless_present = "consul")]
+    config: Option<PathBuf>,
+    /// The Consul agent.
+    #[arg(long, value_name = "URL")]
+    consul: Option<String>,
+    /// A file with a token of that Consul which may write waypost/.
+    #[arg(long, value_name = "FILE", requires = "consul")]
+    consul_token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust for an https agent instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "consul")]
+    consul_ca_file: Option<PathBuf>,
+    /// Make a new operator's token and write its secret to this file. Without it no operator's token is left, and
+    /// every request on loopback is an operator's again.
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// What the new operator's token is called.
+    #[arg(long, default_value = "operator", value_parser = parse_name)]
+    operator: Name,
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    text.parse().map_err(|error: store::model::NameError| format!("expected {error}"))
 }
 
 fn parse_kind(text: &str) -> Result<Kind, String> {
@@ -427,19 +482,20 @@ async fn run(cli: Cli) -> Outcome {
                 Err(error) => Err(Failure::failed(error)),
             }
         }
-        Command::DemoBackend { die_with_parent, service, id, site, engine, listen } => {
+        Command::DemoBackend { die_with_parent, service, id, site, engine, listen, token_file } => {
             survive_hangups()?;
             if die_with_parent {
                 end_with_parent()?;
             }
             start_log(&log::Settings { directives: "warn".to_owned(), ..log::Settings::default() })?;
-            let options = demo::backend::Options { service, id, site, engine, listen };
+            let options = demo::backend::Options { service, id, site, engine, listen, token_file };
             demo::backend::run(options).await.map_err(Failure::failed)
         }
         Command::Check { files } => commands::check(&files, global.json),
         Command::Import(Import::Zone { file, origin, output }) => {
             zones::import(&file, &origin, output.as_deref())
         }
+        Command::Token(Token::Reset(wanted)) => reset::run(wanted, global.json).await,
         command => ask(command, &global).await,
     }
 }
@@ -464,10 +520,10 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Switch { domain, to } => commands::switch(&client, &domain, to.as_deref(), json).await,
         Command::Drain(drain) => drains::run(&client, drain, json).await,
         Command::Override(order) => commands::order(&client, order, json).await,
-        Command::Token(token) => commands::token(&client, token, json).await,
+        Command::Token(token) => tokens::run(&client, token, json).await,
         Command::Audit => commands::audit(&client, json).await,
         Command::Backup { output } => commands::backup(&client, &output).await,
-        Command::Restore { file } => commands::restore(&client, &file, json).await,
+        Command::Restore { file, force } => commands::restore(&client, &file, force, json).await,
         Command::Run { .. }
         | Command::Demo { .. }
         | Command::DemoBackend { .. }
@@ -492,6 +548,8 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     }
     let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
     start_log(&config.telemetry.log)?;
+    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
+    tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     tokio::spawn(vital::task("the signals", async move {

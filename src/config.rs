@@ -20,9 +20,10 @@ use store::{
     engine::consul,
     geo::Geo,
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
+    secret::Credential,
 };
 
-use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log};
+use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// The files that its tokens come from.
+    pub token_files: Vec<TokenFile>,
 }
 
 /// A database of where addresses are, with the file it was read from.
@@ -99,7 +102,7 @@ pub struct Guard {
     /// Certificate chain and key, in PEM.
     pub tls: Option<Tls>,
     /// The first operator's token; others are Token documents.
-    pub token: Option<consul::Secret>,
+    pub token: Option<Credential>,
 }
 
 /// A certificate chain with its key, in PEM.
@@ -152,8 +155,10 @@ pub struct Telemetry {
     pub otlp: Option<String>,
     /// What is logged, how and where.
     pub log: log::Settings,
-    /// Where `/livez`, `/readyz` and `/metrics` are answered on a node without control; absent: nowhere.
+    /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: nowhere beside the admin API.
     pub listen: Option<SocketAddr>,
+    /// How that is guarded: with a token `/metrics` needs one; health is for everybody who asks.
+    pub guard: Guard,
 }
 
 impl Config {

@@ -19,7 +19,7 @@ use store::{
     handle::{Clock, Handle},
     load::Load,
     metrics::Source,
-    model::{Generation, Name},
+    model::{Bearer, Generation, Name},
     snapshot::{Snapshot, Sources},
     vital,
 };
@@ -34,6 +34,7 @@ use crate::{
     reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
     shutdown::Shutdown,
     telemetry::{Metrics, TelemetryError, log},
+    token_file::TokenFile,
 };
 
 /// How long the parts may take to end, beyond what the gateway was given.
@@ -134,6 +135,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         targets: Arc::default(),
         rereads: Rereads::default(),
     };
+    config.token_files.iter().for_each(TokenFile::say_if_missing);
+    node.rereads.extend(config.token_files.iter().map(TokenFile::part));
     node.rereads.extend(certificate_parts(&config, &listeners));
     node.rereads.extend(config.telemetry.log.file.as_deref().map(log::part));
     node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
@@ -169,7 +172,8 @@ async fn bind(config: &Config) -> Result<Listeners, ListenError> {
             Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
     }
     if let Some(address) = config.telemetry.listen {
-        listeners.status = Some(listen::bind("[telemetry] listen", address, None).await?);
+        listeners.status =
+            Some(listen::bind("[telemetry] listen", address, config.telemetry.guard.tls.as_ref()).await?);
     }
     Ok(listeners)
 }
@@ -181,8 +185,9 @@ fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
         _ => None,
     };
     let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
-    let part = |bound: &Option<Bound>, tls: Option<&config::Tls>| bound.as_ref()?.certificate_part(tls?);
-    [part(&listeners.face, face), part(&listeners.admin, admin)].into_iter().flatten().collect()
+    let status = config.telemetry.guard.tls.as_ref();
+    let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
+    listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
 }
 
 /// What reads the database of where addresses are again.
@@ -234,17 +239,23 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
         Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
         Store::Embedded(it) => {
-            let address =
-                it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
-            let options = embedded::Options {
-                node: config.node.to_string(),
-                address,
-                datacenter: it.datacenter.clone(),
-            };
-            let embedded = embedded::Embedded::open(&config.data_dir.join("engine"), options).await?;
+            let embedded = open_embedded(config, it).await?;
+            // This node beats without asking the face; what the face noted of it in an earlier life is over.
+            store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
             Ok(Opened { engine: Arc::clone(&embedded) as Arc<dyn Engine>, embedded: Some(embedded) })
         }
     }
+}
+
+/// Opens the embedded engine of a node.
+pub(crate) async fn open_embedded(
+    config: &Config,
+    it: &config::Embedded,
+) -> Result<Arc<embedded::Embedded>, EngineError> {
+    let address = it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
+    let options =
+        embedded::Options { node: config.node.to_string(), address, datacenter: it.datacenter.clone() };
+    embedded::Embedded::open(&config.data_dir.join("engine"), options).await
 }
 
 async fn follow(
@@ -483,11 +494,26 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
-            self.serve_one("the status listener", bound, admin::health_router(health));
+            let auth = config.telemetry.guard.token.as_ref().map(|first| {
+                // A node without an engine knows no tokens but this one.
+                Auth::new(handle.cloned().unwrap_or_else(standing), Some(first))
+            });
+            self.serve_one("the status listener", bound, admin::health_router(health, auth));
         }
+    }
+
+    fn complete_bootstraps(&mut self, admin: Admin) {
+        let ending = self.shutdown.begun();
+        self.spawn("bringing tokens into force", async move {
+            tokio::select! {
+                () = ending => Ok(()),
+                () = admin.complete_bootstraps() => Ok(()),
+            }
+        });
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {

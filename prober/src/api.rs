@@ -7,9 +7,10 @@ use reqwest::{Certificate, Client, RequestBuilder, Response};
 use store::{
     health::{Batch, BatchReply, Work},
     model::{Name, Span},
+    secret::Credential,
 };
 
-use crate::{Config, Error, Secret};
+use crate::{Config, Error};
 
 /// How long a work poll may wait at the other end.
 const WAIT: Duration = Duration::from_secs(30);
@@ -42,7 +43,7 @@ pub(crate) struct Api {
     client: Client,
     base: String,
     vantage: Name,
-    token: Option<Secret>,
+    token: Option<Credential>,
 }
 
 /// Why a request gave nothing.
@@ -94,8 +95,8 @@ impl Api {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Failed> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token.expose()),
+        let request = match self.token.as_ref().and_then(Credential::load) {
+            Some(secret) => request.bearer_auth(secret.expose()),
             None => request,
         };
         let unanswered = |error: reqwest::Error| Failed::Unanswered(told(&error));

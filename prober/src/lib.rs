@@ -40,7 +40,7 @@ use store::{handle::Clock, vital};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use api::{Admin, Failed};
-pub use config::{Canary, CanaryError, Config, Secret};
+pub use config::{Canary, CanaryError, Config};
 pub use metrics::Metrics;
 
 use crate::{

@@ -5,16 +5,18 @@ use std::collections::HashSet;
 use axum::{
     Json,
     extract::{Path, State},
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use store::{
-    commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
+    commit::{
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
+    },
     model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
 };
 
-use super::{Admin, Asked, Caller, Problem, Sent};
+use super::{Admin, Asked, Caller, Problem, Sent, bearers};
 use crate::auth::Right;
 
 /// Commits by others that an apply gives way to before it gives up.
@@ -64,7 +66,7 @@ pub struct KeptDocument {
     pub yaml: String,
 }
 
-fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
+pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {
@@ -84,11 +86,46 @@ fn describe(differences: &[Difference]) -> String {
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
+/// What becomes of a change that decides whether requests need a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lockout {
+    /// It is refused where it would lock anybody out, or open a guarded cluster.
+    Refused,
+    /// The caller said that this is meant.
+    Meant,
+}
+
+fn has_operator<'t>(mut documents: impl Iterator<Item = &'t Document>) -> bool {
+    documents.any(|it| matches!(it, Document::Token(token) if token.makes_tokens_needed()))
+}
+
+/// Refuses a change that would lock nodes and vantages out, or take the last operator's token away.
+async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Result<(), Problem> {
+    let before: Vec<_> = stored.documents().collect();
+    let after: Vec<_> = plan.world().documents().collect();
+    match (has_operator(before.iter().map(AsRef::as_ref)), has_operator(after.iter().map(AsRef::as_ref))) {
+        (false, true) => {
+            let without_token = admin.bearers.census().await?.without_token();
+            if without_token.is_empty() {
+                return Ok(());
+            }
+            Err(Problem::new(StatusCode::CONFLICT, bearers::refusal(&without_token)))
+        }
+        (true, false) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "this would take the last operator's token away, and whoever reaches a loopback listener would be an \
+             operator: make another operator's token first, or see `waypost token reset --help`",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Commits changes that are made from what is stored, again when somebody else was faster.
-async fn commit_with(
+pub(super) async fn commit_with(
     admin: &Admin,
     caller: &Caller,
     verb: &str,
+    lockout: Lockout,
     changes: impl Fn(&Stored) -> Vec<Change>,
 ) -> Result<Applied, Problem> {
     let engine = admin.engine.as_ref();
@@ -104,6 +141,9 @@ async fn commit_with(
         let differences = plan.differences().to_vec();
         if differences.iter().any(|it| it.id.kind == Kind::Token) {
             caller.needs(Right::Tokens)?;
+            if lockout == Lockout::Refused {
+                nobody_is_locked_out(admin, &stored, &plan).await?;
+            }
         }
         let what = format!("{verb}: {}", describe(&differences));
         let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
@@ -125,7 +165,7 @@ pub(super) async fn apply(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let documents = parse(&wanted.files)?;
-    let applied = commit_with(&admin, &caller, "apply", |stored| {
+    let applied = commit_with(&admin, &caller, "apply", Lockout::Refused, |stored| {
         let gone = if wanted.prune { removed(stored, &documents) } else { Vec::new() };
         let puts = documents.iter().cloned().map(Change::Put);
         puts.chain(gone.into_iter().map(Change::Delete)).collect()
@@ -177,7 +217,7 @@ pub(super) async fn switch(
     if switched(&found.document, wanted.to).is_none() {
         return Err(Problem::wrong(format!("{id} has no policy of type blue_green")));
     }
-    let applied = commit_with(&admin, &caller, "switch", |stored| {
+    let applied = commit_with(&admin, &caller, "switch", Lockout::Refused, |stored| {
         let found = stored.get(&id).and_then(|kept| switched(&kept.document, wanted.to));
         found
             .map(|value| Change::Put(Placed { value, place: Place::elsewhere("switch") }))
@@ -251,7 +291,9 @@ pub(super) async fn delete(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
-    commit_with(&admin, &caller, "delete", |_| vec![Change::Delete(id.clone())]).await.map(Json)
+    let deleted =
+        commit_with(&admin, &caller, "delete", Lockout::Refused, |_| vec![Change::Delete(id.clone())]);
+    deleted.await.map(Json)
 }
 
 fn text(body: String) -> Response {
@@ -281,9 +323,17 @@ fn generation_of(backup: &str) -> Option<Generation> {
     Some(Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct Restore {
+    /// Also when it takes the last operator's token away, or locks nodes out.
+    #[serde(default)]
+    force: bool,
+}
+
 pub(super) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
+    Asked(wanted): Asked<Restore>,
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;
@@ -296,6 +346,9 @@ pub(super) async fn restore(
     let now = admin.handle.now();
     let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
+    if !wanted.force {
+        nobody_is_locked_out(&admin, &stored, &plan).await?;
+    }
     let differences = plan.differences().to_vec();
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };

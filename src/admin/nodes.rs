@@ -1,7 +1,7 @@
 //! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -91,6 +91,16 @@ impl Nodes {
             seen.beats.values().map(|(beat, moved)| status(beat, now.duration_since(*moved))).collect(),
             seen.error.clone(),
         )
+    }
+
+    /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
+    /// counts as heard then.
+    pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let beats = seen.iter().flat_map(|it| it.beats.values());
+        let recent = beats.filter(|(_, moved)| now.duration_since(*moved) <= within);
+        recent.map(|(beat, _)| (beat.node.clone(), beat.roles.clone())).collect()
     }
 
     /// What living gateways carry, by cluster and site.

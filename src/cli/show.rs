@@ -82,6 +82,9 @@ pub(super) fn status(it: &Status) -> String {
             "FROZEN: cluster {cluster}: too much went down at once; the last good verdicts stay"
         );
     }
+    if let Some(it) = &it.bootstrap {
+        text.push_str(&super::tokens::waiting(&it.operator, &it.waits_for));
+    }
     text.push('\n');
     let domains = it.domains.iter().map(|domain| {
         let sites = domain.sites.iter().map(|site| match &site.forced {

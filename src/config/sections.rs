@@ -9,12 +9,14 @@ use std::{
 };
 
 use store::{
-    engine::consul::{self, Secret},
+    engine::consul,
     geo::Geo,
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
+        tree::Value,
     },
+    secret::{Credential, Secret},
 };
 
 use dns::registry::Offer;
@@ -23,6 +25,7 @@ use crate::{
     certificate::{CertificateFiles, server_config},
     reread::{Content, FileInUse, Files, read_file},
     telemetry::log,
+    token_file::{self, TokenFile},
 };
 
 use super::{Config, Control, Embedded, GeoIp, Guard, Proxy, Store, Telemetry, Tls};
@@ -54,6 +57,12 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
+    let token_files = token_files(
+        &fields,
+        store.as_ref(),
+        prober.as_ref(),
+        [control.as_ref().map(|it| &it.guard), telemetry.as_ref().map(|it| &it.guard)],
+    );
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -83,6 +92,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         prober,
         control,
         telemetry,
+        token_files,
     })
 }
 
@@ -121,7 +131,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
         Some(Store::Embedded(Embedded { datacenter, http, dns, dns_domain, dns_ttl, guard }))
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
-        let token = fields.optional("token_file", |it| secret(&it));
+        let token = fields.optional("token_file", |it| token_to_send(&it));
         let ca_pem = fields.optional("ca_file", |it| file(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
@@ -285,7 +295,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         }
         Some(urls)
     });
-    let token = fields.optional("token_file", |it| secret(&it));
+    let token = fields.optional("token_file", |it| token_to_send(&it));
     let ca_pem = fields.optional("ca_file", |it| file(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
@@ -295,7 +305,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
     config.external = external;
-    config.token = token.map(|it| prober::Secret::from(it.expose().to_owned()));
+    config.token = token;
     config.ca_pem = ca_pem;
     config.canaries = canaries.unwrap_or_default();
     config.max_targets = max_targets.unwrap_or(config.max_targets);
@@ -344,20 +354,19 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
         }
         Some(text.to_owned())
     });
-    let listen = fields.optional("listen", |it| {
-        let listen = address(&it)?;
-        if !listen.ip().is_loopback() {
-            it.mistake(
-                format!("{listen} is off loopback, and this port knows no tokens"),
-                "a loopback address",
-            );
+    let listen = fields.optional("listen", |it| address(&it));
+    let guard = guard(fields);
+    if listen.is_none() {
+        for key in ["tls", "token_file"] {
+            if let Some(there) = fields.get(key) {
+                there.mistake("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+            }
         }
-        Some(listen)
-    });
+    }
     let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
     let format = fields.or("log_format", log::Format::default(), |it| it.word(&formats));
     let file = fields.optional("log_file", |it| log_file(&it));
-    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen })
+    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen, guard })
 }
 
 /// The file of the log, which need not be there; its folder has to be.
@@ -387,7 +396,7 @@ fn guard(fields: &Fields<'_>) -> Guard {
         }
         Some(Tls { files, cert, key })
     });
-    Guard { tls, token: fields.optional("token_file", |it| secret(&it)) }
+    Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }
 
 fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
@@ -476,12 +485,43 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
 
 fn secret(at: &Reader<'_>) -> Option<Secret> {
     let bytes = file(at)?;
-    let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
-    if text.len() < 16 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        at.mistake("the file holds no token", "one line of at least 16 printable characters");
-        return None;
+    token_file::secret(&bytes).map_err(|error| at.mistake(error, token_file::EXPECTED)).ok()
+}
+
+/// The token of a client. Its file may come later: `token bootstrap` writes it.
+fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
+    if path(at)?.try_exists().is_ok_and(|there| !there) {
+        return Some(Credential::default());
     }
-    Some(Secret::new(text))
+    secret(at).map(Credential::from)
+}
+
+/// The token files that a node rereads, with the credentials that are made of them.
+fn token_files(
+    fields: &Fields<'_>,
+    store: Option<&Store>,
+    prober: Option<&prober::Config>,
+    [control, telemetry]: [Option<&Guard>; 2],
+) -> Vec<TokenFile> {
+    let stores = store.and_then(|it| match it {
+        Store::Embedded(it) => it.guard.token.as_ref(),
+        Store::Consul(it) => it.token.as_ref(),
+    });
+    let found = [
+        ("store", "[store] token_file", stores),
+        ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
+        ("control", "[control] token_file", control.and_then(|it| it.token.as_ref())),
+        ("telemetry", "[telemetry] token_file", telemetry.and_then(|it| it.token.as_ref())),
+    ];
+    let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
+        let credential = credential?.clone();
+        // It was read as a text before: there is a credential.
+        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
+            return None;
+        };
+        Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
+    };
+    found.into_iter().filter_map(named).collect()
 }
 
 /// The CPUs this process may use (the cgroup's, where one is set).

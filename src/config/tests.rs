@@ -167,6 +167,35 @@ fn off_loopback_takes_tls_and_a_token() {
 }
 
 #[test]
+fn a_token_to_send_may_come_later_and_one_to_expect_may_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n";
+    let sends = format!(
+        "{head}[store]\nengine = \"consul\"\nurl = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
+         [prober]\nvantage = \"gz\"\nreport_to = [\"http://127.0.0.1:2\"]\ntoken_file = \"{}\"\n",
+        path("node"),
+        path("vantage")
+    );
+    let config = Config::parse("node.toml", &sends).unwrap();
+    let named: Vec<_> = config.token_files.iter().map(|it| it.what).collect();
+    assert_eq!(named, ["[store] token_file", "[prober] token_file"]);
+    // What is read later reaches who sends it.
+    std::fs::write(path("vantage"), "0123456789abcdef\n").unwrap();
+    assert_eq!(config.token_files[1].reread(), Ok(true));
+    let sent = config.prober.unwrap().token.unwrap().load();
+    assert_eq!(sent.unwrap().expose(), "0123456789abcdef");
+    let expects = format!(
+        "{head}[store]\nengine = \"embedded\"\n[control]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"{}\"\n",
+        path("missing")
+    );
+    assert!(mistakes(&expects).contains("cannot read"));
+    // An empty file is a mistake for both.
+    std::fs::write(path("node"), "").unwrap();
+    assert!(mistakes(&sends).contains("holds no token"));
+}
+
+#[test]
 fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();

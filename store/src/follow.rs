@@ -20,6 +20,7 @@ mod health;
 mod metrics;
 mod overflow;
 mod patience;
+mod turns;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 

@@ -31,6 +31,7 @@ mod peers;
 mod registry;
 mod rig;
 mod security;
+mod tokens;
 mod tools;
 mod wire;
 mod zones;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
     trials.extend(registry::trials(&components));
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
+    trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -19,7 +19,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Config, wire::go_duration};
+use super::{Config, Credential, Secret, wire::go_duration};
 use crate::engine::{EngineError, Index, Indexed, Result, Wait};
 
 // What one client may keep a server busy with, dropped polls included until the server has surely forgotten them;
@@ -255,7 +255,7 @@ struct Places {
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<HeaderValue>,
+    token: Credential,
     datacenter: Option<String>,
     deadlines: Deadlines,
     calls: Semaphore,
@@ -278,17 +278,13 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(refused("expected http://host:port or https://host:port"));
         }
-        let token = config.token.as_ref().map(|token| {
-            let mut value = HeaderValue::from_str(token.expose()).map_err(|_| {
-                EngineError::Refused("engine token: expected printable ASCII characters".to_owned())
-            })?;
-            value.set_sensitive(true);
-            Ok(value)
-        });
+        if let Some(secret) = config.token.as_ref().and_then(Credential::load) {
+            header_value(&secret)?;
+        }
         Ok(Self {
             http: http_client(config, &base, deadlines)?,
             base,
-            token: token.transpose()?,
+            token: config.token.clone().unwrap_or_default(),
             datacenter: config.datacenter.clone(),
             deadlines,
             calls: Semaphore::new(CALLS),
@@ -387,8 +383,8 @@ impl Client {
         let asked = request.to_string();
         let url = request.url(&self.base)?;
         let mut outgoing = self.http.request(request.method, url);
-        if let Some(token) = &self.token {
-            outgoing = outgoing.header("X-Consul-Token", token.clone());
+        if let Some(secret) = self.token.load() {
+            outgoing = outgoing.header("X-Consul-Token", header_value(&secret)?);
         }
         if let Some(body) = request.body {
             outgoing = outgoing.header(CONTENT_TYPE, "application/json").body(body);
@@ -423,6 +419,13 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     // The body first: when it is not JSON either, that is the more telling error.
     let value = answer.json(expected).await?;
     Ok(Indexed { index: index?, value: Some(value) })
+}
+
+fn header_value(secret: &Secret) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose())
+        .map_err(|_| EngineError::Refused("engine token: expected printable ASCII characters".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 async fn deadline<T>(asked: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
