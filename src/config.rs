@@ -52,6 +52,10 @@ pub struct Config {
     pub control: Option<Control>,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// The file of `[store] ca_file`.
+    pub store_ca: Option<FileInUse>,
+    /// The file of `[prober] ca_file`.
+    pub prober_ca: Option<FileInUse>,
     /// The files that its tokens come from.
     pub token_files: Vec<TokenFile>,
 }

@@ -92,6 +92,8 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         prober,
         control,
         telemetry,
+        store_ca: ca_file(&fields, "store"),
+        prober_ca: ca_file(&fields, "prober"),
         token_files,
     })
 }
@@ -494,6 +496,16 @@ fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
         return Some(Credential::default());
     }
     secret(at).map(Credential::from)
+}
+
+/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
+/// one that it is not.
+fn ca_file(fields: &Fields<'_>, section: &'static str) -> Option<FileInUse> {
+    let section = fields.get(section)?;
+    let Value::Scalar(path) = &section.node().entry("ca_file")?.value.value else { return None };
+    let path = PathBuf::from(&path.text);
+    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    Some(FileInUse { path, content })
 }
 
 /// The token files that a node rereads, with the credentials that are made of them.

@@ -12,7 +12,7 @@ use std::{
 
 use store::{
     board::Board,
-    model::{DomainName, Moment, Name, OverrideState},
+    model::{DomainName, Moment, OverrideState},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::{self, Outcome, Tier},
 };
