@@ -19,7 +19,6 @@ mod drains;
 mod health;
 mod metrics;
 mod overflow;
-mod patience;
 mod turns;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -29,8 +28,8 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use crate::engine::Backoff;
 pub use metrics::FollowMetrics;
-pub use patience::Backoff;
 
 use crate::{
     disk::{DiskError, LastGood},

@@ -24,6 +24,7 @@ mod failover;
 mod geo;
 mod harness;
 mod identical;
+mod idle;
 mod instance;
 mod logging;
 mod names;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
+    trials.extend(idle::trials(&components));
     trials.extend(logging::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));

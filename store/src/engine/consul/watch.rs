@@ -9,7 +9,6 @@
 
 mod feeds;
 mod followed;
-mod pace;
 mod queue;
 
 use std::{
@@ -27,7 +26,6 @@ use tokio::{
 use self::{
     feeds::{Changed, Feed, News},
     followed::{Followed, Outlet, Unheard},
-    pace::{Bucket, backoff},
     queue::{Lane, Queue},
 };
 use super::{
@@ -36,7 +34,10 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait},
+    engine::{
+        Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
+        pace::{Bucket, backoff},
+    },
     vital,
 };
 
@@ -217,7 +218,8 @@ impl Follower {
 
     fn start_poll(&mut self, followed: Arc<Followed>, place: Place, jitter: Duration) {
         self.own.insert(followed.service.clone());
-        self.polls.spawn(poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter));
+        let polling = poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter);
+        self.polls.spawn(vital::task("a poll of a service at Consul", polling));
     }
 
     fn poll_ended(&mut self, (name, place): Ended) {
