@@ -32,7 +32,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::Handle,
     health::{Batch, BatchReply, Work},
-    model::{Mistake, Span},
+    model::{Mistake, Name, Span},
 };
 
 pub use documents::{Applied, Apply, FileText, KeptDocument};
@@ -46,6 +46,7 @@ pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending,
 use crate::{
     auth::{Auth, Identity, Right},
     control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused},
+    repeats::Repeats,
 };
 
 /// The largest request: a thousand documents of ordinary size.
@@ -60,6 +61,7 @@ pub struct Admin {
     auth: Auth,
     nodes: nodes::Nodes,
     bearers: bearers::Bearers,
+    refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
 }
@@ -70,8 +72,17 @@ impl Admin {
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
         let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
-        let (zones, targets) = (Arc::default(), Arc::default());
-        Self { engine, handle, control, auth, nodes, bearers, zones, targets }
+        let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
+        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets }
+    }
+
+    /// Logs that a vantage's report was refused: once, and then how often.
+    fn tell_refused(&self, caller: &Caller, vantage: &Name, problem: &Problem) {
+        let who = caller.0.who();
+        if let Some(before) = self.refused.is_due(&format!("{who} {vantage}"), std::time::Instant::now()) {
+            let (reason, status) = (&problem.error, problem.status.as_u16());
+            tracing::warn!(who, %vantage, reason, status, before, "a report was refused; more are only counted for a minute");
+        }
     }
 
     /// Puts an operator's token in force once every node and vantage that it waits for has been heard with a token.
@@ -119,7 +130,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path; see /openapi.json"))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(admin.clone())
-        .merge(health::guarded(health, admin.auth))
+        .merge(health::router(health, Some(admin.auth)))
 }
 
 async fn ui() -> Response {
@@ -287,9 +298,12 @@ async fn observations(
     caller: Caller,
     Sent(batch): Sent<Batch>,
 ) -> Result<Json<BatchReply>, Problem> {
-    caller.needs(Right::Vantage(batch.vantage.as_str()))?;
     let vantage = batch.vantage.clone();
-    let reply = admin.control.observe(batch).await?;
+    let taken = match caller.needs(Right::Vantage(vantage.as_str())) {
+        Ok(()) => admin.control.observe(batch).await.map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
     admin.bearers.heard(&vantage, caller.0.token()).await;
     Ok(Json(reply))
 }

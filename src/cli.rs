@@ -551,6 +551,8 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     }
     let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
     start_log(&config.telemetry.log)?;
+    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
+    tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     tokio::spawn(vital::task("the signals", async move {
@@ -597,5 +599,30 @@ mod tests {
     fn kinds_are_words_people_use() {
         assert_eq!(parse_kind("sites"), Ok(Kind::Site));
         assert!(parse_kind("nonsense").unwrap_err().contains("site, "));
+    }
+
+    /// What the systemd unit starts exists, and what it relies on stands in it.
+    #[test]
+    fn the_unit_names_commands_that_there_are() {
+        let unit = include_str!("../deploy/systemd/waypost.service");
+        let value = |key: &str| unit.lines().find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
+        for (key, prefix) in [("ExecStartPre", "-"), ("ExecStart", "")] {
+            let line = value(key).and_then(|it| it.strip_prefix(prefix)).unwrap();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(words[0], "/usr/local/bin/waypost");
+            let cli = Cli::try_parse_from(&words).unwrap();
+            let file = std::path::Path::new("/etc/waypost/waypost.toml");
+            match cli.command {
+                Command::Check { files } => assert_eq!(files, [file]),
+                Command::Run { config, .. } => assert_eq!(config, file),
+                other => panic!("{other:?}"),
+            }
+        }
+        // A wrong configuration is exit code 2, and no restart mends it.
+        assert_eq!((value("Restart"), value("RestartPreventExitStatus")), (Some("on-failure"), Some("2")));
+        assert_eq!(value("ExecReload"), Some("/bin/kill -HUP $MAINPID"));
+        assert!(unit.contains("# LoadCredential=") && !unit.contains("CAP_NET_RAW"));
+        let drop_in = include_str!("../deploy/systemd/waypost.service.d/icmp.conf");
+        assert!(drop_in.contains("\nAmbientCapabilities=CAP_NET_RAW\n"));
     }
 }

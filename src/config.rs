@@ -52,6 +52,10 @@ pub struct Config {
     pub control: Option<Control>,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// The file of `[store] ca_file`.
+    pub store_ca: Option<FileInUse>,
+    /// The file of `[prober] ca_file`.
+    pub prober_ca: Option<FileInUse>,
     /// The files that its tokens come from.
     pub token_files: Vec<TokenFile>,
 }
@@ -155,8 +159,10 @@ pub struct Telemetry {
     pub otlp: Option<String>,
     /// What is logged, how and where.
     pub log: log::Settings,
-    /// Where `/livez`, `/readyz` and `/metrics` are answered on a node without control; absent: nowhere.
+    /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: nowhere beside the admin API.
     pub listen: Option<SocketAddr>,
+    /// How that is guarded: with a token `/metrics` needs one; health is for everybody who asks.
+    pub guard: Guard,
 }
 
 impl Config {

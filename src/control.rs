@@ -10,6 +10,7 @@
 //!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
 //! ```
 
+mod answers;
 mod drains;
 mod intake;
 mod journal;
@@ -200,12 +201,14 @@ impl Control {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
                 let journal = journal::keep(Arc::clone(&shared), held);
+                let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
                         biased;
                         () = publishing => {}
                         () = deciding => {}
                         () = journal => {}
+                        () = telling => {}
                     }
                 }
             }

@@ -173,9 +173,26 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     } else {
         print_guide(fleet.layout());
     }
-    tokio::spawn(crate::reread::Rereads::default().run());
-    crate::shutdown::signalled().await;
+    tokio::select! {
+        () = crate::shutdown::signalled() => {}
+        () = terminal_gone() => {}
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ready once the terminal that the demo was started from is gone. SIGHUP alone does not end it, as it ends no node;
+/// but a demo whose window was closed would go on unseen.
+async fn terminal_gone() {
+    let there = || std::fs::File::open("/dev/tty").is_ok();
+    let started_from_one = there();
+    if let Ok(mut hangups) = crate::reread::hangups() {
+        while hangups.recv().await.is_some() {
+            if started_from_one && !there() {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn print_guide(layout: &Layout) {

@@ -1,7 +1,10 @@
 //! The listener of the embedded engine's Consul face: bytes in, [`store::compat`] decides, bytes out; who may do
 //! what is [`crate::auth`]'s table. Who writes a node's heartbeat is noted, see [`store::writers`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -18,17 +21,29 @@ use store::{
     writers::{self, Writer},
 };
 
-use crate::auth::{self, Auth, Identity};
+use crate::{
+    auth::{self, Auth, Identity},
+    repeats::Repeats,
+};
 
 /// The largest body taken; KV values and transactions are refused at half of it, with Consul's own words.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
 
 /// Every path of the face.
 pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
-    Router::new().fallback(answer).with_state((engine, auth))
+    Router::new().fallback(answer).with_state(Face { engine, auth, refused: Arc::default() })
 }
 
-async fn answer(State((engine, auth)): State<(Arc<Embedded>, Auth)>, request: Request) -> Response {
+/// What every request is answered from.
+#[derive(Clone)]
+struct Face {
+    engine: Arc<Embedded>,
+    auth: Auth,
+    /// Refused writes that were logged.
+    refused: Arc<Repeats>,
+}
+
+async fn answer(State(Face { engine, auth, refused }): State<Face>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
@@ -48,7 +63,7 @@ async fn answer(State((engine, auth)): State<(Arc<Embedded>, Auth)>, request: Re
         noting.note(&engine).await;
     }
     if let Some(written) = written {
-        written.record(response.status());
+        written.record(response.status(), &refused);
     }
     response.map(Body::from)
 }
@@ -111,8 +126,21 @@ impl Written {
         Self { who, what: format!("{} {}", head.method, head.uri.path()) }
     }
 
-    fn record(&self, status: StatusCode) {
+    fn record(&self, status: StatusCode, refused: &Repeats) {
         let Self { who, what } = self;
+        if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
+            if let Some(before) = refused.is_due(&format!("{who} {what}"), Instant::now()) {
+                let status = status.as_u16();
+                tracing::warn!(
+                    who,
+                    what,
+                    status,
+                    before,
+                    "registry write refused; more are only counted for a minute"
+                );
+            }
+            return;
+        }
         // Renewals come every few seconds from everybody, and our own nodes' beats do too.
         let ordinary =
             what.contains("/agent/check/") || what.contains("/session/renew") || what.contains("/txn");

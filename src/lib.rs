@@ -13,6 +13,7 @@ pub mod face;
 pub mod listen;
 pub mod node;
 pub mod out;
+pub mod repeats;
 pub mod reread;
 pub mod shutdown;
 pub mod telemetry;

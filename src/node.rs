@@ -103,6 +103,7 @@ struct Listeners {
 struct Opened {
     engine: Arc<dyn Engine>,
     embedded: Option<Arc<embedded::Embedded>>,
+    consul: Option<Arc<Consul>>,
 }
 
 /// Runs a node until `shutdown` begins or a part of it fails.
@@ -135,6 +136,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         targets: Arc::default(),
         rereads: Rereads::default(),
     };
+    if let (Some(file), Some(consul)) = (&config.store_ca, opened.as_ref().and_then(|it| it.consul.clone())) {
+        let trust = move |pem: &[u8]| consul.trust(pem).map_err(|error| error.to_string());
+        node.rereads.extend([authorities_part("[store] ca_file", file, trust)]);
+    }
     config.token_files.iter().for_each(TokenFile::say_if_missing);
     node.rereads.extend(config.token_files.iter().map(TokenFile::part));
     node.rereads.extend(certificate_parts(&config, &listeners));
@@ -172,7 +177,8 @@ async fn bind(config: &Config) -> Result<Listeners, ListenError> {
             Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
     }
     if let Some(address) = config.telemetry.listen {
-        listeners.status = Some(listen::bind("[telemetry] listen", address, None).await?);
+        listeners.status =
+            Some(listen::bind("[telemetry] listen", address, config.telemetry.guard.tls.as_ref()).await?);
     }
     Ok(listeners)
 }
@@ -184,8 +190,9 @@ fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
         _ => None,
     };
     let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
-    let part = |bound: &Option<Bound>, tls: Option<&config::Tls>| bound.as_ref()?.certificate_part(tls?);
-    [part(&listeners.face, face), part(&listeners.admin, admin)].into_iter().flatten().collect()
+    let status = config.telemetry.guard.tls.as_ref();
+    let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
+    listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
 }
 
 /// What reads the database of where addresses are again.
@@ -214,6 +221,21 @@ fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     })
 }
 
+/// What reads authorities again, to be trusted by whoever `trust` says.
+fn authorities_part(
+    name: &'static str,
+    file: &FileInUse,
+    trust: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static,
+) -> Part {
+    let path = file.path.clone();
+    let files = Files::new(vec![path.clone()], Files::SMALL);
+    Part::of_files(name, files, Some(file.content), move |contents| {
+        let pem = contents.first().map(Vec::as_slice).unwrap_or_default();
+        trust(pem).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path.display().to_string())
+    })
+}
+
 /// What reads the folder of zones again.
 fn zones_part(zones: Arc<ZonesDir>) -> Part {
     let folder = zones.path().to_owned();
@@ -235,12 +257,19 @@ fn zones_part(zones: Arc<ZonesDir>) -> Part {
 
 async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
-        Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
+        Store::Consul(consul) => {
+            let consul = Arc::new(Consul::new(consul)?);
+            Ok(Opened { engine: Arc::clone(&consul) as _, embedded: None, consul: Some(consul) })
+        }
         Store::Embedded(it) => {
             let embedded = open_embedded(config, it).await?;
             // This node beats without asking the face; what the face noted of it in an earlier life is over.
             store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
-            Ok(Opened { engine: Arc::clone(&embedded) as Arc<dyn Engine>, embedded: Some(embedded) })
+            Ok(Opened {
+                engine: Arc::clone(&embedded) as Arc<dyn Engine>,
+                embedded: Some(embedded),
+                consul: None,
+            })
         }
     }
 }
@@ -340,6 +369,12 @@ impl Node {
         if let Some(prober) = &config.prober {
             let prober = prober::start(prober.clone(), self.boot.clone())?;
             self.sources.push(prober.metrics());
+            let admins = prober.admins();
+            self.rereads.extend(config.prober_ca.as_ref().map(|file| {
+                authorities_part("[prober] ca_file", file, move |pem| {
+                    admins.iter().try_for_each(|it| it.trust(pem))
+                })
+            }));
             let ending = self.shutdown.begun();
             self.spawn("the prober", async move { prober.run(ending).await.map_err(Into::into) });
         }
@@ -496,7 +531,11 @@ impl Node {
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
-            self.serve_one("the status listener", bound, admin::health_router(health));
+            let auth = config.telemetry.guard.token.as_ref().map(|first| {
+                // A node without an engine knows no tokens but this one.
+                Auth::new(handle.cloned().unwrap_or_else(standing), Some(first))
+            });
+            self.serve_one("the status listener", bound, admin::health_router(health, auth));
         }
     }
 
@@ -504,10 +543,9 @@ impl Node {
         let ending = self.shutdown.begun();
         self.spawn("bringing tokens into force", async move {
             tokio::select! {
-                () = ending => {}
-                () = admin.complete_bootstraps() => {}
+                () = ending => Ok(()),
+                () = admin.complete_bootstraps() => Ok(()),
             }
-            Ok(())
         });
     }
 

@@ -117,6 +117,12 @@ impl Prober {
         Arc::clone(&self.metrics)
     }
 
+    /// The addresses it reports to.
+    #[must_use]
+    pub fn admins(&self) -> Vec<Arc<dyn Admin>> {
+        self.apis.clone()
+    }
+
     /// Dials and reports until `shutdown`.
     ///
     /// # Errors

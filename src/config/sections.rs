@@ -57,7 +57,12 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
-    let token_files = token_files(&fields, store.as_ref(), prober.as_ref(), control.as_ref());
+    let token_files = token_files(
+        &fields,
+        store.as_ref(),
+        prober.as_ref(),
+        [control.as_ref().map(|it| &it.guard), telemetry.as_ref().map(|it| &it.guard)],
+    );
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -87,6 +92,8 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         prober,
         control,
         telemetry,
+        store_ca: ca_file(&fields, "store"),
+        prober_ca: ca_file(&fields, "prober"),
         token_files,
     })
 }
@@ -349,20 +356,19 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
         }
         Some(text.to_owned())
     });
-    let listen = fields.optional("listen", |it| {
-        let listen = address(&it)?;
-        if !listen.ip().is_loopback() {
-            it.mistake(
-                format!("{listen} is off loopback, and this port knows no tokens"),
-                "a loopback address",
-            );
+    let listen = fields.optional("listen", |it| address(&it));
+    let guard = guard(fields);
+    if listen.is_none() {
+        for key in ["tls", "token_file"] {
+            if let Some(there) = fields.get(key) {
+                there.mistake("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+            }
         }
-        Some(listen)
-    });
+    }
     let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
     let format = fields.or("log_format", log::Format::default(), |it| it.word(&formats));
     let file = fields.optional("log_file", |it| log_file(&it));
-    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen })
+    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen, guard })
 }
 
 /// The file of the log, which need not be there; its folder has to be.
@@ -492,12 +498,22 @@ fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
     secret(at).map(Credential::from)
 }
 
+/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
+/// one that it is not.
+fn ca_file(fields: &Fields<'_>, section: &'static str) -> Option<FileInUse> {
+    let section = fields.get(section)?;
+    let Value::Scalar(path) = &section.node().entry("ca_file")?.value.value else { return None };
+    let path = PathBuf::from(&path.text);
+    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    Some(FileInUse { path, content })
+}
+
 /// The token files that a node rereads, with the credentials that are made of them.
 fn token_files(
     fields: &Fields<'_>,
     store: Option<&Store>,
     prober: Option<&prober::Config>,
-    control: Option<&Control>,
+    [control, telemetry]: [Option<&Guard>; 2],
 ) -> Vec<TokenFile> {
     let stores = store.and_then(|it| match it {
         Store::Embedded(it) => it.guard.token.as_ref(),
@@ -506,7 +522,8 @@ fn token_files(
     let found = [
         ("store", "[store] token_file", stores),
         ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
-        ("control", "[control] token_file", control.and_then(|it| it.guard.token.as_ref())),
+        ("control", "[control] token_file", control.and_then(|it| it.token.as_ref())),
+        ("telemetry", "[telemetry] token_file", telemetry.and_then(|it| it.token.as_ref())),
     ];
     let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
         let credential = credential?.clone();

@@ -216,3 +216,38 @@ fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     let said = mistakes(&text("other.key"));
     assert!(said.starts_with("node.toml:7: control.tls: ") && said.contains("other.key"), "{said}");
 }
+
+#[test]
+fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_form_and_a_file() {
+    let config = |telemetry: &str| {
+        let head =
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[telemetry]\n";
+        Config::parse("node.toml", &format!("{head}{telemetry}"))
+    };
+    let read = |telemetry: &str| config(telemetry).unwrap().telemetry;
+    let said = |telemetry: &str| {
+        config(telemetry).unwrap_err().iter().map(|it| format!("{it}\n")).collect::<String>()
+    };
+    let open = read("listen = \"192.0.2.1:9464\"\n");
+    assert_eq!(open.listen, Some("192.0.2.1:9464".parse().unwrap()));
+    assert!(open.guard.tls.is_none() && open.guard.token.is_none());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("waypost.log");
+    assert_eq!(
+        read(&format!("log_format = \"json\"\nlog_file = {file:?}\n")).log,
+        log::Settings { directives: "info".to_owned(), format: log::Format::Json, file: Some(file.clone()) }
+    );
+    assert!(!file.exists(), "a check writes nothing");
+    let token = dir.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    let guarded = config(&format!("listen = \"[::]:9464\"\ntoken_file = {token:?}\n")).unwrap();
+    assert!(guarded.telemetry.guard.token.is_some());
+    assert_eq!(guarded.token_files.len(), 1, "it is read again like every other");
+    for (wrong, needle) in [
+        (format!("token_file = {token:?}\n"), "guards a listener that is not there"),
+        ("log_format = \"xml\"\n".to_owned(), "text or json"),
+        ("log_file = \"/no/where/waypost.log\"\n".to_owned(), "no file in a folder that is there"),
+    ] {
+        assert!(said(&wrong).contains(needle), "{wrong}: {}", said(&wrong));
+    }
+}

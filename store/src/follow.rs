@@ -19,6 +19,7 @@ mod drains;
 mod health;
 mod metrics;
 mod overflow;
+mod turns;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 

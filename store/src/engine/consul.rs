@@ -60,6 +60,14 @@ impl Consul {
         Ok(Self { client: Client::new(config, deadlines)?, node: OnceCell::new() })
     }
 
+    /// Trusts these certificates (PEM) in the place of those it was made with, for connections that are made from now on.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when they are none; then nothing changes.
+    pub fn trust(&self, ca_pem: &[u8]) -> Result<()> {
+        self.client.trust(ca_pem)
+    }
+
     /// The read of a service's instances; the watch makes it on places of its own.
     fn health_request(&self, service: &str) -> Request {
         self.client.here(Request::get("v1/health/service").name(service))

@@ -35,11 +35,12 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
     let mut geo = shared.options.geo.clone();
     loop {
         let mut news = tokio::select! {
-            news = follower.next() => news,
+            biased;
             () = changed(&mut geo) => {
                 locate_anew(&shared, stored.as_ref());
                 continue;
             }
+            news = follower.next() => news,
         };
         if let News::Read(reading) = &news
             && reading.changed

@@ -218,7 +218,8 @@ impl Follower {
 
     fn start_poll(&mut self, followed: Arc<Followed>, place: Place, jitter: Duration) {
         self.own.insert(followed.service.clone());
-        self.polls.spawn(poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter));
+        let polling = poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter);
+        self.polls.spawn(vital::task("a poll of a service at Consul", polling));
     }
 
     fn poll_ended(&mut self, (name, place): Ended) {
