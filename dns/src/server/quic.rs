@@ -99,8 +99,7 @@ impl Listeners {
         protocol: &'static str,
         spoken: Spoken,
     ) -> Result<SocketAddr, Error> {
-        let bound =
-            datagram_socket(address).map_err(|source| Error::Listen { address, protocol, source })?;
+        let bound = datagram_socket(address).map_err(|source| Error::Listen { address, protocol, source })?;
         let at = bound.local_addr().map_err(Error::Register)?;
         self.sockets.push((bound, spoken));
         Ok(at)

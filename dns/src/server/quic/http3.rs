@@ -2,9 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use futures_util::stream;
-use h3::{
-    server::{Connection, RequestResolver, RequestStream},
-};
+use h3::server::{Connection, RequestResolver, RequestStream};
 use http::Request;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -80,7 +78,8 @@ async fn exchange(resolver: Resolver, line: Line<impl Answers>) {
     }
 }
 
-type Receiving = RequestStream<<h3_quinn::BidiStream<Bytes> as h3::quic::BidiStream<Bytes>>::RecvStream, Bytes>;
+type Receiving =
+    RequestStream<<h3_quinn::BidiStream<Bytes> as h3::quic::BidiStream<Bytes>>::RecvStream, Bytes>;
 
 /// A request's body as it comes.
 fn body(

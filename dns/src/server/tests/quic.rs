@@ -163,8 +163,10 @@ async fn one_way(to: SocketAddr) -> SocketAddr {
 async fn handshakes_that_never_end_delay_nobody() {
     let credentials = credentials();
     // Longer than the test waits for anything.
-    let server =
-        listen(Some(&credentials), Config { tcp_idle: PATIENCE * 3, tcp_connections_per_client: 4, ..config() });
+    let server = listen(
+        Some(&credentials),
+        Config { tcp_idle: PATIENCE * 3, tcp_connections_per_client: 4, ..config() },
+    );
     let relay = one_way(server.quic).await;
     let endpoint = client(&credentials, b"doq");
     let mut stuck = Vec::new();
@@ -181,7 +183,11 @@ async fn handshakes_that_never_end_delay_nobody() {
         }
     };
     timeout(PATIENCE, asking).await.expect("others are served while handshakes hang");
-    assert_eq!(server.running.metrics.refused_client.get(), 0, "who has not proven an address uses up no share");
+    assert_eq!(
+        server.running.metrics.refused_client.get(),
+        0,
+        "who has not proven an address uses up no share"
+    );
 }
 
 #[tokio::test]
@@ -233,8 +239,7 @@ async fn http3(
     body: Vec<u8>,
 ) -> (http::response::Parts, Vec<u8>) {
     let asking = async {
-        let (mut driver, mut client) =
-            h3::client::new(h3_quinn::Connection::new(connection)).await.unwrap();
+        let (mut driver, mut client) = h3::client::new(h3_quinn::Connection::new(connection)).await.unwrap();
         let driving = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
         let mut stream = client.send_request(request).await.unwrap();
         if !body.is_empty() {
