@@ -35,10 +35,10 @@ use store::{
 
 pub use documents::{Applied, Apply, FileText, KeptDocument};
 pub use explain::Explained;
-pub use health::{Health, router as health_router};
+pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
-pub use status::{Seen, Status, TargetStatus};
+pub use status::{Seen, Status, TargetStatus, ViewStatus};
 
 use crate::{
     auth::{Auth, Identity, Right},

@@ -10,7 +10,7 @@ use store::{
 
 use super::{Failure, Outcome};
 use crate::{
-    admin::{Applied, Explained, Simulated, Status},
+    admin::{Applied, Explained, Simulated, Status, ViewStatus},
     control::DrainView,
 };
 
@@ -70,10 +70,23 @@ fn generation(it: Option<Generation>) -> String {
     it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
 }
 
+fn stale(view: &ViewStatus) -> String {
+    let since = view.since.as_deref().unwrap_or("an unknown time");
+    format!("no verdict changes since {since}: {}", view.reason.as_deref().unwrap_or_default())
+}
+
 pub(super) fn status(it: &Status) -> String {
     let mut text = format!("generation {}\n", it.generation);
     if let Some(error) = &it.engine_error {
         let _ = writeln!(text, "ENGINE: {error}");
+    }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE: {}", stale(&it.view));
+    }
+    for node in &it.nodes {
+        if let Some(view) = node.view.as_ref().filter(|view| view.stale) {
+            let _ = writeln!(text, "STALE: node {}: {}", node.node, stale(view));
+        }
     }
     for cluster in &it.frozen {
         let _ = writeln!(

@@ -327,6 +327,7 @@ impl World {
             number: 0,
             generation: None,
             load: None,
+            view: None,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {
