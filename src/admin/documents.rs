@@ -96,7 +96,7 @@ async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+        let author = Author { authority: caller.0.authority() };
         let plan = match commit::plan(&stored, changes(&stored), now, author)? {
             Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
             Planned::Changed(plan) => plan,
@@ -151,7 +151,7 @@ pub(super) async fn diff(
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
     let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     // What could not be applied is no difference but a mistake.
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     commit::plan(&stored, changes, admin.handle.now(), author)?;
     Ok(Json(Applied { generation: stored.generation(), differences }))
 }
@@ -294,7 +294,7 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     let differences = plan.differences().to_vec();
     let what = format!("restore of {generation}: {}", describe(&differences));
