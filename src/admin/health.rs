@@ -10,6 +10,8 @@ use axum::{
     routing::get,
 };
 
+use store::handle::asks_strictly;
+
 use super::{Caller, bearer};
 use crate::{
     auth::{Auth, Right},
@@ -58,19 +60,13 @@ fn serve(health: Health, auth: Option<Auth>) -> Router {
 /// `?strict` it also fails while that picture may differ from what is true.
 async fn readyz(State((health, _)): State<(Health, Option<Auth>)>, RawQuery(query): RawQuery) -> Response {
     let mut reasons = (health.unready)();
-    if is_strict(query.as_deref().unwrap_or_default()) {
+    if asks_strictly(query.as_deref().unwrap_or_default()) {
         reasons.extend((health.doubts)());
     }
     if reasons.is_empty() {
         return "ok\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n"))).into_response()
-}
-
-/// `strict` alone, or with a value that does not take it back.
-fn is_strict(query: &str) -> bool {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
-    pairs.into_iter().any(|(name, value)| name == "strict" && !matches!(value, "false" | "0"))
 }
 
 async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: HeaderMap) -> Response {
@@ -81,19 +77,4 @@ async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: 
     }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], health.metrics.text()).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_strict;
-
-    #[test]
-    fn strict_is_asked_for_by_name() {
-        for query in ["strict", "strict=1", "strict=true", "verbose&strict", "strict="] {
-            assert!(is_strict(query), "{query}");
-        }
-        for query in ["", "stricter", "strict=0", "strict=false", "verbose=strict"] {
-            assert!(!is_strict(query), "{query}");
-        }
-    }
 }

@@ -183,7 +183,7 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
     let picture = admin.handle.picture().await;
     Ok(Json(Status {
         generation: snapshot.generation,
-        view: ViewStatus::from(admin.handle.view().borrow().as_ref()),
+        view: view_of(&admin),
         engine_error,
         nodes,
         domains: domains(&admin, &snapshot),
@@ -194,6 +194,10 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
     }))
+}
+
+pub(super) fn view_of(admin: &Admin) -> ViewStatus {
+    ViewStatus::from(admin.handle.view().borrow().as_ref())
 }
 
 fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {

@@ -12,12 +12,13 @@ use serde_json::json;
 use store::{
     commit::AuditEntry,
     handle::Clock,
-    model::{self, Kind, Mistake, Placed, World},
+    model::{self, Colour, Document, Kind, Mistake, Placed, Policy, World},
 };
 
 use super::{
     Failure, Outcome, Override, SetOverride, Token,
     client::{Client, segment},
+    servers::{self, Answer, Servers},
     show,
     zones::{self, Origins},
 };
@@ -86,6 +87,11 @@ pub(super) fn print(text: &str) -> Outcome {
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
 }
 
+/// Says something beside the result, on standard error; that it is closed is no failure.
+pub(super) fn remark(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     let (mut configurations, mut filed) = (0, 0);
@@ -133,10 +139,16 @@ fn say_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
-pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
+pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
-    let applied = client.post("/v1/apply", &Apply { files, prune }).await;
-    say_applied(&applied.map_err(|failure| origins.explain(failure))?, json)
+    send(servers, &Apply { files, prune }, |failure| origins.explain(failure)).await
+}
+
+/// Applies the same at every server, unless they would give a service different UUIDs.
+async fn send(servers: &Servers, wanted: &Apply, explain: impl Fn(Failure) -> Failure) -> Outcome {
+    servers::agree_on_uuids(servers, wanted).await.map_err(&explain)?;
+    let apply = async |client: &Client| client.post("/v1/apply", wanted).await.map_err(&explain);
+    servers.each(apply, show::applied).await
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
@@ -149,7 +161,7 @@ pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: 
     if applied.differences.is_empty() {
         return print("no difference\n");
     }
-    print(&show::differences(&applied.differences))
+    print(&show::changes(&applied))
 }
 
 fn path_of(kind: Kind, name: &str) -> String {
@@ -171,8 +183,26 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
     print(&documents.iter().map(one).collect::<Vec<_>>().join("---\n"))
 }
 
-pub(super) async fn delete(client: &Client, kind: Kind, name: &str, json: bool) -> Outcome {
-    say_applied(&client.delete(&path_of(kind, name)).await?, json)
+pub(super) async fn delete(servers: &Servers, kind: Kind, name: &str) -> Outcome {
+    let path = path_of(kind, name);
+    if !servers.are_several() {
+        return servers.each(async |client: &Client| client.delete(&path).await, show::applied).await;
+    }
+    // Where an earlier run has deleted it, there is nothing left to do.
+    let ask = async |client: &Client| -> Result<Option<Applied>, Failure> {
+        if client.has(&path).await? { client.delete(&path).await.map(Some) } else { Ok(None) }
+    };
+    let say = |applied: &Option<Applied>| match applied {
+        Some(applied) => show::applied(applied),
+        None => format!("there is no {kind} {name}\n"),
+    };
+    let answers = servers.report(ask, say).await?;
+    servers.conclude(&answers)?;
+    if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
+        return Ok(());
+    }
+    let text = format!("no server has a {kind} {name}");
+    Err(Failure::Failed(if servers.json { String::new() } else { text }))
 }
 
 pub(super) async fn export(client: &Client) -> Outcome {
@@ -198,16 +228,10 @@ pub(super) async fn explain(
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
 }
 
-/// Applies one document that was made here.
-async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
-    let file = FileText { name: what.to_owned(), text: document.to_string() };
-    say_applied(&client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?, json)
-}
-
-pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outcome {
+pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
     match order {
-        Override::List => get(client, Kind::Override, None, json).await,
-        Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
+        Override::List => get(servers.only()?, Kind::Override, None, servers.json).await,
+        Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             let mut target = serde_json::Map::new();
             target.extend(site.map(|it| ("site".to_owned(), it.into())));
@@ -222,7 +246,8 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
             if let Some(over) = over {
                 document["over"] = over.to_string().into();
             }
-            apply_one(client, "override", &document, json).await
+            let file = FileText { name: "override".to_owned(), text: document.to_string() };
+            send(servers, &Apply { files: vec![file], prune: false }, |failure| failure).await
         }
     }
 }
@@ -235,16 +260,54 @@ pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&s
     if json { show::json(&simulated) } else { print(&show::simulated(&simulated)) }
 }
 
-pub(super) async fn switch(client: &Client, domain: &str, to: Option<&str>, json: bool) -> Outcome {
-    let to = to.map_or_else(String::new, |to| format!("?to={to}"));
-    let applied = client.post(&format!("/v1/domains/{domain}/switch{to}"), &json!({})).await?;
-    say_applied(&applied, json)
+pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) -> Outcome {
+    let to = match to {
+        None if servers.are_several() => Some(the_other_colour(servers, domain).await?),
+        to => to.map(str::to_owned),
+    };
+    let to = to.map_or_else(String::new, |to| format!("?to={}", segment(&to)));
+    let path = format!("/v1/domains/{}/switch{to}", segment(domain));
+    servers.each(async |client: &Client| client.post(&path, &json!({})).await, show::applied).await
 }
 
-pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome {
+/// The colour to switch to at every server: the one that none of them has in use. Each by itself would turn to what it
+/// does not have, and where they differ (one did not answer the last time) they would go on differing.
+async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
+    let path = path_of(Kind::Domain, domain);
+    let ask = async |client: &Client| client.get::<KeptDocument>(&path, &[]).await;
+    let answers = servers.ask(ask, |_| ()).await;
+    let known = answers.iter().filter_map(|it| Some((&it.server, active(it.result.as_ref().ok()?)?)));
+    let known: Vec<(&String, Colour)> = known.collect();
+    match known.as_slice() {
+        [] => Err(Failure::Failed(format!(
+            "no server says which colour of {domain} is in use: name the other one with --to"
+        ))),
+        [(_, first), rest @ ..] if rest.iter().all(|(_, it)| it == first) => {
+            Ok(first.other().as_str().to_owned())
+        }
+        known => {
+            let has = |(server, colour): &(&String, Colour)| format!("{} at {server}", colour.as_str());
+            let has = known.iter().map(has).collect::<Vec<_>>().join(", ");
+            Err(Failure::Failed(format!("{domain} is {has}: say which one with --to; nothing was changed")))
+        }
+    }
+}
+
+fn active(document: &KeptDocument) -> Option<Colour> {
+    let documents = model::parse("domain", &document.yaml).ok()?;
+    documents.into_iter().find_map(|it| match it.value {
+        Document::Domain(domain) => match &domain.policy {
+            Policy::BlueGreen(it) => Some(it.active),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+pub(super) async fn token(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => get(client, Kind::Token, None, json).await,
-        Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
+        Token::List => get(servers.only()?, Kind::Token, None, servers.json).await,
+        Token::Delete { name } => delete(servers, Kind::Token, &name).await,
         Token::Create { name, role, vantage, services } => {
             let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
             let mut scope = serde_json::Map::new();
@@ -257,17 +320,43 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
                 document["scope"] = scope.into();
             }
             let file = FileText { name: "token".to_owned(), text: document.to_string() };
-            let applied: Applied =
-                client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
-            if json {
-                return show::json(&json!({ "generation": applied.generation, "secret": secret }));
-            }
-            if std::io::stdout().is_terminal() {
-                eprintln!("The secret of {name}; it is stored nowhere:");
-            }
-            print(&format!("{secret}\n"))
+            put_token(servers, &name, &secret, &Apply { files: vec![file], prune: false }).await
         }
     }
+}
+
+/// Puts one secret to every server. It is printed if any of them took it: where it is missing, the same command with
+/// another secret replaces it everywhere.
+async fn put_token(servers: &Servers, name: &str, secret: &str, wanted: &Apply) -> Outcome {
+    let done = |answer: &Answer<Applied>| {
+        if servers.are_several() && !servers.json {
+            // Standard output is the secret's alone.
+            let _ = servers.tell(answer, show::applied, |text| {
+                remark(text);
+                Ok(())
+            });
+        }
+    };
+    let mut answers = servers.ask(async |client: &Client| client.post("/v1/apply", wanted).await, done).await;
+    if !servers.are_several() {
+        let Some(Answer { result, .. }) = answers.pop() else { return Ok(()) };
+        let applied: Applied = result?;
+        if servers.json {
+            return show::json(&json!({ "generation": applied.generation, "secret": secret }));
+        }
+    } else if servers.json {
+        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
+        let some = answers.iter().any(|it| it.result.is_ok());
+        show::json(&json!({ "secret": some.then_some(secret), "servers": told }))?;
+        return servers.conclude(&answers);
+    }
+    if answers.is_empty() || answers.iter().any(|it| it.result.is_ok()) {
+        if std::io::stdout().is_terminal() {
+            remark(&format!("The secret of {name}; it is stored nowhere:\n"));
+        }
+        print(&format!("{secret}\n"))?;
+    }
+    servers.conclude(&answers)
 }
 
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use store::{
     commit::{Difference, DifferenceKind},
-    model::Generation,
+    model::{DocumentId, Generation, Kind},
 };
 
 use super::{Failure, Outcome};
@@ -63,7 +63,19 @@ pub(super) fn applied(it: &Applied) -> String {
     if it.differences.is_empty() {
         return format!("unchanged, generation {}\n", it.generation);
     }
-    format!("{}generation {}\n", differences(&it.differences), it.generation)
+    format!("{}generation {}\n", changes(it), it.generation)
+}
+
+/// The differences, with the UUIDs of the services that are new and whose documents have none.
+pub(super) fn changes(it: &Applied) -> String {
+    let mut text = differences(&it.differences);
+    for (service, uuid) in &it.uuids {
+        let id = DocumentId { kind: Kind::Service, name: service.clone() };
+        if it.differences.iter().any(|it| it.id == id && it.kind == DifferenceKind::Added) {
+            let _ = writeln!(text, "{id} has the uuid {uuid}");
+        }
+    }
+    text
 }
 
 fn generation(it: Option<Generation>) -> String {
@@ -258,6 +270,9 @@ pub(super) fn explained(it: &Explained) -> String {
         for caveat in &past.caveats {
             let _ = writeln!(text, "  ({caveat})");
         }
+    }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE      {}", stale(&it.view));
     }
     let home = match (&it.home, &it.near) {
         (Some(home), _) => format!("in the networks of {home}"),

@@ -14,8 +14,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use self::{concerns::Concern, following::Following};
 use self::{concerns::Concerns, following::Users};
+pub use self::{
+    concerns::{Concern, asks_strictly},
+    following::Following,
+};
 use arc_swap::ArcSwapOption;
 use tokio::{
     sync::{mpsc, oneshot, watch},

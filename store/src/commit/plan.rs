@@ -13,8 +13,8 @@ use crate::{
     engine::Index,
     keys,
     model::{
-        Authority, Document, DocumentId, DomainName, Generation, Kind, Mistake, Moment, Name, Override, Place,
-        Placed, Service, World,
+        Authority, Document, DocumentId, DomainName, Generation, Kind, Mistake, Moment, Name, Override,
+        Place, Placed, Service, World,
     },
 };
 
@@ -227,7 +227,8 @@ impl<'c> Completion<'c> {
                     Some(Document::Service(stored)) => stored.uuid,
                     _ => None,
                 };
-                let uuid = had.or_else(|| Some(Service::uuid_in(&service.name, &self.zone_of(&service.cluster)?)));
+                let uuid =
+                    had.or_else(|| Some(Service::uuid_in(&service.name, &self.zone_of(&service.cluster)?)));
                 Document::Service(Service { uuid, ..service })
             }
             (Document::Override(order), stored) => {

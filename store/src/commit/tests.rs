@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use super::*;
 use crate::{
     engine::embedded::{Embedded, Options},

@@ -57,9 +57,27 @@ impl Concerns {
     }
 }
 
+/// Whether the query of a request for `/readyz` asks for doubts too: `strict`, alone or with a value that does not take it
+/// back.
+#[must_use]
+pub fn asks_strictly(query: &str) -> bool {
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
+    pairs.any(|(name, value)| name == "strict" && !matches!(value, "false" | "0"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strict_is_asked_for_by_name() {
+        for query in ["strict", "strict=1", "strict=true", "verbose&strict", "strict="] {
+            assert!(asks_strictly(query), "{query}");
+        }
+        for query in ["", "stricter", "strict=0", "strict=false", "verbose=strict"] {
+            assert!(!asks_strictly(query), "{query}");
+        }
+    }
 
     #[test]
     fn a_concern_keeps_its_beginning_and_shows_its_newest_reason() {
