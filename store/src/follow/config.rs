@@ -4,10 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{Shared, patience::Backoff};
+use super::Shared;
 use crate::{
-    commit::{self, Stored},
-    engine::{Index, Wait},
+    commit::{self, ReadError, Stored},
+    engine::{
+        EngineError, KvEntry,
+        follower::{Follower, News, Watched},
+    },
     handle::Concern,
     keys,
     model::World,
@@ -27,73 +30,76 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 /// Follows for ever from what was published. `read` becomes true once the engine has said what it has, even if that is
 /// nothing.
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
-    let mut index = Index(0);
-    let mut backoff = Backoff::default();
+    let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    // Why what the engine has is not used, as of the last reading that said something new.
+    let mut refused = None;
     loop {
-        match follow_once(&shared, &mut stored, index).await {
-            Ok(next) => {
-                backoff.reset();
-                index = next;
-                read.send_replace(true);
+        let mut news = follower.next().await;
+        if let News::Read(reading) = &news
+            && reading.changed
+        {
+            match take_in_head(&shared, &mut stored, reading.read.value.first()).await {
+                Ok(reason) => refused = reason,
+                Err(error) => news = follower.failed(error),
             }
-            Err(error) => {
+        }
+        match news {
+            News::Read(_) => {
+                shared.publisher.concern(Concern::Configuration, refused.clone());
+                read.send_if_modified(|read| !std::mem::replace(read, true));
+            }
+            News::Failed { error, first } => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(error, "configuration cannot be read, the last good one stays");
+                if first {
+                    tracing::warn!(%error, "configuration cannot be read, the last good one stays");
                 }
-                shared.publisher.concern(Concern::Configuration, Some(error));
-                index = Index(0);
-                backoff.wait().await;
+                shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }
         }
     }
 }
 
-/// Waits for the head to move and takes in what it points to. Returns the index to wait on next.
-async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index) -> Result<Index, String> {
-    let wait = Wait { after: index, at_most: shared.options.wait };
-    let head =
-        shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
-    if head.index < index {
-        return Ok(Index(0));
-    }
-    if head.value.is_none() {
-        let reason = stored.as_ref().map(|stored| {
+/// Takes in what the head points to; a reason if it is not used.
+async fn take_in_head(
+    shared: &Shared,
+    stored: &mut Option<Stored>,
+    head: Option<&KvEntry>,
+) -> Result<Option<String>, EngineError> {
+    if head.is_none() {
+        return Ok(stored.as_ref().map(|stored| {
             let generation = stored.generation();
             tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
             format!("it has none, and generation {generation} stays")
-        });
-        shared.publisher.concern(Concern::Configuration, reason);
-        return Ok(head.index);
+        }));
     }
-    let next =
-        commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
-    take_in(shared, stored, next).await;
-    Ok(head.index)
+    let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await;
+    let next = next.map_err(|error| match error {
+        ReadError::Engine(error) => error,
+        unusable => EngineError::Unusable(unusable.to_string()),
+    })?;
+    Ok(take_in(shared, stored, next).await)
 }
 
-/// Publishes a configuration unless it is older than the one that runs.
-async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
+/// Publishes a configuration unless it is older than the one that runs; then says so.
+async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Option<String> {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
     if running == Some(next.generation()) {
-        shared.publisher.concern(Concern::Configuration, None);
-        return;
+        return None;
     }
     if running.is_some_and(|running| next.generation() < running) {
         shared.metrics.generations_refused.increment();
-        let reason = format!("generation {} is older than the one that runs", next.generation());
-        shared.publisher.concern(Concern::Configuration, Some(reason));
         tracing::error!(
             offered = %next.generation(), running = ?running,
             "the engine offers an older generation and it is refused; restore it with a higher epoch (waypost restore)"
         );
-        return;
+        return Some(format!("generation {} is older than the one that runs", next.generation()));
     }
     publish(shared, &next);
-    shared.publisher.concern(Concern::Configuration, None);
     tracing::info!(generation = %next.generation(), "configuration taken in");
     remember(shared, &next).await;
     *stored = Some(next);
+    None
 }
 
 fn publish(shared: &Shared, stored: &Stored) {
