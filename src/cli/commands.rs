@@ -1,7 +1,7 @@
 //! The commands that ask control once, and `check`, which asks nobody.
 
 use std::{
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -16,16 +16,16 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome, Override, SetOverride, Token,
+    Failure, Outcome, Override, SetOverride,
     client::{Client, segment},
-    servers::{self, Answer, Servers},
+    servers::{self, Servers},
     show,
     zones::{self, Origins},
 };
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
-    auth,
     config::Config,
+    out::out,
 };
 
 /// Files of one command, all together.
@@ -84,12 +84,8 @@ fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
 }
 
 pub(super) fn print(text: &str) -> Outcome {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
-}
-
-/// Says something beside the result, on standard error; that it is closed is no failure.
-pub(super) fn remark(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    out!("{text}");
+    Ok(())
 }
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
@@ -135,7 +131,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
-fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
@@ -184,24 +180,28 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
 }
 
 pub(super) async fn delete(servers: &Servers, kind: Kind, name: &str) -> Outcome {
-    let path = path_of(kind, name);
+    delete_at(servers, &format!("{kind} {name}"), &path_of(kind, name), "").await
+}
+
+/// Deletes a document; of several servers, at each that has it: an earlier run may have deleted it at some of them.
+pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: &str) -> Outcome {
+    let whole = format!("{path}{query}");
     if !servers.are_several() {
-        return servers.each(async |client: &Client| client.delete(&path).await, show::applied).await;
+        return servers.each(async |client: &Client| client.delete(&whole).await, show::applied).await;
     }
-    // Where an earlier run has deleted it, there is nothing left to do.
     let ask = async |client: &Client| -> Result<Option<Applied>, Failure> {
-        if client.has(&path).await? { client.delete(&path).await.map(Some) } else { Ok(None) }
+        if client.has(path).await? { client.delete(&whole).await.map(Some) } else { Ok(None) }
     };
     let say = |applied: &Option<Applied>| match applied {
         Some(applied) => show::applied(applied),
-        None => format!("there is no {kind} {name}\n"),
+        None => format!("there is no {what}\n"),
     };
     let answers = servers.report(ask, say).await?;
     servers.conclude(&answers)?;
     if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
         return Ok(());
     }
-    let text = format!("no server has a {kind} {name}");
+    let text = format!("no server has a {what}");
     Err(Failure::Failed(if servers.json { String::new() } else { text }))
 }
 
@@ -304,61 +304,6 @@ fn active(document: &KeptDocument) -> Option<Colour> {
     })
 }
 
-pub(super) async fn token(servers: &Servers, token: Token) -> Outcome {
-    match token {
-        Token::List => get(servers.only()?, Kind::Token, None, servers.json).await,
-        Token::Delete { name } => delete(servers, Kind::Token, &name).await,
-        Token::Create { name, role, vantage, services } => {
-            let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-            let mut scope = serde_json::Map::new();
-            scope.extend(vantage.map(|it| ("vantage".to_owned(), it.into())));
-            if !services.is_empty() {
-                scope.insert("services".to_owned(), services.into());
-            }
-            let mut document = json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": auth::digest(&secret) });
-            if !scope.is_empty() {
-                document["scope"] = scope.into();
-            }
-            let file = FileText { name: "token".to_owned(), text: document.to_string() };
-            put_token(servers, &name, &secret, &Apply { files: vec![file], prune: false }).await
-        }
-    }
-}
-
-/// Puts one secret to every server. It is printed if any of them took it: where it is missing, the same command with
-/// another secret replaces it everywhere.
-async fn put_token(servers: &Servers, name: &str, secret: &str, wanted: &Apply) -> Outcome {
-    let done = |answer: &Answer<Applied>| {
-        if servers.are_several() && !servers.json {
-            // Standard output is the secret's alone.
-            let _ = servers.tell(answer, show::applied, |text| {
-                remark(text);
-                Ok(())
-            });
-        }
-    };
-    let mut answers = servers.ask(async |client: &Client| client.post("/v1/apply", wanted).await, done).await;
-    if !servers.are_several() {
-        let Some(Answer { result, .. }) = answers.pop() else { return Ok(()) };
-        let applied: Applied = result?;
-        if servers.json {
-            return show::json(&json!({ "generation": applied.generation, "secret": secret }));
-        }
-    } else if servers.json {
-        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
-        let some = answers.iter().any(|it| it.result.is_ok());
-        show::json(&json!({ "secret": some.then_some(secret), "servers": told }))?;
-        return servers.conclude(&answers);
-    }
-    if answers.is_empty() || answers.iter().any(|it| it.result.is_ok()) {
-        if std::io::stdout().is_terminal() {
-            remark(&format!("The secret of {name}; it is stored nowhere:\n"));
-        }
-        print(&format!("{secret}\n"))?;
-    }
-    servers.conclude(&answers)
-}
-
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
     let entries: Vec<AuditEntry> = client.get("/v1/audit", &[]).await?;
     if json {
@@ -384,8 +329,9 @@ pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
     print(&format!("{first} in {}\n", output.display()))
 }
 
-pub(super) async fn restore(client: &Client, file: &Path, json: bool) -> Outcome {
+pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: bool) -> Outcome {
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
-    say_applied(&client.post_text("/v1/restore", text).await?, json)
+    let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
+    say_applied(&client.post_text(path, text).await?, json)
 }

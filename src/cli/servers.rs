@@ -15,13 +15,11 @@ use store::{
     model::{self, Document, DocumentId, Kind, Mistake},
 };
 
-use super::{
-    Failure, Global, Outcome,
-    client::Client,
-    commands::{print, remark},
-    show,
+use super::{Failure, Global, Outcome, client::Client, commands::print, show};
+use crate::{
+    admin::{Applied, Apply, FileText},
+    out::{self, out},
 };
-use crate::admin::{Applied, Apply, FileText};
 
 /// More servers than this are a mistake.
 const MOST: usize = 64;
@@ -117,9 +115,11 @@ impl Servers {
         say: impl Fn(&T) -> String,
     ) -> Result<Vec<Answer<T>>, Failure> {
         let report = |answer: &Answer<T>| {
-            if !self.json {
-                // What cannot be printed is no reason to stop telling the others.
-                let _ = self.tell(answer, &say, print);
+            let told = self.told(answer, &say);
+            match answer.result {
+                _ if self.json => {}
+                Ok(_) => out!("{told}"),
+                Err(_) => out::note(told.trim_end()),
             }
         };
         let answers = self.ask(ask, report).await;
@@ -129,21 +129,13 @@ impl Servers {
         Ok(answers)
     }
 
-    /// Says what one server answered: its address, and below it the rest, indented. Failures go to standard error.
-    pub(super) fn tell<T>(
-        &self,
-        answer: &Answer<T>,
-        say: impl Fn(&T) -> String,
-        to: impl Fn(&str) -> Outcome,
-    ) -> Outcome {
-        let indented = |text: &str| text.lines().map(|line| format!("  {line}\n")).collect::<String>();
-        match &answer.result {
-            Ok(result) => to(&format!("{}\n{}", answer.server, indented(&say(result)))),
-            Err(failure) => {
-                remark(&format!("{}\n{}", answer.server, indented(&words(failure))));
-                Ok(())
-            }
-        }
+    /// What one server answered: its address, and below it the rest, indented.
+    pub(super) fn told<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
+        let text = match &answer.result {
+            Ok(result) => say(result),
+            Err(failure) => words(failure),
+        };
+        text.lines().fold(format!("{}\n", answer.server), |told, line| told + "  " + line + "\n")
     }
 
     /// Fails if any of them did.
