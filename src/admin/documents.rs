@@ -1,6 +1,9 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -14,9 +17,11 @@ use store::{
         self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
     },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, Token, encode,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
+        encode,
     },
 };
+use uuid::Uuid;
 
 use super::{Admin, Asked, Caller, Problem, Sent, bearers};
 use crate::auth::Right;
@@ -54,6 +59,9 @@ pub struct Applied {
     pub generation: Generation,
     /// What it changed; nothing when everything was as asked already.
     pub differences: Vec<Difference>,
+    /// The UUIDs of those services that were written without one: what they had, or the one they are given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uuids: BTreeMap<String, Uuid>,
 }
 
 /// A stored document.
@@ -145,9 +153,15 @@ pub(super) async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-        let plan = match commit::plan(&stored, changes(&stored), now, author)? {
-            Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
+        let author = Author { authority: caller.0.authority() };
+        let changes = changes(&stored);
+        let services = without_uuid(&changes);
+        let planned = commit::plan(&stored, changes, now, author)?;
+        let uuids = uuids(services, &stored, &planned);
+        let plan = match planned {
+            Planned::Unchanged(generation) => {
+                return Ok(Applied { generation, differences: Vec::new(), uuids });
+            }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
@@ -166,7 +180,7 @@ pub(super) async fn commit_with(
                 if of_tokens {
                     known_here(admin, generation).await;
                 }
-                return Ok(Applied { generation, differences });
+                return Ok(Applied { generation, differences, uuids });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -205,11 +219,39 @@ pub(super) async fn diff(
     let stored = commit::read(admin.engine.as_ref(), None).await?;
     let differences = commit::diff(&stored, documents.iter().map(|it| &it.value), wanted.prune);
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
-    let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
+    let changes: Vec<_> =
+        documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
+    let services = without_uuid(&changes);
     // What could not be applied is no difference but a mistake.
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-    commit::plan(&stored, changes, admin.handle.now(), author)?;
-    Ok(Json(Applied { generation: stored.generation(), differences }))
+    let author = Author { authority: caller.0.authority() };
+    let planned = commit::plan(&stored, changes, admin.handle.now(), author)?;
+    let uuids = uuids(services, &stored, &planned);
+    Ok(Json(Applied { generation: stored.generation(), differences, uuids }))
+}
+
+/// The services that are written without a UUID.
+fn without_uuid(changes: &[Change]) -> Vec<Name> {
+    let of = |change: &Change| match change {
+        Change::Put(Placed { value: Document::Service(it), .. }) if it.uuid.is_none() => {
+            Some(it.name.clone())
+        }
+        _ => None,
+    };
+    changes.iter().filter_map(of).collect()
+}
+
+/// The UUIDs that these services have after a commit.
+fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<String, Uuid> {
+    let kept;
+    let world = match planned {
+        Planned::Changed(plan) => plan.world(),
+        Planned::Unchanged(_) => {
+            kept = stored.world();
+            &kept
+        }
+    };
+    let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
+    services.into_iter().filter_map(of).collect()
 }
 
 #[derive(Debug, Deserialize)]
@@ -361,7 +403,7 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     if !wanted.force {
         nobody_is_locked_out(&admin, &stored, &plan).await?;
@@ -370,7 +412,7 @@ pub(super) async fn restore(
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(Applied { generation, differences }))
+    Ok(Json(Applied { generation, differences, uuids: BTreeMap::new() }))
 }
 
 pub(super) async fn audit(

@@ -20,7 +20,8 @@ use store::{
 use super::{
     Bootstrap, Failure, Outcome, Token,
     client::{Client, segment},
-    commands::{get, print, say_applied},
+    commands::{delete_at, get, print},
+    servers::{Answer, Servers},
     show,
 };
 use crate::{
@@ -31,18 +32,18 @@ use crate::{
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
 
-pub(super) async fn run(client: &Client, token: Token, json: bool) -> Outcome {
+pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => list(client, json).await,
+        Token::List => list(servers.only()?, servers.json).await,
         Token::Delete { name, force } => {
-            let path = format!("/v1/documents/token/{}?force={force}", segment(&name));
-            say_applied(&client.delete(&path).await?, json)
+            let path = format!("/v1/documents/token/{}", segment(&name));
+            delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
         }
         Token::Create { name, role, vantage, services, replace } => {
             let scope = Scope { vantage, services: (!services.is_empty()).then_some(services) };
-            create(client, name, role, scope, replace, json).await
+            create(servers, name, role, scope, replace).await
         }
-        Token::Bootstrap(wanted) => bootstrap(client, wanted, json).await,
+        Token::Bootstrap(wanted) => bootstrap(servers.only()?, wanted, servers.json).await,
         // It asks no control and was run before.
         Token::Reset(_) => Ok(()),
     }
@@ -80,14 +81,43 @@ pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     }
 }
 
-async fn create(client: &Client, name: Name, role: Role, scope: Scope, replace: bool, json: bool) -> Outcome {
+/// Makes one secret and puts its digest to every server. It is printed if any of them took it.
+async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace: bool) -> Outcome {
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
-    let made: MadeToken = client.post("/v1/tokens", &wanted).await?;
-    if json {
-        return show::json(&json!({ "generation": made.generation, "secret": secret }));
+    let ask = async |client: &Client| client.post::<MadeToken>("/v1/tokens", &wanted).await;
+    if !servers.are_several() {
+        let made = ask(servers.only()?).await?;
+        if servers.json {
+            return show::json(&json!({ "generation": made.generation, "secret": secret }));
+        }
+        return print_secret(&name, &secret);
     }
+    let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
+    let done = |answer: &Answer<MadeToken>| {
+        if !servers.json {
+            // Standard output is the secret's alone.
+            out::note(servers.told(answer, say).trim_end());
+        }
+    };
+    let answers = servers.ask(ask, done).await;
+    let some = answers.iter().any(|it| it.result.is_ok());
+    if servers.json {
+        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
+        show::json(&json!({ "secret": some.then_some(&secret), "servers": told }))?;
+    } else if some {
+        print_secret(&name, &secret)?;
+        if answers.iter().any(|it| it.result.is_err()) {
+            out::note(
+                "With --replace, the next run puts another secret in the place of this one everywhere.",
+            );
+        }
+    }
+    servers.conclude(&answers)
+}
+
+fn print_secret(name: &Name, secret: &str) -> Outcome {
     if io::stdout().is_terminal() {
         out::note(&format!("The secret of {name}; it is stored nowhere:"));
     }
