@@ -38,7 +38,7 @@ pub use explain::Explained;
 pub use health::{Health, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
-pub use status::{Seen, Status, TargetStatus};
+pub use status::{InstanceStatus, Seen, ServiceStatus, Status, TargetStatus};
 
 use crate::{
     auth::{Auth, Identity, Right},

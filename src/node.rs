@@ -32,6 +32,7 @@ use crate::{
     certificate::CertificateFiles,
     config::{self, Config, Store},
     control,
+    dialer::Checks,
     listen::{self, Bound, ListenError},
     shutdown::Shutdown,
     telemetry::{Metrics, TelemetryError},
@@ -196,7 +197,13 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    let options = follow::Options { geo: config.geoip.clone(), ..follow::Options::default() };
+    let dialer = Checks::new(config.site.clone(), config.prober.as_ref());
+    let options = follow::Options {
+        geo: config.geoip.clone(),
+        dialer: Some(Arc::new(dialer)),
+        believe_after: config.believe_after,
+        ..follow::Options::default()
+    };
     Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
 }
 

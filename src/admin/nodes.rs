@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use store::{
+    discovery::InstanceNote,
     drain::NodeBeat,
     engine::{Engine, Index, Wait},
     keys,
@@ -39,6 +40,9 @@ pub struct NodeStatus {
     pub silent: Span,
     /// Silent for so long that it is probably gone.
     pub lost: bool,
+    /// Instances it says something of that did not fit into its beat.
+    #[serde(default)]
+    pub more_instances: usize,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +95,21 @@ impl Nodes {
         )
     }
 
+    /// What living nodes say of single instances: the node and the note, by service in the registry.
+    pub(super) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for (beat, moved) in seen.iter().flat_map(|seen| seen.beats.values()) {
+            if now.duration_since(*moved) <= SILENT_AFTER {
+                for note in &beat.instances {
+                    told.entry(note.service.clone()).or_default().push((beat.node.clone(), note.clone()));
+                }
+            }
+        }
+        told
+    }
+
     /// What living gateways carry, by cluster and site.
     pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,6 +133,7 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
         generation: beat.generation,
         silent: Span(Duration::from_millis(silent_ms)),
         lost: silent > SILENT_AFTER,
+        more_instances: beat.more_instances,
     }
 }
 
@@ -157,6 +177,8 @@ mod tests {
             number,
             generation: None,
             load: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

@@ -142,6 +142,8 @@ mod tests {
             number,
             generation: None,
             load: Some(Load { cluster: "main".parse().unwrap(), rate }),
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

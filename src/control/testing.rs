@@ -327,6 +327,8 @@ impl World {
             number: 0,
             generation: None,
             load: None,
+            instances: Vec::new(),
+            more_instances: 0,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {

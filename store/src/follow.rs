@@ -32,6 +32,8 @@ pub use metrics::FollowMetrics;
 pub use patience::Backoff;
 
 use crate::{
+    dial::Dialer,
+    discovery::BELIEVE_AFTER,
     disk::{DiskError, LastGood},
     drain,
     engine::Engine,
@@ -65,6 +67,10 @@ pub struct Options {
     pub start_patience: Duration,
     /// Where clients are that no site's networks hold.
     pub geo: Option<Arc<Geo>>,
+    /// Dials the instances whose removal from the registry is in doubt; without one they are kept undialled.
+    pub dialer: Option<Arc<dyn Dialer>>,
+    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    pub believe_after: Duration,
 }
 
 impl Default for Options {
@@ -75,6 +81,8 @@ impl Default for Options {
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
             geo: None,
+            dialer: None,
+            believe_after: BELIEVE_AFTER,
         }
     }
 }

@@ -158,6 +158,8 @@ mod tests {
             number,
             generation: None,
             load: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 
