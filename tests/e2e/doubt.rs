@@ -350,7 +350,7 @@ fn all_are(states: &[(String, String)], state: &str) -> bool {
 }
 
 fn pause() {
-    std::thread::sleep(Duration::from_secs(if full() { 30 } else { 4 }));
+    std::thread::sleep(Duration::from_secs(if full() { 30 } else { 8 }));
 }
 
 /// On a node without an agent: nothing brings these back by itself.
@@ -371,7 +371,7 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
         external(&cluster, ALL[n], it.port, "v1")?;
         cluster.put("catalog/deregister", &json!({"Node": "outside", "ServiceID": format!("dead-{n}")}))?;
     }
-    let node = Node::start(&consul(&cluster.url), "", "2s")?;
+    let node = Node::start(&consul(&cluster.url), "", "5s")?;
     node.serves(&ALL)?;
     let load = node.load();
     ask(reqwest::Method::PUT, &cluster.url, "snapshot", "", snapshot)?;
@@ -403,7 +403,7 @@ fn emptied(binary: PathBuf) -> Result<(), Failed> {
         register(&cluster.url, "", "web", ALL[n], it.port, "v1")?;
     }
     register(&cluster.url, "", "shop", "shop-1", live[0].port, "v1")?;
-    let node = Node::start(&consul(&cluster.url), "", "2s")?;
+    let node = Node::start(&consul(&cluster.url), "", "5s")?;
     node.serves(&ALL)?;
     let load = node.load();
     for id in ALL.into_iter().chain(["shop-1"]) {
@@ -436,7 +436,7 @@ fn blinded(binary: PathBuf) -> Result<(), Failed> {
     for (n, it) in live.iter().enumerate() {
         register(&cluster.url, ROOT, "web", ALL[n], it.port, "v1")?;
     }
-    let node = Node::start(&consul(&cluster.url), OURS, "2s")?;
+    let node = Node::start(&consul(&cluster.url), OURS, "5s")?;
     node.serves(&ALL)?;
     let load = node.load();
     cluster.allow(Some(&policy), "")?;
@@ -462,7 +462,7 @@ fn restarted_empty(binary: PathBuf) -> Result<(), Failed> {
     for (n, it) in live.iter().enumerate() {
         register(&agent.url, "", "web", ALL[n], it.port, "v1")?;
     }
-    let node = Node::start(&consul(&agent.url), "", "2s")?;
+    let node = Node::start(&consul(&agent.url), "", "5s")?;
     node.serves(&ALL)?;
     let load = node.load();
     agent.restart(&binary);
@@ -484,7 +484,7 @@ fn agents_dead(binary: PathBuf) -> Result<(), Failed> {
         register(&url, "", "web", ALL[n], it.port, "v1")?;
         agents.push(agent);
     }
-    let node = Node::start(&consul(&cluster.url), "", "2s")?;
+    let node = Node::start(&consul(&cluster.url), "", "5s")?;
     node.serves(&ALL)?;
     let load = node.load();
     agents.clear();
@@ -507,7 +507,7 @@ fn purpose(backing: Backing) -> Result<(), Failed> {
         Some(cluster) => consul(&cluster.url),
         None => format!("engine = \"embedded\"\nhttp = \"127.0.0.1:{http}\""),
     };
-    let node = Node::start(&engine, "", "4s")?;
+    let node = Node::start(&engine, "", "12s")?;
     let url = cluster.as_ref().map_or_else(|| format!("http://127.0.0.1:{http}"), |it| it.url.clone());
     let live = three()?;
     register(&url, "", "shop", "shop-1", live[0].port, "v1")?;

@@ -142,6 +142,13 @@ impl Doubt {
         InstanceKey::of(&self.endpoint)
     }
 
+    /// True if it is about this instance.
+    #[must_use]
+    pub fn is_of(&self, key: &InstanceKey) -> bool {
+        let it = &self.endpoint;
+        it.port == key.port && it.id == key.id && it.address == key.address && it.node == key.node
+    }
+
     /// True if the registry has to be asked again and again: nothing else would show the end of the doubt.
     #[must_use]
     pub const fn needs_reading(&self) -> bool {

@@ -448,7 +448,11 @@ pub fn dialled(
     fall: u32,
     now: Moment,
 ) -> Option<Judgement> {
-    let at = previous.doubts.iter().position(|it| it.key() == *key)?;
+    let at = previous.doubts.iter().position(|it| it.is_of(key))?;
+    // The usual case, once a second for each: nothing is copied for it.
+    if previous.doubts.get(at).is_some_and(|it| says_nothing_new(it, answer, fall)) {
+        return None;
+    }
     let mut doubts = previous.doubts.clone();
     let mut plain = certain(previous);
     let doubt = doubts.get_mut(at)?;
@@ -456,7 +460,7 @@ pub fn dialled(
     match answer {
         Answer::Answered => {
             doubt.failures = 0;
-            "it answers".clone_into(&mut doubt.dialled);
+            ANSWERS.clone_into(&mut doubt.dialled);
             if doubt.cause == Cause::Newcomer {
                 plain.push(doubt.endpoint.clone());
                 doubts.remove(at);
@@ -485,11 +489,23 @@ pub fn dialled(
         .then(|| Judgement { entry, fates: fate.map(|it| (key.clone(), it)).into_iter().collect() })
 }
 
+const ANSWERS: &str = "it answers";
+
+fn says_nothing_new(doubt: &Doubt, answer: &Answer, fall: u32) -> bool {
+    match answer {
+        Answer::Answered => {
+            doubt.held && doubt.cause != Cause::Newcomer && doubt.failures == 0 && doubt.dialled == ANSWERS
+        }
+        Answer::Failed(reason) => !doubt.held && doubt.failures >= fall.max(1) && doubt.dialled == *reason,
+        Answer::Unable(_) => false,
+    }
+}
+
 /// A doubtful instance's place is registered for another, which is named. `None` if it is not in doubt.
 #[must_use]
 pub fn reassigned(previous: &Entry, key: &InstanceKey, to: &str, now: Moment) -> Option<Judgement> {
-    let doubt = previous.doubts.iter().find(|it| it.key() == *key && !it.cause.is_listed())?;
-    let doubts = previous.doubts.iter().filter(|it| it.key() != doubt.key()).cloned().collect();
+    previous.doubts.iter().find(|it| it.is_of(key) && !it.cause.is_listed())?;
+    let doubts = previous.doubts.iter().filter(|it| !it.is_of(key)).cloned().collect();
     let entry = resettle(previous, certain(previous), doubts, now);
     Some(Judgement { entry, fates: vec![(key.clone(), Fate::Reassigned(to.to_owned()))] })
 }

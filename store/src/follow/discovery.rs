@@ -303,7 +303,7 @@ impl Discovery {
         while self.may_dial() {
             let Some(key) = self.dials.pop(now) else { return };
             let entry = self.entry(&key.0);
-            let Some(doubt) = entry.doubts.iter().find(|it| it.key() == key.1) else { continue };
+            let Some(doubt) = entry.doubts.iter().find(|it| it.is_of(&key.1)) else { continue };
             let endpoint = &doubt.endpoint;
             let check = snapshot.as_ref().and_then(|it| it.check_of(endpoint)).map(|it| it.as_ref().clone());
             let fall = check.as_ref().map_or(FALL, |it| it.fall.into());

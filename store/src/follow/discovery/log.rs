@@ -27,7 +27,7 @@ impl Log {
         }
         let (told, more) = judged.fates.split_at(judged.fates.len().min(ONE_BY_ONE));
         for (key, fate) in told {
-            let doubt = judged.entry.doubts.iter().find(|it| it.key() == *key);
+            let doubt = judged.entry.doubts.iter().find(|it| it.is_of(key));
             let cause = doubt.map(|it| it.cause.to_string()).unwrap_or_default();
             let dial = doubt.map(|it| it.dialled.clone()).unwrap_or_default();
             match fate {
