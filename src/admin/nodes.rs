@@ -1,11 +1,12 @@
 //! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
     discovery::InstanceNote,
@@ -13,6 +14,7 @@ use store::{
     engine::{Engine, Index, Wait},
     keys,
     model::{Generation, Span},
+    vital,
 };
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -36,6 +38,9 @@ pub struct NodeStatus {
     pub roles: Vec<String>,
     /// The generation it runs; absent before its first.
     pub generation: Option<Generation>,
+    /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewStatus>,
     /// How long ago its beat moved, as seen from here.
     pub silent: Span,
     /// Silent for so long that it is probably gone.
@@ -71,7 +76,7 @@ impl Nodes {
     pub(super) fn watch(engine: Arc<dyn Engine>) -> Self {
         let seen: Arc<Mutex<Option<Seen>>> = Arc::default();
         let shared = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let watching = async move {
             let mut after = Index(0);
             loop {
                 let read = read(engine.as_ref(), after).await;
@@ -80,7 +85,8 @@ impl Nodes {
                 take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), beats, Instant::now());
                 tokio::time::sleep(PACE).await;
             }
-        });
+        };
+        let task = tokio::spawn(vital::task("the watch of nodes", watching));
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 
@@ -110,6 +116,16 @@ impl Nodes {
         told
     }
 
+    /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
+    /// counts as heard then.
+    pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let beats = seen.iter().flat_map(|it| it.beats.values());
+        let recent = beats.filter(|(_, moved)| now.duration_since(*moved) <= within);
+        recent.map(|(beat, _)| (beat.node.clone(), beat.roles.clone())).collect()
+    }
+
     /// What living gateways carry, by cluster and site.
     pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,6 +147,7 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
         site: beat.site.clone(),
         roles: beat.roles.iter().cloned().collect(),
         generation: beat.generation,
+        view: beat.view.as_ref().map(ViewStatus::from),
         silent: Span(Duration::from_millis(silent_ms)),
         lost: silent > SILENT_AFTER,
         more_instances: beat.more_instances,
@@ -177,6 +194,7 @@ mod tests {
             number,
             generation: None,
             load: None,
+            view: None,
             instances: Vec::new(),
             more_instances: 0,
         }

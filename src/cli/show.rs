@@ -5,18 +5,19 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use store::{
     commit::{Difference, DifferenceKind},
-    model::Generation,
+    model::{DocumentId, Generation, Kind},
 };
 
 use super::{Failure, Outcome};
+use crate::out::outln;
 use crate::{
-    admin::{Applied, Explained, InstanceStatus, ServiceStatus, Simulated, Status},
+    admin::{Applied, Explained, InstanceStatus, ServiceStatus, Simulated, Status, ViewStatus},
     control::DrainView,
 };
 
 /// As JSON, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    println!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
+    outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
     Ok(())
 }
 
@@ -63,11 +64,28 @@ pub(super) fn applied(it: &Applied) -> String {
     if it.differences.is_empty() {
         return format!("unchanged, generation {}\n", it.generation);
     }
-    format!("{}generation {}\n", differences(&it.differences), it.generation)
+    format!("{}generation {}\n", changes(it), it.generation)
+}
+
+/// The differences, with the UUIDs of the services that are new and whose documents have none.
+pub(super) fn changes(it: &Applied) -> String {
+    let mut text = differences(&it.differences);
+    for (service, uuid) in &it.uuids {
+        let id = DocumentId { kind: Kind::Service, name: service.clone() };
+        if it.differences.iter().any(|it| it.id == id && it.kind == DifferenceKind::Added) {
+            let _ = writeln!(text, "{id} has the uuid {uuid}");
+        }
+    }
+    text
 }
 
 fn generation(it: Option<Generation>) -> String {
     it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
+}
+
+fn stale(view: &ViewStatus) -> String {
+    let since = view.since.as_deref().unwrap_or("an unknown time");
+    format!("no verdict changes since {since}: {}", view.reason.as_deref().unwrap_or_default())
 }
 
 pub(super) fn status(it: &Status) -> String {
@@ -75,11 +93,22 @@ pub(super) fn status(it: &Status) -> String {
     if let Some(error) = &it.engine_error {
         let _ = writeln!(text, "ENGINE: {error}");
     }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE: {}", stale(&it.view));
+    }
+    for node in &it.nodes {
+        if let Some(view) = node.view.as_ref().filter(|view| view.stale) {
+            let _ = writeln!(text, "STALE: node {}: {}", node.node, stale(view));
+        }
+    }
     for cluster in &it.frozen {
         let _ = writeln!(
             text,
             "FROZEN: cluster {cluster}: too much went down at once; the last good verdicts stay"
         );
+    }
+    if let Some(it) = &it.bootstrap {
+        text.push_str(&super::tokens::waiting(&it.operator, &it.waits_for));
     }
     text.push('\n');
     let domains = it.domains.iter().map(|domain| {
@@ -273,6 +302,9 @@ pub(super) fn explained(it: &Explained) -> String {
         for caveat in &past.caveats {
             let _ = writeln!(text, "  ({caveat})");
         }
+    }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE      {}", stale(&it.view));
     }
     let home = match (&it.home, &it.near) {
         (Some(home), _) => format!("in the networks of {home}"),

@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    beliefs::View,
     discovery::InstanceNote,
     engine::{Endpoint, Index},
     load::Load,
@@ -144,6 +145,9 @@ pub struct NodeBeat {
     /// What a gateway carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
+    /// Whether its verdicts follow what the vantages see; absent before it has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<View>,
     /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MOST_INSTANCES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceNote>,

@@ -47,6 +47,18 @@ impl Components {
         needs("what namespaces take", &self.namespaces, name.to_owned(), |_| test())
     }
 
+    /// As [`Components::needs_namespaces`], and asks name servers with dig.
+    pub fn needs_namespaces_and_dig(
+        &self,
+        name: &str,
+        test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        match &self.dig {
+            Ok(_) => self.needs_namespaces(name, test),
+            Err(_) => needs("dig", &self.dig, name.to_owned(), |_| Ok(())),
+        }
+    }
+
     pub fn needs_consul(
         &self,
         name: String,

@@ -4,7 +4,14 @@
 //! reason, before the run; it never returns early as passed. Every scenario of the main job runs on the embedded
 //! engine and on Consul from the same code. `WAYPOST_FULL=1` takes the long counts.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test binary")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test binary"
+)]
 
 mod bad_input;
 mod cli;
@@ -20,13 +27,19 @@ mod harness;
 mod identical;
 mod idle;
 mod instance;
+mod logging;
 mod names;
 mod outage;
 mod peers;
 mod registry;
+mod reread;
 mod rig;
 mod security;
+mod several;
+mod stale;
+mod tokens;
 mod tools;
+mod two_sites;
 mod wire;
 mod zones;
 
@@ -48,6 +61,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -74,11 +88,16 @@ fn main() -> ExitCode {
     trials.extend(geo::trials());
     trials.extend(identical::trials());
     trials.extend(idle::trials(&components));
+    trials.extend(logging::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
+    trials.extend(reread::trials());
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
+    trials.extend(several::trials());
+    trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
+    trials.extend(two_sites::trials(&components));
     trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -7,7 +7,7 @@ use crate::{
     discovery::{InstanceNote, notes},
     drain::{NodeBeat, Receipt},
     engine::{KvOp, TxnOutcome},
-    handle::Handle,
+    handle::{Concern, Handle},
     keys,
 };
 
@@ -20,10 +20,11 @@ pub(super) async fn follow(
 ) {
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
+    let mut views = handle.view();
     let mut every = tokio::time::interval(shared.options.beat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
-    let mut failing = false;
+    let mut failures = 0_u64;
     loop {
         tokio::select! {
             biased;
@@ -36,6 +37,7 @@ pub(super) async fn follow(
             _ = every.tick() => {}
             Ok(()) = snapshots.changed() => {}
             Ok(()) = drains_current.changed() => {}
+            Ok(()) = views.changed() => {}
         }
         if !*drains_current.borrow_and_update() {
             continue;
@@ -50,16 +52,27 @@ pub(super) async fn follow(
             number,
             generation: handle.snapshot().map(|it| it.generation),
             load: handle.load(),
+            view: Some(views.borrow_and_update().as_ref().clone()),
             instances,
             more_instances,
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {
-            Ok(()) => shared.publisher.beat(),
-            Err(error) if !failing => tracing::warn!(error, "this node's heartbeat cannot be written"),
-            Err(_) => {}
+            Ok(()) => {
+                if failures > 0 {
+                    tracing::info!(failures, "this node's heartbeat is written again");
+                }
+                failures = 0;
+                shared.publisher.beat();
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(error, "this node's heartbeat cannot be written; it is tried again");
+                }
+                failures += 1;
+            }
         }
-        failing = sent.is_err();
+        shared.publisher.concern(Concern::Writing, sent.err());
     }
 }
 

@@ -9,17 +9,19 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::{Shared, turns::Turns};
 use crate::{
     beliefs::{Beliefs, Picture},
     engine::{
         Index, KvEntry,
         follower::{Follower, News, Watched},
     },
+    handle::Concern,
     health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
     keys,
-    model::{Moment, Name},
+    model::{Moment, Name, Span},
     snapshot::Snapshot,
+    vital,
 };
 
 /// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
@@ -76,8 +78,10 @@ pub(super) async fn follow(
     let mut snapshots = handle.snapshots();
     let (reads, mut read) = mpsc::channel(4);
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone()));
-    tasks.spawn(poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads));
+    let heartbeats = poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone());
+    tasks.spawn(vital::task("the follower of vantages", heartbeats));
+    let observations = poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads);
+    tasks.spawn(vital::task("the follower of observations", observations));
     let mut known = Known::default();
     let mut dirty = false;
     let mut alarms = Alarms::default();
@@ -99,9 +103,10 @@ pub(super) async fn follow(
         let Some(snapshot) = handle.snapshot() else { continue };
         let changed = beliefs.judge(&snapshot, handle.now());
         alarms.ring(&shared, &beliefs);
+        show(&shared, &beliefs);
         if !changed.is_empty() {
             dirty = true;
-            flip(&shared, &snapshot, &changed);
+            flip(&shared, &snapshot, &beliefs, &changed);
         }
     }
 }
@@ -126,7 +131,33 @@ impl Alarms {
             tracing::warn!(%cluster, "its verdicts are believed again");
         }
         shared.metrics.clusters_frozen.set(frozen.len() as u64);
+        let names: Vec<&str> = frozen.iter().map(Name::as_str).collect();
+        let reason = (!frozen.is_empty())
+            .then(|| format!("too many targets of {} went down at once", names.join(", ")));
+        shared.publisher.concern(Concern::Frozen, reason);
         self.0 = frozen;
+    }
+}
+
+/// Publishes whether the view is stale, and says so once when that begins and once when it ends.
+fn show(shared: &Shared, beliefs: &Beliefs) {
+    let handle = shared.publisher.handle();
+    let before = handle.view().borrow().since;
+    let view = beliefs.view();
+    if !shared.publisher.publish_view(view) {
+        return;
+    }
+    if view.stale {
+        let since = view.since.unwrap_or_default().rfc3339();
+        let reason = view.reason.as_deref().unwrap_or_default();
+        tracing::error!(
+            since,
+            reason,
+            "the view is stale: the last verdicts stay, and no death of a site is noticed"
+        );
+    } else {
+        let lasted = Span(before.map_or_else(Duration::default, |since| handle.now().since(since)));
+        tracing::warn!(%lasted, "the view is not stale any more: verdicts follow what the vantages see");
     }
 }
 
@@ -183,6 +214,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
     loop {
         match follower.next().await {
             News::Read(reading) => {
+                shared.publisher.concern(Concern::Reading, None);
                 if out.send(wrap(reading.read.value)).await.is_err() {
                     return;
                 }
@@ -192,6 +224,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
                 if first {
                     tracing::warn!(prefix, %error, "health cannot be read, the last verdicts hold");
                 }
+                shared.publisher.concern(Concern::Reading, Some(error.to_string()));
             }
         }
     }
@@ -208,23 +241,19 @@ fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>
     }
 }
 
-fn flip(shared: &Shared, snapshot: &Snapshot, changed: &[(TargetKey, Verdict)]) {
+fn flip(shared: &Shared, snapshot: &Snapshot, beliefs: &Beliefs, changed: &[(TargetKey, Verdict)]) {
     let handle = shared.publisher.handle();
+    let mut turns = Turns::new(snapshot, beliefs);
     for (key, verdict) in changed {
         let Some(slot) = snapshot.slot_of(key) else { continue };
         let before = handle.board().read(slot);
         handle.board().write(slot, verdict.reading());
         if before.state != verdict.state {
             shared.metrics.verdict_changes.increment();
-            let of = snapshot.regional.get(key).map_or(key, |it| &it.target);
-            let site = snapshot.targets.get(of).map_or("", |it| it.site.as_str());
-            tracing::info!(
-                target_key = %key, site, from = %before.state, to = %verdict.state,
-                up = verdict.tally.up, down = verdict.tally.down, stale = verdict.tally.stale,
-                "verdict changed"
-            );
+            turns.tell(key, before.state, verdict);
         }
     }
+    turns.tell_the_rest();
     shared.publisher.verdicts_changed();
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     dial::Answer,
     discovery::{Fate, Standing},
-    handle::Handle,
+    handle::{Concern, Handle},
     metrics::{Count, Descriptor, Sample, Source},
 };
 
@@ -37,7 +37,7 @@ const PROOFS: [&str; 7] =
 /// The states of instances in doubt, as labels.
 const DOUBTS: [&str; 3] = ["doubtful", "unreachable", "left_out"];
 
-static DESCRIPTORS: [Descriptor; 15] = [
+static DESCRIPTORS: [Descriptor; 17] = [
     Descriptor::counter(
         "waypost.store.engine_failures",
         "{call}",
@@ -67,6 +67,16 @@ static DESCRIPTORS: [Descriptor; 15] = [
         "waypost.store.failover",
         "s",
         "From a site's death to the last client's last wrong answer, by domain; for domains with a budget.",
+    ),
+    Descriptor::gauge(
+        "waypost.store.view_stale",
+        "s",
+        "How long too few vantages have been heard for verdicts to change; 0 while enough are.",
+    ),
+    Descriptor::gauge(
+        "waypost.store.engine_away",
+        "",
+        "1 while the engine cannot be read, or this node's heartbeat cannot be written to it; else 0.",
     ),
     Descriptor::gauge(
         "waypost.store.instances_in_doubt",
@@ -137,16 +147,16 @@ impl FollowMetrics {
             }
         }
         for (state, count) in DOUBTS.into_iter().zip(counts) {
-            emit(Sample { metric: &DESCRIPTORS[10], labels: &[("state", state)], value: count.into() });
+            emit(Sample { metric: &DESCRIPTORS[12], labels: &[("state", state)], value: count.into() });
         }
-        emit(Sample { metric: &DESCRIPTORS[11], labels: &[], value: self.unused.value() });
+        emit(Sample { metric: &DESCRIPTORS[13], labels: &[], value: self.unused.value() });
         for (outcome, count) in DIALS.into_iter().zip(&self.dials) {
-            emit(Sample { metric: &DESCRIPTORS[12], labels: &[("outcome", outcome)], value: count.value() });
+            emit(Sample { metric: &DESCRIPTORS[14], labels: &[("outcome", outcome)], value: count.value() });
         }
         for (proof, count) in PROOFS.into_iter().zip(&self.dropped) {
-            emit(Sample { metric: &DESCRIPTORS[13], labels: &[("proof", proof)], value: count.value() });
+            emit(Sample { metric: &DESCRIPTORS[15], labels: &[("proof", proof)], value: count.value() });
         }
-        emit(Sample { metric: &DESCRIPTORS[14], labels: &[], value: self.rereads.value() });
+        emit(Sample { metric: &DESCRIPTORS[16], labels: &[], value: self.rereads.value() });
     }
 
     fn collect_services(&self, emit: &mut dyn FnMut(Sample<'_>)) {
@@ -165,6 +175,16 @@ impl FollowMetrics {
         for (standing, count) in standings.into_iter().zip(counts) {
             emit(Sample { metric: &DESCRIPTORS[7], labels: &[("standing", standing)], value: count.into() });
         }
+    }
+
+    fn collect_view(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let now = self.handle.now();
+        // At least a little while it is stale, so that 0 always means that it is not.
+        let stale = |since| now.since(since).as_secs_f64().max(0.001);
+        let stale = self.handle.view().borrow().since.map_or(0.0, stale);
+        emit(Sample { metric: &DESCRIPTORS[10], labels: &[], value: stale });
+        let away = [Concern::Reading, Concern::Writing].into_iter().any(|it| self.handle.is_concerned(it));
+        emit(Sample { metric: &DESCRIPTORS[11], labels: &[], value: f64::from(u8::from(away)) });
     }
 
     fn collect_failovers(&self, emit: &mut dyn FnMut(Sample<'_>)) {
@@ -210,6 +230,7 @@ impl Source for FollowMetrics {
         for (metric, value) in DESCRIPTORS.iter().zip(values) {
             emit(Sample { metric, labels: &[], value });
         }
+        self.collect_view(emit);
         self.collect_services(emit);
         self.collect_instances(emit);
         self.collect_targets(emit);

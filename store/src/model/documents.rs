@@ -15,11 +15,13 @@ use super::{DomainName, Name, Span, Weight};
 mod check;
 mod domain;
 mod policy;
+mod token;
 mod zone;
 
 pub use check::*;
 pub use domain::*;
 pub use policy::*;
+pub use token::*;
 pub use zone::*;
 
 /// A document of any kind.
@@ -221,7 +223,8 @@ pub struct BlastRadius {
 pub struct Service {
     /// Its name.
     pub name: Name,
-    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. Assigned at commit when the document has none.
+    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. When the document has none, the first commit gives it
+    /// [`Service::uuid_in`] the zone of its cluster, and it keeps that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
     /// The cluster that serves it.
@@ -240,6 +243,17 @@ pub struct Service {
     /// the instance's own port. Absent: it accepts a TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Name>,
+}
+
+impl Service {
+    /// The UUID of a service whose document has none: version 5 (RFC 9562 §5.5) of `<name>.<zone>` in the namespace of
+    /// domain names, so that engines which do not know one another give the same service the same UUID.
+    #[must_use]
+    pub fn uuid_in(name: &Name, zone: &DomainName) -> Uuid {
+        // A zone's text is in lower case and has no final dot.
+        let text = format!("{}.{}", name.as_str().to_lowercase(), zone.as_str());
+        Uuid::new_v5(&Uuid::NAMESPACE_DNS, text.as_bytes())
+    }
 }
 
 /// A service in the registry.
@@ -398,47 +412,4 @@ impl Authority {
             Self::Human => "human",
         }
     }
-}
-
-/// A credential of the admin API and the Consul face.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
-    /// Its name: what the record of writes shows.
-    pub name: Name,
-    /// What it may do.
-    pub role: Role,
-    /// On what.
-    #[serde(default)]
-    pub scope: Scope,
-    /// SHA-256 of the secret, in hexadecimal.
-    pub secret_sha256: String,
-}
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Everything, tokens included.
-    Operator,
-    /// Everything but tokens, backup and restore.
-    Automation,
-    /// Its own observations and work.
-    Vantage,
-    /// Services and checks in the catalog; nothing below `waypost/`.
-    Registrar,
-    /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
-    Node,
-    /// Read, but for secrets.
-    Reader,
-}
-
-/// What a token's role is limited to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scope {
-    /// The vantage it reports for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vantage: Option<Name>,
-    /// The registry service names it may register.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub services: Option<Vec<String>>,
 }
