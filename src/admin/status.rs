@@ -63,7 +63,7 @@ pub struct ViewStatus {
 
 impl From<&store::beliefs::View> for ViewStatus {
     fn from(view: &store::beliefs::View) -> Self {
-        let since = view.since.map(store::model::Moment::rfc3339);
+        let since = view.since.map(Moment::rfc3339);
         Self { stale: view.stale, since, reason: view.reason.clone() }
     }
 }
