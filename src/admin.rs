@@ -40,7 +40,7 @@ pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
-pub use status::{Seen, Status, TargetStatus, ViewStatus};
+pub use status::{InstanceStatus, Seen, ServiceStatus, Status, TargetStatus, ViewStatus};
 pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{

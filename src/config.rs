@@ -36,6 +36,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The engine; none is needed for a prober, and for zones from a folder.
     pub store: Option<Store>,
+    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    pub believe_after: Duration,
     /// The DNS role.
     pub dns: Option<dns::Config>,
     /// The certificate of the DNS role's encrypted listeners, which there are none of without it.

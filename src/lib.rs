@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod dialer;
 pub mod face;
 pub mod listen;
 pub mod node;

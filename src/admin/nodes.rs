@@ -9,6 +9,7 @@ use std::{
 use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
+    discovery::InstanceNote,
     drain::NodeBeat,
     engine::{Engine, Index, Wait},
     keys,
@@ -44,6 +45,9 @@ pub struct NodeStatus {
     pub silent: Span,
     /// Silent for so long that it is probably gone.
     pub lost: bool,
+    /// Instances it says something of that did not fit into its beat.
+    #[serde(default)]
+    pub more_instances: usize,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +101,21 @@ impl Nodes {
         )
     }
 
+    /// What living nodes say of single instances: the node and the note, by service in the registry.
+    pub(super) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for (beat, moved) in seen.iter().flat_map(|seen| seen.beats.values()) {
+            if now.duration_since(*moved) <= SILENT_AFTER {
+                for note in &beat.instances {
+                    told.entry(note.service.clone()).or_default().push((beat.node.clone(), note.clone()));
+                }
+            }
+        }
+        told
+    }
+
     /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
     /// counts as heard then.
     pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
@@ -131,6 +150,7 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
         view: beat.view.as_ref().map(ViewStatus::from),
         silent: Span(Duration::from_millis(silent_ms)),
         lost: silent > SILENT_AFTER,
+        more_instances: beat.more_instances,
     }
 }
 
@@ -175,6 +195,8 @@ mod tests {
             generation: None,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

@@ -6,9 +6,9 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     beliefs::Picture,
-    discovery::Standing,
+    discovery::{InstanceNote, Standing},
     health::Verdict,
-    model::Generation,
+    model::{Generation, Moment},
     snapshot::Snapshot,
     steering::{self, Outcome},
 };
@@ -63,7 +63,7 @@ pub struct ViewStatus {
 
 impl From<&store::beliefs::View> for ViewStatus {
     fn from(view: &store::beliefs::View) -> Self {
-        let since = view.since.map(store::model::Moment::rfc3339);
+        let since = view.since.map(Moment::rfc3339);
         Self { stale: view.stale, since, reason: view.reason.clone() }
     }
 }
@@ -168,6 +168,30 @@ pub struct ServiceStatus {
     /// Whether the registry's last answer is believed, as this node sees it: `unread` unless it follows
     /// the service itself.
     pub standing: String,
+    /// The instances that nodes have something to say of, in doubt or never used, one for each instance and state.
+    #[serde(default)]
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One instance that is not simply in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Its id.
+    pub id: String,
+    /// Its node in the registry.
+    pub node: String,
+    /// Its address and port.
+    pub address: String,
+    /// `doubtful`, `unreachable`: used while it answers; `left_out`: in doubt and not used; `unused`: never used.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// What the last dial said, at the first of the nodes.
+    pub dial: String,
+    /// Since when, at the first node that saw it; absent for `unused`.
+    pub since: Option<String>,
+    /// The nodes that say so.
+    pub seen_by: Vec<String>,
 }
 
 /// A CNAME that somebody else has to set.
@@ -292,7 +316,36 @@ fn vantages(snapshot: &Snapshot, picture: &Picture) -> Vec<VantageStatus> {
     snapshot.vantages.iter().map(of).collect()
 }
 
+/// What nodes say of a service's instances, laid together: by instance and state.
+fn instances(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
+    let mut all: BTreeMap<(&str, &str, &str, &str), (InstanceStatus, Option<Moment>)> = BTreeMap::new();
+    for (node, note) in told {
+        let key = (note.id.as_str(), note.node.as_str(), note.address.as_str(), note.state.as_str());
+        let (status, since) = all.entry(key).or_insert_with(|| {
+            let status = InstanceStatus {
+                id: note.id.clone(),
+                node: note.node.clone(),
+                address: note.address.clone(),
+                state: note.state.clone(),
+                reason: note.reason.clone(),
+                dial: note.dial.clone(),
+                since: None,
+                seen_by: Vec::new(),
+            };
+            (status, note.since)
+        });
+        status.seen_by.push(node.clone());
+        *since = since.iter().chain(&note.since).min().copied();
+    }
+    let shown = |(status, since): (InstanceStatus, Option<Moment>)| InstanceStatus {
+        since: since.map(Moment::rfc3339),
+        ..status
+    };
+    all.into_values().map(shown).collect()
+}
+
 fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
+    let told = admin.nodes.instances();
     let of = |service: &std::sync::Arc<store::model::Service>| {
         let zone = snapshot.clusters.get(&service.cluster).map(|cluster| cluster.zone.clone());
         let uuid = service.uuid.zip(zone).map(|(uuid, zone)| format!("{uuid}.{zone}"));
@@ -301,6 +354,7 @@ fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
             registry: service.consul.service.clone(),
             hosts: service.hosts.iter().map(ToString::to_string).collect(),
             uuid_domain: uuid,
+            instances: told.get(&service.consul.service).map_or_else(Vec::new, |told| instances(told)),
             standing: standing(&admin.handle.service(&service.consul.service).load().standing).to_owned(),
         }
     };

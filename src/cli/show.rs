@@ -11,7 +11,7 @@ use store::{
 use super::{Failure, Outcome};
 use crate::out::outln;
 use crate::{
-    admin::{Applied, Explained, Simulated, Status, ViewStatus},
+    admin::{Applied, Explained, InstanceStatus, ServiceStatus, Simulated, Status, ViewStatus},
     control::DrainView,
 };
 
@@ -167,6 +167,13 @@ pub(super) fn status(it: &Status) -> String {
         vec![service.name.clone(), service.hosts.join(", "), service.uuid_domain.clone().unwrap_or_default()]
     });
     section(&mut text, "Services", &["NAME", "HOSTS", "UUID DOMAIN"], &services.collect::<Vec<_>>());
+    let doubts: Vec<_> = it.services.iter().flat_map(instance_rows).collect();
+    if !doubts.is_empty() {
+        section(&mut text, "Instances in doubt or never used", INSTANCE_HEADS, &doubts);
+    }
+    for node in it.nodes.iter().filter(|it| it.more_instances > 0) {
+        let _ = writeln!(text, "  {} more at {}: see its metrics and log\n", node.more_instances, node.node);
+    }
     section(&mut text, "Drains", DRAIN_HEADS, &it.drains.iter().map(drain_row).collect::<Vec<_>>());
     if !it.cnames_to_set.is_empty() {
         let rows: Vec<_> =
@@ -174,6 +181,27 @@ pub(super) fn status(it: &Status) -> String {
         section(&mut text, "Records to be set by the owners of these zones", &["RECORD"], &rows);
     }
     text
+}
+
+/// The headings of [`instance_rows`].
+pub(super) const INSTANCE_HEADS: &[&str] =
+    &["SERVICE", "INSTANCE", "ADDRESS", "STATE", "REASON", "LAST DIAL", "SINCE", "SEEN BY"];
+
+/// A service's instances that nodes have something to say of, a row each.
+pub(super) fn instance_rows(service: &ServiceStatus) -> Vec<Vec<String>> {
+    let row = |it: &InstanceStatus| {
+        vec![
+            service.name.clone(),
+            it.id.clone(),
+            it.address.clone(),
+            it.state.replace('_', " "),
+            it.reason.clone(),
+            it.dial.clone(),
+            it.since.clone().unwrap_or_default(),
+            it.seen_by.join(", "),
+        ]
+    };
+    service.instances.iter().map(row).collect()
 }
 
 fn targets(it: &Status) -> Vec<Vec<String>> {

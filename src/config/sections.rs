@@ -9,6 +9,7 @@ use std::{
 };
 
 use store::{
+    discovery::BELIEVE_AFTER,
     engine::consul,
     geo::Geo,
     model::{
@@ -46,7 +47,9 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let node = fields.required("node", "the node's name, unique among all nodes", name);
     let site = fields.required("site", "the name of the site it stands in", name);
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
-    let store = section(&fields, "store", store_section);
+    let (store, believe_after) =
+        section(&fields, "store", |it| Some((store_section(it), believe_after(it)))).unzip();
+    let store = store.flatten();
     let dns_there = section(&fields, "dns", dns_section);
     let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
     let dns = dns_there.map(|it| {
@@ -84,6 +87,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         site: site?,
         data_dir: data_dir?,
         store,
+        believe_after: believe_after.unwrap_or(BELIEVE_AFTER),
         dns,
         dns_certificate,
         dns_cookies,
@@ -109,6 +113,12 @@ fn section<T>(
     read: impl FnOnce(&Fields<'_>) -> Option<T>,
 ) -> Option<T> {
     fields.get(name).and_then(|at| at.fields()).and_then(|fields| read(&fields))
+}
+
+/// Long enough for a mistake to be noticed, and for agents to bring their services back.
+fn believe_after(fields: &Fields<'_>) -> Duration {
+    let within = Span(Duration::from_secs(1))..=Span(Duration::from_secs(7 * 24 * 3600));
+    fields.or("believe_after", BELIEVE_AFTER, |it| it.span_within(within.clone()).map(|it| it.0))
 }
 
 fn store_section(fields: &Fields<'_>) -> Option<Store> {

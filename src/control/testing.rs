@@ -328,6 +328,8 @@ impl World {
             generation: None,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {

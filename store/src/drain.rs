@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     beliefs::View,
+    discovery::InstanceNote,
     engine::{Endpoint, Index},
     load::Load,
     model::{Moment, Span},
@@ -147,6 +148,22 @@ pub struct NodeBeat {
     /// Whether its verdicts follow what the vantages see; absent before it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
+    /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MOST_INSTANCES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceNote>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_instances: usize,
+}
+
+impl NodeBeat {
+    /// Instances that one beat tells of: a beat is written every few seconds and has to stay small.
+    pub const MOST_INSTANCES: usize = 32;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A gateway as control knows it.

@@ -32,6 +32,8 @@ pub use crate::engine::Backoff;
 pub use metrics::FollowMetrics;
 
 use crate::{
+    dial::Dialer,
+    discovery::BELIEVE_AFTER,
     disk::{DiskError, LastGood},
     drain,
     engine::Engine,
@@ -66,6 +68,10 @@ pub struct Options {
     pub start_patience: Duration,
     /// Where clients are that no site's networks hold; another database is taken as soon as it is sent.
     pub geo: watch::Receiver<Option<Arc<Geo>>>,
+    /// Dials the instances whose removal from the registry is in doubt; without one they are kept undialled.
+    pub dialer: Option<Arc<dyn Dialer>>,
+    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    pub believe_after: Duration,
 }
 
 impl Default for Options {
@@ -76,6 +82,8 @@ impl Default for Options {
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
             geo: watch::channel(None).1,
+            dialer: None,
+            believe_after: BELIEVE_AFTER,
         }
     }
 }

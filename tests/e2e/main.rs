@@ -18,6 +18,7 @@ mod cli;
 mod components;
 mod crash;
 mod differential;
+mod doubt;
 mod drain;
 mod engine;
 mod failover;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
     trials.extend(differential::trials(&components));
+    trials.extend(doubt::trials(&components));
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());

@@ -159,6 +159,8 @@ mod tests {
             generation: None,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

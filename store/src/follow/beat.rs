@@ -4,9 +4,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Backoff, Shared};
 use crate::{
+    discovery::{InstanceNote, notes},
     drain::{NodeBeat, Receipt},
     engine::{KvOp, TxnOutcome},
-    handle::Concern,
+    handle::{Concern, Handle},
     keys,
 };
 
@@ -42,6 +43,7 @@ pub(super) async fn follow(
             continue;
         }
         number += 1;
+        let (instances, more_instances) = told_of(&handle);
         let beat = NodeBeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
@@ -51,6 +53,8 @@ pub(super) async fn follow(
             generation: handle.snapshot().map(|it| it.generation),
             load: handle.load(),
             view: Some(views.borrow_and_update().as_ref().clone()),
+            instances,
+            more_instances,
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {
@@ -70,6 +74,22 @@ pub(super) async fn follow(
         }
         shared.publisher.concern(Concern::Writing, sent.err());
     }
+}
+
+/// The instances in use that there is something to say of, as many as a beat holds, and how many more there are.
+fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
+    let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
+    let (mut told, mut more) = (Vec::new(), 0);
+    for service in handle.services_in_use().borrow().iter() {
+        for note in notes(&handle.service(service).load(), &snapshot) {
+            if told.len() < NodeBeat::MOST_INSTANCES {
+                told.push(note);
+            } else {
+                more += 1;
+            }
+        }
+    }
+    (told, more)
 }
 
 /// True when the node leaves; false when its follower was dropped.

@@ -334,8 +334,9 @@ fn service() -> impl Strategy<Value = Service> {
     let route_by = prop_oneof![Just(RouteBy::Gateway), Just(RouteBy::Uuid)];
     let uuid = option::of(any::<u128>().prop_map(uuid::Uuid::from_u128));
     let hosts = distinct(domain_name(), 0);
-    (name(), uuid, name(), consul, hosts, option::of(distinct(name(), 1)), route_by).prop_map(
-        |(name, uuid, cluster, consul, hosts, sites, route_by)| Service {
+    let sites = option::of(distinct(name(), 1));
+    (name(), uuid, name(), consul, hosts, sites, route_by, option::of(name())).prop_map(
+        |(name, uuid, cluster, consul, hosts, sites, route_by, check)| Service {
             name,
             uuid,
             cluster,
@@ -343,6 +344,7 @@ fn service() -> impl Strategy<Value = Service> {
             hosts,
             sites,
             route_by,
+            check,
         },
     )
 }

@@ -372,6 +372,7 @@ fn service(it: &Service, map: Map) -> Map {
         .with("hosts", texts(&it.hosts))
         .maybe("sites", sites(it.sites.as_ref()))
         .with("route_by", text(route_by))
+        .maybe("check", it.check.as_ref().map(text))
 }
 
 fn route(it: &Route, map: Map) -> Map {

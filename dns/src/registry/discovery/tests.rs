@@ -53,7 +53,7 @@ fn entry(standing: Standing) -> Entry {
         endpoint("10.0.0.3", CheckStatus::Critical),
         endpoint("host.example", CheckStatus::Passing),
     ];
-    Entry { index: Index(5), endpoints, standing, since: Moment::default() }
+    Entry { index: Index(5), endpoints, standing, ..Entry::default() }
 }
 
 fn ask(discovery: &Discovery, name: &str, wanted: WireType) -> Message {

@@ -230,6 +230,9 @@ impl Checker<'_> {
 
     fn service(&mut self, service: &Service) {
         let at = id(Kind::Service, &service.name);
+        if let Some(check) = &service.check {
+            self.refer(&at, "check", Kind::Check, check.as_str());
+        }
         if self.refer(&at, "cluster", Kind::Cluster, service.cluster.as_str())
             && let Some(cluster) = self.world.cluster(service.cluster.as_str())
         {
