@@ -37,10 +37,10 @@ use store::{
 
 pub use documents::{Applied, Apply, FileText, KeptDocument};
 pub use explain::Explained;
-pub use health::{Health, router as health_router};
+pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
-pub use status::{Seen, Status, TargetStatus};
+pub use status::{Seen, Status, TargetStatus, ViewStatus};
 pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod drains;
 mod reset;
+mod servers;
 mod show;
 mod tokens;
 mod zones;
@@ -19,7 +20,7 @@ use store::{
     vital,
 };
 
-use self::client::Client;
+use self::{client::Client, servers::Servers};
 use crate::{
     config::Config,
     demo, node,
@@ -41,15 +42,16 @@ struct Cli {
 /// Where control is, and how to talk to it.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// The admin API.
+    /// The admin API of a control. May be repeated for apply, delete, override, switch and token, which then tell each.
     #[arg(
         long,
         global = true,
         env = "WAYPOST_SERVER",
         default_value = "http://127.0.0.1:8580",
+        value_delimiter = ',',
         value_name = "URL"
     )]
-    server: String,
+    server: Vec<String>,
     /// A file with the token to send.
     #[arg(long, global = true, env = "WAYPOST_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -329,6 +331,9 @@ enum Token {
     Delete {
         /// Its name.
         name: String,
+        /// Also while a node or a prober uses it, which is then refused, or when it is the last operator's.
+        #[arg(long)]
+        force: bool,
     },
     /// Bring tokens into a running cluster that has none, without locking anybody out.
     Bootstrap(Bootstrap),
@@ -502,29 +507,41 @@ async fn run(cli: Cli) -> Outcome {
 
 /// The commands that ask control.
 async fn ask(command: Command, global: &Global) -> Outcome {
-    let client = Client::new(&global.server, global.token_file.as_deref(), global.ca_file.as_deref())?;
+    let servers = Servers::new(global)?;
     let json = global.json;
     match command {
-        Command::Apply { files, prune } => commands::apply(&client, &files, prune, json).await,
-        Command::Diff { files, prune } => commands::diff(&client, &files, prune, json).await,
-        Command::Get { kind, name } => commands::get(&client, kind, name.as_deref(), json).await,
-        Command::Delete { kind, name } => commands::delete(&client, kind, &name, json).await,
-        Command::Export => commands::export(&client).await,
-        Command::Status => commands::status(&client, json).await,
+        Command::Apply { files, prune } => commands::apply(&servers, &files, prune).await,
+        Command::Delete { kind, name } => commands::delete(&servers, kind, &name).await,
+        Command::Switch { domain, to } => commands::switch(&servers, &domain, to.as_deref()).await,
+        Command::Override(order) => commands::order(&servers, order).await,
+        Command::Token(token) => tokens::run(&servers, token).await,
+        command => ask_one(command, servers.only()?, json).await,
+    }
+}
+
+/// The commands that ask one control.
+async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
+    match command {
+        Command::Diff { files, prune } => commands::diff(client, &files, prune, json).await,
+        Command::Get { kind, name } => commands::get(client, kind, name.as_deref(), json).await,
+        Command::Export => commands::export(client).await,
+        Command::Status => commands::status(client, json).await,
         Command::Explain { name, record_type, client: who, at } => {
-            commands::explain(&client, (&name, &record_type), who, at.as_deref(), json).await
+            commands::explain(client, (&name, &record_type), who, at.as_deref(), json).await
         }
         Command::Simulate { kill, domain } => {
-            commands::simulate(&client, &kill, domain.as_deref(), json).await
+            commands::simulate(client, &kill, domain.as_deref(), json).await
         }
-        Command::Switch { domain, to } => commands::switch(&client, &domain, to.as_deref(), json).await,
-        Command::Drain(drain) => drains::run(&client, drain, json).await,
-        Command::Override(order) => commands::order(&client, order, json).await,
-        Command::Token(token) => tokens::run(&client, token, json).await,
-        Command::Audit => commands::audit(&client, json).await,
-        Command::Backup { output } => commands::backup(&client, &output).await,
-        Command::Restore { file, force } => commands::restore(&client, &file, force, json).await,
-        Command::Run { .. }
+        Command::Drain(drain) => drains::run(client, drain, json).await,
+        Command::Audit => commands::audit(client, json).await,
+        Command::Backup { output } => commands::backup(client, &output).await,
+        Command::Restore { file, force } => commands::restore(client, &file, force, json).await,
+        Command::Apply { .. }
+        | Command::Delete { .. }
+        | Command::Switch { .. }
+        | Command::Override(_)
+        | Command::Token(_)
+        | Command::Run { .. }
         | Command::Demo { .. }
         | Command::DemoBackend { .. }
         | Command::Check { .. }

@@ -15,7 +15,7 @@ use axum::{
 };
 use store::{
     compat::{Access, Authorise, Permit},
-    engine::embedded::Embedded,
+    engine::{Engine as _, EngineError, embedded::Embedded},
     keys,
     model::Bearer,
     writers::{self, Writer},
@@ -96,11 +96,20 @@ impl Authorise for Noting<'_> {
 impl Noting<'_> {
     async fn note(self, engine: &Embedded) {
         for (bearer, writer) in self.written.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            if let Err(error) = writers::note(engine, &bearer, &writer).await {
+            if let Err(error) = noted(engine, &bearer, &writer).await {
                 tracing::warn!(%bearer, %error, "who wrote a heartbeat cannot be noted");
             }
         }
     }
+}
+
+/// Notes who wrote a node's heartbeat, or forgets it when the write took the heartbeat back.
+async fn noted(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
+    let beats = match bearer {
+        Bearer::Node(name) => engine.kv_get(&keys::node(name.as_str()), None).await?.value.is_some(),
+        Bearer::Vantage(_) => true,
+    };
+    if beats { writers::note(engine, bearer, writer).await } else { writers::forget(engine, bearer).await }
 }
 
 /// A write, for the record: the registry's writes are too many to be kept beside the documents' in the engine.
@@ -139,6 +148,80 @@ impl Written {
             tracing::debug!(who, what, status = status.as_u16(), "registry write");
         } else {
             tracing::info!(who, what, status = status.as_u16(), "registry write");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use axum::http;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use store::{
+        engine::embedded::Options,
+        handle::Clock,
+        secret::{Credential, Secret},
+    };
+
+    use super::*;
+
+    async fn send(
+        router: &Router,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &'static str,
+    ) -> StatusCode {
+        let mut request = http::Request::builder().method(method).uri(path).header("Host", "127.0.0.1:8500");
+        if let Some(token) = token {
+            request = request.header("X-Consul-Token", token);
+        }
+        let service = TowerToHyperService::new(router.clone());
+        service.call(request.body(Body::from(body)).unwrap()).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn who_writes_a_heartbeat_is_noted() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+        let first = Credential::from(Secret::new("the-first-operator"));
+        let open = router(Arc::clone(&engine), Auth::new(handle.clone(), None));
+        let guarded = router(Arc::clone(&engine), Auth::new(handle, Some(&first)));
+        let txn = r#"[{"KV":{"Verb":"set","Key":"waypost/nodes/dns","Value":""}}]"#;
+        for (router, path, token, body, status) in [
+            (&open, "/v1/kv/waypost/nodes/gw", None, "{}", 200),
+            (&open, "/v1/kv/waypost/drains/gw", None, "{}", 200),
+            (&open, "/v1/txn", Some("means-nothing-here"), txn, 200),
+            (&guarded, "/v1/kv/waypost/nodes/other", Some("means-nothing-here"), "{}", 403),
+        ] {
+            assert_eq!(send(router, "PUT", path, token, body).await, status, "{path}");
+        }
+        let noted = async || writers::all(engine.as_ref()).await.unwrap();
+        let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned) };
+        let bearer = |text: &str| text.parse::<Bearer>().unwrap();
+        let (gw, dns) = (bearer("node/gw"), bearer("node/dns"));
+        assert_eq!(noted().await, BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))]));
+        let token = Some("the-first-operator");
+        assert_eq!(send(&guarded, "PUT", "/v1/kv/waypost/nodes/gw", token, "{}").await, 200);
+        let by_first = writer(Some(auth::FIRST));
+        assert_eq!(noted().await, BTreeMap::from([(gw, by_first), (dns.clone(), writer(None))]));
+        // A node that leaves takes its heartbeat back, and nothing is noted of it any more.
+        assert_eq!(send(&guarded, "DELETE", "/v1/kv/waypost/nodes/gw", token, "").await, 200);
+        assert_eq!(noted().await, BTreeMap::from([(dns, writer(None))]));
+    }
+
+    #[tokio::test]
+    async fn a_strangers_page_gains_nothing_by_a_token_that_means_nothing() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+        let open = router(engine, Auth::new(handle, None));
+        let service = TowerToHyperService::new(open);
+        for path in ["/v1/kv/app", "/v1/kv/app?token=means-nothing-here"] {
+            let request = http::Request::builder().method("PUT").uri(path).header("Host", "127.0.0.1:8500");
+            let request = request.header("Origin", "https://evil.example").body(Body::from("x")).unwrap();
+            assert_eq!(service.call(request).await.unwrap().status(), 403, "{path}");
         }
     }
 }

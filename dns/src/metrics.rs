@@ -70,9 +70,9 @@ descriptors! {
     SLOW 10 counter "waypost.dns.tcp.slow" "{connection}"
         "Connections closed because the client did not take a reply in time."
     HANDSHAKES 11 counter "waypost.dns.tls.failed_handshakes" "{connection}"
-        "TLS handshakes that failed or took too long."
+        "TLS and QUIC handshakes that failed or took too long."
     HTTP_REFUSED 12 counter "waypost.dns.https.refused" "{request}"
-        "HTTPS requests that were refused before DNS, by status."
+        "HTTPS requests, over any version, that were refused before DNS, by status."
     ALIASES 13 gauge "waypost.dns.alias.targets" "{name}"
         "Names outside our zones that ALIAS records lead to and that are kept resolved."
     SURPLUS 14 gauge "waypost.dns.alias.surplus" "{name}" "Such names beyond the bound; they are answered SERVFAIL."
@@ -88,8 +88,14 @@ descriptors! {
 
 const ALIAS_LOOKUPS: [&str; 3] = ["addresses", "absent", "failed"];
 
-const TRANSPORTS: [(Transport, &str); 4] =
-    [(Transport::Udp, "udp"), (Transport::Tcp, "tcp"), (Transport::Tls, "tls"), (Transport::Https, "https")];
+const TRANSPORTS: [(Transport, &str); 6] = [
+    (Transport::Udp, "udp"),
+    (Transport::Tcp, "tcp"),
+    (Transport::Tls, "tls"),
+    (Transport::Https, "https"),
+    (Transport::Quic, "quic"),
+    (Transport::Http3, "h3"),
+];
 
 /// The statuses HTTPS requests are refused with.
 const HTTP_STATUSES: [(u16, &str); 6] =

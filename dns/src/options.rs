@@ -22,7 +22,7 @@ pub(crate) fn dress(query: &[u8], mut reply: Vec<u8>, transport: Transport, idle
         let idle = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
         append(&mut reply, KEEPALIVE, &idle.to_be_bytes());
     }
-    if asked.padding && matches!(transport, Transport::Tls | Transport::Https) {
+    if asked.padding && !matches!(transport, Transport::Udp | Transport::Tcp) {
         let bare = reply.len() + 4;
         append(&mut reply, PADDING, &vec![0; bare.next_multiple_of(BLOCK) - bare]);
     }
@@ -33,6 +33,11 @@ pub(crate) fn dress(query: &[u8], mut reply: Vec<u8>, transport: Transport, idle
 /// it; zero where it holds neither (RFC 8484 §5.1).
 pub(crate) fn freshness(reply: &[u8]) -> u32 {
     records(reply).filter(|it| it.section < 2).map(|it| it.ttl).min().unwrap_or(0)
+}
+
+/// Whether a query has the option edns-tcp-keepalive (RFC 7828).
+pub(crate) fn asks_keepalive(query: &[u8]) -> bool {
+    Asked::of(query).keepalive
 }
 
 /// What a query asks of the way its reply travels.

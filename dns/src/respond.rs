@@ -32,6 +32,10 @@ pub enum Transport {
     Tls,
     /// An HTTPS request (RFC 8484).
     Https,
+    /// A QUIC stream (RFC 9250).
+    Quic,
+    /// A request over HTTP/3 (RFC 8484, RFC 9114).
+    Http3,
 }
 
 /// A reply.
@@ -187,7 +191,7 @@ impl Asker<'_> {
     fn limit(&self, edns: Option<Edns<'_>>) -> u16 {
         match self.transport {
             Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-            Transport::Tcp | Transport::Tls | Transport::Https => u16::MAX,
+            _ => u16::MAX,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod https;
+mod quic;
 pub(crate) mod streams;
 mod tcp;
 mod tls;
@@ -45,7 +46,11 @@ pub struct Config {
     pub tls_listen: Vec<SocketAddr>,
     /// Addresses to serve over HTTPS (RFC 8484), at `/dns-query`.
     pub https_listen: Vec<SocketAddr>,
-    /// The certificate of both; until it is set nothing listens there.
+    /// Addresses to serve over QUIC (RFC 9250).
+    pub quic_listen: Vec<SocketAddr>,
+    /// Addresses to serve over HTTP/3 (RFC 8484), at `/dns-query`.
+    pub h3_listen: Vec<SocketAddr>,
+    /// The certificate of these four; until it is set nothing is served there.
     pub certificate: Certificate,
     /// Connections open at a time, per address that is listened on; more are closed at once.
     pub tcp_connections: usize,
@@ -72,6 +77,8 @@ impl Default for Config {
             workers: 1,
             tls_listen: Vec::new(),
             https_listen: Vec::new(),
+            quic_listen: Vec::new(),
+            h3_listen: Vec::new(),
             certificate: Certificate::default(),
             tcp_connections: 1024,
             tcp_connections_per_client: 64,
@@ -95,7 +102,7 @@ pub enum Error {
     Listen {
         /// The address, as it was asked for.
         address: SocketAddr,
-        /// `UDP`, `TCP`, `TLS` or `HTTPS`.
+        /// `UDP`, `TCP`, `TLS`, `HTTPS`, `QUIC` or `HTTP/3`.
         protocol: &'static str,
         /// What the system says.
         source: io::Error,
@@ -140,6 +147,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
     encrypted: Encrypted,
+    quic: quic::Listeners,
     zones_dir: Option<Arc<ZonesDir>>,
     exchange: Exchange,
 }
@@ -160,13 +168,14 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     let metrics = Arc::<Metrics>::default();
     let gate = Arc::new(Gate::new(config.gate.clone(), Arc::clone(&metrics))?);
     let encrypted = Encrypted::bind(&config)?;
+    let quic = quic::Listeners::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
     let offer = config.discovery.clone();
     let discovery = offer.map(|offer| Arc::new(Discovery::new(offer, store.clone())));
     let exchange =
         Exchange { store, discovery, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
-    Ok(Server { config, listeners, addresses, encrypted, zones_dir, exchange })
+    Ok(Server { config, listeners, addresses, encrypted, quic, zones_dir, exchange })
 }
 
 fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
@@ -219,6 +228,18 @@ impl Server {
         &self.encrypted.https
     }
 
+    /// The addresses of DNS over QUIC, likewise.
+    #[must_use]
+    pub fn quic_addrs(&self) -> &[SocketAddr] {
+        &self.quic.quic
+    }
+
+    /// The addresses of DNS over HTTP/3, likewise.
+    #[must_use]
+    pub fn h3_addrs(&self) -> &[SocketAddr] {
+        &self.quic.http3
+    }
+
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -247,6 +268,7 @@ impl Server {
         let refreshing = self.exchange.refresher(self.config.resolvers).run(stopped.clone());
         tasks.spawn(vital::task("the resolver of ALIAS targets", refreshing));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
+        self.quic.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         // Ends only with those who publish, which ends nobody else.
         let following = following.run(self.zones_dir.as_ref().map(|dir| dir.changes()));
         let following = tokio::spawn(vital::task("the follower of DNS snapshots", following));

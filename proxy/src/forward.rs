@@ -9,6 +9,7 @@ use http::{
     request,
 };
 use hyper::body::{Body, Incoming};
+use store::handle::asks_strictly;
 use tokio::time::Instant;
 
 use crate::{
@@ -50,7 +51,7 @@ async fn respond(worker: &Rc<Worker>, talk: &Rc<Talk>, request: Request<Incoming
     };
     let host = asked.host();
     if asked.path() == "/readyz" && is_ours(&asked, &host, &table) {
-        return readiness(worker);
+        return readiness(worker, head.uri.query().unwrap_or_default());
     }
     let Some(split) = table.find(&host, asked.path()) else {
         return plain(StatusCode::NOT_FOUND, "no route");
@@ -71,8 +72,14 @@ fn is_ours(asked: &Asked, host: &str, table: &Table) -> bool {
     asked.by_address() || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
 }
 
-fn readiness(worker: &Worker) -> Response<ResponseBody> {
+/// Plain, whether balancers may send traffic here. With `?strict` also whether this gateway's picture may be out of date;
+/// why is for the operator's eyes, on the status listener.
+fn readiness(worker: &Worker, query: &str) -> Response<ResponseBody> {
     match worker.shared.unready() {
+        None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {
+            let text = "in doubt: the picture of this gateway may be out of date (see its log and metrics)";
+            plain(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
         None => plain(StatusCode::OK, "ready"),
         Some(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason),
     }

@@ -12,7 +12,7 @@ use std::{
 use store::{
     engine::{Engine, EngineError},
     handle::Handle,
-    model::{Bearer, Name, Role, Token},
+    model::{Bearer, Document, Name, Role, Token},
     snapshot::Snapshot,
     writers::{self, Writer},
 };
@@ -41,12 +41,38 @@ impl Census {
         self.recent.iter().filter(|(it, _)| without(it)).map(|(it, role)| (it.clone(), *role)).collect()
     }
 
+    /// Who was heard in the last minute with one of these tokens, and with which.
+    pub(super) fn using(&self, tokens: &BTreeSet<String>) -> Vec<(Bearer, String)> {
+        let used = |bearer: &Bearer| {
+            let token = self.tokens.get(bearer)?.as_ref().filter(|it| tokens.contains(*it))?;
+            Some((bearer.clone(), token.clone()))
+        };
+        self.recent.keys().filter_map(used).collect()
+    }
+
     /// For whom an operator's token waits that waits for these: for each until it is heard with a token, and for
     /// whoever else would be locked out.
     pub(super) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
         let unheard = |it: &&Bearer| !self.tokens.get(it).is_some_and(Option::is_some);
         waits_for.iter().filter(unheard).cloned().chain(self.without_token().into_keys()).collect()
     }
+}
+
+/// The tokens among documents.
+pub(super) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Token> {
+    let token = |document: Arc<Document>| match &*document {
+        Document::Token(it) => Some(it.clone()),
+        _ => None,
+    };
+    documents.filter_map(token).collect()
+}
+
+/// The tokens whose secret is none any more.
+pub(super) fn ended(before: &[Token], after: &[Token]) -> BTreeSet<String> {
+    let stays = |it: &&Token| {
+        after.iter().any(|new| (&new.name, &new.secret_sha256) == (&it.name, &it.secret_sha256))
+    };
+    before.iter().filter(|it| !stays(it)).map(|it| it.name.to_string()).collect()
 }
 
 /// The operator's token that is not in force yet.
@@ -152,6 +178,17 @@ pub(super) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
     )
 }
 
+/// Why a token cannot be taken away yet, and what to do.
+pub(super) fn still_used(in_use: &[(Bearer, String)]) -> String {
+    let named: Vec<String> =
+        in_use.iter().map(|(bearer, token)| format!("{bearer} (token {token})")).collect();
+    format!(
+        "heard in the last minute with a token that this would end, and locked out by it: {}. Put the secret of another \
+         token into its token_file first; to refuse it at once, `waypost token delete NAME --force`",
+        named.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +225,29 @@ mod tests {
             said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_token_in_use_is_not_taken_away() {
+        let token = |name: &str, secret: &str| Token {
+            name: name.parse().unwrap(),
+            role: Role::Node,
+            scope: store::model::Scope::default(),
+            secret_sha256: secret.to_owned(),
+            waits_for: Vec::new(),
+        };
+        let before = [token("gw", "a"), token("dns", "a"), token("idle", "a"), token("old", "a")];
+        let after = [token("gw", "b"), token("dns", "a")];
+        let ended = ended(&before, &after);
+        assert_eq!(ended.iter().map(String::as_str).collect::<Vec<_>>(), ["gw", "idle", "old"]);
+        let census = census(&[
+            ("node/gw", Some("gw"), true),
+            ("node/dns", Some("dns"), true),
+            ("node/gone", Some("old"), false),
+        ]);
+        let in_use = census.using(&ended);
+        assert_eq!(in_use, [("node/gw".parse().unwrap(), "gw".to_owned())]);
+        assert!(still_used(&in_use).contains("node/gw (token gw)"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -13,8 +16,12 @@ use store::{
     commit::{
         self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
     },
-    model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
+    model::{
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
+        encode,
+    },
 };
+use uuid::Uuid;
 
 use super::{Admin, Asked, Caller, Problem, Sent, bearers};
 use crate::auth::Right;
@@ -52,6 +59,9 @@ pub struct Applied {
     pub generation: Generation,
     /// What it changed; nothing when everything was as asked already.
     pub differences: Vec<Difference>,
+    /// The UUIDs of those services that were written without one: what they had, or the one they are given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uuids: BTreeMap<String, Uuid>,
 }
 
 /// A stored document.
@@ -95,29 +105,39 @@ pub(super) enum Lockout {
     Meant,
 }
 
-fn has_operator<'t>(mut documents: impl Iterator<Item = &'t Document>) -> bool {
-    documents.any(|it| matches!(it, Document::Token(token) if token.makes_tokens_needed()))
-}
-
 /// Refuses a change that would lock nodes and vantages out, or take the last operator's token away.
 async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Result<(), Problem> {
-    let before: Vec<_> = stored.documents().collect();
-    let after: Vec<_> = plan.world().documents().collect();
-    match (has_operator(before.iter().map(AsRef::as_ref)), has_operator(after.iter().map(AsRef::as_ref))) {
+    let before = bearers::tokens(stored.documents());
+    let after = bearers::tokens(plan.world().documents().cloned());
+    let needed = |tokens: &[Token]| tokens.iter().any(Token::makes_tokens_needed);
+    let conflict = |text: String| Err(Problem::new(StatusCode::CONFLICT, text));
+    match (needed(&before), needed(&after)) {
         (false, true) => {
             let without_token = admin.bearers.census().await?.without_token();
-            if without_token.is_empty() {
-                return Ok(());
-            }
-            Err(Problem::new(StatusCode::CONFLICT, bearers::refusal(&without_token)))
+            if without_token.is_empty() { Ok(()) } else { conflict(bearers::refusal(&without_token)) }
         }
-        (true, false) => Err(Problem::new(
-            StatusCode::CONFLICT,
+        (true, false) => conflict(
             "this would take the last operator's token away, and whoever reaches a loopback listener would be an \
-             operator: make another operator's token first, or see `waypost token reset --help`",
-        )),
-        _ => Ok(()),
+             operator: make another operator's token first, or see `waypost token reset --help`"
+                .to_owned(),
+        ),
+        (true, true) => {
+            let ended = bearers::ended(&before, &after);
+            let in_use = if ended.is_empty() { Vec::new() } else { admin.bearers.census().await?.using(&ended) };
+            if in_use.is_empty() { Ok(()) } else { conflict(bearers::still_used(&in_use)) }
+        }
+        (false, false) => Ok(()),
     }
+}
+
+/// Waits until this node runs a generation, so that a token works here when the command that made it returns.
+async fn known_here(admin: &Admin, generation: Generation) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let mut snapshots = admin.handle.snapshots();
+    let known =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
+    // It is committed either way, and known here soon.
+    let _ = tokio::time::timeout(PATIENCE, known).await;
 }
 
 /// Commits changes that are made from what is stored, again when somebody else was faster.
@@ -133,13 +153,20 @@ pub(super) async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-        let plan = match commit::plan(&stored, changes(&stored), now, author)? {
-            Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
+        let author = Author { authority: caller.0.authority() };
+        let changes = changes(&stored);
+        let services = without_uuid(&changes);
+        let planned = commit::plan(&stored, changes, now, author)?;
+        let uuids = uuids(services, &stored, &planned);
+        let plan = match planned {
+            Planned::Unchanged(generation) => {
+                return Ok(Applied { generation, differences: Vec::new(), uuids });
+            }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
-        if differences.iter().any(|it| it.id.kind == Kind::Token) {
+        let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
+        if of_tokens {
             caller.needs(Right::Tokens)?;
             if lockout == Lockout::Refused {
                 nobody_is_locked_out(admin, &stored, &plan).await?;
@@ -150,7 +177,10 @@ pub(super) async fn commit_with(
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = caller.0.who(), changes = differences.len(), "committed");
-                return Ok(Applied { generation, differences });
+                if of_tokens {
+                    known_here(admin, generation).await;
+                }
+                return Ok(Applied { generation, differences, uuids });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -189,11 +219,39 @@ pub(super) async fn diff(
     let stored = commit::read(admin.engine.as_ref(), None).await?;
     let differences = commit::diff(&stored, documents.iter().map(|it| &it.value), wanted.prune);
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
-    let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
+    let changes: Vec<_> =
+        documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
+    let services = without_uuid(&changes);
     // What could not be applied is no difference but a mistake.
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-    commit::plan(&stored, changes, admin.handle.now(), author)?;
-    Ok(Json(Applied { generation: stored.generation(), differences }))
+    let author = Author { authority: caller.0.authority() };
+    let planned = commit::plan(&stored, changes, admin.handle.now(), author)?;
+    let uuids = uuids(services, &stored, &planned);
+    Ok(Json(Applied { generation: stored.generation(), differences, uuids }))
+}
+
+/// The services that are written without a UUID.
+fn without_uuid(changes: &[Change]) -> Vec<Name> {
+    let of = |change: &Change| match change {
+        Change::Put(Placed { value: Document::Service(it), .. }) if it.uuid.is_none() => {
+            Some(it.name.clone())
+        }
+        _ => None,
+    };
+    changes.iter().filter_map(of).collect()
+}
+
+/// The UUIDs that these services have after a commit.
+fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<String, Uuid> {
+    let kept;
+    let world = match planned {
+        Planned::Changed(plan) => plan.world(),
+        Planned::Unchanged(_) => {
+            kept = stored.world();
+            &kept
+        }
+    };
+    let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
+    services.into_iter().filter_map(of).collect()
 }
 
 #[derive(Debug, Deserialize)]
@@ -288,11 +346,12 @@ pub(super) async fn delete(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
+    Asked(wanted): Asked<Forced>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
-    let deleted =
-        commit_with(&admin, &caller, "delete", Lockout::Refused, |_| vec![Change::Delete(id.clone())]);
+    let lockout = if wanted.force { Lockout::Meant } else { Lockout::Refused };
+    let deleted = commit_with(&admin, &caller, "delete", lockout, |_| vec![Change::Delete(id.clone())]);
     deleted.await.map(Json)
 }
 
@@ -324,7 +383,7 @@ fn generation_of(backup: &str) -> Option<Generation> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Restore {
+pub(super) struct Forced {
     /// Also when it takes the last operator's token away, or locks nodes out.
     #[serde(default)]
     force: bool,
@@ -333,7 +392,7 @@ pub(super) struct Restore {
 pub(super) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Restore>,
+    Asked(wanted): Asked<Forced>,
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;
@@ -344,7 +403,7 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     if !wanted.force {
         nobody_is_locked_out(&admin, &stored, &plan).await?;
@@ -353,7 +412,7 @@ pub(super) async fn restore(
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(Applied { generation, differences }))
+    Ok(Json(Applied { generation, differences, uuids: BTreeMap::new() }))
 }
 
 pub(super) async fn audit(

@@ -18,7 +18,7 @@ use store::{
 
 use super::{
     Admin, Asked, Caller, Problem,
-    status::{Forced, Seen, forced, seen},
+    status::{Forced, Seen, ViewStatus, forced, seen, view_of},
 };
 use crate::auth::Right;
 
@@ -40,6 +40,9 @@ pub struct Explained {
     /// Of a past moment: when, and what the journal cannot say of it. Absent: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<PastExplained>,
+    /// Whether the verdicts it rests on follow what the vantages see; of a past moment it is not known.
+    #[serde(default)]
+    pub view: ViewStatus,
     /// The client.
     pub client: IpAddr,
     /// The site whose networks hold the client; absent: none, and the default order applies.
@@ -219,6 +222,7 @@ pub(super) async fn explain(
     Ok(Json(Explained {
         generation: snapshot.generation,
         past: past.as_ref().map(|(_, _, told)| told.clone()),
+        view: past.is_none().then(|| view_of(&admin)).unwrap_or_default(),
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
         near: located.near.filter(|_| located.home.is_none()).map(|id| site_name(&snapshot, id)),

@@ -4,11 +4,13 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+
+use store::handle::asks_strictly;
 
 use super::{Caller, bearer};
 use crate::{
@@ -16,13 +18,18 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Reasons in words, as they are at the moment of asking.
+pub type Reasons = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What the three answer from.
 #[derive(Clone)]
 pub struct Health {
     /// The node's metrics.
     pub metrics: Arc<Metrics>,
     /// Why the node should get no traffic; empty when it may.
-    pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    pub unready: Reasons,
+    /// Why its picture may differ from what is true, although it serves on; empty when it should not.
+    pub doubts: Reasons,
 }
 
 impl fmt::Debug for Health {
@@ -41,8 +48,13 @@ pub fn router(health: Health, auth: Option<Auth>) -> Router {
         .with_state((health, auth))
 }
 
-async fn readyz(State((health, _)): State<(Health, Option<Auth>)>) -> Response {
-    let reasons = (health.unready)();
+/// Plain, it says whether the node may get traffic: it serves on with its last good picture, whatever is away. With
+/// `?strict` it also fails while that picture may differ from what is true.
+async fn readyz(State((health, _)): State<(Health, Option<Auth>)>, RawQuery(query): RawQuery) -> Response {
+    let mut reasons = (health.unready)();
+    if asks_strictly(query.as_deref().unwrap_or_default()) {
+        reasons.extend((health.doubts)());
+    }
     if reasons.is_empty() {
         return "ok\n".into_response();
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
     drain::NodeBeat,
@@ -36,6 +37,9 @@ pub struct NodeStatus {
     pub roles: Vec<String>,
     /// The generation it runs; absent before its first.
     pub generation: Option<Generation>,
+    /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewStatus>,
     /// How long ago its beat moved, as seen from here.
     pub silent: Span,
     /// Silent for so long that it is probably gone.
@@ -124,6 +128,7 @@ fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
         site: beat.site.clone(),
         roles: beat.roles.iter().cloned().collect(),
         generation: beat.generation,
+        view: beat.view.as_ref().map(ViewStatus::from),
         silent: Span(Duration::from_millis(silent_ms)),
         lost: silent > SILENT_AFTER,
     }
@@ -169,6 +174,7 @@ mod tests {
             number,
             generation: None,
             load: None,
+            view: None,
         }
     }
 

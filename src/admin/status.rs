@@ -21,6 +21,9 @@ use crate::{auth::Right, control::DrainView};
 pub struct Status {
     /// The generation this control runs.
     pub generation: Generation,
+    /// Whether this control's verdicts follow what the vantages see.
+    #[serde(default)]
+    pub view: ViewStatus,
     /// Why the engine cannot be read at present; absent when it can.
     pub engine_error: Option<String>,
     /// The nodes, by name.
@@ -43,6 +46,26 @@ pub struct Status {
     pub bootstrap: Option<Pending>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
+}
+
+/// Whether a node's verdicts follow what the vantages see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// Too few vantages are heard: verdicts stay as they are, and no death of a site is noticed.
+    pub stale: bool,
+    /// When enough of them were last heard, as RFC 3339; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Which vantages are not heard, and how many targets that concerns; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl From<&store::beliefs::View> for ViewStatus {
+    fn from(view: &store::beliefs::View) -> Self {
+        let since = view.since.map(store::model::Moment::rfc3339);
+        Self { stale: view.stale, since, reason: view.reason.clone() }
+    }
 }
 
 /// One steered domain.
@@ -165,6 +188,7 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
     Ok(Json(Status {
         bootstrap,
         generation: snapshot.generation,
+        view: view_of(&admin),
         engine_error,
         nodes,
         domains: domains(&admin, &snapshot),
@@ -175,6 +199,10 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
     }))
+}
+
+pub(super) fn view_of(admin: &Admin) -> ViewStatus {
+    ViewStatus::from(admin.handle.view().borrow().as_ref())
 }
 
 fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {

@@ -27,7 +27,7 @@ use store::{
 
 use super::{
     Admin, Caller, Problem, Sent,
-    bearers::{Census, pending},
+    bearers::{self, Census, pending},
     documents::{FileText, Lockout, commit_with, parse},
 };
 use crate::auth::{self, Identity, Right};
@@ -142,11 +142,7 @@ fn put(token: Token) -> Change {
 }
 
 fn stored_tokens(stored: &Stored) -> Vec<Token> {
-    let token = |document: std::sync::Arc<Document>| match &*document {
-        Document::Token(it) => Some(it.clone()),
-        _ => None,
-    };
-    stored.documents().filter_map(token).collect()
+    bearers::tokens(stored.documents())
 }
 
 pub(super) async fn list(

@@ -10,6 +10,8 @@ use super::Failure;
 
 /// Longer than control takes to give up on an engine that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A server that is there takes a connection within this; one whose site is dead does not hold a command up longer.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -43,7 +45,8 @@ impl Client {
         };
         let token = token_file.map(read).transpose()?;
         let token = token.map(|it| String::from_utf8_lossy(&it).trim().to_owned());
-        let mut http = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+        let mut http =
+            reqwest::Client::builder().connect_timeout(CONNECTS_WITHIN).timeout(PATIENCE).no_proxy();
         if let Some(path) = ca_file {
             let certificates = reqwest::Certificate::from_pem_bundle(&read(path)?);
             let certificates =
@@ -54,6 +57,11 @@ impl Client {
         Ok(Self { http, server: server.trim_end_matches('/').to_owned(), token })
     }
 
+    /// The base address, without a slash at its end.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.server));
         match &self.token {
@@ -62,19 +70,20 @@ impl Client {
         }
     }
 
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut text = format!("control at {} does not answer: {error}", self.server);
+        let mut cause = std::error::Error::source(error);
+        while let Some(deeper) = cause {
+            text = format!("{text}: {deeper}");
+            cause = deeper.source();
+        }
+        Failure::Failed(text)
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<String, Failure> {
-        let unreachable = |error: reqwest::Error| {
-            let mut text = format!("control at {} does not answer: {error}", self.server);
-            let mut cause = std::error::Error::source(&error);
-            while let Some(deeper) = cause {
-                text = format!("{text}: {deeper}");
-                cause = deeper.source();
-            }
-            Failure::Failed(text)
-        };
-        let answer = request.send().await.map_err(unreachable)?;
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
-        let body = answer.text().await.map_err(unreachable)?;
+        let body = answer.text().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
             return Ok(body);
         }
@@ -117,6 +126,17 @@ impl Client {
         body: String,
     ) -> Result<T, Failure> {
         self.parsed(self.request(Method::POST, path).body(body)).await
+    }
+
+    /// Whether there is something at a path.
+    pub(super) async fn has(&self, path: &str) -> Result<bool, Failure> {
+        let request = self.request(Method::GET, path);
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        match answer.status() {
+            reqwest::StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            _ => self.send(self.request(Method::GET, path)).await.map(|_| true),
+        }
     }
 
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

@@ -12,12 +12,13 @@ use serde_json::json;
 use store::{
     commit::AuditEntry,
     handle::Clock,
-    model::{self, Kind, Mistake, Placed, World},
+    model::{self, Colour, Document, Kind, Mistake, Placed, Policy, World},
 };
 
 use super::{
     Failure, Outcome, Override, SetOverride,
     client::{Client, segment},
+    servers::{self, Servers},
     show,
     zones::{self, Origins},
 };
@@ -130,14 +131,20 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
-fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
-pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
+pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
-    let applied = client.post("/v1/apply", &Apply { files, prune }).await;
-    say_applied(&applied.map_err(|failure| origins.explain(failure))?, json)
+    send(servers, &Apply { files, prune }, |failure| origins.explain(failure)).await
+}
+
+/// Applies the same at every server, unless they would give a service different UUIDs.
+async fn send(servers: &Servers, wanted: &Apply, explain: impl Fn(Failure) -> Failure) -> Outcome {
+    servers::agree_on_uuids(servers, wanted).await.map_err(&explain)?;
+    let apply = async |client: &Client| client.post("/v1/apply", wanted).await.map_err(&explain);
+    servers.each(apply, show::applied).await
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
@@ -150,7 +157,7 @@ pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: 
     if applied.differences.is_empty() {
         return print("no difference\n");
     }
-    print(&show::differences(&applied.differences))
+    print(&show::changes(&applied))
 }
 
 fn path_of(kind: Kind, name: &str) -> String {
@@ -172,8 +179,30 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
     print(&documents.iter().map(one).collect::<Vec<_>>().join("---\n"))
 }
 
-pub(super) async fn delete(client: &Client, kind: Kind, name: &str, json: bool) -> Outcome {
-    say_applied(&client.delete(&path_of(kind, name)).await?, json)
+pub(super) async fn delete(servers: &Servers, kind: Kind, name: &str) -> Outcome {
+    delete_at(servers, &format!("{kind} {name}"), &path_of(kind, name), "").await
+}
+
+/// Deletes a document; of several servers, at each that has it: an earlier run may have deleted it at some of them.
+pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: &str) -> Outcome {
+    let whole = format!("{path}{query}");
+    if !servers.are_several() {
+        return servers.each(async |client: &Client| client.delete(&whole).await, show::applied).await;
+    }
+    let ask = async |client: &Client| -> Result<Option<Applied>, Failure> {
+        if client.has(path).await? { client.delete(&whole).await.map(Some) } else { Ok(None) }
+    };
+    let say = |applied: &Option<Applied>| match applied {
+        Some(applied) => show::applied(applied),
+        None => format!("there is no {what}\n"),
+    };
+    let answers = servers.report(ask, say).await?;
+    servers.conclude(&answers)?;
+    if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
+        return Ok(());
+    }
+    let text = format!("no server has a {what}");
+    Err(Failure::Failed(if servers.json { String::new() } else { text }))
 }
 
 pub(super) async fn export(client: &Client) -> Outcome {
@@ -199,16 +228,10 @@ pub(super) async fn explain(
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
 }
 
-/// Applies one document that was made here.
-async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
-    let file = FileText { name: what.to_owned(), text: document.to_string() };
-    say_applied(&client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?, json)
-}
-
-pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outcome {
+pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
     match order {
-        Override::List => get(client, Kind::Override, None, json).await,
-        Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
+        Override::List => get(servers.only()?, Kind::Override, None, servers.json).await,
+        Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             let mut target = serde_json::Map::new();
             target.extend(site.map(|it| ("site".to_owned(), it.into())));
@@ -223,7 +246,8 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
             if let Some(over) = over {
                 document["over"] = over.to_string().into();
             }
-            apply_one(client, "override", &document, json).await
+            let file = FileText { name: "override".to_owned(), text: document.to_string() };
+            send(servers, &Apply { files: vec![file], prune: false }, |failure| failure).await
         }
     }
 }
@@ -236,10 +260,48 @@ pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&s
     if json { show::json(&simulated) } else { print(&show::simulated(&simulated)) }
 }
 
-pub(super) async fn switch(client: &Client, domain: &str, to: Option<&str>, json: bool) -> Outcome {
-    let to = to.map_or_else(String::new, |to| format!("?to={to}"));
-    let applied = client.post(&format!("/v1/domains/{domain}/switch{to}"), &json!({})).await?;
-    say_applied(&applied, json)
+pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) -> Outcome {
+    let to = match to {
+        None if servers.are_several() => Some(the_other_colour(servers, domain).await?),
+        to => to.map(str::to_owned),
+    };
+    let to = to.map_or_else(String::new, |to| format!("?to={}", segment(&to)));
+    let path = format!("/v1/domains/{}/switch{to}", segment(domain));
+    servers.each(async |client: &Client| client.post(&path, &json!({})).await, show::applied).await
+}
+
+/// The colour to switch to at every server: the one that none of them has in use. Each by itself would turn to what it
+/// does not have, and where they differ (one did not answer the last time) they would go on differing.
+async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
+    let path = path_of(Kind::Domain, domain);
+    let ask = async |client: &Client| client.get::<KeptDocument>(&path, &[]).await;
+    let answers = servers.ask(ask, |_| ()).await;
+    let known = answers.iter().filter_map(|it| Some((&it.server, active(it.result.as_ref().ok()?)?)));
+    let known: Vec<(&String, Colour)> = known.collect();
+    match known.as_slice() {
+        [] => Err(Failure::Failed(format!(
+            "no server says which colour of {domain} is in use: name the other one with --to"
+        ))),
+        [(_, first), rest @ ..] if rest.iter().all(|(_, it)| it == first) => {
+            Ok(first.other().as_str().to_owned())
+        }
+        known => {
+            let has = |(server, colour): &(&String, Colour)| format!("{} at {server}", colour.as_str());
+            let has = known.iter().map(has).collect::<Vec<_>>().join(", ");
+            Err(Failure::Failed(format!("{domain} is {has}: say which one with --to; nothing was changed")))
+        }
+    }
+}
+
+fn active(document: &KeptDocument) -> Option<Colour> {
+    let documents = model::parse("domain", &document.yaml).ok()?;
+    documents.into_iter().find_map(|it| match it.value {
+        Document::Domain(domain) => match &domain.policy {
+            Policy::BlueGreen(it) => Some(it.active),
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {

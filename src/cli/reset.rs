@@ -123,7 +123,7 @@ async fn commit_reset(
         }
         let gone: Vec<String> = before.iter().map(|it| it.name.clone()).collect();
         let now = Clock::default().now();
-        let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+        let author = Author { authority: Authority::Human };
         let planned = commit::plan(&stored, changes(&stored, new), now, author);
         let plan = match planned.map_err(|mistakes| Failure::Failed(Failure::mistakes(&mistakes)))? {
             Planned::Unchanged(generation) => return Ok((generation, gone)),

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use store::{
     commit::{Difference, DifferenceKind},
-    model::Generation,
+    model::{DocumentId, Generation, Kind},
 };
 
 use super::{Failure, Outcome};
 use crate::out::outln;
 use crate::{
-    admin::{Applied, Explained, Simulated, Status},
+    admin::{Applied, Explained, Simulated, Status, ViewStatus},
     control::DrainView,
 };
 
@@ -64,17 +64,42 @@ pub(super) fn applied(it: &Applied) -> String {
     if it.differences.is_empty() {
         return format!("unchanged, generation {}\n", it.generation);
     }
-    format!("{}generation {}\n", differences(&it.differences), it.generation)
+    format!("{}generation {}\n", changes(it), it.generation)
+}
+
+/// The differences, with the UUIDs of the services that are new and whose documents have none.
+pub(super) fn changes(it: &Applied) -> String {
+    let mut text = differences(&it.differences);
+    for (service, uuid) in &it.uuids {
+        let id = DocumentId { kind: Kind::Service, name: service.clone() };
+        if it.differences.iter().any(|it| it.id == id && it.kind == DifferenceKind::Added) {
+            let _ = writeln!(text, "{id} has the uuid {uuid}");
+        }
+    }
+    text
 }
 
 fn generation(it: Option<Generation>) -> String {
     it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
 }
 
+fn stale(view: &ViewStatus) -> String {
+    let since = view.since.as_deref().unwrap_or("an unknown time");
+    format!("no verdict changes since {since}: {}", view.reason.as_deref().unwrap_or_default())
+}
+
 pub(super) fn status(it: &Status) -> String {
     let mut text = format!("generation {}\n", it.generation);
     if let Some(error) = &it.engine_error {
         let _ = writeln!(text, "ENGINE: {error}");
+    }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE: {}", stale(&it.view));
+    }
+    for node in &it.nodes {
+        if let Some(view) = node.view.as_ref().filter(|view| view.stale) {
+            let _ = writeln!(text, "STALE: node {}: {}", node.node, stale(view));
+        }
     }
     for cluster in &it.frozen {
         let _ = writeln!(
@@ -249,6 +274,9 @@ pub(super) fn explained(it: &Explained) -> String {
         for caveat in &past.caveats {
             let _ = writeln!(text, "  ({caveat})");
         }
+    }
+    if it.view.stale {
+        let _ = writeln!(text, "STALE      {}", stale(&it.view));
     }
     let home = match (&it.home, &it.near) {
         (Some(home), _) => format!("in the networks of {home}"),

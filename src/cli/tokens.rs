@@ -12,30 +12,38 @@ use std::{
 };
 
 use serde_json::json;
-use store::model::{Bearer, Kind, Name, Role, Scope};
+use store::{
+    model::{Bearer, Kind, Name, Role, Scope},
+    secret::{Credential, Secret},
+};
 
 use super::{
     Bootstrap, Failure, Outcome, Token,
-    client::Client,
-    commands::{delete, get, print},
+    client::{Client, segment},
+    commands::{delete_at, get, print},
+    servers::{Answer, Servers},
     show,
 };
 use crate::{
     admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
-    auth,
+    auth, out,
+    token_file::TokenFile,
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
 
-pub(super) async fn run(client: &Client, token: Token, json: bool) -> Outcome {
+pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => list(client, json).await,
-        Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
+        Token::List => list(servers.only()?, servers.json).await,
+        Token::Delete { name, force } => {
+            let path = format!("/v1/documents/token/{}", segment(&name));
+            delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
+        }
         Token::Create { name, role, vantage, services, replace } => {
             let scope = Scope { vantage, services: (!services.is_empty()).then_some(services) };
-            create(client, name, role, scope, replace, json).await
+            create(servers, name, role, scope, replace).await
         }
-        Token::Bootstrap(wanted) => bootstrap(client, wanted, json).await,
+        Token::Bootstrap(wanted) => bootstrap(servers.only()?, wanted, servers.json).await,
         // It asks no control and was run before.
         Token::Reset(_) => Ok(()),
     }
@@ -73,16 +81,45 @@ pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     }
 }
 
-async fn create(client: &Client, name: Name, role: Role, scope: Scope, replace: bool, json: bool) -> Outcome {
+/// Makes one secret and puts its digest to every server. It is printed if any of them took it.
+async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace: bool) -> Outcome {
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
-    let made: MadeToken = client.post("/v1/tokens", &wanted).await?;
-    if json {
-        return show::json(&json!({ "generation": made.generation, "secret": secret }));
+    let ask = async |client: &Client| client.post::<MadeToken>("/v1/tokens", &wanted).await;
+    if !servers.are_several() {
+        let made = ask(servers.only()?).await?;
+        if servers.json {
+            return show::json(&json!({ "generation": made.generation, "secret": secret }));
+        }
+        return print_secret(&name, &secret);
     }
+    let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
+    let done = |answer: &Answer<MadeToken>| {
+        if !servers.json {
+            // Standard output is the secret's alone.
+            out::note(servers.told(answer, say).trim_end());
+        }
+    };
+    let answers = servers.ask(ask, done).await;
+    let some = answers.iter().any(|it| it.result.is_ok());
+    if servers.json {
+        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
+        show::json(&json!({ "secret": some.then_some(&secret), "servers": told }))?;
+    } else if some {
+        print_secret(&name, &secret)?;
+        if answers.iter().any(|it| it.result.is_err()) {
+            out::note(
+                "With --replace, the next run puts another secret in the place of this one everywhere.",
+            );
+        }
+    }
+    servers.conclude(&answers)
+}
+
+fn print_secret(name: &Name, secret: &str) -> Outcome {
     if io::stdout().is_terminal() {
-        crate::out::note(&format!("The secret of {name}; it is stored nowhere:"));
+        out::note(&format!("The secret of {name}; it is stored nowhere:"));
     }
     print(&format!("{secret}\n"))
 }
@@ -98,11 +135,6 @@ impl Draft {
         let path = dir.join(format!("{name}.token"));
         let failed =
             |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
-        if path.try_exists().map_err(failed)? {
-            let text =
-                format!("{} is there already and is not written over: name another folder", path.display());
-            return Err(Failure::Failed(text));
-        }
         let part = dir.join(format!(".{name}.token.part"));
         // Left by a run that was interrupted before control had its digest.
         match std::fs::remove_file(&part) {
@@ -152,6 +184,13 @@ fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
 
 async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    if let Some(operator) = state.operators.first() {
+        let text = format!(
+            "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
+             create` makes more tokens"
+        );
+        return Err(Failure::Failed(text));
+    }
     let there: Vec<TokenView> = match &state.pending {
         Some(_) => client.get("/v1/tokens", &[]).await?,
         None => Vec::new(),
@@ -166,7 +205,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     }
     let operator = state.pending.is_none().then(|| wanted.operator.clone());
     private_folder(&wanted.out)?;
-    let mut drafts = Drafts { dir: &wanted.out, all: Vec::new() };
+    let mut drafts = Drafts { dir: &wanted.out, all: Vec::new(), kept: Vec::new() };
     // Where nodes come through our face, registrations do as well.
     let registrar = state.pending.is_none() && bearers.keys().any(|it| matches!(it, Bearer::Node(_)));
     let order = drafts.order(operator, &bearers, registrar, wanted.force);
@@ -179,10 +218,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     };
     let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
-        Err(failure) => {
-            drafts.discard();
-            return Err(failure);
-        }
+        Err(failure) => return Err(unsettled(client, drafts, failure).await),
     };
     let files = drafts.publish()?;
     if json {
@@ -191,10 +227,33 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     print(&told(&files, &state, &wanted.out))
 }
 
+/// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
+async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
+    let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
+    if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
+        drafts.discard();
+        return failure;
+    }
+    let dir = drafts.dir.display().to_string();
+    if let Err(failure) = drafts.publish() {
+        return failure;
+    }
+    let note = format!("The secrets are in {dir}: it is not known whether their tokens were made.");
+    match failure {
+        Failure::Failed(text) => Failure::Failed(format!("{text}\n{note}")),
+        Failure::Wrong(text) => Failure::Wrong(format!("{text}\n{note}")),
+        Failure::Refused { mistakes, error } => {
+            Failure::Refused { mistakes, error: format!("{error}\n{note}") }
+        }
+    }
+}
+
 /// The files of one bootstrap.
 struct Drafts<'a> {
     dir: &'a Path,
     all: Vec<(Owner, Draft)>,
+    /// Files that were there already.
+    kept: Vec<Written>,
 }
 
 /// Who is to have a file.
@@ -214,11 +273,24 @@ struct Written {
 }
 
 impl Drafts<'_> {
+    /// A secret for a file. A file that is there already keeps its secret, which is put to this cluster as well: so
+    /// several clusters can be given the same tokens, and a run that failed can be done again.
     fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<Keyed, Failure> {
-        let secret = auth::new_secret();
-        let draft = Draft::write(self.dir, file, &secret)?;
-        self.all.push((owner, draft));
-        Ok(Keyed { name: name.clone(), secret_sha256: auth::digest(&secret) })
+        let path = self.dir.join(format!("{file}.token"));
+        let there = TokenFile { what: "--out", path: path.clone(), credential: Credential::default() };
+        let secret =
+            match there.read().map_err(|error| Failure::Failed(format!("{error}; nothing was changed")))? {
+                Some(secret) => {
+                    self.kept.push(Written { owner, file: path });
+                    secret
+                }
+                None => {
+                    let secret = Secret::new(auth::new_secret());
+                    self.all.push((owner, Draft::write(self.dir, file, secret.expose())?));
+                    secret
+                }
+            };
+        Ok(Keyed { name: name.clone(), secret_sha256: auth::digest(secret.expose()) })
     }
 
     fn order(
@@ -246,7 +318,7 @@ impl Drafts<'_> {
 
     fn publish(self) -> Result<Vec<Written>, Failure> {
         let one = |(owner, draft): (Owner, Draft)| Ok(Written { owner, file: draft.publish()? });
-        self.all.into_iter().map(one).collect()
+        self.kept.into_iter().map(Ok).chain(self.all.into_iter().map(one)).collect()
     }
 
     fn discard(self) {
@@ -319,11 +391,36 @@ mod tests {
         assert!(!draft.path.exists());
         let path = draft.publish().unwrap();
         assert_eq!((mode(&path), std::fs::read_to_string(&path).unwrap().as_str()), (0o600, "secret\n"));
-        assert!(Draft::write(&dir, "node-gw", "other").is_err());
+        // A file that came in between is not written over either.
+        assert!(Draft::write(&dir, "node-gw", "other").unwrap().publish().is_err());
         Draft::write(&dir, "node-dns", "other").unwrap().discard();
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        assert!(!dir.join("node-dns.token").exists() && !dir.join(".node-dns.token.part").exists());
         assert!(write_secret(&path, "other").is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret\n");
+    }
+
+    #[test]
+    fn a_file_that_is_there_keeps_its_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vantage-gz.token");
+        std::fs::write(&path, "the-secret-of-another-cluster\n").unwrap();
+        let mut drafts = Drafts { dir: folder.path(), all: Vec::new(), kept: Vec::new() };
+        let bearers = ["vantage/gz", "node/gw"].map(|it| it.parse::<Bearer>().unwrap());
+        let bearers = bearers.into_iter().map(|it| (it.clone(), token_name(&it).unwrap())).collect();
+        let order = drafts.order(Some("ops".parse().unwrap()), &bearers, true, false).unwrap();
+        let gz = &order.tokens[&"vantage/gz".parse().unwrap()];
+        assert_eq!(gz.secret_sha256, auth::digest("the-secret-of-another-cluster"));
+        let files: Vec<String> = drafts
+            .publish()
+            .unwrap()
+            .iter()
+            .map(|it| it.file.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(files, ["vantage-gz.token", "node-gw.token", "registrar.token", "operator.token"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "the-secret-of-another-cluster\n");
+        std::fs::write(&path, "short").unwrap();
+        let mut drafts = Drafts { dir: folder.path(), all: Vec::new(), kept: Vec::new() };
+        assert!(drafts.order(None, &bearers, false, false).is_err());
     }
 
     #[test]

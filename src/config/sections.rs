@@ -181,6 +181,8 @@ fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
         workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
         tls_listen: fields.optional("tls_listen", addresses).unwrap_or_default(),
         https_listen: fields.optional("https_listen", addresses).unwrap_or_default(),
+        quic_listen: fields.optional("quic_listen", addresses).unwrap_or_default(),
+        h3_listen: fields.optional("h3_listen", addresses).unwrap_or_default(),
         certificate: dns::Certificate::default(),
         tcp_connections_per_client: fields.or(
             "tcp_connections_per_client",
@@ -203,7 +205,7 @@ fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
         let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
         Some(CertificateFiles { certificate: certificate?, key: key? })
     });
-    for name in ["tls_listen", "https_listen"] {
+    for name in ["tls_listen", "https_listen", "quic_listen", "h3_listen"] {
         if let Some(at) = fields.get(name)
             && files.is_none()
         {

@@ -91,6 +91,10 @@ fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
     for named in ["node.toml:7: ", "dns.tls_listen", "node.toml:8: ", "dns.https_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
+    let said = mistakes(&format!("{head}quic_listen = [\"[::1]:853\"]\nh3_listen = [\"[::1]:443\"]\n"));
+    for named in ["node.toml:7: ", "dns.quic_listen", "node.toml:8: ", "dns.h3_listen", "[dns.tls]"] {
+        assert!(said.contains(named), "{named} in\n{said}");
+    }
     let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));
     assert!(said.contains("dns.tls.key") && said.contains("kay"), "{said}");
     let text = format!("{head}[dns.tls]\ncertificate = \"nowhere.pem\"\nkey = \"nowhere.key\"\n");
@@ -142,9 +146,9 @@ fn names_of_services_are_offered_to_clients_inside() {
 fn off_loopback_takes_tls_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    // One file may hold both.
-    std::fs::write(path("pem"), made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(path("pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(path("token"), "0123456789abcdef\n").unwrap();
     let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n";
     for (section, named) in [
@@ -157,7 +161,7 @@ fn off_loopback_takes_tls_and_a_token() {
             "token_file = \"{}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
             path("token"),
             path("pem"),
-            path("pem")
+            path("key")
         );
         let config = Config::parse("node.toml", &format!("{head}{section}{guard}")).unwrap();
         let shown = format!("{config:?}");

@@ -16,6 +16,7 @@ pub struct Components {
     nsd: Result<PathBuf, String>,
     unbound: Result<PathBuf, String>,
     kdig: Result<PathBuf, String>,
+    aioquic: Result<PathBuf, String>,
     namespaces: Result<PathBuf, String>,
 }
 
@@ -34,6 +35,7 @@ impl Components {
             nsd: on_path("nsd"),
             unbound: on_path("unbound"),
             kdig: on_path("kdig"),
+            aioquic: aioquic(),
             namespaces: namespaces(),
         }
     }
@@ -45,6 +47,18 @@ impl Components {
         test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
     ) -> Trial {
         needs("what namespaces take", &self.namespaces, name.to_owned(), |_| test())
+    }
+
+    /// As [`Components::needs_namespaces`], and asks name servers with dig.
+    pub fn needs_namespaces_and_dig(
+        &self,
+        name: &str,
+        test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        match &self.dig {
+            Ok(_) => self.needs_namespaces(name, test),
+            Err(_) => needs("dig", &self.dig, name.to_owned(), |_| Ok(())),
+        }
     }
 
     pub fn needs_consul(
@@ -117,6 +131,15 @@ impl Components {
         }
     }
 
+    /// The test gets the folder of Python packages that has aioquic.
+    pub fn needs_aioquic(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("aioquic", &self.aioquic, name.to_owned(), test)
+    }
+
     pub fn needs_kdig(
         &self,
         name: &str,
@@ -160,6 +183,14 @@ fn namespaces() -> Result<PathBuf, String> {
     } else {
         Err(format!("`ip netns add`: {} (it takes root)", String::from_utf8_lossy(&made.stderr).trim()))
     }
+}
+
+/// Tried, since the package has parts that are compiled for one Python.
+fn aioquic() -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/components/python");
+    let tried = Command::new("python3").args(["-c", "import aioquic"]).env("PYTHONPATH", &folder).output();
+    let tried = tried.map_err(|error| format!("python3: {error}"))?;
+    if tried.status.success() { Ok(folder) } else { Err(format!("no package in {}", folder.display())) }
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, String> {

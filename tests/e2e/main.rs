@@ -34,8 +34,11 @@ mod registry;
 mod reread;
 mod rig;
 mod security;
+mod several;
+mod stale;
 mod tokens;
 mod tools;
+mod two_sites;
 mod wire;
 mod zones;
 
@@ -57,6 +60,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -88,8 +92,10 @@ fn main() -> ExitCode {
     trials.extend(reread::trials());
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
+    trials.extend(several::trials());
     trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
+    trials.extend(two_sites::trials(&components));
     trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }

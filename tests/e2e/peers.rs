@@ -2,6 +2,7 @@
 //! every transport and ask what RFC 8906 says servers get wrong.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -20,6 +21,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     vec![
         components.needs_unbound("peers::unbound_resolves_by_way_of_a_delegation", unbound),
         components.needs_kdig("peers::kdig_is_answered_over_every_transport", kdig),
+        components.needs_aioquic("peers::aioquic_is_answered_over_http_3", http3),
         components.needs_dig("peers::dig_finds_nothing_of_what_rfc_8906_warns_of", rfc_8906),
     ]
 }
@@ -173,14 +175,15 @@ const ZONE: &str = "$TTL 1h\n@ SOA ns h 1 2h 10m 2w 1m\n@ NS ns\nns A 192.0.2.53
                     mail MX 10 www\n@ TXT \"text\"\n";
 
 fn kdig(kdig: PathBuf) -> Result<(), Failed> {
-    let [tls, https] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let [tls, https, quic] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let certificate = rcgen::generate_simple_self_signed(["dns.example.test".to_owned()])?;
     let node = Served::start(&[("example.test", ZONE)], |folder| {
         let path = |name: &str| folder.join(name).display().to_string();
         std::fs::write(path("cert.pem"), certificate.cert.pem()).unwrap();
         std::fs::write(path("key.pem"), certificate.signing_key.serialize_pem()).unwrap();
         format!(
-            "tls_listen = [\"{tls}\"]\nhttps_listen = [\"{https}\"]\ntls = {{ certificate = {:?}, key = {:?} }}\n",
+            "tls_listen = [\"{tls}\"]\nhttps_listen = [\"{https}\"]\nquic_listen = [\"{quic}\"]\n\
+             tls = {{ certificate = {:?}, key = {:?} }}\n",
             path("cert.pem"),
             path("key.pem")
         )
@@ -188,7 +191,7 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
     let ca = format!("+tls-ca={}", node.folder.path().join("cert.pem").display());
     let host = "+tls-hostname=dns.example.test";
     let plain = node.listen.port().to_string();
-    let [tls, https] = [tls, https].map(|it| it.port().to_string());
+    let [tls, https, quic] = [tls, https, quic].map(|it| it.port().to_string());
     let names = [
         "www.example.test",
         "A",
@@ -210,6 +213,9 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         &["-p", &https, "+https", &ca, host],
         &["-p", &https, "+https", "+keepopen", &ca, host],
         &["-p", &https, "+https-get", &ca, host],
+        // kdig turns back to TCP if the certificate is named after QUIC.
+        &["-p", &quic, &ca, host, "+quic"],
+        &["-p", &quic, "+padding", &ca, host, "+quic"],
     ] {
         let answer = said(&kdig, &[transport, &["@127.0.0.1", "+retry=0", "+time=10"], &names].concat())?;
         for needle in expected {
@@ -231,6 +237,57 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         ])
         .output()?;
     ensure(!String::from_utf8_lossy(&output.stdout).contains("192.0.2.1"), || "any name will do".to_owned())
+}
+
+fn http3(packages: PathBuf) -> Result<(), Failed> {
+    const NAME: &str = "dns.example.test";
+    let http3 = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let certificate = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
+    let node = Served::start(&[("example.test", ZONE)], |folder| {
+        let path = |name: &str| folder.join(name).display().to_string();
+        std::fs::write(path("cert.pem"), certificate.cert.pem()).unwrap();
+        std::fs::write(path("key.pem"), certificate.signing_key.serialize_pem()).unwrap();
+        format!(
+            "h3_listen = [\"{http3}\"]\ntls = {{ certificate = {:?}, key = {:?} }}\n",
+            path("cert.pem"),
+            path("key.pem")
+        )
+    })?;
+    let queries = [("www.example.test", 1_u16), ("www.example.test", 28), ("none.example.test", 1)];
+    let asked: String = queries.iter().fold(String::new(), |mut text, (name, record_type)| {
+        let mut packet = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            packet.push(u8::try_from(label.len()).unwrap());
+            packet.extend_from_slice(label.as_bytes());
+        }
+        packet.push(0);
+        packet.extend_from_slice(&record_type.to_be_bytes());
+        packet.extend_from_slice(&[0, 1]);
+        packet.iter().for_each(|octet| text.push_str(&format!("{octet:02x}")));
+        text.push('\n');
+        text
+    });
+    let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/http3_client.py");
+    let mut command = Command::new("python3");
+    command.arg(client).arg(http3.port().to_string()).arg(node.folder.path().join("cert.pem")).arg(NAME);
+    command.env("PYTHONPATH", packages).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    child.stdin.take().ok_or("no input")?.write_all(asked.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.success(), || format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure(lines.len() == 6, || said.clone())?;
+    // The addresses of the answers, and the response code NXDOMAIN, in the order of the queries.
+    let expected = ["c0000201", "20010db8000000000000000000000001", "8403"];
+    for (pair, expected) in lines.chunks(2).zip(expected) {
+        for (line, method) in pair.iter().zip(["GET", "POST"]) {
+            let right = line.starts_with(&format!("{method} 200 application/dns-message "))
+                && line.contains(expected);
+            ensure(right, || format!("{method}: no {expected} in {line}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The queries of RFC 8906 §8, as the RFC writes them; what must be in what dig prints, and what must not.

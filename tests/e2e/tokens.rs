@@ -216,6 +216,8 @@ fn moves_on(cluster: &mut Cluster, operator: &Path) -> Result<(), Failed> {
     ensure(with == (200, 6) && without.0 == 403, || format!("with a token {with:?}, without {without:?}"))?;
     let token = ["--token-file", operator.to_str().unwrap()];
     cluster.fails(&[&["token", "delete", "operator"], &token[..]].concat(), &["last operator's token"])?;
+    cluster
+        .fails(&[&["token", "delete", "node-dns"], &token[..]].concat(), &["node/dns (token node-dns)"])?;
     cluster.demo.restart(&gateway);
     Ok(())
 }

@@ -57,7 +57,7 @@ fn exchange(
 fn limit(transport: Transport, edns: Option<Edns<'_>>) -> u16 {
     match transport {
         Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-        Transport::Tcp | Transport::Tls | Transport::Https => u16::MAX,
+        _ => u16::MAX,
     }
 }
 

@@ -13,7 +13,7 @@ use http::{
 };
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
-    body::{Body, Incoming},
+    body::Body,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -49,7 +49,7 @@ pub(super) async fn converse(stream: TlsStream<TcpStream>, line: Line<impl Answe
         service_fn(move |request| {
             began.notify_one();
             let line = line.clone();
-            async move { Ok::<_, Infallible>(serve(request, &line).await) }
+            async move { Ok::<_, Infallible>(respond(request, &line).await.map(Full::new)) }
         })
     };
     let stream = TokioIo::new(stream);
@@ -140,7 +140,12 @@ const TOO_LONG: Refusal = refuse(StatusCode::PAYLOAD_TOO_LARGE, "a DNS message h
 const NOT_DNS: Refusal =
     refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a POST needs the content type application/dns-message\n");
 
-async fn serve(request: Request<Incoming>, line: &Line<impl Answers>) -> Response<Full<Bytes>> {
+/// The response to a request, over any version of HTTP.
+pub(super) async fn respond<B>(request: Request<B>, line: &Line<impl Answers>) -> Response<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let outcome = match message(request, line.idle).await {
         Ok(query) => line.reply(&query).await.ok_or(NOT_A_QUERY),
         Err(refusal) => Err(refusal),
@@ -199,17 +204,17 @@ fn parameter(query: &str) -> Result<Bytes, Refusal> {
 }
 
 /// A reply. It may be kept as long as its records, but only by the client: others may be sent elsewhere.
-fn answer(reply: Vec<u8>) -> Response<Full<Bytes>> {
+fn answer(reply: Vec<u8>) -> Response<Bytes> {
     let keep = HeaderValue::from_str(&format!("private, max-age={}", options::freshness(&reply)));
-    let mut response = Response::new(Full::new(Bytes::from(reply)));
+    let mut response = Response::new(Bytes::from(reply));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MESSAGE));
     headers.insert(CACHE_CONTROL, keep.unwrap_or_else(|_| HeaderValue::from_static("no-store")));
     response
 }
 
-fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(refusal.text.as_bytes())));
+fn refused(refusal: Refusal) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(refusal.text.as_bytes()));
     *response.status_mut() = refusal.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

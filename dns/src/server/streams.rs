@@ -30,8 +30,8 @@ const BACKLOG: i32 = 1024;
 /// What a listener allows; the clients are counted over all of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    connections: usize,
-    idle: Duration,
+    pub(super) connections: usize,
+    pub(super) idle: Duration,
     clients: Arc<Clients>,
 }
 
@@ -39,6 +39,13 @@ impl Limits {
     pub(crate) fn new(connections: usize, per_client: usize, idle: Duration) -> Self {
         let clients = Clients { most: per_client, open: Mutex::default() };
         Self { connections, idle, clients: Arc::new(clients) }
+    }
+}
+
+impl Limits {
+    /// One of a client's connections, unless it has as many as it may.
+    pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
+        self.clients.admit(peer)
     }
 }
 
@@ -51,7 +58,7 @@ struct Clients {
 
 /// One of a client's connections, for as long as it lives.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     clients: Arc<Clients>,
     client: IpAddr,
 }
@@ -236,7 +243,7 @@ pub(crate) async fn serve(
         match accepted {
             Ok(_) if connections.len() >= limits.connections => exchange.metrics().refused_full.increment(),
             Ok((stream, peer)) => {
-                let Some(place) = limits.clients.admit(peer.ip()) else {
+                let Some(place) = limits.admit(peer.ip()) else {
                     exchange.metrics().refused_client.increment();
                     continue;
                 };

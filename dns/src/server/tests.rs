@@ -1,6 +1,7 @@
 mod aliases;
 mod encrypted;
 mod gated;
+mod quic;
 mod strange;
 
 use std::net::Ipv4Addr;

@@ -1,10 +1,11 @@
-//! Encryption: the certificate of DNS over TLS (RFC 7858) and HTTPS (RFC 8484), and shaking hands.
+//! Encryption: the certificate of DNS over TLS (RFC 7858), HTTPS (RFC 8484) and QUIC (RFC 9250), and the TLS handshake.
 //!
 //! Whoever runs the server reads the certificate and gives it in, at any time and again; listeners without one
 //! stay shut. Connections that are there keep the one they began with.
 
 use std::{fmt, sync::Arc};
 
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -21,6 +22,9 @@ pub struct Certificate(watch::Sender<Option<Offers>>);
 struct Offers {
     tls: Arc<ServerConfig>,
     https: Arc<ServerConfig>,
+    /// Absent where the certificate cannot be offered with TLS 1.3, which QUIC needs.
+    quic: Option<Arc<QuicServerConfig>>,
+    http3: Option<Arc<QuicServerConfig>>,
 }
 
 impl Certificate {
@@ -32,7 +36,19 @@ impl Certificate {
             config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
             Arc::new(config)
         };
-        self.0.send_replace(Some(Offers { tls: with(&[b"dot"]), https: with(&[b"h2", b"http/1.1"]) }));
+        let quic = |protocol: &[u8]| over_quic(with(&[protocol]));
+        self.0.send_replace(Some(Offers {
+            tls: with(&[b"dot"]),
+            https: with(&[b"h2", b"http/1.1"]),
+            quic: quic(b"doq"),
+            http3: quic(b"h3"),
+        }));
+    }
+
+    /// What is offered to clients that come over QUIC.
+    pub(super) fn quic(&self, http3: bool) -> Option<Arc<QuicServerConfig>> {
+        let offers = self.0.borrow().clone()?;
+        if http3 { offers.http3 } else { offers.quic }
     }
 
     /// Ready once there is one; false if the server ends before.
@@ -54,6 +70,14 @@ impl Certificate {
         let https = transport == Transport::Https;
         Some(TlsAcceptor::from(if https { offers.https } else { offers.tls }))
     }
+}
+
+/// QUIC takes a configuration only if it has TLS 1.3 and no early data of its own; whether it does is tried here, because
+/// a connection that comes later could not be refused for it any more.
+fn over_quic(config: Arc<ServerConfig>) -> Option<Arc<QuicServerConfig>> {
+    let version = rustls::quic::Version::V1;
+    rustls::quic::ServerConnection::new(Arc::clone(&config), version, Vec::new()).ok()?;
+    QuicServerConfig::try_from(config).ok().map(Arc::new)
 }
 
 impl Default for Certificate {

@@ -122,6 +122,25 @@ async fn readiness_waits_for_a_snapshot_and_for_discovery() {
 }
 
 #[tokio::test]
+async fn asked_strictly_a_gateway_is_ready_only_while_its_view_is_fresh() {
+    let web = Instance::new("web-1").await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 200);
+    let view = store::beliefs::View { stale: true, since: None, reason: Some("v1 is silent".to_owned()) };
+    assert!(world.publisher.publish_view(&view));
+    let strict = client.get("127.0.0.1", "/readyz?strict").await;
+    assert_eq!(strict.status, 503);
+    assert!(!strict.text().contains("v1"), "clients read this too: {}", strict.text());
+    assert_eq!(client.get("127.0.0.1", "/readyz").await.status, 200, "it serves on");
+    assert_eq!(client.get("web.example.com", "/").await.status, 200);
+    world.publisher.publish_view(&store::beliefs::View::default());
+    assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 200);
+    world.publisher.concern(store::handle::Concern::Reading, Some("refused".to_owned()));
+    assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 503);
+}
+
+#[tokio::test]
 async fn readiness_does_not_wait_for_ever_for_a_dead_registry() {
     let world = World::ignorant(config(), std::time::Duration::from_secs(60));
     world.publisher.publish_snapshot(snapshot(sources()));

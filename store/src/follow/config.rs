@@ -12,6 +12,7 @@ use crate::{
         follower::{Follower, News, Watched},
     },
     geo::Geo,
+    handle::Concern,
     keys,
     model::World,
     snapshot::Snapshot,
@@ -32,6 +33,8 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    // Why what the engine has is not used, as of the last reading that said something new.
+    let mut refused = None;
     let mut geo = shared.options.geo.clone();
     loop {
         let mut news = tokio::select! {
@@ -44,12 +47,15 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
         };
         if let News::Read(reading) = &news
             && reading.changed
-            && let Err(error) = take_in_head(&shared, &mut stored, reading.read.value.first()).await
         {
-            news = follower.failed(error);
+            match take_in_head(&shared, &mut stored, reading.read.value.first()).await {
+                Ok(reason) => refused = reason,
+                Err(error) => news = follower.failed(error),
+            }
         }
         match news {
             News::Read(_) => {
+                shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
             }
             News::Failed { error, first } => {
@@ -57,30 +63,31 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                 if first {
                     tracing::warn!(%error, "configuration cannot be read, the last good one stays");
                 }
+                shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }
         }
     }
 }
 
-/// Takes in what the head points to.
+/// Takes in what the head points to; a reason if it is not used.
 async fn take_in_head(
     shared: &Shared,
     stored: &mut Option<Stored>,
     head: Option<&KvEntry>,
-) -> Result<(), EngineError> {
+) -> Result<Option<String>, EngineError> {
     if head.is_none() {
-        if let Some(stored) = stored {
-            tracing::warn!(generation = %stored.generation(), "the engine has no configuration, the last good one stays");
-        }
-        return Ok(());
+        return Ok(stored.as_ref().map(|stored| {
+            let generation = stored.generation();
+            tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
+            format!("it has none, and generation {generation} stays")
+        }));
     }
     let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await;
     let next = next.map_err(|error| match error {
         ReadError::Engine(error) => error,
         unusable => EngineError::Unusable(unusable.to_string()),
     })?;
-    take_in(shared, stored, next).await;
-    Ok(())
+    Ok(take_in(shared, stored, next).await)
 }
 
 /// The database of where addresses are, and those that follow it.
@@ -101,11 +108,11 @@ fn locate_anew(shared: &Shared, stored: Option<&Stored>) {
     }
 }
 
-/// Publishes a configuration unless it is older than the one that runs.
-async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
+/// Publishes a configuration unless it is older than the one that runs; then says so.
+async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Option<String> {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
     if running == Some(next.generation()) {
-        return;
+        return None;
     }
     if running.is_some_and(|running| next.generation() < running) {
         shared.metrics.generations_refused.increment();
@@ -113,12 +120,13 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
             offered = %next.generation(), running = ?running,
             "the engine offers an older generation and it is refused; restore it with a higher epoch (waypost restore)"
         );
-        return;
+        return Some(format!("generation {} is older than the one that runs", next.generation()));
     }
     publish(shared, &next);
     tracing::info!(generation = %next.generation(), "configuration taken in");
     remember(shared, &next).await;
     *stored = Some(next);
+    None
 }
 
 fn publish(shared: &Shared, stored: &Stored) {
@@ -157,7 +165,7 @@ mod tests {
     async fn commit_a_site(engine: &dyn Engine) {
         let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
         let changes = documents.into_iter().map(Change::Put).collect();
-        let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+        let author = Author { authority: Authority::Human };
         let stored = commit::read(engine, None).await.unwrap();
         let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
             panic!("a new site is a change")

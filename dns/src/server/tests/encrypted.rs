@@ -11,12 +11,12 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::*;
 
 /// A certificate for `localhost`, and a client that believes only it.
-struct Credentials {
-    server: ServerConfig,
-    roots: RootCertStore,
+pub(super) struct Credentials {
+    pub(super) server: ServerConfig,
+    pub(super) roots: RootCertStore,
 }
 
-fn credentials() -> Credentials {
+pub(super) fn credentials() -> Credentials {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,0 +1,293 @@
+//! Listeners over QUIC: who is let in, for DNS over QUIC ([`doq`], RFC 9250) and DNS over HTTP/3 ([`http3`], RFC 8484
+//! over RFC 9114).
+//!
+//! The accept loop, the transport settings and the limits are ours, on `quinn`:
+//!
+//! - Each handshake runs in a task of its own, so a client that never ends its handshake delays no other. A handshake
+//!   may take as long as a connection may be idle.
+//! - When many handshakes are open, a client first has to prove its address (Retry, RFC 9000 §8.1.2). When too many
+//!   are open, further ones are refused.
+//! - A client counts against its share of connections, over all transports together, from the moment its address is
+//!   proven. Forged sources can therefore not use up the share of another client.
+//! - Early data (0-RTT) is not taken, because it can be replayed.
+//!
+//! The listener that `hickory-server` brings is not used: it awaits each handshake inside its accept loop and serves
+//! one stream after the other. Its `Request`, `RequestHandler` and `ResponseHandler` do not fit either. They exist for
+//! packets that parse and for replies built from records, while all transports here share one function from packet to
+//! packet that also answers what does not parse, and whose cookies, rate limits and refusals would be passed by.
+
+mod doq;
+mod http3;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    Answers, BUFFER, Config, Error, Exchange, end, socket,
+    streams::{Limits, Line},
+    tls::Certificate,
+};
+use crate::{metrics::OpenConnection, respond::Transport};
+
+/// Queries, or requests, of one connection at a time.
+const STREAMS: u32 = 64;
+/// What an HTTP/3 client needs beside its requests: its control stream and two of QPACK, and some that are unknown and
+/// have to be ignored (RFC 9114 §6.2).
+const UNIDIRECTIONAL_STREAMS: u32 = 8;
+/// What a client may send before it was read: a longest message on one stream, and a few over all of them.
+const WINDOWS: (u32, u32) = (80 * 1024, 256 * 1024);
+/// What is kept of replies until a client has acknowledged them, per connection.
+const UNACKNOWLEDGED: u64 = 256 * 1024;
+/// Handshakes open at a time, per listener; more are refused.
+const MAX_HANDSHAKES: usize = 512;
+/// From this many open handshakes on, a client has to prove its address before it is given any memory.
+const RETRY_FROM: usize = 64;
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Doq,
+    Http3,
+}
+
+impl Spoken {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Doq => Transport::Quic,
+            Self::Http3 => Transport::Http3,
+        }
+    }
+}
+
+/// The listeners over QUIC, bound; those without a certificate do not answer yet.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    sockets: Vec<(UdpSocket, Spoken)>,
+    certificate: Certificate,
+    pub(super) quic: Vec<SocketAddr>,
+    pub(super) http3: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    pub(super) fn bind(config: &Config) -> Result<Self, Error> {
+        let certificate = config.certificate.clone();
+        let mut all = Self { sockets: Vec::new(), certificate, quic: Vec::new(), http3: Vec::new() };
+        for address in &config.quic_listen {
+            let at = all.add(*address, "QUIC", Spoken::Doq)?;
+            all.quic.push(at);
+        }
+        for address in &config.h3_listen {
+            let at = all.add(*address, "HTTP/3", Spoken::Http3)?;
+            all.http3.push(at);
+        }
+        Ok(all)
+    }
+
+    fn add(
+        &mut self,
+        address: SocketAddr,
+        protocol: &'static str,
+        spoken: Spoken,
+    ) -> Result<SocketAddr, Error> {
+        let bound = datagram_socket(address).map_err(|source| Error::Listen { address, protocol, source })?;
+        let at = bound.local_addr().map_err(Error::Register)?;
+        self.sockets.push((bound, spoken));
+        Ok(at)
+    }
+
+    pub(super) fn spawn(
+        self,
+        tasks: &mut JoinSet<()>,
+        limits: &Limits,
+        exchange: &Exchange,
+        stopped: &watch::Receiver<bool>,
+    ) {
+        for (socket, spoken) in self.sockets {
+            let certificate = self.certificate.clone();
+            let (limits, exchange) = (limits.clone(), exchange.clone());
+            let serving = serve(socket, spoken, certificate, limits, exchange, stopped.clone());
+            tasks.spawn(store::vital::task("a listener of DNS over QUIC", serving));
+        }
+    }
+}
+
+fn datagram_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = socket(address, socket2::Type::DGRAM, socket2::Protocol::UDP)?;
+    // As much as the system allows: what comes while others are served waits there.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Serves as soon as there is a certificate, until the end.
+async fn serve(
+    socket: UdpSocket,
+    spoken: Spoken,
+    certificate: Certificate,
+    limits: Limits,
+    exchange: impl Answers,
+    mut stopped: watch::Receiver<bool>,
+) {
+    if !certificate.is_there(&mut stopped).await {
+        return;
+    }
+    // Connections are accepted with the newest certificate each; the endpoint needs one to accept any.
+    let opened = server_config(&certificate, spoken, limits.idle)
+        .ok_or_else(|| std::io::Error::other("the certificate cannot be offered with TLS 1.3"))
+        .and_then(|config| {
+            let config = ServerConfig::clone(&config);
+            Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+        });
+    let endpoint = match opened {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            tracing::error!(%error, ?spoken, "a listener over QUIC cannot be opened and stays shut");
+            return end(&mut stopped).await;
+        }
+    };
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let mut connections = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = end(&mut stopped) => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        // The endpoint ends only when its socket fails for good.
+        let Some(incoming) = incoming else {
+            tracing::error!(?spoken, "a listener over QUIC lost its socket");
+            exchange.metrics().socket_errors.increment();
+            return end(&mut stopped).await;
+        };
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= limits.connections {
+            exchange.metrics().refused_full.increment();
+            incoming.refuse();
+            continue;
+        }
+        let Some((incoming, handshake)) = admit(incoming, &handshakes) else {
+            exchange.metrics().refused_full.increment();
+            continue;
+        };
+        let Some(config) = server_config(&certificate, spoken, limits.idle) else {
+            incoming.refuse();
+            continue;
+        };
+        let line = Line {
+            exchange: exchange.clone(),
+            peer: incoming.remote_address(),
+            transport: spoken.transport(),
+            idle: limits.idle,
+            stopped: stopped.clone(),
+        };
+        connections.spawn(connect(incoming, handshake, config, spoken, limits.clone(), line));
+    }
+    endpoint.set_server_config(None);
+    while connections.join_next().await.is_some() {}
+    endpoint.close(doq::NO_ERROR, b"");
+    endpoint.wait_idle().await;
+}
+
+/// A place among the open handshakes; without one the client was answered already, with Retry or a refusal.
+fn admit(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    let open = MAX_HANDSHAKES - handshakes.available_permits();
+    if open >= RETRY_FROM && incoming.may_retry() {
+        // It fails only where it may not be done.
+        let _ = incoming.retry();
+        return None;
+    }
+    match Arc::clone(handshakes).try_acquire_owned() {
+        Ok(permit) => Some((incoming, permit)),
+        Err(_) => {
+            incoming.refuse();
+            None
+        }
+    }
+}
+
+/// Shakes hands, within the idle limit, and serves the connection.
+async fn connect(
+    incoming: Incoming,
+    handshake: OwnedSemaphorePermit,
+    config: Arc<ServerConfig>,
+    spoken: Spoken,
+    limits: Limits,
+    mut line: Line<impl Answers>,
+) {
+    let connecting = match incoming.accept_with(config) {
+        Ok(connecting) => connecting,
+        Err(error) => return failed(&line, &error.to_string()),
+    };
+    let shaken = tokio::select! {
+        biased;
+        () = end(&mut line.stopped) => return,
+        shaken = timeout(line.idle, connecting) => shaken,
+    };
+    let connection = match shaken {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return failed(&line, &error.to_string()),
+        Err(_) => return failed(&line, "it took too long"),
+    };
+    drop(handshake);
+    // The handshake has proven the address.
+    let Some(_place) = limits.admit(connection.remote_address().ip()) else {
+        line.exchange.metrics().refused_client.increment();
+        let code = match spoken {
+            Spoken::Doq => doq::EXCESSIVE_LOAD,
+            Spoken::Http3 => http3::EXCESSIVE_LOAD,
+        };
+        return connection.close(code, b"this client has too many connections");
+    };
+    let _counted = OpenConnection::new(line.exchange.metrics(), line.transport);
+    match spoken {
+        Spoken::Doq => doq::serve(connection, line).await,
+        Spoken::Http3 => http3::serve(connection, line).await,
+    }
+}
+
+fn failed(line: &Line<impl Answers>, why: &str) {
+    tracing::debug!(why, peer = %line.peer, "a QUIC handshake failed");
+    line.exchange.metrics().failed_handshakes.increment();
+}
+
+/// How connections are accepted from now on.
+fn server_config(certificate: &Certificate, spoken: Spoken, idle: Duration) -> Option<Arc<ServerConfig>> {
+    let mut config = ServerConfig::with_crypto(certificate.quic(spoken == Spoken::Http3)?);
+    config.transport_config(Arc::new(transport(spoken, idle)));
+    // A connection counts against the client it came from, so it does not move to another address.
+    config.migration(false);
+    config.max_incoming(MAX_HANDSHAKES);
+    Some(Arc::new(config))
+}
+
+fn transport(spoken: Spoken, idle: Duration) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let unidirectional = if spoken == Spoken::Http3 { UNIDIRECTIONAL_STREAMS } else { 0 };
+    transport
+        .max_concurrent_bidi_streams(STREAMS.into())
+        .max_concurrent_uni_streams(unidirectional.into())
+        .stream_receive_window(WINDOWS.0.into())
+        .receive_window(WINDOWS.1.into())
+        .send_window(UNACKNOWLEDGED)
+        .datagram_receive_buffer_size(None)
+        // For clients that vanished. One that only keeps its connection alive meets our own idle limit.
+        .max_idle_timeout(idle.try_into().ok());
+    transport
+}
+
+/// An application's error code.
+const fn code(code: u32) -> VarInt {
+    VarInt::from_u32(code)
+}

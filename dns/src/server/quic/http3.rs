@@ -1,0 +1,99 @@
+//! DNS over HTTP/3: the requests of RFC 8484, as in [`super::super::https`], on the streams of RFC 9114.
+
+use bytes::{Buf, Bytes};
+use futures_util::stream;
+use h3::server::{Connection, RequestResolver, RequestStream};
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use quinn::VarInt;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{super::https, Answers, Line, code, end};
+
+/// H3_EXCESSIVE_LOAD (RFC 9114 §8.1).
+pub(super) const EXCESSIVE_LOAD: VarInt = code(0x107);
+
+/// The largest head of a request: a longest message as base64url in its target, and the rest around it.
+const LARGEST_HEAD: u64 = 128 * 1024;
+
+type Server = Connection<h3_quinn::Connection, Bytes>;
+type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
+
+/// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
+pub(super) async fn serve(connection: quinn::Connection, mut line: Line<impl Answers>) {
+    let mut builder = h3::server::builder();
+    builder.max_field_section_size(LARGEST_HEAD);
+    let mut server: Server = match builder.build(h3_quinn::Connection::new(connection)).await {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::debug!(%error, peer = %line.peer, "an HTTP/3 connection could not begin");
+            return;
+        }
+    };
+    let mut requests = JoinSet::new();
+    let mut deadline = Instant::now() + line.idle;
+    loop {
+        tokio::select! {
+            biased;
+            () = end(&mut line.stopped) => break,
+            Some(_) = requests.join_next() => deadline = Instant::now() + line.idle,
+            accepted = server.accept() => match accepted {
+                Ok(Some(request)) => drop(requests.spawn(exchange(request, line.clone()))),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, peer = %line.peer, "an HTTP/3 connection ended");
+                    return;
+                }
+            },
+            () = sleep_until(deadline), if requests.is_empty() => {
+                line.exchange.metrics().idle_connections.increment();
+                break;
+            }
+        }
+    }
+    // Says that no more requests are taken; every request that is there has a limit of its own.
+    let _ = timeout(line.idle, server.shutdown(0)).await;
+    while requests.join_next().await.is_some() {}
+}
+
+/// Reads one request and answers it, each within the idle limit.
+async fn exchange(resolver: Resolver, line: Line<impl Answers>) {
+    let Ok(Ok((head, stream))) = timeout(line.idle, resolver.resolve_request()).await else { return };
+    let (mut reply, query) = stream.split();
+    let request: Request<_> = head.map(|()| body(query));
+    let (head, body) = https::respond(request, &line).await.into_parts();
+    let sending = async {
+        reply.send_response(http::Response::from_parts(head, ())).await?;
+        reply.send_data(body).await?;
+        reply.finish().await
+    };
+    match timeout(line.idle, sending).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, peer = %line.peer, "an HTTP/3 request ended early"),
+        Err(_) => line.exchange.metrics().slow_connections.increment(),
+    }
+}
+
+type Receiving =
+    RequestStream<<h3_quinn::BidiStream<Bytes> as h3::quic::BidiStream<Bytes>>::RecvStream, Bytes>;
+
+/// A request's body as it comes.
+fn body(
+    receiving: Receiving,
+) -> StreamBody<impl stream::Stream<Item = Result<Frame<Bytes>, h3::error::StreamError>> + Send> {
+    StreamBody::new(stream::unfold(Some(receiving), |receiving| async {
+        let mut receiving = receiving?;
+        match receiving.recv_data().await {
+            Ok(Some(mut data)) => {
+                let data = data.copy_to_bytes(data.remaining());
+                Some((Ok(Frame::data(data)), Some(receiving)))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}

@@ -1,0 +1,312 @@
+//! DNS over QUIC and over HTTP/3 through real sockets and clients of `quinn` and `h3`.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::{Buf as _, Bytes};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use http::{Request, StatusCode, header};
+use quinn::{Connection, ConnectionError, Endpoint, VarInt, crypto::rustls::QuicClientConfig};
+use rustls::ClientConfig;
+
+use super::{
+    encrypted::{Credentials, credentials},
+    *,
+};
+
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
+
+struct Listening {
+    running: Running,
+    certificate: Certificate,
+    quic: SocketAddr,
+    http3: SocketAddr,
+}
+
+fn listen(credentials: Option<&Credentials>, config: Config) -> Listening {
+    let certificate = Certificate::default();
+    if let Some(credentials) = credentials {
+        certificate.set(&credentials.server);
+    }
+    let any = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    let config =
+        Config { quic_listen: any.clone(), h3_listen: any, certificate: certificate.clone(), ..config };
+    let (mut quic, mut http3) = (None, None);
+    let running = start_seen(config, true, |server| {
+        quic = server.quic_addrs().first().copied();
+        http3 = server.h3_addrs().first().copied();
+    });
+    Listening { running, certificate, quic: quic.unwrap(), http3: http3.unwrap() }
+}
+
+fn client(credentials: &Credentials, alpn: &[u8]) -> Endpoint {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(credentials.roots.clone())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(50)));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    endpoint.set_default_client_config(config);
+    endpoint
+}
+
+async fn connect(
+    credentials: &Credentials,
+    alpn: &[u8],
+    to: SocketAddr,
+) -> Result<Connection, ConnectionError> {
+    let connecting = client(credentials, alpn).connect(to, "localhost").unwrap();
+    timeout(PATIENCE, connecting).await.unwrap()
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+/// A query as it goes over QUIC: with the ID zero.
+fn packet(name: &str, option: Option<u16>) -> Vec<u8> {
+    let mut message = Message::from_vec(&query(name, WireType::A, Some(1232))).unwrap();
+    message.metadata.id = 0;
+    if let Some(option) = option {
+        message.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(option, vec![0; 20]));
+    }
+    message.to_vec().unwrap()
+}
+
+async fn ask(connection: &Connection, name: &str) -> Message {
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&framed(&packet(name, Some(12)))).await.unwrap();
+    send.finish().unwrap();
+    let reply = timeout(PATIENCE, receive.read_to_end(70_000)).await.unwrap().unwrap();
+    assert_eq!(usize::from(u16::from_be_bytes([reply[0], reply[1]])), reply.len() - 2);
+    assert_eq!((reply.len() - 2) % 468, 0, "padded as RFC 8467 recommends");
+    Message::from_vec(&reply[2..]).unwrap()
+}
+
+async fn closed_with(connection: &Connection) -> VarInt {
+    match timeout(PATIENCE, connection.closed()).await.unwrap() {
+        ConnectionError::ApplicationClosed(close) => close.error_code,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn every_query_has_a_stream_and_a_stalled_one_delays_no_other() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), config());
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    let (mut stalled, _reply) = connection.open_bi().await.unwrap();
+    stalled.write_all(&[0]).await.unwrap();
+    for name in ["www.example.com.", "gw.example.com.", "nothing.example.com."] {
+        let reply = ask(&connection, name).await;
+        assert_eq!((reply.metadata.id, reply.queries[0].name().to_string().as_str()), (0, name));
+    }
+    assert_eq!(server.running.metrics.queries(Transport::Quic), 3);
+    assert!(connect(&credentials, b"h3", server.quic).await.is_err(), "not for other protocols");
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_ends_its_connection() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), config());
+    let good = packet("www.example.com.", None);
+    let numbered = query("www.example.com.", WireType::A, None);
+    let response = {
+        let mut message = good.clone();
+        message[2] |= 0x80;
+        message
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("an ID", framed(&numbered)),
+        ("keepalive", framed(&packet("www.example.com.", Some(11)))),
+        ("two messages", [framed(&good), framed(&good)].concat()),
+        ("cut short", framed(&good)[..20].to_vec()),
+        ("nothing", vec![]),
+        ("one octet", vec![0]),
+        ("longer than any message", vec![0; 70_000]),
+        ("a response", framed(&response)),
+    ];
+    for (what, octets) in cases {
+        let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        // The server may hang up before it has taken everything.
+        let _ = send.write_all(&octets).await;
+        let _ = send.finish();
+        assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR, "{what}");
+    }
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    assert_eq!(ask(&connection, "www.example.com.").await.answers.len(), 2);
+}
+
+/// Passes on what clients send, and nothing of what comes back: their handshakes never end.
+async fn one_way(to: SocketAddr) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut packet = [0; 2048];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut packet).await else { return };
+            if from != to {
+                socket.send_to(&packet[..length], to).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_never_end_delay_nobody() {
+    let credentials = credentials();
+    // Longer than the test waits for anything.
+    let server = listen(
+        Some(&credentials),
+        Config { tcp_idle: PATIENCE * 3, tcp_connections_per_client: 4, ..config() },
+    );
+    let relay = one_way(server.quic).await;
+    let endpoint = client(&credentials, b"doq");
+    let mut stuck = Vec::new();
+    // More than may be open before addresses have to be proven (Retry).
+    for _ in 0..100 {
+        let mut connecting = Box::pin(endpoint.connect(relay, "localhost").unwrap());
+        assert!(timeout(Duration::from_millis(2), &mut connecting).await.is_err());
+        stuck.push(connecting);
+    }
+    let asking = async {
+        for _ in 0..3 {
+            let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+            ask(&connection, "www.example.com.").await;
+        }
+    };
+    timeout(PATIENCE, asking).await.expect("others are served while handshakes hang");
+    assert_eq!(
+        server.running.metrics.refused_client.get(),
+        0,
+        "who has not proven an address uses up no share"
+    );
+}
+
+#[tokio::test]
+async fn a_client_has_one_share_and_is_told_when_it_is_used_up() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), Config { tcp_connections_per_client: 2, ..config() });
+    let mut plain = TcpStream::connect(server.running.address).await.unwrap();
+    write(&mut plain, &host()).await;
+    read(&mut plain).await;
+    let kept = connect(&credentials, b"doq", server.quic).await.unwrap();
+    ask(&kept, "www.example.com.").await;
+    let refused = connect(&credentials, b"doq", server.quic).await.unwrap();
+    assert_eq!(closed_with(&refused).await, EXCESSIVE_LOAD);
+    assert_eq!(server.running.metrics.refused_client.get(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_only_keeps_itself_alive_is_closed() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), Config { tcp_idle: Duration::from_millis(300), ..config() });
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    ask(&connection, "www.example.com.").await;
+    assert_eq!(closed_with(&connection).await, VarInt::from_u32(0));
+    let connection = connect(&credentials, b"h3", server.http3).await.unwrap();
+    assert_eq!(closed_with(&connection).await, VarInt::from_u32(0x100), "H3_NO_ERROR");
+    assert_eq!(server.running.metrics.idle_connections.get(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_may_come_later_and_change() {
+    let (first, second) = (credentials(), credentials());
+    let server = listen(None, config());
+    over_udp(server.running.address, &host()).await;
+    server.certificate.set(&first.server);
+    let kept = connect(&first, b"doq", server.quic).await.unwrap();
+    ask(&kept, "www.example.com.").await;
+    server.certificate.set(&second.server);
+    assert!(connect(&first, b"doq", server.quic).await.is_err());
+    assert!(connect(&second, b"doq", server.quic).await.is_ok());
+    ask(&kept, "gw.example.com.").await;
+    server.running.stop.send(true).unwrap();
+    assert_eq!(closed_with(&kept).await, VarInt::from_u32(0), "the server's end is orderly");
+    server.running.task.await.unwrap().unwrap();
+}
+
+async fn http3(
+    connection: Connection,
+    request: Request<()>,
+    body: Vec<u8>,
+) -> (http::response::Parts, Vec<u8>) {
+    let asking = async {
+        let (mut driver, mut client) = h3::client::new(h3_quinn::Connection::new(connection)).await.unwrap();
+        let driving = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+        let mut stream = client.send_request(request).await.unwrap();
+        if !body.is_empty() {
+            // The server may answer before it has taken everything.
+            let _ = stream.send_data(Bytes::from(body)).await;
+        }
+        let _ = stream.finish().await;
+        let head = stream.recv_response().await.unwrap().into_parts().0;
+        let mut answer = Vec::new();
+        while let Some(mut piece) = stream.recv_data().await.unwrap() {
+            let length = piece.remaining();
+            answer.extend_from_slice(&piece.copy_to_bytes(length));
+        }
+        drop(client);
+        driving.abort();
+        (head, answer)
+    };
+    timeout(PATIENCE, asking).await.unwrap()
+}
+
+fn request(method: &str, target: &str, kind: Option<&str>) -> Request<()> {
+    let mut request = Request::builder().method(method).uri(format!("https://localhost{target}"));
+    if let Some(kind) = kind {
+        request = request.header(header::CONTENT_TYPE, kind);
+    }
+    request.body(()).unwrap()
+}
+
+#[tokio::test]
+async fn http3_answers_both_methods() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), config());
+    let packet = query("www.example.com.", WireType::A, Some(1232));
+    let target = format!("/dns-query?dns={}", BASE64_URL_SAFE_NO_PAD.encode(&packet));
+    let requests = [
+        (request("GET", &target, None), vec![]),
+        (request("POST", "/dns-query", Some("application/dns-message")), packet),
+    ];
+    for (request, body) in requests {
+        let connection = connect(&credentials, b"h3", server.http3).await.unwrap();
+        let (head, answer) = http3(connection, request, body).await;
+        assert_eq!(head.status, StatusCode::OK);
+        assert_eq!(head.headers[header::CONTENT_TYPE], "application/dns-message");
+        assert_eq!(head.headers[header::CACHE_CONTROL], "private, max-age=3600");
+        let reply = Message::from_vec(&answer).unwrap();
+        assert_eq!((reply.metadata.id, reply.answers.len()), (4711, 2));
+    }
+    assert_eq!(server.running.metrics.queries(Transport::Http3), 2);
+}
+
+#[tokio::test]
+async fn http3_requests_that_are_none_are_told_why() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), config());
+    let message = Some("application/dns-message");
+    let requests = [
+        (request("GET", "/other", None), vec![], 404),
+        (request("GET", "/dns-query?dns=!", None), vec![], 400),
+        (request("DELETE", "/dns-query", None), vec![], 405),
+        (request("POST", "/dns-query", None), host(), 415),
+        (request("POST", "/dns-query", message), vec![0; 65_536], 413),
+        (request("POST", "/dns-query", message), vec![0; 5], 400),
+    ];
+    for (request, body, status) in requests {
+        let connection = connect(&credentials, b"h3", server.http3).await.unwrap();
+        let (head, answer) = http3(connection, request, body).await;
+        assert_eq!(head.status.as_u16(), status);
+        assert!(answer.ends_with(b"\n"), "a line of text");
+    }
+}

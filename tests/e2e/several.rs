@@ -1,0 +1,266 @@
+//! Commands with several `--server`: every control is told, each is reported, and what failed at one is not taken back at
+//! the others.
+
+use std::{path::PathBuf, process::Output, time::Duration};
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::harness::{Reaped, ensure, eventually, free_port, waypost};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("several::documents_go_to_every_server", documents),
+        Trial::test("several::a_server_that_is_away_holds_back_no_other", away),
+        Trial::test("several::uuids_that_differ_are_refused_with_the_line_to_write", uuids),
+        Trial::test("several::a_token_is_one_secret_everywhere", token),
+        Trial::test("several::colours_are_switched_to_the_same_everywhere", colours),
+        Trial::test("several::what_asks_one_server_refuses_several", one_only),
+    ]
+}
+
+const WORLD: &str = "\
+kind: Site
+name: bj
+---
+kind: Site
+name: sh
+---
+kind: Zone
+name: example.com
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways: { bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
+---
+kind: Domain
+name: gw.example.com
+cluster: main
+policy: { type: blue_green, active: blue, blue: [bj], green: [sh] }
+---
+kind: Service
+name: web
+cluster: main
+consul: { service: web }
+hosts: [web.example.com]
+";
+/// `python3 -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS, "web.example.com"))'`
+const UUID: &str = "4ca800b9-8516-5383-a8ed-63aef4ad818f";
+
+/// Two sites' controls, each over an engine of its own.
+struct Two {
+    folder: TempDir,
+    servers: [String; 2],
+    processes: Vec<Option<Reaped>>,
+}
+
+impl Two {
+    fn start() -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let servers = [free_port(), free_port()].map(|port| format!("http://127.0.0.1:{port}"));
+        let mut two = Self { folder, servers, processes: Vec::new() };
+        for number in 0..2 {
+            let process = two.node(number)?;
+            two.processes.push(Some(process));
+        }
+        for server in &two.servers {
+            eventually("control", Duration::from_secs(30), || {
+                two.at(&[server], &["get", "site"]).status.success()
+            })?;
+        }
+        std::fs::write(two.file(), WORLD)?;
+        Ok(two)
+    }
+
+    fn node(&self, number: usize) -> Result<Reaped, Failed> {
+        let path = |name: &str| self.folder.path().join(format!("{name}-{number}"));
+        let listen = self.servers[number].trim_start_matches("http://");
+        let text = format!(
+            "node = \"n{number}\"\nsite = \"s{number}\"\ndata_dir = \"{}\"\n[store]\nengine = \"embedded\"\n\
+             [control]\nlisten = \"{listen}\"\n",
+            path("data").display()
+        );
+        std::fs::write(path("node"), text)?;
+        let mut command = waypost();
+        command.args(["run", "--config"]).arg(path("node"));
+        Ok(Reaped(command.stderr(std::fs::File::create(path("log"))?).spawn()?))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("world.yaml")
+    }
+
+    fn at(&self, servers: &[&str], arguments: &[&str]) -> Output {
+        let mut command = waypost();
+        command.args(arguments);
+        for server in servers {
+            command.args(["--server", server]);
+        }
+        command.output().unwrap()
+    }
+
+    fn both(&self, arguments: &[&str]) -> Output {
+        self.at(&[&self.servers[0], &self.servers[1]], arguments)
+    }
+
+    fn apply(&self) -> Output {
+        self.both(&["apply", "-f", self.file().to_str().unwrap()])
+    }
+
+    fn document(&self, number: usize, kind: &str, name: &str) -> String {
+        text(&self.at(&[&self.servers[number]], &["get", kind, name]))
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn exits(output: &Output, code: i32) -> Result<String, Failed> {
+    let said = text(output);
+    ensure(output.status.code() == Some(code), || format!("{} instead of {code}: {said}", output.status))?;
+    Ok(said)
+}
+
+fn documents() -> Result<(), Failed> {
+    let two = Two::start()?;
+    let said = exits(&two.apply(), 0)?;
+    for server in &two.servers {
+        ensure(said.lines().any(|line| line == server), || format!("no line {server}: {said}"))?;
+    }
+    ensure(said.matches("+ Service web").count() == 2 && said.matches(UUID).count() == 2, || said.clone())?;
+    for number in 0..2 {
+        let document = two.document(number, "service", "web");
+        ensure(document.contains(&format!("uuid: {UUID}")), || document.clone())?;
+    }
+    ensure(exits(&two.apply(), 0)?.matches("unchanged").count() == 2, || "again".to_owned())?;
+    let order =
+        ["override", "set", "work", "--site", "bj", "--state", "drain", "--owner", "ops", "--reason", "x"];
+    exits(&two.both(&order), 0)?;
+    let listed = exits(&two.both(&["override", "clear", "work", "--json"]), 0)?;
+    let listed: Value = serde_json::from_str(&listed)?;
+    for (number, server) in two.servers.iter().enumerate() {
+        let one = &listed[number];
+        ensure(one["server"] == server.as_str() && one["result"]["generation"]["number"] == 3, || {
+            one.to_string()
+        })?;
+    }
+    exits(&two.at(&[&two.servers[0]], &["delete", "service", "web"]), 0)?;
+    let said = exits(&two.both(&["delete", "service", "web"]), 0)?;
+    ensure(said.contains("there is no Service web") && said.contains("- Service web"), || said.clone())?;
+    exits(&two.both(&["delete", "service", "web"]), 1)?;
+    ensure(two.document(1, "service", "web").contains("no Service web"), || "it is still there".to_owned())
+}
+
+fn away() -> Result<(), Failed> {
+    let mut two = Two::start()?;
+    two.processes[0] = None;
+    let said = exits(&two.apply(), 1)?;
+    ensure(said.contains("+ Service web") && said.contains("does not answer"), || said.clone())?;
+    ensure(said.contains("1 of 2 servers failed"), || said.clone())?;
+    ensure(two.document(1, "site", "bj").contains("name: bj"), || "the other one was not told".to_owned())?;
+    let said = two.both(&["override", "clear", "nothing", "--json"]);
+    ensure(said.status.code() == Some(1), || format!("{}", said.status))?;
+    let said: Value = serde_json::from_slice(&said.stdout)?;
+    ensure(said[0]["error"].as_str().is_some_and(|it| it.contains("does not answer")), || said.to_string())?;
+    ensure(said[1]["result"].is_null() && said[1]["error"].is_null(), || said.to_string())?;
+    // The same again settles it.
+    two.processes[0] = Some(two.node(0)?);
+    eventually("the first one's return", Duration::from_secs(30), || two.apply().status.success())?;
+    ensure(two.document(0, "service", "web") == two.document(1, "service", "web"), || {
+        "they differ".to_owned()
+    })
+}
+
+fn uuids() -> Result<(), Failed> {
+    let two = Two::start()?;
+    exits(&two.apply(), 0)?;
+    // As an older version left it: one site has a UUID that was drawn.
+    let drawn = "6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10";
+    let other = two.folder.path().join("drawn.yaml");
+    std::fs::write(&other, format!("{WORLD}uuid: {drawn}\n"))?;
+    exits(&two.at(&[&two.servers[1]], &["apply", "-f", other.to_str().unwrap()]), 0)?;
+    let more = format!("{WORLD}---\nkind: Site\nname: gz\n");
+    std::fs::write(two.file(), &more)?;
+    let said = exits(&two.apply(), 1)?;
+    ensure(said.lines().any(|line| line == format!("uuid: {UUID}")), || said.clone())?;
+    ensure(said.contains(drawn) && two.servers.iter().all(|it| said.contains(it)), || said.clone())?;
+    for number in 0..2 {
+        let site = two.document(number, "site", "gz");
+        ensure(site.contains("no Site gz"), || format!("something was written: {site}"))?;
+    }
+    std::fs::write(
+        two.file(),
+        more.replace("hosts: [web.example.com]\n", &format!("hosts: [web.example.com]\nuuid: {UUID}\n")),
+    )?;
+    exits(&two.apply(), 0)?;
+    // Without the line it is kept.
+    std::fs::write(two.file(), &more)?;
+    exits(&two.apply(), 0)?;
+    ensure(two.document(1, "service", "web").contains(UUID), || "it was not kept".to_owned())?;
+    // Stored at one and new at the other is a difference, too.
+    exits(&two.at(&[&two.servers[0]], &["delete", "service", "web"]), 0)?;
+    exits(&two.at(&[&two.servers[1]], &["apply", "-f", other.to_str().unwrap()]), 0)?;
+    let said = exits(&two.apply(), 1)?;
+    ensure(said.lines().any(|line| line == format!("uuid: {drawn}")), || said.clone())
+}
+
+fn token() -> Result<(), Failed> {
+    let two = Two::start()?;
+    let made = two.both(&["token", "create", "probe", "--role", "reader"]);
+    let secret = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    ensure(made.status.success() && secret.len() == 64, || text(&made))?;
+    let digest: String = Sha256::digest(&secret).iter().map(|byte| format!("{byte:02x}")).collect();
+    for number in 0..2 {
+        let document = two.document(number, "token", "probe");
+        ensure(document.contains(&digest), || format!("not this secret: {document}"))?;
+    }
+    exits(&two.both(&["token", "delete", "probe"]), 0)?;
+    let made = exits(&two.both(&["token", "create", "probe", "--role", "reader", "--json"]), 0)?;
+    let made: Value = serde_json::from_str(&made)?;
+    ensure(made["secret"].as_str().is_some_and(|it| it.len() == 64), || made.to_string())?;
+    ensure(made["servers"].as_array().is_some_and(|it| it.len() == 2), || made.to_string())
+}
+
+fn colours() -> Result<(), Failed> {
+    let mut two = Two::start()?;
+    exits(&two.apply(), 0)?;
+    let name = "gw.example.com";
+    let active = |two: &Two| [0, 1].map(|it| two.document(it, "domain", name).contains("active: green"));
+    exits(&two.both(&["switch", name]), 0)?;
+    ensure(active(&two) == [true, true], || format!("{:?}", active(&two)))?;
+    // One is away and stays green; afterwards each would turn to what it does not have.
+    two.processes[0] = None;
+    exits(&two.both(&["switch", name]), 1)?;
+    two.processes[0] = Some(two.node(0)?);
+    let differ = |two: &Two| text(&two.both(&["switch", name])).contains("--to");
+    eventually("the first one's return", Duration::from_secs(30), || differ(&two))?;
+    ensure(active(&two) == [true, false], || format!("{:?}", active(&two)))?;
+    exits(&two.both(&["switch", name, "--to", "blue"]), 0)?;
+    ensure(active(&two) == [false, false], || format!("{:?}", active(&two)))
+}
+
+fn one_only() -> Result<(), Failed> {
+    let servers = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
+    for arguments in [
+        &["status"][..],
+        &["get", "site"],
+        &["export"],
+        &["audit"],
+        &["override", "list"],
+        &["token", "list"],
+    ] {
+        let mut command = waypost();
+        let output = command.args(arguments).env("WAYPOST_SERVER", servers.join(",")).output()?;
+        let said = exits(&output, 2)?;
+        ensure(said.contains("asks one server, and 2 are named"), || said.clone())?;
+    }
+    let twice =
+        waypost().args(["delete", "site", "bj", "--server", servers[0], "--server", servers[0]]).output()?;
+    ensure(exits(&twice, 2)?.contains("named twice"), || text(&twice))
+}
