@@ -137,21 +137,25 @@ pub async fn start_from(
     let (pictures, picture_requests) = mpsc::channel(16);
     let (rereads, reread_requests) = mpsc::channel(16);
     let (receipts, receipt_requests) = mpsc::channel(1024);
+    let (endings, ending_requests) = mpsc::channel(1024);
 
     let published = config::publish_last_good(&shared);
     let beliefs = health::remembered(&shared).await;
     discovery::publish_last_good(&shared);
+    drains::publish_last_good(&shared);
 
     let (drains_current, drains_seen) = watch::channel(false);
     let (config_read, mut config_seen) = watch::channel(false);
     tasks.spawn(config::follow(shared.clone(), published, config_read));
     tasks.spawn(health::follow(shared.clone(), beliefs, picture_requests));
     tasks.spawn(drains::follow(shared.clone(), drains_current, reread_requests));
+    tasks.spawn(drains::remember(shared.clone()));
     tasks.spawn(discovery::follow(shared.clone()));
     tasks.spawn(overflow::follow(shared.clone()));
     tasks.spawn(beat::follow(shared.clone(), drains_seen.clone(), left));
     tasks.spawn(beat::send_receipts(shared.clone(), receipt_requests));
-    tasks.spawn(dispatch(requests, pictures, rereads, receipts));
+    tasks.spawn(beat::send_endings(shared.clone(), ending_requests));
+    tasks.spawn(dispatch(requests, pictures, rereads, receipts, endings));
 
     let mut drains_seen = drains_seen;
     let first = async {
@@ -186,10 +190,12 @@ async fn dispatch(
     pictures: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::Picture>>,
     rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
     receipts: mpsc::Sender<drain::Receipt>,
+    endings: mpsc::Sender<drain::ending::Ended>,
 ) {
     while let Some(request) = requests.recv().await {
         let delivered = match request {
             Request::Receipt(receipt) => receipts.send(receipt).await.is_ok(),
+            Request::Ended(ended) => endings.send(ended).await.is_ok(),
             Request::RereadDrains(done) => rereads.send(done).await.is_ok(),
             Request::Picture(answer) => pictures.send(answer).await.is_ok(),
         };

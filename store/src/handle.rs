@@ -25,7 +25,7 @@ use crate::{
     beliefs::Picture,
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
-    drain::{Drains, Receipt},
+    drain::{Drains, Receipt, ending::Ended},
     load::Load,
     model::Moment,
     snapshot::Snapshot,
@@ -64,6 +64,8 @@ impl Clock {
 pub enum Request {
     /// Write a gateway's receipt to the engine; retried until it is there.
     Receipt(Receipt),
+    /// Write to the engine that a drained instance was seen to end; retried until it is there.
+    Ended(Ended),
     /// Read the drains again now, and answer when the handle shows them (or they could not be read).
     RereadDrains(oneshot::Sender<()>),
     /// Describe what is known of health.
@@ -208,6 +210,25 @@ impl Handle {
         self.shared.requests.try_send(Request::Receipt(receipt)).is_ok()
     }
 
+    /// This node has seen a drained instance end: from now on the drain, once done, does not keep it out here. Handed
+    /// over to be written, so that the node still knows after a restart; false when too many are waiting and nothing
+    /// has changed (try again).
+    #[must_use]
+    pub fn saw_end(&self, ended: Ended) -> bool {
+        let drain = ended.drain.clone();
+        let handed_over = self.shared.requests.try_send(Request::Ended(ended)).is_ok();
+        if handed_over {
+            self.shared.drains.send_if_modified(|current| {
+                let news = current.records.contains_key(&drain) && !current.ended.contains(&drain);
+                if news {
+                    Arc::make_mut(current).ended.insert(drain);
+                }
+                news
+            });
+        }
+        handed_over
+    }
+
     /// True when this node's own lease ran out (it was frozen, or cut off from its engine): drains may have
     /// been recorded that it has not seen. One relaxed load.
     #[must_use]
@@ -271,15 +292,22 @@ impl Publisher {
         self.shared.discovered.send_modify(|count| *count += 1);
     }
 
-    /// Replaces the drains.
-    pub fn publish_drains(&self, drains: Drains) {
+    /// Replaces the drains. What this node knows of them by itself stays.
+    pub fn publish_drains(&self, mut drains: Drains) {
         self.shared.drains.send_if_modified(|current| {
+            drains.remember(current);
             let changed = **current != drains;
             if changed {
                 *current = Arc::new(drains);
             }
             changed
         });
+    }
+
+    /// Shows the drains as an earlier process of this node last read them. They are obeyed, but this process did not
+    /// see their instances leave.
+    pub fn publish_remembered_drains(&self, drains: Drains) {
+        self.shared.drains.send_replace(Arc::new(drains));
     }
 
     /// Wakes those who wait for verdicts.

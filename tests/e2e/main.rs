@@ -12,6 +12,7 @@ mod components;
 mod crash;
 mod differential;
 mod drain;
+mod drained;
 mod engine;
 mod failover;
 mod geo;
@@ -46,6 +47,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("a_drained_instance_that_lives_is_never_back", drained::living_instance_is_never_back),
+    ("a_drained_instance_that_restarts_is_back_at_once", drained::restarts_under_the_same_id_and_port),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
     trials.extend(differential::trials(&components));
+    trials.extend(drained::trials());
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
