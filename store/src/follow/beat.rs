@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Shared, patience::Backoff};
+use super::{Backoff, Shared};
 use crate::{
     drain::{DrainId, NodeBeat, Receipt, ending::Ended},
     engine::{KvOp, TxnOutcome},
