@@ -207,7 +207,16 @@ impl Handle {
     /// Hands a receipt over to be written; false when too many are waiting (try again).
     #[must_use]
     pub fn send_receipt(&self, receipt: Receipt) -> bool {
-        self.shared.requests.try_send(Request::Receipt(receipt)).is_ok()
+        let drain = receipt.drain.clone();
+        let handed_over = self.shared.requests.try_send(Request::Receipt(receipt)).is_ok();
+        if handed_over {
+            self.shared.drains.send_if_modified(|current| {
+                Arc::make_mut(current).witnessed.insert(drain);
+                // Nothing that is picked changes by it.
+                false
+            });
+        }
+        handed_over
     }
 
     /// This node has seen a drained instance end: from now on the drain, once done, does not keep it out here. Handed
@@ -302,12 +311,6 @@ impl Publisher {
             }
             changed
         });
-    }
-
-    /// Shows the drains as an earlier process of this node last read them. They are obeyed, but this process did not
-    /// see their instances leave.
-    pub fn publish_remembered_drains(&self, drains: Drains) {
-        self.shared.drains.send_replace(Arc::new(drains));
     }
 
     /// Wakes those who wait for verdicts.

@@ -1,10 +1,13 @@
 //! After a drain: what lives on stays out, what comes after it is let in, and names with several addresses.
 
 use std::{
+    net::SocketAddr,
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use axum::{extract::State, routing::post};
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use waypost::demo::InstanceLayout;
@@ -19,9 +22,10 @@ pub fn trials() -> Vec<Trial> {
     })]
 }
 
-/// Drains an instance as the README does, without a hook, and waits for the end.
-fn drained(demo: &Demo, leaver: &InstanceLayout) -> Result<String, Failed> {
-    let body = json!({ "service": leaver.service, "instance": leaver.id });
+/// Drains an instance, as the README does unless there is a hook, and waits for the end.
+fn drained(demo: &Demo, leaver: &InstanceLayout, hook: Option<SocketAddr>) -> Result<String, Failed> {
+    let hook = hook.map(|it| format!("http://{it}/restart"));
+    let body = json!({ "service": leaver.service, "instance": leaver.id, "hook": hook });
     let drain = demo.block_on(demo.admin().post("/v1/drains", &body))?;
     let id = drain["id"].as_str().ok_or("a drain without an id")?.to_owned();
     eventually("the end of the drain", PATIENCE, || {
@@ -58,7 +62,7 @@ fn answered_by(demo: &Demo, leaver: &InstanceLayout) -> Result<Duration, Failed>
 pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
     let leaver = demo.instance(0, 0);
-    let id = drained(&demo, &leaver)?;
+    let id = drained(&demo, &leaver, None)?;
     // It lives, so it registers itself again; `status` says so, by name, with the command that lets it in.
     let both = json!(["gateway-bj", "gateway-sh"]);
     eventually("its line in the status", PATIENCE, || {
@@ -68,6 +72,7 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     let command = format!("waypost drain cancel {id}");
     ensure(text.lines().any(|line| line.contains(&leaver.id) && line.contains(&command)), || text.clone())?;
     asked_often(&demo, &leaver, 60)?;
+    told_in_the_log(&demo)?;
     let until = Instant::now() + Duration::from_secs(if full() { 45 } else { 2 });
     while Instant::now() < until {
         asked_often(&demo, &leaver, 10)?;
@@ -88,24 +93,88 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     eventually("an empty list", PATIENCE, || listed(&demo, &id).is_none()).map(drop)
 }
 
+/// Every step is told at the default level, by control and by the gateway that refuses.
+fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
+    let log = |process: &waypost::demo::ProcessLayout| {
+        std::fs::read_to_string(process.config.with_extension("log")).unwrap_or_default()
+    };
+    let control = log(&demo.process("control"));
+    for step in [
+        "drain ordered",
+        "waiting for receipts",
+        "gateway-bj, gateway-sh",
+        "receipt",
+        "every receipt is in",
+        "instance deregistered",
+        "drain done",
+    ] {
+        ensure(control.contains(step), || format!("control's log says nothing of {step:?}:\n{control}"))?;
+    }
+    let refused = "is registered again and refused";
+    eventually("the gateway's line", PATIENCE, || log(&demo.gateway_process(0)).contains(refused)).map(drop)
+}
+
+/// Stops a back end, and starts another in its place a second later.
+#[derive(Clone)]
+struct Platform {
+    instance: InstanceLayout,
+    engine: String,
+    running: Arc<Mutex<Option<(Reaped, Instant)>>>,
+}
+
+impl Platform {
+    fn restart(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(running.take());
+        std::thread::sleep(Duration::from_secs(1));
+        let InstanceLayout { service, id, address, .. } = &self.instance;
+        let mut command = waypost();
+        command.args(["demo-backend", "--service", service, "--id", id, "--site", "bj"]);
+        command.args(["--engine", &self.engine, "--listen", &address.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        *running = Some((Reaped(command.spawn().unwrap()), Instant::now()));
+    }
+
+    fn started(&self) -> Instant {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map_or_else(Instant::now, |(_, started)| *started)
+    }
+
+    /// As a hook, which answers when the new process has been started.
+    fn listen(&self, demo: &Demo) -> Result<SocketAddr, Failed> {
+        let listener = demo.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        let router = axum::Router::new().route("/restart", post(restart)).with_state(self.clone());
+        let _runtime = demo.enter();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(address)
+    }
+}
+
+async fn restart(State(platform): State<Platform>) {
+    tokio::task::spawn_blocking(move || platform.restart()).await.unwrap();
+}
+
 pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
-    let mut leaver = demo.instance(0, 0);
-    let mut children = Vec::new();
+    let instance = demo.instance(0, 0);
+    let (engine, running) = (demo.layout.engine.clone(), Arc::default());
+    let platform = Platform { instance: instance.clone(), engine, running };
+    let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;
-    for round in 0..if full() { 20 } else { 3 } {
-        drained(&demo, &leaver)?;
-        if round == 0 {
-            demo.kill(leaver.pid);
+    for round in 0..if full() { 20 } else { 4 } {
+        // In turns: after the end of a drain without a hook, and by the hook.
+        if round % 2 == 0 {
+            drained(&demo, &instance, None)?;
+            if round == 0 {
+                demo.kill(instance.pid);
+            }
+            platform.restart();
         } else {
-            children.clear();
+            drained(&demo, &instance, Some(hook))?;
         }
-        std::thread::sleep(Duration::from_secs(1));
-        let (child, started) = start_again(&demo, &leaver)?;
-        leaver.pid = child.0.id();
-        children.push(child);
-        answered_by(&demo, &leaver)?;
-        let back = started.elapsed();
+        answered_by(&demo, &instance)?;
+        let back = platform.started().elapsed();
         slowest = slowest.max(back);
         // The machine may be busy with other things unless figures were asked for.
         let allowed = Duration::from_secs(if full() { 2 } else { 10 });
@@ -113,15 +182,6 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     }
     println!("slowest return {slowest:?}");
     Ok(())
-}
-
-fn start_again(demo: &Demo, instance: &InstanceLayout) -> Result<(Reaped, Instant), Failed> {
-    let mut command = waypost();
-    command.args(["demo-backend", "--service", &instance.service, "--id", &instance.id]);
-    command.args(["--site", "bj", "--engine", &demo.layout.engine]);
-    command.args(["--listen", &instance.address.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok((Reaped(command.spawn()?), Instant::now()))
 }
 
 /// An instance registered as `localhost`, which is an address of either family, and listening on one of them.

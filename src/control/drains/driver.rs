@@ -176,6 +176,10 @@ impl Driver {
                 Move::Evict(then) => {
                     let then = self.as_registered(*then).await;
                     let done = self.evict(&drain).await;
+                    if done.is_ok() {
+                        let (service, instance) = (&drain.service, &drain.instance);
+                        tracing::info!(drain = %self.id, service, instance, "instance deregistered");
+                    }
                     self.after(done, (index, drain), then).await
                 }
                 Move::Readmit(then) => {

@@ -74,7 +74,7 @@ pub(super) fn phase(drain: &Drain) {
         }
         Phase::Calling => {
             let hook = drain.hook.as_deref();
-            tracing::info!(drain = %id, service, instance, hook, "deregistered, calling the hook");
+            tracing::info!(drain = %id, service, instance, hook, "calling the hook");
         }
         Phase::Done => {
             let linger = drain.linger.map(|it| it.to_string());

@@ -46,7 +46,7 @@ pub(super) fn publish_last_good(shared: &Shared) {
     let Some(remembered) = shared.memory.get::<Remembered>(MEMORY) else { return };
     let records = remembered.records.into_iter().map(|(index, drain)| (drain.id.clone(), (index, drain)));
     let drains = Drains { records: records.collect(), ended: remembered.ended, ..Drains::default() };
-    shared.publisher.publish_remembered_drains(drains);
+    shared.publisher.publish_drains(drains);
 }
 
 /// Keeps a gateway's memory of the drains true, until nobody can ask any more.
