@@ -52,6 +52,7 @@ use store::{
     discovery::Standing,
     drain::Receipt,
     model::{Generation, Name},
+    vital,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -196,7 +197,8 @@ fn start(
     std::thread::Builder::new()
         .name(format!("proxy-{number}"))
         .spawn(move || {
-            let _ = done.send(serve::run(own, number, listeners));
+            let _ =
+                done.send(vital::thread("a worker of the gateway", || serve::run(own, number, listeners)));
         })
         .map_err(|source| Error::Start { number, source })?;
     Ok(async move {
