@@ -359,5 +359,9 @@ async fn cancel_drain(
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change)?;
     let drain = admin.control.cancel(&id, caller.0.who()).await?;
-    Ok(Json(json!({ "id": drain.id, "phase": drain.phase })).into_response())
+    Ok(Json(json!({
+        "id": drain.id, "phase": drain.phase, "service": drain.service, "instance": drain.instance,
+        "done": drain.done, "hook_called": drain.done.filter(|_| drain.hook.is_some()).is_some(),
+    }))
+    .into_response())
 }

@@ -229,6 +229,9 @@ enum Drain {
         /// Wait for silent gateways for ever.
         #[arg(long)]
         require_all: bool,
+        /// The longest time after the end for which gateways refuse the instance; else until they see that it ended.
+        #[arg(long, value_name = "TIME")]
+        linger: Option<Span>,
         /// Return when it is over, and tell every step.
         #[arg(long)]
         wait: bool,
@@ -240,7 +243,7 @@ enum Drain {
         /// Its id.
         id: String,
     },
-    /// Undo a drain that is under way.
+    /// Undo a drain that is under way, or let the instance of one that is done in again.
     Cancel {
         /// Its id.
         id: String,

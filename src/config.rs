@@ -152,6 +152,8 @@ pub struct Control {
     pub listen: SocketAddr,
     /// How it is guarded.
     pub guard: Guard,
+    /// The longest time for which gateways refuse a drained instance that was not seen to end; `None`: without end.
+    pub linger: Option<store::model::Span>,
 }
 
 /// Logs and metrics.

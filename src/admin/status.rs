@@ -14,7 +14,10 @@ use store::{
 };
 
 use super::{Admin, Caller, NodeStatus, Pending, Problem, explain::FailoverExplained, tokens};
-use crate::{auth::Right, control::DrainView};
+use crate::{
+    auth::Right,
+    control::{DrainView, StillRegistered},
+};
 
 /// The whole picture of one control.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +41,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Drains, newest first.
     pub drains: Vec<DrainView>,
+    /// Instances that were drained, are registered and are refused, with the command that lets each in.
+    #[serde(default)]
+    pub drained_still_registered: Vec<StillRegistered>,
     /// The clusters whose last good verdicts are kept because too much went down at once.
     #[serde(default)]
     pub frozen: Vec<String>,
@@ -209,6 +215,7 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
     let snapshot = admin.handle.snapshot().unwrap_or_default();
     let picture = admin.handle.picture().await;
     let bootstrap = tokens::waiting(&admin, &snapshot).await;
+    let drains = admin.control.drains();
     Ok(Json(Status {
         bootstrap,
         generation: snapshot.generation,
@@ -219,7 +226,8 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
         targets: targets(&snapshot, &picture),
         vantages: vantages(&snapshot, &picture),
         services: services(&admin, &snapshot),
-        drains: admin.control.drains(),
+        drained_still_registered: StillRegistered::among(&drains),
+        drains,
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
     }))

@@ -12,7 +12,7 @@ use super::{Failure, Outcome};
 use crate::out::outln;
 use crate::{
     admin::{Applied, Explained, InstanceStatus, ServiceStatus, Simulated, Status, ViewStatus},
-    control::DrainView,
+    control::{DrainView, StillRegistered},
 };
 
 /// As JSON, for scripts.
@@ -175,6 +175,7 @@ pub(super) fn status(it: &Status) -> String {
         let _ = writeln!(text, "  {} more at {}: see its metrics and log\n", node.more_instances, node.node);
     }
     section(&mut text, "Drains", DRAIN_HEADS, &it.drains.iter().map(drain_row).collect::<Vec<_>>());
+    text.push_str(&still_registered(&it.drained_still_registered));
     if !it.cnames_to_set.is_empty() {
         let rows: Vec<_> =
             it.cnames_to_set.iter().map(|it| vec![format!("{}. CNAME {}.", it.host, it.target)]).collect();
@@ -233,6 +234,24 @@ fn targets(it: &Status) -> Vec<Vec<String>> {
 
 pub(super) const DRAIN_HEADS: &[&str] =
     &["DRAIN", "INSTANCE", "PHASE", "RECEIPTS", "WAITING FOR", "UNPROVEN"];
+
+/// The drained instances that are registered and refused: a line each, with what lets them in.
+pub(super) fn still_registered(all: &[StillRegistered]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut text = "Drained, still registered: refused until they have ended\n".to_owned();
+    for it in all {
+        let gateways = it.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "  {} of {} at {} (node {}), refused by {gateways}; to let it in: {}",
+            it.instance, it.service, it.address, it.node, it.let_in
+        );
+    }
+    text.push('\n');
+    text
+}
 
 pub(super) fn drain_row(it: &DrainView) -> Vec<String> {
     let names =
@@ -379,6 +398,23 @@ pub(super) fn explained(it: &Explained) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drained_instance_that_is_registered_has_a_line_with_its_command() {
+        assert_eq!(still_registered(&[]), "");
+        let text = still_registered(&[StillRegistered {
+            service: "orders".into(),
+            instance: "orders-1".into(),
+            node: "n1".into(),
+            address: "10.1.0.7:8080".into(),
+            refused_by: ["gw-2".to_owned(), "gw-1".to_owned()].into(),
+            drain: "d1".into(),
+            let_in: "waypost drain cancel d1".into(),
+        }]);
+        let line = "  orders-1 of orders at 10.1.0.7:8080 (node n1), refused by gw-1, gw-2; \
+                    to let it in: waypost drain cancel d1";
+        assert_eq!(text.lines().nth(1), Some(line));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -40,6 +40,8 @@ const CONSUL: &str = "consul";
 const LONGEST: usize = 4096;
 /// The longest token or certificate file.
 const LARGEST_FILE: u64 = 1024 * 1024;
+const LINGERS: std::ops::RangeInclusive<Span> =
+    Span(Duration::ZERO)..=Span(Duration::from_secs(365 * 24 * 3600));
 const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
 
 pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
@@ -355,7 +357,8 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
     if let Some(at) = fields.get("listen") {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
-    Some(Control { listen, guard })
+    let linger = fields.optional("linger", |it| it.span_within(LINGERS));
+    Some(Control { listen, guard, linger })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {

@@ -23,7 +23,7 @@ pub const HEARTBEATS: &str = "waypost/heartbeats/";
 pub const VERDICTS: &str = "waypost/verdicts/";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
-/// What gateways proved.
+/// What gateways proved: that nothing goes to an instance any more, and later that it has ended.
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// That nodes live.
 pub const NODES: &str = "waypost/nodes/";
@@ -118,6 +118,12 @@ pub fn receipt(drain: &DrainId, node: &str) -> String {
 #[must_use]
 pub fn receipts(drain: &DrainId) -> String {
     format!("{RECEIPTS}{drain}/")
+}
+
+/// That a gateway saw the instance of a drain end. Below the receipts, because it is written and removed with them.
+#[must_use]
+pub fn ended(drain: &DrainId, node: &str) -> String {
+    format!("{}/ended", receipt(drain, node))
 }
 
 /// A node's registration and heartbeat.

@@ -20,6 +20,7 @@ mod crash;
 mod differential;
 mod doubt;
 mod drain;
+mod drained;
 mod engine;
 mod failover;
 mod geo;
@@ -62,6 +63,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
     ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
+    ("a_drained_instance_that_lives_is_never_back", drained::living_instance_is_never_back),
+    ("a_drained_instance_that_restarts_is_back_at_once", drained::restarts_under_the_same_id_and_port),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     trials.extend(crash::trials(&components));
     trials.extend(differential::trials(&components));
     trials.extend(doubt::trials(&components));
+    trials.extend(drained::trials());
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Backoff, Shared};
 use crate::{
     discovery::{InstanceNote, notes},
-    drain::{NodeBeat, Receipt},
+    drain::{DrainId, NodeBeat, Receipt, ending::Ended},
     engine::{KvOp, TxnOutcome},
     handle::{Concern, Handle},
     keys,
@@ -108,13 +108,26 @@ async fn goodbye(shared: &Shared) {
 pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<Receipt>) {
     while let Some(receipt) = receipts.recv().await {
         let key = keys::receipt(&receipt.drain, &shared.identity.node);
-        let mut backoff = Backoff::default();
-        while let Err(error) = write(&shared, key.clone(), &receipt).await {
-            if !backoff.is_failing() {
-                tracing::warn!(drain = %receipt.drain, error, "a receipt cannot be written yet");
-            }
-            backoff.wait().await;
+        deliver(&shared, key, &receipt.drain, &receipt).await;
+    }
+}
+
+/// Writes that drained instances were seen to end, again and again until it is there. Apart from the receipts, so
+/// that none of them is late for it.
+pub(super) async fn send_endings(shared: Shared, mut endings: mpsc::Receiver<Ended>) {
+    while let Some(ended) = endings.recv().await {
+        let key = keys::ended(&ended.drain, &shared.identity.node);
+        deliver(&shared, key, &ended.drain, &ended).await;
+    }
+}
+
+async fn deliver(shared: &Shared, key: String, drain: &DrainId, value: &impl serde::Serialize) {
+    let mut backoff = Backoff::default();
+    while let Err(error) = write(shared, key.clone(), value).await {
+        if !backoff.is_failing() {
+            tracing::warn!(%drain, error, "what this gateway proved for a drain cannot be written yet");
         }
+        backoff.wait().await;
     }
 }
 
