@@ -2,7 +2,9 @@
 //! the engine must go on to do so; the admin API shows the same records with this module around them:
 //! `#[serde(with = "crate::moments")]`.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _, ser::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _, ser::Error as _,
+};
 use serde_json::Value;
 use store::model::Moment;
 
@@ -77,11 +79,8 @@ mod tests {
     #[test]
     fn records_are_shown_in_words_and_read_back() {
         let at = Moment(1_790_000_000_123);
-        let verdict = Verdict {
-            since: at,
-            history: [Transition { at, to: State::Up }].into(),
-            ..Verdict::default()
-        };
+        let verdict =
+            Verdict { since: at, history: [Transition { at, to: State::Up }].into(), ..Verdict::default() };
         let flat = AuditEntry { at, who: "ops".into(), what: "at 5".into(), generation: None };
         let shown = Shown { inner: vec![verdict, Verdict::default()], flat };
         let text = serde_json::to_value(&shown).unwrap();

@@ -11,7 +11,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{
-        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Planned, Stored,
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Planned,
+        Stored,
     },
     model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
 };
@@ -381,10 +382,7 @@ pub(super) async fn restore(
     Ok(Json(plain(generation, differences)))
 }
 
-pub(super) async fn audit(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Vec<Audited>>, Problem> {
+pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
     caller.needs(Right::Read)?;
     let entries = commit::audit(admin.engine.as_ref()).await?;
     Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))

@@ -234,7 +234,11 @@ mod tests {
             seen.take_in(Err("connection refused".into()), OURS, start + after * SECOND);
         }
         let picture = seen.picture(start + 301 * SECOND);
-        assert_eq!(picture.away, Some(("connection refused".to_owned(), 299 * SECOND)), "since the last reading");
+        assert_eq!(
+            picture.away,
+            Some(("connection refused".to_owned(), 299 * SECOND)),
+            "since the last reading"
+        );
         assert!(!picture.nodes[0].lost && picture.nodes[0].silent == Span(2 * SECOND), "{picture:?}");
         seen.take_in(Ok(vec![beat(1)]), OURS, start + 310 * SECOND);
         assert_eq!((seen.picture(start).away, gateway(&seen, start).lost), (None, false));

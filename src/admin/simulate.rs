@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
-    health::State,
+    health,
     model::{Generation, Moment, Name},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
     steering::{self, Destination, Outcome, Shift, shifts, without},
@@ -143,7 +143,9 @@ fn nothing_left(
 ) -> Option<Unserved> {
     let name = |site| snapshot.site(site).map(|site| &site.name);
     let is_killed = |site: &SteeredSite| name(site.site).is_some_and(|name| killed.contains(name));
-    let is_dead = |site: &SteeredSite| is_killed(site) || steering::health(site, None, imagined).state == State::Down;
+    let is_dead = |site: &SteeredSite| {
+        is_killed(site) || steering::health(site, None, imagined).state == health::State::Down
+    };
     if !steered.sites.iter().all(is_dead) || !steered.sites.iter().any(is_killed) {
         return None;
     }
@@ -191,12 +193,7 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
 }
 
 /// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
-fn load(
-    admin: &Admin,
-    snapshot: &Snapshot,
-    killed: &[Name],
-    boards: (&Board, &Board),
-) -> Vec<LoadSimulated> {
+fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
     let rates = admin.nodes.rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {

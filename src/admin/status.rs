@@ -126,7 +126,7 @@ pub struct Seen {
     /// Why.
     pub reason: String,
     /// How fast.
-    pub latency: Option<store::model::Span>,
+    pub latency: Option<Span>,
 }
 
 /// One vantage.
@@ -162,8 +162,7 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     caller.needs(Right::Read)?;
     let head = admin.engine.kv_get(keys::CONFIG_HEAD, None);
-    let (answer, picture) =
-        tokio::join!(tokio::time::timeout(ENGINE_PATIENCE, head), admin.handle.picture());
+    let (answer, picture) = tokio::join!(tokio::time::timeout(ENGINE_PATIENCE, head), admin.handle.picture());
     let refused = match answer {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.to_string()),

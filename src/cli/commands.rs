@@ -42,7 +42,11 @@ pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: 
     let applied = client.post("/v1/diff", &Apply { files, prune }).await;
     let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
     origins.point_out(&mut applied.warnings);
-    if json { show::json(&applied)? } else { print(&show::compared(&applied))? }
+    if json {
+        show::json(&applied)?
+    } else {
+        print(&show::compared(&applied))?
+    }
     if applied.differences.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
@@ -96,7 +100,7 @@ pub(super) async fn explain(
 }
 
 /// Applies one document that was made here.
-async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
+async fn apply_one(client: &Client, what: &str, document: &Value, json: bool) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
     let applied: Applied = client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
     say_applied(&applied, json)?;
@@ -110,7 +114,8 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
         Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
-                let text = format!("--expires {at} is past, so this override would order nothing; nothing was sent");
+                let text =
+                    format!("--expires {at} is past, so this override would order nothing; nothing was sent");
                 return Err(Failure::Wrong(text));
             }
             let mut target = serde_json::Map::new();

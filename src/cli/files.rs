@@ -49,7 +49,11 @@ fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
         look_into(path, endings, &mut found)?;
         if found.len() == before {
             let endings: Vec<String> = endings.iter().map(|it| format!(".{it}")).collect();
-            let text = format!("{}: there is no file in this folder that ends in {}", path.display(), endings.join(", "));
+            let text = format!(
+                "{}: there is no file in this folder that ends in {}",
+                path.display(),
+                endings.join(", ")
+            );
             return Err(Failure::Wrong(text));
         }
     }
@@ -154,7 +158,8 @@ fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
         checked.mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
     }
     // A zone file that a document names is that document's, and has its name from there.
-    let named: BTreeSet<PathBuf> = zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
+    let named: BTreeSet<PathBuf> =
+        zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
     for path in zone_files {
         checked.zones += 1;
         if !path.canonicalize().is_ok_and(|it| named.contains(&it)) {
@@ -228,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_checked_as_what_is_in_it() {
-        let right = [("a.yaml", "kind: Site\nname: bj\n"), ("zones/example.com.zone", ZONE), ("notes.txt", "x")];
+        let right =
+            [("a.yaml", "kind: Site\nname: bj\n"), ("zones/example.com.zone", ZONE), ("notes.txt", "x")];
         let found = checked(&right);
         assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
         let wrong = [

@@ -66,7 +66,11 @@ fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
             (format!("UNKNOWN: {why}"), value, Err(silent))
         }
     };
-    if json { show::json(&value)? } else { print(&format!("{line}\n"))? }
+    if json {
+        show::json(&value)?
+    } else {
+        print(&format!("{line}\n"))?
+    }
     outcome
 }
 

@@ -327,7 +327,10 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let log = fields.or("log", "info".to_owned(), |it| {
         let text = it.text(LONGEST)?;
         if let Err(problem) = directives(text) {
-            it.mistake(problem, "off, error, warn, info, debug or trace, or directives such as info,proxy=debug");
+            it.mistake(
+                problem,
+                "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -361,7 +364,9 @@ fn directives(text: &str) -> Result<(), String> {
         if !is_level && !part.contains(['=', '[']) {
             let problem = match part {
                 "" => "there is an empty directive".to_owned(),
-                word => format!("there is no log level {word:?}; for a module of that name write {word}=debug"),
+                word => {
+                    format!("there is no log level {word:?}; for a module of that name write {word}=debug")
+                }
             };
             return Err(problem);
         }

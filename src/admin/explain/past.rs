@@ -104,7 +104,10 @@ mod tests {
             "at: nothing was configured at 2026-09-21T14:13:20Z; the first documents came at 2026-09-21T14:15:00Z"
         );
         let forgotten = said(NotKept::Forgotten { earliest: Some(later) });
-        assert!(forgotten.contains("the earliest moment that can be asked is 2026-09-21T14:15:00Z"), "{forgotten}");
+        assert!(
+            forgotten.contains("the earliest moment that can be asked is 2026-09-21T14:15:00Z"),
+            "{forgotten}"
+        );
         assert!(said(NotKept::Forgotten { earliest: None }).contains("from the next commit on"));
     }
 }

@@ -9,11 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use store::{
-    drain::Phase,
-    health::State,
-    model::{Moment, Span},
-};
+use store::{drain::Phase, health::State, model::Moment};
 
 use super::{
     Answering, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus,
@@ -193,7 +189,8 @@ fn recoveries(status: &Status, found: &mut Found) {
         let until = until.as_ref().map_or_else(String::new, |it| format!(", until {it}"));
         let text = format!("{site} is up again and is held back in {domains}: {why}{until}");
         if *by_hand {
-            let order = format!("{text}; let it back with: waypost override set NAME --state release --site {site}");
+            let order =
+                format!("{text}; let it back with: waypost override set NAME --state release --site {site}");
             found.problem("waits_for_release", site, order);
         } else {
             found.note("held_back", site, text);
@@ -304,7 +301,11 @@ fn drains(status: &Status, found: &mut Found) {
         if status.engine_error.is_some() && !drain.is_over() {
             found.note("drain", id, format!("{what} waits for the engine"));
         } else if let Some(why) = &view.stuck {
-            found.problem("drain_stuck", id.clone(), format!("{what} does not move: {why} (waypost drain show {id})"));
+            found.problem(
+                "drain_stuck",
+                id.clone(),
+                format!("{what} does not move: {why} (waypost drain show {id})"),
+            );
         } else if !drain.is_over() {
             found.note("drain", id, format!("{what} is under way"));
         } else if drain.phase == Phase::Done && !unproven.is_empty() {
@@ -324,7 +325,10 @@ fn vantages(status: &Status, found: &mut Found) {
     if !silent.is_empty() && status.engine_error.is_none() {
         let text = match (silent.len(), status.vantages.len()) {
             (some, all) if some == all => {
-                format!("no vantage reports ({}): nobody watches the sites, and verdicts do not move", list(&silent))
+                format!(
+                    "no vantage reports ({}): nobody watches the sites, and verdicts do not move",
+                    list(&silent)
+                )
             }
             (1, _) => format!("vantage {} does not report, so it has no vote", silent[0]),
             (_, _) => format!("vantages {} do not report, so they have no vote", list(&silent)),
@@ -365,8 +369,7 @@ fn orders(status: &Status, found: &mut Found) {
     for domain in &status.domains {
         for site in &domain.sites {
             if let Some(order) = &site.forced {
-                let entry =
-                    orders.entry(&order.name).or_insert_with(|| (order, BTreeSet::new(), Vec::new()));
+                let entry = orders.entry(&order.name).or_insert_with(|| (order, BTreeSet::new(), Vec::new()));
                 entry.1.insert(&site.site);
                 if entry.2.last() != Some(&domain.name) {
                     entry.2.push(domain.name.clone());
@@ -381,8 +384,10 @@ fn orders(status: &Status, found: &mut Found) {
             "up" => "is forced up",
             _ => "is forced down",
         };
-        let until =
-            order.expires.as_ref().map_or_else(|| "until it is cleared".to_owned(), |it| format!("until {it}"));
+        let until = order
+            .expires
+            .as_ref()
+            .map_or_else(|| "until it is cleared".to_owned(), |it| format!("until {it}"));
         let text = format!(
             "{sites} {verb} in {} by {}: {} (override {name}, {until})",
             list(&domains),
@@ -440,8 +445,7 @@ fn summary(status: &Status) -> String {
     );
     let silent = status.vantages.iter().filter(|it| !it.fresh).count();
     let lost = status.nodes.iter().filter(|it| it.lost).count();
-    let (vantages, nodes) =
-        (count(status.vantages.len(), "vantage"), count(status.nodes.len(), "node"));
+    let (vantages, nodes) = (count(status.vantages.len(), "vantage"), count(status.nodes.len(), "node"));
     let (vantages, nodes) = match status.engine_error {
         None => (with(vantages, &[(silent, "silent")]), with(nodes, &[(lost, "lost")])),
         Some(_) => (format!("{vantages} and {nodes} (not heard: the engine is away)"), String::new()),

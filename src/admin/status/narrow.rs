@@ -54,7 +54,8 @@ fn site(mut status: Status, name: &str) -> Status {
     status.nodes.retain(|it| it.site == name);
     status.services.clear();
     status.cnames_to_set.clear();
-    let at_site = |meta: &std::collections::BTreeMap<String, String>| meta.get("site").is_some_and(|it| it == name);
+    let at_site =
+        |meta: &std::collections::BTreeMap<String, String>| meta.get("site").is_some_and(|it| it == name);
     status.drains.retain(|it| at_site(&it.drain.endpoint.meta));
     status
 }
@@ -67,10 +68,17 @@ mod tests {
     fn world() -> Status {
         let domain = |name: &str, sites: &[&str]| DomainStatus {
             name: name.into(),
-            sites: sites.iter().map(|it| DomainSite { site: (*it).into(), ..DomainSite::default() }).collect(),
+            sites: sites
+                .iter()
+                .map(|it| DomainSite { site: (*it).into(), ..DomainSite::default() })
+                .collect(),
             ..DomainStatus::default()
         };
-        let node = |name: &str, site: &str| NodeStatus { node: name.into(), site: site.into(), ..NodeStatus::default() };
+        let node = |name: &str, site: &str| NodeStatus {
+            node: name.into(),
+            site: site.into(),
+            ..NodeStatus::default()
+        };
         let service = |name: &str| ServiceStatus {
             name: name.into(),
             registry: format!("{name}-registry"),
@@ -112,10 +120,7 @@ mod tests {
         assert_eq!(shown("Web.example.org."), Some(service));
         assert_eq!(shown("bj"), Some((words("gw web-uuid"), words("gw-bj"), vec![])));
         assert_eq!(shown("gw.example.com"), Some((words("gw"), words("gw-bj gw-sh"), vec![])));
-        assert_eq!(
-            shown("pay-uuid.example.com"),
-            Some((words("pay-uuid"), words("gw-sh"), words("pay")))
-        );
+        assert_eq!(shown("pay-uuid.example.com"), Some((words("pay-uuid"), words("gw-sh"), words("pay"))));
         assert_eq!(shown("nothing"), None);
     }
 }

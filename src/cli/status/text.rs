@@ -6,7 +6,8 @@ use store::model::Generation;
 
 use crate::{
     admin::{
-        Answering, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status, TargetStatus,
+        Answering, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
+        TargetStatus,
     },
     cli::show::{DRAIN_HEADS, drain_row, section},
 };
@@ -187,7 +188,8 @@ fn generation(it: Option<Generation>) -> String {
 
 fn services(text: &mut String, it: &Status) {
     let row = |service: &ServiceStatus| {
-        let known = service.known.map_or_else(String::new, |it| format!("{} of {} usable", it.usable, it.all));
+        let known =
+            service.known.map_or_else(String::new, |it| format!("{} of {} usable", it.usable, it.all));
         vec![
             service.name.clone(),
             service.hosts.join(", "),

@@ -96,7 +96,9 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
         }
         let slow = Span(Duration::from_secs(age.as_secs()));
         (age >= SLOW).then(|| {
-            format!("{name} lives, but has not proved in {slow} that it is done: requests to the instance last on")
+            format!(
+                "{name} lives, but has not proved in {slow} that it is done: requests to the instance last on"
+            )
         })
     };
     let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();

@@ -160,9 +160,9 @@ pub async fn as_of(engine: &dyn Engine, moment: Moment) -> Result<Result<AsOf, N
             past.began = made.as_ref().and_then(|made| made.get(&past.generation).copied());
         }
         if past.generation == Generation::default() {
-            return Ok(Err(past.later.map_or(NotKept::Forgotten { earliest: None }, |first| {
-                NotKept::NothingYet { first }
-            })));
+            return Ok(Err(past
+                .later
+                .map_or(NotKept::Forgotten { earliest: None }, |first| NotKept::NothingYet { first })));
         }
         if past.began.is_some_and(|began| began <= moment) {
             return Ok(Ok(past.finish()));
@@ -264,8 +264,10 @@ mod tests {
         let key = |number: u64, bytes: usize, part: usize| {
             format!("{}{part}", keys::history(Generation { epoch: 1, number }, "0123456789abcdef0123", bytes))
         };
-        let found: Vec<String> =
-            (1..=12).map(|n| key(n, 100, 0)).chain([key(10, 100, 1), "waypost/history/x".to_owned()]).collect();
+        let found: Vec<String> = (1..=12)
+            .map(|n| key(n, 100, 0))
+            .chain([key(10, 100, 1), "waypost/history/x".to_owned()])
+            .collect();
         let numbers = |limits: Limits| -> Vec<u64> {
             let gone = excess(&found, limits);
             gone.into_iter().map(|it| keys::parse_history(&format!("{it}0")).unwrap().0.number).collect()
@@ -273,6 +275,10 @@ mod tests {
         let plenty = Limits { commits: 100, bytes: 100_000 };
         assert!(excess(&found, plenty).is_empty());
         assert_eq!(numbers(Limits { commits: 10, ..plenty }), [2, 1]);
-        assert_eq!(numbers(Limits { bytes: 950, ..plenty }), [3, 2, 1], "by number, not by the letters of it");
+        assert_eq!(
+            numbers(Limits { bytes: 950, ..plenty }),
+            [3, 2, 1],
+            "by number, not by the letters of it"
+        );
     }
 }

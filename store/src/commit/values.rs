@@ -155,7 +155,9 @@ mod tests {
         let zone = |n: usize| {
             let record = |n| format!("  - {{ name: h{n}, type: A, data: 192.0.2.1 }}\n");
             let records: String = (0..n).map(record).collect();
-            document(&format!("kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.53] }}]\nrecords:\n{records}"))
+            document(&format!(
+                "kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.53] }}]\nrecords:\n{records}"
+            ))
         };
         let (changes, more) = changes_of(Some(&zone(1)), Some(&zone(500)));
         assert_eq!((changes.len(), more), (MOST_CHANGES, 399));

@@ -26,8 +26,7 @@ fn site(name: &str, tier: &str) -> DomainSite {
 
 fn target(site: &str, state: State) -> TargetStatus {
     let see = |name: &str, state: State, reason: &str| {
-        let seen =
-            Seen { state: state.as_str().into(), fresh: true, reason: reason.into(), latency: None };
+        let seen = Seen { state: state.as_str().into(), fresh: true, reason: reason.into(), latency: None };
         (name.to_owned(), seen)
     };
     let reason = if state == State::Down { "connection refused" } else { "" };
@@ -37,7 +36,11 @@ fn target(site: &str, state: State) -> TargetStatus {
         address: "192.0.2.1".into(),
         check: "web".into(),
         verdict: Verdict { state, since: Moment(1_790_000_000_000), ..Verdict::default() },
-        observations: BTreeMap::from([see("v1", state, reason), see("v2", state, reason), see("v3", State::Up, "")]),
+        observations: BTreeMap::from([
+            see("v1", state, reason),
+            see("v2", state, reason),
+            see("v3", State::Up, ""),
+        ]),
     }
 }
 
@@ -93,10 +96,7 @@ fn notes(change: impl FnOnce(&mut Status)) -> Vec<String> {
 fn what_is_well_is_said_in_a_line() {
     let status = judged(|_| ());
     assert!(status.well && status.problems.is_empty() && status.notes.is_empty(), "{status:?}");
-    assert_eq!(
-        status.summary,
-        "well; generation 1.4, 1 domain, 2 targets (2 up), 3 vantages, 2 nodes"
-    );
+    assert_eq!(status.summary, "well; generation 1.4, 1 domain, 2 targets (2 up), 3 vantages, 2 nodes");
 }
 
 #[test]
@@ -113,10 +113,16 @@ fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
     });
     assert_eq!(
         texts(&status.problems),
-        ["the engine has not been readable for 25s (connection refused); what is shown of nodes, vantages, targets and \
-          drains is as it was then; DNS and gateways go on with what they have, and no change takes effect"]
+        [
+            "the engine has not been readable for 25s (connection refused); what is shown of nodes, vantages, targets and \
+          drains is as it was then; DNS and gateways go on with what they have, and no change takes effect"
+        ]
     );
-    assert!(status.summary.contains("3 vantages and 2 nodes (not heard: the engine is away)"), "{}", status.summary);
+    assert!(
+        status.summary.contains("3 vantages and 2 nodes (not heard: the engine is away)"),
+        "{}",
+        status.summary
+    );
 }
 
 #[test]
@@ -164,17 +170,21 @@ fn a_recovered_site_is_held_back_with_its_reason() {
         by_hand,
     };
     let waits = notes(|it| {
-        it.domains[0].sites[0].held_back = Some(held("hold-down of 10s", Some("2026-09-21T14:15:30Z"), false));
+        it.domains[0].sites[0].held_back =
+            Some(held("hold-down of 10s", Some("2026-09-21T14:15:30Z"), false));
     });
     assert_eq!(
         waits,
         ["bj is up again and is held back in gw.example.com: hold-down of 10s, until 2026-09-21T14:15:30Z"]
     );
-    let by_hand = problems(|it| it.domains[0].sites[0].held_back = Some(held("recovery by hand", None, true)));
+    let by_hand =
+        problems(|it| it.domains[0].sites[0].held_back = Some(held("recovery by hand", None, true)));
     assert_eq!(
         by_hand,
-        ["bj is up again and is held back in gw.example.com: recovery by hand; let it back with: waypost override set \
-          NAME --state release --site bj"]
+        [
+            "bj is up again and is held back in gw.example.com: recovery by hand; let it back with: waypost override set \
+          NAME --state release --site bj"
+        ]
     );
 }
 

@@ -108,7 +108,10 @@ fn with_the_engine_away_nothing_is_called_lost_or_silent() {
     status.engine_error = Some("connection refused".into());
     status.nodes[0].lost = false;
     let text = whole(&status);
-    assert!(text.contains("not known, the engine is away") && text.contains("not heard, the engine is away"), "{text}");
+    assert!(
+        text.contains("not known, the engine is away") && text.contains("not heard, the engine is away"),
+        "{text}"
+    );
     assert!(!text.contains("LOST") && !text.contains("silent"), "{text}");
 }
 
