@@ -35,12 +35,12 @@ use store::{
 
 pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
 pub use explain::Explained;
-pub use health::{Health, router as health_router};
+pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::{Simulated, Unserved};
 pub use status::{
     Answering, CnameToSet, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known, Seen,
-    ServiceStatus, Status, TargetStatus, VantageStatus,
+    ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
 };
 
 use crate::{

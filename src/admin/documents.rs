@@ -148,7 +148,7 @@ async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+        let author = Author { authority: caller.0.authority() };
         let plan = match commit::plan(&stored, changes(&stored), now, author)? {
             Planned::Unchanged(generation) => return Ok(plain(generation, Vec::new())),
             Planned::Changed(plan) => plan,
@@ -205,7 +205,7 @@ pub(super) async fn diff(
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
     let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     // What could not be applied is no difference but a mistake.
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let now = admin.handle.now();
     let planned = commit::plan(&stored, changes, now, author)?;
     let compared = differences.into_iter().map(|it| compared(it, &stored, &documents, &planned)).collect();
@@ -373,7 +373,7 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     let differences = plan.differences().to_vec();
     let what = format!("restore of {generation}: {}", describe(&differences));

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
     drain::NodeBeat,
@@ -41,6 +42,9 @@ pub struct NodeStatus {
     pub roles: Vec<String>,
     /// The generation it runs; absent before its first.
     pub generation: Option<Generation>,
+    /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewStatus>,
     /// How long its beat has not moved, as seen from here. While the engine is away this does not grow.
     pub silent: Span,
     /// Silent for so long that it is probably gone.
@@ -141,6 +145,7 @@ impl Known {
             site: beat.site.clone(),
             roles: beat.roles.iter().cloned().collect(),
             generation: beat.generation,
+            view: beat.view.as_ref().map(ViewStatus::from),
             silent: tenths(*silent),
             lost: *silent > SILENT_AFTER,
             lags: lags.map(|since| Span(Duration::from_secs(now.duration_since(since).as_secs()))),
@@ -206,6 +211,7 @@ mod tests {
             number,
             generation: OURS,
             load: None,
+            view: None,
         }
     }
 

@@ -53,6 +53,9 @@ pub struct Status {
     pub notes: Vec<Finding>,
     /// The generation this control runs.
     pub generation: Generation,
+    /// Whether this control's verdicts follow what the vantages see.
+    #[serde(default)]
+    pub view: ViewStatus,
     /// Why the engine cannot be read at present; absent when it can.
     pub engine_error: Option<String>,
     /// For how long it could not be read. What nodes, vantages and drains report is as old.
@@ -78,6 +81,26 @@ pub struct Status {
     pub frozen_since: BTreeMap<String, String>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
+}
+
+/// Whether a node's verdicts follow what the vantages see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// Too few vantages are heard: verdicts stay as they are, and no death of a site is noticed.
+    pub stale: bool,
+    /// When enough of them were last heard, as RFC 3339; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Which vantages are not heard, and how many targets that concerns; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl From<&store::beliefs::View> for ViewStatus {
+    fn from(view: &store::beliefs::View) -> Self {
+        let since = view.since.map(store::model::Moment::rfc3339);
+        Self { stale: view.stale, since, reason: view.reason.clone() }
+    }
 }
 
 /// An override in force.
@@ -175,6 +198,7 @@ pub(super) async fn status(
     let mut status = Status {
         at: now.rfc3339(),
         generation: snapshot.generation,
+        view: ViewStatus::from(admin.handle.view().borrow().as_ref()),
         engine_error,
         engine_away: away.map(|it| Span(Duration::from_secs(it.as_secs()))),
         nodes: nodes.nodes,

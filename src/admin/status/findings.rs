@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use store::{drain::Phase, health::State, model::Moment};
 
 use super::{
-    Answering, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus,
+    Answering, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus, ViewStatus,
     domains::{HeldBackStatus as Held, seconds},
 };
 
@@ -52,6 +52,7 @@ impl Found {
 pub(super) fn add(status: &mut Status, now: Moment) {
     let mut found = Found::default();
     engine(status, &mut found);
+    stale(status, &mut found);
     frozen(status, now, &mut found);
     answers(status, &mut found);
     recoveries(status, &mut found);
@@ -93,6 +94,27 @@ fn engine(status: &Status, found: &mut Found) {
          as it was then; DNS and gateways go on with what they have, and no change takes effect"
     );
     found.problem("engine_away", "engine", text);
+}
+
+/// A view that too few vantages refresh. While the engine is away there is nothing else to be expected.
+fn stale(status: &Status, found: &mut Found) {
+    if status.engine_error.is_some() {
+        return;
+    }
+    let text = |view: &ViewStatus| {
+        let since = view.since.as_ref().map_or_else(String::new, |it| format!(" since {it}"));
+        format!("no verdict changes{since}: {}", view.reason.as_deref().unwrap_or("no reason is known"))
+    };
+    if status.view.stale {
+        found.problem("view_stale", "health", text(&status.view));
+        return;
+    }
+    for node in &status.nodes {
+        if let Some(view) = node.view.as_ref().filter(|view| view.stale && !node.lost) {
+            let text = format!("on node {} ({}), {}", node.node, node.site, text(view));
+            found.problem("view_stale", &node.node, text);
+        }
+    }
 }
 
 fn frozen(status: &Status, now: Moment, found: &mut Found) {
@@ -236,7 +258,7 @@ fn targets(status: &Status, now: Moment, found: &mut Found) {
             found.note("disagreement", &target.site, text);
         }
     }
-    if !blind.is_empty() && status.engine_error.is_none() {
+    if !blind.is_empty() && status.engine_error.is_none() && !status.view.stale {
         let text = format!(
             "too few vantages are heard to judge {}: the last verdicts stay, whatever happens there",
             list(&blind)
@@ -322,7 +344,7 @@ fn drains(status: &Status, found: &mut Found) {
 fn vantages(status: &Status, found: &mut Found) {
     let silent: Vec<String> =
         status.vantages.iter().filter(|it| !it.fresh).map(|it| it.name.clone()).collect();
-    if !silent.is_empty() && status.engine_error.is_none() {
+    if !silent.is_empty() && status.engine_error.is_none() && !status.view.stale {
         let text = match (silent.len(), status.vantages.len()) {
             (some, all) if some == all => {
                 format!(

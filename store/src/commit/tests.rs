@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::*;
 use crate::{
     engine::Engine as _,
@@ -65,7 +63,7 @@ impl Engine {
         authority: Authority,
         now: Moment,
     ) -> Result<Vec<Difference>, Vec<Mistake>> {
-        let author = Author { authority, uuids: Uuid::new_v4 };
+        let author = Author { authority };
         match plan(&self.stored().await, changes, now, author)? {
             Planned::Unchanged(_) => Ok(Vec::new()),
             Planned::Changed(planned) => {
@@ -106,6 +104,74 @@ async fn what_a_document_leaves_open_is_given_once_and_kept() {
     let forced = ORDER.replace("state: drain\nover: 10m", "state: down");
     engine.apply(&forced, Authority::Human, Moment(LATER.0 + 5)).await.unwrap();
     assert_eq!(engine.order().await.since.unwrap().as_millisecond(), 1_795_000_000_005, "another order");
+}
+
+const UUID_OF_WEB: &str = "4ca800b9-8516-5383-a8ed-63aef4ad818f";
+
+fn uuid_in(zone: &str) -> uuid::Uuid {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_DNS, format!("web.{zone}").as_bytes())
+}
+
+impl Engine {
+    async fn uuid(&self) -> uuid::Uuid {
+        self.stored().await.world().service("web").unwrap().uuid.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn engines_that_do_not_know_one_another_give_a_service_the_same_uuid() {
+    let (one, other) = (Engine::with(WORLD).await, Engine::with(WORLD).await);
+    assert_eq!(one.uuid().await, other.uuid().await);
+    // As every other program computes it: python3 -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS, "web.example.com"))'
+    assert_eq!(one.uuid().await.to_string(), UUID_OF_WEB);
+    // A service that comes after its cluster, and a zone that was written otherwise.
+    let (cluster, service) = WORLD.split_once("---\nkind: Service").unwrap();
+    let later = Engine::with(&cluster.replace("zone: example.com", "zone: Example.COM")).await;
+    later.apply(&format!("kind: Service{service}"), Authority::Human, LATER).await.unwrap();
+    assert_eq!(later.uuid().await, one.uuid().await);
+}
+
+#[tokio::test]
+async fn a_uuid_is_kept_whatever_it_was_computed_from() {
+    let engine = Engine::with(WORLD).await;
+    let first = engine.uuid().await;
+    let moved = WORLD.replace("example.com", "example.org");
+    engine.apply(&moved, Authority::Human, LATER).await.unwrap();
+    assert_eq!(engine.uuid().await, first, "the zone of its cluster is another");
+    assert_eq!(engine.apply(&moved, Authority::Human, LATER).await.unwrap(), []);
+    let own = "6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10";
+    engine.apply(&format!("{moved}uuid: {own}\n"), Authority::Human, LATER).await.unwrap();
+    assert_eq!(engine.uuid().await.to_string(), own);
+    assert_eq!(engine.apply(&moved, Authority::Human, LATER).await.unwrap(), []);
+    assert_eq!(engine.uuid().await.to_string(), own);
+    let id = DocumentId { kind: Kind::Service, name: "web".into() };
+    engine.commit(vec![Change::Delete(id)], Authority::Human, LATER).await.unwrap();
+    engine.apply(&moved, Authority::Human, LATER).await.unwrap();
+    assert_eq!(engine.uuid().await, uuid_in("example.org"), "a new service has a new one");
+}
+
+#[tokio::test]
+async fn what_a_diff_compares_is_what_a_commit_would_write() {
+    let engine = Engine::with(WORLD).await;
+    let documents = |text: &str| -> Vec<Document> {
+        parse("t.yaml", text).unwrap().into_iter().map(|it| it.value).collect()
+    };
+    let differences = |stored: &Stored, text: &str| diff(stored, &documents(text), false);
+    let stored = engine.stored().await;
+    assert_eq!(differences(&stored, WORLD), []);
+    let explicit = format!("{WORLD}uuid: {}\n", uuid_in("example.com"));
+    assert_eq!(differences(&stored, &explicit), []);
+    let empty = Engine(Embedded::in_memory(Options::default()).await);
+    let written = empty.apply(&explicit, Authority::Human, LATER).await.unwrap();
+    assert_eq!(differences(&Stored::default(), WORLD), written);
+}
+
+#[tokio::test]
+async fn a_service_of_no_cluster_is_a_mistake_and_gets_no_uuid() {
+    let engine = Engine::with(WORLD).await;
+    let service = "kind: Service\nname: lost\ncluster: nowhere\nhosts: [lost.example.com]\n";
+    let refused = engine.apply(service, Authority::Human, LATER).await.unwrap_err();
+    assert!(refused.iter().any(|it| it.to_string().contains("nowhere")), "{refused:?}");
 }
 
 #[tokio::test]
@@ -222,7 +288,7 @@ async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() 
 async fn a_restore_can_be_looked_behind() {
     let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
     let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
-    let author = Author { authority: Authority::Human, uuids: Uuid::new_v4 };
+    let author = Author { authority: Authority::Human };
     let backup = Generation { epoch: 1, number: 9 };
     let plan = plan_restore(&engine.stored().await, backup, documents, Moment(2_000), author).unwrap();
     let entry = AuditEntry { at: Moment(2_000), who: "t".into(), what: "t".into(), generation: None };

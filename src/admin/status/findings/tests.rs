@@ -230,6 +230,24 @@ fn silent_vantages_and_what_they_leave_unjudged_are_said() {
 }
 
 #[test]
+fn a_stale_view_is_said_once_with_its_reason() {
+    let view = || ViewStatus {
+        stale: true,
+        since: Some("2026-09-21T14:14:00Z".into()),
+        reason: Some("3 of 3 vantages are silent (v1, v2, v3): too few are heard".into()),
+    };
+    let ours = problems(|it| {
+        it.view = view();
+        it.nodes[0].view = Some(view());
+        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+    });
+    let text = "no verdict changes since 2026-09-21T14:14:00Z: 3 of 3 vantages are silent (v1, v2, v3): too few are heard";
+    assert_eq!(ours, [text]);
+    let theirs = problems(|it| it.nodes[0].view = Some(view()));
+    assert_eq!(theirs, [format!("on node gw-bj (bj), {text}")]);
+}
+
+#[test]
 fn lost_nodes_and_those_that_lag_are_named() {
     let lost = problems(|it| {
         (it.nodes[0].lost, it.nodes[0].silent) = (true, "40s".parse().unwrap());
