@@ -362,13 +362,9 @@ fn directives(text: &str) -> Result<(), String> {
     for part in parts.map(str::trim) {
         let is_level = part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         if !is_level && !part.contains(['=', '[']) {
-            let problem = match part {
-                "" => "there is an empty directive".to_owned(),
-                word => {
-                    format!("there is no log level {word:?}; for a module of that name write {word}=debug")
-                }
-            };
-            return Err(problem);
+            return Err(format!(
+                "there is no log level {part:?}; for a module of that name write {part}=debug"
+            ));
         }
     }
     Ok(())
