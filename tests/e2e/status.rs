@@ -131,6 +131,7 @@ fn exit_codes() -> Result<(), Failed> {
         &["status", "--check", "--watch"],
         &["get", "nonsense"],
         &["explain"],
+        &["demo", "--consul", "nonsense"],
         &["explain", "a.example.com", "--client", "nobody"],
         &["explain", "a.example.com", "--at", "yesterday"],
         &["override", "set", "x", "--state", "sideways", "--owner", "o", "--reason", "r"],
