@@ -72,7 +72,6 @@ pub struct DocumentChange {
     pub more: usize,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde wants")]
 const fn is_zero(count: &usize) -> bool {
     *count == 0
 }
