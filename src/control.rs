@@ -10,6 +10,7 @@
 //!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
 //! ```
 
+mod answers;
 mod drains;
 mod history;
 mod intake;
@@ -32,6 +33,7 @@ use store::{
     handle::Handle,
     health::{Batch, BatchReply, Work},
     model::Name,
+    vital,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -204,6 +206,7 @@ impl Control {
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
                 let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
                 let history = history::keep(Arc::clone(&shared), held);
+                let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
                         biased;
@@ -211,6 +214,7 @@ impl Control {
                         () = deciding => {}
                         () = journal => {}
                         () = history => {}
+                        () = telling => {}
                     }
                 }
             }
@@ -236,7 +240,7 @@ impl Control {
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
-    task.await;
+    vital::task(name, task).await;
     name
 }
 

@@ -4,7 +4,7 @@
 //! nobody can be heard, so nobody grows more silent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use store::{
     handle::Handle,
     keys,
     model::{Generation, Span},
+    vital,
 };
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -100,7 +101,7 @@ impl Nodes {
     pub(super) fn watch(engine: Arc<dyn Engine>, handle: Handle) -> Self {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let shared = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let watching = async move {
             let mut after = Index(0);
             loop {
                 let read = read(engine.as_ref(), after).await;
@@ -110,7 +111,8 @@ impl Nodes {
                 shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(beats, ours, Instant::now());
                 tokio::time::sleep(PACE).await;
             }
-        });
+        };
+        let task = tokio::spawn(vital::task("the watch of nodes", watching));
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 
@@ -122,6 +124,14 @@ impl Nodes {
         let since = || seen.read.map_or(Duration::ZERO, |read| now.duration_since(read));
         let away = picture.away.or_else(|| refused.map(|why| (why, since())));
         Picture { away, ..picture }
+    }
+
+    /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
+    /// counts as heard then, and while the engine is away nobody grows older.
+    pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = seen.beats.values().filter(|it| it.silent <= within);
+        recent.map(|it| (it.beat.node.clone(), it.beat.roles.clone())).collect()
     }
 
     /// What living gateways carry, by cluster and site.

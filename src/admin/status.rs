@@ -24,7 +24,7 @@ pub use domains::{Answering, DomainSite, DomainStatus, HeldBackStatus};
 pub use findings::Finding;
 pub use instances::{InstanceStatus, Known, ServiceStatus};
 
-use super::{Admin, Asked, Caller, NodeStatus, Problem};
+use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem, tokens};
 use crate::{auth::Right, control::DrainView};
 
 /// How long the engine may take to show that it answers.
@@ -79,6 +79,9 @@ pub struct Status {
     /// Since when each of them has been frozen, in RFC 3339.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frozen_since: BTreeMap<String, String>,
+    /// The operator's token that is not in force yet, and for whom it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Pending>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
 }
@@ -207,6 +210,7 @@ pub(super) async fn status(
         vantages: vantages(&snapshot, &picture),
         services: instances::services(&admin, &snapshot),
         drains: admin.control.drains(),
+        bootstrap: tokens::waiting(&admin, &snapshot).await,
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         frozen_since: picture.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),

@@ -9,10 +9,12 @@
 //! Results go to standard output, failures to standard error, so that a script may trust what it reads. With `--json`
 //! a failure is one line of JSON there: `{"error": "…", "exit": 1}`, with `mistakes` where single ones are known.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use serde_json::json;
 use store::model::Mistake;
+
+use crate::out::{self, out};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -114,32 +116,33 @@ impl Failure {
     pub(super) fn tell(&self, as_json: bool) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
-            complain(&if as_json { self.json().to_string() } else { text });
+            out::note(&if as_json { self.json().to_string() } else { text });
         }
         ExitCode::from(self.code())
     }
 }
 
 /// What clap has to say: a mistake on the command line, or the help that was asked for.
-pub(super) fn wrong_use(wrong: &clap::Error, as_json: bool) -> ExitCode {
-    if !wrong.use_stderr() {
-        // Nobody reads on: that is no failure.
-        let _ = wrong.print();
-        return ExitCode::SUCCESS;
+pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
+    let rendered = told.render();
+    if !told.use_stderr() {
+        if std::io::stdout().is_terminal() {
+            out!("{}", rendered.ansi());
+        } else {
+            out!("{rendered}");
+        }
+        return super::printed(as_json);
     }
-    if as_json {
-        let text = wrong.to_string();
-        let text = text.trim().trim_start_matches("error: ");
-        complain(&Failure::Wrong(text.to_owned()).json().to_string());
+    let plain = rendered.to_string();
+    let text = if as_json {
+        Failure::Wrong(plain.trim().trim_start_matches("error: ").to_owned()).json().to_string()
+    } else if std::io::stderr().is_terminal() {
+        rendered.ansi().to_string()
     } else {
-        let _ = wrong.print();
-    }
+        plain
+    };
+    out::note(text.trim_end());
     ExitCode::from(2)
-}
-
-/// A reader that went away costs the words, not the exit code.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 #[cfg(test)]

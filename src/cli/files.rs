@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read as _, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use super::{
     show,
     zones::{self, Origins},
 };
-use crate::{admin::FileText, config::Config};
+use crate::{admin::FileText, config::Config, out};
 
 /// Files of one command, all together.
 const MOST_FILES: usize = 10_000;
@@ -120,8 +120,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
             true => json!({ "warnings": checked.warnings }).to_string(),
             false => show::warnings(&checked.warnings).trim_end().to_owned(),
         };
-        // A reader that went away costs the warnings.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        out::note(&text);
     }
     if json {
         show::json(&checked.mistakes)?;

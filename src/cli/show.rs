@@ -8,15 +8,17 @@ use store::{
     model::Mistake,
 };
 
-use super::{Failure, Outcome, commands::print};
+use super::{Failure, Outcome};
 use crate::{
     admin::{Answering, Applied, DocumentChange, Explained, Simulated, Unserved},
     control::DrainView,
+    out::outln,
 };
 
 /// As JSON, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    print(&format!("{}\n", serde_json::to_string(value).map_err(Failure::failed)?))
+    outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
+    Ok(())
 }
 
 /// Rows in aligned columns under their headings.

@@ -63,6 +63,7 @@ pub(super) fn add(status: &mut Status, now: Moment) {
     nodes(status, &mut found);
     orders(status, &mut found);
     cnames(status, &mut found);
+    bootstrap(status, &mut found);
     (status.problems, status.notes) = (few(found.problems), few(found.notes));
     status.well = status.problems.is_empty();
     status.summary = summary(status);
@@ -442,6 +443,22 @@ fn cnames(status: &Status, found: &mut Found) {
             format!("the owner of {} must set it: {}. CNAME {}.", record.host, record.host, record.target);
         found.note("cname_to_set", &record.host, text);
     }
+}
+
+fn bootstrap(status: &Status, found: &mut Found) {
+    let Some(pending) = &status.bootstrap else { return };
+    let waits_for: Vec<String> = pending.waits_for.iter().map(ToString::to_string).collect();
+    let operator = &pending.operator;
+    let text = match waits_for.len() {
+        0 => format!(
+            "BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment"
+        ),
+        n => format!(
+            "BOOTSTRAP: the operator's token {operator} is not in force yet; it waits for {n} to be heard with a token: {}",
+            waits_for.join(", ")
+        ),
+    };
+    found.note("bootstrap", operator.to_string(), text);
 }
 
 /// A few names, and how many more there are.
