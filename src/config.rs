@@ -154,6 +154,8 @@ pub struct Control {
     pub guard: Guard,
     /// The longest time for which gateways refuse a drained instance that was not seen to end; `None`: without end.
     pub linger: Option<store::model::Span>,
+    /// How much of past configurations is kept for `explain --at`.
+    pub history: store::commit::history::Limits,
 }
 
 /// Logs and metrics.

@@ -12,6 +12,7 @@
 
 mod answers;
 mod drains;
+mod history;
 mod intake;
 mod journal;
 mod ledger;
@@ -61,12 +62,14 @@ pub struct Config {
     /// The longest time after `done` for which gateways refuse a drained instance, unless an order says otherwise;
     /// `None`: until it is seen to have ended.
     pub linger: Option<Span>,
+    /// How much of past configurations is kept.
+    pub history: store::commit::history::Limits,
 }
 
 impl Config {
     /// With the usual patience.
     #[must_use]
-    pub const fn new(node: Name, site: Name, boot: String) -> Self {
+    pub fn new(node: Name, site: Name, boot: String) -> Self {
         Self {
             node,
             site,
@@ -74,6 +77,7 @@ impl Config {
             settle: Duration::from_millis(6_500),
             hook_deadline: Duration::from_secs(10),
             linger: None,
+            history: store::commit::history::Limits::default(),
         }
     }
 }
@@ -208,7 +212,8 @@ impl Control {
             move |held: Arc<lock::Held>| {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
-                let journal = journal::keep(Arc::clone(&shared), held);
+                let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
+                let history = history::keep(Arc::clone(&shared), held);
                 let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
@@ -216,6 +221,7 @@ impl Control {
                         () = publishing => {}
                         () = deciding => {}
                         () = journal => {}
+                        () = history => {}
                         () = telling => {}
                     }
                 }

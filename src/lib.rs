@@ -12,6 +12,7 @@ pub mod demo;
 pub mod dialer;
 pub mod face;
 pub mod listen;
+pub mod moments;
 pub mod node;
 pub mod out;
 pub mod repeats;

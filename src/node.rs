@@ -496,10 +496,10 @@ impl Node {
     }
 
     fn start_control(&mut self, config: &Config, opened: &Opened, handle: &Handle) -> control::ControlHandle {
-        let settings = control::Config {
-            linger: config.control.as_ref().and_then(|it| it.linger),
-            ..control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone())
-        };
+        let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        if let Some(section) = &config.control {
+            (settings.history, settings.linger) = (section.history, section.linger);
+        }
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let asked = control.handle();
         self.sources.push(asked.metrics());

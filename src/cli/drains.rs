@@ -124,6 +124,7 @@ struct Told {
     awaited: BTreeSet<String>,
     phase: Option<Phase>,
     trouble: Option<String>,
+    stuck: bool,
 }
 
 impl Told {
@@ -156,6 +157,11 @@ impl Told {
                 outln!("to let it in before that: waypost drain cancel {}", drain.id);
             }
         }
+        // Its words grow older by the second; that it is stuck is said once.
+        if let Some(why) = view.stuck.as_ref().filter(|_| !self.stuck && drain.trouble.is_none()) {
+            outln!("stuck: {why}");
+        }
+        self.stuck = view.stuck.is_some();
         if self.trouble != drain.trouble {
             self.trouble.clone_from(&drain.trouble);
             if let Some(trouble) = &self.trouble {

@@ -21,13 +21,15 @@ use super::{Failure, Outcome, commands::print};
 use crate::admin::FileText;
 
 /// Prints the Zone document of a zone file, or writes it.
-pub(super) fn import(file: &Path, origin: &str, output: Option<&Path>) -> Outcome {
+pub(super) fn import(file: &Path, origin: &str, output: Option<&Path>, json: bool) -> Outcome {
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
     let (zone, _) = zonefile::read_from(file, &origin).map_err(|mistakes| {
-        Failure::Failed(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        let mistakes = mistakes.into_iter().map(|it| of_zone_file(it, "")).collect();
+        Failure::Mistaken { mistakes, error: String::new() }
     })?;
-    let text = encode::yaml(&Document::Zone(zone));
+    let zone = Document::Zone(zone);
+    let text = if json { format!("{}\n", encode::json(&zone)) } else { encode::yaml(&zone) };
     let Some(output) = output else { return print(&text) };
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
     std::fs::File::create(output).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
@@ -103,6 +105,17 @@ impl Origin {
             _ => list.starts_with("soa").then_some(&self.places.soa),
         }
     }
+}
+
+/// The zone files that documents name.
+pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    for file in files.iter().filter(|it| it.text.contains("file")) {
+        let trees = yaml::parse(&file.text, &Mistakes::new(file.name.as_str().into()));
+        let path = |tree: &Node| word(tree, "file").map(|(path, _)| beside(&file.name, path));
+        named.extend(trees.iter().filter(|tree| names_a_file(tree)).filter_map(path));
+    }
+    named
 }
 
 /// Puts the records of zone files into the documents that name them.
@@ -288,7 +301,7 @@ mod tests {
             format!("{ZONE}a\\.b 5 TXT \"x;\" y\n_443._tcp TLSA 3 1 1 0a\n@ MX 0 .\nd DNAME x.org.\n"),
         )
         .unwrap();
-        import(&file, "example.com", Some(&out)).unwrap();
+        import(&file, "example.com", Some(&out), false).unwrap();
         let text = std::fs::read_to_string(&out).unwrap();
         let read = model::parse("z", &text).unwrap().remove(0).value;
         let (zone, _) = zonefile::read_from(&file, &"example.com".parse().unwrap()).unwrap();

@@ -146,7 +146,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
         let token = fields.optional("token_file", |it| token_to_send(&it));
-        let ca_pem = fields.optional("ca_file", |it| file(&it));
+        let ca_pem = fields.optional("ca_file", |it| authorities(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
     }
@@ -312,11 +312,11 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         Some(urls)
     });
     let token = fields.optional("token_file", |it| token_to_send(&it));
-    let ca_pem = fields.optional("ca_file", |it| file(&it));
+    let ca_pem = fields.optional("ca_file", |it| authorities(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
     let max_dials = fields.optional("max_dials", |it| it.int(1..=1_000_000));
-    let check_ca_pem = fields.optional("check_ca_file", |it| file(&it));
+    let check_ca_pem = fields.optional("check_ca_file", |it| authorities(&it));
     let external = fields.or("external", BTreeMap::new(), programs);
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
@@ -358,15 +358,23 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
     let linger = fields.optional("linger", |it| it.span_within(LINGERS));
-    Some(Control { listen, guard, linger })
+    let usual = store::commit::history::Limits::default();
+    let history = store::commit::history::Limits {
+        commits: fields.or("history_commits", usual.commits, |it| it.int(1..=100_000)),
+        bytes: fields.or("history_bytes", usual.bytes, |it| it.int(65_536..=1_073_741_824)),
+    };
+    Some(Control { listen, guard, linger, history })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
     let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(LONGEST)?;
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
-            it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
+        if let Err(problem) = directives(text) {
+            it.mistake(
+                problem,
+                "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -398,6 +406,32 @@ fn log_file(at: &Reader<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// What is wrong with the directives of a log. A word alone must be a level: the filter takes every other word for the
+/// name of a module, and a misspelt level would silence the node.
+fn directives(text: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::builder();
+    filter.parse(text).map_err(|error| error.to_string())?;
+    for part in text.split(',').map(str::trim) {
+        let is_level = part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        if !is_level && !part.contains(['=', '[']) {
+            return Err(format!(
+                "there is no log level {part:?}; for a module of that name write {part}=debug"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Certificates to trust, in PEM: at least one.
+fn authorities(at: &Reader<'_>) -> Option<Vec<u8>> {
+    let pem = file(at)?;
+    if let Err(problem) = crate::certificate::authorities(&pem) {
+        at.mistake(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
+        return None;
+    }
+    Some(pem)
 }
 
 /// Certificate, key and first token of a listener.

@@ -38,6 +38,7 @@ mod rig;
 mod security;
 mod several;
 mod stale;
+mod status;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -65,6 +66,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
     ("a_drained_instance_that_lives_is_never_back", drained::living_instance_is_never_back),
     ("a_drained_instance_that_restarts_is_back_at_once", drained::restarts_under_the_same_id_and_port),
+    ("status_says_in_words_what_is_wrong", status::in_words),
+    ("a_stuck_drain_says_why", status::stuck_drain),
+    ("a_past_moment_is_explained_with_the_documents_of_then", status::the_past),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(several::trials());
+    trials.extend(status::trials());
     trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));

@@ -177,3 +177,29 @@ fn an_end_is_recorded_once_every_gateway_that_was_there_has_seen_it() {
     drains.records = [(recorded[0].1.id.clone(), (Index(8), Arc::new(recorded[0].1.clone())))].into();
     assert_eq!(ended(&drains, &known), [], "once");
 }
+
+#[test]
+fn a_drain_that_does_not_move_says_why() {
+    let stuck = |order: &Drain, silent: &[(&str, u64)], proved: &[&str], secs: u64| {
+        DrainView::new(order, &evidence(silent, proved), false, Moment(secs * 1_000)).stuck
+    };
+    let mut order = drain(Phase::Draining, None);
+    assert_eq!(stuck(&order, &[("g1", 0), ("g2", 3)], &["g1"], 4), None, "it has only begun");
+    assert_eq!(
+        stuck(&order, &[("g1", 0), ("g2", 12)], &["g1"], 12).unwrap(),
+        "g2 has been silent for 12s (frozen, dead or cut off); it is given up on after 1m, and the drain is then \
+         unproven"
+    );
+    let slow = stuck(&order, &[("g1", 0)], &[], 40).unwrap();
+    assert_eq!(slow, "g1 lives, but has not proved in 40s that it is done: requests to the instance last on");
+    order.require_all = true;
+    assert!(stuck(&order, &[("g2", 70)], &[], 70).unwrap().contains("without end (require_all)"));
+    let mut order = drain(Phase::Calling, Some("http://127.0.0.1:1/"));
+    assert_eq!(stuck(&order, &[], &[], 99), None);
+    order.trouble = Some("connection refused".into());
+    assert_eq!(
+        stuck(&order, &[], &[], 99).unwrap(),
+        "the hook does not answer with 2xx, which is tried again: connection refused"
+    );
+    assert_eq!(stuck(&drain(Phase::Done, None), &[("g1", 90)], &[], 99), None, "it is over");
+}

@@ -1,6 +1,6 @@
 //! A drain as people and scripts see it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use store::{
@@ -8,20 +8,26 @@ use store::{
         Drain, Phase, Receipt, Step, advance,
         ending::{Ended, refusing},
     },
-    model::Moment,
+    model::{Moment, Span},
 };
 
 use super::Evidence;
+
+/// A gateway that was silent for as long, three of its beats, is not merely slow.
+const SILENT: Duration = Duration::from_secs(6);
+/// A living gateway that owes its receipt for longer is named as what a drain waits for.
+const SLOW: Duration = Duration::from_secs(15);
 
 /// A drain with what is known about its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainView {
     /// The record.
-    #[serde(flatten)]
+    #[serde(flatten, with = "crate::moments")]
     pub drain: Drain,
     /// Where the instance serves, or served: `address:port`.
     pub address: String,
     /// The proofs so far.
+    #[serde(with = "crate::moments")]
     pub receipts: Vec<Receipt>,
     /// Gateways it waits for, by name.
     pub awaited: BTreeSet<String>,
@@ -36,6 +42,9 @@ pub struct DrainView {
     /// The drain is done, and the registry has the instance.
     #[serde(default)]
     pub still_registered: bool,
+    /// Why it does not move, in a sentence; absent while it does, and when it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
 }
 
 /// An instance that was drained, is registered (again or still) and is refused.
@@ -109,6 +118,7 @@ impl DrainView {
             (Some(_), Phase::Cancelled) if drain.done.is_some() => HookState::Called,
             (Some(_), Phase::Cancelled) => HookState::Cancelled,
         };
+        let stuck = stuck(drain, &awaited, evidence, now);
         Self {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
@@ -118,8 +128,43 @@ impl DrainView {
             awaited,
             hook_state,
             endings,
+            stuck,
         }
     }
+}
+
+/// Why a drain does not move.
+fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Moment) -> Option<String> {
+    if let Some(trouble) = &drain.trouble {
+        let step = match drain.phase {
+            Phase::Deregistering => "the instance cannot be taken out of the registry",
+            Phase::Calling => "the hook does not answer with 2xx",
+            Phase::Cancelled => "the registry still shows traces of the drain",
+            Phase::Draining | Phase::Done => "it fails",
+        };
+        return Some(format!("{step}, which is tried again: {trouble}"));
+    }
+    let age = now.since(drain.created);
+    let reason = |name: &String| {
+        let silent = evidence.gateways.get(name).map_or(Duration::ZERO, |it| it.silent);
+        if silent >= SILENT {
+            let silent = Span(Duration::from_secs(silent.as_secs()));
+            let then = if drain.require_all {
+                "it is waited for without end (require_all)".to_owned()
+            } else {
+                format!("it is given up on after {}, and the drain is then unproven", drain.lease)
+            };
+            return Some(format!("{name} has been silent for {silent} (frozen, dead or cut off); {then}"));
+        }
+        let slow = Span(Duration::from_secs(age.as_secs()));
+        (age >= SLOW).then(|| {
+            format!(
+                "{name} lives, but has not proved in {slow} that it is done: requests to the instance last on"
+            )
+        })
+    };
+    let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Where the instance serves.
