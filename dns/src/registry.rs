@@ -35,7 +35,7 @@ use store::{
     model::{DomainName, Moment, RecordData, StartOfAuthority, Ttl},
 };
 
-pub(crate) use self::discovery::Discovery;
+pub(crate) use self::{discovery::Discovery, packet::LONGEST_DATAGRAM};
 use self::{
     asked::Asked,
     records::{Place, address_record, node_text},
