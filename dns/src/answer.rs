@@ -14,7 +14,7 @@ use store::{
     board::Board,
     model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
     snapshot::{Owner as Entry, Reach, Snapshot, SteeredDomain, ZoneView},
-    steering,
+    steering::{self, Family, Look},
 };
 
 use crate::{
@@ -399,7 +399,10 @@ impl<'a> Walk<'a> {
             steered::bind(domain, &located, board, now)
         } else {
             let mut found: Vec<RecordData> = Vec::new();
-            let ttl = choose(domain, &located, board, now, &mut |ip| {
+            let family = if self.wanted == RecordType::A { Family::V4 } else { Family::V6 };
+            let ranking = steering::rank(domain, &located, board, now);
+            let look = Look { family, region: located.region, board };
+            let ttl = choose(domain, &ranking, look, &mut |ip| {
                 // Two sites may share an address; a record set holds each once (RFC 2181 §5).
                 found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
             });
