@@ -1,6 +1,6 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Json,
@@ -11,7 +11,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
-    model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
+    model::{
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, Warning, World,
+        encode,
+    },
 };
 
 use super::{Admin, Asked, Caller, Problem, Sent};
@@ -50,6 +53,9 @@ pub struct Applied {
     pub generation: Generation,
     /// What it changed; nothing when everything was as asked already.
     pub differences: Vec<Difference>,
+    /// What is allowed and may be meant otherwise: of a difference, only what it would bring.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// A stored document.
@@ -98,10 +104,14 @@ async fn commit_with(
         let now = admin.handle.now();
         let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
         let plan = match commit::plan(&stored, changes(&stored), now, author)? {
-            Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
+            Planned::Unchanged(generation) => {
+                let warnings = assembled(&stored).family_warnings(now);
+                return Ok(Applied { generation, differences: Vec::new(), warnings });
+            }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
+        let warnings = plan.world().family_warnings(now);
         if differences.iter().any(|it| it.id.kind == Kind::Token) {
             caller.needs(Right::Tokens)?;
         }
@@ -110,7 +120,7 @@ async fn commit_with(
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = caller.0.who(), changes = differences.len(), "committed");
-                return Ok(Applied { generation, differences });
+                return Ok(Applied { generation, differences, warnings });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -152,8 +162,21 @@ pub(super) async fn diff(
     let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     // What could not be applied is no difference but a mistake.
     let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-    commit::plan(&stored, changes, admin.handle.now(), author)?;
-    Ok(Json(Applied { generation: stored.generation(), differences }))
+    let now = admin.handle.now();
+    let warnings = match commit::plan(&stored, changes, now, author)? {
+        Planned::Unchanged(_) => Vec::new(),
+        Planned::Changed(plan) => {
+            let known = assembled(&stored).family_warnings(now);
+            let mut brought = plan.world().family_warnings(now);
+            brought.retain(|it| !known.contains(it));
+            brought
+        }
+    };
+    Ok(Json(Applied { generation: stored.generation(), differences, warnings }))
+}
+
+fn assembled(stored: &Stored) -> World {
+    World::assemble(stored.documents().map(Arc::clone))
 }
 
 #[derive(Debug, Deserialize)]
@@ -297,10 +320,11 @@ pub(super) async fn restore(
     let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     let differences = plan.differences().to_vec();
+    let warnings = plan.world().family_warnings(now);
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(Applied { generation, differences }))
+    Ok(Json(Applied { generation, differences, warnings }))
 }
 
 pub(super) async fn audit(

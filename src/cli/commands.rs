@@ -12,7 +12,7 @@ use serde_json::json;
 use store::{
     commit::AuditEntry,
     handle::Clock,
-    model::{self, Kind, Mistake, Placed, World},
+    model::{self, Kind, Mistake, Placed, Warning, World},
 };
 
 use super::{
@@ -115,7 +115,11 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     let count = documents.len();
     if mistakes.is_empty() && count > 0 {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-        mistakes.extend(World::check(placed, Clock::default().now()).err().into_iter().flatten());
+        let now = Clock::default().now();
+        match World::check(placed, now) {
+            Ok(world) => warn(&world.family_warnings(now)),
+            Err(found) => mistakes.extend(found),
+        }
     }
     origins.point_out(&mut mistakes);
     if json {
@@ -130,7 +134,15 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
 }
 
 fn say_applied(applied: &Applied, json: bool) -> Outcome {
+    warn(&applied.warnings);
     if json { show::json(applied) } else { print(&show::applied(applied)) }
+}
+
+/// Warnings go where mistakes go, so that a script that reads the output meets none.
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
 }
 
 pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
@@ -143,6 +155,7 @@ pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: 
     let (files, origins) = documents(paths)?;
     let applied = client.post("/v1/diff", &Apply { files, prune }).await;
     let applied: Applied = applied.map_err(|failure| origins.explain(failure))?;
+    warn(&applied.warnings);
     if json {
         return show::json(&applied);
     }
@@ -198,12 +211,6 @@ pub(super) async fn explain(
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
 }
 
-/// Applies one document that was made here.
-async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
-    let file = FileText { name: what.to_owned(), text: document.to_string() };
-    say_applied(&client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?, json)
-}
-
 pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outcome {
     match order {
         Override::List => get(client, Kind::Override, None, json).await,
@@ -222,7 +229,13 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
             if let Some(over) = over {
                 document["over"] = over.to_string().into();
             }
-            apply_one(client, "override", &document, json).await
+            // Before it takes effect, and what it brings alone.
+            let file = FileText { name: "override".to_owned(), text: document.to_string() };
+            let wanted = Apply { files: vec![file], prune: false };
+            let ahead: Applied = client.post("/v1/diff", &wanted).await?;
+            warn(&ahead.warnings);
+            let applied: Applied = client.post("/v1/apply", &wanted).await?;
+            say_applied(&Applied { warnings: Vec::new(), ..applied }, json)
         }
     }
 }

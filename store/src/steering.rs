@@ -20,7 +20,8 @@ use crate::{
     snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
 use admission::{Admission, admission};
-pub use family::{Family, FamilyOutcome, FamilySites, Look, for_family, lacks};
+pub use crate::model::Family;
+pub use family::{FamilyOutcome, FamilySites, Look, for_family, lacks};
 pub use order::{rule_for, scope};
 pub use shift::{Destination, Shift, shifts, without};
 

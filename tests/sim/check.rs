@@ -12,6 +12,7 @@ use store::{
     health::{State, TargetKey},
     model::{Generation, Name, RecoveryMode},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
+    steering::Family,
 };
 
 use crate::{

@@ -27,9 +27,9 @@ fn world(families: &[Has]) -> Sources {
         let addresses = world.clusters[0].gateways.get_mut(&site(n)).unwrap();
         let v6 = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into());
         match has {
-            Has::V4 => {}
-            Has::V6 => *addresses = Addresses { a: vec![], aaaa: vec![v6] },
-            Has::Both => addresses.aaaa.push(v6),
+            V4 => {}
+            V6 => *addresses = Addresses { a: vec![], aaaa: vec![v6] },
+            Both => addresses.aaaa.push(v6),
         }
     }
     world.domains[0].policy = Policy::Failover { order: (0..).take(families.len()).map(site).collect() };
