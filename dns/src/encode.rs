@@ -81,7 +81,8 @@ impl Wire {
 
 /// The hash of a name in wire form, whatever its case (FNV-1a).
 fn hash(wire: &[u8]) -> usize {
-    let step = |hash: u32, octet: &u8| (hash ^ u32::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0193);
+    let step =
+        |hash: u32, octet: &u8| (hash ^ u32::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0193);
     let hash = wire.iter().fold(0x811c_9dc5, step);
     (hash ^ hash >> 16) as usize
 }
@@ -216,7 +217,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::{rr::Name, serialize::binary::{BinDecodable as _, BinDecoder}};
+    use hickory_proto::{
+        rr::Name,
+        serialize::binary::{BinDecodable as _, BinDecoder},
+    };
     use proptest::prelude::*;
 
     use super::*;

@@ -166,7 +166,8 @@ impl Targets {
         let owner = name.parse().unwrap();
         let known = |record| Some(Arc::new(Known { records: vec![moved(record, &owner)], until }));
         let address = known(RecordData::A([198, 51, 100, last].into()));
-        let https = RecordData::Other { record_type: 65, data: b"\x00\x01\x00\x00\x01\x00\x03\x02h2".to_vec() };
+        let https =
+            RecordData::Other { record_type: 65, data: b"\x00\x01\x00\x00\x01\x00\x03\x02h2".to_vec() };
         let https = known(https);
         Self(HashMap::from([(owner, [address, None, https])]))
     }
@@ -310,7 +311,8 @@ records:
             shown(&answer).iter().map(|it| it.replace('"', "")).collect::<Vec<_>>()
         };
         for (name, ttl) in [("a.test", 100), ("x.w.a.test", 3600)] {
-            let expected = ["1 www.b.test. alpn=h2", "2 other.example. alpn=h3"].map(|it| format!("{ttl} {it}"));
+            let expected =
+                ["1 www.b.test. alpn=h2", "2 other.example. alpn=h3"].map(|it| format!("{ttl} {it}"));
             assert_eq!(https(name), expected, "{name}");
         }
         assert_eq!(https("out.a.test"), ["90 1 x.other.test. alpn=h2"]);

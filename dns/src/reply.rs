@@ -229,8 +229,7 @@ fn rdata(data: &Data, writer: &mut Writer) -> Result<(), Unwritable> {
 
 /// Names are compressed in the types of RFC 1035 alone (RFC 3597 §4): not in SRV, nor in DNAME (RFC 6672 §2.5).
 fn plain(data: &RecordData, writer: &mut Writer) -> Result<(), Unwritable> {
-    let compressed =
-        |name: &DomainName, writer: &mut Writer| writer.name(name.octets(), Names::Compressed);
+    let compressed = |name: &DomainName, writer: &mut Writer| writer.name(name.octets(), Names::Compressed);
     match data {
         RecordData::A(ip) => writer.octets(&ip.octets()),
         RecordData::Aaaa(ip) => writer.octets(&ip.octets()),

@@ -310,7 +310,8 @@ impl Exchange {
 
 impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let inside = self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, LONGEST_DATAGRAM)));
+        let inside =
+            self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, LONGEST_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
             let (served, targets) = (self.served.load(), self.targets.load());
             let world = served.world(&targets, self.store.board(), self.store.now());

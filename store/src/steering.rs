@@ -12,6 +12,7 @@ mod shift;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use crate::model::Family;
 use crate::{
     board::{Board, Reading},
     health::State,
@@ -20,7 +21,6 @@ use crate::{
     snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
 use admission::{Admission, admission};
-pub use crate::model::Family;
 pub use family::{FamilyOutcome, FamilySites, Look, for_family, lacks};
 pub use order::{rule_for, scope};
 pub use shift::{Destination, Shift, shifts, without};

@@ -145,11 +145,23 @@ fn family() -> Result<(), Failed> {
     std::fs::write(&file, FAMILIES)?;
     says(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
     let explain = || json(&demo, &["explain", "gw.fam.test", "--type", "AAAA"]);
-    let answered = || explain().is_ok_and(|it| it["answer"][0].as_str().is_some_and(|it| it.contains("2001:db8::1")));
+    let answered =
+        || explain().is_ok_and(|it| it["answer"][0].as_str().is_some_and(|it| it.contains("2001:db8::1")));
     eventually("the IPv6 address", Duration::from_secs(10), answered)?;
     let drain = demo.cli(&[
-        "override", "set", "bj-fam", "--site", "bj", "--domain", "gw.fam.test", "--state", "drain", "--owner", "ops",
-        "--reason", "x",
+        "override",
+        "set",
+        "bj-fam",
+        "--site",
+        "bj",
+        "--domain",
+        "gw.fam.test",
+        "--state",
+        "drain",
+        "--owner",
+        "ops",
+        "--reason",
+        "x",
     ]);
     says(&drain, "warning: Domain gw.fam.test: overrides take out bj")?;
     says(&drain, "IPv6 has no answer (NODATA)")?;

@@ -63,7 +63,8 @@ const CHOICES: &[Choice] = &[
         name: "a chain that grows through several redirections is followed as far as one likes",
         section: "RFC 6672 §5.3",
         explains: |_, field, ours, theirs| {
-            let common = ours.chain.iter().zip(&theirs.chain).take_while(|(ours, theirs)| ours == theirs).count();
+            let common =
+                ours.chain.iter().zip(&theirs.chain).take_while(|(ours, theirs)| ours == theirs).count();
             let either = field == Field::Answer || field == Field::Rcode;
             either && common >= LONG_CHAIN && common == ours.chain.len().min(theirs.chain.len())
         },
@@ -262,7 +263,9 @@ fn everything(nsd: &Path) -> Result<(), Failed> {
     let tally = same(nsd, Set { seed, zones, question: zones::question, types: TYPES, count: 20_000 })?;
     // Queries that never meet what zones are made of would prove nothing.
     let Tally { asked, answered, referred, by_tcp, .. } = tally;
-    ensure(answered > asked / 5 && referred > asked / 50 && by_tcp > asked / 1000, || "dull queries".to_owned())
+    ensure(answered > asked / 5 && referred > asked / 50 && by_tcp > asked / 1000, || {
+        "dull queries".to_owned()
+    })
 }
 
 fn aliases(nsd: &Path) -> Result<(), Failed> {

@@ -213,7 +213,9 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
     }
     // As HAProxy's server-template asks: by datagrams alone, with `accepted_payload_size 8192`.
     let (_, all, text) = ask(&dig, node.dns, &[name, "SRV", "+bufsize=8192", "+ignore"])?;
-    ensure(all.len() == 60 && !text.contains(" tc"), || format!("{} of 60 in one datagram:\n{text}", all.len()))
+    ensure(all.len() == 60 && !text.contains(" tc"), || {
+        format!("{} of 60 in one datagram:\n{text}", all.len())
+    })
 }
 
 fn refused(dig: PathBuf) -> Result<(), Failed> {

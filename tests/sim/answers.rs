@@ -93,7 +93,9 @@ pub fn family_sound(
     let best = having.values().map(|(_, worst)| *worst).min();
     match (given, best) {
         (Some(Answer::Nodata), None) => Ok(()),
-        (Some(Answer::Nodata), _) if surely > Class::HeldDown && domain.domain.when_none == WhenNone::Nodata => {
+        (Some(Answer::Nodata), _)
+            if surely > Class::HeldDown && domain.domain.when_none == WhenNone::Nodata =>
+        {
             Ok(())
         }
         (Some(Answer::Backup), _) if surely > Class::HeldDown => Ok(()),
@@ -101,7 +103,8 @@ pub fn family_sound(
         (None, Some(best)) if best >= Class::Draining && surely < best => Ok(()),
         (None, _) => Err(format!("{family} is said to be taken out: {all:?}")),
         (Some(Answer::Sites(sites)), best) => {
-            let first = sites.first().ok_or_else(|| format!("{family} is empty because of health: {all:?}"))?;
+            let first =
+                sites.first().ok_or_else(|| format!("{family} is empty because of health: {all:?}"))?;
             let (first, _) = *having.get(first).ok_or_else(|| format!("{first} has no {family}"))?;
             match best {
                 Some(best) if first <= best => Ok(()),

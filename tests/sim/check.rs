@@ -293,8 +293,7 @@ impl Look<'_> {
                 }
                 for family in Family::BOTH {
                     let given = family_answer(snapshot, steered, client, (family, board), at);
-                    let sound =
-                        family_sound(snapshot, steered, (family, region), given.as_ref(), board, at);
+                    let sound = family_sound(snapshot, steered, (family, region), given.as_ref(), board, at);
                     if let Err(why) = sound {
                         self.breaks(3, &format!("answers {client} for {domain} with {given:?}: {why}"));
                     }

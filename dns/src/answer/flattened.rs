@@ -58,7 +58,8 @@ impl<'a> Walk<'a> {
             self.answer.rcode = Rcode::ServFail;
             return;
         };
-        let record = |data: &RecordData| Record { owner: owner.clone(), ttl, data: Data::Plain(data.clone()) };
+        let record =
+            |data: &RecordData| Record { owner: owner.clone(), ttl, data: Data::Plain(data.clone()) };
         self.answer.answer.extend(records.iter().map(record));
     }
 }

@@ -228,7 +228,10 @@ records:
   - { name: a.below, type: CNAME, data: own }
 ";
     let aliases = (0..20).map(|n| format!("  - {{ name: c{n}, type: CNAME, data: c{} }}\n", n + 1));
-    let small = Small::with(&format!("{zone}{}  - {{ name: c20, type: A, data: 192.0.2.7 }}\n", aliases.collect::<String>()));
+    let small = Small::with(&format!(
+        "{zone}{}  - {{ name: c20, type: A, data: 192.0.2.7 }}\n",
+        aliases.collect::<String>()
+    ));
     let ask = |name: &str| {
         let found = small.explain(&format!("{name}.d.test"), RecordType::A, "10.1.0.1");
         let count = |word: &str| found.answer.iter().filter(|it| it.contains(word)).count();

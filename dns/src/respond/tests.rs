@@ -62,7 +62,9 @@ fn a_long_reply_is_cut_over_udp_and_whole_over_tcp() {
 fn long_sets_are_whole_over_streams() {
     let zone = |name: &str, kind: &str, data: &dyn Fn(usize) -> String, count| {
         let line = |n| format!("  - {{ name: '@', type: {kind}, data: '{}' }}\n", data(n));
-        let head = format!("---\nkind: Zone\nname: {name}.test\nnameservers: [{{ name: ns1, a: [203.0.113.53] }}]\nrecords:\n");
+        let head = format!(
+            "---\nkind: Zone\nname: {name}.test\nnameservers: [{{ name: ns1, a: [203.0.113.53] }}]\nrecords:\n"
+        );
         head + &(0..count).map(line).collect::<String>()
     };
     let v4 = |n: usize| format!("10.{}.{}.1", n / 250, n % 250);
@@ -88,7 +90,9 @@ fn long_sets_are_whole_over_streams() {
             assert!(!response.truncated && response.bytes.len() > 16_384, "{name}: {}", response.bytes.len());
             assert_eq!(parsed(&response).answers.len(), count, "{name}");
         }
-        assert!(small.send(&query(&format!("{name}.test."), kind, Some(4096)), Transport::Udp).unwrap().truncated);
+        assert!(
+            small.send(&query(&format!("{name}.test."), kind, Some(4096)), Transport::Udp).unwrap().truncated
+        );
     }
     let beyond = small.send(&query("beyond.test.", WireType::A, None), Transport::Tcp).unwrap();
     assert!(beyond.truncated && parsed(&beyond).answers.is_empty());

@@ -368,7 +368,8 @@ proptest! {
 
 /// A TSIG record's class, TTL and data (RFC 8945 §4.2): of HMAC-SHA256, at a time, with a MAC.
 fn signature(class: u16, ttl: u32, cut: usize) -> Vec<u8> {
-    let mut data = b"\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x04MACM\x12\x34\x00\x00\x00\x00".to_vec();
+    let mut data =
+        b"\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x04MACM\x12\x34\x00\x00\x00\x00".to_vec();
     data.truncate(data.len() - cut);
     let length = u16::try_from(data.len()).unwrap();
     let head = [&class.to_be_bytes()[..], &ttl.to_be_bytes(), &length.to_be_bytes()].concat();

@@ -123,7 +123,8 @@ pub fn for_family<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking, look: Loo
     }
     let all = ranking.all();
     let first = |working: bool, worst: Tier| {
-        let fits = |it: &Ranked| it.tier <= worst && site(domain, it).is_some_and(|it| has(look, it, working));
+        let fits =
+            |it: &Ranked| it.tier <= worst && site(domain, it).is_some_and(|it| has(look, it, working));
         all.iter().position(fits).map(|at| (at, working))
     };
     let found = first(true, Tier::HeldDown).or_else(|| first(false, Tier::ForcedDown));

@@ -145,12 +145,17 @@ fn a_site_that_an_operator_took_out_stands_in_only_when_nothing_better_of_either
     let mut drained = world(&[V4, V6]);
     drained.overrides = vec![order(0, OverrideState::Drain), order(1, OverrideState::Down)];
     let asked = Asked::of(drained, &[(Up, Up), (Up, Up)]);
-    assert_eq!(asked.both(), [Ok(vec![0]), Err("taken out")], "a drained site is better than one forced down");
+    assert_eq!(
+        asked.both(),
+        [Ok(vec![0]), Err("taken out")],
+        "a drained site is better than one forced down"
+    );
 }
 
 #[test]
 fn when_none_and_min_up_count_all_sites_and_answers_those_of_the_family() {
-    let backup = || WhenNone::Backup(Box::new(Addresses { a: vec![], aaaa: vec!["2001:db8::b".parse().unwrap()] }));
+    let backup =
+        || WhenNone::Backup(Box::new(Addresses { a: vec![], aaaa: vec!["2001:db8::b".parse().unwrap()] }));
     for when_none in [WhenNone::Nodata, backup()] {
         let mut some = world(&[Both, V4]);
         some.domains[0].when_none = when_none.clone();

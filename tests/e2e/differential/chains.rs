@@ -46,8 +46,11 @@ fn one(random: &mut Rng, apex: &str, apexes: &[String]) -> ZoneFile {
             owners.entry(name).or_insert(kind);
         }
         // Nothing may stand below a redirection (RFC 6672 §2.4).
-        let redirected: BTreeSet<String> =
-            owners.iter().filter(|(_, kind)| **kind == Kind::Redirection).map(|(name, _)| name.clone()).collect();
+        let redirected: BTreeSet<String> = owners
+            .iter()
+            .filter(|(_, kind)| **kind == Kind::Redirection)
+            .map(|(name, _)| name.clone())
+            .collect();
         owners.retain(|name, _| !redirected.iter().any(|it| name.ends_with(&format!(".{it}"))));
         for _ in 0..random.u8(..3) {
             let below = relative(random);

@@ -58,7 +58,8 @@ fn entry(standing: Standing) -> Entry {
 
 fn ask(discovery: &Discovery, name: &str, wanted: WireType) -> Message {
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
-    let outcome = discovery.respond(&query(name, wanted, None), peer, (Transport::Udp, 1232)).unwrap().unwrap();
+    let outcome =
+        discovery.respond(&query(name, wanted, None), peer, (Transport::Udp, 1232)).unwrap().unwrap();
     Message::from_vec(&outcome.bytes).unwrap()
 }
 

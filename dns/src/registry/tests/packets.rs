@@ -78,7 +78,8 @@ fn clients_inside_are_answered_in_as_large_a_datagram_as_they_take() {
             assert!(!message.metadata.truncation && octets > 1232, "{client}: {octets}");
             assert_eq!((message.answers.len(), message.additionals.len()), (60, 62), "{client}");
         }
-        let (octets, message) = reply_to(client, &registry, &query(BIG, WireType::SRV, Some(2000)), Transport::Udp);
+        let (octets, message) =
+            reply_to(client, &registry, &query(BIG, WireType::SRV, Some(2000)), Transport::Udp);
         assert!(message.metadata.truncation && (1900..=2000).contains(&octets), "{client}: {octets}");
     }
 }

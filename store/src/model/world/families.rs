@@ -181,7 +181,10 @@ gateways:
             let [lacks, taken] = &told[..] else { panic!("{told:?}") };
             assert_eq!(lacks, LACKS);
             assert!(taken.starts_with("warning: Domain ") && taken.contains("(and 1 more)"), "{taken}");
-            assert!(taken.contains("take out bj") && taken.contains("IPv6 has no answer (NODATA)"), "{taken}");
+            assert!(
+                taken.contains("take out bj") && taken.contains("IPv6 has no answer (NODATA)"),
+                "{taken}"
+            );
         }
         let both = order("bj", "drain") + &order("gz", "drain");
         assert_eq!(warnings(&both), [LACKS], "nothing better is left of either family");
