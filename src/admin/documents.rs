@@ -1,6 +1,6 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use axum::{
     Json,
@@ -176,7 +176,7 @@ pub(super) async fn diff(
 }
 
 fn assembled(stored: &Stored) -> World {
-    World::assemble(stored.documents().map(Arc::clone))
+    World::assemble(stored.documents())
 }
 
 #[derive(Debug, Deserialize)]

@@ -92,10 +92,16 @@ pub struct FamilySites<'a> {
 impl<'a> FamilySites<'a> {
     /// The sites in order: the first, and as back-ups others of its tier, `answers` in all.
     pub fn iter(self) -> impl Iterator<Item = (&'a Ranked, &'a SteeredSite)> {
-        let wanted = usize::from(self.domain.domain.answers).max(1);
-        let alike = self.ranked.iter().take_while(move |it| it.tier == self.tier);
-        let sites = alike.filter_map(move |it| Some((it, site(self.domain, it)?)));
-        sites.filter(move |(_, site)| has(self.look, site, self.working)).take(wanted)
+        let back_ups = usize::from(self.domain.domain.answers).saturating_sub(1);
+        let (first, rest) = match self.ranked.split_first() {
+            Some((first, rest)) => (Some(first), rest),
+            None => (None, self.ranked),
+        };
+        let with_site = move |it: &'a Ranked| Some((it, site(self.domain, it)?));
+        let alike = rest.iter().take_while(move |it| it.tier == self.tier).filter_map(with_site);
+        let alike = alike.filter(move |(_, site)| has(self.look, site, self.working));
+        // The first was looked at when it was chosen.
+        first.and_then(with_site).into_iter().chain(alike.take(back_ups))
     }
 
     /// Their addresses; an address that two sites share comes twice.
