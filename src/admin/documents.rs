@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, Warning, World,
-        encode,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, World, encode,
     },
 };
 
@@ -55,7 +54,7 @@ pub struct Applied {
     pub differences: Vec<Difference>,
     /// What is allowed and may be meant otherwise: of a difference, only what it would bring.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<Mistake>,
 }
 
 /// A stored document.

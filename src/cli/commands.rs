@@ -12,7 +12,7 @@ use serde_json::json;
 use store::{
     commit::AuditEntry,
     handle::Clock,
-    model::{self, Kind, Mistake, Placed, Warning, World},
+    model::{self, Kind, Mistake, Placed, World},
 };
 
 use super::{
@@ -139,9 +139,9 @@ fn say_applied(applied: &Applied, json: bool) -> Outcome {
 }
 
 /// Warnings go where mistakes go, so that a script that reads the output meets none.
-fn warn(warnings: &[Warning]) {
+fn warn(warnings: &[Mistake]) {
     for warning in warnings {
-        let _ = writeln!(std::io::stderr(), "{warning}");
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
 }
 

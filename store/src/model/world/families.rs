@@ -5,24 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Steered, World, overlays};
-use crate::model::{Addresses, Family, Moment, Name, Override, OverrideState};
+use crate::model::{Addresses, Family, Mistake, Moment, Name, Override, OverrideState};
 
-/// Something in documents that is allowed and may be meant otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Warning {
-    /// The document's kind and name.
-    pub document: String,
-    /// What it means, in words.
-    pub text: String,
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "warning: {}: {}", self.document, self.text)
-    }
+/// Something that is allowed and may be meant otherwise, in the form of a mistake.
+fn warning(document: String, field: String, problem: String) -> Mistake {
+    Mistake { file: "documents".into(), line: None, document, field, problem, expected: String::new() }
 }
 
 /// How far a site is from being used by an operator's order; more is farther.
@@ -31,13 +19,13 @@ type Distance = u8;
 impl World {
     /// What is worth knowing about the families of sites. `now` decides which overrides have ended.
     #[must_use]
-    pub fn family_warnings(&self, now: Moment) -> Vec<Warning> {
-        let mut warnings: Vec<Warning> = self.sites_without_a_family();
+    pub fn family_warnings(&self, now: Moment) -> Vec<Mistake> {
+        let mut warnings: Vec<Mistake> = self.sites_without_a_family();
         warnings.extend(self.families_taken_out(now));
         warnings
     }
 
-    fn sites_without_a_family(&self) -> Vec<Warning> {
+    fn sites_without_a_family(&self) -> Vec<Mistake> {
         let mut warnings = Vec::new();
         for cluster in self.clusters() {
             for family in Family::BOTH {
@@ -49,13 +37,13 @@ impl World {
                 let names = |sites: &[(&Name, &Addresses)]| {
                     sites.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
                 };
-                warnings.extend(without.iter().map(|(site, _)| Warning {
-                    document: format!("Cluster {}", cluster.name),
-                    text: format!(
-                        "gateways.{site} has no {} address and {} has one: who asks for that family is sent there",
+                warnings.extend(without.iter().map(|(site, _)| {
+                    let problem = format!(
+                        "has no {} address, unlike {}: who asks for that family is sent there",
                         family.as_str(),
                         names(&with)
-                    ),
+                    );
+                    warning(format!("Cluster {}", cluster.name), format!("gateways.{site}"), problem)
                 }));
             }
         }
@@ -63,7 +51,7 @@ impl World {
     }
 
     /// Domains with a family that overrides leave without an answer, told once for all that have the same sites.
-    fn families_taken_out(&self, now: Moment) -> Vec<Warning> {
+    fn families_taken_out(&self, now: Moment) -> Vec<Mistake> {
         let mut found: BTreeMap<(Family, Vec<Name>), (String, u32)> = BTreeMap::new();
         if self.overrides().next().is_none() {
             return Vec::new();
@@ -77,19 +65,17 @@ impl World {
                 }
             }
         }
-        let warning = |((family, sites), (name, count)): ((Family, Vec<Name>), (String, u32))| {
+        let told = |((family, sites), (name, count)): ((Family, Vec<Name>), (String, u32))| {
             let sites: Vec<&str> = sites.iter().map(Name::as_str).collect();
             let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
             let (family, sites) = (family.as_str(), sites.join(", "));
-            Warning {
-                document: format!("Domain {name}{others}"),
-                text: format!(
-                    "overrides take out {sites}, and no other of its sites has an {family} address: {family} has no \
-                     answer (NODATA) until they end"
-                ),
-            }
+            let problem = format!(
+                "overrides take out {sites}, and no other of its sites has an {family} address: {family} has no answer \
+                 (NODATA) until they end"
+            );
+            warning(format!("Domain {name}{others}"), String::new(), problem)
         };
-        found.into_iter().map(warning).collect()
+        found.into_iter().map(told).collect()
     }
 
     /// The sites with this family, if orders put each of them behind one without it.
@@ -159,7 +145,7 @@ gateways:
         world.family_warnings(Moment(1_000)).iter().map(ToString::to_string).collect()
     }
 
-    const LACKS: &str = "warning: Cluster main: gateways.gz has no IPv6 address and bj has one: who asks for that family \
+    const LACKS: &str = "documents: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for that family \
                          is sent there";
 
     fn order(site: &str, state: &str) -> String {
@@ -180,7 +166,7 @@ gateways:
             let told = warnings(&order("bj", state));
             let [lacks, taken] = &told[..] else { panic!("{told:?}") };
             assert_eq!(lacks, LACKS);
-            assert!(taken.starts_with("warning: Domain ") && taken.contains("(and 1 more)"), "{taken}");
+            assert!(taken.starts_with("documents: Domain ") && taken.contains("(and 1 more)"), "{taken}");
             assert!(
                 taken.contains("take out bj") && taken.contains("IPv6 has no answer (NODATA)"),
                 "{taken}"
