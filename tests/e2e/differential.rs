@@ -60,6 +60,15 @@ const CHOICES: &[Choice] = &[
         },
     },
     Choice {
+        name: "no record of a chain comes twice",
+        section: "RFC 2181 §5",
+        explains: |_, field, ours, theirs| {
+            let mut seen = BTreeSet::new();
+            let once: Vec<_> = theirs.chain.iter().filter(|it| seen.insert(*it)).collect();
+            field == Field::Answer && ours.answer == theirs.answer && once.into_iter().eq(&ours.chain)
+        },
+    },
+    Choice {
         name: "a chain that grows through several redirections is followed as far as one likes",
         section: "RFC 6672 §5.3",
         explains: |_, field, ours, theirs| {

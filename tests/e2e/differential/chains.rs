@@ -33,7 +33,9 @@ enum Kind {
 }
 
 fn one(random: &mut Rng, apex: &str, apexes: &[String]) -> ZoneFile {
-    let whole = random.u8(..8) == 0;
+    // Nothing may stand below a redirection (RFC 6672 §2.4), a zone neither.
+    let has_a_zone_below = apexes.iter().any(|it| it.ends_with(&format!(".{apex}")));
+    let whole = random.u8(..8) == 0 && !has_a_zone_below;
     let mut owners: BTreeMap<String, Kind> = BTreeMap::new();
     if !whole {
         for _ in 0..random.usize(4..24) {
@@ -45,7 +47,6 @@ fn one(random: &mut Rng, apex: &str, apexes: &[String]) -> ZoneFile {
             };
             owners.entry(name).or_insert(kind);
         }
-        // Nothing may stand below a redirection (RFC 6672 §2.4).
         let redirected: BTreeSet<String> = owners
             .iter()
             .filter(|(_, kind)| **kind == Kind::Redirection)
