@@ -4,6 +4,7 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
+mod bearers;
 mod documents;
 pub mod explain;
 mod health;
@@ -11,6 +12,7 @@ mod nodes;
 pub mod routes;
 pub mod simulate;
 pub mod status;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::Handle,
     health::{Batch, BatchReply, Work},
-    model::{Mistake, Span},
+    model::{Mistake, Name, Span},
 };
 
 pub use documents::{Applied, Apply, FileText, KeptDocument};
@@ -39,10 +41,12 @@ pub use health::{Health, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::Simulated;
 pub use status::{Seen, Status, TargetStatus};
+pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{
     auth::{Auth, Identity, Right},
     control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused},
+    repeats::Repeats,
 };
 
 /// The largest request: a thousand documents of ordinary size.
@@ -56,6 +60,8 @@ pub struct Admin {
     control: ControlHandle,
     auth: Auth,
     nodes: nodes::Nodes,
+    bearers: bearers::Bearers,
+    refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
 }
@@ -65,7 +71,24 @@ impl Admin {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine));
-        Self { engine, handle, control, auth, nodes, zones: Arc::default(), targets: Arc::default() }
+        let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
+        let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
+        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets }
+    }
+
+    /// Logs that a vantage's report was refused: once, and then how often.
+    fn tell_refused(&self, caller: &Caller, vantage: &Name, problem: &Problem) {
+        let who = caller.0.who();
+        if let Some(before) = self.refused.is_due(&format!("{who} {vantage}"), std::time::Instant::now()) {
+            let (reason, status) = (&problem.error, problem.status.as_u16());
+            tracing::warn!(who, %vantage, reason, status, before, "a report was refused; more are only counted for a minute");
+        }
+    }
+
+    /// Puts an operator's token in force once every node and vantage that it waits for has been heard with a token.
+    /// Runs for ever.
+    pub async fn complete_bootstraps(&self) {
+        tokens::complete(self).await;
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
@@ -91,6 +114,8 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .route("/v1/documents", get(documents::list))
         .route("/v1/documents/{kind}/{name}", get(documents::one).delete(documents::delete))
         .route("/v1/domains/{name}/switch", post(documents::switch))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/bootstrap", get(tokens::bootstrap).post(tokens::order_bootstrap))
         .route("/v1/export", get(documents::export))
         .route("/v1/backup", get(documents::backup))
         .route("/v1/restore", post(documents::restore))
@@ -105,7 +130,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path; see /openapi.json"))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(admin.clone())
-        .merge(health::guarded(health, admin.auth))
+        .merge(health::router(health, Some(admin.auth)))
 }
 
 async fn ui() -> Response {
@@ -273,8 +298,14 @@ async fn observations(
     caller: Caller,
     Sent(batch): Sent<Batch>,
 ) -> Result<Json<BatchReply>, Problem> {
-    caller.needs(Right::Vantage(batch.vantage.as_str()))?;
-    Ok(Json(admin.control.observe(batch).await?))
+    let vantage = batch.vantage.clone();
+    let taken = match caller.needs(Right::Vantage(vantage.as_str())) {
+        Ok(()) => admin.control.observe(batch).await.map_err(Problem::from),
+        Err(problem) => Err(problem),
+    };
+    let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
+    admin.bearers.heard(&vantage, caller.0.token()).await;
+    Ok(Json(reply))
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,8 +1,8 @@
 //! Who may do what: tokens to identities, and one table of rights.
 //!
-//! Tokens are documents and hold only the SHA-256 of their secret. Until an operator's token exists, a listener on
-//! loopback takes whoever reaches it for the machine's own operator; from then on, and off loopback always, every
-//! request has to carry a token. The table ([`permits`]) is pure; both the admin API and the Consul face ask it.
+//! Tokens are documents and hold only the SHA-256 of their secret. Until an operator's token is in force, a listener on
+//! loopback takes each request for one of the machine's own operator, whatever token it carries; from then on, and off
+//! loopback always, every request has to carry a token of ours. The table ([`permits`]) is pure; both the admin API and the Consul face ask it.
 
 use std::net::IpAddr;
 
@@ -10,12 +10,15 @@ use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use store::{
     compat::{Access, Authorise, Permit},
-    engine::consul::Secret,
     handle::Handle,
     keys,
     model::{Authority, Role, Scope, Token},
+    secret::Credential,
 };
 use subtle::ConstantTimeEq as _;
+
+/// What the bearer of a listener's own first token is called.
+pub const FIRST: &str = "first-operator";
 
 /// Whose request it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +43,21 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// The name of the token of ours that the request carried.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::First | Self::Token { .. } => Some(self.who()),
+            Self::Local | Self::Anonymous | Self::Unknown => None,
+        }
+    }
+
     /// As in the record of writes.
     #[must_use]
     pub fn who(&self) -> &str {
         match self {
             Self::Local => "local",
-            Self::First => "first-operator",
+            Self::First => FIRST,
             Self::Token { name, .. } => name,
             Self::Anonymous => "anonymous",
             Self::Unknown => "unknown",
@@ -124,6 +136,19 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
         }
         (Role::Node, Right::Vantage(name)) => scope.vantage.as_ref().is_none_or(|own| own.as_str() == name),
         (Role::Node, _) => false,
+        // Its writes are documents, drains, verdicts, and what it deregisters.
+        (Role::Control, Right::KeyWrite(key)) => key.starts_with(keys::ROOT),
+        (
+            Role::Control,
+            Right::Read
+            | Right::Registry
+            | Right::Register(_)
+            | Right::RegistryNodes
+            | Right::KeyRead(_)
+            | Right::Sessions
+            | Right::Vantage(_),
+        ) => true,
+        (Role::Control, _) => false,
         (Role::Reader, Right::Read | Right::Registry) => true,
         // Configuration holds the digests of secrets.
         (Role::Reader, Right::KeyRead(key)) => !ours(key),
@@ -135,15 +160,15 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
 #[derive(Clone, Debug)]
 pub struct Auth {
     handle: Handle,
-    first: Option<[u8; 32]>,
+    first: Option<Credential>,
 }
 
 impl Auth {
-    /// By this node's picture of the tokens, and the listener's own first token. With a first token every request
-    /// needs one.
+    /// By this node's picture of the tokens, and the listener's own first token, as its file says at present. With a
+    /// first token every request needs one.
     #[must_use]
-    pub fn new(handle: Handle, first: Option<&Secret>) -> Self {
-        Self { handle, first: first.map(|it| Sha256::digest(it.expose()).into()) }
+    pub fn new(handle: Handle, first: Option<&Credential>) -> Self {
+        Self { handle, first: first.cloned() }
     }
 
     /// Whose request it is, by its secret and its headers. What a browser sends on behalf of a stranger's page is
@@ -165,7 +190,15 @@ impl Auth {
         match secret {
             None if needed => Identity::Anonymous,
             None => Identity::Local,
-            Some(secret) => find(secret, self.first.as_ref(), tokens),
+            Some(secret) => {
+                let first = self.first.as_ref().and_then(Credential::load);
+                let first: Option<[u8; 32]> = first.map(|it| Sha256::digest(it.expose()).into());
+                match find(secret, first.as_ref(), tokens) {
+                    // Where no token is needed, one that means nothing here changes nothing.
+                    Identity::Unknown if !needed => Identity::Local,
+                    identity => identity,
+                }
+            }
         }
     }
 }
@@ -204,6 +237,12 @@ impl Authorise for Auth {
     }
 }
 
+/// A new secret: 64 hexadecimal digits, 244 bits of them random.
+#[must_use]
+pub fn new_secret() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}
+
 /// A secret as documents hold it: its SHA-256 in hexadecimal.
 #[must_use]
 pub fn digest(secret: &str) -> String {
@@ -228,10 +267,19 @@ fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
 
 #[cfg(test)]
 mod tests {
+    use store::secret::Secret;
+
     use super::*;
 
-    const ROLES: [Role; 6] =
-        [Role::Operator, Role::Automation, Role::Vantage, Role::Registrar, Role::Node, Role::Reader];
+    const ROLES: [Role; 7] = [
+        Role::Operator,
+        Role::Automation,
+        Role::Vantage,
+        Role::Registrar,
+        Role::Node,
+        Role::Control,
+        Role::Reader,
+    ];
 
     fn who_may(right: Right<'_>) -> Vec<Role> {
         ROLES.into_iter().filter(|role| permits(*role, &Scope::default(), right)).collect()
@@ -239,18 +287,20 @@ mod tests {
 
     #[test]
     fn nobody_writes_what_is_not_theirs() {
-        use Role::{Automation, Node, Operator, Reader, Registrar};
+        use Role::{Automation, Control, Node, Operator, Reader, Registrar};
         assert_eq!(who_may(Right::Tokens), [Operator]);
         assert_eq!(who_may(Right::Restore), [Operator]);
         assert_eq!(who_may(Right::Change), [Operator, Automation]);
-        assert_eq!(who_may(Right::Read), [Operator, Automation, Node, Reader]);
-        assert_eq!(who_may(Right::Register("orders")), [Operator, Automation, Registrar]);
-        assert_eq!(who_may(Right::KeyWrite("waypost/config/head")), [Operator]);
+        assert_eq!(who_may(Right::Read), [Operator, Automation, Node, Control, Reader]);
+        assert_eq!(who_may(Right::Register("orders")), [Operator, Automation, Registrar, Control]);
+        assert_eq!(who_may(Right::KeyWrite("waypost/config/head")), [Operator, Control]);
         assert_eq!(who_may(Right::KeyWrite("way")), [Operator], "a prefix that holds ours");
-        assert_eq!(who_may(Right::KeyWrite("waypost/nodes/a")), [Operator, Node]);
+        assert_eq!(who_may(Right::KeyWrite("waypost/nodes/a")), [Operator, Node, Control]);
+        assert_eq!(who_may(Right::KeyWrite("waypost/writers/node/a")), [Operator, Control]);
         assert_eq!(who_may(Right::KeyWrite("app/a")), [Operator, Automation]);
-        assert_eq!(who_may(Right::KeyRead("waypost/config/head")), [Operator, Automation, Node]);
-        assert_eq!(who_may(Right::Vantage("gz")), [Operator, Automation, Node]);
+        assert_eq!(who_may(Right::KeyRead("waypost/config/head")), [Operator, Automation, Node, Control]);
+        assert_eq!(who_may(Right::Vantage("gz")), [Operator, Automation, Node, Control]);
+        assert_eq!(who_may(Right::Sessions), [Operator, Automation, Control]);
     }
 
     #[test]
@@ -268,7 +318,8 @@ mod tests {
     fn a_secret_is_found_by_its_digest() {
         let secret_sha256 = digest("correct horse");
         let (name, scope) = ("ci".parse().unwrap(), Scope::default());
-        let tokens = [Token { name, role: Role::Automation, scope, secret_sha256 }];
+        let waits_for = Vec::new();
+        let tokens = [Token { name, role: Role::Automation, scope, secret_sha256, waits_for }];
         assert_eq!(find("correct horse", None, &tokens).who(), "ci");
         assert_eq!(find("wrong horse", None, &tokens), Identity::Unknown);
         let first: [u8; 32] = Sha256::digest("first").into();
@@ -310,9 +361,14 @@ mod tests {
             store::handle::channel(store::handle::Clock::default(), std::time::Duration::MAX);
         let open = Auth::new(handle.clone(), None);
         assert_eq!(open.identify(None), Identity::Local);
-        assert_eq!(open.identify(Some("anything")), Identity::Unknown);
-        let guarded = Auth::new(handle, Some(&Secret::new("first")));
+        assert_eq!(open.identify(Some("anything")), Identity::Local, "as a Consul without ACLs");
+        let first = Credential::from(Secret::new("first"));
+        let guarded = Auth::new(handle, Some(&first));
         assert_eq!(guarded.identify(None), Identity::Anonymous);
         assert_eq!(guarded.identify(Some("first")), Identity::First);
+        assert_eq!(guarded.identify(Some("anything")), Identity::Unknown);
+        first.set(Secret::new("second"));
+        assert_eq!(guarded.identify(Some("first")), Identity::Unknown);
+        assert_eq!(guarded.identify(Some("second")), Identity::First);
     }
 }

@@ -1,19 +1,15 @@
 //! Certificates from files, for the listeners that offer TLS, and reading them again while those serve.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::PathBuf, sync::Arc};
 
+use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use tokio::signal::unix::Signal;
+use tokio_rustls::TlsAcceptor;
 
-/// The longest file of a certificate chain or a key.
-const LARGEST: u64 = 1024 * 1024;
+use crate::reread::{Content, Files, Part};
 
 /// The files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,39 +21,21 @@ pub struct CertificateFiles {
 }
 
 impl CertificateFiles {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// What is wrong with which of them.
-    pub fn read(&self) -> Result<ServerConfig, String> {
-        server_config(&read(&self.certificate)?, &read(&self.key)?)
-            .map_err(|error| format!("{self}: {error}"))
-    }
-
-    /// Reads them into a server's certificate. What cannot be used is told in the log, and changes nothing.
-    pub fn load(&self, into: &dns::Certificate) {
-        match self.read() {
-            Ok(config) => {
-                into.set(&config);
-                tracing::info!(certificate = %self.certificate.display(), "[dns.tls] the certificate was taken");
-            }
-            Err(error) => tracing::error!(
-                error,
-                "[dns.tls] the certificate cannot be used; encrypted listeners keep the one they have or stay \
-                 shut, and SIGHUP reads it again"
-            ),
-        }
-    }
-
-    /// Reads them again whenever SIGHUP asks for it.
-    pub async fn follow(self, into: dns::Certificate, mut hangup: Signal) {
-        while hangup.recv().await.is_some() {
-            let (files, into) = (self.clone(), into.clone());
-            // Disks may take their time, and a defect in a parser costs this reading and nothing else.
-            if let Err(error) = tokio::task::spawn_blocking(move || files.load(&into)).await {
-                tracing::error!(%error, "a defect: reading the certificate panicked");
-            }
-        }
+    /// What reads them again. `in_use` is what they said when they were last used, if they were. A chain and a key that
+    /// do not fit each other are not used.
+    pub fn part(
+        &self,
+        name: impl Into<String>,
+        in_use: Option<Content>,
+        take: impl Fn(ServerConfig) + Send + Sync + 'static,
+    ) -> Part {
+        let paths = vec![self.certificate.clone(), self.key.clone()];
+        let files = self.clone();
+        Part::of_files(name, Files::new(paths, Files::SMALL), in_use, move |contents| {
+            let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
+            take(server_config(chain, key).map_err(|error| format!("{files}: {error}"))?);
+            Ok(format!("{files}"))
+        })
     }
 }
 
@@ -67,13 +45,34 @@ impl fmt::Display for CertificateFiles {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let say = |error: &dyn fmt::Display| format!("cannot read {}: {error}", path.display());
-    let length = std::fs::metadata(path).map_err(|error| say(&error))?.len();
-    if length > LARGEST {
-        return Err(say(&"it is larger than 1 MiB"));
+/// What a listener shows to clients whose connections come from now on; clones share it. Connections that are there
+/// keep what they began with.
+#[derive(Clone)]
+pub struct Shown(Arc<ArcSwap<ServerConfig>>);
+
+impl Shown {
+    /// Shows a certificate.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
     }
-    std::fs::read(path).map_err(|error| say(&error))
+
+    /// Shows another one.
+    pub fn set(&self, config: ServerConfig) {
+        self.0.store(Arc::new(config));
+    }
+
+    /// What shakes hands with one client.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.0.load_full())
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
 }
 
 /// What a server offers with a certificate chain and its key, both in PEM.
@@ -93,53 +92,67 @@ pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::reread::Outcome;
+
+    fn files(dir: &Path) -> CertificateFiles {
+        CertificateFiles { certificate: dir.join("chain.pem"), key: dir.join("key.pem") }
+    }
+
+    fn made() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
 
     #[test]
     fn what_cannot_be_used_is_told_with_its_file() {
         let dir = tempfile::tempdir().unwrap();
-        let files =
-            CertificateFiles { certificate: dir.path().join("chain.pem"), key: dir.path().join("key.pem") };
+        let files = files(dir.path());
+        let into = dns::Certificate::default();
+        let taking = into.clone();
+        let part = files.part("[dns.tls]", None, move |config| taking.set(&config));
         let said = |needle: &str| {
-            let error = files.read().unwrap_err();
-            assert!(error.contains(needle), "{error}");
+            let outcome = part.read_here();
+            assert!(matches!(&outcome, Outcome::Kept(why) if why.contains(needle)), "{outcome:?}");
+            assert_eq!(format!("{into:?}"), "Certificate(not set)");
         };
         said("chain.pem");
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+        let (chain, key) = made();
+        std::fs::write(&files.certificate, &chain).unwrap();
         said("key.pem");
         std::fs::write(&files.key, "no key").unwrap();
         said("key: ");
-        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
-        assert!(files.read().is_err(), "they do not belong together");
+        std::fs::write(&files.key, made().1).unwrap();
+        said("key.pem");
+        std::fs::write(&files.key, &key).unwrap();
         std::fs::write(&files.certificate, "").unwrap();
-        assert!(files.read().is_err(), "an empty chain");
+        said("chain.pem");
+        std::fs::write(&files.certificate, &chain).unwrap();
+        assert!(matches!(part.read_here(), Outcome::Reread(_)));
+        assert_eq!(format!("{into:?}"), "Certificate(set)");
     }
 
-    #[tokio::test]
-    async fn a_hangup_takes_the_certificate_that_is_there_by_then() {
-        use tokio::signal::unix::{SignalKind, signal};
+    #[test]
+    fn a_pair_that_does_not_fit_keeps_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
-        let files =
-            CertificateFiles { certificate: dir.path().join("chain.pem"), key: dir.path().join("key.pem") };
-        let into = dns::Certificate::default();
-        files.load(&into);
-        assert_eq!(format!("{into:?}"), "Certificate(not set)");
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-        std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-        // A signal that may come to a whole process, but only to those who listen for it.
-        let hangup = signal(SignalKind::user_defined2()).unwrap();
-        let following = tokio::spawn(files.follow(into.clone(), hangup));
-        let me = rustix::process::getpid();
-        rustix::process::kill_process(me, rustix::process::Signal::USR2).unwrap();
-        let taken = async {
-            while format!("{into:?}") != "Certificate(set)" {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(20), taken).await.unwrap();
-        following.abort();
+        let files = files(dir.path());
+        let (chain, key) = made();
+        std::fs::write(&files.certificate, &chain).unwrap();
+        std::fs::write(&files.key, &key).unwrap();
+        let shown = Shown::new(server_config(chain.as_bytes(), key.as_bytes()).unwrap());
+        let first = shown.0.load_full();
+        let taking = shown.clone();
+        let part =
+            files.part("[control] tls", Some(Content::of(&[&chain, &key])), move |config| taking.set(config));
+        assert_eq!(part.read_here(), Outcome::Unchanged);
+        let (other_chain, other_key) = made();
+        std::fs::write(&files.certificate, &other_chain).unwrap();
+        assert!(matches!(part.read_here(), Outcome::Kept(why) if why.contains("key.pem")));
+        assert!(Arc::ptr_eq(&first, &shown.0.load_full()));
+        std::fs::write(&files.key, &other_key).unwrap();
+        assert!(matches!(part.read_here(), Outcome::Reread(_)));
+        assert!(!Arc::ptr_eq(&first, &shown.0.load_full()));
     }
 }

@@ -6,20 +6,26 @@
 mod client;
 mod commands;
 mod drains;
+mod reset;
 mod show;
+mod tokens;
 mod zones;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use store::model::{Kind, Mistake, Span};
+use store::{
+    model::{Kind, Mistake, Name, Role, Span},
+    vital,
+};
 
 use self::client::Client;
 use crate::{
     config::Config,
     demo, node,
+    out::{self, out},
     shutdown::{Shutdown, signalled},
-    telemetry,
+    telemetry::log,
 };
 
 /// Keeps a service reachable when an instance, a gateway or a whole data centre dies.
@@ -93,6 +99,8 @@ enum Command {
         engine: String,
         #[arg(long)]
         listen: SocketAddr,
+        #[arg(long)]
+        token_file: PathBuf,
     },
     /// Make documents true: all of them or none. Deletes nothing without --prune.
     Apply {
@@ -193,6 +201,9 @@ enum Command {
     Restore {
         /// The file.
         file: PathBuf,
+        /// Also when it takes the last operator's token away, or locks nodes out that have no token.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -297,24 +308,75 @@ enum Token {
     /// Make a token; its secret is printed once and stored nowhere.
     Create {
         /// What the record of writes will show.
-        name: String,
-        /// operator, automation, vantage, registrar, node or reader.
-        #[arg(long)]
-        role: String,
+        #[arg(value_parser = parse_name)]
+        name: Name,
+        /// operator, automation, vantage, registrar, node, control or reader.
+        #[arg(long, value_parser = tokens::parse_role)]
+        role: Role,
         /// The vantage it may report for.
-        #[arg(long)]
-        vantage: Option<String>,
+        #[arg(long, value_parser = parse_name)]
+        vantage: Option<Name>,
         /// A service in the registry it may register, or a glob; may be repeated.
         #[arg(long = "service")]
         services: Vec<String>,
+        /// Put it in the place of a token of the same name, whose secret ends with that.
+        #[arg(long)]
+        replace: bool,
     },
-    /// Show the tokens, without secrets.
+    /// Show the tokens, without secrets, and for whom a bootstrap waits.
     List,
     /// Remove a token; it is refused from then on.
     Delete {
         /// Its name.
         name: String,
+        /// Also while a node or a prober uses it, which is then refused, or when it is the last operator's.
+        #[arg(long)]
+        force: bool,
     },
+    /// Bring tokens into a running cluster that has none, without locking anybody out.
+    Bootstrap(Bootstrap),
+    /// End every operator's token without one: at the stopped embedded engine, or on a Consul.
+    Reset(Reset),
+}
+
+#[derive(Debug, Args)]
+struct Bootstrap {
+    /// The folder for the token files: one for each node and vantage that is heard without a token, and operator.token.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// What the operator's token is called.
+    #[arg(long, default_value = "operator", value_parser = parse_name)]
+    operator: Name,
+    /// Put the operator's token in force at once: whoever has no token is refused from then on.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Reset {
+    /// The configuration of a node, whose engine it is. An embedded engine must be stopped.
+    #[arg(long, value_name = "FILE", conflicts_with = "consul", required_unless_present = "consul")]
+    config: Option<PathBuf>,
+    /// The Consul agent.
+    #[arg(long, value_name = "URL")]
+    consul: Option<String>,
+    /// A file with a token of that Consul which may write waypost/.
+    #[arg(long, value_name = "FILE", requires = "consul")]
+    consul_token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust for an https agent instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "consul")]
+    consul_ca_file: Option<PathBuf>,
+    /// Make a new operator's token and write its secret to this file. Without it no operator's token is left, and
+    /// every request on loopback is an operator's again.
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// What the new operator's token is called.
+    #[arg(long, default_value = "operator", value_parser = parse_name)]
+    operator: Name,
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    text.parse().map_err(|error: store::model::NameError| format!("expected {error}"))
 }
 
 fn parse_kind(text: &str) -> Result<Kind, String> {
@@ -354,7 +416,10 @@ type Outcome = Result<(), Failure>;
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return usage(&told),
+    };
     // A second call in one process keeps the first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -367,8 +432,9 @@ pub fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
     };
+    log::finish();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => printed(),
         Err(Failure::Failed(text)) => complain(&text, 1),
         Err(Failure::Wrong(text)) => complain(&text, 2),
         Err(Failure::Refused { mistakes, error }) => {
@@ -379,9 +445,31 @@ pub fn main() -> ExitCode {
 
 fn complain(text: &str, code: u8) -> ExitCode {
     if !text.is_empty() {
-        eprintln!("{text}");
+        out::note(text);
     }
     ExitCode::from(code)
+}
+
+/// The code of a command that did what it was asked for, if everything it said was printed.
+fn printed() -> ExitCode {
+    out::failure().map_or(ExitCode::SUCCESS, |why| complain(&why, 1))
+}
+
+/// Help and the version are asked for; everything else is a wrong use.
+fn usage(told: &clap::Error) -> ExitCode {
+    let rendered = told.render();
+    if told.use_stderr() {
+        let colours = std::io::stderr().is_terminal();
+        let text = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
+        return complain(text.trim_end(), 2);
+    }
+    let colours = std::io::stdout().is_terminal();
+    if colours {
+        out!("{}", rendered.ansi())
+    } else {
+        out!("{rendered}")
+    }
+    printed()
 }
 
 async fn run(cli: Cli) -> Outcome {
@@ -389,6 +477,7 @@ async fn run(cli: Cli) -> Outcome {
     match command {
         Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
         Command::Demo { dns, consul, tour } => {
+            survive_hangups()?;
             let options = demo::Options { json: global.json, dns, consul, tour };
             match demo::run(options).await {
                 Ok(code) if code == ExitCode::SUCCESS => Ok(()),
@@ -396,18 +485,20 @@ async fn run(cli: Cli) -> Outcome {
                 Err(error) => Err(Failure::failed(error)),
             }
         }
-        Command::DemoBackend { die_with_parent, service, id, site, engine, listen } => {
+        Command::DemoBackend { die_with_parent, service, id, site, engine, listen, token_file } => {
+            survive_hangups()?;
             if die_with_parent {
                 end_with_parent()?;
             }
-            telemetry::log("warn");
-            let options = demo::backend::Options { service, id, site, engine, listen };
+            start_log(&log::Settings { directives: "warn".to_owned(), ..log::Settings::default() })?;
+            let options = demo::backend::Options { service, id, site, engine, listen, token_file };
             demo::backend::run(options).await.map_err(Failure::failed)
         }
         Command::Check { files } => commands::check(&files, global.json),
         Command::Import(Import::Zone { file, origin, output }) => {
             zones::import(&file, &origin, output.as_deref())
         }
+        Command::Token(Token::Reset(wanted)) => reset::run(wanted, global.json).await,
         command => ask(command, &global).await,
     }
 }
@@ -432,10 +523,10 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Switch { domain, to } => commands::switch(&client, &domain, to.as_deref(), json).await,
         Command::Drain(drain) => drains::run(&client, drain, json).await,
         Command::Override(order) => commands::order(&client, order, json).await,
-        Command::Token(token) => commands::token(&client, token, json).await,
+        Command::Token(token) => tokens::run(&client, token, json).await,
         Command::Audit => commands::audit(&client, json).await,
         Command::Backup { output } => commands::backup(&client, &output).await,
-        Command::Restore { file } => commands::restore(&client, &file, json).await,
+        Command::Restore { file, force } => commands::restore(&client, &file, force, json).await,
         Command::Run { .. }
         | Command::Demo { .. }
         | Command::DemoBackend { .. }
@@ -454,20 +545,34 @@ fn open_as_many_files_as_allowed() {
 }
 
 async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
+    survive_hangups()?;
     if die_with_parent {
         end_with_parent()?;
     }
     let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
-    telemetry::log(&config.telemetry.log);
+    start_log(&config.telemetry.log)?;
+    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
+    tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
-    tokio::spawn(async move {
+    tokio::spawn(vital::task("the signals", async move {
         signalled().await;
-        tracing::info!("asked to end");
         asked.begin();
-    });
+        tracing::info!("asked to end");
+    }));
     open_as_many_files_as_allowed();
     node::run(config, shutdown).await.map_err(Failure::failed)
+}
+
+fn start_log(settings: &log::Settings) -> Outcome {
+    log::start(settings).map_err(|error| Failure::failed(format!("[telemetry] log_file: {error}")))
+}
+
+/// From now on SIGHUP asks this process to read its files again, and does not end it.
+fn survive_hangups() -> Outcome {
+    crate::reread::hangups()
+        .map(drop)
+        .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
 }
 
 /// Asks the kernel to kill this process when its parent ends.
@@ -494,5 +599,30 @@ mod tests {
     fn kinds_are_words_people_use() {
         assert_eq!(parse_kind("sites"), Ok(Kind::Site));
         assert!(parse_kind("nonsense").unwrap_err().contains("site, "));
+    }
+
+    /// What the systemd unit starts exists, and what it relies on stands in it.
+    #[test]
+    fn the_unit_names_commands_that_there_are() {
+        let unit = include_str!("../deploy/systemd/waypost.service");
+        let value = |key: &str| unit.lines().find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
+        for (key, prefix) in [("ExecStartPre", "-"), ("ExecStart", "")] {
+            let line = value(key).and_then(|it| it.strip_prefix(prefix)).unwrap();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(words[0], "/usr/local/bin/waypost");
+            let cli = Cli::try_parse_from(&words).unwrap();
+            let file = std::path::Path::new("/etc/waypost/waypost.toml");
+            match cli.command {
+                Command::Check { files } => assert_eq!(files, [file]),
+                Command::Run { config, .. } => assert_eq!(config, file),
+                other => panic!("{other:?}"),
+            }
+        }
+        // A wrong configuration is exit code 2, and no restart mends it.
+        assert_eq!((value("Restart"), value("RestartPreventExitStatus")), (Some("on-failure"), Some("2")));
+        assert_eq!(value("ExecReload"), Some("/bin/kill -HUP $MAINPID"));
+        assert!(unit.contains("# LoadCredential=") && !unit.contains("CAP_NET_RAW"));
+        let drop_in = include_str!("../deploy/systemd/waypost.service.d/icmp.conf");
+        assert!(drop_in.contains("\nAmbientCapabilities=CAP_NET_RAW\n"));
     }
 }

@@ -20,9 +20,10 @@ use store::{
     engine::consul,
     geo::Geo,
     model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
+    secret::Credential,
 };
 
-use crate::certificate::CertificateFiles;
+use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -39,8 +40,10 @@ pub struct Config {
     pub dns: Option<dns::Config>,
     /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
     pub dns_certificate: Option<CertificateFiles>,
+    /// The file of the DNS role's cookie secrets, if it shares them with other nodes.
+    pub dns_cookies: Option<FileInUse>,
     /// Where clients are that no site's networks hold.
-    pub geoip: Option<Arc<Geo>>,
+    pub geoip: Option<GeoIp>,
     /// The gateway role.
     pub proxy: Option<Proxy>,
     /// The prober role.
@@ -49,6 +52,26 @@ pub struct Config {
     pub control: Option<Control>,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// The file of `[store] ca_file`.
+    pub store_ca: Option<FileInUse>,
+    /// The file of `[prober] ca_file`.
+    pub prober_ca: Option<FileInUse>,
+    /// The files that its tokens come from.
+    pub token_files: Vec<TokenFile>,
+}
+
+/// A database of where addresses are, with the file it was read from.
+#[derive(Clone, Debug)]
+pub struct GeoIp {
+    /// The file.
+    pub file: FileInUse,
+    /// What it said.
+    pub geo: Arc<Geo>,
+}
+
+impl GeoIp {
+    /// Octets such a file may have: several times what the largest published ones have.
+    pub const LARGEST: u64 = 2 * 1024 * 1024 * 1024;
 }
 
 /// Which engine.
@@ -83,12 +106,14 @@ pub struct Guard {
     /// Certificate chain and key, in PEM.
     pub tls: Option<Tls>,
     /// The first operator's token; others are Token documents.
-    pub token: Option<consul::Secret>,
+    pub token: Option<Credential>,
 }
 
 /// A certificate chain with its key, in PEM.
 #[derive(Clone)]
 pub struct Tls {
+    /// Where both were read from.
+    pub files: CertificateFiles,
     /// The chain.
     pub cert: Vec<u8>,
     /// The key.
@@ -97,7 +122,7 @@ pub struct Tls {
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tls(hidden)")
+        write!(f, "Tls({})", self.files)
     }
 }
 
@@ -128,14 +153,16 @@ pub struct Control {
 }
 
 /// Logs and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Telemetry {
     /// An OTLP (gRPC) collector to export metrics to.
     pub otlp: Option<String>,
-    /// What is logged, as `info` or `info,proxy=debug`.
-    pub log: String,
-    /// Where `/livez`, `/readyz` and `/metrics` are answered on a node without control; absent: nowhere.
+    /// What is logged, how and where.
+    pub log: log::Settings,
+    /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: nowhere beside the admin API.
     pub listen: Option<SocketAddr>,
+    /// How that is guarded: with a token `/metrics` needs one; health is for everybody who asks.
+    pub guard: Guard,
 }
 
 impl Config {

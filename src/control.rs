@@ -10,6 +10,7 @@
 //!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
 //! ```
 
+mod answers;
 mod drains;
 mod intake;
 mod journal;
@@ -31,6 +32,7 @@ use store::{
     handle::Handle,
     health::{Batch, BatchReply, Work},
     model::Name,
+    vital,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -199,12 +201,14 @@ impl Control {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
                 let journal = journal::keep(Arc::clone(&shared), held);
+                let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
                         biased;
                         () = publishing => {}
                         () = deciding => {}
                         () = journal => {}
+                        () = telling => {}
                     }
                 }
             }
@@ -230,7 +234,7 @@ impl Control {
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
-    task.await;
+    vital::task(name, task).await;
     name
 }
 

@@ -16,6 +16,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::out::outln;
+
 pub use ports::free_port;
 pub use processes::Fleet;
 
@@ -167,22 +169,40 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     if options.json {
         let line =
             serde_json::to_string(fleet.layout()).map_err(|error| DemoError::Admin(error.to_string()))?;
-        println!("{line}");
+        outln!("{line}");
     } else {
         print_guide(fleet.layout());
     }
-    crate::shutdown::signalled().await;
+    tokio::select! {
+        () = crate::shutdown::signalled() => {}
+        () = terminal_gone() => {}
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ready once the terminal that the demo was started from is gone. SIGHUP alone does not end it, as it ends no node;
+/// but a demo whose window was closed would go on unseen.
+async fn terminal_gone() {
+    let there = || std::fs::File::open("/dev/tty").is_ok();
+    let started_from_one = there();
+    if let Ok(mut hangups) = crate::reread::hangups() {
+        while hangups.recv().await.is_some() {
+            if started_from_one && !there() {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn print_guide(layout: &Layout) {
     let Layout { dns, admin, engine, service, sites, processes, .. } = layout;
-    println!("Waypost demo: two sites on this machine, every part a process of its own.\n");
-    println!("  DNS      {dns}\n  admin    {admin}\n  engine   {engine}\n");
+    outln!("Waypost demo: two sites on this machine, every part a process of its own.\n");
+    outln!("  DNS      {dns}\n  admin    {admin}\n  engine   {engine}\n");
     for site in sites {
-        println!("  site {}   gateway {} (pid {})", site.name, site.gateway.address, site.gateway.pid);
+        outln!("  site {}   gateway {} (pid {})", site.name, site.gateway.address, site.gateway.pid);
         for instance in &site.instances {
-            println!("            {:<12} {} (pid {})", instance.id, instance.address, instance.pid);
+            outln!("            {:<12} {} (pid {})", instance.id, instance.address, instance.pid);
         }
     }
     let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway"))
@@ -192,13 +212,13 @@ fn print_guide(layout: &Layout) {
     let Some(instance) = near.instances.first() else { return };
     // As it was started: a newcomer has no `waypost` on the path yet.
     let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
-    println!("\nTry, in another terminal:\n");
-    println!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);
-    println!("  curl -H 'Host: {}' http://{}/", service.host, near.gateway.address);
-    println!("  {waypost} status --server {admin}");
-    println!("  {waypost} explain {} --client 127.0.0.1 --server {admin}", service.host);
-    println!("  kill -9 {}   # the gateway of {}: ask DNS again", near.gateway.pid, near.name);
-    println!("  {waypost} run --config {}   # and back", process.config.display());
-    println!("  {waypost} drain instance {} {} --wait --server {admin}", service.name, instance.id);
-    println!("\nIn a browser: {admin}/   Ctrl-C ends it all.");
+    outln!("\nTry, in another terminal:\n");
+    outln!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);
+    outln!("  curl -H 'Host: {}' http://{}/", service.host, near.gateway.address);
+    outln!("  {waypost} status --server {admin}");
+    outln!("  {waypost} explain {} --client 127.0.0.1 --server {admin}", service.host);
+    outln!("  kill -9 {}   # the gateway of {}: ask DNS again", near.gateway.pid, near.name);
+    outln!("  {waypost} run --config {}   # and back", process.config.display());
+    outln!("  {waypost} drain instance {} {} --wait --server {admin}", service.name, instance.id);
+    outln!("\nIn a browser: {admin}/   Ctrl-C ends it all.");
 }

@@ -1,7 +1,10 @@
 //! The listener of the embedded engine's Consul face: bytes in, [`store::compat`] decides, bytes out; who may do
-//! what is [`crate::auth`]'s table.
+//! what is [`crate::auth`]'s table. Who writes a node's heartbeat is noted, see [`store::writers`].
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -10,34 +13,103 @@ use axum::{
     http::{Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use store::engine::embedded::Embedded;
+use store::{
+    compat::{Access, Authorise, Permit},
+    engine::{Engine as _, EngineError, embedded::Embedded},
+    keys,
+    model::Bearer,
+    writers::{self, Writer},
+};
 
-use crate::auth::{self, Auth};
+use crate::{
+    auth::{self, Auth, Identity},
+    repeats::Repeats,
+};
 
 /// The largest body taken; KV values and transactions are refused at half of it, with Consul's own words.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
 
 /// Every path of the face.
 pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
-    Router::new().fallback(answer).with_state((engine, auth))
+    Router::new().fallback(answer).with_state(Face { engine, auth, refused: Arc::default() })
 }
 
-async fn answer(State((engine, auth)): State<(Arc<Embedded>, Auth)>, request: Request) -> Response {
+/// What every request is answered from.
+#[derive(Clone)]
+struct Face {
+    engine: Arc<Embedded>,
+    auth: Auth,
+    /// Refused writes that were logged.
+    refused: Arc<Repeats>,
+}
+
+async fn answer(State(Face { engine, auth, refused }): State<Face>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
     };
     let written = (head.method != Method::GET).then(|| Written::new(&auth, &head));
-    if store::compat::token(&head.uri, &head.headers).is_none() && auth::foreign(&head.headers) {
+    let token = store::compat::token(&head.uri, &head.headers);
+    // Also with a token that means nothing here: a page may add one to a request that needs no leave of ours.
+    let unnamed = matches!(auth.identify(token.as_deref()), Identity::Local | Identity::Anonymous);
+    if unnamed && auth::foreign(&head.headers) {
         let text = "Permission denied: another page's request, or another name's";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let request = http::Request::from_parts(head, body);
-    let response = store::compat::respond(&engine, &auth, request).await;
+    let noting = Noting { auth: &auth, written: Mutex::default() };
+    let response = store::compat::respond(&engine, &noting, request).await;
+    if response.status().is_success() {
+        noting.note(&engine).await;
+    }
     if let Some(written) = written {
-        written.record(response.status());
+        written.record(response.status(), &refused);
     }
     response.map(Body::from)
+}
+
+/// Heartbeats that one request may write and have noted: a transaction has at most 64 operations.
+const MOST_NOTED: usize = 64;
+
+/// Decides as [`Auth`] does, and remembers who was allowed to write which node's heartbeat.
+struct Noting<'a> {
+    auth: &'a Auth,
+    written: Mutex<Vec<(Bearer, Writer)>>,
+}
+
+impl Authorise for Noting<'_> {
+    fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit {
+        let permit = self.auth.may(token, access);
+        if let (Permit::Allowed, Access::KeyWrite(key)) = (permit, access)
+            && let Some(node) = keys::parse_node(key)
+        {
+            let writer = Writer { token: self.auth.identify(token).token().map(str::to_owned) };
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if written.len() < MOST_NOTED {
+                written.push((Bearer::Node(node), writer));
+            }
+        }
+        permit
+    }
+}
+
+impl Noting<'_> {
+    async fn note(self, engine: &Embedded) {
+        for (bearer, writer) in self.written.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if let Err(error) = noted(engine, &bearer, &writer).await {
+                tracing::warn!(%bearer, %error, "who wrote a heartbeat cannot be noted");
+            }
+        }
+    }
+}
+
+/// Notes who wrote a node's heartbeat, or forgets it when the write took the heartbeat back.
+async fn noted(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
+    let beats = match bearer {
+        Bearer::Node(name) => engine.kv_get(&keys::node(name.as_str()), None).await?.value.is_some(),
+        Bearer::Vantage(_) => true,
+    };
+    if beats { writers::note(engine, bearer, writer).await } else { writers::forget(engine, bearer).await }
 }
 
 /// A write, for the record: the registry's writes are too many to be kept beside the documents' in the engine.
@@ -54,8 +126,21 @@ impl Written {
         Self { who, what: format!("{} {}", head.method, head.uri.path()) }
     }
 
-    fn record(&self, status: StatusCode) {
+    fn record(&self, status: StatusCode, refused: &Repeats) {
         let Self { who, what } = self;
+        if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
+            if let Some(before) = refused.is_due(&format!("{who} {what}"), Instant::now()) {
+                let status = status.as_u16();
+                tracing::warn!(
+                    who,
+                    what,
+                    status,
+                    before,
+                    "registry write refused; more are only counted for a minute"
+                );
+            }
+            return;
+        }
         // Renewals come every few seconds from everybody, and our own nodes' beats do too.
         let ordinary =
             what.contains("/agent/check/") || what.contains("/session/renew") || what.contains("/txn");
@@ -63,6 +148,80 @@ impl Written {
             tracing::debug!(who, what, status = status.as_u16(), "registry write");
         } else {
             tracing::info!(who, what, status = status.as_u16(), "registry write");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use axum::http;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use store::{
+        engine::embedded::Options,
+        handle::Clock,
+        secret::{Credential, Secret},
+    };
+
+    use super::*;
+
+    async fn send(
+        router: &Router,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &'static str,
+    ) -> StatusCode {
+        let mut request = http::Request::builder().method(method).uri(path).header("Host", "127.0.0.1:8500");
+        if let Some(token) = token {
+            request = request.header("X-Consul-Token", token);
+        }
+        let service = TowerToHyperService::new(router.clone());
+        service.call(request.body(Body::from(body)).unwrap()).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn who_writes_a_heartbeat_is_noted() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+        let first = Credential::from(Secret::new("the-first-operator"));
+        let open = router(Arc::clone(&engine), Auth::new(handle.clone(), None));
+        let guarded = router(Arc::clone(&engine), Auth::new(handle, Some(&first)));
+        let txn = r#"[{"KV":{"Verb":"set","Key":"waypost/nodes/dns","Value":""}}]"#;
+        for (router, path, token, body, status) in [
+            (&open, "/v1/kv/waypost/nodes/gw", None, "{}", 200),
+            (&open, "/v1/kv/waypost/drains/gw", None, "{}", 200),
+            (&open, "/v1/txn", Some("means-nothing-here"), txn, 200),
+            (&guarded, "/v1/kv/waypost/nodes/other", Some("means-nothing-here"), "{}", 403),
+        ] {
+            assert_eq!(send(router, "PUT", path, token, body).await, status, "{path}");
+        }
+        let noted = async || writers::all(engine.as_ref()).await.unwrap();
+        let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned) };
+        let bearer = |text: &str| text.parse::<Bearer>().unwrap();
+        let (gw, dns) = (bearer("node/gw"), bearer("node/dns"));
+        assert_eq!(noted().await, BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))]));
+        let token = Some("the-first-operator");
+        assert_eq!(send(&guarded, "PUT", "/v1/kv/waypost/nodes/gw", token, "{}").await, 200);
+        let by_first = writer(Some(auth::FIRST));
+        assert_eq!(noted().await, BTreeMap::from([(gw, by_first), (dns.clone(), writer(None))]));
+        // A node that leaves takes its heartbeat back, and nothing is noted of it any more.
+        assert_eq!(send(&guarded, "DELETE", "/v1/kv/waypost/nodes/gw", token, "").await, 200);
+        assert_eq!(noted().await, BTreeMap::from([(dns, writer(None))]));
+    }
+
+    #[tokio::test]
+    async fn a_strangers_page_gains_nothing_by_a_token_that_means_nothing() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
+        let open = router(engine, Auth::new(handle, None));
+        let service = TowerToHyperService::new(open);
+        for path in ["/v1/kv/app", "/v1/kv/app?token=means-nothing-here"] {
+            let request = http::Request::builder().method("PUT").uri(path).header("Host", "127.0.0.1:8500");
+            let request = request.header("Origin", "https://evil.example").body(Body::from("x")).unwrap();
+            assert_eq!(service.call(request).await.unwrap().status(), 403, "{path}");
         }
     }
 }

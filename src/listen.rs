@@ -3,6 +3,11 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use crate::{
+    certificate::{Shown, server_config},
+    config::Tls,
+    reread::{Content, Part},
+};
 use axum::Router;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -14,9 +19,6 @@ use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
-
-use crate::{certificate::server_config, config::Tls};
 
 /// Connections a listener has open at a time; long polls of many nodes fit.
 const MOST_CONNECTIONS: usize = 4096;
@@ -71,7 +73,7 @@ pub struct Bound {
     what: &'static str,
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Shown>,
 }
 
 impl fmt::Debug for Bound {
@@ -88,15 +90,12 @@ impl fmt::Debug for Bound {
 /// # Errors
 /// When the address or the certificate cannot be used.
 pub async fn bind(what: &'static str, address: SocketAddr, tls: Option<&Tls>) -> Result<Bound, ListenError> {
-    let tls = tls.map(acceptor).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
+    let show = |tls: &Tls| server_config(&tls.cert, &tls.key).map(Shown::new);
+    let tls = tls.map(show).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
     let fail = |source| ListenError::Bind { what, address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     Ok(Bound { what, listener, address, tls })
-}
-
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
-    Ok(TlsAcceptor::from(Arc::new(server_config(&tls.cert, &tls.key)?)))
 }
 
 impl Bound {
@@ -104,6 +103,15 @@ impl Bound {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What reads its certificate again, given where it was read from.
+    #[must_use]
+    pub fn certificate_part(&self, tls: &Tls) -> Option<Part> {
+        let shown = self.tls.clone()?;
+        let (name, in_use) =
+            (format!("the certificate of {}", self.what), Content::of(&[&tls.cert, &tls.key]));
+        Some(tls.files.part(name, Some(in_use), move |config| shown.set(config)))
     }
 
     /// Serves until `shutdown`; then finishes what has begun, for a short while.
@@ -142,17 +150,12 @@ impl Bound {
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    stopping: watch::Receiver<bool>,
-) {
+async fn converse(stream: TcpStream, tls: Option<Shown>, router: Router, stopping: watch::Receiver<bool>) {
     // Small answers to a waiting client; without it they meet delayed acknowledgements.
     let _ = stream.set_nodelay(true);
     match tls {
         None => exchange(stream, router, stopping).await,
-        Some(tls) => match tokio::time::timeout(HEAD_PATIENCE, tls.accept(stream)).await {
+        Some(tls) => match tokio::time::timeout(HEAD_PATIENCE, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => exchange(stream, router, stopping).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),

@@ -15,26 +15,26 @@ use dns::{
 use store::{
     engine::{Engine, EngineError, consul::Consul, embedded},
     follow::{self, Follower, Identity},
+    geo::Geo,
     handle::{Clock, Handle},
     load::Load,
     metrics::Source,
-    model::{Generation, Name},
+    model::{Bearer, Generation, Name},
     snapshot::{Snapshot, Sources},
+    vital,
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     admin::{self, Admin, Health},
     auth::Auth,
-    certificate::CertificateFiles,
-    config::{self, Config, Store},
+    config::{self, Config, GeoIp, Store},
     control,
     listen::{self, Bound, ListenError},
+    reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
     shutdown::Shutdown,
-    telemetry::{Metrics, TelemetryError},
+    telemetry::{Metrics, TelemetryError, log},
+    token_file::TokenFile,
 };
 
 /// How long the parts may take to end, beyond what the gateway was given.
@@ -84,6 +84,9 @@ pub enum NodeError {
     /// A part ended that should not.
     #[error("{0} ended by itself, which is a defect")]
     Ended(&'static str),
+    /// A task or thread panicked that the node cannot do without.
+    #[error("{0} panicked, which is a defect; the log says where")]
+    Panicked(&'static str),
 }
 
 type Outcome = (&'static str, Result<(), NodeError>);
@@ -100,6 +103,7 @@ struct Listeners {
 struct Opened {
     engine: Arc<dyn Engine>,
     embedded: Option<Arc<embedded::Embedded>>,
+    consul: Option<Arc<Consul>>,
 }
 
 /// Runs a node until `shutdown` begins or a part of it fails.
@@ -115,8 +119,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         Some(store) => Some(open(&config, store).await?),
         None => None,
     };
+    let geo = watch::Sender::new(config.geoip.as_ref().map(|it| Arc::clone(&it.geo)));
     let followed = match &opened {
-        Some(opened) => Some(follow(&config, &opened.engine, &boot).await?),
+        Some(opened) => Some(follow(&config, &opened.engine, &boot, geo.subscribe()).await?),
         None => None,
     };
     let (handle, follower) = followed.unzip();
@@ -129,7 +134,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         gateway: None,
         zones: Arc::default(),
         targets: Arc::default(),
+        rereads: Rereads::default(),
     };
+    if let (Some(file), Some(consul)) = (&config.store_ca, opened.as_ref().and_then(|it| it.consul.clone())) {
+        let trust = move |pem: &[u8]| consul.trust(pem).map_err(|error| error.to_string());
+        node.rereads.extend([authorities_part("[store] ca_file", file, trust)]);
+    }
+    config.token_files.iter().for_each(TokenFile::say_if_missing);
+    node.rereads.extend(config.token_files.iter().map(TokenFile::part));
+    node.rereads.extend(certificate_parts(&config, &listeners));
+    node.rereads.extend(config.telemetry.log.file.as_deref().map(log::part));
+    node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
@@ -162,32 +177,119 @@ async fn bind(config: &Config) -> Result<Listeners, ListenError> {
             Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
     }
     if let Some(address) = config.telemetry.listen {
-        listeners.status = Some(listen::bind("[telemetry] listen", address, None).await?);
+        listeners.status =
+            Some(listen::bind("[telemetry] listen", address, config.telemetry.guard.tls.as_ref()).await?);
     }
     Ok(listeners)
 }
 
+/// What reads the certificates of the node's own listeners again.
+fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
+    let face = match &config.store {
+        Some(Store::Embedded(it)) => it.guard.tls.as_ref(),
+        _ => None,
+    };
+    let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
+    let status = config.telemetry.guard.tls.as_ref();
+    let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
+    listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
+}
+
+/// What reads the database of where addresses are again.
+fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -> Part {
+    let path = geoip.file.path.clone();
+    let files = Files::new(vec![path.clone()], GeoIp::LARGEST);
+    Part::of_files("[dns] geoip", files, Some(geoip.file.content), move |contents| {
+        let geo = contents.first().ok_or("expected a file").map_err(str::to_owned);
+        let geo = Geo::read(geo?).map_err(|error| format!("{}: {error}", path.display()))?;
+        let what = format!("{geo:?}");
+        into.send_replace(Some(Arc::new(geo)));
+        Ok(what)
+    })
+}
+
+/// What reads the secrets of DNS cookies again.
+fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
+    let path = file.path.clone();
+    let files = Files::new(vec![path.clone()], Files::SMALL);
+    Part::of_files("[dns] cookie_secret_file", files, Some(file.content), move |contents| {
+        let text = contents.first().map(|it| String::from_utf8_lossy(it)).unwrap_or_default();
+        let secrets: dns::cookie::Secrets =
+            text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+        gate.set_cookies(secrets);
+        Ok(path.display().to_string())
+    })
+}
+
+/// What reads authorities again, to be trusted by whoever `trust` says.
+fn authorities_part(
+    name: &'static str,
+    file: &FileInUse,
+    trust: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static,
+) -> Part {
+    let path = file.path.clone();
+    let files = Files::new(vec![path.clone()], Files::SMALL);
+    Part::of_files(name, files, Some(file.content), move |contents| {
+        let pem = contents.first().map(Vec::as_slice).unwrap_or_default();
+        trust(pem).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path.display().to_string())
+    })
+}
+
+/// What reads the folder of zones again.
+fn zones_part(zones: Arc<ZonesDir>) -> Part {
+    let folder = zones.path().to_owned();
+    let look = move || Signature::of_folder(&folder);
+    Part::new("[dns] zones_dir", look, move || {
+        let report = zones.reread();
+        for mistake in &report.mistakes {
+            tracing::error!("[dns] zones_dir: {mistake}");
+        }
+        let dns::zones_dir::Report { zones, changed, removed, failed, .. } = report;
+        let what = format!("{zones} zones, {changed} of them changed, {removed} removed");
+        match (failed, changed + removed) {
+            (0, 0) => Reread::Unchanged,
+            (0, _) => Reread::Reread(what),
+            _ => Reread::Kept(format!("{failed} files cannot be used; {what}")),
+        }
+    })
+}
+
 async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
     match store {
-        Store::Consul(consul) => Ok(Opened { engine: Arc::new(Consul::new(consul)?), embedded: None }),
+        Store::Consul(consul) => {
+            let consul = Arc::new(Consul::new(consul)?);
+            Ok(Opened { engine: Arc::clone(&consul) as _, embedded: None, consul: Some(consul) })
+        }
         Store::Embedded(it) => {
-            let address =
-                it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
-            let options = embedded::Options {
-                node: config.node.to_string(),
-                address,
-                datacenter: it.datacenter.clone(),
-            };
-            let embedded = embedded::Embedded::open(&config.data_dir.join("engine"), options).await?;
-            Ok(Opened { engine: Arc::clone(&embedded) as Arc<dyn Engine>, embedded: Some(embedded) })
+            let embedded = open_embedded(config, it).await?;
+            // This node beats without asking the face; what the face noted of it in an earlier life is over.
+            store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
+            Ok(Opened {
+                engine: Arc::clone(&embedded) as Arc<dyn Engine>,
+                embedded: Some(embedded),
+                consul: None,
+            })
         }
     }
+}
+
+/// Opens the embedded engine of a node.
+pub(crate) async fn open_embedded(
+    config: &Config,
+    it: &config::Embedded,
+) -> Result<Arc<embedded::Embedded>, EngineError> {
+    let address = it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
+    let options =
+        embedded::Options { node: config.node.to_string(), address, datacenter: it.datacenter.clone() };
+    embedded::Embedded::open(&config.data_dir.join("engine"), options).await
 }
 
 async fn follow(
     config: &Config,
     engine: &Arc<dyn Engine>,
     boot: &str,
+    geo: watch::Receiver<Option<Arc<Geo>>>,
 ) -> Result<(Handle, Follower), NodeError> {
     let identity = Identity {
         node: config.node.to_string(),
@@ -196,7 +298,7 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    let options = follow::Options { geo: config.geoip.clone(), ..follow::Options::default() };
+    let options = follow::Options { geo, ..follow::Options::default() };
     Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
 }
 
@@ -207,17 +309,6 @@ fn standing() -> Handle {
     let empty = Snapshot::compile(Sources::default(), generation, handle.board());
     publisher.publish_snapshot(Arc::new(empty));
     handle
-}
-
-/// Reads the folder of zones again whenever SIGHUP asks for it.
-async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        let zones = Arc::clone(&zones);
-        match tokio::task::spawn_blocking(move || zones.reread()).await {
-            Ok(report) => report.log(),
-            Err(error) => tracing::error!(%error, "a defect: reading the folder of zones panicked"),
-        }
-    }
 }
 
 /// Says what a gateway carries: the mean of the last seconds.
@@ -248,6 +339,8 @@ struct Node {
     /// What the DNS role serves from files.
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
+    /// What is read again while the node runs.
+    rereads: Rereads,
 }
 
 impl Node {
@@ -261,6 +354,7 @@ impl Node {
         handle: Option<&Handle>,
         follower: Option<&Follower>,
     ) -> Result<Arc<Metrics>, NodeError> {
+        self.sources.extend([log::metrics() as Arc<dyn Source>, self.rereads.metrics()]);
         if let Some(follower) = follower {
             self.sources.push(follower.metrics());
         }
@@ -275,8 +369,14 @@ impl Node {
         if let Some(prober) = &config.prober {
             let prober = prober::start(prober.clone(), self.boot.clone())?;
             self.sources.push(prober.metrics());
+            let admins = prober.admins();
+            self.rereads.extend(config.prober_ca.as_ref().map(|file| {
+                authorities_part("[prober] ca_file", file, move |pem| {
+                    admins.iter().try_for_each(|it| it.trust(pem))
+                })
+            }));
             let ending = self.shutdown.begun();
-            self.tasks.spawn(async move { ("the prober", prober.run(ending).await.map_err(Into::into)) });
+            self.spawn("the prober", async move { prober.run(ending).await.map_err(Into::into) });
         }
         let control = match (&config.control, opened, handle) {
             (Some(_), Some(opened), Some(handle)) => Some(self.start_control(config, opened, handle)),
@@ -286,7 +386,18 @@ impl Node {
         let metrics = Arc::new(Metrics::new(config.node.as_str(), std::mem::take(&mut self.sources), otlp)?);
         let health = Health { metrics: Arc::clone(&metrics), unready: self.unready(handle) };
         self.serve(config, listeners, opened, handle, control, health);
+        self.start_rereading();
         Ok(metrics)
+    }
+
+    fn start_rereading(&mut self) {
+        let (rereads, ending) = (std::mem::take(&mut self.rereads), self.shutdown.begun());
+        self.spawn("rereading files", async move {
+            tokio::select! {
+                () = ending => Ok(()),
+                outcome = rereads.run() => outcome.map_err(NodeError::Signal),
+            }
+        });
     }
 
     /// The embedded engine's names over DNS.
@@ -303,33 +414,41 @@ impl Node {
         let server = registry::bind(address, answers).map_err(NodeError::Registry)?;
         self.sources.push(server.metrics());
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
-            ("the registry's DNS", server.run(ending).await.map_err(NodeError::Registry))
-        });
+        self.spawn(
+            "the registry's DNS",
+            async move { server.run(ending).await.map_err(NodeError::Registry) },
+        );
         Ok(())
     }
 
     fn start_roles(&mut self, config: &Config, handle: &Handle) -> Result<(), NodeError> {
         if let Some(dns) = &config.dns {
             if let Some(files) = &config.dns_certificate {
-                self.follow_certificate(files, &dns.certificate)?;
+                let shown = dns.certificate.clone();
+                let part = files.part("[dns.tls]", None, move |config| shown.set(&config));
+                // A node whose certificate cannot be used serves what needs none, so this is no reason to end.
+                part.read_now();
+                self.rereads.extend([part]);
             }
             let server = dns::bind(dns.clone(), handle.clone())?;
             self.sources.push(server.metrics());
             (self.zones, self.targets) = (server.zones(), server.targets());
             if let Some(zones) = server.zones_dir() {
                 self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
-                self.reread_on_hangup(zones)?;
+                self.rereads.extend([zones_part(zones)]);
+            }
+            if let Some(file) = &config.dns_cookies {
+                self.rereads.extend([cookie_part(file, server.gate())]);
             }
             let ending = self.shutdown.begun();
-            self.tasks.spawn(async move { ("the DNS server", server.run(ending).await.map_err(Into::into)) });
+            self.spawn("the DNS server", async move { server.run(ending).await.map_err(Into::into) });
         }
         if let Some(proxy) = &config.proxy {
             let gateway = proxy::bind(self.gateway_config(config, proxy), handle.clone())?;
             let running = gateway.handle();
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
-            self.tasks.spawn(async move { ("the gateway", gateway.run().await.map_err(Into::into)) });
+            self.spawn("the gateway", async move { gateway.run().await.map_err(Into::into) });
             self.report_load(proxy.cluster.clone(), handle.clone());
         }
         Ok(())
@@ -340,44 +459,12 @@ impl Node {
         let Some((gateway, _)) = &self.gateway else { return };
         let metrics = gateway.metrics();
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
+        self.spawn("measuring the load", async move {
             tokio::select! {
-                () = ending => {}
-                () = carried(&metrics, cluster, &handle) => {}
+                () = ending => Ok(()),
+                () = carried(&metrics, cluster, &handle) => Ok(()),
             }
-            ("measuring the load", Ok(()))
         });
-    }
-
-    fn follow_certificate(
-        &mut self,
-        files: &CertificateFiles,
-        into: &dns::Certificate,
-    ) -> Result<(), NodeError> {
-        files.load(into);
-        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
-        let (following, ending) = (files.clone().follow(into.clone(), hangup), self.shutdown.begun());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = ending => {}
-                () = following => {}
-            }
-            ("rereading the certificate", Ok(()))
-        });
-        Ok(())
-    }
-
-    fn reread_on_hangup(&mut self, zones: Arc<ZonesDir>) -> Result<(), NodeError> {
-        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signal)?;
-        let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = ending => {}
-                () = reread_on_hangup(zones, hangup) => {}
-            }
-            ("rereading zones", Ok(()))
-        });
-        Ok(())
     }
 
     fn gateway_config(&self, config: &Config, proxy: &config::Proxy) -> proxy::Config {
@@ -400,7 +487,7 @@ impl Node {
         let asked = control.handle();
         self.sources.push(asked.metrics());
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move { ("control", control.run(ending).await.map_err(Into::into)) });
+        self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
         asked
     }
 
@@ -409,7 +496,8 @@ impl Node {
         let gateway = self.gateway.as_ref().map(|(gateway, _)| gateway.clone());
         let handle = handle.cloned();
         Arc::new(move || {
-            let mut reasons = Vec::new();
+            let panicked = |name| format!("{name} panicked; this node is about to end");
+            let mut reasons: Vec<_> = vital::names_lost().into_iter().map(panicked).collect();
             if handle.as_ref().is_some_and(|handle| handle.snapshot().is_none()) {
                 reasons.push("no snapshot: this node never had a configuration".to_owned());
             }
@@ -439,27 +527,43 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
-            self.serve_one("the status listener", bound, admin::health_router(health));
-        }
-        if self.tasks.is_empty() {
-            // An engine without a face serves whoever shares its process: nothing to wait for but the end.
-            let ending = self.shutdown.begun();
-            self.tasks.spawn(async move {
-                ending.await;
-                ("the engine", Ok(()))
+            let auth = config.telemetry.guard.token.as_ref().map(|first| {
+                // A node without an engine knows no tokens but this one.
+                Auth::new(handle.cloned().unwrap_or_else(standing), Some(first))
             });
+            self.serve_one("the status listener", bound, admin::health_router(health, auth));
         }
+    }
+
+    fn complete_bootstraps(&mut self, admin: Admin) {
+        let ending = self.shutdown.begun();
+        self.spawn("bringing tokens into force", async move {
+            tokio::select! {
+                () = ending => Ok(()),
+                () = admin.complete_bootstraps() => Ok(()),
+            }
+        });
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {
         let ending = self.shutdown.begun();
-        self.tasks.spawn(async move {
+        self.spawn(name, async move {
             bound.serve(router, ending).await;
-            (name, Ok(()))
+            Ok(())
         });
+    }
+
+    /// Runs a part; when it ends, by itself or by a panic, so does the node.
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), NodeError>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, vital::task(name, part).await) });
     }
 
     /// Waits for the end: asked for, or because a part failed. The gateway ends in its own time.
@@ -472,7 +576,12 @@ impl Node {
                 Some(Ok((_, Ok(())))) if self.shutdown.has_begun() => None,
                 ended => Some(outcome(ended)),
             },
+            // Also those that no part of this node awaits.
+            name = vital::lost() => Some(Err(NodeError::Panicked(name))),
         };
+        if let Some(Err(error)) = &failed {
+            tracing::error!(%error, "this node ends");
+        }
         if let Some((gateway, _)) = &self.gateway {
             gateway.shut_down();
         }
@@ -499,6 +608,8 @@ fn outcome(ended: Option<Result<Outcome, tokio::task::JoinError>>) -> Result<(),
     match ended {
         Some(Ok((_, Err(error)))) => Err(error),
         Some(Ok((name, Ok(())))) => Err(NodeError::Ended(name)),
-        Some(Err(_)) | None => Err(NodeError::Ended("a part of this node")),
+        Some(Err(_)) | None => {
+            Err(NodeError::Panicked(vital::names_lost().first().copied().unwrap_or("a part of this node")))
+        }
     }
 }

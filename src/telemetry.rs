@@ -1,6 +1,8 @@
 //! Logs and metrics. Components count in their own atomics ([`store::metrics::Source`]); here those are read when
 //! Prometheus scrapes or the OTLP exporter's time comes, so both show the same numbers and hot paths know neither.
 
+pub mod log;
+
 use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
@@ -17,19 +19,6 @@ use store::metrics::{Descriptor, Kind, Source};
 
 /// How often metrics are exported.
 const EXPORT_EVERY: Duration = Duration::from_secs(10);
-
-/// Sends logs to standard error: short lines on a terminal, the same without colours in a file.
-pub fn log(directives: &str) {
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(directives);
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(ansi)
-        .with_writer(std::io::stderr)
-        .finish();
-    // A second start in one process (a test) keeps the first.
-    let _ = tracing::subscriber::set_global_default(subscriber);
-}
 
 /// A node's metrics.
 #[derive(Debug)]
@@ -172,6 +161,8 @@ mod tests {
         let (_, follower) = store::follow::start(engine, folder.path(), identity, options).await.unwrap();
         let prober = prober::Config::new("v".parse().unwrap(), vec!["http://127.0.0.1:1".to_owned()]);
         let sources: Vec<(&str, Arc<dyn Source>)> = vec![
+            ("Every node", log::metrics()),
+            ("Every node", Arc::new(crate::reread::RereadMetrics::default())),
             ("Every node with an engine", follower.metrics()),
             ("`dns`", Arc::new(dns::Metrics::default())),
             ("`dns` with `zones_dir`", Arc::new(dns::zones_dir::ZonesDir::open(folder.path()).unwrap().0)),
@@ -181,10 +172,14 @@ mod tests {
             ("`control`", Arc::new(crate::control::Metrics::default())),
         ];
         let mut page = include_str!("telemetry/metrics_head.md").to_owned();
+        let mut above = "";
         for (role, source) in sources {
-            page.push_str(&format!(
-                "\n## {role}\n\n| Name (OTLP) | Kind | Unit | What it counts |\n|---|---|---|---|\n"
-            ));
+            if role != above {
+                page.push_str(&format!(
+                    "\n## {role}\n\n| Name (OTLP) | Kind | Unit | What it counts |\n|---|---|---|---|\n"
+                ));
+            }
+            above = role;
             for it in source.descriptors() {
                 let kind = match it.kind {
                     Kind::Counter => "counter",

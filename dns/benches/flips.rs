@@ -7,7 +7,7 @@
 //!
 //!     cargo bench -p dns --bench flips [-- DOMAINS]
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
 
 use std::{
     fmt::Write as _,

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use store::{
     model::{DomainName, Moment},
@@ -41,7 +42,7 @@ impl Default for Config {
 /// Cookies, rates and rules.
 #[derive(Debug)]
 pub struct Gate {
-    secrets: Secrets,
+    secrets: ArcSwap<Secrets>,
     rate: Option<Table>,
     rules: Rules,
     metrics: Arc<Metrics>,
@@ -55,7 +56,7 @@ impl Gate {
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, getrandom::Error> {
         let table = |config: rate::Config| Table::new(&config, Arc::clone(&metrics.rate));
         Ok(Self {
-            secrets: config.cookies.map_or_else(Secrets::random, Ok)?,
+            secrets: ArcSwap::from_pointee(config.cookies.map_or_else(Secrets::random, Ok)?),
             rate: config.rate_limit.map(table).transpose()?,
             rules: config.allow_query.into(),
             metrics,
@@ -71,8 +72,13 @@ impl Gate {
 
     /// The gate at a moment.
     #[must_use]
-    pub const fn at(&self, now: Moment) -> Guard<'_> {
-        Guard { gate: self, now }
+    pub fn at(&self, now: Moment) -> Guard<'_> {
+        Guard { gate: self, secrets: **self.secrets.load(), now }
+    }
+
+    /// Takes other secrets for cookies, from the next batch of queries on.
+    pub fn set_cookies(&self, secrets: Secrets) {
+        self.secrets.store(Arc::new(secrets));
     }
 }
 
@@ -80,6 +86,7 @@ impl Gate {
 #[derive(Clone, Copy, Debug)]
 pub struct Guard<'a> {
     gate: &'a Gate,
+    secrets: Secrets,
     now: Moment,
 }
 
@@ -87,13 +94,13 @@ impl Guard<'_> {
     /// Reads the data of a cookie option, if there was one.
     #[must_use]
     pub fn presented(&self, option: Option<&[u8]>, source: IpAddr) -> Presented {
-        option.map_or(Presented::None, |data| cookie::read(data, source, self.now, &self.gate.secrets))
+        option.map_or(Presented::None, |data| cookie::read(data, source, self.now, &self.secrets))
     }
 
     /// The data of the reply's cookie option, if it has one.
     #[must_use]
     pub fn cookie(&self, presented: &Presented, source: IpAddr) -> Option<Cookie> {
-        presented.reply(source, self.now, &self.gate.secrets)
+        presented.reply(source, self.now, &self.secrets)
     }
 
     /// True if this client may ask about the zone.

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use socket2::{Domain, Protocol, Socket, Type};
+use store::vital;
 use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -188,6 +189,12 @@ impl Server {
         self.zones_dir.clone()
     }
 
+    /// Cookies, response rates and who may ask: its cookie secrets may change while it serves.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.exchange.gate)
+    }
+
     /// What is known of the targets of ALIAS records outside our zones, also later.
     #[must_use]
     pub fn targets(&self) -> Arc<ArcSwap<Targets>> {
@@ -237,10 +244,12 @@ impl Server {
             self.config.tcp_connections_per_client,
             self.config.tcp_idle,
         );
-        tasks.spawn(self.exchange.refresher(self.config.resolvers).run(stopped.clone()));
+        let refreshing = self.exchange.refresher(self.config.resolvers).run(stopped.clone());
+        tasks.spawn(vital::task("the resolver of ALIAS targets", refreshing));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         // Ends only with those who publish, which ends nobody else.
-        let following = tokio::spawn(following.run(self.zones_dir.as_ref().map(|dir| dir.changes())));
+        let following = following.run(self.zones_dir.as_ref().map(|dir| dir.changes()));
+        let following = tokio::spawn(vital::task("the follower of DNS snapshots", following));
         let mut workers = udp::Workers::default();
         for listener in self.listeners {
             let tcp = tokio::net::TcpListener::from_std(listener.tcp).map_err(Error::Register)?;
@@ -248,7 +257,8 @@ impl Server {
                 workers.spawn(socket, self.exchange.clone()).map_err(Error::Register)?;
             }
             let (limits, exchange) = (limits.clone(), self.exchange.clone());
-            tasks.spawn(streams::serve(tcp, Service::Tcp, limits, exchange, stopped.clone()));
+            let serving = streams::serve(tcp, Service::Tcp, limits, exchange, stopped.clone());
+            tasks.spawn(vital::task("a listener of DNS over TCP", serving));
         }
         tracing::info!(addresses = ?self.addresses, "serving DNS");
         let ended = tokio::select! {

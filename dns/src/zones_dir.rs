@@ -129,13 +129,19 @@ impl ZonesDir {
         Ok((dir, report))
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
     /// What is served now, also after later rereads.
     #[must_use]
     pub fn zones(&self) -> &Arc<ArcSwap<Zones>> {
         &self.zones
     }
 
-    /// Wakes with every reading of the folder; the number only grows.
+    /// Wakes with every reading of the folder that found other zones; the number only grows.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -158,8 +164,11 @@ impl ZonesDir {
         let (zones, report) = update(&self.zones.load(), listed);
         self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
         self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
-        self.zones.store(Arc::new(zones));
-        self.changes.send_modify(|count| *count += 1);
+        // What was compiled from the same zones is right as it is.
+        if report.changed + report.removed > 0 {
+            self.zones.store(Arc::new(zones));
+            self.changes.send_modify(|count| *count += 1);
+        }
         Ok(report)
     }
 }

@@ -1,15 +1,17 @@
 //! The two requests a prober makes of an admin address.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use reqwest::{Certificate, Client, RequestBuilder, Response};
 use store::{
     health::{Batch, BatchReply, Work},
     model::{Name, Span},
+    secret::Credential,
 };
 
-use crate::{Config, Error, Secret};
+use crate::{Config, Error};
 
 /// How long a work poll may wait at the other end.
 const WAIT: Duration = Duration::from_secs(30);
@@ -34,15 +36,21 @@ pub trait Admin: fmt::Debug + Send + Sync + 'static {
 
     /// Waits for work that is newer than `index`.
     async fn work(&self, index: u64) -> Result<Work, Failed>;
+
+    /// Trusts these certificates (PEM) in the place of all others, for connections that are made from now on; the error
+    /// says why they cannot be used. A rim without certificates has nothing to do.
+    fn trust(&self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// One admin address over HTTP.
 #[derive(Debug)]
 pub(crate) struct Api {
-    client: Client,
+    client: ArcSwap<Client>,
     base: String,
     vantage: Name,
-    token: Option<Secret>,
+    token: Option<Credential>,
 }
 
 /// Why a request gave nothing.
@@ -74,19 +82,9 @@ impl Api {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Error::Config(format!("{base:?}: expected a URL such as http://127.0.0.1:8580")));
         }
-        let mut client = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true);
-        if let Some(pem) = &config.ca_pem {
-            client = client.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(fail)?);
-        } else if url.scheme() == "http" {
-            // Reading the system's certificates takes longer than everything else.
-            client = client.tls_certs_only([]);
-        }
+        let client = client(config.ca_pem.as_deref(), url.scheme()).map_err(fail)?;
         Ok(Self {
-            client: client.build().map_err(fail)?,
+            client: ArcSwap::from_pointee(client),
             base: base.trim_end_matches('/').to_owned(),
             vantage: config.vantage.clone(),
             token: config.token.clone(),
@@ -94,8 +92,8 @@ impl Api {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Failed> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token.expose()),
+        let request = match self.token.as_ref().and_then(Credential::load) {
+            Some(secret) => request.bearer_auth(secret.expose()),
             None => request,
         };
         let unanswered = |error: reqwest::Error| Failed::Unanswered(told(&error));
@@ -117,10 +115,16 @@ impl Admin for Api {
         &self.base
     }
 
+    fn trust(&self, ca_pem: &[u8]) -> Result<(), String> {
+        let trusting = client(Some(ca_pem), "https").map_err(|error| error.to_string())?;
+        self.client.store(Arc::new(trusting));
+        Ok(())
+    }
+
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
         let large = batch.full || batch.observations.len() > LARGE;
         let patience = if large { LARGE_REPORT } else { REPORT };
-        let request = self.client.post(format!("{}/v1/observations", self.base)).json(batch);
+        let request = self.client.load().post(format!("{}/v1/observations", self.base)).json(batch);
         let body = self.send(request.timeout(patience)).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Failed::Refused(format!("no answer to a batch: {error}")))
@@ -129,9 +133,26 @@ impl Admin for Api {
     async fn work(&self, index: u64) -> Result<Work, Failed> {
         let url =
             format!("{}/v1/vantages/{}/work?index={index}&wait={}", self.base, self.vantage, Span(WAIT));
-        let body = self.send(self.client.get(url).timeout(WAIT + WAIT / 2)).await?;
+        let request = self.client.load().get(url).timeout(WAIT + WAIT / 2);
+        let body = self.send(request).await?;
         serde_json::from_slice(&body).map_err(|error| Failed::Refused(format!("no work: {error}")))
     }
+}
+
+/// What makes requests, trusting these certificates alone, or the system's.
+fn client(ca_pem: Option<&[u8]>, scheme: &str) -> reqwest::Result<Client> {
+    let mut client = Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true);
+    if let Some(pem) = ca_pem {
+        client = client.tls_certs_only(Certificate::from_pem_bundle(pem)?);
+    } else if scheme == "http" {
+        // Reading the system's certificates takes longer than everything else.
+        client = client.tls_certs_only([]);
+    }
+    client.build()
 }
 
 async fn bounded(mut response: Response) -> Result<Vec<u8>, Failed> {

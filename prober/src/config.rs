@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
-use store::model::Name;
+use store::{model::Name, secret::Credential};
 
 /// A prober's configuration; the bounds have defaults that suit most.
 #[derive(Clone, Debug)]
@@ -12,8 +12,9 @@ pub struct Config {
     /// Base addresses of the admin APIs it reports to and takes work from, such as `https://10.0.0.1:8580`:
     /// at least one, at most [`Config::MOST_ADDRESSES`]. Each gets every report, independently of the others.
     pub report_to: Vec<String>,
-    /// Sent as `Authorization: Bearer`; absent where the admin API asks for none.
-    pub token: Option<Secret>,
+    /// Sent as `Authorization: Bearer`; absent where the admin API asks for none. Changed in place when its file
+    /// changes.
+    pub token: Option<Credential>,
     /// The only authorities trusted for `https` addresses, in PEM; absent: the system's.
     pub ca_pem: Option<Vec<u8>>,
     /// Places that ought to be reachable from here whatever happens to the sites, dialled by TCP every second:
@@ -56,28 +57,6 @@ impl Config {
             check_ca_pem: None,
             external: BTreeMap::new(),
         }
-    }
-}
-
-/// A token's secret. Its `Debug` shows nothing of it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(hidden)")
     }
 }
 
@@ -151,7 +130,7 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let mut config = Config::new("gz".parse().unwrap(), Vec::new());
-        config.token = Some(Secret::from("abc123".to_owned()));
+        config.token = Some(store::secret::Secret::new("abc123").into());
         assert!(!format!("{config:?}").contains("abc123"));
     }
 }

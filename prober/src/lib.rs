@@ -36,11 +36,11 @@ mod work;
 
 use std::sync::Arc;
 
-use store::handle::Clock;
+use store::{handle::Clock, vital};
 use tokio::{sync::watch, task::JoinSet};
 
 pub use api::{Admin, Failed};
-pub use config::{Canary, CanaryError, Config, Secret};
+pub use config::{Canary, CanaryError, Config};
 pub use metrics::Metrics;
 
 use crate::{
@@ -117,6 +117,12 @@ impl Prober {
         Arc::clone(&self.metrics)
     }
 
+    /// The addresses it reports to.
+    #[must_use]
+    pub fn admins(&self) -> Vec<Arc<dyn Admin>> {
+        self.apis.clone()
+    }
+
     /// Dials and reports until `shutdown`.
     ///
     /// # Errors
@@ -130,11 +136,13 @@ impl Prober {
         for (number, api) in self.apis.into_iter().enumerate() {
             let inlet = work::Inlet { number, jobs: Arc::clone(&jobs), asked: asked.clone() };
             let who = Reporter { vantage: self.config.vantage.clone(), boot: self.boot.clone() };
-            tasks.spawn(work::follow(Arc::clone(&api), who.vantage.clone(), inlet));
-            tasks.spawn(report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics)));
+            let following = work::follow(Arc::clone(&api), who.vantage.clone(), inlet);
+            tasks.spawn(vital::task("the prober's follower of work", following));
+            let reporting = report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics));
+            tasks.spawn(vital::task("the prober's reports", reporting));
         }
         let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
-        tasks.spawn(driver.run(given, confirmations));
+        tasks.spawn(vital::task("the prober's schedule", driver.run(given, confirmations)));
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             Some(ended) = tasks.join_next() => {

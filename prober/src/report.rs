@@ -92,7 +92,7 @@ pub(crate) async fn report(
         match api.report(&batch).await {
             Ok(reply) => {
                 if failures > 0 {
-                    tracing::info!(address = api.base(), "reports are taken again");
+                    tracing::info!(address = api.base(), not_taken = failures, "reports are taken again");
                 }
                 failures = 0;
                 metrics.reported(number, true);

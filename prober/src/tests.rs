@@ -249,7 +249,7 @@ async fn a_vantage_whose_canaries_fail_withholds() {
 async fn the_token_is_sent_and_not_shown() {
     let (control, url) = Control::start(vec![]).await;
     let mut config = config(&[&url]);
-    config.token = Some(Secret::from("s3cret-of-gz".to_owned()));
+    config.token = Some(store::secret::Secret::new("s3cret-of-gz").into());
     let prober = start(config, "boot".to_owned()).unwrap();
     assert!(!format!("{prober:?}").contains("s3cret"));
     tokio::spawn(prober.run(std::future::pending()));

@@ -48,6 +48,7 @@ use store::{
     discovery::Standing,
     drain::Receipt,
     model::{Generation, Name},
+    vital,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -191,7 +192,8 @@ fn start(
     std::thread::Builder::new()
         .name(format!("proxy-{number}"))
         .spawn(move || {
-            let _ = done.send(serve::run(own, number, listeners));
+            let _ =
+                done.send(vital::thread("a worker of the gateway", || serve::run(own, number, listeners)));
         })
         .map_err(|source| Error::Start { number, source })?;
     Ok(async move {

@@ -5,6 +5,7 @@ use std::{rc::Rc, sync::Arc, sync::atomic::Ordering, time::Duration};
 use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use store::vital;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::LocalSet,
@@ -32,20 +33,21 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
     let own = |worker: &Rc<Worker>| Rc::clone(worker);
     tokio::task::spawn_local({
         let worker = own(&worker);
-        async move { worker.see_off(left).await }
+        vital::task("the gateway's receipts", async move { worker.see_off(left).await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
-        async move { worker.follow_drains().await }
+        vital::task("the gateway's follower of drains", async move { worker.follow_drains().await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
-        async move { worker.sweep().await }
+        vital::task("the gateway's sweep", async move { worker.sweep().await })
     });
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let listener = TcpListener::from_std(listener)?;
-        accepting.spawn_local(accept(own(&worker), listener));
+        let accepting_here = accept(own(&worker), listener);
+        accepting.spawn_local(vital::task("a listener of the gateway", accepting_here));
     }
     while accepting.join_next().await.is_some() {}
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.silence()).await.is_err() {

@@ -1,22 +1,25 @@
 //! Documents through the API: applied, compared, read, deleted, backed up.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{
     Json,
     extract::{Path, State},
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use store::{
-    commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
+    commit::{
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
+    },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, World, encode,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, Token, World,
+        encode,
     },
 };
 
-use super::{Admin, Asked, Caller, Problem, Sent};
+use super::{Admin, Asked, Caller, Problem, Sent, bearers};
 use crate::auth::Right;
 
 /// Commits by others that an apply gives way to before it gives up.
@@ -69,7 +72,7 @@ pub struct KeptDocument {
     pub yaml: String,
 }
 
-fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
+pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {
@@ -89,11 +92,56 @@ fn describe(differences: &[Difference]) -> String {
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
+/// What becomes of a change that decides whether requests need a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lockout {
+    /// It is refused where it would lock anybody out, or open a guarded cluster.
+    Refused,
+    /// The caller said that this is meant.
+    Meant,
+}
+
+/// Refuses a change that would lock nodes and vantages out, or take the last operator's token away.
+async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Result<(), Problem> {
+    let before = bearers::tokens(stored.documents());
+    let after = bearers::tokens(plan.world().documents().cloned());
+    let needed = |tokens: &[Token]| tokens.iter().any(Token::makes_tokens_needed);
+    let conflict = |text: String| Err(Problem::new(StatusCode::CONFLICT, text));
+    match (needed(&before), needed(&after)) {
+        (false, true) => {
+            let without_token = admin.bearers.census().await?.without_token();
+            if without_token.is_empty() { Ok(()) } else { conflict(bearers::refusal(&without_token)) }
+        }
+        (true, false) => conflict(
+            "this would take the last operator's token away, and whoever reaches a loopback listener would be an \
+             operator: make another operator's token first, or see `waypost token reset --help`"
+                .to_owned(),
+        ),
+        (true, true) => {
+            let ended = bearers::ended(&before, &after);
+            let in_use = if ended.is_empty() { Vec::new() } else { admin.bearers.census().await?.using(&ended) };
+            if in_use.is_empty() { Ok(()) } else { conflict(bearers::still_used(&in_use)) }
+        }
+        (false, false) => Ok(()),
+    }
+}
+
+/// Waits until this node runs a generation, so that a token works here when the command that made it returns.
+async fn known_here(admin: &Admin, generation: Generation) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let mut snapshots = admin.handle.snapshots();
+    let known =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
+    // It is committed either way, and known here soon.
+    let _ = tokio::time::timeout(PATIENCE, known).await;
+}
+
 /// Commits changes that are made from what is stored, again when somebody else was faster.
-async fn commit_with(
+pub(super) async fn commit_with(
     admin: &Admin,
     caller: &Caller,
     verb: &str,
+    lockout: Lockout,
     changes: impl Fn(&Stored) -> Vec<Change>,
 ) -> Result<Applied, Problem> {
     let engine = admin.engine.as_ref();
@@ -111,14 +159,21 @@ async fn commit_with(
         };
         let differences = plan.differences().to_vec();
         let warnings = plan.world().family_warnings(now);
-        if differences.iter().any(|it| it.id.kind == Kind::Token) {
+        let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
+        if of_tokens {
             caller.needs(Right::Tokens)?;
+            if lockout == Lockout::Refused {
+                nobody_is_locked_out(admin, &stored, &plan).await?;
+            }
         }
         let what = format!("{verb}: {}", describe(&differences));
         let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = caller.0.who(), changes = differences.len(), "committed");
+                if of_tokens {
+                    known_here(admin, generation).await;
+                }
                 return Ok(Applied { generation, differences, warnings });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
@@ -134,7 +189,7 @@ pub(super) async fn apply(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let documents = parse(&wanted.files)?;
-    let applied = commit_with(&admin, &caller, "apply", |stored| {
+    let applied = commit_with(&admin, &caller, "apply", Lockout::Refused, |stored| {
         let gone = if wanted.prune { removed(stored, &documents) } else { Vec::new() };
         let puts = documents.iter().cloned().map(Change::Put);
         puts.chain(gone.into_iter().map(Change::Delete)).collect()
@@ -199,7 +254,7 @@ pub(super) async fn switch(
     if switched(&found.document, wanted.to).is_none() {
         return Err(Problem::wrong(format!("{id} has no policy of type blue_green")));
     }
-    let applied = commit_with(&admin, &caller, "switch", |stored| {
+    let applied = commit_with(&admin, &caller, "switch", Lockout::Refused, |stored| {
         let found = stored.get(&id).and_then(|kept| switched(&kept.document, wanted.to));
         found
             .map(|value| Change::Put(Placed { value, place: Place::elsewhere("switch") }))
@@ -270,10 +325,13 @@ pub(super) async fn delete(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
+    Asked(wanted): Asked<Forced>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
-    commit_with(&admin, &caller, "delete", |_| vec![Change::Delete(id.clone())]).await.map(Json)
+    let lockout = if wanted.force { Lockout::Meant } else { Lockout::Refused };
+    let deleted = commit_with(&admin, &caller, "delete", lockout, |_| vec![Change::Delete(id.clone())]);
+    deleted.await.map(Json)
 }
 
 fn text(body: String) -> Response {
@@ -303,9 +361,17 @@ fn generation_of(backup: &str) -> Option<Generation> {
     Some(Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct Forced {
+    /// Also when it takes the last operator's token away, or locks nodes out.
+    #[serde(default)]
+    force: bool,
+}
+
 pub(super) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
+    Asked(wanted): Asked<Forced>,
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;
@@ -318,6 +384,9 @@ pub(super) async fn restore(
     let now = admin.handle.now();
     let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
+    if !wanted.force {
+        nobody_is_locked_out(&admin, &stored, &plan).await?;
+    }
     let differences = plan.differences().to_vec();
     let warnings = plan.world().family_warnings(now);
     let what = format!("restore of {generation}: {}", describe(&differences));

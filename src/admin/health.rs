@@ -31,17 +31,9 @@ impl fmt::Debug for Health {
     }
 }
 
-/// The three routes on loopback, where they need no token.
-pub fn router(health: Health) -> Router {
-    serve(health, None)
-}
-
-/// The three routes where metrics need a token once there are any.
-pub(super) fn guarded(health: Health, auth: Auth) -> Router {
-    serve(health, Some(auth))
-}
-
-fn serve(health: Health, auth: Option<Auth>) -> Router {
+/// The three routes. Health is for everybody who asks; metrics need a token where there is something that knows tokens
+/// and asks for one.
+pub fn router(health: Health, auth: Option<Auth>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))

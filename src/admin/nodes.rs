@@ -1,7 +1,7 @@
 //! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use store::{
     engine::{Engine, Index, Wait},
     keys,
     model::{Generation, Span},
+    vital,
 };
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -67,7 +68,7 @@ impl Nodes {
     pub(super) fn watch(engine: Arc<dyn Engine>) -> Self {
         let seen: Arc<Mutex<Option<Seen>>> = Arc::default();
         let shared = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
+        let watching = async move {
             let mut after = Index(0);
             loop {
                 let read = read(engine.as_ref(), after).await;
@@ -76,7 +77,8 @@ impl Nodes {
                 take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), beats, Instant::now());
                 tokio::time::sleep(PACE).await;
             }
-        });
+        };
+        let task = tokio::spawn(vital::task("the watch of nodes", watching));
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 
@@ -89,6 +91,16 @@ impl Nodes {
             seen.beats.values().map(|(beat, moved)| status(beat, now.duration_since(*moved))).collect(),
             seen.error.clone(),
         )
+    }
+
+    /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
+    /// counts as heard then.
+    pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let beats = seen.iter().flat_map(|it| it.beats.values());
+        let recent = beats.filter(|(_, moved)| now.duration_since(*moved) <= within);
+        recent.map(|(beat, _)| (beat.node.clone(), beat.roles.clone())).collect()
     }
 
     /// What living gateways carry, by cluster and site.

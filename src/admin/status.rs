@@ -13,7 +13,7 @@ use store::{
     steering::{self, Outcome},
 };
 
-use super::{Admin, Caller, NodeStatus, Problem, explain::FailoverExplained};
+use super::{Admin, Caller, NodeStatus, Pending, Problem, explain::FailoverExplained, tokens};
 use crate::{auth::Right, control::DrainView};
 
 /// The whole picture of one control.
@@ -38,6 +38,9 @@ pub struct Status {
     /// The clusters whose last good verdicts are kept because too much went down at once.
     #[serde(default)]
     pub frozen: Vec<String>,
+    /// The operator's token that is not in force yet, and for whom it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Pending>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
 }
@@ -158,7 +161,9 @@ pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result
     let (nodes, engine_error) = admin.nodes.all();
     let snapshot = admin.handle.snapshot().unwrap_or_default();
     let picture = admin.handle.picture().await;
+    let bootstrap = tokens::waiting(&admin, &snapshot).await;
     Ok(Json(Status {
+        bootstrap,
         generation: snapshot.generation,
         engine_error,
         nodes,

@@ -1,7 +1,7 @@
 //! The commands that ask control once, and `check`, which asks nobody.
 
 use std::{
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -16,15 +16,15 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome, Override, SetOverride, Token,
+    Failure, Outcome, Override, SetOverride,
     client::{Client, segment},
     show,
     zones::{self, Origins},
 };
 use crate::{
     admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
-    auth,
     config::Config,
+    out::out,
 };
 
 /// Files of one command, all together.
@@ -83,7 +83,8 @@ fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
 }
 
 pub(super) fn print(text: &str) -> Outcome {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
+    out!("{text}");
+    Ok(())
 }
 
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
@@ -133,7 +134,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
-fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
     warn(&applied.warnings);
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
@@ -254,35 +255,6 @@ pub(super) async fn switch(client: &Client, domain: &str, to: Option<&str>, json
     say_applied(&applied, json)
 }
 
-pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome {
-    match token {
-        Token::List => get(client, Kind::Token, None, json).await,
-        Token::Delete { name } => delete(client, Kind::Token, &name, json).await,
-        Token::Create { name, role, vantage, services } => {
-            let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-            let mut scope = serde_json::Map::new();
-            scope.extend(vantage.map(|it| ("vantage".to_owned(), it.into())));
-            if !services.is_empty() {
-                scope.insert("services".to_owned(), services.into());
-            }
-            let mut document = json!({ "kind": "Token", "name": name, "role": role, "secret_sha256": auth::digest(&secret) });
-            if !scope.is_empty() {
-                document["scope"] = scope.into();
-            }
-            let file = FileText { name: "token".to_owned(), text: document.to_string() };
-            let applied: Applied =
-                client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
-            if json {
-                return show::json(&json!({ "generation": applied.generation, "secret": secret }));
-            }
-            if std::io::stdout().is_terminal() {
-                eprintln!("The secret of {name}; it is stored nowhere:");
-            }
-            print(&format!("{secret}\n"))
-        }
-    }
-}
-
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
     let entries: Vec<AuditEntry> = client.get("/v1/audit", &[]).await?;
     if json {
@@ -308,8 +280,9 @@ pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
     print(&format!("{first} in {}\n", output.display()))
 }
 
-pub(super) async fn restore(client: &Client, file: &Path, json: bool) -> Outcome {
+pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: bool) -> Outcome {
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
-    say_applied(&client.post_text("/v1/restore", text).await?, json)
+    let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
+    say_applied(&client.post_text(path, text).await?, json)
 }

@@ -10,7 +10,10 @@ use super::{
     client::{Client, segment},
     show,
 };
-use crate::control::DrainView;
+use crate::{
+    control::DrainView,
+    out::{out, outln},
+};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Control may be restarted while a drain is watched; longer than this it is not waited for.
@@ -31,7 +34,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&ordered);
             }
-            println!("{drain}");
+            outln!("{drain}");
             Ok(())
         }
         Drain::List => {
@@ -39,10 +42,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&all);
             }
-            print!(
-                "{}",
-                show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>())
-            );
+            out!("{}", show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
             Ok(())
         }
         Drain::Show { id } => {
@@ -50,7 +50,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&view);
             }
-            print!("{}", show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
+            out!("{}", show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
             Ok(())
         }
         Drain::Cancel { id } => {
@@ -58,7 +58,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&cancelled);
             }
-            println!("{id} cancelled");
+            outln!("{id} cancelled");
             Ok(())
         }
     }
@@ -110,31 +110,31 @@ impl Told {
     fn tell(&mut self, view: &DrainView) {
         let drain = &view.drain;
         if self.phase.is_none() {
-            println!("{}: {} of {} at {}", drain.id, drain.instance, drain.service, view.address);
+            outln!("{}: {} of {} at {}", drain.id, drain.instance, drain.service, view.address);
         }
         for receipt in &view.receipts {
             if self.receipts.insert(receipt.gateway.clone()) {
-                println!("receipt from {}", receipt.gateway);
+                outln!("receipt from {}", receipt.gateway);
             }
         }
         if self.awaited != view.awaited {
             self.awaited.clone_from(&view.awaited);
             if !self.awaited.is_empty() {
-                println!("waiting for {}", self.awaited.iter().cloned().collect::<Vec<_>>().join(", "));
+                outln!("waiting for {}", self.awaited.iter().cloned().collect::<Vec<_>>().join(", "));
             }
         }
         if self.phase != Some(drain.phase) {
             self.phase = Some(drain.phase);
-            println!("{}", show::phase(view));
+            outln!("{}", show::phase(view));
             if drain.phase == Phase::Done && !drain.unproven.is_empty() {
                 let names: Vec<_> = drain.unproven.iter().cloned().collect();
-                println!("UNPROVEN by {}: silent for longer than {}", names.join(", "), drain.lease);
+                outln!("UNPROVEN by {}: silent for longer than {}", names.join(", "), drain.lease);
             }
         }
         if self.trouble != drain.trouble {
             self.trouble.clone_from(&drain.trouble);
             if let Some(trouble) = &self.trouble {
-                println!("trouble: {trouble}");
+                outln!("trouble: {trouble}");
             }
         }
     }

@@ -9,6 +9,7 @@ use store::{
 };
 
 use super::{Failure, Outcome};
+use crate::out::outln;
 use crate::{
     admin::{Applied, Explained, Simulated, Status},
     control::DrainView,
@@ -16,7 +17,7 @@ use crate::{
 
 /// As JSON, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    println!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
+    outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
     Ok(())
 }
 
@@ -80,6 +81,9 @@ pub(super) fn status(it: &Status) -> String {
             text,
             "FROZEN: cluster {cluster}: too much went down at once; the last good verdicts stay"
         );
+    }
+    if let Some(it) = &it.bootstrap {
+        text.push_str(&super::tokens::waiting(&it.operator, &it.waits_for));
     }
     text.push('\n');
     let domains = it.domains.iter().map(|domain| {

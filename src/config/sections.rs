@@ -9,19 +9,26 @@ use std::{
 };
 
 use store::{
-    engine::consul::{self, Secret},
+    engine::consul,
     geo::Geo,
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
+        tree::Value,
     },
+    secret::{Credential, Secret},
 };
 
 use dns::registry::Offer;
 
-use crate::certificate::CertificateFiles;
+use crate::{
+    certificate::{CertificateFiles, server_config},
+    reread::{Content, FileInUse, Files, read_file},
+    telemetry::log,
+    token_file::{self, TokenFile},
+};
 
-use super::{Config, Control, Embedded, Guard, Proxy, Store, Telemetry, Tls};
+use super::{Config, Control, Embedded, GeoIp, Guard, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
 const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
@@ -41,13 +48,21 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
     let store = section(&fields, "store", store_section);
     let dns_there = section(&fields, "dns", dns_section);
-    let (dns_certificate, geoip) =
-        dns_there.as_ref().map(|it| (it.certificate.clone(), it.geoip.clone())).unzip();
+    let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
+    let dns = dns_there.map(|it| {
+        (dns_certificate, dns_cookies, geoip) = (it.certificate, it.cookies, it.geoip);
+        within(it.config, store.as_ref())
+    });
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
     let control = section(&fields, "control", control_section);
     let telemetry = section(&fields, "telemetry", telemetry_section);
-    let dns = dns_there.map(|it| within(it.config, store.as_ref()));
+    let token_files = token_files(
+        &fields,
+        store.as_ref(),
+        prober.as_ref(),
+        [control.as_ref().map(|it| &it.guard), telemetry.as_ref().map(|it| &it.guard)],
+    );
     for role in ["dns", "proxy", "control"] {
         if let Some(there) = fields.get(role)
             && fields.get("store").is_none()
@@ -63,20 +78,23 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
             "at least one of the sections [store], [dns], [proxy], [prober], [control]",
         );
     }
-    let telemetry =
-        telemetry.unwrap_or_else(|| Telemetry { otlp: None, log: "info".to_owned(), listen: None });
+    let telemetry = telemetry.unwrap_or_default();
     Some(Config {
         node: node?,
         site: site?,
         data_dir: data_dir?,
         store,
         dns,
-        dns_certificate: dns_certificate.flatten(),
-        geoip: geoip.flatten(),
+        dns_certificate,
+        dns_cookies,
+        geoip,
         proxy,
         prober,
         control,
         telemetry,
+        store_ca: ca_file(&fields, "store"),
+        prober_ca: ca_file(&fields, "prober"),
+        token_files,
     })
 }
 
@@ -115,7 +133,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
         Some(Store::Embedded(Embedded { datacenter, http, dns, dns_domain, dns_ttl, guard }))
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
-        let token = fields.optional("token_file", |it| secret(&it));
+        let token = fields.optional("token_file", |it| token_to_send(&it));
         let ca_pem = fields.optional("ca_file", |it| file(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
@@ -123,13 +141,17 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
 }
 
 /// A database of where clients are.
-fn geoip(fields: &Fields<'_>) -> Option<Arc<Geo>> {
+fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     fields.optional("geoip", |it| {
-        let path = it.text(4_096)?;
-        match Geo::open(Path::new(path)) {
-            Ok(geo) => Some(Arc::new(geo)),
+        let path = path(&it)?;
+        let read = read_file(&path, GeoIp::LARGEST).and_then(|octets| {
+            let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok((geo, Content::of(&[octets])))
+        });
+        match read {
+            Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
             Err(error) => {
-                it.mistake(format!("{path}: {error}"), "a database in the MaxMind format (.mmdb)");
+                it.mistake(error, "a database in the MaxMind format (.mmdb)");
                 None
             }
         }
@@ -139,13 +161,20 @@ fn geoip(fields: &Fields<'_>) -> Option<Arc<Geo>> {
 struct DnsSection {
     config: dns::Config,
     certificate: Option<CertificateFiles>,
-    geoip: Option<Arc<Geo>>,
+    geoip: Option<GeoIp>,
+    cookies: Option<FileInUse>,
 }
 
 fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     let defaults = dns::Config::default();
     let listen = fields.optional("listen", addresses);
     let discovery = discovery(fields);
+    // Before it is read for use: a change in between is then seen later.
+    let cookies = fields.optional("cookie_secret_file", |it| {
+        let path = path(&it)?;
+        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+        Some(FileInUse { path, content })
+    });
     let config = dns::Config {
         discovery,
         listen: listen.unwrap_or(defaults.listen),
@@ -164,7 +193,7 @@ fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
         gate: super::gate::gate(fields),
         zones_dir: fields.optional("zones_dir", |it| folder(&it)),
     };
-    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields) })
+    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields), cookies })
 }
 
 /// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
@@ -268,7 +297,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         }
         Some(urls)
     });
-    let token = fields.optional("token_file", |it| secret(&it));
+    let token = fields.optional("token_file", |it| token_to_send(&it));
     let ca_pem = fields.optional("ca_file", |it| file(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
@@ -278,7 +307,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
     config.external = external;
-    config.token = token.map(|it| prober::Secret::from(it.expose().to_owned()));
+    config.token = token;
     config.ca_pem = ca_pem;
     config.canaries = canaries.unwrap_or_default();
     config.max_targets = max_targets.unwrap_or(config.max_targets);
@@ -319,7 +348,7 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
-    let log = fields.or("log", "info".to_owned(), |it| {
+    let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(LONGEST)?;
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
             it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
@@ -327,27 +356,49 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
         }
         Some(text.to_owned())
     });
-    let listen = fields.optional("listen", |it| {
-        let listen = address(&it)?;
-        if !listen.ip().is_loopback() {
-            it.mistake(
-                format!("{listen} is off loopback, and this port knows no tokens"),
-                "a loopback address",
-            );
+    let listen = fields.optional("listen", |it| address(&it));
+    let guard = guard(fields);
+    if listen.is_none() {
+        for key in ["tls", "token_file"] {
+            if let Some(there) = fields.get(key) {
+                there.mistake("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+            }
         }
-        Some(listen)
-    });
-    Some(Telemetry { otlp, log, listen })
+    }
+    let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
+    let format = fields.or("log_format", log::Format::default(), |it| it.word(&formats));
+    let file = fields.optional("log_file", |it| log_file(&it));
+    Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen, guard })
+}
+
+/// The file of the log, which need not be there; its folder has to be.
+fn log_file(at: &Reader<'_>) -> Option<PathBuf> {
+    let path = path(at)?;
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    if path.is_dir() || !folder.is_none_or(Path::is_dir) {
+        at.mistake(
+            format!("{} is no file in a folder that is there", path.display()),
+            "a file to write the log to",
+        );
+        return None;
+    }
+    Some(path)
 }
 
 /// Certificate, key and first token of a listener.
 fn guard(fields: &Fields<'_>) -> Guard {
     let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
-        let cert = tls.required("cert", "the file of the certificate chain, in PEM", |it| file(&it));
-        let key = tls.required("key", "the file of its key, in PEM", |it| file(&it));
-        Some(Tls { cert: cert?, key: key? })
+        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
+        let cert = tls.required("cert", CERTIFICATE, read);
+        let key = tls.required("key", "the file of its key, in PEM", read);
+        let ((certificate, cert), (key_file, key)) = (cert?, key?);
+        let files = CertificateFiles { certificate, key: key_file };
+        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
+            at.mistake(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
+        }
+        Some(Tls { files, cert, key })
     });
-    Guard { tls, token: fields.optional("token_file", |it| secret(&it)) }
+    Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }
 
 fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
@@ -436,12 +487,53 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
 
 fn secret(at: &Reader<'_>) -> Option<Secret> {
     let bytes = file(at)?;
-    let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
-    if text.len() < 16 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        at.mistake("the file holds no token", "one line of at least 16 printable characters");
-        return None;
+    token_file::secret(&bytes).map_err(|error| at.mistake(error, token_file::EXPECTED)).ok()
+}
+
+/// The token of a client. Its file may come later: `token bootstrap` writes it.
+fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
+    if path(at)?.try_exists().is_ok_and(|there| !there) {
+        return Some(Credential::default());
     }
-    Some(Secret::new(text))
+    secret(at).map(Credential::from)
+}
+
+/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
+/// one that it is not.
+fn ca_file(fields: &Fields<'_>, section: &'static str) -> Option<FileInUse> {
+    let section = fields.get(section)?;
+    let Value::Scalar(path) = &section.node().entry("ca_file")?.value.value else { return None };
+    let path = PathBuf::from(&path.text);
+    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    Some(FileInUse { path, content })
+}
+
+/// The token files that a node rereads, with the credentials that are made of them.
+fn token_files(
+    fields: &Fields<'_>,
+    store: Option<&Store>,
+    prober: Option<&prober::Config>,
+    [control, telemetry]: [Option<&Guard>; 2],
+) -> Vec<TokenFile> {
+    let stores = store.and_then(|it| match it {
+        Store::Embedded(it) => it.guard.token.as_ref(),
+        Store::Consul(it) => it.token.as_ref(),
+    });
+    let found = [
+        ("store", "[store] token_file", stores),
+        ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
+        ("control", "[control] token_file", control.and_then(|it| it.token.as_ref())),
+        ("telemetry", "[telemetry] token_file", telemetry.and_then(|it| it.token.as_ref())),
+    ];
+    let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
+        let credential = credential?.clone();
+        // It was read as a text before: there is a credential.
+        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
+            return None;
+        };
+        Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
+    };
+    found.into_iter().filter_map(named).collect()
 }
 
 /// The CPUs this process may use (the cgroup's, where one is set).

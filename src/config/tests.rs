@@ -142,7 +142,9 @@ fn names_of_services_are_offered_to_clients_inside() {
 fn off_loopback_takes_tls_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    std::fs::write(path("pem"), "pem").unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(path("pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(path("token"), "0123456789abcdef\n").unwrap();
     let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n";
     for (section, named) in [
@@ -155,7 +157,7 @@ fn off_loopback_takes_tls_and_a_token() {
             "token_file = \"{}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
             path("token"),
             path("pem"),
-            path("pem")
+            path("key")
         );
         let config = Config::parse("node.toml", &format!("{head}{section}{guard}")).unwrap();
         let shown = format!("{config:?}");
@@ -164,4 +166,88 @@ fn off_loopback_takes_tls_and_a_token() {
     std::fs::write(path("token"), "short").unwrap();
     let said = mistakes(&format!("{head}token_file = \"{}\"\n", path("token")));
     assert!(said.contains("holds no token"), "{said}");
+}
+
+#[test]
+fn a_token_to_send_may_come_later_and_one_to_expect_may_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n";
+    let sends = format!(
+        "{head}[store]\nengine = \"consul\"\nurl = \"http://127.0.0.1:1\"\ntoken_file = \"{}\"\n\
+         [prober]\nvantage = \"gz\"\nreport_to = [\"http://127.0.0.1:2\"]\ntoken_file = \"{}\"\n",
+        path("node"),
+        path("vantage")
+    );
+    let config = Config::parse("node.toml", &sends).unwrap();
+    let named: Vec<_> = config.token_files.iter().map(|it| it.what).collect();
+    assert_eq!(named, ["[store] token_file", "[prober] token_file"]);
+    // What is read later reaches who sends it.
+    std::fs::write(path("vantage"), "0123456789abcdef\n").unwrap();
+    assert_eq!(config.token_files[1].reread(), Ok(true));
+    let sent = config.prober.unwrap().token.unwrap().load();
+    assert_eq!(sent.unwrap().expose(), "0123456789abcdef");
+    let expects = format!(
+        "{head}[store]\nengine = \"embedded\"\n[control]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"{}\"\n",
+        path("missing")
+    );
+    assert!(mistakes(&expects).contains("cannot read"));
+    // An empty file is a mistake for both.
+    std::fs::write(path("node"), "").unwrap();
+    assert!(mistakes(&sends).contains("holds no token"));
+}
+
+#[test]
+fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (one, other) = (made(), made());
+    std::fs::write(path("one.pem"), one.cert.pem()).unwrap();
+    std::fs::write(path("one.key"), one.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("other.key"), other.signing_key.serialize_pem()).unwrap();
+    let text = |key: &str| {
+        let head =
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
+        format!("{head}tls = {{ cert = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
+    };
+    let config = Config::parse("node.toml", &text("one.key")).unwrap();
+    assert_eq!(config.control.unwrap().guard.tls.unwrap().files.key, PathBuf::from(path("one.key")));
+    let said = mistakes(&text("other.key"));
+    assert!(said.starts_with("node.toml:7: control.tls: ") && said.contains("other.key"), "{said}");
+}
+
+#[test]
+fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_form_and_a_file() {
+    let config = |telemetry: &str| {
+        let head =
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[telemetry]\n";
+        Config::parse("node.toml", &format!("{head}{telemetry}"))
+    };
+    let read = |telemetry: &str| config(telemetry).unwrap().telemetry;
+    let said = |telemetry: &str| {
+        config(telemetry).unwrap_err().iter().map(|it| format!("{it}\n")).collect::<String>()
+    };
+    let open = read("listen = \"192.0.2.1:9464\"\n");
+    assert_eq!(open.listen, Some("192.0.2.1:9464".parse().unwrap()));
+    assert!(open.guard.tls.is_none() && open.guard.token.is_none());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("waypost.log");
+    assert_eq!(
+        read(&format!("log_format = \"json\"\nlog_file = {file:?}\n")).log,
+        log::Settings { directives: "info".to_owned(), format: log::Format::Json, file: Some(file.clone()) }
+    );
+    assert!(!file.exists(), "a check writes nothing");
+    let token = dir.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    let guarded = config(&format!("listen = \"[::]:9464\"\ntoken_file = {token:?}\n")).unwrap();
+    assert!(guarded.telemetry.guard.token.is_some());
+    assert_eq!(guarded.token_files.len(), 1, "it is read again like every other");
+    for (wrong, needle) in [
+        (format!("token_file = {token:?}\n"), "guards a listener that is not there"),
+        ("log_format = \"xml\"\n".to_owned(), "text or json"),
+        ("log_file = \"/no/where/waypost.log\"\n".to_owned(), "no file in a folder that is there"),
+    ] {
+        assert!(said(&wrong).contains(needle), "{wrong}: {}", said(&wrong));
+    }
 }

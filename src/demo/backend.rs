@@ -3,20 +3,24 @@
 //! It renews its check every second and registers itself again when the registry has forgotten it, which is
 //! also what it does while it is being drained: gateways must not be fooled by that.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use store::engine::{
-    CheckStatus, Engine, Registration,
-    consul::{Config, Consul},
+use store::{
+    engine::{
+        CheckStatus, Engine, Registration,
+        consul::{Config, Consul, Credential},
+    },
+    vital,
 };
 use tokio::net::TcpListener;
 
 use super::DemoError;
+use crate::{reread::Rereads, token_file::TokenFile};
 
 /// What a back end is.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct Options {
     pub site: String,
     /// The registry.
     pub engine: String,
+    /// The registrar's token; the file may come later.
+    pub token_file: PathBuf,
 }
 
 const TTL: Duration = Duration::from_secs(5);
@@ -48,12 +54,23 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
         by: "demo-backend --listen",
         error,
     })?;
-    let config = Config { url: options.engine.clone(), token: None, ca_pem: None, datacenter: None };
+    let credential = Credential::default();
+    let token = Some(credential.clone());
+    let config = Config { url: options.engine.clone(), token, ca_pem: None, datacenter: None };
     let engine = Consul::new(&config).map_err(|error| DemoError::Admin(error.to_string()))?;
-    tokio::spawn(stay_registered(Arc::new(engine), options.clone()));
+    let path = options.token_file.clone();
+    let token_file = TokenFile { what: "--token-file", path, credential };
+    let mut rereads = Rereads::default();
+    rereads.extend([token_file.part()]);
+    tokio::spawn(vital::task("the registration", stay_registered(Arc::new(engine), options.clone())));
+    tokio::spawn(vital::task("rereading files", rereads.run()));
     let id = Bytes::from(format!("{}\n", options.id));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            name = vital::lost() => return Err(DemoError::Scene(format!("a defect: {name} panicked"))),
+        };
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors: those in use will be given back.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;

@@ -108,12 +108,22 @@ impl Fleet {
         self.folder.path()
     }
 
+    /// Where a process takes its token from once there is one: where `token bootstrap --out FOLDER/tokens` puts it.
+    fn token_file(&self, name: &str) -> PathBuf {
+        self.folder().join("tokens").join(format!("{name}.token"))
+    }
+
+    fn store_section(&self, plan: &Plan, node: &str) -> String {
+        let token = plan.engine_http.map(|_| self.token_file(&format!("node-{node}")));
+        world::store_section(&plan.engine, token.as_deref())
+    }
+
     async fn start_engine_and_control(&mut self, plan: &Plan) -> Result<(), DemoError> {
         if let Some(http) = plan.engine_http {
             self.start_node("engine", "engine", None, &world::engine_section(http))?;
             self.wait_for("the engine", || listening(http)).await?;
         }
-        let sections = world::store_section(&plan.engine) + &world::control_section(plan.admin);
+        let sections = self.store_section(plan, "control") + &world::control_section(plan.admin);
         self.start_node("control", "control", None, &sections)?;
         let admin = plan.admin;
         self.wait_for("control", || listening(admin)).await?;
@@ -124,7 +134,8 @@ impl Fleet {
     fn start_sites(&mut self, plan: &Plan) -> Result<(), DemoError> {
         for (number, site) in (1..).zip(SITES) {
             let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), plan.gateway_port);
-            let sections = world::store_section(&plan.engine) + &world::proxy_section(address);
+            let sections =
+                self.store_section(plan, &format!("gateway-{site}")) + &world::proxy_section(address);
             let pid = self.start_node(&format!("gateway-{site}"), "gateway", Some(site), &sections)?;
             let instances = (1..=BACK_ENDS)
                 .map(|n| self.start_back_end(site, number, n))
@@ -136,10 +147,14 @@ impl Fleet {
     }
 
     fn start_outside(&mut self, plan: &Plan) -> Result<(), DemoError> {
-        let sections = world::store_section(&plan.engine) + &world::dns_section(plan.dns);
+        let sections = self.store_section(plan, "dns") + &world::dns_section(plan.dns);
         self.start_node("dns", "dns", None, &sections)?;
         for vantage in VANTAGES {
-            let sections = world::prober_section(vantage, &self.layout.admin);
+            let sections = world::prober_section(
+                vantage,
+                &self.layout.admin,
+                &self.token_file(&format!("vantage-{vantage}")),
+            );
             self.start_node(&format!("prober-{vantage}"), "prober", None, &sections)?;
         }
         Ok(())
@@ -151,6 +166,7 @@ impl Fleet {
         let mut command = self.command(&id)?;
         command.args(["demo-backend", "--die-with-parent", "--service", world::SERVICE, "--id", &id]);
         command.args(["--site", site, "--engine", &self.layout.engine, "--listen", &address.to_string()]);
+        command.arg("--token-file").arg(self.token_file("registrar"));
         let pid = self.spawn(command, &id)?;
         Ok(InstanceLayout { service: world::SERVICE.to_owned(), id, address, pid })
     }

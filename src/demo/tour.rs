@@ -12,6 +12,8 @@ use std::{
 use axum::{Json, Router, extract::State, routing::post};
 use tokio::time::Instant;
 
+use crate::out::outln;
+
 use super::{
     DemoError, Fleet, InstanceLayout, Layout,
     client::{Admin, get, resolve},
@@ -22,13 +24,13 @@ const LOAD: u32 = 500;
 
 /// Plays every scene; an error is a scene that did not show what it should.
 pub(super) async fn play(mut fleet: Fleet) -> Result<ExitCode, DemoError> {
-    println!("Waypost tour: five scenes on {} processes of this machine.", count(fleet.layout()));
+    outln!("Waypost tour: five scenes on {} processes of this machine.", count(fleet.layout()));
     follow_the_names(&fleet).await?;
     gateway_dies(&mut fleet).await?;
     instance_dies(&mut fleet).await?;
     instance_leaves(&mut fleet).await?;
     control_dies(&mut fleet).await?;
-    println!("\nAll five scenes showed what they should.");
+    outln!("\nAll five scenes showed what they should.");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -37,7 +39,7 @@ fn count(layout: &Layout) -> usize {
 }
 
 fn title(number: u8, text: &str) {
-    println!("\n{number}. {text}");
+    outln!("\n{number}. {text}");
 }
 
 fn scene(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
@@ -51,7 +53,7 @@ async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
         .await
         .map_err(|error| DemoError::io("asking DNS", error))?;
     let near = near(layout)?;
-    println!(
+    outln!(
         "   {} -> {} -> {:?}, TTL {} s",
         layout.service.host,
         answer.chain.join(" -> "),
@@ -64,11 +66,7 @@ async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
     let reply = get(near, &layout.service.host, "/")
         .await
         .map_err(|error| DemoError::io("asking the gateway", error))?;
-    println!(
-        "   GET http://{near}/ -> {} from {}",
-        reply.status,
-        String::from_utf8_lossy(&reply.body).trim()
-    );
+    outln!("   GET http://{near}/ -> {} from {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
     scene(reply.status == 200, || format!("the gateway answered {}", reply.status))
 }
 
@@ -105,12 +103,12 @@ async fn gateway_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     let config = config_of(fleet.layout(), near.gateway.pid)?;
     fleet.kill(near.gateway.pid).await?;
     let moved = until_answer(fleet, far.gateway.address.ip(), Duration::from_secs(10)).await?;
-    println!("   DNS answers {} ({}) after {} ms", far.gateway.address.ip(), far.name, moved.as_millis());
+    outln!("   DNS answers {} ({}) after {} ms", far.gateway.address.ip(), far.name, moved.as_millis());
     fleet.restart(&config)?;
     let restarted = Instant::now();
     until_answer(fleet, near.gateway.address.ip(), Duration::from_secs(60)).await?;
     let back = restarted.elapsed();
-    println!(
+    outln!(
         "   restarted; DNS answers {} again after {:.1} s (hold-down 10 s)",
         near.gateway.address.ip(),
         back.as_secs_f64()
@@ -135,7 +133,7 @@ async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     fleet.kill(victim.pid).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let report = load.finish().await;
-    println!(
+    outln!(
         "   {} killed: {} requests, {} failed, slowest {} ms",
         victim.id,
         report.sent,
@@ -182,13 +180,13 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let report = load.finish().await;
     server.abort();
     let after = report.answers.get(&leaver.id).copied().unwrap_or(0);
-    println!(
+    outln!(
         "   receipts from {} after {} ms; hook called {} time(s), then the process was stopped",
         receipts(&done).join(", "),
         started.elapsed().as_millis(),
         calls.len()
     );
-    println!(
+    outln!(
         "   {} requests, {} failed, {} reached {} after its receipts",
         report.sent,
         report.failed(),
@@ -235,7 +233,7 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
     let who = doomed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
-    println!(
+    outln!(
         "   {who} killed; DNS answered in {} ms; {} requests, {} failed",
         answer.as_millis(),
         report.sent,
@@ -263,7 +261,7 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
             async move { get(near, &host, "/").await.is_ok_and(|it| it.status == 200) }
         })
         .await?;
-    println!(
+    outln!(
         "   restarted with nothing else reachable: DNS answers after {} ms, the gateway after {} ms",
         dns_back.as_millis(),
         started.elapsed().as_millis()

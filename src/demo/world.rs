@@ -92,8 +92,10 @@ pub(super) fn engine_section(http: SocketAddr) -> String {
     format!("[store]\nengine = \"embedded\"\nhttp = \"{http}\"\n")
 }
 
-pub(super) fn store_section(engine: &str) -> String {
-    format!("[store]\nengine = \"consul\"\nurl = \"{engine}\"\n")
+/// A node that sends a token once its file is there; on a real Consul the tokens are Consul's.
+pub(super) fn store_section(engine: &str, token_file: Option<&Path>) -> String {
+    let token = token_file.map_or_else(String::new, |it| format!("token_file = \"{}\"\n", it.display()));
+    format!("[store]\nengine = \"consul\"\nurl = \"{engine}\"\n{token}")
 }
 
 pub(super) fn control_section(listen: SocketAddr) -> String {
@@ -110,6 +112,9 @@ pub(super) fn proxy_section(listen: SocketAddr) -> String {
     )
 }
 
-pub(super) fn prober_section(vantage: &str, admin: &str) -> String {
-    format!("[prober]\nvantage = \"{vantage}\"\nreport_to = [\"{admin}\"]\ncanaries = []\n")
+pub(super) fn prober_section(vantage: &str, admin: &str, token_file: &Path) -> String {
+    format!(
+        "[prober]\nvantage = \"{vantage}\"\nreport_to = [\"{admin}\"]\ncanaries = []\ntoken_file = \"{}\"\n",
+        token_file.display()
+    )
 }

@@ -80,6 +80,17 @@ pub struct VantagePicture {
     pub observations: BTreeMap<TargetKey, Observation>,
 }
 
+/// What one vantage says of one target.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'b> {
+    /// Who says it.
+    pub vantage: &'b Name,
+    /// What it says.
+    pub observation: &'b Observation,
+    /// It is fresh and trusts itself.
+    pub counts: bool,
+}
+
 impl Beliefs {
     /// Takes over verdicts that were drawn by another reader, or by this one in an earlier life. Verdicts
     /// already drawn stay.
@@ -197,6 +208,15 @@ impl Beliefs {
     #[must_use]
     pub const fn verdicts(&self) -> &BTreeMap<TargetKey, Verdict> {
         &self.verdicts
+    }
+
+    /// What each vantage that may speak says of a target, whether its vote counts at present or not.
+    pub fn reports<'b>(&'b self, target: &'b TargetKey) -> impl Iterator<Item = Report<'b>> {
+        self.vantages.iter().filter_map(move |(vantage, seen)| {
+            let observation = seen.shards.values().find_map(|shard| shard.get(target))?;
+            let counts = seen.fresh && seen.heartbeat.as_ref().is_some_and(|it| !it.withheld);
+            Some(Report { vantage, observation, counts })
+        })
     }
 
     /// The clusters whose verdicts are frozen, and since when.

@@ -11,6 +11,7 @@ mod agent;
 mod body;
 mod catalog;
 mod health;
+mod json;
 mod kv;
 mod query;
 mod reply;
@@ -162,16 +163,53 @@ fn method(ask: &Ask<'_>, allowed: &[Method]) -> Result<(), Reply> {
     Err(reply.with("Allow", names.join(",")))
 }
 
+/// Endpoints whose last part is an id or a name: whatever follows, slashes included, as with a real agent.
+const NAMED: &[&str] = &[
+    "agent/service/",
+    "agent/service/deregister/",
+    "agent/service/maintenance/",
+    "agent/check/pass/",
+    "agent/check/warn/",
+    "agent/check/fail/",
+    "agent/check/update/",
+    "agent/check/deregister/",
+    "agent/health/service/id/",
+    "agent/health/service/name/",
+    "catalog/service/",
+    "catalog/connect/",
+    "catalog/node/",
+    "catalog/node-services/",
+    "health/service/",
+    "health/connect/",
+    "health/ingress/",
+    "health/node/",
+    "health/checks/",
+    "health/state/",
+    "session/renew/",
+    "session/destroy/",
+    "session/info/",
+    "session/node/",
+];
+
+/// A path in its parts; a name at its end is one of them.
+fn parts(path: &str) -> Vec<&str> {
+    let named = NAMED.iter().filter(|prefix| path.starts_with(**prefix)).max_by_key(|prefix| prefix.len());
+    match named.and_then(|prefix| Some((prefix.strip_suffix('/')?, path.strip_prefix(*prefix)?))) {
+        Some((endpoint, name)) => endpoint.split('/').chain([name]).collect(),
+        None => path.split('/').collect(),
+    }
+}
+
 async fn route(ask: &Ask<'_>, path: &str) -> Outcome {
+    // Percent signs are resolved first: an escaped slash is a slash, as in Go's paths.
+    let path = query::decoded(path)?;
     let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
     let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);
-    // Keys may hold slashes, so they are not split.
     if let Some(key) = rest.strip_prefix("kv/") {
         method(ask, &[Method::GET, Method::PUT, Method::DELETE])?;
-        return kv::answer(ask, &query::decoded(key)?).await;
+        return kv::answer(ask, key).await;
     }
-    let parts: Vec<String> = rest.split('/').map(query::decoded).collect::<Result<_, _>>()?;
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let parts = parts(rest);
     match parts.as_slice() {
         ["status", "leader" | "peers"] | ["agent", "self" | "members" | "services" | "checks"] => {
             method(ask, get)?

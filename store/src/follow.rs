@@ -19,6 +19,7 @@ mod drains;
 mod health;
 mod metrics;
 mod overflow;
+mod turns;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ use crate::{
     engine::Engine,
     geo::Geo,
     handle::{Clock, Handle, Publisher, Request, channel},
+    vital,
 };
 
 /// Who this node is, as others see it.
@@ -62,8 +64,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long a start waits for the engine before the node's own memory has to do.
     pub start_patience: Duration,
-    /// Where clients are that no site's networks hold.
-    pub geo: Option<Arc<Geo>>,
+    /// Where clients are that no site's networks hold; another database is taken as soon as it is sent.
+    pub geo: watch::Receiver<Option<Arc<Geo>>>,
 }
 
 impl Default for Options {
@@ -73,7 +75,7 @@ impl Default for Options {
             beat_every: Duration::from_secs(5),
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
-            geo: None,
+            geo: watch::channel(None).1,
         }
     }
 }
@@ -143,14 +145,20 @@ pub async fn start_from(
 
     let (drains_current, drains_seen) = watch::channel(false);
     let (config_read, mut config_seen) = watch::channel(false);
-    tasks.spawn(config::follow(shared.clone(), published, config_read));
-    tasks.spawn(health::follow(shared.clone(), beliefs, picture_requests));
-    tasks.spawn(drains::follow(shared.clone(), drains_current, reread_requests));
-    tasks.spawn(discovery::follow(shared.clone()));
-    tasks.spawn(overflow::follow(shared.clone()));
-    tasks.spawn(beat::follow(shared.clone(), drains_seen.clone(), left));
-    tasks.spawn(beat::send_receipts(shared.clone(), receipt_requests));
-    tasks.spawn(dispatch(requests, pictures, rereads, receipts));
+    tasks.spawn(vital::task(
+        "the follower of the configuration",
+        config::follow(shared.clone(), published, config_read),
+    ));
+    let health = health::follow(shared.clone(), beliefs, picture_requests);
+    tasks.spawn(vital::task("the follower of health", health));
+    let drains = drains::follow(shared.clone(), drains_current, reread_requests);
+    tasks.spawn(vital::task("the follower of drains", drains));
+    tasks.spawn(vital::task("the follower of the registry", discovery::follow(shared.clone())));
+    tasks.spawn(vital::task("the follower of overflow", overflow::follow(shared.clone())));
+    let beat = beat::follow(shared.clone(), drains_seen.clone(), left);
+    tasks.spawn(vital::task("the heartbeat", beat));
+    tasks.spawn(vital::task("the sender of receipts", beat::send_receipts(shared.clone(), receipt_requests)));
+    tasks.spawn(vital::task("the follower's requests", dispatch(requests, pictures, rereads, receipts)));
 
     let mut drains_seen = drains_seen;
     let first = async {

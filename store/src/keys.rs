@@ -4,7 +4,7 @@
 
 use crate::{
     drain::DrainId,
-    model::{Generation, Moment, Name},
+    model::{Bearer, Generation, Moment, Name},
 };
 
 /// Everything of ours.
@@ -27,6 +27,8 @@ pub const DRAINS: &str = "waypost/drains/";
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// That nodes live.
 pub const NODES: &str = "waypost/nodes/";
+/// Who wrote each heartbeat last: what our listeners noted, see [`crate::writers`].
+pub const WRITERS: &str = "waypost/writers/";
 /// The decision journal.
 pub const JOURNAL: &str = "waypost/journal/";
 /// Which shares of full sites' clients go elsewhere.
@@ -124,6 +126,24 @@ pub fn node(name: &str) -> String {
     format!("{NODES}{name}")
 }
 
+/// The node of a key made by [`node`].
+#[must_use]
+pub fn parse_node(key: &str) -> Option<Name> {
+    key.strip_prefix(NODES)?.parse().ok()
+}
+
+/// Who wrote a node's or a vantage's heartbeat last.
+#[must_use]
+pub fn writer(bearer: &Bearer) -> String {
+    format!("{WRITERS}{bearer}")
+}
+
+/// Whose heartbeat a key made by [`writer`] is about.
+#[must_use]
+pub fn parse_writer(key: &str) -> Option<Bearer> {
+    key.strip_prefix(WRITERS)?.parse().ok()
+}
+
 /// A lock.
 #[must_use]
 pub fn lock(name: &str) -> String {
@@ -140,6 +160,9 @@ mod tests {
         assert_eq!(parse_observations(&observations(&vantage, "7f")), Some((vantage.clone(), "7f")));
         assert_eq!(parse_heartbeat(&heartbeat(&vantage)), Some(vantage));
         assert_eq!(parse_observations("waypost/observations/only"), None);
+        let bearer: Bearer = "node/gw".parse().unwrap();
+        assert_eq!(parse_writer(&writer(&bearer)), Some(bearer));
+        assert_eq!(parse_node(&node("gw")), Some("gw".parse().unwrap()));
     }
 
     #[test]

@@ -25,9 +25,12 @@ pub mod load;
 pub mod locality;
 pub mod metrics;
 pub mod model;
+pub mod secret;
 pub mod snapshot;
 pub mod steering;
 #[cfg(test)]
 mod testing;
+pub mod vital;
+pub mod writers;
 
 pub use handle::{Clock, Handle, Publisher};

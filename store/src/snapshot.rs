@@ -22,7 +22,7 @@ use crate::{
     health::TargetKey,
     locality::{Locality, RegionId},
     model::{
-        Check, Cluster, DomainName, Generation, Name, Override, RecordData, Role, Route, RouteBy, Service,
+        Check, Cluster, DomainName, Generation, Name, Override, RecordData, Route, RouteBy, Service,
         SharedDomain, Site, StaticRecord, Token, Ttl, Vantage, Zone,
     },
 };
@@ -198,10 +198,10 @@ impl Snapshot {
         self.zones.values()
     }
 
-    /// True once tokens exist: from then on every request must carry one.
+    /// True once an operator's token is in force: from then on every request must carry one.
     #[must_use]
     pub fn has_operator(&self) -> bool {
-        self.tokens.iter().any(|token| token.role == Role::Operator)
+        self.tokens.iter().any(Token::makes_tokens_needed)
     }
 
     fn target(

@@ -191,6 +191,11 @@ impl Demo {
         Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), process })
     }
 
+    /// The process of the demo itself.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// SIGKILL for the demo itself.
     pub fn kill_itself(&mut self) {
         drop(self.process.0.kill());

@@ -4,7 +4,14 @@
 //! reason, before the run; it never returns early as passed. Every scenario of the main job runs on the embedded
 //! engine and on Consul from the same code. `WAYPOST_FULL=1` takes the long counts.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test binary")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test binary"
+)]
 
 mod bad_input;
 mod cli;
@@ -19,12 +26,15 @@ mod harness;
 mod identical;
 mod idle;
 mod instance;
+mod logging;
 mod names;
 mod outage;
 mod peers;
 mod registry;
+mod reread;
 mod rig;
 mod security;
+mod tokens;
 mod tools;
 mod wire;
 mod zones;
@@ -72,10 +82,13 @@ fn main() -> ExitCode {
     trials.extend(geo::trials());
     trials.extend(identical::trials());
     trials.extend(idle::trials(&components));
+    trials.extend(logging::trials());
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
+    trials.extend(reread::trials());
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
+    trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()

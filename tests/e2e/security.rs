@@ -14,6 +14,7 @@ use crate::harness::{Reaped, ensure, eventually, free_port, run, runtime, waypos
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("security::off_loopback_needs_tokens_and_tls", off_loopback),
+        Trial::test("security::metrics_and_health_are_served_off_loopback", status_off_loopback),
         Trial::test("security::tokens_over_tls_do_what_their_role_says", tokens_over_tls),
     ]
 }
@@ -226,6 +227,60 @@ fn registrars(node: &Guarded, orders: &str) -> Result<(), Failed> {
     ] {
         let status = node.face(token, method.clone(), path, body)?;
         ensure(status == expected, || format!("{method} {path} {body}: {status}, expected {expected}"))?;
+    }
+    Ok(())
+}
+
+/// A prober has no engine and no admin API, and its metrics and health are within reach of others all the same: openly, or
+/// over TLS and with a token. Nothing else is.
+fn status_off_loopback() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    std::fs::write(path("cert.pem"), made.cert.pem())?;
+    std::fs::write(path("key.pem"), made.signing_key.serialize_pem())?;
+    std::fs::write(path("token"), FIRST)?;
+    let client = reqwest::Client::builder()
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(made.cert.pem().as_bytes())?)
+        .build()?;
+    let runtime = runtime();
+    let guard = format!(
+        "tls = {{ cert = {:?}, key = {:?} }}\ntoken_file = {:?}\n",
+        path("cert.pem"),
+        path("key.pem"),
+        path("token")
+    );
+    for (scheme, guard, unnamed) in [("http", "", 200), ("https", guard.as_str(), 401)] {
+        let port = free_port();
+        let text = format!(
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = {:?}\n[prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:1\"]\n\
+             [telemetry]\nlisten = \"0.0.0.0:{port}\"\n{guard}",
+            path("data")
+        );
+        std::fs::write(path("node.toml"), text)?;
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(path("node.toml"));
+        let log = std::fs::File::create(path("log"))?;
+        let _node = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        let status = |path: &str, token: Option<&str>| {
+            let mut request = client.get(format!("{scheme}://localhost:{port}{path}"));
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            runtime.block_on(request.send()).map(|it| it.status().as_u16())
+        };
+        eventually("the status listener", Duration::from_secs(30), || status("/livez", None).is_ok())?;
+        for (asked, token, expected) in [
+            ("/livez", None, 200),
+            ("/readyz", None, 200),
+            ("/metrics", None, unnamed),
+            ("/metrics", Some(FIRST), 200),
+            ("/v1/status", Some(FIRST), 404),
+            ("/", Some(FIRST), 404),
+        ] {
+            let got = status(asked, token)?;
+            ensure(got == expected, || format!("{scheme} {asked}: {got}, expected {expected}"))?;
+        }
     }
     Ok(())
 }

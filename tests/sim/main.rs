@@ -8,7 +8,14 @@
 //! What makes a seed repeat itself: nodes meet only between windows of time; a message's latency and loss follow from
 //! what it is about, not from who of two tasks sent first; each node has its own source of chance.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, unnameable_types, reason = "a test binary")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    unnameable_types,
+    reason = "a test binary"
+)]
 
 mod answers;
 mod boot;

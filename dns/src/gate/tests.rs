@@ -211,3 +211,25 @@ fn a_node_without_a_snapshot_says_that_it_is_not_ready() {
     let response = respond(&packet, STRANGER.parse().unwrap(), Transport::Udp, None, guard).unwrap();
     assert_eq!((response.rcode, extended(&response)), (crate::Rcode::ServFail, 14));
 }
+
+#[test]
+fn other_cookie_secrets_are_taken_while_it_serves() {
+    let secret = |digit: &str| digit.repeat(32).parse::<Secrets>().unwrap();
+    let gate = Gate::new(Config { cookies: Some(secret("1")), ..Config::default() }, Arc::default()).unwrap();
+    let (source, now) = (STRANGER.parse().unwrap(), Moment(1_000_000));
+    let given = |gate: &Gate| {
+        let guard = gate.at(now);
+        guard.cookie(&guard.presented(Some(&[7; 8]), source), source).unwrap()
+    };
+    let valid = |gate: &Gate, cookie: &[u8]| gate.at(now).presented(Some(cookie), source).is_valid();
+    let first = given(&gate);
+    assert!(valid(&gate, &first));
+    // As RFC 9018 §5 rolls secrets over: the new one is known first, then signed with, then alone.
+    gate.set_cookies(format!("{}\n{}", "1".repeat(32), "2".repeat(32)).parse().unwrap());
+    assert_eq!(given(&gate), first);
+    gate.set_cookies(format!("{}\n{}", "2".repeat(32), "1".repeat(32)).parse().unwrap());
+    let second = given(&gate);
+    assert!(second != first && valid(&gate, &first) && valid(&gate, &second));
+    gate.set_cookies(secret("2"));
+    assert!(!valid(&gate, &first) && valid(&gate, &second));
+}

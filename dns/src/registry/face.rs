@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use store::{Clock, engine::catalog::Catalog};
+use store::{Clock, engine::catalog::Catalog, vital};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{Draw, Names, answer, metrics::RegistryMetrics, packet, udp};
@@ -123,9 +123,11 @@ impl Server {
         for socket in self.listener.udp {
             socket.set_nonblocking(true).map_err(Error::Register)?;
             let udp = Arc::new(tokio::net::UdpSocket::from_std(socket).map_err(Error::Register)?);
-            tasks.spawn(udp::serve(udp, self.registry.clone(), stopped.clone()));
+            let serving = udp::serve(udp, self.registry.clone(), stopped.clone());
+            tasks.spawn(vital::task("the registry's DNS over UDP", serving));
         }
-        tasks.spawn(streams::serve(tcp, Service::Tcp, self.limits, self.registry, stopped));
+        let serving = streams::serve(tcp, Service::Tcp, self.limits, self.registry, stopped);
+        tasks.spawn(vital::task("the registry's DNS over TCP", serving));
         tracing::info!(address = %self.address, "serving the registry's names");
         let ended = tokio::select! {
             () = shutdown => Ok(()),

@@ -13,6 +13,7 @@ use std::{
 };
 
 use socket2::Socket;
+use store::vital;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use super::{
@@ -185,7 +186,8 @@ impl Encrypted {
         stopped: &watch::Receiver<bool>,
     ) {
         for (socket, service) in self.listeners {
-            tasks.spawn(serve_encrypted(socket, service, limits.clone(), exchange.clone(), stopped.clone()));
+            let serving = serve_encrypted(socket, service, limits.clone(), exchange.clone(), stopped.clone());
+            tasks.spawn(vital::task("a listener of encrypted DNS", serving));
         }
     }
 }

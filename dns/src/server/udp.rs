@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::Cache;
+use store::vital;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -80,7 +81,7 @@ impl Workers {
         };
         std::thread::Builder::new()
             .name(format!("dns-udp-{}", self.threads))
-            .spawn(move || worker.serve())?;
+            .spawn(move || vital::thread("a thread of DNS over UDP", || worker.serve()))?;
         self.threads += 1;
         Ok(())
     }

@@ -1,5 +1,8 @@
-//! The ICMP check: one echo request (RFC 792, RFC 4443 §4) over a datagram ICMP socket, which needs no privilege
-//! where the system permits it (`net.ipv4.ping_group_range`). The kernel chooses the identifier and the checksum.
+//! The ICMP check: one echo request (RFC 792, RFC 4443 §4).
+//!
+//! Over a datagram ICMP socket where the system permits that without a privilege (`net.ipv4.ping_group_range`); its
+//! kernel chooses the identifier and the checksum. Else over a raw socket, which needs CAP_NET_RAW: there IPv4 replies
+//! come with their IP header, and the checksum of IPv4 requests is ours.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +15,7 @@ use super::{Fault, Phases, fault};
 pub(super) async fn echo(address: IpAddr, phases: &mut Phases) -> Result<&'static str, Fault> {
     let socket = open(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            Fault::Local("ICMP is not permitted here (net.ipv4.ping_group_range)".to_owned())
+            Fault::Local("ICMP is not permitted here (net.ipv4.ping_group_range, or CAP_NET_RAW)".to_owned())
         }
         _ => Fault::Local(format!("no ICMP socket: {error}")),
     })?;
@@ -36,7 +39,11 @@ fn open(address: IpAddr) -> std::io::Result<UdpSocket> {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+    let open = |kind| Socket::new(domain, kind, Some(protocol));
+    let socket = match open(Type::DGRAM) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => open(Type::RAW)?,
+        socket => socket?,
+    };
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
 }
@@ -47,11 +54,31 @@ fn request(address: IpAddr, secret: u64) -> [u8; 16] {
     packet[0] = kind;
     packet[7] = 1;
     packet[8..].copy_from_slice(&secret.to_be_bytes());
+    if address.is_ipv4() {
+        // A datagram socket writes it again, and ICMPv6's is always the kernel's.
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
     packet
+}
+
+/// The checksum of RFC 1071 over octets whose checksum field is zero.
+fn checksum(octets: &[u8]) -> u16 {
+    let words = octets.chunks(2).map(|pair| match pair {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        rest => rest.first().map_or(0, |high| u32::from(*high) << 8),
+    });
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    !u16::try_from(folded).unwrap_or(u16::MAX)
 }
 
 fn is_reply(address: IpAddr, packet: &[u8], secret: u64) -> bool {
     let kind = if address.is_ipv4() { 0 } else { 129 };
+    // A raw socket of IPv4 delivers the IP header too; an echo reply begins with 0, a header with its version.
+    let header = packet.first().filter(|first| address.is_ipv4() && **first >> 4 == 4);
+    let packet = packet.get(header.map_or(0, |first| usize::from(first & 15) * 4)..).unwrap_or_default();
     packet.first() == Some(&kind) && packet.get(8..16) == Some(secret.to_be_bytes().as_slice())
 }
 
@@ -82,5 +109,19 @@ mod tests {
             Outcome::Inconclusive { reason } => assert!(reason.contains("not permitted"), "{reason}"),
             Outcome::Failure { reason } => panic!("{reason}"),
         }
+    }
+
+    #[test]
+    fn a_raw_sockets_reply_has_an_ip_header_and_its_request_a_checksum() {
+        let (v4, v6) = (IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap());
+        let packet = request(v4, 0x0102_0304_0506_0708);
+        assert_eq!(checksum(&packet), 0, "a packet with its checksum sums to nothing");
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2, "RFC 1071 §3");
+        let mut reply = packet;
+        reply[0] = 0;
+        let header = [0x45, 0, 0, 36, 0, 0, 0, 0, 64, 1, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1];
+        let raw = [&header[..], &reply[..]].concat();
+        assert!(is_reply(v4, &raw, 0x0102_0304_0506_0708) && is_reply(v4, &reply, 0x0102_0304_0506_0708));
+        assert!(!is_reply(v4, &raw, 7) && !is_reply(v4, &raw[..20], 7) && !is_reply(v6, &raw, 7));
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Access, Ask, Outcome,
-    body::{self, Fields},
+    body::{self, At, Fields},
     query::duration,
     reply::Reply,
     shape,
@@ -44,6 +44,8 @@ pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
         ["check", "deregister", id] => deregister_check(ask, id).await,
         ["check", "update", id] => update(ask, id).await,
         ["check", verb, id] => report(ask, verb, id).await,
+        ["health", "service", "id", ""] => Err(Reply::text(500, "Bad request: Missing serviceID")),
+        ["health", "service", "name", ""] => Err(Reply::text(500, "Bad request: Missing service Name")),
         ["health", "service", "id", id] => health_of(ask, id),
         ["health", "service", "name", name] => health_by_name(ask, name),
         _ => Err(Reply::not_found()),
@@ -154,8 +156,8 @@ fn check_id(service: &ServiceRow, at: usize, of: usize) -> String {
 
 async fn register(ask: &Ask<'_>) -> Outcome {
     let body = body::parse(ask.body)?;
-    let fields = Fields::of(&body)?;
-    let mut row = body::service(fields, &ask.node(), "Name")?;
+    let fields = Fields::of_agent(&body)?;
+    let mut row = body::service(fields, &ask.node(), At::Agent)?;
     body::complete_addresses(&mut row);
     let wanted = fields.several("Check", "Checks")?;
     let count = wanted.len();
@@ -196,6 +198,9 @@ async fn register(ask: &Ask<'_>) -> Outcome {
 }
 
 async fn deregister(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(500, "ServiceID missing"));
+    }
     if ask.needs_instance(&ask.node(), id)? {
         let (node, id) = (ask.node(), id.to_owned());
         ask.engine.write(move |txn| catalog::remove_service(txn, &node, &id)).await?;
@@ -238,6 +243,9 @@ fn maintenance_check(ask: &Ask<'_>, id: String, name: &str, subject: &str) -> Ch
 }
 
 async fn service_in_maintenance(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(400, "Missing service ID"));
+    }
     let enable = enable(ask)?;
     if !ask.needs_instance(&ask.node(), id)? {
         return Err(Reply::text(404, format!("No service registered with ID {id:?}")));
@@ -255,7 +263,7 @@ async fn node_in_maintenance(ask: &Ask<'_>) -> Outcome {
 
 async fn register_check(ask: &Ask<'_>) -> Outcome {
     let body = body::parse(ask.body)?;
-    let fields = Fields::of(&body)?;
+    let fields = Fields::of_agent(&body)?;
     if fields.text("Name")?.is_empty() {
         return Err(Reply::text(400, "Missing check name"));
     }
@@ -270,6 +278,9 @@ async fn register_check(ask: &Ask<'_>) -> Outcome {
 }
 
 async fn deregister_check(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(500, "CheckID missing"));
+    }
     if ask.needs_check(&ask.node(), id)? {
         let (node, id) = (ask.node(), id.to_owned());
         ask.engine.write(move |txn| catalog::remove_check(txn, &node, &id)).await?;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Access, Ask, Outcome,
-    body::{self, Fields},
+    body::{self, At, Fields},
     reply::Reply,
     shape,
 };
@@ -23,7 +23,8 @@ pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
         ["datacenters"] => Ok(Reply::json(json!([ask.engine.options().datacenter]))),
         ["nodes"] => nodes(ask).await,
         ["services"] => services(ask).await,
-        ["service", ""] => Err(Reply::text(400, "Missing service name")),
+        ["service" | "connect", ""] => Err(Reply::text(400, "Missing service name")),
+        ["node" | "node-services", ""] => Err(Reply::text(400, "Missing node name")),
         ["service", name] => service(ask, name).await,
         ["connect", _] => {
             let index = ask.engine.read(|view| view.catalog_index());
@@ -43,9 +44,9 @@ pub(super) fn has_meta(ask: &Ask<'_>, node: Option<&Arc<NodeRow>>) -> bool {
     })
 }
 
-/// True for a service that has every `tag` asked for.
+/// True for a service that has every `tag` asked for, in any case.
 pub(super) fn has_tags(ask: &Ask<'_>, row: &ServiceRow) -> bool {
-    ask.query.all("tag").all(|tag| row.tags.iter().any(|it| it == tag))
+    ask.query.all("tag").all(|tag| row.tags.iter().any(|it| it.to_lowercase() == tag.to_lowercase()))
 }
 
 async fn nodes(ask: &Ask<'_>) -> Outcome {
@@ -104,7 +105,9 @@ async fn node(ask: &Ask<'_>, name: &str, listed: bool) -> Outcome {
     let datacenter = &ask.engine.options().datacenter;
     let read = ask.engine.blocking(wait, |view| {
         let index = view.nodes_index().max(view.catalog_index());
-        let Some(node) = view.tables.nodes.get(name) else { return (index, Value::Null) };
+        let missing =
+            if listed { json!({ "Node": Value::Null, "Services": Value::Null }) } else { Value::Null };
+        let Some(node) = view.tables.nodes.get(name) else { return (index, missing) };
         let external = node.id.is_empty();
         let services = view.tables.services_on(name);
         let services = if listed {
@@ -146,7 +149,7 @@ pub(super) fn node_row(fields: Fields<'_>, there: Option<&Arc<NodeRow>>) -> Resu
 
 fn registration(ask: &Ask<'_>, fields: Fields<'_>) -> Result<Registration, Reply> {
     let name = fields.text("Node")?;
-    let skip = fields.get("SkipNodeUpdate").and_then(Value::as_bool).unwrap_or(false);
+    let skip = fields.flag("SkipNodeUpdate")?;
     let address = fields.text("Address")?;
     let there = ask.engine.read(|view| view.tables.nodes.get(&name).cloned());
     if name.is_empty() {
@@ -156,7 +159,7 @@ fn registration(ask: &Ask<'_>, fields: Fields<'_>) -> Result<Registration, Reply
         return Err(Reply::text(500, "Must provide address if SkipNodeUpdate is not set"));
     }
     let keep = skip && there.is_some();
-    let service = fields.fields("Service")?.map(|it| body::service(it, &name, "Service")).transpose()?;
+    let service = fields.fields("Service")?.map(|it| body::service(it, &name, At::Catalog)).transpose()?;
     let checks = fields.several("Check", "Checks")?;
     let checks = checks.into_iter().map(|it| body::catalog_check(it, &name)).collect::<Result<_, _>>()?;
     let node = if keep { None } else { Some(node_row(fields, there.as_ref())?) };

@@ -20,7 +20,9 @@ use crate::engine::{
 
 pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
     match path {
-        ["service", ""] => Err(Reply::text(400, "Missing service name")),
+        ["service" | "checks" | "connect" | "ingress", ""] => Err(Reply::text(400, "Missing service name")),
+        ["node", ""] => Err(Reply::text(400, "Missing node name")),
+        ["state", ""] => Err(Reply::text(400, "Missing check state")),
         ["service", name] => service(ask, name).await,
         ["node", name] => {
             list(ask, |view| (view.checks_index(), view.tables.checks_on(name).cloned().collect())).await

@@ -15,6 +15,7 @@ use crate::engine::{
 
 mod nonsense;
 mod replay;
+mod spelling;
 
 /// Lets everybody do everything.
 struct Open;

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     Access, Ask, Outcome,
-    body::{self, Fields},
+    body::{self, At, Fields},
     catalog::node_row,
+    json::Json,
     reply::Reply,
     shape,
 };
@@ -43,6 +44,21 @@ enum Op {
     },
     /// Its verb is not known; told with its place, as Consul does.
     Unknown(String),
+    /// A write that cannot be done; told likewise.
+    Wrong(String),
+}
+
+impl Op {
+    const fn reads(&self) -> bool {
+        match self {
+            Self::Kv { reads, .. } => *reads,
+            Self::Node { verb, .. } | Self::Service { verb, .. } | Self::Check { verb, .. } => {
+                matches!(verb, Catalog::Get)
+            }
+            Self::Unknown(_) => true,
+            Self::Wrong(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,17 +76,23 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
         return Err(Reply::text(413, text));
     }
     let wrong = |why: &str| Reply::text(400, format!("Failed to parse body: {why}"));
-    let parsed: Value = serde_json::from_slice(ask.body).map_err(|error| wrong(&error.to_string()))?;
-    let items = parsed.as_array().ok_or_else(|| wrong("expected a list of operations"))?;
+    let parsed = Json::first_of(ask.body).map_err(|error| wrong(&error))?;
+    let items = match &parsed {
+        Json::Null => &[][..],
+        Json::List(items) => items.as_slice(),
+        other => {
+            return Err(wrong(&format!("json: cannot unmarshal {} into a list of operations", other.kind())));
+        }
+    };
     if items.len() > MAX_TXN_OPS {
         let text = format!("Transaction contains too many operations ({} > {MAX_TXN_OPS})", items.len());
         return Err(Reply::text(413, text));
     }
-    let ops: Vec<Op> = items.iter().map(|item| op(ask, item)).collect::<Result<_, _>>()?;
+    let ops = items.iter().filter_map(|item| op(ask, item).transpose()).collect::<Result<Vec<Op>, _>>()?;
     for op in &ops {
         needs(ask, op)?;
     }
-    let only_reads = ops.iter().all(|op| matches!(op, Op::Kv { reads: true, .. } | Op::Unknown(_)));
+    let only_reads = ops.iter().all(Op::reads);
     let own = ask.engine.options().clone();
     let done = ask.engine.try_write(move |txn| run(txn, ops, &own)).await?;
     let (status, mut value) = match done {
@@ -88,17 +110,18 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
     Ok(reply.status(status))
 }
 
-fn op(ask: &Ask<'_>, item: &Value) -> Result<Op, Reply> {
+/// One operation; `None` for an item that names none, which Consul passes over.
+fn op(ask: &Ask<'_>, item: &Json) -> Result<Option<Op>, Reply> {
     let fields = Fields::of(item)?;
     if let Some(kv) = fields.fields("KV")? {
-        return kv_op(kv);
+        return kv_op(kv).map(Some);
     }
     for kind in ["Node", "Service", "Check"] {
         if let Some(inner) = fields.fields(kind)? {
-            return catalog_op(ask, kind, inner);
+            return catalog_op(ask, kind, inner).map(Some);
         }
     }
-    Err(Reply::text(400, "Failed to parse body: expected KV, Node, Service or Check in each operation"))
+    Ok(None)
 }
 
 fn kv_op(fields: Fields<'_>) -> Result<Op, Reply> {
@@ -156,7 +179,13 @@ fn catalog_op(ask: &Ask<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply
                 .read(|view| view.tables.nodes.get(&inner.text("Node").unwrap_or_default()).cloned());
             Op::Node { verb, row: node_row(inner, there.as_ref())? }
         }
-        "Service" => Op::Service { verb, row: body::service(inner, &fields.text("Node")?, "Service")? },
+        "Service" if verb != Catalog::Get && inner.text("Service")?.is_empty() => {
+            Op::Wrong("Must provide service name with ID".to_owned())
+        }
+        "Service" => {
+            let at = if verb == Catalog::Get { At::Lookup } else { At::Catalog };
+            Op::Service { verb, row: body::service(inner, &fields.text("Node")?, at)? }
+        }
         _ => Op::Check { verb, row: Box::new(body::catalog_check(inner, &inner.text("Node")?)?) },
     })
 }
@@ -176,7 +205,7 @@ fn needs(ask: &Ask<'_>, op: &Op) -> Result<(), Reply> {
         }
         Op::Check { verb: Catalog::Delete, row } => ask.needs_check(&row.node, &row.id).map(drop),
         Op::Check { row, .. } => ask.needs_to_put(row, None),
-        Op::Unknown(_) => Ok(()),
+        Op::Unknown(_) | Op::Wrong(_) => Ok(()),
     }
 }
 
@@ -202,7 +231,7 @@ fn bare(row: &ServiceRow) -> Value {
 
 fn one(txn: &mut Txn<'_>, op: Op, own: &Options) -> Result<Vec<Value>, String> {
     match op {
-        Op::Unknown(what) => Err(what),
+        Op::Unknown(what) | Op::Wrong(what) => Err(what),
         Op::Kv { key, verb, shows, .. } => {
             let entries = kv::run(txn, &key, verb).map_err(Miss::into_text)?;
             Ok(entries.iter().map(|entry| json!({ "KV": shape::entry(entry, shows) })).collect())

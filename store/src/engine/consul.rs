@@ -11,39 +11,18 @@ mod kv;
 mod watch;
 mod wire;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::{OnceCell, mpsc};
+
+pub use crate::secret::{Credential, Secret};
 
 use self::client::{Client, Deadlines, Request};
 use super::{
     CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Registration, Result, ServiceChange,
     ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
 };
-
-/// A text that is not shown: `Debug` hides it and `Display` is missing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps the text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(hidden)")
-    }
-}
 
 /// Which Consul agent to use, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +31,8 @@ pub struct Config {
     /// same port of their nodes' addresses.
     pub url: String,
     /// Sent as `X-Consul-Token`. It needs `agent:read` to find out who owns an instance, beside the reads and
-    /// writes that are asked of it.
-    pub token: Option<Secret>,
+    /// writes that are asked of it. Changed in place when its file changes.
+    pub token: Option<Credential>,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_pem: Option<Vec<u8>>,
     /// The data centre to read and write; without it the agent's own.
@@ -79,6 +58,14 @@ impl Consul {
 
     fn with_deadlines(config: &Config, deadlines: Deadlines) -> Result<Self> {
         Ok(Self { client: Client::new(config, deadlines)?, node: OnceCell::new() })
+    }
+
+    /// Trusts these certificates (PEM) in the place of those it was made with, for connections that are made from now on.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when they are none; then nothing changes.
+    pub fn trust(&self, ca_pem: &[u8]) -> Result<()> {
+        self.client.trust(ca_pem)
     }
 
     /// The read of a service's instances; the watch makes it on places of its own.

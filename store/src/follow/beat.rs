@@ -21,7 +21,7 @@ pub(super) async fn follow(
     let mut every = tokio::time::interval(shared.options.beat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
-    let mut failing = false;
+    let mut failures = 0_u64;
     loop {
         tokio::select! {
             biased;
@@ -50,11 +50,20 @@ pub(super) async fn follow(
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {
-            Ok(()) => shared.publisher.beat(),
-            Err(error) if !failing => tracing::warn!(error, "this node's heartbeat cannot be written"),
-            Err(_) => {}
+            Ok(()) => {
+                if failures > 0 {
+                    tracing::info!(failures, "this node's heartbeat is written again");
+                }
+                failures = 0;
+                shared.publisher.beat();
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(error, "this node's heartbeat cannot be written; it is tried again");
+                }
+                failures += 1;
+            }
         }
-        failing = sent.is_err();
     }
 }
 

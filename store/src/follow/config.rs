@@ -11,6 +11,7 @@ use crate::{
         EngineError, KvEntry,
         follower::{Follower, News, Watched},
     },
+    geo::Geo,
     keys,
     model::World,
     snapshot::Snapshot,
@@ -31,8 +32,16 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut geo = shared.options.geo.clone();
     loop {
-        let mut news = follower.next().await;
+        let mut news = tokio::select! {
+            biased;
+            () = changed(&mut geo) => {
+                locate_anew(&shared, stored.as_ref());
+                continue;
+            }
+            news = follower.next() => news,
+        };
         if let News::Read(reading) = &news
             && reading.changed
             && let Err(error) = take_in_head(&shared, &mut stored, reading.read.value.first()).await
@@ -74,6 +83,24 @@ async fn take_in_head(
     Ok(())
 }
 
+/// The database of where addresses are, and those that follow it.
+type Databases = watch::Receiver<Option<Arc<Geo>>>;
+
+/// Ready once there is another database.
+async fn changed(geo: &mut Databases) {
+    if geo.changed().await.is_err() {
+        // There will never be another one.
+        std::future::pending().await
+    }
+}
+
+/// Publishes the configuration that runs again, with the newest database.
+fn locate_anew(shared: &Shared, stored: Option<&Stored>) {
+    if let Some(stored) = stored {
+        publish(shared, stored);
+    }
+}
+
 /// Publishes a configuration unless it is older than the one that runs.
 async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
@@ -98,7 +125,7 @@ fn publish(shared: &Shared, stored: &Stored) {
     let world = World::assemble(stored.documents());
     let handle = shared.publisher.handle();
     let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
-    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.clone());
+    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.borrow().clone());
     shared.publisher.publish_snapshot(Arc::new(snapshot));
 }
 
@@ -113,5 +140,52 @@ async fn remember(shared: &Shared, stored: &Stored) {
         Ok(Ok(Err(error))) => tracing::error!(%error, "the configuration is not kept across a restart"),
         Ok(Err(error)) => tracing::error!(%error, "the configuration is not kept across a restart"),
         Err(_) => tracing::error!("the disk does not answer; the configuration is not kept across a restart"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        commit::{AuditEntry, Author, Change, Planned, plan},
+        engine::{Engine, embedded},
+        follow::{Identity, Options, start},
+        geo::tests::small,
+        model::{Authority, Moment, parse},
+    };
+
+    async fn commit_a_site(engine: &dyn Engine) {
+        let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
+        let changes = documents.into_iter().map(Change::Put).collect();
+        let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+        let stored = commit::read(engine, None).await.unwrap();
+        let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
+            panic!("a new site is a change")
+        };
+        let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
+        commit::commit(engine, *planned, entry).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_database_of_places_is_taken_at_the_same_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = embedded::Embedded::in_memory(embedded::Options::default()).await;
+        commit_a_site(engine.as_ref()).await;
+        let (node, site, boot) = ("n".to_owned(), "bj".to_owned(), "b".to_owned());
+        let identity = Identity { node, site, roles: ["dns".to_owned()].into(), boot };
+        let geo = watch::Sender::new(None);
+        let options = Options { geo: geo.subscribe(), ..Options::default() };
+        let (handle, follower) = start(engine, dir.path(), identity, options).await.unwrap();
+        let mut snapshots = handle.snapshots();
+        let seen = |snapshot: &Option<Arc<Snapshot>>| {
+            snapshot.as_ref().map(|it| (it.generation.number, it.locality.knows_countries()))
+        };
+        let first = seen(&snapshots.wait_for(Option::is_some).await.unwrap().clone());
+        assert_eq!(first, Some((1, false)));
+        geo.send_replace(Some(Arc::new(small())));
+        snapshots.wait_for(|it| seen(it) == Some((1, true))).await.unwrap();
+        geo.send_replace(None);
+        snapshots.wait_for(|it| seen(it) == Some((1, false))).await.unwrap();
+        follower.leave().await;
     }
 }

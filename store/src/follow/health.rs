@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Shared;
+use super::{Shared, turns::Turns};
 use crate::{
     beliefs::{Beliefs, Picture},
     engine::{
@@ -20,6 +20,7 @@ use crate::{
     keys,
     model::{Moment, Name},
     snapshot::Snapshot,
+    vital,
 };
 
 /// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
@@ -76,8 +77,10 @@ pub(super) async fn follow(
     let mut snapshots = handle.snapshots();
     let (reads, mut read) = mpsc::channel(4);
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone()));
-    tasks.spawn(poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads));
+    let heartbeats = poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone());
+    tasks.spawn(vital::task("the follower of vantages", heartbeats));
+    let observations = poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads);
+    tasks.spawn(vital::task("the follower of observations", observations));
     let mut known = Known::default();
     let mut dirty = false;
     let mut alarms = Alarms::default();
@@ -101,7 +104,7 @@ pub(super) async fn follow(
         alarms.ring(&shared, &beliefs);
         if !changed.is_empty() {
             dirty = true;
-            flip(&shared, &snapshot, &changed);
+            flip(&shared, &snapshot, &beliefs, &changed);
         }
     }
 }
@@ -208,23 +211,19 @@ fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>
     }
 }
 
-fn flip(shared: &Shared, snapshot: &Snapshot, changed: &[(TargetKey, Verdict)]) {
+fn flip(shared: &Shared, snapshot: &Snapshot, beliefs: &Beliefs, changed: &[(TargetKey, Verdict)]) {
     let handle = shared.publisher.handle();
+    let mut turns = Turns::new(snapshot, beliefs);
     for (key, verdict) in changed {
         let Some(slot) = snapshot.slot_of(key) else { continue };
         let before = handle.board().read(slot);
         handle.board().write(slot, verdict.reading());
         if before.state != verdict.state {
             shared.metrics.verdict_changes.increment();
-            let of = snapshot.regional.get(key).map_or(key, |it| &it.target);
-            let site = snapshot.targets.get(of).map_or("", |it| it.site.as_str());
-            tracing::info!(
-                target_key = %key, site, from = %before.state, to = %verdict.state,
-                up = verdict.tally.up, down = verdict.tally.down, stale = verdict.tally.stale,
-                "verdict changed"
-            );
+            turns.tell(key, before.state, verdict);
         }
     }
+    turns.tell_the_rest();
     shared.publisher.verdicts_changed();
 }
 

@@ -396,18 +396,24 @@ fn over_ride() -> impl Strategy<Value = Override> {
 
 fn token() -> impl Strategy<Value = Token> {
     let plain =
-        sample::select(vec![Role::Operator, Role::Automation, Role::Node, Role::Reader, Role::Registrar]);
+        sample::select(vec![Role::Automation, Role::Node, Role::Control, Role::Reader, Role::Registrar]);
+    let bearers = distinct(prop_oneof![name().prop_map(Bearer::Node), name().prop_map(Bearer::Vantage)], 0);
     let grants = prop_oneof![
         name().prop_map(|vantage| (Role::Vantage, Scope { vantage: Some(vantage), services: None })),
         distinct(line(), 1)
             .prop_map(|services| (Role::Registrar, Scope { vantage: None, services: Some(services) })),
         plain.prop_map(|role| (role, Scope::default())),
     ];
-    (name(), grants, "[0-9a-f]{64}").prop_map(|(name, (role, scope), secret_sha256)| Token {
+    let grants = prop_oneof![
+        grants.prop_map(|(role, scope)| (role, scope, Vec::new())),
+        bearers.prop_map(|waits_for| (Role::Operator, Scope::default(), waits_for)),
+    ];
+    (name(), grants, "[0-9a-f]{64}").prop_map(|(name, (role, scope, waits_for), secret_sha256)| Token {
         name,
         role,
         scope,
         secret_sha256,
+        waits_for,
     })
 }
 

@@ -240,6 +240,7 @@ fn token(fields: &Fields<'_>) -> Option<Token> {
         ("vantage", Role::Vantage),
         ("registrar", Role::Registrar),
         ("node", Role::Node),
+        ("control", Role::Control),
         ("reader", Role::Reader),
     ];
     let expected = format!("one of {}", join(roles.iter().map(|(word, _)| *word)));
@@ -258,7 +259,13 @@ fn token(fields: &Fields<'_>) -> Option<Token> {
         }
         fits.then(|| text.to_ascii_lowercase())
     });
-    Some(Token { name: name?, role: role?, scope, secret_sha256: secret_sha256? })
+    let waits_for = fields.or("waits_for", Vec::new(), |field| field.distinct(|item| item.parse()));
+    if let Some(at) = fields.get("waits_for")
+        && role.is_some_and(|role| role != Role::Operator)
+    {
+        at.mistake("means nothing in this role", "no such key but in an operator's token");
+    }
+    Some(Token { name: name?, role: role?, scope, secret_sha256: secret_sha256?, waits_for })
 }
 
 fn scope(field: &Reader<'_>, role: Option<Role>) -> Option<Scope> {

@@ -15,11 +15,13 @@ use super::{DomainName, Name, Span, Weight};
 mod check;
 mod domain;
 mod policy;
+mod token;
 mod zone;
 
 pub use check::*;
 pub use domain::*;
 pub use policy::*;
+pub use token::*;
 pub use zone::*;
 
 /// A document of any kind.
@@ -394,47 +396,4 @@ impl Authority {
             Self::Human => "human",
         }
     }
-}
-
-/// A credential of the admin API and the Consul face.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
-    /// Its name: what the record of writes shows.
-    pub name: Name,
-    /// What it may do.
-    pub role: Role,
-    /// On what.
-    #[serde(default)]
-    pub scope: Scope,
-    /// SHA-256 of the secret, in hexadecimal.
-    pub secret_sha256: String,
-}
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Everything, tokens included.
-    Operator,
-    /// Everything but tokens, backup and restore.
-    Automation,
-    /// Its own observations and work.
-    Vantage,
-    /// Services and checks in the catalog; nothing below `waypost/`.
-    Registrar,
-    /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
-    Node,
-    /// Read, but for secrets.
-    Reader,
-}
-
-/// What a token's role is limited to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scope {
-    /// The vantage it reports for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vantage: Option<Name>,
-    /// The registry service names it may register.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub services: Option<Vec<String>>,
 }

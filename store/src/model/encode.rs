@@ -411,12 +411,16 @@ fn token(it: &Token, map: Map) -> Map {
         Role::Vantage => "vantage",
         Role::Registrar => "registrar",
         Role::Node => "node",
+        Role::Control => "control",
         Role::Reader => "reader",
     };
     let scope = Map::new()
         .maybe("vantage", it.scope.vantage.as_ref().map(text))
         .maybe("services", it.scope.services.as_ref().map(|services| texts(services)));
-    map.with("role", text(role)).with("scope", scope.done()).with("secret_sha256", text(&it.secret_sha256))
+    map.with("role", text(role))
+        .with("scope", scope.done())
+        .with("secret_sha256", text(&it.secret_sha256))
+        .maybe("waits_for", some(&it.waits_for))
 }
 
 #[cfg(test)]

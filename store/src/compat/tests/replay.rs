@@ -58,7 +58,7 @@ fn is_drawn(key: &str) -> bool {
 }
 
 /// Lists where two answers differ in shape or value.
-fn compare(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<String>) {
+pub(super) fn compare(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<String>) {
     match (ours, theirs) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
@@ -98,7 +98,7 @@ fn compare(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 /// Differences that are meant, each with its reason.
-fn meant(difference: &str) -> bool {
+pub(super) fn meant(difference: &str) -> bool {
     [
         // An agent names its node's address by family as well, and says of itself what it is.
         ".TaggedAddresses.lan_ipv4",

@@ -10,6 +10,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use reqwest::Url;
@@ -19,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Config, wire::go_duration};
+use super::{Config, Credential, Secret, wire::go_duration};
 use crate::engine::{EngineError, Index, Indexed, Result, Wait};
 
 // What one client may keep a server busy with, dropped polls included until the server has surely forgotten them;
@@ -253,9 +254,10 @@ struct Places {
 
 /// The HTTP client of one Consul agent.
 pub(super) struct Client {
-    http: reqwest::Client,
+    /// Another one once other certificates are trusted.
+    http: ArcSwap<reqwest::Client>,
     base: Url,
-    token: Option<HeaderValue>,
+    token: Credential,
     datacenter: Option<String>,
     deadlines: Deadlines,
     calls: Semaphore,
@@ -278,17 +280,13 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(refused("expected http://host:port or https://host:port"));
         }
-        let token = config.token.as_ref().map(|token| {
-            let mut value = HeaderValue::from_str(token.expose()).map_err(|_| {
-                EngineError::Refused("engine token: expected printable ASCII characters".to_owned())
-            })?;
-            value.set_sensitive(true);
-            Ok(value)
-        });
+        if let Some(secret) = config.token.as_ref().and_then(Credential::load) {
+            header_value(&secret)?;
+        }
         Ok(Self {
-            http: http_client(config, &base, deadlines)?,
+            http: ArcSwap::from_pointee(http_client(config.ca_pem.as_deref(), &base, deadlines)?),
             base,
-            token: token.transpose()?,
+            token: config.token.clone().unwrap_or_default(),
             datacenter: config.datacenter.clone(),
             deadlines,
             calls: Semaphore::new(CALLS),
@@ -298,6 +296,12 @@ impl Client {
                 call: Arc::new(Semaphore::new(CALL_POLLS)),
             },
         })
+    }
+
+    /// Trusts these certificates (PEM) in the place of all others, for connections that are made from now on.
+    pub(super) fn trust(&self, ca_pem: &[u8]) -> Result<()> {
+        self.http.store(Arc::new(http_client(Some(ca_pem), &self.base, self.deadlines)?));
+        Ok(())
     }
 
     /// The URL of the agent we were given.
@@ -386,9 +390,9 @@ impl Client {
     async fn exchange(&self, request: Request) -> Result<Answer> {
         let asked = request.to_string();
         let url = request.url(&self.base)?;
-        let mut outgoing = self.http.request(request.method, url);
-        if let Some(token) = &self.token {
-            outgoing = outgoing.header("X-Consul-Token", token.clone());
+        let mut outgoing = self.http.load().request(request.method, url);
+        if let Some(secret) = self.token.load() {
+            outgoing = outgoing.header("X-Consul-Token", header_value(&secret)?);
         }
         if let Some(body) = request.body {
             outgoing = outgoing.header(CONTENT_TYPE, "application/json").body(body);
@@ -425,13 +429,20 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     Ok(Indexed { index: index?, value: Some(value) })
 }
 
+fn header_value(secret: &Secret) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose())
+        .map_err(|_| EngineError::Refused("engine token: expected printable ASCII characters".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 async fn deadline<T>(asked: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(within, call)
         .await
         .map_err(|_| EngineError::Unreachable(format!("{asked}: no answer within {within:?}")))?
 }
 
-fn http_client(config: &Config, base: &Url, deadlines: Deadlines) -> Result<reqwest::Client> {
+fn http_client(ca_pem: Option<&[u8]>, base: &Url, deadlines: Deadlines) -> Result<reqwest::Client> {
     // The process may have chosen a provider already; ours is the same, so losing this race is fine.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -445,7 +456,7 @@ fn http_client(config: &Config, base: &Url, deadlines: Deadlines) -> Result<reqw
         .retry(reqwest::retry::never())
         .no_proxy()
         .user_agent(concat!("waypost/", env!("CARGO_PKG_VERSION")));
-    if let Some(pem) = &config.ca_pem {
+    if let Some(pem) = ca_pem {
         let roots = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| {
             EngineError::Refused(format!("engine CA: expected PEM certificates: {error}"))
         })?;

@@ -118,7 +118,7 @@ async fn absence_has_an_index() {
 #[tokio::test]
 async fn the_token_is_sent_in_its_header_and_never_shown() {
     let (url, asked) = server(vec![answer("200 OK", INDEX, "[]")]).await;
-    let token = Some(Secret::new("0d0f-secret"));
+    let token = Some(Secret::new("0d0f-secret").into());
     let consul = Consul::with_deadlines(&Config { token, ..config(url) }, deadlines()).unwrap();
     assert!(!format!("{consul:?}").contains("0d0f"));
     consul.health("a/b?c", None).await.unwrap();

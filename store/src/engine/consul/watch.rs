@@ -33,9 +33,12 @@ use super::{
     client::{Place, read},
     wire,
 };
-use crate::engine::pace::{Bucket, backoff};
-use crate::engine::{
-    Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
+use crate::{
+    engine::{
+        Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
+        pace::{Bucket, backoff},
+    },
+    vital,
 };
 
 /// How long a poll waits: long enough to be cheap, short enough for its place to come free again soon.
@@ -62,7 +65,8 @@ const CHANGES: usize = 256;
 /// Starts the watch; it ends when the receiver is dropped.
 pub(super) fn start(consul: Arc<Consul>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
     let (outlet, changes) = mpsc::channel(CHANGES);
-    tokio::spawn(Follower::new(consul, outlet).run(in_use));
+    let following = Follower::new(consul, outlet).run(in_use);
+    tokio::spawn(vital::task("the watch of Consul's services", following));
     changes
 }
 
@@ -99,7 +103,8 @@ impl Follower {
         let (sender, news) = mpsc::channel(1);
         let mut running = JoinSet::new();
         for feed in [Feed::Checks, Feed::Services] {
-            running.spawn(feeds::run(feed, consul.clone(), need.clone(), sender.clone()));
+            let following = feeds::run(feed, consul.clone(), need.clone(), sender.clone());
+            running.spawn(vital::task("a feed of Consul's services", following));
         }
         Self {
             consul,
@@ -213,7 +218,8 @@ impl Follower {
 
     fn start_poll(&mut self, followed: Arc<Followed>, place: Place, jitter: Duration) {
         self.own.insert(followed.service.clone());
-        self.polls.spawn(poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter));
+        let polling = poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter);
+        self.polls.spawn(vital::task("a poll of a service at Consul", polling));
     }
 
     fn poll_ended(&mut self, (name, place): Ended) {

@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{lookups::folded, writer::Shared};
-use crate::engine::{Index, Indexed, Reading, ServiceChange, ServicesInUse};
+use crate::{
+    engine::{Index, Indexed, Reading, ServiceChange, ServicesInUse},
+    vital,
+};
 
 /// Changes that may wait for the receiver; later ones wait unread, and are read once when there is room.
 const QUEUE: usize = 64;
@@ -17,7 +20,7 @@ const QUEUE: usize = 64;
 /// Follows the services in use until the receiver is dropped.
 pub(crate) fn start(shared: Arc<Shared>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
     let (changes, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(follow(shared, in_use, changes));
+    tokio::spawn(vital::task("the engine's watch of services", follow(shared, in_use, changes)));
     receiver
 }
 

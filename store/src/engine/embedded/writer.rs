@@ -17,7 +17,10 @@ use super::{
     txn::{Change, Head, Txn},
     view::View,
 };
-use crate::engine::{CheckStatus, EngineError, Result};
+use crate::{
+    engine::{CheckStatus, EngineError, Result},
+    vital,
+};
 
 /// Writes that may wait at a time; more wait before they are taken.
 const QUEUE: usize = 1024;
@@ -61,7 +64,8 @@ pub(crate) fn start(tables: Tables, disk: Option<Disk>) -> (Arc<Shared>, Writer)
     });
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let head = armed(tables);
-    let task = tokio::spawn(run(head, disk, Arc::clone(&shared), waiting));
+    let writing = run(head, disk, Arc::clone(&shared), waiting);
+    let task = tokio::spawn(vital::task("the engine's writer", writing));
     (shared, Writer { jobs, task: Mutex::new(Some(task)) })
 }
 

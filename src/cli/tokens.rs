@@ -1,0 +1,402 @@
+//! The commands about tokens: made, listed, brought into a cluster that has none, and reset.
+//!
+//! Secrets are made here and sent nowhere but into files of this machine; control gets their digests. A file is never
+//! written over, and only its owner may read it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::OpenOptions,
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+use store::{
+    model::{Bearer, Kind, Name, Role, Scope},
+    secret::{Credential, Secret},
+};
+
+use super::{
+    Bootstrap, Failure, Outcome, Token,
+    client::{Client, segment},
+    commands::{get, print, say_applied},
+    show,
+};
+use crate::{
+    admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
+    auth, out,
+    token_file::TokenFile,
+};
+
+const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
+
+pub(super) async fn run(client: &Client, token: Token, json: bool) -> Outcome {
+    match token {
+        Token::List => list(client, json).await,
+        Token::Delete { name, force } => {
+            let path = format!("/v1/documents/token/{}?force={force}", segment(&name));
+            say_applied(&client.delete(&path).await?, json)
+        }
+        Token::Create { name, role, vantage, services, replace } => {
+            let scope = Scope { vantage, services: (!services.is_empty()).then_some(services) };
+            create(client, name, role, scope, replace, json).await
+        }
+        Token::Bootstrap(wanted) => bootstrap(client, wanted, json).await,
+        // It asks no control and was run before.
+        Token::Reset(_) => Ok(()),
+    }
+}
+
+pub(super) fn parse_role(text: &str) -> Result<Role, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "expected operator, automation, vantage, registrar, node, control or reader".to_owned())
+}
+
+async fn list(client: &Client, json: bool) -> Outcome {
+    get(client, Kind::Token, None, json).await?;
+    if json {
+        return Ok(());
+    }
+    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    match state.pending {
+        Some(pending) => print(&format!("\n{}", waiting(&pending.operator, &pending.waits_for))),
+        None => Ok(()),
+    }
+}
+
+/// For whom an operator's token waits, as `token list`, `token bootstrap` and `status` say it.
+pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
+    let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
+    match named.len() {
+        0 => format!(
+            "BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment\n"
+        ),
+        n => format!(
+            "BOOTSTRAP: the operator's token {operator} is not in force yet; it waits for {n} to be heard with a \
+             token: {}\n",
+            named.join(", ")
+        ),
+    }
+}
+
+async fn create(client: &Client, name: Name, role: Role, scope: Scope, replace: bool, json: bool) -> Outcome {
+    let secret = auth::new_secret();
+    let secret_sha256 = Some(auth::digest(&secret));
+    let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
+    let made: MadeToken = client.post("/v1/tokens", &wanted).await?;
+    if json {
+        return show::json(&json!({ "generation": made.generation, "secret": secret }));
+    }
+    if io::stdout().is_terminal() {
+        out::note(&format!("The secret of {name}; it is stored nowhere:"));
+    }
+    print(&format!("{secret}\n"))
+}
+
+/// A secret that is written down under a name that nobody reads, and shown under its own once control has its digest.
+struct Draft {
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    fn write(dir: &Path, name: &str, secret: &str) -> Result<Self, Failure> {
+        let path = dir.join(format!("{name}.token"));
+        let failed =
+            |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
+        let part = dir.join(format!(".{name}.token.part"));
+        // Left by a run that was interrupted before control had its digest.
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let draft = Self { part: part.clone(), path: path.clone() };
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
+        file.write_all(format!("{secret}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        Ok(draft)
+    }
+
+    /// Gives the file its name, unless somebody else took it in between.
+    fn publish(self) -> Result<PathBuf, Failure> {
+        let failed = |error: io::Error| {
+            let (path, part) = (self.path.display(), self.part.display());
+            Failure::Failed(format!("{path}: {error}; the token is made, and its secret is in {part}"))
+        };
+        std::fs::hard_link(&self.part, &self.path).map_err(failed)?;
+        std::fs::remove_file(&self.part).map_err(failed)?;
+        Ok(self.path)
+    }
+
+    fn discard(self) {
+        // What stays is not read by anybody, and its digest is nowhere.
+        let _ = std::fs::remove_file(self.part);
+    }
+}
+
+/// Makes the folder if it is not there, for its owner alone.
+fn private_folder(dir: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Failure::Failed(format!("{}: {error}; nothing was changed", dir.display())))
+}
+
+/// What a bearer's token, and its file, are called.
+fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
+    let text = bearer.to_string().replacen('/', "-", 1);
+    let name = text.parse::<Name>().or_else(|_| {
+        // Too long for a name: its digest is short, and as good a name for a file.
+        let digest = auth::digest(&text);
+        format!("token-{}", digest.get(..16).unwrap_or_default()).parse()
+    });
+    name.map_err(Failure::failed)
+}
+
+async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
+    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    if let Some(operator) = state.operators.first() {
+        let text = format!(
+            "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
+             create` makes more tokens"
+        );
+        return Err(Failure::Failed(text));
+    }
+    let there: Vec<TokenView> = match &state.pending {
+        Some(_) => client.get("/v1/tokens", &[]).await?,
+        None => Vec::new(),
+    };
+    let mut bearers = BTreeMap::new();
+    for bearer in state.without_token.keys() {
+        let name = token_name(bearer)?;
+        // While a bootstrap is under way, most have been given theirs.
+        if !there.iter().any(|it| it.name == name) {
+            bearers.insert(bearer.clone(), name);
+        }
+    }
+    let operator = state.pending.is_none().then(|| wanted.operator.clone());
+    private_folder(&wanted.out)?;
+    let mut drafts = Drafts { dir: &wanted.out, all: Vec::new(), kept: Vec::new() };
+    // Where nodes come through our face, registrations do as well.
+    let registrar = state.pending.is_none() && bearers.keys().any(|it| matches!(it, Bearer::Node(_)));
+    let order = drafts.order(operator, &bearers, registrar, wanted.force);
+    let order = match order {
+        Ok(order) => order,
+        Err(failure) => {
+            drafts.discard();
+            return Err(failure);
+        }
+    };
+    let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
+        Ok(state) => state,
+        Err(failure) => return Err(unsettled(client, drafts, failure).await),
+    };
+    let files = drafts.publish()?;
+    if json {
+        return show::json(&json!({ "files": files, "bootstrap": state }));
+    }
+    print(&told(&files, &state, &wanted.out))
+}
+
+/// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
+async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
+    let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
+    if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
+        drafts.discard();
+        return failure;
+    }
+    let dir = drafts.dir.display().to_string();
+    if let Err(failure) = drafts.publish() {
+        return failure;
+    }
+    let note = format!("The secrets are in {dir}: it is not known whether their tokens were made.");
+    match failure {
+        Failure::Failed(text) => Failure::Failed(format!("{text}\n{note}")),
+        Failure::Wrong(text) => Failure::Wrong(format!("{text}\n{note}")),
+        Failure::Refused { mistakes, error } => {
+            Failure::Refused { mistakes, error: format!("{error}\n{note}") }
+        }
+    }
+}
+
+/// The files of one bootstrap.
+struct Drafts<'a> {
+    dir: &'a Path,
+    all: Vec<(Owner, Draft)>,
+    /// Files that were there already.
+    kept: Vec<Written>,
+}
+
+/// Who is to have a file.
+#[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Owner {
+    Operator,
+    Registrar,
+    Bearer(Bearer),
+}
+
+/// One file that was written.
+#[derive(Debug, serde::Serialize)]
+struct Written {
+    owner: Owner,
+    file: PathBuf,
+}
+
+impl Drafts<'_> {
+    /// A secret for a file. A file that is there already keeps its secret, which is put to this cluster as well: so
+    /// several clusters can be given the same tokens, and a run that failed can be done again.
+    fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<Keyed, Failure> {
+        let path = self.dir.join(format!("{file}.token"));
+        let there = TokenFile { what: "--out", path: path.clone(), credential: Credential::default() };
+        let secret =
+            match there.read().map_err(|error| Failure::Failed(format!("{error}; nothing was changed")))? {
+                Some(secret) => {
+                    self.kept.push(Written { owner, file: path });
+                    secret
+                }
+                None => {
+                    let secret = Secret::new(auth::new_secret());
+                    self.all.push((owner, Draft::write(self.dir, file, secret.expose())?));
+                    secret
+                }
+            };
+        Ok(Keyed { name: name.clone(), secret_sha256: auth::digest(secret.expose()) })
+    }
+
+    fn order(
+        &mut self,
+        operator: Option<Name>,
+        bearers: &BTreeMap<Bearer, Name>,
+        registrar: bool,
+        force: bool,
+    ) -> Result<BootstrapOrder, Failure> {
+        let mut order = BootstrapOrder { force, ..BootstrapOrder::default() };
+        for (bearer, name) in bearers {
+            let owner = Owner::Bearer(bearer.clone());
+            order.tokens.insert(bearer.clone(), self.keyed(owner, name, name.as_str())?);
+        }
+        if registrar {
+            let name = "registrar".parse().map_err(Failure::failed)?;
+            order.registrar = Some(self.keyed(Owner::Registrar, &name, "registrar")?);
+        }
+        order.operator = match operator {
+            Some(name) => Some(self.keyed(Owner::Operator, &name, "operator")?),
+            None => None,
+        };
+        Ok(order)
+    }
+
+    fn publish(self) -> Result<Vec<Written>, Failure> {
+        let one = |(owner, draft): (Owner, Draft)| Ok(Written { owner, file: draft.publish()? });
+        self.kept.into_iter().map(Ok).chain(self.all.into_iter().map(one)).collect()
+    }
+
+    fn discard(self) {
+        self.all.into_iter().for_each(|(_, draft)| draft.discard());
+    }
+}
+
+fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
+    let row = |it: &Written| {
+        let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
+        let of = match &it.owner {
+            Owner::Operator => "you: --token-file".to_owned(),
+            Owner::Registrar => "whoever registers services: X-Consul-Token".to_owned(),
+            Owner::Bearer(Bearer::Node(node)) => format!("node {node}: token_file in [store]"),
+            Owner::Bearer(Bearer::Vantage(name)) => format!("the prober of {name}: token_file in [prober]"),
+        };
+        vec![name, of]
+    };
+    let mut text = String::new();
+    if !files.is_empty() {
+        let rows: Vec<_> = files.iter().map(row).collect();
+        text =
+            format!("In {}, readable by you alone:\n{}", dir.display(), show::table(&["FILE", "FOR"], &rows));
+    }
+    match (&state.pending, state.operators.first()) {
+        (Some(pending), _) => {
+            text.push_str(&waiting(&pending.operator, &pending.waits_for));
+            text.push_str(
+                "Put each file where its node's configuration names it as token_file; a node that names one already \
+                 takes it up within 10 s, any other after a restart. `waypost token list` says who is missing.\n",
+            );
+        }
+        (None, Some(operator)) => {
+            text.push_str(&format!(
+                "The operator's token {operator} is in force: every request needs a token now.\n"
+            ));
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+/// Writes a secret to a new file.
+pub(super) fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        let reason = match error.kind() {
+            io::ErrorKind::AlreadyExists => "is there already and is not written over".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::Failed(format!("{}: {reason}; nothing was changed", path.display()))
+    };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(format!("{secret}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_for_their_owner_and_never_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("tokens");
+        private_folder(&dir).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&dir), 0o700);
+        let draft = Draft::write(&dir, "node-gw", "secret").unwrap();
+        assert!(!draft.path.exists());
+        let path = draft.publish().unwrap();
+        assert_eq!((mode(&path), std::fs::read_to_string(&path).unwrap().as_str()), (0o600, "secret\n"));
+        // A file that came in between is not written over either.
+        assert!(Draft::write(&dir, "node-gw", "other").unwrap().publish().is_err());
+        Draft::write(&dir, "node-dns", "other").unwrap().discard();
+        assert!(!dir.join("node-dns.token").exists() && !dir.join(".node-dns.token.part").exists());
+        assert!(write_secret(&path, "other").is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret\n");
+    }
+
+    #[test]
+    fn a_file_that_is_there_keeps_its_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vantage-gz.token");
+        std::fs::write(&path, "the-secret-of-another-cluster\n").unwrap();
+        let mut drafts = Drafts { dir: folder.path(), all: Vec::new(), kept: Vec::new() };
+        let bearers = ["vantage/gz", "node/gw"].map(|it| it.parse::<Bearer>().unwrap());
+        let bearers = bearers.into_iter().map(|it| (it.clone(), token_name(&it).unwrap())).collect();
+        let order = drafts.order(Some("ops".parse().unwrap()), &bearers, true, false).unwrap();
+        let gz = &order.tokens[&"vantage/gz".parse().unwrap()];
+        assert_eq!(gz.secret_sha256, auth::digest("the-secret-of-another-cluster"));
+        let files: Vec<String> = drafts
+            .publish()
+            .unwrap()
+            .iter()
+            .map(|it| it.file.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(files, ["vantage-gz.token", "node-gw.token", "registrar.token", "operator.token"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "the-secret-of-another-cluster\n");
+        std::fs::write(&path, "short").unwrap();
+        let mut drafts = Drafts { dir: folder.path(), all: Vec::new(), kept: Vec::new() };
+        assert!(drafts.order(None, &bearers, false, false).is_err());
+    }
+
+    #[test]
+    fn a_long_name_has_a_token_too() {
+        let long: Bearer = format!("vantage/{}", "a".repeat(63)).parse().unwrap();
+        assert!(token_name(&long).unwrap().as_str().starts_with("token-"));
+        assert_eq!(token_name(&"node/gw".parse().unwrap()).unwrap().as_str(), "node-gw");
+    }
+}

@@ -1,0 +1,81 @@
+//! What would be logged again and again is said once, then once a minute with how often it happened.
+//!
+//! A node whose token is refused sends its heartbeat every two seconds all the same, and a prober its report. The keys
+//! come from strangers, so that they are bounded: beyond the bound they are counted together.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long nothing is said of what was said.
+const QUIET: Duration = Duration::from_secs(60);
+/// Things that are told apart.
+const MOST: usize = 1_024;
+/// What stands for the others.
+const OTHERS: &str = "others";
+
+/// What was said, and when.
+#[derive(Debug, Default)]
+pub struct Repeats(Mutex<HashMap<String, Said>>);
+
+#[derive(Debug)]
+struct Said {
+    at: Instant,
+    /// How often it happened since then.
+    since: u64,
+}
+
+impl Repeats {
+    /// Whether to say now that `what` has happened; with how often it has happened without being said.
+    pub fn is_due(&self, what: &str, now: Instant) -> Option<u64> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = if said.len() < MOST || said.contains_key(what) {
+            what
+        } else {
+            said.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
+            if said.len() < MOST { what } else { OTHERS }
+        };
+        match said.get_mut(what) {
+            None => {
+                said.insert(what.to_owned(), Said { at: now, since: 0 });
+                Some(0)
+            }
+            Some(it) if now.saturating_duration_since(it.at) >= QUIET => {
+                it.at = now;
+                Some(std::mem::take(&mut it.since))
+            }
+            Some(it) => {
+                it.since += 1;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_repeats_is_said_once_a_minute_with_its_count() {
+        let (repeats, start) = (Repeats::default(), Instant::now());
+        let due = |what: &str, second: u64| repeats.is_due(what, start + Duration::from_secs(second));
+        assert_eq!(due("a", 0), Some(0));
+        assert_eq!((1..60).filter_map(|second| due("a", second)).count(), 0);
+        assert_eq!(due("b", 30), Some(0));
+        assert_eq!(due("a", 60), Some(59));
+        assert_eq!(due("a", 61), None);
+    }
+
+    #[test]
+    fn many_are_counted_together() {
+        let (repeats, now) = (Repeats::default(), Instant::now());
+        let said = (0..3 * MOST).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
+        assert_eq!(said, MOST + 1);
+        assert!(repeats.0.lock().unwrap().len() <= MOST + 1);
+        let later = now + QUIET;
+        assert_eq!(repeats.is_due("new", later), Some(0), "what is old gives its place");
+    }
+}

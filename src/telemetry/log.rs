@@ -1,0 +1,360 @@
+//! The log: lines into a bounded queue, and one thread that writes them out.
+//!
+//! Logging never fails and never waits. Whoever logs puts a line into the queue; when the queue is full (a pipe that
+//! is not read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file;
+//! what cannot be written (the pipe's reader is gone, the disk is full) is dropped and counted as well, and once
+//! writing works again a line in the log says how many were lost. Panics are logged the same way, because the standard
+//! hook writes to standard error itself and would wait there.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+    panic::PanicHookInfo,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use store::metrics::{Count, Descriptor, Sample, Source};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::reread::{Outcome, Part, Signature};
+
+/// Lines and octets that wait to be written; more are dropped.
+const MOST_LINES: usize = 8_192;
+const MOST_OCTETS: usize = 4 * 1024 * 1024;
+/// The longest line; the rest of a longer one is cut off.
+const LONGEST: usize = 64 * 1024;
+/// How long the end of a process waits for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_millis(500);
+/// How often a full pipe that does not block is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people: time, level, target, message and fields.
+    #[default]
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// What is logged, how and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// As `info` or `info,proxy=debug`.
+    pub directives: String,
+    /// How lines look.
+    pub format: Format,
+    /// The file that lines are appended to; absent: standard error.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { directives: "info".to_owned(), format: Format::Text, file: None }
+    }
+}
+
+/// What is counted of the log.
+#[derive(Debug, Default)]
+pub struct LogMetrics {
+    dropped: Count,
+    panics: Count,
+}
+
+static DESCRIPTORS: [Descriptor; 2] = [
+    Descriptor::counter(
+        "waypost.log.dropped",
+        "{line}",
+        "Lines of the log that were dropped: it could not be written, or not fast enough.",
+    ),
+    Descriptor::counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect."),
+];
+
+impl Source for LogMetrics {
+    fn descriptors(&self) -> &'static [Descriptor] {
+        &DESCRIPTORS
+    }
+
+    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        for (metric, count) in DESCRIPTORS.iter().zip([&self.dropped, &self.panics]) {
+            emit(Sample { metric, labels: &[], value: count.value() });
+        }
+    }
+}
+
+/// The log of this process: one, like its standard error.
+static LOG: OnceLock<Lines> = OnceLock::new();
+
+/// Starts the log of this process. A second start (a test) keeps the first.
+///
+/// # Errors
+/// When the log file cannot be opened, or there can be no thread to write.
+pub fn start(settings: &Settings) -> io::Result<()> {
+    if LOG.get().is_some() {
+        return Ok(());
+    }
+    let target: Box<dyn Write + Send> = match &settings.file {
+        Some(path) => Box::new(append_to(path)?),
+        // Not the library's standard error: its lock would be held for as long as a reader sleeps.
+        None => match io::stderr().as_fd().try_clone_to_owned() {
+            Ok(owned) => Box::new(File::from(owned)),
+            Err(_) => Box::new(io::stderr()),
+        },
+    };
+    let lines = LOG.get_or_init(|| Lines::new(settings.format)).clone();
+    lines.start_writing(target)?;
+    std::panic::set_hook(Box::new(log_panic));
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&settings.directives);
+    let colours = settings.file.is_none() && io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    // A subscriber that is there already belongs to a test.
+    let _ = match settings.format {
+        Format::Text => {
+            tracing::subscriber::set_global_default(subscriber.with_ansi(colours).with_writer(lines).finish())
+        }
+        Format::Json => tracing::subscriber::set_global_default(
+            subscriber.json().flatten_event(true).with_writer(lines).finish(),
+        ),
+    };
+    Ok(())
+}
+
+/// Waits for the last lines to be written, but not long. The process ends after this.
+pub fn finish() {
+    if let Some(log) = LOG.get() {
+        log.wait_until_written(LAST_LINES);
+    }
+}
+
+/// The counters of the log.
+#[must_use]
+pub fn metrics() -> Arc<LogMetrics> {
+    LOG.get().map_or_else(Arc::default, |log| Arc::clone(&log.0.metrics))
+}
+
+/// What opens the log file again, for programs that rotate logs: at SIGHUP, and when another file (or none) is at its
+/// path.
+#[must_use]
+pub fn part(path: &Path) -> Part {
+    let (looked_at, path) = (path.to_owned(), path.to_owned());
+    let look = move || Signature::of_identity(&looked_at);
+    let open = Mutex::new(look());
+    Part::new("[telemetry] log_file", look, move || {
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        if *open == Signature::of_identity(&path) {
+            return Outcome::Unchanged;
+        }
+        let file = match append_to(&path) {
+            Ok(file) => file,
+            Err(error) => return Outcome::Kept(error.to_string()),
+        };
+        if !LOG.get().is_some_and(|log| log.send(Order::Target(Box::new(file)))) {
+            return Outcome::Kept("too many lines wait to be written".to_owned());
+        }
+        *open = Signature::of_identity(&path);
+        Outcome::Reread(format!("{} is open again", path.display()))
+    })
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot write to {}: {error}", path.display())))
+}
+
+enum Order {
+    Line(Box<[u8]>),
+    Target(Box<dyn Write + Send>),
+}
+
+/// Takes lines; clones share the queue.
+#[derive(Clone)]
+struct Lines(Arc<Queue>);
+
+struct Queue {
+    format: Format,
+    waiting: AtomicUsize,
+    sender: OnceLock<SyncSender<Order>>,
+    metrics: Arc<LogMetrics>,
+}
+
+impl Lines {
+    fn new(format: Format) -> Self {
+        let (waiting, sender) = (AtomicUsize::new(0), OnceLock::new());
+        Self(Arc::new(Queue { format, waiting, sender, metrics: Arc::default() }))
+    }
+
+    fn start_writing(&self, target: Box<dyn Write + Send>) -> io::Result<()> {
+        let (sender, orders) = sync_channel(MOST_LINES);
+        if self.0.sender.set(sender).is_ok() {
+            let queue = Arc::clone(&self.0);
+            std::thread::Builder::new()
+                .name("log".to_owned())
+                .spawn(move || Output { queue, target, unsaid: 0, torn: false }.write_all(&orders))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a line into the queue, or drops and counts it.
+    fn put(&self, line: &[u8]) {
+        let cut;
+        let line = match line.get(..LONGEST) {
+            None => line,
+            Some(beginning) => {
+                cut = [beginning, b" (cut off)\n"].concat();
+                &cut
+            }
+        };
+        let before = self.0.waiting.fetch_add(line.len(), Ordering::Relaxed);
+        let fits = before + line.len() <= MOST_OCTETS;
+        if !(fits && self.send(Order::Line(line.into()))) {
+            self.0.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+            self.0.metrics.dropped.increment();
+        }
+    }
+
+    fn send(&self, order: Order) -> bool {
+        self.0.sender.get().is_some_and(|sender| sender.try_send(order).is_ok())
+    }
+
+    fn wait_until_written(&self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        while self.0.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.put(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+/// Where lines go, on the thread that writes them.
+struct Output {
+    queue: Arc<Queue>,
+    target: Box<dyn Write + Send>,
+    /// The number of dropped lines that a line in the log has told.
+    unsaid: u64,
+    /// The last line was written in part.
+    torn: bool,
+}
+
+impl Output {
+    fn write_all(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            match order {
+                Order::Line(line) => {
+                    self.say_what_was_dropped();
+                    if !self.write(&line) {
+                        self.queue.metrics.dropped.increment();
+                    }
+                    self.queue.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+                }
+                Order::Target(target) => (self.target, self.torn) = (target, false),
+            }
+        }
+    }
+
+    fn say_what_was_dropped(&mut self) {
+        let dropped = self.queue.metrics.dropped.get();
+        if dropped > self.unsaid {
+            let lost = dropped - self.unsaid;
+            let text =
+                format!("{lost} lines of the log were dropped: it could not be written, or not fast enough");
+            if self.write(line(self.queue.format, "WARN", &text).as_bytes()) {
+                self.unsaid = dropped;
+            }
+        }
+    }
+
+    /// Writes a line; true when all of it is written.
+    fn write(&mut self, line: &[u8]) -> bool {
+        let mut written = true;
+        if self.torn {
+            written = write(self.target.as_mut(), b"\n").is_ok();
+        }
+        match write(self.target.as_mut(), line) {
+            Ok(()) => self.torn = false,
+            Err(Torn(part)) => {
+                self.torn |= part;
+                written = false;
+            }
+        }
+        written
+    }
+}
+
+/// A line was not written as a whole; true: a part of it was.
+struct Torn(bool);
+
+fn write(target: &mut dyn Write, mut rest: &[u8]) -> Result<(), Torn> {
+    let whole = rest.len();
+    while !rest.is_empty() {
+        match target.write(rest) {
+            Ok(0) => return Err(Torn(rest.len() < whole)),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process has made the pipe one that does not block. This thread may wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(TRY_AGAIN),
+            Err(_) => return Err(Torn(rest.len() < whole)),
+        }
+    }
+    Ok(())
+}
+
+/// A line of the log's own, in the form of all others.
+fn line(format: Format, level: &str, text: &str) -> String {
+    let now = jiff::Timestamp::now();
+    match format {
+        Format::Text => format!("{now:.6} {level:>5} {}: {text}\n", module_path!()),
+        Format::Json => {
+            let now = format!("{now:.6}");
+            let (level, target) = (serde_json::Value::from(level), module_path!());
+            let object =
+                serde_json::json!({ "timestamp": now, "level": level, "message": text, "target": target });
+            format!("{object}\n")
+        }
+    }
+}
+
+/// Logs a panic without going through anything that might panic or wait.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let Some(log) = LOG.get() else { return };
+    log.0.metrics.panics.increment();
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let name = thread.name().unwrap_or("without a name");
+    let mut text = format!("a defect: thread {name:?} panicked at {place}: {message}");
+    let trace = std::backtrace::Backtrace::capture();
+    if trace.status() == std::backtrace::BacktraceStatus::Captured {
+        text = format!("{text}\n{trace}");
+    }
+    log.put(line(log.0.format, "ERROR", &text).as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+use std::sync::{Condvar, Mutex};
+
+use super::*;
+
+/// A place to write to that can be full, or have a reader that sleeps.
+#[derive(Clone, Default)]
+struct Place(Arc<(Mutex<Shown>, Condvar)>);
+
+#[derive(Default)]
+struct Shown {
+    text: String,
+    full: bool,
+    asleep: bool,
+    /// Octets that are written before a write fails.
+    room: usize,
+}
+
+impl Place {
+    fn change(&self, change: impl FnOnce(&mut Shown)) {
+        change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+    }
+
+    fn text(&self) -> String {
+        self.0.0.lock().unwrap().text.clone()
+    }
+}
+
+impl Write for Place {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let mut shown = self.0.1.wait_while(self.0.0.lock().unwrap(), |shown| shown.asleep).unwrap();
+        let fits = if shown.full { octets.len().min(shown.room) } else { octets.len() };
+        if fits == 0 {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        shown.room = shown.room.saturating_sub(fits);
+        shown.text.push_str(&String::from_utf8_lossy(&octets[..fits]));
+        Ok(fits)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log() -> (Lines, Place) {
+    let (lines, place) = (Lines::new(Format::Text), Place::default());
+    lines.start_writing(Box::new(place.clone())).unwrap();
+    (lines, place)
+}
+
+fn written(lines: &Lines) {
+    lines.wait_until_written(Duration::from_secs(20));
+    assert_eq!(lines.0.waiting.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn lines_are_written_in_their_order() {
+    let (lines, place) = log();
+    for n in 0..1_000 {
+        lines.put(format!("{n}\n").as_bytes());
+    }
+    written(&lines);
+    assert_eq!(place.text(), (0..1_000).map(|n| format!("{n}\n")).collect::<String>());
+    assert_eq!(lines.0.metrics.dropped.get(), 0);
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_the_log_says_how_many() {
+    let (lines, place) = log();
+    place.change(|it| (it.full, it.room) = (true, 3));
+    lines.put(b"torn apart\n");
+    lines.put(b"lost\n");
+    written(&lines);
+    assert_eq!(lines.0.metrics.dropped.get(), 2);
+    place.change(|it| it.full = false);
+    lines.put(b"again\n");
+    written(&lines);
+    let text = place.text();
+    let told: Vec<_> = text.lines().collect();
+    assert_eq!((told.len(), told[0], told[2]), (3, "tor", "again"), "{text}");
+    assert!(told[1].contains("WARN") && told[1].contains(": 2 lines of the log were dropped"), "{text}");
+}
+
+#[test]
+fn a_reader_that_sleeps_is_not_waited_for() {
+    let (lines, place) = log();
+    place.change(|it| it.asleep = true);
+    let more = 3 * MOST_LINES;
+    for n in 0..more {
+        lines.put(format!("{n}\n").as_bytes());
+    }
+    let dropped = usize::try_from(lines.0.metrics.dropped.get()).unwrap();
+    assert!(dropped >= more - MOST_LINES - 2, "{dropped}");
+    place.change(|it| it.asleep = false);
+    written(&lines);
+    assert!(place.text().contains("lines of the log were dropped"), "it is said once there is room");
+}
+
+#[test]
+fn long_lines_are_cut_and_octets_are_bounded() {
+    let (lines, place) = log();
+    lines.put(&[b'x'; 2 * LONGEST]);
+    written(&lines);
+    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < LONGEST + 20);
+    place.change(|it| it.asleep = true);
+    for _ in 0..=MOST_OCTETS / LONGEST {
+        lines.put(&[b'x'; 2 * LONGEST]);
+    }
+    assert!(lines.0.waiting.load(Ordering::Relaxed) <= MOST_OCTETS);
+    assert!(lines.0.metrics.dropped.get() > 0);
+    place.change(|it| it.asleep = false);
+}
+
+#[test]
+fn lines_of_the_logs_own_look_like_all_others() {
+    let text = line(Format::Text, "WARN", "said \"so\"");
+    assert!(text.ends_with("  WARN waypost::telemetry::log: said \"so\"\n"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&line(Format::Json, "WARN", "said \"so\"")).unwrap();
+    assert_eq!((json["level"].as_str(), json["message"].as_str()), (Some("WARN"), Some("said \"so\"")));
+}
+
+#[test]
+fn a_log_file_that_was_moved_away_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.log");
+    drop(append_to(&path).unwrap());
+    let part = part(&path);
+    assert_eq!(part.read_here(), Outcome::Unchanged);
+    std::fs::rename(&path, dir.path().join("waypost.log.1")).unwrap();
+    // Without a log in this process the order goes nowhere, and that is said.
+    assert!(matches!(part.read_here(), Outcome::Kept(_)));
+    assert!(path.exists(), "another one is there");
+    let nowhere = append_to(&dir.path().join("no/where")).unwrap_err().to_string();
+    assert!(nowhere.contains("no/where: No such file"), "{nowhere}");
+}

@@ -1,0 +1,129 @@
+//! Tokens, and who is to be heard with one before an operator's token is in force.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::super::Name;
+
+/// A credential of the admin API and the Consul face.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its name: what the record of writes shows.
+    pub name: Name,
+    /// What it may do.
+    pub role: Role,
+    /// On what.
+    #[serde(default)]
+    pub scope: Scope,
+    /// SHA-256 of the secret, in hexadecimal.
+    pub secret_sha256: String,
+    /// Only of an operator's: it is not in force before each of these has been heard with a token. Its bearer may use
+    /// it before, and requests without a token are taken until then. Empty: it is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Bearer>,
+}
+
+impl Token {
+    /// True when requests need a token because of this one.
+    #[must_use]
+    pub fn makes_tokens_needed(&self) -> bool {
+        self.role == Role::Operator && self.waits_for.is_empty()
+    }
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything, tokens included.
+    Operator,
+    /// Everything but tokens, backup and restore.
+    Automation,
+    /// Its own observations and work.
+    Vantage,
+    /// Services and checks in the catalog; nothing below `waypost/`.
+    Registrar,
+    /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
+    Node,
+    /// What a node with control needs of the engine: what a node needs, every key below `waypost/`, sessions, and the
+    /// registry. Through the admin API no more than a node.
+    Control,
+    /// Read, but for secrets.
+    Reader,
+}
+
+/// What a token's role is limited to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// The vantage it reports for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vantage: Option<Name>,
+    /// The registry service names it may register.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<String>>,
+}
+
+/// What sends heartbeats, and needs a token once there is an operator's: written `node/NAME` or `vantage/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bearer {
+    /// A node, which writes its heartbeat to the engine.
+    Node(Name),
+    /// A vantage, whose prober reports to the admin API.
+    Vantage(Name),
+}
+
+impl fmt::Display for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Vantage(name) => write!(f, "vantage/{name}"),
+        }
+    }
+}
+
+/// What a [`Bearer`] should have looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node/NAME or vantage/NAME")]
+pub struct BearerError;
+
+impl FromStr for Bearer {
+    type Err = BearerError;
+
+    fn from_str(text: &str) -> Result<Self, BearerError> {
+        let (kind, name) = text.split_once('/').ok_or(BearerError)?;
+        let name = name.parse().map_err(|_| BearerError)?;
+        match kind {
+            "node" => Ok(Self::Node(name)),
+            "vantage" => Ok(Self::Vantage(name)),
+            _ => Err(BearerError),
+        }
+    }
+}
+
+impl Serialize for Bearer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bearer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_reads_as_it_prints() {
+        for good in ["node/gateway-bj", "vantage/gz-telecom"] {
+            assert_eq!(good.parse::<Bearer>().unwrap().to_string(), good);
+        }
+        for bad in ["", "gw", "node/", "node/a/b", "site/bj", "node/UPPER"] {
+            assert!(bad.parse::<Bearer>().is_err(), "{bad}");
+        }
+    }
+}

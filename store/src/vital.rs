@@ -1,0 +1,87 @@
+//! Tasks and threads that a process cannot do without.
+//!
+//! A task that panics is dropped by its runtime in silence, and whatever it kept true grows old while everything else
+//! looks healthy. So every long-lived task and thread runs inside [`task`] or [`thread`]: when it panics, its name is
+//! noted here. A node waits for such names with [`lost`], ends because of them, and fails `/readyz` until it has. Tasks of
+//! one request or one connection are not meant: their panic costs that request, and is logged and counted.
+//!
+//! The names belong to the process and not to a component, as a panic hook does: whoever runs the process has to know.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::LazyLock,
+};
+
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+
+static LOST: LazyLock<watch::Sender<Vec<&'static str>>> = LazyLock::new(|| watch::Sender::new(Vec::new()));
+
+/// Runs a task; a panic of it notes `name`, and goes on as a panic.
+pub async fn task<F: Future>(name: &'static str, task: F) -> F::Output {
+    match AssertUnwindSafe(task).catch_unwind().await {
+        Ok(output) => output,
+        Err(panic) => {
+            note(name);
+            resume_unwind(panic)
+        }
+    }
+}
+
+/// Runs the work of a thread, likewise.
+pub fn thread<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        note(name);
+        resume_unwind(panic)
+    })
+}
+
+fn note(name: &'static str) {
+    LOST.send_if_modified(|lost| {
+        let new = !lost.contains(&name);
+        if new {
+            lost.push(name);
+        }
+        new
+    });
+}
+
+/// What has panicked so far.
+#[must_use]
+pub fn names_lost() -> Vec<&'static str> {
+    LOST.borrow().clone()
+}
+
+/// Ready with the name of the first one that has panicked.
+pub async fn lost() -> &'static str {
+    let mut names = LOST.subscribe();
+    // The sender lives as long as the process.
+    match names.wait_for(|names| !names.is_empty()).await {
+        Ok(names) => names.first().copied().unwrap_or_default(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_is_named_and_what_ends_is_not() {
+        assert_eq!(tokio::spawn(task("a task that returns", async { 7 })).await.unwrap(), 7);
+        assert!(tokio::spawn(task("a broken task", async { panic!("a test of a defect") })).await.is_err());
+        assert_eq!(lost().await, "a broken task");
+        let broken = std::thread::spawn(|| thread("a broken thread", || panic!("a test of a defect")));
+        assert!(broken.join().is_err());
+        assert_eq!(names_lost(), ["a broken task", "a broken thread"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_dropped_is_not_lost() {
+        let waiting = tokio::spawn(task("a task that waits", std::future::pending::<()>()));
+        tokio::task::yield_now().await;
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        assert!(!names_lost().contains(&"a task that waits"));
+    }
+}

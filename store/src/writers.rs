@@ -1,0 +1,79 @@
+//! Who wrote each heartbeat last: noted in the engine by the listener that saw the token.
+//!
+//! The Consul face notes nodes, the admin API notes vantages; both may stand in other processes than the control that
+//! asks. A note is written when it changes and not with every heartbeat. A node without a note beats past our
+//! listeners: from the engine's own process, or on a real Consul, whose own ACLs guard the keys there.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{Engine, EngineError, KvOp},
+    keys,
+    model::Bearer,
+};
+
+/// Who wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The name of the token; `None` for a request without a token of ours.
+    pub token: Option<String>,
+}
+
+/// Notes who wrote a heartbeat, unless the engine says so already.
+///
+/// # Errors
+/// When the engine fails.
+pub async fn note(engine: &dyn Engine, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
+    let key = keys::writer(bearer);
+    let value = serde_json::to_vec(writer).expect("a text has no failing serialiser");
+    let there = engine.kv_get(&key, None).await?.value;
+    if there.is_some_and(|it| it.value == value) {
+        return Ok(());
+    }
+    engine.txn(vec![KvOp::Set { key, value: value.into() }]).await.map(drop)
+}
+
+/// Forgets who wrote a heartbeat: from now on it comes from the engine's own process.
+///
+/// # Errors
+/// When the engine fails.
+pub async fn forget(engine: &dyn Engine, bearer: &Bearer) -> Result<(), EngineError> {
+    engine.txn(vec![KvOp::Delete { key: keys::writer(bearer) }]).await.map(drop)
+}
+
+/// Every note.
+///
+/// # Errors
+/// When the engine fails.
+pub async fn all(engine: &dyn Engine) -> Result<BTreeMap<Bearer, Writer>, EngineError> {
+    let listed = engine.kv_list(keys::WRITERS, None).await?.value;
+    let one = |key: &str, value: &[u8]| Some((keys::parse_writer(key)?, serde_json::from_slice(value).ok()?));
+    Ok(listed.iter().filter_map(|it| one(&it.key, &it.value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::{Embedded, Options};
+
+    #[tokio::test]
+    async fn a_note_is_written_when_it_changes() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let bearer: Bearer = "node/gw".parse().unwrap();
+        let none = Writer { token: None };
+        let by = Writer { token: Some("gw".to_owned()) };
+        let index =
+            async || engine.kv_get(&keys::writer(&bearer), None).await.unwrap().value.unwrap().modify_index;
+        note(engine.as_ref(), &bearer, &none).await.unwrap();
+        let first = index().await;
+        note(engine.as_ref(), &bearer, &none).await.unwrap();
+        assert_eq!(index().await, first);
+        note(engine.as_ref(), &bearer, &by).await.unwrap();
+        assert!(index().await > first);
+        assert_eq!(all(engine.as_ref()).await.unwrap(), BTreeMap::from([(bearer.clone(), by)]));
+        forget(engine.as_ref(), &bearer).await.unwrap();
+        assert_eq!(all(engine.as_ref()).await.unwrap(), BTreeMap::new());
+    }
+}

@@ -1,0 +1,207 @@
+//! SIGHUP means reading again, in every process; and files are read again by themselves.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tempfile::TempDir;
+
+use crate::harness::{Backing, Demo, Reaped, ensure, eventually, free_port, runs, runtime, signal, waypost};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("reread::sighup_ends_no_process_of_the_demo", every_role),
+        Trial::test("reread::certificates_are_taken_by_themselves_and_misfits_are_not", certificates),
+    ]
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn every_role() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let nodes: Vec<_> = demo.layout.processes.iter().map(|it| (it.role.clone(), it.pid)).collect();
+    let back_ends = demo.layout.sites.iter().flat_map(|site| &site.instances);
+    let all: Vec<_> = nodes.into_iter().chain(back_ends.map(|it| (it.id.clone(), it.pid))).collect();
+    for (_, pid) in &all {
+        signal(*pid, Signal::HUP);
+    }
+    signal(demo.pid(), Signal::HUP);
+    for process in &demo.layout.processes {
+        let log = process.config.with_extension("log");
+        let said = || std::fs::read_to_string(&log).unwrap_or_default().contains("SIGHUP");
+        eventually(&format!("a line about SIGHUP of {}", process.role), PATIENCE, said)?;
+    }
+    for (name, pid) in &all {
+        ensure(runs(*pid), || format!("SIGHUP ended {name}"))?;
+    }
+    ensure(runs(demo.pid()), || "SIGHUP ended the demo".to_owned())?;
+    ensure(demo.answers(demo.near().ip()), || "DNS does not answer any more".to_owned())?;
+    demo.get(demo.near()).map(drop).map_err(Failed::from)
+}
+
+/// A node with a certificate on every listener that can have one.
+struct Node {
+    folder: TempDir,
+    listeners: Vec<(&'static str, SocketAddr)>,
+    process: Reaped,
+}
+
+impl Node {
+    fn start() -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        write_certificate(folder.path())?;
+        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (face, admin, status, tls, plain) = (address(), address(), address(), address(), address());
+        let guard = format!("tls = {{ cert = {:?}, key = {:?} }}\n", path("cert.pem"), path("key.pem"));
+        let text = format!(
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = {:?}\n\
+             [store]\nengine = \"embedded\"\nhttp = \"{face}\"\n{guard}[control]\nlisten = \"{admin}\"\n{guard}\
+             [telemetry]\nlisten = \"{status}\"\n{guard}[dns]\nlisten = [\"{plain}\"]\ntls_listen = [\"{tls}\"]\n\
+             tls = {{ certificate = {:?}, key = {:?} }}\n",
+            path("data"),
+            path("cert.pem"),
+            path("key.pem"),
+        );
+        std::fs::write(path("node.toml"), text)?;
+        let log = std::fs::File::create(path("log"))?;
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(path("node.toml")).arg("--die-with-parent");
+        let process = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        let listeners = vec![("face", face), ("admin", admin), ("status", status), ("DNS over TLS", tls)];
+        Ok(Self { folder, listeners, process })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn all_show(&self, certificate: &CertificateDer<'static>) -> bool {
+        self.listeners.iter().all(|(_, address)| shown(*address).as_ref() == Some(certificate))
+    }
+}
+
+/// Writes a new certificate with its key; what it is.
+fn write_certificate(folder: &Path) -> Result<CertificateDer<'static>, Failed> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem())?;
+    std::fs::write(folder.join("cert.pem"), made.cert.pem())?;
+    Ok(made.cert.der().clone())
+}
+
+/// The certificate that a listener shows.
+fn shown(address: SocketAddr) -> Option<CertificateDer<'static>> {
+    let certificate = |config: rustls::ClientConfig| {
+        runtime().block_on(async {
+            let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let name = ServerName::try_from("localhost").ok()?;
+            let talk = tokio::time::timeout(Duration::from_secs(5), connector.connect(name, stream));
+            let stream = talk.await.ok()?.ok()?;
+            stream.get_ref().1.peer_certificates()?.first().map(|it| it.clone().into_owned())
+        })
+    };
+    certificate(trusting::config())
+}
+
+fn certificates() -> Result<(), Failed> {
+    let node = Node::start()?;
+    let first: CertificateDer<'static> = {
+        use rustls::pki_types::pem::PemObject as _;
+        CertificateDer::from_pem_file(node.path("cert.pem"))?
+    };
+    eventually("the first certificate", PATIENCE, || node.all_show(&first))?;
+    let pid = node.process.0.id();
+    // Changed on disk, without a signal.
+    let second = write_certificate(node.folder.path())?;
+    eventually("the second certificate, by itself", Duration::from_secs(10), || node.all_show(&second))?;
+    // A certificate without its key is not taken, and that is said for each listener.
+    let key = std::fs::read(node.path("key.pem"))?;
+    write_certificate(node.folder.path())?;
+    std::fs::write(node.path("key.pem"), &key)?;
+    signal(pid, Signal::HUP);
+    for what in ["[store] http", "[control] listen", "[telemetry] listen", "[dns.tls]"] {
+        let said = || {
+            let log = node.log();
+            log.lines().any(|line| line.contains(what) && line.contains("kept what was in use"))
+        };
+        eventually(&format!("a line about the misfit of {what}"), PATIENCE, said)?;
+    }
+    ensure(node.all_show(&second), || "a certificate was taken that does not fit".to_owned())?;
+    let third = write_certificate(node.folder.path())?;
+    signal(pid, Signal::HUP);
+    eventually("the third certificate", PATIENCE, || node.all_show(&third))?;
+    ensure(runs(pid), || node.log())
+}
+
+/// A client that takes every certificate: what is asked is which one is shown.
+mod trusting {
+    use std::sync::Arc;
+
+    use rustls::{
+        ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    };
+
+    #[derive(Debug)]
+    struct Everything(WebPkiSupportedAlgorithms);
+
+    pub(super) fn config() -> ClientConfig {
+        let provider = ring::default_provider();
+        let verifier = Arc::new(Everything(provider.signature_verification_algorithms));
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth()
+    }
+
+    impl ServerCertVerifier for Everything {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, certificate, signature, &self.0)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &self.0)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.supported_schemes()
+        }
+    }
+}
