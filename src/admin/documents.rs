@@ -18,7 +18,7 @@ use store::{
         Planned, Stored,
     },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token, World,
         encode,
     },
 };
@@ -63,7 +63,7 @@ pub struct Applied {
     /// The UUIDs of those services that were written without one: what they had, or the one they are given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub uuids: BTreeMap<String, Uuid>,
-    /// What is allowed and probably not meant.
+    /// What is allowed and probably not meant; of a comparison, only what it would bring.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Mistake>,
 }
@@ -209,11 +209,13 @@ pub(super) async fn commit_with(
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                return Ok(plain(generation, Vec::new(), uuids));
+                let warnings = stored.world().family_warnings(now);
+                return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
+        let warnings = plan.world().family_warnings(now);
         let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
         if of_tokens {
             caller.needs(Right::Tokens)?;
@@ -229,7 +231,7 @@ pub(super) async fn commit_with(
                 if of_tokens {
                     known_here(admin, generation).await;
                 }
-                return Ok(plain(generation, differences, uuids));
+                return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -249,8 +251,9 @@ pub(super) async fn apply(
         let puts = documents.iter().cloned().map(Change::Put);
         puts.chain(gone.into_iter().map(Change::Delete)).collect()
     });
-    let applied = applied.await?;
-    let warnings = model::ended_overrides(&documents, admin.handle.now());
+    let mut applied = applied.await?;
+    let mut warnings = model::ended_overrides(&documents, admin.handle.now());
+    warnings.extend(std::mem::take(&mut applied.warnings));
     Ok(Json(Applied { warnings, ..applied }))
 }
 
@@ -279,7 +282,11 @@ pub(super) async fn diff(
     let planned = commit::plan(&stored, changes, now, author)?;
     let uuids = uuids(services, &stored, &planned);
     let compared = differences.into_iter().map(|it| compared(it, &stored, &documents, &planned)).collect();
-    let warnings = model::ended_overrides(&documents, now);
+    let mut warnings = model::ended_overrides(&documents, now);
+    if let Planned::Changed(plan) = &planned {
+        let known = stored.world().family_warnings(now);
+        warnings.extend(plan.world().family_warnings(now).into_iter().filter(|it| !known.contains(it)));
+    }
     Ok(Json(Applied { generation: stored.generation(), differences: compared, uuids, warnings }))
 }
 
@@ -488,10 +495,11 @@ pub(super) async fn restore(
         nobody_is_locked_out(&admin, &stored, &plan).await?;
     }
     let differences = plan.differences().to_vec();
+    let warnings = plan.world().family_warnings(now);
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(plain(generation, differences, BTreeMap::new())))
+    Ok(Json(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) }))
 }
 
 pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {

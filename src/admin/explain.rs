@@ -13,7 +13,7 @@ use store::{
     locality::Located,
     model::{Generation, Moment, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
-    steering::{self, Tier},
+    steering::{self, Family, FamilyOutcome, Look, Tier},
 };
 
 use super::{
@@ -76,6 +76,10 @@ pub struct Explained {
     pub failover: Option<FailoverExplained>,
     /// Its sites, best first.
     pub sites: Vec<SiteExplained>,
+    /// Of a question for addresses that has no answer: an operator took out every site that has that family, and others
+    /// are left for the other.
+    #[serde(default)]
+    pub taken_out: bool,
     /// The outcome, as `dig` shows it.
     pub rcode: String,
     /// The answer section.
@@ -128,6 +132,9 @@ pub struct SiteExplained {
     pub full: bool,
     /// It may be answered.
     pub usable: bool,
+    /// Of a question for addresses: why this site has none of that family to answer with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Its addresses with what is known of each.
     pub addresses: Vec<AddressExplained>,
 }
@@ -170,6 +177,11 @@ pub(super) async fn explain(
     let picture = admin.handle.picture().await;
     let (zones, targets) = (admin.zones.load(), admin.targets.load());
     let world = dns::World { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
+    let family = match record_type {
+        dns::RecordType::A => Some(Family::V4),
+        dns::RecordType::AAAA => Some(Family::V6),
+        _ => None,
+    };
     let question = dns::Question { name, record_type, class: dns::Question::IN };
     let explanation = dns::explain(world, &question, &dns::Client::at(client));
     drop(zones);
@@ -177,7 +189,11 @@ pub(super) async fn explain(
     let sites = explanation
         .steered
         .as_ref()
-        .map(|steered| sites(&snapshot, steered, &located, (board, now), past.is_none().then_some(&picture)));
+        .map(|steered| {
+            let asked = (family, past.is_none().then_some(&picture));
+            sites(&snapshot, steered, &located, (board, now), asked)
+        })
+        .unwrap_or_default();
     let alias =
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
@@ -203,7 +219,8 @@ pub(super) async fn explain(
         }),
         rule: explanation.steered.as_ref().and_then(|it| Some(steering::rule_for(it, &located, now)? + 1)),
         failover: explanation.steered.as_ref().and_then(|it| FailoverExplained::of(&snapshot, it)),
-        sites: sites.unwrap_or_default(),
+        sites: sites.0,
+        taken_out: sites.1,
         rcode: explanation.rcode.to_owned(),
         answer: explanation.answer,
         authority: explanation.authority,
@@ -214,15 +231,19 @@ fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
     snapshot.sites.get(usize::from(id.0)).map_or_else(String::new, |site| site.name.to_string())
 }
 
-/// Without a picture of the present only what the board says is known of an address.
+/// The sites, best first, and whether an operator took out all that have the family. Without a picture of the present only
+/// what the board says is known of an address.
 fn sites(
     snapshot: &Snapshot,
     steered: &SteeredDomain,
     asker: &Located<'_>,
     (board, now): (&Board, Moment),
-    picture: Option<&store::beliefs::Picture>,
-) -> Vec<SiteExplained> {
+    (family, picture): (Option<Family>, Option<&store::beliefs::Picture>),
+) -> (Vec<SiteExplained>, bool) {
     let ranking = steering::rank(steered, asker, board, now);
+    let look = family.map(|family| Look { family, region: asker.region, board });
+    let outcome = look.map(|look| steering::for_family(steered, &ranking, look));
+    let taken_out = matches!(outcome, Some(FamilyOutcome::TakenOut));
     let usable = ranking.usable().len();
     let of = |(place, ranked): (usize, &steering::Ranked)| {
         let site = steered.sites.get(usize::from(ranked.at))?;
@@ -245,10 +266,11 @@ fn sites(
             forced: steering::override_in_force(site, now).map(forced),
             full: ranked.overflows,
             usable: place < usable,
+            lacks: look.and_then(|look| steering::lacks(site, look)),
             addresses: site.addresses.iter().map(address).collect(),
         })
     };
-    ranking.all().iter().enumerate().filter_map(of).collect()
+    (ranking.all().iter().enumerate().filter_map(of).collect(), taken_out)
 }
 
 pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {

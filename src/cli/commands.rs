@@ -29,6 +29,7 @@ pub(super) fn print(text: &str) -> Outcome {
 }
 
 pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
+    warn(&applied.warnings);
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
@@ -135,9 +136,12 @@ async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     let wanted = Apply { files: vec![file], prune: false };
     let over = Cell::new(false);
     let apply = async |client: &Client| -> Result<Applied, Failure> {
+        // Said before it takes effect, and what it brings alone.
+        let ahead: Applied = client.post("/v1/diff", &wanted).await?;
+        ahead.warnings.iter().for_each(|it| out::note(&format!("warning: {it}")));
         let applied: Applied = client.post("/v1/apply", &wanted).await?;
-        over.set(over.get() || !applied.warnings.is_empty());
-        Ok(applied)
+        over.set(over.get() || ahead.warnings.iter().any(|it| it.field == "expires"));
+        Ok(Applied { warnings: Vec::new(), ..applied })
     };
     servers.each(apply, show::applied).await?;
     // By control's clock what was ordered is over already.

@@ -286,8 +286,12 @@ pub(super) fn explained(it: &Explained) -> String {
             (true, false) => "usable",
             (false, _) => "not used",
         };
-        let _ =
-            writeln!(text, "  {place}. {:<10} {} ({usable}); probes say {}", site.site, site.tier, site.real);
+        let lacks = site.lacks.as_ref().map_or_else(String::new, |it| format!("; {it}"));
+        let _ = writeln!(
+            text,
+            "  {place}. {:<10} {} ({usable}); probes say {}{lacks}",
+            site.site, site.tier, site.real
+        );
         if let Some(order) = &site.forced {
             let until = order.expires.as_deref().map_or_else(String::new, |it| format!(", until {it}"));
             let _ = writeln!(
@@ -314,6 +318,9 @@ pub(super) fn explained(it: &Explained) -> String {
     let left = it.sites.first().map(|best| best.tier.as_str());
     if matches!(left, Some("down" | "draining" | "forced down")) {
         let _ = writeln!(text, "fails open no site is up: the answer is what when_none and min_up leave");
+    }
+    if it.taken_out {
+        text.push_str("           overrides take out every site that has this family, and others are left\n");
     }
     let _ = writeln!(text, "answer     {}", it.rcode);
     for record in it.answer.iter().chain(&it.authority) {

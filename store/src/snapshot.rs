@@ -32,7 +32,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(pub u16);
 
-/// More sites than this are refused at apply: rankings live in fixed buffers.
+/// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
 pub const MAX_SITES: usize = 64;
 
 /// What a snapshot is compiled from: validated documents, with implied domains and routes spelled out.

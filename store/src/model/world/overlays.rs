@@ -146,12 +146,12 @@ const fn turns_off(order: &Override) -> bool {
     matches!(order.state, OverrideState::Down | OverrideState::Drain)
 }
 
-fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
+pub(super) fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
     let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
     site_fits && order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
 }
 
-fn ended(order: &Override, now: Moment) -> bool {
+pub(super) fn ended(order: &Override, now: Moment) -> bool {
     let millis = order.expires.map(jiff::Timestamp::as_millisecond);
     millis.is_some_and(|at| u64::try_from(at).unwrap_or(0) <= now.0)
 }
