@@ -264,10 +264,14 @@ fn plain(data: &RecordData) -> Result<RData, ProtoError> {
 }
 
 fn unknown(record_type: u16, data: Vec<u8>) -> RData {
+    if data.is_empty() {
+        // The library's own type for unknown data holds at least one octet.
+        return RData::Update0(record_type.into());
+    }
     RData::Unknown { code: record_type.into(), rdata: NULL::with(data) }
 }
 
-/// SOA's times as the library takes them; a TTL always fits.
+/// SOA's times as the library takes them: with a sign, which the octets do not have.
 fn seconds(ttl: Ttl) -> i32 {
-    i32::try_from(ttl.as_secs()).unwrap_or(i32::MAX)
+    ttl.as_secs().cast_signed()
 }

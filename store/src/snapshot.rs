@@ -193,6 +193,12 @@ impl Snapshot {
         }
     }
 
+    /// True if there is a zone with this apex.
+    #[must_use]
+    pub fn has_zone(&self, apex: &DomainName) -> bool {
+        self.zones.contains_key(apex)
+    }
+
     /// Every zone.
     pub fn zones(&self) -> impl Iterator<Item = &Arc<ZoneView>> {
         self.zones.values()

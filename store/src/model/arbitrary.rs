@@ -74,6 +74,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     )
 }
 
+/// The TTL of a record, which may be zero.
+fn record_ttl() -> impl Strategy<Value = Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO), 1 => any::<u32>().prop_map(Ttl::of_record)]
+}
+
 /// Names that are not host-like.
 fn odd_labels(apex: &DomainName) -> impl Strategy<Value = DomainName> + use<> {
     let apex = apex.clone();
@@ -88,6 +93,7 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
     let target = (domain_name(), any::<bool>())
         .prop_map(move |(name, below)| if below { apex.resolve(name.as_str()).unwrap() } else { name })
         .boxed();
+    let target_or_root = prop_oneof![9 => target.clone(), 1 => Just(DomainName::root())].boxed();
     let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
     // What the model's own types could hold would come back as one of them.
     let others = (
@@ -98,13 +104,13 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
         any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
-        target.clone().prop_map(RecordData::Cname),
-        target.clone().prop_map(RecordData::Ns),
+        target_or_root.clone().prop_map(RecordData::Cname),
+        target_or_root.clone().prop_map(RecordData::Ns),
         target.clone().prop_map(RecordData::Ptr),
         collection::vec("[^\\p{Cc}]{0,30}|[\\x00-\\x7f]{0,9}", 1..3).prop_map(RecordData::Txt),
         (any::<u16>(), target.clone())
             .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
-        target.clone().prop_map(RecordData::Dname),
+        target_or_root.prop_map(RecordData::Dname),
         target.clone().prop_map(RecordData::Alias),
         (any::<u16>(), any::<u16>(), any::<u16>(), target)
             .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
@@ -120,7 +126,10 @@ fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthori
     let apex = apex.clone();
     let rname = prop_oneof!["[a-z]{1,9}", r"[a-z]{1,5}\\\.[a-z]{1,5}"]
         .prop_map(move |relative| apex.resolve(&relative).unwrap());
-    (domain_name(), rname, option::of(any::<u32>()), (ttl(), ttl(), ttl()), option::of(ttl())).prop_map(
+    let rname = prop_oneof![9 => rname, 1 => Just(DomainName::root())];
+    let mname = prop_oneof![9 => domain_name(), 1 => Just(DomainName::root())];
+    let times = (record_ttl(), record_ttl(), record_ttl());
+    (mname, rname, option::of(any::<u32>()), times, option::of(record_ttl())).prop_map(
         |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
             mname,
             rname,
@@ -142,7 +151,7 @@ pub fn zone() -> impl Strategy<Value = Zone> {
             domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
             odd_labels(&apex),
         ];
-        let record = (owner, option::of(ttl()), record_data(&apex))
+        let record = (owner, option::of(record_ttl()), record_data(&apex))
             .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
         let nameserver =
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
@@ -150,7 +159,7 @@ pub fn zone() -> impl Strategy<Value = Zone> {
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
         let soa = option::of(start_of_authority(&apex));
         let allow_query = distinct(net(), 0);
-        (Just(apex), nameservers, soa, ttl(), ttl(), collection::vec(record, 0..4), allow_query).prop_map(
+        (Just(apex), nameservers, soa, record_ttl(), record_ttl(), collection::vec(record, 0..4), allow_query).prop_map(
             |(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
                 name,
                 nameservers,
