@@ -125,6 +125,8 @@ pub struct Control {
     pub listen: SocketAddr,
     /// How it is guarded.
     pub guard: Guard,
+    /// How much of past configurations is kept for `explain --at`.
+    pub history: store::commit::history::Limits,
 }
 
 /// Logs and metrics.

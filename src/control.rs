@@ -11,6 +11,7 @@
 //! ```
 
 mod drains;
+mod history;
 mod intake;
 mod journal;
 mod ledger;
@@ -56,18 +57,21 @@ pub struct Config {
     pub settle: Duration,
     /// The longest one call of a drain's hook may take.
     pub hook_deadline: Duration,
+    /// How much of past configurations is kept.
+    pub history: store::commit::history::Limits,
 }
 
 impl Config {
     /// With the usual patience.
     #[must_use]
-    pub const fn new(node: Name, site: Name, boot: String) -> Self {
+    pub fn new(node: Name, site: Name, boot: String) -> Self {
         Self {
             node,
             site,
             boot,
             settle: Duration::from_millis(6_500),
             hook_deadline: Duration::from_secs(10),
+            history: store::commit::history::Limits::default(),
         }
     }
 }
@@ -198,13 +202,15 @@ impl Control {
             move |held: Arc<lock::Held>| {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
-                let journal = journal::keep(Arc::clone(&shared), held);
+                let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
+                let history = history::keep(Arc::clone(&shared), held);
                 async move {
                     tokio::select! {
                         biased;
                         () = publishing => {}
                         () = deciding => {}
                         () = journal => {}
+                        () = history => {}
                     }
                 }
             }

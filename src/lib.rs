@@ -11,6 +11,7 @@ pub mod control;
 pub mod demo;
 pub mod face;
 pub mod listen;
+pub mod moments;
 pub mod node;
 pub mod shutdown;
 pub mod telemetry;

@@ -209,6 +209,12 @@ fn standing() -> Handle {
     handle
 }
 
+/// Why this node's picture may differ from what is true.
+fn doubts(handle: Option<&Handle>) -> admin::Reasons {
+    let handle = handle.cloned();
+    Arc::new(move || handle.as_ref().map(Handle::doubts).unwrap_or_default())
+}
+
 /// Reads the folder of zones again whenever SIGHUP asks for it.
 async fn reread_on_hangup(zones: Arc<ZonesDir>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
@@ -284,7 +290,8 @@ impl Node {
         };
         let otlp = config.telemetry.otlp.as_deref();
         let metrics = Arc::new(Metrics::new(config.node.as_str(), std::mem::take(&mut self.sources), otlp)?);
-        let health = Health { metrics: Arc::clone(&metrics), unready: self.unready(handle) };
+        let (unready, doubts) = (self.unready(handle), doubts(handle));
+        let health = Health { metrics: Arc::clone(&metrics), unready, doubts };
         self.serve(config, listeners, opened, handle, control, health);
         Ok(metrics)
     }
@@ -395,7 +402,10 @@ impl Node {
     }
 
     fn start_control(&mut self, config: &Config, opened: &Opened, handle: &Handle) -> control::ControlHandle {
-        let settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        if let Some(section) = &config.control {
+            settings.history = section.history;
+        }
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let asked = control.handle();
         self.sources.push(asked.metrics());
@@ -405,7 +415,7 @@ impl Node {
     }
 
     /// Why this node should get no traffic.
-    fn unready(&self, handle: Option<&Handle>) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    fn unready(&self, handle: Option<&Handle>) -> admin::Reasons {
         let gateway = self.gateway.as_ref().map(|(gateway, _)| gateway.clone());
         let handle = handle.cloned();
         Arc::new(move || {

@@ -10,7 +10,10 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use store::{
-    commit::{self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Planned, Stored},
+    commit::{
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Planned,
+        Stored,
+    },
     model::{self, Colour, Document, DocumentId, Generation, Kind, Mistake, Place, Placed, Policy, encode},
 };
 
@@ -49,7 +52,40 @@ pub struct Applied {
     /// The generation that holds what was asked for.
     pub generation: Generation,
     /// What it changed; nothing when everything was as asked already.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<DocumentChange>,
+    /// What is allowed and probably not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Mistake>,
+}
+
+/// How one document changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentChange {
+    /// The document and how it differs.
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// Its fields with both values; only in the answer of a comparison.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<FieldChange>,
+    /// How many fields more differ than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde wants")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl From<Difference> for DocumentChange {
+    fn from(difference: Difference) -> Self {
+        Self { difference, values: Vec::new(), more: 0 }
+    }
+}
+
+fn plain(generation: Generation, differences: Vec<Difference>) -> Applied {
+    let differences = differences.into_iter().map(DocumentChange::from).collect();
+    Applied { generation, differences, warnings: Vec::new() }
 }
 
 /// A stored document.
@@ -62,6 +98,18 @@ pub struct KeptDocument {
     pub changed: Generation,
     /// Its text.
     pub yaml: String,
+    /// The same as JSON.
+    #[serde(default)]
+    pub document: serde_json::Value,
+}
+
+/// The record of writes as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Audited {
+    /// One write.
+    #[serde(with = "crate::moments")]
+    pub entry: AuditEntry,
 }
 
 fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
@@ -72,7 +120,11 @@ fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
             Err(found) => mistakes.extend(found),
         }
     }
-    if mistakes.is_empty() { Ok(documents) } else { Err(mistakes.into()) }
+    match (mistakes.is_empty(), documents.is_empty()) {
+        (true, true) => Err(Problem::wrong("there is no document in what was sent")),
+        (true, false) => Ok(documents),
+        (false, _) => Err(mistakes.into()),
+    }
 }
 
 fn describe(differences: &[Difference]) -> String {
@@ -96,9 +148,9 @@ async fn commit_with(
     loop {
         let stored = commit::read(engine, None).await?;
         let now = admin.handle.now();
-        let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+        let author = Author { authority: caller.0.authority() };
         let plan = match commit::plan(&stored, changes(&stored), now, author)? {
-            Planned::Unchanged(generation) => return Ok(Applied { generation, differences: Vec::new() }),
+            Planned::Unchanged(generation) => return Ok(plain(generation, Vec::new())),
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
@@ -110,7 +162,7 @@ async fn commit_with(
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = caller.0.who(), changes = differences.len(), "committed");
-                return Ok(Applied { generation, differences });
+                return Ok(plain(generation, differences));
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -130,7 +182,9 @@ pub(super) async fn apply(
         let puts = documents.iter().cloned().map(Change::Put);
         puts.chain(gone.into_iter().map(Change::Delete)).collect()
     });
-    applied.await.map(Json)
+    let applied = applied.await?;
+    let warnings = model::ended_overrides(&documents, admin.handle.now());
+    Ok(Json(Applied { warnings, ..applied }))
 }
 
 fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
@@ -151,9 +205,30 @@ pub(super) async fn diff(
     let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
     let changes = documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     // What could not be applied is no difference but a mistake.
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
-    commit::plan(&stored, changes, admin.handle.now(), author)?;
-    Ok(Json(Applied { generation: stored.generation(), differences }))
+    let author = Author { authority: caller.0.authority() };
+    let now = admin.handle.now();
+    let planned = commit::plan(&stored, changes, now, author)?;
+    let compared = differences.into_iter().map(|it| compared(it, &stored, &documents, &planned)).collect();
+    let warnings = model::ended_overrides(&documents, now);
+    Ok(Json(Applied { generation: stored.generation(), differences: compared, warnings }))
+}
+
+/// A difference with its values. What is new is shown as it was written; what changes, as it will be stored.
+fn compared(
+    difference: Difference,
+    stored: &Stored,
+    documents: &[Placed<Document>],
+    planned: &Planned,
+) -> DocumentChange {
+    let id = &difference.id;
+    let before = stored.get(id).map(|kept| &*kept.document);
+    let after = match (&difference.kind, planned) {
+        (DifferenceKind::Removed, _) => None,
+        (DifferenceKind::Changed { .. }, Planned::Changed(plan)) => plan.world().get(id).map(|it| &**it),
+        _ => documents.iter().map(|it| &it.value).find(|it| it.id() == *id),
+    };
+    let (values, more) = commit::changes_of(before, after);
+    DocumentChange { difference, values, more }
 }
 
 #[derive(Debug, Deserialize)]
@@ -213,7 +288,8 @@ async fn visible(admin: &Admin, caller: &Caller) -> Result<(Stored, HashSet<Kind
 }
 
 fn kept(it: &commit::Kept) -> KeptDocument {
-    KeptDocument { id: it.document.id(), changed: it.changed, yaml: encode::yaml(&it.document) }
+    let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
+    KeptDocument { id: it.document.id(), changed: it.changed, yaml, document }
 }
 
 pub(super) async fn list(
@@ -251,6 +327,9 @@ pub(super) async fn delete(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
+    if commit::read(admin.engine.as_ref(), None).await?.get(&id).is_none() {
+        return Err(Problem::not_found(format!("there is no {id}")));
+    }
     commit_with(&admin, &caller, "delete", |_| vec![Change::Delete(id.clone())]).await.map(Json)
 }
 
@@ -294,21 +373,19 @@ pub(super) async fn restore(
     let engine = admin.engine.as_ref();
     let stored = commit::read_for_restore(engine).await?;
     let now = admin.handle.now();
-    let author = Author { authority: caller.0.authority(), uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: caller.0.authority() };
     let plan = commit::plan_restore(&stored, generation, documents, now, author)?;
     let differences = plan.differences().to_vec();
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(Applied { generation, differences }))
+    Ok(Json(plain(generation, differences)))
 }
 
-pub(super) async fn audit(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Vec<AuditEntry>>, Problem> {
+pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
     caller.needs(Right::Read)?;
-    Ok(Json(commit::audit(admin.engine.as_ref()).await?))
+    let entries = commit::audit(admin.engine.as_ref()).await?;
+    Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))
 }
 
 #[cfg(test)]

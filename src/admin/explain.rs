@@ -2,14 +2,14 @@
 //! answer with its TTL. The answer comes from `dns` and the ranking from `store::steering`: nothing is decided
 //! a second time.
 
+mod past;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
-    journal::{self, Page},
-    keys,
     locality::Located,
     model::{Generation, Moment, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
@@ -20,6 +20,8 @@ use super::{
     Admin, Asked, Caller, Problem,
     status::{Forced, Seen, forced, seen},
 };
+pub use past::PastExplained;
+
 use crate::auth::Right;
 
 #[derive(Debug, Deserialize)]
@@ -37,7 +39,7 @@ pub(super) struct Wanted {
 pub struct Explained {
     /// The generation it was made with.
     pub generation: Generation,
-    /// Of a past moment: when, and what the journal cannot say of it. Absent: now.
+    /// Of a past moment: when, and what is not known of it. Absent: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<PastExplained>,
     /// The client.
@@ -79,50 +81,8 @@ pub struct Explained {
     pub authority: Vec<String>,
 }
 
-/// What is told with an explanation of a past moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastExplained {
-    /// The moment.
-    pub at: String,
-    /// The generation that ran then, as far as the journal says.
-    pub generation: Option<Generation>,
-    /// What this explanation is not sure of.
-    pub caveats: Vec<String>,
-}
-
-/// The world as it was believed to be at a moment.
-async fn as_of(
-    admin: &Admin,
-    snapshot: &Snapshot,
-    at: jiff::Timestamp,
-) -> Result<(Board, Moment, PastExplained), Problem> {
-    let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
-    if moment > admin.handle.now() {
-        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
-    }
-    let entries = admin.engine.kv_list(keys::JOURNAL, None).await?.value;
-    let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
-    let board = admin.handle.board().imagine();
-    let slots = snapshot.targets.values().map(|it| (&it.key, it.slot));
-    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
-        board.write(slot, past.readings.get(key).copied().unwrap_or_default());
-    }
-    let mut caveats = vec![
-        "what vantages saw, loads and overrides of then are not kept: the present overrides count".to_owned(),
-    ];
-    if past.begins.is_none_or(|begins| begins > moment) {
-        caveats.push("the journal does not reach back so far: every target reads as unknown".to_owned());
-    }
-    if let Some(then) = past.generation.filter(|it| *it != snapshot.generation) {
-        caveats.push(format!("generation {then} ran then; this is decided with {}", snapshot.generation));
-    }
-    let told = PastExplained { at: at.to_string(), generation: past.generation, caveats };
-    Ok((board, moment, told))
-}
-
 /// A failover in its parts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FailoverExplained {
     /// Until vantages are sure.
     pub detect: Span,
@@ -196,11 +156,12 @@ pub(super) async fn explain(
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
     let past = match asked.at {
-        Some(at) => Some(as_of(&admin, &snapshot, at).await?),
+        Some(at) => Some(past::world_at(&admin, at).await?),
         None => None,
     };
+    let snapshot = past.as_ref().map_or(snapshot, |then| std::sync::Arc::clone(&then.snapshot));
     let (board, now) = match &past {
-        Some((board, moment, _)) => (board, *moment),
+        Some(then) => (&then.board, then.moment),
         None => (&**admin.handle.board(), admin.handle.now()),
     };
     let picture = admin.handle.picture().await;
@@ -218,7 +179,7 @@ pub(super) async fn explain(
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
         generation: snapshot.generation,
-        past: past.as_ref().map(|(_, _, told)| told.clone()),
+        past: past.as_ref().map(|then| then.told.clone()),
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
         near: located.near.filter(|_| located.home.is_none()).map(|id| site_name(&snapshot, id)),
@@ -286,7 +247,7 @@ fn sites(
     ranking.all().iter().enumerate().filter_map(of).collect()
 }
 
-fn tier(tier: Tier, domain: &SteeredDomain) -> String {
+pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {
     let recovery = &domain.domain.recovery;
     let gate = recovery.gate.as_ref().map_or_else(String::new, |gate| format!(", gate {gate}"));
     match tier {

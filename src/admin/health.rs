@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -16,13 +16,18 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Reasons in words, as they are at the moment of asking.
+pub type Reasons = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What the three answer from.
 #[derive(Clone)]
 pub struct Health {
     /// The node's metrics.
     pub metrics: Arc<Metrics>,
     /// Why the node should get no traffic; empty when it may.
-    pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    pub unready: Reasons,
+    /// Why its picture may differ from what is true, although it serves on; empty when it should not.
+    pub doubts: Reasons,
 }
 
 impl fmt::Debug for Health {
@@ -49,12 +54,23 @@ fn serve(health: Health, auth: Option<Auth>) -> Router {
         .with_state((health, auth))
 }
 
-async fn readyz(State((health, _)): State<(Health, Option<Auth>)>) -> Response {
-    let reasons = (health.unready)();
+/// Plain, it says whether the node may get traffic: it serves on with its last good picture, whatever is away. With
+/// `?strict` it also fails while that picture may differ from what is true.
+async fn readyz(State((health, _)): State<(Health, Option<Auth>)>, RawQuery(query): RawQuery) -> Response {
+    let mut reasons = (health.unready)();
+    if is_strict(query.as_deref().unwrap_or_default()) {
+        reasons.extend((health.doubts)());
+    }
     if reasons.is_empty() {
         return "ok\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n"))).into_response()
+}
+
+/// `strict` alone, or with a value that does not take it back.
+fn is_strict(query: &str) -> bool {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
+    pairs.into_iter().any(|(name, value)| name == "strict" && !matches!(value, "false" | "0"))
 }
 
 async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: HeaderMap) -> Response {
@@ -65,4 +81,19 @@ async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: 
     }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], health.metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_strict;
+
+    #[test]
+    fn strict_is_asked_for_by_name() {
+        for query in ["strict", "strict=1", "strict=true", "verbose&strict", "strict="] {
+            assert!(is_strict(query), "{query}");
+        }
+        for query in ["", "stricter", "strict=0", "strict=false", "verbose=strict"] {
+            assert!(!is_strict(query), "{query}");
+        }
+    }
 }

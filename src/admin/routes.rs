@@ -37,9 +37,10 @@ pub const ROUTES: &[Route] = &[
         "get",
         "/readyz",
         "none",
-        &[],
+        &["strict"],
         None,
-        "200 when the node may get traffic, else 503 with the reasons.",
+        "200 when the node may get traffic, else 503 with the reasons. With `?strict` also 503 while its picture may be \
+         out of date: its view is stale, its engine is away, an older configuration stays, or verdicts are frozen.",
     ),
     route("get", "/metrics", "read", &[], None, "Metrics in Prometheus' text format."),
     route("get", "/openapi.json", "none", &[], None, "This description."),
@@ -74,7 +75,15 @@ pub const ROUTES: &[Route] = &[
         "Puts a backup in the place of everything, under a higher epoch.",
     ),
     route("get", "/v1/audit", "read", &[], None, "The record of writes, newest first."),
-    route("get", "/v1/status", "read", &[], None, "Nodes, domains, targets, vantages, services, drains."),
+    route(
+        "get",
+        "/v1/status",
+        "read",
+        &["about"],
+        None,
+        "What is wrong, then nodes, domains, targets, vantages, services, drains; or what of it is about one \
+         domain, service or site.",
+    ),
     route(
         "get",
         "/v1/explain",
@@ -177,7 +186,7 @@ mod tests {
         let settings = control::Config::new(name("n"), name("bj"), "boot".to_owned());
         let control = control::start(settings, engine.clone(), handle.clone());
         let metrics = Arc::new(Metrics::new("n", Vec::new(), None).unwrap());
-        let health = admin::Health { metrics, unready: Arc::new(Vec::new) };
+        let health = admin::Health { metrics, unready: Arc::new(Vec::new), doubts: Arc::new(Vec::new) };
         let auth = Auth::new(handle.clone(), None);
         let router = admin::router(admin::Admin::new(engine, handle, control.handle(), auth), health);
         let service = TowerToHyperService::new(router);

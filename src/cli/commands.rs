@@ -1,132 +1,28 @@
-//! The commands that ask control once, and `check`, which asks nobody.
+//! The commands that ask control once.
 
 use std::{
-    io::{IsTerminal as _, Read as _, Write as _},
+    io::{IsTerminal as _, Write as _},
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use serde_json::json;
-use store::{
-    commit::AuditEntry,
-    handle::Clock,
-    model::{self, Kind, Mistake, Placed, World},
-};
+use serde_json::{Value, json};
+use store::model::Kind;
 
 use super::{
     Failure, Outcome, Override, SetOverride, Token,
     client::{Client, segment},
+    files::documents,
     show,
-    zones::{self, Origins},
 };
 use crate::{
-    admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
+    admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
     auth,
-    config::Config,
 };
-
-/// Files of one command, all together.
-const MOST_FILES: usize = 10_000;
-
-/// The files that were named, those in folders included, in the order of their paths.
-fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
-    let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
-    while let Some(path) = waiting.pop() {
-        if !path.is_dir() {
-            found.push(path);
-        } else {
-            let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
-            let mut inside = Vec::new();
-            for entry in std::fs::read_dir(&path).map_err(wrong)? {
-                let entry = entry.map_err(wrong)?.path();
-                let document =
-                    entry.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
-                if document || entry.is_dir() {
-                    inside.push(entry);
-                }
-            }
-            inside.sort_by(|a, b| b.cmp(a));
-            waiting.extend(inside);
-        }
-        if found.len() > MOST_FILES {
-            return Err(Failure::Wrong(format!("more than {MOST_FILES} files")));
-        }
-    }
-    Ok(found)
-}
-
-fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, Failure> {
-    let one = |path: PathBuf| {
-        let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
-        if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(wrong)?;
-            return Ok(FileText { name: "stdin".to_owned(), text });
-        }
-        Ok(FileText {
-            text: std::fs::read_to_string(&path).map_err(wrong)?,
-            name: path.display().to_string(),
-        })
-    };
-    find(paths)?.into_iter().map(one).collect()
-}
-
-/// The files that were named, with the zone files they name.
-fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
-    zones::expand(read(paths)?).map_err(|mistakes| {
-        let error = "nothing was sent".to_owned();
-        Failure::Refused { mistakes, error }
-    })
-}
 
 pub(super) fn print(text: &str) -> Outcome {
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::failed)
-}
-
-pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
-    let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
-    let (mut configurations, mut filed) = (0, 0);
-    let (files, origins) = match zones::expand(read(paths)?) {
-        Ok(expanded) => expanded,
-        Err(found) => {
-            mistakes = found;
-            (Vec::new(), Origins::default())
-        }
-    };
-    for file in files {
-        if Path::new(&file.name).extension().is_some_and(|it| it == "toml") {
-            configurations += 1;
-            mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
-            continue;
-        }
-        if Path::new(&file.name).extension().is_some_and(|it| it == "zone") {
-            filed += 1;
-            mistakes.extend(zones::check(&file.name));
-            continue;
-        }
-        match model::parse(&file.name, &file.text) {
-            Ok(parsed) => documents.extend(parsed),
-            Err(found) => mistakes.extend(found),
-        }
-    }
-    let count = documents.len();
-    if mistakes.is_empty() && count > 0 {
-        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-        mistakes.extend(World::check(placed, Clock::default().now()).err().into_iter().flatten());
-    }
-    origins.point_out(&mut mistakes);
-    if json {
-        show::json(&mistakes)?;
-    }
-    if mistakes.is_empty() {
-        let also = if filed == 0 { String::new() } else { format!(", {filed} zone files") };
-        let text = format!("{count} documents and {configurations} node configurations{also}, no mistake\n");
-        return if json { Ok(()) } else { print(&text) };
-    }
-    Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
 fn say_applied(applied: &Applied, json: bool) -> Outcome {
@@ -136,20 +32,24 @@ fn say_applied(applied: &Applied, json: bool) -> Outcome {
 pub(super) async fn apply(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
     let applied = client.post("/v1/apply", &Apply { files, prune }).await;
-    say_applied(&applied.map_err(|failure| origins.explain(failure))?, json)
+    let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
+    origins.point_out(&mut applied.warnings);
+    applied.warnings.extend(origins.warnings);
+    say_applied(&applied, json)
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
     let applied = client.post("/v1/diff", &Apply { files, prune }).await;
-    let applied: Applied = applied.map_err(|failure| origins.explain(failure))?;
+    let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
+    origins.point_out(&mut applied.warnings);
+    applied.warnings.extend(origins.warnings);
     if json {
-        return show::json(&applied);
+        show::json(&applied)?
+    } else {
+        print(&show::compared(&applied))?
     }
-    if applied.differences.is_empty() {
-        return print("no difference\n");
-    }
-    print(&show::differences(&applied.differences))
+    if applied.differences.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
 fn path_of(kind: Kind, name: &str) -> String {
@@ -162,7 +62,11 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
         None => client.get("/v1/documents", &[("kind", kind.as_str())]).await?,
     };
     if json {
-        return show::json(&documents);
+        let mut values = documents.into_iter().map(|it| it.document);
+        return match name {
+            Some(_) => show::json(&values.next()),
+            None => show::json(&values.collect::<Vec<Value>>()),
+        };
     }
     if documents.is_empty() {
         return print(&format!("no {kind}\n"));
@@ -175,33 +79,35 @@ pub(super) async fn delete(client: &Client, kind: Kind, name: &str, json: bool) 
     say_applied(&client.delete(&path_of(kind, name)).await?, json)
 }
 
-pub(super) async fn export(client: &Client) -> Outcome {
+pub(super) async fn export(client: &Client, json: bool) -> Outcome {
+    if json {
+        let documents: Vec<KeptDocument> = client.get("/v1/documents", &[]).await?;
+        return show::json(&documents.into_iter().map(|it| it.document).collect::<Vec<Value>>());
+    }
     print(&client.text("/v1/export").await?)
-}
-
-pub(super) async fn status(client: &Client, json: bool) -> Outcome {
-    let status: Status = client.get("/v1/status", &[]).await?;
-    if json { show::json(&status) } else { print(&show::status(&status)) }
 }
 
 pub(super) async fn explain(
     client: &Client,
     (name, record_type): (&str, &str),
     who: IpAddr,
-    at: Option<&str>,
+    at: Option<jiff::Timestamp>,
     json: bool,
 ) -> Outcome {
-    let who = who.to_string();
+    let (who, at) = (who.to_string(), at.map(|it| it.to_string()));
     let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
-    query.extend(at.map(|it| ("at", it)));
+    query.extend(at.as_deref().map(|it| ("at", it)));
     let explained: Explained = client.get("/v1/explain", &query).await?;
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
 }
 
 /// Applies one document that was made here.
-async fn apply_one(client: &Client, what: &str, document: &serde_json::Value, json: bool) -> Outcome {
+async fn apply_one(client: &Client, what: &str, document: &Value, json: bool) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
-    say_applied(&client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?, json)
+    let applied: Applied = client.post("/v1/apply", &Apply { files: vec![file], prune: false }).await?;
+    say_applied(&applied, json)?;
+    // By control's clock what was ordered is over already.
+    if applied.warnings.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
 pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outcome {
@@ -209,12 +115,17 @@ pub(super) async fn order(client: &Client, order: Override, json: bool) -> Outco
         Override::List => get(client, Kind::Override, None, json).await,
         Override::Clear { name } => delete(client, Kind::Override, &name, json).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
+            if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
+                let text =
+                    format!("--expires {at} is past, so this override would order nothing; nothing was sent");
+                return Err(Failure::Wrong(text));
+            }
             let mut target = serde_json::Map::new();
             target.extend(site.map(|it| ("site".to_owned(), it.into())));
             target.extend(domain.map(|it| ("domain".to_owned(), it.into())));
             let mut document = json!({
                 "kind": "Override", "name": name, "target": target, "state": state, "owner": owner,
-                "reason": reason, "expires": expires,
+                "reason": reason, "expires": expires.map(|it| it.to_string()),
             });
             if force {
                 document["force"] = true.into();
@@ -271,18 +182,18 @@ pub(super) async fn token(client: &Client, token: Token, json: bool) -> Outcome 
 }
 
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
-    let entries: Vec<AuditEntry> = client.get("/v1/audit", &[]).await?;
+    let entries: Vec<Audited> = client.get("/v1/audit", &[]).await?;
     if json {
         return show::json(&entries);
     }
-    let row = |it: &AuditEntry| {
+    let row = |Audited { entry: it }: &Audited| {
         let generation = it.generation.map_or_else(String::new, |it| it.to_string());
         vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
     };
     print(&show::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
 }
 
-pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
+pub(super) async fn backup(client: &Client, output: &Path, as_json: bool) -> Outcome {
     let text = client.text("/v1/backup").await?;
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
     // Written beside and renamed, so that a failure leaves the older backup whole.
@@ -292,11 +203,16 @@ pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&part, output).map_err(failed)?;
     let first = text.lines().next().unwrap_or_default().trim_start_matches("# waypost backup, ");
+    if as_json {
+        let generation = first.trim_start_matches("generation ");
+        return show::json(&json!({ "generation": generation, "file": output }));
+    }
     print(&format!("{first} in {}\n", output.display()))
 }
 
 pub(super) async fn restore(client: &Client, file: &Path, json: bool) -> Outcome {
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
-    say_applied(&client.post_text("/v1/restore", text).await?, json)
+    let applied = client.post_text("/v1/restore", text).await.map_err(Failure::of_files)?;
+    say_applied(&applied, json)
 }

@@ -8,6 +8,7 @@ use store::drain::Phase;
 use super::{
     Drain, Failure, Outcome,
     client::{Client, segment},
+    commands::print,
     show,
 };
 use crate::control::DrainView;
@@ -31,35 +32,28 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&ordered);
             }
-            println!("{drain}");
-            Ok(())
+            print(&format!("{drain}\n"))
         }
         Drain::List => {
             let all: Vec<DrainView> = client.get("/v1/drains", &[]).await?;
             if json {
                 return show::json(&all);
             }
-            print!(
-                "{}",
-                show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>())
-            );
-            Ok(())
+            print(&show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()))
         }
         Drain::Show { id } => {
             let view: DrainView = client.get(&path(&id), &[]).await?;
             if json {
                 return show::json(&view);
             }
-            print!("{}", show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
-            Ok(())
+            print(&show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]))
         }
         Drain::Cancel { id } => {
             let cancelled: Value = client.delete(&path(&id)).await?;
             if json {
                 return show::json(&cancelled);
             }
-            println!("{id} cancelled");
-            Ok(())
+            print(&format!("{id} cancelled\n"))
         }
     }
 }
@@ -104,6 +98,7 @@ struct Told {
     awaited: BTreeSet<String>,
     phase: Option<Phase>,
     trouble: Option<String>,
+    stuck: bool,
 }
 
 impl Told {
@@ -131,6 +126,11 @@ impl Told {
                 println!("UNPROVEN by {}: silent for longer than {}", names.join(", "), drain.lease);
             }
         }
+        // Its words grow older by the second; that it is stuck is said once.
+        if let Some(why) = view.stuck.as_ref().filter(|_| !self.stuck && drain.trouble.is_none()) {
+            println!("stuck: {why}");
+        }
+        self.stuck = view.stuck.is_some();
         if self.trouble != drain.trouble {
             self.trouble.clone_from(&drain.trouble);
             if let Some(trouble) = &self.trouble {

@@ -21,65 +21,78 @@ use store::{
     },
 };
 
-use super::{Failure, Outcome, commands::print};
+use super::{Failure, Outcome, commands::print, show};
 use crate::admin::FileText;
+
+/// How a zone file is imported.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Import {
+    /// Of a signed zone everything but its signatures.
+    pub(super) strip_dnssec: bool,
+    /// The document as JSON.
+    pub(super) json: bool,
+}
 
 /// Prints the Zone document of a zone file, or writes it. What is left out goes to standard error, and a document that
 /// `apply` would refuse is not printed.
-pub(super) fn import(file: &Path, origin: &str, strip_dnssec: bool, output: Option<&Path>) -> Outcome {
+pub(super) fn import(file: &Path, origin: &str, how: Import, output: Option<&Path>) -> Outcome {
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
-    let dnssec = if strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
-    let refused = |lines: Vec<String>| Failure::Failed(lines.join("\n"));
-    let lines = |mistakes: &[zonefile::Mistake]| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let read = zonefile::read_from(file, &origin, dnssec).map_err(|mistakes| refused(lines(&mistakes)))?;
-    let (read, occluded) = without_occluded(read);
-    warn(lines(&read.warnings).into_iter().chain(lines(&occluded)).map(|line| format!("warning: {line}")));
-    warn(stripped(&origin, &read.stripped));
-    let text = encode::yaml(&Document::Zone(read.zone));
-    applicable(file, &text, &read.places).map_err(refused)?;
+    let dnssec = if how.strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
+    let mistaken = |mistakes| Failure::Mistaken { mistakes, error: String::new() };
+    let all = |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>();
+    let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| mistaken(all(found)))?;
+    let (mut read, occluded) = without_occluded(read);
+    let mut warnings = all(std::mem::take(&mut read.warnings));
+    warnings.extend(all(occluded));
+    say(&show::warnings(&warnings));
+    say(&stripped(&origin, &read.stripped));
+    let (zone, places) = (Document::Zone(read.zone), read.places);
+    applicable(file, &encode::yaml(&zone), &places).map_err(mistaken)?;
+    let text = if how.json { format!("{}\n", encode::json(&zone)) } else { encode::yaml(&zone) };
     let Some(output) = output else { return print(&text) };
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
     std::fs::File::create(output).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
 /// Writes lines to standard error. Whether they can be written changes nothing.
-fn warn(lines: impl IntoIterator<Item = String>) {
-    for line in lines {
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
+fn say(lines: &str) {
+    let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
-/// What `--strip-dnssec` left out, for people.
-fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> Option<String> {
+/// What `--strip-dnssec` left out, for people; empty for nothing.
+fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {}", rdata::mnemonic(*kind))).collect();
-    (!counts.is_empty()).then(|| {
-        format!(
-            "left out: {}; before this zone is served, the DS record of {origin} at its parent must be gone for as \
-             long as its TTL, or validating resolvers reject every answer",
-            counts.join(", ")
-        )
-    })
+    format!(
+        "left out: {}\nBefore this zone is served, remove the DS record of {origin} at its parent and wait as long as \
+         its TTL: while it is there, validating resolvers reject every answer.\n",
+        counts.join(", ")
+    )
 }
 
 /// Whether `apply` takes a document by itself; if not, why, by the lines of the zone file.
-fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<String>> {
+fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<Mistake>> {
     if text.len() > yaml::MAX_DOCUMENT {
-        return Err(vec![format!("{}: {}; expected {FITS}", file.display(), too_large(text.len()))]);
+        let (problem, expected) = (too_large(text.len()), FITS.to_owned());
+        let (file, document, field) = (file.display().to_string().into(), String::new(), String::new());
+        return Err(vec![Mistake { file, line: None, document, field, problem, expected }]);
     }
     let now = Clock::default().now();
     let checked = model::parse("z", text).and_then(|parsed| {
         let placed = parsed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         World::check(placed, now).map(drop)
     });
-    let said = |mut it: Mistake| {
+    let at_its_line = |mut it: Mistake| {
         let place = placed(places, 0, &it.field);
         it.file = place.map_or_else(|| file.display().to_string().into(), |place| Arc::clone(&place.file));
         it.line = place.map(|place| place.line);
         it.field.clear();
-        it.to_string()
+        it
     };
-    checked.map_err(|mistakes| mistakes.into_iter().map(said).collect())
+    checked.map_err(|mistakes| mistakes.into_iter().map(at_its_line).collect())
 }
 
 const FITS: &str = "a smaller zone, split by delegations, or the file itself in the zones_dir of the nodes, which has no \
@@ -221,6 +234,17 @@ fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<&'p Place> 
         "nameservers" => places.nameservers.get(number()?),
         _ => list.starts_with("soa").then_some(&places.soa),
     }
+}
+
+/// The zone files that documents name.
+pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    for file in files.iter().filter(|it| it.text.contains("file")) {
+        let trees = yaml::parse(&file.text, &Mistakes::new(file.name.as_str().into()));
+        let path = |tree: &Node| word(tree, "file").map(|(path, _)| beside(&file.name, path));
+        named.extend(trees.iter().filter(|tree| names_a_file(tree)).filter_map(path));
+    }
+    named
 }
 
 /// Puts the records of zone files into the documents that name them.
@@ -411,7 +435,7 @@ mod tests {
             format!("{ZONE}a\\.b 5 TXT \"x;\" y\n_443._tcp TLSA 3 1 1 0a\n@ MX 0 .\nd DNAME x.org.\n"),
         )
         .unwrap();
-        import(&file, "example.com", false, Some(&out)).unwrap();
+        import(&file, "example.com", Import::default(), Some(&out)).unwrap();
         let text = std::fs::read_to_string(&out).unwrap();
         let read = model::parse("z", &text).unwrap().remove(0).value;
         let expected = zonefile::read_from(&file, &"example.com".parse().unwrap(), Dnssec::Refuse).unwrap();
@@ -496,10 +520,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, out) = (folder.path().join("z"), folder.path().join("z.yaml"));
         std::fs::write(&file, format!("{ZONE}{more}")).unwrap();
-        match import(&file, "example.com", strip_dnssec, Some(&out)) {
+        match import(&file, "example.com", Import { strip_dnssec, json: false }, Some(&out)) {
             Ok(()) => Ok(std::fs::read_to_string(&out).unwrap()),
-            Err(Failure::Failed(said)) => Err(said),
-            Err(other) => panic!("{other:?}"),
+            Err(failure) => Err(failure.text()),
         }
     }
 

@@ -116,7 +116,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
         let token = fields.optional("token_file", |it| secret(&it));
-        let ca_pem = fields.optional("ca_file", |it| file(&it));
+        let ca_pem = fields.optional("ca_file", |it| authorities(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
     }
@@ -269,11 +269,11 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         Some(urls)
     });
     let token = fields.optional("token_file", |it| secret(&it));
-    let ca_pem = fields.optional("ca_file", |it| file(&it));
+    let ca_pem = fields.optional("ca_file", |it| authorities(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
     let max_dials = fields.optional("max_dials", |it| it.int(1..=1_000_000));
-    let check_ca_pem = fields.optional("check_ca_file", |it| file(&it));
+    let check_ca_pem = fields.optional("check_ca_file", |it| authorities(&it));
     let external = fields.or("external", BTreeMap::new(), programs);
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
@@ -314,15 +314,23 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
     if let Some(at) = fields.get("listen") {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
-    Some(Control { listen, guard })
+    let usual = store::commit::history::Limits::default();
+    let history = store::commit::history::Limits {
+        commits: fields.or("history_commits", usual.commits, |it| it.int(1..=100_000)),
+        bytes: fields.or("history_bytes", usual.bytes, |it| it.int(65_536..=1_073_741_824)),
+    };
+    Some(Control { listen, guard, history })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
     let log = fields.or("log", "info".to_owned(), |it| {
         let text = it.text(LONGEST)?;
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
-            it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
+        if let Err(problem) = directives(text) {
+            it.mistake(
+                problem,
+                "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -338,6 +346,42 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
         Some(listen)
     });
     Some(Telemetry { otlp, log, listen })
+}
+
+/// What is wrong with the directives of a log. A word alone must be a level: the filter takes every other word for the
+/// name of a module, and a misspelt level would silence the node.
+fn directives(text: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::builder();
+    filter.parse(text).map_err(|error| error.to_string())?;
+    // Commas inside brackets and braces separate fields of a span.
+    let mut depth = 0_i32;
+    let parts = text.split(|c: char| {
+        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
+        c == ',' && depth == 0
+    });
+    for part in parts.map(str::trim) {
+        let is_level = part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        if !is_level && !part.contains(['=', '[']) {
+            let problem = match part {
+                "" => "there is an empty directive".to_owned(),
+                word => {
+                    format!("there is no log level {word:?}; for a module of that name write {word}=debug")
+                }
+            };
+            return Err(problem);
+        }
+    }
+    Ok(())
+}
+
+/// Certificates to trust, in PEM: at least one.
+fn authorities(at: &Reader<'_>) -> Option<Vec<u8>> {
+    let pem = file(at)?;
+    if let Err(problem) = crate::certificate::authorities(&pem) {
+        at.mistake(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
+        return None;
+    }
+    Some(pem)
 }
 
 /// Certificate, key and first token of a listener.

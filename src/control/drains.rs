@@ -141,9 +141,13 @@ impl Desk {
 
     pub(super) fn list(&self) -> Vec<DrainView> {
         let evidence = self.shared.evidence.borrow().clone();
-        let drains = self.shared.handle.drains();
-        let mut views: Vec<DrainView> =
-            drains.borrow().records.values().map(|(_, drain)| DrainView::new(drain, &evidence)).collect();
+        let (drains, now) = (self.shared.handle.drains(), self.shared.handle.now());
+        let mut views: Vec<DrainView> = drains
+            .borrow()
+            .records
+            .values()
+            .map(|(_, drain)| DrainView::new(drain, &evidence, now))
+            .collect();
         views.sort_by(|a, b| (b.drain.created, &b.drain.id).cmp(&(a.drain.created, &a.drain.id)));
         views
     }
@@ -157,7 +161,7 @@ impl Desk {
             None => Arc::new(self.record(&id.0).await.ok()??.1),
         };
         let evidence = self.shared.evidence.borrow().clone();
-        Some(DrainView::new(&drain, &evidence))
+        Some(DrainView::new(&drain, &evidence, self.shared.handle.now()))
     }
 
     /// A Service's name in the registry; what is no Service is taken for such a name.

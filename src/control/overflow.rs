@@ -142,6 +142,7 @@ mod tests {
             number,
             generation: None,
             load: Some(Load { cluster: "main".parse().unwrap(), rate }),
+            view: None,
         }
     }
 

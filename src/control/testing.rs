@@ -327,6 +327,7 @@ impl World {
             number: 0,
             generation: None,
             load: None,
+            view: None,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {
@@ -358,7 +359,7 @@ pub(super) async fn apply(engine: &dyn Engine, text: &str) {
     let documents = store::model::parse("test.yaml", text).unwrap();
     let stored = commit::read(engine, None).await.unwrap();
     let changes = documents.into_iter().map(Change::Put).collect();
-    let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: Authority::Human };
     let planned = commit::plan(&stored, changes, Moment(0), author).unwrap();
     let entry = AuditEntry { at: Moment(0), who: "test".into(), what: "apply".into(), generation: None };
     if let Planned::Changed(plan) = planned {

@@ -5,6 +5,7 @@
 //! engine inside: a simulation, or a test of two readers, owns the world.
 
 mod guard;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,6 +18,9 @@ use crate::{
     snapshot::{Snapshot, Target},
 };
 use guard::{Draft, Guards};
+use view::{Heard, Watch};
+
+pub use view::View;
 
 /// What a reader knows of health.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,7 @@ pub struct Beliefs {
     verdicts: BTreeMap<TargetKey, Verdict>,
     stale: Stale,
     guards: Guards,
+    watch: Watch,
     /// Something was taken in since verdicts were last drawn.
     heard: bool,
 }
@@ -123,6 +128,7 @@ impl Beliefs {
     pub fn reconfigured(&mut self) {
         self.heard = true;
         self.stale = Stale::All;
+        self.watch.reconfigured();
     }
 
     /// Draws the verdicts that may have changed and returns those that did. Verdicts of targets that are not
@@ -154,7 +160,28 @@ impl Beliefs {
                 changed.push((key, after));
             }
         }
+        let heard = self.heard_of(snapshot);
+        self.watch.look(snapshot, &heard, now);
         changed
+    }
+
+    /// Whether verdicts follow what the vantages see, as of the last [`Beliefs::judge`].
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        self.watch.view()
+    }
+
+    fn heard_of(&self, snapshot: &Snapshot) -> Heard {
+        let mut heard = Heard::default();
+        for Vantage { name, .. } in &snapshot.vantages {
+            let seen = self.vantages.get(name);
+            match (seen.is_some_and(|it| it.fresh), seen.and_then(|it| it.heartbeat.as_ref())) {
+                (true, Some(Heartbeat { withheld: false, .. })) => heard.heard += 1,
+                (true, Some(_)) => heard.doubting.push(name.clone()),
+                _ => heard.silent.push(name.clone()),
+            }
+        }
+        heard
     }
 
     /// The votes on a target: everybody's, and those of each region that has a verdict of its own.

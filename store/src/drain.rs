@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    beliefs::View,
     engine::{Endpoint, Index},
     load::Load,
     model::{Moment, Span},
@@ -143,6 +144,9 @@ pub struct NodeBeat {
     /// What a gateway carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
+    /// Whether its verdicts follow what the vantages see; absent before it has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<View>,
 }
 
 /// A gateway as control knows it.

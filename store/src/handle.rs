@@ -2,6 +2,7 @@
 //!
 //! The other end is the follower, which keeps it true; tests hold that end themselves.
 
+mod concerns;
 mod following;
 
 use std::{
@@ -13,8 +14,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use self::following::Following;
-use self::following::Users;
+pub use self::{concerns::Concern, following::Following};
+use self::{concerns::Concerns, following::Users};
 use arc_swap::ArcSwapOption;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    beliefs::Picture,
+    beliefs::{Picture, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt},
@@ -87,6 +88,8 @@ struct Shared {
     users: Arc<Users>,
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
+    view: watch::Sender<Arc<View>>,
+    concerns: Concerns,
     load: Mutex<Option<Load>>,
     lease_seen: AtomicU64,
     lease: Duration,
@@ -117,6 +120,8 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         discovered: watch::Sender::new(0),
         drains: watch::Sender::new(Arc::default()),
         judged: watch::Sender::new(0),
+        view: watch::Sender::new(Arc::default()),
+        concerns: Concerns::default(),
         load: Mutex::default(),
         lease_seen: AtomicU64::new(clock.now().0),
         lease,
@@ -191,6 +196,31 @@ impl Handle {
     #[must_use]
     pub fn judged(&self) -> watch::Receiver<u64> {
         self.shared.judged.subscribe()
+    }
+
+    /// Whether verdicts follow what the vantages see; wakes when that changes. Never stale on a node without an
+    /// engine.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    /// Why this node's picture may differ from what is true, in words, one reason each; empty when it should not. The
+    /// node serves on all the same.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        let view = Arc::clone(&self.shared.view.borrow());
+        let stale = view.stale.then(|| {
+            let since = view.since.unwrap_or_default().rfc3339();
+            format!("the view is stale since {since}: {}", view.reason.as_deref().unwrap_or_default())
+        });
+        stale.into_iter().chain(self.shared.concerns.all()).collect()
+    }
+
+    /// Whether one concern is raised.
+    #[must_use]
+    pub fn is_concerned(&self, concern: Concern) -> bool {
+        self.shared.concerns.has(concern)
     }
 
     /// What is known of health, for people; empty when nobody follows.
@@ -285,6 +315,25 @@ impl Publisher {
     /// Wakes those who wait for verdicts.
     pub fn verdicts_changed(&self) {
         self.shared.judged.send_modify(|count| *count += 1);
+    }
+
+    /// Says whether verdicts follow what the vantages see; true if that turned.
+    pub fn publish_view(&self, view: &View) -> bool {
+        let mut turned = false;
+        self.shared.view.send_if_modified(|current| {
+            let changed = **current != *view;
+            if changed {
+                turned = current.stale != view.stale;
+                *current = Arc::new(view.clone());
+            }
+            changed
+        });
+        turned
+    }
+
+    /// Raises a concern, with its reason, or drops it.
+    pub fn concern(&self, concern: Concern, reason: Option<String>) {
+        self.shared.concerns.set(concern, reason, self.shared.clock.now());
     }
 
     /// A heartbeat of this node reached its engine.

@@ -271,6 +271,40 @@ fn natural(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Dura
     }
 }
 
+/// Why a site that is up again does not serve all of its clients yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBack {
+    /// Not before a person, a window or the gate lets it back.
+    UntilLetBack,
+    /// Until then.
+    Until(Moment),
+    /// Its clients come back network by network, the last of them then.
+    Ramping(Moment),
+}
+
+/// Whether, and for how long, a recovered site is held back. `None`: it is not, or never was down, or an override decides.
+#[must_use]
+pub fn held_back(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    asker: &Located<'_>,
+    board: &Board,
+    now: Moment,
+) -> Option<HeldBack> {
+    let health = health(site, asker.region, board);
+    if health.state != State::Up || !health.recovered || override_in_force(site, now).is_some() {
+        return None;
+    }
+    match admission(Asked { domain, asker, board, now }, site, health) {
+        Admission::Never => Some(HeldBack::UntilLetBack),
+        Admission::At(at) if at > now => Some(HeldBack::Until(at)),
+        Admission::At(at) => {
+            let whole = at.after(domain.domain.recovery.ramp.0);
+            (whole > now).then_some(HeldBack::Ramping(whole))
+        }
+    }
+}
+
 /// Stable and without allocation; at most [`MAX_SITES`] long and nearly sorted.
 fn insertion_sort(sites: &mut [Ranked]) {
     let key = |it: &Ranked| (it.tier, it.overflows);

@@ -24,6 +24,7 @@ mod peers;
 mod registry;
 mod rig;
 mod security;
+mod status;
 mod tools;
 mod wire;
 mod zones;
@@ -46,6 +47,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("status_says_in_words_what_is_wrong", status::in_words),
+    ("a_stuck_drain_says_why", status::stuck_drain),
+    ("a_past_moment_is_explained_with_the_documents_of_then", status::the_past),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
     trials.extend(registry::trials(&components));
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
+    trials.extend(status::trials());
     trials.extend(tools::trials(&components));
     trials.extend(zones::trials());
     libtest_mimic::run(&arguments, trials).exit_code()

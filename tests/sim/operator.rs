@@ -90,7 +90,7 @@ impl Simulation {
 async fn bring(engine: &Embedded, documents: Vec<Placed<Document>>, over: Option<Generation>) -> Generation {
     let entry = AuditEntry { at: Moment(0), who: "sim".into(), what: "sim".into(), generation: None };
     let stored = commit::read(engine, None).await.unwrap();
-    let author = commit::Author { authority: Authority::Human, uuids: uuid::Uuid::nil };
+    let author = commit::Author { authority: Authority::Human };
     let planned = match over {
         Some(over) => Planned::Changed(Box::new(
             commit::plan_restore(&stored, over, documents, Moment(0), author).unwrap(),

@@ -158,6 +158,7 @@ mod tests {
             number,
             generation: None,
             load: None,
+            view: None,
         }
     }
 

@@ -106,7 +106,7 @@ fn what_the_registry_may_show_is_undone_after_a_cancellation() {
 #[test]
 fn a_view_names_laggards_receipts_and_the_hooks_state() {
     let order = drain(Phase::Draining, Some("http://h/"));
-    let view = DrainView::new(&order, &evidence(&[("g1", 0), ("g2", 3)], &["g1"]));
+    let view = DrainView::new(&order, &evidence(&[("g1", 0), ("g2", 3)], &["g1"]), Moment(0));
     let json = serde_json::to_value(&view).unwrap();
     assert_eq!(json["id"], "d1");
     assert_eq!(json["phase"], "draining");
@@ -121,6 +121,32 @@ fn a_view_names_laggards_receipts_and_the_hooks_state() {
         (Phase::Cancelled, Some("http://h/"), HookState::Cancelled),
         (Phase::Done, None, HookState::None),
     ] {
-        assert_eq!(DrainView::new(&drain(phase, hook), &Evidence::default()).hook_state, state);
+        assert_eq!(DrainView::new(&drain(phase, hook), &Evidence::default(), Moment(0)).hook_state, state);
     }
+}
+
+#[test]
+fn a_drain_that_does_not_move_says_why() {
+    let stuck = |order: &Drain, silent: &[(&str, u64)], proved: &[&str], secs: u64| {
+        DrainView::new(order, &evidence(silent, proved), Moment(secs * 1_000)).stuck
+    };
+    let mut order = drain(Phase::Draining, None);
+    assert_eq!(stuck(&order, &[("g1", 0), ("g2", 3)], &["g1"], 4), None, "it has only begun");
+    assert_eq!(
+        stuck(&order, &[("g1", 0), ("g2", 12)], &["g1"], 12).unwrap(),
+        "g2 has been silent for 12s (frozen, dead or cut off); it is given up on after 1m, and the drain is then \
+         unproven"
+    );
+    let slow = stuck(&order, &[("g1", 0)], &[], 40).unwrap();
+    assert_eq!(slow, "g1 lives, but has not proved in 40s that it is done: requests to the instance last on");
+    order.require_all = true;
+    assert!(stuck(&order, &[("g2", 70)], &[], 70).unwrap().contains("without end (require_all)"));
+    let mut order = drain(Phase::Calling, Some("http://127.0.0.1:1/"));
+    assert_eq!(stuck(&order, &[], &[], 99), None);
+    order.trouble = Some("connection refused".into());
+    assert_eq!(
+        stuck(&order, &[], &[], 99).unwrap(),
+        "the hook does not answer with 2xx, which is tried again: connection refused"
+    );
+    assert_eq!(stuck(&drain(Phase::Done, None), &[("g1", 90)], &[], 99), None, "it is over");
 }

@@ -131,7 +131,7 @@ async fn what_is_not_configured_is_not_written_and_what_a_vantage_left_is_remove
     let stored = store::commit::read(&*world.engine, None).await.unwrap();
     let id = store::model::DocumentId { kind: store::model::Kind::Vantage, name: "v1".into() };
     let changes = vec![store::commit::Change::Delete(id)];
-    let author = Author { authority: Authority::Human, uuids: uuid::Uuid::new_v4 };
+    let author = Author { authority: Authority::Human };
     let planned = store::commit::plan(&stored, changes, world.handle.now(), author).unwrap();
     let store::commit::Planned::Changed(plan) = planned else { panic!("nothing to commit") };
     let entry = store::commit::AuditEntry {

@@ -7,34 +7,33 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest};
+use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest, history};
 use crate::{
     engine::Index,
     keys,
     model::{
-        Authority, Document, DocumentId, Generation, Kind, Mistake, Moment, Override, Place, Placed, World,
+        Authority, Document, DocumentId, DomainName, Generation, Kind, Mistake, Moment, Name, Override,
+        Place, Placed, Service, World,
     },
 };
 
 /// One wish.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// The document is to be as written. A service without a UUID keeps the one it has, or is given one; an override
+    /// The document is to be as written. A service without a UUID keeps the one it has, or is given the one that follows
+    /// from its name and its cluster's zone ([`Service::uuid_in`]); an override
     /// without `since` keeps its own, or begins now.
     Put(Placed<Document>),
     /// The document is to be gone; wishing away what is not there is a mistake.
     Delete(DocumentId),
 }
 
-/// Who commits, and where new UUIDs come from.
+/// Who commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Author {
     /// What overrides are worth that it orders.
     pub authority: Authority,
-    /// The UUIDs of new services.
-    pub uuids: fn() -> Uuid,
 }
 
 /// What came of planning.
@@ -119,11 +118,16 @@ pub fn plan(
     let mut mistakes = Vec::new();
     let mut touched = HashSet::new();
     let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
+    let put = changes.iter().filter_map(|change| match change {
+        Change::Put(placed) => Some(&placed.value),
+        Change::Delete(_) => None,
+    });
+    let completion = Completion::of(current, put, now, author);
     for change in changes {
         match change {
             Change::Put(Placed { value, place }) => {
                 touched.insert(value.id());
-                let value = completed(value, current, now, author);
+                let value = completion.complete(value);
                 mistakes.extend(outranked(&value.id(), Some(&value), current, author, Some(&place)));
                 wanted.push(Placed { value: Arc::new(value), place });
             }
@@ -140,7 +144,7 @@ pub fn plan(
         Ok(world) if mistakes.is_empty() => {
             let Generation { epoch, number } = current.generation();
             let next = Generation { epoch: epoch.max(1), number: number + 1 };
-            let plan = planned(current, world, next, current.head.restored_over);
+            let plan = planned(current, world, (next, now), current.head.restored_over);
             let unchanged = plan.differences.is_empty();
             Ok(if unchanged {
                 Planned::Unchanged(current.generation())
@@ -166,8 +170,9 @@ pub fn plan_restore(
     now: Moment,
     author: Author,
 ) -> Result<Plan, Vec<Mistake>> {
+    let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author);
     let documents = documents.into_iter().map(|it| {
-        let value = Arc::new(completed(it.value, current, now, author));
+        let value = Arc::new(completion.complete(it.value));
         Placed { value, place: it.place }
     });
     let world = World::check(documents, now)?;
@@ -176,7 +181,7 @@ pub fn plan_restore(
         epoch: before.epoch.max(backup.epoch) + 1,
         number: before.number.max(backup.number) + 1,
     };
-    Ok(planned(current, world, generation, Some(before)))
+    Ok(planned(current, world, (generation, now), Some(before)))
 }
 
 fn not_there(id: &DocumentId) -> Mistake {
@@ -190,34 +195,74 @@ fn not_there(id: &DocumentId) -> Mistake {
     }
 }
 
-/// A document with what it left open: a service always has a UUID once stored, an override a beginning and a rank.
-/// One that was written without keeps what it had.
-fn completed(document: Document, current: &Stored, now: Moment, author: Author) -> Document {
-    let stored = current.get(&document.id()).map(|kept| &*kept.document);
-    match (document, stored) {
-        (Document::Service(mut service), stored) if service.uuid.is_none() => {
-            let had = match stored {
-                Some(Document::Service(stored)) => stored.uuid,
-                _ => None,
-            };
-            service.uuid = Some(had.unwrap_or_else(|| (author.uuids)()));
-            Document::Service(service)
+/// Fills in what documents leave open: a service always has a UUID once stored, an override a beginning and a rank. One
+/// that was written without keeps what it had.
+struct Completion<'c> {
+    current: &'c Stored,
+    /// The zones of the clusters that are written at the same time.
+    zones: HashMap<Name, DomainName>,
+    now: Moment,
+    author: Author,
+}
+
+impl<'c> Completion<'c> {
+    fn of<'d>(
+        current: &'c Stored,
+        wanted: impl Iterator<Item = &'d Document>,
+        now: Moment,
+        author: Author,
+    ) -> Self {
+        let zones = wanted.filter_map(|document| match document {
+            Document::Cluster(cluster) => Some((cluster.name.clone(), cluster.zone.clone())),
+            _ => None,
+        });
+        Self { current, zones: zones.collect(), now, author }
+    }
+
+    fn complete(&self, document: Document) -> Document {
+        let stored = self.current.get(&document.id()).map(|kept| &*kept.document);
+        match (document, stored) {
+            (Document::Service(service), stored) if service.uuid.is_none() => {
+                let had = match stored {
+                    Some(Document::Service(stored)) => stored.uuid,
+                    _ => None,
+                };
+                let uuid =
+                    had.or_else(|| Some(Service::uuid_in(&service.name, &self.zone_of(&service.cluster)?)));
+                Document::Service(Service { uuid, ..service })
+            }
+            (Document::Override(order), stored) => {
+                let had = match stored {
+                    Some(Document::Override(had)) => Some(had).filter(|had| is_the_same(&order, had)),
+                    _ => None,
+                };
+                Document::Override(self.begun(order, had))
+            }
+            (document, _) => document,
         }
-        (Document::Override(order), stored) => {
-            let had = match stored {
-                Some(Document::Override(had)) => Some(had).filter(|had| is_the_same(&order, had)),
-                _ => None,
-            };
-            let begins =
-                || i64::try_from(now.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-            let since = order.since.or_else(|| had.map_or_else(begins, |had| had.since));
-            let authority = match author.authority {
-                Authority::Human => order.authority,
-                Authority::Tool => had.map_or(Authority::Tool, |had| had.authority),
-            };
-            Document::Override(Override { since, authority, ..order })
+    }
+
+    /// The zone of a cluster; `None` if there is no such cluster, which is a mistake that the check reports.
+    fn zone_of(&self, cluster: &Name) -> Option<DomainName> {
+        if let Some(zone) = self.zones.get(cluster) {
+            return Some(zone.clone());
         }
-        (document, _) => document,
+        let id = DocumentId { kind: Kind::Cluster, name: cluster.to_string() };
+        match &*self.current.get(&id)?.document {
+            Document::Cluster(cluster) => Some(cluster.zone.clone()),
+            _ => None,
+        }
+    }
+
+    fn begun(&self, order: Override, had: Option<&Override>) -> Override {
+        let begins =
+            || i64::try_from(self.now.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let since = order.since.or_else(|| had.map_or_else(begins, |had| had.since));
+        let authority = match self.author.authority {
+            Authority::Human => order.authority,
+            Authority::Tool => had.map_or(Authority::Tool, |had| had.authority),
+        };
+        Override { since, authority, ..order }
     }
 }
 
@@ -251,13 +296,15 @@ fn outranked(
 fn planned(
     current: &Stored,
     world: World,
-    generation: Generation,
+    (generation, now): (Generation, Moment),
     restored_over: Option<Generation>,
 ) -> Plan {
     let differences = compare(current, &world, |_| true);
     let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
-    let mut head = Head { v: STORED_VERSION, generation, shards: BTreeMap::new(), restored_over };
-    let mut parts = Vec::new();
+    let (undo, parts) = history::record(current, &differences, generation).unzip();
+    let mut parts = parts.unwrap_or_default();
+    let shards = BTreeMap::new();
+    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
     let stored = by_id(current);
     let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
     for (id, documents) in by_shard(&world) {
@@ -305,11 +352,11 @@ pub fn diff<'d>(
     prune: bool,
 ) -> Vec<Difference> {
     // A service without a UUID keeps its own, and that is no difference.
-    let author = Author { authority: Authority::Human, uuids: Uuid::nil };
-    let wanted: Vec<_> = wanted
-        .into_iter()
-        .map(|document| Arc::new(completed(document.clone(), current, Moment(0), author)))
-        .collect();
+    let author = Author { authority: Authority::Human };
+    let wanted: Vec<&Document> = wanted.into_iter().collect();
+    let completion = Completion::of(current, wanted.iter().copied(), Moment(0), author);
+    let wanted: Vec<_> =
+        wanted.into_iter().map(|document| Arc::new(completion.complete(document.clone()))).collect();
     let wanted = World::assemble(wanted);
     let kinds: HashSet<Kind> = wanted.documents().map(|document| document.id().kind).collect();
     compare(current, &wanted, |kind| prune && kinds.contains(&kind))

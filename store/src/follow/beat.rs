@@ -6,6 +6,7 @@ use super::{Shared, patience::Backoff};
 use crate::{
     drain::{NodeBeat, Receipt},
     engine::{KvOp, TxnOutcome},
+    handle::Concern,
     keys,
 };
 
@@ -18,6 +19,7 @@ pub(super) async fn follow(
 ) {
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
+    let mut views = handle.view();
     let mut every = tokio::time::interval(shared.options.beat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
@@ -34,6 +36,7 @@ pub(super) async fn follow(
             _ = every.tick() => {}
             Ok(()) = snapshots.changed() => {}
             Ok(()) = drains_current.changed() => {}
+            Ok(()) = views.changed() => {}
         }
         if !*drains_current.borrow_and_update() {
             continue;
@@ -47,6 +50,7 @@ pub(super) async fn follow(
             number,
             generation: handle.snapshot().map(|it| it.generation),
             load: handle.load(),
+            view: Some(views.borrow_and_update().as_ref().clone()),
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {
@@ -55,6 +59,7 @@ pub(super) async fn follow(
             Err(_) => {}
         }
         failing = sent.is_err();
+        shared.publisher.concern(Concern::Writing, sent.err());
     }
 }
 

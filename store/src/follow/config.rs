@@ -8,6 +8,7 @@ use super::{Shared, patience::Backoff};
 use crate::{
     commit::{self, Stored},
     engine::{Index, Wait},
+    handle::Concern,
     keys,
     model::World,
     snapshot::Snapshot,
@@ -40,6 +41,7 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                 if !backoff.is_failing() {
                     tracing::warn!(error, "configuration cannot be read, the last good one stays");
                 }
+                shared.publisher.concern(Concern::Configuration, Some(error));
                 index = Index(0);
                 backoff.wait().await;
             }
@@ -56,9 +58,12 @@ async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index)
         return Ok(Index(0));
     }
     if head.value.is_none() {
-        if let Some(stored) = stored {
-            tracing::warn!(generation = %stored.generation(), "the engine has no configuration, the last good one stays");
-        }
+        let reason = stored.as_ref().map(|stored| {
+            let generation = stored.generation();
+            tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
+            format!("it has none, and generation {generation} stays")
+        });
+        shared.publisher.concern(Concern::Configuration, reason);
         return Ok(head.index);
     }
     let next =
@@ -71,10 +76,13 @@ async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index)
 async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
     if running == Some(next.generation()) {
+        shared.publisher.concern(Concern::Configuration, None);
         return;
     }
     if running.is_some_and(|running| next.generation() < running) {
         shared.metrics.generations_refused.increment();
+        let reason = format!("generation {} is older than the one that runs", next.generation());
+        shared.publisher.concern(Concern::Configuration, Some(reason));
         tracing::error!(
             offered = %next.generation(), running = ?running,
             "the engine offers an older generation and it is refused; restore it with a higher epoch (waypost restore)"
@@ -82,6 +90,7 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) {
         return;
     }
     publish(shared, &next);
+    shared.publisher.concern(Concern::Configuration, None);
     tracing::info!(generation = %next.generation(), "configuration taken in");
     remember(shared, &next).await;
     *stored = Some(next);

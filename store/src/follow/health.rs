@@ -12,9 +12,10 @@ use super::{Shared, patience::Backoff};
 use crate::{
     beliefs::{Beliefs, Picture},
     engine::{Index, KvEntry, Wait},
+    handle::Concern,
     health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
     keys,
-    model::{Moment, Name},
+    model::{Moment, Name, Span},
     snapshot::Snapshot,
 };
 
@@ -95,6 +96,7 @@ pub(super) async fn follow(
         let Some(snapshot) = handle.snapshot() else { continue };
         let changed = beliefs.judge(&snapshot, handle.now());
         alarms.ring(&shared, &beliefs);
+        show(&shared, &beliefs);
         if !changed.is_empty() {
             dirty = true;
             flip(&shared, &snapshot, &changed);
@@ -122,7 +124,33 @@ impl Alarms {
             tracing::warn!(%cluster, "its verdicts are believed again");
         }
         shared.metrics.clusters_frozen.set(frozen.len() as u64);
+        let names: Vec<&str> = frozen.iter().map(Name::as_str).collect();
+        let reason = (!frozen.is_empty())
+            .then(|| format!("too many targets of {} went down at once", names.join(", ")));
+        shared.publisher.concern(Concern::Frozen, reason);
         self.0 = frozen;
+    }
+}
+
+/// Publishes whether the view is stale, and says so once when that begins and once when it ends.
+fn show(shared: &Shared, beliefs: &Beliefs) {
+    let handle = shared.publisher.handle();
+    let before = handle.view().borrow().since;
+    let view = beliefs.view();
+    if !shared.publisher.publish_view(view) {
+        return;
+    }
+    if view.stale {
+        let since = view.since.unwrap_or_default().rfc3339();
+        let reason = view.reason.as_deref().unwrap_or_default();
+        tracing::error!(
+            since,
+            reason,
+            "the view is stale: the last verdicts stay, and no death of a site is noticed"
+        );
+    } else {
+        let lasted = Span(before.map_or_else(Duration::default, |since| handle.now().since(since)));
+        tracing::warn!(%lasted, "the view is not stale any more: verdicts follow what the vantages see");
     }
 }
 
@@ -181,6 +209,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
         match shared.engine.kv_list(prefix, Some(wait)).await {
             Ok(read) => {
                 backoff.reset();
+                shared.publisher.concern(Concern::Reading, None);
                 // An index that went back means that the engine started over: read from the beginning.
                 index = if read.index < index { Index(0) } else { read.index };
                 if out.send(wrap(read.value)).await.is_err() {
@@ -192,6 +221,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
                 if !backoff.is_failing() {
                     tracing::warn!(prefix, %error, "health cannot be read, the last verdicts hold");
                 }
+                shared.publisher.concern(Concern::Reading, Some(error.to_string()));
                 index = Index(0);
                 backoff.wait().await;
             }

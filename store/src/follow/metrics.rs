@@ -2,7 +2,7 @@
 
 use crate::{
     discovery::Standing,
-    handle::Handle,
+    handle::{Concern, Handle},
     metrics::{Count, Descriptor, Sample, Source},
 };
 
@@ -22,7 +22,7 @@ pub struct FollowMetrics {
     pub generations_refused: Count,
 }
 
-static DESCRIPTORS: [Descriptor; 10] = [
+static DESCRIPTORS: [Descriptor; 12] = [
     Descriptor::counter(
         "waypost.store.engine_failures",
         "{call}",
@@ -52,6 +52,16 @@ static DESCRIPTORS: [Descriptor; 10] = [
         "waypost.store.failover",
         "s",
         "From a site's death to the last client's last wrong answer, by domain; for domains with a budget.",
+    ),
+    Descriptor::gauge(
+        "waypost.store.view_stale",
+        "s",
+        "How long too few vantages have been heard for verdicts to change; 0 while enough are.",
+    ),
+    Descriptor::gauge(
+        "waypost.store.engine_away",
+        "",
+        "1 while the engine cannot be read, or this node's heartbeat cannot be written to it; else 0.",
     ),
 ];
 
@@ -83,6 +93,16 @@ impl FollowMetrics {
         for (standing, count) in standings.into_iter().zip(counts) {
             emit(Sample { metric: &DESCRIPTORS[7], labels: &[("standing", standing)], value: count.into() });
         }
+    }
+
+    fn collect_view(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let now = self.handle.now();
+        // At least a little while it is stale, so that 0 always means that it is not.
+        let stale = |since| now.since(since).as_secs_f64().max(0.001);
+        let stale = self.handle.view().borrow().since.map_or(0.0, stale);
+        emit(Sample { metric: &DESCRIPTORS[10], labels: &[], value: stale });
+        let away = [Concern::Reading, Concern::Writing].into_iter().any(|it| self.handle.is_concerned(it));
+        emit(Sample { metric: &DESCRIPTORS[11], labels: &[], value: f64::from(u8::from(away)) });
     }
 
     fn collect_failovers(&self, emit: &mut dyn FnMut(Sample<'_>)) {
@@ -128,6 +148,7 @@ impl Source for FollowMetrics {
         for (metric, value) in DESCRIPTORS.iter().zip(values) {
             emit(Sample { metric, labels: &[], value });
         }
+        self.collect_view(emit);
         self.collect_services(emit);
         self.collect_targets(emit);
         self.collect_failovers(emit);

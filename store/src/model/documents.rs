@@ -221,7 +221,8 @@ pub struct BlastRadius {
 pub struct Service {
     /// Its name.
     pub name: Name,
-    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. Assigned at commit when the document has none.
+    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. When the document has none, the first commit gives it
+    /// [`Service::uuid_in`] the zone of its cluster, and it keeps that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
     /// The cluster that serves it.
@@ -236,6 +237,17 @@ pub struct Service {
     pub sites: Option<Vec<Name>>,
     /// Where its hosts' CNAMEs point.
     pub route_by: RouteBy,
+}
+
+impl Service {
+    /// The UUID of a service whose document has none: version 5 (RFC 9562 §5.5) of `<name>.<zone>` in the namespace of
+    /// domain names, so that engines which do not know one another give the same service the same UUID.
+    #[must_use]
+    pub fn uuid_in(name: &Name, zone: &DomainName) -> Uuid {
+        // A zone's text is in lower case and has no final dot.
+        let text = format!("{}.{}", name.as_str().to_lowercase(), zone.as_str());
+        Uuid::new_v5(&Uuid::NAMESPACE_DNS, text.as_bytes())
+    }
 }
 
 /// A service in the registry.

@@ -16,6 +16,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub use overlays::ended_overrides;
+
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name,
     Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,

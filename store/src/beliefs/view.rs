@@ -1,0 +1,124 @@
+//! Whether the vantages that are heard are enough for verdicts to change: if not, a reader's view is stale.
+//!
+//! A stale view changes no answer. It means that a site may die, or come back, and this reader would not notice: the
+//! verdicts it has stay as they are. It is decided here, beside the votes and by the same clock, so that `status`,
+//! metrics, logs and `/readyz?strict` say the same.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    health::FRESH_FOR,
+    model::{Moment, Name},
+    snapshot::Snapshot,
+};
+
+/// The most vantages a reason names.
+const NAMED: usize = 8;
+
+/// Whether a reader's verdicts follow what the vantages see.
+///
+/// Stale: for at least one target, fewer vantages are heard than its check's quorum asks for. A vantage is heard while
+/// its heartbeat number moves (within [`FRESH_FOR`]) and it does not doubt itself. Without any target, or without any
+/// configured vantage, a view is never stale.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Too few vantages are heard.
+    pub stale: bool,
+    /// When enough of them were last heard, by the reader's clock; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    /// Which vantages are not heard and how many targets that concerns; absent while the view is not stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How the vantages stand at a moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard {
+    pub(super) heard: usize,
+    pub(super) silent: Vec<Name>,
+    pub(super) doubting: Vec<Name>,
+}
+
+impl Heard {
+    fn configured(&self) -> usize {
+        self.heard + self.silent.len() + self.doubting.len()
+    }
+
+    fn reason(&self, concerned: usize, targets: usize) -> String {
+        let all = self.configured();
+        let part = |names: &[Name], what: &str| {
+            let more = if names.len() > NAMED { ", …" } else { "" };
+            let shown: Vec<&str> = names.iter().take(NAMED).map(Name::as_str).collect();
+            format!("{} of {all} vantages {what} ({}{more})", names.len(), shown.join(", "))
+        };
+        let mut parts = Vec::new();
+        if !self.silent.is_empty() {
+            parts.push(part(&self.silent, if self.silent.len() == 1 { "is silent" } else { "are silent" }));
+        }
+        if !self.doubting.is_empty() {
+            let what = if self.doubting.len() == 1 { "doubts itself" } else { "doubt themselves" };
+            parts.push(part(&self.doubting, what));
+        }
+        let parts = parts.join(", ");
+        format!("{parts}: too few are heard for the verdicts of {concerned} of {targets} targets to change")
+    }
+}
+
+/// Watches for staleness.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    view: View,
+    /// When enough vantages were last heard, or waiting for them began.
+    enough: Option<Moment>,
+    /// They were heard under the present configuration; until then a vantage has [`FRESH_FOR`] to show itself.
+    proven: bool,
+    /// How many targets ask for how many votes, under the present configuration.
+    wanted: Option<BTreeMap<usize, usize>>,
+}
+
+impl Watch {
+    pub(super) const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Other targets and vantages may be asked for now.
+    pub(super) fn reconfigured(&mut self) {
+        self.wanted = None;
+        self.proven = self.view.stale;
+    }
+
+    pub(super) fn look(&mut self, snapshot: &Snapshot, heard: &Heard, now: Moment) {
+        let votes = heard.configured();
+        let wanted = self.wanted.get_or_insert_with(|| {
+            let mut wanted = BTreeMap::new();
+            for target in snapshot.targets.values() {
+                *wanted.entry(target.check.quorum.votes_needed(votes)).or_default() += 1;
+            }
+            wanted
+        });
+        if wanted.is_empty() || votes == 0 {
+            (self.view, self.enough, self.proven) = (View::default(), None, false);
+            return;
+        }
+        // Never more than there are, so that a wrong quorum is not taken for silence.
+        let concerned = |(needed, targets): (&usize, &usize)| {
+            if (*needed).min(votes) > heard.heard { *targets } else { 0 }
+        };
+        let concerned: usize = wanted.iter().map(concerned).sum();
+        if concerned == 0 {
+            (self.view, self.enough, self.proven) = (View::default(), Some(now), true);
+            return;
+        }
+        let since = *self.enough.get_or_insert(now);
+        if self.proven || now.since(since) >= FRESH_FOR {
+            let reason = heard.reason(concerned, wanted.values().sum());
+            self.view = View { stale: true, since: Some(since), reason: Some(reason) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! What makes a node's picture questionable although it serves on: the reasons of `/readyz?strict`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::model::Moment;
+
+/// One thing that may be amiss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// The engine cannot be read.
+    Reading,
+    /// This node's heartbeat cannot be written.
+    Writing,
+    /// The engine's configuration cannot be used, and the last good one stays.
+    Configuration,
+    /// Verdicts are frozen, because too many targets went down at once.
+    Frozen,
+}
+
+impl Concern {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Reading => "the engine cannot be read",
+            Self::Writing => "this node's heartbeat cannot be written",
+            Self::Configuration => "the engine's configuration is not used",
+            Self::Frozen => "verdicts are frozen",
+        }
+    }
+}
+
+/// Those that are raised, since when, and why.
+#[derive(Debug, Default)]
+pub(super) struct Concerns(Mutex<BTreeMap<Concern, (Moment, String)>>);
+
+impl Concerns {
+    pub(super) fn set(&self, concern: Concern, reason: Option<String>, now: Moment) {
+        let mut raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match reason {
+            Some(reason) => raised.entry(concern).or_insert_with(|| (now, String::new())).1 = reason,
+            None => drop(raised.remove(&concern)),
+        }
+    }
+
+    pub(super) fn has(&self, concern: Concern) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&concern)
+    }
+
+    pub(super) fn all(&self) -> Vec<String> {
+        let raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = |(concern, (since, reason)): (&Concern, &(Moment, String))| {
+            format!("{} since {}: {reason}", concern.words(), since.rfc3339())
+        };
+        raised.iter().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_concern_keeps_its_beginning_and_shows_its_newest_reason() {
+        let concerns = Concerns::default();
+        concerns.set(Concern::Reading, Some("refused".to_owned()), Moment(1_000));
+        concerns.set(Concern::Reading, Some("timed out".to_owned()), Moment(9_000));
+        concerns.set(Concern::Writing, Some("denied".to_owned()), Moment(9_000));
+        assert_eq!(
+            concerns.all(),
+            [
+                "the engine cannot be read since 1970-01-01T00:00:01Z: timed out",
+                "this node's heartbeat cannot be written since 1970-01-01T00:00:09Z: denied",
+            ]
+        );
+        concerns.set(Concern::Reading, None, Moment(10_000));
+        assert!(!concerns.has(Concern::Reading) && concerns.has(Concern::Writing));
+    }
+}
