@@ -80,6 +80,6 @@ fn main() -> ExitCode {
     trials.extend(security::trials());
     trials.extend(status::trials());
     trials.extend(tools::trials(&components));
-    trials.extend(zones::trials());
+    trials.extend(zones::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -218,8 +218,8 @@ impl Reading<'_> {
         let content = content.map_err(|problem| wrong(path, problem, "a readable file inside the folder"))?;
         self.octets -= content.len().min(self.octets);
         let inside: Arc<str> = match self.found.file.rsplit_once('/') {
-            Some((folder, _)) => format!("{folder}/{name}").into(),
-            None => name.into(),
+            Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}").into(),
+            _ => name.into(),
         };
         let outer = (std::mem::replace(&mut self.file, inside), self.owner.take());
         let outer_origin = std::mem::replace(&mut self.origin, origin);
@@ -234,9 +234,9 @@ impl Reading<'_> {
     fn generate(&mut self, name: &Word<'_>, range: &Word<'_>, template: &[Word<'_>]) -> Result<(), Wrong> {
         let range =
             generate::Range::read(range).ok_or_else(|| unfit(range, Unfit::new(range, generate::FORM)))?;
-        let template = &*generate::unquoted(template);
+        let template = generate::unquoted(template);
         for number in range.numbers() {
-            let text = generate::line(template, number)
+            let text = generate::line(&template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
             let Some(left) = self.octets.checked_sub(text.len()) else {
                 let expected = format!("at most {MOST_OCTETS} octets in all");

@@ -76,6 +76,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
 
 /// The TTL of a record, which may be zero.
 fn record_ttl() -> impl Strategy<Value = Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO)]
+}
+
+/// A time of a SOA, which may be any number.
+fn soa_time() -> impl Strategy<Value = Ttl> {
     prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO), 1 => any::<u32>().prop_map(Ttl::of_record)]
 }
 
@@ -128,7 +133,7 @@ fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthori
         .prop_map(move |relative| apex.resolve(&relative).unwrap());
     let rname = prop_oneof![9 => rname, 1 => Just(DomainName::root())];
     let mname = prop_oneof![9 => domain_name(), 1 => Just(DomainName::root())];
-    let times = (record_ttl(), record_ttl(), record_ttl());
+    let times = (soa_time(), soa_time(), soa_time());
     (mname, rname, option::of(any::<u32>()), times, option::of(record_ttl())).prop_map(
         |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
             mname,
@@ -159,7 +164,7 @@ pub fn zone() -> impl Strategy<Value = Zone> {
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
         let soa = option::of(start_of_authority(&apex));
         let allow_query = distinct(net(), 0);
-        (Just(apex), nameservers, soa, record_ttl(), record_ttl(), collection::vec(record, 0..4), allow_query).prop_map(
+        (Just(apex), nameservers, soa, record_ttl(), soa_time(), collection::vec(record, 0..4), allow_query).prop_map(
             |(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
                 name,
                 nameservers,
