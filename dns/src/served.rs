@@ -67,7 +67,10 @@ fn say_shadowed(before: &Served, now: &Served) {
         tracing::warn!(%zone, "the zone file in zones_dir is not served: a Zone document has the same name");
     }
     if now.len() > MOST {
-        tracing::warn!(more = now.len() - MOST, "zone files in zones_dir are not served, for the same reason");
+        tracing::warn!(
+            more = now.len() - MOST,
+            "zone files in zones_dir are not served, for the same reason"
+        );
     }
 }
 

@@ -15,7 +15,8 @@ use dns::zonefile::{self, Dnssec, Place, Places, Read};
 use store::{
     handle::Clock,
     model::{
-        self, Document, DomainName, Mistake, Mistakes, Placed, RecordData, StaticRecord, World, Zone, encode, rdata,
+        self, Document, DomainName, Mistake, Mistakes, Placed, RecordData, StaticRecord, World, Zone, encode,
+        rdata,
         tree::{Entry, Node, Value},
         yaml,
     },
@@ -40,7 +41,8 @@ pub(super) fn import(file: &Path, origin: &str, how: Import, output: Option<&Pat
     let origin: DomainName = origin.parse().map_err(wrong)?;
     let dnssec = if how.strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
     let mistaken = |mistakes| Failure::Mistaken { mistakes, error: String::new() };
-    let all = |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>();
+    let all =
+        |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>();
     let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| mistaken(all(found)))?;
     let (mut read, occluded) = without_occluded(read);
     let mut warnings = all(std::mem::take(&mut read.warnings));
@@ -65,7 +67,8 @@ fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
     if counts.is_empty() {
         return String::new();
     }
-    let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {}", rdata::mnemonic(*kind))).collect();
+    let counts: Vec<_> =
+        counts.iter().map(|(kind, count)| format!("{count} {}", rdata::mnemonic(*kind))).collect();
     format!(
         "left out: {}\nBefore this zone is served, remove the DS record of {origin} at its parent and wait as long as \
          its TTL: while it is there, validating resolvers reject every answer.\n",
@@ -114,14 +117,21 @@ fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
             .find(|above| cuts.contains(above))
     };
     let mut warnings = Vec::new();
-    let records = std::mem::take(&mut read.zone.records).into_iter().zip(std::mem::take(&mut read.places.records));
+    let records =
+        std::mem::take(&mut read.zone.records).into_iter().zip(std::mem::take(&mut read.places.records));
     for (record, place) in records {
         let glue = matches!(record.data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_));
         match above(&record.name).filter(|_| !glue) {
             Some(cut) => {
                 let problem = format!("{} lies below the delegation of {cut}, and is left out", record.name);
                 let (file, line) = (place.file, Some(place.line));
-                warnings.push(zonefile::Mistake { file, line, column: None, problem, expected: String::new() });
+                warnings.push(zonefile::Mistake {
+                    file,
+                    line,
+                    column: None,
+                    problem,
+                    expected: String::new(),
+                });
             }
             None => {
                 read.zone.records.push(record);
@@ -168,7 +178,8 @@ pub(super) fn shadowed<'d>(
         line: None,
         document: format!("Zone {origin}"),
         field: String::new(),
-        problem: "there is a document of the same name too, and in zones_dir the file would not be served".to_owned(),
+        problem: "there is a document of the same name too, and in zones_dir the file would not be served"
+            .to_owned(),
         expected: "one of them".to_owned(),
     };
     shadowed.map(warning).collect()
@@ -502,9 +513,19 @@ mod tests {
         assert_eq!(check(&path("example.com.zone")), Ok(("example.com".parse().unwrap(), vec![])));
         std::fs::write(path("c.zone"), format!("{ZONE}x.d. A 192.0.2.1\n")).unwrap();
         let (_, warnings) = check(&path("c.zone")).unwrap();
-        assert!(warnings[0].to_string().contains("c.zone:5: \"x.d.\" lies outside the zone c, and is passed over"));
-        assert!(check(&path("b.zone")).unwrap_err()[0].to_string().contains("b.zone:5: \"y\" is not an IPv4 address"));
-        assert!(check(&path("a..b.zone")).unwrap_err()[0].to_string().contains("a name such as example.com.zone"));
+        assert!(
+            warnings[0]
+                .to_string()
+                .contains("c.zone:5: \"x.d.\" lies outside the zone c, and is passed over")
+        );
+        assert!(
+            check(&path("b.zone")).unwrap_err()[0]
+                .to_string()
+                .contains("b.zone:5: \"y\" is not an IPv4 address")
+        );
+        assert!(
+            check(&path("a..b.zone")).unwrap_err()[0].to_string().contains("a name such as example.com.zone")
+        );
     }
 
     #[test]
@@ -592,7 +613,10 @@ mod tests {
         let zone = "kind: Zone\nname: example.com\nnameservers: [{ name: ns.x. }]\n";
         let documents: Vec<_> = model::parse("z", zone).unwrap().into_iter().map(|it| it.value).collect();
         let said = shadowed(&filed, documents.iter());
-        assert!(said[0].to_string().starts_with("example.com.zone: Zone example.com: there is a document"), "{said:?}");
+        assert!(
+            said[0].to_string().starts_with("example.com.zone: Zone example.com: there is a document"),
+            "{said:?}"
+        );
         assert_eq!(shadowed(&filed, [].iter()), []);
     }
 }

@@ -13,13 +13,16 @@ use waypost::demo::client::resolve;
 
 use crate::{
     components::Components,
-    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, full, run, runs, runtime, signal, waypost},
+    harness::{
+        Backing, Demo, Reaped, ensure, eventually, free_port, full, run, runs, runtime, signal, waypost,
+    },
     wire::{Query, ask, connected},
 };
 
 pub fn trials(components: &Components) -> Vec<Trial> {
     vec![
-        components.needs_zone_checkers("zones::what_nsd_and_bind_load_is_loaded_and_answered_as_by_nsd", peers),
+        components
+            .needs_zone_checkers("zones::what_nsd_and_bind_load_is_loaded_and_answered_as_by_nsd", peers),
         Trial::test("zones::check_warns_and_refuses_signed_zones", checked),
         Trial::test("zones::a_file_that_is_not_served_is_said_in_the_log", passed_over),
         Trial::test("zones::a_folder_is_served_without_an_engine_and_reread", folder),
@@ -49,13 +52,17 @@ fn peers(python: std::path::PathBuf) -> Result<(), Failed> {
 fn checked() -> Result<(), Failed> {
     let temp = tempfile::tempdir()?;
     let path = |name: &str| temp.path().join(name).display().to_string();
-    let put = |name: &str, more: &[u8]| std::fs::write(path(name), [zone(1, "192.0.2.1").as_bytes(), more].concat());
+    let put = |name: &str, more: &[u8]| {
+        std::fs::write(path(name), [zone(1, "192.0.2.1").as_bytes(), more].concat())
+    };
     put("a.test.zone", b"www.other. A 192.0.2.1\nx 0 A 192.0.2.1\ncaf\xe9 A 192.0.2.1\n")?;
     let done = run(&["check", &path("a.test.zone")]);
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     ensure(done.status.code() == Some(0), || format!("{out}{err}"))?;
     ensure(out.ends_with("1 zone files, no mistake, 1 warnings\n"), || out.clone().into_owned())?;
-    ensure(err.contains("a.test.zone:6: \"www.other.\" lies outside the zone a.test"), || err.clone().into_owned())?;
+    ensure(err.contains("a.test.zone:6: \"www.other.\" lies outside the zone a.test"), || {
+        err.clone().into_owned()
+    })?;
     let done = run(&["--json", "check", &path("a.test.zone")]);
     let err = String::from_utf8_lossy(&done.stderr).into_owned();
     let json: serde_json::Value = serde_json::from_str(err.trim())?;
@@ -63,12 +70,17 @@ fn checked() -> Result<(), Failed> {
     put("b.test.zone", b"@ DNSKEY 257 3 13 AQID\nsub NS x.\nsub DS 1 8 99 00\n")?;
     let done = run(&["check", &path("b.test.zone")]);
     let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    let told = said.contains("b.test.zone:6: the zone is signed (it has DNSKEY), and DNSSEC is not served yet");
+    let told =
+        said.contains("b.test.zone:6: the zone is signed (it has DNSKEY), and DNSSEC is not served yet");
     ensure(!done.status.success() && told, || said.clone())?;
     let done = run(&["import", "zone", &path("b.test.zone"), "--origin", "b.test", "--strip-dnssec"]);
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    ensure(done.status.success() && !out.contains("DNSKEY") && out.contains("type: DS"), || format!("{out}{err}"))?;
-    ensure(err.contains("left out: 1 DNSKEY") && err.contains("remove the DS record of b.test"), || err.into_owned())
+    ensure(done.status.success() && !out.contains("DNSKEY") && out.contains("type: DS"), || {
+        format!("{out}{err}")
+    })?;
+    ensure(err.contains("left out: 1 DNSKEY") && err.contains("remove the DS record of b.test"), || {
+        err.into_owned()
+    })
 }
 
 fn passed_over() -> Result<(), Failed> {
@@ -86,7 +98,8 @@ fn passed_over() -> Result<(), Failed> {
         log().contains("1 files are not served, for their names do not end in .zone: b.test.db")
     })?;
     let shadowed = "the zone file in zones_dir is not served: a Zone document has the same name";
-    eventually("a word about the file that a document shadows", PATIENCE, || log().contains(shadowed))
+    eventually("a word about the file that a document shadows", PATIENCE, || log().contains(shadowed))?;
+    Ok(())
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,7 +111,7 @@ fn zone(serial: u32, address: &str) -> String {
 /// The section of a demo's configuration that names its engine.
 fn store_of(demo: &Demo) -> Result<String, Failed> {
     let text = std::fs::read_to_string(demo.process("dns").config)?;
-    let from = text.find("[store]").ok_or("no [store] in a node of the demo")?;
+    let from = text.find("[store]").ok_or_else(|| Failed::from("no [store] in a node of the demo"))?;
     let section = &text[from..];
     let end = section.find("\n[").map_or(section.len(), |at| at + 1);
     Ok(section[..end].to_owned())

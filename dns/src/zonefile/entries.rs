@@ -369,7 +369,11 @@ impl Reading<'_> {
             let same = StartOfAuthority { ttl: before.ttl, ..soa } == *before && *least == minimum;
             let first_at = format!("the first is at {}:{}", there.file, there.line);
             if !same {
-                return Err(wrong(first, format!("a second SOA that says something else; {first_at}"), "one SOA"));
+                return Err(wrong(
+                    first,
+                    format!("a second SOA that says something else; {first_at}"),
+                    "one SOA",
+                ));
             }
             self.warn(first, format!("the SOA is repeated, and passed over; {first_at}"), "one SOA");
             return Ok(());

@@ -161,9 +161,16 @@ mod tests {
 
     #[test]
     fn what_is_no_range_or_template_is_refused() {
-        for bad in
-            ["1 a", "2-1 a", "0-65536 a", "1-2/0 a", "1-2 ${ a", "1-2 ${x} a", "1-2 ${0,99} a", "0-1 ${0,1,z} a"]
-        {
+        for bad in [
+            "1 a",
+            "2-1 a",
+            "0-65536 a",
+            "1-2/0 a",
+            "1-2 ${ a",
+            "1-2 ${x} a",
+            "1-2 ${0,99} a",
+            "0-1 ${0,1,z} a",
+        ] {
             assert_eq!(lines(bad), None, "{bad}");
         }
     }

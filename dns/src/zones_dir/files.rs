@@ -80,7 +80,8 @@ pub(super) fn load(path: &Path, origin: &DomainName, before: Option<&Loaded>) ->
         return Ok(before.clone());
     }
     let files = Noted { folder, included: RefCell::default() };
-    let lines = |mistakes: Vec<zonefile::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let lines =
+        |mistakes: Vec<zonefile::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let read = zonefile::read_placed(&path.display().to_string(), &text, origin, &files, Dnssec::Refuse);
     let zonefile::Read { zone, warnings, .. } = read.map_err(lines)?;
     let warnings = lines(warnings).into();

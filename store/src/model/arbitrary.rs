@@ -164,8 +164,8 @@ pub fn zone() -> impl Strategy<Value = Zone> {
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
         let soa = option::of(start_of_authority(&apex));
         let allow_query = distinct(net(), 0);
-        (Just(apex), nameservers, soa, record_ttl(), soa_time(), collection::vec(record, 0..4), allow_query).prop_map(
-            |(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
+        (Just(apex), nameservers, soa, record_ttl(), soa_time(), collection::vec(record, 0..4), allow_query)
+            .prop_map(|(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
                 name,
                 nameservers,
                 soa,
@@ -173,8 +173,7 @@ pub fn zone() -> impl Strategy<Value = Zone> {
                 negative_ttl,
                 records,
                 allow_query,
-            },
-        )
+            })
     })
 }
 

@@ -187,7 +187,9 @@ impl DomainName {
         while let [octet, after @ ..] = rest {
             rest = match octet {
                 b'\\' => escaped(after).ok_or(NameError::Octets)?.1,
-                plain if !plain.is_ascii_graphic() || b"\"();".contains(plain) => return Err(NameError::Octets),
+                plain if !plain.is_ascii_graphic() || b"\"();".contains(plain) => {
+                    return Err(NameError::Octets);
+                }
                 _ => after,
             };
         }

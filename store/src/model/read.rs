@@ -146,10 +146,16 @@ impl<'a> Reader<'a> {
         ttl.map_err(|expected| self.wrong(expected)).ok()
     }
 
-    /// The TTL of a record in a zone, or a time of its SOA: zero is allowed.
+    /// The TTL of a record in a zone: zero is allowed.
     pub fn record_ttl(&self) -> Option<Ttl> {
         let ttl = Ttl::of_record_in(self.span()?);
         ttl.map_err(|expected| self.wrong(expected)).ok()
+    }
+
+    /// A time of a zone's SOA: any number of seconds that fits the wire.
+    pub fn soa_time(&self) -> Option<Ttl> {
+        let time = Ttl::of_soa_in(self.span()?);
+        time.map_err(|expected| self.wrong(expected)).ok()
     }
 
     /// A whole number within a range.

@@ -53,16 +53,24 @@ impl<'de> Deserialize<'de> for Ttl {
     /// The stored form: also what only records may have.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let span = Span::deserialize(deserializer)?;
-        Self::of_record_in(span).map_err(de::Error::custom)
+        Self::of_soa_in(span).map_err(de::Error::custom)
     }
 }
 
 impl Ttl {
-    /// As [`Ttl::of_record`], of a time as people write it.
+    /// The TTL of a record in a zone, as people write it: zero is allowed.
+    ///
+    /// # Errors
+    /// When it is not of whole seconds, or above [`Ttl::MAX`].
+    pub fn of_record_in(span: Span) -> Result<Self, SpanError> {
+        Self::of_soa_in(span).ok().filter(|ttl| *ttl <= Self::MAX).ok_or(SpanError::NotARecordTtl)
+    }
+
+    /// A time of a SOA as people write it: any number that fits the wire.
     ///
     /// # Errors
     /// When it is not of whole seconds, or more than 2^32-1 of them.
-    pub fn of_record_in(span: Span) -> Result<Self, SpanError> {
+    pub fn of_soa_in(span: Span) -> Result<Self, SpanError> {
         let secs = u32::try_from(span.0.as_secs()).ok().filter(|_| span.0.subsec_nanos() == 0);
         secs.map(Self).ok_or(SpanError::NotATime)
     }
@@ -94,6 +102,9 @@ pub enum SpanError {
     /// A TTL outside 1 s to 2^31-1 s, or not of whole seconds.
     #[error("a TTL of whole seconds, from 1s up to 24855d")]
     NotATtl,
+    /// Not of whole seconds, or more than 2^31-1 s.
+    #[error("whole seconds, from 0s up to 24855d")]
+    NotARecordTtl,
     /// Not of whole seconds, or more than 2^32-1 s.
     #[error("whole seconds, from 0s up to 49710d")]
     NotATime,

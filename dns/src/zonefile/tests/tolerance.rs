@@ -1,5 +1,7 @@
 //! What NSD and BIND both load is loaded, and means what it means there; what they warn of is a warning.
 
+use store::model::Ttl;
+
 use super::*;
 
 /// A text behind a proper head of four lines.
@@ -24,10 +26,10 @@ fn warnings(text: &str) -> Vec<String> {
 
 #[test]
 fn a_ttl_may_be_zero_and_so_may_the_times_of_a_soa() {
-    assert_eq!(said("a 0 A 192.0.2.1\n$TTL 0\nb A 192.0.2.1\n"), [
-        "a.example.com 0 A 192.0.2.1",
-        "b.example.com 0 A 192.0.2.1"
-    ]);
+    assert_eq!(
+        said("a 0 A 192.0.2.1\n$TTL 0\nb A 192.0.2.1\n"),
+        ["a.example.com 0 A 192.0.2.1", "b.example.com 0 A 192.0.2.1"]
+    );
     let zone = loaded("$TTL 1h\n@ SOA . . 0 0 0 4294967295 0\n@ NS .\n");
     let soa = zone.soa.unwrap();
     assert!(soa.mname.is_root() && soa.rname.is_root() && zone.nameservers[0].name.is_root());
@@ -37,49 +39,57 @@ fn a_ttl_may_be_zero_and_so_may_the_times_of_a_soa() {
 
 #[test]
 fn a_ttl_of_half_the_range_or_more_is_not_believed() {
-    let text = "a 2147483648 A 192.0.2.1\n$TTL 60\nb 4294967295 A 192.0.2.1\n$TTL 2147483648\nc A 192.0.2.1\n";
-    assert_eq!(said(text), [
-        "a.example.com 3600 A 192.0.2.1",
-        "b.example.com 60 A 192.0.2.1",
-        "c.example.com 3600 A 192.0.2.1"
-    ]);
+    let text =
+        "a 2147483648 A 192.0.2.1\n$TTL 60\nb 4294967295 A 192.0.2.1\n$TTL 2147483648\nc A 192.0.2.1\n";
+    assert_eq!(
+        said(text),
+        ["a.example.com 3600 A 192.0.2.1", "b.example.com 60 A 192.0.2.1", "c.example.com 3600 A 192.0.2.1"]
+    );
     let found = warnings(text);
     assert_eq!(found.len(), 3);
-    assert!(found[0].starts_with("z:5:3: the TTL \"2147483648\" is passed over, the default is taken"), "{found:?}");
+    assert!(
+        found[0].starts_with("z:5:3: the TTL \"2147483648\" is passed over, the default is taken"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn the_root_is_a_name_like_others_in_data() {
-    assert_eq!(said("a CNAME .\nb DNAME .\nc NS .\nd PTR .\ne SRV 0 0 0 .\n"), [
-        "a.example.com 3600 CNAME .",
-        "b.example.com 3600 DNAME .",
-        "c.example.com 3600 NS .",
-        "d.example.com 3600 PTR .",
-        "e.example.com 3600 SRV 0 0 0 .",
-    ]);
+    assert_eq!(
+        said("a CNAME .\nb DNAME .\nc NS .\nd PTR .\ne SRV 0 0 0 .\n"),
+        [
+            "a.example.com 3600 CNAME .",
+            "b.example.com 3600 DNAME .",
+            "c.example.com 3600 NS .",
+            "d.example.com 3600 PTR .",
+            "e.example.com 3600 SRV 0 0 0 .",
+        ]
+    );
 }
 
 #[test]
 fn quotes_part_strings_wherever_they_are() {
     let texts = "a TXT \"a\"\"b\"\nb TXT \"a\"b\nc TXT v=\"b c\"d\nd TXT a\\\"b\n";
-    assert_eq!(said(texts), [
-        r#"a.example.com 3600 TXT "a" "b""#,
-        r#"b.example.com 3600 TXT "a" "b""#,
-        r#"c.example.com 3600 TXT "v=" "b c" "d""#,
-        r#"d.example.com 3600 TXT "a\"b""#,
-    ]);
+    assert_eq!(
+        said(texts),
+        [
+            r#"a.example.com 3600 TXT "a" "b""#,
+            r#"b.example.com 3600 TXT "a" "b""#,
+            r#"c.example.com 3600 TXT "v=" "b c" "d""#,
+            r#"d.example.com 3600 TXT "a\"b""#,
+        ]
+    );
 }
 
 #[test]
 fn owners_may_hold_any_octet_and_stand_in_quotes() {
-    let zone = octets(b"caf\xe9 A 192.0.2.1\n\"a b\" A 192.0.2.1\nc\\ d A 192.0.2.1\ne\\;\\\"f A 192.0.2.1\n").zone;
+    let zone =
+        octets(b"caf\xe9 A 192.0.2.1\n\"a b\" A 192.0.2.1\nc\\ d A 192.0.2.1\ne\\;\\\"f A 192.0.2.1\n").zone;
     let names: Vec<_> = zone.records.iter().skip(1).map(|it| it.name.as_str()).collect();
-    assert_eq!(names, [
-        r"caf\233.example.com",
-        r"a\032b.example.com",
-        r"c\032d.example.com",
-        r"e\059\034f.example.com"
-    ]);
+    assert_eq!(
+        names,
+        [r"caf\233.example.com", r"a\032b.example.com", r"c\032d.example.com", r"e\059\034f.example.com"]
+    );
     let found = tolerated("\"a.b\" A 192.0.2.1\n\"@\" A 192.0.2.1\n");
     let names: Vec<_> = found.zone.records.iter().skip(1).map(|it| it.name.as_str()).collect();
     assert_eq!(names, [r"a\046b.example.com", r"\064.example.com"]);
@@ -97,7 +107,10 @@ fn what_lies_outside_and_a_repeated_soa_are_passed_over_with_a_warning() {
         found[0],
         "z:5:1: \"www.example.org.\" lies outside the zone example.com, and is passed over; expected a name in example.com"
     );
-    assert!(found[3].starts_with("z:9:1: the SOA is repeated, and passed over; the first is at z:2"), "{found:#?}");
+    assert!(
+        found[3].starts_with("z:9:1: the SOA is repeated, and passed over; the first is at z:2"),
+        "{found:#?}"
+    );
     let many = "x.org. A 192.0.2.1\n".repeat(100);
     let found = warnings(&many);
     assert_eq!((found.len(), found[20].as_str()), (21, "z: 80 more warnings like these"));
@@ -106,10 +119,13 @@ fn what_lies_outside_and_a_repeated_soa_are_passed_over_with_a_warning() {
 #[test]
 fn ttls_of_one_set_that_differ_are_a_warning() {
     let found = warnings("a 60 A 192.0.2.1\na 30 A 192.0.2.2\na 10 A 192.0.2.3\na 10 TXT x\n");
-    assert_eq!(found, [
-        "z:6: the TTLs of the A records at a.example.com differ; all are answered with the lowest; expected one TTL \
+    assert_eq!(
+        found,
+        [
+            "z:6: the TTLs of the A records at a.example.com differ; all are answered with the lowest; expected one TTL \
          (RFC 2181 §5.2)"
-    ]);
+        ]
+    );
 }
 
 #[test]
@@ -135,7 +151,10 @@ fn every_type_is_known_by_its_name() {
         ("DOA 1 2 3 \"t\" -", "00000001 00000002 03 0174"),
         ("MB x.", "017800"),
         ("KEY 256 3 5", "0100 03 05"),
-        ("SIG A 5 3 60 20300101000000 20200101000000 1 x. AQID", "0001 05 03 0000003c 70dbd880 5e0be100 0001 017800 010203"),
+        (
+            "SIG A 5 3 60 20300101000000 20200101000000 1 x. AQID",
+            "0001 05 03 0000003c 70dbd880 5e0be100 0001 017800 010203",
+        ),
         ("HTTPS 1 . alpn=h2 ech=", "0001 00 0001 0003 026832 0005 0000"),
         ("APL", ""),
     ] {
@@ -205,7 +224,10 @@ fn a_signed_zone_can_be_read_without_its_signatures() {
         "00".repeat(48)
     );
     let read = read_placed("z", text.as_bytes(), &apex(), &NoFiles, Dnssec::Strip).unwrap();
-    assert_eq!(records(&read.zone)[1..], ["a.example.com 3600 A 192.0.2.1", "b.example.com 3600 CNAME a.example.com."]);
+    assert_eq!(
+        records(&read.zone)[1..],
+        ["a.example.com 3600 A 192.0.2.1", "b.example.com 3600 CNAME a.example.com."]
+    );
     let counts: Vec<_> = read.stripped.into_iter().collect();
     assert_eq!(counts, [(46, 1), (47, 1), (48, 1), (60, 1), (63, 1), (65_534, 1)]);
 }

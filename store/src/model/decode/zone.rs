@@ -2,8 +2,7 @@
 
 use super::{A_DOMAIN, domain::seconds, host, some};
 use crate::model::{
-    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
-    lacks_address,
+    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone, lacks_address,
     mistake::suggestion,
     rdata::{self, Scanner, Unfit, Word},
     read::{Fields, Reader},
@@ -22,7 +21,7 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let expected = "at least one { name, a, aaaa }";
     let nameservers = fields.required("nameservers", expected, |field| nameservers(&field, &apex));
     let ttl = fields.or("ttl", seconds(3_600), |field| field.record_ttl());
-    let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.record_ttl());
+    let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.soa_time());
     let before = fields.whole().count();
     let records = fields.or("records", Vec::new(), |field| field.list(|item| record(&item, &apex)));
     let nameservers = nameservers?;
@@ -50,9 +49,9 @@ fn start_of_authority(
         mname: mname?,
         rname: rname?,
         serial: fields.optional("serial", |field| field.int(0..=u32::MAX)),
-        refresh: fields.or("refresh", StartOfAuthority::REFRESH, |field| field.record_ttl()),
-        retry: fields.or("retry", StartOfAuthority::RETRY, |field| field.record_ttl()),
-        expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.record_ttl()),
+        refresh: fields.or("refresh", StartOfAuthority::REFRESH, |field| field.soa_time()),
+        retry: fields.or("retry", StartOfAuthority::RETRY, |field| field.soa_time()),
+        expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.soa_time()),
         ttl: fields.optional("ttl", |field| field.record_ttl()),
     })
 }
@@ -153,8 +152,12 @@ fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
     let kind = fields.required("type", A_TYPE, |field| {
         let kind = record_type(&field)?;
         if signs(kind, name.as_ref() == Some(apex)) {
-            let problem = format!("{} belongs to a signed zone, and DNSSEC is not served yet", rdata::mnemonic(kind));
-            field.mistake(problem, "no such record; waypost import zone --strip-dnssec leaves it out of a zone file");
+            let problem =
+                format!("{} belongs to a signed zone, and DNSSEC is not served yet", rdata::mnemonic(kind));
+            field.mistake(
+                problem,
+                "no such record; waypost import zone --strip-dnssec leaves it out of a zone file",
+            );
             return None;
         }
         Some(kind)

@@ -171,8 +171,9 @@ pub fn lacks_address<'r>(
         let address = |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_));
         records.clone().any(|it| it.name == *name && address(&it.data))
     };
-    let delegated =
-        |it: &StaticRecord| matches!(it.data, RecordData::Ns(_)) && it.name != *apex && server.is_within(&it.name);
+    let delegated = |it: &StaticRecord| {
+        matches!(it.data, RecordData::Ns(_)) && it.name != *apex && server.is_within(&it.name)
+    };
     if !server.is_within(apex) || addressed(server) || records.clone().any(delegated) {
         return false;
     }

@@ -226,7 +226,8 @@ impl Cursor<'_, '_, '_> {
         let algorithm = self.by("a whole number from 0 to 255", |text| u8::try_from(whole(text)?).ok())?;
         let fits = |octets: &Vec<u8>| (1..=255).contains(&octets.len());
         let tag = self.by("an identity tag in hexadecimal", |text| hex(text.as_bytes()).filter(fits))?;
-        let key = self.by("a key in base64", |text| STANDARD.decode(text).ok().filter(|it| !it.is_empty()))?;
+        let key =
+            self.by("a key in base64", |text| STANDARD.decode(text).ok().filter(|it| !it.is_empty()))?;
         // A tag has at most 255 octets, and words are shorter than 2^16 where the data fits a record.
         self.out.extend([u8::try_from(tag.len()).unwrap_or(u8::MAX), algorithm]);
         self.out.extend(u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -256,7 +257,8 @@ impl Cursor<'_, '_, '_> {
         let mut bits = [0_u8; 16];
         let mut used = 0;
         while !self.is_at_end() {
-            let number = self.by("a record type below 128", |text| types::number(text).filter(|it| *it < 128))?;
+            let number =
+                self.by("a record type below 128", |text| types::number(text).filter(|it| *it < 128))?;
             let octet = usize::from(number >> 3);
             if let Some(place) = bits.get_mut(octet) {
                 *place |= 0x80 >> (number & 7);

@@ -108,7 +108,9 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
                 Some(digits.then(|| text.parse::<u64>().ok())??.to_be_bytes())
             }),
             Field::Scheme => self.named("NOTIFY, or a number", types::SCHEMES, 1),
-            Field::Locator => self.fixed("four groups of hexadecimal digits: 14:4fff:ff20:ee64", rare::locator),
+            Field::Locator => {
+                self.fixed("four groups of hexadecimal digits: 14:4fff:ff20:ee64", rare::locator)
+            }
             Field::Nsap => self.rare("0x and hexadecimal digits", rare::nsap),
             Field::Atm => self.rare("+ and digits, or hexadecimal digits", rare::atm),
             Field::Services => self.services(),
@@ -194,7 +196,11 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
     }
 
     /// All of the words that are left, as one.
-    pub(super) fn run(&mut self, expected: &str, read: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Result<(), Wrong> {
+    pub(super) fn run(
+        &mut self,
+        expected: &str,
+        read: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>,
+    ) -> Result<(), Wrong> {
         self.word(expected)?;
         let text = self.words.get(self.at - 1..).unwrap_or_default().iter().flat_map(|word| word.text);
         let octets = read(text.copied().collect());

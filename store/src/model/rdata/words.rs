@@ -316,12 +316,15 @@ mod tests {
 
     #[test]
     fn quotes_end_a_word_and_a_lone_carriage_return_ends_a_line() {
-        assert_eq!(words("\"a\"b\"c\"\"d\"\ne"), [line(false, &["a", "b\"c\"", "d"]), line(false, &["e"])]);
-        assert_eq!(words("a b ; c\rd e\r\n f"), [
-            line(false, &["a", "b"]),
-            line(false, &["d", "e"]),
-            line(true, &["f"]),
-        ]);
+        let found = words("\"a\"\"b\"c\nd\"e f\"\"g\"h");
+        assert_eq!(found, [line(false, &["a", "b", "c"]), line(false, &["d\"e f\"\"g\"h"])]);
+        let entry = Scanner::new(b"d\"e f\"\"g\"h\\\"i").next().unwrap().unwrap();
+        let strings: Vec<_> = entry.words[0].strings().iter().map(Word::shown).collect();
+        assert_eq!(strings, ["d", "e f", "g", "h\\\"i"]);
+        assert_eq!(
+            words("a b ; c\rd e\r\n f"),
+            [line(false, &["a", "b"]), line(false, &["d", "e"]), line(true, &["f"]),]
+        );
     }
 
     #[test]
