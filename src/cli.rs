@@ -78,7 +78,7 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:5300", value_name = "ADDR")]
         dns: SocketAddr,
         /// Use this Consul agent instead of the embedded engine.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = client::parse_url)]
         consul: Option<String>,
         /// Play every scene once, print what was measured, and end.
         #[arg(long)]

@@ -72,7 +72,6 @@ pub struct DocumentChange {
     pub more: usize,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde wants")]
 const fn is_zero(count: &usize) -> bool {
     *count == 0
 }
@@ -213,7 +212,8 @@ pub(super) async fn diff(
     Ok(Json(Applied { generation: stored.generation(), differences: compared, warnings }))
 }
 
-/// A difference with its values. What is new is shown as it was written; what changes, as it will be stored.
+/// A difference with its values, as they will be stored. A new order is shown as it was written: when it begins is not
+/// known before it is given.
 fn compared(
     difference: Difference,
     stored: &Stored,
@@ -224,7 +224,9 @@ fn compared(
     let before = stored.get(id).map(|kept| &*kept.document);
     let after = match (&difference.kind, planned) {
         (DifferenceKind::Removed, _) => None,
-        (DifferenceKind::Changed { .. }, Planned::Changed(plan)) => plan.world().get(id).map(|it| &**it),
+        (kind, Planned::Changed(plan)) if *kind != DifferenceKind::Added || id.kind != Kind::Override => {
+            plan.world().get(id).map(|it| &**it)
+        }
         _ => documents.iter().map(|it| &it.value).find(|it| it.id() == *id),
     };
     let (values, more) = commit::changes_of(before, after);

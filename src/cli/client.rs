@@ -32,11 +32,8 @@ impl Client {
         token_file: Option<&Path>,
         ca_file: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let fits = reqwest::Url::parse(server)
-            .is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
-        if !fits {
-            let text = format!("--server {server:?}: expected a URL such as http://127.0.0.1:8580");
-            return Err(Failure::Wrong(text));
+        if let Err(expected) = parse_url(server) {
+            return Err(Failure::Wrong(format!("--server {server:?}: {expected}")));
         }
         let read = |path: &Path| {
             let error = |error| Failure::Wrong(format!("{}: {error}", path.display()));
@@ -131,6 +128,13 @@ impl Client {
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(self.request(Method::DELETE, path)).await
     }
+}
+
+/// A URL that can be asked.
+pub(super) fn parse_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text);
+    let fits = url.is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
+    if fits { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:8580".to_owned()) }
 }
 
 /// The token in a file. One that can be none is not sent: the server would only say that it knows no such token.

@@ -129,8 +129,8 @@ pub(super) fn wrong_use(wrong: &clap::Error, as_json: bool) -> ExitCode {
     }
     if as_json {
         let text = wrong.to_string();
-        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim()).to_owned();
-        complain(&Failure::Wrong(text).json().to_string());
+        let text = text.trim().trim_start_matches("error: ");
+        complain(&Failure::Wrong(text.to_owned()).json().to_string());
     } else {
         let _ = wrong.print();
     }

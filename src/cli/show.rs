@@ -273,6 +273,10 @@ pub(super) fn explained(it: &Explained) -> String {
             }
         }
     }
+    let left = it.sites.first().map(|best| best.tier.as_str());
+    if matches!(left, Some("down" | "draining" | "forced down")) {
+        let _ = writeln!(text, "fails open no site is up: the answer is what when_none and min_up leave");
+    }
     let _ = writeln!(text, "answer     {}", it.rcode);
     for record in it.answer.iter().chain(&it.authority) {
         let _ = writeln!(text, "  {record}");

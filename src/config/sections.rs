@@ -353,22 +353,12 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
 fn directives(text: &str) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::builder();
     filter.parse(text).map_err(|error| error.to_string())?;
-    // Commas inside brackets and braces separate fields of a span.
-    let mut depth = 0_i32;
-    let parts = text.split(|c: char| {
-        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
-        c == ',' && depth == 0
-    });
-    for part in parts.map(str::trim) {
+    for part in text.split(',').map(str::trim) {
         let is_level = part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         if !is_level && !part.contains(['=', '[']) {
-            let problem = match part {
-                "" => "there is an empty directive".to_owned(),
-                word => {
-                    format!("there is no log level {word:?}; for a module of that name write {word}=debug")
-                }
-            };
-            return Err(problem);
+            return Err(format!(
+                "there is no log level {part:?}; for a module of that name write {part}=debug"
+            ));
         }
     }
     Ok(())

@@ -5,11 +5,14 @@
 //! The trait is deliberately narrower than Consul's API: it holds what Waypost itself needs. What other
 //! Consul clients need of the embedded engine is served by [`crate::compat`].
 
+mod backoff;
 pub mod catalog;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod consul;
 pub mod embedded;
+pub mod follower;
+mod pace;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +26,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
+
+pub use backoff::Backoff;
 
 /// A position in the engine's history, as in `X-Consul-Index`: grows with every change of what was read.
 ///

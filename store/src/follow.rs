@@ -19,7 +19,6 @@ mod drains;
 mod health;
 mod metrics;
 mod overflow;
-mod patience;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -28,8 +27,8 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use crate::engine::Backoff;
 pub use metrics::FollowMetrics;
-pub use patience::Backoff;
 
 use crate::{
     disk::{DiskError, LastGood},

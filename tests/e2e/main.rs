@@ -17,6 +17,7 @@ mod failover;
 mod geo;
 mod harness;
 mod identical;
+mod idle;
 mod instance;
 mod names;
 mod outage;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
+    trials.extend(idle::trials(&components));
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
     trials.extend(rig::trials(&components));

@@ -140,41 +140,46 @@ fn ago(at: &str, now: Moment) -> String {
     at.map_or_else(String::new, |at| format!(" ({})", seconds(now.since(Moment(at)))))
 }
 
+/// Domains that are answered alike are said together: what is wrong with a site is wrong for all of them.
 fn answers(status: &Status, found: &mut Found) {
+    let mut alike: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for domain in &status.domains {
         let answers = domain.answers.join(", ");
-        let text = match domain.answering {
-            Answering::Normal => None,
-            Answering::Unknown => Some((
+        let said = match domain.answering {
+            Answering::Normal => continue,
+            Answering::Unknown => (
                 "unknown",
                 format!(
-                    "nothing is known of the health of the sites of {}; clients are sent to {answers} on trust",
-                    domain.name
+                    "nothing is known of the health of the sites; clients are sent to {answers} on trust"
                 ),
-            )),
-            Answering::FailOpen => Some((
-                "fail_open",
-                format!(
-                    "{} fails open: no site of it is up, so clients are still sent to {}",
-                    domain.name,
-                    stand(domain)
-                ),
-            )),
-            Answering::Nodata => Some((
+            ),
+            Answering::FailOpen => {
+                let text =
+                    format!("no site is left ({}), so clients are still sent to {answers}", tiers(domain));
+                ("fail_open", text)
+            }
+            Answering::Nodata => (
                 "nodata",
-                format!(
-                    "{} is answered with nothing: no site of it is up (it says when_none: nodata)",
-                    domain.name
-                ),
-            )),
-            Answering::Backup => Some((
-                "backup",
-                format!("{} is answered with its backup addresses: no site of it is up", domain.name),
-            )),
+                format!("no site is left ({}), and when_none is nodata: nothing is answered", tiers(domain)),
+            ),
+            Answering::Backup => {
+                ("backup", format!("no site is left ({}): the backup addresses are answered", tiers(domain)))
+            }
         };
-        if let Some((kind, text)) = text {
-            found.problem(kind, &domain.name, text);
-        }
+        alike.entry(said).or_default().push(domain.name.clone());
+    }
+    for ((kind, text), mut domains) in alike {
+        // Names that people gave are shorter than those of UUIDs.
+        domains.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let first = domains.first().cloned().unwrap_or_default();
+        let verb = match (kind, domains.len()) {
+            ("fail_open", 1) => " fails open",
+            ("fail_open", _) => " fail open",
+            _ => "",
+        };
+        found.problem(kind, first, format!("{}{verb}: {text}", list(&domains)));
+    }
+    for domain in &status.domains {
         if let Some(failover) = &domain.failover
             && let Some(budget) = failover.budget
             && failover.whole > budget
@@ -188,13 +193,9 @@ fn answers(status: &Status, found: &mut Found) {
     }
 }
 
-/// The sites that a domain answers with, each with its state.
-fn stand(domain: &DomainStatus) -> String {
-    let tier = |name: &String| {
-        let site = domain.sites.iter().find(|it| it.site == *name);
-        site.map_or_else(|| name.clone(), |it| format!("{name}, which is {}", it.tier))
-    };
-    domain.answers.iter().map(tier).collect::<Vec<_>>().join(", and ")
+/// The sites of a domain, each with where it stands.
+fn tiers(domain: &DomainStatus) -> String {
+    domain.sites.iter().map(|it| format!("{} {}", it.site, it.tier)).collect::<Vec<_>>().join(", ")
 }
 
 fn recoveries(status: &Status, found: &mut Found) {
@@ -241,6 +242,13 @@ fn targets(status: &Status, now: Moment, found: &mut Found) {
             found.problem("target_down", site, format!("{} is down{}", name(target), why(target, now)));
         }
     }
+    for target in status.targets.iter().filter(|it| it.verdict.state == State::Up && !it.verdict.frozen) {
+        let down = target.observations.values().filter(|it| it.state == "down").count();
+        if down * 2 > target.observations.len() && status.engine_error.is_none() {
+            let text = format!("{} still counts as up{}", name(target), why_seen(target));
+            found.problem("contradicted", &target.site, text);
+        }
+    }
     let mut blind = Vec::new();
     for target in status.targets.iter().filter(|it| it.verdict.held && it.verdict.state != State::Unknown) {
         let tally = target.verdict.tally;
@@ -270,19 +278,23 @@ fn targets(status: &Status, now: Moment, found: &mut Found) {
 /// How long a target has been down, and why.
 fn why(target: &TargetStatus, now: Moment) -> String {
     let verdict = &target.verdict;
-    let seen: Vec<_> = target.observations.values().filter(|it| it.state == "down").collect();
-    let reason = seen.iter().map(|it| it.reason.as_str()).find(|it| !it.is_empty());
-    let reason = reason.map_or_else(String::new, |it| format!(": {it}"));
-    let by = match (seen.len(), target.observations.len()) {
-        (0, _) | (_, 0) => String::new(),
-        (some, all) => format!(" (seen by {some} of {all} vantages)"),
-    };
     let since = match verdict.since {
         Moment(0) => String::new(),
         since => format!(" since {} ({})", since.rfc3339(), seconds(now.since(since))),
     };
     let flaps = if verdict.damped { "; it flaps, and counts as down until it has been quiet" } else { "" };
-    format!("{since}{reason}{by}{flaps}")
+    format!("{since}{}{flaps}", why_seen(target))
+}
+
+/// Who sees a target down, and why.
+fn why_seen(target: &TargetStatus) -> String {
+    let seen: Vec<_> = target.observations.values().filter(|it| it.state == "down").collect();
+    let reason = seen.iter().map(|it| it.reason.as_str()).find(|it| !it.is_empty());
+    let reason = reason.map_or_else(String::new, |it| format!(": {it}"));
+    match (seen.len(), target.observations.len()) {
+        (0, _) | (_, 0) => reason,
+        (some, all) => format!("{reason} (seen down by {some} of {all} vantages)"),
+    }
 }
 
 fn services(status: &Status, found: &mut Found) {
@@ -342,9 +354,13 @@ fn drains(status: &Status, found: &mut Found) {
 }
 
 fn vantages(status: &Status, found: &mut Found) {
+    // A stale view names them all.
+    if status.engine_error.is_some() || status.view.stale {
+        return;
+    }
     let silent: Vec<String> =
         status.vantages.iter().filter(|it| !it.fresh).map(|it| it.name.clone()).collect();
-    if !silent.is_empty() && status.engine_error.is_none() && !status.view.stale {
+    if !silent.is_empty() {
         let text = match (silent.len(), status.vantages.len()) {
             (some, all) if some == all => {
                 format!(

@@ -104,7 +104,7 @@ impl Sightings {
 /// Watches the beats for ever.
 pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
     let mut sightings = Sightings::new(shared.config.settle);
-    watching::follow(&*shared.engine, keys::NODES, LOOK, |read| match read {
+    watching::follow(&shared.engine, keys::NODES, LOOK, |read| match read {
         Ok(entries) => {
             let beats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             sightings.read(beats, Instant::now());
@@ -123,7 +123,7 @@ pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
 
 /// Watches the receipts for ever.
 pub(in crate::control) async fn watch_receipts(shared: Arc<Shared>) {
-    watching::follow(&*shared.engine, keys::RECEIPTS, RECEIPTS_LOOK, |read| match read {
+    watching::follow(&shared.engine, keys::RECEIPTS, RECEIPTS_LOOK, |read| match read {
         Ok(entries) => {
             let receipts = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             update(&shared, |evidence| evidence.receipts = receipts);

@@ -69,6 +69,7 @@ pub fn cases() -> Vec<Case> {
     cases! {
         kv: absent_key_has_an_index_to_wait_on, values_come_back_as_written, lists_are_of_the_prefix_in_order,
             identical_write_changes_nothing, watch_of_a_key_ignores_other_keys, watch_of_a_prefix_sees_every_change,
+            missing_key_and_prefix_wake_on_every_write, deleted_prefix_stays_quiet,
             index_ahead_of_the_engine_times_out, cas_writes_only_what_was_read, transaction_is_all_or_nothing,
             transaction_checks_index_and_session, deletes_of_absent_keys_succeed, limits_are_refused,
             concurrent_cas_loses_no_update;

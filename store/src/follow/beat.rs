@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Shared, patience::Backoff};
+use super::{Backoff, Shared};
 use crate::{
     drain::{NodeBeat, Receipt},
     engine::{KvOp, TxnOutcome},

@@ -4,10 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{Shared, patience::Backoff};
+use super::Shared;
 use crate::{
-    commit::{self, Stored},
-    engine::{Index, Wait},
+    commit::{self, ReadError, Stored},
+    engine::{
+        EngineError, KvEntry,
+        follower::{Follower, News, Watched},
+    },
     handle::Concern,
     keys,
     model::World,
@@ -27,49 +30,53 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 /// Follows for ever from what was published. `read` becomes true once the engine has said what it has, even if that is
 /// nothing.
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
-    let mut index = Index(0);
-    let mut backoff = Backoff::default();
+    let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
     loop {
-        match follow_once(&shared, &mut stored, index).await {
-            Ok(next) => {
-                backoff.reset();
-                index = next;
-                read.send_replace(true);
+        let mut news = follower.next().await;
+        if let News::Read(reading) = &news
+            && reading.changed
+            && let Err(error) = take_in_head(&shared, &mut stored, reading.read.value.first()).await
+        {
+            news = follower.failed(error);
+        }
+        match news {
+            News::Read(_) => {
+                read.send_if_modified(|read| !std::mem::replace(read, true));
             }
-            Err(error) => {
+            News::Failed { error, first } => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(error, "configuration cannot be read, the last good one stays");
+                if first {
+                    tracing::warn!(%error, "configuration cannot be read, the last good one stays");
                 }
-                shared.publisher.concern(Concern::Configuration, Some(error));
-                index = Index(0);
-                backoff.wait().await;
+                shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }
         }
     }
 }
 
-/// Waits for the head to move and takes in what it points to. Returns the index to wait on next.
-async fn follow_once(shared: &Shared, stored: &mut Option<Stored>, index: Index) -> Result<Index, String> {
-    let wait = Wait { after: index, at_most: shared.options.wait };
-    let head =
-        shared.engine.kv_get(keys::CONFIG_HEAD, Some(wait)).await.map_err(|error| error.to_string())?;
-    if head.index < index {
-        return Ok(Index(0));
-    }
-    if head.value.is_none() {
+/// Takes in what the head points to.
+async fn take_in_head(
+    shared: &Shared,
+    stored: &mut Option<Stored>,
+    head: Option<&KvEntry>,
+) -> Result<(), EngineError> {
+    if head.is_none() {
         let reason = stored.as_ref().map(|stored| {
             let generation = stored.generation();
             tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
             format!("it has none, and generation {generation} stays")
         });
         shared.publisher.concern(Concern::Configuration, reason);
-        return Ok(head.index);
+        return Ok(());
     }
-    let next =
-        commit::read(shared.engine.as_ref(), stored.as_ref()).await.map_err(|error| error.to_string())?;
+    let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await;
+    let next = next.map_err(|error| match error {
+        ReadError::Engine(error) => error,
+        unusable => EngineError::Unusable(unusable.to_string()),
+    })?;
     take_in(shared, stored, next).await;
-    Ok(head.index)
+    Ok(())
 }
 
 /// Publishes a configuration unless it is older than the one that runs.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Shared, patience::Backoff};
+use super::Shared;
 use crate::{
     drain::{Drain, Drains},
-    engine::{Index, Indexed, KvEntry, Result, Wait},
+    engine::{
+        Index, Indexed, KvEntry, Result,
+        follower::{Follower, News, Watched},
+    },
     keys,
 };
 
@@ -18,34 +21,33 @@ pub(super) async fn follow(
     current: watch::Sender<bool>,
     mut rereads: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
-    let mut after = Index(0);
-    let mut backoff = Backoff::default();
+    let watched = Watched::Prefix(keys::DRAINS.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut published = Index(0);
     loop {
-        let wait = Wait { after, at_most: shared.options.wait };
-        let poll = shared.engine.kv_list(keys::DRAINS, Some(wait));
         tokio::select! {
             biased;
-            read = poll => match read {
-                Ok(read) => {
-                    backoff.reset();
-                    after = take_in(&shared, read, after);
-                    current.send_replace(true);
+            news = follower.next() => match news {
+                News::Read(reading) => {
+                    // A reread may have published what is newer than a poll that was under way.
+                    if reading.changed && (reading.anew || reading.read.index >= published) {
+                        published = publish(&shared, &reading.read);
+                    }
+                    turn(&current, true);
                 }
-                Err(error) => {
+                News::Failed { error, first } => {
                     shared.metrics.engine_failures.increment();
-                    if !backoff.is_failing() {
+                    if first {
                         tracing::warn!(%error, "drains cannot be read, the last known are obeyed");
                     }
-                    current.send_replace(false);
-                    after = Index(0);
-                    backoff.wait().await;
+                    turn(&current, false);
                 }
             },
             asked = rereads.recv() => {
                 let Some(done) = asked else { return };
                 if let Ok(read) = reread(&shared).await {
-                    after = take_in(&shared, read, Index(0));
-                    current.send_replace(true);
+                    published = publish(&shared, &read);
+                    turn(&current, true);
                 }
                 let _ = done.send(());
             }
@@ -53,16 +55,18 @@ pub(super) async fn follow(
     }
 }
 
+/// Tells of a change only. Each notice makes the node show at once that it lives, which is a write to the KV; on
+/// Consul that write wakes the watch of a prefix without keys, so a notice per reading would never come to rest.
+fn turn(current: &watch::Sender<bool>, to: bool) {
+    current.send_if_modified(|current| std::mem::replace(current, to) != to);
+}
+
 async fn reread(shared: &Shared) -> Result<Indexed<Vec<KvEntry>>> {
     shared.engine.kv_list(keys::DRAINS, None).await
 }
 
-/// Publishes a reading and says which index to wait on next. An index that went back means that the engine
-/// started over: what it says is read again from the beginning.
-fn take_in(shared: &Shared, read: Indexed<Vec<KvEntry>>, after: Index) -> Index {
-    if read.index < after {
-        return Index(0);
-    }
+/// Publishes a reading; its index.
+fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>) -> Index {
     let mut drains = Drains { index: read.index, ..Drains::default() };
     for entry in &read.value {
         match serde_json::from_slice::<Drain>(&entry.value) {

@@ -2,16 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, patience::Backoff};
+use super::Shared;
 use crate::{
     beliefs::{Beliefs, Picture},
-    engine::{Index, KvEntry, Wait},
+    engine::{
+        Index, KvEntry,
+        follower::{Follower, News, Watched},
+    },
     handle::Concern,
     health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
     keys,
@@ -200,30 +204,24 @@ fn decode<T: DeserializeOwned>(entry: &KvEntry) -> Option<T> {
     serde_json::from_slice(&entry.value).ok()
 }
 
-/// Long-polls a prefix and hands every reading on.
+/// Follows a prefix and hands every reading on.
 async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Read, out: mpsc::Sender<Read>) {
-    let mut index = Index(0);
-    let mut backoff = Backoff::default();
+    let watched = Watched::Prefix(prefix.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
     loop {
-        let wait = Wait { after: index, at_most: shared.options.wait };
-        match shared.engine.kv_list(prefix, Some(wait)).await {
-            Ok(read) => {
-                backoff.reset();
+        match follower.next().await {
+            News::Read(reading) => {
                 shared.publisher.concern(Concern::Reading, None);
-                // An index that went back means that the engine started over: read from the beginning.
-                index = if read.index < index { Index(0) } else { read.index };
-                if out.send(wrap(read.value)).await.is_err() {
+                if out.send(wrap(reading.read.value)).await.is_err() {
                     return;
                 }
             }
-            Err(error) => {
+            News::Failed { error, first } => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
+                if first {
                     tracing::warn!(prefix, %error, "health cannot be read, the last verdicts hold");
                 }
                 shared.publisher.concern(Concern::Reading, Some(error.to_string()));
-                index = Index(0);
-                backoff.wait().await;
             }
         }
     }

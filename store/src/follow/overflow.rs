@@ -1,38 +1,37 @@
 //! Follows which shares of full sites' clients go elsewhere, and puts them on the board.
 
+use std::sync::Arc;
+
+use super::Shared;
 use crate::{
     board::Share,
-    engine::{Index, Wait},
+    engine::follower::{Follower, News, Watched},
     keys,
     load::Overflows,
     snapshot::{Snapshot, overflow_slot},
 };
 
-use super::{Shared, patience::Backoff};
-
 /// Follows for ever. What was read last stays while the engine is away.
 pub(super) async fn follow(shared: Shared) {
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
-    let mut index = Index(0);
-    let mut backoff = Backoff::default();
+    let watched = Watched::Key(keys::OVERFLOW.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
     let mut known = Overflows::default();
     loop {
-        let wait = Wait { after: index, at_most: shared.options.wait };
         tokio::select! {
             biased;
             Ok(()) = snapshots.changed() => {}
-            read = shared.engine.kv_get(keys::OVERFLOW, Some(wait)) => match read {
-                Ok(read) => {
-                    backoff.reset();
-                    index = if read.index < index { Index(0) } else { read.index.max(Index(1)) };
-                    let value = read.value.and_then(|it| serde_json::from_slice(&it.value).ok());
+            news = follower.next() => match news {
+                News::Read(reading) if reading.changed => {
+                    let entry = reading.read.value.first();
+                    let value = entry.and_then(|it| serde_json::from_slice(&it.value).ok());
                     known = value.filter(|it: &Overflows| it.v <= Overflows::VERSION).unwrap_or_default();
                 }
-                Err(_) => {
+                News::Read(_) => continue,
+                News::Failed { .. } => {
                     shared.metrics.engine_failures.increment();
-                    index = Index(0);
-                    backoff.wait().await;
+                    continue;
                 }
             },
         }

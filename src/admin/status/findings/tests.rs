@@ -135,9 +135,9 @@ fn failing_open_is_said_with_the_site_that_is_dead() {
     assert_eq!(
         texts(&status.problems),
         [
-            "gw.example.com fails open: no site of it is up, so clients are still sent to bj, which is down",
-            "bj 192.0.2.1 (check web) is down since 2026-09-21T14:13:20Z (2m): connection refused (seen by 2 of 3 \
-             vantages)",
+            "gw.example.com fails open: no site is left (bj down, sh forced down), so clients are still sent to bj",
+            "bj 192.0.2.1 (check web) is down since 2026-09-21T14:13:20Z (2m): connection refused (seen down by 2 of \
+             3 vantages)",
         ]
     );
     assert_eq!(
@@ -145,11 +145,39 @@ fn failing_open_is_said_with_the_site_that_is_dead() {
         "NOT WELL, 2 problems; generation 1.4, 1 domain (1 failing open), 2 targets (1 up, 1 down), 3 vantages, 2 nodes"
     );
     let nothing = problems(|it| it.domains[0].answering = Answering::Nodata);
-    assert!(nothing[0].starts_with("gw.example.com is answered with nothing"), "{nothing:?}");
+    assert!(nothing[0].ends_with("when_none is nodata: nothing is answered"), "{nothing:?}");
     let backup = problems(|it| it.domains[0].answering = Answering::Backup);
-    assert!(backup[0].contains("is answered with its backup addresses"), "{backup:?}");
+    assert_eq!(backup, ["gw.example.com: no site is left (bj up, sh up): the backup addresses are answered"]);
     let unknown = problems(|it| it.domains[0].answering = Answering::Unknown);
     assert!(unknown[0].ends_with("clients are sent to bj on trust"), "{unknown:?}");
+}
+
+#[test]
+fn domains_that_are_answered_alike_are_said_together() {
+    let found = judged(|it| {
+        it.domains[0].answering = Answering::FailOpen;
+        let uuid = DomainStatus { name: "6f0c1f6e-5c1e-4c53.example.com".into(), ..it.domains[0].clone() };
+        it.domains.insert(0, uuid);
+    });
+    assert_eq!(
+        texts(&found.problems),
+        [
+            "gw.example.com, 6f0c1f6e-5c1e-4c53.example.com fail open: no site is left (bj up, sh up), so clients are still \
+          sent to bj"
+        ]
+    );
+    assert_eq!(found.problems[0].about, "gw.example.com");
+}
+
+#[test]
+fn a_site_that_counts_as_up_and_is_seen_down_is_said() {
+    let found = problems(|it| {
+        it.targets[0].observations = target("bj", State::Down).observations;
+    });
+    assert_eq!(
+        found,
+        ["bj 192.0.2.1 (check web) still counts as up: connection refused (seen down by 2 of 3 vantages)"]
+    );
 }
 
 #[test]
@@ -382,13 +410,8 @@ fn a_budget_that_cannot_be_kept_is_a_problem() {
 #[test]
 fn very_many_alike_are_counted() {
     let found = problems(|it| {
-        let open = |n| DomainStatus {
-            name: format!("d{n}.example.com"),
-            answering: Answering::FailOpen,
-            ..DomainStatus::default()
-        };
-        it.domains = (0..5_000).map(open).collect();
+        it.nodes = (0..5_000).map(|_| NodeStatus { lost: true, ..it.nodes[0].clone() }).collect();
     });
     assert_eq!(found.len(), MOST_ALIKE + 1);
-    assert_eq!(found[MOST_ALIKE], "4980 more findings of the kind fail_open are not listed");
+    assert_eq!(found[MOST_ALIKE], "4980 more findings of the kind node_lost are not listed");
 }

@@ -137,6 +137,41 @@ pub(super) async fn watch_of_a_prefix_sees_every_change(engine: Shared) {
     assert!(started.elapsed() >= QUIET.mul_f32(0.9), "a key outside the prefix must not wake");
 }
 
+/// Consul's coarse rule: what is missing has the index of the whole KV.
+pub(super) async fn missing_key_and_prefix_wake_on_every_write(engine: Shared) {
+    let (key, prefix) = (unique("conf/missing"), format!("{}/", unique("conf/missing")));
+    let (of_key, of_prefix) =
+        (get(&engine, &key).await.index, engine.kv_list(&prefix, None).await.expect("lists").index);
+    let other = unique("conf/elsewhere");
+    let (key_read, prefix_read, written) = tokio::join!(
+        engine.kv_get(&key, wait(of_key, DEADLINE)),
+        engine.kv_list(&prefix, wait(of_prefix, DEADLINE)),
+        commit(&engine, vec![set(&other, "1")])
+    );
+    let (key_read, prefix_read) = (key_read.expect("reads"), prefix_read.expect("lists"));
+    assert!(key_read.value.is_none() && prefix_read.value.is_empty());
+    // Other cases write at the same time, so a wake may come from one of their writes.
+    assert!(key_read.index > of_key && prefix_read.index > of_prefix, "after {written:?}");
+}
+
+pub(super) async fn deleted_prefix_stays_quiet(engine: Shared) {
+    let prefix = format!("{}/", unique("conf/deleted"));
+    commit(&engine, vec![set(&format!("{prefix}a"), "1")]).await;
+    commit(&engine, vec![KvOp::DeleteTree { prefix: prefix.clone() }]).await;
+    let before = engine.kv_list(&prefix, None).await.expect("lists");
+    let started = Instant::now();
+    let other = unique("conf/elsewhere");
+    let (quiet, _) = tokio::join!(
+        engine.kv_list(&prefix, wait(before.index, QUIET)),
+        commit(&engine, vec![set(&other, "1")])
+    );
+    assert_eq!(quiet.expect("lists"), before);
+    assert!(
+        started.elapsed() >= QUIET.mul_f32(0.9),
+        "while its deletion is remembered, only its keys wake it"
+    );
+}
+
 pub(super) async fn index_ahead_of_the_engine_times_out(engine: Shared) {
     let key = unique("conf/ahead");
     commit(&engine, vec![set(&key, "1")]).await;

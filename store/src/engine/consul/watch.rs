@@ -9,7 +9,6 @@
 
 mod feeds;
 mod followed;
-mod pace;
 mod queue;
 
 use std::{
@@ -27,7 +26,6 @@ use tokio::{
 use self::{
     feeds::{Changed, Feed, News},
     followed::{Followed, Outlet, Unheard},
-    pace::{Bucket, backoff},
     queue::{Lane, Queue},
 };
 use super::{
@@ -35,6 +33,7 @@ use super::{
     client::{Place, read},
     wire,
 };
+use crate::engine::pace::{Bucket, backoff};
 use crate::engine::{
     Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
 };

@@ -1,8 +1,9 @@
 //! What readers see: the committed records, and at which index each thing they can ask for changed last.
 //!
-//! Indexes follow Consul's rules where clients rely on them (per service, per key, per prefix, never
-//! backwards) and are finer where Consul is coarse: a watch of what is missing wakes when that very thing
-//! appears, not on every change of the table.
+//! Indexes follow Consul's rules, also where they are coarse: the index of a missing key, and of a prefix without keys
+//! that never had one, is that of the whole KV, so a watch of it wakes on every write to the KV. Programs that are
+//! tested on this engine then see what they will see on Consul. Only a missing service is finer than in Consul: its
+//! watch wakes when that service appears.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ pub(crate) struct View {
     pub(super) lookups: Lookups,
     deleted: ChangeLog,
     services: ChangeLog,
+    kv_index: u64,
     catalog_index: u64,
     check_index: u64,
     node_index: u64,
@@ -39,6 +41,7 @@ impl View {
             tables,
             deleted: ChangeLog::new(index, REMEMBERED),
             services: ChangeLog::new(index, REMEMBERED),
+            kv_index: index,
             catalog_index: index,
             check_index: index,
             node_index: index,
@@ -68,10 +71,13 @@ impl View {
 
     fn stamp(&mut self, change: &Change, index: u64) {
         match &change.key {
-            RowKey::Kv(key) => match change.after {
-                Some(_) => self.deleted.forget(key),
-                None => self.deleted.touch(key, index),
-            },
+            RowKey::Kv(key) => {
+                self.kv_index = index;
+                match change.after {
+                    Some(_) => self.deleted.forget(key),
+                    None => self.deleted.touch(key, index),
+                }
+            }
             RowKey::Node(node) => {
                 self.node_index = index;
                 self.touch_node(node, index);
@@ -105,15 +111,20 @@ impl View {
         }
     }
 
-    /// The index of one key, present or absent.
+    /// The index of one key: its own, or that of the whole KV while it is missing.
     pub(crate) fn key_index(&self, key: &str) -> u64 {
-        self.tables.kv.get(key).map_or_else(|| self.deleted.of(key), |entry| entry.modify_index.0).max(1)
+        self.tables.kv.get(key).map_or(self.kv_index, |entry| entry.modify_index.0).max(1)
     }
 
-    /// The index of everything below a prefix.
+    /// The index of everything below a prefix: of its newest key or deletion, or that of the whole KV while neither is
+    /// known.
     pub(crate) fn prefix_index(&self, prefix: &str) -> u64 {
         let newest = self.tables.below(prefix).map(|entry| entry.modify_index.0).max();
-        newest.max(self.deleted.below(prefix)).unwrap_or(1).max(self.deleted.floor()).max(1)
+        match newest.max(self.deleted.below(prefix)) {
+            // Deletions that are not remembered may have happened up to the floor.
+            Some(index) => index.max(self.deleted.floor()).max(1),
+            None => self.kv_index.max(1),
+        }
     }
 
     /// The index of a service with its health.

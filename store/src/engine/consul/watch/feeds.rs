@@ -15,10 +15,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    BURST, PER_SECOND, WAIT,
-    pace::{Bucket, backoff},
-};
+use super::{BURST, PER_SECOND, WAIT};
+use crate::engine::pace::{Bucket, backoff};
 use crate::engine::{
     CheckStatus, EngineError, Index, Indexed, Wait,
     consul::{

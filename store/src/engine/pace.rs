@@ -1,4 +1,7 @@
-//! How fast to ask: a token bucket for answers that come too quickly, backoff for errors.
+//! How fast to ask an engine: a token bucket for answers that come too quickly, a backoff for errors.
+//!
+//! Both are used by everything that follows an engine: the watch of services ([`super::consul`]) and the follower of
+//! keys ([`super::follower`]).
 
 use std::time::Duration;
 
@@ -6,7 +9,7 @@ use tokio::time::Instant;
 
 /// Lets a burst pass and then so many a second.
 ///
-/// A blocking query on what does not exist wakes on every change of the catalog; without this it would spin.
+/// A blocking query on what does not exist wakes on every change of the whole table; without this it would spin.
 #[derive(Debug)]
 pub(super) struct Bucket {
     burst: f64,
@@ -23,15 +26,30 @@ impl Bucket {
 
     /// Takes a token, or says how long until there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
-        self.filled = now;
+        self.fill(now);
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Ok(());
         }
-        // Never a wait of zero, or rounding could make a loop spin.
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second).max(Duration::from_millis(1)))
+        Err(self.until(1.0))
+    }
+
+    /// Takes a token in any case; the time after which it would have been there.
+    pub(super) fn charge(&mut self, now: Instant) -> Duration {
+        self.fill(now);
+        self.tokens -= 1.0;
+        if self.tokens >= 0.0 { Duration::ZERO } else { self.until(0.0) }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
+        self.filled = now;
+    }
+
+    /// Never a wait of zero, or rounding could make a loop spin.
+    fn until(&self, level: f64) -> Duration {
+        Duration::from_secs_f64((level - self.tokens) / self.per_second).max(Duration::from_millis(1))
     }
 
     /// Changes the rate from now on, keeping what has gathered.
@@ -72,6 +90,15 @@ mod tests {
         // A long rest fills it to the burst and no further.
         let later = start + Duration::from_secs(60);
         assert_eq!((0..9).filter(|_| bucket.take(later).is_ok()).count(), 5);
+    }
+
+    #[test]
+    fn what_is_charged_beyond_the_burst_has_to_be_waited_for() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(2, 1, start);
+        let waits: Vec<_> = (0..4).map(|_| bucket.charge(start).as_secs()).collect();
+        assert_eq!(waits, [0, 0, 1, 2]);
+        assert_eq!(bucket.charge(start + Duration::from_secs(2)), Duration::from_secs(1));
     }
 
     #[test]

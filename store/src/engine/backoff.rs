@@ -32,10 +32,15 @@ impl Backoff {
         (FIRST / 2).max(ceiling.mul_f64(random.clamp(0.0, 1.0)))
     }
 
+    /// It failed: how long to wait, drawn at random.
+    pub fn next_random(&mut self) -> Duration {
+        let random = self.random.f64();
+        self.next(random)
+    }
+
     /// It failed: waits.
     pub async fn wait(&mut self) {
-        let random = self.random.f64();
-        tokio::time::sleep(self.next(random)).await;
+        tokio::time::sleep(self.next_random()).await;
     }
 }
 

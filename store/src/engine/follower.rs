@@ -1,0 +1,194 @@
+//! Follows one key, or every key below a prefix, over blocking queries.
+//!
+//! Every part of the program that follows the engine's KV needs the same care, so it is written once, here:
+//!
+//! - On Consul a blocking read of a missing key, or of a prefix without keys, wakes on every write to the whole KV.
+//!   Readings that bring nothing new are therefore paced, and content is compared. An idle node costs its engine one
+//!   long poll per key or prefix that it follows, and no more than one read a second for each of them on a busy KV.
+//! - An index that goes back means that the engine was restarted or restored: everything is read again.
+//! - Failures are retried after a backoff with full jitter.
+//! - A poll is never dropped while the follower lives. Consul keeps the slot of a dropped poll until its wait ends.
+//!
+//! A follower is pulled: [`Follower::next`] may be dropped and called again at any time, for example in a `select!`.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{Backoff, Engine, EngineError, Index, Indexed, KvEntry, Result, Wait, pace::Bucket};
+
+/// Readings that may follow one another at once, …
+const BURST: u32 = 5;
+/// … and then this many a second.
+const PER_SECOND: u32 = 10;
+/// Readings without news that may follow one another at once, …
+const IDLE_BURST: u32 = 5;
+/// … and then this many a second: the longest that a first change of a missing prefix can be noticed late.
+const IDLE_PER_SECOND: u32 = 1;
+
+/// What is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// One key, present or not.
+    Key(String),
+    /// Every key below a prefix.
+    Prefix(String),
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(name) | Self::Prefix(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What following brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The engine was read.
+    Read(Reading),
+    /// The engine could not be read. The next reading comes after a backoff.
+    Failed {
+        /// Why.
+        error: EngineError,
+        /// True for the first failure after a success. Later ones are not worth a line in the log each.
+        first: bool,
+    },
+}
+
+/// One reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Every entry there is, in key order, and the index to compare with other readings.
+    pub read: Indexed<Vec<KvEntry>>,
+    /// False if these are the very entries of the reading before. Readings without news are delivered too, because
+    /// they show that the engine answers.
+    pub changed: bool,
+    /// True for the first reading, after a failure, and after the index went back: its index says nothing about
+    /// readings before it.
+    pub anew: bool,
+}
+
+/// Follows a key or a prefix for as long as it is pulled.
+pub struct Follower {
+    engine: Arc<dyn Engine>,
+    watched: Watched,
+    at_most: Duration,
+    after: Index,
+    anew: bool,
+    /// Key and modify index of everything in the last reading.
+    last: Option<Vec<(String, Index)>>,
+    polling: Option<(Instant, BoxFuture<'static, Result<Indexed<Vec<KvEntry>>>>)>,
+    pace: Bucket,
+    idle_pace: Bucket,
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("watched", &self.watched)
+            .field("after", &self.after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    /// Follows `watched`; one poll waits for at most `at_most` (30 s to 60 s keeps an idle engine idle).
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, watched: Watched, at_most: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            engine,
+            watched,
+            at_most,
+            after: Index(0),
+            anew: true,
+            last: None,
+            polling: None,
+            pace: Bucket::new(BURST, PER_SECOND, now),
+            idle_pace: Bucket::new(IDLE_BURST, IDLE_PER_SECOND, now),
+            not_before: None,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// What is followed.
+    #[must_use]
+    pub const fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
+    /// The next reading or failure. May be dropped at any time: no change is lost, and the poll goes on.
+    pub async fn next(&mut self) -> News {
+        loop {
+            if let Some(until) = self.not_before {
+                tokio::time::sleep_until(until).await;
+                self.not_before = None;
+            }
+            if self.polling.is_none()
+                && let Err(wait) = self.pace.take(Instant::now())
+            {
+                self.not_before = Some(Instant::now() + wait);
+                continue;
+            }
+            let (engine, watched) = (&self.engine, &self.watched);
+            let wait = Wait { after: self.after, at_most: self.at_most };
+            let (started, poll) = self.polling.get_or_insert_with(|| {
+                (Instant::now(), Box::pin(read(Arc::clone(engine), watched.clone(), wait)) as _)
+            });
+            let (started, answer) = (*started, poll.await);
+            self.polling = None;
+            match answer {
+                Err(error) => return self.failed(error),
+                Ok(read) if read.index < self.after => {
+                    // The engine started over. This answer may be one that waited in vain for the old index.
+                    (self.after, self.anew) = (Index(0), true);
+                }
+                Ok(read) => return News::Read(self.take_in(read, started)),
+            }
+        }
+    }
+
+    /// Reports that a reading could not be used, for example because what it points to could not be read. It counts
+    /// as a failure of the engine: after a backoff the same content is delivered again, as changed.
+    pub fn failed(&mut self, error: EngineError) -> News {
+        let first = !self.backoff.is_failing();
+        self.not_before = Some(Instant::now() + self.backoff.next_random());
+        (self.after, self.anew, self.last) = (Index(0), true, None);
+        News::Failed { error, first }
+    }
+
+    fn take_in(&mut self, read: Indexed<Vec<KvEntry>>, started: Instant) -> Reading {
+        self.backoff.reset();
+        let entries: Vec<_> = read.value.iter().map(|it| (it.key.clone(), it.modify_index)).collect();
+        let anew = std::mem::take(&mut self.anew);
+        let changed = anew || self.last.as_ref() != Some(&entries);
+        let now = Instant::now();
+        // A poll that ran to its end costs the engine nothing; one that was woken for nothing is slowed down.
+        let woken = now.saturating_duration_since(started) < self.at_most;
+        if !changed && woken {
+            self.not_before = Some(now + self.idle_pace.charge(now));
+        }
+        self.last = Some(entries);
+        // Index zero would not block.
+        self.after = read.index.max(Index(1));
+        Reading { read, changed, anew }
+    }
+}
+
+async fn read(engine: Arc<dyn Engine>, watched: Watched, wait: Wait) -> Result<Indexed<Vec<KvEntry>>> {
+    match watched {
+        Watched::Prefix(prefix) => engine.kv_list(&prefix, Some(wait)).await,
+        Watched::Key(key) => {
+            let read = engine.kv_get(&key, Some(wait)).await?;
+            Ok(Indexed { index: read.index, value: read.value.into_iter().collect() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
