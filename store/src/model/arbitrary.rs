@@ -75,13 +75,13 @@ fn cluster() -> impl Strategy<Value = Cluster> {
 }
 
 /// The TTL of a record, which may be zero.
-fn record_ttl() -> impl Strategy<Value = Ttl> {
-    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO)]
+fn record_ttl() -> BoxedStrategy<Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO)].boxed()
 }
 
 /// A time of a SOA, which may be any number.
-fn soa_time() -> impl Strategy<Value = Ttl> {
-    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO), 1 => any::<u32>().prop_map(Ttl::of_record)]
+fn soa_time() -> BoxedStrategy<Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO), 1 => any::<u32>().prop_map(Ttl::of_record)].boxed()
 }
 
 /// Names that are not host-like.
@@ -131,8 +131,8 @@ fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthori
     let apex = apex.clone();
     let rname = prop_oneof!["[a-z]{1,9}", r"[a-z]{1,5}\\\.[a-z]{1,5}"]
         .prop_map(move |relative| apex.resolve(&relative).unwrap());
-    let rname = prop_oneof![9 => rname, 1 => Just(DomainName::root())];
-    let mname = prop_oneof![9 => domain_name(), 1 => Just(DomainName::root())];
+    let rname = prop_oneof![9 => rname, 1 => Just(DomainName::root())].boxed();
+    let mname = prop_oneof![9 => domain_name(), 1 => Just(DomainName::root())].boxed();
     let times = (soa_time(), soa_time(), soa_time());
     (mname, rname, option::of(any::<u32>()), times, option::of(record_ttl())).prop_map(
         |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
@@ -156,13 +156,14 @@ pub fn zone() -> impl Strategy<Value = Zone> {
             domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
             odd_labels(&apex),
         ];
-        let record = (owner, option::of(record_ttl()), record_data(&apex))
-            .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
+        let record = (owner, option::of(record_ttl()), record_data(&apex).boxed())
+            .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data })
+            .boxed();
         let nameserver =
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
         let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
-        let soa = option::of(start_of_authority(&apex));
+        let soa = option::of(start_of_authority(&apex)).boxed();
         let allow_query = distinct(net(), 0);
         (Just(apex), nameservers, soa, record_ttl(), soa_time(), collection::vec(record, 0..4), allow_query)
             .prop_map(|(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
