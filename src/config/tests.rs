@@ -179,9 +179,7 @@ fn a_log_level_that_does_not_exist_is_told() {
         let needle = needle.replace("\\\"", "\"");
         assert!(said.contains("node.toml:7") && said.contains(&needle), "{log:?}: {said}");
     }
-    for log in
-        ["off", "INFO", "warn,proxy=debug", "info,dns::server=trace", "info,[query{kind=a}]=debug"]
-    {
+    for log in ["off", "INFO", "warn,proxy=debug", "info,dns::server=trace", "info,[query{kind=a}]=debug"] {
         let read = Config::parse("node.toml", &format!("{node}log = \"{log}\"\n"));
         assert_eq!(read.unwrap().telemetry.log, log);
     }

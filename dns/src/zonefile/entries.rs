@@ -266,6 +266,25 @@ impl Reading<'_> {
         None
     }
 
+    /// The times of a SOA as they are written, unless one is 2^31 or more: that is the default TTL then, as in NSD.
+    fn believed_times(
+        &mut self,
+        soa: StartOfAuthority,
+        minimum: Ttl,
+        first: &Word<'_>,
+    ) -> (StartOfAuthority, Ttl) {
+        let times = [soa.refresh, soa.retry, soa.expire, minimum];
+        if times.iter().all(|time| *time <= Ttl::MAX) {
+            return (soa, minimum);
+        }
+        let problem = "a time of the SOA is passed over, the default is taken".to_owned();
+        self.warn(first, problem, "at most 2147483647 seconds");
+        let instead = self.default_ttl.unwrap_or(INSTEAD);
+        let [refresh, retry, expire, minimum] =
+            times.map(|time| if time > Ttl::MAX { instead } else { time });
+        (StartOfAuthority { refresh, retry, expire, ..soa }, minimum)
+    }
+
     fn name(&self, word: &Word<'_>) -> Result<Option<DomainName>, Wrong> {
         rdata::below(self.origin.as_ref())(word).map_err(|what| unfit(word, what))
     }
@@ -300,8 +319,8 @@ impl Reading<'_> {
         };
         if what == SOA {
             let (soa, minimum) = rdata::start_of_authority(data, &mut names).map_err(misplaced)?;
-            let usual = if minimum > Ttl::MAX { INSTEAD } else { minimum };
-            let ttl = self.ttl(&head).unwrap_or(usual);
+            let (soa, minimum) = self.believed_times(soa, minimum, first);
+            let ttl = self.ttl(&head).unwrap_or(minimum);
             self.last_ttl = Some(ttl);
             return self.start(first, &owner, soa, (minimum, ttl), at);
         }

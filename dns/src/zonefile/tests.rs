@@ -3,7 +3,7 @@ mod tolerance;
 use std::{collections::HashMap, fmt::Write as _};
 
 use proptest::prelude::*;
-use store::model::{RecordData, StartOfAuthority, StaticRecord, arbitrary};
+use store::model::{RecordData, StartOfAuthority, StaticRecord, Ttl, arbitrary};
 
 use super::*;
 use crate::record::{Data, plain_type};
@@ -198,6 +198,7 @@ fn written(zone: &Zone) -> String {
 fn legal(mut zone: Zone) -> Zone {
     // No zone file says who may ask.
     zone.allow_query.clear();
+    zone.negative_ttl = zone.negative_ttl.min(Ttl::MAX);
     let apex = zone.name.clone();
     for server in &mut zone.nameservers {
         let name = server.name.clone();
@@ -214,7 +215,9 @@ fn legal(mut zone: Zone) -> Zone {
         ttl: None,
     });
     let ttl = soa.ttl.filter(|ttl| *ttl != zone.ttl);
-    zone.soa = Some(StartOfAuthority { serial: Some(soa.serial.unwrap_or(1)), ttl, ..soa });
+    let [refresh, retry, expire] = [soa.refresh, soa.retry, soa.expire].map(|it| it.min(Ttl::MAX));
+    zone.soa =
+        Some(StartOfAuthority { serial: Some(soa.serial.unwrap_or(1)), ttl, refresh, retry, expire, ..soa });
     let mut kept: Vec<StaticRecord> = Vec::new();
     // The name servers' addresses, which came last, stay.
     for mut it in zone.records.into_iter().rev() {
