@@ -171,6 +171,6 @@ fn a_signed_zone_is_not_served() {
     let place = Place::new(&[("a.zone", &signed), ("b.zone", &zone(1, "192.0.2.1"))]);
     let (dir, report) = place.open();
     assert_eq!((report.zones, report.failed), (1, 1));
-    assert!(report.mistakes[0].contains("a.zone:4: the zone is signed (it has DNSKEY)"), "{report:?}");
+    assert!(report.mistakes[0].contains("a.zone:5: the zone is signed (it has DNSKEY)"), "{report:?}");
     assert!(view(&dir, "a").is_none());
 }
