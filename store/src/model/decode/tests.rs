@@ -273,6 +273,8 @@ fn records_in_presentation_form() {
         ("CNAME", "gw", RecordData::Cname(name("gw.example.com"))),
         ("CNAME", "www.example.org.", RecordData::Cname(name("www.example.org"))),
         ("CNAME", "@", RecordData::Cname(name("example.com"))),
+        ("CNAME", "*.w", RecordData::Cname(DomainName::root().resolve("*.w.example.com.").unwrap())),
+        ("CNAME", ".", RecordData::Cname(DomainName::root())),
         ("MX", "10 mail", RecordData::Mx { preference: 10, exchange: name("mail.example.com") }),
         ("TXT", "bare", RecordData::Txt(vec!["bare".to_owned()])),
         (
