@@ -101,7 +101,7 @@ fn record() -> impl Strategy<Value = String> {
         2 => any::<u8>().prop_map(|last| format!("type: A, data: 198.51.100.{last}")),
         1 => any::<u8>().prop_map(|last| format!("type: AAAA, data: '2001:db8:5::{last:x}'")),
         1 => Just("type: HTTPS, data: '1 . alpn=h2'".to_owned()),
-        1 => Just(r"type: TYPE999, data: '\# 0'".to_owned()),
+        1 => Just(r"type: TYPE999, data: '\# 1 00'".to_owned()),
     ];
     let ttl = prop_oneof![
         Just(String::new()),
