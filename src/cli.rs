@@ -282,6 +282,9 @@ enum Import {
         /// The zone's name, such as example.com.
         #[arg(long, value_name = "ORIGIN")]
         origin: String,
+        /// Leave out what signs the zone: DNSSEC is not served yet. Remove the DS record at the parent first.
+        #[arg(long)]
+        strip_dnssec: bool,
         /// Write it there instead.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -467,8 +470,9 @@ async fn run(cli: Cli) -> Outcome {
             demo::backend::run(options).await.map_err(Failure::failed)
         }
         Command::Check { files } => files::check(&files, global.json),
-        Command::Import(Import::Zone { file, origin, output }) => {
-            zones::import(&file, &origin, output.as_deref(), global.json)
+        Command::Import(Import::Zone { file, origin, strip_dnssec, output }) => {
+            let how = zones::Import { strip_dnssec, json: global.json };
+            zones::import(&file, &origin, how, output.as_deref())
         }
         Command::Token(Token::Reset(wanted)) => reset::run(wanted, global.json).await,
         command => ask(command, &global).await,

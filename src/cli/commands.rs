@@ -41,6 +41,7 @@ pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> 
         let applied = client.post("/v1/apply", &wanted).await;
         let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
         origins.point_out(&mut applied.warnings);
+        applied.warnings.extend(origins.warnings.iter().cloned());
         Ok(applied)
     };
     servers.each(apply, show::applied).await
@@ -51,6 +52,7 @@ pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: 
     let applied = client.post("/v1/diff", &Apply { files, prune }).await;
     let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
     origins.point_out(&mut applied.warnings);
+    applied.warnings.extend(origins.warnings);
     if json {
         show::json(&applied)?
     } else {

@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 use store::{
     handle::Clock,
-    model::{self, Mistake, Placed, World},
+    model::{self, DomainName, Mistake, Placed, World},
 };
 
 use super::{
@@ -133,8 +133,12 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
 
 fn summary(checked: &Checked) -> String {
     let zones = if checked.zones == 0 { String::new() } else { format!(", {} zone files", checked.zones) };
+    let warnings = match checked.warnings.len() {
+        0 => String::new(),
+        count => format!(", {count} warnings"),
+    };
     format!(
-        "{} documents and {} node configurations{zones}, no mistake\n",
+        "{} documents and {} node configurations{zones}, no mistake{warnings}\n",
         checked.documents, checked.configurations
     )
 }
@@ -159,17 +163,27 @@ fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
     // A zone file that a document names is that document's, and has its name from there.
     let named: BTreeSet<PathBuf> =
         zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
+    let mut filed = Vec::new();
     for path in zone_files {
         checked.zones += 1;
-        if !path.canonicalize().is_ok_and(|it| named.contains(&it)) {
-            checked.mistakes.extend(zones::check(&path.display().to_string()));
+        let file = path.display().to_string();
+        match path.canonicalize().is_ok_and(|it| named.contains(&it)) {
+            true => {}
+            false => match zones::check(&file) {
+                Ok((origin, warnings)) => {
+                    filed.push((file, origin));
+                    checked.warnings.extend(warnings);
+                }
+                Err(mistakes) => checked.mistakes.extend(mistakes),
+            },
         }
     }
-    look_at_documents(texts, &mut checked);
+    look_at_documents(texts, &filed, &mut checked);
     Ok(checked)
 }
 
-fn look_at_documents(texts: Vec<FileText>, checked: &mut Checked) {
+/// Looks at documents, beside zone files by their name and zone.
+fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked: &mut Checked) {
     let (files, origins) = match zones::expand(texts) {
         Ok(expanded) => expanded,
         Err(found) => {
@@ -188,6 +202,7 @@ fn look_at_documents(texts: Vec<FileText>, checked: &mut Checked) {
     checked.documents = documents.len();
     let now = Clock::default().now();
     let mut warnings = model::ended_overrides(&documents, now);
+    let shadowed = zones::shadowed(filed, documents.iter().map(|it| &it.value));
     if mistakes.is_empty() && !documents.is_empty() {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         mistakes.extend(World::check(placed, now).err().into_iter().flatten());
@@ -195,7 +210,7 @@ fn look_at_documents(texts: Vec<FileText>, checked: &mut Checked) {
     origins.point_out(&mut mistakes);
     origins.point_out(&mut warnings);
     checked.mistakes.extend(mistakes);
-    checked.warnings = warnings;
+    checked.warnings.extend(origins.warnings.into_iter().chain(warnings).chain(shadowed));
 }
 
 fn without_documents(file: &str) -> Mistake {

@@ -217,6 +217,12 @@ impl Snapshot {
         }
     }
 
+    /// True if there is a zone with this apex.
+    #[must_use]
+    pub fn has_zone(&self, apex: &DomainName) -> bool {
+        self.zones.contains_key(apex)
+    }
+
     /// Every zone.
     pub fn zones(&self) -> impl Iterator<Item = &Arc<ZoneView>> {
         self.zones.values()
@@ -367,7 +373,9 @@ impl ZoneView {
     fn add_static(&mut self, records: Vec<StaticRecord>) {
         self.owner(&self.zone.name.clone());
         for server in self.zone.nameservers.clone() {
-            if !server.name.is_within(&self.zone.name) {
+            // A name server without addresses of its own is no name in the zone: a wildcard may give it some.
+            let addressed = !server.a.is_empty() || !server.aaaa.is_empty();
+            if !addressed || !server.name.is_within(&self.zone.name) {
                 continue;
             }
             let v4 = server.a.iter().copied().map(RecordData::A);

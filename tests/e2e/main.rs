@@ -107,6 +107,6 @@ fn main() -> ExitCode {
     trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));
-    trials.extend(zones::trials());
+    trials.extend(zones::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

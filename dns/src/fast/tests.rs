@@ -85,8 +85,10 @@ fn record() -> impl Strategy<Value = String> {
         relative(),
         Just("gw".to_owned()),
         Just("orders".to_owned()),
-        Just("www.example.org.".to_owned())
+        Just("www.example.org.".to_owned()),
+        Just(".".to_owned())
     ];
+    let named = target.clone().prop_filter("an ALIAS leads to a name", |target| target != ".");
     let data = prop_oneof![
         2 => target.clone().prop_map(|target| format!("type: CNAME, data: '{target}'")),
         1 => target.clone().prop_map(|target| format!("type: DNAME, data: '{target}'")),
@@ -95,12 +97,16 @@ fn record() -> impl Strategy<Value = String> {
         1 => ("[a-z]{1,200}", 1..9_usize).prop_map(|(text, strings)| {
             format!("type: TXT, data: '{}'", vec![format!("\"{text}\""); strings].join(" "))
         }),
-        1 => target.prop_map(|target| format!("type: ALIAS, data: '{target}'")),
+        1 => named.prop_map(|target| format!("type: ALIAS, data: '{target}'")),
         2 => any::<u8>().prop_map(|last| format!("type: A, data: 198.51.100.{last}")),
         1 => any::<u8>().prop_map(|last| format!("type: AAAA, data: '2001:db8:5::{last:x}'")),
         1 => Just("type: HTTPS, data: '1 . alpn=h2'".to_owned()),
+        1 => Just(r"type: TYPE999, data: '\# 1 00'".to_owned()),
     ];
-    let ttl = prop_oneof![Just(String::new()), (1..9000_u32).prop_map(|ttl| format!("ttl: {ttl}s, "))];
+    let ttl = prop_oneof![
+        Just(String::new()),
+        prop_oneof![Just(0), 1..9000_u32].prop_map(|ttl| format!("ttl: {ttl}s, "))
+    ];
     (relative(), ttl, data).prop_map(|(name, ttl, data)| format!("{{ name: '{name}', {ttl}{data} }}"))
 }
 
