@@ -162,7 +162,7 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     let mut demo = Demo::start(&backing)?;
     let instance = demo.instance(0, 0);
     let (engine, running) = (demo.layout.engine.clone(), Arc::default());
-    let token_file = demo.process("control").config.with_file_name("registrar.token");
+    let token_file = demo.process("control").config.with_file_name("tokens").join("registrar.token");
     let platform = Platform { instance: instance.clone(), engine, token_file, running };
     let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;
