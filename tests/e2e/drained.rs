@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -119,6 +120,7 @@ fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
 struct Platform {
     instance: InstanceLayout,
     engine: String,
+    token_file: PathBuf,
     running: Arc<Mutex<Option<(Reaped, Instant)>>>,
 }
 
@@ -131,6 +133,7 @@ impl Platform {
         let mut command = waypost();
         command.args(["demo-backend", "--service", service, "--id", id, "--site", "bj"]);
         command.args(["--engine", &self.engine, "--listen", &address.to_string()]);
+        command.arg("--token-file").arg(&self.token_file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         *running = Some((Reaped(command.spawn().unwrap()), Instant::now()));
     }
@@ -159,7 +162,8 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     let mut demo = Demo::start(&backing)?;
     let instance = demo.instance(0, 0);
     let (engine, running) = (demo.layout.engine.clone(), Arc::default());
-    let platform = Platform { instance: instance.clone(), engine, running };
+    let token_file = demo.process("control").config.with_file_name("tokens").join("registrar.token");
+    let platform = Platform { instance: instance.clone(), engine, token_file, running };
     let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;
     for round in 0..if full() { 20 } else { 4 } {
