@@ -18,7 +18,7 @@ use store::{
         Planned, Stored,
     },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token, World,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
         encode,
     },
 };

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
-    out::out,
+    out::{self, out},
 };
 
 pub(super) fn print(text: &str) -> Outcome {
@@ -29,7 +29,6 @@ pub(super) fn print(text: &str) -> Outcome {
 }
 
 pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
-    warn(&applied.warnings);
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 

@@ -205,7 +205,10 @@ fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], check
     let shadowed = zones::shadowed(filed, documents.iter().map(|it| &it.value));
     if mistakes.is_empty() && !documents.is_empty() {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-        mistakes.extend(World::check(placed, now).err().into_iter().flatten());
+        match World::check(placed, now) {
+            Ok(world) => warnings.extend(world.family_warnings(now)),
+            Err(found) => mistakes.extend(found),
+        }
     }
     origins.point_out(&mut mistakes);
     origins.point_out(&mut warnings);

@@ -75,7 +75,8 @@ fn new_uuids(it: &Applied) -> String {
     let mut text = String::new();
     for (service, uuid) in &it.uuids {
         let id = DocumentId { kind: Kind::Service, name: service.clone() };
-        let is_new = |it: &DocumentChange| it.difference.id == id && it.difference.kind == DifferenceKind::Added;
+        let is_new =
+            |it: &DocumentChange| it.difference.id == id && it.difference.kind == DifferenceKind::Added;
         if it.differences.iter().any(is_new) {
             let _ = writeln!(text, "{id} has the uuid {uuid}");
         }
