@@ -577,7 +577,7 @@ proptest! {
                     world.reads(index, registered(&listed, &critical, &maintenance));
                 }
                 Step::Outage => drop(world.outage()),
-                Step::Dials { id, answer } if answer == 1 => { world.fail(1, [id]); }
+                Step::Dials { id, answer: 1 } => { world.fail(1, [id]); }
                 Step::Waits(seconds) => { world.after(seconds); }
                 _ => {}
             }

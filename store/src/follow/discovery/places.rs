@@ -1,8 +1,8 @@
 //! Whether the place of a missing instance, its address and port, was given to another.
 //!
 //! A registration counts as such a claim if it is newer than the last answer that listed the missing one: two
-//! services that have shared a port all along prove nothing about each other. A claim becomes proof when the service was
-//! read once more and still misses the instance, since an agent that brings back its services brings them one by one.
+//! services that have shared a port all along prove nothing about each other. A claim becomes proof when the service is
+//! read some seconds later and still misses the instance, since an agent brings its services back one by one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,6 +16,9 @@ use crate::{
 
 /// Services that are not in use are looked at again so often.
 const STRANGERS_EVERY: Duration = Duration::from_secs(30);
+
+/// A claim this old, with the instance still missing, is proof.
+const SETTLED: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct Missing {
@@ -90,14 +93,16 @@ impl Places {
         }
     }
 
-    /// The instances of a service whose places others have, found before a read of it that began at `started`.
+    /// The instances of a service whose places others have, found long enough before a read of it that began at
+    /// `started`.
     pub(super) fn proved(&self, service: &str, started: Instant) -> Vec<(InstanceKey, String)> {
         let of = self.of.get(service).into_iter().flatten();
         let found = of.filter_map(|key| {
             let at = self.missing.get(&(key.address.clone(), key.port))?;
             let missing = at.iter().find(|it| it.key.0 == service && it.key.1 == *key)?;
             let (who, when) = missing.claimed.as_ref()?;
-            (*when < started).then(|| (key.clone(), who.clone()))
+            let settled = started.saturating_duration_since(*when) >= SETTLED;
+            settled.then(|| (key.clone(), who.clone()))
         });
         found.collect()
     }
@@ -143,7 +148,7 @@ mod tests {
         places.claim(&[Endpoint { port: 9, ..registered("elsewhere", &doubt, 60) }]);
         places.claim(&[registered("db-1", &doubt, 60)]);
         assert_eq!(places.proved("web", before), [], "the read may be older");
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(SETTLED).await;
         assert_eq!(read(&places), [(doubt.key(), "db-1 of db (node n1)".to_owned())]);
         places.follow("web", &[]);
         assert!(!places.any() && read(&places).is_empty());

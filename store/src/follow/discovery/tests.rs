@@ -189,7 +189,7 @@ async fn a_place_given_to_a_service_that_nobody_follows_is_proof() {
     followed.deregister_all().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     followed.engine.register(&registration("db", 2)).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(followed.used(), ["web-1", "web-3"], "whatever answers");
 }
 
