@@ -9,7 +9,7 @@ use serde_json::Value;
 use store::model::Moment;
 
 /// The fields of stored records that hold a moment.
-const FIELDS: &[&str] = &["at", "created", "since"];
+const FIELDS: &[&str] = &["at", "created", "done", "ended", "since"];
 
 /// Serialises a record with its moments in words. A moment that never was is `null`.
 ///

@@ -34,7 +34,7 @@ pub struct DrainView {
     /// What became of the hook.
     pub hook_state: HookState,
     /// Which gateways saw the instance end after the hook was called.
-    #[serde(default)]
+    #[serde(default, with = "crate::moments")]
     pub endings: Vec<Ended>,
     /// The gateways that go on refusing the instance although the drain is done: they have not seen it end.
     #[serde(default)]
