@@ -35,12 +35,15 @@ use store::{
     model::{Mistake, Name, Span},
 };
 
-pub use documents::{Applied, Apply, FileText, KeptDocument};
+pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
 pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
-pub use simulate::Simulated;
-pub use status::{Seen, Status, TargetStatus, ViewStatus};
+pub use simulate::{Simulated, Unserved};
+pub use status::{
+    Answering, CnameToSet, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known, Seen,
+    ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
+};
 pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{
@@ -70,7 +73,7 @@ impl Admin {
     /// Over an engine, this node's picture and control. Starts to watch the nodes' beats.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
-        let nodes = nodes::Nodes::watch(Arc::clone(&engine));
+        let nodes = nodes::Nodes::watch(Arc::clone(&engine), handle.clone());
         let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
         Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets }
@@ -162,6 +165,10 @@ impl Problem {
     fn not_found(error: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
     }
+
+    fn gone(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, error)
+    }
 }
 
 impl IntoResponse for Problem {
@@ -183,8 +190,7 @@ impl From<Vec<Mistake>> for Problem {
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         let status = match error {
-            EngineError::Refused(_) => StatusCode::BAD_REQUEST,
-            EngineError::Denied(_) => StatusCode::BAD_GATEWAY,
+            EngineError::Refused(_) | EngineError::Denied(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
@@ -331,6 +337,13 @@ async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<D
     Ok(Json(admin.control.drains()))
 }
 
+/// A drain's record as it is answered to its order.
+#[derive(Debug, Serialize)]
+struct OrderedDrain {
+    #[serde(flatten, with = "crate::moments")]
+    drain: store::drain::Drain,
+}
+
 async fn order_drain(
     State(admin): State<Admin>,
     caller: Caller,
@@ -338,7 +351,7 @@ async fn order_drain(
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change)?;
     caller.0.who().clone_into(&mut order.by);
-    let drain = admin.control.drain(order).await?;
+    let drain = OrderedDrain { drain: admin.control.drain(order).await? };
     Ok((StatusCode::CREATED, Json(drain)).into_response())
 }
 
@@ -359,5 +372,9 @@ async fn cancel_drain(
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change)?;
     let drain = admin.control.cancel(&id, caller.0.who()).await?;
-    Ok(Json(json!({ "id": drain.id, "phase": drain.phase })).into_response())
+    Ok(Json(json!({
+        "id": drain.id, "phase": drain.phase, "service": drain.service, "instance": drain.instance,
+        "done": drain.done, "hook_called": drain.done.filter(|_| drain.hook.is_some()).is_some(),
+    }))
+    .into_response())
 }

@@ -90,6 +90,21 @@ pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
         .map_err(|error| error.to_string())
 }
 
+/// Whether a PEM text holds certificates to trust.
+///
+/// # Errors
+/// What is wrong with it: there is none in it, or one that cannot be read.
+pub fn authorities(pem: &[u8]) -> Result<(), String> {
+    let mut trusted = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let number = trusted.len() + 1;
+        let wrong = |error: &dyn fmt::Display| format!("certificate {number} cannot be used: {error}");
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        trusted.add(certificate).map_err(|error| wrong(&error))?;
+    }
+    if trusted.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -132,6 +147,20 @@ mod tests {
         std::fs::write(&files.certificate, &chain).unwrap();
         assert!(matches!(part.read_here(), Outcome::Reread(_)));
         assert_eq!(format!("{into:?}"), "Certificate(set)");
+    }
+
+    #[test]
+    fn authorities_are_certificates_and_at_least_one() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let pem = made.cert.pem();
+        assert_eq!(authorities(pem.as_bytes()), Ok(()));
+        assert_eq!(authorities(format!("{pem}{pem}").as_bytes()), Ok(()));
+        for none in ["", "no certificate", &made.signing_key.serialize_pem()] {
+            assert_eq!(authorities(none.as_bytes()), Err("there is no certificate in it".to_owned()));
+        }
+        let damaged = format!("{pem}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let error = authorities(damaged.as_bytes()).unwrap_err();
+        assert!(error.starts_with("certificate 2 cannot be used"), "{error}");
     }
 
     #[test]

@@ -1,30 +1,36 @@
 //! The command line: what an operator or a script says, turned into a node, a demo, or requests to the admin API.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong use (also a configuration or documents that are wrong before anything
-//! was asked of anybody).
+//! Exit codes, in every command: 0 done, 1 failed, 2 wrong use or a wrong file. Of `diff` and `status --check`: 0 equal
+//! or well, 1 different or not well, 2 could not be found out. [`failure`] has the one table of them.
 
 mod client;
 mod commands;
 mod drains;
+mod failure;
+mod files;
 mod reset;
 mod servers;
 mod show;
+mod status;
 mod tokens;
 mod zones;
 
-use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use store::{
-    model::{Kind, Mistake, Name, Role, Span},
+    model::{Kind, Name, Role, Span},
     vital,
 };
 
-use self::{client::Client, servers::Servers};
+use self::{
+    client::Client,
+    failure::{Failure, Outcome},
+    servers::Servers,
+};
 use crate::{
     config::Config,
-    demo, node,
-    out::{self, out},
+    demo, node, out,
     shutdown::{Shutdown, signalled},
     telemetry::log,
 };
@@ -80,7 +86,7 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:5300", value_name = "ADDR")]
         dns: SocketAddr,
         /// Use this Consul agent instead of the embedded engine.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = client::parse_url)]
         consul: Option<String>,
         /// Play every scene once, print what was measured, and end.
         #[arg(long)]
@@ -113,7 +119,8 @@ enum Command {
         #[arg(long)]
         prune: bool,
     },
-    /// Show what an apply would change.
+    /// Show what an apply would change, with both values. Exits with 0 if nothing, 1 if something, 2 if that could not
+    /// be found out.
     Diff {
         /// Files or folders of YAML or JSON documents; `-` reads standard input.
         #[arg(short = 'f', long = "file", required = true, value_name = "FILE|DIR")]
@@ -149,8 +156,8 @@ enum Command {
         #[arg(required = true, value_name = "FILE|DIR")]
         files: Vec<PathBuf>,
     },
-    /// Show nodes, domains, targets, drains.
-    Status,
+    /// Show what is wrong, and nodes, domains, targets, drains.
+    Status(ShowStatus),
     /// Show why a name is answered as it is.
     Explain {
         /// The name that is asked for.
@@ -161,9 +168,9 @@ enum Command {
         /// Who asks.
         #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
         client: std::net::IpAddr,
-        /// At a past moment, as 2026-12-01T08:00:00Z, as far as the journal reaches.
+        /// At a past moment, as 2026-12-01T08:00:00Z, with the documents and verdicts of then.
         #[arg(long, value_name = "TIME")]
-        at: Option<String>,
+        at: Option<jiff::Timestamp>,
     },
     /// Show where clients and load would go if sites died.
     Simulate {
@@ -179,7 +186,7 @@ enum Command {
         /// The domain.
         domain: String,
         /// blue or green; absent: the one that is not in use.
-        #[arg(long, value_name = "COLOUR")]
+        #[arg(long, value_name = "COLOUR", value_parser = ["blue", "green"])]
         to: Option<String>,
     },
     /// Take an instance out of service, with proof.
@@ -209,6 +216,22 @@ enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+struct ShowStatus {
+    /// A domain, a service, one of its host names, or a site: only what is about it.
+    #[arg(value_name = "DOMAIN|SERVICE|SITE")]
+    about: Option<String>,
+    /// Only what is wrong.
+    #[arg(long)]
+    problems: bool,
+    /// Show it again and again until Ctrl-C; on a pipe whenever something changed.
+    #[arg(long, conflicts_with = "check")]
+    watch: bool,
+    /// For monitoring: one line, and 0 if all is well, 1 if not, 2 if that could not be found out.
+    #[arg(long)]
+    check: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Drain {
     /// Drain one instance of a service.
@@ -229,6 +252,9 @@ enum Drain {
         /// Wait for silent gateways for ever.
         #[arg(long)]
         require_all: bool,
+        /// The longest time after the end for which gateways refuse the instance; else until they see that it ended.
+        #[arg(long, value_name = "TIME")]
+        linger: Option<Span>,
         /// Return when it is over, and tell every step.
         #[arg(long)]
         wait: bool,
@@ -240,7 +266,7 @@ enum Drain {
         /// Its id.
         id: String,
     },
-    /// Undo a drain that is under way.
+    /// Undo a drain that is under way, or let the instance of one that is done in again.
     Cancel {
         /// Its id.
         id: String,
@@ -256,6 +282,9 @@ enum Import {
         /// The zone's name, such as example.com.
         #[arg(long, value_name = "ORIGIN")]
         origin: String,
+        /// Leave out what signs the zone: DNSSEC is not served yet. Remove the DS record at the parent first.
+        #[arg(long)]
+        strip_dnssec: bool,
         /// Write it there instead.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -286,7 +315,7 @@ struct SetOverride {
     #[arg(long)]
     domain: Option<String>,
     /// up, down, drain, or release for what recovers by hand.
-    #[arg(long)]
+    #[arg(long, value_parser = ["up", "down", "drain", "release"])]
     state: String,
     /// A drain takes this long: clients leave network by network.
     #[arg(long, value_name = "TIME")]
@@ -297,9 +326,9 @@ struct SetOverride {
     /// Why.
     #[arg(long)]
     reason: String,
-    /// When it ends by itself, as 2026-12-01T08:00:00Z.
-    #[arg(long)]
-    expires: Option<String>,
+    /// When it ends by itself, as 2026-12-01T08:00:00Z; not in the past.
+    #[arg(long, value_name = "TIME")]
+    expires: Option<jiff::Timestamp>,
     /// Also when nothing would be left.
     #[arg(long)]
     force: bool,
@@ -386,42 +415,14 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
     Kind::parse(text).ok_or_else(|| format!("expected one of {}", all.join(", ")))
 }
 
-/// Why a command failed.
-#[derive(Debug)]
-enum Failure {
-    /// Exit code 1: it was asked for rightly and could not be done.
-    Failed(String),
-    /// Exit code 2: it was asked for wrongly.
-    Wrong(String),
-    /// Exit code 1: what was sent has mistakes.
-    Refused {
-        /// Each of them.
-        mistakes: Vec<Mistake>,
-        /// What it came to.
-        error: String,
-    },
-}
-
-impl Failure {
-    fn failed(error: impl ToString) -> Self {
-        Self::Failed(error.to_string())
-    }
-
-    /// Mistakes, a line each.
-    fn mistakes(mistakes: &[Mistake]) -> String {
-        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    }
-}
-
-type Outcome = Result<(), Failure>;
-
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(told) => return usage(&told),
+        Err(wrong) => return failure::wrong_use(&wrong, std::env::args_os().any(|it| it == "--json")),
     };
+    let json = cli.global.json;
     // A second call in one process keeps the first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -436,42 +437,14 @@ pub fn main() -> ExitCode {
     };
     log::finish();
     match outcome {
-        Ok(()) => printed(),
-        Err(Failure::Failed(text)) => complain(&text, 1),
-        Err(Failure::Wrong(text)) => complain(&text, 2),
-        Err(Failure::Refused { mistakes, error }) => {
-            complain(&format!("{}\n{error}", Failure::mistakes(&mistakes)), 1)
-        }
+        Ok(()) => printed(json),
+        Err(failure) => failure.tell(json),
     }
-}
-
-fn complain(text: &str, code: u8) -> ExitCode {
-    if !text.is_empty() {
-        out::note(text);
-    }
-    ExitCode::from(code)
 }
 
 /// The code of a command that did what it was asked for, if everything it said was printed.
-fn printed() -> ExitCode {
-    out::failure().map_or(ExitCode::SUCCESS, |why| complain(&why, 1))
-}
-
-/// Help and the version are asked for; everything else is a wrong use.
-fn usage(told: &clap::Error) -> ExitCode {
-    let rendered = told.render();
-    if told.use_stderr() {
-        let colours = std::io::stderr().is_terminal();
-        let text = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
-        return complain(text.trim_end(), 2);
-    }
-    let colours = std::io::stdout().is_terminal();
-    if colours {
-        out!("{}", rendered.ansi())
-    } else {
-        out!("{rendered}")
-    }
-    printed()
+fn printed(json: bool) -> ExitCode {
+    out::failure().map_or(ExitCode::SUCCESS, |why| Failure::Failed(why).tell(json))
 }
 
 async fn run(cli: Cli) -> Outcome {
@@ -496,9 +469,10 @@ async fn run(cli: Cli) -> Outcome {
             let options = demo::backend::Options { service, id, site, engine, listen, token_file };
             demo::backend::run(options).await.map_err(Failure::failed)
         }
-        Command::Check { files } => commands::check(&files, global.json),
-        Command::Import(Import::Zone { file, origin, output }) => {
-            zones::import(&file, &origin, output.as_deref())
+        Command::Check { files } => files::check(&files, global.json),
+        Command::Import(Import::Zone { file, origin, strip_dnssec, output }) => {
+            let how = zones::Import { strip_dnssec, json: global.json };
+            zones::import(&file, &origin, how, output.as_deref())
         }
         Command::Token(Token::Reset(wanted)) => reset::run(wanted, global.json).await,
         command => ask(command, &global).await,
@@ -522,19 +496,21 @@ async fn ask(command: Command, global: &Global) -> Outcome {
 /// The commands that ask one control.
 async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
     match command {
-        Command::Diff { files, prune } => commands::diff(client, &files, prune, json).await,
+        Command::Diff { files, prune } => {
+            commands::diff(client, &files, prune, json).await.map_err(Failure::not_found_out)
+        }
         Command::Get { kind, name } => commands::get(client, kind, name.as_deref(), json).await,
-        Command::Export => commands::export(client).await,
-        Command::Status => commands::status(client, json).await,
+        Command::Export => commands::export(client, json).await,
+        Command::Status(wanted) => status::run(client, &wanted, json).await,
         Command::Explain { name, record_type, client: who, at } => {
-            commands::explain(client, (&name, &record_type), who, at.as_deref(), json).await
+            commands::explain(client, (&name, &record_type), who, at, json).await
         }
         Command::Simulate { kill, domain } => {
             commands::simulate(client, &kill, domain.as_deref(), json).await
         }
         Command::Drain(drain) => drains::run(client, drain, json).await,
         Command::Audit => commands::audit(client, json).await,
-        Command::Backup { output } => commands::backup(client, &output).await,
+        Command::Backup { output } => commands::backup(client, &output, json).await,
         Command::Restore { file, force } => commands::restore(client, &file, force, json).await,
         Command::Apply { .. }
         | Command::Delete { .. }

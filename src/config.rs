@@ -36,6 +36,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The engine; none is needed for a prober, and for zones from a folder.
     pub store: Option<Store>,
+    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    pub believe_after: Duration,
     /// The DNS role.
     pub dns: Option<dns::Config>,
     /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
@@ -150,6 +152,10 @@ pub struct Control {
     pub listen: SocketAddr,
     /// How it is guarded.
     pub guard: Guard,
+    /// The longest time for which gateways refuse a drained instance that was not seen to end; `None`: without end.
+    pub linger: Option<store::model::Span>,
+    /// How much of past configurations is kept for `explain --at`.
+    pub history: store::commit::history::Limits,
 }
 
 /// Logs and metrics.

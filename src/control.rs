@@ -12,6 +12,7 @@
 
 mod answers;
 mod drains;
+mod history;
 mod intake;
 mod journal;
 mod ledger;
@@ -29,14 +30,14 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use store::{
     engine::{Engine, EngineError},
-    handle::Handle,
+    handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
-    model::Name,
+    model::{Name, Span},
     vital,
 };
 use tokio::{sync::watch, task::JoinSet};
 
-pub use drains::{DrainOrder, DrainView, HookState, LEAST_LEASE, MOST_DRAINS};
+pub use drains::{DrainOrder, DrainView, HookState, LEAST_LEASE, MOST_DRAINS, StillRegistered};
 pub use metrics::Metrics;
 
 use drains::Desk;
@@ -58,18 +59,25 @@ pub struct Config {
     pub settle: Duration,
     /// The longest one call of a drain's hook may take.
     pub hook_deadline: Duration,
+    /// The longest time after `done` for which gateways refuse a drained instance, unless an order says otherwise;
+    /// `None`: until it is seen to have ended.
+    pub linger: Option<Span>,
+    /// How much of past configurations is kept.
+    pub history: store::commit::history::Limits,
 }
 
 impl Config {
     /// With the usual patience.
     #[must_use]
-    pub const fn new(node: Name, site: Name, boot: String) -> Self {
+    pub fn new(node: Name, site: Name, boot: String) -> Self {
         Self {
             node,
             site,
             boot,
             settle: Duration::from_millis(6_500),
             hook_deadline: Duration::from_secs(10),
+            linger: None,
+            history: store::commit::history::Limits::default(),
         }
     }
 }
@@ -132,6 +140,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     work: Board,
     evidence: watch::Sender<Arc<drains::Evidence>>,
+    /// The services that have a drained instance.
+    following: Following,
 }
 
 /// The control role, not yet running; see [`Control::run`].
@@ -157,6 +167,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
     let shared = Arc::new(Shared {
         config,
         engine,
+        following: handle.follow_services(),
         handle,
         metrics: Arc::default(),
         work,
@@ -188,6 +199,7 @@ impl Control {
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
+        tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
@@ -200,7 +212,8 @@ impl Control {
             move |held: Arc<lock::Held>| {
                 let publishing = publish::publish(Arc::clone(&shared), Arc::clone(&held));
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
-                let journal = journal::keep(Arc::clone(&shared), held);
+                let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
+                let history = history::keep(Arc::clone(&shared), held);
                 let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
@@ -208,6 +221,7 @@ impl Control {
                         () = publishing => {}
                         () = deciding => {}
                         () = journal => {}
+                        () = history => {}
                         () = telling => {}
                     }
                 }
@@ -285,10 +299,11 @@ impl ControlHandle {
         self.desk.status(id).await
     }
 
-    /// Calls a drain off: gateways may pick the instance again, and maintenance that was set for it is undone.
+    /// Calls a drain off: gateways may pick the instance again, and maintenance that was set for it is undone. One that
+    /// is done lets its instance in from now on, whether or not it was seen to end.
     ///
     /// # Errors
-    /// Not found: no such drain. Conflict: it is done. Unavailable: the engine is away.
+    /// Not found: no such drain. Unavailable: the engine is away.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
         self.desk.cancel(id, by).await
     }

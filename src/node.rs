@@ -30,6 +30,7 @@ use crate::{
     auth::Auth,
     config::{self, Config, GeoIp, Store},
     control,
+    dialer::Checks,
     listen::{self, Bound, ListenError},
     reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
     shutdown::Shutdown,
@@ -298,7 +299,13 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    let options = follow::Options { geo, ..follow::Options::default() };
+    let dialer = Checks::new(config.site.clone(), config.prober.as_ref());
+    let options = follow::Options {
+        geo,
+        dialer: Some(Arc::new(dialer)),
+        believe_after: config.believe_after,
+        ..follow::Options::default()
+    };
     Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
 }
 
@@ -489,7 +496,10 @@ impl Node {
     }
 
     fn start_control(&mut self, config: &Config, opened: &Opened, handle: &Handle) -> control::ControlHandle {
-        let settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        if let Some(section) = &config.control {
+            (settings.history, settings.linger) = (section.history, section.linger);
+        }
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let asked = control.handle();
         self.sources.push(asked.metrics());

@@ -14,7 +14,7 @@ use store::{
     board::Board,
     model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
     snapshot::{Owner as Entry, Reach, Snapshot, SteeredDomain, ZoneView},
-    steering,
+    steering::{self, Family, Look},
 };
 
 use crate::{
@@ -114,8 +114,9 @@ pub struct Answer {
     pub flattened: bool,
 }
 
-/// Longer chains end with their last alias, and the resolver goes on from there.
-pub const MOST_ALIASES: usize = 8;
+/// Longer chains end with their last alias, and the resolver goes on from there. More than any resolver follows (BIND 16,
+/// Unbound 11, NSD answers with 18), so that in practice a chain ends where the zones end it.
+pub const MOST_ALIASES: usize = 32;
 
 impl Answer {
     pub(crate) fn failed(rcode: Rcode, extended: ExtendedError) -> Self {
@@ -253,6 +254,9 @@ impl<'a> Walk<'a> {
 
     /// A name below a redirected one: the redirection, and the alias it makes of the name (RFC 6672 §3.1), with the
     /// same TTL. Says where to go on; nowhere when the new name would be too long, or the alias was what was wanted.
+    ///
+    /// A chain may come to the same redirection again, and then it is in the answer already (RFC 2181 §5). One to a name
+    /// below itself would make the name longer each time, so it is used once in a chain, as NSD does.
     fn redirect(
         &mut self,
         name: &str,
@@ -261,7 +265,12 @@ impl<'a> Walk<'a> {
         ttl: Ttl,
     ) -> Option<DomainName> {
         let data = Data::Plain(RecordData::Dname(to.clone()));
-        self.answer.answer.push(Record { owner: Owner::At(from.clone()), ttl, data });
+        let redirection = Record { owner: Owner::At(from.clone()), ttl, data };
+        if !self.answer.answer.contains(&redirection) {
+            self.answer.answer.push(redirection);
+        } else if to.is_within(from) {
+            return None;
+        }
         let labels = name.strip_suffix(from.as_str()).and_then(|labels| labels.strip_suffix('.'));
         let new = labels.and_then(|labels| to.resolve(labels).ok());
         let Some(target) = new else {
@@ -279,12 +288,13 @@ impl<'a> Walk<'a> {
         if matches!(self.wanted, RecordType::CNAME | RecordType::ANY) { None } else { alias(zone, entry) }
     }
 
-    /// True when the chain has come to its bound, or to a name it has been at.
+    /// True when the chain has come to its bound, or to a name it has been at. A redirection that was passed does not
+    /// count as such a name: its owner has records of its own.
     fn is_enough(&self, asked: &str, target: &DomainName) -> bool {
-        let been_there = |record: &Record| record.owner == Owner::At(target.clone());
-        let chain = &self.answer.answer;
-        let aliases = chain.iter().filter(|record| record.data.record_type() == RecordType::CNAME).count();
-        aliases >= MOST_ALIASES || target.as_str() == asked || chain.iter().any(been_there)
+        let is_alias = |record: &&Record| record.data.record_type() == RecordType::CNAME;
+        let been_there = |record: &Record| matches!(&record.owner, Owner::At(name) if name == target);
+        let aliases = self.answer.answer.iter().filter(is_alias);
+        aliases.clone().count() >= MOST_ALIASES || target.as_str() == asked || aliases.clone().any(been_there)
     }
 
     /// A referral: the cut's name servers, and the addresses we hold for them (RFC 1034 §4.3.2 step 3b).
@@ -389,7 +399,10 @@ impl<'a> Walk<'a> {
             steered::bind(domain, &located, board, now)
         } else {
             let mut found: Vec<RecordData> = Vec::new();
-            let ttl = choose(domain, &located, board, now, &mut |ip| {
+            let family = if self.wanted == RecordType::A { Family::V4 } else { Family::V6 };
+            let ranking = steering::rank(domain, &located, board, now);
+            let look = Look { family, region: located.region, board };
+            let ttl = choose(domain, &ranking, look, &mut |ip| {
                 // Two sites may share an address; a record set holds each once (RFC 2181 §5).
                 found.extend(address(ip, self.wanted).filter(|it| !found.contains(it)));
             });

@@ -1,4 +1,4 @@
-//! ALIAS: a name whose addresses are another name's, also at an apex, where no CNAME can stand.
+//! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where no CNAME can stand.
 //!
 //! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
 //! from an immutable table of what the resolver last said ([`Targets`]). A task behind it (`refresh`) asks again
@@ -8,7 +8,6 @@ pub(crate) mod refresh;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -26,33 +25,37 @@ use crate::{
 /// How long an answer may be remembered that the resolver could not renew: as stale data elsewhere (RFC 8767 §4).
 const STALE: Duration = Duration::from_secs(30);
 
-/// One of the two types an ALIAS is asked for.
+/// One of the types an ALIAS is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Family {
+pub(crate) enum Sought {
     V4,
     V6,
+    /// How to reach the service over HTTPS (RFC 9460). Without it a client of the name would not learn of HTTP/3 or
+    /// Encrypted ClientHello, and one that follows HTTPS records before addresses would find none.
+    Https,
 }
 
-impl Family {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+impl Sought {
+    pub(crate) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Https];
 
     pub(crate) const fn of(wanted: RecordType) -> Option<Self> {
         match wanted {
             RecordType::A => Some(Self::V4),
             RecordType::AAAA => Some(Self::V6),
+            RecordType::HTTPS => Some(Self::Https),
             _ => None,
         }
     }
 }
 
-/// The addresses of names outside our zones, as last resolved; immutable.
+/// The records of names outside our zones, as last resolved; immutable.
 #[derive(Clone, Debug, Default)]
-pub struct Targets(HashMap<DomainName, [Option<Arc<Known>>; 2]>);
+pub struct Targets(HashMap<DomainName, [Option<Arc<Known>>; 3]>);
 
 /// What the resolver said.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Known {
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) records: Vec<RecordData>,
     pub(crate) until: Moment,
 }
 
@@ -65,12 +68,12 @@ impl Targets {
         &NONE
     }
 
-    /// A name's addresses and how long they may be remembered; `None` if nobody ever said.
-    pub(crate) fn get(&self, name: &DomainName, family: Family, now: Moment) -> Option<(&[IpAddr], Ttl)> {
-        let known = self.0.get(name)?[family as usize].as_deref()?;
+    /// A name's records and how long they may be remembered; `None` if nobody ever said.
+    pub(crate) fn get(&self, name: &DomainName, sought: Sought, now: Moment) -> Option<(&[RecordData], Ttl)> {
+        let known = self.0.get(name)?[sought as usize].as_deref()?;
         let left = known.until.since(now);
         let left = if left.is_zero() { STALE } else { left };
-        Some((&known.addresses, seconds(left)))
+        Some((&known.records, seconds(left)))
     }
 }
 
@@ -78,6 +81,31 @@ impl Targets {
 fn seconds(span: Duration) -> Ttl {
     let secs = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
     Ttl::from_secs(secs.clamp(1, Ttl::MAX.as_secs())).unwrap_or(Ttl::MAX)
+}
+
+/// An HTTPS record of a name as it says the same under another name: a target of `.` in ServiceMode means the record's
+/// own owner (RFC 9460 §2.5), which is written out. In AliasMode it means that there is no service, and stays.
+pub(crate) fn moved(data: RecordData, owner: &DomainName) -> RecordData {
+    match data {
+        RecordData::Other { record_type, data } if record_type == RecordType::HTTPS.0 => {
+            let data = match data.as_slice() {
+                [0, 0, ..] => data,
+                [high, low, 0, parameters @ ..] => {
+                    let mut moved = vec![*high, *low];
+                    for label in owner.octets() {
+                        moved.extend(u8::try_from(label.len()));
+                        moved.extend_from_slice(&label);
+                    }
+                    moved.push(0);
+                    moved.extend_from_slice(parameters);
+                    moved
+                }
+                _ => data,
+            };
+            RecordData::Other { record_type, data }
+        }
+        data => data,
+    }
 }
 
 /// Where an ALIAS leads.
@@ -133,16 +161,22 @@ pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
 
 #[cfg(test)]
 impl Targets {
-    /// One name at 198.51.100.`last`.
+    /// One name at 198.51.100.`last`, with HTTPS `1 . alpn=h2`.
     pub(crate) fn knowing(name: &str, last: u8, until: Moment) -> Self {
-        let addresses = vec![IpAddr::from([198, 51, 100, last])];
-        let known = Some(Arc::new(Known { addresses, until }));
-        Self(HashMap::from([(name.parse().unwrap(), [known, None])]))
+        let owner = name.parse().unwrap();
+        let known = |record| Some(Arc::new(Known { records: vec![moved(record, &owner)], until }));
+        let address = known(RecordData::A([198, 51, 100, last].into()));
+        let https =
+            RecordData::Other { record_type: 65, data: b"\x00\x01\x00\x00\x01\x00\x03\x02h2".to_vec() };
+        let https = known(https);
+        Self(HashMap::from([(owner, [address, None, https])]))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use store::{
         board::Board,
         model::{self, Generation, Placed},
@@ -175,6 +209,9 @@ records:
   - { name: c2, type: ALIAS, data: c1 }
   - { name: chain, type: CNAME, data: out }
   - { name: '*.w', type: ALIAS, data: www.b.test. }
+  - { name: off, type: ALIAS, data: off.b.test. }
+  - { name: own, type: ALIAS, data: www.b.test. }
+  - { name: own, type: HTTPS, data: '1 . alpn=h2' }
   - { name: cut, type: ALIAS, data: x.child.b.test. }
 ---
 kind: Zone
@@ -185,6 +222,10 @@ negative_ttl: 30s
 records:
   - { name: www, type: A, data: 192.0.2.1 }
   - { name: www, type: A, data: 192.0.2.2, ttl: 50s }
+  - { name: www, type: HTTPS, data: '1 . alpn=h2' }
+  - { name: www, type: HTTPS, data: '2 other.example. alpn=h3' }
+  - { name: off, type: A, data: 192.0.2.1 }
+  - { name: off, type: HTTPS, data: '0 .' }
   - { name: far, type: CNAME, data: further.other.test., ttl: 20s }
   - { name: text, type: TXT, data: t }
   - { name: child, type: NS, data: ns.elsewhere.test. }
@@ -258,6 +299,30 @@ records:
         let through = ask(&snapshot, &knowing("further.other.test", 8, 90), "far.a.test", RecordType::A);
         assert_eq!(shown(&through), ["20 198.51.100.8"], "no CNAME is shown, its TTL counts");
         assert!(through.flattened && !ask(&snapshot, Targets::none(), "www.b.test", RecordType::A).flattened);
+    }
+
+    /// RFC 9460 §2.5: under another name the target has to be written out.
+    #[test]
+    fn https_records_come_with_the_addresses_and_say_whose_they_are() {
+        let snapshot = snapshot(ZONES);
+        let targets = knowing("x.other.test", 7, 90);
+        let https = |name| {
+            let answer = ask(&snapshot, &targets, name, RecordType::HTTPS);
+            shown(&answer).iter().map(|it| it.replace('"', "")).collect::<Vec<_>>()
+        };
+        for (name, ttl) in [("a.test", 100), ("x.w.a.test", 3600)] {
+            let expected =
+                ["1 www.b.test. alpn=h2", "2 other.example. alpn=h3"].map(|it| format!("{ttl} {it}"));
+            assert_eq!(https(name), expected, "{name}");
+        }
+        assert_eq!(https("out.a.test"), ["90 1 x.other.test. alpn=h2"]);
+        assert_eq!(https("chain.a.test").last().unwrap(), "90 1 x.other.test. alpn=h2");
+        assert_eq!(https("off.a.test"), ["3600 0 ."], "no service stays no service");
+        assert_eq!(https("own.a.test"), ["3600 1 . alpn=h2"], "a record of its own goes before");
+        let never = ask(&snapshot, Targets::none(), "out.a.test", RecordType::HTTPS);
+        assert_eq!(never.rcode, Rcode::ServFail);
+        let none = ask(&snapshot, &targets, "text.a.test", RecordType::HTTPS);
+        assert_eq!((none.rcode, none.answer.len(), none.authority.len()), (Rcode::NoError, 0, 1));
     }
 
     #[test]

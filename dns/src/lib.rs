@@ -28,6 +28,7 @@ mod acl;
 pub mod answer;
 mod client;
 pub mod cookie;
+mod encode;
 mod explain;
 mod extended;
 mod fast;
@@ -49,6 +50,7 @@ mod served;
 mod server;
 #[cfg(test)]
 mod testing;
+mod tsig;
 pub mod zonefile;
 pub mod zones_dir;
 

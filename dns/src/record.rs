@@ -84,13 +84,15 @@ pub enum Rcode {
     Refused,
     /// A redirection makes the name longer than names can be (RFC 6672 §2.2).
     YxDomain,
+    /// Signed with a key that is not known here (RFC 8945 §5.2.1).
+    NotAuth,
     /// An EDNS version above 0 (RFC 6891 §6.1.3).
     BadVers,
 }
 
 impl Rcode {
     /// Every one, in the order of [`Rcode::index`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoError,
         Self::FormErr,
         Self::ServFail,
@@ -98,6 +100,7 @@ impl Rcode {
         Self::NotImp,
         Self::Refused,
         Self::YxDomain,
+        Self::NotAuth,
         Self::BadVers,
     ];
 
@@ -112,6 +115,7 @@ impl Rcode {
             Self::NotImp => 4,
             Self::Refused => 5,
             Self::YxDomain => 6,
+            Self::NotAuth => 9,
             Self::BadVers => 16,
         }
     }
@@ -133,6 +137,7 @@ impl Rcode {
             Self::NotImp => "NOTIMP",
             Self::Refused => "REFUSED",
             Self::YxDomain => "YXDOMAIN",
+            Self::NotAuth => "NOTAUTH",
             Self::BadVers => "BADVERS",
         }
     }

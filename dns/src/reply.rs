@@ -3,24 +3,18 @@
 //! What does not fit is left out whole: first the additional records, then everything. A truncated reply (TC)
 //! carries no records at all, so that nobody takes half a record set for the whole (RFC 2181 §9).
 
-use hickory_proto::{
-    ProtoError,
-    op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode},
-    rr::{
-        Name, RData, Record as WireRecord,
-        rdata::{A, AAAA, CAA, CNAME, HINFO, MX, NS, NULL, PTR, SOA, SRV, TXT},
-    },
-    serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding},
-};
+use hickory_proto::op::{MessageType, Metadata, OpCode};
 use store::model::{DomainName, RecordData, Ttl};
 
 use crate::{
     answer::{Answer, Question},
     client::Subnet,
     cookie::{self, Cookie},
+    encode::{Names, Unwritable, Writer},
     extended::{self, ExtendedError},
-    record::{Data, Owner, Rcode, Record, RecordType},
+    record::{Data, Owner, Rcode, Record, RecordType, Soa},
     request::{SIGNATURES, SUBNET},
+    tsig::Tsig,
 };
 
 /// The largest datagram we send, and say we take: what passes every path unfragmented (RFC 9715 §3).
@@ -37,6 +31,8 @@ pub(crate) struct Reply<'a> {
     pub(crate) answer: &'a Answer,
     /// Present if the query spoke EDNS.
     pub(crate) edns: Option<ReplyEdns>,
+    /// The query's signature, where that is what is refused.
+    pub(crate) tsig: Option<&'a Tsig>,
 }
 
 /// What the reply says through EDNS.
@@ -81,7 +77,7 @@ impl Reply<'_> {
             let truncated = part == Part::Nothing || (part == Part::NoAdditional && glue_counts);
             match self.write(part, rcode, truncated, limit) {
                 Ok(bytes) => return Encoded { bytes, rcode, truncated },
-                Err(error) if !is_too_long(&error) => {
+                Err(error) if error != Unwritable::TooLong => {
                     let name = self.question.map(|it| it.name.to_string());
                     tracing::warn!(%error, name, "an answer cannot be written down");
                     break;
@@ -106,63 +102,83 @@ impl Reply<'_> {
         self.write(Part::All, self.answer.rcode, truncated, limit).ok()
     }
 
-    fn write(&self, part: Part, rcode: Rcode, truncated: bool, limit: u16) -> Result<Vec<u8>, ProtoError> {
-        let mut bytes = Vec::with_capacity(512);
-        let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(limit);
-        let place = encoder.place::<Header>()?;
-        let mut counts = HeaderCounts::default();
+    fn write(&self, part: Part, rcode: Rcode, truncated: bool, limit: u16) -> Result<Vec<u8>, Unwritable> {
+        let mut writer = Writer::new(limit);
+        writer.octets(&[0; HEADER])?;
+        let mut counts = [0; 4];
+        let [questions, answers, authorities, additionals] = &mut counts;
         if let Some(question) = self.question {
-            question.name.wire().emit(&mut encoder)?;
-            encoder.emit_u16(question.record_type.0)?;
-            encoder.emit_u16(question.class)?;
-            counts.queries = 1;
+            writer.name(question.name.wire().iter(), Names::Compressed)?;
+            writer.word(question.record_type.0)?;
+            writer.word(question.class)?;
+            *questions = 1;
         }
         if part != Part::Nothing {
-            counts.answers = self.section(&self.answer.answer, &mut encoder)?;
-            counts.authorities = self.section(&self.answer.authority, &mut encoder)?;
+            *answers = self.section(&self.answer.answer, &mut writer)?;
+            *authorities = self.section(&self.answer.authority, &mut writer)?;
         }
         if part == Part::All {
-            counts.additionals = self.section(&self.answer.additional, &mut encoder)?;
+            *additionals = self.section(&self.answer.additional, &mut writer)?;
         }
         if let Some(edns) = self.edns {
-            edns.write(rcode, &mut encoder)?;
-            counts.additionals += 1;
+            edns.write(rcode, &mut writer)?;
+            *additionals += 1;
         }
-        let mut metadata = Metadata::response_from_request(&self.query);
-        metadata.message_type = MessageType::Response;
-        metadata.authoritative = self.answer.authoritative && rcode != Rcode::ServFail;
-        metadata.truncation = truncated;
-        // The low bits; the high ones are in OPT.
-        metadata.response_code = ResponseCode::from(0, low(rcode));
-        place.replace(&mut encoder, Header { metadata, counts })?;
-        Ok(bytes)
+        if let Some(tsig) = self.tsig {
+            *additionals += tsig.refuse(&mut writer)?;
+        }
+        writer.replace(0, &self.query.id.to_be_bytes());
+        writer.replace(2, &self.flags(rcode, truncated).to_be_bytes());
+        for (at, count) in (4..).step_by(2).zip(counts) {
+            writer.replace(at, &count.to_be_bytes());
+        }
+        Ok(writer.finish())
     }
 
-    fn section(&self, records: &[Record], encoder: &mut BinEncoder<'_>) -> Result<u16, ProtoError> {
+    /// A response's flags (RFC 1035 §4.1.1); of the query's own, RD and CD are repeated (RFC 4035 §3.1.6).
+    fn flags(&self, rcode: Rcode, truncated: bool) -> u16 {
+        let bit = |on: bool, place: u16| u16::from(on) << place;
+        let authoritative = self.answer.authoritative && rcode != Rcode::ServFail;
+        let bits = [
+            bit(true, 15),
+            u16::from(u8::from(self.query.op_code)) << 11,
+            bit(authoritative, 10),
+            bit(truncated, 9),
+            bit(self.query.recursion_desired, 8),
+            bit(self.query.checking_disabled, 4),
+            // The low bits; the high ones are in OPT.
+            rcode.code() & 0x0f,
+        ];
+        bits.into_iter().fold(0, |flags, bits| flags | bits)
+    }
+
+    fn section(&self, records: &[Record], writer: &mut Writer) -> Result<u16, Unwritable> {
         for record in records {
-            let owner = match (&record.owner, self.question) {
-                (Owner::At(name), _) => wire_name(name)?,
-                (Owner::Asked, Some(question)) => question.name.wire().clone(),
-                (Owner::Asked, None) => return Err(ProtoError::Message("an answer without a question")),
-            };
-            WireRecord::from_rdata(owner, record.ttl.as_secs(), rdata(&record.data)?).emit(encoder)?;
+            match (&record.owner, self.question) {
+                (Owner::At(name), _) => writer.name(name.octets(), Names::Compressed)?,
+                (Owner::Asked, Some(question)) => {
+                    writer.name(question.name.wire().iter(), Names::Compressed)?;
+                }
+                (Owner::Asked, None) => return Err(Unwritable::Malformed("an answer without a question")),
+            }
+            writer.word(record.data.record_type().0)?;
+            writer.word(Question::IN)?;
+            writer.octets(&record.ttl.as_secs().to_be_bytes())?;
+            writer.measured(|writer| rdata(&record.data, writer))?;
         }
-        u16::try_from(records.len()).map_err(|_| ProtoError::Message("more records than can be counted"))
+        u16::try_from(records.len()).map_err(|_| Unwritable::Malformed("more records than can be counted"))
     }
 }
 
 impl ReplyEdns {
     /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as it was asked.
-    fn write(self, rcode: Rcode, encoder: &mut BinEncoder<'_>) -> Result<(), ProtoError> {
-        encoder.emit_u8(0)?;
-        encoder.emit_u16(RecordType::OPT.0)?;
-        encoder.emit_u16(PAYLOAD)?;
+    fn write(self, rcode: Rcode, writer: &mut Writer) -> Result<(), Unwritable> {
+        writer.octets(&[0])?;
+        writer.word(RecordType::OPT.0)?;
+        writer.word(PAYLOAD)?;
         let flags = if self.signatures { SIGNATURES } else { 0 };
-        encoder.emit_vec(&[(rcode.code() >> 4).to_be_bytes()[1], 0, flags, 0])?;
-        let options = self.options();
-        encoder.emit_u16(length(&options)?)?;
-        encoder.emit_vec(&options)
+        writer.octets(&[(rcode.code() >> 4).to_be_bytes()[1], 0, flags, 0])?;
+        writer.measured(|writer| writer.octets(&self.options()))
     }
 
     fn options(self) -> Vec<u8> {
@@ -172,16 +188,15 @@ impl ReplyEdns {
         let mut options = Vec::new();
         for (code, data) in [subnet, cookie, extended].into_iter().flatten() {
             options.extend(code.to_be_bytes());
-            options.extend(length(&data).unwrap_or_default().to_be_bytes());
+            options.extend(u16::try_from(data.len()).unwrap_or_default().to_be_bytes());
             options.extend(data);
         }
         options
     }
 }
 
-fn length(octets: &[u8]) -> Result<u16, ProtoError> {
-    u16::try_from(octets.len()).map_err(|_| ProtoError::Message("an option too long"))
-}
+/// Octets of a header.
+const HEADER: usize = 12;
 
 /// The header of a query that asks for nothing special; for replies that are written ahead.
 pub(crate) fn query_header() -> Metadata {
@@ -189,85 +204,52 @@ pub(crate) fn query_header() -> Metadata {
 }
 
 /// The data of an SOA record without compression; empty if it cannot be written, which validated names can.
-pub(crate) fn encode_soa(soa: &crate::record::Soa) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_name_encoding(NameEncoding::Uncompressed);
-    let written = rdata(&Data::Soa(soa.clone())).and_then(|data| data.emit(&mut encoder));
-    if written.is_err() {
-        bytes.clear();
+pub(crate) fn encode_soa(soa: &Soa) -> Vec<u8> {
+    let mut writer = Writer::new(u16::MAX);
+    match start_of_authority(soa, Names::Whole, &mut writer) {
+        Ok(()) => writer.finish(),
+        Err(_) => Vec::new(),
     }
-    bytes
 }
 
-fn low(rcode: Rcode) -> u8 {
-    rcode.code().to_be_bytes()[1] & 0x0f
+fn start_of_authority(soa: &Soa, names: Names, writer: &mut Writer) -> Result<(), Unwritable> {
+    writer.name(soa.mname.octets(), names)?;
+    writer.name(soa.rname.octets(), names)?;
+    let times = [soa.refresh, soa.retry, soa.expire, soa.minimum].map(Ttl::as_secs);
+    [soa.serial].into_iter().chain(times).try_for_each(|number| writer.octets(&number.to_be_bytes()))
 }
 
-const fn is_too_long(error: &ProtoError) -> bool {
-    matches!(error, ProtoError::MaxBufferSizeExceeded(_) | ProtoError::NotAllRecordsWritten { .. })
+fn rdata(data: &Data, writer: &mut Writer) -> Result<(), Unwritable> {
+    match data {
+        Data::Plain(data) => plain(data, writer),
+        Data::Soa(soa) => start_of_authority(soa, Names::Compressed, writer),
+        Data::Any => writer.string(b"RFC8482").and_then(|()| writer.string(b"")),
+    }
 }
 
-fn wire_name(name: &DomainName) -> Result<Name, ProtoError> {
-    let labels: Vec<_> = name.octets().collect();
-    Name::from_labels(labels.iter().map(AsRef::as_ref))
-}
-
-fn rdata(data: &Data) -> Result<RData, ProtoError> {
-    Ok(match data {
-        Data::Plain(data) => plain(data)?,
-        Data::Soa(soa) => RData::SOA(SOA::new(
-            wire_name(&soa.mname)?,
-            wire_name(&soa.rname)?,
-            soa.serial,
-            seconds(soa.refresh),
-            seconds(soa.retry),
-            seconds(soa.expire),
-            soa.minimum.as_secs(),
-        )),
-        Data::Any => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
-    })
-}
-
-fn plain(data: &RecordData) -> Result<RData, ProtoError> {
-    Ok(match data {
-        RecordData::A(ip) => RData::A(A(*ip)),
-        RecordData::Aaaa(ip) => RData::AAAA(AAAA(*ip)),
-        RecordData::Cname(name) => RData::CNAME(CNAME(wire_name(name)?)),
-        RecordData::Ns(name) => RData::NS(NS(wire_name(name)?)),
-        RecordData::Ptr(name) => RData::PTR(PTR(wire_name(name)?)),
-        RecordData::Txt(strings) => {
-            RData::TXT(TXT::from_bytes(strings.iter().map(String::as_bytes).collect()))
+/// Names are compressed in the types of RFC 1035 alone (RFC 3597 §4): not in SRV, nor in DNAME (RFC 6672 §2.5).
+fn plain(data: &RecordData, writer: &mut Writer) -> Result<(), Unwritable> {
+    let compressed = |name: &DomainName, writer: &mut Writer| writer.name(name.octets(), Names::Compressed);
+    match data {
+        RecordData::A(ip) => writer.octets(&ip.octets()),
+        RecordData::Aaaa(ip) => writer.octets(&ip.octets()),
+        RecordData::Cname(name) | RecordData::Ns(name) | RecordData::Ptr(name) => compressed(name, writer),
+        RecordData::Txt(strings) => strings.iter().try_for_each(|text| writer.string(text.as_bytes())),
+        RecordData::Mx { preference, exchange } => {
+            writer.word(*preference)?;
+            compressed(exchange, writer)
         }
-        RecordData::Mx { preference, exchange } => RData::MX(MX::new(*preference, wire_name(exchange)?)),
         RecordData::Srv { priority, weight, port, target } => {
-            RData::SRV(SRV::new(*priority, *weight, *port, wire_name(target)?))
+            [*priority, *weight, *port].into_iter().try_for_each(|word| writer.word(word))?;
+            writer.name(target.octets(), Names::Whole)
         }
         RecordData::Caa { flags, tag, value } => {
-            let mut caa = CAA::new_issue(flags & 0x80 != 0, None, Vec::new());
-            caa.reserved_flags = flags & 0x7f;
-            caa.tag.clone_from(tag);
-            caa.value = value.as_bytes().to_vec();
-            RData::CAA(caa)
+            writer.octets(&[*flags])?;
+            writer.string(tag.as_bytes())?;
+            writer.octets(value.as_bytes())
         }
-        RecordData::Alias(_) => return Err(ProtoError::Message("an ALIAS is never sent")),
-        // Names in these are never compressed (RFC 3597 §4, RFC 6672 §2.5).
-        RecordData::Dname(target) => {
-            let mut wire = Vec::new();
-            let mut encoder = BinEncoder::new(&mut wire);
-            encoder.set_name_encoding(NameEncoding::Uncompressed);
-            wire_name(target)?.emit(&mut encoder)?;
-            unknown(RecordType::DNAME.0, wire)
-        }
-        RecordData::Other { record_type, data } => unknown(*record_type, data.clone()),
-    })
-}
-
-fn unknown(record_type: u16, data: Vec<u8>) -> RData {
-    RData::Unknown { code: record_type.into(), rdata: NULL::with(data) }
-}
-
-/// SOA's times as the library takes them; a TTL always fits.
-fn seconds(ttl: Ttl) -> i32 {
-    i32::try_from(ttl.as_secs()).unwrap_or(i32::MAX)
+        RecordData::Alias(_) => Err(Unwritable::Malformed("an ALIAS is never sent")),
+        RecordData::Dname(target) => writer.name(target.octets(), Names::Whole),
+        RecordData::Other { data, .. } => writer.octets(data),
+    }
 }

@@ -20,6 +20,7 @@ use crate::{
     name::QueryName,
     record::{Rcode, RecordType},
     respond::Dropped,
+    tsig::{self, Tsig},
 };
 
 /// A query, or what is left of one.
@@ -31,6 +32,8 @@ pub(crate) struct Request<'p> {
     pub(crate) question: Option<Question>,
     /// EDNS, if the asker speaks it.
     pub(crate) edns: Option<Edns<'p>>,
+    /// The signature, if there is one: it is refused.
+    pub(crate) tsig: Option<Tsig>,
     /// Why there will be no answer but this; NOERROR where nothing but a cookie is asked for.
     pub(crate) refusal: Option<Refusal>,
 }
@@ -79,7 +82,8 @@ impl<'p> Request<'p> {
         let edns =
             body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie, signatures: opt.signatures });
         let question = body.question.filter(|_| header.counts.queries == 1);
-        Ok(Self { metadata: header.metadata, question, edns, refusal })
+        let tsig = body.tsig.filter(|_| refusal.is_some_and(|(rcode, _)| rcode == Rcode::NotAuth));
+        Ok(Self { metadata: header.metadata, question, edns, tsig, refusal })
     }
 }
 
@@ -88,6 +92,7 @@ impl<'p> Request<'p> {
 struct Body<'p> {
     question: Option<Question>,
     edns: Option<Opt<'p>>,
+    tsig: Option<Tsig>,
 }
 
 #[derive(Clone, Copy)]
@@ -127,7 +132,9 @@ impl<'p> Body<'p> {
             self.question = Some(Question { name: QueryName::from_wire(name), record_type, class });
         }
         for _ in 0..u32::from(counts.answers) + u32::from(counts.authorities) {
-            skip(decoder)?;
+            if skip(decoder)?.record_type == RecordType::TSIG {
+                return Err(Malformed);
+            }
         }
         for _ in 0..counts.additionals {
             self.additional(decoder)?;
@@ -135,9 +142,20 @@ impl<'p> Body<'p> {
         Ok(())
     }
 
-    /// One additional record: OPT, at the root and once (RFC 6891 §6.1.1), or something we have no use for.
+    /// One additional record: OPT, at the root and once (RFC 6891 §6.1.1), TSIG, the last of all (RFC 8945 §5.1), or
+    /// something we have no use for.
     fn additional(&mut self, decoder: &mut BinDecoder<'p>) -> Result<(), Malformed> {
+        if self.tsig.is_some() {
+            return Err(Malformed);
+        }
+        let start = u16::try_from(decoder.index()).map_err(|_| Malformed)?;
         let record = skip(decoder)?;
+        if record.record_type == RecordType::TSIG {
+            let RawRecord { class, ttl, data, .. } = record;
+            let read = Tsig::read(decoder.clone(start), tsig::Raw { class, ttl, data });
+            self.tsig = Some(read.ok_or(Malformed)?);
+            return Ok(());
+        }
         if record.record_type != RecordType::OPT {
             return Ok(());
         }
@@ -153,6 +171,9 @@ impl<'p> Body<'p> {
 
     /// Why there will be no answer from a zone, if so.
     fn refusal(&self, header: Header, well_formed: bool) -> Option<Refusal> {
+        if well_formed && self.tsig.is_some() {
+            return Some((Rcode::NotAuth, Some(ExtendedError::other("no TSIG key is known here"))));
+        }
         if header.metadata.op_code != OpCode::Query {
             return Some((Rcode::NotImp, Some(ExtendedError::not_supported("only QUERY is served"))));
         }

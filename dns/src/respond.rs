@@ -184,7 +184,13 @@ impl Asker<'_> {
             extended: answer.extended,
             signatures: edns.signatures,
         });
-        Reply { query: request.metadata, question: request.question.as_ref(), answer, edns }
+        Reply {
+            query: request.metadata,
+            question: request.question.as_ref(),
+            answer,
+            edns,
+            tsig: request.tsig.as_ref(),
+        }
     }
 
     /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.

@@ -47,6 +47,33 @@ fn asks_for_countries(snapshot: &Snapshot) -> Option<&DomainName> {
     domains.find(|(_, it)| asks(it)).map(|(name, _)| name)
 }
 
+/// Zones of files that are not served, because the configuration has a zone of the same name.
+fn shadowed(snapshot: &Snapshot, zones: &Zones) -> Vec<DomainName> {
+    let filed = zones.iter().map(|it| &it.zone.name);
+    let mut names: Vec<_> = filed.filter(|name| snapshot.has_zone(name)).cloned().collect();
+    names.sort();
+    names
+}
+
+/// Says which zones of files a new world does not serve, if those are others than before.
+fn say_shadowed(before: &Served, now: &Served) {
+    const MOST: usize = 20;
+    let of = |served: &Served| shadowed(&served.snapshot, &served.zones);
+    let (before, now) = (of(before), of(now));
+    if before == now {
+        return;
+    }
+    for zone in now.iter().take(MOST) {
+        tracing::warn!(%zone, "the zone file in zones_dir is not served: a Zone document has the same name");
+    }
+    if now.len() > MOST {
+        tracing::warn!(
+            more = now.len() - MOST,
+            "zone files in zones_dir are not served, for the same reason"
+        );
+    }
+}
+
 /// What keeps the served world at the newest snapshot and files.
 pub(crate) struct Follow {
     pub(crate) store: store::Handle,
@@ -73,6 +100,7 @@ impl Follow {
                 if let Some(domain) = asks_for_countries(&compiled.snapshot) {
                     tracing::warn!(%domain, "a rule asks for countries, and this node has no [dns] geoip: nobody is in any");
                 }
+                say_shadowed(&served, &compiled);
                 self.served.store(Arc::new(compiled));
             }
             Err(error) => tracing::error!(%error, "a world cannot be compiled; the one before stays"),

@@ -29,7 +29,7 @@ use crate::{
     flatten::{Targets, refresh::Refresher},
     gate::{self, Gate},
     metrics::Metrics,
-    registry::{Discovery, Offer},
+    registry::{Discovery, LONGEST_DATAGRAM, Offer},
     respond::{Transport, respond},
     served::{self, Served},
     zones_dir::{Zones, ZonesDir},
@@ -342,7 +342,8 @@ impl Exchange {
 
 impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
-        let inside = self.discovery.as_ref().and_then(|it| it.respond(packet, peer, transport));
+        let inside =
+            self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, LONGEST_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
             let (served, targets) = (self.served.load(), self.targets.load());
             let world = served.world(&targets, self.store.board(), self.store.now());

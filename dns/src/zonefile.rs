@@ -1,15 +1,20 @@
 //! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of mistakes with places.
 //!
 //! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
-//! data are `store::model::rdata`'s; here stand owners, TTLs, classes, directives (`entries`) and what a
+//! data are `store::model::rdata`'s; here are owners, TTLs, classes, directives (`entries`) and what a
 //! zone as a whole must be (`whole`). Nothing is loaded from a file with a mistake.
+//!
+//! A file that both NSD and BIND load is loaded here too, and answered as NSD answers from it; `tests/zonefiles/peers`
+//! compares the three. What they pass over with a warning is passed over with a warning ([`Read::warnings`]). Signed
+//! zones are refused, because DNSSEC is not served: a validator that finds DNSKEY records without signatures rejects
+//! every answer. [`Dnssec::Strip`] reads them without their signatures.
 
 mod entries;
 mod folder;
 mod generate;
 mod whole;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 pub use folder::Folder;
 pub(crate) use folder::read_file;
@@ -17,6 +22,8 @@ use store::model::{DomainName, Zone};
 
 /// More mistakes than this are not looked for.
 pub const MOST_MISTAKES: usize = 20;
+/// More warnings than this are only counted.
+pub const MOST_WARNINGS: usize = 20;
 /// Files may include files this many levels deep.
 pub const DEEPEST: usize = 8;
 /// All files of one zone together may have this many octets, what `$GENERATE` makes included.
@@ -78,10 +85,34 @@ impl fmt::Display for Mistake {
 /// # Errors
 /// Every mistake, up to [`MOST_MISTAKES`], in the order of the file.
 pub fn read(file: &str, text: &[u8], origin: &DomainName, files: &dyn Files) -> Result<Zone, Vec<Mistake>> {
-    read_placed(file, text, origin, files).map(|(zone, _)| zone)
+    read_placed(file, text, origin, files, Dnssec::Refuse).map(|read| read.zone)
 }
 
-/// As [`read`], and where everything stands.
+/// What is done with a signed zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dnssec {
+    /// It is a mistake.
+    #[default]
+    Refuse,
+    /// Signatures, keys and proofs of absence are left out, with what depends on them ([`Read::stripped`]).
+    Strip,
+}
+
+/// A zone that was read from a file.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The zone.
+    pub zone: Zone,
+    /// Where its parts are in the file.
+    pub places: Places,
+    /// What was passed over or taken in another way than it is written; at most [`MOST_WARNINGS`] and one that counts
+    /// the rest.
+    pub warnings: Vec<Mistake>,
+    /// How many records of which type [`Dnssec::Strip`] left out.
+    pub stripped: BTreeMap<u16, usize>,
+}
+
+/// As [`read`], with places and warnings.
 ///
 /// # Errors
 /// As [`read`].
@@ -90,9 +121,10 @@ pub fn read_placed(
     text: &[u8],
     origin: &DomainName,
     files: &dyn Files,
-) -> Result<(Zone, Places), Vec<Mistake>> {
+    dnssec: Dnssec,
+) -> Result<Read, Vec<Mistake>> {
     let found = entries::read(file, text, origin, files)?;
-    whole::zone(origin, found)
+    whole::zone(origin, found, dnssec)
 }
 
 /// The zone that a file named `ORIGIN.zone` holds; `None` for another name.
@@ -106,13 +138,13 @@ pub fn origin_of(file: &Path) -> Option<DomainName> {
 ///
 /// # Errors
 /// As [`read`]; one mistake without a line where the file cannot be read.
-pub fn read_from(path: &Path, origin: &DomainName) -> Result<(Zone, Places), Vec<Mistake>> {
+pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
     let file = path.display().to_string();
     let text = read_file(path, MOST_OCTETS).map_err(|problem| {
         let expected = "a zone file (RFC 1035 §5)".to_owned();
         vec![Mistake { file: file.as_str().into(), line: None, column: None, problem, expected }]
     })?;
-    read_placed(&file, &text, origin, &Folder::of(path))
+    read_placed(&file, &text, origin, &Folder::of(path), dnssec)
 }
 
 /// Where a record stands.

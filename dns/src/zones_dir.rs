@@ -81,6 +81,8 @@ pub struct Report {
     pub failed: usize,
     /// What is wrong with them, a line each; at most [`Report::MOST`].
     pub mistakes: Vec<String>,
+    /// What was passed over, in the files that are new and in the folder, a line each; at most [`Report::MOST`].
+    pub warnings: Vec<String>,
 }
 
 impl Report {
@@ -93,10 +95,33 @@ impl Report {
         self.mistakes.extend(mistakes.into_iter().take(room));
     }
 
+    fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        let room = Self::MOST.saturating_sub(self.warnings.len());
+        self.warnings.extend(warnings.into_iter().take(room));
+    }
+
+    /// Says that files are neither zones nor part of one.
+    fn pass_over(&mut self, others: &[PathBuf]) {
+        const NAMED: usize = 10;
+        let Some(first) = others.first() else { return };
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names: Vec<_> = others.iter().take(NAMED).map(name).collect();
+        let more = if others.len() > NAMED { ", …" } else { "" };
+        let folder = first.parent().unwrap_or(first).display();
+        self.warn([format!(
+            "{folder}: {} files are not served, for their names do not end in .zone: {}{more}; expected ORIGIN.zone",
+            others.len(),
+            names.join(", ")
+        )]);
+    }
+
     /// Tells the log.
     pub fn log(&self) {
         for mistake in &self.mistakes {
             tracing::error!("[dns] zones_dir: {mistake}");
+        }
+        for warning in &self.warnings {
+            tracing::warn!("[dns] zones_dir: {warning}");
         }
         let Self { zones, changed, removed, failed, .. } = self;
         tracing::info!(zones, changed, removed, failed, "read the folder of zones");
@@ -160,8 +185,11 @@ impl ZonesDir {
     fn take_in(&self) -> Result<Report, std::io::Error> {
         // The lock guards no data: a reader that panicked has left nothing half done.
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let listed = files::list(&self.dir)?;
-        let (zones, report) = update(&self.zones.load(), listed);
+        let (listed, others) = files::list(&self.dir)?;
+        let (zones, mut report) = update(&self.zones.load(), listed);
+        let part = |file: &PathBuf| zones.0.values().any(|loaded| loaded.includes(&self.dir, file));
+        let others: Vec<PathBuf> = others.into_iter().filter(|file| !part(file)).collect();
+        report.pass_over(&others);
         self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
         self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
         // What was compiled from the same zones is right as it is.
@@ -202,6 +230,9 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, Report) {
         };
         let same = before.is_some_and(|before| Arc::ptr_eq(&before.view, &loaded.view));
         report.changed += usize::from(!same);
+        if !same {
+            report.warn(loaded.warnings.iter().cloned());
+        }
         zones.insert(origin, loaded);
     }
     report.zones = zones.len();

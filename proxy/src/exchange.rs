@@ -78,7 +78,7 @@ impl Exchange {
         let mut request = request;
         let mut reused = false;
         if !terms.fresh {
-            exchange.link = worker.take_idle(picked.address);
+            exchange.link = worker.take_idle(&picked.places);
         }
         if let Some(link) = &mut exchange.link {
             // The address may have been registered anew, under another id or as a host name, since it was made;
@@ -98,7 +98,7 @@ impl Exchange {
                 }
             }
         }
-        exchange.link = match worker.connect(&instance, picked.address).await {
+        exchange.link = match worker.connect(&instance, &picked.places).await {
             Ok(link) => Some(link),
             Err(error) => return Err(Failure::NotSent(request, error)),
         };

@@ -2,8 +2,9 @@
 //!
 //! [`bind`] takes every port; [`Proxy::run`] starts one thread per worker and then only watches: it compiles
 //! the routing table of each snapshot, says which services are in use, and sends receipts for drains. The
-//! workers (`worker`) share nothing mutable but counters. What decides (`route`, `pick`, `breaker`,
-//! `budget`, `framing`, `message`, `receipts`) is pure: no socket, no clock.
+//! workers (`worker`) share nothing mutable but counters. It dials drained instances until they have ended
+//! (`endings`). What decides (`route`, `pick`, `shut`, `breaker`, `budget`, `framing`, `message`, `receipts`) is pure:
+//! no socket, no clock.
 //!
 //! ```text
 //!  client -> connection (framing watched) -> forward -> route -> pick -> exchange -> instance
@@ -15,6 +16,7 @@ mod breaker;
 mod budget;
 mod config;
 mod connection;
+mod endings;
 mod exchange;
 mod forward;
 mod framing;
@@ -24,11 +26,13 @@ mod message;
 mod metrics;
 mod pick;
 mod pool;
+mod race;
 mod receipts;
 mod resolve;
 mod route;
 mod serve;
 mod shared;
+mod shut;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -156,6 +160,7 @@ impl Proxy {
                 follow_snapshots(&shared),
                 follow_discovery(&shared),
                 send_receipts(&shared),
+                endings::watch(&shared),
                 shared.names.keep_resolved(),
             )
         };
@@ -240,8 +245,10 @@ async fn follow_snapshots(shared: &Shared) {
 async fn follow_discovery(shared: &Shared) {
     let mut discovered = shared.handle.discovered();
     let mut snapshots = shared.handle.snapshots();
+    let mut drains = shared.handle.drains();
     let mut patience = None;
     loop {
+        drains.borrow_and_update();
         discovered.borrow_and_update();
         snapshots.borrow_and_update();
         if let Some(table) = shared.table.load_full() {
@@ -254,6 +261,7 @@ async fn follow_discovery(shared: &Shared) {
         tokio::select! {
             changed = discovered.changed() => if changed.is_err() { return },
             changed = snapshots.changed() => if changed.is_err() { return },
+            changed = drains.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(Duration::from_millis(50)), if waiting => {}
         }
     }
@@ -261,7 +269,8 @@ async fn follow_discovery(shared: &Shared) {
 
 /// Says which host names are in use; true when every service was read.
 fn names_in_use(shared: &Shared, table: &Table) -> bool {
-    let mut names = BTreeSet::new();
+    let drains = shared.handle.drains().borrow().clone();
+    let mut names: BTreeSet<String> = endings::hosts(&drains, shared.handle.now()).collect();
     let mut all_read = true;
     for backend in &table.backends {
         let entry = backend.slot.load();
@@ -281,7 +290,7 @@ async fn send_receipts(shared: &Shared) {
         let drains = Arc::clone(&published.borrow_and_update());
         proved.forget(&drains);
         let now = shared.handle.now();
-        let shut = drains.records.values().filter(|(_, drain)| drain.shuts(now)).count();
+        let shut = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
         shared.metrics.drains_shut.set(shut as u64);
         let awaited: Vec<_> =
             proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
@@ -299,7 +308,10 @@ async fn send_receipts(shared: &Shared) {
             if receipts::is_proved(&drain, shared.taken(), in_flight, now)
                 && shared.handle.send_receipt(receipt())
             {
-                tracing::info!(drain = %drain.id, instance = drain.instance, "receipt sent");
+                tracing::info!(
+                    drain = %drain.id, service = drain.service, instance = drain.instance,
+                    "receipt sent: nothing goes to this instance any more"
+                );
                 shared.metrics.receipts.increment();
                 proved.remember(&drain.id);
             } else {

@@ -44,13 +44,17 @@ pub struct Metrics {
     pub drains_shut: Count,
     /// Receipts handed over.
     pub receipts: Count,
+    /// Dials of drained instances, to see whether they have ended.
+    pub end_dials: Count,
+    /// Drained instances that were seen to end.
+    pub ends_seen: Count,
     /// Times the drains were read again because the lease had run out.
     pub lease_lapses: Count,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-static DESCRIPTORS: [Descriptor; 20] = [
+static DESCRIPTORS: [Descriptor; 22] = [
     Descriptor::counter("waypost.proxy.responses", "{response}", "Responses to clients by status class."),
     Descriptor::counter("waypost.proxy.retries", "{request}", "Requests tried again on another instance."),
     Descriptor::counter("waypost.proxy.retries_refused", "{request}", "Retries the budget did not allow."),
@@ -86,6 +90,12 @@ static DESCRIPTORS: [Descriptor; 20] = [
     Descriptor::gauge("waypost.proxy.idle_connections", "{connection}", "Idle connections to instances."),
     Descriptor::gauge("waypost.proxy.drains_shut", "{drain}", "Drains whose instance is not picked now."),
     Descriptor::counter("waypost.proxy.receipts", "{receipt}", "Receipts handed over."),
+    Descriptor::counter(
+        "waypost.proxy.end_dials",
+        "{dial}",
+        "Dials of drained instances, to see whether they have ended.",
+    ),
+    Descriptor::counter("waypost.proxy.ends_seen", "{instance}", "Drained instances that were seen to end."),
     Descriptor::counter(
         "waypost.proxy.lease_lapses",
         "{lapse}",
@@ -130,6 +140,8 @@ impl Source for Metrics {
             &self.idle,
             &self.drains_shut,
             &self.receipts,
+            &self.end_dials,
+            &self.ends_seen,
             &self.lease_lapses,
         ];
         for (metric, count) in others.iter().zip(counts) {

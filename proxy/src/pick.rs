@@ -12,7 +12,6 @@ use std::{
 
 use store::{
     discovery::Entry,
-    drain::Drains,
     engine::{CheckStatus, Endpoint},
     model::Moment,
     snapshot::{SiteId, Snapshot},
@@ -21,8 +20,10 @@ use store::{
 
 use crate::{
     instance::{Instance, Instances},
+    race::Places,
     resolve::{Names, Resolved},
     route::{Backend, Table},
+    shut::Shut,
 };
 
 /// Somebody who may get a request.
@@ -41,15 +42,15 @@ enum Address {
 }
 
 impl Candidate {
-    /// Where to connect; `None` while its host name has no address. `draw` picks among several.
-    pub(crate) fn address(&self, draw: impl FnOnce(usize) -> usize) -> Option<SocketAddr> {
+    /// Where to connect; `None` while its host name has no address. `order` puts several into the order in which
+    /// they are tried.
+    pub(crate) fn places(&self, order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>) -> Option<Places> {
         let port = self.instance.endpoint.port;
         match &self.address {
-            Address::Ip(ip) => Some(SocketAddr::new(*ip, port)),
+            Address::Ip(ip) => Some(Places::One(SocketAddr::new(*ip, port))),
             Address::Name(resolved) => {
                 let addresses = resolved.addresses();
-                let ip = *addresses.get(draw(addresses.len().max(1)))?;
-                Some(SocketAddr::new(ip, port))
+                (!addresses.is_empty()).then(|| Places::Several(order(&addresses, port)))
             }
         }
     }
@@ -57,7 +58,7 @@ impl Candidate {
     fn addressable(&self) -> bool {
         match &self.address {
             Address::Ip(_) => true,
-            Address::Name(resolved) => !resolved.addresses().is_empty(),
+            Address::Name(resolved) => !resolved.is_empty(),
         }
     }
 }
@@ -95,15 +96,14 @@ impl Candidates {
         entry: &Entry,
         backend: &Backend,
         table: &Table,
-        drains: &Drains,
+        shut: &Shut,
         now: Moment,
         (instances, names): (&Instances, &Names),
     ) -> Self {
         let mut candidates = Self::default();
         for endpoint in &entry.endpoints {
             let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
-            let open =
-                !endpoint.maintenance && endpoint.port != 0 && drains.shutting(endpoint, now).is_none();
+            let open = !endpoint.maintenance && endpoint.port != 0 && !shut.contains(endpoint, now);
             let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
             let address = endpoint.address.parse();
             let candidate = Candidate {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use store::{
     Clock,
     discovery::Standing,
-    drain::Phase,
+    drain::{Drains, Phase},
     engine::Index,
     handle,
     model::{Override, OverrideState, OverrideTarget},
@@ -63,7 +63,8 @@ impl World {
         let endpoints = (0..).zip(instances).map(|(number, text)| instance(number, text)).collect();
         let entry = Entry { endpoints, standing: Standing::Present, ..Entry::default() };
         let shared = (&self.instances, &Names::default());
-        Candidates::build(&entry, self.web(), &self.table, &self.drains, Moment(0), shared)
+        let shut = Shut::by(&self.drains, Moment(0));
+        Candidates::build(&entry, self.web(), &self.table, &shut, Moment(0), shared)
     }
 
     /// How often each instance is picked in many picks; `ejected` and `tried` name instances.
@@ -188,6 +189,6 @@ fn an_unresolved_name_is_nobody_yet() {
     let entry = Entry { endpoints: vec![named], ..Entry::default() };
     let shared = (&world.instances, &Names::default());
     let candidates =
-        Candidates::build(&entry, world.web(), &world.table, &Drains::default(), Moment(0), shared);
+        Candidates::build(&entry, world.web(), &world.table, &Shut::default(), Moment(0), shared);
     assert!(candidates.pick(|_| Fitness::Fit, Vec::new, |_| 0).is_none());
 }

@@ -20,18 +20,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects.
+    /// Speaks HTTP over a fresh connection.
     ///
     /// # Errors
-    /// When nobody listens there or the deadline passed.
-    pub(crate) async fn connect(
+    /// When the connection cannot be used.
+    pub(crate) async fn over(
+        stream: TcpStream,
         instance: Arc<Instance>,
         address: SocketAddr,
-        deadline: Duration,
         max_header_bytes: usize,
     ) -> io::Result<Self> {
-        let connected = tokio::time::timeout(deadline, TcpStream::connect(address));
-        let stream = connected.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(max_header_bytes)

@@ -57,7 +57,8 @@ mod tests {
 
     fn drains(phase: Phase) -> Drains {
         let record = drain("d", endpoint("web", 1), phase);
-        Drains { index: Index(7), records: [(record.id.clone(), (Index(7), record))].into() }
+        let records = [(record.id.clone(), (Index(7), record))].into();
+        Drains { index: Index(7), records, ..Drains::default() }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Host names of instances, resolved in the background.
 //!
 //! Registries may hold host names where addresses are meant. A request never waits for the resolver: names in
-//! use are looked up ahead and again when their TTL ends, and the last answer stands while nobody answers.
+//! use are looked up ahead and again when their TTL ends, and the last answer stands while nobody answers. The two
+//! families are looked up apart (RFC 8305 §3), so that a name server that ignores questions for IPv6 delays nothing.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,25 +12,70 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hickory_resolver::{TokioResolver, net::NetError};
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(300);
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// How soon a family without an address is asked for again.
+const AFTER_NONE: Duration = Duration::from_secs(30);
+/// More addresses of a family than this are left out.
+const MOST_ADDRESSES: usize = 16;
 /// More names than this are not resolved: the table is bounded.
 const MOST_NAMES: usize = 4096;
 
 /// A name's addresses, as last answered.
 #[derive(Debug, Default)]
-pub(crate) struct Resolved(ArcSwap<Vec<IpAddr>>);
+pub(crate) struct Resolved {
+    v6: ArcSwap<Vec<IpAddr>>,
+    v4: ArcSwap<Vec<IpAddr>>,
+}
 
 impl Resolved {
-    /// The addresses; empty until the first answer.
-    pub(crate) fn addresses(&self) -> Arc<Vec<IpAddr>> {
-        self.0.load_full()
+    /// The addresses, IPv6 first; empty until the first answer.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let (v6, v4) = (self.v6.load(), self.v4.load());
+        v6.iter().chain(v4.iter()).copied().collect()
+    }
+
+    /// True until the first answer that has an address.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v6.load().is_empty() && self.v4.load().is_empty()
+    }
+
+    /// An answer about a family came.
+    pub(crate) fn set(&self, family: Family, mut addresses: Vec<IpAddr>) {
+        addresses.truncate(MOST_ADDRESSES);
+        self.of(family).store(Arc::new(addresses));
+    }
+
+    const fn of(&self, family: Family) -> &ArcSwap<Vec<IpAddr>> {
+        match family {
+            Family::V6 => &self.v6,
+            Family::V4 => &self.v4,
+        }
     }
 }
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V6,
+    V4,
+}
+
+impl Family {
+    const fn other(self) -> Self {
+        match self {
+            Self::V6 => Self::V4,
+            Self::V4 => Self::V6,
+        }
+    }
+}
+
+/// One resolver per family.
+type Resolvers = [(Family, Arc<TokioResolver>); 2];
 
 /// The names in use.
 #[derive(Debug)]
@@ -80,28 +126,35 @@ impl Names {
         });
     }
 
-    /// Keeps the names in use resolved; never ends. `answered` is called whenever a name got an answer.
+    /// Keeps the names in use resolved; never ends.
     pub(crate) async fn keep_resolved(&self) {
+        self.keep_resolved_by(system_resolvers).await;
+    }
+
+    /// As [`Names::keep_resolved`], by resolvers that are made when the first name is in use.
+    async fn keep_resolved_by(&self, make: impl Fn() -> Option<Resolvers>) {
         let mut wanted = self.wanted.subscribe();
-        let mut resolver = None;
-        let mut running: JoinSet<String> = JoinSet::new();
-        let mut followed: HashMap<String, tokio::task::AbortHandle> = HashMap::new();
+        let mut resolvers = None;
+        let mut running: JoinSet<()> = JoinSet::new();
+        let mut followed: HashMap<String, [tokio::task::AbortHandle; 2]> = HashMap::new();
         loop {
             let names = wanted.borrow_and_update().clone();
-            followed.retain(|name, task| {
+            followed.retain(|name, tasks| {
                 let keep = names.contains(name);
                 if !keep {
-                    task.abort();
+                    tasks.iter().for_each(tokio::task::AbortHandle::abort);
                 }
                 keep
             });
-            if resolver.is_none() && !names.is_empty() {
-                resolver = system_resolver();
+            if resolvers.is_none() && !names.is_empty() {
+                resolvers = make();
             }
-            if let Some(resolver) = &resolver {
+            if let Some(resolvers) = &resolvers {
                 for name in &names {
                     followed.entry(name.clone()).or_insert_with(|| {
-                        running.spawn(follow(Arc::clone(resolver), name.clone(), self.get(name)))
+                        resolvers.each_ref().map(|(family, resolver)| {
+                            running.spawn(follow(Arc::clone(resolver), *family, name.clone(), self.get(name)))
+                        })
                     });
                 }
             }
@@ -113,26 +166,42 @@ impl Names {
     }
 }
 
-fn system_resolver() -> Option<Arc<TokioResolver>> {
-    let built = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    match built {
-        Ok(resolver) => Some(Arc::new(resolver)),
-        Err(error) => {
+fn system_resolvers() -> Option<Resolvers> {
+    let build = |strategy| {
+        let mut builder = TokioResolver::builder_tokio()?;
+        builder.options_mut().ip_strategy = strategy;
+        builder.build()
+    };
+    let both = (build(LookupIpStrategy::Ipv6Only), build(LookupIpStrategy::Ipv4Only));
+    match both {
+        (Ok(v6), Ok(v4)) => Some([(Family::V6, Arc::new(v6)), (Family::V4, Arc::new(v4))]),
+        (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "no resolver: instances registered by host name cannot be reached");
             None
         }
     }
 }
 
-async fn follow(resolver: Arc<TokioResolver>, name: String, resolved: Arc<Resolved>) -> String {
+async fn follow(resolver: Arc<TokioResolver>, family: Family, name: String, resolved: Arc<Resolved>) {
     loop {
         let next = match resolve(&resolver, &name).await {
             Ok((addresses, valid)) => {
-                resolved.0.store(Arc::new(addresses));
+                resolved.set(family, addresses);
                 valid.clamp(SOONEST, LATEST)
             }
+            // A name that has addresses of the other family has none of this one: that is an answer.
+            Err(error)
+                if error.is_no_records_found()
+                    && !error.is_nx_domain()
+                    && !resolved.of(family.other()).load().is_empty() =>
+            {
+                resolved.set(family, Vec::new());
+                AFTER_NONE
+            }
             Err(error) => {
-                tracing::warn!(name, %error, "a host name among the instances cannot be resolved");
+                if resolved.is_empty() {
+                    tracing::warn!(name, %error, "a host name among the instances cannot be resolved");
+                }
                 AFTER_FAILURE
             }
         };
@@ -148,24 +217,120 @@ async fn resolve(resolver: &TokioResolver, name: &str) -> Result<(Vec<IpAddr>, D
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_resolver::{
+        config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+        net::runtime::TokioRuntimeProvider,
+    };
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     #[tokio::test]
     async fn a_name_of_the_hosts_file_is_resolved_and_kept() {
         let names = Arc::new(Names::default());
         let localhost = names.get("localhost");
-        assert!(localhost.addresses().is_empty());
+        assert!(localhost.is_empty() && localhost.addresses().is_empty());
         names.use_names(["localhost".to_owned()].into());
         let keeper = tokio::spawn({
             let names = Arc::clone(&names);
             async move { names.keep_resolved().await }
         });
         crate::testing::eventually("localhost resolves", || {
-            localhost.addresses().iter().any(IpAddr::is_loopback)
+            localhost.addresses().iter().any(|it| it.is_ipv4() && it.is_loopback())
         })
         .await;
         names.use_names(BTreeSet::new());
-        assert!(!localhost.addresses().is_empty(), "the last answer stands");
+        assert!(!localhost.is_empty(), "the last answer stands");
         keeper.abort();
+    }
+
+    const A: u16 = 1;
+    const AAAA: u16 = 28;
+
+    /// A name server: `answers` gives the addresses of a type, or nothing for a question that it ignores.
+    async fn name_server(answers: fn(u16) -> Option<Vec<IpAddr>>) -> u16 {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut packet = [0; 1_500];
+            while let Ok((_, from)) = socket.recv_from(&mut packet).await {
+                let name_ends = 12 + packet[12..].iter().position(|it| *it == 0).unwrap();
+                let question = &packet[12..name_ends + 5];
+                let kind = u16::from_be_bytes([packet[name_ends + 1], packet[name_ends + 2]]);
+                let Some(addresses) = answers(kind) else { continue };
+                let count = u8::try_from(addresses.len()).unwrap();
+                let mut reply = vec![packet[0], packet[1], 0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0];
+                reply.extend_from_slice(question);
+                for address in addresses {
+                    let octets = match address {
+                        IpAddr::V4(it) => it.octets().to_vec(),
+                        IpAddr::V6(it) => it.octets().to_vec(),
+                    };
+                    reply.extend([0xC0, 12]);
+                    reply.extend(kind.to_be_bytes());
+                    reply.extend([0, 1, 0, 0, 0, 60, 0, u8::try_from(octets.len()).unwrap()]);
+                    reply.extend(octets);
+                }
+                let _ = socket.send_to(&reply, from).await;
+            }
+        });
+        port
+    }
+
+    fn resolvers(port: u16) -> Resolvers {
+        let build = |strategy| {
+            let mut udp = ConnectionConfig::udp();
+            udp.port = port;
+            let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![udp]);
+            let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            builder.options_mut().ip_strategy = strategy;
+            Arc::new(builder.build().unwrap())
+        };
+        [(Family::V6, build(LookupIpStrategy::Ipv6Only)), (Family::V4, build(LookupIpStrategy::Ipv4Only))]
+    }
+
+    async fn resolved_by(port: u16, expected: &[&str]) {
+        let names = Arc::new(Names::default());
+        let known = names.get("web.example.");
+        names.use_names(["web.example.".to_owned()].into());
+        let keeper = tokio::spawn({
+            let names = Arc::clone(&names);
+            async move { names.keep_resolved_by(|| Some(resolvers(port))).await }
+        });
+        let expected: Vec<IpAddr> = expected.iter().map(|it| it.parse().unwrap()).collect();
+        let sorted = || {
+            let mut addresses = known.addresses();
+            addresses.sort();
+            addresses
+        };
+        crate::testing::eventually("the name resolves", || sorted() == expected).await;
+        keeper.abort();
+    }
+
+    #[tokio::test]
+    async fn every_address_of_both_families_is_known() {
+        let port = name_server(|kind| match kind {
+            A => Some(vec![[192, 0, 2, 1].into(), [192, 0, 2, 2].into()]),
+            AAAA => Some(vec!["2001:db8::1".parse().unwrap()]),
+            _ => Some(vec![]),
+        })
+        .await;
+        resolved_by(port, &["192.0.2.1", "192.0.2.2", "2001:db8::1"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ignores_questions_for_ipv6_delays_nothing() {
+        let port = name_server(|kind| (kind == A).then(|| vec![[192, 0, 2, 1].into()])).await;
+        resolved_by(port, &["192.0.2.1"]).await;
+    }
+
+    #[test]
+    fn addresses_are_bounded() {
+        let resolved = Resolved::default();
+        resolved.set(Family::V4, (0..200).map(|last| [10, 0, 0, last].into()).collect());
+        assert_eq!(resolved.addresses().len(), MOST_ADDRESSES);
     }
 }

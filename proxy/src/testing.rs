@@ -53,7 +53,16 @@ pub(crate) fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Arc<Drain> {
         since: Moment(0),
         unproven: [].into(),
         trouble: None,
+        linger: None,
+        done: None,
+        ended: None,
+        note: None,
     })
+}
+
+/// A port of 127.0.0.1 at which nobody listens.
+pub(crate) fn unused_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Sites `s0`, `s1`, `s2`; cluster `main` with the gateway domain `gw.example.com`; services `web` and `shop`

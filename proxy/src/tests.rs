@@ -7,6 +7,7 @@ mod discovery;
 mod drain;
 mod ending;
 mod instances;
+mod names;
 mod refusals;
 mod retry;
 mod routing;

@@ -5,17 +5,12 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use store::{
-    discovery::Entry,
-    drain::{Drains, LINGER, Phase as DrainPhase},
-    model::Moment,
-};
+use store::{discovery::Entry, drain::Drains, model::Moment};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
@@ -26,8 +21,10 @@ use crate::{
     metrics::Metrics,
     pick::{Candidate, Candidates, Fitness, takeover},
     pool::{Link, Pool},
+    race::{self, Avoided, Places},
     route::Table,
     shared::Shared,
+    shut::Shut,
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -45,6 +42,7 @@ pub(crate) struct Worker {
     breakers: RefCell<HashMap<u64, (Breaker, Arc<Instance>)>>,
     pub(crate) budget: RefCell<Budget>,
     pool: RefCell<Pool>,
+    avoided: RefCell<Avoided>,
     leaving: mpsc::UnboundedSender<Leaving>,
     lease: tokio::sync::Mutex<()>,
     conversations: Cell<usize>,
@@ -56,9 +54,7 @@ pub(crate) struct Worker {
 struct Taken {
     all: Arc<Drains>,
     /// Only those that shut their instance now.
-    shut: Drains,
-    /// When one of them stops doing so by itself.
-    until: Option<Moment>,
+    shut: Shut,
     /// Grows whenever `shut` changes.
     version: u64,
 }
@@ -89,7 +85,7 @@ pub(crate) enum Leaving {
 /// Somebody to send a request to.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    pub(crate) address: SocketAddr,
+    pub(crate) places: Places,
     pub(crate) flight: InFlight,
 }
 
@@ -106,6 +102,7 @@ impl Worker {
             breakers: RefCell::default(),
             budget: RefCell::new(Budget::new(limits.retry_percent, limits.retry_floor, shared.handle.now())),
             pool: RefCell::default(),
+            avoided: RefCell::default(),
             leaving,
             lease: tokio::sync::Mutex::default(),
             conversations: Cell::new(0),
@@ -132,20 +129,13 @@ impl Worker {
         let mut published = self.published.borrow_mut();
         let mut taken = self.taken.borrow_mut();
         let fresh = published.has_changed().unwrap_or(false);
-        if !fresh && taken.until.is_none_or(|until| now < until) {
+        if !fresh && taken.shut.until.is_none_or(|until| now < until) {
             return;
         }
         taken.all = Arc::clone(&published.borrow_and_update());
-        taken.shut = Drains { index: taken.all.index, ..Drains::default() };
-        for (id, (index, drain)) in
-            taken.all.clone().records.iter().filter(|(_, (_, drain))| drain.shuts(now))
-        {
-            taken.shut.records.insert(id.clone(), (*index, Arc::clone(drain)));
-        }
-        let done = taken.shut.records.values().filter(|(_, drain)| drain.phase == DrainPhase::Done);
-        taken.until = done.map(|(_, drain)| drain.since.after(LINGER)).min();
+        taken.shut = Shut::by(&taken.all, now);
         taken.version += 1;
-        let shut = |link: &Link| taken.shut.shutting(&link.instance.endpoint, now).is_some();
+        let shut = |link: &Link| taken.shut.contains(&link.instance.endpoint, now);
         for link in self.pool.borrow_mut().remove(shut) {
             self.metrics().idle.decrement();
             self.leave(Leaving::Link(link, None));
@@ -156,9 +146,7 @@ impl Worker {
     /// True when a drain keeps the instance from getting requests.
     pub(crate) fn is_shut(&self, instance: &Instance) -> bool {
         self.take_drains();
-        let taken = self.taken.borrow();
-        !taken.shut.records.is_empty()
-            && taken.shut.shutting(&instance.endpoint, self.shared.handle.now()).is_some()
+        self.taken.borrow().shut.contains(&instance.endpoint, self.shared.handle.now())
     }
 
     pub(crate) fn lease_lapsed(&self) -> bool {
@@ -193,11 +181,12 @@ impl Worker {
         let board = self.shared.handle.board();
         let away = || takeover(&table.snapshot, &table.backends[backend], table.home, board, now);
         let picked = candidates.pick(fitness, away, |below| fastrand::u32(..below))?;
-        let address = picked.address(|below| fastrand::usize(..below))?;
+        let avoided = self.avoided.borrow();
+        let places = picked.places(|all, port| avoided.order(all, port, fastrand::usize(..), now))?;
         if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
             breaker.picked(&self.ejection(), now);
         }
-        Some(Picked { address, flight: self.shared.instances.begin(&picked.instance) })
+        Some(Picked { places, flight: self.shared.instances.begin(&picked.instance) })
     }
 
     fn candidates<'a>(
@@ -255,23 +244,31 @@ impl Worker {
         }
     }
 
-    /// An idle connection to an address.
-    pub(crate) fn take_idle(&self, address: SocketAddr) -> Option<Link> {
+    /// An idle connection to one of these places.
+    pub(crate) fn take_idle(&self, places: &Places) -> Option<Link> {
         let mut pool = self.pool.borrow_mut();
         let before = pool.len();
-        let link = pool.take(address);
+        let link = places.all().iter().find_map(|place| pool.take(*place));
         for _ in pool.len()..before {
             self.metrics().idle.decrement();
         }
         link
     }
 
-    /// A new connection.
-    pub(crate) async fn connect(&self, instance: &Arc<Instance>, address: SocketAddr) -> io::Result<Link> {
+    /// A new connection, to the first of these places that answers.
+    pub(crate) async fn connect(&self, instance: &Arc<Instance>, places: &Places) -> io::Result<Link> {
         let limits = self.limits();
-        let link =
-            Link::connect(Arc::clone(instance), address, limits.connect_timeout, limits.max_header_bytes)
-                .await;
+        let race = race::connect(places.all(), limits.connect_timeout).await;
+        if let Places::Several(_) = places {
+            let winner = race.outcome.as_ref().ok().map(|(_, place)| *place);
+            self.avoided.borrow_mut().learn(&race.beaten, winner, self.shared.handle.now());
+        }
+        let link = match race.outcome {
+            Ok((stream, place)) => {
+                Link::over(stream, Arc::clone(instance), place, limits.max_header_bytes).await
+            }
+            Err(error) => Err(error),
+        };
         if link.is_err() {
             self.metrics().connect_failures.increment();
         }
@@ -345,6 +342,7 @@ impl Worker {
                 self.leave(Leaving::Link(link, None));
             }
             let (rule, now) = (self.ejection(), self.shared.handle.now());
+            self.avoided.borrow_mut().forget(now);
             self.breakers.borrow_mut().retain(|_, (breaker, instance)| {
                 // Nobody else holds an instance that left the registry.
                 let stays = !breaker.stale(&rule, now) && Arc::strong_count(instance) > 1;

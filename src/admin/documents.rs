@@ -14,7 +14,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{
-        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Plan,
+        Planned, Stored,
     },
     model::{
         self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
@@ -58,10 +59,42 @@ pub struct Applied {
     /// The generation that holds what was asked for.
     pub generation: Generation,
     /// What it changed; nothing when everything was as asked already.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<DocumentChange>,
     /// The UUIDs of those services that were written without one: what they had, or the one they are given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub uuids: BTreeMap<String, Uuid>,
+    /// What is allowed and probably not meant; of a comparison, only what it would bring.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Mistake>,
+}
+
+/// How one document changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentChange {
+    /// The document and how it differs.
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// Its fields with both values; only in the answer of a comparison.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<FieldChange>,
+    /// How many fields more differ than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: usize,
+}
+
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl From<Difference> for DocumentChange {
+    fn from(difference: Difference) -> Self {
+        Self { difference, values: Vec::new(), more: 0 }
+    }
+}
+
+fn plain(generation: Generation, differences: Vec<Difference>, uuids: BTreeMap<String, Uuid>) -> Applied {
+    let differences = differences.into_iter().map(DocumentChange::from).collect();
+    Applied { generation, differences, uuids, warnings: Vec::new() }
 }
 
 /// A stored document.
@@ -74,6 +107,18 @@ pub struct KeptDocument {
     pub changed: Generation,
     /// Its text.
     pub yaml: String,
+    /// The same as JSON.
+    #[serde(default)]
+    pub document: serde_json::Value,
+}
+
+/// The record of writes as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Audited {
+    /// One write.
+    #[serde(with = "crate::moments")]
+    pub entry: AuditEntry,
 }
 
 pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
@@ -84,7 +129,11 @@ pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem
             Err(found) => mistakes.extend(found),
         }
     }
-    if mistakes.is_empty() { Ok(documents) } else { Err(mistakes.into()) }
+    match (mistakes.is_empty(), documents.is_empty()) {
+        (true, true) => Err(Problem::wrong("there is no document in what was sent")),
+        (true, false) => Ok(documents),
+        (false, _) => Err(mistakes.into()),
+    }
 }
 
 fn describe(differences: &[Difference]) -> String {
@@ -160,11 +209,13 @@ pub(super) async fn commit_with(
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                return Ok(Applied { generation, differences: Vec::new(), uuids });
+                let warnings = stored.world().family_warnings(now);
+                return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
+        let warnings = plan.world().family_warnings(now);
         let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
         if of_tokens {
             caller.needs(Right::Tokens)?;
@@ -180,7 +231,7 @@ pub(super) async fn commit_with(
                 if of_tokens {
                     known_here(admin, generation).await;
                 }
-                return Ok(Applied { generation, differences, uuids });
+                return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
             }
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),
@@ -200,7 +251,10 @@ pub(super) async fn apply(
         let puts = documents.iter().cloned().map(Change::Put);
         puts.chain(gone.into_iter().map(Change::Delete)).collect()
     });
-    applied.await.map(Json)
+    let mut applied = applied.await?;
+    let mut warnings = model::ended_overrides(&documents, admin.handle.now());
+    warnings.extend(std::mem::take(&mut applied.warnings));
+    Ok(Json(Applied { warnings, ..applied }))
 }
 
 fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
@@ -224,9 +278,16 @@ pub(super) async fn diff(
     let services = without_uuid(&changes);
     // What could not be applied is no difference but a mistake.
     let author = Author { authority: caller.0.authority() };
-    let planned = commit::plan(&stored, changes, admin.handle.now(), author)?;
+    let now = admin.handle.now();
+    let planned = commit::plan(&stored, changes, now, author)?;
     let uuids = uuids(services, &stored, &planned);
-    Ok(Json(Applied { generation: stored.generation(), differences, uuids }))
+    let compared = differences.into_iter().map(|it| compared(it, &stored, &documents, &planned)).collect();
+    let mut warnings = model::ended_overrides(&documents, now);
+    if let Planned::Changed(plan) = &planned {
+        let known = stored.world().family_warnings(now);
+        warnings.extend(plan.world().family_warnings(now).into_iter().filter(|it| !known.contains(it)));
+    }
+    Ok(Json(Applied { generation: stored.generation(), differences: compared, uuids, warnings }))
 }
 
 /// The services that are written without a UUID.
@@ -252,6 +313,27 @@ fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<St
     };
     let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
     services.into_iter().filter_map(of).collect()
+}
+
+/// A difference with its values, as they will be stored. A new order is shown as it was written: when it begins is not
+/// known before it is given.
+fn compared(
+    difference: Difference,
+    stored: &Stored,
+    documents: &[Placed<Document>],
+    planned: &Planned,
+) -> DocumentChange {
+    let id = &difference.id;
+    let before = stored.get(id).map(|kept| &*kept.document);
+    let after = match (&difference.kind, planned) {
+        (DifferenceKind::Removed, _) => None,
+        (kind, Planned::Changed(plan)) if *kind != DifferenceKind::Added || id.kind != Kind::Override => {
+            plan.world().get(id).map(|it| &**it)
+        }
+        _ => documents.iter().map(|it| &it.value).find(|it| it.id() == *id),
+    };
+    let (values, more) = commit::changes_of(before, after);
+    DocumentChange { difference, values, more }
 }
 
 #[derive(Debug, Deserialize)]
@@ -311,7 +393,8 @@ async fn visible(admin: &Admin, caller: &Caller) -> Result<(Stored, HashSet<Kind
 }
 
 fn kept(it: &commit::Kept) -> KeptDocument {
-    KeptDocument { id: it.document.id(), changed: it.changed, yaml: encode::yaml(&it.document) }
+    let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
+    KeptDocument { id: it.document.id(), changed: it.changed, yaml, document }
 }
 
 pub(super) async fn list(
@@ -350,6 +433,9 @@ pub(super) async fn delete(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
+    if commit::read(admin.engine.as_ref(), None).await?.get(&id).is_none() {
+        return Err(Problem::not_found(format!("there is no {id}")));
+    }
     let lockout = if wanted.force { Lockout::Meant } else { Lockout::Refused };
     let deleted = commit_with(&admin, &caller, "delete", lockout, |_| vec![Change::Delete(id.clone())]);
     deleted.await.map(Json)
@@ -409,18 +495,17 @@ pub(super) async fn restore(
         nobody_is_locked_out(&admin, &stored, &plan).await?;
     }
     let differences = plan.differences().to_vec();
+    let warnings = plan.world().family_warnings(now);
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;
-    Ok(Json(Applied { generation, differences, uuids: BTreeMap::new() }))
+    Ok(Json(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) }))
 }
 
-pub(super) async fn audit(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Vec<AuditEntry>>, Problem> {
+pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
     caller.needs(Right::Read)?;
-    Ok(Json(commit::audit(admin.engine.as_ref()).await?))
+    let entries = commit::audit(admin.engine.as_ref()).await?;
+    Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))
 }
 
 #[cfg(test)]

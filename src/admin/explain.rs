@@ -2,24 +2,26 @@
 //! answer with its TTL. The answer comes from `dns` and the ranking from `store::steering`: nothing is decided
 //! a second time.
 
+mod past;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
-    journal::{self, Page},
-    keys,
     locality::Located,
     model::{Generation, Moment, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
-    steering::{self, Tier},
+    steering::{self, Family, FamilyOutcome, Look, Tier},
 };
 
 use super::{
     Admin, Asked, Caller, Problem,
     status::{Forced, Seen, ViewStatus, forced, seen, view_of},
 };
+pub use past::PastExplained;
+
 use crate::auth::Right;
 
 #[derive(Debug, Deserialize)]
@@ -37,7 +39,7 @@ pub(super) struct Wanted {
 pub struct Explained {
     /// The generation it was made with.
     pub generation: Generation,
-    /// Of a past moment: when, and what the journal cannot say of it. Absent: now.
+    /// Of a past moment: when, and what is not known of it. Absent: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<PastExplained>,
     /// Whether the verdicts it rests on follow what the vantages see; of a past moment it is not known.
@@ -74,6 +76,10 @@ pub struct Explained {
     pub failover: Option<FailoverExplained>,
     /// Its sites, best first.
     pub sites: Vec<SiteExplained>,
+    /// Of a question for addresses that has no answer: an operator took out every site that has that family, and others
+    /// are left for the other.
+    #[serde(default)]
+    pub taken_out: bool,
     /// The outcome, as `dig` shows it.
     pub rcode: String,
     /// The answer section.
@@ -82,50 +88,8 @@ pub struct Explained {
     pub authority: Vec<String>,
 }
 
-/// What is told with an explanation of a past moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastExplained {
-    /// The moment.
-    pub at: String,
-    /// The generation that ran then, as far as the journal says.
-    pub generation: Option<Generation>,
-    /// What this explanation is not sure of.
-    pub caveats: Vec<String>,
-}
-
-/// The world as it was believed to be at a moment.
-async fn as_of(
-    admin: &Admin,
-    snapshot: &Snapshot,
-    at: jiff::Timestamp,
-) -> Result<(Board, Moment, PastExplained), Problem> {
-    let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
-    if moment > admin.handle.now() {
-        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
-    }
-    let entries = admin.engine.kv_list(keys::JOURNAL, None).await?.value;
-    let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
-    let board = admin.handle.board().imagine();
-    let slots = snapshot.targets.values().map(|it| (&it.key, it.slot));
-    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
-        board.write(slot, past.readings.get(key).copied().unwrap_or_default());
-    }
-    let mut caveats = vec![
-        "what vantages saw, loads and overrides of then are not kept: the present overrides count".to_owned(),
-    ];
-    if past.begins.is_none_or(|begins| begins > moment) {
-        caveats.push("the journal does not reach back so far: every target reads as unknown".to_owned());
-    }
-    if let Some(then) = past.generation.filter(|it| *it != snapshot.generation) {
-        caveats.push(format!("generation {then} ran then; this is decided with {}", snapshot.generation));
-    }
-    let told = PastExplained { at: at.to_string(), generation: past.generation, caveats };
-    Ok((board, moment, told))
-}
-
 /// A failover in its parts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FailoverExplained {
     /// Until vantages are sure.
     pub detect: Span,
@@ -168,6 +132,9 @@ pub struct SiteExplained {
     pub full: bool,
     /// It may be answered.
     pub usable: bool,
+    /// Of a question for addresses: why this site has none of that family to answer with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Its addresses with what is known of each.
     pub addresses: Vec<AddressExplained>,
 }
@@ -199,16 +166,22 @@ pub(super) async fn explain(
     let record_type = record_type.map_err(|error| Problem::wrong(format!("type: {error}")))?;
     let client = asked.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
     let past = match asked.at {
-        Some(at) => Some(as_of(&admin, &snapshot, at).await?),
+        Some(at) => Some(past::world_at(&admin, at).await?),
         None => None,
     };
+    let snapshot = past.as_ref().map_or(snapshot, |then| std::sync::Arc::clone(&then.snapshot));
     let (board, now) = match &past {
-        Some((board, moment, _)) => (board, *moment),
+        Some(then) => (&then.board, then.moment),
         None => (&**admin.handle.board(), admin.handle.now()),
     };
     let picture = admin.handle.picture().await;
     let (zones, targets) = (admin.zones.load(), admin.targets.load());
     let world = dns::World { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
+    let family = match record_type {
+        dns::RecordType::A => Some(Family::V4),
+        dns::RecordType::AAAA => Some(Family::V6),
+        _ => None,
+    };
     let question = dns::Question { name, record_type, class: dns::Question::IN };
     let explanation = dns::explain(world, &question, &dns::Client::at(client));
     drop(zones);
@@ -216,12 +189,16 @@ pub(super) async fn explain(
     let sites = explanation
         .steered
         .as_ref()
-        .map(|steered| sites(&snapshot, steered, &located, (board, now), past.is_none().then_some(&picture)));
+        .map(|steered| {
+            let asked = (family, past.is_none().then_some(&picture));
+            sites(&snapshot, steered, &located, (board, now), asked)
+        })
+        .unwrap_or_default();
     let alias =
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
     Ok(Json(Explained {
         generation: snapshot.generation,
-        past: past.as_ref().map(|(_, _, told)| told.clone()),
+        past: past.as_ref().map(|then| then.told.clone()),
         view: past.is_none().then(|| view_of(&admin)).unwrap_or_default(),
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
@@ -242,7 +219,8 @@ pub(super) async fn explain(
         }),
         rule: explanation.steered.as_ref().and_then(|it| Some(steering::rule_for(it, &located, now)? + 1)),
         failover: explanation.steered.as_ref().and_then(|it| FailoverExplained::of(&snapshot, it)),
-        sites: sites.unwrap_or_default(),
+        sites: sites.0,
+        taken_out: sites.1,
         rcode: explanation.rcode.to_owned(),
         answer: explanation.answer,
         authority: explanation.authority,
@@ -253,15 +231,19 @@ fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
     snapshot.sites.get(usize::from(id.0)).map_or_else(String::new, |site| site.name.to_string())
 }
 
-/// Without a picture of the present only what the board says is known of an address.
+/// The sites, best first, and whether an operator took out all that have the family. Without a picture of the present only
+/// what the board says is known of an address.
 fn sites(
     snapshot: &Snapshot,
     steered: &SteeredDomain,
     asker: &Located<'_>,
     (board, now): (&Board, Moment),
-    picture: Option<&store::beliefs::Picture>,
-) -> Vec<SiteExplained> {
+    (family, picture): (Option<Family>, Option<&store::beliefs::Picture>),
+) -> (Vec<SiteExplained>, bool) {
     let ranking = steering::rank(steered, asker, board, now);
+    let look = family.map(|family| Look { family, region: asker.region, board });
+    let outcome = look.map(|look| steering::for_family(steered, &ranking, look));
+    let taken_out = matches!(outcome, Some(FamilyOutcome::TakenOut));
     let usable = ranking.usable().len();
     let of = |(place, ranked): (usize, &steering::Ranked)| {
         let site = steered.sites.get(usize::from(ranked.at))?;
@@ -284,13 +266,14 @@ fn sites(
             forced: steering::override_in_force(site, now).map(forced),
             full: ranked.overflows,
             usable: place < usable,
+            lacks: look.and_then(|look| steering::lacks(site, look)),
             addresses: site.addresses.iter().map(address).collect(),
         })
     };
-    ranking.all().iter().enumerate().filter_map(of).collect()
+    (ranking.all().iter().enumerate().filter_map(of).collect(), taken_out)
 }
 
-fn tier(tier: Tier, domain: &SteeredDomain) -> String {
+pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {
     let recovery = &domain.domain.recovery;
     let gate = recovery.gate.as_ref().map_or_else(String::new, |gate| format!(", gate {gate}"));
     match tier {

@@ -1,4 +1,7 @@
 //! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
+//!
+//! A node is silent while its number does not move between two readings that both succeeded. While the engine is away
+//! nobody can be heard, so nobody grows more silent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +12,10 @@ use std::{
 use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
+    discovery::InstanceNote,
     drain::NodeBeat,
     engine::{Engine, Index, Wait},
+    handle::Handle,
     keys,
     model::{Generation, Span},
     vital,
@@ -25,9 +30,11 @@ const WAIT: Duration = Duration::from_secs(10);
 const MOST: usize = 10_000;
 /// A node that was silent for this long is shown as such.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// A longer time between two readings is not counted: we were frozen ourselves.
+const LONGEST_GAP: Duration = Duration::from_secs(25);
 
 /// One node, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its name.
     pub node: String,
@@ -40,22 +47,48 @@ pub struct NodeStatus {
     /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
-    /// How long ago its beat moved, as seen from here.
+    /// How long its beat has not moved, as seen from here. While the engine is away this does not grow.
     pub silent: Span,
     /// Silent for so long that it is probably gone.
     pub lost: bool,
+    /// Instances it says something of that did not fit into its beat.
+    #[serde(default)]
+    pub more_instances: usize,
+    /// How long it has run another generation than the control that shows this; absent while it runs the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lags: Option<Span>,
+}
+
+/// What the beats say together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Picture {
+    /// By name.
+    pub(super) nodes: Vec<NodeStatus>,
+    /// Why the engine cannot be read, and for how long that has been so.
+    pub(super) away: Option<(String, Duration)>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    beats: BTreeMap<String, (NodeBeat, Instant)>,
-    error: Option<String>,
+    beats: BTreeMap<String, Known>,
+    /// When the beats were last read; `None` while that fails.
+    read: Option<Instant>,
+    /// Why they cannot be read, and since when.
+    error: Option<(String, Instant)>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    beat: NodeBeat,
+    silent: Duration,
+    /// Since when it has run another generation than we do.
+    lags: Option<Instant>,
 }
 
 /// Watches the beats until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Nodes {
-    seen: Arc<Mutex<Option<Seen>>>,
+    seen: Arc<Mutex<Seen>>,
     _task: Arc<Ended>,
 }
 
@@ -69,8 +102,8 @@ impl Drop for Ended {
 }
 
 impl Nodes {
-    pub(super) fn watch(engine: Arc<dyn Engine>) -> Self {
-        let seen: Arc<Mutex<Option<Seen>>> = Arc::default();
+    pub(super) fn watch(engine: Arc<dyn Engine>, handle: Handle) -> Self {
+        let seen: Arc<Mutex<Seen>> = Arc::default();
         let shared = Arc::clone(&seen);
         let watching = async move {
             let mut after = Index(0);
@@ -78,7 +111,8 @@ impl Nodes {
                 let read = read(engine.as_ref(), after).await;
                 after = read.as_ref().map_or(Index(0), |(index, _)| *index);
                 let beats = read.map(|(_, beats)| beats);
-                take_in(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), beats, Instant::now());
+                let ours = handle.snapshot().map(|it| it.generation);
+                shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(beats, ours, Instant::now());
                 tokio::time::sleep(PACE).await;
             }
         };
@@ -86,34 +120,44 @@ impl Nodes {
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 
-    /// The nodes, and why they cannot be read at present.
-    pub(super) fn all(&self) -> (Vec<NodeStatus>, Option<String>) {
+    /// The nodes, and why they cannot be read at present. `refused` is what the engine has just said to somebody else:
+    /// a reading that waits for a change learns later that there is nobody to tell it.
+    pub(super) fn all(&self, refused: Option<String>) -> Picture {
+        let (seen, now) = (self.seen.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let picture = seen.picture(now);
+        let since = || seen.read.map_or(Duration::ZERO, |read| now.duration_since(read));
+        let away = picture.away.or_else(|| refused.map(|why| (why, since())));
+        Picture { away, ..picture }
+    }
+
+    /// What living nodes say of single instances: the node and the note, by service in the registry.
+    pub(super) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(seen) = seen.as_ref() else { return (Vec::new(), None) };
-        let now = Instant::now();
-        (
-            seen.beats.values().map(|(beat, moved)| status(beat, now.duration_since(*moved))).collect(),
-            seen.error.clone(),
-        )
+        let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for Known { beat, silent, .. } in seen.beats.values() {
+            if *silent <= SILENT_AFTER {
+                for note in &beat.instances {
+                    told.entry(note.service.clone()).or_default().push((beat.node.clone(), note.clone()));
+                }
+            }
+        }
+        told
     }
 
     /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
-    /// counts as heard then.
+    /// counts as heard then, and while the engine is away nobody grows older.
     pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let beats = seen.iter().flat_map(|it| it.beats.values());
-        let recent = beats.filter(|(_, moved)| now.duration_since(*moved) <= within);
-        recent.map(|(beat, _)| (beat.node.clone(), beat.roles.clone())).collect()
+        let recent = seen.beats.values().filter(|it| it.silent <= within);
+        recent.map(|it| (it.beat.node.clone(), it.beat.roles.clone())).collect()
     }
 
     /// What living gateways carry, by cluster and site.
     pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rates = BTreeMap::new();
-        let now = Instant::now();
-        for (beat, moved) in seen.iter().flat_map(|seen| seen.beats.values()) {
-            if let Some(load) = beat.load.as_ref().filter(|_| now.duration_since(*moved) <= SILENT_AFTER) {
+        for Known { beat, silent, .. } in seen.beats.values() {
+            if let Some(load) = beat.load.as_ref().filter(|_| *silent <= SILENT_AFTER) {
                 *rates.entry((load.cluster.to_string(), beat.site.clone())).or_default() += load.rate;
             }
         }
@@ -121,17 +165,25 @@ impl Nodes {
     }
 }
 
-fn status(beat: &NodeBeat, silent: Duration) -> NodeStatus {
-    let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX) / 100 * 100;
-    NodeStatus {
-        node: beat.node.clone(),
-        site: beat.site.clone(),
-        roles: beat.roles.iter().cloned().collect(),
-        generation: beat.generation,
-        view: beat.view.as_ref().map(ViewStatus::from),
-        silent: Span(Duration::from_millis(silent_ms)),
-        lost: silent > SILENT_AFTER,
+impl Known {
+    fn status(&self, now: Instant) -> NodeStatus {
+        let Self { beat, silent, lags } = self;
+        NodeStatus {
+            node: beat.node.clone(),
+            site: beat.site.clone(),
+            roles: beat.roles.iter().cloned().collect(),
+            generation: beat.generation,
+            view: beat.view.as_ref().map(ViewStatus::from),
+            silent: tenths(*silent),
+            lost: *silent > SILENT_AFTER,
+            more_instances: beat.more_instances,
+            lags: lags.map(|since| Span(Duration::from_secs(now.duration_since(since).as_secs()))),
+        }
     }
+}
+
+fn tenths(span: Duration) -> Span {
+    Span(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX) / 100 * 100))
 }
 
 async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeBeat>), String> {
@@ -143,27 +195,41 @@ async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeBeat>
     Ok((listed.index, beats.collect()))
 }
 
-fn take_in(seen: &mut Option<Seen>, read: Result<Vec<NodeBeat>, String>, now: Instant) {
-    let seen = seen.get_or_insert_default();
-    match read {
-        Err(error) => seen.error = Some(error),
-        Ok(beats) => {
-            let moved = |beat: &NodeBeat| {
-                let known = seen.beats.get(&beat.node);
-                known
-                    .filter(|(it, _)| (it.number, &it.boot) == (beat.number, &beat.boot))
-                    .map_or(now, |(_, at)| *at)
-            };
-            let beats =
-                beats.into_iter().map(|beat| (beat.node.clone(), (beat.clone(), moved(&beat)))).collect();
-            *seen = Seen { beats, error: None };
-        }
+impl Seen {
+    fn picture(&self, now: Instant) -> Picture {
+        let away = self.error.as_ref().map(|(error, since)| (error.clone(), now.duration_since(*since)));
+        Picture { nodes: self.beats.values().map(|known| known.status(now)).collect(), away }
+    }
+
+    fn take_in(&mut self, read: Result<Vec<NodeBeat>, String>, ours: Option<Generation>, now: Instant) {
+        let beats = match read {
+            Ok(beats) => beats,
+            Err(error) => {
+                let since = self.error.take().map_or_else(|| self.read.unwrap_or(now), |(_, since)| since);
+                (self.error, self.read) = (Some((error, since)), None);
+                return;
+            }
+        };
+        let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
+        let gap = if gap > LONGEST_GAP { Duration::ZERO } else { gap };
+        let known = std::mem::take(&mut self.beats);
+        let judge = |beat: NodeBeat| {
+            let before = known.get(&beat.node);
+            let same = |it: &&Known| (it.beat.number, &it.beat.boot) == (beat.number, &beat.boot);
+            let silent = before.filter(same).map_or(Duration::ZERO, |it| it.silent + gap);
+            let lags = (beat.generation != ours).then(|| before.and_then(|it| it.lags).unwrap_or(now));
+            (beat.node.clone(), Known { beat, silent, lags })
+        };
+        *self = Self { beats: beats.into_iter().map(judge).collect(), read: Some(now), error: None };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const OURS: Option<Generation> = Some(Generation { epoch: 1, number: 4 });
 
     fn beat(number: u64) -> NodeBeat {
         NodeBeat {
@@ -172,26 +238,63 @@ mod tests {
             roles: ["proxy".to_owned()].into(),
             boot: "b".into(),
             number,
-            generation: None,
+            generation: OURS,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
+    }
+
+    fn gateway(seen: &Seen, now: Instant) -> NodeStatus {
+        seen.picture(now).nodes.remove(0)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_is_lost_when_its_beat_stands_still() {
-        let mut seen = None;
-        let start = Instant::now();
-        take_in(&mut seen, Ok(vec![beat(1)]), start);
-        take_in(&mut seen, Ok(vec![beat(1)]), start + Duration::from_secs(20));
-        let silent = |seen: &Option<Seen>, now: Instant| {
-            let (beat, moved) = &seen.as_ref().unwrap().beats["gw"];
-            status(beat, now.duration_since(*moved))
-        };
-        assert!(silent(&seen, start + Duration::from_secs(20)).lost);
-        take_in(&mut seen, Err("away".into()), start + Duration::from_secs(21));
-        assert_eq!(seen.as_ref().unwrap().error.as_deref(), Some("away"));
-        take_in(&mut seen, Ok(vec![beat(2)]), start + Duration::from_secs(22));
-        assert!(!silent(&seen, start + Duration::from_secs(23)).lost);
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        for after in [0, 10, 20] {
+            seen.take_in(Ok(vec![beat(1)]), OURS, start + after * SECOND);
+        }
+        let lost = gateway(&seen, start + 20 * SECOND);
+        assert!(lost.lost && lost.silent == Span(20 * SECOND), "{lost:?}");
+        seen.take_in(Ok(vec![beat(2)]), OURS, start + 22 * SECOND);
+        assert!(!gateway(&seen, start + 23 * SECOND).lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_engine_is_away_nobody_grows_more_silent() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        seen.take_in(Ok(vec![beat(1)]), OURS, start);
+        seen.take_in(Ok(vec![beat(1)]), OURS, start + 2 * SECOND);
+        for after in [3, 30, 300] {
+            seen.take_in(Err("connection refused".into()), OURS, start + after * SECOND);
+        }
+        let picture = seen.picture(start + 301 * SECOND);
+        assert_eq!(
+            picture.away,
+            Some(("connection refused".to_owned(), 299 * SECOND)),
+            "since the last reading"
+        );
+        assert!(!picture.nodes[0].lost && picture.nodes[0].silent == Span(2 * SECOND), "{picture:?}");
+        seen.take_in(Ok(vec![beat(1)]), OURS, start + 310 * SECOND);
+        assert_eq!((seen.picture(start).away, gateway(&seen, start).lost), (None, false));
+        // We were frozen ourselves.
+        seen.take_in(Ok(vec![beat(1)]), OURS, start + 900 * SECOND);
+        assert!(!gateway(&seen, start + 900 * SECOND).lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_runs_another_generation_lags() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        seen.take_in(Ok(vec![beat(1)]), OURS, start);
+        assert_eq!(gateway(&seen, start).lags, None);
+        let next = Some(Generation { epoch: 1, number: 5 });
+        seen.take_in(Ok(vec![beat(2)]), next, start + 2 * SECOND);
+        seen.take_in(Ok(vec![beat(3)]), next, start + 4 * SECOND);
+        assert_eq!(gateway(&seen, start + 9 * SECOND).lags, Some(Span(7 * SECOND)));
+        let caught_up = NodeBeat { generation: next, ..beat(4) };
+        seen.take_in(Ok(vec![caught_up]), next, start + 10 * SECOND);
+        assert_eq!(gateway(&seen, start + 10 * SECOND).lags, None);
     }
 }

@@ -103,7 +103,15 @@ pub const ROUTES: &[Route] = &[
         "Puts a backup in the place of everything, under a higher epoch.",
     ),
     route("get", "/v1/audit", "read", &[], None, "The record of writes, newest first."),
-    route("get", "/v1/status", "read", &[], None, "Nodes, domains, targets, vantages, services, drains."),
+    route(
+        "get",
+        "/v1/status",
+        "read",
+        &["about"],
+        None,
+        "What is wrong, then nodes, domains, targets, vantages, services, drains; or what of it is about one \
+         domain, service or site.",
+    ),
     route(
         "get",
         "/v1/explain",

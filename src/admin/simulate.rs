@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
-    model::{Generation, Name},
-    snapshot::{Snapshot, SteeredDomain},
-    steering::{Destination, Shift, shifts, without},
+    board::Board,
+    health,
+    model::{Generation, Moment, Name},
+    snapshot::{Snapshot, SteeredDomain, SteeredSite},
+    steering::{self, Destination, Outcome, Shift, shifts, without},
 };
 
-use super::{Admin, Asked, Caller, Problem};
+use super::{Admin, Answering, Asked, Caller, Problem};
 use crate::auth::Right;
 
 #[derive(Debug, Deserialize)]
@@ -32,8 +34,25 @@ pub struct Simulated {
     pub domains: Vec<DomainSimulated>,
     /// How many others would answer as before.
     pub unmoved: usize,
+    /// Every site there is would be dead.
+    #[serde(default)]
+    pub nothing_left: bool,
+    /// Domains of which no living site would be left, by name.
+    #[serde(default)]
+    pub unserved: Vec<Unserved>,
     /// The load of each cluster's sites.
     pub load: Vec<LoadSimulated>,
+}
+
+/// A domain that nothing would be left of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unserved {
+    /// Its name.
+    pub domain: String,
+    /// What it would be answered with then.
+    pub answering: Answering,
+    /// The dead sites it would go on answering with.
+    pub answers: Vec<String>,
 }
 
 /// Where a domain's clients would go.
@@ -83,7 +102,7 @@ pub(super) async fn simulate(
     let (board, now) = (admin.handle.board(), admin.handle.now());
     let imagined = without(&snapshot, board, &killed, now);
     let boards = (&**board, &imagined);
-    let mut domains = Vec::new();
+    let (mut domains, mut unserved) = (Vec::new(), Vec::new());
     let mut unmoved = 0;
     let asked = |it: &&std::sync::Arc<SteeredDomain>| {
         wanted.domain.as_ref().is_none_or(|name| it.domain.name.as_str() == name)
@@ -94,19 +113,52 @@ pub(super) async fn simulate(
             .filter(|shift| shift.before != shift.after)
             .map(|shift| group(&snapshot, &shift))
             .collect();
+        let nothing = nothing_left(&snapshot, steered, &killed, (&imagined, now));
+        let has_nothing = nothing.is_some();
+        unserved.extend(nothing);
         if groups.is_empty() {
-            unmoved += 1;
+            unmoved += usize::from(!has_nothing);
         } else {
             domains.push(DomainSimulated { domain: steered.domain.name.to_string(), groups });
         }
     }
-    if domains.is_empty() && unmoved == 0 {
+    if domains.is_empty() && unmoved == 0 && unserved.is_empty() {
         return Err(Problem::not_found(format!("no domain is called {}", wanted.domain.unwrap_or_default())));
     }
     domains.sort_by(|a, b| a.domain.cmp(&b.domain));
+    unserved.sort_by(|a, b| a.domain.cmp(&b.domain));
     let load = load(&admin, &snapshot, &killed, boards);
+    let nothing_left = snapshot.sites.iter().all(|site| killed.contains(&site.name));
     let killed = killed.iter().map(ToString::to_string).collect();
-    Ok(Json(Simulated { generation: snapshot.generation, killed, domains, unmoved, load }))
+    let generation = snapshot.generation;
+    Ok(Json(Simulated { generation, killed, domains, unmoved, nothing_left, unserved, load }))
+}
+
+/// What becomes of a domain of which every site is dead, and one of them is dead only in what is imagined.
+fn nothing_left(
+    snapshot: &Snapshot,
+    steered: &SteeredDomain,
+    killed: &[Name],
+    (imagined, now): (&Board, Moment),
+) -> Option<Unserved> {
+    let name = |site| snapshot.site(site).map(|site| &site.name);
+    let is_killed = |site: &SteeredSite| name(site.site).is_some_and(|name| killed.contains(name));
+    let is_dead = |site: &SteeredSite| {
+        is_killed(site) || steering::health(site, None, imagined).state == health::State::Down
+    };
+    if !steered.sites.iter().all(is_dead) || !steered.sites.iter().any(is_killed) {
+        return None;
+    }
+    let ranking = steering::rank(steered, &snapshot.locality.at_home(None), imagined, now);
+    let (answering, answers) = match steering::outcome(steered, &ranking) {
+        Outcome::Sites(sites) => {
+            let names = sites.iter().filter_map(|it| name(it.site)).map(ToString::to_string);
+            (Answering::FailOpen, names.collect())
+        }
+        Outcome::Nodata => (Answering::Nodata, Vec::new()),
+        Outcome::Backup(_) => (Answering::Backup, Vec::new()),
+    };
+    Some(Unserved { domain: steered.domain.name.to_string(), answering, answers })
 }
 
 fn killed(snapshot: &Snapshot, text: &str) -> Result<Vec<Name>, Problem> {
@@ -141,12 +193,7 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
 }
 
 /// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
-fn load(
-    admin: &Admin,
-    snapshot: &Snapshot,
-    killed: &[Name],
-    boards: (&store::board::Board, &store::board::Board),
-) -> Vec<LoadSimulated> {
+fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
     let rates = admin.nodes.rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {
@@ -166,7 +213,9 @@ fn load(
             let Some(shift) = shift else { continue };
             let whole: u32 = shift.after.values().sum();
             for (to, count) in &shift.after {
+                // What is sent to the dead is lost.
                 if let Destination::Site(site) = to
+                    && !killed.contains(site)
                     && let Some(sum) = after.get_mut(site)
                 {
                     *sum += load * f64::from(*count) / f64::from(whole.max(1));

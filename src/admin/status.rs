@@ -1,24 +1,59 @@
 //! `/v1/status`: everything an operator looks at first, in one answer.
+//!
+//! What is gathered here is judged in [`findings`], once for the command line, the page and scripts, and cut down to one
+//! domain, service or site in [`narrow`]. Both are pure.
 
-use std::collections::BTreeMap;
+mod domains;
+mod findings;
+mod instances;
+mod narrow;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     beliefs::Picture,
-    discovery::Standing,
     health::Verdict,
-    model::Generation,
+    keys,
+    model::{Generation, Moment, Span},
     snapshot::Snapshot,
-    steering::{self, Outcome},
 };
 
-use super::{Admin, Caller, NodeStatus, Pending, Problem, explain::FailoverExplained, tokens};
-use crate::{auth::Right, control::DrainView};
+pub use domains::{Answering, DomainSite, DomainStatus, HeldBackStatus};
+pub use findings::Finding;
+pub use instances::{InstanceStatus, Known, ServiceStatus};
 
-/// The whole picture of one control.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem, tokens};
+use crate::{
+    auth::Right,
+    control::{DrainView, StillRegistered},
+};
+
+/// How long the engine may take to show that it answers.
+const ENGINE_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// The whole picture of one control, or the part of it that is about one name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
+    /// When it was drawn, in RFC 3339.
+    #[serde(default)]
+    pub at: String,
+    /// The domain, service or site it is about; absent: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// There is no problem.
+    #[serde(default)]
+    pub well: bool,
+    /// The whole in one line.
+    #[serde(default)]
+    pub summary: String,
+    /// What is wrong, the gravest first.
+    #[serde(default)]
+    pub problems: Vec<Finding>,
+    /// What is not as usual, but meant or passing.
+    #[serde(default)]
+    pub notes: Vec<Finding>,
     /// The generation this control runs.
     pub generation: Generation,
     /// Whether this control's verdicts follow what the vantages see.
@@ -26,6 +61,9 @@ pub struct Status {
     pub view: ViewStatus,
     /// Why the engine cannot be read at present; absent when it can.
     pub engine_error: Option<String>,
+    /// For how long it could not be read. What nodes, vantages and drains report is as old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_away: Option<Span>,
     /// The nodes, by name.
     pub nodes: Vec<NodeStatus>,
     /// The steered domains, by name.
@@ -38,9 +76,15 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Drains, newest first.
     pub drains: Vec<DrainView>,
+    /// Instances that were drained, are registered and are refused, with the command that lets each in.
+    #[serde(default)]
+    pub drained_still_registered: Vec<StillRegistered>,
     /// The clusters whose last good verdicts are kept because too much went down at once.
     #[serde(default)]
     pub frozen: Vec<String>,
+    /// Since when each of them has been frozen, in RFC 3339.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frozen_since: BTreeMap<String, String>,
     /// The operator's token that is not in force yet, and for whom it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<Pending>,
@@ -63,36 +107,9 @@ pub struct ViewStatus {
 
 impl From<&store::beliefs::View> for ViewStatus {
     fn from(view: &store::beliefs::View) -> Self {
-        let since = view.since.map(store::model::Moment::rfc3339);
+        let since = view.since.map(Moment::rfc3339);
         Self { stale: view.stale, since, reason: view.reason.clone() }
     }
-}
-
-/// One steered domain.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DomainStatus {
-    /// Its name.
-    pub name: String,
-    /// The policy's name.
-    pub policy: String,
-    /// Its sites with their tiers.
-    pub sites: Vec<DomainSite>,
-    /// From a site's death to the last client's last wrong answer, at most; absent without a check.
-    #[serde(default)]
-    pub failover: Option<FailoverExplained>,
-    /// What a client of nowhere in particular is answered: site names, best first.
-    pub answers: Vec<String>,
-}
-
-/// One site of a domain.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DomainSite {
-    /// The site.
-    pub site: String,
-    /// What the probes say.
-    pub state: String,
-    /// The override in force, by name.
-    pub forced: Option<Forced>,
 }
 
 /// An override in force.
@@ -125,6 +142,7 @@ pub struct TargetStatus {
     /// Its check.
     pub check: String,
     /// What is believed of it.
+    #[serde(with = "crate::moments")]
     pub verdict: Verdict,
     /// What each vantage sees.
     pub observations: BTreeMap<String, Seen>,
@@ -140,7 +158,7 @@ pub struct Seen {
     /// Why.
     pub reason: String,
     /// How fast.
-    pub latency: Option<store::model::Span>,
+    pub latency: Option<Span>,
 }
 
 /// One vantage.
@@ -154,22 +172,6 @@ pub struct VantageStatus {
     pub withheld: bool,
 }
 
-/// One service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ServiceStatus {
-    /// Its name.
-    pub name: String,
-    /// Its name in the registry.
-    pub registry: String,
-    /// Its host names.
-    pub hosts: Vec<String>,
-    /// Its UUID domain.
-    pub uuid_domain: Option<String>,
-    /// Whether the registry's last answer is believed, as this node sees it: `unread` unless it follows
-    /// the service itself.
-    pub standing: String,
-}
-
 /// A CNAME that somebody else has to set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CnameToSet {
@@ -179,63 +181,61 @@ pub struct CnameToSet {
     pub target: String,
 }
 
-pub(super) async fn status(State(admin): State<Admin>, caller: Caller) -> Result<Json<Status>, Problem> {
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    /// A domain, a service or a site.
+    about: Option<String>,
+}
+
+pub(super) async fn status(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Asked(wanted): Asked<Wanted>,
+) -> Result<Json<Status>, Problem> {
     caller.needs(Right::Read)?;
-    let (nodes, engine_error) = admin.nodes.all();
+    let head = admin.engine.kv_get(keys::CONFIG_HEAD, None);
+    let (answer, picture) = tokio::join!(tokio::time::timeout(ENGINE_PATIENCE, head), admin.handle.picture());
+    let refused = match answer {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("the engine does not answer within {}", Span(ENGINE_PATIENCE))),
+    };
+    let nodes = admin.nodes.all(refused);
+    let (engine_error, away) = nodes.away.unzip();
     let snapshot = admin.handle.snapshot().unwrap_or_default();
-    let picture = admin.handle.picture().await;
-    let bootstrap = tokens::waiting(&admin, &snapshot).await;
-    Ok(Json(Status {
-        bootstrap,
+    let drains = admin.control.drains();
+    let now = admin.handle.now();
+    let mut status = Status {
+        at: now.rfc3339(),
         generation: snapshot.generation,
         view: view_of(&admin),
         engine_error,
-        nodes,
-        domains: domains(&admin, &snapshot),
+        engine_away: away.map(|it| Span(Duration::from_secs(it.as_secs()))),
+        nodes: nodes.nodes,
+        domains: domains::all(&admin, &snapshot),
         targets: targets(&snapshot, &picture),
         vantages: vantages(&snapshot, &picture),
-        services: services(&admin, &snapshot),
-        drains: admin.control.drains(),
+        services: instances::services(&admin, &snapshot),
+        drained_still_registered: StillRegistered::among(&drains),
+        drains,
+        bootstrap: tokens::waiting(&admin, &snapshot).await,
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
+        frozen_since: picture.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
-    }))
+        ..Status::default()
+    };
+    if let Some(name) = &wanted.about {
+        status = narrow::to(status, name).ok_or_else(|| {
+            Problem::not_found(format!("no domain, host name, service or site is called {name}"))
+        })?;
+        instances::list(&admin, &snapshot, &mut status).await;
+    }
+    findings::add(&mut status, now);
+    Ok(Json(status))
 }
 
 pub(super) fn view_of(admin: &Admin) -> ViewStatus {
     ViewStatus::from(admin.handle.view().borrow().as_ref())
-}
-
-fn domains(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
-    let (board, now) = (admin.handle.board(), admin.handle.now());
-    let site_name = |id: store::snapshot::SiteId| {
-        snapshot.sites.get(usize::from(id.0)).map_or_else(String::new, |site| site.name.to_string())
-    };
-    let mut all: Vec<DomainStatus> = snapshot
-        .domains
-        .values()
-        .map(|steered| {
-            let ranking = steering::rank(steered, &snapshot.locality.at_home(None), board, now);
-            let answers = match steering::outcome(steered, &ranking) {
-                Outcome::Sites(sites) => sites.iter().map(|it| site_name(it.site)).collect(),
-                Outcome::Nodata => Vec::new(),
-                Outcome::Backup(_) => vec!["backup addresses".to_owned()],
-            };
-            let sites = steered.sites.iter().map(|site| DomainSite {
-                site: site_name(site.site),
-                state: steering::health(site, None, board).state.as_str().to_owned(),
-                forced: steering::override_in_force(site, now).map(forced),
-            });
-            DomainStatus {
-                name: steered.domain.name.to_string(),
-                policy: steered.domain.policy.as_str().to_owned(),
-                failover: FailoverExplained::of(snapshot, steered),
-                sites: sites.collect(),
-                answers,
-            }
-        })
-        .collect();
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    all
 }
 
 pub(super) fn forced(order: &store::model::Override) -> Forced {
@@ -290,31 +290,6 @@ fn vantages(snapshot: &Snapshot, picture: &Picture) -> Vec<VantageStatus> {
         }
     };
     snapshot.vantages.iter().map(of).collect()
-}
-
-fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
-    let of = |service: &std::sync::Arc<store::model::Service>| {
-        let zone = snapshot.clusters.get(&service.cluster).map(|cluster| cluster.zone.clone());
-        let uuid = service.uuid.zip(zone).map(|(uuid, zone)| format!("{uuid}.{zone}"));
-        ServiceStatus {
-            name: service.name.to_string(),
-            registry: service.consul.service.clone(),
-            hosts: service.hosts.iter().map(ToString::to_string).collect(),
-            uuid_domain: uuid,
-            standing: standing(&admin.handle.service(&service.consul.service).load().standing).to_owned(),
-        }
-    };
-    snapshot.services.values().map(of).collect()
-}
-
-const fn standing(standing: &Standing) -> &'static str {
-    match standing {
-        Standing::Unread => "unread",
-        Standing::Present => "present",
-        Standing::Gone => "gone",
-        Standing::Unreachable { .. } => "unreachable",
-        Standing::Suspicious { .. } => "suspicious",
-    }
 }
 
 fn cnames_to_set(snapshot: &Snapshot) -> Vec<CnameToSet> {

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use store::model::Mistake;
 
 use super::Failure;
+use crate::certificate;
 
 /// Longer than control takes to give up on an engine that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,24 +34,25 @@ impl Client {
         token_file: Option<&Path>,
         ca_file: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let fits = reqwest::Url::parse(server)
-            .is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
-        if !fits {
-            let text = format!("--server {server:?}: expected a URL such as http://127.0.0.1:8580");
-            return Err(Failure::Wrong(text));
+        if let Err(expected) = parse_url(server) {
+            return Err(Failure::Wrong(format!("--server {server:?}: {expected}")));
         }
         let read = |path: &Path| {
             let error = |error| Failure::Wrong(format!("{}: {error}", path.display()));
             std::fs::read(path).map_err(error)
         };
-        let token = token_file.map(read).transpose()?;
-        let token = token.map(|it| String::from_utf8_lossy(&it).trim().to_owned());
+        let token = token_file.map(|path| token(path, &read(path)?)).transpose()?;
         let mut http =
             reqwest::Client::builder().connect_timeout(CONNECTS_WITHIN).timeout(PATIENCE).no_proxy();
         if let Some(path) = ca_file {
-            let certificates = reqwest::Certificate::from_pem_bundle(&read(path)?);
-            let certificates =
-                certificates.map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))?;
+            let (pem, wrong) = (read(path)?, |error: &dyn std::fmt::Display| {
+                Failure::Wrong(format!(
+                    "--ca-file {}: {error}; expected certificates in PEM (BEGIN CERTIFICATE)",
+                    path.display()
+                ))
+            });
+            certificate::authorities(&pem).map_err(|error| wrong(&error))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&error))?;
             http = http.tls_certs_only(certificates);
         }
         let http = http.build().map_err(Failure::failed)?;
@@ -88,6 +90,10 @@ impl Client {
             return Ok(body);
         }
         Err(match serde_json::from_str::<Problem>(&body) {
+            // What was asked for can not be: an unknown record type, a site that does not exist.
+            Ok(Problem { error, mistakes }) if mistakes.is_empty() && status == StatusCode::BAD_REQUEST => {
+                Failure::Wrong(error)
+            }
             Ok(Problem { error, mistakes }) if mistakes.is_empty() => Failure::Failed(error),
             Ok(Problem { error, mistakes }) => Failure::Refused { mistakes, error },
             Err(_) => Failure::Failed(format!("control answered {status}: {}", body.trim())),
@@ -133,7 +139,7 @@ impl Client {
         let request = self.request(Method::GET, path);
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         match answer.status() {
-            reqwest::StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
             _ => self.send(self.request(Method::GET, path)).await.map(|_| true),
         }
@@ -142,6 +148,26 @@ impl Client {
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(self.request(Method::DELETE, path)).await
     }
+}
+
+/// A URL that can be asked.
+pub(super) fn parse_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text);
+    let fits = url.is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
+    if fits { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:8580".to_owned()) }
+}
+
+/// The token in a file. One that can be none is not sent: the server would only say that it knows no such token.
+fn token(path: &Path, bytes: &[u8]) -> Result<String, Failure> {
+    let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim();
+    let problem = if text.is_empty() {
+        "it is empty"
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "it holds no token"
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(Failure::Wrong(format!("--token-file {}: {problem}; expected a token on one line", path.display())))
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {
@@ -163,6 +189,16 @@ pub(super) fn segment(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_one_word() {
+        let read = |bytes: &[u8]| token(Path::new("t"), bytes).map_err(|it| it.text());
+        assert_eq!(read(b" 0123456789abcdef\n"), Ok("0123456789abcdef".to_owned()));
+        assert_eq!(read(b" \n").unwrap_err(), "--token-file t: it is empty; expected a token on one line");
+        for none in [&b"two words"[..], b"two\nlines", b"\xff\xfe", "\u{e9}".as_bytes()] {
+            assert!(read(none).unwrap_err().contains("it holds no token"), "{none:?}");
+        }
+    }
 
     #[test]
     fn names_stay_one_segment() {

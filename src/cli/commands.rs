@@ -1,134 +1,31 @@
-//! The commands that ask control once, and `check`, which asks nobody.
+//! The commands that ask control once.
 
 use std::{
-    io::{Read as _, Write as _},
+    cell::Cell,
+    io::Write as _,
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use serde_json::json;
-use store::{
-    commit::AuditEntry,
-    handle::Clock,
-    model::{self, Colour, Document, Kind, Mistake, Placed, Policy, World},
-};
+use serde_json::{Value, json};
+use store::model::{self, Colour, Document, Kind, Policy};
 
 use super::{
     Failure, Outcome, Override, SetOverride,
     client::{Client, segment},
+    files::documents,
     servers::{self, Servers},
     show,
-    zones::{self, Origins},
 };
 use crate::{
-    admin::{Applied, Apply, Explained, FileText, KeptDocument, Simulated, Status},
-    config::Config,
-    out::out,
+    admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
+    out::{self, out},
 };
-
-/// Files of one command, all together.
-const MOST_FILES: usize = 10_000;
-
-/// The files that were named, those in folders included, in the order of their paths.
-fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
-    let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
-    while let Some(path) = waiting.pop() {
-        if !path.is_dir() {
-            found.push(path);
-        } else {
-            let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
-            let mut inside = Vec::new();
-            for entry in std::fs::read_dir(&path).map_err(wrong)? {
-                let entry = entry.map_err(wrong)?.path();
-                let document =
-                    entry.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
-                if document || entry.is_dir() {
-                    inside.push(entry);
-                }
-            }
-            inside.sort_by(|a, b| b.cmp(a));
-            waiting.extend(inside);
-        }
-        if found.len() > MOST_FILES {
-            return Err(Failure::Wrong(format!("more than {MOST_FILES} files")));
-        }
-    }
-    Ok(found)
-}
-
-fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, Failure> {
-    let one = |path: PathBuf| {
-        let wrong = |error: std::io::Error| Failure::Wrong(format!("{}: {error}", path.display()));
-        if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(wrong)?;
-            return Ok(FileText { name: "stdin".to_owned(), text });
-        }
-        Ok(FileText {
-            text: std::fs::read_to_string(&path).map_err(wrong)?,
-            name: path.display().to_string(),
-        })
-    };
-    find(paths)?.into_iter().map(one).collect()
-}
-
-/// The files that were named, with the zone files they name.
-fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
-    zones::expand(read(paths)?).map_err(|mistakes| {
-        let error = "nothing was sent".to_owned();
-        Failure::Refused { mistakes, error }
-    })
-}
 
 pub(super) fn print(text: &str) -> Outcome {
     out!("{text}");
     Ok(())
-}
-
-pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
-    let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
-    let (mut configurations, mut filed) = (0, 0);
-    let (files, origins) = match zones::expand(read(paths)?) {
-        Ok(expanded) => expanded,
-        Err(found) => {
-            mistakes = found;
-            (Vec::new(), Origins::default())
-        }
-    };
-    for file in files {
-        if Path::new(&file.name).extension().is_some_and(|it| it == "toml") {
-            configurations += 1;
-            mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
-            continue;
-        }
-        if Path::new(&file.name).extension().is_some_and(|it| it == "zone") {
-            filed += 1;
-            mistakes.extend(zones::check(&file.name));
-            continue;
-        }
-        match model::parse(&file.name, &file.text) {
-            Ok(parsed) => documents.extend(parsed),
-            Err(found) => mistakes.extend(found),
-        }
-    }
-    let count = documents.len();
-    if mistakes.is_empty() && count > 0 {
-        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-        mistakes.extend(World::check(placed, Clock::default().now()).err().into_iter().flatten());
-    }
-    origins.point_out(&mut mistakes);
-    if json {
-        show::json(&mistakes)?;
-    }
-    if mistakes.is_empty() {
-        let also = if filed == 0 { String::new() } else { format!(", {filed} zone files") };
-        let text = format!("{count} documents and {configurations} node configurations{also}, no mistake\n");
-        return if json { Ok(()) } else { print(&text) };
-    }
-    Err(Failure::Failed(if json { String::new() } else { Failure::mistakes(&mistakes) }))
 }
 
 pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
@@ -137,27 +34,30 @@ pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
 
 pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
-    send(servers, &Apply { files, prune }, |failure| origins.explain(failure)).await
-}
-
-/// Applies the same at every server, unless they would give a service different UUIDs.
-async fn send(servers: &Servers, wanted: &Apply, explain: impl Fn(Failure) -> Failure) -> Outcome {
-    servers::agree_on_uuids(servers, wanted).await.map_err(&explain)?;
-    let apply = async |client: &Client| client.post("/v1/apply", wanted).await.map_err(&explain);
+    let wanted = Apply { files, prune };
+    servers::agree_on_uuids(servers, &wanted).await.map_err(|failure| origins.explain(failure))?;
+    let apply = async |client: &Client| -> Result<Applied, Failure> {
+        let applied = client.post("/v1/apply", &wanted).await;
+        let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
+        origins.point_out(&mut applied.warnings);
+        applied.warnings.extend(origins.warnings.iter().cloned());
+        Ok(applied)
+    };
     servers.each(apply, show::applied).await
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
     let applied = client.post("/v1/diff", &Apply { files, prune }).await;
-    let applied: Applied = applied.map_err(|failure| origins.explain(failure))?;
+    let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
+    origins.point_out(&mut applied.warnings);
+    applied.warnings.extend(origins.warnings);
     if json {
-        return show::json(&applied);
+        show::json(&applied)?
+    } else {
+        print(&show::compared(&applied))?
     }
-    if applied.differences.is_empty() {
-        return print("no difference\n");
-    }
-    print(&show::changes(&applied))
+    if applied.differences.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
 fn path_of(kind: Kind, name: &str) -> String {
@@ -170,7 +70,11 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
         None => client.get("/v1/documents", &[("kind", kind.as_str())]).await?,
     };
     if json {
-        return show::json(&documents);
+        let mut values = documents.into_iter().map(|it| it.document);
+        return match name {
+            Some(_) => show::json(&values.next()),
+            None => show::json(&values.collect::<Vec<Value>>()),
+        };
     }
     if documents.is_empty() {
         return print(&format!("no {kind}\n"));
@@ -205,27 +109,44 @@ pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: 
     Err(Failure::Failed(if servers.json { String::new() } else { text }))
 }
 
-pub(super) async fn export(client: &Client) -> Outcome {
+pub(super) async fn export(client: &Client, json: bool) -> Outcome {
+    if json {
+        let documents: Vec<KeptDocument> = client.get("/v1/documents", &[]).await?;
+        return show::json(&documents.into_iter().map(|it| it.document).collect::<Vec<Value>>());
+    }
     print(&client.text("/v1/export").await?)
-}
-
-pub(super) async fn status(client: &Client, json: bool) -> Outcome {
-    let status: Status = client.get("/v1/status", &[]).await?;
-    if json { show::json(&status) } else { print(&show::status(&status)) }
 }
 
 pub(super) async fn explain(
     client: &Client,
     (name, record_type): (&str, &str),
     who: IpAddr,
-    at: Option<&str>,
+    at: Option<jiff::Timestamp>,
     json: bool,
 ) -> Outcome {
-    let who = who.to_string();
+    let (who, at) = (who.to_string(), at.map(|it| it.to_string()));
     let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
-    query.extend(at.map(|it| ("at", it)));
+    query.extend(at.as_deref().map(|it| ("at", it)));
     let explained: Explained = client.get("/v1/explain", &query).await?;
     if json { show::json(&explained) } else { print(&show::explained(&explained)) }
+}
+
+/// Applies one document that was made here.
+async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
+    let file = FileText { name: what.to_owned(), text: document.to_string() };
+    let wanted = Apply { files: vec![file], prune: false };
+    let over = Cell::new(false);
+    let apply = async |client: &Client| -> Result<Applied, Failure> {
+        // Said before it takes effect, and what it brings alone.
+        let ahead: Applied = client.post("/v1/diff", &wanted).await?;
+        ahead.warnings.iter().for_each(|it| out::note(&format!("warning: {it}")));
+        let applied: Applied = client.post("/v1/apply", &wanted).await?;
+        over.set(over.get() || ahead.warnings.iter().any(|it| it.field == "expires"));
+        Ok(Applied { warnings: Vec::new(), ..applied })
+    };
+    servers.each(apply, show::applied).await?;
+    // By control's clock what was ordered is over already.
+    if over.get() { Err(Failure::differs()) } else { Ok(()) }
 }
 
 pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
@@ -233,12 +154,17 @@ pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
         Override::List => get(servers.only()?, Kind::Override, None, servers.json).await,
         Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
+            if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
+                let text =
+                    format!("--expires {at} is past, so this override would order nothing; nothing was sent");
+                return Err(Failure::Wrong(text));
+            }
             let mut target = serde_json::Map::new();
             target.extend(site.map(|it| ("site".to_owned(), it.into())));
             target.extend(domain.map(|it| ("domain".to_owned(), it.into())));
             let mut document = json!({
                 "kind": "Override", "name": name, "target": target, "state": state, "owner": owner,
-                "reason": reason, "expires": expires,
+                "reason": reason, "expires": expires.map(|it| it.to_string()),
             });
             if force {
                 document["force"] = true.into();
@@ -246,8 +172,7 @@ pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
             if let Some(over) = over {
                 document["over"] = over.to_string().into();
             }
-            let file = FileText { name: "override".to_owned(), text: document.to_string() };
-            send(servers, &Apply { files: vec![file], prune: false }, |failure| failure).await
+            apply_one(servers, "override", &document).await
         }
     }
 }
@@ -305,18 +230,18 @@ fn active(document: &KeptDocument) -> Option<Colour> {
 }
 
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
-    let entries: Vec<AuditEntry> = client.get("/v1/audit", &[]).await?;
+    let entries: Vec<Audited> = client.get("/v1/audit", &[]).await?;
     if json {
         return show::json(&entries);
     }
-    let row = |it: &AuditEntry| {
+    let row = |Audited { entry: it }: &Audited| {
         let generation = it.generation.map_or_else(String::new, |it| it.to_string());
         vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
     };
     print(&show::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
 }
 
-pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
+pub(super) async fn backup(client: &Client, output: &Path, as_json: bool) -> Outcome {
     let text = client.text("/v1/backup").await?;
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
     // Written beside and renamed, so that a failure leaves the older backup whole.
@@ -326,6 +251,10 @@ pub(super) async fn backup(client: &Client, output: &Path) -> Outcome {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&part, output).map_err(failed)?;
     let first = text.lines().next().unwrap_or_default().trim_start_matches("# waypost backup, ");
+    if as_json {
+        let generation = first.trim_start_matches("generation ");
+        return show::json(&json!({ "generation": generation, "file": output }));
+    }
     print(&format!("{first} in {}\n", output.display()))
 }
 
@@ -333,5 +262,6 @@ pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: boo
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
     let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
-    say_applied(&client.post_text(path, text).await?, json)
+    let applied = client.post_text(path, text).await.map_err(Failure::of_files)?;
+    say_applied(&applied, json)
 }

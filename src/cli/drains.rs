@@ -21,11 +21,15 @@ const AWAY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
     match drain {
-        Drain::Instance { service, id, node, hook, lease, require_all, wait } => {
-            let body = json!({
+        Drain::Instance { service, id, node, hook, lease, require_all, linger, wait } => {
+            let mut body = json!({
                 "service": service, "instance": id, "node": node, "hook": hook, "lease": lease,
                 "require_all": require_all,
             });
+            // Only where it is asked for: an older control does not know it.
+            if let Some(linger) = linger {
+                body["linger"] = json!(linger);
+            }
             let ordered: Value = client.post("/v1/drains", &body).await?;
             let drain = ordered["id"].as_str().unwrap_or_default().to_owned();
             if wait {
@@ -58,7 +62,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&cancelled);
             }
-            outln!("{id} cancelled");
+            outln!("{}", cancelled_text(&cancelled));
             Ok(())
         }
     }
@@ -66,6 +70,22 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
 
 fn path(id: &str) -> String {
     format!("/v1/drains/{}", segment(id))
+}
+
+/// What a cancellation means, without claiming what did not happen.
+fn cancelled_text(cancelled: &Value) -> String {
+    let text = |key: &str| cancelled[key].as_str().unwrap_or_default();
+    let instance = format!("{} of {}", text("instance"), text("service"));
+    let after = match (cancelled["done"].is_null(), cancelled["hook_called"] == true) {
+        (true, _) => format!("gateways pick {instance} again"),
+        (false, false) => {
+            format!("it was done; gateways let {instance} in again as soon as it is registered")
+        }
+        (false, true) => format!(
+            "it was done and its hook was called; gateways let {instance} in again as soon as it is registered"
+        ),
+    };
+    format!("{} cancelled: {after}", text("id"))
 }
 
 /// Tells each step as it happens, until the drain is over.
@@ -104,6 +124,7 @@ struct Told {
     awaited: BTreeSet<String>,
     phase: Option<Phase>,
     trouble: Option<String>,
+    stuck: bool,
 }
 
 impl Told {
@@ -130,12 +151,39 @@ impl Told {
                 let names: Vec<_> = drain.unproven.iter().cloned().collect();
                 outln!("UNPROVEN by {}: silent for longer than {}", names.join(", "), drain.lease);
             }
+            if drain.phase == Phase::Done {
+                let until = drain.linger.map_or_else(String::new, |it| format!(", for {it} at most"));
+                outln!("{} is refused until it has ended{until}", drain.instance);
+                outln!("to let it in before that: waypost drain cancel {}", drain.id);
+            }
         }
+        // Its words grow older by the second; that it is stuck is said once.
+        if let Some(why) = view.stuck.as_ref().filter(|_| !self.stuck && drain.trouble.is_none()) {
+            outln!("stuck: {why}");
+        }
+        self.stuck = view.stuck.is_some();
         if self.trouble != drain.trouble {
             self.trouble.clone_from(&drain.trouble);
             if let Some(trouble) = &self.trouble {
                 outln!("trouble: {trouble}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancellation_claims_no_call_that_was_not_made() {
+        let mut cancelled = json!({
+            "id": "d1", "phase": "cancelled", "service": "orders", "instance": "o-1", "done": null, "hook_called": false,
+        });
+        assert_eq!(cancelled_text(&cancelled), "d1 cancelled: gateways pick o-1 of orders again");
+        cancelled["done"] = json!("2026-11-26T17:00:00Z");
+        assert!(!cancelled_text(&cancelled).contains("hook"));
+        cancelled["hook_called"] = json!(true);
+        assert!(cancelled_text(&cancelled).contains("its hook was called"));
     }
 }

@@ -156,7 +156,7 @@ impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
         match &self.result {
             Ok(result) => json!({ "server": self.server, "result": result }),
-            Err(Failure::Refused { mistakes, error }) => {
+            Err(Failure::Refused { mistakes, error } | Failure::Mistaken { mistakes, error }) => {
                 json!({ "server": self.server, "error": error, "mistakes": mistakes })
             }
             Err(failure) => json!({ "server": self.server, "error": words(failure) }),
@@ -167,7 +167,10 @@ impl<T: Serialize> Answer<T> {
 fn words(failure: &Failure) -> String {
     match failure {
         Failure::Failed(text) | Failure::Wrong(text) => text.clone(),
-        Failure::Refused { mistakes, error } => format!("{}\n{error}", Failure::mistakes(mistakes)),
+        Failure::Refused { mistakes, error } | Failure::Mistaken { mistakes, error } => {
+            format!("{}\n{error}", Failure::mistakes(mistakes))
+        }
+        Failure::NotFoundOut(inner) => words(inner),
     }
 }
 
@@ -195,7 +198,8 @@ pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome
         let Ok(would) = result else { continue };
         for (service, uuid) in &would.uuids {
             let added = would.differences.iter().any(|it| {
-                it.kind == DifferenceKind::Added && it.id.kind == Kind::Service && it.id.name == *service
+                let (kind, id) = (&it.difference.kind, &it.difference.id);
+                *kind == DifferenceKind::Added && id.kind == Kind::Service && id.name == *service
             });
             let one = Known { server: server.clone(), uuid: uuid.to_string(), stored: !added };
             known.entry(service.clone()).or_default().push(one);

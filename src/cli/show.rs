@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use store::{
-    commit::{Difference, DifferenceKind},
-    model::{DocumentId, Generation, Kind},
+    commit::{DifferenceKind, FieldChange},
+    model::{DocumentId, Kind, Mistake},
 };
 
 use super::{Failure, Outcome};
-use crate::out::outln;
 use crate::{
-    admin::{Applied, Explained, Simulated, Status, ViewStatus},
-    control::DrainView,
+    admin::{Answering, Applied, DocumentChange, Explained, Simulated, Unserved},
+    control::{DrainView, StillRegistered},
+    out::outln,
 };
 
 /// As JSON, for scripts.
@@ -40,7 +40,7 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-fn section(text: &mut String, title: &str, heads: &[&str], rows: &[Vec<String>]) {
+pub(super) fn section(text: &mut String, title: &str, heads: &[&str], rows: &[Vec<String>]) {
     if rows.is_empty() {
         let _ = writeln!(text, "{title}: none\n");
     } else {
@@ -48,163 +48,107 @@ fn section(text: &mut String, title: &str, heads: &[&str], rows: &[Vec<String>])
     }
 }
 
-pub(super) fn differences(all: &[Difference]) -> String {
+/// What changes, a line for each document.
+fn differences(all: &[DocumentChange]) -> String {
     let mut text = String::new();
     for it in all {
-        let _ = match &it.kind {
-            DifferenceKind::Added => writeln!(text, "+ {}", it.id),
-            DifferenceKind::Removed => writeln!(text, "- {}", it.id),
-            DifferenceKind::Changed { fields } => writeln!(text, "~ {} ({})", it.id, fields.join(", ")),
+        let id = &it.difference.id;
+        let _ = match &it.difference.kind {
+            DifferenceKind::Added => writeln!(text, "+ {id}"),
+            DifferenceKind::Removed => writeln!(text, "- {id}"),
+            DifferenceKind::Changed { fields } => writeln!(text, "~ {id} ({})", fields.join(", ")),
         };
     }
     text
 }
 
 pub(super) fn applied(it: &Applied) -> String {
+    let warnings = warnings(&it.warnings);
     if it.differences.is_empty() {
-        return format!("unchanged, generation {}\n", it.generation);
+        return format!("{warnings}unchanged, generation {}\n", it.generation);
     }
-    format!("{}generation {}\n", changes(it), it.generation)
+    format!("{warnings}{}{}generation {}\n", differences(&it.differences), new_uuids(it), it.generation)
 }
 
-/// The differences, with the UUIDs of the services that are new and whose documents have none.
-pub(super) fn changes(it: &Applied) -> String {
-    let mut text = differences(&it.differences);
+/// The UUIDs of the services that are new and whose documents have none.
+fn new_uuids(it: &Applied) -> String {
+    let mut text = String::new();
     for (service, uuid) in &it.uuids {
         let id = DocumentId { kind: Kind::Service, name: service.clone() };
-        if it.differences.iter().any(|it| it.id == id && it.kind == DifferenceKind::Added) {
+        let is_new =
+            |it: &DocumentChange| it.difference.id == id && it.difference.kind == DifferenceKind::Added;
+        if it.differences.iter().any(is_new) {
             let _ = writeln!(text, "{id} has the uuid {uuid}");
         }
     }
     text
 }
 
-fn generation(it: Option<Generation>) -> String {
-    it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
+/// Warnings, a line each.
+pub(super) fn warnings(all: &[Mistake]) -> String {
+    all.iter().map(|it| format!("warning: {it}\n")).collect()
 }
 
-fn stale(view: &ViewStatus) -> String {
-    let since = view.since.as_deref().unwrap_or("an unknown time");
-    format!("no verdict changes since {since}: {}", view.reason.as_deref().unwrap_or_default())
-}
-
-pub(super) fn status(it: &Status) -> String {
-    let mut text = format!("generation {}\n", it.generation);
-    if let Some(error) = &it.engine_error {
-        let _ = writeln!(text, "ENGINE: {error}");
+/// What an apply would change, with both values of each field.
+pub(super) fn compared(it: &Applied) -> String {
+    let mut text = warnings(&it.warnings);
+    if it.differences.is_empty() {
+        text.push_str("no difference\n");
     }
-    if it.view.stale {
-        let _ = writeln!(text, "STALE: {}", stale(&it.view));
-    }
-    for node in &it.nodes {
-        if let Some(view) = node.view.as_ref().filter(|view| view.stale) {
-            let _ = writeln!(text, "STALE: node {}: {}", node.node, stale(view));
+    for change in &it.differences {
+        let sign = match change.difference.kind {
+            DifferenceKind::Added => '+',
+            DifferenceKind::Removed => '-',
+            DifferenceKind::Changed { .. } => '~',
+        };
+        let _ = writeln!(text, "{sign} {}", change.difference.id);
+        for FieldChange { field, before, after } in &change.values {
+            let _ = match (before, after) {
+                (Some(before), Some(after)) => {
+                    writeln!(text, "    {field}: {} -> {}", value(before), value(after))
+                }
+                (Some(before), None) => writeln!(text, "  - {field}: {}", value(before)),
+                (None, Some(after)) => writeln!(text, "  + {field}: {}", value(after)),
+                (None, None) => Ok(()),
+            };
         }
-    }
-    for cluster in &it.frozen {
-        let _ = writeln!(
-            text,
-            "FROZEN: cluster {cluster}: too much went down at once; the last good verdicts stay"
-        );
-    }
-    if let Some(it) = &it.bootstrap {
-        text.push_str(&super::tokens::waiting(&it.operator, &it.waits_for));
-    }
-    text.push('\n');
-    let domains = it.domains.iter().map(|domain| {
-        let sites = domain.sites.iter().map(|site| match &site.forced {
-            Some(order) => format!(
-                "{} {} ({} {} by {}: {})",
-                site.site,
-                site.state,
-                if order.state == "drain" { "ordered to" } else { "forced" },
-                order.state,
-                order.owner,
-                order.reason
-            ),
-            None => format!("{} {}", site.site, site.state),
-        });
-        let sites = sites.collect::<Vec<_>>().join(", ");
-        let failover = domain.failover.as_ref().map_or_else(String::new, |it| match it.budget {
-            Some(budget) if it.whole > budget => format!("{} (OVER ITS BUDGET of {budget})", it.whole),
-            _ => it.whole.to_string(),
-        });
-        vec![domain.name.clone(), domain.policy.clone(), sites, failover, domain.answers.join(", ")]
-    });
-    section(
-        &mut text,
-        "Domains",
-        &["NAME", "POLICY", "SITES", "FAILOVER", "ANSWERS"],
-        &domains.collect::<Vec<_>>(),
-    );
-    section(&mut text, "Targets", &["SITE", "ADDRESS", "CHECK", "VERDICT", "SEEN BY"], &targets(it));
-    let vantages = it.vantages.iter().map(|vantage| {
-        let state = match (vantage.fresh, vantage.withheld) {
-            (true, false) => "fresh",
-            (true, true) => "doubts itself",
-            (false, _) => "silent",
-        };
-        vec![vantage.name.clone(), state.to_owned()]
-    });
-    section(&mut text, "Vantages", &["NAME", "STATE"], &vantages.collect::<Vec<_>>());
-    let nodes = it.nodes.iter().map(|node| {
-        let beat = if node.lost {
-            format!("LOST, silent for {}", node.silent)
-        } else {
-            format!("{} ago", node.silent)
-        };
-        let lags = if node.generation == Some(it.generation) { "" } else { " (lags)" };
-        let running = format!("{}{lags}", generation(node.generation));
-        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
-    });
-    section(
-        &mut text,
-        "Nodes",
-        &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"],
-        &nodes.collect::<Vec<_>>(),
-    );
-    let services = it.services.iter().map(|service| {
-        vec![service.name.clone(), service.hosts.join(", "), service.uuid_domain.clone().unwrap_or_default()]
-    });
-    section(&mut text, "Services", &["NAME", "HOSTS", "UUID DOMAIN"], &services.collect::<Vec<_>>());
-    section(&mut text, "Drains", DRAIN_HEADS, &it.drains.iter().map(drain_row).collect::<Vec<_>>());
-    if !it.cnames_to_set.is_empty() {
-        let rows: Vec<_> =
-            it.cnames_to_set.iter().map(|it| vec![format!("{}. CNAME {}.", it.host, it.target)]).collect();
-        section(&mut text, "Records to be set by the owners of these zones", &["RECORD"], &rows);
+        if change.more > 0 {
+            let _ = writeln!(text, "    and {} fields more", change.more);
+        }
     }
     text
 }
 
-fn targets(it: &Status) -> Vec<Vec<String>> {
-    let seen = |target: &crate::admin::TargetStatus| {
-        let one = |(vantage, seen): (&String, &crate::admin::Seen)| {
-            let stale = if seen.fresh { "" } else { " (stale)" };
-            let why = if seen.reason.is_empty() || seen.state == "up" {
-                String::new()
-            } else {
-                format!(": {}", seen.reason)
-            };
-            format!("{vantage} {}{why}{stale}", seen.state)
-        };
-        target.observations.iter().map(one).collect::<Vec<_>>().join(", ")
-    };
-    let row = |target: &crate::admin::TargetStatus| {
-        let verdict = &target.verdict;
-        let why = match (verdict.frozen, verdict.damped, verdict.held) {
-            (true, _, _) => " (frozen)",
-            (_, true, _) => " (flaps, damped)",
-            (_, _, true) => " (held)",
-            (false, false, false) => "",
-        };
-        let verdict = format!("{}{why}", verdict.state.as_str());
-        vec![target.site.clone(), target.address.clone(), target.check.clone(), verdict, seen(target)]
-    };
-    it.targets.iter().map(row).collect()
+/// A value in a line, as in a document; of a long one the beginning.
+fn value(it: &serde_json::Value) -> String {
+    const LONGEST: usize = 200;
+    let text = it.as_str().map_or_else(|| it.to_string(), str::to_owned);
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}… ({} characters)", &text[..end], text.chars().count()),
+        None => text,
+    }
 }
 
 pub(super) const DRAIN_HEADS: &[&str] =
-    &["DRAIN", "INSTANCE", "PHASE", "RECEIPTS", "WAITING FOR", "UNPROVEN"];
+    &["DRAIN", "INSTANCE", "PHASE", "RECEIPTS", "WAITING FOR", "UNPROVEN", "STUCK"];
+
+/// The drained instances that are registered and refused: a line each, with what lets them in.
+pub(super) fn still_registered(all: &[StillRegistered]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut text = "Drained, still registered: refused until they have ended\n".to_owned();
+    for it in all {
+        let gateways = it.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "  {} of {} at {} (node {}), refused by {gateways}; to let it in: {}",
+            it.instance, it.service, it.address, it.node, it.let_in
+        );
+    }
+    text.push('\n');
+    text
+}
 
 pub(super) fn drain_row(it: &DrainView) -> Vec<String> {
     let names =
@@ -216,6 +160,7 @@ pub(super) fn drain_row(it: &DrainView) -> Vec<String> {
         it.receipts.iter().map(|it| it.gateway.clone()).collect::<Vec<_>>().join(", "),
         names(&it.awaited),
         names(&it.drain.unproven),
+        it.stuck.clone().unwrap_or_default(),
     ]
 }
 
@@ -230,8 +175,32 @@ pub(super) const fn phase(it: &DrainView) -> &'static str {
     }
 }
 
+/// What would have no living site at all.
+fn unserved(it: &Simulated) -> String {
+    const SHOWN: usize = 50;
+    let mut text = String::new();
+    if it.nothing_left {
+        text.push_str("NO SITE WOULD BE LEFT: these are all there are. Requests would fail everywhere.\n\n");
+    }
+    let then = |it: &Unserved| match it.answering {
+        Answering::Nodata => "it would be answered with nothing (when_none: nodata)".to_owned(),
+        Answering::Backup => "it would be answered with its backup addresses".to_owned(),
+        _ => format!("it would fail open: its clients would still be sent to {}", it.answers.join(", ")),
+    };
+    let row = |it: &Unserved| vec![it.domain.clone(), then(it)];
+    let rows: Vec<_> = it.unserved.iter().take(SHOWN).map(row).collect();
+    if !rows.is_empty() {
+        section(&mut text, "Domains without a living site", &["DOMAIN", "THEN"], &rows);
+    }
+    if it.unserved.len() > SHOWN {
+        let _ = writeln!(text, "and {} domains more without a living site\n", it.unserved.len() - SHOWN);
+    }
+    text
+}
+
 pub(super) fn simulated(it: &Simulated) -> String {
     let mut text = format!("If {} died (generation {}):\n\n", it.killed.join(" and "), it.generation);
+    text.push_str(&unserved(it));
     let shares = |shares: &std::collections::BTreeMap<String, f64>| {
         let one = |(to, share): (&String, &f64)| {
             if *share == 100.0 { to.clone() } else { format!("{to} {share} %") }
@@ -276,7 +245,9 @@ pub(super) fn explained(it: &Explained) -> String {
         }
     }
     if it.view.stale {
-        let _ = writeln!(text, "STALE      {}", stale(&it.view));
+        let since = it.view.since.as_deref().unwrap_or("an unknown time");
+        let reason = it.view.reason.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "STALE      no verdict changes since {since}: {reason}");
     }
     let home = match (&it.home, &it.near) {
         (Some(home), _) => format!("in the networks of {home}"),
@@ -316,8 +287,12 @@ pub(super) fn explained(it: &Explained) -> String {
             (true, false) => "usable",
             (false, _) => "not used",
         };
-        let _ =
-            writeln!(text, "  {place}. {:<10} {} ({usable}); probes say {}", site.site, site.tier, site.real);
+        let lacks = site.lacks.as_ref().map_or_else(String::new, |it| format!("; {it}"));
+        let _ = writeln!(
+            text,
+            "  {place}. {:<10} {} ({usable}); probes say {}{lacks}",
+            site.site, site.tier, site.real
+        );
         if let Some(order) = &site.forced {
             let until = order.expires.as_deref().map_or_else(String::new, |it| format!(", until {it}"));
             let _ = writeln!(
@@ -341,6 +316,13 @@ pub(super) fn explained(it: &Explained) -> String {
             }
         }
     }
+    let left = it.sites.first().map(|best| best.tier.as_str());
+    if matches!(left, Some("down" | "draining" | "forced down")) {
+        let _ = writeln!(text, "fails open no site is up: the answer is what when_none and min_up leave");
+    }
+    if it.taken_out {
+        text.push_str("           overrides take out every site that has this family, and others are left\n");
+    }
     let _ = writeln!(text, "answer     {}", it.rcode);
     for record in it.answer.iter().chain(&it.authority) {
         let _ = writeln!(text, "  {record}");
@@ -351,6 +333,23 @@ pub(super) fn explained(it: &Explained) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drained_instance_that_is_registered_has_a_line_with_its_command() {
+        assert_eq!(still_registered(&[]), "");
+        let text = still_registered(&[StillRegistered {
+            service: "orders".into(),
+            instance: "orders-1".into(),
+            node: "n1".into(),
+            address: "10.1.0.7:8080".into(),
+            refused_by: ["gw-2".to_owned(), "gw-1".to_owned()].into(),
+            drain: "d1".into(),
+            let_in: "waypost drain cancel d1".into(),
+        }]);
+        let line = "  orders-1 of orders at 10.1.0.7:8080 (node n1), refused by gw-1, gw-2; \
+                    to let it in: waypost drain cancel d1";
+        assert_eq!(text.lines().nth(1), Some(line));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -245,6 +245,7 @@ async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Fai
         Failure::Refused { mistakes, error } => {
             Failure::Refused { mistakes, error: format!("{error}\n{note}") }
         }
+        other => other,
     }
 }
 

@@ -5,56 +5,193 @@
 //! zone file are pointed to its line there afterwards ([`Origins`]).
 
 use std::{
+    collections::{BTreeMap, HashSet},
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use dns::zonefile::{self, Place, Places};
-use store::model::{
-    Document, DomainName, Mistake, Mistakes, Zone, encode,
-    tree::{Entry, Node, Value},
-    yaml,
+use dns::zonefile::{self, Dnssec, Place, Places, Read};
+use store::{
+    handle::Clock,
+    model::{
+        self, Document, DomainName, Mistake, Mistakes, Placed, RecordData, StaticRecord, World, Zone, encode,
+        rdata,
+        tree::{Entry, Node, Value},
+        yaml,
+    },
 };
 
-use super::{Failure, Outcome, commands::print};
+use super::{Failure, Outcome, commands::print, show};
 use crate::admin::FileText;
 
-/// Prints the Zone document of a zone file, or writes it.
-pub(super) fn import(file: &Path, origin: &str, output: Option<&Path>) -> Outcome {
+/// How a zone file is imported.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Import {
+    /// Of a signed zone everything but its signatures.
+    pub(super) strip_dnssec: bool,
+    /// The document as JSON.
+    pub(super) json: bool,
+}
+
+/// Prints the Zone document of a zone file, or writes it. What is left out goes to standard error, and a document that
+/// `apply` would refuse is not printed.
+pub(super) fn import(file: &Path, origin: &str, how: Import, output: Option<&Path>) -> Outcome {
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
-    let (zone, _) = zonefile::read_from(file, &origin).map_err(|mistakes| {
-        Failure::Failed(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
-    let text = encode::yaml(&Document::Zone(zone));
+    let dnssec = if how.strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
+    let mistaken = |mistakes| Failure::Mistaken { mistakes, error: String::new() };
+    let all =
+        |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>();
+    let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| mistaken(all(found)))?;
+    let (mut read, occluded) = without_occluded(read);
+    let mut warnings = all(std::mem::take(&mut read.warnings));
+    warnings.extend(all(occluded));
+    say(&show::warnings(&warnings));
+    say(&stripped(&origin, &read.stripped));
+    let (zone, places) = (Document::Zone(read.zone), read.places);
+    applicable(file, &encode::yaml(&zone), &places).map_err(mistaken)?;
+    let text = if how.json { format!("{}\n", encode::json(&zone)) } else { encode::yaml(&zone) };
     let Some(output) = output else { return print(&text) };
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
     std::fs::File::create(output).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
-/// Looks for mistakes in a file called `ORIGIN.zone`.
-pub(super) fn check(file: &str) -> Vec<Mistake> {
+/// Writes lines to standard error. Whether they can be written changes nothing.
+fn say(lines: &str) {
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
+/// What `--strip-dnssec` left out, for people; empty for nothing.
+fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let counts: Vec<_> =
+        counts.iter().map(|(kind, count)| format!("{count} {}", rdata::mnemonic(*kind))).collect();
+    format!(
+        "left out: {}\nBefore this zone is served, remove the DS record of {origin} at its parent and wait as long as \
+         its TTL: while it is there, validating resolvers reject every answer.\n",
+        counts.join(", ")
+    )
+}
+
+/// Whether `apply` takes a document by itself; if not, why, by the lines of the zone file.
+fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<Mistake>> {
+    if text.len() > yaml::MAX_DOCUMENT {
+        let (problem, expected) = (too_large(text.len()), FITS.to_owned());
+        let (file, document, field) = (file.display().to_string().into(), String::new(), String::new());
+        return Err(vec![Mistake { file, line: None, document, field, problem, expected }]);
+    }
+    let now = Clock::default().now();
+    let checked = model::parse("z", text).and_then(|parsed| {
+        let placed = parsed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        World::check(placed, now).map(drop)
+    });
+    let at_its_line = |mut it: Mistake| {
+        let place = placed(places, 0, &it.field);
+        it.file = place.map_or_else(|| file.display().to_string().into(), |place| Arc::clone(&place.file));
+        it.line = place.map(|place| place.line);
+        it.field.clear();
+        it
+    };
+    checked.map_err(|mistakes| mistakes.into_iter().map(at_its_line).collect())
+}
+
+const FITS: &str = "a smaller zone, split by delegations, or the file itself in the zones_dir of the nodes, which has no \
+                    such limit";
+
+fn too_large(bytes: usize) -> String {
+    format!("the zone file makes a document of {bytes} bytes, more than {}", yaml::MAX_DOCUMENT)
+}
+
+/// Takes out what lies below a delegation of the zone itself and is no delegation or glue: it is never answered, and
+/// in a document it would be a mistake.
+fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
+    let apex = read.zone.name.clone();
+    let ns = |it: &&StaticRecord| matches!(it.data, RecordData::Ns(_)) && it.name != apex;
+    let cuts: HashSet<DomainName> = read.zone.records.iter().filter(ns).map(|it| it.name.clone()).collect();
+    let above = |name: &DomainName| {
+        std::iter::successors(name.parent(), DomainName::parent)
+            .take_while(|above| above.is_within(&apex))
+            .find(|above| cuts.contains(above))
+    };
+    let mut warnings = Vec::new();
+    let records =
+        std::mem::take(&mut read.zone.records).into_iter().zip(std::mem::take(&mut read.places.records));
+    for (record, place) in records {
+        let glue = matches!(record.data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_));
+        match above(&record.name).filter(|_| !glue) {
+            Some(cut) => {
+                let problem = format!("{} lies below the delegation of {cut}, and is left out", record.name);
+                let (file, line) = (place.file, Some(place.line));
+                warnings.push(zonefile::Mistake {
+                    file,
+                    line,
+                    column: None,
+                    problem,
+                    expected: String::new(),
+                });
+            }
+            None => {
+                read.zone.records.push(record);
+                read.places.records.push(place);
+            }
+        }
+    }
+    (read, warnings)
+}
+
+/// Looks for mistakes in a file called `ORIGIN.zone`; gives the zone's name where there are none, and the warnings.
+pub(super) fn check(file: &str) -> Result<(DomainName, Vec<Mistake>), Vec<Mistake>> {
     let Some(origin) = zonefile::origin_of(Path::new(file)) else {
         let (problem, expected) =
             ("the file's name is not that of a zone", "a name such as example.com.zone");
         let (file, problem, expected) = (file.into(), problem.to_owned(), expected.to_owned());
-        return vec![Mistake {
+        return Err(vec![Mistake {
             file,
             line: None,
             document: String::new(),
             field: String::new(),
             problem,
             expected,
-        }];
+        }]);
     };
-    let found = zonefile::read_from(Path::new(file), &origin).err().unwrap_or_default();
-    found.into_iter().map(|it| of_zone_file(it, "")).collect()
+    let all = |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect();
+    match zonefile::read_from(Path::new(file), &origin, Dnssec::Refuse) {
+        Ok(read) => Ok((origin, all(read.warnings))),
+        Err(mistakes) => Err(all(mistakes)),
+    }
 }
 
-/// Where the records came from that stand in no document people wrote.
+/// Warns of zone files that a node would not serve beside Zone documents of the same name.
+pub(super) fn shadowed<'d>(
+    filed: &[(String, DomainName)],
+    documents: impl Iterator<Item = &'d Document> + Clone,
+) -> Vec<Mistake> {
+    let is_zone = |origin: &DomainName| {
+        documents.clone().any(|document| matches!(document, Document::Zone(zone) if zone.name == *origin))
+    };
+    let shadowed = filed.iter().filter(|(_, origin)| is_zone(origin));
+    let warning = |(file, origin): &(String, DomainName)| Mistake {
+        file: file.as_str().into(),
+        line: None,
+        document: format!("Zone {origin}"),
+        field: String::new(),
+        problem: "there is a document of the same name too, and in zones_dir the file would not be served"
+            .to_owned(),
+        expected: "one of them".to_owned(),
+    };
+    shadowed.map(warning).collect()
+}
+
+/// Where the records came from that stand in no document people wrote, and what was passed over in their files.
 #[derive(Debug, Default)]
-pub(super) struct Origins(Vec<Origin>);
+pub(super) struct Origins {
+    all: Vec<Origin>,
+    /// Not mistakes: what they tell of was left out, or is answered in another way than it is written.
+    pub(super) warnings: Vec<Mistake>,
+}
 
 /// The records of one document.
 #[derive(Debug)]
@@ -73,7 +210,7 @@ impl Origins {
     pub(super) fn point_out(&self, mistakes: &mut [Mistake]) {
         for mistake in mistakes {
             let of = |it: &&Origin| *it.file == *mistake.file && it.document == mistake.document;
-            if let Some(place) = self.0.iter().find(of).and_then(|origin| origin.place(&mistake.field)) {
+            if let Some(place) = self.all.iter().find(of).and_then(|origin| origin.place(&mistake.field)) {
                 mistake.file = Arc::clone(&place.file);
                 mistake.line = Some(place.line);
                 mistake.field.clear();
@@ -95,14 +232,30 @@ impl Origins {
 
 impl Origin {
     fn place(&self, field: &str) -> Option<&Place> {
-        let (list, rest) = field.split_once('[').unwrap_or((field, ""));
-        let number = || rest.split_once(']')?.0.parse::<usize>().ok();
-        match list {
-            "records" => self.places.records.get(number()?.checked_sub(self.own)?),
-            "nameservers" => self.places.nameservers.get(number()?),
-            _ => list.starts_with("soa").then_some(&self.places.soa),
-        }
+        placed(&self.places, self.own, field)
     }
+}
+
+/// Where a field of a Zone document stands in the zone file it was made from, behind `own` records of its own.
+fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<&'p Place> {
+    let (list, rest) = field.split_once('[').unwrap_or((field, ""));
+    let number = || rest.split_once(']')?.0.parse::<usize>().ok();
+    match list {
+        "records" => places.records.get(number()?.checked_sub(own)?),
+        "nameservers" => places.nameservers.get(number()?),
+        _ => list.starts_with("soa").then_some(&places.soa),
+    }
+}
+
+/// The zone files that documents name.
+pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    for file in files.iter().filter(|it| it.text.contains("file")) {
+        let trees = yaml::parse(&file.text, &Mistakes::new(file.name.as_str().into()));
+        let path = |tree: &Node| word(tree, "file").map(|(path, _)| beside(&file.name, path));
+        named.extend(trees.iter().filter(|tree| names_a_file(tree)).filter_map(path));
+    }
+    named
 }
 
 /// Puts the records of zone files into the documents that name them.
@@ -126,8 +279,8 @@ fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<Mistake>) 
         return file;
     }
     for tree in trees.iter_mut().filter(|tree| names_a_file(tree)) {
-        if let Some(origin) = expand_zone(tree, &file.name, wrong) {
-            origins.0.push(origin);
+        if let Some(origin) = expand_zone(tree, &file.name, &mut origins.warnings, wrong) {
+            origins.all.push(origin);
         }
     }
     FileText { text: encode::placed(&trees), ..file }
@@ -149,7 +302,12 @@ fn names_a_file(tree: &Node) -> bool {
 }
 
 /// Replaces the `file` of a Zone by what it says.
-fn expand_zone(tree: &mut Node, name: &str, wrong: &mut Vec<Mistake>) -> Option<Origin> {
+fn expand_zone(
+    tree: &mut Node,
+    name: &str,
+    warnings: &mut Vec<Mistake>,
+    wrong: &mut Vec<Mistake>,
+) -> Option<Origin> {
     let ((path, line), (apex, _)) = (word(tree, "file")?, word(tree, "name")?);
     let (apex, path) = (apex.parse::<DomainName>().ok()?, beside(name, path));
     let document = format!("Zone {apex}");
@@ -164,18 +322,18 @@ fn expand_zone(tree: &mut Node, name: &str, wrong: &mut Vec<Mistake>) -> Option<
             mistake(entry.line, key, "stands in the zone file".to_owned(), "only `records` beside `file`");
         }
     }
-    let (zone, places) = match zonefile::read_from(&path, &apex) {
+    let read = match zonefile::read_from(&path, &apex, Dnssec::Refuse) {
         Ok(read) => read,
         Err(mistakes) => {
             wrong.extend(mistakes.into_iter().map(|it| of_zone_file(it, &document)));
             return None;
         }
     };
+    let (Read { zone, places, warnings: passed_over, .. }, occluded) = without_occluded(read);
+    warnings.extend(passed_over.into_iter().chain(occluded).map(|it| of_zone_file(it, &document)));
     let size = encode::yaml(&Document::Zone(zone.clone())).len();
     if size > yaml::MAX_DOCUMENT {
-        let problem =
-            format!("the zone file makes a document of {size} bytes, more than {}", yaml::MAX_DOCUMENT);
-        mistake(line, "file", problem, "a smaller zone, or the file in the zones_dir of the nodes");
+        mistake(line, "file", too_large(size), FITS);
     }
     if wrong.len() > before {
         return None;
@@ -249,7 +407,7 @@ fn put_node_on(node: &mut Node, line: u32) {
 
 #[cfg(test)]
 mod tests {
-    use store::model::{self, Moment, Placed, World};
+    use store::model::Moment;
 
     use super::*;
 
@@ -288,11 +446,11 @@ mod tests {
             format!("{ZONE}a\\.b 5 TXT \"x;\" y\n_443._tcp TLSA 3 1 1 0a\n@ MX 0 .\nd DNAME x.org.\n"),
         )
         .unwrap();
-        import(&file, "example.com", Some(&out)).unwrap();
+        import(&file, "example.com", Import::default(), Some(&out)).unwrap();
         let text = std::fs::read_to_string(&out).unwrap();
         let read = model::parse("z", &text).unwrap().remove(0).value;
-        let (zone, _) = zonefile::read_from(&file, &"example.com".parse().unwrap()).unwrap();
-        assert_eq!(read, Document::Zone(zone), "{text}");
+        let expected = zonefile::read_from(&file, &"example.com".parse().unwrap(), Dnssec::Refuse).unwrap();
+        assert_eq!(read, Document::Zone(expected.zone), "{text}");
     }
 
     #[test]
@@ -352,9 +510,22 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("example.com.zone"), ZONE).unwrap();
         std::fs::write(path("b.zone"), format!("{ZONE}x A y\n")).unwrap();
-        assert_eq!(check(&path("example.com.zone")), []);
-        assert!(check(&path("b.zone"))[0].to_string().contains("b.zone:5: \"y\" is not an IPv4 address"));
-        assert!(check(&path("a..b.zone"))[0].to_string().contains("a name such as example.com.zone"));
+        assert_eq!(check(&path("example.com.zone")), Ok(("example.com".parse().unwrap(), vec![])));
+        std::fs::write(path("c.zone"), format!("{ZONE}x.d. A 192.0.2.1\n")).unwrap();
+        let (_, warnings) = check(&path("c.zone")).unwrap();
+        assert!(
+            warnings[0]
+                .to_string()
+                .contains("c.zone:5: \"x.d.\" lies outside the zone c, and is passed over")
+        );
+        assert!(
+            check(&path("b.zone")).unwrap_err()[0]
+                .to_string()
+                .contains("b.zone:5: \"y\" is not an IPv4 address")
+        );
+        assert!(
+            check(&path("a..b.zone")).unwrap_err()[0].to_string().contains("a name such as example.com.zone")
+        );
     }
 
     #[test]
@@ -363,5 +534,89 @@ mod tests {
         let found =
             checked("kind: Zone\nname: example.com\nfile: zones/z\n", &format!("{ZONE}{many}")).unwrap_err();
         assert!(found[0].contains("zones_dir"), "{found:#?}");
+    }
+
+    /// What `import` makes of a zone file with these lines behind its head, or what it says.
+    fn imported(more: &str, strip_dnssec: bool) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, out) = (folder.path().join("z"), folder.path().join("z.yaml"));
+        std::fs::write(&file, format!("{ZONE}{more}")).unwrap();
+        match import(&file, "example.com", Import { strip_dnssec, json: false }, Some(&out)) {
+            Ok(()) => Ok(std::fs::read_to_string(&out).unwrap()),
+            Err(failure) => Err(failure.text()),
+        }
+    }
+
+    /// A Zone document together with others, as `apply` checks them.
+    fn applied(zone: &str, others: &str) -> Result<(), Vec<String>> {
+        let shown = |found: Vec<Mistake>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let placed = model::parse("z", &format!("{zone}---\n{others}")).map_err(shown)?;
+        let placed = placed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        World::check(placed, Moment(0)).map(drop).map_err(shown)
+    }
+
+    #[test]
+    fn what_is_imported_is_applied() {
+        let child = "kind: Zone\nname: sub.example.com\nnameservers: [{ name: ns.x. }]\n";
+        for more in [
+            "x CNAME *.w\n*.w A 192.0.2.1\n",
+            "sub NS ns.x.\nsub DS 60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118\n",
+            "sub NS ns.x.\nb.sub TXT \"never answered\"\n",
+            "x 0 A 192.0.2.1\ny CNAME .\nz DNAME .\nd NS .\nd DNAME x.\n",
+            "x 4294967295 A 192.0.2.1\n",
+            "caf\\195\\169 A 192.0.2.1\na\\ b TXT \"\\255\"\n",
+            "@ NS ns.w\n*.w A 192.0.2.1\n",
+        ] {
+            let text = imported(more, false).unwrap();
+            assert_eq!(applied(&text, child), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_apply_would_refuse_is_not_imported() {
+        let found = imported("x CNAME y\ny CNAME x\n", false).unwrap_err();
+        assert!(found.contains("z:5: Zone example.com: a CNAME loop"), "{found}");
+        let many: String = (0..20_000).map(|n| format!("h{n} A 192.0.2.1\n")).collect();
+        let found = imported(&many, false).unwrap_err();
+        assert!(found.contains("bytes, more than 524288") && found.contains("zones_dir"), "{found}");
+    }
+
+    #[test]
+    fn a_signed_zone_is_imported_without_its_signatures_or_not_at_all() {
+        let signed = "@ DNSKEY 257 3 13 AQID\n@ TYPE46 \\# 27 0006 0d 01 00000e10 70dbd880 70dbd880 0001 00 01020304\
+                      05060708\n@ NSEC x NS SOA NSEC\n@ CDS 1 13 2 \
+                      000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n@ TYPE65534 \\# 1 00\n\
+                      sub NS ns.x.\nsub DS 1 13 2 \
+                      000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+        let found = imported(signed, false).unwrap_err();
+        assert!(found.contains("z:5: the zone is signed (it has RRSIG, NSEC, DNSKEY)"), "{found}");
+        assert!(found.contains("--strip-dnssec"), "{found}");
+        let text = imported(signed, true).unwrap();
+        for gone in ["DNSKEY", "RRSIG", "NSEC", "CDS", "65534"] {
+            assert!(!text.contains(gone), "{text}");
+        }
+        assert!(text.contains("type: DS"), "{text}");
+        for kind in ["DNSKEY, data: 257 3 13 AQID", "NSEC, data: x A", "TYPE46, data: '\\# 1 00'"] {
+            let record = format!("records:\n  - {{ name: '@', type: {kind} }}\n");
+            let zone = format!("kind: Zone\nname: a.b\nnameservers: [{{ name: ns.x. }}]\n{record}");
+            let found = model::parse("z", &zone).unwrap_err();
+            assert!(found[0].to_string().contains("DNSSEC is not served yet"), "{found:#?}");
+        }
+        let found = checked("kind: Zone\nname: example.com\nfile: zones/z\n", &format!("{ZONE}{signed}"));
+        assert!(found.unwrap_err()[0].contains("zones/z:5: Zone example.com: the zone is signed"));
+    }
+
+    #[test]
+    fn a_file_beside_a_document_of_the_same_zone_is_said() {
+        let origin: DomainName = "example.com".parse().unwrap();
+        let filed = [("example.com.zone".to_owned(), origin)];
+        let zone = "kind: Zone\nname: example.com\nnameservers: [{ name: ns.x. }]\n";
+        let documents: Vec<_> = model::parse("z", zone).unwrap().into_iter().map(|it| it.value).collect();
+        let said = shadowed(&filed, documents.iter());
+        assert!(
+            said[0].to_string().starts_with("example.com.zone: Zone example.com: there is a document"),
+            "{said:?}"
+        );
+        assert_eq!(shadowed(&filed, [].iter()), []);
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use store::{
+    discovery::BELIEVE_AFTER,
     engine::consul,
     geo::Geo,
     model::{
@@ -39,6 +40,8 @@ const CONSUL: &str = "consul";
 const LONGEST: usize = 4096;
 /// The longest token or certificate file.
 const LARGEST_FILE: u64 = 1024 * 1024;
+const LINGERS: std::ops::RangeInclusive<Span> =
+    Span(Duration::ZERO)..=Span(Duration::from_secs(365 * 24 * 3600));
 const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
 
 pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
@@ -46,7 +49,9 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let node = fields.required("node", "the node's name, unique among all nodes", name);
     let site = fields.required("site", "the name of the site it stands in", name);
     let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
-    let store = section(&fields, "store", store_section);
+    let (store, believe_after) =
+        section(&fields, "store", |it| Some((store_section(it), believe_after(it)))).unzip();
+    let store = store.flatten();
     let dns_there = section(&fields, "dns", dns_section);
     let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
     let dns = dns_there.map(|it| {
@@ -84,6 +89,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         site: site?,
         data_dir: data_dir?,
         store,
+        believe_after: believe_after.unwrap_or(BELIEVE_AFTER),
         dns,
         dns_certificate,
         dns_cookies,
@@ -111,6 +117,12 @@ fn section<T>(
     fields.get(name).and_then(|at| at.fields()).and_then(|fields| read(&fields))
 }
 
+/// Long enough for a mistake to be noticed, and for agents to bring their services back.
+fn believe_after(fields: &Fields<'_>) -> Duration {
+    let within = Span(Duration::from_secs(1))..=Span(Duration::from_secs(7 * 24 * 3600));
+    fields.or("believe_after", BELIEVE_AFTER, |it| it.span_within(within.clone()).map(|it| it.0))
+}
+
 fn store_section(fields: &Fields<'_>) -> Option<Store> {
     let words = [("embedded", true), ("consul", false)];
     let embedded = fields.required("engine", "\"embedded\" or \"consul\"", |it| it.word(&words));
@@ -134,7 +146,7 @@ fn store_section(fields: &Fields<'_>) -> Option<Store> {
     } else {
         let url = fields.required("url", "the agent's URL, such as http://127.0.0.1:8500", url);
         let token = fields.optional("token_file", |it| token_to_send(&it));
-        let ca_pem = fields.optional("ca_file", |it| file(&it));
+        let ca_pem = fields.optional("ca_file", |it| authorities(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
     }
@@ -300,11 +312,11 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
         Some(urls)
     });
     let token = fields.optional("token_file", |it| token_to_send(&it));
-    let ca_pem = fields.optional("ca_file", |it| file(&it));
+    let ca_pem = fields.optional("ca_file", |it| authorities(&it));
     let canaries = fields.optional("canaries", |it| it.list(|canary| canary.parse::<prober::Canary>()));
     let max_targets = fields.optional("max_targets", |it| it.int(1..=10_000_000));
     let max_dials = fields.optional("max_dials", |it| it.int(1..=1_000_000));
-    let check_ca_pem = fields.optional("check_ca_file", |it| file(&it));
+    let check_ca_pem = fields.optional("check_ca_file", |it| authorities(&it));
     let external = fields.or("external", BTreeMap::new(), programs);
     let mut config = prober::Config::new(vantage?, report_to?);
     config.check_ca_pem = check_ca_pem;
@@ -345,15 +357,24 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
     if let Some(at) = fields.get("listen") {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
-    Some(Control { listen, guard })
+    let linger = fields.optional("linger", |it| it.span_within(LINGERS));
+    let usual = store::commit::history::Limits::default();
+    let history = store::commit::history::Limits {
+        commits: fields.or("history_commits", usual.commits, |it| it.int(1..=100_000)),
+        bytes: fields.or("history_bytes", usual.bytes, |it| it.int(65_536..=1_073_741_824)),
+    };
+    Some(Control { listen, guard, linger, history })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
     let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(LONGEST)?;
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(text) {
-            it.mistake(error.to_string(), "a level such as info, or directives such as info,proxy=debug");
+        if let Err(problem) = directives(text) {
+            it.mistake(
+                problem,
+                "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -385,6 +406,32 @@ fn log_file(at: &Reader<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// What is wrong with the directives of a log. A word alone must be a level: the filter takes every other word for the
+/// name of a module, and a misspelt level would silence the node.
+fn directives(text: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::builder();
+    filter.parse(text).map_err(|error| error.to_string())?;
+    for part in text.split(',').map(str::trim) {
+        let is_level = part.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+        if !is_level && !part.contains(['=', '[']) {
+            return Err(format!(
+                "there is no log level {part:?}; for a module of that name write {part}=debug"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Certificates to trust, in PEM: at least one.
+fn authorities(at: &Reader<'_>) -> Option<Vec<u8>> {
+    let pem = file(at)?;
+    if let Err(problem) = crate::certificate::authorities(&pem) {
+        at.mistake(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
+        return None;
+    }
+    Some(pem)
 }
 
 /// Certificate, key and first token of a listener.

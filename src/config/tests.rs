@@ -165,11 +165,63 @@ fn off_loopback_takes_tls_and_a_token() {
         );
         let config = Config::parse("node.toml", &format!("{head}{section}{guard}")).unwrap();
         let shown = format!("{config:?}");
-        assert!(!shown.contains("0123456789abcdef"), "{shown}");
+        assert!(!shown.contains("0123456789abcdef") && !shown.contains("PRIVATE"), "{shown}");
     }
     std::fs::write(path("token"), "short").unwrap();
     let said = mistakes(&format!("{head}token_file = \"{}\"\n", path("token")));
     assert!(said.contains("holds no token"), "{said}");
+}
+
+#[test]
+fn a_log_level_that_does_not_exist_is_told() {
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[telemetry]\n";
+    for (log, needle) in [
+        ("inof", "there is no log level \\\"inof\\\"; for a module of that name write inof=debug"),
+        ("proxy", "there is no log level"),
+        ("", "telemetry.log"),
+        ("info,proxy=loud", "telemetry.log"),
+    ] {
+        let said = mistakes(&format!("{node}log = \"{log}\"\n"));
+        let needle = needle.replace("\\\"", "\"");
+        assert!(said.contains("node.toml:7") && said.contains(&needle), "{log:?}: {said}");
+    }
+    for log in ["off", "INFO", "warn,proxy=debug", "info,dns::server=trace", "info,[query{kind=a}]=debug"] {
+        let read = Config::parse("node.toml", &format!("{node}log = \"{log}\"\n"));
+        assert_eq!(read.unwrap().telemetry.log.directives, log);
+    }
+}
+
+#[test]
+fn authorities_that_are_none_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, "no certificate\n").unwrap();
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n";
+    let store = format!(
+        "[store]\nengine = \"consul\"\nurl = \"https://127.0.0.1:8501\"\nca_file = \"{}\"\n",
+        file.display()
+    );
+    let said = mistakes(&format!("{node}{store}"));
+    assert!(said.contains("node.toml:7: store.ca_file: there is no certificate in it"), "{said}");
+    let prober = format!(
+        "[prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:1\"]\nca_file = \"{0}\"\ncheck_ca_file = \"{0}\"\n",
+        file.display()
+    );
+    let said = mistakes(&format!("{node}{prober}"));
+    assert!(said.contains("prober.ca_file") && said.contains("prober.check_ca_file"), "{said}");
+}
+
+#[test]
+fn what_is_kept_of_the_past_is_bounded_by_two_keys() {
+    let config = Config::parse("sample", ALL_IN_ONE).unwrap();
+    assert_eq!(config.control.unwrap().history, store::commit::history::Limits::default());
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[control]\n";
+    let read =
+        Config::parse("node.toml", &format!("{node}history_commits = 5\nhistory_bytes = 65536\n")).unwrap();
+    let wanted = store::commit::history::Limits { commits: 5, bytes: 65_536 };
+    assert_eq!(read.control.unwrap().history, wanted);
+    let said = mistakes(&format!("{node}history_commits = 0\nhistory_bytes = 1\n"));
+    assert!(said.contains("control.history_commits") && said.contains("control.history_bytes"), "{said}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! Any control takes orders and cancellations, because both are one write of a record, guarded by its index. Only the
 //! holder of the lock drives ([`driver`]).
 
+mod drained;
 mod driver;
 mod evidence;
 mod hook;
+mod steps;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -20,17 +22,22 @@ use store::{
 };
 use tokio::sync::Mutex;
 
+pub(super) use drained::follow as follow_drained;
 pub(super) use driver::drive_all;
 pub(super) use evidence::{Evidence, watch_nodes, watch_receipts};
 pub(super) use hook::Hooks;
-pub use view::{DrainView, HookState};
+pub use view::{DrainView, HookState, StillRegistered};
 
 use super::{Refusal, Refused, Shared, intake::bounded};
 
 /// Drains that may be under way at the same time.
 pub const MOST_DRAINS: usize = 256;
+/// Records that may be kept at the same time, also of drains that are done: an order beyond it is refused.
+const MOST_RECORDS: usize = 4_096;
 /// The shortest lease: a gateway shows that it lives every five seconds.
 pub const LEAST_LEASE: Duration = Duration::from_secs(6);
+/// Earlier drains of an instance that one order replaces; there is one, unless two controls took orders at once.
+const MOST_REPLACED: usize = 16;
 /// What a cancelled drain says while the registry still shows what was done for it.
 const READMITTING: &str = "maintenance that was set for this drain is being undone";
 
@@ -54,6 +61,10 @@ pub struct DrainOrder {
     /// Wait for silent gateways for ever.
     #[serde(default)]
     pub require_all: bool,
+    /// The longest time after `done` for which gateways refuse the instance; absent: control's setting, which is
+    /// usually none, so until it is seen to have ended.
+    #[serde(default)]
+    pub linger: Option<Span>,
     /// Who orders it; not what the request says, but what its token does.
     #[serde(skip)]
     pub by: String,
@@ -74,6 +85,7 @@ impl Desk {
 
     pub(super) async fn order(&self, order: DrainOrder) -> Result<Drain, Refused> {
         let lease = checked(&order)?;
+        let linger = order.linger.or(self.shared.config.linger);
         let _one_at_a_time = self.ordering.lock().await;
         let service = self.registry_name(&order.service);
         let read = bounded(self.shared.engine.health(&service, None)).await?;
@@ -81,13 +93,15 @@ impl Desk {
         let known = self.records().await?;
         let active = || known.iter().map(|(_, drain)| drain).filter(|drain| !drain.is_over());
         if let Some(same) = active().find(|drain| about(drain, &endpoint)) {
-            let alike =
-                same.hook == order.hook && same.lease == lease && same.require_all == order.require_all;
+            let alike = same.hook == order.hook
+                && same.lease == lease
+                && same.require_all == order.require_all
+                && same.linger == linger;
             return if alike {
                 Ok(same.clone())
             } else {
                 let text = format!(
-                    "{} of {service} is being drained already, with another hook, lease or require_all: \
+                    "{} of {service} is being drained already, with another hook, lease, linger or require_all: \
                      cancel {} first",
                     order.instance, same.id
                 );
@@ -98,11 +112,28 @@ impl Desk {
             let text = format!("{MOST_DRAINS} drains are under way already; wait for one to end");
             return Err(Refused::new(Refusal::Unavailable, text));
         }
-        let drain = self.fresh(order, service, endpoint, lease);
+        if known.len() >= MOST_RECORDS {
+            let text = format!(
+                "{MOST_RECORDS} drains are recorded, most of instances that are still registered; stop those or let \
+                 them in (`waypost status` lists them)"
+            );
+            return Err(Refused::new(Refusal::Unavailable, text));
+        }
+        let drain = Drain { linger, ..self.fresh(order, service, endpoint, lease) };
         let what = format!("drain {}: {} of {} ordered", drain.id, drain.instance, drain.service);
-        match self.write(&drain, Index(0), &drain.by, what).await? {
+        // An earlier drain of the same instance has nothing more to say: cancelling this one must let it in.
+        let earlier = known.iter().filter(|(_, it)| it.phase == Phase::Done && it.is_of(&drain.endpoint));
+        let replaced = earlier.map(|(index, it)| {
+            let note = Some(format!("replaced by drain {}", drain.id));
+            let over = Drain { note, ..cancelled(it.clone(), self.shared.handle.now()) };
+            KvOp::Cas { key: keys::drain(&it.id), value: stored(&over), expected: *index }
+        });
+        match self.write(&drain, Index(0), &drain.by, what, replaced.take(MOST_REPLACED).collect()).await? {
             TxnOutcome::Committed(_) => {
-                tracing::info!(drain = %drain.id, service = drain.service, instance = drain.instance, by = drain.by, "ordered");
+                tracing::info!(
+                    drain = %drain.id, service = drain.service, instance = drain.instance,
+                    address = view::address(&drain), by = drain.by, hook = drain.hook, "drain ordered"
+                );
                 Ok(drain)
             }
             TxnOutcome::Refused(reasons) => {
@@ -117,19 +148,20 @@ impl Desk {
             let Some((index, drain)) = self.record(id).await? else {
                 return Err(Refused::new(Refusal::NotFound, format!("there is no drain {id:?}")));
             };
-            match drain.phase {
-                Phase::Cancelled => return Ok(drain),
-                Phase::Done => {
-                    let text =
-                        format!("drain {id} is done: the platform was told to stop {}", drain.instance);
-                    return Err(Refused::new(Refusal::Conflict, text));
-                }
-                Phase::Draining | Phase::Deregistering | Phase::Calling => {}
+            if drain.phase == Phase::Cancelled {
+                return Ok(drain);
             }
             let cancelled = cancelled(drain, self.shared.handle.now());
             let what = format!("drain {id}: {} of {} cancelled", cancelled.instance, cancelled.service);
-            if let TxnOutcome::Committed(_) = self.write(&cancelled, index, by, what).await? {
-                tracing::info!(drain = id, by, "cancelled");
+            if let TxnOutcome::Committed(_) = self.write(&cancelled, index, by, what, Vec::new()).await? {
+                tracing::info!(
+                    drain = id,
+                    service = cancelled.service,
+                    instance = cancelled.instance,
+                    by,
+                    done = cancelled.done.is_some(),
+                    "drain cancelled, the instance is let in again"
+                );
                 return Ok(cancelled);
             }
         }
@@ -140,10 +172,8 @@ impl Desk {
     }
 
     pub(super) fn list(&self) -> Vec<DrainView> {
-        let evidence = self.shared.evidence.borrow().clone();
-        let drains = self.shared.handle.drains();
-        let mut views: Vec<DrainView> =
-            drains.borrow().records.values().map(|(_, drain)| DrainView::new(drain, &evidence)).collect();
+        let drains = Arc::clone(&self.shared.handle.drains().borrow());
+        let mut views: Vec<DrainView> = drains.records.values().map(|(_, drain)| self.view(drain)).collect();
         views.sort_by(|a, b| (b.drain.created, &b.drain.id).cmp(&(a.drain.created, &a.drain.id)));
         views
     }
@@ -156,8 +186,13 @@ impl Desk {
             // Ordered just now, perhaps.
             None => Arc::new(self.record(&id.0).await.ok()??.1),
         };
-        let evidence = self.shared.evidence.borrow().clone();
-        Some(DrainView::new(&drain, &evidence))
+        Some(self.view(&drain))
+    }
+
+    fn view(&self, drain: &Drain) -> DrainView {
+        let evidence = Arc::clone(&self.shared.evidence.borrow());
+        let registered = drained::is_registered(&self.shared, drain);
+        DrainView::new(drain, &evidence, registered, self.shared.handle.now())
     }
 
     /// A Service's name in the registry; what is no Service is taken for such a name.
@@ -184,20 +219,27 @@ impl Desk {
             since: now,
             unproven: [].into(),
             trouble: None,
+            linger: None,
+            done: None,
+            ended: None,
+            note: None,
         }
     }
 
-    /// Writes a record over the one read at `index`, with its entry in the record of writes.
+    /// Writes a record over the one read at `index`, with its entry in the record of writes and whatever must happen
+    /// in the same moment.
     async fn write(
         &self,
         drain: &Drain,
         index: Index,
         who: &str,
         what: String,
+        mut also: Vec<KvOp>,
     ) -> Result<TxnOutcome, Refused> {
         let entry = AuditEntry { at: self.shared.handle.now(), who: who.to_owned(), what, generation: None };
         let record = KvOp::Cas { key: keys::drain(&drain.id), value: stored(drain), expected: index };
-        Ok(bounded(self.shared.engine.txn(vec![record, audit_write(&entry)])).await?)
+        also.splice(0..0, [record, audit_write(&entry)]);
+        Ok(bounded(self.shared.engine.txn(also)).await?)
     }
 
     async fn records(&self) -> Result<Vec<(Index, Drain)>, Refused> {
@@ -283,9 +325,10 @@ fn about(drain: &Drain, endpoint: &Endpoint) -> bool {
 }
 
 /// The record of a drain that is called off. From the moment the registry may have been touched, the driver undoes
-/// that first: until then the record carries a trouble.
+/// that first: until then the record carries a trouble. After `done` nothing is left there to be undone: what is
+/// registered now came later.
 fn cancelled(drain: Drain, now: Moment) -> Drain {
-    let touched = drain.phase != Phase::Draining;
+    let touched = matches!(drain.phase, Phase::Deregistering | Phase::Calling);
     Drain { phase: Phase::Cancelled, since: now, trouble: touched.then(|| READMITTING.to_owned()), ..drain }
 }
 

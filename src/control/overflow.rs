@@ -143,6 +143,8 @@ mod tests {
             generation: None,
             load: Some(Load { cluster: "main".parse().unwrap(), rate }),
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

@@ -290,12 +290,21 @@ impl World {
 
     /// Registers an instance of `orders`.
     pub(super) async fn instance(&self, id: &str) {
+        self.register(id, [].into()).await;
+    }
+
+    /// Registers an instance of `orders` that says which process it is.
+    pub(super) async fn booted_instance(&self, id: &str, boot: &str) {
+        self.register(id, [("boot".to_owned(), boot.to_owned())].into()).await;
+    }
+
+    async fn register(&self, id: &str, meta: BTreeMap<String, String>) {
         let registration = Registration {
             service: "orders-in-registry".into(),
             id: id.into(),
             address: ([127, 0, 0, 9], 8080).into(),
             tags: vec![],
-            meta: [].into(),
+            meta,
             ttl: None,
             status: CheckStatus::Passing,
         };
@@ -328,6 +337,8 @@ impl World {
             generation: None,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         };
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {

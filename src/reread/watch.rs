@@ -34,6 +34,13 @@ impl Signature {
         Self(hasher.finish())
     }
 
+    /// Of two things that matter together.
+    pub fn beside(self, other: Self) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.0, other.0).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
     /// Of every file below a folder, whatever its name.
     pub fn of_folder(folder: &Path) -> Self {
         let (mut paths, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);

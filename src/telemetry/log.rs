@@ -145,8 +145,13 @@ pub fn metrics() -> Arc<LogMetrics> {
 #[must_use]
 pub fn part(path: &Path) -> Part {
     let (looked_at, path) = (path.to_owned(), path.to_owned());
-    let look = move || Signature::of_identity(&looked_at);
-    let open = Mutex::new(look());
+    let open = Arc::new(Mutex::new(Signature::of_identity(&path)));
+    // With the file that is open: opening puts one where there was none, and the next time there is none is another.
+    let opened = Arc::clone(&open);
+    let look = move || {
+        let opened = *opened.lock().unwrap_or_else(PoisonError::into_inner);
+        Signature::of_identity(&looked_at).beside(opened)
+    };
     Part::new("[telemetry] log_file", look, move || {
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         if *open == Signature::of_identity(&path) {

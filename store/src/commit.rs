@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! waypost/config/shards/7f/1.41-<digest>/0   {"v":1,"documents":[…]}    written first, never changed
+//! waypost/history/1.41-<digest>-<bytes>/0    {"v":1,"before":[…]}       what the commit changed, for explain --at
 //! waypost/config/head                        {"v":1,"generation":…}     flipped last, by CAS: the commit
 //! ```
 //!
@@ -11,7 +12,9 @@
 //! or fails. A node follows by reading only the shards whose version changed ([`read`]).
 
 mod audit;
+pub mod history;
 mod plan;
+mod values;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,12 +25,13 @@ use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MOST_AUDITED, audit, record, write as audit_write};
 pub use plan::{Author, Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
+pub use values::{FieldChange, MOST_CHANGES, changes_of};
 pub use write::{CommitError, commit};
 
 use crate::{
     engine::{Engine, EngineError, Index},
     keys,
-    model::{Document, DocumentId, Generation, World},
+    model::{Document, DocumentId, Generation, Moment, World},
 };
 
 /// The version of the stored form that this program writes, and the newest it reads.
@@ -62,6 +66,12 @@ struct Head {
     /// The generation that the last restore replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restored_over: Option<Generation>,
+    /// When it was committed; absent in heads of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<Moment>,
+    /// What its commit changed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    undo: Option<history::UndoRef>,
 }
 
 /// Which version of a shard is true.

@@ -3,6 +3,11 @@
 //! A drain is a record in the KV of every cluster that serves the instance, written before the registry is
 //! touched. Gateways obey the record whatever the registry says. Control drives it through its phases with
 //! [`advance`], a pure function of the record, the receipts and the gateways' leases.
+//!
+//! A drain that is done still keeps the drained process out: a process that lives registers itself again. What ends
+//! that, and how long the record is needed for it, is in [`ending`].
+
+pub mod ending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     beliefs::View,
+    discovery::InstanceNote,
     engine::{Endpoint, Index},
     load::Load,
     model::{Moment, Span},
@@ -65,6 +71,18 @@ pub struct Drain {
     /// The last failure of the step that is being tried, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// The longest time after `done` for which the instance is kept out. Absent: until it is seen to have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<Span>,
+    /// When it was done. Kept when a drain is cancelled after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<Moment>,
+    /// When every gateway that ran at the time of `done` had seen the instance end ([`ending::has_ended`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Moment>,
+    /// Why it was cancelled, for people, when that was not an operator's wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Where a drain stands.
@@ -77,36 +95,78 @@ pub enum Phase {
     Deregistering,
     /// Deregistered; the hook is being called.
     Calling,
-    /// The hook was called, the platform stops the process. Gateways still refuse it for [`LINGER`], in case
-    /// it registers itself again on its way out.
+    /// The hook was called, the platform stops the process. Gateways go on refusing the instance until they see
+    /// that it has ended, in case it lives on and registers itself again.
     Done,
     /// Called off: gateways may pick it again.
     Cancelled,
 }
 
-/// How long a finished drain still keeps its instance from being picked.
-pub const LINGER: Duration = Duration::from_secs(30);
+/// How long a finished drain of version 1 keeps its instance from being picked. Version 1 did not record what is
+/// needed to know that an instance has ended.
+pub const LINGER_OF_VERSION_1: Duration = Duration::from_secs(30);
 /// The lease of a gateway unless configured otherwise.
 pub const LEASE: Duration = Duration::from_secs(60);
 
 impl Drain {
-    /// The version this program writes.
-    pub const VERSION: u32 = 1;
+    /// The version this program writes. Since 2 a finished drain holds until its instance has ended.
+    pub const VERSION: u32 = 2;
 
-    /// True while gateways must not pick the instance.
+    /// True while gateways must not pick the instance, as far as the record alone says. A gateway that has seen the
+    /// instance end picks it although this is true after `done`: see [`Drains::holds`].
     #[must_use]
     pub fn shuts(&self, now: Moment) -> bool {
         match self.phase {
             Phase::Draining | Phase::Deregistering | Phase::Calling => true,
-            Phase::Done => now.since(self.since) < LINGER,
+            Phase::Done => self.lingers_until().is_none_or(|end| now < end),
             Phase::Cancelled => false,
         }
+    }
+
+    /// When a finished drain lets its instance in without any proof; `None` if it never does.
+    #[must_use]
+    pub fn lingers_until(&self) -> Option<Moment> {
+        let linger = if self.v < 2 { Some(LINGER_OF_VERSION_1) } else { self.linger.map(|it| it.0) };
+        linger.map(|linger| self.since.after(linger))
     }
 
     /// True when nothing is left to be done for it.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Done | Phase::Cancelled)
+    }
+
+    /// The process that was drained, if it registered with a `Meta.boot`.
+    #[must_use]
+    pub fn boot(&self) -> Option<&str> {
+        self.endpoint.meta.get("boot").map(String::as_str)
+    }
+
+    /// True if the drain is about this registration while it is under way: by id on the same node, or by address. A
+    /// registration of a draining instance under another id, address or port changes nothing.
+    #[must_use]
+    pub fn concerns(&self, endpoint: &Endpoint) -> bool {
+        let same_id = self.instance == endpoint.id && self.endpoint.node == endpoint.node;
+        let same_address = self.endpoint.address == endpoint.address && self.endpoint.port == endpoint.port;
+        self.service == endpoint.service && (same_id || same_address)
+    }
+
+    /// True if this is a registration of the instance that was drained: same node, id, address and port.
+    #[must_use]
+    pub fn is_of(&self, endpoint: &Endpoint) -> bool {
+        self.service == endpoint.service
+            && self.instance == endpoint.id
+            && self.endpoint.node == endpoint.node
+            && self.endpoint.address == endpoint.address
+            && self.endpoint.port == endpoint.port
+    }
+
+    /// True if this registration proves that the drained process has ended: the same instance, registered with
+    /// another `Meta.boot`. A registration without one proves nothing.
+    #[must_use]
+    pub fn is_succeeded_by(&self, endpoint: &Endpoint) -> bool {
+        let boot = endpoint.meta.get("boot").map(String::as_str);
+        self.is_of(endpoint) && boot.is_some() && boot != self.boot()
     }
 }
 
@@ -147,6 +207,22 @@ pub struct NodeBeat {
     /// Whether its verdicts follow what the vantages see; absent before it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
+    /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MOST_INSTANCES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceNote>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_instances: usize,
+}
+
+impl NodeBeat {
+    /// Instances that one beat tells of: a beat is written every few seconds and has to stay small.
+    pub const MOST_INSTANCES: usize = 32;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A gateway as control knows it.
@@ -209,28 +285,52 @@ pub struct Drains {
     pub index: Index,
     /// Every record, with the index of its last change.
     pub records: BTreeMap<DrainId, (Index, Arc<Drain>)>,
+    /// The drains whose instance this node itself has seen end, in this process or an earlier one.
+    pub ended: BTreeSet<DrainId>,
+    /// The drains that this process, a gateway, has sent a receipt for. It was there, so it judges for itself whether
+    /// their instances have ended.
+    pub witnessed: BTreeSet<DrainId>,
 }
 
 impl Drains {
-    /// The drain that keeps an instance of a service (by its registry name) from being picked, if any. By
-    /// id on the same node, or by address: a re-registration under another id changes nothing.
+    /// True while a drain keeps its instance from being picked at this node.
+    #[must_use]
+    pub fn holds(&self, drain: &Drain, now: Moment) -> bool {
+        let seen_to_end = || {
+            self.ended.contains(&drain.id) || (drain.ended.is_some() && !self.witnessed.contains(&drain.id))
+        };
+        drain.shuts(now) && !(drain.phase == Phase::Done && seen_to_end())
+    }
+
+    /// The drain that keeps an instance of a service (by its registry name) from being picked, if any. Until it is
+    /// done a drain shuts whatever has the instance's id or address; after that only the drained process itself.
     #[must_use]
     pub fn shutting(&self, endpoint: &Endpoint, now: Moment) -> Option<&Arc<Drain>> {
         self.records.values().map(|(_, drain)| drain).find(|drain| {
-            let same_id = drain.instance == endpoint.id && drain.endpoint.node == endpoint.node;
-            let same_address =
-                drain.endpoint.address == endpoint.address && drain.endpoint.port == endpoint.port;
-            drain.service == endpoint.service && (same_id || same_address) && drain.shuts(now)
+            let meant = if drain.phase == Phase::Done && drain.v >= 2 {
+                drain.is_of(endpoint) && !drain.is_succeeded_by(endpoint)
+            } else {
+                drain.concerns(endpoint)
+            };
+            meant && self.holds(drain, now)
         })
+    }
+
+    /// Takes over what this node knows by itself from an earlier reading of the records.
+    pub(crate) fn remember(&mut self, earlier: &Self) {
+        self.ended.extend(earlier.ended.iter().cloned());
+        self.witnessed.extend(earlier.witnessed.iter().cloned());
+        self.ended.retain(|id| self.records.contains_key(id));
+        self.witnessed.retain(|id| self.records.contains_key(id));
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::engine::CheckStatus;
 
-    fn drain(phase: Phase) -> Drain {
+    pub(crate) fn drain(phase: Phase) -> Drain {
         let endpoint = Endpoint {
             node: "n1".into(),
             node_address: "127.0.0.1".into(),
@@ -262,6 +362,10 @@ mod tests {
             since: Moment(0),
             unproven: [].into(),
             trouble: None,
+            linger: None,
+            done: None,
+            ended: None,
+            note: None,
         }
     }
 
@@ -334,11 +438,96 @@ mod tests {
         assert!(seen.shutting(&endpoint, Moment(0)).is_some());
     }
 
+    fn seen(record: &Drain) -> Drains {
+        let mut seen = Drains::default();
+        seen.records.insert(record.id.clone(), (Index(3), Arc::new(record.clone())));
+        seen
+    }
+
+    fn shut(drains: &Drains, endpoint: &Endpoint) -> bool {
+        drains.shutting(endpoint, Moment(1_000_000_000)).is_some()
+    }
+
     #[test]
-    fn a_finished_drain_lingers_and_then_lets_a_new_process_in() {
+    fn a_finished_drain_refuses_the_same_instance_without_end_and_no_other() {
         let done = drain(Phase::Done);
-        assert!(done.shuts(Moment(29_999)));
-        assert!(!done.shuts(Moment(30_000)));
+        let drains = seen(&done);
+        assert!(shut(&drains, &done.endpoint));
+        let with = |change: fn(&mut Endpoint)| {
+            let mut endpoint = done.endpoint.clone();
+            change(&mut endpoint);
+            endpoint
+        };
+        assert!(!shut(&drains, &with(|it| it.id = "web-2".into())));
+        assert!(!shut(&drains, &with(|it| it.address = "127.0.0.2".into())));
+        assert!(!shut(&drains, &with(|it| it.port = 81)));
+        assert!(!shut(&drains, &with(|it| drop(it.meta.insert("boot".into(), "b".into())))));
         assert!(!drain(Phase::Cancelled).shuts(Moment(0)));
+    }
+
+    #[test]
+    fn only_another_boot_is_another_process() {
+        let mut done = drain(Phase::Done);
+        done.endpoint.meta.insert("boot".into(), "a".into());
+        let drains = seen(&done);
+        let booted = |boot: Option<&str>| {
+            let mut endpoint = done.endpoint.clone();
+            endpoint.meta = boot.map(|it| ("boot".to_owned(), it.to_owned())).into_iter().collect();
+            endpoint
+        };
+        assert!(shut(&drains, &booted(Some("a"))));
+        assert!(shut(&drains, &booted(None)), "a registration without one proves nothing");
+        assert!(!shut(&drains, &booted(Some("b"))));
+        assert!(done.is_succeeded_by(&booted(Some("b"))) && !done.is_succeeded_by(&booted(None)));
+        // Until it is done, a boot changes nothing.
+        let calling = Drain { phase: Phase::Calling, ..done.clone() };
+        assert!(shut(&seen(&calling), &booted(Some("b"))));
+    }
+
+    #[test]
+    fn a_node_lets_in_what_it_saw_end_once_the_drain_is_done() {
+        let mut drains = seen(&drain(Phase::Calling));
+        let endpoint = drain(Phase::Done).endpoint;
+        drains.ended.insert(DrainId("d1".into()));
+        assert!(shut(&drains, &endpoint), "not before");
+        let mut done = seen(&drain(Phase::Done));
+        done.remember(&drains);
+        assert!(!shut(&done, &endpoint));
+    }
+
+    #[test]
+    fn who_was_there_judges_for_itself_and_who_came_later_believes_the_others() {
+        let endpoint = drain(Phase::Done).endpoint;
+        let mut before = seen(&drain(Phase::Draining));
+        before.witnessed.insert(DrainId("d1".into()));
+        let mut witness = seen(&Drain { ended: Some(Moment(9)), ..drain(Phase::Done) });
+        assert!(!shut(&witness, &endpoint), "a process that started later");
+        witness.remember(&before);
+        assert!(shut(&witness, &endpoint), "one that was there");
+    }
+
+    #[test]
+    fn what_is_known_of_a_removed_record_is_forgotten() {
+        let mut earlier = seen(&drain(Phase::Calling));
+        earlier.ended.insert(DrainId("d1".into()));
+        let mut later = Drains::default();
+        later.remember(&earlier);
+        assert_eq!(later, Drains::default());
+    }
+
+    #[test]
+    fn linger_bounds_how_long_an_instance_is_kept_out() {
+        let bounded = Drain { linger: Some(Span(Duration::from_secs(60))), ..drain(Phase::Done) };
+        assert!(bounded.shuts(Moment(59_999)) && !bounded.shuts(Moment(60_000)));
+        let old = Drain { v: 1, ..drain(Phase::Done) };
+        assert!(old.shuts(Moment(29_999)) && !old.shuts(Moment(30_000)), "as its writer meant it");
+    }
+
+    #[test]
+    fn a_record_of_version_1_is_read() {
+        let mut stored = serde_json::to_value(drain(Phase::Done)).unwrap();
+        stored["v"] = 1.into();
+        let read: Drain = serde_json::from_value(stored).unwrap();
+        assert_eq!((read.v, read.linger, read.ended), (1, None, None));
     }
 }

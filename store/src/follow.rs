@@ -32,6 +32,8 @@ pub use crate::engine::Backoff;
 pub use metrics::FollowMetrics;
 
 use crate::{
+    dial::Dialer,
+    discovery::BELIEVE_AFTER,
     disk::{DiskError, LastGood},
     drain,
     engine::Engine,
@@ -66,6 +68,10 @@ pub struct Options {
     pub start_patience: Duration,
     /// Where clients are that no site's networks hold; another database is taken as soon as it is sent.
     pub geo: watch::Receiver<Option<Arc<Geo>>>,
+    /// Dials the instances whose removal from the registry is in doubt; without one they are kept undialled.
+    pub dialer: Option<Arc<dyn Dialer>>,
+    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    pub believe_after: Duration,
 }
 
 impl Default for Options {
@@ -76,6 +82,8 @@ impl Default for Options {
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
             geo: watch::channel(None).1,
+            dialer: None,
+            believe_after: BELIEVE_AFTER,
         }
     }
 }
@@ -138,10 +146,12 @@ pub async fn start_from(
     let (pictures, picture_requests) = mpsc::channel(16);
     let (rereads, reread_requests) = mpsc::channel(16);
     let (receipts, receipt_requests) = mpsc::channel(1024);
+    let (endings, ending_requests) = mpsc::channel(1024);
 
     let published = config::publish_last_good(&shared);
     let beliefs = health::remembered(&shared).await;
     discovery::publish_last_good(&shared);
+    drains::publish_last_good(&shared);
 
     let (drains_current, drains_seen) = watch::channel(false);
     let (config_read, mut config_seen) = watch::channel(false);
@@ -153,12 +163,15 @@ pub async fn start_from(
     tasks.spawn(vital::task("the follower of health", health));
     let drains = drains::follow(shared.clone(), drains_current, reread_requests);
     tasks.spawn(vital::task("the follower of drains", drains));
+    tasks.spawn(vital::task("the memory of drains", drains::remember(shared.clone())));
     tasks.spawn(vital::task("the follower of the registry", discovery::follow(shared.clone())));
     tasks.spawn(vital::task("the follower of overflow", overflow::follow(shared.clone())));
     let beat = beat::follow(shared.clone(), drains_seen.clone(), left);
     tasks.spawn(vital::task("the heartbeat", beat));
     tasks.spawn(vital::task("the sender of receipts", beat::send_receipts(shared.clone(), receipt_requests)));
-    tasks.spawn(vital::task("the follower's requests", dispatch(requests, pictures, rereads, receipts)));
+    tasks.spawn(vital::task("the sender of endings", beat::send_endings(shared.clone(), ending_requests)));
+    let dispatch = dispatch(requests, pictures, rereads, receipts, endings);
+    tasks.spawn(vital::task("the follower's requests", dispatch));
 
     let mut drains_seen = drains_seen;
     let first = async {
@@ -193,10 +206,12 @@ async fn dispatch(
     pictures: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::Picture>>,
     rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
     receipts: mpsc::Sender<drain::Receipt>,
+    endings: mpsc::Sender<drain::ending::Ended>,
 ) {
     while let Some(request) = requests.recv().await {
         let delivered = match request {
             Request::Receipt(receipt) => receipts.send(receipt).await.is_ok(),
+            Request::Ended(ended) => endings.send(ended).await.is_ok(),
             Request::RereadDrains(done) => rereads.send(done).await.is_ok(),
             Request::Picture(answer) => pictures.send(answer).await.is_ok(),
         };

@@ -29,7 +29,7 @@ use crate::{
     beliefs::{Picture, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
-    drain::{Drains, Receipt},
+    drain::{Drains, Receipt, ending::Ended},
     load::Load,
     model::Moment,
     snapshot::Snapshot,
@@ -68,6 +68,8 @@ impl Clock {
 pub enum Request {
     /// Write a gateway's receipt to the engine; retried until it is there.
     Receipt(Receipt),
+    /// Write to the engine that a drained instance was seen to end; retried until it is there.
+    Ended(Ended),
     /// Read the drains again now, and answer when the handle shows them (or they could not be read).
     RereadDrains(oneshot::Sender<()>),
     /// Describe what is known of health.
@@ -238,7 +240,35 @@ impl Handle {
     /// Hands a receipt over to be written; false when too many are waiting (try again).
     #[must_use]
     pub fn send_receipt(&self, receipt: Receipt) -> bool {
-        self.shared.requests.try_send(Request::Receipt(receipt)).is_ok()
+        let drain = receipt.drain.clone();
+        let handed_over = self.shared.requests.try_send(Request::Receipt(receipt)).is_ok();
+        if handed_over {
+            self.shared.drains.send_if_modified(|current| {
+                Arc::make_mut(current).witnessed.insert(drain);
+                // Nothing that is picked changes by it.
+                false
+            });
+        }
+        handed_over
+    }
+
+    /// This node has seen a drained instance end: from now on the drain, once done, does not keep it out here. Handed
+    /// over to be written, so that the node still knows after a restart; false when too many are waiting and nothing
+    /// has changed (try again).
+    #[must_use]
+    pub fn saw_end(&self, ended: Ended) -> bool {
+        let drain = ended.drain.clone();
+        let handed_over = self.shared.requests.try_send(Request::Ended(ended)).is_ok();
+        if handed_over {
+            self.shared.drains.send_if_modified(|current| {
+                let news = current.records.contains_key(&drain) && !current.ended.contains(&drain);
+                if news {
+                    Arc::make_mut(current).ended.insert(drain);
+                }
+                news
+            });
+        }
+        handed_over
     }
 
     /// True when this node's own lease ran out (it was frozen, or cut off from its engine): drains may have
@@ -304,9 +334,10 @@ impl Publisher {
         self.shared.discovered.send_modify(|count| *count += 1);
     }
 
-    /// Replaces the drains.
-    pub fn publish_drains(&self, drains: Drains) {
+    /// Replaces the drains. What this node knows of them by itself stays.
+    pub fn publish_drains(&self, mut drains: Drains) {
         self.shared.drains.send_if_modified(|current| {
+            drains.remember(current);
             let changed = **current != drains;
             if changed {
                 *current = Arc::new(drains);

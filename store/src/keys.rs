@@ -23,7 +23,7 @@ pub const HEARTBEATS: &str = "waypost/heartbeats/";
 pub const VERDICTS: &str = "waypost/verdicts/";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
-/// What gateways proved.
+/// What gateways proved: that nothing goes to an instance any more, and later that it has ended.
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// That nodes live.
 pub const NODES: &str = "waypost/nodes/";
@@ -31,6 +31,8 @@ pub const NODES: &str = "waypost/nodes/";
 pub const WRITERS: &str = "waypost/writers/";
 /// The decision journal.
 pub const JOURNAL: &str = "waypost/journal/";
+/// What each commit changed from.
+pub const HISTORY: &str = "waypost/history/";
 /// Which shares of full sites' clients go elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
 /// Who does what only one may do.
@@ -69,6 +71,24 @@ pub fn audit(at: Moment, distinct: &str) -> String {
 #[must_use]
 pub fn journal(at: Moment, distinct: &str) -> String {
     format!("{JOURNAL}{:015}-{distinct}", at.0)
+}
+
+/// Every part of the record of what a commit changed from. Its size is part of the name, so that records are bounded
+/// without reading them.
+#[must_use]
+pub fn history(generation: Generation, digest: &str, bytes: usize) -> String {
+    format!("{HISTORY}{generation}-{}-{bytes}/", digest.get(..16).unwrap_or(digest))
+}
+
+/// The generation, the size and the record's whole prefix, of a key below one made by [`history`].
+#[must_use]
+pub fn parse_history(key: &str) -> Option<(Generation, u64, &str)> {
+    let (record, part) = key.strip_prefix(HISTORY)?.split_once('/')?;
+    let mut words = record.split('-');
+    let (epoch, number) = words.next()?.split_once('.')?;
+    let generation = Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? };
+    let bytes = words.nth(1)?.parse().ok()?;
+    Some((generation, bytes, &key[..key.len() - part.len()]))
 }
 
 /// One shard of a vantage's observations.
@@ -118,6 +138,12 @@ pub fn receipt(drain: &DrainId, node: &str) -> String {
 #[must_use]
 pub fn receipts(drain: &DrainId) -> String {
     format!("{RECEIPTS}{drain}/")
+}
+
+/// That a gateway saw the instance of a drain end. Below the receipts, because it is written and removed with them.
+#[must_use]
+pub fn ended(drain: &DrainId, node: &str) -> String {
+    format!("{}/ended", receipt(drain, node))
 }
 
 /// A node's registration and heartbeat.

@@ -11,6 +11,7 @@ pub mod board;
 pub mod calendar;
 pub mod commit;
 pub mod compat;
+pub mod dial;
 pub mod discovery;
 pub mod disk;
 pub mod drain;

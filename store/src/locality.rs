@@ -160,6 +160,12 @@ impl Locality {
         Self { geo, ..self }
     }
 
+    /// The database of where addresses are.
+    #[must_use]
+    pub fn geo(&self) -> Option<Arc<Geo>> {
+        self.geo.clone()
+    }
+
     /// Whether countries of clients are known.
     #[must_use]
     pub const fn knows_countries(&self) -> bool {

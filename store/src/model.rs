@@ -9,6 +9,7 @@ pub mod arbitrary;
 pub mod decode;
 mod documents;
 pub mod encode;
+mod family;
 mod mistake;
 mod name;
 pub mod rdata;
@@ -20,8 +21,9 @@ pub mod yaml;
 
 pub use decode::parse;
 pub use documents::*;
+pub use family::Family;
 pub use mistake::{Mistake, Mistakes};
 pub use name::{DomainName, Name, NameError};
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
-pub use world::{Origin, Steered, World};
+pub use world::{Origin, Steered, World, ended_overrides};

@@ -19,6 +19,7 @@ pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, Stee
 
 use crate::{
     board::{Board, Slot},
+    engine::Endpoint,
     health::TargetKey,
     locality::{Locality, RegionId},
     model::{
@@ -31,7 +32,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(pub u16);
 
-/// More sites than this are refused at apply: rankings live in fixed buffers.
+/// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
 pub const MAX_SITES: usize = 64;
 
 /// What a snapshot is compiled from: validated documents, with implied domains and routes spelled out.
@@ -76,6 +77,8 @@ pub struct Snapshot {
     pub regional: BTreeMap<TargetKey, RegionalTarget>,
     /// The services by name.
     pub services: BTreeMap<Name, Arc<Service>>,
+    /// The checks by name.
+    pub checks: BTreeMap<Name, Arc<Check>>,
     /// The routes, explicit and implied.
     pub routes: Vec<Arc<Route>>,
     /// The clusters by name.
@@ -87,6 +90,7 @@ pub struct Snapshot {
     /// The tokens.
     pub tokens: Vec<Token>,
     zones: HashMap<DomainName, Arc<ZoneView>>,
+    in_registry: HashMap<String, Vec<Arc<Service>>>,
 }
 
 /// A zone with every name in it.
@@ -165,7 +169,27 @@ impl Snapshot {
             snapshot.domains.insert(steered.domain.name.clone(), Arc::new(steered));
         }
         snapshot.zones = snapshot.compile_zones(sources.zones);
+        snapshot.checks = checks.into_iter().map(|(name, it)| (name, Arc::new(it))).collect();
+        for service in snapshot.services.values() {
+            let named = snapshot.in_registry.entry(service.consul.service.clone()).or_default();
+            named.push(Arc::clone(service));
+        }
         snapshot
+    }
+
+    /// The services whose instances are registered under a name in the registry.
+    #[must_use]
+    pub fn services_in_registry(&self, name: &str) -> &[Arc<Service>] {
+        self.in_registry.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The check that decides whether an instance answers while its removal is in doubt: that of the first service
+    /// that takes the instance and names one.
+    #[must_use]
+    pub fn check_of(&self, endpoint: &Endpoint) -> Option<&Arc<Check>> {
+        let takes = |it: &&Arc<Service>| it.consul.tags.iter().all(|tag| endpoint.tags.contains(tag));
+        let mut services = self.services_in_registry(&endpoint.service).iter().filter(takes);
+        services.find_map(|it| self.checks.get(it.check.as_ref()?))
     }
 
     /// The number of a site.
@@ -191,6 +215,12 @@ impl Snapshot {
             }
             rest = rest.split_once('.')?.1;
         }
+    }
+
+    /// True if there is a zone with this apex.
+    #[must_use]
+    pub fn has_zone(&self, apex: &DomainName) -> bool {
+        self.zones.contains_key(apex)
     }
 
     /// Every zone.
@@ -343,7 +373,9 @@ impl ZoneView {
     fn add_static(&mut self, records: Vec<StaticRecord>) {
         self.owner(&self.zone.name.clone());
         for server in self.zone.nameservers.clone() {
-            if !server.name.is_within(&self.zone.name) {
+            // A name server without addresses of its own is no name in the zone: a wildcard may give it some.
+            let addressed = !server.a.is_empty() || !server.aaaa.is_empty();
+            if !addressed || !server.name.is_within(&self.zone.name) {
                 continue;
             }
             let v4 = server.a.iter().copied().map(RecordData::A);

@@ -2,14 +2,17 @@
 //!
 //! [`rank`] is a pure function into a fixed buffer. Sites are put into tiers by what the board and the overrides say
 //! (`admission` says when a recovered one is let back), and within a tier they keep the order of the policy that the
-//! client's rule names (`order`), those that are full for this client after the others.
+//! client's rule names (`order`), those that are full for this client after the others. What that ranking means for one
+//! family of addresses is [`for_family`]'s to say.
 
 mod admission;
+mod family;
 mod order;
 mod shift;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use crate::model::Family;
 use crate::{
     board::{Board, Reading},
     health::State,
@@ -18,6 +21,7 @@ use crate::{
     snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
 use admission::{Admission, admission};
+pub use family::{FamilyOutcome, FamilySites, Look, for_family, lacks};
 pub use order::{rule_for, scope};
 pub use shift::{Destination, Shift, shifts, without};
 
@@ -155,8 +159,8 @@ fn answers<'a>(domain: &SteeredDomain, ranking: &'a Ranking) -> &'a [Ranked] {
     usable.get(..alike).unwrap_or_default()
 }
 
-/// The TTL of an answer, by its distance to change: the least while vantages disagree, otherwise no longer than until
-/// something changes that is known beforehand.
+/// The TTL of an answer, by its distance to change: the least while vantages disagree or have not seen an address yet,
+/// otherwise no longer than until something changes that is known beforehand.
 #[must_use]
 pub fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
     let (least, most) = (domain.domain.min_ttl, domain.domain.ttl);
@@ -165,17 +169,6 @@ pub fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
     }
     let left = u32::try_from(ranking.left.as_secs()).unwrap_or(u32::MAX).min(Ttl::MAX.as_secs());
     Ttl::from_secs(left).map_or(least, |left| left.clamp(least, most))
-}
-
-/// The addresses to answer with at a site: those that are not Down if there are any, else all.
-pub fn addresses<'a>(
-    site: &'a SteeredSite,
-    region: Option<RegionId>,
-    board: &'a Board,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let down = move |it: &SteeredAddress| address_health(it, region, board).state == State::Down;
-    let all_down = site.addresses.iter().all(down);
-    site.addresses.iter().filter(move |it| all_down || !down(it)).map(|it| it.ip)
 }
 
 /// The order in force for a domain at a site at a moment. A person's outranks a tool's; of those that are left, the
@@ -225,11 +218,17 @@ pub fn health(site: &SteeredSite, region: Option<RegionId>, board: &Board) -> Re
     Reading { unsettled, ..best.unwrap_or_default() }
 }
 
-/// What the region's own vantages say of an address, or all vantages where those do not know.
+/// What the region's own vantages say of an address, or all vantages where those do not know. An address that is checked
+/// and of which nothing is known yet is about to become Up or Down, so it is unsettled.
 fn address_health(address: &SteeredAddress, region: Option<RegionId>, board: &Board) -> Reading {
     let regional = region.and_then(|region| *address.regions.get(usize::from(region.0))?);
     let regional = regional.map(|slot| board.read(slot)).filter(|it| it.state != State::Unknown);
-    regional.unwrap_or_else(|| address.slot.map_or_else(Reading::default, |slot| board.read(slot)))
+    let global = || {
+        let Some(slot) = address.slot else { return Reading::default() };
+        let reading = board.read(slot);
+        Reading { unsettled: reading.unsettled || reading.state == State::Unknown, ..reading }
+    };
+    regional.unwrap_or_else(global)
 }
 
 /// The tier of a site, and how long that is sure to last if nothing happens.
@@ -271,6 +270,40 @@ fn natural(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Dura
     }
 }
 
+/// Why a site that is up again does not serve all of its clients yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBack {
+    /// Not before a person, a window or the gate lets it back.
+    UntilLetBack,
+    /// Until then.
+    Until(Moment),
+    /// Its clients come back network by network, the last of them then.
+    Ramping(Moment),
+}
+
+/// Whether, and for how long, a recovered site is held back. `None`: it is not, or never was down, or an override decides.
+#[must_use]
+pub fn held_back(
+    domain: &SteeredDomain,
+    site: &SteeredSite,
+    asker: &Located<'_>,
+    board: &Board,
+    now: Moment,
+) -> Option<HeldBack> {
+    let health = health(site, asker.region, board);
+    if health.state != State::Up || !health.recovered || override_in_force(site, now).is_some() {
+        return None;
+    }
+    match admission(Asked { domain, asker, board, now }, site, health) {
+        Admission::Never => Some(HeldBack::UntilLetBack),
+        Admission::At(at) if at > now => Some(HeldBack::Until(at)),
+        Admission::At(at) => {
+            let whole = at.after(domain.domain.recovery.ramp.0);
+            (whole > now).then_some(HeldBack::Ramping(whole))
+        }
+    }
+}
+
 /// Stable and without allocation; at most [`MAX_SITES`] long and nearly sorted.
 fn insertion_sort(sites: &mut [Ranked]) {
     let key = |it: &Ranked| (it.tier, it.overflows);
@@ -308,6 +341,9 @@ pub fn rank_for(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod family_tests;
 
 #[cfg(test)]
 mod policy_tests;

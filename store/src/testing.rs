@@ -3,8 +3,8 @@
 use crate::{
     board::Board,
     model::{
-        Addresses, Check, Cluster, Domain, Generation, Jurisdiction, Name, Policy, Probe, Quorum, Recovery,
-        RecoveryMode, Site, Span, Ttl, Vantage, WhenNone, Zone,
+        Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Name, Policy, Probe,
+        Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Span, Ttl, Vantage, WhenNone, Zone,
     },
     snapshot::{Snapshot, Sources},
 };
@@ -101,4 +101,17 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
 
 pub(crate) fn compile(sources: Sources, board: &Board) -> Snapshot {
     Snapshot::compile(sources, Generation { epoch: 1, number: 1 }, board)
+}
+
+pub(crate) fn service(registered_as: &str) -> Service {
+    Service {
+        name: name(registered_as),
+        uuid: None,
+        cluster: name("main"),
+        consul: ConsulService { service: registered_as.to_owned(), tags: vec![] },
+        hosts: vec![],
+        sites: None,
+        route_by: RouteBy::Gateway,
+        check: None,
+    }
 }

@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::wrong_use_exits_with_2", wrong_use),
         Trial::test("cli::the_life_of_a_document", life_of_a_document),
         Trial::test("cli::an_override_moves_the_answer_and_shows_the_real_state", overrides),
+        Trial::test("cli::a_family_that_an_order_takes_out_is_told_beforehand", family),
         Trial::test("cli::colours_are_switched_and_deaths_are_simulated", steering),
         Trial::test("cli::safety_rules_bind_everybody", safety),
         Trial::test("cli::backup_and_restore_raise_the_epoch", backup),
@@ -57,9 +58,11 @@ fn life_of_a_document() -> Result<(), Failed> {
     let file = folder.path().join("site.yaml");
     let file_name = file.to_str().unwrap();
     std::fs::write(&file, "kind: Site\nname: gz\nlocation: { lat: 23.13, lon: 113.26 }\n")?;
-    ensure(text(&demo, &["diff", "-f", file_name])?.contains("gz"), || {
-        "diff does not name the site".to_owned()
-    })?;
+    let differs = demo.cli(&["diff", "-f", file_name]);
+    ensure(
+        differs.status.code() == Some(1) && String::from_utf8_lossy(&differs.stdout).contains("gz"),
+        || format!("diff does not name the site: {differs:?}"),
+    )?;
     let first = json(&demo, &["apply", "-f", file_name])?;
     let again = json(&demo, &["apply", "-f", file_name])?;
     ensure(first["generation"] == again["generation"], || format!("{first} and {again}"))?;
@@ -110,10 +113,68 @@ fn overrides() -> Result<(), Failed> {
     ensure(past.contains("as of") && past.contains("1. sh") && !past.contains("reach back"), || {
         past.clone()
     })?;
-    let before = text(&demo, &["explain", &host, "--at", "2026-01-01T00:00:00Z"])?;
-    ensure(before.contains("does not reach back so far"), || before.clone())?;
+    let before = demo.cli(&["explain", &host, "--at", "2026-01-01T00:00:00Z"]);
+    let said = String::from_utf8_lossy(&before.stderr).into_owned();
+    ensure(before.status.code() == Some(1) && said.contains("nothing was configured at"), || said.clone())?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
+}
+
+const FAMILIES: &str = "
+{ kind: Zone, name: fam.test, nameservers: [{ name: ns1, a: [127.0.0.1] }] }
+---
+kind: Cluster
+name: fam
+zone: fam.test
+gateway_domain: gw.fam.test
+gateways:
+  bj: { a: [127.0.9.1], aaaa: ['2001:db8::1'] }
+  sh: { a: [127.0.9.2], aaaa: [] }
+";
+
+/// DESIGN §4: a family that only sites without a better one have is warned of, by every command that may bring it about.
+fn family() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("fam.yaml");
+    let sites = "{ kind: Site, name: bj }\n---\n{ kind: Site, name: sh }\n---";
+    std::fs::write(&file, format!("{sites}{FAMILIES}"))?;
+    let lacks = "Cluster fam: gateways.sh: has no IPv6 address, unlike bj";
+    let says = |output: &std::process::Output, what: &str| {
+        let said = [&output.stderr[..], &output.stdout].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure(output.status.success() && said.contains("warning: ") && said.contains(what), || {
+            format!("no {what:?} in {said:?}")
+        })
+    };
+    says(&run(&["check", file.to_str().unwrap()]), lacks)?;
+    std::fs::write(&file, FAMILIES)?;
+    says(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
+    let explain = || json(&demo, &["explain", "gw.fam.test", "--type", "AAAA"]);
+    let answered =
+        || explain().is_ok_and(|it| it["answer"][0].as_str().is_some_and(|it| it.contains("2001:db8::1")));
+    eventually("the IPv6 address", Duration::from_secs(10), answered)?;
+    let drain = demo.cli(&[
+        "override",
+        "set",
+        "bj-fam",
+        "--site",
+        "bj",
+        "--domain",
+        "gw.fam.test",
+        "--state",
+        "drain",
+        "--owner",
+        "ops",
+        "--reason",
+        "x",
+    ]);
+    says(&drain, "Domain gw.fam.test: overrides take out bj")?;
+    says(&drain, "IPv6 has no answer (NODATA)")?;
+    let taken_out = || explain().is_ok_and(|it| it["taken_out"] == true && it["answer"][0].is_null());
+    eventually("the absence", Duration::from_secs(10), taken_out)?;
+    let shown = text(&demo, &["explain", "gw.fam.test", "--type", "AAAA"])?;
+    ensure(shown.contains("has no IPv6 address") && shown.contains("overrides take out"), || shown.clone())
 }
 
 /// Applies a document that is made of the demo's own with some lines in the place of others.

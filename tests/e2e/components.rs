@@ -14,6 +14,7 @@ pub struct Components {
     dig: Result<PathBuf, String>,
     curl: Result<PathBuf, String>,
     nsd: Result<PathBuf, String>,
+    zone_checkers: Result<PathBuf, String>,
     unbound: Result<PathBuf, String>,
     kdig: Result<PathBuf, String>,
     aioquic: Result<PathBuf, String>,
@@ -33,6 +34,7 @@ impl Components {
             dig: on_path("dig"),
             curl: on_path("curl"),
             nsd: on_path("nsd"),
+            zone_checkers: zone_checkers(),
             unbound: on_path("unbound"),
             kdig: on_path("kdig"),
             aioquic: aioquic(),
@@ -116,6 +118,15 @@ impl Components {
         needs("nsd", &self.nsd, name.to_owned(), test)
     }
 
+    /// The test may run NSD and the programs with which NSD and BIND check zone files. It gets python3.
+    pub fn needs_zone_checkers(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("what checks zone files", &self.zone_checkers, name.to_owned(), test)
+    }
+
     /// The test gets unbound and dig, in this order.
     pub fn needs_unbound(
         &self,
@@ -165,6 +176,13 @@ fn needs(
             Trial::test(name, || Err("its component is missing".into())).with_ignored_flag(true)
         }
     }
+}
+
+fn zone_checkers() -> Result<PathBuf, String> {
+    for program in ["nsd", "nsd-checkzone", "named-checkzone", "named-compilezone"] {
+        on_path(program)?;
+    }
+    on_path("python3")
 }
 
 /// Tried, since a container may have the programs and not the right. Gives `ip`.

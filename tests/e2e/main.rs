@@ -18,7 +18,9 @@ mod cli;
 mod components;
 mod crash;
 mod differential;
+mod doubt;
 mod drain;
+mod drained;
 mod engine;
 mod failover;
 mod geo;
@@ -36,6 +38,7 @@ mod rig;
 mod security;
 mod several;
 mod stale;
+mod status;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -61,6 +64,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
     ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
+    ("a_drained_instance_that_lives_is_never_back", drained::living_instance_is_never_back),
+    ("a_drained_instance_that_restarts_is_back_at_once", drained::restarts_under_the_same_id_and_port),
+    ("status_says_in_words_what_is_wrong", status::in_words),
+    ("a_stuck_drain_says_why", status::stuck_drain),
+    ("a_past_moment_is_explained_with_the_documents_of_then", status::the_past),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
 ];
 
@@ -82,6 +90,8 @@ fn main() -> ExitCode {
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
     trials.extend(differential::trials(&components));
+    trials.extend(doubt::trials(&components));
+    trials.extend(drained::trials());
     trials.extend(engine::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
@@ -93,9 +103,10 @@ fn main() -> ExitCode {
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(several::trials());
+    trials.extend(status::trials());
     trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));
-    trials.extend(zones::trials());
+    trials.extend(zones::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

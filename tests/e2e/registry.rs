@@ -211,7 +211,11 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
         let (_, all, text) = ask(&dig, node.dns, question)?;
         ensure(all.len() == 60, || format!("{question:?}: {} of 60:\n{text}", all.len()))?;
     }
-    Ok(())
+    // As HAProxy's server-template asks: by datagrams alone, with `accepted_payload_size 8192`.
+    let (_, all, text) = ask(&dig, node.dns, &[name, "SRV", "+bufsize=8192", "+ignore"])?;
+    ensure(all.len() == 60 && !text.contains(" tc"), || {
+        format!("{} of 60 in one datagram:\n{text}", all.len())
+    })
 }
 
 fn refused(dig: PathBuf) -> Result<(), Failed> {

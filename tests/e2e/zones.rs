@@ -12,16 +12,94 @@ use rustix::process::Signal;
 use waypost::demo::client::resolve;
 
 use crate::{
-    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, run, runs, runtime, signal, waypost},
+    components::Components,
+    harness::{
+        Backing, Demo, Reaped, ensure, eventually, free_port, full, run, runs, runtime, signal, waypost,
+    },
     wire::{Query, ask, connected},
 };
 
-pub fn trials() -> Vec<Trial> {
+pub fn trials(components: &Components) -> Vec<Trial> {
     vec![
+        components
+            .needs_zone_checkers("zones::what_nsd_and_bind_load_is_loaded_and_answered_as_by_nsd", peers),
+        Trial::test("zones::check_warns_and_refuses_signed_zones", checked),
+        Trial::test("zones::a_file_that_is_not_served_is_said_in_the_log", passed_over),
         Trial::test("zones::a_folder_is_served_without_an_engine_and_reread", folder),
         Trial::test("zones::ten_thousand_zones_are_served_and_reread", many),
         Trial::test("zones::a_zone_file_and_steered_names_are_one_zone", beside_steered_names),
     ]
+}
+
+/// The comparison with the peers, which may also be run by hand: `tests/zonefiles/peers --help`.
+fn peers(python: std::path::PathBuf) -> Result<(), Failed> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zonefiles/peers");
+    let mut command = std::process::Command::new(python);
+    command.arg(script).arg("--waypost").arg(waypost().get_program());
+    if !full() {
+        command.args(["--names", "6"]);
+    }
+    let done = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let last: Vec<&str> = said.lines().collect();
+    println!("{}", last.last().unwrap_or(&""));
+    ensure(done.status.success(), || {
+        let wrong = said.find("\nloaded by both, and refused").map_or(said.as_str(), |at| &said[at..]);
+        format!("{wrong}\n{}", String::from_utf8_lossy(&done.stderr))
+    })
+}
+
+fn checked() -> Result<(), Failed> {
+    let temp = tempfile::tempdir()?;
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    let put = |name: &str, more: &[u8]| {
+        std::fs::write(path(name), [zone(1, "192.0.2.1").as_bytes(), more].concat())
+    };
+    put("a.test.zone", b"www.other. A 192.0.2.1\nx 0 A 192.0.2.1\ncaf\xe9 A 192.0.2.1\n")?;
+    let done = run(&["check", &path("a.test.zone")]);
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure(done.status.code() == Some(0), || format!("{out}{err}"))?;
+    ensure(out.ends_with("1 zone files, no mistake, 1 warnings\n"), || out.clone().into_owned())?;
+    ensure(err.contains("a.test.zone:6: \"www.other.\" lies outside the zone a.test"), || {
+        err.clone().into_owned()
+    })?;
+    let done = run(&["--json", "check", &path("a.test.zone")]);
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    let json: serde_json::Value = serde_json::from_str(err.trim())?;
+    ensure(json["warnings"][0]["line"] == 6 && done.status.success(), || err.clone())?;
+    put("b.test.zone", b"@ DNSKEY 257 3 13 AQID\nsub NS x.\nsub DS 1 8 99 00\n")?;
+    let done = run(&["check", &path("b.test.zone")]);
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let told =
+        said.contains("b.test.zone:6: the zone is signed (it has DNSKEY), and DNSSEC is not served yet");
+    ensure(!done.status.success() && told, || said.clone())?;
+    let done = run(&["import", "zone", &path("b.test.zone"), "--origin", "b.test", "--strip-dnssec"]);
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure(done.status.success() && !out.contains("DNSKEY") && out.contains("type: DS"), || {
+        format!("{out}{err}")
+    })?;
+    ensure(err.contains("left out: 1 DNSKEY") && err.contains("remove the DS record of b.test"), || {
+        err.into_owned()
+    })
+}
+
+fn passed_over() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let folder = tempfile::tempdir()?;
+    let zones = folder.path().join("zones");
+    std::fs::create_dir(&zones)?;
+    std::fs::write(zones.join("a.test.zone"), zone(1, "192.0.2.1"))?;
+    std::fs::write(zones.join("b.test.db"), zone(1, "192.0.2.1"))?;
+    std::fs::write(zones.join(format!("{}.zone", demo.layout.zone)), zone(1, "192.0.2.1"))?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let _node = start_with(folder.path(), listen, &store_of(&demo)?)?;
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    eventually("a word about the file with another name", PATIENCE, || {
+        log().contains("1 files are not served, for their names do not end in .zone: b.test.db")
+    })?;
+    let shadowed = "the zone file in zones_dir is not served: a Zone document has the same name";
+    eventually("a word about the file that a document shadows", PATIENCE, || log().contains(shadowed))?;
+    Ok(())
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,10 +108,24 @@ fn zone(serial: u32, address: &str) -> String {
     format!("$TTL 1h\n@ SOA ns1 h {serial} 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\nwww 60 A {address}\n")
 }
 
+/// The section of a demo's configuration that names its engine.
+fn store_of(demo: &Demo) -> Result<String, Failed> {
+    let text = std::fs::read_to_string(demo.process("dns").config)?;
+    let from = text.find("[store]").ok_or_else(|| Failed::from("no [store] in a node of the demo"))?;
+    let section = &text[from..];
+    let end = section.find("\n[").map_or(section.len(), |at| at + 1);
+    Ok(section[..end].to_owned())
+}
+
 fn start(folder: &Path, listen: SocketAddr) -> Result<Reaped, Failed> {
+    start_with(folder, listen, "")
+}
+
+/// A node with a folder of zones and further sections.
+fn start_with(folder: &Path, listen: SocketAddr, sections: &str) -> Result<Reaped, Failed> {
     let config = folder.join("node.toml");
     let text = format!(
-        "node = \"n\"\nsite = \"s\"\ndata_dir = {:?}\n[dns]\nlisten = [\"{listen}\"]\nzones_dir = {:?}\n",
+        "node = \"n\"\nsite = \"s\"\ndata_dir = {:?}\n[dns]\nlisten = [\"{listen}\"]\nzones_dir = {:?}\n{sections}",
         folder.join("data"),
         folder.join("zones")
     );

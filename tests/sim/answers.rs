@@ -8,7 +8,7 @@ use store::{
     locality::RegionId,
     model::{Moment, OverrideState, RecoveryMode, WhenNone},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
-    steering::{self, Outcome},
+    steering::{self, Family, FamilyOutcome, Look, Outcome},
 };
 
 /// What a domain answers a client, by sites.
@@ -50,7 +50,68 @@ pub fn answer(
 }
 
 fn has_address(site: &SteeredSite, board: &Board) -> bool {
-    steering::addresses(site, None, board).next().is_some()
+    let look = |family| Look { family, region: None, board };
+    Family::BOTH.into_iter().any(|it| look(it).addresses(site).next().is_some())
+}
+
+/// What a domain answers a client for one family; `None`: an operator took out every site that has it.
+pub fn family_answer(
+    snapshot: &Snapshot,
+    domain: &SteeredDomain,
+    client: IpAddr,
+    (family, board): (Family, &Board),
+    now: Moment,
+) -> Option<Answer> {
+    let located = snapshot.locality.locate(client);
+    let ranking = steering::rank(domain, &located, board, now);
+    let look = Look { family, region: located.region, board };
+    match steering::for_family(domain, &ranking, look) {
+        FamilyOutcome::Nodata => Some(Answer::Nodata),
+        FamilyOutcome::Backup(_) => Some(Answer::Backup),
+        FamilyOutcome::TakenOut => None,
+        FamilyOutcome::Sites(sites) => {
+            Some(Answer::Sites(sites.iter().map(|(_, site)| name(snapshot, site)).collect()))
+        }
+    }
+}
+
+/// DESIGN §3.3, for each family by itself: only an operator's orders leave a family empty that some site has.
+pub fn family_sound(
+    snapshot: &Snapshot,
+    domain: &SteeredDomain,
+    (family, region): (Family, Option<RegionId>),
+    given: Option<&Answer>,
+    board: &Board,
+    now: Moment,
+) -> Result<(), String> {
+    let class = |site| (name(snapshot, site), class(domain, site, region, board, now));
+    let all: BTreeMap<String, (Class, Class)> = domain.sites.iter().map(class).collect();
+    let has = |site: &&SteeredSite| site.addresses.iter().any(|it| family.holds(it.ip));
+    let having: BTreeMap<String, (Class, Class)> = domain.sites.iter().filter(has).map(class).collect();
+    let surely = all.values().map(|(_, worst)| *worst).min().ok_or("it has no sites")?;
+    let family = family.as_str();
+    let best = having.values().map(|(_, worst)| *worst).min();
+    match (given, best) {
+        (Some(Answer::Nodata), None) => Ok(()),
+        (Some(Answer::Nodata), _)
+            if surely > Class::HeldDown && domain.domain.when_none == WhenNone::Nodata =>
+        {
+            Ok(())
+        }
+        (Some(Answer::Backup), _) if surely > Class::HeldDown => Ok(()),
+        (Some(Answer::Nodata | Answer::Backup), _) => Err(format!("{family} is empty: {all:?}")),
+        (None, Some(best)) if best >= Class::Draining && surely < best => Ok(()),
+        (None, _) => Err(format!("{family} is said to be taken out: {all:?}")),
+        (Some(Answer::Sites(sites)), best) => {
+            let first =
+                sites.first().ok_or_else(|| format!("{family} is empty because of health: {all:?}"))?;
+            let (first, _) = *having.get(first).ok_or_else(|| format!("{first} has no {family}"))?;
+            match best {
+                Some(best) if first <= best => Ok(()),
+                _ => Err(format!("the first for {family} is {first:?}: {having:?}")),
+            }
+        }
+    }
 }
 
 pub fn name(snapshot: &Snapshot, site: &SteeredSite) -> String {

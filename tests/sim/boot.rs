@@ -17,7 +17,7 @@ use crate::{
     net::{Id, Seat, lock},
     node::{Node, Role, slot},
     oracle::Inputs,
-    rim::{Evidence, Link, Office, POLL, Roads},
+    rim::{Doors, Evidence, Link, Office, POLL, Roads},
     run::{Sabotage, Simulation},
     world::World,
 };
@@ -92,8 +92,11 @@ impl Simulation {
         let link = self.link(seat, &inputs);
         let (handle, memory, identity) = (slot(), memory.clone(), identity(seat.id, "dns", life));
         let kept = Arc::clone(&handle);
+        let sites = (0..self.world.sites).map(|n| (World::address(n), World::site(n))).collect();
+        let dialer = Arc::new(Doors { seat: seat.clone(), sites });
+        let options = Options { dialer: Some(dialer), ..options() };
         runtime.spawn(async move {
-            let (handle, follower) = follow::start_from(link, memory, clock, identity, options()).await;
+            let (handle, follower) = follow::start_from(link, memory, clock, identity, options).await;
             *lock(&kept) = Some(handle);
             std::future::pending::<()>().await;
             drop(follower);

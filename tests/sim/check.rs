@@ -12,10 +12,11 @@ use store::{
     health::{State, TargetKey},
     model::{Generation, Name, RecoveryMode},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
+    steering::Family,
 };
 
 use crate::{
-    answers::{Answer, Class, answer, class, recovered_until_now, sound},
+    answers::{Answer, Class, answer, class, family_answer, family_sound, recovered_until_now, sound},
     net::{Gone, Id, WINDOW, lock},
     node::{Node, Role},
     oracle::Inputs,
@@ -289,6 +290,13 @@ impl Look<'_> {
                 let region = snapshot.locality.locate(client).region;
                 if let Err(why) = sound(snapshot, steered, region, &given, board, at) {
                     self.breaks(3, &format!("answers {client} for {domain} with {given:?}: {why}"));
+                }
+                for family in Family::BOTH {
+                    let given = family_answer(snapshot, steered, client, (family, board), at);
+                    let sound = family_sound(snapshot, steered, (family, region), given.as_ref(), board, at);
+                    if let Err(why) = sound {
+                        self.breaks(3, &format!("answers {client} for {domain} with {given:?}: {why}"));
+                    }
                 }
                 let key = (domain.clone(), client);
                 if memory.answers.get(&key) == Some(&given) {

@@ -14,6 +14,7 @@ use prober::{
     check::{Dialer, Fault, Phases},
 };
 use store::{
+    dial::Dial,
     engine::{
         CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Registration, Result as Answer,
         ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
@@ -236,6 +237,32 @@ impl Admin for Office {
         match self.seat.call(self.control, request, POLL + POLL / 2).await {
             Some(Response::Work(answer)) => answer,
             _ => Err(Failed::Unanswered("simulated".into())),
+        }
+    }
+}
+
+/// A reader's way to instances in doubt: it meets the same network as a probe.
+#[derive(Debug)]
+pub struct Doors {
+    pub seat: Seat,
+    pub sites: BTreeMap<IpAddr, Id>,
+}
+
+#[async_trait]
+impl store::dial::Dialer for Doors {
+    async fn dial(&self, dial: &Dial) -> store::dial::Answer {
+        let site = dial.address.parse().ok().and_then(|address: IpAddr| self.sites.get(&address).copied());
+        let gone = {
+            let net = lock(&self.seat.net);
+            site.map_or(Some(Gone::Refused), |site| {
+                net.is_cut(self.seat.id, site).or_else(|| net.dead.get(&site).copied())
+            })
+        };
+        let patience = if gone == Some(Gone::Silent) { 1_000 } else { 15 };
+        tokio::time::sleep(Duration::from_millis(patience)).await;
+        match gone {
+            Some(_) => store::dial::Answer::Failed("simulated".to_owned()),
+            None => store::dial::Answer::Answered,
         }
     }
 }

@@ -82,8 +82,12 @@ impl World {
         format!("{}{}", kind.get(usize::from(id.0 / 10)).unwrap_or(&"?"), id.0 % 10)
     }
 
+    /// The one address of a site: of every third site an IPv6 address, so that sites differ by family.
     pub fn address(site: u16) -> IpAddr {
-        IpAddr::from([192, 0, 2, 10 + site as u8])
+        match site % 3 {
+            1 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 10 + site]),
+            _ => IpAddr::from([192, 0, 2, 10 + site as u8]),
+        }
     }
 
     /// What a node's wall clock shows at the start of one of its lives, in milliseconds: 2026, within twenty minutes.
@@ -150,7 +154,9 @@ impl World {
         text += "kind: Zone\nname: example.com\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\n";
         text += "kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\ngateways:\n";
         for (n, site) in (0..).zip(&sites) {
-            text += &format!("  {site}: {{ a: [{}] }}\n", Self::address(n));
+            let address = Self::address(n);
+            let family = if address.is_ipv4() { "a" } else { "aaaa" };
+            text += &format!("  {site}: {{ {family}: ['{address}'] }}\n");
         }
         text += "---\n";
         for n in 0..self.vantages {

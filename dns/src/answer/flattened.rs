@@ -1,16 +1,14 @@
-//! The addresses of an ALIAS's target, under the name that was asked.
-
-use std::net::IpAddr;
+//! The addresses and HTTPS records of an ALIAS's target, under the name that was asked.
 
 use store::{
-    model::{DomainName, Ttl},
+    model::{DomainName, RecordData, Ttl},
     snapshot::{Owner as Entry, ZoneView},
 };
 
-use super::{Walk, address};
+use super::Walk;
 use crate::{
-    flatten::{End, Family, follow},
-    record::{Data, Owner, Rcode, Record, RecordType},
+    flatten::{End, Sought, follow, moved},
+    record::{Data, Owner, Rcode, Record, RecordType, plain_type},
 };
 use store::model::rdata;
 
@@ -22,13 +20,24 @@ impl<'a> Walk<'a> {
             self.answer.absent(zone, Ttl::MAX);
             return true;
         }
-        let Some(family) = Family::of(self.wanted) else { return false };
+        let Some(sought) = Sought::of(self.wanted) else { return false };
+        // An HTTPS record beside the ALIAS is meant for this name.
+        if sought == Sought::Https && entry.records.iter().any(|it| plain_type(&it.data) == self.wanted) {
+            return false;
+        }
         let Some((end, ttl)) = follow(self.world, zone, entry) else { return false };
         self.answer.flattened = true;
         let before = (self.answer.answer.len(), self.answer.authority.len());
         match end {
-            End::Here { zone, name, entry } => self.resolve(zone, name.as_str(), owner, entry),
-            End::Elsewhere(target) => self.look_up(target, family, owner),
+            End::Here { zone, name, entry } => {
+                self.resolve(zone, name.as_str(), owner, entry);
+                for record in self.answer.answer.iter_mut().skip(before.0) {
+                    if let Data::Plain(data) = &mut record.data {
+                        *data = moved(data.clone(), name);
+                    }
+                }
+            }
+            End::Elsewhere(target) => self.look_up(target, sought, owner),
             End::Nothing => {}
             End::Nowhere => self.answer.rcode = Rcode::ServFail,
         }
@@ -44,16 +53,13 @@ impl<'a> Walk<'a> {
         true
     }
 
-    fn look_up(&mut self, target: &DomainName, family: Family, owner: &Owner) {
-        let Some((addresses, ttl)) = self.world.targets.get(target, family, self.world.now) else {
+    fn look_up(&mut self, target: &DomainName, sought: Sought, owner: &Owner) {
+        let Some((records, ttl)) = self.world.targets.get(target, sought, self.world.now) else {
             self.answer.rcode = Rcode::ServFail;
             return;
         };
-        let record = |ip: &IpAddr| {
-            let data = Data::Plain(address(*ip, self.wanted)?);
-            Some(Record { owner: owner.clone(), ttl, data })
-        };
-        let records = addresses.iter().filter_map(record);
-        self.answer.answer.extend(records);
+        let record =
+            |data: &RecordData| Record { owner: owner.clone(), ttl, data: Data::Plain(data.clone()) };
+        self.answer.answer.extend(records.iter().map(record));
     }
 }

@@ -7,37 +7,34 @@ use store::{
     locality::Located,
     model::{DomainName, Https, Moment, RecordData, Ttl},
     snapshot::{SteeredDomain, SteeredSite},
-    steering::{self, Outcome},
+    steering::{self, Family, FamilyOutcome, Look, Outcome, Ranking},
 };
 
 use crate::record::RecordType;
 
-/// Asks steering. Gives `add` the addresses of the chosen sites, of both families and best site first, an address
-/// that two sites share twice; says how long that may be remembered, also that there is nothing. The family that was
-/// asked for plays no part: all types of a name agree on its sites.
+/// Gives `add` the addresses of one family, best site first, an address that two sites share twice, and says how long
+/// that may be remembered, also that there is nothing. The ranking is the same for all types of a name.
 pub(crate) fn choose(
     domain: &SteeredDomain,
-    asker: &Located<'_>,
-    board: &Board,
-    now: Moment,
+    ranking: &Ranking,
+    look: Look<'_>,
     add: &mut impl FnMut(IpAddr),
 ) -> Ttl {
-    let ranking = steering::rank(domain, asker, board, now);
-    match steering::outcome(domain, &ranking) {
-        Outcome::Sites(sites) => {
-            let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
-            chosen.flat_map(|site| steering::addresses(site, asker.region, board)).for_each(add);
-        }
-        Outcome::Backup(backup) => {
-            backup.a.iter().copied().map(IpAddr::V4).for_each(&mut *add);
-            backup.aaaa.iter().copied().map(IpAddr::V6).for_each(add);
-        }
-        Outcome::Nodata => {}
+    match steering::for_family(domain, ranking, look) {
+        FamilyOutcome::Sites(sites) => sites.addresses().for_each(add),
+        FamilyOutcome::Backup(backup) => match look.family {
+            Family::V4 => backup.a.iter().copied().map(IpAddr::V4).for_each(add),
+            Family::V6 => backup.aaaa.iter().copied().map(IpAddr::V6).for_each(add),
+        },
+        FamilyOutcome::Nodata => {}
+        // It ends when the operator's order does.
+        FamilyOutcome::TakenOut => return domain.domain.min_ttl,
     }
-    steering::ttl(domain, &ranking)
+    steering::ttl(domain, ranking)
 }
 
-/// The HTTPS records of a domain: of the same sites as [`choose`], in the same order, and for as long.
+/// The HTTPS records of a domain: of the sites it is ranked to answer with, whichever families they have. The hints of a
+/// record are the addresses of its own site, also where another site answers for a family that this one lacks.
 pub(super) fn bind(
     domain: &SteeredDomain,
     asker: &Located<'_>,
@@ -51,7 +48,9 @@ pub(super) fn bind(
         Outcome::Sites(sites) => {
             let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
             let binding = |(rank, site): (u16, &SteeredSite)| {
-                let addresses: Vec<_> = steering::addresses(site, asker.region, board).collect();
+                let look = |family| Look { family, region: asker.region, board };
+                let addresses: Vec<_> =
+                    Family::BOTH.into_iter().flat_map(|it| look(it).addresses(site)).collect();
                 binding(https, rank, site.name.as_ref(), &addresses)
             };
             (1..).zip(chosen).map(binding).collect()

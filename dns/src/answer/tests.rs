@@ -42,11 +42,9 @@ fn all_down_answers_as_if_all_were_up() {
     }
     assert_eq!(small.answer(HOST, RecordType::A, "10.2.2.3"), up);
     let unknown = Small::new();
-    assert_eq!(
-        unknown.answer(HOST, RecordType::A, "10.2.2.3"),
-        up,
-        "and so does a world nobody has probed yet"
-    );
+    let shortly = [up[0].clone(), up[1].replace(" 20 IN A ", " 2 IN A ")];
+    let given = unknown.answer(HOST, RecordType::A, "10.2.2.3");
+    assert_eq!(given, shortly, "so does a world that nobody has probed yet, but not for long");
 }
 
 #[test]
@@ -64,12 +62,38 @@ fn what_is_about_to_change_is_remembered_shortly() {
 }
 
 #[test]
-fn an_address_family_that_the_chosen_site_lacks_is_nodata_and_not_another_site() {
+fn an_address_family_that_the_chosen_site_lacks_is_the_next_ones_that_has_it() {
     let small = Small::healthy();
-    assert_eq!(small.answer(HOST, RecordType::AAAA, "10.1.2.3")[1], "gw.example.com. 20 IN AAAA 2001:db8::1");
-    let at_sh = small.explain(HOST, RecordType::AAAA, "10.2.2.3");
-    assert_eq!((at_sh.rcode, at_sh.answer.len()), ("NOERROR", 1), "{at_sh:?}");
-    assert!(at_sh.authority[0].contains(" SOA "), "{at_sh:?}");
+    let v6 = "gw.example.com. 20 IN AAAA 2001:db8::1";
+    for client in ["10.1.2.3", "10.2.2.3", "10.3.2.3"] {
+        let found = small.explain(HOST, RecordType::AAAA, client);
+        assert_eq!((found.answer[1].as_str(), found.scope), (v6, 24), "{client}");
+    }
+    // Also when it is down: no other has the family.
+    small.set("bj", State::Down);
+    assert_eq!(small.answer(HOST, RecordType::AAAA, "10.2.2.3")[1], v6);
+    let https = small.answer("web.example.com", RecordType::HTTPS, "10.2.2.3");
+    let hints: Vec<_> = https.iter().map(|it| it.contains("ipv6hint")).collect();
+    assert_eq!(hints, [false, false], "hints are of the record's own site");
+}
+
+#[test]
+fn a_family_that_an_operator_took_out_is_absent_for_the_shortest_ttl_and_for_whom_it_is() {
+    let order = "---
+kind: Override
+name: drain-bj
+target: { site: bj }
+state: drain
+owner: ops
+reason: test
+";
+    let small = Small::with(order);
+    for client in ["10.1.2.3", "10.2.2.3"] {
+        let found = small.explain(HOST, RecordType::AAAA, client);
+        assert_eq!((found.rcode, found.answer.len(), found.scope), ("NOERROR", 1, 24), "{client}");
+        assert!(found.authority[0].starts_with("example.com. 2 IN SOA "), "{found:?}");
+        assert_eq!(small.answer(HOST, RecordType::A, client).len(), 2, "the other family is served");
+    }
 }
 
 #[test]
@@ -181,6 +205,45 @@ fn what_lies_below_a_redirected_name_is_looked_for_elsewhere() {
     assert_eq!((found.rcode, found.answer.len()), ("YXDOMAIN", 1), "{found:?}");
 }
 
+/// As NSD answers: a redirection once in an answer however often the chain comes to it, one that makes the name longer
+/// each time used once, and no end before the zones' own.
+#[test]
+fn chains_through_redirections_go_on_and_name_each_once() {
+    let zone = "---
+kind: Zone
+name: d.test
+nameservers: [{ name: ns1, a: [203.0.113.53] }]
+records:
+  - { name: self, type: DNAME, data: x.self }
+  - { name: q1, type: CNAME, data: x.u }
+  - { name: u, type: DNAME, data: v }
+  - { name: y, type: CNAME, data: z.u }
+  - { name: x.v, type: CNAME, data: y }
+  - { name: z.v, type: A, data: 192.0.2.9 }
+  - { name: s1, type: DNAME, data: s2 }
+  - { name: s2, type: DNAME, data: s1 }
+  - { name: to, type: CNAME, data: a.own }
+  - { name: own, type: DNAME, data: below }
+  - { name: own, type: A, data: 192.0.2.8 }
+  - { name: a.below, type: CNAME, data: own }
+";
+    let aliases = (0..20).map(|n| format!("  - {{ name: c{n}, type: CNAME, data: c{} }}\n", n + 1));
+    let small = Small::with(&format!(
+        "{zone}{}  - {{ name: c20, type: A, data: 192.0.2.7 }}\n",
+        aliases.collect::<String>()
+    ));
+    let ask = |name: &str| {
+        let found = small.explain(&format!("{name}.d.test"), RecordType::A, "10.1.0.1");
+        let count = |word: &str| found.answer.iter().filter(|it| it.contains(word)).count();
+        (found.rcode, count(" DNAME "), count(" CNAME "), count(" A "))
+    };
+    assert_eq!(ask("w.self"), ("NOERROR", 1, 1, 0), "it would grow");
+    assert_eq!(ask("q1"), ("NOERROR", 1, 5, 1), "through one redirection twice");
+    assert_eq!(ask("q.s1"), ("NOERROR", 2, 2, 0), "a circle");
+    assert_eq!(ask("to"), ("NOERROR", 1, 3, 1), "a redirection passed is no name that was visited");
+    assert_eq!(ask("c0"), ("NOERROR", 0, 20, 1), "longer than any resolver follows");
+}
+
 #[test]
 fn other_peoples_names_are_refused() {
     let small = Small::healthy();
@@ -202,14 +265,14 @@ fn same(a: &Answer, b: &Answer) -> bool {
 proptest! {
     /// For every scope returned, all addresses inside get the same answer (RFC 7871, DESIGN §4).
     #[test]
-    fn scopes_are_honest(states in states(), client: [u8; 4], noise: u32, near in any::<bool>()) {
+    fn scopes_are_honest(states in states(), client: [u8; 4], noise: u32, near in any::<bool>(), v6 in any::<bool>()) {
         let small = Small::new();
         for (site, state) in ["bj", "sh", "gz"].into_iter().zip(states) {
             small.set(site, state);
         }
         // Half of the clients are where the networks are.
         let client = if near { [10, client[1] % 5, client[2], client[3]] } else { client };
-        let question = Question::new(HOST.parse().unwrap(), RecordType::A);
+        let question = Question::new(HOST.parse().unwrap(), if v6 { RecordType::AAAA } else { RecordType::A });
         let first = answer(small.world(), &question, &Client::at(client.into()));
         let keep = u32::MAX.checked_shl(32 - u32::from(first.scope)).unwrap_or(0);
         let other = (u32::from_be_bytes(client) & keep) | (noise & !keep);
@@ -235,8 +298,10 @@ proptest! {
         for (site, state) in ["bj", "sh", "gz"].into_iter().zip(states) {
             small.set(site, state);
         }
-        let question = Question::new(HOST.parse().unwrap(), RecordType::A);
-        let found = answer(small.world(), &question, &Client::at(client.into()));
-        prop_assert_eq!(found.answer.len(), 2);
+        for record_type in [RecordType::A, RecordType::AAAA] {
+            let question = Question::new(HOST.parse().unwrap(), record_type);
+            let found = answer(small.world(), &question, &Client::at(client.into()));
+            prop_assert_eq!(found.answer.len(), 2, "{}", record_type);
+        }
     }
 }

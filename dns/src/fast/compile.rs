@@ -228,7 +228,8 @@ impl<'w> Compiling<'w> {
     /// What follows the question in a reply with this answer; `None` if it is too long.
     fn write(&self, name: &DomainName, answer: &Answer) -> Option<Vec<u8>> {
         let question = Question::new(QueryName::from(name), RecordType::A);
-        let reply = Reply { query: query_header(), question: Some(&question), answer, edns: None };
+        let reply =
+            Reply { query: query_header(), question: Some(&question), answer, edns: None, tsig: None };
         let encoded = reply.encode(LONGEST_IMAGE as u16);
         if encoded.truncated || encoded.rcode == Rcode::ServFail {
             return None;

@@ -9,6 +9,7 @@ use store::{
     locality::{Located, Network},
     model::{Country, Ttl},
     snapshot::{Reach, SiteId, SteeredDomain},
+    steering::{self, Family, Look},
 };
 
 use super::name::Key;
@@ -77,8 +78,8 @@ pub(super) struct Decision {
     count_v6: usize,
     /// More addresses than are held here.
     pub(super) too_many: bool,
-    /// How long it may be remembered.
-    pub(super) ttl: Ttl,
+    /// How long the addresses of each family may be remembered, or that there are none.
+    ttls: [Ttl; 2],
 }
 
 impl Default for Decision {
@@ -89,7 +90,7 @@ impl Default for Decision {
             count_v4: 0,
             count_v6: 0,
             too_many: false,
-            ttl: Ttl::MAX,
+            ttls: [Ttl::MAX; 2],
         }
     }
 }
@@ -97,8 +98,21 @@ impl Default for Decision {
 impl Decision {
     fn of(domain: &SteeredDomain, located: Located<'_>, world: World<'_>) -> Self {
         let mut decision = Self::default();
-        decision.ttl = choose(domain, &located, world.board, world.now, &mut |ip| decision.add(ip));
+        let ranking = steering::rank(domain, &located, world.board, world.now);
+        decision.ttls = Family::BOTH.map(|family| {
+            let look = Look { family, region: located.region, board: world.board };
+            choose(domain, &ranking, look, &mut |ip| decision.add(ip))
+        });
         decision
+    }
+
+    /// How long an answer of this family may be remembered.
+    pub(super) const fn ttl(&self, family: Family) -> Ttl {
+        let [v4, v6] = self.ttls;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
     }
 
     /// Two sites may share an address; a record set holds each once (RFC 2181 §5).

@@ -50,7 +50,7 @@ hosts: [orders.example.com]
 
 const LABELS: &[&str] = &["a", "b", "c", "w", "ns"];
 
-fn documents(records: &[String], domain: &str) -> String {
+fn documents(records: &[String], (domain, orders): (&str, &str)) -> String {
     let zone = format!(
         "---\nkind: Zone\nname: example.com\nnameservers: [{{ name: ns, a: [203.0.113.53] }}]\nttl: 1h\nnegative_ttl: 60s\n\
          records: [{}]\n",
@@ -59,7 +59,7 @@ fn documents(records: &[String], domain: &str) -> String {
     let domains = ["gw", "x.gw", "6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10"].map(|name| {
         format!("---\n{{ kind: Domain, name: {name}.example.com, cluster: main, check: web, {domain} }}\n")
     });
-    format!("{FIXED}{zone}{}", domains.concat())
+    format!("{FIXED}{zone}{}{orders}\n", domains.concat())
 }
 
 /// A world of these documents, if they are valid; invalid ones are the documents' own tests' concern.
@@ -85,8 +85,10 @@ fn record() -> impl Strategy<Value = String> {
         relative(),
         Just("gw".to_owned()),
         Just("orders".to_owned()),
-        Just("www.example.org.".to_owned())
+        Just("www.example.org.".to_owned()),
+        Just(".".to_owned())
     ];
+    let named = target.clone().prop_filter("an ALIAS leads to a name", |target| target != ".");
     let data = prop_oneof![
         2 => target.clone().prop_map(|target| format!("type: CNAME, data: '{target}'")),
         1 => target.clone().prop_map(|target| format!("type: DNAME, data: '{target}'")),
@@ -95,16 +97,21 @@ fn record() -> impl Strategy<Value = String> {
         1 => ("[a-z]{1,200}", 1..9_usize).prop_map(|(text, strings)| {
             format!("type: TXT, data: '{}'", vec![format!("\"{text}\""); strings].join(" "))
         }),
-        1 => target.prop_map(|target| format!("type: ALIAS, data: '{target}'")),
+        1 => named.prop_map(|target| format!("type: ALIAS, data: '{target}'")),
         2 => any::<u8>().prop_map(|last| format!("type: A, data: 198.51.100.{last}")),
         1 => any::<u8>().prop_map(|last| format!("type: AAAA, data: '2001:db8:5::{last:x}'")),
         1 => Just("type: HTTPS, data: '1 . alpn=h2'".to_owned()),
+        1 => Just(r"type: TYPE999, data: '\# 1 00'".to_owned()),
     ];
-    let ttl = prop_oneof![Just(String::new()), (1..9000_u32).prop_map(|ttl| format!("ttl: {ttl}s, "))];
+    let ttl = prop_oneof![
+        Just(String::new()),
+        prop_oneof![Just(0), 1..9000_u32].prop_map(|ttl| format!("ttl: {ttl}s, "))
+    ];
     (relative(), ttl, data).prop_map(|(name, ttl, data)| format!("{{ name: '{name}', {ttl}{data} }}"))
 }
 
-fn domain() -> impl Strategy<Value = String> {
+/// A domain's fields, and overrides beside it.
+fn domain() -> impl Strategy<Value = (String, String)> {
     let policy = prop::sample::select(vec![
         "policy: { type: nearest }",
         "policy: { type: failover, order: [sh, bj] }, sites: [sh, bj]",
@@ -112,8 +119,16 @@ fn domain() -> impl Strategy<Value = String> {
         "policy: { type: nearest }, https: { alpn: [h2] }",
     ]);
     let none = prop::sample::select(vec!["open", "nodata", "{ backup: { a: [192.0.2.77], aaaa: [] } }"]);
-    (policy, none, 1..4_u8, 1..3_u8).prop_map(|(policy, none, answers, min_up)| {
-        format!("{policy}, when_none: {none}, answers: {answers}, min_up: {min_up}, ttl: 20s, min_ttl: 2s")
+    let orders = prop::collection::vec(
+        (prop::sample::select(vec!["bj", "sh", "gz"]), prop::sample::select(vec!["drain", "down", "up"])),
+        0..3,
+    );
+    (policy, none, 1..4_u8, 1..3_u8, orders).prop_map(|(policy, none, answers, min_up, orders)| {
+        let order = |(n, (site, state)): (usize, (&str, &str))| {
+            format!("\n---\n{{ kind: Override, name: o{n}, target: {{ site: {site} }}, state: {state}, owner: o, reason: r, force: true }}")
+        };
+        let orders: String = orders.into_iter().enumerate().map(order).collect();
+        (format!("{policy}, when_none: {none}, answers: {answers}, min_up: {min_up}, ttl: 20s, min_ttl: 2s"), orders)
     })
 }
 
@@ -205,15 +220,18 @@ proptest! {
         queries in prop::collection::vec((query(), source()), 1..120),
     ) {
         let health = Board::default();
+        // An order about a site that the domain does not have is a mistake.
+        let whole = (domain.0.as_str(), domain.1.as_str());
+        let domain = if snapshot(&documents(&[], whole), &health).is_ok() { whole } else { (whole.0, "") };
         // Records that go together with nothing are left out one by one.
         let mut kept = Vec::new();
         for record in records {
             kept.push(record);
-            if snapshot(&documents(&kept, &domain), &health).is_err() {
+            if snapshot(&documents(&kept, domain), &health).is_err() {
                 kept.pop();
             }
         }
-        let snapshot = snapshot(&documents(&kept, &domain), &health).map_err(TestCaseError::fail)?;
+        let snapshot = snapshot(&documents(&kept, domain), &health).map_err(TestCaseError::fail)?;
         board(&snapshot, &health, &states);
         let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
@@ -237,7 +255,7 @@ proptest! {
     #[test]
     fn strange_packets_are_handed_on(packet in query(), noise in prop::collection::vec((any::<u16>(), any::<u8>()), 0..4), cut in any::<u16>()) {
         let health = Board::default();
-        let snapshot = snapshot(&documents(&[], "policy: { type: nearest }"), &health).unwrap();
+        let snapshot = snapshot(&documents(&[], ("policy: { type: nearest }", "")), &health).unwrap();
         let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
         let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
@@ -267,7 +285,7 @@ fn understood_query(packet: &[u8]) -> Option<String> {
 fn common_queries_are_answered_on_the_fast_path() {
     let health = Board::default();
     let record = "{ name: www, type: A, data: 198.51.100.1 }".to_owned();
-    let snapshot = snapshot(&documents(&[record], "policy: { type: nearest }"), &health).unwrap();
+    let snapshot = snapshot(&documents(&[record], ("policy: { type: nearest }", "")), &health).unwrap();
     let world = World {
         snapshot: &snapshot,
         zones: Zones::none(),
@@ -311,7 +329,7 @@ fn what_cannot_be_written_ahead_is_for_the_general_path() {
         "{ name: a.*.b, type: A, data: 198.51.100.1 }".to_owned(),
         r"{ name: 'a\.b', type: A, data: 198.51.100.1 }".to_owned(),
     ];
-    let snapshot = snapshot(&documents(&records, "policy: { type: nearest }"), &health).unwrap();
+    let snapshot = snapshot(&documents(&records, ("policy: { type: nearest }", "")), &health).unwrap();
     let world = World {
         snapshot: &snapshot,
         zones: Zones::none(),

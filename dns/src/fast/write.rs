@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use store::{model::Ttl, steering};
+use store::{
+    model::Ttl,
+    steering::{self, Family},
+};
 
 use super::{
     memo::{Decision, Decisions, Scratch},
@@ -155,17 +158,21 @@ impl Table {
         if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
             return None;
         }
-        if !matches!(wanted, RecordType::A | RecordType::AAAA) {
-            self.absent(reply, way.zone, name, Ttl::MAX)?;
-            return Some((scope, true));
-        }
+        let family = match wanted {
+            RecordType::A => Family::V4,
+            RecordType::AAAA => Family::V6,
+            _ => {
+                self.absent(reply, way.zone, name, Ttl::MAX)?;
+                return Some((scope, true));
+            }
+        };
         let decision = decisions.get(way.plan, &plan.domain, located, asked.world)?;
         if decision.too_many {
             return None;
         }
-        let absent = reply.addresses(decision, way.owner, wanted)? == 0;
+        let absent = reply.addresses(decision, way.owner, family)? == 0;
         if absent {
-            self.absent(reply, way.zone, name, decision.ttl)?;
+            self.absent(reply, way.zone, name, decision.ttl(family))?;
         }
         Some((scope, absent))
     }
@@ -256,18 +263,21 @@ impl Writer<'_> {
     }
 
     /// The addresses of one family; says how many there were.
-    fn addresses(&mut self, decision: &Decision, owner: u16, wanted: RecordType) -> Option<u16> {
-        let ttl = decision.ttl.as_secs();
-        let records = if wanted == RecordType::A {
-            for ip in decision.v4() {
-                self.address::<4, 16>(owner, wanted, ttl, ip.octets())?;
+    fn addresses(&mut self, decision: &Decision, owner: u16, family: Family) -> Option<u16> {
+        let ttl = decision.ttl(family).as_secs();
+        let records = match family {
+            Family::V4 => {
+                for ip in decision.v4() {
+                    self.address::<4, 16>(owner, RecordType::A, ttl, ip.octets())?;
+                }
+                decision.v4().len()
             }
-            decision.v4().len()
-        } else {
-            for ip in decision.v6() {
-                self.address::<16, 28>(owner, wanted, ttl, ip.octets())?;
+            Family::V6 => {
+                for ip in decision.v6() {
+                    self.address::<16, 28>(owner, RecordType::AAAA, ttl, ip.octets())?;
+                }
+                decision.v6().len()
             }
-            decision.v6().len()
         };
         let records = u16::try_from(records).ok()?;
         let aliases = self.out.get(ANSWER..ANSWER + 2)?.try_into().map_or(0, u16::from_be_bytes);

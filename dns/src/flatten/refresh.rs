@@ -1,31 +1,37 @@
-//! Asking for the addresses of other people's names, in the background and before what was said ends.
+//! Asking for the addresses and HTTPS records of other people's names, in the background and before what was said ends.
 //!
 //! Bounded in names, in questions at a time, and in how often one is asked: a TTL counts as at least
 //! [`SOONEST`]. Moments differ a little by chance, so that names do not come due together.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use hickory_proto::rr::{Name, RData, RecordType as WireType};
+use hickory_proto::{
+    rr::{Name, RData, Record, RecordType as WireType},
+    serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding},
+};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
-use store::{model::DomainName, snapshot::Snapshot};
+use store::{
+    model::{DomainName, RecordData},
+    snapshot::Snapshot,
+};
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
-use super::{Family, Known, Targets, elsewhere};
-use crate::{answer::World, metrics::Metrics, zones_dir::Zones};
+use super::{Known, Sought, Targets, elsewhere, moved};
+use crate::{answer::World, metrics::Metrics, record::RecordType, zones_dir::Zones};
 
 /// A TTL counts as at least this, and as at most that.
 const SOONEST: Duration = Duration::from_secs(5);
@@ -38,8 +44,9 @@ const ABSENT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// More names than this are not resolved.
 const MOST_NAMES: usize = 10_000;
-/// More addresses than this are not kept of one name.
-const MOST_ADDRESSES: usize = 64;
+/// More records than this are not kept of one name and type, nor longer ones, in octets.
+const MOST_RECORDS: usize = 64;
+const LONGEST_RECORD: usize = 4096;
 /// How long one server has to answer one question.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions at a time.
@@ -59,13 +66,13 @@ pub(crate) struct Refresher {
 /// What a question came to.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
-    /// Addresses, or that there are none, and for how long that holds.
-    Addresses(Vec<IpAddr>, Duration),
+    /// Records, or that there are none, and for how long that holds.
+    Records(Vec<RecordData>, Duration),
     /// Nobody answered, or nobody knew, and why.
     Nothing(String),
 }
 
-type Question = (DomainName, Family);
+type Question = (DomainName, Sought);
 
 /// When a question is asked next.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +92,7 @@ impl Due {
         self.asking = false;
         let pause = match said {
             // While there is time for another try before it ends.
-            Said::Addresses(_, holds) => {
+            Said::Records(_, holds) => {
                 self.failures = 0;
                 (*holds).clamp(SOONEST, LATEST).mul_f64(chance.mul_add(0.2, 0.6))
             }
@@ -163,8 +170,8 @@ impl Refresher {
         plan.retain(|(name, _), _| names.contains(name));
         let now = Instant::now();
         for name in &names {
-            for family in Family::BOTH {
-                plan.entry((name.clone(), family)).or_insert_with(|| Due::first(now));
+            for sought in Sought::ALL {
+                plan.entry((name.clone(), sought)).or_insert_with(|| Due::first(now));
             }
         }
         let mut targets = Targets::clone(&self.targets.load());
@@ -213,13 +220,13 @@ impl Refresher {
         for (question, said) in answers {
             let Some(due) = plan.get_mut(&question) else { continue };
             due.again(Instant::now(), &said, fastrand::f64());
-            let (name, family) = question;
+            let (name, sought) = question;
             match said {
-                Said::Addresses(addresses, holds) => {
-                    self.metrics.alias_answered(addresses.is_empty());
+                Said::Records(records, holds) => {
+                    self.metrics.alias_answered(records.is_empty());
                     let until = self.store.now().after(holds.clamp(SOONEST, LATEST));
-                    let known = Some(Arc::new(Known { addresses, until }));
-                    targets.0.entry(name).or_default()[family as usize] = known;
+                    let known = Some(Arc::new(Known { records, until }));
+                    targets.0.entry(name).or_default()[sought as usize] = known;
                 }
                 Said::Nothing(reason) => {
                     self.metrics.alias_failed();
@@ -277,10 +284,11 @@ fn server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
-    let wire = match family {
-        Family::V4 => WireType::A,
-        Family::V6 => WireType::AAAA,
+async fn resolve(resolver: &TokioResolver, (name, sought): &Question) -> Said {
+    let wire = match sought {
+        Sought::V4 => WireType::A,
+        Sought::V6 => WireType::AAAA,
+        Sought::Https => WireType::HTTPS,
     };
     let labels: Vec<_> = name.octets().collect();
     let Ok(mut absolute) = Name::from_labels(labels.iter().map(AsRef::as_ref)) else {
@@ -289,15 +297,31 @@ async fn resolve(resolver: &TokioResolver, (name, family): &Question) -> Said {
     absolute.set_fqdn(true);
     match resolver.lookup(absolute, wire).await {
         Ok(found) => {
-            let addresses = found.answers().iter().filter_map(|record| match record.data {
-                RData::A(ip) => Some(IpAddr::V4(ip.0)),
-                RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
-                _ => None,
-            });
+            let records = found.answers().iter().filter(|it| it.record_type() == wire).filter_map(plain);
             let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-            Said::Addresses(addresses.take(MOST_ADDRESSES).collect(), Duration::from_secs(ttl.into()))
+            Said::Records(records.take(MOST_RECORDS).collect(), Duration::from_secs(ttl.into()))
         }
         Err(error) => absent(&error),
+    }
+}
+
+/// A record as it is served under another name.
+fn plain(record: &Record) -> Option<RecordData> {
+    match &record.data {
+        RData::A(ip) => Some(RecordData::A(ip.0)),
+        RData::AAAA(ip) => Some(RecordData::Aaaa(ip.0)),
+        RData::HTTPS(https) => {
+            let mut data = Vec::new();
+            let mut encoder = BinEncoder::new(&mut data);
+            encoder.set_name_encoding(NameEncoding::Uncompressed);
+            https.emit(&mut encoder).ok()?;
+            let owner = DomainName::from_labels(record.name.iter()).ok()?;
+            let record = RecordData::Other { record_type: RecordType::HTTPS.0, data };
+            let record = moved(record, &owner);
+            let short = matches!(&record, RecordData::Other { data, .. } if data.len() <= LONGEST_RECORD);
+            short.then_some(record)
+        }
+        _ => None,
     }
 }
 
@@ -306,7 +330,7 @@ fn absent(error: &NetError) -> Said {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) if none.soa.is_some() => {
             let holds = none.negative_ttl.map_or(ABSENT, |ttl| Duration::from_secs(ttl.into()));
-            Said::Addresses(Vec::new(), holds)
+            Said::Records(Vec::new(), holds)
         }
         error => Said::Nothing(error.to_string()),
     }
@@ -322,7 +346,7 @@ mod tests {
         let mut due = Due::first(now);
         for (holds, earliest, latest) in [(0, 3, 5), (100, 60, 80), (1_000_000, 2160, 2880)] {
             for chance in [0.0, 0.5, 0.999] {
-                due.again(now, &Said::Addresses(vec![], Duration::from_secs(holds)), chance);
+                due.again(now, &Said::Records(vec![], Duration::from_secs(holds)), chance);
                 let pause = due.at - now;
                 assert!(Duration::from_secs(earliest) <= pause && pause <= Duration::from_secs(latest));
             }
@@ -333,7 +357,7 @@ mod tests {
             pauses.push(due.at - now);
         }
         assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == LONGEST_PAUSE);
-        due.again(now, &Said::Addresses(vec![], SOONEST), 0.0);
+        due.again(now, &Said::Records(vec![], SOONEST), 0.0);
         assert_eq!(due.failures, 0);
     }
 }

@@ -102,18 +102,18 @@ impl Discovery {
     }
 
     /// The reply to a packet, if it is about a name of ours and from somebody who may know. Cheap to ask of every
-    /// packet: the name is looked at where it stands.
+    /// packet: the name is looked at where it stands. A datagram has room for so many octets.
     pub(crate) fn respond(
         &self,
         packet: &[u8],
         peer: SocketAddr,
-        transport: Transport,
+        carrier: (Transport, u16),
     ) -> Option<Result<Response, Dropped>> {
         let about_us = ends_in(packet, &self.ending);
         if !about_us || !self.serves(peer.ip()) {
             return None;
         }
-        Some(packet::respond(packet, peer.ip(), transport, |question| self.answer(question)))
+        Some(packet::respond(packet, peer.ip(), carrier, |question| self.answer(question)))
     }
 
     /// What a packet's answer has to wait for, if that is worth it: the first reading of a service, for at most

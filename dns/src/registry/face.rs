@@ -56,7 +56,7 @@ impl Answers for Registry {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
-            _ => packet::respond(packet, peer.ip(), transport, |question| {
+            _ => packet::respond(packet, peer.ip(), (transport, packet::LONGEST_DATAGRAM), |question| {
                 let mut found = Answer::default();
                 let Shared { catalog, names, .. } = &*self.shared;
                 catalog.look(&mut |view| found = answer(view, names, question, self.draw()));

@@ -3,12 +3,20 @@
 //! Where an answer does not fit, what is least needed goes first: the metadata of nodes, then the addresses of
 //! SRV targets. Then records of the answer itself, with TC set: a client that can comes again over TCP, and one
 //! that cannot (there are many inside networks) has as many instances as a datagram holds.
+//!
+//! A client inside is answered in as large a datagram as it offers to take, because HAProxy and others like it read only
+//! datagrams, and each cut answer holds another part of the instances. Paths inside carry that, in fragments if need be,
+//! and whoever forges an address from there turns nobody else's into a target. Others get at most what passes every path.
 
 use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::LazyLock,
 };
 
+use ipnet::IpNet;
+
+use super::Offer;
 use crate::{
     answer::{Answer, Question},
     record::{Rcode, RecordType},
@@ -17,15 +25,22 @@ use crate::{
     respond::{Dropped, Response, Transport},
 };
 
-/// Answers a packet with what `decide` says to its question.
+/// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
+pub(crate) const LONGEST_DATAGRAM: u16 = 65_507;
+
+/// Who is inside, whoever is told the names: see [`Offer::inside`].
+static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
+
+/// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.
 pub(super) fn respond(
     packet: &[u8],
     source: IpAddr,
-    transport: Transport,
+    (transport, room): (Transport, u16),
     decide: impl FnOnce(&Question) -> Answer,
 ) -> Result<Response, Dropped> {
     // Nothing outlives the call: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| exchange(packet, transport, decide))).unwrap_or_else(|_| {
+    let limit = |edns: Option<Edns<'_>>| limit(source, (transport, room), edns);
+    catch_unwind(AssertUnwindSafe(|| exchange(packet, limit, decide))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
@@ -33,7 +48,7 @@ pub(super) fn respond(
 
 fn exchange(
     packet: &[u8],
-    transport: Transport,
+    limit: impl FnOnce(Option<Edns<'_>>) -> u16,
     decide: impl FnOnce(&Question) -> Answer,
 ) -> Result<Response, Dropped> {
     let request = Request::parse(packet)?;
@@ -42,7 +57,7 @@ fn exchange(
         (None, Some(question)) => decide(question),
         (None, None) => Answer { rcode: Rcode::FormErr, ..Answer::default() },
     };
-    let asker = Asker { request: &request, limit: limit(transport, request.edns) };
+    let asker = Asker { request: &request, limit: limit(request.edns) };
     let encoded = asker.fit(answer);
     Ok(Response {
         bytes: encoded.bytes,
@@ -54,9 +69,14 @@ fn exchange(
 }
 
 /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-fn limit(transport: Transport, edns: Option<Edns<'_>>) -> u16 {
-    match transport {
-        Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
+fn limit(source: IpAddr, (transport, room): (Transport, u16), edns: Option<Edns<'_>>) -> u16 {
+    match (transport, edns) {
+        (Transport::Udp, None) => 512,
+        (Transport::Udp, Some(edns)) => {
+            let source = source.to_canonical();
+            let inside = INSIDE.iter().any(|network| network.contains(&source));
+            edns.payload.clamp(512, if inside { room } else { PAYLOAD })
+        }
         _ => u16::MAX,
     }
 }
@@ -75,7 +95,13 @@ impl Asker<'_> {
             signatures: edns.signatures,
             ..ReplyEdns::default()
         });
-        Reply { query: self.request.metadata, question: self.request.question.as_ref(), answer, edns }
+        Reply {
+            query: self.request.metadata,
+            question: self.request.question.as_ref(),
+            answer,
+            edns,
+            tsig: self.request.tsig.as_ref(),
+        }
     }
 
     fn whole(&self, answer: &Answer, truncated: bool) -> Option<Encoded> {

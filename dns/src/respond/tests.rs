@@ -57,6 +57,47 @@ fn a_long_reply_is_cut_over_udp_and_whole_over_tcp() {
     assert_eq!(parsed(&whole).answers.len(), 2);
 }
 
+/// What fits into a message of 65,535 octets is sent whole over a stream; what does not is marked (TC), as NSD does.
+#[test]
+fn long_sets_are_whole_over_streams() {
+    let zone = |name: &str, kind: &str, data: &dyn Fn(usize) -> String, count| {
+        let line = |n| format!("  - {{ name: '@', type: {kind}, data: '{}' }}\n", data(n));
+        let head = format!(
+            "---\nkind: Zone\nname: {name}.test\nnameservers: [{{ name: ns1, a: [203.0.113.53] }}]\nrecords:\n"
+        );
+        head + &(0..count).map(line).collect::<String>()
+    };
+    let v4 = |n: usize| format!("10.{}.{}.1", n / 250, n % 250);
+    let zones = [
+        zone("a", "A", &v4, 3000),
+        zone("aaaa", "AAAA", &|n| format!("2001:db8::{n:x}"), 2000),
+        zone("txt", "TXT", &|n| format!("\"{n:0>100}\""), 500),
+        zone("mx", "MX", &|n| format!("10 mail{n}.some.where."), 2000),
+        zone("ptr", "PTR", &|n| format!("host{n}.some.where."), 2000),
+        zone("beyond", "A", &v4, 4100),
+    ];
+    let small = Small::with(&zones.concat());
+    let cases = [
+        ("a", WireType::A, 3000),
+        ("aaaa", WireType::AAAA, 2000),
+        ("txt", WireType::TXT, 500),
+        ("mx", WireType::MX, 2000),
+        ("ptr", WireType::PTR, 2000),
+    ];
+    for (name, kind, count) in cases {
+        for transport in [Transport::Tcp, Transport::Tls, Transport::Https] {
+            let response = small.send(&query(&format!("{name}.TEST."), kind, None), transport).unwrap();
+            assert!(!response.truncated && response.bytes.len() > 16_384, "{name}: {}", response.bytes.len());
+            assert_eq!(parsed(&response).answers.len(), count, "{name}");
+        }
+        assert!(
+            small.send(&query(&format!("{name}.test."), kind, Some(4096)), Transport::Udp).unwrap().truncated
+        );
+    }
+    let beyond = small.send(&query("beyond.test.", WireType::A, None), Transport::Tcp).unwrap();
+    assert!(beyond.truncated && parsed(&beyond).answers.is_empty());
+}
+
 #[test]
 fn what_is_no_proper_query_gets_what_the_rfcs_say() {
     let small = Small::healthy();

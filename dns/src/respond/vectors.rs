@@ -365,3 +365,57 @@ proptest! {
         prop_assert_eq!(reply.rcode() == 16, version > 0);
     }
 }
+
+/// A TSIG record's class, TTL and data (RFC 8945 §4.2): of HMAC-SHA256, at a time, with a MAC.
+fn signature(class: u16, ttl: u32, cut: usize) -> Vec<u8> {
+    let mut data =
+        b"\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x04MACM\x12\x34\x00\x00\x00\x00".to_vec();
+    data.truncate(data.len() - cut);
+    let length = u16::try_from(data.len()).unwrap();
+    let head = [&class.to_be_bytes()[..], &ttl.to_be_bytes(), &length.to_be_bytes()].concat();
+    [&b"\x03key\x07example\x00\x00\xfa"[..], &head, &data].concat()
+}
+
+fn with(mut packet: Packet, section: usize, record: &[u8]) -> Packet {
+    packet.body.extend(record);
+    packet.counts[section] += 1;
+    packet
+}
+
+/// RFC 8945 §5.2.1 and §5.3.2: an unsigned error that repeats the key, the algorithm and the time; never an answer.
+#[test]
+fn a_query_signed_with_an_unknown_key_is_told_so() {
+    let expected = b"\x03key\x07example\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x1d\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x00\x12\x34\x00\x11\x00\x00";
+    let signed = with(soa(RD), 3, &signature(255, 0, 0));
+    let with_edns = with(soa(RD).with_opt(1232, 0, 0, &[]), 3, &signature(255, 0, 0));
+    for (packet, additional) in [(signed, 1), (with_edns, 2)] {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let small = Small::healthy();
+            let reply = small.send(&packet.bytes(), transport).unwrap();
+            assert_eq!(reply.rcode, Rcode::NotAuth);
+            let word = |at: usize| u16::from_be_bytes([reply.bytes[at], reply.bytes[at + 1]]);
+            assert_eq!([2, 4, 6, 8, 10].map(word), [QR | RD | 9, 1, 0, 0, additional]);
+            assert!(reply.bytes.ends_with(expected), "{:02x?}", reply.bytes);
+        }
+    }
+    // Whatever else is wrong with it, it is not looked at before the signature.
+    for opcode in [0, 4, 5] {
+        let packet = with(soa(opcode << 11), 3, &signature(255, 0, 0));
+        assert_eq!(packet.send().rcode(), 9, "opcode {opcode}");
+    }
+}
+
+/// RFC 8945 §5.1: not the last record, twice, in another section, or malformed.
+#[test]
+fn a_signature_in_the_wrong_place_or_malformed_is_a_format_error() {
+    let good = signature(255, 0, 0);
+    let before_opt = with(soa(QUERY), 3, &good).with_opt(1232, 0, 0, &[]);
+    let twice = with(with(soa(QUERY), 3, &good), 3, &good);
+    let elsewhere = [1, 2].map(|section| with(soa(QUERY), section, &good));
+    let malformed = [signature(1, 0, 0), signature(255, 1, 0), signature(255, 0, 1), signature(255, 0, 12)];
+    let malformed = malformed.map(|it| with(soa(QUERY), 3, &it));
+    for packet in [before_opt, twice].into_iter().chain(elsewhere).chain(malformed) {
+        let reply = packet.send();
+        assert_eq!((reply.flags & 15, reply.counts[1]), (1, 0), "{reply:?}");
+    }
+}

@@ -115,7 +115,8 @@ impl Listeners {
         for (socket, spoken) in self.sockets {
             let certificate = self.certificate.clone();
             let (limits, exchange) = (limits.clone(), exchange.clone());
-            tasks.spawn(serve(socket, spoken, certificate, limits, exchange, stopped.clone()));
+            let serving = serve(socket, spoken, certificate, limits, exchange, stopped.clone());
+            tasks.spawn(store::vital::task("a listener of DNS over QUIC", serving));
         }
     }
 }

@@ -30,6 +30,8 @@ use crate::{
     fast::Scratch,
     flatten::Targets,
     metrics::Tally,
+    registry::LONGEST_DATAGRAM,
+    reply::PAYLOAD,
     respond::{Dropped, Response, Transport, respond},
     served::Served,
 };
@@ -67,8 +69,10 @@ impl Workers {
     /// Starts a thread that answers what comes to a socket.
     pub(super) fn spawn(&mut self, socket: UdpSocket, exchange: Exchange) -> io::Result<()> {
         socket.set_read_timeout(Some(LOOK))?;
+        let wildcard = socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
         let worker = Worker {
             socket: Arc::new(socket),
+            wildcard,
             runtime: Handle::current(),
             exchange,
             stop: Arc::clone(&self.stop),
@@ -99,6 +103,9 @@ impl Workers {
 /// One thread's share of the work.
 struct Worker {
     socket: Arc<UdpSocket>,
+    /// It listens on every address. Replies then have to leave from the one that was asked, which only the batch sees
+    /// to, and its places hold no more than [`LONGEST_REPLY`].
+    wildcard: bool,
     /// For the rare query that has to wait.
     runtime: Handle,
     exchange: Exchange,
@@ -109,8 +116,7 @@ struct Worker {
 
 impl Worker {
     fn serve(&self) {
-        let wildcard = self.socket.local_addr().is_ok_and(|address| address.ip().is_unspecified());
-        let mut batch = Batch::new(wildcard);
+        let mut batch = Batch::new(self.wildcard);
         let mut served = Cache::new(Arc::clone(&self.exchange.served));
         let mut targets = Cache::new(Arc::clone(&self.exchange.targets));
         let mut scratch = Scratch::default();
@@ -151,9 +157,24 @@ impl Worker {
             });
             return Some(0);
         }
-        let outcome = discovery.respond(packet, peer, Transport::Udp)?;
+        let room = if self.wildcard { PAYLOAD } else { LONGEST_DATAGRAM };
+        let outcome = discovery.respond(packet, peer, (Transport::Udp, room))?;
         tally.record(&outcome);
-        Some(put(&outcome, reply))
+        match &outcome {
+            Ok(long) if long.bytes.len() > reply.len() => {
+                self.send(&long.bytes, peer);
+                Some(0)
+            }
+            _ => Some(put(&outcome, reply)),
+        }
+    }
+
+    /// Sends a reply that has no place in the batch.
+    fn send(&self, reply: &[u8], peer: SocketAddr) {
+        if let Err(error) = self.socket.send_to(reply, peer) {
+            tracing::debug!(%error, %peer, "sending a reply failed");
+            self.exchange.metrics.socket_errors.increment();
+        }
     }
 
     fn failed(&self, error: &io::Error) {

@@ -7,7 +7,10 @@ use store::model::{
     rdata::{self, Entry, Scanner, Unfit, Word},
 };
 
-use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, Mistake, Place, generate};
+use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, MOST_WARNINGS, Mistake, Place, generate};
+
+/// What a `$TTL` of 2^31 or more stands for, and a TTL of 2^31 or more where there is no `$TTL` (as in NSD).
+const INSTEAD: Ttl = Ttl::of_record(3_600);
 
 /// What the files of a zone say, mistakes included.
 #[derive(Debug, Default)]
@@ -18,6 +21,44 @@ pub(super) struct Found {
     pub(super) records: Vec<(StaticRecord, Place)>,
     /// The top file.
     pub(super) file: Arc<str>,
+    /// What was passed over.
+    pub(super) warnings: Warnings,
+}
+
+/// Warnings, so many and no more.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    kept: Vec<Mistake>,
+    more: usize,
+}
+
+impl Warnings {
+    pub(super) fn add(&mut self, warning: Mistake) {
+        if self.kept.len() < MOST_WARNINGS {
+            self.kept.push(warning);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// All of them, and one that counts those that were not kept.
+    pub(super) fn into_vec(self) -> Vec<Mistake> {
+        let mut all = self.kept;
+        if let Some(file) = all.first().map(|it| Arc::clone(&it.file)).filter(|_| self.more > 0) {
+            let problem = format!("{} more warnings like these", self.more);
+            all.push(Mistake { file, line: None, column: None, problem, expected: String::new() });
+        }
+        all
+    }
+}
+
+/// Whose the records of a line are.
+#[derive(Clone, Debug)]
+enum Owner {
+    /// A name in the zone.
+    Here(DomainName),
+    /// A name outside it; its records are passed over.
+    Elsewhere,
 }
 
 /// Reads all entries.
@@ -59,7 +100,7 @@ struct Reading<'r> {
     octets: usize,
     /// `None` is the root.
     origin: Option<DomainName>,
-    owner: Option<DomainName>,
+    owner: Option<Owner>,
     default_ttl: Option<Ttl>,
     last_ttl: Option<Ttl>,
     found: Found,
@@ -105,6 +146,12 @@ impl Reading<'_> {
         self.mistakes.push(Mistake { file, line: None, column: None, problem, expected });
     }
 
+    fn warn(&mut self, word: &Word<'_>, problem: String, expected: &str) {
+        let (file, expected) = (Arc::clone(&self.file), expected.to_owned());
+        let (line, column) = (Some(word.line), Some(word.column));
+        self.found.warnings.add(Mistake { file, line, column, problem, expected });
+    }
+
     fn text(&mut self, text: &[u8]) {
         for entry in Scanner::new(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)) {
             let read = match &entry {
@@ -138,7 +185,8 @@ impl Reading<'_> {
                 Ok(())
             }
             (b"$TTL", [ttl]) => {
-                self.default_ttl = Some(time_to_live(ttl)?);
+                let stated = time_to_live(ttl)?;
+                self.default_ttl = Some(self.believed(stated, ttl).unwrap_or(INSTEAD));
                 Ok(())
             }
             (b"$INCLUDE", [path]) => self.include(path, None),
@@ -170,8 +218,8 @@ impl Reading<'_> {
         let content = content.map_err(|problem| wrong(path, problem, "a readable file inside the folder"))?;
         self.octets -= content.len().min(self.octets);
         let inside: Arc<str> = match self.found.file.rsplit_once('/') {
-            Some((folder, _)) => format!("{folder}/{name}").into(),
-            None => name.into(),
+            Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}").into(),
+            _ => name.into(),
         };
         let outer = (std::mem::replace(&mut self.file, inside), self.owner.take());
         let outer_origin = std::mem::replace(&mut self.origin, origin);
@@ -186,8 +234,9 @@ impl Reading<'_> {
     fn generate(&mut self, name: &Word<'_>, range: &Word<'_>, template: &[Word<'_>]) -> Result<(), Wrong> {
         let range =
             generate::Range::read(range).ok_or_else(|| unfit(range, Unfit::new(range, generate::FORM)))?;
+        let template = generate::unquoted(template);
         for number in range.numbers() {
-            let text = generate::line(template, number)
+            let text = generate::line(&template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
             let Some(left) = self.octets.checked_sub(text.len()) else {
                 let expected = format!("at most {MOST_OCTETS} octets in all");
@@ -205,6 +254,35 @@ impl Reading<'_> {
             self.record(false, &words)?;
         }
         Ok(())
+    }
+
+    /// A TTL as it is written, unless it is 2^31 or more (RFC 2181 §8).
+    fn believed(&mut self, secs: u32, word: &Word<'_>) -> Option<Ttl> {
+        if secs <= Ttl::MAX.as_secs() {
+            return Some(Ttl::of_record(secs));
+        }
+        let problem = format!("the TTL {:?} is passed over, the default is taken", word.shown());
+        self.warn(word, problem, "at most 2147483647 seconds (RFC 2181 §8)");
+        None
+    }
+
+    /// The times of a SOA as they are written, unless one is 2^31 or more: that is the default TTL then, as in NSD.
+    fn believed_times(
+        &mut self,
+        soa: StartOfAuthority,
+        minimum: Ttl,
+        first: &Word<'_>,
+    ) -> (StartOfAuthority, Ttl) {
+        let times = [soa.refresh, soa.retry, soa.expire, minimum];
+        if times.iter().all(|time| *time <= Ttl::MAX) {
+            return (soa, minimum);
+        }
+        let problem = "a time of the SOA is passed over, the default is taken".to_owned();
+        self.warn(first, problem, "at most 2147483647 seconds");
+        let instead = self.default_ttl.unwrap_or(INSTEAD);
+        let [refresh, retry, expire, minimum] =
+            times.map(|time| if time > Ttl::MAX { instead } else { time });
+        (StartOfAuthority { refresh, retry, expire, ..soa }, minimum)
     }
 
     fn name(&self, word: &Word<'_>) -> Result<Option<DomainName>, Wrong> {
@@ -241,51 +319,85 @@ impl Reading<'_> {
         };
         if what == SOA {
             let (soa, minimum) = rdata::start_of_authority(data, &mut names).map_err(misplaced)?;
-            let ttl = self.ttl(head.ttl).unwrap_or(minimum);
+            let (soa, minimum) = self.believed_times(soa, minimum, first);
+            let ttl = self.ttl(&head).unwrap_or(minimum);
             self.last_ttl = Some(ttl);
             return self.start(first, &owner, soa, (minimum, ttl), at);
         }
         let data = rdata::parse(what, data, &mut names).map_err(misplaced)?;
-        let ttl = self.ttl(head.ttl);
+        let ttl = self.ttl(&head);
         if ttl.is_none() {
             return Err(wrong(first, "the record has no TTL", "a TTL here, in $TTL, or in a record before"));
         }
         self.last_ttl = ttl;
-        self.found.records.push((StaticRecord { name: owner, ttl, data }, at));
+        if let Owner::Here(name) = owner {
+            self.found.records.push((StaticRecord { name, ttl, data }, at));
+        }
         Ok(())
     }
 
-    /// An owner: a name in the zone.
-    fn owned(&self, word: &Word<'_>) -> Result<DomainName, Wrong> {
-        let name = self.name(word)?.filter(|name| name.is_within(self.apex));
-        name.ok_or_else(|| {
-            let problem = format!("{:?} lies outside the zone {}", word.shown(), self.apex);
-            wrong(word, problem, format!("a name in {}", self.apex))
-        })
+    /// An owner: a name in the zone, or one whose records are passed over.
+    fn owned(&mut self, word: &Word<'_>) -> Result<Owner, Wrong> {
+        let name = if word.quoted { self.label(word)? } else { self.name(word)? };
+        if let Some(name) = name.filter(|name| name.is_within(self.apex)) {
+            return Ok(Owner::Here(name));
+        }
+        let problem = format!("{:?} lies outside the zone {}, and is passed over", word.shown(), self.apex);
+        let expected = format!("a name in {}", self.apex);
+        self.warn(word, problem, &expected);
+        Ok(Owner::Elsewhere)
+    }
+
+    /// A name in quotes: one label, dots included, as NSD reads it.
+    fn label(&mut self, word: &Word<'_>) -> Result<Option<DomainName>, Wrong> {
+        let label = word.octets().unwrap_or_default();
+        if label.contains(&b'.') {
+            let problem = format!("{:?} in quotes is one label, whose dots part nothing", word.shown());
+            self.warn(word, problem, "the name without quotes");
+        }
+        let labels = std::iter::once(label.into());
+        let name = DomainName::from_labels(labels.chain(self.origin.iter().flat_map(DomainName::octets)));
+        name.map(Some).map_err(|expected| unfit(word, Unfit::new(word, expected.to_string())))
     }
 
     /// The TTL of a record: its own, the default (RFC 2308 §4), or that of the record before (RFC 1035 §5.1).
-    fn ttl(&self, own: Option<Ttl>) -> Option<Ttl> {
-        own.or(self.default_ttl).or(self.last_ttl)
+    fn ttl(&mut self, head: &Head<'_>) -> Option<Ttl> {
+        let stated = head.ttl.map(|(secs, word)| self.believed(secs, &word));
+        let instead = stated.map(|_| INSTEAD);
+        stated.flatten().or(self.default_ttl).or(instead).or(self.last_ttl)
     }
 
     fn start(
         &mut self,
         first: &Word<'_>,
-        owner: &DomainName,
+        owner: &Owner,
         soa: StartOfAuthority,
         (minimum, ttl): (Ttl, Ttl),
         at: Place,
     ) -> Result<(), Wrong> {
-        if owner != self.apex {
-            let problem = format!("a SOA at {owner}, which is not the apex");
-            return Err(wrong(first, problem, format!("one SOA, at {}", self.apex)));
+        match owner {
+            Owner::Here(owner) if owner == self.apex => {}
+            Owner::Elsewhere => return Ok(()),
+            Owner::Here(owner) => {
+                let problem = format!("a SOA at {owner}, which is not the apex");
+                return Err(wrong(first, problem, format!("one SOA, at {}", self.apex)));
+            }
         }
-        if let Some((_, _, before)) = &self.found.soa {
-            let problem = format!("a second SOA; the first is at {}:{}", before.file, before.line);
-            return Err(wrong(first, problem, "one SOA"));
+        let soa = StartOfAuthority { ttl: Some(ttl), ..soa };
+        if let Some((before, least, there)) = &self.found.soa {
+            let same = StartOfAuthority { ttl: before.ttl, ..soa } == *before && *least == minimum;
+            let first_at = format!("the first is at {}:{}", there.file, there.line);
+            if !same {
+                return Err(wrong(
+                    first,
+                    format!("a second SOA that says something else; {first_at}"),
+                    "one SOA",
+                ));
+            }
+            self.warn(first, format!("the SOA is repeated, and passed over; {first_at}"), "one SOA");
+            return Ok(());
         }
-        self.found.soa = Some((StartOfAuthority { ttl: Some(ttl), ..soa }, minimum, at));
+        self.found.soa = Some((soa, minimum, at));
         Ok(())
     }
 }
@@ -293,20 +405,21 @@ impl Reading<'_> {
 const SOA: u16 = 6;
 
 /// What stands between the owner and the data.
-struct Head {
-    ttl: Option<Ttl>,
+struct Head<'w> {
+    /// In seconds, with its word.
+    ttl: Option<(u32, Word<'w>)>,
     record_type: u16,
     /// How many words it has.
     words: usize,
 }
 
-impl Head {
+impl<'w> Head<'w> {
     /// TTL and class, each or none, in any order; then the type.
-    fn read(words: &[Word<'_>], owner: &Word<'_>) -> Result<Self, Wrong> {
+    fn read(words: &[Word<'w>], owner: &Word<'_>) -> Result<Self, Wrong> {
         let (mut ttl, mut class) = (None, false);
         for (at, word) in words.iter().enumerate() {
             if ttl.is_none() && !word.quoted && word.text.first().is_some_and(u8::is_ascii_digit) {
-                ttl = Some(time_to_live(word)?);
+                ttl = Some((time_to_live(word)?, *word));
             } else if !class && (word.is("IN") || word.is("CLASS1")) {
                 class = true;
             } else if ["CH", "HS", "CS", "ANY"].iter().any(|it| word.is(it)) {
@@ -324,9 +437,9 @@ impl Head {
     }
 }
 
-fn time_to_live(word: &Word<'_>) -> Result<Ttl, Wrong> {
-    let ttl = rdata::period(word.text).and_then(Ttl::from_secs);
-    ttl.ok_or_else(|| unfit(word, Unfit::new(word, "a TTL of 1 to 2147483647 seconds, or such as 1h30m")))
+fn time_to_live(word: &Word<'_>) -> Result<u32, Wrong> {
+    let secs = rdata::period(word.text);
+    secs.ok_or_else(|| unfit(word, Unfit::new(word, "a TTL of 0 to 2147483647 seconds, or such as 1h30m")))
 }
 
 /// True for what tells a zone's name servers.

@@ -22,7 +22,8 @@ impl Folder {
 
     /// The path of a file inside, links followed.
     fn inside(&self, path: &str) -> Result<PathBuf, String> {
-        let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        // A path from the root is taken if it leads into the folder, which is seen below.
+        let plain = |part: Component<'_>| !matches!(part, Component::ParentDir);
         if !Path::new(path).components().all(plain) {
             return Err(format!("{path:?} does not stay inside the zone file's folder"));
         }
@@ -31,7 +32,7 @@ impl Folder {
         if file.starts_with(&folder) {
             Ok(file)
         } else {
-            Err(format!("{path:?} is a link that leads out of the zone file's folder"))
+            Err(format!("{path:?} leads out of the zone file's folder"))
         }
     }
 }
@@ -79,6 +80,8 @@ mod tests {
         let folder = Folder::of(&dir.join("example.com.zone"));
         assert_eq!(folder.read("sub/in", 100).unwrap(), b"inside");
         assert_eq!(folder.read("./good", 100).unwrap(), b"inside");
+        let absolute = dir.join("sub/in");
+        assert_eq!(folder.read(absolute.to_str().unwrap(), 100).unwrap(), b"inside");
         let secret = outer.path().join("secret");
         for bad in ["../secret", "sub/../../secret", "link", "missing", "sub", secret.to_str().unwrap()] {
             assert!(folder.read(bad, 100).is_err(), "{bad}");

@@ -1,6 +1,6 @@
 //! `$GENERATE`: one line for many records, as in BIND.
 
-use std::ops::RangeInclusive;
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use store::model::rdata::Word;
 
@@ -29,6 +29,19 @@ impl Range {
 
     pub(super) fn numbers(self) -> impl Iterator<Item = u64> {
         self.all.step_by(self.step)
+    }
+}
+
+/// The template with its data out of quotes: BIND takes data of several words as one quoted word, as in
+/// `$GENERATE 1-9 m$ MX "10 mail$"`. The quotes of texts stay.
+pub(super) fn unquoted<'t, 'w>(template: &'t [Word<'w>]) -> Cow<'t, [Word<'w>]> {
+    let text = |word: &Word<'_>| word.is("TXT") || word.is("SPF");
+    match template {
+        [head @ .., kind, data] if data.quoted && !kind.quoted && !head.is_empty() && !text(kind) => {
+            let data = Word { quoted: false, ..*data };
+            Cow::Owned(head.iter().copied().chain([*kind, data]).collect())
+        }
+        _ => Cow::Borrowed(template),
     }
 }
 
@@ -79,16 +92,36 @@ fn formatted(modifiers: &[u8], number: u64) -> Option<String> {
     let offset: i64 = parts.next()?.trim_start_matches('+').parse().ok()?;
     let width: usize = parts.next().map_or(Some(0), |width| width.parse().ok())?;
     let base = parts.next().unwrap_or("d");
-    let number = u64::try_from(i64::try_from(number).ok()?.checked_add(offset)?).ok()?;
+    // As BIND: 32 bits with a sign, which the bases other than ten show as they are.
+    let number = i32::try_from(i64::try_from(number).ok()?.checked_add(offset)?).ok()?;
+    let bits = number.cast_unsigned();
     if width > 63 || parts.next().is_some() {
         return None;
     }
     match base {
         "d" => Some(format!("{number:0width$}")),
-        "o" => Some(format!("{number:0width$o}")),
-        "x" => Some(format!("{number:0width$x}")),
-        "X" => Some(format!("{number:0width$X}")),
+        "o" => Some(format!("{bits:0width$o}")),
+        "x" => Some(format!("{bits:0width$x}")),
+        "X" => Some(format!("{bits:0width$X}")),
+        "n" => Some(nibbles(bits, width)),
+        "N" => Some(nibbles(bits, width).to_ascii_uppercase()),
         _ => None,
+    }
+}
+
+/// Hexadecimal digits from the last to the first, parted by dots, as in names below `ip6.arpa`. The width counts the
+/// dots, and one that ends in a dot ends the name, as in BIND.
+fn nibbles(mut bits: u32, width: usize) -> String {
+    let mut out = String::new();
+    loop {
+        out.extend(char::from_digit(bits & 0xf, 16));
+        bits >>= 4;
+        if out.len() < width || bits != 0 {
+            out.push('.');
+        }
+        if bits == 0 && out.len() >= width {
+            return out;
+        }
     }
 }
 
@@ -118,10 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn nibbles_are_written_backwards() {
+        assert_eq!(lines("16-17 ${0,7,n}.ip A x").unwrap(), ["0.1.0.0.ip A x", "1.1.0.0.ip A x"]);
+        assert_eq!(lines("26-26 ${0,7,N}.ip A x").unwrap(), ["A.1.0.0.ip A x"]);
+        assert_eq!(lines("10-10 x${0,0,n} A x").unwrap(), ["xa A x"]);
+        assert_eq!(lines("1-1 x${0,2,n} A x").unwrap(), ["x1. A x"]);
+        assert_eq!(lines("256-256 ${0,1,n} A x").unwrap(), ["0.0.1 A x"]);
+    }
+
+    #[test]
     fn what_is_no_range_or_template_is_refused() {
-        for bad in
-            ["1 a", "2-1 a", "0-65536 a", "1-2/0 a", "1-2 ${ a", "1-2 ${x} a", "1-2 ${0,99} a", "0-1 ${-1} a"]
-        {
+        for bad in [
+            "1 a",
+            "2-1 a",
+            "0-65536 a",
+            "1-2/0 a",
+            "1-2 ${ a",
+            "1-2 ${x} a",
+            "1-2 ${0,99} a",
+            "0-1 ${0,1,z} a",
+        ] {
             assert_eq!(lines(bad), None, "{bad}");
         }
     }

@@ -1,7 +1,9 @@
+mod tolerance;
+
 use std::{collections::HashMap, fmt::Write as _};
 
 use proptest::prelude::*;
-use store::model::{RecordData, StartOfAuthority, StaticRecord, arbitrary};
+use store::model::{RecordData, StartOfAuthority, StaticRecord, Ttl, arbitrary};
 
 use super::*;
 use crate::record::{Data, plain_type};
@@ -135,20 +137,15 @@ fn one_line_generates_many_records() {
 fn mistakes_have_line_word_and_expectation() {
     let cases = [
         ("a A 192.0.2", "z:5:5: \"192.0.2\" is not an IPv4 address"),
-        ("a 1x A 192.0.2.1", "z:5:3: \"1x\" is not a TTL of 1 to 2147483647 seconds, or such as 1h30m"),
-        ("a 0 A 192.0.2.1", "z:5:3: \"0\" is not a TTL"),
+        ("a 1x A 192.0.2.1", "z:5:3: \"1x\" is not a TTL of 0 to 2147483647 seconds, or such as 1h30m"),
         ("a CH A 192.0.2.1", "z:5:3: \"CH\" is not the class IN"),
         ("a IN 60 WHAT x", "z:5:9: \"WHAT\" is not a record type"),
         ("a IN", "z:5:3: the line ends behind \"IN\"; expected a record type and its data"),
         ("a MX 10", "z:5: the data ends too early; expected a name"),
         ("a..b A 192.0.2.1", "z:5:1: \"a..b\" is not a domain name"),
-        (
-            "www.example.org. A 192.0.2.1",
-            "z:5:1: \"www.example.org.\" lies outside the zone example.com; expected a name in example.com",
-        ),
         ("a TXT \"b", "z:5:7: a quote that is not closed on its line; expected a closing \""),
         ("a TXT (\nb\n", "z:5:7: a parenthesis that is not closed; expected a closing )"),
-        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA; the first is at z:2"),
+        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA that says something else; the first is at z:2"),
         ("a SOA a b 1 2 3 4 5", "z:5:1: a SOA at a.example.com, which is not the apex"),
         ("$WHAT", "z:5:1: \"$WHAT\" is not one of $ORIGIN"),
         ("$ORIGIN", "z:5:1: $ORIGIN takes one name"),
@@ -160,7 +157,7 @@ fn mistakes_have_line_word_and_expectation() {
         ("@ CNAME b", "z:5: example.com is a CNAME, and"),
         ("a CNAME b\na CNAME c", "z:5: a.example.com has 2 CNAMEs"),
         ("a DNAME b\nx.y.a A 192.0.2.1", "z:6: x.y.a.example.com lies below the DNAME of a.example.com"),
-        ("a DNAME b\na DNAME c", "z:5: a.example.com is a DNAME, and there is another"),
+        ("a DNAME b\na DNAME c", "z:5: a.example.com has 2 DNAMEs"),
         ("@ NS ns2", "z:5: ns2.example.com lies in the zone and has no address"),
         ("$INCLUDE x", "z:5:10: no other file can be had here"),
     ];
@@ -201,6 +198,7 @@ fn written(zone: &Zone) -> String {
 fn legal(mut zone: Zone) -> Zone {
     // No zone file says who may ask.
     zone.allow_query.clear();
+    zone.negative_ttl = zone.negative_ttl.min(Ttl::MAX);
     let apex = zone.name.clone();
     for server in &mut zone.nameservers {
         let name = server.name.clone();
@@ -217,7 +215,9 @@ fn legal(mut zone: Zone) -> Zone {
         ttl: None,
     });
     let ttl = soa.ttl.filter(|ttl| *ttl != zone.ttl);
-    zone.soa = Some(StartOfAuthority { serial: Some(soa.serial.unwrap_or(1)), ttl, ..soa });
+    let [refresh, retry, expire] = [soa.refresh, soa.retry, soa.expire].map(|it| it.min(Ttl::MAX));
+    zone.soa =
+        Some(StartOfAuthority { serial: Some(soa.serial.unwrap_or(1)), ttl, refresh, retry, expire, ..soa });
     let mut kept: Vec<StaticRecord> = Vec::new();
     // The name servers' addresses, which came last, stay.
     for mut it in zone.records.into_iter().rev() {

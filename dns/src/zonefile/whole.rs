@@ -1,23 +1,34 @@
 //! What only a whole zone gets wrong: no SOA, no name servers, names that cannot hold what they hold.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use store::model::{DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Ttl, Zone};
-
-use super::{
-    MOST_MISTAKES, Mistake, Place, Places,
-    entries::{Found, is_ns},
+use store::model::{
+    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Ttl, Zone, lacks_address, rdata,
 };
 
+use super::{
+    Dnssec, MOST_MISTAKES, Mistake, Place, Places, Read,
+    entries::{Found, Warnings, is_ns},
+};
+use crate::record::plain_type;
+
 /// Makes the zone of its records.
-pub(super) fn zone(apex: &DomainName, found: Found) -> Result<(Zone, Places), Vec<Mistake>> {
-    let records = distinct(found.records);
+pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
+    let Found { soa, records, file, mut warnings } = found;
     let mut mistakes = Vec::new();
+    let (records, stripped) = match dnssec {
+        Dnssec::Strip => strip(apex, records),
+        Dnssec::Refuse => {
+            mistakes.extend(signed(apex, &records));
+            (records, BTreeMap::new())
+        }
+    };
+    let records = distinct(records);
     let mut missing = |what: &str, expected: String| {
         let problem = format!("the zone has no {what}");
-        mistakes.push(Mistake { file: found.file.clone(), line: None, column: None, problem, expected });
+        mistakes.push(Mistake { file: file.clone(), line: None, column: None, problem, expected });
     };
-    if found.soa.is_none() {
+    if soa.is_none() {
         missing("SOA", format!("one SOA record at {apex}"));
     }
     if !records.iter().any(|(record, _)| is_ns(&record.data) && record.name == *apex) {
@@ -26,9 +37,72 @@ pub(super) fn zone(apex: &DomainName, found: Found) -> Result<(Zone, Places), Ve
     let owners = Owners::of(apex, &records);
     mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MOST_MISTAKES));
     mistakes.truncate(MOST_MISTAKES);
-    match found.soa {
-        Some(soa) if mistakes.is_empty() => Ok(filled(apex, soa, records)),
+    different_ttls(&records, &mut warnings);
+    match soa {
+        Some(soa) if mistakes.is_empty() => {
+            let (zone, places) = filled(apex, soa, records);
+            Ok(Read { zone, places, warnings: warnings.into_vec(), stripped })
+        }
         _ => Err(mistakes),
+    }
+}
+
+/// True for a record that makes the zone a signed one. Keys elsewhere than at the apex are not the zone's.
+fn signs(apex: &DomainName, record: &StaticRecord) -> bool {
+    let kind = plain_type(&record.data).0;
+    rdata::signs(kind) && (record.name == *apex || !rdata::signs_only_at_apex(kind))
+}
+
+/// The mistake of a signed zone, at the first record that makes it one.
+fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<Mistake> {
+    let mut signing = records.iter().filter(|(record, _)| signs(apex, record)).peekable();
+    let (_, at) = signing.peek()?;
+    let (file, line) = (at.file.clone(), Some(at.line));
+    let kinds: BTreeSet<u16> = signing.map(|(record, _)| plain_type(&record.data).0).collect();
+    let kinds: Vec<_> = kinds.into_iter().map(rdata::mnemonic).collect();
+    let problem = format!("the zone is signed (it has {}), and DNSSEC is not served yet", kinds.join(", "));
+    let expected = "an unsigned zone; once the DS at the parent is gone, `waypost import zone --strip-dnssec` leaves \
+                    the signatures out";
+    Some(Mistake { file, line, column: None, problem, expected: expected.to_owned() })
+}
+
+/// Leaves out what signs a zone, and what says nothing without it: what the parent is to publish (CDS, CDNSKEY), the
+/// digest of the zone (ZONEMD), and what BIND notes about signing (TYPE65534).
+fn strip(
+    apex: &DomainName,
+    records: Vec<(StaticRecord, Place)>,
+) -> (Vec<(StaticRecord, Place)>, BTreeMap<u16, usize>) {
+    let mut stripped = BTreeMap::new();
+    let kept = records.into_iter().filter(|(record, _)| {
+        let kind = plain_type(&record.data).0;
+        let depends = matches!(kind, 59 | 60 | 63) || kind == 65_534 && record.name == *apex;
+        let goes = rdata::signs(kind) || depends;
+        if goes {
+            *stripped.entry(kind).or_default() += 1;
+        }
+        !goes
+    });
+    let kept = kept.collect();
+    (kept, stripped)
+}
+
+/// Warns of record sets whose TTLs differ: all get the lowest (RFC 2181 §5.2).
+fn different_ttls(records: &[(StaticRecord, Place)], warnings: &mut Warnings) {
+    let mut seen: HashMap<(&DomainName, u16), (Option<Ttl>, bool)> = HashMap::with_capacity(records.len());
+    for (record, at) in records {
+        let kind = plain_type(&record.data).0;
+        let (ttl, said) = seen.entry((&record.name, kind)).or_insert((record.ttl, false));
+        if *ttl == record.ttl || *said {
+            continue;
+        }
+        *said = true;
+        let problem = format!(
+            "the TTLs of the {} records at {} differ; all are answered with the lowest",
+            rdata::mnemonic(kind),
+            record.name
+        );
+        let (file, line, expected) = (at.file.clone(), Some(at.line), "one TTL (RFC 2181 §5.2)".to_owned());
+        warnings.add(Mistake { file, line, column: None, problem, expected });
     }
 }
 
@@ -77,6 +151,7 @@ struct Owner {
 
 struct Owners<'r> {
     apex: &'r DomainName,
+    records: &'r [(StaticRecord, Place)],
     names: HashMap<&'r DomainName, Owner>,
     /// Names that own a DNAME; nearly always none.
     dnames: HashSet<&'r DomainName>,
@@ -98,12 +173,10 @@ impl<'r> Owners<'r> {
                 RecordData::Ns(_) => owner.delegated = record.name != *apex,
                 RecordData::A(_) | RecordData::Aaaa(_) => owner.addressed = true,
                 RecordData::Alias(_) => owner.flattened += 1,
-                // Signatures and proofs of absence stand beside anything (RFC 4034 §3, §4).
-                RecordData::Other { record_type: 46 | 47, .. } => owner.records -= 1,
                 _ => {}
             }
         }
-        Self { apex, names, dnames }
+        Self { apex, records, names, dnames }
     }
 
     fn wrong(&self, record: &StaticRecord, at: &Place) -> Option<Mistake> {
@@ -131,9 +204,8 @@ impl<'r> Owners<'r> {
                 let problem = format!("{name} is an ALIAS, and there is another, an address or a delegation");
                 Some((problem, "one ALIAS, and no addresses or delegation beside it"))
             }
-            RecordData::Dname(_) if owner.dnames > 1 || owner.delegated => {
-                let problem = format!("{name} is a DNAME, and there is another, or a delegation");
-                Some((problem, "one DNAME and no delegation (RFC 6672 §2.3, §2.4)"))
+            RecordData::Dname(_) if owner.dnames > 1 => {
+                Some((format!("{name} has {} DNAMEs", owner.dnames), "one (RFC 6672 §2.4)"))
             }
             RecordData::Ns(server) if name == self.apex && self.is_lonely(server) => {
                 let problem = format!("{server} lies in the zone and has no address");
@@ -144,7 +216,8 @@ impl<'r> Owners<'r> {
     }
 
     fn is_lonely(&self, server: &DomainName) -> bool {
-        server.is_within(self.apex) && !self.names.get(server).is_some_and(|owner| owner.addressed)
+        let addressed = self.names.get(server).is_some_and(|owner| owner.addressed);
+        !addressed && lacks_address(server, self.apex, self.records.iter().map(|(record, _)| record))
     }
 
     fn dname_above(&self, name: &DomainName) -> Option<DomainName> {

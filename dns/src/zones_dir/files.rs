@@ -10,7 +10,7 @@ use std::{
 
 use store::{model::DomainName, snapshot::ZoneView};
 
-use crate::zonefile::{self, Files, Folder, MOST_OCTETS, read_file};
+use crate::zonefile::{self, Dnssec, Files, Folder, MOST_OCTETS, read_file};
 
 /// A file that is to be a zone.
 #[derive(Debug)]
@@ -20,20 +20,30 @@ pub(super) struct Listed {
     pub(super) origin: Result<DomainName, String>,
 }
 
-/// Every `ORIGIN.zone` of a folder, by name.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<Listed>> {
-    let mut listed = Vec::new();
+/// Every `ORIGIN.zone` of a folder, and the other files in it, both by name. What begins with a dot is hidden, and
+/// none of them.
+pub(super) fn list(dir: &Path) -> io::Result<(Vec<Listed>, Vec<PathBuf>)> {
+    let (mut listed, mut others) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some(stem) = name.strip_suffix(".zone").filter(|stem| !stem.starts_with('.')) else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        let Some(stem) = name.strip_suffix(".zone") else {
+            if path.is_file() {
+                others.push(path);
+            }
+            continue;
+        };
         let origin = zonefile::origin_of(&path);
         let problem = || format!("{}: {stem:?} is not a domain name; expected ORIGIN.zone", path.display());
         let origin = origin.ok_or_else(problem);
         listed.push(Listed { path, origin });
     }
     listed.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(listed)
+    others.sort();
+    Ok((listed, others))
 }
 
 /// A zone, and what it was read from.
@@ -43,9 +53,16 @@ pub(super) struct Loaded {
     content: u64,
     /// The files it includes, with their content.
     included: Arc<[(String, u64)]>,
+    /// What was passed over in them, a line each.
+    pub(super) warnings: Arc<[String]>,
 }
 
 impl Loaded {
+    /// True if this file of the zone's folder is part of it.
+    pub(super) fn includes(&self, folder: &Path, file: &Path) -> bool {
+        self.included.iter().any(|(name, _)| folder.join(name) == file)
+    }
+
     /// True if it would be read the same again.
     fn still_holds(&self, content: u64, folder: &Folder) -> bool {
         let same = |(name, content): &(String, u64)| {
@@ -63,11 +80,14 @@ pub(super) fn load(path: &Path, origin: &DomainName, before: Option<&Loaded>) ->
         return Ok(before.clone());
     }
     let files = Noted { folder, included: RefCell::default() };
-    let zone = zonefile::read(&path.display().to_string(), &text, origin, &files)
-        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let lines =
+        |mistakes: Vec<zonefile::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let read = zonefile::read_placed(&path.display().to_string(), &text, origin, &files, Dnssec::Refuse);
+    let zonefile::Read { zone, warnings, .. } = read.map_err(lines)?;
+    let warnings = lines(warnings).into();
     let serial = zone.soa.as_ref().and_then(|soa| soa.serial).unwrap_or_default();
     let view = Arc::new(ZoneView::new(zone, serial));
-    Ok(Loaded { view, content, included: files.included.into_inner().into() })
+    Ok(Loaded { view, content, included: files.included.into_inner().into(), warnings })
 }
 
 /// Tells one content from another: not against an adversary, who could as well write the file.

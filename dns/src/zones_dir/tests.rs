@@ -50,7 +50,8 @@ fn the_deepest_zone_answers_and_its_serial_is_the_files() {
         (".example.org.zone", "an editor's"),
     ]);
     let (dir, report) = place.open();
-    assert_eq!(report, Report { zones: 3, changed: 3, ..Report::default() });
+    assert_eq!((report.zones, report.changed, report.failed), (3, 3, 0));
+    assert!(report.warnings[0].contains("1 files are not served") && report.warnings[0].contains(": README"));
     assert_eq!(view(&dir, "a.b.example.com").unwrap().serial, 7);
     assert_eq!(view(&dir, "www.sub.example.com").unwrap().serial, 8);
     assert_eq!(view(&dir, r"1.0\04725.2.0.192.in-addr.arpa").unwrap().serial, 9);
@@ -145,4 +146,31 @@ fn files_answer_beside_a_configuration_and_before_there_is_one() {
     assert_eq!(ask(configured, "example.net."), (Rcode::Refused, false, none.clone()));
     assert_eq!(ask(bare, "www.example.com."), found("198.51.100.1"));
     assert_eq!(ask(bare, "example.net."), (Rcode::ServFail, true, none));
+}
+
+#[test]
+fn a_file_that_is_passed_over_and_a_record_that_is_are_said() {
+    let zone = zone(1, "192.0.2.1");
+    let place = Place::new(&[
+        ("a.zone", &format!("{zone}$INCLUDE hosts\nwww.b. A 192.0.2.9\n")),
+        ("hosts", "x A 192.0.2.9\n"),
+        ("b.db", &zone),
+        ("c", &zone),
+    ]);
+    let (dir, report) = place.open();
+    assert_eq!((report.zones, report.failed, report.warnings.len()), (1, 0, 2), "{report:?}");
+    assert!(report.warnings[0].contains("a.zone:6:1: \"www.b.\" lies outside the zone a"), "{report:?}");
+    assert!(report.warnings[1].contains("2 files are not served"), "{report:?}");
+    assert!(report.warnings[1].contains(": b.db, c; expected ORIGIN.zone"), "{report:?}");
+    assert_eq!(dir.reread().warnings.len(), 1, "what did not change is not said again");
+}
+
+#[test]
+fn a_signed_zone_is_not_served() {
+    let signed = format!("{}@ DNSKEY 257 3 13 AQID\n", zone(1, "192.0.2.1"));
+    let place = Place::new(&[("a.zone", &signed), ("b.zone", &zone(1, "192.0.2.1"))]);
+    let (dir, report) = place.open();
+    assert_eq!((report.zones, report.failed), (1, 1));
+    assert!(report.mistakes[0].contains("a.zone:5: the zone is signed (it has DNSKEY)"), "{report:?}");
+    assert!(view(&dir, "a").is_none());
 }

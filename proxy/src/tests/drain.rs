@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use store::{
-    drain::{Drain, Phase, Receipt},
+    drain::{Drain, Phase, Receipt, ending::Proof},
     engine::Index,
     handle::Request,
+    model::Span,
 };
 
 use super::{
@@ -124,14 +125,130 @@ async fn registering_again_changes_nothing() {
     renamed.id = "web-9".into();
     world.discover("web", &[moved.endpoint.clone(), renamed, other.endpoint.clone()]);
     answered_by(&world, "web-2").await;
-    // Also after the drain is done, for as long as a finished drain lingers.
-    let mut done = Drain::clone(&record(&web, Phase::Done));
-    done.since = world.publisher.handle().now();
-    world.drains(5, &[Arc::new(done)]);
-    answered_by(&world, "web-2").await;
     assert_eq!((web.accepted(), moved.accepted()), (0, 0));
     world.drains(6, &[]);
     while world.get("/").await.1 != "web-1" {}
+}
+
+/// A finished drain of an instance, as of now.
+fn done(world: &World, instance: &Instance) -> Arc<Drain> {
+    let now = world.publisher.handle().now();
+    Arc::new(Drain { since: now, done: Some(now), ..Drain::clone(&record(instance, Phase::Done)) })
+}
+
+/// Asks until an instance answers.
+async fn until_answered_by(world: &World, id: &str) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while world.get("/").await.1 != id {
+        assert!(tokio::time::Instant::now() < deadline, "{id} is never asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until a number of further dials was made.
+async fn dials(world: &World, number: u64) {
+    let before = world.metrics().end_dials.get();
+    eventually("drained instances are dialled", || world.metrics().end_dials.get() >= before + number).await;
+}
+
+#[tokio::test]
+async fn a_drained_instance_that_lives_is_refused_without_end_and_its_successor_is_let_in() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web, &other]).await;
+    world.drains(3, &[record(&web, Phase::Draining)]);
+    receipt(&mut world).await;
+    assert_eq!(world.metrics().end_dials.get(), 0, "nothing is dialled before the hook is called");
+    world.drains(4, &[record(&web, Phase::Calling)]);
+    dials(&world, 2).await;
+    // As if it was done long ago: time alone lets nothing in.
+    world.drains(5, &[record(&web, Phase::Done)]);
+    dials(&world, 4).await;
+    answered_by(&world, "web-2").await;
+    assert_eq!(web.count(), 0, "it is dialled, and asked nothing");
+    assert!(world.asked_nothing(), "nothing was seen to end");
+
+    let endpoint = web.kill().await;
+    let Request::Ended(seen) = world.request().await else { panic!("not an end") };
+    assert_eq!((seen.drain.0.as_str(), seen.proof), ("d1", Proof::Refused));
+    assert_eq!((seen.gateway.as_str(), seen.boot.as_str()), ("gw-1", "boot-1"));
+    let _successor = Instance::again(endpoint).await;
+    until_answered_by(&world, "web-1").await;
+    let before = world.metrics().end_dials.get();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(world.metrics().end_dials.get(), before, "and it is dialled no more");
+    assert_eq!(world.metrics().ends_seen.get(), 1);
+}
+
+#[tokio::test]
+async fn an_end_between_the_hooks_call_and_done_counts_once_it_is_done() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web, &other]).await;
+    world.drains(3, &[record(&web, Phase::Calling)]);
+    receipt(&mut world).await;
+    let endpoint = web.kill().await;
+    assert!(matches!(world.request().await, Request::Ended(_)));
+    let successor = Instance::again(endpoint).await;
+    answered_by(&world, "web-2").await;
+    world.drains(4, &[done(&world, &successor)]);
+    until_answered_by(&world, "web-1").await;
+}
+
+#[tokio::test]
+async fn after_done_another_id_address_or_boot_is_a_new_instance() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let mut world = World::of(&[&web, &other]).await;
+    world.drains(3, &[record(&web, Phase::Draining)]);
+    receipt(&mut world).await;
+    let moved = Instance::new("web-1").await;
+    world.discover("web", std::slice::from_ref(&moved.endpoint));
+    assert_eq!(world.get("/").await.0, 503, "not before it is done");
+    world.drains(4, &[done(&world, &web)]);
+    until_answered_by(&world, "web-1").await;
+    assert_eq!((moved.count() > 0, web.count()), (true, 0));
+
+    let renamed = store::engine::Endpoint { id: "web-9".into(), ..web.endpoint.clone() };
+    world.discover("web", &[renamed]);
+    until_answered_by(&world, "web-1").await;
+    assert!(web.count() > 0, "under another id");
+
+    world.discover("web", std::slice::from_ref(&web.endpoint));
+    let asked = web.count();
+    assert_eq!(world.get("/").await.0, 503, "refused under its own");
+    let mut booted = web.endpoint.clone();
+    booted.meta.insert("boot".into(), "second".into());
+    world.discover("web", &[booted]);
+    until_answered_by(&world, "web-1").await;
+    assert!(web.count() > asked);
+    let Request::Ended(seen) = world.request().await else { panic!("not an end") };
+    assert_eq!(seen.proof, Proof::Boot);
+}
+
+#[tokio::test]
+async fn a_drain_cancelled_after_done_lets_the_instance_in() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let world = World::of(&[&web, &other]).await;
+    world.drains(4, &[done(&world, &web)]);
+    answered_by(&world, "web-2").await;
+    world.drains(5, &[record(&web, Phase::Cancelled)]);
+    until_answered_by(&world, "web-1").await;
+}
+
+#[tokio::test]
+async fn a_gateway_believes_others_about_an_end_only_if_it_was_not_there() {
+    let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
+    let ended = |world: &World| {
+        let over = Drain::clone(&done(world, &web));
+        Arc::new(Drain { ended: over.done, ..over })
+    };
+    let mut there = World::of(&[&web, &other]).await;
+    there.drains(3, &[record(&web, Phase::Draining)]);
+    receipt(&mut there).await;
+    there.drains(4, &[ended(&there)]);
+    dials(&there, 2).await;
+    answered_by(&there, "web-2").await;
+    let later = World::of(&[&web, &other]).await;
+    later.drains(4, &[ended(&later)]);
+    until_answered_by(&later, "web-1").await;
 }
 
 #[tokio::test]
@@ -153,20 +270,13 @@ async fn a_connection_made_under_an_older_registration_is_closed_too() {
 }
 
 #[tokio::test]
-async fn a_finished_drain_stops_lingering_by_itself() {
+async fn a_drain_with_a_linger_lets_its_living_instance_in_when_that_is_over() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let world = World::of(&[&web, &other]).await;
-    let mut done = Drain::clone(&record(&web, Phase::Done));
-    let now = world.publisher.handle().now();
-    done.since = store::model::Moment(now.0 - store::drain::LINGER.as_millis() as u64 + 500);
-    world.drains(5, &[Arc::new(done)]);
+    let linger = Some(Span(Duration::from_millis(1_500)));
+    world.drains(5, &[Arc::new(Drain { linger, ..Drain::clone(&done(&world, &web)) })]);
     answered_by(&world, "web-2").await;
-    let mut back = false;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !back && tokio::time::Instant::now() < deadline {
-        back = world.get("/").await.1 == "web-1";
-    }
-    assert!(back);
+    until_answered_by(&world, "web-1").await;
 }
 
 async fn with_lease(lease: Duration, instances: &[&Instance]) -> World {

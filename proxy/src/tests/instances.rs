@@ -65,8 +65,21 @@ impl Instance {
     /// One that answers: `/held` after [`Instance::release`], `/echo` with the body it got, anything else with
     /// its id.
     pub(super) async fn new(id: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = at(id, listener.local_addr().unwrap());
+        Self::answering(endpoint, listener)
+    }
+
+    /// A new process in the place of one that is gone.
+    pub(super) async fn again(endpoint: Endpoint) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", endpoint.port)).await.unwrap();
+        Self::answering(endpoint, listener)
+    }
+
+    fn answering(endpoint: Endpoint, listener: TcpListener) -> Self {
+        let id = endpoint.id.clone();
         let (taken, release): (Arc<Mutex<Vec<Taken>>>, Arc<Notify>) = Default::default();
-        let (id_text, log, held) = (id.to_owned(), Arc::clone(&taken), Arc::clone(&release));
+        let (id_text, log, held) = (id, Arc::clone(&taken), Arc::clone(&release));
         let answer = move |request: Request<Incoming>| {
             let (id, log, held) = (id_text.clone(), Arc::clone(&log), Arc::clone(&held));
             async move { Ok::<_, Infallible>(respond(id, &log, &held, request).await) }
@@ -79,7 +92,7 @@ impl Instance {
                 let _ = served.await;
             }
         };
-        let mut instance = Self::scripted(id, serve).await;
+        let mut instance = Self::doing(endpoint, listener, serve);
         (instance.taken, instance.release) = (taken, release);
         instance
     }
@@ -91,6 +104,17 @@ impl Instance {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = at(id, listener.local_addr().unwrap());
+        Self::doing(endpoint, listener, serve)
+    }
+
+    fn doing<F>(
+        endpoint: Endpoint,
+        listener: TcpListener,
+        serve: impl Fn(TcpStream, usize) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (connections, open): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
         let (accepted, opened) = (Arc::clone(&connections), Arc::clone(&open));
         let task = tokio::spawn(async move {

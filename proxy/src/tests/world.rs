@@ -93,8 +93,8 @@ impl World {
     /// These are the drains, each at this index.
     pub(super) fn drains(&self, index: u64, records: &[Arc<Drain>]) {
         let at = |drain: &Arc<Drain>| (drain.id.clone(), (Index(index), Arc::clone(drain)));
-        self.publisher
-            .publish_drains(Drains { index: Index(index), records: records.iter().map(at).collect() });
+        let records = records.iter().map(at).collect();
+        self.publisher.publish_drains(Drains { index: Index(index), records, ..Drains::default() });
     }
 
     pub(super) fn address(&self) -> SocketAddr {

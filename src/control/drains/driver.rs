@@ -21,17 +21,13 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     super::{Shared, intake::bounded, lock::Held},
-    Evidence, Hooks, read_record, stored,
+    Evidence, Hooks, drained, read_record, steps, stored,
 };
 
-/// How long the record of an ended drain is kept.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often records that are older are looked for.
+/// How often records that are not needed any more are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// The longest that taking an instance out of the registry, or back, may take.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
-/// Ended records removed in one transaction, two operations each.
-const SWEPT_TOGETHER: usize = 30;
 
 /// What to do next for a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +48,10 @@ enum Move {
 
 /// Decides. `called`: the hook has answered already, only the record does not say so yet.
 fn next(drain: &Drain, evidence: &Evidence, called: bool, now: Moment) -> Move {
-    let to = |phase: Phase| Box::new(Drain { phase, since: now, trouble: None, ..drain.clone() });
+    let to = |phase: Phase| {
+        let done = (phase == Phase::Done).then_some(now);
+        Box::new(Drain { phase, since: now, done, trouble: None, ..drain.clone() })
+    };
     match advance(drain, &evidence.receipts, &evidence.gateways) {
         Step::AwaitReceipts(_) => Move::Wait,
         Step::Deregister { .. } if drain.phase == Phase::Draining && !evidence.settled => Move::Wait,
@@ -88,6 +87,8 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
     // Our own last writes, which the picture of the drains may not show yet.
     let mut ended: BTreeMap<DrainId, Index> = BTreeMap::new();
     let _active = Active(&shared);
+    let mut evidence = shared.evidence.subscribe();
+    let mut endings_told = None;
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -113,7 +114,12 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
                     return;
                 }
             },
-            _ = sweep.tick() => remove_old(&shared, &held, &seen).await,
+            Ok(()) = evidence.changed() => {
+                let known = Arc::clone(&evidence.borrow_and_update());
+                drained::tell_endings(&seen, &known, &mut endings_told);
+                drained::record_ended(&shared, &held, &seen, &known).await;
+            }
+            _ = sweep.tick() => drained::remove_old(&shared, &held, &seen).await,
         }
     }
 }
@@ -136,6 +142,7 @@ struct Driver {
     evidence: watch::Receiver<Arc<Evidence>>,
     backoff: Backoff,
     called: bool,
+    told: steps::Told,
 }
 
 /// A record and its index.
@@ -152,6 +159,7 @@ impl Driver {
             evidence: shared.evidence.subscribe(),
             backoff: Backoff::default(),
             called: false,
+            told: steps::Told::default(),
         }
     }
 
@@ -160,13 +168,19 @@ impl Driver {
         let mut known = self.read().await;
         while let Some((index, drain)) = known.take() {
             let evidence = Arc::clone(&self.evidence.borrow_and_update());
+            self.told.progress(&drain, &evidence);
             known = match next(&drain, &evidence, self.called, self.shared.handle.now()) {
                 Move::Stop => return (self.id, index),
                 Move::Wait => self.changed((index, drain)).await,
                 Move::Record(then) => self.record(index, *then).await,
                 Move::Evict(then) => {
+                    let then = self.as_registered(*then).await;
                     let done = self.evict(&drain).await;
-                    self.after(done, (index, drain), *then).await
+                    if done.is_ok() {
+                        let (service, instance) = (&drain.service, &drain.instance);
+                        tracing::info!(drain = %self.id, service, instance, "instance deregistered");
+                    }
+                    self.after(done, (index, drain), then).await
                 }
                 Move::Readmit(then) => {
                     let done = self.readmit(&drain).await;
@@ -255,6 +269,17 @@ impl Driver {
         known
     }
 
+    /// The drain of the process that is registered now. It may have been started again since the order, and it is this
+    /// one that the hook will stop: its `Meta.boot` must not pass for that of a successor.
+    async fn as_registered(&self, mut drain: Drain) -> Drain {
+        if let Ok(read) = bounded(self.shared.engine.health(&drain.service, None)).await
+            && let Some(registered) = read.value.into_iter().find(|it| drain.is_of(it))
+        {
+            drain.endpoint.meta = registered.meta;
+        }
+        drain
+    }
+
     async fn evict(&self, drain: &Drain) -> Result<(), String> {
         let reason = format!("drained by waypost ({})", drain.id);
         in_time(self.shared.engine.evict(&drain.endpoint, &reason)).await
@@ -272,21 +297,26 @@ impl Driver {
             _ = newer(&mut self.drains, &self.id, index) => return None,
         };
         match &called {
-            Ok(()) => self.called = true,
+            Ok(status) => {
+                self.called = true;
+                let (instance, status) = (&drain.instance, status.as_u16());
+                tracing::info!(drain = %self.id, instance, hook, status, "hook called");
+            }
             Err(_) => self.shared.metrics.hook_failures.increment(),
         }
-        Some(called)
+        Some(called.map(drop))
     }
 
     fn tell(&self, drain: &Drain) {
-        let Drain { phase, unproven, trouble, .. } = drain;
-        if trouble.is_some() {
+        if drain.trouble.is_some() {
             return;
         }
-        tracing::info!(drain = %self.id, instance = drain.instance, ?phase, ?unproven, "drain moved on");
-        match phase {
+        steps::phase(drain);
+        match drain.phase {
             Phase::Done => self.shared.metrics.drains_done.increment(),
-            Phase::Deregistering if !unproven.is_empty() => self.shared.metrics.drains_unproven.increment(),
+            Phase::Deregistering if !drain.unproven.is_empty() => {
+                self.shared.metrics.drains_unproven.increment();
+            }
             _ => {}
         }
     }
@@ -318,22 +348,6 @@ async fn in_time(step: impl Future<Output = Result<(), EngineError>>) -> Result<
     match tokio::time::timeout(REGISTRY_PATIENCE, step).await {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer from the registry within {} s", REGISTRY_PATIENCE.as_secs())),
-    }
-}
-
-/// Removes records that ended long ago, with their receipts. What fails is tried again at the next sweep.
-async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
-    let now = shared.handle.now();
-    let old = |(_, drain): &&(Index, Arc<Drain>)| !to_drive(drain) && now.since(drain.since) >= KEPT;
-    let mut ops = vec![held.fence()];
-    for (_, drain) in drains.records.values().filter(old).take(SWEPT_TOGETHER) {
-        ops.push(KvOp::Delete { key: keys::drain(&drain.id) });
-        ops.push(KvOp::DeleteTree { prefix: keys::receipts(&drain.id) });
-    }
-    if ops.len() > 1
-        && let Err(error) = bounded(shared.engine.txn(ops)).await
-    {
-        tracing::warn!(%error, "old drains stay for now");
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use store::{
-    drain::{Gateway, NodeBeat, Receipt},
+    drain::{Gateway, NodeBeat, Receipt, ending::Ended},
     keys,
 };
 use tokio::time::Instant;
@@ -29,6 +29,8 @@ const RECEIPTS_LOOK: Duration = Duration::from_secs(45);
 pub(in crate::control) struct Evidence {
     /// Every receipt there is.
     pub(super) receipts: Vec<Receipt>,
+    /// Which drained instances were seen to end, and by which gateway.
+    pub(super) endings: Vec<Ended>,
     /// Every gateway.
     pub(super) gateways: BTreeMap<String, Gateway>,
     /// The nodes were watched for long enough to know every gateway.
@@ -121,12 +123,13 @@ pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
     .await;
 }
 
-/// Watches the receipts for ever.
+/// Watches the receipts, and what was seen to end, for ever.
 pub(in crate::control) async fn watch_receipts(shared: Arc<Shared>) {
     watching::follow(&shared.engine, keys::RECEIPTS, RECEIPTS_LOOK, |read| match read {
         Ok(entries) => {
             let receipts = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            update(&shared, |evidence| evidence.receipts = receipts);
+            let endings = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+            update(&shared, |evidence| (evidence.receipts, evidence.endings) = (receipts, endings));
         }
         Err(_) => shared.metrics.engine_failures.increment(),
     })
@@ -159,6 +162,8 @@ mod tests {
             generation: None,
             load: None,
             view: None,
+            instances: Vec::new(),
+            more_instances: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, StatusCode, Url, redirect};
 use serde::Serialize;
 use store::drain::Drain;
 
@@ -43,8 +43,8 @@ impl Hooks {
         Ok(Self { client })
     }
 
-    /// One attempt; anything but 2xx is a failure, in words.
-    pub(super) async fn call(&self, url: &str, drain: &Drain) -> Result<(), String> {
+    /// One attempt, and the status it was answered with; anything but 2xx is a failure, in words.
+    pub(super) async fn call(&self, url: &str, drain: &Drain) -> Result<StatusCode, String> {
         let call = Call {
             drain: &drain.id.0,
             service: &drain.service,
@@ -54,7 +54,7 @@ impl Hooks {
         };
         let sent = self.client.post(url).header("idempotency-key", &drain.id.0).json(&call).send().await;
         match sent {
-            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) if answer.status().is_success() => Ok(answer.status()),
             Ok(answer) => Err(format!("the hook {url} answered {}, expected 2xx", answer.status())),
             Err(error) => Err(format!("the hook {url} cannot be called: {}", reasons(&error))),
         }

@@ -1,5 +1,8 @@
 use store::{
-    drain::{Gateway, Receipt},
+    drain::{
+        Drains, Gateway, Receipt,
+        ending::{Ended, Proof},
+    },
     engine::CheckStatus,
 };
 
@@ -40,7 +43,16 @@ pub(super) fn drain(phase: Phase, hook: Option<&str>) -> Drain {
         since: Moment(0),
         unproven: [].into(),
         trouble: None,
+        linger: None,
+        done: None,
+        ended: None,
+        note: None,
     }
+}
+
+pub(super) fn seen_by(gateway: &str) -> Ended {
+    let (drain, at) = (DrainId("d1".into()), Moment(0));
+    Ended { drain, gateway: gateway.into(), boot: "b".into(), at, proof: Proof::Refused }
 }
 
 /// Gateways silent for so many seconds, and those that proved.
@@ -55,6 +67,7 @@ pub(super) fn evidence(silent: &[(&str, u64)], proved: &[&str]) -> Evidence {
     };
     Evidence {
         receipts: proved.iter().map(receipt).collect(),
+        endings: vec![],
         gateways: silent.iter().map(|(name, secs)| ((*name).to_owned(), gateway(*secs))).collect(),
         settled: true,
     }
@@ -101,12 +114,14 @@ fn what_the_registry_may_show_is_undone_after_a_cancellation() {
     assert_eq!((early.phase, early.since, early.trouble), (Phase::Cancelled, Moment(5), None));
     assert!(at(Phase::Deregistering).trouble.is_some());
     assert!(at(Phase::Calling).trouble.is_some());
+    let late = cancelled(Drain { done: Some(Moment(3)), ..drain(Phase::Done, None) }, Moment(5));
+    assert_eq!((late.phase, late.done, late.trouble), (Phase::Cancelled, Some(Moment(3)), None));
 }
 
 #[test]
 fn a_view_names_laggards_receipts_and_the_hooks_state() {
     let order = drain(Phase::Draining, Some("http://h/"));
-    let view = DrainView::new(&order, &evidence(&[("g1", 0), ("g2", 3)], &["g1"]));
+    let view = DrainView::new(&order, &evidence(&[("g1", 0), ("g2", 3)], &["g1"]), false, Moment(0));
     let json = serde_json::to_value(&view).unwrap();
     assert_eq!(json["id"], "d1");
     assert_eq!(json["phase"], "draining");
@@ -121,6 +136,70 @@ fn a_view_names_laggards_receipts_and_the_hooks_state() {
         (Phase::Cancelled, Some("http://h/"), HookState::Cancelled),
         (Phase::Done, None, HookState::None),
     ] {
-        assert_eq!(DrainView::new(&drain(phase, hook), &Evidence::default()).hook_state, state);
+        let view = DrainView::new(&drain(phase, hook), &Evidence::default(), false, Moment(0));
+        assert_eq!(view.hook_state, state);
     }
+    let late = Drain { done: Some(Moment(0)), ..drain(Phase::Cancelled, Some("http://h/")) };
+    let view = DrainView::new(&late, &Evidence::default(), false, Moment(0));
+    assert_eq!(view.hook_state, HookState::Called, "what was called stays called");
+}
+
+#[test]
+fn a_drained_instance_that_is_registered_is_named_with_its_command_while_a_gateway_refuses_it() {
+    let done = drain(Phase::Done, None);
+    let mut known = evidence(&[("g1", 0), ("g2", 0)], &["g1", "g2"]);
+    let view = |known: &Evidence, registered| DrainView::new(&done, known, registered, Moment(0));
+    assert_eq!(StillRegistered::among(&[view(&known, false)]), []);
+    known.endings.push(seen_by("g1"));
+    let listed = StillRegistered::among(&[view(&known, true)]);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].refused_by, ["g2".to_owned()].into());
+    assert_eq!(listed[0].let_in, "waypost drain cancel d1");
+    known.endings.push(seen_by("g2"));
+    assert_eq!(StillRegistered::among(&[view(&known, true)]), [], "all of them have seen it end");
+}
+
+#[test]
+fn an_end_is_recorded_once_every_gateway_that_was_there_has_seen_it() {
+    let done = Arc::new(drain(Phase::Done, None));
+    let records = [(done.id.clone(), (Index(7), done))].into();
+    let mut drains = Drains { records, ..Drains::default() };
+    let mut known = evidence(&[("g1", 0), ("g2", 0)], &["g1", "g2"]);
+    let ended = |drains: &Drains, known: &Evidence| drained::newly_ended(drains, known, Moment(5));
+    known.endings.push(seen_by("g1"));
+    assert_eq!(ended(&drains, &known), []);
+    known.endings.push(seen_by("g2"));
+    known.settled = false;
+    assert_eq!(ended(&drains, &known), [], "there may be gateways that are not known yet");
+    known.settled = true;
+    let recorded = ended(&drains, &known);
+    assert_eq!((recorded.len(), recorded[0].0, recorded[0].1.ended), (1, Index(7), Some(Moment(5))));
+    drains.records = [(recorded[0].1.id.clone(), (Index(8), Arc::new(recorded[0].1.clone())))].into();
+    assert_eq!(ended(&drains, &known), [], "once");
+}
+
+#[test]
+fn a_drain_that_does_not_move_says_why() {
+    let stuck = |order: &Drain, silent: &[(&str, u64)], proved: &[&str], secs: u64| {
+        DrainView::new(order, &evidence(silent, proved), false, Moment(secs * 1_000)).stuck
+    };
+    let mut order = drain(Phase::Draining, None);
+    assert_eq!(stuck(&order, &[("g1", 0), ("g2", 3)], &["g1"], 4), None, "it has only begun");
+    assert_eq!(
+        stuck(&order, &[("g1", 0), ("g2", 12)], &["g1"], 12).unwrap(),
+        "g2 has been silent for 12s (frozen, dead or cut off); it is given up on after 1m, and the drain is then \
+         unproven"
+    );
+    let slow = stuck(&order, &[("g1", 0)], &[], 40).unwrap();
+    assert_eq!(slow, "g1 lives, but has not proved in 40s that it is done: requests to the instance last on");
+    order.require_all = true;
+    assert!(stuck(&order, &[("g2", 70)], &[], 70).unwrap().contains("without end (require_all)"));
+    let mut order = drain(Phase::Calling, Some("http://127.0.0.1:1/"));
+    assert_eq!(stuck(&order, &[], &[], 99), None);
+    order.trouble = Some("connection refused".into());
+    assert_eq!(
+        stuck(&order, &[], &[], 99).unwrap(),
+        "the hook does not answer with 2xx, which is tried again: connection refused"
+    );
+    assert_eq!(stuck(&drain(Phase::Done, None), &[("g1", 90)], &[], 99), None, "it is over");
 }

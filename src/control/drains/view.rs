@@ -1,26 +1,87 @@
 //! A drain as people and scripts see it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use store::drain::{Drain, Phase, Receipt, Step, advance};
+use store::{
+    drain::{
+        Drain, Phase, Receipt, Step, advance,
+        ending::{Ended, refusing},
+    },
+    model::{Moment, Span},
+};
 
 use super::Evidence;
+
+/// A gateway that was silent for as long, three of its beats, is not merely slow.
+const SILENT: Duration = Duration::from_secs(6);
+/// A living gateway that owes its receipt for longer is named as what a drain waits for.
+const SLOW: Duration = Duration::from_secs(15);
 
 /// A drain with what is known about its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainView {
     /// The record.
-    #[serde(flatten)]
+    #[serde(flatten, with = "crate::moments")]
     pub drain: Drain,
     /// Where the instance serves, or served: `address:port`.
     pub address: String,
     /// The proofs so far.
+    #[serde(with = "crate::moments")]
     pub receipts: Vec<Receipt>,
     /// Gateways it waits for, by name.
     pub awaited: BTreeSet<String>,
     /// What became of the hook.
     pub hook_state: HookState,
+    /// Which gateways saw the instance end after the hook was called.
+    #[serde(default)]
+    pub endings: Vec<Ended>,
+    /// The gateways that go on refusing the instance although the drain is done: they have not seen it end.
+    #[serde(default)]
+    pub refused_by: BTreeSet<String>,
+    /// The drain is done, and the registry has the instance.
+    #[serde(default)]
+    pub still_registered: bool,
+    /// Why it does not move, in a sentence; absent while it does, and when it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
+}
+
+/// An instance that was drained, is registered (again or still) and is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillRegistered {
+    /// The service in the registry.
+    pub service: String,
+    /// The instance's id there.
+    pub instance: String,
+    /// Its node there.
+    pub node: String,
+    /// Where it serves: `address:port`.
+    pub address: String,
+    /// The gateways that refuse it.
+    pub refused_by: BTreeSet<String>,
+    /// The drain.
+    pub drain: String,
+    /// The command that lets it in.
+    pub let_in: String,
+}
+
+impl StillRegistered {
+    /// What these drains keep out although it is registered.
+    #[must_use]
+    pub fn among(drains: &[DrainView]) -> Vec<Self> {
+        let refused = |it: &&DrainView| it.still_registered && !it.refused_by.is_empty();
+        let of = |it: &DrainView| Self {
+            service: it.drain.service.clone(),
+            instance: it.drain.instance.clone(),
+            node: it.drain.endpoint.node.clone(),
+            address: it.address.clone(),
+            refused_by: it.refused_by.clone(),
+            drain: it.drain.id.to_string(),
+            let_in: format!("waypost drain cancel {}", it.drain.id),
+        };
+        drains.iter().filter(refused).map(of).collect()
+    }
 }
 
 /// What became of a drain's hook.
@@ -35,14 +96,16 @@ pub enum HookState {
     Calling,
     /// It answered with 2xx.
     Called,
-    /// The drain was cancelled.
+    /// The drain was cancelled before it answered.
     Cancelled,
 }
 
 impl DrainView {
-    pub(super) fn new(drain: &Drain, evidence: &Evidence) -> Self {
+    pub(super) fn new(drain: &Drain, evidence: &Evidence, registered: bool, now: Moment) -> Self {
         let receipts: Vec<Receipt> =
             evidence.receipts.iter().filter(|it| it.drain == drain.id).cloned().collect();
+        let endings: Vec<Ended> =
+            evidence.endings.iter().filter(|it| it.drain == drain.id).cloned().collect();
         let awaited = match advance(drain, &receipts, &evidence.gateways) {
             Step::AwaitReceipts(names) => names,
             Step::Deregister { .. } | Step::CallHook | Step::Rest => BTreeSet::new(),
@@ -52,10 +115,56 @@ impl DrainView {
             (Some(_), Phase::Draining | Phase::Deregistering) => HookState::Waiting,
             (Some(_), Phase::Calling) => HookState::Calling,
             (Some(_), Phase::Done) => HookState::Called,
+            (Some(_), Phase::Cancelled) if drain.done.is_some() => HookState::Called,
             (Some(_), Phase::Cancelled) => HookState::Cancelled,
         };
-        Self { drain: drain.clone(), address: address(drain), receipts, awaited, hook_state }
+        let stuck = stuck(drain, &awaited, evidence, now);
+        Self {
+            address: address(drain),
+            refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
+            still_registered: registered && drain.phase == Phase::Done,
+            drain: drain.clone(),
+            receipts,
+            awaited,
+            hook_state,
+            endings,
+            stuck,
+        }
     }
+}
+
+/// Why a drain does not move.
+fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Moment) -> Option<String> {
+    if let Some(trouble) = &drain.trouble {
+        let step = match drain.phase {
+            Phase::Deregistering => "the instance cannot be taken out of the registry",
+            Phase::Calling => "the hook does not answer with 2xx",
+            Phase::Cancelled => "the registry still shows traces of the drain",
+            Phase::Draining | Phase::Done => "it fails",
+        };
+        return Some(format!("{step}, which is tried again: {trouble}"));
+    }
+    let age = now.since(drain.created);
+    let reason = |name: &String| {
+        let silent = evidence.gateways.get(name).map_or(Duration::ZERO, |it| it.silent);
+        if silent >= SILENT {
+            let silent = Span(Duration::from_secs(silent.as_secs()));
+            let then = if drain.require_all {
+                "it is waited for without end (require_all)".to_owned()
+            } else {
+                format!("it is given up on after {}, and the drain is then unproven", drain.lease)
+            };
+            return Some(format!("{name} has been silent for {silent} (frozen, dead or cut off); {then}"));
+        }
+        let slow = Span(Duration::from_secs(age.as_secs()));
+        (age >= SLOW).then(|| {
+            format!(
+                "{name} lives, but has not proved in {slow} that it is done: requests to the instance last on"
+            )
+        })
+    };
+    let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Where the instance serves.

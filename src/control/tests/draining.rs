@@ -3,13 +3,16 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{
-    drain::{Drain, DrainId, Phase, Receipt},
+    drain::{
+        Drain, DrainId, Phase, Receipt,
+        ending::{Ended, Proof},
+    },
     keys,
     model::{Moment, Span},
 };
 
 use crate::control::{
-    DrainOrder, DrainView, HookState, Refusal,
+    DrainOrder, DrainView, HookState, Refusal, StillRegistered,
     testing::{Platform, Running, World, eventually},
 };
 
@@ -21,6 +24,7 @@ fn order(instance: &str, hook: &str) -> DrainOrder {
         hook: Some(hook.into()),
         lease: None,
         require_all: false,
+        linger: None,
         by: "ops".into(),
     }
 }
@@ -173,8 +177,12 @@ async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
     world.receipt(&again.id, "g1").await;
     until(&control, &again.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
-    let late = control.handle.cancel(&again.id.0, "ops").await.unwrap_err();
-    assert_eq!(late.kind, Refusal::Conflict);
+    // After that, cancelling lets the instance in without further proof that it has ended.
+    let late = control.handle.cancel(&again.id.0, "ops").await.unwrap();
+    assert_eq!((late.phase, late.trouble), (Phase::Cancelled, None));
+    assert!(late.done.is_some());
+    until(&control, &again.id, "the new state", |view| view.drain.phase == Phase::Cancelled).await;
+    assert_eq!(view(&control, &again.id).await.hook_state, HookState::Called, "it was called, and stays so");
     control.stop().await;
 }
 
@@ -294,7 +302,7 @@ async fn records_that_ended_long_ago_are_removed_with_their_receipts() {
     let drain = first.handle.drain(order("o-1", "http://127.0.0.1:9/stop")).await.unwrap();
     world.receipt(&drain.id, "g1").await;
     first.stop().await;
-    let old = Drain { phase: Phase::Done, since: Moment(0), ..drain.clone() };
+    let old = Drain { phase: Phase::Done, since: Moment(0), ended: Some(Moment(0)), ..drain.clone() };
     world.set(keys::drain(&drain.id), &old).await;
     let recent = Drain { id: DrainId("recent".into()), since: world.handle.now(), ..old };
     world.set(keys::drain(&recent.id), &recent).await;
@@ -304,4 +312,101 @@ async fn records_that_ended_long_ago_are_removed_with_their_receipts() {
     assert_eq!(second.handle.drains()[0].drain.id, recent.id);
     assert!(world.get::<Receipt>(&keys::receipt(&drain.id, "g1")).await.is_none());
     second.stop().await;
+}
+
+#[tokio::test]
+async fn a_drained_instance_that_registers_itself_again_is_listed_until_it_is_let_in() {
+    let world = World::start().await;
+    let gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let drain =
+        control.handle.drain(DrainOrder { hook: None, ..order("o-1", "") }).await.expect("it is ordered");
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert!(!view(&control, &drain.id).await.still_registered);
+    world.instance("o-1").await;
+    until(&control, &drain.id, "its return", |view| view.still_registered).await;
+    let listed = StillRegistered::among(&control.handle.drains());
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].refused_by, ["g1".to_owned()].into());
+
+    // The only gateway that was there sees it end: so it has, also for gateways that come later.
+    world.set(keys::ended(&drain.id, "g1"), &ended(&drain.id, "g1")).await;
+    until(&control, &drain.id, "the end of its process", |view| view.drain.ended.is_some()).await;
+    assert_eq!(StillRegistered::among(&control.handle.drains()), []);
+    drop(gateway);
+    control.stop().await;
+}
+
+fn ended(drain: &DrainId, gateway: &str) -> Ended {
+    let (drain, boot) = (drain.clone(), format!("{gateway}-boot"));
+    Ended { drain, gateway: gateway.into(), boot, at: Moment(1), proof: Proof::Refused }
+}
+
+#[tokio::test]
+async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let control = world.control("c1");
+    let hook = "http://127.0.0.1:9/stop";
+    let first = control.handle.drain(DrainOrder { hook: None, ..order("o-1", hook) }).await.unwrap();
+    world.receipt(&first.id, "g1").await;
+    until(&control, &first.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    world.instance("o-1").await;
+    let second = control.handle.drain(order("o-1", hook)).await.unwrap();
+    until(&control, &first.id, "its replacement", |view| view.drain.phase == Phase::Cancelled).await;
+    let note = view(&control, &first.id).await.drain.note.unwrap();
+    assert!(note.contains(&second.id.0), "{note}");
+    control.handle.cancel(&second.id.0, "ops").await.unwrap();
+    assert_eq!(StillRegistered::among(&control.handle.drains()), [], "nothing keeps it out any more");
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn the_record_that_keeps_a_registered_instance_out_is_never_removed() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let endpoint = world.instances().await.remove(0);
+    let text = serde_json::json!({
+        "v": 2, "id": "held", "service": endpoint.service, "instance": endpoint.id, "endpoint": endpoint, "by": "ops",
+        "lease": "60s", "created": 0, "since": 0, "phase": "done",
+    });
+    let held: Drain = serde_json::from_value(text).unwrap();
+    let gone = Drain { id: DrainId("gone".into()), instance: "o-9".into(), ..held.clone() };
+    world.set(keys::drain(&held.id), &held).await;
+    world.set(keys::drain(&gone.id), &gone).await;
+    eventually("both", async || world.handle.drains().borrow().records.len() == 2).await;
+    let control = world.control("c1");
+    eventually("the registry is read", async || {
+        control.handle.drains().iter().any(|it| it.still_registered && it.drain.id == held.id)
+    })
+    .await;
+    control.stop().await;
+    // The next one to lead looks for old records at once.
+    let control = world.control("c1");
+    eventually("the other record is removed", async || control.handle.drains().len() == 1).await;
+    assert_eq!(control.handle.drains()[0].drain.id, held.id);
+    control.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_that_started_again_while_it_was_drained_is_no_successor() {
+    let world = World::start().await;
+    let _gateway = world.gateway("g1");
+    world.booted_instance("o-1", "first").await;
+    let control = world.control("c1");
+    let drain = control.handle.drain(DrainOrder { hook: None, ..order("o-1", "") }).await.unwrap();
+    assert_eq!(drain.boot(), Some("first"));
+    world.booted_instance("o-1", "second").await;
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(
+        view(&control, &drain.id).await.drain.boot(),
+        Some("second"),
+        "this is the one that is stopped"
+    );
+    control.stop().await;
 }

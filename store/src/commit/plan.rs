@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest};
+use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest, history};
 use crate::{
     engine::Index,
     keys,
@@ -144,7 +144,7 @@ pub fn plan(
         Ok(world) if mistakes.is_empty() => {
             let Generation { epoch, number } = current.generation();
             let next = Generation { epoch: epoch.max(1), number: number + 1 };
-            let plan = planned(current, world, next, current.head.restored_over);
+            let plan = planned(current, world, (next, now), current.head.restored_over);
             let unchanged = plan.differences.is_empty();
             Ok(if unchanged {
                 Planned::Unchanged(current.generation())
@@ -181,7 +181,7 @@ pub fn plan_restore(
         epoch: before.epoch.max(backup.epoch) + 1,
         number: before.number.max(backup.number) + 1,
     };
-    Ok(planned(current, world, generation, Some(before)))
+    Ok(planned(current, world, (generation, now), Some(before)))
 }
 
 fn not_there(id: &DocumentId) -> Mistake {
@@ -296,13 +296,15 @@ fn outranked(
 fn planned(
     current: &Stored,
     world: World,
-    generation: Generation,
+    (generation, now): (Generation, Moment),
     restored_over: Option<Generation>,
 ) -> Plan {
     let differences = compare(current, &world, |_| true);
     let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
-    let mut head = Head { v: STORED_VERSION, generation, shards: BTreeMap::new(), restored_over };
-    let mut parts = Vec::new();
+    let (undo, parts) = history::record(current, &differences, generation).unzip();
+    let mut parts = parts.unwrap_or_default();
+    let shards = BTreeMap::new();
+    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
     let stored = by_id(current);
     let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
     for (id, documents) in by_shard(&world) {

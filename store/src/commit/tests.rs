@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    engine::Engine as _,
     engine::embedded::{Embedded, Options},
     model::{Authority, Kind, Mistake, Moment, Override, Placed, parse},
 };
@@ -209,4 +210,140 @@ async fn safety_rules_hold_for_drains_and_for_force() {
     assert!(refused[0].to_string().contains("leaves 0 of bj, sh on in gw.example.com"), "{refused:?}");
     let ended = other.replace("force: true", "force: true\nexpires: 2026-01-01T00:00:00Z");
     engine.apply(&ended, Authority::Human, LATER).await.unwrap();
+}
+
+/// The documents of a moment, by kind and name, with their generation's number.
+async fn as_of(engine: &Engine, moment: u64) -> Result<(u64, Vec<String>), history::NotKept> {
+    let past = history::as_of(engine.0.as_ref(), Moment(moment)).await.unwrap()?;
+    let mut names: Vec<String> = past.documents.iter().map(|it| it.id().to_string()).collect();
+    names.sort();
+    Ok((past.generation.number, names))
+}
+
+const TOKEN: &str = "kind: Token\nname: ops\nrole: operator\nsecret_sha256: \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"\n";
+
+#[tokio::test]
+async fn the_documents_of_a_past_moment_are_known() {
+    let engine = Engine::with("kind: Site\nname: bj\n").await;
+    engine.apply("kind: Site\nname: sh\n", Authority::Human, Moment(2_000)).await.unwrap();
+    engine.apply(TOKEN, Authority::Human, Moment(2_500)).await.unwrap();
+    let region = "kind: Site\nname: bj\nregion: north\n";
+    engine.apply(region, Authority::Human, Moment(3_000)).await.unwrap();
+    let gone = DocumentId { kind: Kind::Site, name: "sh".into() };
+    engine.commit(vec![Change::Delete(gone)], Authority::Human, Moment(4_000)).await.unwrap();
+
+    let names = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    let first = history::NotKept::NothingYet { first: Moment(1_000) };
+    assert_eq!(as_of(&engine, 999).await, Err(first));
+    assert_eq!(as_of(&engine, 1_000).await, Ok((1, names(&["Site bj"]))));
+    assert_eq!(as_of(&engine, 2_600).await, Ok((3, names(&["Site bj", "Site sh"]))), "tokens decide nothing");
+    assert_eq!(as_of(&engine, 3_999).await, Ok((4, names(&["Site bj", "Site sh"]))));
+    assert_eq!(as_of(&engine, 9_999).await, Ok((5, names(&["Site bj"]))));
+    let past = history::as_of(engine.0.as_ref(), Moment(2_000)).await.unwrap().unwrap();
+    let bj = past.documents.iter().find(|it| it.id().name == "bj").unwrap();
+    assert!(matches!(&**bj, Document::Site(site) if site.region.is_none()), "{bj:?}");
+    let kept = engine.0.kv_list(keys::HISTORY, None).await.unwrap().value;
+    let all: String = kept.iter().map(|it| String::from_utf8_lossy(&it.value).into_owned()).collect();
+    assert!(!all.contains("5e884898"), "the digest of a secret is in the record of changes");
+}
+
+#[tokio::test]
+async fn what_was_forgotten_is_refused_with_the_earliest_moment() {
+    let engine = Engine::with("kind: Site\nname: bj\n").await;
+    for n in 2..=5 {
+        let site = format!("kind: Site\nname: s{n}\n");
+        engine.apply(&site, Authority::Human, Moment(n * 1_000)).await.unwrap();
+    }
+    let found = engine.0.kv_keys(keys::HISTORY).await.unwrap();
+    let limits = history::Limits { commits: 2, ..history::Limits::default() };
+    for prefix in history::excess(&found, limits) {
+        let op = crate::engine::KvOp::DeleteTree { prefix: prefix.to_owned() };
+        engine.0.txn(vec![op]).await.unwrap();
+    }
+    assert_eq!(as_of(&engine, 5_500).await.unwrap().0, 5);
+    assert_eq!(as_of(&engine, 3_000).await.unwrap().0, 3, "what the oldest record undoes");
+    let earliest = history::NotKept::Forgotten { earliest: Some(Moment(3_000)) };
+    assert_eq!(as_of(&engine, 2_999).await, Err(earliest));
+}
+
+#[tokio::test]
+async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() {
+    let engine = Engine::with("kind: Site\nname: bj\n").await;
+    let stored = engine.stored().await;
+    let head = Head { at: None, undo: None, ..stored.head };
+    let op = crate::engine::KvOp::Set {
+        key: keys::CONFIG_HEAD.to_owned(),
+        value: serde_json::to_vec(&head).unwrap().into(),
+    };
+    engine.0.txn(vec![op]).await.unwrap();
+    assert_eq!(as_of(&engine, 1_500).await.unwrap().0, 1);
+    let earliest = history::NotKept::Forgotten { earliest: Some(Moment(1_000)) };
+    assert_eq!(as_of(&engine, 500).await, Err(earliest));
+    engine.apply("kind: Site\nname: sh\n", Authority::Human, Moment(2_000)).await.unwrap();
+    assert_eq!(as_of(&engine, 1_999).await, Ok((1, vec!["Site bj".to_owned()])));
+    assert_eq!(as_of(&engine, 500).await, Err(earliest));
+}
+
+#[tokio::test]
+async fn a_restore_can_be_looked_behind() {
+    let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
+    let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
+    let author = Author { authority: Authority::Human };
+    let backup = Generation { epoch: 1, number: 9 };
+    let plan = plan_restore(&engine.stored().await, backup, documents, Moment(2_000), author).unwrap();
+    let entry = AuditEntry { at: Moment(2_000), who: "t".into(), what: "t".into(), generation: None };
+    commit(engine.0.as_ref(), plan, entry).await.unwrap();
+    assert_eq!(as_of(&engine, 2_000).await, Ok((10, vec!["Site gz".to_owned()])));
+    assert_eq!(as_of(&engine, 1_999).await.unwrap(), (1, vec!["Site bj".to_owned(), "Site sh".to_owned()]));
+}
+
+mod rewinding {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Whatever sites come, change and go: each generation reads back as it was.
+        #[test]
+        fn every_generation_reads_back_as_it_was(
+            rounds in prop::collection::vec(prop::collection::vec((0_u8..6, 0_u8..4), 1..5), 1..8)
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let engine = Engine(Embedded::in_memory(Options::default()).await);
+                let mut known = Vec::new();
+                for (round, changes) in (1_u64..).zip(rounds) {
+                    let stored = engine.stored().await;
+                    let mut wished: BTreeMap<String, Change> = BTreeMap::new();
+                    for (site, how) in changes {
+                        let name = format!("s{site}");
+                        let id = DocumentId { kind: Kind::Site, name: name.clone() };
+                        if how == 0 && stored.get(&id).is_some() {
+                            wished.insert(name, Change::Delete(id));
+                        } else {
+                            let text = format!("kind: Site\nname: {name}\nregion: r{how}\n");
+                            wished.insert(name, Change::Put(parse("t", &text).unwrap().remove(0)));
+                        }
+                    }
+                    let now = Moment(round * 100);
+                    engine.commit(wished.into_values().collect(), Authority::Human, now).await.unwrap();
+                    let stored = engine.stored().await;
+                    let mut all: Vec<String> = stored.documents().map(|it| format!("{it:?}")).collect();
+                    all.sort();
+                    known.push((now, stored.generation(), all));
+                }
+                for (at, generation, all) in known {
+                    if generation == Generation::default() {
+                        continue;
+                    }
+                    let past = history::as_of(engine.0.as_ref(), Moment(at.0 + 50)).await.unwrap().unwrap();
+                    let mut read: Vec<String> = past.documents.iter().map(|it| format!("{it:?}")).collect();
+                    read.sort();
+                    assert_eq!((past.generation, read), (generation, all));
+                }
+            });
+        }
+    }
 }

@@ -71,6 +71,12 @@ pub struct Reading {
     pub anew: bool,
 }
 
+/// A blocking read that is under way.
+struct Poll {
+    started: Instant,
+    answer: BoxFuture<'static, Result<Indexed<Vec<KvEntry>>>>,
+}
+
 /// Follows a key or a prefix for as long as it is pulled.
 pub struct Follower {
     engine: Arc<dyn Engine>,
@@ -80,7 +86,7 @@ pub struct Follower {
     anew: bool,
     /// Key and modify index of everything in the last reading.
     last: Option<Vec<(String, Index)>>,
-    polling: Option<(Instant, BoxFuture<'static, Result<Indexed<Vec<KvEntry>>>>)>,
+    polling: Option<Poll>,
     pace: Bucket,
     idle_pace: Bucket,
     not_before: Option<Instant>,
@@ -137,10 +143,11 @@ impl Follower {
             }
             let (engine, watched) = (&self.engine, &self.watched);
             let wait = Wait { after: self.after, at_most: self.at_most };
-            let (started, poll) = self.polling.get_or_insert_with(|| {
-                (Instant::now(), Box::pin(read(Arc::clone(engine), watched.clone(), wait)) as _)
+            let poll = self.polling.get_or_insert_with(|| Poll {
+                started: Instant::now(),
+                answer: Box::pin(read(Arc::clone(engine), watched.clone(), wait)),
             });
-            let (started, answer) = (*started, poll.await);
+            let (started, answer) = (poll.started, poll.answer.as_mut().await);
             self.polling = None;
             match answer {
                 Err(error) => return self.failed(error),

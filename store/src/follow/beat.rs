@@ -4,9 +4,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Backoff, Shared};
 use crate::{
-    drain::{NodeBeat, Receipt},
+    discovery::{InstanceNote, notes},
+    drain::{DrainId, NodeBeat, Receipt, ending::Ended},
     engine::{KvOp, TxnOutcome},
-    handle::Concern,
+    handle::{Concern, Handle},
     keys,
 };
 
@@ -42,6 +43,7 @@ pub(super) async fn follow(
             continue;
         }
         number += 1;
+        let (instances, more_instances) = told_of(&handle);
         let beat = NodeBeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
@@ -51,6 +53,8 @@ pub(super) async fn follow(
             generation: handle.snapshot().map(|it| it.generation),
             load: handle.load(),
             view: Some(views.borrow_and_update().as_ref().clone()),
+            instances,
+            more_instances,
         };
         let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
         match &sent {
@@ -72,6 +76,22 @@ pub(super) async fn follow(
     }
 }
 
+/// The instances in use that there is something to say of, as many as a beat holds, and how many more there are.
+fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
+    let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
+    let (mut told, mut more) = (Vec::new(), 0);
+    for service in handle.services_in_use().borrow().iter() {
+        for note in notes(&handle.service(service).load(), &snapshot) {
+            if told.len() < NodeBeat::MOST_INSTANCES {
+                told.push(note);
+            } else {
+                more += 1;
+            }
+        }
+    }
+    (told, more)
+}
+
 /// True when the node leaves; false when its follower was dropped.
 async fn asked_to_leave(leaving: &mut watch::Receiver<bool>) -> bool {
     leaving.wait_for(|left| *left).await.is_ok()
@@ -88,13 +108,26 @@ async fn goodbye(shared: &Shared) {
 pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<Receipt>) {
     while let Some(receipt) = receipts.recv().await {
         let key = keys::receipt(&receipt.drain, &shared.identity.node);
-        let mut backoff = Backoff::default();
-        while let Err(error) = write(&shared, key.clone(), &receipt).await {
-            if !backoff.is_failing() {
-                tracing::warn!(drain = %receipt.drain, error, "a receipt cannot be written yet");
-            }
-            backoff.wait().await;
+        deliver(&shared, key, &receipt.drain, &receipt).await;
+    }
+}
+
+/// Writes that drained instances were seen to end, again and again until it is there. Apart from the receipts, so
+/// that none of them is late for it.
+pub(super) async fn send_endings(shared: Shared, mut endings: mpsc::Receiver<Ended>) {
+    while let Some(ended) = endings.recv().await {
+        let key = keys::ended(&ended.drain, &shared.identity.node);
+        deliver(&shared, key, &ended.drain, &ended).await;
+    }
+}
+
+async fn deliver(shared: &Shared, key: String, drain: &DrainId, value: &impl serde::Serialize) {
+    let mut backoff = Backoff::default();
+    while let Err(error) = write(shared, key.clone(), value).await {
+        if !backoff.is_failing() {
+            tracing::warn!(%drain, error, "what this gateway proved for a drain cannot be written yet");
         }
+        backoff.wait().await;
     }
 }
 

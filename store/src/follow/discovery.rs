@@ -1,29 +1,57 @@
-//! Follows the services in use.
+//! Follows the services in use, and looks after the instances whose removal is in doubt.
+//!
+//! One task owns it all. What the engine's watch tells is judged ([`crate::discovery::judge`]); while an instance is in
+//! doubt, this task dials it ([`dials`]), reads its service again and again ([`rereads`]), and looks whether its place
+//! was given to another ([`places`]). Every node that follows services does so for itself: what one node reaches,
+//! another may not.
+
+mod dials;
+mod log;
+mod places;
+mod rereads;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 
+use self::{
+    dials::{Dials, Key},
+    places::Places,
+    rereads::{Rereads, Turn},
+};
 use super::Shared;
 use crate::{
-    discovery::{Entry, Standing, judge},
-    engine::{Reading, ServiceChange},
+    dial::{Answer, Dial},
+    discovery::{Context, Entry, Judgement, Sight, dialled, drained, judge, reassigned},
+    engine::{Endpoint, Index, Indexed, Reading, ServiceChange},
+    handle::Handle,
 };
 
 const MEMORY: &str = "discovery";
 /// How often changed entries are written to the node's memory.
 const REMEMBER_EVERY: Duration = Duration::from_secs(1);
+/// Dials under way at a time; more wait.
+const MOST_DIALS: usize = 512;
+/// Reads under way at a time.
+const MOST_READS: usize = 8;
+/// Failed dials in a row that drop a doubtful instance, unless a check says otherwise.
+const FALL: u32 = 3;
+/// What the catalog showed counts for this long.
+const SIGHT_LASTS: Duration = Duration::from_secs(10);
+/// A step back that the watch tells within this time of a read of our own may only be older than that.
+const MAY_CROSS: Duration = Duration::from_secs(10);
 
-/// Publishes what this node last knew of every service.
+/// Publishes what this node last knew of every service, with its doubts and the index it was read at.
 pub(super) fn publish_last_good(shared: &Shared) {
     let entries = shared.memory.get::<BTreeMap<String, Entry>>(MEMORY).unwrap_or_default();
     for (service, entry) in entries {
-        // Indexes do not outlive the engine they came from: the first answer is compared by content only.
-        let entry = Entry { index: crate::engine::Index(0), ..entry };
         shared.publisher.discovery().slot(&service).store(entry);
     }
     shared.publisher.discovery_changed();
@@ -31,79 +59,376 @@ pub(super) fn publish_last_good(shared: &Shared) {
 
 /// Follows until the engine ends its watch.
 pub(super) async fn follow(shared: Shared) {
-    let handle = shared.publisher.handle();
-    let mut changes = Arc::clone(&shared.engine).watch(handle.services_in_use());
-    let mut verifications: JoinSet<ServiceChange> = JoinSet::new();
-    let mut remembered: HashMap<String, Arc<Entry>> = HashMap::new();
-    let mut every = tokio::time::interval(REMEMBER_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let change = tokio::select! {
-            biased;
-            change = changes.recv() => match change {
-                Some(change) => change,
-                None => return,
-            },
-            Some(Ok(change)) = verifications.join_next() => change,
-            _ = every.tick() => {
-                remember(&shared, &mut remembered);
-                continue;
+    let in_use = shared.publisher.handle().services_in_use();
+    let changes = Arc::clone(&shared.engine).watch(in_use);
+    Discovery::new(shared).run(changes).await;
+}
+
+/// A dial that ended.
+struct Dialled {
+    key: Key,
+    started: Instant,
+    fall: u32,
+    answer: Answer,
+}
+
+/// A read of our own that ended.
+struct Read {
+    turn: Turn,
+    started: Instant,
+    /// The entry's index when the read began.
+    index: Index,
+    result: ReadResult,
+}
+
+enum ReadResult {
+    Catalog(Option<Vec<String>>),
+    Service(Reading),
+}
+
+struct Discovery {
+    shared: Shared,
+    handle: Handle,
+    /// The services in use, as last looked at.
+    used: Arc<BTreeSet<String>>,
+    dials: Dials,
+    rereads: Rereads,
+    places: Places,
+    /// When a service was last read by ourselves.
+    read_at: HashMap<String, Instant>,
+    /// The names in the catalog, and when they were read.
+    catalog: Option<(Instant, Vec<String>)>,
+    dialling: JoinSet<Dialled>,
+    reading: JoinSet<Read>,
+    log: log::Log,
+}
+
+impl Discovery {
+    fn new(shared: Shared) -> Self {
+        Self {
+            handle: shared.publisher.handle(),
+            shared,
+            used: Arc::default(),
+            dials: Dials::default(),
+            rereads: Rereads::new(Instant::now()),
+            places: Places::default(),
+            read_at: HashMap::new(),
+            catalog: None,
+            dialling: JoinSet::new(),
+            reading: JoinSet::new(),
+            log: log::Log::default(),
+        }
+    }
+
+    async fn run(mut self, mut changes: tokio::sync::mpsc::Receiver<ServiceChange>) {
+        let mut remembered: HashMap<String, Arc<Entry>> = HashMap::new();
+        let mut every = tokio::time::interval(REMEMBER_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut drains = self.handle.drains();
+        let mut in_use = self.handle.services_in_use();
+        in_use.mark_changed();
+        let mut snapshots = self.handle.snapshots();
+        loop {
+            self.start_dials();
+            self.start_reads();
+            let next = self.next_wake();
+            tokio::select! {
+                biased;
+                change = changes.recv() => match change {
+                    Some(change) => self.told(&change.service, change.reading),
+                    None => return,
+                },
+                Some(done) = self.dialling.join_next() => self.dialled(unpanicked(done)),
+                Some(done) = self.reading.join_next() => self.read(unpanicked(done)),
+                Ok(()) = drains.changed() => self.take_drains(),
+                Ok(()) = in_use.changed() => self.adopt(),
+                Ok(()) = snapshots.changed() => self.look_for_unused(),
+                _ = every.tick() => {
+                    self.settle_places();
+                    remember(&self.shared, &mut remembered);
+                }
+                () = sleep_until(next) => {}
             }
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let dial = self.dials.next_due().filter(|_| self.may_dial());
+        let read = self.rereads.next_due().filter(|_| self.reading.len() < MOST_READS);
+        dial.into_iter().chain(read).min()
+    }
+
+    fn may_dial(&self) -> bool {
+        self.shared.options.dialer.is_some() && self.dialling.len() < MOST_DIALS
+    }
+
+    fn uses(&self, service: &str) -> bool {
+        self.handle.services_in_use().borrow().contains(service)
+    }
+
+    /// What the watch tells.
+    fn told(&mut self, service: &str, reading: Reading) {
+        // It may come after the service was let go, and would bring back what was forgotten.
+        if !self.uses(service) {
+            return;
+        }
+        let now = Instant::now();
+        let index = self.entry(service).index;
+        let backwards = matches!(&reading, Reading::Answered(answer) if answer.index < index);
+        let read_lately = self.read_at.get(service).is_some_and(|at| now.duration_since(*at) < MAY_CROSS);
+        if backwards && read_lately {
+            self.rereads.confirm(service, now);
+        } else {
+            self.take_in(service, reading);
+        }
+    }
+
+    fn entry(&self, service: &str) -> Arc<Entry> {
+        self.shared.publisher.discovery().find(service).map(|it| it.load()).unwrap_or_default()
+    }
+
+    fn take_in(&mut self, service: &str, reading: Reading) {
+        let before = self.entry(service);
+        let (drains, now) = (self.handle.drains(), self.handle.now());
+        let drains = Arc::clone(&drains.borrow());
+        let context = Context {
+            now,
+            believe_after: self.shared.options.believe_after,
+            dials: self.shared.options.dialer.is_some(),
+            sight: if before.doubts.is_empty() { Sight::Unknown } else { self.sight(service) },
+            drained: &|endpoint| drains.shutting(endpoint, now).is_some(),
         };
-        if let Some(after) = take_in(&shared, change.service.clone(), change.reading) {
-            verifications.spawn(verify(shared.clone(), change.service, after));
+        if let Reading::Answered(answer) = &reading {
+            self.places.claim(&answer.value);
+        }
+        let judged = judge(&before, reading, &context);
+        self.publish(service, &before, judged);
+    }
+
+    /// Whether the registry shows others than a service that it does not show.
+    fn sight(&self, service: &str) -> Sight {
+        let Some((at, names)) = &self.catalog else { return Sight::Unknown };
+        if at.elapsed() > SIGHT_LASTS {
+            return Sight::Unknown;
+        }
+        let lists = |name: &str| names.binary_search_by(|it| it.as_str().cmp(name)).is_ok();
+        // A name without instances is one whose nodes may not be read.
+        if names.is_empty() || lists(service) {
+            return Sight::Blind;
+        }
+        let in_use = self.handle.services_in_use();
+        let in_use = in_use.borrow();
+        let others = in_use.iter().filter(|it| *it != service && !self.entry(it).endpoints.is_empty());
+        let (mut known, mut listed) = (0_usize, 0_usize);
+        for other in others {
+            known += 1;
+            listed += usize::from(lists(other));
+        }
+        if listed * 2 < known { Sight::Blind } else { Sight::Sees }
+    }
+
+    /// Makes a judgement what everybody sees, and does what it asks for.
+    fn publish(&mut self, service: &str, before: &Entry, judged: Judgement) {
+        if !judged.entry.doubts.is_empty() || !before.doubts.is_empty() {
+            self.attend(service, &judged.entry);
+        }
+        if judged.entry == *before {
+            return;
+        }
+        self.log.changed(service, before, &judged);
+        for (_, fate) in &judged.fates {
+            self.shared.metrics.dropped(fate);
+        }
+        self.log.unused(service, &judged.entry, &self.handle);
+        self.shared.metrics.unused.set(self.log.count_unused() as u64);
+        let usable = judged.entry.endpoints != before.endpoints || judged.entry.standing != before.standing;
+        self.shared.publisher.discovery().slot(service).store(judged.entry);
+        if usable {
+            self.shared.metrics.discovery_changes.increment();
+            self.shared.publisher.discovery_changed();
+        }
+    }
+
+    /// Dials and reads what is in doubt, and nothing else.
+    fn attend(&mut self, service: &str, entry: &Entry) {
+        let now = Instant::now();
+        self.dials.follow(service, &entry.doubts, now, fastrand::f64);
+        self.rereads.doubt(service, entry.doubts.iter().any(|it| it.needs_reading()), now);
+        self.places.follow(service, &entry.doubts);
+        self.rereads.missing(self.places.any(), now);
+    }
+
+    /// Another configuration may use others.
+    fn look_for_unused(&mut self) {
+        for service in self.handle.services_in_use().borrow().iter() {
+            self.log.unused(service, &self.entry(service), &self.handle);
+        }
+        self.shared.metrics.unused.set(self.log.count_unused() as u64);
+    }
+
+    fn take_drains(&mut self) {
+        let drains = Arc::clone(&self.handle.drains().borrow());
+        let now = self.handle.now();
+        for service in self.places.services() {
+            let before = self.entry(&service);
+            if let Some(judged) = drained(&before, &|it| drains.shutting(it, now).is_some(), now) {
+                self.publish(&service, &before, judged);
+            }
+        }
+    }
+
+    /// Nothing is done any more for services that nobody uses, and the doubts of an earlier life are taken up for those
+    /// that come to be used.
+    fn adopt(&mut self) {
+        let in_use = Arc::clone(&self.handle.services_in_use().borrow());
+        let before = std::mem::replace(&mut self.used, Arc::clone(&in_use));
+        for service in before.difference(&in_use) {
+            self.attend(service, &Entry::default());
+            self.rereads.forget(service);
+            self.read_at.remove(service);
+            self.log.forget(service);
+        }
+        for service in in_use.difference(&before) {
+            let entry = self.entry(service);
+            if !entry.doubts.is_empty() {
+                self.attend(service, &entry);
+            }
+        }
+    }
+
+    fn start_dials(&mut self) {
+        let Some(dialer) = self.shared.options.dialer.clone() else { return };
+        let now = Instant::now();
+        let snapshot = self.handle.snapshot();
+        while self.may_dial() {
+            let Some(key) = self.dials.pop(now) else { return };
+            let entry = self.entry(&key.0);
+            let Some(doubt) = entry.doubts.iter().find(|it| it.is_of(&key.1)) else { continue };
+            let endpoint = &doubt.endpoint;
+            let check = snapshot.as_ref().and_then(|it| it.check_of(endpoint)).map(|it| it.as_ref().clone());
+            let fall = check.as_ref().map_or(FALL, |it| it.fall.into());
+            let dial = Dial { address: endpoint.address.clone(), port: endpoint.port, check };
+            let dialer = Arc::clone(&dialer);
+            self.dialling
+                .spawn(async move { Dialled { key, started: now, fall, answer: dialer.dial(&dial).await } });
+        }
+    }
+
+    fn dialled(&mut self, done: Dialled) {
+        let Dialled { key, started, fall, answer } = done;
+        self.shared.metrics.dialled(&answer);
+        let before = self.entry(&key.0);
+        if let Some(judged) = dialled(&before, &key.1, &answer, fall, self.handle.now()) {
+            self.publish(&key.0, &before, judged);
+        }
+        self.dials.done(key, started, Instant::now());
+    }
+
+    fn start_reads(&mut self) {
+        let now = Instant::now();
+        while self.reading.len() < MOST_READS {
+            let Some(turn) = self.rereads.pop(now) else { return };
+            let index = match &turn {
+                Turn::Service(service) => self.entry(service).index,
+                Turn::Catalog | Turn::Stranger(_) => Index(0),
+            };
+            let engine = Arc::clone(&self.shared.engine);
+            self.shared.metrics.rereads.increment();
+            self.reading.spawn(async move {
+                let result = match &turn {
+                    Turn::Catalog => {
+                        let names = engine.services(None).await;
+                        ReadResult::Catalog(names.ok().map(|it| it.value.into_keys().collect()))
+                    }
+                    Turn::Service(service) | Turn::Stranger(service) => {
+                        ReadResult::Service(reading(engine.health(service, None).await))
+                    }
+                };
+                Read { turn, started: now, index, result }
+            });
+        }
+    }
+
+    fn read(&mut self, read: Read) {
+        let now = Instant::now();
+        match (read.turn, read.result) {
+            (Turn::Catalog, ReadResult::Catalog(Some(names))) => self.take_catalog(names, now),
+            (Turn::Service(service), ReadResult::Service(reading)) => {
+                self.rereads.done(&service, read.started, now);
+                self.take_reread(service, read.started, read.index, reading);
+            }
+            (Turn::Stranger(_), ReadResult::Service(Reading::Answered(answer))) => {
+                self.places.claim(&answer.value);
+            }
+            // The watch tells outages.
+            _ => {}
+        }
+    }
+
+    fn take_reread(&mut self, service: String, started: Instant, index: Index, reading: Reading) {
+        // A failed read is no news either: the watch tells outages, once.
+        let Reading::Answered(answer) = &reading else { return };
+        if !self.uses(&service) {
+            return;
+        }
+        let current = self.entry(&service).index;
+        if answer.index < current && current != index {
+            // The watch was quicker and newer.
+            self.rereads.confirm(&service, Instant::now());
+            return;
+        }
+        self.take_in(&service, reading);
+        for (key, to) in self.places.proved(&service, started) {
+            let before = self.entry(&service);
+            if let Some(judged) = reassigned(&before, &key, &to, self.handle.now()) {
+                self.publish(&service, &before, judged);
+            }
+        }
+        self.read_at.insert(service, Instant::now());
+    }
+
+    fn take_catalog(&mut self, mut names: Vec<String>, now: Instant) {
+        names.sort();
+        let known = self.catalog.take().map(|(_, names)| names).unwrap_or_default();
+        let in_use = Arc::clone(&self.handle.services_in_use().borrow());
+        for stranger in self.places.strangers(&names, &known, now) {
+            if !in_use.contains(&stranger) {
+                self.rereads.stranger(stranger);
+            }
+        }
+        self.catalog = Some((now, names));
+    }
+
+    /// Looks once after new doubts whether the places of the missing belong to others that are followed.
+    fn settle_places(&mut self) {
+        if self.places.is_new() {
+            for (_, entry) in self.shared.publisher.discovery().entries() {
+                self.places.claim(&entry.endpoints);
+            }
         }
     }
 }
 
-/// Judges a reading and publishes the outcome; returns after how long to read once more.
-fn take_in(shared: &Shared, service: String, reading: Reading) -> Option<Duration> {
-    let handle = shared.publisher.handle();
-    // A reading may come after the service was let go, and would bring back what was forgotten.
-    if !handle.services_in_use().borrow().contains(&service) {
-        return None;
-    }
-    let slot = shared.publisher.discovery().slot(&service);
-    let before = slot.load();
-    let judged = judge(&before, reading, handle.now());
-    if judged.entry.standing != before.standing {
-        log(&service, &judged.entry);
-    }
-    if judged.entry != *before {
-        slot.store(judged.entry);
-        shared.metrics.discovery_changes.increment();
-        shared.publisher.discovery_changed();
-    }
-    judged.verify_after
-}
-
-fn log(service: &str, entry: &Entry) {
-    let instances = entry.endpoints.len();
-    match &entry.standing {
-        Standing::Suspicious { reason, .. } => {
-            tracing::warn!(
-                service,
-                reason,
-                instances,
-                "registry answer is hard to believe, the last instances stand"
-            );
-        }
-        Standing::Unreachable { reason } => {
-            tracing::warn!(service, reason, instances, "registry unreachable, the last instances stand");
-        }
-        Standing::Present => tracing::info!(service, instances, "service present"),
-        Standing::Gone => tracing::info!(service, "service has no instance"),
-        Standing::Unread => {}
-    }
-}
-
-async fn verify(shared: Shared, service: String, after: Duration) -> ServiceChange {
-    tokio::time::sleep(after).await;
-    let reading = match shared.engine.health(&service, None).await {
+fn reading(answer: crate::engine::Result<Indexed<Vec<Endpoint>>>) -> Reading {
+    match answer {
         Ok(answer) => Reading::Answered(answer),
         Err(error) => Reading::Unreachable(error.to_string()),
-    };
-    ServiceChange { service, reading }
+    }
+}
+
+async fn sleep_until(next: Option<Instant>) {
+    match next {
+        Some(next) => tokio::time::sleep_until(next).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a task returned. A panic in one of them is this task's own.
+fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
+    match joined {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
@@ -126,64 +451,4 @@ fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, path::Path};
-
-    use super::*;
-    use crate::{
-        engine::{CheckStatus, Engine as _, Registration, embedded::Embedded},
-        follow::{Follower, Identity, Options, start},
-        handle::Handle,
-    };
-
-    async fn follow(engine: Arc<Embedded>, dir: &Path) -> (Handle, Follower) {
-        let identity =
-            Identity { node: "n".into(), site: "s".into(), roles: BTreeSet::new(), boot: "b".into() };
-        start(engine, dir, identity, Options::default()).await.unwrap()
-    }
-
-    /// Waits until a service's entry fits.
-    async fn until(handle: &Handle, service: &str, fits: impl Fn(&Entry) -> bool) {
-        let mut discovered = handle.discovered();
-        while !fits(&handle.service(service).load()) {
-            discovered.changed().await.unwrap();
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_not_there_and_not_used_is_not_remembered() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Embedded::in_memory(Default::default()).await;
-        let registration = Registration {
-            service: "web".into(),
-            id: "web-1".into(),
-            address: ([127, 0, 0, 1], 80).into(),
-            tags: vec![],
-            meta: BTreeMap::new(),
-            ttl: None,
-            status: CheckStatus::Passing,
-        };
-        engine.register(&registration).await.unwrap();
-        let (handle, follower) = follow(Arc::clone(&engine), dir.path()).await;
-        let following = handle.follow_services();
-        following.set(["web", "ghost"].map(str::to_owned).into());
-        until(&handle, "web", |it| it.standing == Standing::Present).await;
-        until(&handle, "ghost", |it| it.standing == Standing::Gone).await;
-        tokio::time::sleep(2 * REMEMBER_EVERY).await;
-        following.set(BTreeSet::new());
-        following.forget("ghost");
-        // A reading that was under way when the service was let go changes nothing.
-        engine
-            .register(&Registration { service: "ghost".into(), id: "g".into(), ..registration })
-            .await
-            .unwrap();
-        tokio::time::sleep(2 * REMEMBER_EVERY).await;
-        assert_eq!(handle.service("ghost").load().standing, Standing::Unread);
-        follower.leave().await;
-        drop((handle, following));
-        let empty = Embedded::in_memory(Default::default()).await;
-        let (handle, _follower) = follow(empty, dir.path()).await;
-        assert_eq!(handle.service("web").load().endpoints.len(), 1);
-        assert_eq!(handle.service("ghost").load().standing, Standing::Unread);
-    }
-}
+mod tests;

@@ -1,18 +1,77 @@
 //! Follows the drain records.
+//!
+//! A gateway also keeps them in its own memory: one that starts while its engine is away must not pick an instance
+//! that is drained and registered itself again. What a gateway saw end in an earlier life is read back once, from that
+//! memory and from the engine.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Shared;
 use crate::{
-    drain::{Drain, Drains},
+    drain::{Drain, DrainId, Drains, ending::Ended},
     engine::{
         Index, Indexed, KvEntry, Result,
         follower::{Follower, News, Watched},
     },
     keys,
+    model::Moment,
 };
+
+const MEMORY: &str = "drains";
+
+/// What a gateway remembers of the drains.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Remembered {
+    /// The records that kept an instance out, with their indexes.
+    records: Vec<(Index, Arc<Drain>)>,
+    /// Those whose instance this node saw end.
+    ended: BTreeSet<DrainId>,
+}
+
+impl Remembered {
+    fn of(drains: &Drains, now: Moment) -> Self {
+        let held = drains.records.values().filter(|(_, drain)| drain.shuts(now)).cloned();
+        Self { records: held.collect(), ended: drains.ended.clone() }
+    }
+}
+
+/// Publishes what this node last knew of the drains, before the engine was asked.
+pub(super) fn publish_last_good(shared: &Shared) {
+    if !is_gateway(shared) {
+        return;
+    }
+    let Some(remembered) = shared.memory.get::<Remembered>(MEMORY) else { return };
+    let records = remembered.records.into_iter().map(|(index, drain)| (drain.id.clone(), (index, drain)));
+    let drains = Drains { records: records.collect(), ended: remembered.ended, ..Drains::default() };
+    shared.publisher.publish_drains(drains);
+}
+
+/// Keeps a gateway's memory of the drains true, until nobody can ask any more.
+pub(super) async fn remember(shared: Shared) {
+    if !is_gateway(&shared) {
+        return;
+    }
+    let handle = shared.publisher.handle();
+    let mut published = handle.drains();
+    let mut kept = shared.memory.get::<Remembered>(MEMORY).unwrap_or_default();
+    while published.changed().await.is_ok() {
+        let known = Remembered::of(&published.borrow_and_update(), handle.now());
+        if known == kept {
+            continue;
+        }
+        match shared.memory.put(MEMORY, &known) {
+            Ok(()) => kept = known,
+            Err(error) => tracing::warn!(%error, "drains are not kept across a restart"),
+        }
+    }
+}
+
+fn is_gateway(shared: &Shared) -> bool {
+    shared.identity.roles.contains("proxy")
+}
 
 /// Follows until nobody can ask any more. `current` is true while the last read succeeded: only then may the
 /// node show that it lives, because a beat promises that it obeys the drains there are.
@@ -24,14 +83,16 @@ pub(super) async fn follow(
     let watched = Watched::Prefix(keys::DRAINS.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
     let mut published = Index(0);
+    let mut earlier = EarlierLife::new(&shared);
     loop {
         tokio::select! {
             biased;
             news = follower.next() => match news {
                 News::Read(reading) => {
+                    let learnt = earlier.read(&shared).await;
                     // A reread may have published what is newer than a poll that was under way.
-                    if reading.changed && (reading.anew || reading.read.index >= published) {
-                        published = publish(&shared, &reading.read);
+                    if (reading.changed || learnt) && (reading.anew || reading.read.index >= published) {
+                        published = publish(&shared, &reading.read, &earlier);
                     }
                     turn(&current, true);
                 }
@@ -46,7 +107,7 @@ pub(super) async fn follow(
             asked = rereads.recv() => {
                 let Some(done) = asked else { return };
                 if let Ok(read) = reread(&shared).await {
-                    published = publish(&shared, &read);
+                    published = publish(&shared, &read, &earlier);
                     turn(&current, true);
                 }
                 let _ = done.send(());
@@ -65,9 +126,43 @@ async fn reread(shared: &Shared) -> Result<Indexed<Vec<KvEntry>>> {
     shared.engine.kv_list(keys::DRAINS, None).await
 }
 
+/// What this node's earlier process saw end, read from the engine once.
+struct EarlierLife {
+    wanted: bool,
+    ended: BTreeSet<DrainId>,
+}
+
+impl EarlierLife {
+    fn new(shared: &Shared) -> Self {
+        Self { wanted: is_gateway(shared), ended: BTreeSet::new() }
+    }
+
+    /// Failing is no reason not to obey the drains: until it is known, what was seen to end stays out as well.
+    /// True if it is known from now on.
+    async fn read(&mut self, shared: &Shared) -> bool {
+        if !self.wanted {
+            return false;
+        }
+        match shared.engine.kv_list(keys::RECEIPTS, None).await {
+            Ok(read) => {
+                let endings =
+                    read.value.iter().filter_map(|it| serde_json::from_slice::<Ended>(&it.value).ok());
+                let ours = endings.filter(|it| it.gateway == shared.identity.node);
+                self.ended = ours.map(|it| it.drain).collect();
+                self.wanted = false;
+            }
+            Err(error) => {
+                shared.metrics.engine_failures.increment();
+                tracing::warn!(%error, "what this gateway saw end before its start cannot be read yet");
+            }
+        }
+        !self.wanted
+    }
+}
+
 /// Publishes a reading; its index.
-fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>) -> Index {
-    let mut drains = Drains { index: read.index, ..Drains::default() };
+fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>, earlier: &EarlierLife) -> Index {
+    let mut drains = Drains { index: read.index, ended: earlier.ended.clone(), ..Drains::default() };
     for entry in &read.value {
         match serde_json::from_slice::<Drain>(&entry.value) {
             Ok(drain) => {
@@ -78,4 +173,101 @@ fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>) -> Index {
     }
     shared.publisher.publish_drains(drains);
     read.index
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        disk::LastGood,
+        drain::{Phase, ending::Proof},
+        engine::{Engine, KvOp, embedded::Embedded},
+        follow::{Follower, Identity, Options, start_from},
+        handle::{Clock, Handle},
+    };
+
+    fn drain(id: &str, phase: Phase) -> Drain {
+        let text = format!(
+            r#"{{"v": 2, "id": "{id}", "service": "web", "instance": "web-1", "by": "ops", "lease": "60s",
+                "created": 1, "since": 1, "phase": "draining", "endpoint": {}}}"#,
+            serde_json::to_string(&crate::drain::tests::drain(phase).endpoint).unwrap()
+        );
+        Drain { phase, ..serde_json::from_str(&text).unwrap() }
+    }
+
+    async fn record(engine: &Embedded, drain: &Drain) {
+        let value = serde_json::to_vec(drain).unwrap().into();
+        engine.txn(vec![KvOp::Set { key: keys::drain(&drain.id), value }]).await.unwrap();
+    }
+
+    async fn gateway(engine: Arc<dyn Engine>, memory: &LastGood, boot: &str) -> (Handle, Follower) {
+        let roles = ["proxy".to_owned()].into();
+        let identity = Identity { node: "gw".into(), site: "s".into(), roles, boot: boot.into() };
+        start_from(engine, memory.clone(), Clock::default(), identity, Options::default()).await
+    }
+
+    async fn until(handle: &Handle, fits: impl FnMut(&Arc<Drains>) -> bool) {
+        let mut drains = handle.drains();
+        let waited = tokio::time::timeout(Duration::from_secs(10), drains.wait_for(fits));
+        waited.await.expect("within ten seconds").unwrap();
+    }
+
+    fn shut(handle: &Handle, drain: &Drain) -> bool {
+        handle.drains().borrow().shutting(&drain.endpoint, handle.now()).is_some()
+    }
+
+    fn seen(drain: &Drain, boot: &str) -> Ended {
+        let (id, at) = (drain.id.clone(), Moment(1));
+        Ended { drain: id, gateway: "gw".into(), boot: boot.into(), at, proof: Proof::Refused }
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_starts_again_knows_what_it_saw_end() {
+        let engine = Embedded::in_memory(crate::engine::embedded::Options::default()).await;
+        let done = drain("d1", Phase::Done);
+        record(&engine, &done).await;
+        let (handle, follower) = gateway(Arc::clone(&engine) as _, &LastGood::in_memory(), "first").await;
+        until(&handle, |drains| drains.records.len() == 1).await;
+        assert!(shut(&handle, &done), "it saw nothing yet");
+        assert!(handle.saw_end(seen(&done, "first")));
+        assert!(!shut(&handle, &done));
+        let key = keys::ended(&done.id, "gw");
+        while engine.kv_get(&key, None).await.unwrap().value.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(follower);
+
+        // Another disk: it is the engine that knows.
+        let (handle, _follower) = gateway(engine as _, &LastGood::in_memory(), "second").await;
+        until(&handle, |drains| drains.records.len() == 1).await;
+        assert!(!shut(&handle, &done));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_starts_without_its_engine_obeys_the_drains_it_knew() {
+        let engine = Embedded::in_memory(crate::engine::embedded::Options::default()).await;
+        let (draining, done) = (drain("d1", Phase::Draining), drain("d2", Phase::Done));
+        record(&engine, &draining).await;
+        let memory = LastGood::in_memory();
+        let (handle, follower) = gateway(Arc::clone(&engine) as _, &memory, "first").await;
+        until(&handle, |drains| drains.records.len() == 1).await;
+        record(&engine, &done).await;
+        until(&handle, |drains| drains.records.len() == 2).await;
+        while memory.get::<Remembered>(MEMORY).is_none_or(|it| it.records.len() < 2) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(follower);
+
+        let nowhere = crate::engine::consul::Consul::new(&crate::engine::consul::Config {
+            url: "http://127.0.0.1:1".into(),
+            token: None,
+            ca_pem: None,
+            datacenter: None,
+        });
+        let (handle, _follower) = gateway(Arc::new(nowhere.unwrap()) as _, &memory, "second").await;
+        assert!(shut(&handle, &draining) && shut(&handle, &done));
+        assert!(handle.drains().borrow().witnessed.is_empty(), "it was not there");
+    }
 }

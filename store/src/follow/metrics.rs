@@ -1,7 +1,8 @@
 //! Counters of the follower.
 
 use crate::{
-    discovery::Standing,
+    dial::Answer,
+    discovery::{Fate, Standing},
     handle::{Concern, Handle},
     metrics::{Count, Descriptor, Sample, Source},
 };
@@ -18,11 +19,25 @@ pub struct FollowMetrics {
     pub discovery_changes: Count,
     /// Clusters whose verdicts are frozen.
     pub clusters_frozen: Count,
+    /// Reads of doubtful services.
+    pub rereads: Count,
+    /// Instances that no gateway will ever use.
+    pub unused: Count,
+    dials: [Count; 3],
+    dropped: [Count; PROOFS.len()],
     /// Generations that were refused because they were older than the one that runs, or unreadable.
     pub generations_refused: Count,
 }
 
-static DESCRIPTORS: [Descriptor; 12] = [
+/// Outcomes of dials, as labels.
+const DIALS: [&str; 3] = ["answered", "failed", "unable"];
+/// What proved that an instance is to be used no more, as labels.
+const PROOFS: [&str; 7] =
+    ["deregistered", "believed", "dials", "reassigned", "drained", "critical", "maintenance"];
+/// The states of instances in doubt, as labels.
+const DOUBTS: [&str; 3] = ["doubtful", "unreachable", "left_out"];
+
+static DESCRIPTORS: [Descriptor; 17] = [
     Descriptor::counter(
         "waypost.store.engine_failures",
         "{call}",
@@ -63,6 +78,29 @@ static DESCRIPTORS: [Descriptor; 12] = [
         "",
         "1 while the engine cannot be read, or this node's heartbeat cannot be written to it; else 0.",
     ),
+    Descriptor::gauge(
+        "waypost.store.instances_in_doubt",
+        "{instance}",
+        "Instances whose removal is not proved: doubtful and unreachable ones are used while they answer dials, \
+         left_out ones are not used.",
+    ),
+    Descriptor::gauge(
+        "waypost.store.instances_unused",
+        "{instance}",
+        "Instances that no gateway will ever use, since their Meta.site names no Site of their Service or their port \
+         is 0.",
+    ),
+    Descriptor::counter("waypost.store.instance_dials", "{dial}", "Dials of instances in doubt, by outcome."),
+    Descriptor::counter(
+        "waypost.store.instances_dropped",
+        "{instance}",
+        "Instances that were used and are not any more, by what proved it.",
+    ),
+    Descriptor::counter(
+        "waypost.store.rereads",
+        "{call}",
+        "Reads of services in doubt, beside the watch: at most 20 a second.",
+    ),
 ];
 
 impl FollowMetrics {
@@ -73,8 +111,52 @@ impl FollowMetrics {
             verdict_changes: Count::default(),
             discovery_changes: Count::default(),
             clusters_frozen: Count::default(),
+            rereads: Count::default(),
+            unused: Count::default(),
+            dials: Default::default(),
+            dropped: Default::default(),
             generations_refused: Count::default(),
         }
+    }
+
+    /// Counts a dial of an instance in doubt.
+    pub(super) fn dialled(&self, answer: &Answer) {
+        let at = match answer {
+            Answer::Answered => 0,
+            Answer::Failed(_) => 1,
+            Answer::Unable(_) => 2,
+        };
+        self.dials[at].increment();
+    }
+
+    /// Counts an instance that is dropped, if that is its fate.
+    pub(super) fn dropped(&self, fate: &Fate) {
+        let at = fate.proof().and_then(|proof| PROOFS.iter().position(|it| *it == proof));
+        if let Some(count) = at.and_then(|at| self.dropped.get(at)) {
+            count.increment();
+        }
+    }
+
+    fn collect_instances(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let mut counts = [0_u32; DOUBTS.len()];
+        for service in self.handle.services_in_use().borrow().iter() {
+            for doubt in &self.handle.service(service).load().doubts {
+                if let Some(at) = DOUBTS.iter().position(|it| *it == doubt.state()) {
+                    counts[at] += 1;
+                }
+            }
+        }
+        for (state, count) in DOUBTS.into_iter().zip(counts) {
+            emit(Sample { metric: &DESCRIPTORS[12], labels: &[("state", state)], value: count.into() });
+        }
+        emit(Sample { metric: &DESCRIPTORS[13], labels: &[], value: self.unused.value() });
+        for (outcome, count) in DIALS.into_iter().zip(&self.dials) {
+            emit(Sample { metric: &DESCRIPTORS[14], labels: &[("outcome", outcome)], value: count.value() });
+        }
+        for (proof, count) in PROOFS.into_iter().zip(&self.dropped) {
+            emit(Sample { metric: &DESCRIPTORS[15], labels: &[("proof", proof)], value: count.value() });
+        }
+        emit(Sample { metric: &DESCRIPTORS[16], labels: &[], value: self.rereads.value() });
     }
 
     fn collect_services(&self, emit: &mut dyn FnMut(Sample<'_>)) {
@@ -150,6 +232,7 @@ impl Source for FollowMetrics {
         }
         self.collect_view(emit);
         self.collect_services(emit);
+        self.collect_instances(emit);
         self.collect_targets(emit);
         self.collect_failovers(emit);
     }

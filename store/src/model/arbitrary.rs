@@ -74,6 +74,16 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     )
 }
 
+/// The TTL of a record, which may be zero.
+fn record_ttl() -> BoxedStrategy<Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO)].boxed()
+}
+
+/// A time of a SOA, which may be any number.
+fn soa_time() -> BoxedStrategy<Ttl> {
+    prop_oneof![3 => ttl(), 1 => Just(Ttl::ZERO), 1 => any::<u32>().prop_map(Ttl::of_record)].boxed()
+}
+
 /// Names that are not host-like.
 fn odd_labels(apex: &DomainName) -> impl Strategy<Value = DomainName> + use<> {
     let apex = apex.clone();
@@ -88,6 +98,7 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
     let target = (domain_name(), any::<bool>())
         .prop_map(move |(name, below)| if below { apex.resolve(name.as_str()).unwrap() } else { name })
         .boxed();
+    let target_or_root = prop_oneof![9 => target.clone(), 1 => Just(DomainName::root())].boxed();
     let tag = sample::select(vec!["issue", "issuewild", "iodef"]).prop_map(str::to_owned);
     // What the model's own types could hold would come back as one of them.
     let others = (
@@ -98,13 +109,13 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
         any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
-        target.clone().prop_map(RecordData::Cname),
-        target.clone().prop_map(RecordData::Ns),
+        target_or_root.clone().prop_map(RecordData::Cname),
+        target_or_root.clone().prop_map(RecordData::Ns),
         target.clone().prop_map(RecordData::Ptr),
         collection::vec("[^\\p{Cc}]{0,30}|[\\x00-\\x7f]{0,9}", 1..3).prop_map(RecordData::Txt),
         (any::<u16>(), target.clone())
             .prop_map(|(preference, exchange)| RecordData::Mx { preference, exchange }),
-        target.clone().prop_map(RecordData::Dname),
+        target_or_root.prop_map(RecordData::Dname),
         target.clone().prop_map(RecordData::Alias),
         (any::<u16>(), any::<u16>(), any::<u16>(), target)
             .prop_map(|(priority, weight, port, target)| RecordData::Srv { priority, weight, port, target }),
@@ -120,7 +131,10 @@ fn start_of_authority(apex: &DomainName) -> impl Strategy<Value = StartOfAuthori
     let apex = apex.clone();
     let rname = prop_oneof!["[a-z]{1,9}", r"[a-z]{1,5}\\\.[a-z]{1,5}"]
         .prop_map(move |relative| apex.resolve(&relative).unwrap());
-    (domain_name(), rname, option::of(any::<u32>()), (ttl(), ttl(), ttl()), option::of(ttl())).prop_map(
+    let rname = prop_oneof![9 => rname, 1 => Just(DomainName::root())].boxed();
+    let mname = prop_oneof![9 => domain_name(), 1 => Just(DomainName::root())].boxed();
+    let times = (soa_time(), soa_time(), soa_time());
+    (mname, rname, option::of(any::<u32>()), times, option::of(record_ttl())).prop_map(
         |(mname, rname, serial, (refresh, retry, expire), ttl)| StartOfAuthority {
             mname,
             rname,
@@ -142,16 +156,17 @@ pub fn zone() -> impl Strategy<Value = Zone> {
             domain_name().prop_map(move |name| below.resolve(name.as_str()).unwrap()),
             odd_labels(&apex),
         ];
-        let record = (owner, option::of(ttl()), record_data(&apex))
-            .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data });
+        let record = (owner, option::of(record_ttl()), record_data(&apex).boxed())
+            .prop_map(|(name, ttl, data)| StaticRecord { name, ttl, data })
+            .boxed();
         let nameserver =
             Nameserver { name: apex.resolve("ns1").unwrap(), a: vec![[192, 0, 2, 1].into()], aaaa: vec![] };
         let outside = Nameserver { name: "ns.elsewhere".parse().unwrap(), a: vec![], aaaa: vec![] };
         let nameservers = sample::subsequence(vec![nameserver, outside], 1..=2);
-        let soa = option::of(start_of_authority(&apex));
+        let soa = option::of(start_of_authority(&apex)).boxed();
         let allow_query = distinct(net(), 0);
-        (Just(apex), nameservers, soa, ttl(), ttl(), collection::vec(record, 0..4), allow_query).prop_map(
-            |(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
+        (Just(apex), nameservers, soa, record_ttl(), soa_time(), collection::vec(record, 0..4), allow_query)
+            .prop_map(|(name, nameservers, soa, ttl, negative_ttl, records, allow_query)| Zone {
                 name,
                 nameservers,
                 soa,
@@ -159,8 +174,7 @@ pub fn zone() -> impl Strategy<Value = Zone> {
                 negative_ttl,
                 records,
                 allow_query,
-            },
-        )
+            })
     })
 }
 
@@ -334,8 +348,9 @@ fn service() -> impl Strategy<Value = Service> {
     let route_by = prop_oneof![Just(RouteBy::Gateway), Just(RouteBy::Uuid)];
     let uuid = option::of(any::<u128>().prop_map(uuid::Uuid::from_u128));
     let hosts = distinct(domain_name(), 0);
-    (name(), uuid, name(), consul, hosts, option::of(distinct(name(), 1)), route_by).prop_map(
-        |(name, uuid, cluster, consul, hosts, sites, route_by)| Service {
+    let sites = option::of(distinct(name(), 1));
+    (name(), uuid, name(), consul, hosts, sites, route_by, option::of(name())).prop_map(
+        |(name, uuid, cluster, consul, hosts, sites, route_by, check)| Service {
             name,
             uuid,
             cluster,
@@ -343,6 +358,7 @@ fn service() -> impl Strategy<Value = Service> {
             hosts,
             sites,
             route_by,
+            check,
         },
     )
 }

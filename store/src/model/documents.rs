@@ -239,6 +239,10 @@ pub struct Service {
     pub sites: Option<Vec<Name>>,
     /// Where its hosts' CNAMEs point.
     pub route_by: RouteBy,
+    /// The Check that decides whether an instance answers while its removal from the registry is in doubt; dialled at
+    /// the instance's own port. Absent: it accepts a TCP connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Name>,
 }
 
 impl Service {

@@ -51,6 +51,24 @@ pub fn yaml(document: &Document) -> String {
     out
 }
 
+/// One document as JSON, in the same fields; `parse` reads it as it reads YAML.
+#[must_use]
+pub fn json(document: &Document) -> serde_json::Value {
+    value(&tree(document))
+}
+
+fn value(node: &Node) -> serde_json::Value {
+    match &node.value {
+        Value::Scalar(scalar) if scalar.is_null() => serde_json::Value::Null,
+        Value::Scalar(scalar) => {
+            let number = || scalar.as_int().map(Into::into).or_else(|| scalar.as_float().map(Into::into));
+            scalar.as_bool().map(Into::into).or_else(number).unwrap_or_else(|| scalar.text.clone().into())
+        }
+        Value::List(items) => items.iter().map(value).collect(),
+        Value::Map(entries) => entries.iter().map(|it| (it.key.clone(), value(&it.value))).collect(),
+    }
+}
+
 /// Several documents as one YAML text.
 #[must_use]
 pub fn yaml_all<'d>(documents: impl IntoIterator<Item = &'d Document>) -> String {
@@ -372,6 +390,7 @@ fn service(it: &Service, map: Map) -> Map {
         .with("hosts", texts(&it.hosts))
         .maybe("sites", sites(it.sites.as_ref()))
         .with("route_by", text(route_by))
+        .maybe("check", it.check.as_ref().map(text))
 }
 
 fn route(it: &Route, map: Map) -> Map {
@@ -443,7 +462,12 @@ mod tests {
             prop_assert_eq!(&read, &documents, "{}", text);
             for document in documents {
                 let json = serde_json::to_string(&document).unwrap();
-                prop_assert_eq!(serde_json::from_str::<Document>(&json).unwrap(), document, "{}", json);
+                prop_assert_eq!(&serde_json::from_str::<Document>(&json).unwrap(), &document, "{}", json);
+                let shown = super::json(&document).to_string();
+                let read = parse("out.json", &shown).map_err(|mistakes| {
+                    TestCaseError::fail(format!("{shown}\n{}", mistakes[0]))
+                })?;
+                prop_assert_eq!(&read[0].value, &document, "{}", shown);
             }
         }
 

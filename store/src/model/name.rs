@@ -53,7 +53,8 @@ impl FromStr for Name {
     }
 }
 
-/// A fully qualified domain name in lower case, without the trailing dot; at least one label.
+/// A fully qualified domain name in lower case, without the trailing dot. Only the root has no label; its text is
+/// empty, and it stands nowhere but in record data ([`DomainName::root`]).
 ///
 /// Names of documents are host-like (letters, digits, `-`, `_`, and a leading `*` label), which is what
 /// [`FromStr`] takes. Owners and targets of records may hold any octets (RFC 2181 §11): in the text those are
@@ -63,7 +64,19 @@ impl FromStr for Name {
 pub struct DomainName(Arc<str>);
 
 impl DomainName {
-    /// The text: lower case, no trailing dot.
+    /// The root, which record data may point to: `CNAME .`, or a SOA without a mailbox.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("".into())
+    }
+
+    /// True for [`DomainName::root`].
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text: lower case, no trailing dot; of the root empty.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -100,7 +113,7 @@ impl DomainName {
 
     /// The labels from the left, in their text form.
     pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
-        self.0.split('.')
+        self.0.split('.').filter(|label| !label.is_empty())
     }
 
     /// True if this name is `apex` or lies below it.
@@ -108,6 +121,7 @@ impl DomainName {
     pub fn is_within(&self, apex: &Self) -> bool {
         match self.0.strip_suffix(&*apex.0) {
             Some("") => true,
+            Some(_) if apex.is_root() => true,
             Some(rest) => rest.ends_with('.'),
             None => false,
         }
@@ -138,7 +152,26 @@ impl DomainName {
             b"." => return Ok(None),
             _ => {}
         }
-        let (labels, absolute) = Self::labels_of(relative)?;
+        Self::joined(origin, Self::labels_of(relative)?)
+    }
+
+    /// As [`DomainName::below`], of a word of a zone file: any octet may stand in a label, since the words are parted
+    /// already. In quotes, `@` is a name as any other.
+    ///
+    /// # Errors
+    /// When the result is not a domain name.
+    pub fn in_zone_file(origin: Option<&Self>, word: &[u8], quoted: bool) -> Result<Option<Self>, NameError> {
+        match word {
+            b"@" if !quoted => Ok(origin.cloned()),
+            b"." => Ok(None),
+            _ => Self::joined(origin, Self::split(word)?),
+        }
+    }
+
+    fn joined(
+        origin: Option<&Self>,
+        (labels, absolute): (Vec<Vec<u8>>, bool),
+    ) -> Result<Option<Self>, NameError> {
         let origin = origin.into_iter().flat_map(Self::octets).filter(|_| !absolute);
         Self::from_labels(labels.into_iter().map(Cow::Owned).chain(origin)).map(Some)
     }
@@ -150,9 +183,21 @@ impl DomainName {
     /// # Errors
     /// Octets that only stand escaped, an escape that is none, or an empty label. The lengths are not looked at.
     pub fn labels_of(text: &[u8]) -> Result<(Vec<Vec<u8>>, bool), NameError> {
-        if text.iter().any(|octet| !octet.is_ascii_graphic() || b"\"();".contains(octet)) {
-            return Err(NameError::Octets);
+        let mut rest = text;
+        while let [octet, after @ ..] = rest {
+            rest = match octet {
+                b'\\' => escaped(after).ok_or(NameError::Octets)?.1,
+                plain if !plain.is_ascii_graphic() || b"\"();".contains(plain) => {
+                    return Err(NameError::Octets);
+                }
+                _ => after,
+            };
         }
+        Self::split(text)
+    }
+
+    /// The labels of a name, and whether a dot ends it.
+    fn split(text: &[u8]) -> Result<(Vec<Vec<u8>>, bool), NameError> {
         let mut labels = unescape(text);
         let absolute = labels.len() > 1 && labels.pop_if(|last| last.is_empty()).is_some();
         if labels.iter().any(Vec::is_empty) { Err(NameError::Octets) } else { Ok((labels, absolute)) }
@@ -259,6 +304,9 @@ impl<'de> Deserialize<'de> for DomainName {
     /// The stored form: also names that are not host-like.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(Self::root());
+        }
         let read = text.parse().or_else(|_| Self::from_labels(unescape(text.as_bytes())));
         read.map_err(|expected| de::Error::custom(format!("{text:?} is not {expected}")))
     }

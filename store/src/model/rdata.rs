@@ -5,6 +5,7 @@
 //! both read through here.
 
 mod location;
+mod rare;
 mod read;
 mod service;
 mod types;
@@ -15,7 +16,7 @@ mod write;
 use super::{DomainName, RecordData, StartOfAuthority, Ttl};
 use read::Cursor;
 pub use read::period;
-pub use types::{mnemonic, mnemonics, number};
+pub use types::{mnemonic, mnemonics, number, signs, signs_only_at_apex};
 pub use words::{Entry, Malformed, Scanner, Word};
 pub use write::text;
 
@@ -60,7 +61,9 @@ pub type Names<'n> = dyn FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> +
 /// Names as a zone file has them: relative to the origin (`None`: the root) unless they end in a dot.
 pub fn below(origin: Option<&DomainName>) -> impl FnMut(&Word<'_>) -> Result<Option<DomainName>, Unfit> {
     move |word| {
-        DomainName::below(origin, word.text).map_err(|expected| Unfit::new(word, expected.to_string()))
+        // Only of an owner do quotes make one label; in data they part words, and the name is what they hold.
+        DomainName::in_zone_file(origin, word.text, false)
+            .map_err(|expected| Unfit::new(word, expected.to_string()))
     }
 }
 
@@ -101,6 +104,16 @@ fn no_record(record_type: u16) -> Option<&'static str> {
 
 /// The data as on the wire.
 fn octets(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Result<Vec<u8>, Wrong> {
+    let shape = types::shape(record_type);
+    let texts = |fields: &[types::Field]| fields.iter().all(|it| it.is_text());
+    if shape.and_then(|shape| shape.fields).is_some_and(texts) && words.iter().any(Word::holds_quotes) {
+        let parted: Vec<Word<'_>> = words.iter().flat_map(Word::strings).collect();
+        return written(record_type, &parted, names).map_err(|wrong| Wrong { word: None, ..wrong });
+    }
+    written(record_type, words, names)
+}
+
+fn written(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Result<Vec<u8>, Wrong> {
     let mut cursor = Cursor::new(words, names);
     let shape = types::shape(record_type);
     match (words.first(), shape.and_then(|shape| shape.fields)) {
@@ -124,20 +137,12 @@ pub fn start_of_authority(
 ) -> Result<(StartOfAuthority, Ttl), Wrong> {
     let wire = octets(6, words, names)?;
     let mut rest = wire.as_slice();
-    let mut times = [Ttl::MAX; 4];
     let (Some(mname), Some(rname), Some(serial)) =
         (wire::name(&mut rest), wire::name(&mut rest), wire::u32(&mut rest))
     else {
-        return Err(Wrong::whole("the root is no mailbox and no primary", "names below the root"));
+        return Err(Wrong::whole("these octets are no SOA", form(6)));
     };
-    for (at, time) in times.iter_mut().enumerate() {
-        let secs = wire::u32(&mut rest).unwrap_or(0);
-        let what = || Unfit {
-            problem: format!("{secs} is no time for a SOA"),
-            expected: format!("seconds from 1 to {}", Ttl::MAX.as_secs()),
-        };
-        *time = Ttl::from_secs(secs).ok_or_else(|| Wrong { word: Some(at + 3), what: what() })?;
-    }
+    let times = [(); 4].map(|()| Ttl::of_record(wire::u32(&mut rest).unwrap_or_default()));
     let [refresh, retry, expire, minimum] = times;
     let soa = StartOfAuthority { mname, rname, serial: Some(serial), refresh, retry, expire, ttl: None };
     Ok((soa, minimum))

@@ -146,6 +146,18 @@ impl<'a> Reader<'a> {
         ttl.map_err(|expected| self.wrong(expected)).ok()
     }
 
+    /// The TTL of a record in a zone: zero is allowed.
+    pub fn record_ttl(&self) -> Option<Ttl> {
+        let ttl = Ttl::of_record_in(self.span()?);
+        ttl.map_err(|expected| self.wrong(expected)).ok()
+    }
+
+    /// A time of a zone's SOA: any number of seconds that fits the wire.
+    pub fn soa_time(&self) -> Option<Ttl> {
+        let time = Ttl::of_soa_in(self.span()?);
+        time.map_err(|expected| self.wrong(expected)).ok()
+    }
+
     /// A whole number within a range.
     #[must_use]
     pub fn int<T: TryFrom<i64> + PartialOrd + fmt::Display>(&self, range: RangeInclusive<T>) -> Option<T> {

@@ -4,18 +4,25 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A DNS time to live in whole seconds, 1 to 2^31-1 (RFC 2181 §8).
+/// A DNS time to live in whole seconds.
 ///
-/// Not a `Duration`: it is what goes on the wire, and fractions of it do not exist there. Zero is refused
-/// because it makes resolvers ask for every request of every client.
+/// Not a `Duration`: it is what goes on the wire, and fractions of it do not exist there. What steers traffic has a
+/// TTL of 1 to 2^31-1 seconds (RFC 2181 §8): with zero, resolvers would ask for every request of every client. The
+/// records of a zone may have any TTL that a zone file may give them, zero included; see [`Ttl::of_record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ttl(u32);
 
 impl Ttl {
     /// The longest TTL there is (RFC 2181 §8).
     pub const MAX: Self = Self(i32::MAX as u32);
-    /// Not to be remembered: what a registry's names are answered with. No document can say it.
+    /// Not to be remembered: what a registry's names are answered with, and what a record of a zone may have.
     pub const ZERO: Self = Self(0);
+
+    /// The TTL of a record in a zone, or a time of its SOA: any number that fits the wire.
+    #[must_use]
+    pub const fn of_record(secs: u32) -> Self {
+        Self(secs)
+    }
 
     /// Whole seconds; `None` for zero and for more than [`Ttl::MAX`].
     #[must_use]
@@ -43,9 +50,29 @@ impl Serialize for Ttl {
 }
 
 impl<'de> Deserialize<'de> for Ttl {
+    /// The stored form: also what only records may have.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let span = Span::deserialize(deserializer)?;
-        Self::try_from(span).map_err(de::Error::custom)
+        Self::of_soa_in(span).map_err(de::Error::custom)
+    }
+}
+
+impl Ttl {
+    /// The TTL of a record in a zone, as people write it: zero is allowed.
+    ///
+    /// # Errors
+    /// When it is not of whole seconds, or above [`Ttl::MAX`].
+    pub fn of_record_in(span: Span) -> Result<Self, SpanError> {
+        Self::of_soa_in(span).ok().filter(|ttl| *ttl <= Self::MAX).ok_or(SpanError::NotARecordTtl)
+    }
+
+    /// A time of a SOA as people write it: any number that fits the wire.
+    ///
+    /// # Errors
+    /// When it is not of whole seconds, or more than 2^32-1 of them.
+    pub fn of_soa_in(span: Span) -> Result<Self, SpanError> {
+        let secs = u32::try_from(span.0.as_secs()).ok().filter(|_| span.0.subsec_nanos() == 0);
+        secs.map(Self).ok_or(SpanError::NotATime)
     }
 }
 
@@ -75,10 +102,16 @@ pub enum SpanError {
     /// A TTL outside 1 s to 2^31-1 s, or not of whole seconds.
     #[error("a TTL of whole seconds, from 1s up to 24855d")]
     NotATtl,
+    /// Not of whole seconds, or more than 2^31-1 s.
+    #[error("whole seconds, from 0s up to 24855d")]
+    NotARecordTtl,
+    /// Not of whole seconds, or more than 2^32-1 s.
+    #[error("whole seconds, from 0s up to 49710d")]
+    NotATime,
 }
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const LONGEST_MS: u64 = 86_400_000 * 30_000;
+const LONGEST_MS: u64 = 86_400_000 * 49_711;
 
 impl FromStr for Span {
     type Err = SpanError;

@@ -5,6 +5,7 @@
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
 mod check;
+mod families;
 mod names;
 mod overlays;
 mod policies;
@@ -15,6 +16,8 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
+
+pub use overlays::ended_overrides;
 
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name,

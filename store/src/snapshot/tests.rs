@@ -15,6 +15,7 @@ fn service(route_by: RouteBy) -> Service {
         hosts: vec!["orders.shop.example.com".parse().unwrap(), "orders.example.org".parse().unwrap()],
         sites: None,
         route_by,
+        check: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! When a site that was down is let back: hold-down, then the domain's own condition, then its gate.
 
-use super::{Asked, in_force, moment};
+use super::{Asked, moment};
 use crate::{
     board::{Board, Reading},
     health::State,
@@ -18,12 +18,12 @@ pub(super) enum Admission {
 }
 
 pub(super) fn admission(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> Admission {
-    let Asked { domain, board, now, .. } = asked;
+    let Asked { domain, board, .. } = asked;
     let recovery = &domain.domain.recovery;
     let settled = health.since.after(recovery.hold_down.0);
     let allowed = match &recovery.mode {
         RecoveryMode::Automatic => Some(settled),
-        RecoveryMode::Manual => released(site, health.since, now).map(|at| at.max(settled)),
+        RecoveryMode::Manual => released(site, health.since, settled),
         RecoveryMode::Window { .. } => {
             let window = domain.steering.as_ref().and_then(|it| it.window.as_ref());
             window.map_or(Some(settled), |window| window.next_open(settled))
@@ -36,10 +36,16 @@ pub(super) fn admission(asked: Asked<'_>, site: &SteeredSite, health: Reading) -
     }
 }
 
-/// The first release since the site came up.
-fn released(site: &SteeredSite, up_since: Moment, now: Moment) -> Option<Moment> {
-    let releases = site.overrides.iter().filter(|it| it.state == OverrideState::Release && in_force(it, now));
-    releases.filter_map(|it| it.since).map(moment).filter(|at| *at >= up_since).min()
+/// When the first release since the site came up lets it back. A release that ends after that has done its work: the
+/// site stays. One that ends before lets nothing back.
+fn released(site: &SteeredSite, up_since: Moment, settled: Moment) -> Option<Moment> {
+    let releases = site.overrides.iter().filter(|it| it.state == OverrideState::Release);
+    let lets_back = releases.filter_map(|it| {
+        let since = it.since.map(moment).filter(|at| *at >= up_since)?;
+        let at = since.max(settled);
+        it.expires.is_none_or(|expires| moment(expires) > at).then_some(at)
+    });
+    lets_back.min()
 }
 
 enum Gate {

@@ -241,6 +241,27 @@ fn who_recovers_by_hand_waits_for_a_release_that_is_younger() {
 }
 
 #[test]
+fn a_release_that_ends_after_it_let_a_site_back_does_not_take_it_away_again() {
+    let expiring = |expires: Moment| {
+        let world = World::new(2, |sources| {
+            sources.domains[0].policy = Policy::Failover { order: vec![name("s0"), name("s1")] };
+            sources.domains[0].recovery.mode = RecoveryMode::Manual;
+            let (since, expires) = (Some(at(later(3))), Some(at(expires)));
+            sources.overrides =
+                vec![Override { since, expires, ..order(OverrideState::Release, Authority::Human) }];
+        });
+        world.recovered(0, NOW);
+        world
+    };
+    let client = "192.0.2.1".parse().unwrap();
+    let long_enough = expiring(later(3_600));
+    assert_eq!(long_enough.first(client, later(10)), 0);
+    assert_eq!(long_enough.first(client, later(86_400)), 0, "it stays");
+    let too_short = expiring(later(9));
+    assert_eq!(too_short.first(client, later(86_400)), 1, "it ended before the hold-down did");
+}
+
+#[test]
 fn a_window_lets_back_in_its_hours_and_who_is_back_stays() {
     let nightly = Schedule {
         time_zone: "Asia/Shanghai".into(),

@@ -15,11 +15,12 @@ fn set(board: &Board, snapshot: &Snapshot, states: &[(State, bool)]) {
     let domain = &snapshot.domains["gw.example.com"];
     for site in domain.sites.iter() {
         let (state, recovered) = &states[usize::from(site.site.0)];
-        let slot = site.addresses[0].slot.unwrap();
-        board.write(
-            slot,
-            Reading { state: *state, since: Moment(NOW.0 - 1), recovered: *recovered, unsettled: false },
-        );
+        for slot in site.addresses.iter().map(|it| it.slot.unwrap()) {
+            board.write(
+                slot,
+                Reading { state: *state, since: Moment(NOW.0 - 1), recovered: *recovered, unsettled: false },
+            );
+        }
     }
 }
 
@@ -145,7 +146,8 @@ fn a_down_address_of_a_living_site_is_left_out() {
     let flip = |at: usize, state| {
         board.write(site.addresses[at].slot.unwrap(), Reading { state, ..Reading::default() })
     };
-    let answer = || addresses(site, None, &board).map(|ip| ip.to_string()).collect::<Vec<_>>();
+    let look = Look { family: Family::V4, region: None, board: &board };
+    let answer = || look.addresses(site).map(|ip| ip.to_string()).collect::<Vec<_>>();
     flip(0, Down);
     assert_eq!(answer(), ["192.0.2.100"]);
     flip(1, Down);

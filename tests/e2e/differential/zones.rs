@@ -17,6 +17,16 @@ pub struct ZoneFile {
     names: Vec<String>,
 }
 
+impl ZoneFile {
+    pub fn of(apex: &str, text: String, names: Vec<String>) -> Self {
+        Self { apex: apex.to_owned(), text, names }
+    }
+
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
 const LABELS: &[&str] = &["a", "b", "c", "d", "*"];
 
 /// Where zones stand: beside one another, and below.

@@ -53,12 +53,13 @@ fn entry(standing: Standing) -> Entry {
         endpoint("10.0.0.3", CheckStatus::Critical),
         endpoint("host.example", CheckStatus::Passing),
     ];
-    Entry { index: Index(5), endpoints, standing, since: Moment::default() }
+    Entry { index: Index(5), endpoints, standing, ..Entry::default() }
 }
 
 fn ask(discovery: &Discovery, name: &str, wanted: WireType) -> Message {
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
-    let outcome = discovery.respond(&query(name, wanted, None), peer, Transport::Udp).unwrap().unwrap();
+    let outcome =
+        discovery.respond(&query(name, wanted, None), peer, (Transport::Udp, 1232)).unwrap().unwrap();
     Message::from_vec(&outcome.bytes).unwrap()
 }
 
@@ -113,7 +114,7 @@ fn only_clients_inside_are_answered() {
     let packet = query("web.service.in.example.", WireType::A, None);
     let answered = |ip: &str| {
         let peer = SocketAddr::new(ip.parse().unwrap(), 4000);
-        discovery.respond(&packet, peer, Transport::Udp).is_some()
+        discovery.respond(&packet, peer, (Transport::Udp, 1232)).is_some()
     };
     for inside in ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "::1", "fd00::1", "::ffff:10.1.2.3"]
     {

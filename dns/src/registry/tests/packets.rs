@@ -32,8 +32,20 @@ fn registry() -> Registry {
     Registry::new(Arc::new(shelf()), names(), Clock::default())
 }
 
+/// A client outside, whatever it offers to take.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
 fn reply(registry: &Registry, packet: &[u8], transport: Transport) -> (usize, Message) {
-    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+    reply_to(OUTSIDE, registry, packet, transport)
+}
+
+fn reply_to(
+    client: impl Into<IpAddr>,
+    registry: &Registry,
+    packet: &[u8],
+    transport: Transport,
+) -> (usize, Message) {
+    let peer = SocketAddr::new(client.into(), 4000);
     let bytes = registry.reply(packet, peer, transport).unwrap();
     (bytes.len(), Message::from_vec(&bytes).unwrap())
 }
@@ -43,7 +55,7 @@ const BIG: &str = "bigsvc.service.consul.";
 #[test]
 fn what_does_not_fit_is_marked_and_whole_over_tcp() {
     let registry = registry();
-    for (payload, at_most) in [(None, 512), (Some(512), 512), (Some(1232), 1232)] {
+    for (payload, at_most) in [(None, 512), (Some(512), 512), (Some(1232), 1232), (Some(8192), 1232)] {
         let (octets, message) = reply(&registry, &query(BIG, WireType::SRV, payload), Transport::Udp);
         assert!(message.metadata.truncation && octets <= at_most, "{payload:?}: {octets}");
         // As many as fit: one more record takes 45 octets.
@@ -52,6 +64,24 @@ fn what_does_not_fit_is_marked_and_whole_over_tcp() {
     let (_, message) = reply(&registry, &query(BIG, WireType::SRV, None), Transport::Tcp);
     assert!(!message.metadata.truncation);
     assert_eq!((message.answers.len(), message.additionals.len()), (60, 62));
+}
+
+/// HAProxy's `server-template` reads datagrams alone, and offers 8192 octets where it is told to.
+#[test]
+fn clients_inside_are_answered_in_as_large_a_datagram_as_they_take() {
+    let registry = registry();
+    let inside = ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "::1", "fd00::7", "::ffff:10.1.2.3"];
+    for client in inside.map(|it| it.parse::<IpAddr>().unwrap()) {
+        for payload in [8192, u16::MAX] {
+            let packet = query(BIG, WireType::SRV, Some(payload));
+            let (octets, message) = reply_to(client, &registry, &packet, Transport::Udp);
+            assert!(!message.metadata.truncation && octets > 1232, "{client}: {octets}");
+            assert_eq!((message.answers.len(), message.additionals.len()), (60, 62), "{client}");
+        }
+        let (octets, message) =
+            reply_to(client, &registry, &query(BIG, WireType::SRV, Some(2000)), Transport::Udp);
+        assert!(message.metadata.truncation && (1900..=2000).contains(&octets), "{client}: {octets}");
+    }
 }
 
 #[test]
@@ -119,7 +149,7 @@ proptest! {
         if is_cut {
             packet.truncate(cut.index(packet.len()));
         }
-        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
+        let peer = SocketAddr::from((OUTSIDE, 4000));
         let registry = registry();
         let reply = registry.reply(&packet, peer, Transport::Udp);
         prop_assert_eq!(registry.metrics().dropped(crate::Dropped::Defect), 0);

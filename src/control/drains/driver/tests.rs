@@ -23,7 +23,7 @@ fn every_receipt_is_awaited_and_then_the_step_is_recorded_before_it_is_done() {
     assert_eq!(moves(&order, &proved), Move::Record(boxed(deregistering.clone())));
     let calling = Drain { phase: Phase::Calling, ..deregistering.clone() };
     assert_eq!(moves(&deregistering, &proved), Move::Evict(boxed(calling.clone())));
-    let done = Drain { phase: Phase::Done, ..calling.clone() };
+    let done = Drain { phase: Phase::Done, done: Some(NOW), ..calling.clone() };
     assert_eq!(moves(&calling, &proved), Move::Call("http://h/".into(), boxed(done.clone())));
     assert_eq!(next(&calling, &proved, true, NOW), Move::Record(boxed(done.clone())), "not called twice");
     assert_eq!(moves(&done, &proved), Move::Stop);

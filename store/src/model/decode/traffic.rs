@@ -16,10 +16,11 @@ pub(super) fn service(fields: &Fields<'_>) -> Option<Service> {
     let sites = sites(fields);
     let ways = [("gateway", RouteBy::Gateway), ("uuid", RouteBy::Uuid)];
     let route_by = fields.or("route_by", RouteBy::default(), |field| field.word(&ways));
+    let check = fields.optional("check", |field| field.parse());
     let name = name?;
     let consul =
         consul.unwrap_or_else(|| ConsulService { service: name.as_str().to_owned(), tags: Vec::new() });
-    Some(Service { name, uuid, cluster: cluster?, consul, hosts, sites, route_by })
+    Some(Service { name, uuid, cluster: cluster?, consul, hosts, sites, route_by, check })
 }
 
 fn consul(field: &Reader<'_>) -> Option<ConsulService> {

@@ -2,7 +2,7 @@
 
 use super::{A_DOMAIN, domain::seconds, host, some};
 use crate::model::{
-    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
+    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone, lacks_address,
     mistake::suggestion,
     rdata::{self, Scanner, Unfit, Word},
     read::{Fields, Reader},
@@ -20,8 +20,8 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let apex = name.clone().or_else(|| "invalid".parse().ok())?;
     let expected = "at least one { name, a, aaaa }";
     let nameservers = fields.required("nameservers", expected, |field| nameservers(&field, &apex));
-    let ttl = fields.or("ttl", seconds(3_600), |field| field.ttl());
-    let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.ttl());
+    let ttl = fields.or("ttl", seconds(3_600), |field| field.record_ttl());
+    let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.soa_time());
     let before = fields.whole().count();
     let records = fields.or("records", Vec::new(), |field| field.list(|item| record(&item, &apex)));
     let nameservers = nameservers?;
@@ -41,7 +41,7 @@ fn start_of_authority(
     nameservers: &[Nameserver],
 ) -> Option<StartOfAuthority> {
     let fields = field.fields()?;
-    let name = |field: Reader<'_>| relative(&field, field.text(1_000)?, apex);
+    let name = |field: Reader<'_>| relative_or_root(&field, field.text(1_100)?, apex);
     let primary = nameservers.first().map(|server| server.name.clone());
     let mname = fields.optional("mname", name).or(primary);
     let rname = fields.optional("rname", name).or_else(|| apex.resolve("hostmaster").ok());
@@ -49,19 +49,17 @@ fn start_of_authority(
         mname: mname?,
         rname: rname?,
         serial: fields.optional("serial", |field| field.int(0..=u32::MAX)),
-        refresh: fields.or("refresh", StartOfAuthority::REFRESH, |field| field.ttl()),
-        retry: fields.or("retry", StartOfAuthority::RETRY, |field| field.ttl()),
-        expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.ttl()),
-        ttl: fields.optional("ttl", |field| field.ttl()),
+        refresh: fields.or("refresh", StartOfAuthority::REFRESH, |field| field.soa_time()),
+        retry: fields.or("retry", StartOfAuthority::RETRY, |field| field.soa_time()),
+        expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.soa_time()),
+        ttl: fields.optional("ttl", |field| field.record_ttl()),
     })
 }
 
 /// A name server inside the zone needs addresses: its own, or records.
 fn glue(field: &Reader<'_>, apex: &DomainName, nameservers: &[Nameserver], records: &[StaticRecord]) {
-    let address = |it: &RecordData| matches!(it, RecordData::A(_) | RecordData::Aaaa(_));
     let lonely = |server: &Nameserver| {
-        let own = !server.a.is_empty() || !server.aaaa.is_empty() || !server.name.is_within(apex);
-        !own && !records.iter().any(|record| record.name == server.name && address(&record.data))
+        server.a.is_empty() && server.aaaa.is_empty() && lacks_address(&server.name, apex, records.iter())
     };
     let mut servers = nameservers.iter();
     let _ = field.list(|item| {
@@ -90,7 +88,7 @@ fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>>
 fn nameserver(item: &Reader<'_>, apex: &DomainName) -> Option<Nameserver> {
     let fields = item.fields()?;
     let name = fields.required("name", "a name such as ns1", |field| {
-        let name = relative(&field, field.text(255)?, apex)?;
+        let name = relative_or_root(&field, field.text(1_100)?, apex)?;
         if name.as_str().starts_with('*') {
             field.wrong("the name of a host");
         }
@@ -110,6 +108,11 @@ fn relative(at: &Reader<'_>, text: &str, apex: &DomainName) -> Option<DomainName
     below(text, apex).map_err(|what| at.mistake(what.problem, what.expected)).ok()
 }
 
+/// As [`relative`], where `.` is the root.
+fn relative_or_root(at: &Reader<'_>, text: &str, apex: &DomainName) -> Option<DomainName> {
+    if text == "." { Some(DomainName::root()) } else { relative(at, text, apex) }
+}
+
 /// As [`relative`]. What ends in the zone's name without a dot is never meant as it would be read.
 fn below(text: &str, apex: &DomainName) -> Result<DomainName, Unfit> {
     let lower = text.to_ascii_lowercase();
@@ -124,17 +127,12 @@ fn below(text: &str, apex: &DomainName) -> Result<DomainName, Unfit> {
     })
 }
 
-/// A name in record data: that of a host, or the root.
+/// A name in record data, or the root.
 fn target(word: &Word<'_>, apex: &DomainName) -> Result<Option<DomainName>, Unfit> {
     if word.text == b"." {
         return Ok(None);
     }
-    let name = below(&word.as_str(), apex)?;
-    if name.as_str().starts_with('*') {
-        let problem = format!("{name} is a wildcard");
-        return Err(Unfit { problem, expected: "the name of a host".to_owned() });
-    }
-    Ok(Some(name))
+    below(&word.as_str(), apex).map(Some)
 }
 
 /// The most that hexadecimal data of 65535 octets takes.
@@ -143,20 +141,37 @@ const LONGEST_DATA: usize = 140_000;
 fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
     let fields = item.fields()?;
     let name = fields.required("name", "a name relative to the zone, or @", |field| {
-        let name = relative(&field, field.text(1_000)?, apex)?;
+        let name = relative(&field, field.text(1_100)?, apex)?;
         if !name.is_within(apex) {
             field.mistake(format!("{name} lies outside the zone {apex}"), format!("a name below {apex}"));
             return None;
         }
         Some(name)
     });
-    let ttl = fields.optional("ttl", |field| field.ttl());
-    let kind = fields.required("type", A_TYPE, |field| record_type(&field));
+    let ttl = fields.optional("ttl", |field| field.record_ttl());
+    let kind = fields.required("type", A_TYPE, |field| {
+        let kind = record_type(&field)?;
+        if signs(kind, name.as_ref() == Some(apex)) {
+            let problem =
+                format!("{} belongs to a signed zone, and DNSSEC is not served yet", rdata::mnemonic(kind));
+            field.mistake(
+                problem,
+                "no such record; waypost import zone --strip-dnssec leaves it out of a zone file",
+            );
+            return None;
+        }
+        Some(kind)
+    });
     let data = fields.required("data", "the data in presentation form", |field| {
         let text = field.text(LONGEST_DATA)?;
         data(&field, kind?, text, apex)
     });
     Some(StaticRecord { name: name?, ttl, data: data? })
+}
+
+/// True for a record that makes its zone a signed one. Keys elsewhere than at the apex are not the zone's.
+const fn signs(kind: u16, at_apex: bool) -> bool {
+    rdata::signs(kind) && (at_apex || !rdata::signs_only_at_apex(kind))
 }
 
 const A_TYPE: &str = "a record type such as A or CNAME, or TYPE and a number";

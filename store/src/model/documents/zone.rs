@@ -160,6 +160,32 @@ pub enum RecordData {
     },
 }
 
+/// True for a name server in the zone `apex` that nothing among the zone's records gives an address: none of its own,
+/// none by a wildcard (RFC 4592), and it does not lie at or below a delegation, where the zone below answers for it.
+pub fn lacks_address<'r>(
+    server: &DomainName,
+    apex: &DomainName,
+    records: impl Iterator<Item = &'r StaticRecord> + Clone,
+) -> bool {
+    let addressed = |name: &DomainName| {
+        let address = |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_));
+        records.clone().any(|it| it.name == *name && address(&it.data))
+    };
+    let delegated = |it: &StaticRecord| {
+        matches!(it.data, RecordData::Ns(_)) && it.name != *apex && server.is_within(&it.name)
+    };
+    if !server.is_within(apex) || addressed(server) || records.clone().any(delegated) {
+        return false;
+    }
+    let exists = |name: &DomainName| *name == *apex || records.clone().any(|it| it.name.is_within(name));
+    if exists(server) {
+        return true;
+    }
+    let encloser = std::iter::successors(server.parent(), DomainName::parent).find(exists);
+    let wildcard = encloser.and_then(|it| it.resolve("*").ok());
+    !wildcard.is_some_and(|wildcard| addressed(&wildcard))
+}
+
 /// Octets in the stored form: base64 text.
 mod octets {
     use base64::{Engine as _, engine::general_purpose::STANDARD};

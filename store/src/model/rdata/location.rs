@@ -64,7 +64,7 @@ fn centimetres(word: &str) -> Option<i64> {
     let text = word.strip_suffix(['m', 'M']).unwrap_or(word);
     match text.strip_prefix('-') {
         Some(text) => fixed(text, 2).map(|it| -it),
-        None => fixed(text, 2),
+        None => fixed(text.strip_prefix('+').unwrap_or(text), 2),
     }
 }
 

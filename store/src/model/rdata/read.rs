@@ -5,16 +5,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
-    Names, Unfit, Word, Wrong, location, service,
+    Names, Unfit, Word, Wrong, location, rare, service,
     types::{self, Field},
 };
 use crate::model::DomainName;
 
 /// Goes along the words and writes octets.
 pub(super) struct Cursor<'c, 'w, 'n> {
-    words: &'c [Word<'w>],
-    at: usize,
-    out: Vec<u8>,
+    pub(super) words: &'c [Word<'w>],
+    pub(super) at: usize,
+    pub(super) out: Vec<u8>,
     names: &'c mut Names<'n>,
 }
 
@@ -35,14 +35,14 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
         Ok(self.out)
     }
 
-    fn word(&mut self, expected: &str) -> Result<&'c Word<'w>, Wrong> {
+    pub(super) fn word(&mut self, expected: &str) -> Result<&'c Word<'w>, Wrong> {
         let word = self.words.get(self.at);
         self.at += 1;
         word.ok_or_else(|| Wrong::whole("the data ends too early", expected))
     }
 
     /// What is wrong with the word just read.
-    fn unfit(&self, expected: impl Into<String>) -> Wrong {
+    pub(super) fn unfit(&self, expected: impl Into<String>) -> Wrong {
         let at = self.at.saturating_sub(1);
         match self.words.get(at) {
             Some(word) => Wrong { word: Some(at), what: Unfit::new(word, expected) },
@@ -51,7 +51,7 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
     }
 
     /// Reads one word by a function of its text.
-    fn by<T>(&mut self, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, Wrong> {
+    pub(super) fn by<T>(&mut self, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, Wrong> {
         let word = self.word(expected)?;
         let text = std::str::from_utf8(word.text).ok();
         text.and_then(read).ok_or_else(|| self.unfit(expected))
@@ -102,10 +102,28 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
             }
             Field::Params => self.params(),
             Field::Location => self.location(),
+            Field::KeyOrNothing | Field::Base64OrDash => self.perhaps_base64(),
+            Field::U64 => self.fixed("a whole number", |text| {
+                let digits = text.bytes().all(|b| b.is_ascii_digit());
+                Some(digits.then(|| text.parse::<u64>().ok())??.to_be_bytes())
+            }),
+            Field::Scheme => self.named("NOTIFY, or a number", types::SCHEMES, 1),
+            Field::Locator => {
+                self.fixed("four groups of hexadecimal digits: 14:4fff:ff20:ee64", rare::locator)
+            }
+            Field::Nsap => self.rare("0x and hexadecimal digits", rare::nsap),
+            Field::Atm => self.rare("+ and digits, or hexadecimal digits", rare::atm),
+            Field::Services => self.services(),
+            Field::Prefixes => self.prefixes(),
+            Field::Gateway => self.gateway(),
+            Field::Relay => self.relay(),
+            Field::HostIdentity => self.host_identity(),
+            Field::Prefixed => self.prefixed(),
+            Field::OldTypes => self.old_types(),
         }
     }
 
-    fn fixed<const N: usize>(
+    pub(super) fn fixed<const N: usize>(
         &mut self,
         expected: &str,
         read: impl FnOnce(&str) -> Option<[u8; N]>,
@@ -115,7 +133,7 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
         Ok(())
     }
 
-    fn number(&mut self, most: u32, octets: usize) -> Result<(), Wrong> {
+    pub(super) fn number(&mut self, most: u32, octets: usize) -> Result<(), Wrong> {
         let expected = format!("a whole number from 0 to {most}");
         let number = self.by(&expected, |text| whole(text).filter(|n| *n <= most))?;
         self.out.extend(number.to_be_bytes().iter().skip(4 - octets));
@@ -128,7 +146,7 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
         Ok(())
     }
 
-    fn name(&mut self) -> Result<(), Wrong> {
+    pub(super) fn name(&mut self) -> Result<(), Wrong> {
         let word = self.word("a name")?;
         let name = (self.names)(word).map_err(|what| Wrong { word: Some(self.at - 1), what })?;
         push_name(&mut self.out, name.as_ref());
@@ -178,7 +196,11 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
     }
 
     /// All of the words that are left, as one.
-    fn run(&mut self, expected: &str, read: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Result<(), Wrong> {
+    pub(super) fn run(
+        &mut self,
+        expected: &str,
+        read: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>,
+    ) -> Result<(), Wrong> {
         self.word(expected)?;
         let text = self.words.get(self.at - 1..).unwrap_or_default().iter().flat_map(|word| word.text);
         let octets = read(text.copied().collect());
@@ -247,7 +269,7 @@ pub(super) fn push_name(out: &mut Vec<u8>, name: Option<&DomainName>) {
     out.push(0);
 }
 
-fn whole(text: &str) -> Option<u32> {
+pub(super) fn whole(text: &str) -> Option<u32> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
@@ -279,7 +301,7 @@ pub fn period(text: &[u8]) -> Option<u32> {
     }
 }
 
-fn hex(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn hex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|it| u8::try_from(it).ok());
     let pairs = text.chunks(2).map(|pair| match pair {
         [high, low] => Some(digit(*high)? << 4 | digit(*low)?),

@@ -113,7 +113,7 @@ fn octets(key: u16, value: Option<&[u8]>) -> Option<Vec<u8>> {
             .map(|ip| Some(ip.parse::<Ipv4Addr>().ok()?.octets()))
             .collect::<Option<Vec<_>>>()
             .map(|it| it.concat()),
-        5 => STANDARD.decode(&plain).ok().filter(|it| !it.is_empty()),
+        5 => STANDARD.decode(&plain).ok(),
         6 => text()?
             .split(',')
             .map(|ip| Some(ip.parse::<Ipv6Addr>().ok()?.octets()))

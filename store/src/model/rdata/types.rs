@@ -45,6 +45,41 @@ pub(super) enum Field {
     Params,
     /// A place on earth (RFC 1876).
     Location,
+    /// As `Base64`, perhaps nothing.
+    KeyOrNothing,
+    /// As `Base64`, where `-` or nothing at all stands for nothing.
+    Base64OrDash,
+    /// Well-known services: an address, a protocol and ports (RFC 1035 §3.4.2).
+    Services,
+    /// Address prefixes (RFC 3123), all of the rest.
+    Prefixes,
+    /// `0x` and hexadecimal with dots anywhere (RFC 1706).
+    Nsap,
+    /// An ATM address: `+` and digits, or hexadecimal.
+    Atm,
+    /// Precedence, gateway type, algorithm, gateway and perhaps a key (RFC 4025).
+    Gateway,
+    /// Precedence, discovery bit, type and relay (RFC 8777).
+    Relay,
+    /// Algorithm, identity tag, key and rendezvous servers (RFC 8005).
+    HostIdentity,
+    /// A prefix length, the rest of an address, and a name for the prefix (RFC 2874).
+    Prefixed,
+    /// Types below 128 as plain bits (RFC 2535 §5.2), all of the rest.
+    OldTypes,
+    /// Four groups of up to four hexadecimal digits parted by `:` (RFC 6742 §2.1).
+    Locator,
+    /// How a notification is sent (RFC 9859): `NOTIFY` or a number.
+    Scheme,
+    /// Eight octets as a number.
+    U64,
+}
+
+impl Field {
+    /// True for character strings.
+    pub(super) const fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Texts)
+    }
 }
 
 use Field::*;
@@ -65,15 +100,18 @@ const fn of(number: u16, mnemonic: &'static str, fields: &'static [Field], form:
 }
 
 const fn raw(number: u16, mnemonic: &'static str) -> Shape {
-    Shape { number, mnemonic, fields: None, form: r"\# and the data in hexadecimal: \# 2 0a0b" }
+    Shape { number, mnemonic, fields: None, form: NOTHING_KNOWN }
 }
 
 const STRINGS: &str = "strings of up to 255 bytes, each in double quotes: '\"v=spf1 -all\"'";
 const ASSOCIATION: &str = "usage, selector, matching type and hexadecimal: 3 1 1 0a0b…";
 const DIGEST: &str = "key tag, algorithm, digest type and hexadecimal: 12345 13 2 0a0b…";
 const KEY: &str = "flags, protocol, algorithm and base64: 257 3 13 bWQ=…";
+const SIGNATURE: &str = "type, algorithm, labels, TTL, two moments, key tag, signer and base64";
+const NOTHING_KNOWN: &str = r"\# and the data in hexadecimal: \# 2 0a0b";
 const BINDING: &str = "priority, target and parameters: 1 . alpn=h2,h3 port=8443";
 
+/// Every type of record data that the registry of DNS parameters lists, and the few others that BIND reads.
 pub(super) static SHAPES: &[Shape] = &[
     of(1, "A", &[Ip4], "an IPv4 address"),
     of(28, "AAAA", &[Ip6], "an IPv6 address"),
@@ -86,6 +124,13 @@ pub(super) static SHAPES: &[Shape] = &[
     of(257, "CAA", &[U8, Tag, Rest], "flags, a tag and a quoted value: 0 issue \"ca.example.net\""),
     of(39, "DNAME", &[Name], "one name"),
     of(6, "SOA", &[Name, Name, U32, Period, Period, Period, Period], "mname, rname, serial and four times"),
+    of(3, "MD", &[Name], "one name"),
+    of(4, "MF", &[Name], "one name"),
+    of(7, "MB", &[Name], "one name"),
+    of(8, "MG", &[Name], "one name"),
+    of(9, "MR", &[Name], "one name"),
+    raw(10, "NULL"),
+    of(11, "WKS", &[Services], "an address, a protocol and ports: 192.0.2.1 TCP 25 80"),
     of(13, "HINFO", &[Text, Text], "CPU and OS: \"x86\" \"linux\""),
     of(14, "MINFO", &[Name, Name], "two names"),
     of(17, "RP", &[Name, Name], "a mailbox and a name: hostmaster info"),
@@ -93,11 +138,17 @@ pub(super) static SHAPES: &[Shape] = &[
     of(19, "X25", &[Text], "an address in digits"),
     of(20, "ISDN", &[Texts], "an address in digits"),
     of(21, "RT", &[U16, Name], "a preference and a name: 10 relay"),
-    raw(22, "NSAP"),
-    raw(24, "SIG"),
-    of(25, "KEY", &[U16, U8, Algorithm, Base64], KEY),
+    of(22, "NSAP", &[Nsap], "0x and hexadecimal: 0x47.0005.80"),
+    of(23, "NSAP-PTR", &[Name], "one name"),
+    of(24, "SIG", &[Type, Algorithm, U8, U32, Moment, Moment, U16, Name, Base64], SIGNATURE),
+    of(25, "KEY", &[U16, U8, Algorithm, KeyOrNothing], KEY),
     of(26, "PX", &[U16, Name, Name], "a preference and two names"),
+    of(27, "GPOS", &[Text, Text, Text], "longitude, latitude and altitude: -32.6882 116.8652 10.0"),
     of(29, "LOC", &[Location], "latitude, longitude and altitude: 52 22 23.0 N 4 53 32.0 E -2m"),
+    of(30, "NXT", &[Name, OldTypes], "a name and types"),
+    of(31, "EID", &[Hex], "hexadecimal"),
+    of(32, "NIMLOC", &[Hex], "hexadecimal"),
+    of(34, "ATMA", &[Atm], "+ and digits, or hexadecimal"),
     of(35, "NAPTR", &[U16, U16, Text, Text, Text, Name], "100 10 \"u\" \"E2U+sip\" \"!^.*$!sip:a@b!\" ."),
     of(36, "KX", &[U16, Name], "a preference and a name: 10 exchanger"),
     of(
@@ -106,11 +157,18 @@ pub(super) static SHAPES: &[Shape] = &[
         &[CertKind, U16, Algorithm, Base64],
         "kind, key tag, algorithm and base64: PKIX 0 0 bWQ=…",
     ),
-    raw(42, "APL"),
+    of(38, "A6", &[Prefixed], "a prefix length, an address and a name: 64 ::1 prefix"),
+    of(40, "SINK", &[U8, U8, U8, Base64], "meaning, coding, subcoding and base64"),
+    of(42, "APL", &[Prefixes], "prefixes: 1:192.0.2.0/24 !2:2001:db8::/32"),
     of(43, "DS", &[U16, Algorithm, U8, Hex], DIGEST),
     of(44, "SSHFP", &[U8, U8, Hex], "algorithm, kind and hexadecimal: 4 2 0a0b…"),
-    raw(45, "IPSECKEY"),
-    of(46, "RRSIG", &[Type, Algorithm, U8, U32, Moment, Moment, U16, Name, Base64], "a signature"),
+    of(
+        45,
+        "IPSECKEY",
+        &[Gateway],
+        "precedence, gateway type, algorithm, gateway and base64: 10 1 2 192.0.2.38 AQID",
+    ),
+    of(46, "RRSIG", &[Type, Algorithm, U8, U32, Moment, Moment, U16, Name, Base64], SIGNATURE),
     of(47, "NSEC", &[Name, Types], "a name and types"),
     of(48, "DNSKEY", &[U16, U8, Algorithm, Base64], KEY),
     of(49, "DHCID", &[Base64], "base64"),
@@ -118,7 +176,10 @@ pub(super) static SHAPES: &[Shape] = &[
     of(51, "NSEC3PARAM", &[U8, U8, U16, Salt], "1 0 0 -"),
     of(52, "TLSA", &[U8, U8, U8, Hex], ASSOCIATION),
     of(53, "SMIMEA", &[U8, U8, U8, Hex], ASSOCIATION),
-    raw(55, "HIP"),
+    of(55, "HIP", &[HostIdentity], "algorithm, hexadecimal, base64 and names: 2 2001… AwEAAb… rvs"),
+    of(56, "NINFO", &[Texts], STRINGS),
+    of(57, "RKEY", &[U16, U8, Algorithm, Base64], KEY),
+    of(58, "TALINK", &[Name, Name], "two names"),
     of(59, "CDS", &[U16, Algorithm, U8, Hex], DIGEST),
     of(60, "CDNSKEY", &[U16, U8, Algorithm, Base64], KEY),
     of(61, "OPENPGPKEY", &[Base64], "base64"),
@@ -126,18 +187,38 @@ pub(super) static SHAPES: &[Shape] = &[
     of(63, "ZONEMD", &[U32, U8, U8, Hex], "serial, scheme, algorithm and hexadecimal: 1 1 1 0a0b…"),
     of(64, "SVCB", &[U16, Name, Params], BINDING),
     of(65, "HTTPS", &[U16, Name, Params], BINDING),
+    of(66, "DSYNC", &[Type, Scheme, U16, Name], "a type, NOTIFY, a port and a name: CDS NOTIFY 5359 scanner"),
+    of(67, "HHIT", &[Base64], "base64"),
+    of(68, "BRID", &[Base64], "base64"),
     of(99, "SPF", &[Texts], STRINGS),
-    raw(104, "NID"),
-    raw(105, "L32"),
-    raw(106, "L64"),
+    raw(100, "UINFO"),
+    raw(101, "UID"),
+    raw(102, "GID"),
+    of(103, "UNSPEC", &[Base64], "base64"),
+    of(104, "NID", &[U16, Locator], "a preference and four groups: 10 14:4fff:ff20:ee64"),
+    of(105, "L32", &[U16, Ip4], "a preference and an IPv4 address: 10 10.1.2.0"),
+    of(106, "L64", &[U16, Locator], "a preference and four groups: 10 2001:db8:1140:1000"),
     of(107, "LP", &[U16, Name], "a preference and a name: 10 l64"),
     of(108, "EUI48", &[Eui(6)], "six octets: 00-00-5e-00-53-2a"),
     of(109, "EUI64", &[Eui(8)], "eight octets: 00-00-5e-ef-10-00-00-2a"),
     of(256, "URI", &[U16, U16, Rest], "priority, weight and a quoted URI: 10 1 \"https://example.com/\""),
-    raw(260, "AMTRELAY"),
+    of(258, "AVC", &[Texts], STRINGS),
+    of(
+        259,
+        "DOA",
+        &[U32, U32, U8, Text, Base64OrDash],
+        "two numbers, a location, a media type and base64: 0 1 2 \"\" bWQ=",
+    ),
+    of(260, "AMTRELAY", &[Relay], "precedence, discovery bit, type and relay: 10 0 1 192.0.2.15"),
+    of(261, "RESINFO", &[Texts], STRINGS),
+    of(262, "WALLET", &[Texts], STRINGS),
+    of(263, "CLA", &[Texts], STRINGS),
+    of(264, "IPN", &[U64], "a whole number"),
     // No type of the wire; a number for private use (RFC 6895 §3.1), the one others take for it.
     of(super::ALIAS, "ALIAS", &[Name], "one name"),
+    of(32768, "TA", &[U16, Algorithm, U8, Hex], DIGEST),
     of(32769, "DLV", &[U16, Algorithm, U8, Hex], DIGEST),
+    raw(65533, "KEYDATA"),
 ];
 
 pub(super) fn shape(record_type: u16) -> Option<&'static Shape> {
@@ -165,6 +246,19 @@ pub fn mnemonic(record_type: u16) -> Cow<'static, str> {
     }
 }
 
+/// True for the types that make a zone a signed one: RRSIG, NSEC, DNSKEY, NSEC3 and NSEC3PARAM (RFC 4034, RFC 5155).
+/// A DS is none of them: it stands in an unsigned zone as well.
+#[must_use]
+pub const fn signs(record_type: u16) -> bool {
+    matches!(record_type, 46 | 47 | 48 | 50 | 51)
+}
+
+/// True for those of them that say something about the zone only at its apex: DNSKEY and NSEC3PARAM.
+#[must_use]
+pub const fn signs_only_at_apex(record_type: u16) -> bool {
+    matches!(record_type, 48 | 51)
+}
+
 /// Every mnemonic, for suggestions.
 pub fn mnemonics() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.mnemonic)
@@ -189,6 +283,9 @@ pub(super) const ALGORITHMS: &[(&str, u16)] = &[
     ("PRIVATEDNS", 253),
     ("PRIVATEOID", 254),
 ];
+
+/// Schemes of DSYNC (RFC 9859).
+pub(super) const SCHEMES: &[(&str, u16)] = &[("NOTIFY", 1)];
 
 /// Kinds of certificates (RFC 4398 §2.1).
 pub(super) const CERT_KINDS: &[(&str, u16)] = &[

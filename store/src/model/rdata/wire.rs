@@ -12,8 +12,8 @@ pub(super) fn data(record_type: u16, wire: Vec<u8>) -> Option<RecordData> {
         28 => return Some(RecordData::Aaaa(Ipv6Addr::from(<[u8; 16]>::try_from(wire).ok()?))),
         2 => return only_name(&wire).map(RecordData::Ns),
         5 => return only_name(&wire).map(RecordData::Cname),
-        12 => only_name(&wire).map(RecordData::Ptr),
-        super::ALIAS => return only_name(&wire).map(RecordData::Alias),
+        12 => host(&wire).map(RecordData::Ptr),
+        super::ALIAS => return host(&wire).map(RecordData::Alias),
         39 => return only_name(&wire).map(RecordData::Dname),
         15 => mail(&wire),
         16 => strings(&wire)?
@@ -63,7 +63,7 @@ pub(super) fn u32(rest: &mut &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(take(rest, 4)?.try_into().ok()?))
 }
 
-/// A name without compression; `None` also for the root, which no [`DomainName`] is.
+/// A name without compression.
 pub(super) fn name(rest: &mut &[u8]) -> Option<DomainName> {
     let mut labels = Vec::new();
     loop {
@@ -72,21 +72,26 @@ pub(super) fn name(rest: &mut &[u8]) -> Option<DomainName> {
             octets => labels.push(take(rest, octets.into())?),
         }
     }
-    DomainName::from_labels(labels).ok()
+    if labels.is_empty() { Some(DomainName::root()) } else { DomainName::from_labels(labels).ok() }
 }
 
 fn only_name(mut wire: &[u8]) -> Option<DomainName> {
     name(&mut wire).filter(|_| wire.is_empty())
 }
 
+/// As [`only_name`], but not the root.
+fn host(wire: &[u8]) -> Option<DomainName> {
+    only_name(wire).filter(|name| !name.is_root())
+}
+
 fn mail(mut wire: &[u8]) -> Option<RecordData> {
-    let (preference, exchange) = (u16(&mut wire)?, only_name(wire)?);
+    let (preference, exchange) = (u16(&mut wire)?, host(wire)?);
     Some(RecordData::Mx { preference, exchange })
 }
 
 fn service(mut wire: &[u8]) -> Option<RecordData> {
     let (priority, weight, port) = (u16(&mut wire)?, u16(&mut wire)?, u16(&mut wire)?);
-    Some(RecordData::Srv { priority, weight, port, target: only_name(wire)? })
+    Some(RecordData::Srv { priority, weight, port, target: host(wire)? })
 }
 
 fn strings(mut wire: &[u8]) -> Option<Vec<Vec<u8>>> {

@@ -55,6 +55,46 @@ pub(crate) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+impl<'a> Word<'a> {
+    /// True where quotes begin inside the word.
+    pub(super) fn holds_quotes(&self) -> bool {
+        !self.quoted && self.text.contains(&b'"')
+    }
+
+    /// The character strings that a word of a text stands for: one, unless quotes begin inside it, as in `v="a b"`,
+    /// which is `v=` and `a b` (as NSD and BIND read it).
+    pub(super) fn strings(&self) -> Vec<Self> {
+        if !self.holds_quotes() {
+            return vec![*self];
+        }
+        let mut parts: Vec<Self> = Vec::new();
+        let (mut at, mut start, mut quoted) = (0, 0, false);
+        let part = |start: usize, end: usize, quoted| Self {
+            text: self.text.get(start..end).unwrap_or_default(),
+            quoted,
+            line: self.line,
+            column: self.column,
+        };
+        while let Some(octet) = self.text.get(at) {
+            match octet {
+                b'\\' => at += 1,
+                b'"' => {
+                    if quoted || at > start {
+                        parts.push(part(start, at, quoted));
+                    }
+                    (start, quoted) = (at + 1, !quoted);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        if start < self.text.len() {
+            parts.push(part(start, self.text.len(), quoted));
+        }
+        parts
+    }
+}
+
 /// The words of one entry: a line, or several where parentheses join them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry<'a> {
@@ -120,9 +160,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_line(&mut self) {
-        while self.peek().is_some_and(|octet| octet != b'\n') {
+        while self.peek().is_some_and(|octet| octet != b'\n') && !self.is_lone_return() {
             self.at += 1;
         }
+    }
+
+    /// A carriage return without a line feed behind it, which ends a line too.
+    fn is_lone_return(&self) -> bool {
+        self.file && self.peek() == Some(b'\r') && self.text.get(self.at + 1) != Some(&b'\n')
     }
 
     const fn ends_word(&self, octet: u8) -> bool {
@@ -150,10 +195,8 @@ impl<'a> Scanner<'a> {
         let (line, column, start) = (self.line, self.column(), self.at);
         if self.peek() == Some(b'"') {
             self.at += 1;
+            // What begins right behind the quotes is the next word: "a""b" are two.
             let text = self.quotes()?;
-            if self.peek().is_some_and(|octet| !self.ends_word(octet)) {
-                return Err(self.wrong("a word begins right behind a quote", "a space between them"));
-            }
             return Ok(Word { text, quoted: true, line, column });
         }
         while let Some(octet) = self.peek().filter(|octet| !self.ends_word(*octet)) {
@@ -175,7 +218,7 @@ impl<'a> Scanner<'a> {
         let mut fresh = self.at == self.line_start;
         while let Some(octet) = self.peek() {
             match octet {
-                b'\n' => {
+                b'\n' | b'\r' if octet == b'\n' || self.is_lone_return() => {
                     self.newline();
                     if open.is_empty() && !entry.words.is_empty() {
                         return Ok(Some(entry));
@@ -269,7 +312,19 @@ mod tests {
     fn a_mistake_costs_its_own_line() {
         assert_eq!(words("a \"b\nc )d\ne"), [Err((1, 3)), Err((2, 3)), line(false, &["e"])]);
         assert_eq!(words("a (\nb\n"), [Err((1, 3))]);
-        assert_eq!(words("\"a\"b\nc"), [Err((1, 4)), line(false, &["c"])]);
+    }
+
+    #[test]
+    fn quotes_end_a_word_and_a_lone_carriage_return_ends_a_line() {
+        let found = words("\"a\"\"b\"c\nd\"e f\"\"g\"h");
+        assert_eq!(found, [line(false, &["a", "b", "c"]), line(false, &["d\"e f\"\"g\"h"])]);
+        let entry = Scanner::new(b"d\"e f\"\"g\"h\\\"i").next().unwrap().unwrap();
+        let strings: Vec<_> = entry.words[0].strings().iter().map(Word::shown).collect();
+        assert_eq!(strings, ["d", "e f", "g", "h\\\"i"]);
+        assert_eq!(
+            words("a b ; c\rd e\r\n f"),
+            [line(false, &["a", "b"]), line(false, &["d", "e"]), line(true, &["f"]),]
+        );
     }
 
     #[test]

@@ -153,8 +153,27 @@ impl<'w> Shown<'w> {
                 }
                 Some(())
             }
+            Field::KeyOrNothing if self.rest.is_empty() => Some(()),
+            Field::Base64OrDash if self.rest.is_empty() => self.say("-"),
+            Field::KeyOrNothing | Field::Base64OrDash => self.rest(|rest| STANDARD.encode(rest)),
+            Field::Nsap => self.rest(|rest| format!("0x{}", hex(rest))),
+            Field::Scheme => {
+                let number = wire::u8(&mut self.rest)?;
+                self.say(number)
+            }
             // Seldom enough that their octets will do.
-            Field::Hash | Field::Location => None,
+            Field::Hash
+            | Field::Location
+            | Field::Services
+            | Field::Prefixes
+            | Field::Atm
+            | Field::Gateway
+            | Field::Relay
+            | Field::HostIdentity
+            | Field::Prefixed
+            | Field::OldTypes
+            | Field::Locator
+            | Field::U64 => None,
         }
     }
 

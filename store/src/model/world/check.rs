@@ -143,7 +143,8 @@ impl Checker<'_> {
         for (n, site) in world.sites().enumerate() {
             let at = id(Kind::Site, &site.name);
             if n == MAX_SITES {
-                self.report(&at, "name", "one site too many", format!("at most {MAX_SITES} sites"));
+                let problem = format!("one site too many: there are {}", world.sites().count());
+                self.report(&at, "name", problem, format!("at most {MAX_SITES} Sites in all"));
             }
             for (n, net) in site.networks.iter().enumerate() {
                 if let Some(other) = claimed.insert(net.trunc(), site) {
@@ -230,6 +231,9 @@ impl Checker<'_> {
 
     fn service(&mut self, service: &Service) {
         let at = id(Kind::Service, &service.name);
+        if let Some(check) = &service.check {
+            self.refer(&at, "check", Kind::Check, check.as_str());
+        }
         if self.refer(&at, "cluster", Kind::Cluster, service.cluster.as_str())
             && let Some(cluster) = self.world.cluster(service.cluster.as_str())
         {

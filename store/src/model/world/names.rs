@@ -27,17 +27,6 @@ enum What<'w> {
     Host,
 }
 
-impl Claim<'_> {
-    /// True for what a DNAME cannot stand beside; of two DNAMEs the second is the mistake.
-    const fn rules_out_dname(&self, earlier: bool) -> bool {
-        match self.what {
-            What::Static(RecordData::Ns(_)) => true,
-            What::Static(RecordData::Dname(_)) => earlier,
-            _ => false,
-        }
-    }
-}
-
 impl What<'_> {
     const fn is_alias(self) -> bool {
         matches!(self, Self::Host | Self::Static(RecordData::Cname(_)))
@@ -57,6 +46,9 @@ impl What<'_> {
         matches!(self, Self::Static(RecordData::Alias(_)))
     }
 }
+
+/// The type of DS records, which belong to the parent's side of a delegation (RFC 4035 §3.1.4.1).
+const DS: u16 = 43;
 
 type Claims<'w> = HashMap<&'w DomainName, Vec<Claim<'w>>>;
 
@@ -165,8 +157,11 @@ fn claim_static<'w>(
             checker.world.zone_of(&record.name).filter(|it| it.name != zone.name).map(|it| it.name.as_str());
         let cut = cut_above(&record.name, &zone.name, cuts).filter(|cut| *cut != record.name.as_str());
         if let Some(elsewhere) = below.or(cut) {
-            // Delegations and glue are the only things a zone says about names below another's.
-            if !matches!(record.data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_)) {
+            // Delegations, what tells the child's key, and glue are the only things a zone says about another's names.
+            let key = |data: &RecordData| matches!(data, RecordData::Other { record_type: DS, .. });
+            let of_child = below == Some(record.name.as_str()) && key(&record.data);
+            let glue = matches!(record.data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_));
+            if !glue && !of_child {
                 let problem =
                     format!("{} lies below {elsewhere}, where this zone does not answer", record.name);
                 checker.report(&by, &field, problem, "only delegations and their glue there");
@@ -202,16 +197,11 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
             let problem = format!("{name} is a CNAME, and there is also {}", called(checker, other));
             checker.report(&claim.by, &claim.field, problem, "a CNAME alone at its name (RFC 1034 §3.6.2)");
         } else if matches!(claim.what, What::Static(RecordData::Dname(_)))
-            && let Some((_, other)) =
-                claims.iter().enumerate().find(|(m, other)| other.rules_out_dname(*m < n))
+            && let Some(other) =
+                claims[..n].iter().find(|it| matches!(it.what, What::Static(RecordData::Dname(_))))
         {
             let problem = format!("{name} is a DNAME, and there is also {}", called(checker, other));
-            checker.report(
-                &claim.by,
-                &claim.field,
-                problem,
-                "one DNAME and no delegation (RFC 6672 §2.3, §2.4)",
-            );
+            checker.report(&claim.by, &claim.field, problem, "one DNAME at a name (RFC 6672 §2.4)");
         } else if claim.what.is_flattened()
             && let Some((_, other)) = claims.iter().enumerate().find(|(m, other)| {
                 *m != n && other.what.is_address_or_cut() && (*m < n || !other.what.is_flattened())

@@ -1,13 +1,16 @@
 //! What overrides get wrong: about nothing, leaving nothing, or breaking a safety rule.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Origin, Steered, World,
     check::{Checker, id},
 };
 use crate::{
-    model::{Cluster, Domain, Keep, Kind, Moment, Name, Override, OverrideState, mistake::suggestion},
+    model::{
+        Cluster, Document, Domain, Keep, Kind, Mistake, Moment, Name, Override, OverrideState, Placed,
+        mistake::suggestion,
+    },
     snapshot::matches,
 };
 
@@ -121,16 +124,34 @@ fn clients_are_sent_to(world: &World, steered: &Steered) -> bool {
     }
 }
 
+/// Warnings about overrides that have ended before they were written: they are kept and order nothing.
+#[must_use]
+pub fn ended_overrides(documents: &[Placed<Document>], now: Moment) -> Vec<Mistake> {
+    let warning = |placed: &Placed<Document>| {
+        let Document::Override(order) = &placed.value else { return None };
+        let expires = order.expires.filter(|_| ended(order, now))?;
+        Some(Mistake {
+            file: Arc::clone(placed.place.file()),
+            line: placed.place.line_of("expires"),
+            document: placed.value.id().to_string(),
+            field: "expires".to_owned(),
+            problem: format!("{expires} is past, so this override has ended and orders nothing"),
+            expected: "a moment that lies ahead, or no override".to_owned(),
+        })
+    };
+    documents.iter().filter_map(warning).collect()
+}
+
 const fn turns_off(order: &Override) -> bool {
     matches!(order.state, OverrideState::Down | OverrideState::Drain)
 }
 
-fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
+pub(super) fn covers(order: &Override, domain: &Domain, site: &Name) -> bool {
     let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
     site_fits && order.target.domain.as_deref().is_none_or(|glob| matches(glob, domain.name.as_str()))
 }
 
-fn ended(order: &Override, now: Moment) -> bool {
+pub(super) fn ended(order: &Override, now: Moment) -> bool {
     let millis = order.expires.map(jiff::Timestamp::as_millisecond);
     millis.is_some_and(|at| u64::try_from(at).unwrap_or(0) <= now.0)
 }

@@ -1,0 +1,249 @@
+//! Connecting to an instance that has several addresses: Happy Eyeballs, version 2 (RFC 8305).
+//!
+//! A host name stands for one instance, whichever of its addresses answers. The addresses are tried in turn, families
+//! interleaved, each a little after the one before, or at once when that one failed; the first that answers is used.
+//! Addresses that did not answer lately come last, so that a dead one delays a connection once and not each.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use store::model::Moment;
+use tokio::{net::TcpStream, time::Instant};
+
+/// How long an attempt has for itself before the next begins (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// For so long an address that did not answer comes last.
+const AVOIDED_FOR: Duration = Duration::from_secs(60);
+/// More addresses than this are not remembered.
+const MOST_AVOIDED: usize = 1_024;
+
+/// Where an instance can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Places {
+    /// Registered by its address.
+    One(SocketAddr),
+    /// Registered by a host name: its addresses, in the order in which they are tried.
+    Several(Vec<SocketAddr>),
+}
+
+impl Places {
+    /// All of them.
+    pub(crate) fn all(&self) -> &[SocketAddr] {
+        match self {
+            Self::One(place) => std::slice::from_ref(place),
+            Self::Several(places) => places,
+        }
+    }
+}
+
+/// The addresses that did not answer lately, as one worker knows them.
+#[derive(Debug, Default)]
+pub(crate) struct Avoided(HashMap<SocketAddr, Moment>);
+
+impl Avoided {
+    /// The order in which the addresses of a name are tried: families in turn, IPv6 first, those that did not answer
+    /// lately last. `turn` spreads connections over the addresses of a family.
+    pub(crate) fn order(&self, addresses: &[IpAddr], port: u16, turn: usize, now: Moment) -> Vec<SocketAddr> {
+        let family = |v6: bool| {
+            let mut all: Vec<&IpAddr> = addresses.iter().filter(|it| it.is_ipv6() == v6).collect();
+            if !all.is_empty() {
+                let by = turn % all.len();
+                all.rotate_left(by);
+            }
+            all
+        };
+        let (v6, v4) = (family(true), family(false));
+        let mut places = Vec::with_capacity(addresses.len());
+        for at in 0..v6.len().max(v4.len()) {
+            let pair = [v6.get(at), v4.get(at)];
+            places.extend(pair.into_iter().flatten().map(|ip| SocketAddr::new(**ip, port)));
+        }
+        places.sort_by_key(|place| self.avoids(place, now));
+        places
+    }
+
+    fn avoids(&self, place: &SocketAddr, now: Moment) -> bool {
+        self.0.get(place).is_some_and(|since| now.since(*since) < AVOIDED_FOR)
+    }
+
+    /// What a race showed.
+    pub(crate) fn learn(&mut self, beaten: &[SocketAddr], winner: Option<SocketAddr>, now: Moment) {
+        if let Some(winner) = winner {
+            self.0.remove(&winner);
+        }
+        // When all of them failed it is the instance that is down, and no address is better than another.
+        for place in beaten.iter().filter(|_| winner.is_some()) {
+            if self.0.len() < MOST_AVOIDED || self.0.contains_key(place) {
+                self.0.insert(*place, now);
+            }
+        }
+    }
+
+    /// Forgets what is too old to matter.
+    pub(crate) fn forget(&mut self, now: Moment) {
+        self.0.retain(|_, since| now.since(*since) < AVOIDED_FOR);
+    }
+}
+
+/// What came of a race.
+#[derive(Debug)]
+pub(crate) struct Race {
+    /// The connection and where it leads, or the last failure.
+    pub(crate) outcome: io::Result<(TcpStream, SocketAddr)>,
+    /// The addresses that failed, or were overtaken by one that was tried later.
+    pub(crate) beaten: Vec<SocketAddr>,
+}
+
+/// Connects to the first of these places that answers. All of them are tried before the deadline, however many.
+pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
+    let end = Instant::now() + deadline;
+    let pause = pause(places.len(), deadline);
+    let mut waiting = places.iter().copied();
+    let mut running = FuturesUnordered::new();
+    let mut under_way: Vec<SocketAddr> = Vec::new();
+    let mut beaten = Vec::new();
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut next_at = Instant::now();
+    loop {
+        if Instant::now() >= next_at || running.is_empty() {
+            match waiting.next() {
+                Some(place) => {
+                    under_way.push(place);
+                    running.push(async move { (place, TcpStream::connect(place).await) });
+                    next_at = Instant::now() + pause;
+                }
+                None if running.is_empty() => return Race { outcome: Err(failure), beaten },
+                None => next_at = end,
+            }
+        }
+        tokio::select! {
+            biased;
+            Some((place, outcome)) = running.next() => {
+                under_way.retain(|it| *it != place);
+                match outcome {
+                    Ok(stream) => {
+                        beaten.append(&mut under_way);
+                        return Race { outcome: Ok((stream, place)), beaten };
+                    }
+                    Err(error) => {
+                        beaten.push(place);
+                        failure = error;
+                        next_at = Instant::now();
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(end) => {
+                beaten.append(&mut under_way);
+                return Race { outcome: Err(io::ErrorKind::TimedOut.into()), beaten };
+            }
+            () = tokio::time::sleep_until(next_at), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+/// The time between two attempts: as the standard says, but short enough that the last has a quarter of the deadline.
+fn pause(places: usize, deadline: Duration) -> Duration {
+    let attempts = u32::try_from(places.max(1)).unwrap_or(u32::MAX);
+    HEAD_START.min(deadline.mul_f64(0.75) / attempts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(text: &str) -> Vec<IpAddr> {
+        text.split(' ').filter(|it| !it.is_empty()).map(|it| it.parse().unwrap()).collect()
+    }
+
+    fn ordered(avoided: &Avoided, addresses: &str, turn: usize, now: u64) -> String {
+        let places = avoided.order(&ips(addresses), 80, turn, Moment(now));
+        places.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn families_take_turns_and_what_failed_comes_last_for_a_while() {
+        let mut avoided = Avoided::default();
+        let all = "10.0.0.1 10.0.0.2 10.0.0.3 fd00::1 fd00::2";
+        assert_eq!(ordered(&avoided, all, 0, 0), "fd00::1 10.0.0.1 fd00::2 10.0.0.2 10.0.0.3");
+        assert_eq!(ordered(&avoided, all, 1, 0), "fd00::2 10.0.0.2 fd00::1 10.0.0.3 10.0.0.1");
+        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 80);
+        avoided.learn(&[at("fd00::1")], Some(at("10.0.0.1")), Moment(0));
+        assert_eq!(ordered(&avoided, all, 0, 59_999), "10.0.0.1 fd00::2 10.0.0.2 10.0.0.3 fd00::1");
+        assert!(ordered(&avoided, all, 0, 60_000).starts_with("fd00::1 "), "then it is tried again");
+        avoided.learn(&[], Some(at("fd00::1")), Moment(1));
+        assert!(ordered(&avoided, all, 0, 2).starts_with("fd00::1 "), "it answered");
+        assert_eq!(ordered(&avoided, "", 7, 0), "");
+    }
+
+    #[test]
+    fn an_instance_that_is_down_says_nothing_about_its_addresses() {
+        let mut avoided = Avoided::default();
+        avoided.learn(&["10.0.0.1:80".parse().unwrap()], None, Moment(0));
+        assert!(avoided.0.is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_forgotten() {
+        let mut avoided = Avoided::default();
+        let place = |port: u16| SocketAddr::new([10, 0, 0, 1].into(), port);
+        for port in 1..5_000 {
+            avoided.learn(&[place(port)], Some(place(0)), Moment(0));
+        }
+        assert_eq!(avoided.0.len(), MOST_AVOIDED);
+        avoided.forget(Moment(60_000));
+        assert!(avoided.0.is_empty());
+    }
+
+    #[test]
+    fn every_address_has_its_turn_before_the_deadline() {
+        let second = Duration::from_secs(1);
+        assert_eq!(pause(2, second), HEAD_START);
+        for places in [1, 3, 8, 32] {
+            let last_begins = pause(places, second) * u32::try_from(places - 1).unwrap();
+            assert!(last_begins <= second.mul_f64(0.75), "{places}: {last_begins:?}");
+        }
+    }
+
+    /// A place that takes no connection and refuses none: its queue is full.
+    async fn black_hole(ip: IpAddr) -> (tokio::net::TcpListener, Vec<TcpStream>) {
+        let socket =
+            if ip.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() };
+        let socket = socket.unwrap();
+        socket.bind(SocketAddr::new(ip, 0)).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+        {
+            held.push(stream);
+        }
+        (listener, held)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_costs_its_head_start_and_a_refusing_one_nothing() {
+        let (hole, _held) = black_hole("::1".parse().unwrap()).await;
+        let living = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (hole, living) = (hole.local_addr().unwrap(), living);
+        let good = living.local_addr().unwrap();
+        let race = connect(&[hole, good], Duration::from_secs(5)).await;
+        assert_eq!(race.outcome.unwrap().1, good);
+        assert_eq!(race.beaten, [hole]);
+
+        let refusing = SocketAddr::new([127, 0, 0, 1].into(), super::super::testing::unused_port());
+        let race = connect(&[refusing, good], Duration::from_secs(5)).await;
+        assert_eq!((race.outcome.unwrap().1, race.beaten), (good, vec![refusing]));
+
+        let race = connect(&[refusing, hole], Duration::from_millis(300)).await;
+        assert_eq!(race.outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let race = connect(&[refusing], Duration::from_secs(5)).await;
+        assert_eq!(race.outcome.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(&[], Duration::from_secs(5)).await.outcome.is_err());
+    }
+}

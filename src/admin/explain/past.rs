@@ -1,0 +1,113 @@
+//! The world as it was at a past moment: the documents of then, compiled as every node compiles them, and the verdicts
+//! of then from the journal. What decides on top of it is the ordinary ranking.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use store::{
+    board::Board,
+    commit::history::{self, NotKept},
+    journal::{self, MOST_PAGES, Page},
+    keys,
+    model::{Generation, Moment, World},
+    snapshot::Snapshot,
+};
+
+use super::super::{Admin, Problem};
+
+/// What is told with an explanation of a past moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PastExplained {
+    /// The moment.
+    pub at: String,
+    /// The generation that was in force then.
+    pub generation: Option<Generation>,
+    /// What this explanation is not sure of.
+    pub caveats: Vec<String>,
+}
+
+/// A past moment.
+pub(super) struct Then {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) board: Board,
+    pub(super) moment: Moment,
+    pub(super) told: PastExplained,
+}
+
+/// The world at a moment.
+///
+/// # Errors
+/// When the moment lies ahead or before what is kept, or the engine cannot be read.
+pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then, Problem> {
+    let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
+    if moment > admin.handle.now() {
+        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
+    }
+    let engine = admin.engine.as_ref();
+    let known = history::as_of(engine, moment).await?.map_err(|why| Problem::gone(refusal(moment, why)))?;
+    let entries = engine.kv_list(keys::JOURNAL, None).await?.value;
+    let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
+    // As long as no page was ever dropped, what is before the first one is before everything.
+    let begins = past.begins.filter(|_| pages.len() >= MOST_PAGES);
+    if let Some(begins) = begins.filter(|begins| *begins > moment) {
+        let earliest = NotKept::Forgotten { earliest: Some(begins) };
+        return Err(Problem::gone(refusal(moment, earliest)));
+    }
+
+    let board = Board::default();
+    let sources = World::assemble(known.documents).sources();
+    let mut snapshot = Snapshot::compile(sources, known.generation, &board);
+    let geo = admin.handle.snapshot().and_then(|now| now.locality.geo());
+    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(geo);
+    let slots = snapshot.targets.values().map(|it| (&it.key, it.slot));
+    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
+        board.write(slot, past.readings.get(key).copied().unwrap_or_default());
+    }
+    let caveats = vec![
+        "what each vantage saw and how loaded sites were is not kept; zone files and the targets of ALIAS records \
+         are those of now"
+            .to_owned(),
+    ];
+    let told = PastExplained { at: at.to_string(), generation: Some(known.generation), caveats };
+    Ok(Then { snapshot: Arc::new(snapshot), board, moment, told })
+}
+
+fn refusal(moment: Moment, why: NotKept) -> String {
+    let at = moment.rfc3339();
+    match why {
+        NotKept::NothingYet { first } => {
+            format!("at: nothing was configured at {at}; the first documents came at {}", first.rfc3339())
+        }
+        NotKept::Forgotten { earliest: Some(earliest) } => format!(
+            "at: what decided at {at} is not kept any more; the earliest moment that can be asked is {} \
+             (see history_commits and history_bytes in [control])",
+            earliest.rfc3339()
+        ),
+        NotKept::Forgotten { earliest: None } => format!(
+            "at: what decided at {at} is not kept: the present documents were committed by an older version, and \
+             moments can be asked from the next commit on"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_can_be_asked() {
+        let (at, later) = (Moment(1_790_000_000_000), Moment(1_790_000_100_000));
+        let said = |why| refusal(at, why);
+        assert_eq!(
+            said(NotKept::NothingYet { first: later }),
+            "at: nothing was configured at 2026-09-21T14:13:20Z; the first documents came at 2026-09-21T14:15:00Z"
+        );
+        let forgotten = said(NotKept::Forgotten { earliest: Some(later) });
+        assert!(
+            forgotten.contains("the earliest moment that can be asked is 2026-09-21T14:15:00Z"),
+            "{forgotten}"
+        );
+        assert!(said(NotKept::Forgotten { earliest: None }).contains("from the next commit on"));
+    }
+}

@@ -1,0 +1,178 @@
+//! The steered domains: how each is answered, and where its sites stand.
+
+use serde::{Deserialize, Serialize};
+use store::{
+    model::{RecoveryMode, Span},
+    snapshot::{SiteId, Snapshot, SteeredDomain, SteeredSite},
+    steering::{self, HeldBack, Outcome, Tier},
+};
+
+use super::{Admin, Forced, forced};
+use crate::admin::explain::{FailoverExplained, tier};
+
+/// One steered domain.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DomainStatus {
+    /// Its name.
+    pub name: String,
+    /// The policy's name.
+    pub policy: String,
+    /// Its sites with their tiers.
+    pub sites: Vec<DomainSite>,
+    /// From a site's death to the last client's last wrong answer, at most; absent without a check.
+    #[serde(default)]
+    pub failover: Option<FailoverExplained>,
+    /// What a client of nowhere in particular is answered: site names, best first.
+    pub answers: Vec<String>,
+    /// What that answer is worth.
+    #[serde(default)]
+    pub answering: Answering,
+}
+
+/// What the answer of a domain is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answering {
+    /// Its sites are as they should be, or are not checked.
+    #[default]
+    Normal,
+    /// Nothing is known of the site that is answered.
+    Unknown,
+    /// No site is left, and it is answered all the same.
+    FailOpen,
+    /// No site is left, and the domain answers nothing then.
+    Nodata,
+    /// No site is left, and the domain answers its backup addresses then.
+    Backup,
+}
+
+/// One site of a domain.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DomainSite {
+    /// The site.
+    pub site: String,
+    /// What the probes say.
+    pub state: String,
+    /// Its tier, overrides included, for a client of nowhere in particular.
+    #[serde(default)]
+    pub tier: String,
+    /// The override in force, by name.
+    pub forced: Option<Forced>,
+    /// It is up again, and not yet, or not wholly, let back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBackStatus>,
+}
+
+/// Why a recovered site is held back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HeldBackStatus {
+    /// Why, as `hold-down` or `recovery by hand`.
+    pub why: String,
+    /// Until when, in RFC 3339; absent: until something happens.
+    pub until: Option<String>,
+    /// Nothing but a person's order lets it back.
+    #[serde(default)]
+    pub by_hand: bool,
+}
+
+pub(super) fn all(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
+    let mut all: Vec<DomainStatus> =
+        snapshot.domains.values().map(|steered| one(admin, snapshot, steered)).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
+    snapshot.site(id).map_or_else(String::new, |site| site.name.to_string())
+}
+
+fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainStatus {
+    let (board, now) = (admin.handle.board(), admin.handle.now());
+    let nowhere = snapshot.locality.at_home(None);
+    let ranking = steering::rank(steered, &nowhere, board, now);
+    let (answers, answering) = match steering::outcome(steered, &ranking) {
+        Outcome::Sites(sites) => {
+            let best = sites.first().map(|it| it.tier);
+            let names = sites.iter().map(|it| site_name(snapshot, it.site)).collect();
+            (names, worth(best, steered.domain.check.is_some()))
+        }
+        Outcome::Nodata => (Vec::new(), Answering::Nodata),
+        Outcome::Backup(_) => (vec!["backup addresses".to_owned()], Answering::Backup),
+    };
+    let site = |(at, site): (usize, &SteeredSite)| {
+        let ranked = ranking.all().iter().find(|it| usize::from(it.at) == at);
+        let held = steering::held_back(steered, site, &nowhere, board, now);
+        DomainSite {
+            site: site_name(snapshot, site.site),
+            state: steering::health(site, None, board).state.as_str().to_owned(),
+            tier: ranked.map_or_else(String::new, |it| tier(it.tier, steered)),
+            forced: steering::override_in_force(site, now).map(forced),
+            held_back: held.map(|it| held_back(it, steered)),
+        }
+    };
+    DomainStatus {
+        name: steered.domain.name.to_string(),
+        policy: steered.domain.policy.as_str().to_owned(),
+        failover: FailoverExplained::of(snapshot, steered),
+        sites: steered.sites.iter().enumerate().map(site).collect(),
+        answers,
+        answering,
+    }
+}
+
+const fn worth(best: Option<Tier>, checked: bool) -> Answering {
+    match best {
+        Some(Tier::Down | Tier::Draining | Tier::ForcedDown) => Answering::FailOpen,
+        Some(Tier::Unknown) if checked => Answering::Unknown,
+        Some(_) => Answering::Normal,
+        None => Answering::Nodata,
+    }
+}
+
+fn held_back(held: HeldBack, steered: &SteeredDomain) -> HeldBackStatus {
+    let recovery = &steered.domain.recovery;
+    let at = |at: store::model::Moment| Some(at.rfc3339());
+    match held {
+        HeldBack::Until(moment) => {
+            let why = match recovery.mode {
+                RecoveryMode::Window { .. } => "hold-down, then its window".to_owned(),
+                _ => format!("hold-down of {}", recovery.hold_down),
+            };
+            HeldBackStatus { why, until: at(moment), by_hand: false }
+        }
+        HeldBack::Ramping(moment) => {
+            let why = format!("its clients come back one after the other over {}", recovery.ramp);
+            HeldBackStatus { why, until: at(moment), by_hand: false }
+        }
+        HeldBack::UntilLetBack => {
+            let by_hand = matches!(recovery.mode, RecoveryMode::Manual);
+            let why = match (&recovery.mode, &recovery.gate) {
+                (RecoveryMode::Manual, _) => "recovery by hand".to_owned(),
+                (_, Some(gate)) => format!("its gate {gate} is not open"),
+                (_, None) => "its window never opens".to_owned(),
+            };
+            HeldBackStatus { why, until: None, by_hand }
+        }
+    }
+}
+
+/// A span in whole seconds, as people say it.
+pub(super) const fn seconds(span: std::time::Duration) -> Span {
+    Span(std::time::Duration::from_secs(span.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_worth_what_its_best_site_is() {
+        assert_eq!(worth(Some(Tier::Up), true), Answering::Normal);
+        assert_eq!(worth(Some(Tier::HeldDown), true), Answering::Normal);
+        assert_eq!(worth(Some(Tier::Unknown), true), Answering::Unknown);
+        assert_eq!(worth(Some(Tier::Unknown), false), Answering::Normal, "nobody asked for its health");
+        for dead in [Tier::Down, Tier::Draining, Tier::ForcedDown] {
+            assert_eq!(worth(Some(dead), false), Answering::FailOpen);
+        }
+    }
+}

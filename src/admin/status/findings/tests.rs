@@ -1,0 +1,424 @@
+//! Each thing that can be wrong, as it is said.
+
+use std::collections::BTreeMap;
+
+use store::{
+    drain::{Drain, DrainId},
+    engine::{CheckStatus, Endpoint, Index},
+    health::{Tally, Verdict},
+    model::Generation,
+};
+
+use super::*;
+use crate::{
+    admin::{
+        DomainSite, InstanceStatus, Known, NodeStatus, Seen, ServiceStatus, VantageStatus,
+        explain::FailoverExplained,
+    },
+    control::{DrainView, HookState},
+};
+
+const NOW: Moment = Moment(1_790_000_120_000);
+
+fn site(name: &str, tier: &str) -> DomainSite {
+    DomainSite { site: name.into(), state: tier.into(), tier: tier.into(), ..DomainSite::default() }
+}
+
+fn target(site: &str, state: State) -> TargetStatus {
+    let see = |name: &str, state: State, reason: &str| {
+        let seen = Seen { state: state.as_str().into(), fresh: true, reason: reason.into(), latency: None };
+        (name.to_owned(), seen)
+    };
+    let reason = if state == State::Down { "connection refused" } else { "" };
+    TargetStatus {
+        key: format!("{site}-key"),
+        site: site.into(),
+        address: "192.0.2.1".into(),
+        check: "web".into(),
+        verdict: Verdict { state, since: Moment(1_790_000_000_000), ..Verdict::default() },
+        observations: BTreeMap::from([
+            see("v1", state, reason),
+            see("v2", state, reason),
+            see("v3", State::Up, ""),
+        ]),
+    }
+}
+
+/// Two sites that are well, three vantages, two nodes.
+fn world() -> Status {
+    let domain = DomainStatus {
+        name: "gw.example.com".into(),
+        policy: "nearest".into(),
+        sites: vec![site("bj", "up"), site("sh", "up")],
+        answers: vec!["bj".into()],
+        ..DomainStatus::default()
+    };
+    let vantage = |name: &str| VantageStatus { name: name.into(), fresh: true, withheld: false };
+    let generation = Generation { epoch: 1, number: 4 };
+    let node = |name: &str, site: &str| NodeStatus {
+        node: name.into(),
+        site: site.into(),
+        roles: vec!["proxy".into()],
+        generation: Some(generation),
+        ..NodeStatus::default()
+    };
+    Status {
+        generation,
+        domains: vec![domain],
+        targets: vec![target("bj", State::Up), target("sh", State::Up)],
+        vantages: vec![vantage("v1"), vantage("v2"), vantage("v3")],
+        nodes: vec![node("gw-bj", "bj"), node("gw-sh", "sh")],
+        ..Status::default()
+    }
+}
+
+/// The world with something done to it, judged.
+fn judged(change: impl FnOnce(&mut Status)) -> Status {
+    let mut status = world();
+    change(&mut status);
+    add(&mut status, NOW);
+    status
+}
+
+fn texts(found: &[Finding]) -> Vec<&str> {
+    found.iter().map(|it| it.text.as_str()).collect()
+}
+
+fn problems(change: impl FnOnce(&mut Status)) -> Vec<String> {
+    texts(&judged(change).problems).into_iter().map(str::to_owned).collect()
+}
+
+fn notes(change: impl FnOnce(&mut Status)) -> Vec<String> {
+    texts(&judged(change).notes).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_is_well_is_said_in_a_line() {
+    let status = judged(|_| ());
+    assert!(status.well && status.problems.is_empty() && status.notes.is_empty(), "{status:?}");
+    assert_eq!(status.summary, "well; generation 1.4, 1 domain, 2 targets (2 up), 3 vantages, 2 nodes");
+}
+
+#[test]
+fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
+    let status = judged(|it| {
+        it.engine_error = Some("connection refused".into());
+        it.engine_away = Some("25s".parse().unwrap());
+        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+        it.nodes[0].lags = Some("5m".parse().unwrap());
+        for target in &mut it.targets {
+            target.verdict.held = true;
+            target.verdict.tally = Tally { stale: 3, ..Tally::default() };
+        }
+    });
+    assert_eq!(
+        texts(&status.problems),
+        [
+            "the engine has not been readable for 25s (connection refused); what is shown of nodes, vantages, targets and \
+          drains is as it was then; DNS and gateways go on with what they have, and no change takes effect"
+        ]
+    );
+    assert!(
+        status.summary.contains("3 vantages and 2 nodes (not heard: the engine is away)"),
+        "{}",
+        status.summary
+    );
+}
+
+#[test]
+fn failing_open_is_said_with_the_site_that_is_dead() {
+    let status = judged(|it| {
+        it.domains[0].sites = vec![site("bj", "down"), site("sh", "forced down")];
+        it.domains[0].answering = Answering::FailOpen;
+        it.targets = vec![target("bj", State::Down), target("sh", State::Up)];
+    });
+    assert_eq!(
+        texts(&status.problems),
+        [
+            "gw.example.com fails open: no site is left (bj down, sh forced down), so clients are still sent to bj",
+            "bj 192.0.2.1 (check web) is down since 2026-09-21T14:13:20Z (2m): connection refused (seen down by 2 of \
+             3 vantages)",
+        ]
+    );
+    assert_eq!(
+        status.summary,
+        "NOT WELL, 2 problems; generation 1.4, 1 domain (1 failing open), 2 targets (1 up, 1 down), 3 vantages, 2 nodes"
+    );
+    let nothing = problems(|it| it.domains[0].answering = Answering::Nodata);
+    assert!(nothing[0].ends_with("when_none is nodata: nothing is answered"), "{nothing:?}");
+    let backup = problems(|it| it.domains[0].answering = Answering::Backup);
+    assert_eq!(backup, ["gw.example.com: no site is left (bj up, sh up): the backup addresses are answered"]);
+    let unknown = problems(|it| it.domains[0].answering = Answering::Unknown);
+    assert!(unknown[0].ends_with("clients are sent to bj on trust"), "{unknown:?}");
+}
+
+#[test]
+fn domains_that_are_answered_alike_are_said_together() {
+    let found = judged(|it| {
+        it.domains[0].answering = Answering::FailOpen;
+        let uuid = DomainStatus { name: "6f0c1f6e-5c1e-4c53.example.com".into(), ..it.domains[0].clone() };
+        it.domains.insert(0, uuid);
+    });
+    assert_eq!(
+        texts(&found.problems),
+        [
+            "gw.example.com, 6f0c1f6e-5c1e-4c53.example.com fail open: no site is left (bj up, sh up), so clients are still \
+          sent to bj"
+        ]
+    );
+    assert_eq!(found.problems[0].about, "gw.example.com");
+}
+
+#[test]
+fn a_site_that_counts_as_up_and_is_seen_down_is_said() {
+    let found = problems(|it| {
+        it.targets[0].observations = target("bj", State::Down).observations;
+    });
+    assert_eq!(
+        found,
+        ["bj 192.0.2.1 (check web) still counts as up: connection refused (seen down by 2 of 3 vantages)"]
+    );
+}
+
+#[test]
+fn a_site_whose_every_target_is_down_is_said_once() {
+    let found = problems(|it| {
+        it.targets.extend([target("bj", State::Down), target("bj", State::Down)]);
+        it.targets.remove(0);
+    });
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("all 2 targets of bj are down since"), "{found:?}");
+}
+
+#[test]
+fn a_recovered_site_is_held_back_with_its_reason() {
+    let held = |why: &str, until: Option<&str>, by_hand| Held {
+        why: why.into(),
+        until: until.map(str::to_owned),
+        by_hand,
+    };
+    let waits = notes(|it| {
+        it.domains[0].sites[0].held_back =
+            Some(held("hold-down of 10s", Some("2026-09-21T14:15:30Z"), false));
+    });
+    assert_eq!(
+        waits,
+        ["bj is up again and is held back in gw.example.com: hold-down of 10s, until 2026-09-21T14:15:30Z"]
+    );
+    let by_hand =
+        problems(|it| it.domains[0].sites[0].held_back = Some(held("recovery by hand", None, true)));
+    assert_eq!(
+        by_hand,
+        [
+            "bj is up again and is held back in gw.example.com: recovery by hand; let it back with: waypost override set \
+          NAME --state release --site bj"
+        ]
+    );
+}
+
+#[test]
+fn a_frozen_cluster_is_said_with_its_targets() {
+    let found = problems(|it| {
+        it.frozen = vec!["main".into()];
+        it.frozen_since = [("main".into(), "2026-09-21T14:14:20Z".into())].into();
+        it.targets[0].verdict.frozen = true;
+    });
+    assert!(
+        found[0].starts_with(
+            "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets look down at once than its \
+             guard believes, so their last good verdicts stay: bj 192.0.2.1 (check web)"
+        ),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn silent_vantages_and_what_they_leave_unjudged_are_said() {
+    let one = problems(|it| it.vantages[1].fresh = false);
+    assert_eq!(one, ["vantage v2 does not report, so it has no vote"]);
+    let all = problems(|it| {
+        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+        it.targets[0].verdict.held = true;
+        it.targets[0].verdict.tally = Tally { stale: 3, ..Tally::default() };
+    });
+    assert_eq!(
+        all,
+        [
+            "too few vantages are heard to judge bj 192.0.2.1 (check web): the last verdicts stay, whatever happens there",
+            "no vantage reports (v1, v2, v3): nobody watches the sites, and verdicts do not move",
+        ]
+    );
+    let doubts = problems(|it| it.vantages[0].withheld = true);
+    assert!(doubts[0].starts_with("vantage v1 doubts its own network"), "{doubts:?}");
+    let split = notes(|it| {
+        it.targets[0].verdict.held = true;
+        it.targets[0].verdict.tally = Tally { up: 1, down: 1, unknown: 1, stale: 0 };
+    });
+    assert!(split[0].contains("1 see it up, 1 down, 1 do not know; it stays up"), "{split:?}");
+}
+
+#[test]
+fn a_stale_view_is_said_once_with_its_reason() {
+    let view = || ViewStatus {
+        stale: true,
+        since: Some("2026-09-21T14:14:00Z".into()),
+        reason: Some("3 of 3 vantages are silent (v1, v2, v3): too few are heard".into()),
+    };
+    let ours = problems(|it| {
+        it.view = view();
+        it.nodes[0].view = Some(view());
+        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+    });
+    let text = "no verdict changes since 2026-09-21T14:14:00Z: 3 of 3 vantages are silent (v1, v2, v3): too few are heard";
+    assert_eq!(ours, [text]);
+    let theirs = problems(|it| it.nodes[0].view = Some(view()));
+    assert_eq!(theirs, [format!("on node gw-bj (bj), {text}")]);
+}
+
+#[test]
+fn lost_nodes_and_those_that_lag_are_named() {
+    let lost = problems(|it| {
+        (it.nodes[0].lost, it.nodes[0].silent) = (true, "40s".parse().unwrap());
+    });
+    assert_eq!(lost, ["node gw-bj (bj; proxy) is lost: silent for 40s"]);
+    let lags = |span: &str| {
+        judged(|it| {
+            it.nodes[0].lags = Some(span.parse().unwrap());
+            it.nodes[0].generation = Some(Generation { epoch: 1, number: 3 });
+        })
+    };
+    let text = "node gw-bj (bj; proxy) has run 1.3 instead of 1.4 for";
+    assert_eq!(texts(&lags("25s").problems), [format!("{text} 25s")]);
+    let fresh = lags("2s");
+    assert!(fresh.well && fresh.notes[0].text == format!("{text} 2s"), "{fresh:?}");
+}
+
+#[test]
+fn services_without_usable_instances_are_said() {
+    let service = |standing: &str, reason: Option<&str>, known| ServiceStatus {
+        name: "web".into(),
+        standing: standing.into(),
+        reason: reason.map(str::to_owned),
+        known,
+        instances: vec![InstanceStatus::default()],
+        ..ServiceStatus::default()
+    };
+    let said = |service: ServiceStatus| problems(|it| it.services = vec![service]);
+    assert!(said(service("present", None, Some(Known { all: 3, usable: 1 }))).is_empty());
+    assert!(said(service("unread", None, None)).is_empty());
+    assert_eq!(said(service("gone", None, None)), ["the registry has no instance of service web"]);
+    assert_eq!(
+        said(service("present", None, Some(Known { all: 3, usable: 0 }))),
+        ["none of the 3 instances of service web is passing"]
+    );
+    let doubted = said(service("suspicious", Some("index went back from 9 to 1"), None));
+    assert!(doubted[0].ends_with("is not believed, its last instances stay: index went back from 9 to 1"));
+}
+
+fn drain(phase: Phase, stuck: Option<&str>, unproven: &[&str]) -> DrainView {
+    let endpoint = Endpoint {
+        node: "n1".into(),
+        node_address: "127.0.0.1".into(),
+        external: false,
+        service: "web".into(),
+        id: "web-1".into(),
+        address: "127.0.0.1".into(),
+        port: 80,
+        tags: vec![],
+        meta: [].into(),
+        weight: 1,
+        status: CheckStatus::Passing,
+        maintenance: false,
+        create_index: Index(1),
+        modify_index: Index(1),
+    };
+    let drain = Drain {
+        v: Drain::VERSION,
+        id: DrainId("d1".into()),
+        service: "web".into(),
+        instance: "web-1".into(),
+        endpoint,
+        by: "ops".into(),
+        hook: None,
+        require_all: false,
+        lease: "1m".parse().unwrap(),
+        created: Moment(0),
+        phase,
+        since: Moment(0),
+        unproven: unproven.iter().map(|it| (*it).to_owned()).collect(),
+        trouble: None,
+        linger: None,
+        done: None,
+        ended: None,
+        note: None,
+    };
+    DrainView {
+        drain,
+        address: "127.0.0.1:80".into(),
+        receipts: Vec::new(),
+        awaited: BTreeSet::new(),
+        hook_state: HookState::None,
+        endings: Vec::new(),
+        refused_by: BTreeSet::new(),
+        still_registered: false,
+        stuck: stuck.map(str::to_owned),
+    }
+}
+
+#[test]
+fn drains_are_said_and_stuck_ones_are_problems() {
+    let with = |view: DrainView| judged(|it| it.drains = vec![view]);
+    let moving = with(drain(Phase::Draining, None, &[]));
+    assert!(moving.well && moving.notes[0].text == "the drain of web-1 of web is under way", "{moving:?}");
+    assert!(moving.summary.ends_with(", 1 drain under way"), "{}", moving.summary);
+    let stuck = with(drain(Phase::Draining, Some("g2 has been silent for 12s"), &[]));
+    assert_eq!(
+        texts(&stuck.problems),
+        ["the drain of web-1 of web does not move: g2 has been silent for 12s (waypost drain show d1)"]
+    );
+    let over = with(drain(Phase::Done, None, &["g2"]));
+    assert!(over.well && over.notes[0].text.contains("ended without proof from g2"), "{over:?}");
+    assert!(with(drain(Phase::Done, None, &[])).notes.is_empty());
+    let away = judged(|it| {
+        it.engine_error = Some("away".into());
+        it.drains = vec![drain(Phase::Draining, Some("g2 has been silent for 12s"), &[])];
+    });
+    assert_eq!(away.problems.len(), 1, "the engine is what is wrong: {away:?}");
+}
+
+#[test]
+fn orders_in_force_are_notes() {
+    let order = |state: &str| Forced {
+        name: "bj-work".into(),
+        state: state.into(),
+        authority: "human".into(),
+        owner: "ops".into(),
+        reason: "switch".into(),
+        expires: Some("2026-12-01T04:00:00Z".into()),
+    };
+    let said = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
+    assert_eq!(
+        said,
+        ["bj is forced down in gw.example.com by ops: switch (override bj-work, until 2026-12-01T04:00:00Z)"]
+    );
+    let drained = notes(|it| it.domains[0].sites[0].forced = Some(order("drain")));
+    assert!(drained[0].starts_with("bj is being drained in"), "{drained:?}");
+}
+
+#[test]
+fn a_budget_that_cannot_be_kept_is_a_problem() {
+    let found = problems(|it| {
+        let (whole, budget) = ("31s".parse().unwrap(), Some("20s".parse().unwrap()));
+        it.domains[0].failover = Some(FailoverExplained { whole, budget, ..FailoverExplained::default() });
+    });
+    assert_eq!(found, ["a failover of gw.example.com may take 31s, which is more than its budget of 20s"]);
+}
+
+#[test]
+fn very_many_alike_are_counted() {
+    let found = problems(|it| {
+        it.nodes = (0..5_000).map(|_| NodeStatus { lost: true, ..it.nodes[0].clone() }).collect();
+    });
+    assert_eq!(found.len(), MOST_ALIKE + 1);
+    assert_eq!(found[MOST_ALIKE], "4980 more findings of the kind node_lost are not listed");
+}

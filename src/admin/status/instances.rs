@@ -1,0 +1,217 @@
+//! The services and, where one is asked for, its instances with what is thought of each and why.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use store::{
+    discovery::{Entry, InstanceNote, Standing},
+    engine::{CheckStatus, Endpoint},
+    model::{Moment, Service},
+    snapshot::Snapshot,
+};
+
+use super::{Admin, Status};
+
+/// How long the registry may take to name a service's instances.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// One service.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its name in the registry.
+    pub registry: String,
+    /// Its host names.
+    pub hosts: Vec<String>,
+    /// Its UUID domain.
+    pub uuid_domain: Option<String>,
+    /// The domain its host names lead to.
+    #[serde(default)]
+    pub entrance: Option<String>,
+    /// Whether the registry's last answer is believed, as this node sees it: `unread` unless it follows
+    /// the service itself.
+    pub standing: String,
+    /// Why it is not, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many instances are known, and how many of them may be used; absent where the service is not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
+    /// The instances: all of them where one service, domain or site was asked for, else those that nodes doubt or never
+    /// use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// How many instances there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// All.
+    pub all: usize,
+    /// Those that requests may be sent to.
+    pub usable: usize,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Its id in the registry.
+    pub id: String,
+    /// The registry's node it is registered on.
+    pub node: String,
+    /// Where it serves: `address:port`.
+    pub address: String,
+    /// The site it says it stands in.
+    pub site: Option<String>,
+    /// `passing`, `warning`, `critical`, `maintenance`, `draining`, `unusable`; or what nodes say of it: `doubtful` and
+    /// `unreachable` are used while they answer, `left_out` is in doubt and not used, `unused` is never used.
+    pub state: String,
+    /// Why, where it is not passing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the last dial of a node said that doubts it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dial: String,
+    /// Since when a node doubts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The nodes that say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_by: Vec<String>,
+}
+
+pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
+    let told = admin.nodes.instances();
+    let with_notes = |service: &Arc<Service>| ServiceStatus {
+        instances: told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told)),
+        ..one(admin, snapshot, service)
+    };
+    snapshot.services.values().map(with_notes).collect()
+}
+
+fn one(admin: &Admin, snapshot: &Snapshot, service: &Arc<Service>) -> ServiceStatus {
+    let entry = admin.handle.service(&service.consul.service).load();
+    let zone = snapshot.clusters.get(&service.cluster).map(|cluster| cluster.zone.clone());
+    let uuid = service.uuid.zip(zone).map(|(uuid, zone)| format!("{uuid}.{zone}"));
+    let known = (entry.standing != Standing::Unread).then(|| count(admin, snapshot, &entry.endpoints));
+    let (standing, reason) = standing(&entry);
+    ServiceStatus {
+        name: service.name.to_string(),
+        registry: service.consul.service.clone(),
+        hosts: service.hosts.iter().map(ToString::to_string).collect(),
+        uuid_domain: uuid,
+        entrance: snapshot.entrance(service).map(|it| it.to_string()),
+        standing: standing.to_owned(),
+        reason,
+        known,
+        instances: Vec::new(),
+    }
+}
+
+fn standing(entry: &Entry) -> (&'static str, Option<String>) {
+    match &entry.standing {
+        Standing::Unread => ("unread", None),
+        Standing::Present => ("present", None),
+        Standing::Gone => ("gone", None),
+        Standing::Unreachable { reason } => ("unreachable", Some(reason.clone())),
+        Standing::Suspicious { reason, .. } => ("suspicious", Some(reason.clone())),
+    }
+}
+
+fn count(admin: &Admin, snapshot: &Snapshot, endpoints: &[Endpoint]) -> Known {
+    let usable = endpoints.iter().map(|it| instance(admin, snapshot, it));
+    let usable = usable.filter(|it| matches!(it.state.as_str(), "passing" | "warning")).count();
+    Known { all: endpoints.len(), usable }
+}
+
+/// Names the instances of the services that are shown. Those that this node does not follow are read from the registry.
+pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status) {
+    for service in &mut status.services {
+        let entry = admin.handle.service(&service.registry).load();
+        let mut endpoints = entry.endpoints.clone();
+        if entry.standing == Standing::Unread {
+            let read = tokio::time::timeout(REGISTRY_PATIENCE, admin.engine.health(&service.registry, None));
+            match read.await {
+                Ok(Ok(read)) => endpoints = read.value,
+                Ok(Err(error)) => service.reason = Some(format!("the registry cannot be read: {error}")),
+                Err(_) => service.reason = Some("the registry does not answer".to_owned()),
+            }
+            if service.reason.is_none() {
+                service.known = Some(count(admin, snapshot, &endpoints));
+            }
+        }
+        let noted = std::mem::take(&mut service.instances);
+        service.instances = endpoints.iter().map(|it| instance(admin, snapshot, it)).collect();
+        for note in noted {
+            let same = |it: &&mut InstanceStatus| (&it.id, &it.node) == (&note.id, &note.node);
+            match service.instances.iter_mut().find(same) {
+                Some(known) => *known = InstanceStatus { site: known.site.take(), ..note },
+                None => service.instances.push(note),
+            }
+        }
+        service.instances.sort_by(|a, b| (&a.site, &a.id, &a.node).cmp(&(&b.site, &b.id, &b.node)));
+    }
+}
+
+/// What nodes say of a service's instances, laid together: by instance and state.
+fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
+    let mut all: BTreeMap<(&str, &str, &str, &str), (InstanceStatus, Option<Moment>)> = BTreeMap::new();
+    for (node, note) in told {
+        let key = (note.id.as_str(), note.node.as_str(), note.address.as_str(), note.state.as_str());
+        let (status, since) = all.entry(key).or_insert_with(|| {
+            let status = InstanceStatus {
+                id: note.id.clone(),
+                node: note.node.clone(),
+                address: note.address.clone(),
+                state: note.state.clone(),
+                reason: Some(note.reason.clone()),
+                dial: note.dial.clone(),
+                ..InstanceStatus::default()
+            };
+            (status, note.since)
+        });
+        status.seen_by.push(node.clone());
+        *since = since.iter().chain(&note.since).min().copied();
+    }
+    let shown = |(status, since): (InstanceStatus, Option<Moment>)| InstanceStatus {
+        since: since.map(Moment::rfc3339),
+        ..status
+    };
+    all.into_values().map(shown).collect()
+}
+
+fn instance(admin: &Admin, snapshot: &Snapshot, endpoint: &Endpoint) -> InstanceStatus {
+    let site = endpoint.meta.get("site").cloned();
+    let lost = site.as_ref().filter(|name| !snapshot.sites.iter().any(|it| it.name.as_str() == **name));
+    let drains = admin.handle.drains();
+    let shut = drains.borrow().shutting(endpoint, admin.handle.now()).map(|drain| drain.id.to_string());
+    let (state, reason) = if let Some(drain) = shut {
+        ("draining", Some(format!("drain {drain} keeps gateways from it")))
+    } else if endpoint.maintenance {
+        ("maintenance", Some("it or its node is in maintenance".to_owned()))
+    } else if let Some(site) = lost {
+        ("unusable", Some(format!("its Meta.site is {site}, and there is no such Site: it is never used")))
+    } else if endpoint.port == 0 {
+        ("unusable", Some("it is registered without a port: it is never used".to_owned()))
+    } else {
+        match endpoint.status {
+            CheckStatus::Passing => ("passing", None),
+            CheckStatus::Warning => ("warning", Some("a check of it or of its node warns".to_owned())),
+            CheckStatus::Critical => ("critical", Some("a check of it or of its node fails".to_owned())),
+        }
+    };
+    let address = match endpoint.address.contains(':') {
+        true => format!("[{}]:{}", endpoint.address, endpoint.port),
+        false => format!("{}:{}", endpoint.address, endpoint.port),
+    };
+    InstanceStatus {
+        id: endpoint.id.clone(),
+        node: endpoint.node.clone(),
+        address,
+        site,
+        state: state.to_owned(),
+        reason,
+        ..InstanceStatus::default()
+    }
+}

@@ -1,0 +1,183 @@
+//! How a command fails: what is said, in words or as JSON, and the exit code.
+//!
+//! | code | in general | `diff` | `status --check` |
+//! |---|---|---|---|
+//! | 0 | done | equal | well |
+//! | 1 | asked for rightly, and could not be done | different | not well |
+//! | 2 | wrong use, or a wrong file | could not be found out | could not be found out |
+//!
+//! Results go to standard output, failures to standard error, so that a script may trust what it reads. With `--json`
+//! a failure is one line of JSON there: `{"error": "…", "exit": 1}`, with `mistakes` where single ones are known.
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use serde_json::json;
+use store::model::Mistake;
+
+use crate::out::{self, out};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Exit code 1: it was asked for rightly and could not be done. Without a text everything was said already.
+    Failed(String),
+    /// Exit code 2: it was asked for wrongly.
+    Wrong(String),
+    /// Exit code 1: what was asked for contradicts what is there.
+    Refused {
+        /// Each contradiction.
+        mistakes: Vec<Mistake>,
+        /// What it came to.
+        error: String,
+    },
+    /// Exit code 2: files have mistakes.
+    Mistaken {
+        /// Each of them.
+        mistakes: Vec<Mistake>,
+        /// What it came to.
+        error: String,
+    },
+    /// Exit code 2: the question was right, and the answer could not be found out.
+    NotFoundOut(Box<Self>),
+}
+
+/// What a command comes to.
+pub(super) type Outcome = Result<(), Failure>;
+
+impl Failure {
+    pub(super) fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    /// Something is as the command was to find out; its result says what.
+    pub(super) const fn differs() -> Self {
+        Self::Failed(String::new())
+    }
+
+    /// Of a command whose exit code 1 is an answer: what is no answer.
+    pub(super) fn not_found_out(self) -> Self {
+        match self {
+            Self::Failed(text) if text.is_empty() => Self::Failed(text),
+            other => Self::NotFoundOut(Box::new(other)),
+        }
+    }
+
+    /// Of a command that sends files: mistakes are theirs.
+    pub(super) fn of_files(self) -> Self {
+        match self {
+            Self::Refused { mistakes, error } => Self::Mistaken { mistakes, error },
+            other => other,
+        }
+    }
+
+    /// Mistakes, a line each.
+    pub(super) fn mistakes(mistakes: &[Mistake]) -> String {
+        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) | Self::Refused { .. } => 1,
+            Self::Wrong(_) | Self::Mistaken { .. } | Self::NotFoundOut(_) => 2,
+        }
+    }
+
+    fn parts(&self) -> (&str, &[Mistake]) {
+        match self {
+            Self::Failed(text) | Self::Wrong(text) => (text, &[]),
+            Self::Refused { mistakes, error } | Self::Mistaken { mistakes, error } => (error, mistakes),
+            Self::NotFoundOut(inner) => inner.parts(),
+        }
+    }
+
+    /// In words: each mistake on a line, and what it came to.
+    pub(super) fn text(&self) -> String {
+        let (error, mistakes) = self.parts();
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        let error = Some(error.to_owned()).filter(|it| !it.is_empty());
+        lines.into_iter().chain(error).collect::<Vec<_>>().join("\n")
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let (error, mistakes) = self.parts();
+        let error = match (error, mistakes.len()) {
+            ("", 1) => "1 mistake".to_owned(),
+            ("", count) => format!("{count} mistakes"),
+            (error, _) => error.to_owned(),
+        };
+        let mut value = json!({ "error": error, "exit": self.code() });
+        if !mistakes.is_empty() {
+            value["mistakes"] = json!(mistakes);
+        }
+        value
+    }
+
+    /// Says it, and gives the exit code.
+    pub(super) fn tell(&self, as_json: bool) -> ExitCode {
+        let text = self.text();
+        if !text.is_empty() {
+            out::note(&if as_json { self.json().to_string() } else { text });
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+/// What clap has to say: a mistake on the command line, or the help that was asked for.
+pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
+    let rendered = told.render();
+    if !told.use_stderr() {
+        if std::io::stdout().is_terminal() {
+            out!("{}", rendered.ansi());
+        } else {
+            out!("{rendered}");
+        }
+        return super::printed(as_json);
+    }
+    let plain = rendered.to_string();
+    let text = if as_json {
+        Failure::Wrong(plain.trim().trim_start_matches("error: ").to_owned()).json().to_string()
+    } else if std::io::stderr().is_terminal() {
+        rendered.ansi().to_string()
+    } else {
+        plain
+    };
+    out::note(text.trim_end());
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake() -> Mistake {
+        Mistake {
+            file: "w.yaml".into(),
+            line: Some(3),
+            document: String::new(),
+            field: "ttl".to_owned(),
+            problem: "is missing".to_owned(),
+            expected: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        let refused = || Failure::Refused { mistakes: vec![mistake()], error: "nothing was changed".into() };
+        assert_eq!(Failure::failed("x").code(), 1);
+        assert_eq!(refused().code(), 1);
+        assert_eq!(refused().of_files().code(), 2);
+        assert_eq!(Failure::Wrong(String::new()).code(), 2);
+        assert_eq!(Failure::failed("x").not_found_out().code(), 2);
+        assert_eq!(Failure::differs().not_found_out().code(), 1, "that is an answer");
+    }
+
+    #[test]
+    fn a_failure_is_said_in_words_or_as_json() {
+        let failure = Failure::Mistaken { mistakes: vec![mistake()], error: String::new() };
+        assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
+        let said = failure.not_found_out().json();
+        assert_eq!((&said["error"], &said["exit"]), (&json!("1 mistake"), &json!(2)));
+        assert_eq!(said["mistakes"][0]["file"], "w.yaml");
+        assert_eq!(Failure::failed("no").json(), json!({ "error": "no", "exit": 1 }));
+    }
+}

@@ -1,0 +1,296 @@
+//! The files that people name: which there are, what is in them, and `check`, which asks nobody.
+
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::json;
+use store::{
+    handle::Clock,
+    model::{self, DomainName, Mistake, Placed, World},
+};
+
+use super::{
+    Failure, Outcome,
+    commands::print,
+    show,
+    zones::{self, Origins},
+};
+use crate::{admin::FileText, config::Config, out};
+
+/// Files of one command, all together.
+const MOST_FILES: usize = 10_000;
+/// What documents are called in a folder.
+const DOCUMENTS: &[&str] = &["yaml", "yml", "json"];
+/// What `check` reads in a folder: documents, configurations of nodes and zone files.
+const CHECKED: &[&str] = &["yaml", "yml", "json", "toml", "zone"];
+
+fn is(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|it| it == extension)
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Wrong(format!("{}: {error}", path.display()))
+}
+
+/// The files that were named, those in folders included if they end so, in the order of their paths. A folder without
+/// any is a mistake: whoever names it means something in it.
+fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let before = found.len();
+        look_into(path, endings, &mut found)?;
+        if found.len() == before {
+            let endings: Vec<String> = endings.iter().map(|it| format!(".{it}")).collect();
+            let text = format!(
+                "{}: there is no file in this folder that ends in {}",
+                path.display(),
+                endings.join(", ")
+            );
+            return Err(Failure::Wrong(text));
+        }
+    }
+    Ok(found)
+}
+
+fn look_into(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(path) = waiting.pop() {
+        if !path.is_dir() {
+            found.push(path);
+        } else {
+            let mut inside = Vec::new();
+            for entry in std::fs::read_dir(&path).map_err(|error| cannot(&path, &error))? {
+                let entry = entry.map_err(|error| cannot(&path, &error))?.path();
+                if entry.is_dir() || endings.iter().any(|it| is(&entry, it)) {
+                    inside.push(entry);
+                }
+            }
+            inside.sort_by(|a, b| b.cmp(a));
+            waiting.extend(inside);
+        }
+        if found.len() > MOST_FILES {
+            return Err(Failure::Wrong(format!("more than {MOST_FILES} files")));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<FileText, Failure> {
+    if path.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|error| cannot(path, &error))?;
+        return Ok(FileText { name: "stdin".to_owned(), text });
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| cannot(path, &error))?;
+    Ok(FileText { text, name: path.display().to_string() })
+}
+
+/// The documents that were named, with the zone files they name.
+pub(super) fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
+    let files: Result<Vec<_>, _> = find(paths, DOCUMENTS)?.iter().map(|it| read(it)).collect();
+    zones::expand(files?).map_err(|mistakes| {
+        let error = "nothing was sent".to_owned();
+        Failure::Mistaken { mistakes, error }
+    })
+}
+
+/// What was looked at, and what is wrong with it.
+#[derive(Debug, Default)]
+struct Checked {
+    documents: usize,
+    configurations: usize,
+    zones: usize,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Mistake>,
+}
+
+/// Looks for mistakes in files of every kind.
+pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
+    let checked = look(&find(paths, CHECKED)?)?;
+    if !checked.warnings.is_empty() {
+        let text = match json {
+            true => json!({ "warnings": checked.warnings }).to_string(),
+            false => show::warnings(&checked.warnings).trim_end().to_owned(),
+        };
+        out::note(&text);
+    }
+    if json {
+        show::json(&checked.mistakes)?;
+    }
+    if !checked.mistakes.is_empty() {
+        return Err(Failure::Mistaken { mistakes: checked.mistakes, error: String::new() });
+    }
+    if json { Ok(()) } else { print(&summary(&checked)) }
+}
+
+fn summary(checked: &Checked) -> String {
+    let zones = if checked.zones == 0 { String::new() } else { format!(", {} zone files", checked.zones) };
+    let warnings = match checked.warnings.len() {
+        0 => String::new(),
+        count => format!(", {count} warnings"),
+    };
+    format!(
+        "{} documents and {} node configurations{zones}, no mistake{warnings}\n",
+        checked.documents, checked.configurations
+    )
+}
+
+fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
+    let mut checked = Checked::default();
+    let (mut texts, mut zone_files) = (Vec::new(), Vec::new());
+    for path in paths {
+        if is(path, "zone") {
+            // Read as octets there: zone files need not be UTF-8.
+            zone_files.push(path);
+        } else {
+            texts.push(read(path)?);
+        }
+    }
+    let (configurations, texts): (Vec<_>, Vec<_>) =
+        texts.into_iter().partition(|it| is(Path::new(&it.name), "toml"));
+    for file in configurations {
+        checked.configurations += 1;
+        checked.mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
+    }
+    // A zone file that a document names is that document's, and has its name from there.
+    let named: BTreeSet<PathBuf> =
+        zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
+    let mut filed = Vec::new();
+    for path in zone_files {
+        checked.zones += 1;
+        let file = path.display().to_string();
+        match path.canonicalize().is_ok_and(|it| named.contains(&it)) {
+            true => {}
+            false => match zones::check(&file) {
+                Ok((origin, warnings)) => {
+                    filed.push((file, origin));
+                    checked.warnings.extend(warnings);
+                }
+                Err(mistakes) => checked.mistakes.extend(mistakes),
+            },
+        }
+    }
+    look_at_documents(texts, &filed, &mut checked);
+    Ok(checked)
+}
+
+/// Looks at documents, beside zone files by their name and zone.
+fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked: &mut Checked) {
+    let (files, origins) = match zones::expand(texts) {
+        Ok(expanded) => expanded,
+        Err(found) => {
+            checked.mistakes.extend(found);
+            return;
+        }
+    };
+    let (mut documents, mut mistakes) = (Vec::new(), Vec::new());
+    for file in &files {
+        match model::parse(&file.name, &file.text) {
+            Ok(parsed) if parsed.is_empty() => mistakes.push(without_documents(&file.name)),
+            Ok(parsed) => documents.extend(parsed),
+            Err(found) => mistakes.extend(found),
+        }
+    }
+    checked.documents = documents.len();
+    let now = Clock::default().now();
+    let mut warnings = model::ended_overrides(&documents, now);
+    let shadowed = zones::shadowed(filed, documents.iter().map(|it| &it.value));
+    if mistakes.is_empty() && !documents.is_empty() {
+        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        match World::check(placed, now) {
+            Ok(world) => warnings.extend(world.family_warnings(now)),
+            Err(found) => mistakes.extend(found),
+        }
+    }
+    origins.point_out(&mut mistakes);
+    origins.point_out(&mut warnings);
+    checked.mistakes.extend(mistakes);
+    checked.warnings.extend(origins.warnings.into_iter().chain(warnings).chain(shadowed));
+}
+
+fn without_documents(file: &str) -> Mistake {
+    Mistake {
+        file: file.into(),
+        line: None,
+        document: String::new(),
+        field: String::new(),
+        problem: "there is no document in it".to_owned(),
+        expected: "documents such as `kind: Site`".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZONE: &str = "$TTL 1h\n@ SOA ns1 h 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn checked(files: &[(&str, &str)]) -> Checked {
+        let folder = folder(files);
+        look(&find(&[folder.path().to_owned()], CHECKED).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_checked_as_what_is_in_it() {
+        let right =
+            [("a.yaml", "kind: Site\nname: bj\n"), ("zones/example.com.zone", ZONE), ("notes.txt", "x")];
+        let found = checked(&right);
+        assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
+        let wrong = [
+            ("a.yaml", "kind: Site\nname: bj\n"),
+            ("b/node.toml", "node = \"n\"\n"),
+            ("example.com.zone", "@ SOA\n"),
+        ];
+        let said: String = checked(&wrong).mistakes.iter().map(|it| format!("{it}\n")).collect();
+        for needle in ["node.toml", "data_dir", "example.com.zone"] {
+            assert!(said.contains(needle), "no {needle} in {said}");
+        }
+    }
+
+    #[test]
+    fn a_zone_file_that_a_document_names_has_its_name_from_there() {
+        let zone = "kind: Zone\nname: example.com\nfile: zones/main.zone\n";
+        let found = checked(&[("w.yaml", zone), ("zones/main.zone", ZONE)]);
+        assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
+    }
+
+    #[test]
+    fn nothing_to_read_is_a_mistake() {
+        let empty = folder(&[("notes.txt", "x")]);
+        let said = |endings| find(&[empty.path().to_owned()], endings).unwrap_err().text();
+        assert!(said(DOCUMENTS).ends_with("there is no file in this folder that ends in .yaml, .yml, .json"));
+        assert!(said(CHECKED).ends_with(".toml, .zone"));
+        let found = checked(&[("a.yaml", "# only a remark\n")]);
+        assert!(found.mistakes[0].to_string().contains("there is no document in it"), "{found:?}");
+    }
+
+    #[test]
+    fn an_override_that_has_ended_is_a_warning() {
+        let world = "kind: Site\nname: bj\n---\nkind: Zone\nname: example.com\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\n\
+                     kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n\
+                     gateways: { bj: { a: [192.0.2.1] } }\n---\nkind: Override\nname: old\ntarget: { site: bj }\n\
+                     state: drain\nowner: ops\nreason: work\nexpires: 2020-01-01T00:00:00Z\n";
+        let found = checked(&[("w.yaml", world)]);
+        assert!(found.mistakes.is_empty(), "{found:?}");
+        let said = found.warnings[0].to_string();
+        assert!(said.contains("w.yaml:20: Override old: expires: 2020-01-01T00:00:00Z is past"), "{said}");
+    }
+}

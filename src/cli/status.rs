@@ -1,0 +1,134 @@
+//! `waypost status`: once, again and again (`--watch`), or as one line for monitoring (`--check`).
+//!
+//! What is wrong was decided by control; here it is only shown, by [`text`], which is pure.
+
+mod text;
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Failure, Outcome, ShowStatus, client::Client, commands::print, show};
+use crate::admin::Status;
+
+/// How often a watched status is asked for.
+const EVERY: Duration = Duration::from_secs(2);
+/// Clears a terminal, what was scrolled away excepted, and goes to its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+pub(super) async fn run(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
+    if wanted.watch {
+        return watch(client, wanted, json).await;
+    }
+    if wanted.check {
+        return check(ask(client, wanted).await, json);
+    }
+    let status = ask(client, wanted).await?;
+    if json { show::json(&shown(&status, wanted.problems)) } else { print(&rendered(&status, wanted)) }
+}
+
+async fn ask(client: &Client, wanted: &ShowStatus) -> Result<Status, Failure> {
+    let about: Vec<(&str, &str)> = wanted.about.iter().map(|it| ("about", it.as_str())).collect();
+    client.get("/v1/status", &about).await
+}
+
+fn rendered(status: &Status, wanted: &ShowStatus) -> String {
+    if wanted.problems { text::problems(status) } else { text::whole(status) }
+}
+
+/// As JSON: the whole, or what is wrong.
+fn shown(status: &Status, problems: bool) -> serde_json::Value {
+    if problems {
+        return json!({
+            "at": status.at, "well": status.well, "summary": status.summary, "problems": status.problems,
+        });
+    }
+    json!(status)
+}
+
+/// One line on standard output, as monitoring plugins print it, and an exit code.
+fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
+    let (line, value, outcome) = match status {
+        Ok(status) => {
+            let line = text::check(&status);
+            let outcome = if status.well { Ok(()) } else { Err(Failure::differs()) };
+            (line, shown(&status, true), outcome)
+        }
+        Err(failure) => {
+            let why = failure.text().replace('\n', "; ");
+            let value = json!({ "well": null, "summary": format!("it could not be found out: {why}"), "problems": [] });
+            // It was said already, and on the stream that is read.
+            let silent = Failure::NotFoundOut(Box::new(Failure::Failed(String::new())));
+            (format!("UNKNOWN: {why}"), value, Err(silent))
+        }
+    };
+    if json {
+        show::json(&value)?
+    } else {
+        print(&format!("{line}\n"))?
+    }
+    outcome
+}
+
+async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
+    let mut end = Ending::listen().map_err(Failure::failed)?;
+    let screen = !json && std::io::stdout().is_terminal();
+    let mut last = String::new();
+    loop {
+        let asked = tokio::select! {
+            asked = ask(client, wanted) => asked,
+            () = end.came() => return Ok(()),
+        };
+        let (mark, body) = match &asked {
+            Ok(status) if json => (text::mark(status), format!("{}\n", shown(status, wanted.problems))),
+            Ok(status) => (text::mark(status), rendered(status, wanted)),
+            // The name may come to exist; a wrong token may not become right, but control may be told of it.
+            Err(failure) if json => (failure.text(), format!("{}\n", json!({ "error": failure.text() }))),
+            Err(failure) => (failure.text(), format!("{}\nTrying again.\n", failure.text())),
+        };
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let out = match (screen, json) {
+            (true, _) => Some(format!("{CLEAR}{now}  every {}s, Ctrl-C ends\n\n{body}", EVERY.as_secs())),
+            (false, _) if mark == last => None,
+            (false, true) => Some(body),
+            (false, false) => Some(format!("--- {now}\n{body}\n")),
+        };
+        last = mark;
+        // Whoever read it has left: that is an end like any other.
+        if out.is_some_and(|text| write(&text).is_err()) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = end.came() => return Ok(()),
+        }
+    }
+}
+
+fn write(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Ctrl-C, or a request to end.
+struct Ending {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ending {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn came(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

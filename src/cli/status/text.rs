@@ -1,0 +1,254 @@
+//! A status as text: first whether all is well, then what is wrong, then the tables. Pure: data in, text out.
+
+use std::fmt::Write as _;
+
+use store::model::Generation;
+
+use crate::{
+    admin::{
+        Answering, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
+        TargetStatus,
+    },
+    cli::show::{DRAIN_HEADS, drain_row, section, still_registered},
+};
+
+/// Everything.
+pub(super) fn whole(it: &Status) -> String {
+    let mut text = head(it);
+    findings(&mut text, "Problems", &it.problems);
+    findings(&mut text, "Notes", &it.notes);
+    domains(&mut text, it);
+    targets(&mut text, it);
+    vantages(&mut text, it);
+    nodes(&mut text, it);
+    services(&mut text, it);
+    section(&mut text, "Drains", DRAIN_HEADS, &it.drains.iter().map(drain_row).collect::<Vec<_>>());
+    text.push_str(&still_registered(&it.drained_still_registered));
+    records(&mut text, it);
+    text
+}
+
+/// Only what is wrong.
+pub(super) fn problems(it: &Status) -> String {
+    let mut text = head(it);
+    findings(&mut text, "Problems", &it.problems);
+    text
+}
+
+/// One line for monitoring: the first problem, and how many more there are.
+pub(super) fn check(it: &Status) -> String {
+    let Some(first) = it.problems.first() else { return format!("OK: {}", it.summary) };
+    let more = match it.problems.len() - 1 {
+        0 => String::new(),
+        1 => "; and 1 more problem".to_owned(),
+        more => format!("; and {more} more problems"),
+    };
+    format!("NOT WELL: {}{more}", first.text)
+}
+
+/// What must differ before a watched status that is not on a screen is printed again. Durations grow by themselves and
+/// are none of it.
+pub(super) fn mark(it: &Status) -> String {
+    let mut mark = format!("{} {}", it.generation, it.engine_error.is_some());
+    for finding in it.problems.iter().chain(&it.notes) {
+        let _ = write!(mark, "\n{} {}", finding.kind, finding.about);
+    }
+    for domain in &it.domains {
+        let _ = write!(mark, "\n{} {}", domain.name, domain.answers.join(","));
+    }
+    for target in &it.targets {
+        let _ = write!(mark, "\n{} {}", target.key, target.verdict.state);
+    }
+    for node in &it.nodes {
+        let _ = write!(mark, "\n{} {} {:?}", node.node, node.lost, node.generation);
+    }
+    for drain in &it.drains {
+        let _ = write!(mark, "\n{} {:?} {}", drain.drain.id, drain.drain.phase, drain.receipts.len());
+    }
+    for instance in it.services.iter().flat_map(|it| &it.instances) {
+        let _ = write!(mark, "\n{} {} {}", instance.node, instance.id, instance.state);
+    }
+    mark
+}
+
+fn head(it: &Status) -> String {
+    format!("{}\n\n", it.summary)
+}
+
+fn findings(text: &mut String, title: &str, all: &[Finding]) {
+    if all.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "{title}");
+    for finding in all {
+        let _ = writeln!(text, "  - {}", finding.text);
+    }
+    text.push('\n');
+}
+
+fn domains(text: &mut String, it: &Status) {
+    let row = |domain: &DomainStatus| {
+        let sites = domain.sites.iter().map(site).collect::<Vec<_>>().join(", ");
+        let failover = domain.failover.as_ref().map_or_else(String::new, |it| match it.budget {
+            Some(budget) if it.whole > budget => format!("{} (OVER ITS BUDGET of {budget})", it.whole),
+            _ => it.whole.to_string(),
+        });
+        let answers = domain.answers.join(", ");
+        let answers = match domain.answering {
+            Answering::Normal => answers,
+            Answering::Unknown => format!("{answers} (on trust)"),
+            Answering::FailOpen => format!("{answers} (FAILS OPEN)"),
+            Answering::Nodata => "NOTHING".to_owned(),
+            Answering::Backup => "BACKUP ADDRESSES".to_owned(),
+        };
+        vec![domain.name.clone(), domain.policy.clone(), sites, failover, answers]
+    };
+    let rows: Vec<_> = it.domains.iter().map(row).collect();
+    section(text, "Domains", &["NAME", "POLICY", "SITES", "FAILOVER", "ANSWERS"], &rows);
+}
+
+fn site(site: &DomainSite) -> String {
+    if let Some(order) = &site.forced {
+        let verb = if order.state == "drain" { "ordered to" } else { "forced" };
+        let (name, state) = (&site.site, &site.state);
+        return format!("{name} {state} ({verb} {} by {}: {})", order.state, order.owner, order.reason);
+    }
+    let held = site.held_back.as_ref().map_or_else(String::new, |it| match &it.until {
+        Some(until) => format!(" (held back until {until})"),
+        None => format!(" (held back: {})", it.why),
+    });
+    format!("{} {}{held}", site.site, site.state)
+}
+
+fn targets(text: &mut String, it: &Status) {
+    let row = |target: &TargetStatus| {
+        let verdict = &target.verdict;
+        let why = match (verdict.frozen, verdict.damped, verdict.held) {
+            (true, _, _) => " (frozen)",
+            (_, true, _) => " (flaps, damped)",
+            (_, _, true) => " (held)",
+            (false, false, false) => "",
+        };
+        let verdict = format!("{}{why}", verdict.state);
+        vec![target.site.clone(), target.address.clone(), target.check.clone(), verdict, seen(target)]
+    };
+    let rows: Vec<_> = it.targets.iter().map(row).collect();
+    section(text, "Targets", &["SITE", "ADDRESS", "CHECK", "VERDICT", "SEEN BY"], &rows);
+}
+
+fn seen(target: &TargetStatus) -> String {
+    let one = |(vantage, seen): (&String, &Seen)| {
+        let stale = if seen.fresh { "" } else { " (stale)" };
+        let why = match seen.state.as_str() {
+            "up" => String::new(),
+            _ if seen.reason.is_empty() => String::new(),
+            _ => format!(": {}", seen.reason),
+        };
+        format!("{vantage} {}{why}{stale}", seen.state)
+    };
+    target.observations.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn vantages(text: &mut String, it: &Status) {
+    let away = it.engine_error.is_some();
+    let row = |vantage: &crate::admin::VantageStatus| {
+        let state = match (vantage.fresh, vantage.withheld) {
+            (true, false) => "fresh",
+            (true, true) => "doubts itself",
+            (false, _) if away => "not heard, the engine is away",
+            (false, _) => "silent",
+        };
+        vec![vantage.name.clone(), state.to_owned()]
+    };
+    let rows: Vec<_> = it.vantages.iter().map(row).collect();
+    section(text, "Vantages", &["NAME", "STATE"], &rows);
+}
+
+fn nodes(text: &mut String, it: &Status) {
+    let away = it.engine_error.is_some();
+    let row = |node: &crate::admin::NodeStatus| {
+        let beat = match (node.lost, away) {
+            (true, _) => format!("LOST, silent for {}", node.silent),
+            (false, true) => "not known, the engine is away".to_owned(),
+            (false, false) => format!("{} ago", node.silent),
+        };
+        let lags = match node.lags {
+            None => String::new(),
+            Some(lags) => format!(" (lags for {lags})"),
+        };
+        let running = format!("{}{lags}", generation(node.generation));
+        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
+    };
+    let rows: Vec<_> = it.nodes.iter().map(row).collect();
+    section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"], &rows);
+}
+
+fn generation(it: Option<Generation>) -> String {
+    it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
+}
+
+fn services(text: &mut String, it: &Status) {
+    let row = |service: &ServiceStatus| {
+        let known =
+            service.known.map_or_else(String::new, |it| format!("{} of {} usable", it.usable, it.all));
+        vec![
+            service.name.clone(),
+            service.hosts.join(", "),
+            service.uuid_domain.clone().unwrap_or_default(),
+            known,
+        ]
+    };
+    let rows: Vec<_> = it.services.iter().map(row).collect();
+    section(text, "Services", &["NAME", "HOSTS", "UUID DOMAIN", "INSTANCES"], &rows);
+    for service in it.services.iter().filter(|it| !it.instances.is_empty() || it.reason.is_some()) {
+        instances(text, service);
+    }
+}
+
+/// What is said of an instance. The last three are of the nodes that use it, and only where they doubt it.
+const INSTANCE_HEADS: &[&str] =
+    &["SITE", "INSTANCE", "NODE", "ADDRESS", "STATE", "REASON", "LAST DIAL", "SINCE", "SEEN BY"];
+
+fn instances(text: &mut String, service: &ServiceStatus) {
+    if let Some(reason) = &service.reason {
+        let _ = writeln!(text, "Service {}: {}: {reason}\n", service.name, service.standing);
+    }
+    if service.instances.is_empty() {
+        return;
+    }
+    // The last columns are of nodes that doubt an instance, and mostly there is none.
+    let shown = match service.instances.iter().any(|it| !it.seen_by.is_empty()) {
+        true => INSTANCE_HEADS,
+        false => INSTANCE_HEADS.split_at(6).0,
+    };
+    let row = |it: &InstanceStatus| {
+        let mut row = vec![
+            it.site.clone().unwrap_or_else(|| "-".to_owned()),
+            it.id.clone(),
+            it.node.clone(),
+            it.address.clone(),
+            it.state.replace('_', " "),
+            it.reason.clone().unwrap_or_default(),
+            it.dial.clone(),
+            it.since.clone().unwrap_or_default(),
+            it.seen_by.join(", "),
+        ];
+        row.truncate(shown.len());
+        row
+    };
+    let rows: Vec<_> = service.instances.iter().map(row).collect();
+    let title = format!("Instances of {} (registered as {})", service.name, service.registry);
+    section(text, &title, shown, &rows);
+}
+
+fn records(text: &mut String, it: &Status) {
+    if it.cnames_to_set.is_empty() {
+        return;
+    }
+    let row = |it: &crate::admin::CnameToSet| vec![format!("{}. CNAME {}.", it.host, it.target)];
+    let rows: Vec<_> = it.cnames_to_set.iter().map(row).collect();
+    section(text, "Records to be set by the owners of these zones", &["RECORD"], &rows);
+}
+
+#[cfg(test)]
+mod tests;

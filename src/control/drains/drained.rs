@@ -1,0 +1,132 @@
+//! Drained instances after `done`: whether the registry has them, when all gateways have seen them end, and when their
+//! records may go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use store::{
+    discovery::Standing,
+    drain::{
+        Drain, DrainId, Drains, Phase, Receipt,
+        ending::{Ended, has_ended, spared},
+    },
+    engine::{Index, KvOp},
+    keys,
+    model::Moment,
+};
+
+use super::{
+    super::{Shared, intake::bounded, lock::Held},
+    Evidence, stored,
+};
+
+/// Ended records removed in one transaction, two operations each.
+const SWEPT_TOGETHER: usize = 30;
+
+/// Follows the services that have a drained instance, so that it is known whether the registry has it, for ever.
+pub(in crate::control) async fn follow(shared: Arc<Shared>) {
+    let mut drains = shared.handle.drains();
+    loop {
+        let seen = Arc::clone(&drains.borrow_and_update());
+        let now = shared.handle.now();
+        let held = seen.records.values().map(|(_, drain)| drain).filter(|drain| keeps_out(drain, now));
+        shared.following.set(held.map(|drain| drain.service.clone()).collect());
+        if drains.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// True while a finished drain keeps its instance out, at least at gateways that have not seen it end.
+fn keeps_out(drain: &Drain, now: Moment) -> bool {
+    drain.phase == Phase::Done && drain.shuts(now)
+}
+
+/// True if the registry has the drained instance, as far as is known.
+pub(super) fn is_registered(shared: &Shared, drain: &Drain) -> bool {
+    keeps_out(drain, shared.handle.now()) && {
+        let entry = shared.handle.service(&drain.service).load();
+        entry.endpoints.iter().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it))
+    }
+}
+
+/// True if the registry may have it: it has, or cannot be asked.
+fn may_be_registered(shared: &Shared, drain: &Drain) -> bool {
+    let entry = shared.handle.service(&drain.service).load();
+    !matches!(entry.standing, Standing::Present | Standing::Gone) || is_registered(shared, drain)
+}
+
+/// The drains that have ended for every gateway that was there, as records to be written.
+pub(super) fn newly_ended(drains: &Drains, evidence: &Evidence, now: Moment) -> Vec<(Index, Drain)> {
+    let mut seen: BTreeMap<&DrainId, Vec<Ended>> = BTreeMap::new();
+    for ended in &evidence.endings {
+        seen.entry(&ended.drain).or_default().push(ended.clone());
+    }
+    let mut all = Vec::new();
+    for (id, seen) in seen {
+        let Some((index, drain)) = drains.records.get(id).filter(|(_, it)| it.ended.is_none()) else {
+            continue;
+        };
+        let receipts: Vec<Receipt> = evidence.receipts.iter().filter(|it| it.drain == *id).cloned().collect();
+        if evidence.settled && has_ended(drain, &receipts, &seen, &evidence.gateways) {
+            all.push((*index, Drain { ended: Some(now), ..Drain::clone(drain) }));
+        }
+    }
+    all
+}
+
+/// Records them. What fails is tried again with the next evidence.
+pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, evidence: &Evidence) {
+    for (index, drain) in newly_ended(drains, evidence, shared.handle.now()).into_iter().take(SWEPT_TOGETHER)
+    {
+        let write = KvOp::Cas { key: keys::drain(&drain.id), value: stored(&drain), expected: index };
+        match bounded(shared.engine.txn(vec![held.fence(), write])).await {
+            Ok(_) => tracing::info!(
+                drain = %drain.id, service = drain.service, instance = drain.instance,
+                "drained instance has ended, as every gateway that was there has seen"
+            ),
+            Err(error) => tracing::debug!(drain = %drain.id, %error, "an end is not recorded yet"),
+        }
+    }
+}
+
+/// Says each end that a gateway has seen, once.
+pub(super) fn tell_endings(
+    drains: &Drains,
+    evidence: &Evidence,
+    told: &mut Option<BTreeSet<(DrainId, String)>>,
+) {
+    let known: BTreeSet<(DrainId, String)> =
+        evidence.endings.iter().map(|it| (it.drain.clone(), it.gateway.clone())).collect();
+    // What was there before this control drove the drains is no news.
+    if let Some(told) = told {
+        let news = |it: &&Ended| !told.contains(&(it.drain.clone(), it.gateway.clone()));
+        for ended in evidence.endings.iter().filter(news) {
+            let drain = drains.records.get(&ended.drain).map(|(_, it)| it);
+            tracing::info!(
+                drain = %ended.drain, instance = drain.map(|it| it.instance.as_str()), gateway = ended.gateway,
+                proof = ended.proof.as_str(), "a gateway saw the drained instance end"
+            );
+        }
+    }
+    *told = Some(known);
+}
+
+/// Removes records that are not needed any more, with what gateways proved for them. What fails is tried again at the
+/// next sweep.
+pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
+    let records = drains.records.values().map(|(_, drain)| &**drain);
+    let old = spared(records, |drain| may_be_registered(shared, drain), shared.handle.now());
+    let mut ops = vec![held.fence()];
+    for id in old.iter().take(SWEPT_TOGETHER) {
+        ops.push(KvOp::Delete { key: keys::drain(id) });
+        ops.push(KvOp::DeleteTree { prefix: keys::receipts(id) });
+    }
+    if ops.len() > 1
+        && let Err(error) = bounded(shared.engine.txn(ops)).await
+    {
+        tracing::warn!(%error, "old drains stay for now");
+    }
+}

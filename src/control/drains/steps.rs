@@ -1,0 +1,94 @@
+//! Tells the steps of a drain in the log, each once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use store::drain::{Drain, Gateway, Phase, Step, advance};
+
+use super::Evidence;
+
+/// A gateway that is silent for so long is named.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// What was told of one drain.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    awaited: BTreeSet<String>,
+    receipts: BTreeSet<String>,
+    silent: BTreeSet<String>,
+}
+
+impl Told {
+    /// Tells what the evidence has brought while receipts are awaited.
+    pub(super) fn progress(&mut self, drain: &Drain, evidence: &Evidence) {
+        if drain.phase != Phase::Draining {
+            return;
+        }
+        let id = &drain.id;
+        for receipt in evidence.receipts.iter().filter(|it| it.drain == *id) {
+            if self.receipts.insert(receipt.gateway.clone()) {
+                tracing::info!(drain = %id, instance = drain.instance, gateway = receipt.gateway, "receipt");
+            }
+        }
+        let awaited = match advance(drain, &evidence.receipts, &evidence.gateways) {
+            Step::AwaitReceipts(names) => names,
+            Step::Deregister { .. } | Step::CallHook | Step::Rest => BTreeSet::new(),
+        };
+        if awaited != self.awaited && !awaited.is_empty() {
+            tracing::info!(drain = %id, instance = drain.instance, gateways = list(&awaited), "waiting for receipts");
+        }
+        self.silence(drain, &awaited, &evidence.gateways);
+        self.awaited = awaited;
+    }
+
+    fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, gateways: &BTreeMap<String, Gateway>) {
+        let silent = |name: &&String| gateways.get(*name).is_some_and(|it| it.silent >= SILENT);
+        let silent: BTreeSet<String> = awaited.iter().filter(silent).cloned().collect();
+        for gateway in silent.difference(&self.silent) {
+            let (require_all, lease) = (drain.require_all, drain.lease.to_string());
+            tracing::warn!(
+                drain = %drain.id, instance = drain.instance, gateway, lease, require_all,
+                "waiting for a gateway that is silent; after the lease it is given up, unless all are required"
+            );
+        }
+        self.silent = silent;
+    }
+}
+
+/// Tells that a drain has come to its phase.
+pub(super) fn phase(drain: &Drain) {
+    let (id, service, instance) = (&drain.id, &drain.service, &drain.instance);
+    match drain.phase {
+        Phase::Draining => {}
+        Phase::Deregistering if drain.unproven.is_empty() => {
+            tracing::info!(drain = %id, service, instance, "every receipt is in, deregistering");
+        }
+        Phase::Deregistering => {
+            let (unproven, lease) = (list(&drain.unproven), drain.lease.to_string());
+            tracing::warn!(
+                drain = %id, service, instance, unproven, lease,
+                "deregistering without the receipts of gateways that were silent for longer than the lease"
+            );
+        }
+        Phase::Calling => {
+            let hook = drain.hook.as_deref();
+            tracing::info!(drain = %id, service, instance, hook, "calling the hook");
+        }
+        Phase::Done => {
+            let linger = drain.linger.map(|it| it.to_string());
+            let hook = if drain.hook.is_some() { "called" } else { "none" };
+            let unproven = list(&drain.unproven);
+            tracing::info!(
+                drain = %id, service, instance, hook, unproven, linger,
+                "drain done, gateways refuse the instance until it has ended"
+            );
+        }
+        Phase::Cancelled => tracing::info!(drain = %id, service, instance, "cancelled drain is undone"),
+    }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

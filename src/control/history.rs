@@ -1,0 +1,49 @@
+//! Keeps the record of what commits changed from within its limits. Commits write it; whoever holds the lock of the
+//! journal removes what is too old, after every change of the configuration.
+
+use std::sync::Arc;
+
+use store::{
+    commit::history,
+    engine::{EngineError, KvOp, MAX_TXN_OPS, TxnOutcome},
+    follow::Backoff,
+    keys,
+};
+
+use super::{Shared, intake::bounded, lock::Held};
+
+/// Removes until the lock is lost (and this future dropped), or its fence refuses a write.
+pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
+    let mut snapshots = shared.handle.snapshots();
+    let mut backoff = Backoff::default();
+    loop {
+        match forget(&shared, &held).await {
+            Ok(true) => {
+                backoff.reset();
+                if snapshots.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Ok(false) => return,
+            Err(error) => {
+                shared.metrics.engine_failures.increment();
+                if !backoff.is_failing() {
+                    tracing::warn!(%error, "records of old commits cannot be removed");
+                }
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Removes what is too much; false when the lock has another holder.
+async fn forget(shared: &Shared, held: &Held) -> Result<bool, EngineError> {
+    let found = bounded(shared.engine.kv_keys(keys::HISTORY)).await?;
+    let excess = history::excess(&found, shared.config.history);
+    for batch in excess.chunks(MAX_TXN_OPS - 1) {
+        let deletes = batch.iter().map(|prefix| KvOp::DeleteTree { prefix: (*prefix).to_owned() });
+        let ops = std::iter::once(held.fence()).chain(deletes).collect();
+        let TxnOutcome::Committed(_) = bounded(shared.engine.txn(ops)).await? else { return Ok(false) };
+    }
+    Ok(true)
+}

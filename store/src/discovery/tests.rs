@@ -1,0 +1,624 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use proptest::{collection::vec, prelude::*, sample::subsequence};
+
+use super::*;
+use crate::{
+    dial::Answer,
+    engine::{CheckStatus, Indexed, Reading},
+};
+
+pub(super) fn endpoint(id: usize) -> Endpoint {
+    Endpoint {
+        node: "n1".into(),
+        node_address: "127.0.0.1".into(),
+        external: false,
+        service: "web".into(),
+        id: format!("web-{id}"),
+        address: format!("10.0.{}.{}", id / 250, id % 250),
+        port: 80,
+        tags: vec![],
+        meta: [].into(),
+        weight: 1,
+        status: CheckStatus::Passing,
+        maintenance: false,
+        create_index: Index(1),
+        modify_index: Index(1),
+    }
+}
+
+fn critical(id: usize) -> Endpoint {
+    Endpoint { status: CheckStatus::Critical, ..endpoint(id) }
+}
+
+fn in_maintenance(id: usize) -> Endpoint {
+    Endpoint { maintenance: true, ..critical(id) }
+}
+
+fn of(ids: impl IntoIterator<Item = usize>) -> Vec<Endpoint> {
+    ids.into_iter().map(endpoint).collect()
+}
+
+fn key(id: usize) -> InstanceKey {
+    InstanceKey::of(&endpoint(id))
+}
+
+/// A service and what happens to it, second by second.
+struct World {
+    entry: Entry,
+    now: u64,
+    sight: Sight,
+    drained: BTreeSet<usize>,
+    /// When each was registered: at the index of the first answer that lists it.
+    registered: BTreeMap<InstanceKey, Index>,
+    dials: bool,
+    fates: Vec<(String, Fate)>,
+}
+
+impl World {
+    fn of(index: u64, endpoints: Vec<Endpoint>) -> Self {
+        let (entry, drained, fates) = (Entry::default(), BTreeSet::new(), Vec::new());
+        let (now, sight, registered) = (1_000_000, Sight::Unknown, BTreeMap::new());
+        let mut world = Self { entry, now, sight, drained, registered, dials: true, fates };
+        world.reads(index, endpoints);
+        assert_eq!(world.entry.doubts, []);
+        world
+    }
+
+    fn after(&mut self, seconds: u64) -> &mut Self {
+        self.now += seconds * 1_000;
+        self
+    }
+
+    fn reads(&mut self, index: u64, mut value: Vec<Endpoint>) -> &mut Self {
+        for it in value.iter_mut().filter(|it| it.modify_index == Index(1)) {
+            let at = *self.registered.entry(InstanceKey::of(it)).or_insert(Index(index));
+            (it.create_index, it.modify_index) = (at, at);
+        }
+        let drained = self.drained.clone();
+        let context = Context {
+            now: Moment(self.now),
+            believe_after: BELIEVE_AFTER,
+            dials: self.dials,
+            sight: self.sight,
+            drained: &|it| drained.iter().any(|id| it.id == format!("web-{id}")),
+        };
+        let reading = Reading::Answered(Indexed { index: Index(index), value });
+        let judged = judge(&self.entry, reading, &context);
+        self.take(judged);
+        self
+    }
+
+    fn take(&mut self, judged: Judgement) {
+        self.fates = judged.fates.into_iter().map(|(key, fate)| (key.id, fate)).collect();
+        self.entry = judged.entry;
+    }
+
+    fn outage(&mut self) -> &mut Self {
+        let none = |_: &Endpoint| false;
+        let context = Context {
+            now: Moment(self.now),
+            believe_after: BELIEVE_AFTER,
+            dials: self.dials,
+            sight: self.sight,
+            drained: &none,
+        };
+        let judged = judge(&self.entry, Reading::Unreachable("refused".into()), &context);
+        self.take(judged);
+        self
+    }
+
+    fn dial(&mut self, ids: impl IntoIterator<Item = usize>, answer: &Answer) -> &mut Self {
+        for id in ids {
+            if let Some(judged) = dialled(&self.entry, &key(id), answer, 3, Moment(self.now)) {
+                self.take(judged);
+            }
+        }
+        self
+    }
+
+    fn answer(&mut self, ids: impl IntoIterator<Item = usize>) -> &mut Self {
+        self.dial(ids, &Answer::Answered)
+    }
+
+    /// So many failures in a row, for each.
+    fn fail(&mut self, times: usize, ids: impl IntoIterator<Item = usize> + Clone) -> &mut Self {
+        for _ in 0..times {
+            self.dial(ids.clone(), &Answer::Failed("connection refused".into()));
+        }
+        self
+    }
+
+    /// The ids that a gateway would use.
+    fn used(&self) -> Vec<String> {
+        let usable = |it: &&Endpoint| it.status != CheckStatus::Critical && !it.maintenance;
+        let mut ids: Vec<_> = self.entry.endpoints.iter().filter(usable).map(|it| it.id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
+    fn uses(&self, ids: impl IntoIterator<Item = usize>) {
+        let mut wanted: Vec<_> = ids.into_iter().map(|id| format!("web-{id}")).collect();
+        wanted.sort();
+        assert_eq!(self.used(), wanted, "{:#?}", self.entry.doubts);
+    }
+
+    fn states(&self) -> BTreeMap<String, &'static str> {
+        self.entry.doubts.iter().map(|it| (it.endpoint.id.clone(), it.state())).collect()
+    }
+}
+
+#[test]
+fn deregistrations_at_a_growing_index_while_most_others_stay_are_believed_at_once() {
+    for (before, after) in [(0, 3), (3, 5), (3, 2), (2, 1), (4, 2), (6, 3), (100, 50)] {
+        let mut world = World::of(5, of(0..before));
+        world.after(1).reads(9, of(0..after)).uses(0..after);
+        assert_eq!(world.entry.doubts, [], "{before} -> {after}");
+    }
+}
+
+#[test]
+fn those_missing_together_are_in_doubt_until_their_dials_fail() {
+    for (before, after) in [(1, 0), (3, 0), (3, 1), (5, 2), (100, 49)] {
+        let mut world = World::of(5, of(0..before));
+        world.after(1).reads(9, of(0..after)).uses(0..before);
+        assert!(matches!(world.entry.standing, Standing::Suspicious { .. }), "{before} -> {after}");
+        world.fail(2, after..before).answer(after..after + 1).uses(0..before);
+        world.fail(3, after..before).uses(0..after);
+        assert_eq!(world.entry.doubts, [], "{before} -> {after}");
+    }
+}
+
+#[test]
+fn a_service_taken_off_on_purpose_is_believed_after_its_time_if_the_token_reads() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(9, vec![]);
+    for _ in 0..59 {
+        world.after(1).answer(0..3).reads(9, vec![]).uses(0..3);
+    }
+    world.after(1).reads(9, vec![]).uses(0..3);
+    world.sight = Sight::Sees;
+    world.reads(9, vec![]).uses([]);
+    assert_eq!((&world.entry.standing, world.entry.doubts.len()), (&Standing::Gone, 0));
+    assert!(world.fates.iter().all(|(_, fate)| *fate == Fate::Believed));
+    // Others of the service that stay show that the token reads.
+    let mut world = World::of(5, of(0..5));
+    world.after(1).reads(9, of(0..1)).after(60).reads(9, of(0..1)).uses(0..1);
+}
+
+#[test]
+fn with_a_token_that_reads_nothing_else_no_time_ends_the_doubt() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(9, vec![]);
+    world.sight = Sight::Blind;
+    for _ in 0..20 {
+        world.after(60).reads(9, vec![]).uses(0..3);
+    }
+    assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
+    // It reads again: the time counts from here.
+    world.sight = Sight::Sees;
+    world.after(60).reads(9, vec![]).uses(0..3);
+    world.after(59).reads(9, vec![]).uses(0..3);
+    world.after(1).reads(9, vec![]).uses([]);
+}
+
+#[test]
+fn a_filtered_answer_has_the_index_of_the_whole_one_and_proves_nothing() {
+    for left in [0..0, 0..1, 0..2] {
+        let mut world = World::of(15, of(0..3));
+        world.sight = Sight::Sees;
+        world.after(1).reads(15, of(left.clone())).uses(0..3);
+        assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
+        world.after(100_000).reads(15, of(left.clone())).after(1).reads(38, of(left.clone())).uses(0..3);
+        world.fail(3, 2..3).uses(0..2);
+        assert_eq!(world.states()["web-2"], "left_out");
+        // A restart in place: it answers again.
+        world.answer(2..3).uses(0..3);
+        world.after(1).reads(39, of(0..3)).uses(0..3);
+        assert_eq!((world.entry.doubts.len(), &world.entry.standing), (0, &Standing::Present));
+    }
+}
+
+#[test]
+fn an_old_snapshot_brings_back_the_dead_and_loses_nobody() {
+    // 0 to 2 live and are not in the snapshot; 3 to 5 are in it and are long dead.
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(61, of(3..6)).uses(0..3);
+    world.fail(3, 3..6).answer(0..3).uses(0..3);
+    world.after(3_600).reads(61, of(3..6)).after(1).reads(64, of(3..6)).uses(0..3);
+    // Anti-entropy brings the living back and takes the dead off.
+    world.after(1).reads(270, of(0..6)).uses(0..3);
+    world.after(1).reads(273, of(0..3)).uses(0..3);
+    assert_eq!((world.entry.doubts.len(), &world.entry.standing), (0, &Standing::Present));
+}
+
+#[test]
+fn an_old_snapshot_is_known_also_when_the_next_write_has_raised_its_index() {
+    let mut world = World::of(253, of(0..3));
+    let old = |id| Endpoint { modify_index: Index(50), ..endpoint(id) };
+    let touched = Endpoint { modify_index: Index(260), ..endpoint(3) };
+    world.after(1).reads(260, vec![touched, old(4)]).uses(0..4);
+    world.fail(3, 4..5).after(100).reads(261, vec![]);
+    assert!(
+        matches!(&world.entry.standing, Standing::Unreachable { reason } if reason.contains("restored snapshot"))
+    );
+    // One that is known, in an older form.
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(260, vec![old(0)]).after(100).reads(261, vec![old(0)]).uses(0..3);
+}
+
+#[test]
+fn what_the_snapshot_has_and_answers_is_let_in() {
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(61, of(2..5)).uses(0..3);
+    world.answer(3..4).uses(0..4);
+    // Registered since: not a thing of the past.
+    let again = Endpoint { modify_index: Index(300), ..endpoint(4) };
+    world.after(1).reads(300, [of(2..4), vec![again]].concat()).uses(0..5);
+    // One at the place of a living one is let in with it.
+    let mut world = World::of(253, of(0..1));
+    let renamed = Endpoint { id: "web-9".into(), ..endpoint(0) };
+    world.after(1).reads(61, vec![renamed]).uses([9]);
+    // Without anything to use meanwhile, or without dials, nobody waits.
+    let mut world = World::of(253, vec![]);
+    world.after(1).reads(61, of(0..2)).uses(0..2);
+    let mut world = World::of(253, of(0..1));
+    world.dials = false;
+    world.after(1).reads(61, of(1..2)).uses(0..2);
+}
+
+#[test]
+fn new_instances_beside_missing_ones_are_let_in_at_once() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(9, of(3..6)).uses(0..6);
+    world.fail(3, 0..3).uses(3..6);
+    assert_eq!(world.entry.standing, Standing::Present);
+}
+
+#[test]
+fn a_rolling_replacement_is_believed_step_by_step() {
+    let mut world = World::of(5, of(0..3));
+    let mut now = vec![0, 1, 2];
+    for n in 0..3 {
+        now.push(n + 3);
+        world.after(1).reads(10 + 2 * n as u64, of(now.iter().copied())).uses(now.iter().copied());
+        now.remove(0);
+        world.after(1).reads(11 + 2 * n as u64, of(now.iter().copied())).uses(now.iter().copied());
+    }
+}
+
+#[test]
+fn a_catalog_emptied_one_by_one_is_missing_together() {
+    let mut world = World::of(5, of(0..3));
+    world.reads(6, of(1..3)).reads(7, of(2..3)).reads(8, vec![]);
+    world.uses(1..3);
+    assert_eq!(world.states()["web-0"], "left_out", "it has to answer first");
+    world.answer(0..1).uses(0..3);
+    // Long after one another they are not together, but the last is still all there is.
+    let mut world = World::of(5, of(0..3));
+    world.reads(6, of(1..3)).after(30).reads(7, of(2..3)).after(30).reads(8, vec![]).uses(2..3);
+}
+
+#[test]
+fn critical_together_is_doubtful_and_alone_is_believed() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(6, vec![critical(0), endpoint(1), endpoint(2)]).uses(1..3);
+    assert_eq!(world.entry.doubts, []);
+    // The others follow, as when every agent dies: the first is reconsidered, and has to answer first.
+    world.after(2).reads(7, vec![critical(0), critical(1), critical(2)]).uses(1..3);
+    world.answer(0..3).uses(0..3);
+    world.fail(3, 1..2).uses([0, 2]);
+    let shown = world.entry.endpoints.iter().find(|it| it.id == "web-1").unwrap();
+    assert_eq!(shown.status, CheckStatus::Critical, "the registry lists it still");
+    world.after(100_000).reads(8, vec![critical(0), critical(1), critical(2)]).uses([0, 2]);
+    world.after(1).answer(1..2).uses(0..3);
+    // One passes again: now the registry tells them apart.
+    world.after(1).reads(9, vec![critical(0), critical(1), endpoint(2)]).uses(2..3);
+    assert_eq!(world.entry.doubts, []);
+}
+
+#[test]
+fn what_was_never_trusted_is_not_used_because_all_are_critical() {
+    let mut world = World::of(5, vec![critical(0)]);
+    world.uses([]);
+    world.after(1).reads(6, vec![critical(0), critical(1)]).answer(0..2).uses([]);
+    // Critical for long before the others.
+    let mut world = World::of(5, of(0..2));
+    world.reads(6, vec![critical(0), endpoint(1)]);
+    world.after(3_600).reads(7, vec![critical(0), critical(1)]).answer(0..2).uses(1..2);
+}
+
+#[test]
+fn maintenance_is_out_at_once_also_when_all_are_critical() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(6, vec![in_maintenance(0), in_maintenance(1), in_maintenance(2)]).uses([]);
+    assert_eq!(world.entry.doubts, []);
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(6, vec![critical(0), critical(1), critical(2)]).uses(0..3);
+    world.after(1).reads(7, vec![in_maintenance(0), critical(1), critical(2)]).uses(1..3);
+    // And one that was in maintenance leaves without a doubt.
+    world.after(1).reads(8, vec![]).uses(1..3);
+    assert!(!world.states().contains_key("web-0"));
+}
+
+#[test]
+fn a_drain_record_is_proof_whatever_the_index_does() {
+    for index in [3, 5, 9] {
+        let mut world = World::of(5, of(0..3));
+        world.drained = [1].into();
+        world.after(1).reads(index, vec![]).uses([0, 2]);
+        let judged = drained(&world.entry, &|it| it.id == "web-0", Moment(world.now)).unwrap();
+        assert_eq!(judged.fates, [(key(0), Fate::Drained)]);
+        world.take(judged);
+        world.uses(2..3);
+        assert_eq!(drained(&world.entry, &|it| it.id == "web-0", Moment(world.now)), None);
+    }
+}
+
+#[test]
+fn a_place_that_belongs_to_another_is_proof_whatever_answers() {
+    for index in [3, 5, 9] {
+        let mut world = World::of(5, of(0..3));
+        let other = Endpoint { id: "web-7".into(), ..endpoint(0) };
+        world.after(1).reads(index, vec![other]).answer(0..3).uses([1, 2, 7]);
+        let judged = reassigned(&world.entry, &key(1), "db-1 of db", Moment(world.now)).unwrap();
+        world.take(judged);
+        world.answer(0..3).uses([2, 7]);
+    }
+    // The same id at another place, at a growing index: moved.
+    let mut world = World::of(5, of(0..1));
+    let moved = Endpoint { port: 81, ..endpoint(0) };
+    world.after(1).reads(6, vec![moved]);
+    assert_eq!((world.entry.doubts.len(), world.entry.endpoints[0].port), (0, 81));
+}
+
+#[test]
+fn an_outage_keeps_endpoints_doubts_and_its_beginning() {
+    let mut world = World::of(5, of(0..3));
+    world.after(1).reads(9, vec![]).after(1).outage();
+    let since = world.entry.since;
+    world.after(200).outage().uses(0..3);
+    assert_eq!(world.entry.since, since);
+    // Dials go on; what is missing at a grown index and does not answer is dead.
+    world.fail(3, 0..1).uses(1..3);
+    assert!(matches!(&world.entry.standing, Standing::Unreachable { reason } if reason == "refused"));
+    let again = Endpoint { modify_index: Index(10), ..endpoint(0) };
+    world.after(1).reads(10, [vec![again], of(1..3)].concat()).uses(0..3);
+    assert_eq!(world.entry.standing, Standing::Present);
+}
+
+#[test]
+fn what_cannot_be_dialled_here_counts_neither_way() {
+    let mut world = World::of(5, of(0..1));
+    world.after(1).reads(3, vec![]).fail(2, 0..1);
+    world.dial(0..1, &Answer::Unable("no descriptors".into())).uses(0..1);
+    assert_eq!(world.entry.doubts[0].failures, 2);
+    world.fail(1, 0..1).uses([]);
+}
+
+#[test]
+fn what_is_not_routable_is_never_in_doubt() {
+    let portless = Endpoint { port: 0, ..endpoint(0) };
+    let mut world = World::of(5, vec![portless.clone()]);
+    world.after(1).reads(3, vec![]);
+    assert_eq!((world.entry.doubts.len(), world.entry.endpoints.len()), (0, 0));
+    let mut world = World::of(5, vec![portless.clone()]);
+    world.after(1).reads(6, vec![Endpoint { status: CheckStatus::Critical, ..portless }]);
+    assert_eq!(world.entry.doubts, []);
+}
+
+#[test]
+fn an_entry_of_an_older_version_is_read_and_a_new_one_keeps_its_doubts() {
+    let old = r#"{"index":7,"endpoints":[],"standing":{"standing":"suspicious","reason":"r","index":9,"count":0},"since":5}"#;
+    let entry: Entry = serde_json::from_str(old).unwrap();
+    assert_eq!((entry.index, entry.doubts.len()), (Index(7), 0));
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(61, of(3..4)).reads(60, vec![]);
+    let kept: Entry = serde_json::from_slice(&serde_json::to_vec(&world.entry).unwrap()).unwrap();
+    assert_eq!(kept, world.entry);
+}
+
+/// The captures of a real agent whose token loses its rights: what each answer showed, and at which index.
+#[test]
+fn captured_filtered_answers_never_drop_an_instance() {
+    #[derive(serde::Deserialize)]
+    struct Capture {
+        about: String,
+        index: u64,
+        instances: usize,
+    }
+    let captures: Vec<Capture> = serde_json::from_str(include_str!("filtered.json")).unwrap();
+    let mut world = World::of(captures[0].index, of(0..captures[0].instances));
+    for capture in &captures {
+        world.after(55).reads(capture.index, of(0..capture.instances)).uses(0..3);
+        assert!(world.used().len() >= 3, "{}", capture.about);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Reads { index: u64, listed: Vec<usize>, critical: Vec<usize>, maintenance: Vec<usize> },
+    Outage,
+    Dials { id: usize, answer: u8 },
+    Drains(usize),
+    Waits(u64),
+    Sees(u8),
+}
+
+const MANY: usize = 6;
+
+fn some() -> impl Strategy<Value = Vec<usize>> {
+    subsequence((0..MANY).collect::<Vec<_>>(), 0..=MANY)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..40_u64, some(), some(), some(), any::<bool>()).prop_map(|(index, listed, critical, maintenance, all)| {
+            let critical = if all { critical } else { vec![] };
+            let maintenance = if maintenance.len() > 4 { maintenance } else { vec![] };
+            Step::Reads { index, listed, critical, maintenance }
+        }),
+        1 => Just(Step::Outage),
+        4 => (0..MANY, 0..3_u8).prop_map(|(id, answer)| Step::Dials { id, answer }),
+        1 => (0..MANY).prop_map(Step::Drains),
+        1 => (0..90_u64).prop_map(Step::Waits),
+        1 => (0..3_u8).prop_map(Step::Sees),
+    ]
+}
+
+fn registered(listed: &[usize], failing: &[usize], maintenance: &[usize]) -> Vec<Endpoint> {
+    let status = |id: usize| match () {
+        () if maintenance.contains(&id) => in_maintenance(id),
+        () if failing.contains(&id) => critical(id),
+        () => endpoint(id),
+    };
+    listed.iter().map(|id| status(*id)).collect()
+}
+
+proptest! {
+    /// An instance that was used stays used unless one of the proofs is there; and with a proof it goes.
+    #[test]
+    fn nothing_is_dropped_without_proof_and_nothing_kept_with_one(steps in vec(step(), 1..60)) {
+        let mut world = World::of(20, of(0..MANY));
+        let mut failures = BTreeMap::<String, u32>::new();
+        for step in steps {
+            let before: BTreeSet<String> = world.used().into_iter().collect();
+            let index = world.entry.index.0;
+            let entry = world.entry.clone();
+            match &step {
+                Step::Reads { index, listed, critical, maintenance } => {
+                    world.reads(*index, registered(listed, critical, maintenance));
+                }
+                Step::Outage => drop(world.outage()),
+                Step::Dials { id, answer } => {
+                    let name = format!("web-{id}");
+                    let doubtful = entry.doubts.iter().any(|it| it.endpoint.id == name);
+                    match answer {
+                        0 => { failures.remove(&name); world.answer([*id]); }
+                        1 => {
+                            if doubtful { *failures.entry(name).or_default() += 1; }
+                            world.fail(1, [*id]);
+                        }
+                        _ => { world.dial([*id], &Answer::Unable("x".into())); }
+                    }
+                }
+                Step::Drains(id) => {
+                    world.drained.insert(*id);
+                    let name = format!("web-{id}");
+                    if let Some(judged) = drained(&world.entry, &|it| it.id == name, Moment(world.now)) {
+                        world.take(judged);
+                    }
+                }
+                Step::Waits(seconds) => { world.after(*seconds); }
+                Step::Sees(sight) => {
+                    world.sight = [Sight::Unknown, Sight::Sees, Sight::Blind][usize::from(*sight)];
+                }
+            }
+            let after: BTreeSet<String> = world.used().into_iter().collect();
+            for gone in before.difference(&after) {
+                let id: usize = gone.strip_prefix("web-").unwrap().parse().unwrap();
+                let doubt = entry.doubts.iter().find(|it| it.endpoint.id == *gone);
+                let failed = failures.get(gone).copied().unwrap_or_default() >= 3;
+                let proved = match &step {
+                    Step::Drains(drained) => *drained == id && doubt.is_some_and(|it| !it.cause.is_listed()),
+                    Step::Dials { id: dialled, .. } => *dialled == id && failed,
+                    Step::Reads { index: new, listed, critical, maintenance } => {
+                        let is_listed = listed.contains(&id);
+                        let serving = |it: &&usize| !critical.contains(it) && !maintenance.contains(it);
+                        let others = listed.iter().filter(serving).count();
+                        let drained = world.drained.contains(&id) && !is_listed;
+                        let maintained = is_listed && maintenance.contains(&id);
+                        let critical = is_listed && critical.contains(&id) && others > 0 && *new >= index;
+                        let deregistered = !is_listed && *new > index && others > 0
+                            && doubt.is_none_or(|it| it.cause == Cause::Critical);
+                        let sees = world.sight == Sight::Sees || !listed.is_empty();
+                        let believed = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
+                            it.cause == Cause::Missing && Moment(world.now).since(it.since) >= BELIEVE_AFTER
+                        });
+                        drained || maintained || critical || deregistered || believed
+                    }
+                    Step::Outage | Step::Waits(_) | Step::Sees(_) => false,
+                };
+                prop_assert!(proved, "{gone} after {step:?}\nbefore {entry:#?}");
+            }
+            // With a proof it goes: maintenance, and dials that failed.
+            for doubt in &world.entry.doubts {
+                prop_assert!(!(doubt.held && doubt.failures >= 3), "{doubt:?}");
+                let shut = world.drained.iter().any(|id| doubt.key() == key(*id));
+                prop_assert!(doubt.cause.is_listed() || !shut);
+            }
+            let maintained = world.entry.endpoints.iter().filter(|it| it.maintenance);
+            for it in maintained {
+                prop_assert!(!after.contains(&it.id));
+            }
+            // What people are told fits what is in doubt.
+            let in_doubt = !world.entry.doubts.is_empty();
+            let told = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
+            prop_assert!(told || !in_doubt);
+            for doubt in &world.entry.doubts {
+                if world.entry.doubts.iter().filter(|it| it.key() == doubt.key()).count() != 1 {
+                    prop_assert!(false, "twice: {doubt:?}");
+                }
+            }
+            failures.retain(|id, _| world.entry.doubts.iter().any(|it| it.endpoint.id == *id && it.failures > 0));
+        }
+    }
+
+    /// A registry that comes back as it was ends every doubt at once.
+    #[test]
+    fn a_registry_that_is_well_again_ends_every_doubt(steps in vec(step(), 1..40)) {
+        let mut world = World::of(20, of(0..MANY));
+        for step in steps {
+            match step {
+                Step::Reads { index, listed, critical, maintenance } => {
+                    world.reads(index, registered(&listed, &critical, &maintenance));
+                }
+                Step::Outage => drop(world.outage()),
+                Step::Dials { id, answer: 1 } => { world.fail(1, [id]); }
+                Step::Waits(seconds) => { world.after(seconds); }
+                _ => {}
+            }
+        }
+        let again = |id| Endpoint { modify_index: Index(100), ..endpoint(id) };
+        world.after(1).reads(100, (0..MANY).map(again).collect()).uses(0..MANY);
+        prop_assert_eq!(&world.entry.standing, &Standing::Present);
+        prop_assert_eq!(world.entry.doubts.len(), 0);
+    }
+}
+
+#[test]
+fn a_registration_is_never_used_if_its_site_is_none_of_its_services() {
+    use crate::testing::{compile, name, sources};
+    let mut world = sources(2, 1);
+    world.services = vec![crate::testing::service("web")];
+    let snapshot = compile(world, &crate::board::Board::default());
+    let known = snapshot.sites[0].name.to_string();
+    let at = |site: &str| Endpoint { meta: [("site".to_owned(), site.to_owned())].into(), ..endpoint(0) };
+    assert_eq!(unused(&snapshot, &at(&known)), None);
+    assert_eq!(unused(&snapshot, &endpoint(0)), None);
+    for site in ["atlantis", "Not A Name", ""] {
+        let why = unused(&snapshot, &at(site)).unwrap();
+        assert!(why.contains("there is no such Site") && why.contains(&known), "{why}");
+    }
+    assert_eq!(unused(&snapshot, &Endpoint { port: 0, ..endpoint(0) }).as_deref(), Some("its port is 0"));
+    let stranger = Endpoint { service: "another".into(), ..at("atlantis") };
+    assert_eq!(unused(&snapshot, &stranger), None);
+    let mut world = sources(2, 1);
+    let elsewhere = snapshot.sites[1].name.clone();
+    world.services =
+        vec![crate::model::Service { sites: Some(vec![name(&known)]), ..crate::testing::service("web") }];
+    let snapshot = compile(world, &crate::board::Board::default());
+    assert!(
+        unused(&snapshot, &at(elsewhere.as_str()))
+            .unwrap()
+            .contains("not among the sites of the Service web")
+    );
+}
+
+#[test]
+fn believed_after_a_minute_by_default() {
+    assert_eq!(BELIEVE_AFTER, Duration::from_secs(60));
+}

@@ -1,0 +1,155 @@
+//! What a ranking means for one family of addresses.
+//!
+//! Sites are ranked once, whatever the family that is asked for, so that a client's IPv4 and IPv6 connections go to the
+//! same site wherever that site has both. The answer for a family is that ranking without the sites that lack the
+//! family: those without an address of it and, while another site has one that works, those whose addresses of it are
+//! all down. Health alone never leaves a family empty: in the end a site that is down is used.
+//!
+//! An operator's order counts more than that. A site that is drained or forced down stands in for a family only when no
+//! better site of the domain is left for either family. Otherwise the family has no answer until the order ends, because
+//! clients have another family to go to and the operator wants this site empty.
+
+use std::net::IpAddr;
+
+use super::{Outcome, Ranked, Ranking, Tier, address_health, outcome};
+use crate::{
+    board::Board,
+    health::State,
+    locality::RegionId,
+    model::{Addresses, Family},
+    snapshot::{SteeredAddress, SteeredDomain, SteeredSite},
+};
+
+/// What a domain answers for one family.
+#[derive(Clone, Copy, Debug)]
+pub enum FamilyOutcome<'a> {
+    /// These sites; at least one, each with an address of the family.
+    Sites(FamilySites<'a>),
+    /// No site is left and the domain says `when_none: nodata`, or no site has this family at all.
+    Nodata,
+    /// An operator took out every site that has this family, and others are left.
+    TakenOut,
+    /// No site is left and the domain says to answer with its backup addresses.
+    Backup(&'a Addresses),
+}
+
+/// Who looks at the addresses of sites, and on which board.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The family that is asked for.
+    pub family: Family,
+    /// The region of the client.
+    pub region: Option<RegionId>,
+    /// What is believed.
+    pub board: &'a Board,
+}
+
+impl<'a> Look<'a> {
+    fn is_down(self, address: &SteeredAddress) -> bool {
+        address_health(address, self.region, self.board).state == State::Down
+    }
+
+    /// The site has an address of the family.
+    fn is_there(self, site: &SteeredSite) -> bool {
+        site.addresses.iter().any(|it| self.family.holds(it.ip))
+    }
+
+    /// The site has an address of the family that is not down, or none of any family: then it was ranked as it is in spite
+    /// of that.
+    fn works(self, site: &SteeredSite) -> bool {
+        let mut others_work = false;
+        for address in &site.addresses {
+            match (self.family.holds(address.ip), !self.is_down(address)) {
+                (true, true) => return true,
+                (false, true) => others_work = true,
+                (_, false) => {}
+            }
+        }
+        !others_work && self.is_there(site)
+    }
+
+    /// The addresses of the family to answer with at a site: those that are not down if there are any, else all.
+    pub fn addresses(self, site: &'a SteeredSite) -> impl Iterator<Item = IpAddr> + 'a {
+        let family = move || site.addresses.iter().filter(move |it| self.family.holds(it.ip));
+        let all_down = family().all(|it| self.is_down(it));
+        family().filter(move |it| all_down || !self.is_down(it)).map(|it| it.ip)
+    }
+}
+
+/// The sites that answer for a family, best first.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilySites<'a> {
+    domain: &'a SteeredDomain,
+    look: Look<'a>,
+    /// From the first of them on, with others between them.
+    ranked: &'a [Ranked],
+    /// The tier of all of them.
+    tier: Tier,
+    /// They were chosen because their addresses of the family work.
+    working: bool,
+}
+
+impl<'a> FamilySites<'a> {
+    /// The sites in order: the first, and as back-ups others of its tier, `answers` in all.
+    pub fn iter(self) -> impl Iterator<Item = (&'a Ranked, &'a SteeredSite)> {
+        let back_ups = usize::from(self.domain.domain.answers).saturating_sub(1);
+        let (first, rest) = match self.ranked.split_first() {
+            Some((first, rest)) => (Some(first), rest),
+            None => (None, self.ranked),
+        };
+        let with_site = move |it: &'a Ranked| Some((it, site(self.domain, it)?));
+        let alike = rest.iter().take_while(move |it| it.tier == self.tier).filter_map(with_site);
+        let alike = alike.filter(move |(_, site)| has(self.look, site, self.working));
+        // The first was looked at when it was chosen.
+        first.and_then(with_site).into_iter().chain(alike.take(back_ups))
+    }
+
+    /// Their addresses; an address that two sites share comes twice.
+    pub fn addresses(self) -> impl Iterator<Item = IpAddr> + 'a {
+        self.iter().flat_map(move |(_, site)| self.look.addresses(site))
+    }
+}
+
+fn site<'a>(domain: &'a SteeredDomain, ranked: &Ranked) -> Option<&'a SteeredSite> {
+    domain.sites.get(usize::from(ranked.at))
+}
+
+fn has(look: Look<'_>, site: &SteeredSite, working: bool) -> bool {
+    if working { look.works(site) } else { look.is_there(site) }
+}
+
+/// What the domain answers for one family with this ranking. `when_none` and `min_up` have been counted over all sites;
+/// `answers` counts within the family.
+#[must_use]
+pub fn for_family<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking, look: Look<'a>) -> FamilyOutcome<'a> {
+    match outcome(domain, ranking) {
+        Outcome::Sites(_) => {}
+        Outcome::Nodata => return FamilyOutcome::Nodata,
+        Outcome::Backup(addresses) => return FamilyOutcome::Backup(addresses),
+    }
+    let all = ranking.all();
+    let first = |working: bool, worst: Tier| {
+        let fits =
+            |it: &Ranked| it.tier <= worst && site(domain, it).is_some_and(|it| has(look, it, working));
+        all.iter().position(fits).map(|at| (at, working))
+    };
+    let found = first(true, Tier::HeldDown).or_else(|| first(false, Tier::ForcedDown));
+    let Some((at, working)) = found else { return FamilyOutcome::Nodata };
+    let ranked = all.get(at..).unwrap_or_default();
+    let tiers = (all.first().map(|it| it.tier), ranked.first().map(|it| it.tier));
+    match tiers {
+        (Some(best), Some(tier)) if tier >= Tier::Draining && tier > best => FamilyOutcome::TakenOut,
+        (Some(_), Some(tier)) => FamilyOutcome::Sites(FamilySites { domain, look, ranked, tier, working }),
+        _ => FamilyOutcome::Nodata,
+    }
+}
+
+/// Why a site that stands before those that answer for a family is not among them; for people.
+#[must_use]
+pub fn lacks(site: &SteeredSite, look: Look<'_>) -> Option<String> {
+    let family = look.family.as_str();
+    if !look.is_there(site) {
+        return Some(format!("has no {family} address"));
+    }
+    (!look.works(site)).then(|| format!("its {family} addresses are down"))
+}
