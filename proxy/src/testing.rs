@@ -77,6 +77,7 @@ pub(crate) fn sources() -> Sources {
         hosts: vec![],
         sites: None,
         route_by: RouteBy::Gateway,
+        check: None,
     };
     let route = |route: &str, host: &str, prefix: &str, to: &str| Route {
         name: name(route),
