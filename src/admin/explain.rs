@@ -199,7 +199,7 @@ pub(super) async fn explain(
     Ok(Json(Explained {
         generation: snapshot.generation,
         past: past.as_ref().map(|then| then.told.clone()),
-        view: past.is_none().then(|| view_of(&admin)).unwrap_or_default(),
+        view: if past.is_none() { view_of(&admin) } else { ViewStatus::default() },
         client,
         home: located.home.map(|id| site_name(&snapshot, id)),
         near: located.near.filter(|_| located.home.is_none()).map(|id| site_name(&snapshot, id)),

@@ -374,5 +374,5 @@ fn without_enough_vantages(lab: &mut Lab) -> Result<(), Failed> {
     let plain = r#"curl -s --cacert ca.pem "https://10.2.0.11:8580/readyz""#;
     lab.type_in("desk", plain, &["ok".to_owned()])?;
     let status = "waypost status --server https://10.2.0.11:8580";
-    lab.type_in("desk", status, &["STALE: …".to_owned()])
+    lab.type_in("desk", status, &["…no verdict changes since …2 of 3 vantages are silent…".to_owned()])
 }
