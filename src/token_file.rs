@@ -78,7 +78,7 @@ impl TokenFile {
     #[must_use]
     pub fn part(&self) -> Part {
         let (file, path) = (self.clone(), self.path.clone());
-        let look = move || Signature::of_files(&[path.clone()]);
+        let look = move || Signature::of_files(std::slice::from_ref(&path));
         Part::new(self.what, look, move || match file.reread() {
             Ok(true) => Outcome::Reread(format!("the token in {} is in use", file.path.display())),
             Ok(false) => Outcome::Unchanged,

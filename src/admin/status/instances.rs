@@ -154,9 +154,12 @@ pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status
     }
 }
 
+/// An instance in one state, as all nodes that say so see it, and the earliest moment that one of them names.
+type Noted = (InstanceStatus, Option<Moment>);
+
 /// What nodes say of a service's instances, laid together: by instance and state.
 fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
-    let mut all: BTreeMap<(&str, &str, &str, &str), (InstanceStatus, Option<Moment>)> = BTreeMap::new();
+    let mut all: BTreeMap<(&str, &str, &str, &str), Noted> = BTreeMap::new();
     for (node, note) in told {
         let key = (note.id.as_str(), note.node.as_str(), note.address.as_str(), note.state.as_str());
         let (status, since) = all.entry(key).or_insert_with(|| {
@@ -174,7 +177,7 @@ fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
         status.seen_by.push(node.clone());
         *since = since.iter().chain(&note.since).min().copied();
     }
-    let shown = |(status, since): (InstanceStatus, Option<Moment>)| InstanceStatus {
+    let shown = |(status, since): Noted| InstanceStatus {
         since: since.map(Moment::rfc3339),
         ..status
     };
