@@ -223,7 +223,7 @@ fn story() -> Result<(), Failed> {
     let control = demo.process("control").config.with_extension("log");
     let log = || std::fs::read_to_string(&control).unwrap_or_default();
     let line = |has: &[&str]| log().lines().any(|line| has.iter().all(|it| line.contains(it)));
-    ensure(line(&["waypost starts", env!("CARGO_PKG_VERSION"), "node=control"]), &log)?;
+    ensure(line(&["waypost starts", env!("CARGO_PKG_VERSION"), "node=control"]), log)?;
     let gateway = demo.gateway_process(0);
     let (near, domain): (SocketAddr, _) = (demo.near(), demo.layout.gateway_domain.clone());
     // What the story begins from is seen by then.
