@@ -1,7 +1,7 @@
 //! The command line: what an operator or a script says, turned into a node, a demo, or requests to the admin API.
 //!
 //! Exit codes, in every command: 0 done, 1 failed, 2 wrong use or a wrong file. Of `diff` and `status --check`: 0 equal
-//! or well, 1 different or not well, 2 could not be found out. [`failure`] has the one table of them.
+//! or well, 1 different or not well, 2 could not be found out. `failure` has the one table of them.
 
 mod client;
 mod commands;

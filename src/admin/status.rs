@@ -1,7 +1,7 @@
 //! `/v1/status`: everything an operator looks at first, in one answer.
 //!
-//! What is gathered here is judged in [`findings`], once for the command line, the page and scripts, and cut down to one
-//! domain, service or site in [`narrow`]. Both are pure.
+//! What is gathered here is judged in `findings`, once for the command line, the page and scripts, and cut down to one
+//! domain, service or site in `narrow`. Both are pure.
 
 mod domains;
 mod findings;

@@ -177,10 +177,7 @@ fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
         status.seen_by.push(node.clone());
         *since = since.iter().chain(&note.since).min().copied();
     }
-    let shown = |(status, since): Noted| InstanceStatus {
-        since: since.map(Moment::rfc3339),
-        ..status
-    };
+    let shown = |(status, since): Noted| InstanceStatus { since: since.map(Moment::rfc3339), ..status };
     all.into_values().map(shown).collect()
 }
 
