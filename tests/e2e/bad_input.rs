@@ -24,7 +24,7 @@ const BAD_WORLD: &str = "\
 kind: Zone
 name: gslb.example.com
 nameservers: [{ name: ns1, a: [203.0.113.999] }]
-ttl: 0s
+ttl: soon
 negative_ttl: 60s
 records:
   - { name: '@', type: CNAME, data: gw }
@@ -57,7 +57,7 @@ fn documents() -> Result<(), Failed> {
     }
     // What only shows once every document can be read.
     let readable =
-        BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("0s", "1h").replace("colour: red\n", "");
+        BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("soon", "1h").replace("colour: red\n", "");
     std::fs::write(&file, readable)?;
     let output = run(&["check", file.to_str().unwrap()]);
     let said =
