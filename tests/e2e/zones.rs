@@ -231,5 +231,5 @@ fn beside_steered_names() -> Result<(), Failed> {
     let refused = demo.cli(&["apply", "-f", &path("w.yaml")]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     let told = format!("{}:6: Zone {apex}: {gateway} is steered", path("z"));
-    ensure(refused.status.code() == Some(1) && said.contains(&told), || said.clone())
+    ensure(refused.status.code() == Some(2) && said.contains(&told), || said.clone())
 }
