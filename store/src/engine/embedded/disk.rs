@@ -76,7 +76,7 @@ impl Disk {
 
     fn read(dir: &Path) -> Result<(Self, Tables)> {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE).flush_every_ms(None);
-        let db = config.open().map_err(|error| match error {
+        let db = open_when_free(&config).map_err(|error| match error {
             sled::Error::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
                 unavailable(dir, &error)
             }
@@ -266,10 +266,31 @@ fn corrupt(dir: &Path, what: &str) -> EngineError {
     ))
 }
 
+/// Opens the store. The lock of a process that was killed may be let go a moment after its end, so a store that is in
+/// use is tried for a while. Blocks.
+fn open_when_free(config: &sled::Config) -> sled::Result<sled::Db> {
+    const TRIES: u32 = 20;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+    let mut tries = 1;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error)) if is_locked(&error) && tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("lock") || error.kind() == io::ErrorKind::WouldBlock
+}
+
 fn unavailable(dir: &Path, error: &io::Error) -> EngineError {
     let dir = dir.display();
     let text = error.to_string();
-    if text.contains("lock") || error.kind() == io::ErrorKind::WouldBlock {
+    if is_locked(error) {
         return EngineError::Storage(format!(
             "{dir} is in use by another process: stop it, or name another data_dir"
         ));
