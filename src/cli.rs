@@ -364,7 +364,7 @@ enum Token {
         #[arg(long)]
         force: bool,
     },
-    /// Bring tokens into a running cluster that has none, without locking anybody out.
+    /// Bring tokens into a running cluster that has none, without locking a node out.
     Bootstrap(Bootstrap),
     /// End every operator's token without one: at the stopped embedded engine, or on a Consul.
     Reset(Reset),
@@ -378,7 +378,7 @@ struct Bootstrap {
     /// What the operator's token is called.
     #[arg(long, default_value = "operator", value_parser = parse_name)]
     operator: Name,
-    /// Put the operator's token in force at once: whoever has no token is refused from then on.
+    /// Put the operator's token in force at once: requests without a token are refused from then on.
     #[arg(long)]
     force: bool,
 }

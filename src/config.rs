@@ -167,7 +167,7 @@ pub struct Telemetry {
     pub log: log::Settings,
     /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: nowhere beside the admin API.
     pub listen: Option<SocketAddr>,
-    /// How that is guarded: with a token `/metrics` needs one; health is for everybody who asks.
+    /// How that is guarded: with a token `/metrics` needs one; health never does.
     pub guard: Guard,
 }
 

@@ -222,7 +222,7 @@ fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     })
 }
 
-/// What reads authorities again, to be trusted by whoever `trust` says.
+/// What reads authorities again, to be trusted by the clients that `trust` updates.
 fn authorities_part(
     name: &'static str,
     file: &FileInUse,

@@ -51,7 +51,7 @@ pub fn text(text: fmt::Arguments<'_>) {
     }
 }
 
-/// What a write makes of standard output; nothing when it stays as it is. The first failure is the one that is told.
+/// What a write makes of standard output; nothing when it stays as it is. The first failure is the one that is reported.
 fn after(written: io::Result<()>, state: &State) -> Option<State> {
     match (written, state) {
         (Ok(()), _) => None,

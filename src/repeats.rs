@@ -11,7 +11,7 @@ use std::{
 
 /// How long nothing is said of what was said.
 const QUIET: Duration = Duration::from_secs(60);
-/// Things that are told apart.
+/// Things that are counted separately.
 const MOST: usize = 1_024;
 /// What stands for the others.
 const OTHERS: &str = "others";

@@ -74,7 +74,7 @@ impl TokenFile {
         }
     }
 
-    /// What reads the file again, for whoever runs [`crate::reread::Rereads`].
+    /// What reads the file again, to be registered with [`crate::reread::Rereads`].
     #[must_use]
     pub fn part(&self) -> Part {
         let (file, path) = (self.clone(), self.path.clone());

@@ -68,7 +68,7 @@ impl Targets {
         &NONE
     }
 
-    /// A name's records and how long they may be remembered; `None` if nobody ever said.
+    /// A name's records and how long they may be remembered; `None` if that was never known.
     pub(crate) fn get(&self, name: &DomainName, sought: Sought, now: Moment) -> Option<(&[RecordData], Ttl)> {
         let known = self.0.get(name)?[sought as usize].as_deref()?;
         let left = known.until.since(now);

@@ -1,7 +1,7 @@
 //! Host names of instances, resolved in the background.
 //!
 //! Registries may hold host names where addresses are meant. A request never waits for the resolver: names in
-//! use are looked up ahead and again when their TTL ends, and the last answer stands while nobody answers. The two
+//! use are looked up ahead and again when their TTL ends, and the last answer is kept while no resolver answers. The two
 //! families are looked up apart (RFC 8305 §3), so that a name server that ignores questions for IPv6 delays nothing.
 
 use std::{

@@ -60,7 +60,7 @@ pub(crate) fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Arc<Drain> {
     })
 }
 
-/// A port of 127.0.0.1 at which nobody listens.
+/// A port of 127.0.0.1 without a listener.
 pub(crate) fn unused_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -51,7 +51,7 @@ impl Census {
     }
 
     /// For whom an operator's token waits that waits for these: for each until it is heard with a token, and for
-    /// whoever else would be locked out.
+    /// also if other nodes are then locked out.
     pub(super) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
         let unheard = |it: &&Bearer| !self.tokens.get(it).is_some_and(Option::is_some);
         waits_for.iter().filter(unheard).cloned().chain(self.without_token().into_keys()).collect()
@@ -107,7 +107,7 @@ impl Bearers {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A vantage's report was taken. The engine is told when the reporter's token is another one than before.
+    /// A vantage's report was taken. The engine records when the reporter's token is another one than before.
     pub(super) async fn heard(&self, vantage: &Name, token: Option<&str>) {
         let now = Instant::now();
         let noted = {

@@ -148,7 +148,7 @@ fn describe(differences: &[Difference]) -> String {
 /// What becomes of a change that decides whether requests need a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lockout {
-    /// It is refused where it would lock anybody out, or open a guarded cluster.
+    /// It is refused where it would lock a node out, or open a guarded cluster.
     Refused,
     /// The caller said that this is meant.
     Meant,

@@ -38,7 +38,7 @@ impl fmt::Debug for Health {
     }
 }
 
-/// The three routes. Health is for everybody who asks; metrics need a token where there is something that knows tokens
+/// The three routes. Health needs no token; metrics need a token where there is something that knows tokens
 /// and asks for one.
 pub fn router(health: Health, auth: Option<Auth>) -> Router {
     Router::new()

@@ -1,7 +1,7 @@
 //! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
 //!
 //! A node is silent while its number does not move between two readings that both succeeded. While the engine is away
-//! nobody can be heard, so nobody grows more silent.
+//! no node can be heard, so no node grows more silent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -120,8 +120,8 @@ impl Nodes {
         Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
     }
 
-    /// The nodes, and why they cannot be read at present. `refused` is what the engine has just said to somebody else:
-    /// a reading that waits for a change learns later that there is nobody to tell it.
+    /// The nodes, and why they cannot be read at present. `refused` is what the engine has just said to another request:
+    /// a reading that waits for a change learns only later that the engine is gone.
     pub(super) fn all(&self, refused: Option<String>) -> Picture {
         let (seen, now) = (self.seen.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         let picture = seen.picture(now);
@@ -145,7 +145,7 @@ impl Nodes {
     }
 
     /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
-    /// counts as heard then, and while the engine is away nobody grows older.
+    /// counts as heard then, and while the engine is away no node grows older.
     pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = seen.beats.values().filter(|it| it.silent <= within);

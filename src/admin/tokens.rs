@@ -32,7 +32,7 @@ use super::{
 };
 use crate::auth::{self, Identity, Right};
 
-/// How often control looks whether everybody has been heard.
+/// How often control checks whether all have been heard.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// One token, without anything of its secret.
@@ -124,7 +124,7 @@ pub struct BootstrapOrder {
     /// A token for whoever registers services at this engine, which takes no registration without one afterwards.
     #[serde(default)]
     pub registrar: Option<Keyed>,
-    /// Put the operator's token in force at once, whoever is locked out.
+    /// Put the operator's token in force at once, even if nodes are locked out.
     #[serde(default)]
     pub force: bool,
 }
@@ -193,7 +193,7 @@ pub(super) async fn create(
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
     let token = Token { name, role, scope, secret_sha256: digest, waits_for: Vec::new() };
-    // Read as every other document is, so that its mistakes are told in the same words.
+    // Read as every other document is, so that its mistakes are reported in the same words.
     let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
     let documents = parse(&[file])?;
     let puts = || documents.iter().cloned().map(Change::Put).collect();
@@ -207,7 +207,7 @@ pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pendin
     let token = pending(snapshot)?;
     let waits_for = match admin.bearers.census().await {
         Ok(census) => census.waiting(&token.waits_for),
-        // The engine is away: nobody knows who has been heard.
+        // The engine is away, so it is not known who has been heard.
         Err(_) => token.waits_for.iter().cloned().collect(),
     };
     Some(Pending { operator: token.name.clone(), waits_for })
@@ -315,7 +315,7 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
     Ok(tokens)
 }
 
-/// Puts an operator's token in force once everybody it waits for has been heard, for ever.
+/// Puts an operator's token in force once all that it waits for have been heard. Runs for ever.
 pub(super) async fn complete(admin: &Admin) {
     let name = "bootstrap".to_owned();
     let caller = Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default() });
@@ -333,7 +333,7 @@ pub(super) async fn complete(admin: &Admin) {
             match put_in_force(admin, &caller, token).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    tracing::info!(operator = %token.name, "everybody was heard with a token: from now on every request needs one");
+                    tracing::info!(operator = %token.name, "all were heard with a token: from now on every request needs one");
                 }
                 Err(error) => tracing::warn!(error, "the operator's token is not in force yet; tried again"),
             }
@@ -350,7 +350,7 @@ async fn put_in_force(admin: &Admin, caller: &Caller, token: &Token) -> Result<b
         let same = there.filter(|it| it.waits_for == token.waits_for);
         same.map(|it| put(Token { waits_for: Vec::new(), ..it })).into_iter().collect()
     };
-    commit_with(admin, caller, "token bootstrap, everybody was heard", Lockout::Refused, change)
+    commit_with(admin, caller, "token bootstrap, all were heard", Lockout::Refused, change)
         .await
         .map(|applied| !applied.differences.is_empty())
         .map_err(|problem| problem.error)

@@ -1,4 +1,4 @@
-//! The files that people name: which there are, what is in them, and `check`, which asks nobody.
+//! The files that people name: which there are, what is in them, and `check`, which works offline.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! `token reset`: the way back for whoever lost the operator's token, by writing to the engine itself.
+//! `token reset`: the way back when the operator's token is lost, by writing to the engine itself.
 //!
 //! No control is asked and no token of ours is looked at. Whoever may open the embedded engine's folder, or write
 //! `waypost/` on a Consul, may do this; both are rights that are given out elsewhere. Only operators' tokens are
@@ -118,7 +118,7 @@ async fn commit_reset(
         let before = operators(&stored);
         if new.is_some() && before.is_empty() {
             let text = "there is no operator's token, so every request on loopback is an operator's: use `waypost \
-                        token bootstrap`, which locks nobody out";
+                        token bootstrap`, which locks no node out";
             return Err(Failure::Failed(text.to_owned()));
         }
         let gone: Vec<String> = before.iter().map(|it| it.name.clone()).collect();
@@ -144,7 +144,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     let new = secret.as_ref().map(|secret| operator(&wanted.operator, secret));
     let opened = open(&wanted).await?;
     if let (Some(path), Some(secret)) = (&wanted.out, &secret) {
-        // Before the commit: a token whose secret could not be written down would lock everybody out.
+        // Before the commit: a token whose secret could not be written down would lock every node out.
         write_secret(path, secret)?;
     }
     let done = commit_reset(opened.engine.as_ref(), new.as_ref()).await;

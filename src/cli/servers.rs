@@ -1,6 +1,6 @@
 //! Several controls at a time: `--server` repeated, for commands that write.
 //!
-//! Until engines of different sites know one another, each site's control is told by itself. All of them are asked at
+//! Until engines of different sites know one another, each site's control is asked separately. All of them are asked at
 //! the same time, so that one that is dead delays no other, and each is reported as it answers. Nothing is rolled back:
 //! what one control took stays when another refused. The same command may be run again: what is done already is no
 //! failure the second time, and `token create` then puts another secret to all of them.

@@ -98,7 +98,7 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             (false, false) => Some(format!("--- {now}\n{body}\n")),
         };
         last = mark;
-        // Whoever read it has left: that is an end like any other.
+        // Its reader has left: that is an end like any other.
         if out.is_some_and(|text| write(&text).is_err()) {
             return Ok(());
         }

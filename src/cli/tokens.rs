@@ -71,7 +71,7 @@ pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
     match named.len() {
         0 => format!(
-            "BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment\n"
+            "BOOTSTRAP: all were heard with a token; the operator's token {operator} is in force in a moment\n"
         ),
         n => format!(
             "BOOTSTRAP: the operator's token {operator} is not in force yet; it waits for {n} to be heard with a \
@@ -124,7 +124,7 @@ fn print_secret(name: &Name, secret: &str) -> Outcome {
     print(&format!("{secret}\n"))
 }
 
-/// A secret that is written down under a name that nobody reads, and shown under its own once control has its digest.
+/// A secret that is written down under a temporary name, and shown under its own once control has its digest.
 struct Draft {
     part: PathBuf,
     path: PathBuf,
@@ -148,7 +148,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Gives the file its name, unless somebody else took it in between.
+    /// Gives the file its name, unless another process took it in between.
     fn publish(self) -> Result<PathBuf, Failure> {
         let failed = |error: io::Error| {
             let (path, part) = (self.path.display(), self.part.display());
@@ -160,7 +160,7 @@ impl Draft {
     }
 
     fn discard(self) {
-        // What stays is not read by anybody, and its digest is nowhere.
+        // What stays is never read, and its digest is nowhere.
         let _ = std::fs::remove_file(self.part);
     }
 }

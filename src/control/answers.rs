@@ -2,7 +2,7 @@
 //!
 //! One control does so, the one that publishes the verdicts, because every DNS node would say the same. It ranks every
 //! domain for clients near each site, at most once a second and for at most a twentieth of one core's time. Domains that
-//! change alike are told together, so that the death of a data centre with a hundred thousand domains is a few lines.
+//! change alike are logged together, so that the death of a data centre with a hundred thousand domains is a few lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

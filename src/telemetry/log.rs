@@ -1,6 +1,6 @@
 //! The log: lines into a bounded queue, and one thread that writes them out.
 //!
-//! Logging never fails and never waits. Whoever logs puts a line into the queue; when the queue is full (a pipe that
+//! Logging never fails and never waits. A caller puts a line into the queue; when the queue is full (a pipe that
 //! is not read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file;
 //! what cannot be written (the pipe's reader is gone, the disk is full) is dropped and counted as well, and once
 //! writing works again a line in the log says how many were lost. Panics are logged the same way, because the standard

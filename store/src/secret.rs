@@ -1,6 +1,6 @@
 //! Secrets that are not shown, and the one that a client sends or a listener expects at present.
 //!
-//! A token file may change while the program runs. Whoever uses its secret holds a [`Credential`], of which all clones
+//! A token file may change while the program runs. Each user of its secret holds a [`Credential`], of which all clones
 //! are one: setting it changes what each of them uses from the next request on.
 
 use std::{fmt, sync::Arc};

@@ -5,7 +5,7 @@
 //! noted here. A node waits for such names with [`lost`], ends because of them, and fails `/readyz` until it has. Tasks of
 //! one request or one connection are not meant: their panic costs that request, and is logged and counted.
 //!
-//! The names belong to the process and not to a component, as a panic hook does: whoever runs the process has to know.
+//! The names belong to the process and not to a component, as a panic hook does: the node as a whole has to know.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},

@@ -94,7 +94,7 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     eventually("an empty list", PATIENCE, || listed(&demo, &id).is_none()).map(drop)
 }
 
-/// Every step is told at the default level, by control and by the gateway that refuses.
+/// Every step is logged at the default level, by control and by the gateway that refuses.
 fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
     let log = |process: &waypost::demo::ProcessLayout| {
         std::fs::read_to_string(process.config.with_extension("log")).unwrap_or_default()

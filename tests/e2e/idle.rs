@@ -176,7 +176,7 @@ impl Rig {
         Ok(index.parse()?)
     }
 
-    /// Watches the node for a while: `heartbeats` are written, and `busy` other writes a second by somebody else.
+    /// Watches the node for a while: `heartbeats` are written, and `busy` other writes a second by another client.
     fn watch(&self, state: &str, heartbeats: f64, busy: u64) -> Result<(), Failed> {
         // What the change to this state caused is over then.
         std::thread::sleep(Duration::from_secs(3));

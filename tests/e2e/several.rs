@@ -1,4 +1,4 @@
-//! Commands with several `--server`: every control is told, each is reported, and what failed at one is not taken back at
+//! Commands with several `--server`: every control is asked, each is reported, and what failed at one is not taken back at
 //! the others.
 
 use std::{path::PathBuf, process::Output, time::Duration};

@@ -1,4 +1,4 @@
-//! A view that no heartbeat refreshes is called stale wherever an operator looks, and by nobody once it is not.
+//! A view that no heartbeat refreshes is called stale wherever an operator looks, and nowhere once it is not.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::harness::{Backing, Demo, Reaped, ensure, eventually, run, runs, signal, waypost};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Nobody listens there.
+/// Without a listener.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 pub fn trials() -> Vec<Trial> {
@@ -91,7 +91,7 @@ fn exit_codes() -> Result<(), Failed> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (right, wrong, missing) = (path("right.yaml"), path("wrong.yaml"), path("missing"));
     let output = path("backup");
-    // Asked rightly, and nobody answers.
+    // Asked rightly, without an answer.
     let unreachable: &[&[&str]] = &[
         &["apply", "-f", &right],
         &["get", "site"],
@@ -123,7 +123,7 @@ fn exit_codes() -> Result<(), Failed> {
     let said = exits(&["status", "--check", "--server", NOWHERE], 2)?;
     let line = stdout(&said);
     ensure(line.starts_with("UNKNOWN: ") && line.lines().count() == 1, || line.clone())?;
-    // Wrong use, and files that are missing or wrong, are found before anybody is asked.
+    // Wrong use, and files that are missing or wrong, are found before a server is asked.
     let wrongly: &[&[&str]] = &[
         &[],
         &["fly"],

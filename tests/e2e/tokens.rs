@@ -1,5 +1,5 @@
-//! Tokens come to a running cluster that has none, by the steps of `docs/tokens.md`: nobody is locked out, DNS goes on
-//! moving, nothing is restarted for it. And the way back for whoever lost the operator's token.
+//! Tokens come to a running cluster that has none, by the steps of `docs/tokens.md`: no node is locked out, DNS goes on
+//! moving, nothing is restarted for it. And the way back when the operator's token is lost.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -173,7 +173,7 @@ fn on_the_embedded_engine() -> Result<(), Failed> {
     cluster.bootstrap()?;
     cluster.hand_out(|name| !name.contains("xa-mobile"))?;
     cluster.waits_for("vantage/xa-mobile")?;
-    // Still nobody is refused, and what is waited for survives a restart of control.
+    // Still no request is refused, and what is waited for survives a restart of control.
     cluster.restart("control")?;
     cluster.waits_for("vantage/xa-mobile")?;
     let status = cluster.succeeds(&["status"])?;
@@ -194,7 +194,7 @@ fn moves_on(cluster: &mut Cluster, operator: &Path) -> Result<(), Failed> {
     cluster.demo.kill(gateway.pid);
     let far = cluster.demo.far();
     eventually("the answer of the far site", SOON, || cluster.demo.answers(far.ip()))?;
-    // Longer than the back ends' TTL: whoever could not renew would be critical by now.
+    // Longer than the back ends' TTL: an instance that could not renew would be critical by now.
     std::thread::sleep(Duration::from_secs(7));
     cluster.demo.get(far)?;
     let url = format!("{}/v1/health/service/orders?passing", cluster.demo.layout.engine);

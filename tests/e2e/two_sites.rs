@@ -355,7 +355,7 @@ fn follow() -> Result<(), Failed> {
     without_enough_vantages(&mut lab)
 }
 
-/// A site that lives and is reached by nobody: its packets vanish, which takes the checks' timeouts to see.
+/// A site that lives and cannot be reached: its packets vanish, which takes the checks' timeouts to see.
 fn cut_off(lab: &Lab) -> Result<(), Failed> {
     let began = Instant::now();
     ip(&format!("-n {} link set {} down", lab.hub, lab.machine("bj-1")?.port))?;

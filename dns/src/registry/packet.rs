@@ -28,7 +28,7 @@ use crate::{
 /// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
 pub(crate) const LONGEST_DATAGRAM: u16 = 65_507;
 
-/// Who is inside, whoever is told the names: see [`Offer::inside`].
+/// The clients that count as inside: see [`Offer::inside`].
 static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 
 /// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.

@@ -15,7 +15,7 @@ use store::{
 
 use super::super::{Admin, Problem};
 
-/// What is told with an explanation of a past moment.
+/// What is added to an explanation of a past moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PastExplained {
     /// The moment.

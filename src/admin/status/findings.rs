@@ -1,7 +1,7 @@
-//! What is wrong, said once for everybody who shows it: the command line, its `--check`, the page and scripts.
+//! What is wrong, decided once for everything that shows it: the command line, its `--check`, the page and scripts.
 //!
 //! Pure: a gathered [`Status`] in, findings and a summary out. While the engine is away, nothing that is only heard
-//! through it is held against anybody: that would call every living node lost.
+//! through it counts against a node: that would call every living node lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use super::{
 
 /// A node may run an older generation for this long, since taking one in and saying so takes a beat or two.
 const MAY_LAG: Duration = Duration::from_secs(10);
-/// Findings of one kind that are told one by one.
+/// Findings of one kind that are listed one by one.
 const MOST_ALIKE: usize = 20;
 
 /// One thing that is not as usual.
@@ -365,7 +365,7 @@ fn vantages(status: &Status, found: &mut Found) {
         let text = match (silent.len(), status.vantages.len()) {
             (some, all) if some == all => {
                 format!(
-                    "no vantage reports ({}): nobody watches the sites, and verdicts do not move",
+                    "no vantage reports ({}): the sites are not watched, and verdicts do not move",
                     list(&silent)
                 )
             }
@@ -451,7 +451,7 @@ fn bootstrap(status: &Status, found: &mut Found) {
     let operator = &pending.operator;
     let text = match waits_for.len() {
         0 => format!(
-            "BOOTSTRAP: everybody was heard with a token; the operator's token {operator} is in force in a moment"
+            "BOOTSTRAP: all were heard with a token; the operator's token {operator} is in force in a moment"
         ),
         n => format!(
             "BOOTSTRAP: the operator's token {operator} is not in force yet; it waits for {n} to be heard with a token: {}",

@@ -2,7 +2,7 @@
 //!
 //! Every commit writes, beside its shards, what each document that it changes was before: enough to undo it. The head
 //! names the record of the last commit, and each record names the one before, so that a commit that lost the race for
-//! the head leaves a record that nobody ever follows. [`as_of`] starts from the present documents and undoes commits until it
+//! the head leaves a record that is never followed. [`as_of`] starts from the present documents and undoes commits until it
 //! reaches the moment. Records are bounded in number and in bytes ([`excess`]); what is older can not be asked.
 //!
 //! Tokens are left out: no answer depends on them, and the digest of a deleted secret should not outlive it.

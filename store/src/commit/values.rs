@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::model::{Document, encode};
 
-/// Changes of one document that are told; the rest is counted.
+/// Changes of one document that are listed; the rest is counted.
 pub const MOST_CHANGES: usize = 100;
 /// What is shown instead of a secret's digest.
 const HIDDEN: &str = "(hidden)";
@@ -67,7 +67,7 @@ fn compare(path: String, before: Option<&Value>, after: Option<&Value>, all: &mu
     }
 }
 
-/// True for what is told field by field. Nothing at all may be that as well as any other value.
+/// True for what is listed field by field. Nothing at all may be that as well as any other value.
 fn is_branch(value: Option<&Value>) -> bool {
     value.is_none_or(|it| it.as_object().is_some_and(|map| !map.is_empty()))
 }

@@ -54,7 +54,7 @@ impl Json {
         }
     }
 
-    /// The same value for whoever keeps it as it is.
+    /// The same value, for readers that keep it as it is.
     pub(super) fn to_value(&self) -> Value {
         match self {
             Self::Null => Value::Null,

@@ -41,7 +41,7 @@ pub struct Context<'a> {
     pub now: Moment,
     /// How long a bounded doubt lasts.
     pub believe_after: Duration,
-    /// True where somebody dials the doubtful: only then can anything wait for an answer.
+    /// True where doubtful instances are dialled: only then can anything wait for an answer.
     pub dials: bool,
     /// What the registry shows of other services.
     pub sight: Sight,

@@ -262,7 +262,7 @@ fn what_the_snapshot_has_and_answers_is_let_in() {
     let mut world = World::of(253, of(0..1));
     let renamed = Endpoint { id: "web-9".into(), ..endpoint(0) };
     world.after(1).reads(61, vec![renamed]).uses([9]);
-    // Without anything to use meanwhile, or without dials, nobody waits.
+    // Without anything to use meanwhile, or without dials, there is no waiting.
     let mut world = World::of(253, vec![]);
     world.after(1).reads(61, of(0..2)).uses(0..2);
     let mut world = World::of(253, of(0..1));

@@ -227,7 +227,7 @@ impl Discovery {
         if listed * 2 < known { Sight::Blind } else { Sight::Sees }
     }
 
-    /// Makes a judgement what everybody sees, and does what it asks for.
+    /// Publishes a judgement, and does what it asks for.
     fn publish(&mut self, service: &str, before: &Entry, judged: Judgement) {
         if !judged.entry.doubts.is_empty() || !before.doubts.is_empty() {
             self.attend(service, &judged.entry);
@@ -277,7 +277,7 @@ impl Discovery {
         }
     }
 
-    /// Nothing is done any more for services that nobody uses, and the doubts of an earlier life are taken up for those
+    /// Nothing is done any more for services that are not in use, and the doubts of an earlier life are taken up for those
     /// that come to be used.
     fn adopt(&mut self) {
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());

@@ -49,7 +49,7 @@ pub(super) fn publish_last_good(shared: &Shared) {
     shared.publisher.publish_drains(drains);
 }
 
-/// Keeps a gateway's memory of the drains true, until nobody can ask any more.
+/// Keeps a gateway's memory of the drains true, until its handle is gone.
 pub(super) async fn remember(shared: Shared) {
     if !is_gateway(&shared) {
         return;
@@ -73,7 +73,7 @@ fn is_gateway(shared: &Shared) -> bool {
     shared.identity.roles.contains("proxy")
 }
 
-/// Follows until nobody can ask any more. `current` is true while the last read succeeded: only then may the
+/// Follows until its handle is gone. `current` is true while the last read succeeded: only then may the
 /// node show that it lives, because a beat promises that it obeys the drains there are.
 pub(super) async fn follow(
     shared: Shared,

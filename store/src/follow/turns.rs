@@ -1,6 +1,6 @@
 //! What the log tells of verdicts that changed: which target, from what to what, and who saw what.
 //!
-//! A few that change together are told one by one. When a data centre dies they are thousands, and a line for each would
+//! A few that change together are logged one by one. When a data centre dies they are thousands, and a line for each would
 //! hide the story: the others are counted by site.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Turns that are told one by one, of those that come together.
+/// Turns that are logged one by one, of those that come together.
 const MOST: usize = 20;
 
 /// The turns that come together.

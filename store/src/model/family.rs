@@ -1,4 +1,4 @@
-//! IPv4 and IPv6, where they are told apart.
+//! IPv4 and IPv6, where they are handled separately.
 
 use std::net::IpAddr;
 

@@ -119,7 +119,7 @@ fn the_next_site_with_the_family_answers_where_the_first_lacks_it() {
 fn a_family_that_is_dead_at_a_living_site_is_answered_by_the_next() {
     let health = [(Up, Down), (Up, Up)];
     assert_eq!(Asked::of(world(&[Both, Both]), &health).both(), [Ok(vec![0]), Ok(vec![1])]);
-    // With nobody better, it is answered all the same.
+    // With no better site, it is answered all the same.
     assert_eq!(Asked::of(world(&[Both, V4]), &health).both(), [Ok(vec![0]), Ok(vec![0])]);
     // Who is up by an operator's word is answered as that says.
     let mut forced = world(&[Both, Both]);

@@ -66,7 +66,7 @@ fn what_does_not_fit_is_marked_and_whole_over_tcp() {
     assert_eq!((message.answers.len(), message.additionals.len()), (60, 62));
 }
 
-/// HAProxy's `server-template` reads datagrams alone, and offers 8192 octets where it is told to.
+/// HAProxy's `server-template` reads datagrams alone, and offers 8192 octets where it is configured to.
 #[test]
 fn clients_inside_are_answered_in_as_large_a_datagram_as_they_take() {
     let registry = registry();

@@ -245,7 +245,7 @@ fn silent_vantages_and_what_they_leave_unjudged_are_said() {
         all,
         [
             "too few vantages are heard to judge bj 192.0.2.1 (check web): the last verdicts stay, whatever happens there",
-            "no vantage reports (v1, v2, v3): nobody watches the sites, and verdicts do not move",
+            "no vantage reports (v1, v2, v3): the sites are not watched, and verdicts do not move",
         ]
     );
     let doubts = problems(|it| it.vantages[0].withheld = true);

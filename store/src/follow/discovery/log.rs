@@ -7,9 +7,9 @@ use crate::{
     handle::Handle,
 };
 
-/// Changes of one service at once that are told one by one.
+/// Changes of one service at once that are logged one by one.
 const ONE_BY_ONE: usize = 8;
-/// Instances of one service that are told to be never used.
+/// Instances of one service that are logged as never used.
 const MOST_UNUSED: usize = 100;
 
 /// What was said.
