@@ -41,8 +41,8 @@ pub use health::{Health, Reasons, router as health_router};
 pub use nodes::NodeStatus;
 pub use simulate::{Simulated, Unserved};
 pub use status::{
-    Answering, CnameToSet, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known, Seen,
-    ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
+    Answering, CnameToSet, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known,
+    Seen, ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
 };
 pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
@@ -105,6 +105,11 @@ impl Admin {
     pub fn with_targets(self, targets: Arc<ArcSwap<Targets>>) -> Self {
         Self { targets, ..self }
     }
+}
+
+/// A domain's name as documents have it, however a person wrote it: in lower case, without the final dot.
+fn domain_name(text: &str) -> String {
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
 
 /// Every route.

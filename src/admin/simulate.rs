@@ -1,6 +1,6 @@
 //! `/v1/simulate`: where clients and load would go if sites died, before anybody dares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,11 @@ use store::{
     board::Board,
     health,
     model::{Generation, Moment, Name},
-    snapshot::{Snapshot, SteeredDomain, SteeredSite},
-    steering::{self, Destination, Outcome, Shift, shifts, without},
+    snapshot::{SiteId, Snapshot, SteeredDomain},
+    steering::{self, Destination, Family, FamilyOutcome, Look, Shift, shifts, without},
 };
 
-use super::{Admin, Answering, Asked, Caller, Problem};
+use super::{Admin, Answering, Asked, Caller, Problem, domain_name};
 use crate::auth::Right;
 
 #[derive(Debug, Deserialize)]
@@ -37,18 +37,21 @@ pub struct Simulated {
     /// Every site there is would be dead.
     #[serde(default)]
     pub nothing_left: bool,
-    /// Domains of which no living site would be left, by name.
+    /// Domains whose clients, some or all, would reach no living site, by name.
     #[serde(default)]
     pub unserved: Vec<Unserved>,
     /// The load of each cluster's sites.
     pub load: Vec<LoadSimulated>,
 }
 
-/// A domain that nothing would be left of.
+/// A domain whose clients, some or all, would reach no living site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unserved {
     /// Its name.
     pub domain: String,
+    /// The family of addresses, as `IPv6`, if only that one is concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
     /// What it would be answered with then.
     pub answering: Answering,
     /// The dead sites it would go on answering with.
@@ -102,63 +105,132 @@ pub(super) async fn simulate(
     let (board, now) = (admin.handle.board(), admin.handle.now());
     let imagined = without(&snapshot, board, &killed, now);
     let boards = (&**board, &imagined);
-    let (mut domains, mut unserved) = (Vec::new(), Vec::new());
-    let mut unmoved = 0;
-    let asked = |it: &&std::sync::Arc<SteeredDomain>| {
-        wanted.domain.as_ref().is_none_or(|name| it.domain.name.as_str() == name)
-    };
-    for steered in snapshot.domains.values().filter(asked) {
-        let groups: Vec<GroupSimulated> = shifts(&snapshot, steered, boards, now)
-            .into_iter()
-            .filter(|shift| shift.before != shift.after)
-            .map(|shift| group(&snapshot, &shift))
-            .collect();
-        let nothing = nothing_left(&snapshot, steered, &killed, (&imagined, now));
-        let has_nothing = nothing.is_some();
-        unserved.extend(nothing);
-        if groups.is_empty() {
-            unmoved += usize::from(!has_nothing);
-        } else {
-            domains.push(DomainSimulated { domain: steered.domain.name.to_string(), groups });
-        }
-    }
-    if domains.is_empty() && unmoved == 0 && unserved.is_empty() {
+    let only = wanted.domain.as_deref().map(domain_name);
+    let Domains { moved, unserved, unmoved } = domains(&snapshot, &killed, only.as_deref(), boards, now);
+    if moved.is_empty() && unmoved == 0 && unserved.is_empty() {
         return Err(Problem::not_found(format!("no domain is called {}", wanted.domain.unwrap_or_default())));
     }
-    domains.sort_by(|a, b| a.domain.cmp(&b.domain));
-    unserved.sort_by(|a, b| a.domain.cmp(&b.domain));
     let load = load(&admin, &snapshot, &killed, boards);
     let nothing_left = snapshot.sites.iter().all(|site| killed.contains(&site.name));
     let killed = killed.iter().map(ToString::to_string).collect();
     let generation = snapshot.generation;
-    Ok(Json(Simulated { generation, killed, domains, unmoved, nothing_left, unserved, load }))
+    Ok(Json(Simulated { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
 }
 
-/// What becomes of a domain of which every site is dead, and one of them is dead only in what is imagined.
-fn nothing_left(
+/// What becomes of the domains.
+#[derive(Debug, Default)]
+struct Domains {
+    moved: Vec<DomainSimulated>,
+    unserved: Vec<Unserved>,
+    unmoved: usize,
+}
+
+/// What becomes of the domains, or of one of them, between what is and what is imagined.
+fn domains(
     snapshot: &Snapshot,
-    steered: &SteeredDomain,
     killed: &[Name],
-    (imagined, now): (&Board, Moment),
-) -> Option<Unserved> {
-    let name = |site| snapshot.site(site).map(|site| &site.name);
-    let is_killed = |site: &SteeredSite| name(site.site).is_some_and(|name| killed.contains(name));
-    let is_dead = |site: &SteeredSite| {
-        is_killed(site) || steering::health(site, None, imagined).state == health::State::Down
-    };
-    if !steered.sites.iter().all(is_dead) || !steered.sites.iter().any(is_killed) {
-        return None;
-    }
-    let ranking = steering::rank(steered, &snapshot.locality.at_home(None), imagined, now);
-    let (answering, answers) = match steering::outcome(steered, &ranking) {
-        Outcome::Sites(sites) => {
-            let names = sites.iter().filter_map(|it| name(it.site)).map(ToString::to_string);
-            (Answering::FailOpen, names.collect())
+    only: Option<&str>,
+    boards: (&Board, &Board),
+    now: Moment,
+) -> Domains {
+    let mut all = Domains::default();
+    let asked = |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
+    for steered in snapshot.domains.values().filter(asked) {
+        let shifts = shifts(snapshot, steered, boards, now);
+        let unserved = Imagined { snapshot, steered, killed, boards, now }.unserved(&shifts);
+        let groups: Vec<GroupSimulated> = shifts
+            .iter()
+            .filter(|shift| shift.before != shift.after)
+            .map(|shift| group(snapshot, shift))
+            .collect();
+        if !groups.is_empty() {
+            all.moved.push(DomainSimulated { domain: steered.domain.name.to_string(), groups });
+        } else if unserved.is_empty() {
+            all.unmoved += 1;
         }
-        Outcome::Nodata => (Answering::Nodata, Vec::new()),
-        Outcome::Backup(_) => (Answering::Backup, Vec::new()),
-    };
-    Some(Unserved { domain: steered.domain.name.to_string(), answering, answers })
+        all.unserved.extend(unserved);
+    }
+    all.moved.sort_by(|a, b| a.domain.cmp(&b.domain));
+    all.unserved.sort_by(|a, b| (&a.domain, &a.family).cmp(&(&b.domain, &b.family)));
+    all
+}
+
+/// A domain in the world that is imagined. Whether its clients reach a living site is decided by what they would be
+/// answered, not by what the probes would say: an override, or a domain without a check, may go on sending them to a
+/// site that is dead.
+struct Imagined<'a> {
+    snapshot: &'a Snapshot,
+    steered: &'a SteeredDomain,
+    killed: &'a [Name],
+    boards: (&'a Board, &'a Board),
+    now: Moment,
+}
+
+impl Imagined<'_> {
+    fn name(&self, site: SiteId) -> Option<&Name> {
+        self.snapshot.site(site).map(|it| &it.name)
+    }
+
+    fn is_dead(&self, name: &Name) -> bool {
+        let sites = || self.steered.sites.iter().filter(|it| self.name(it.site) == Some(name));
+        let is_down = |site| steering::health(site, None, self.boards.1).state == health::State::Down;
+        self.killed.contains(name) || sites().any(is_down)
+    }
+
+    /// Which of its clients would reach no living site. A domain that has none of the killed sites is left out.
+    fn unserved(&self, shifts: &[Shift]) -> Vec<Unserved> {
+        let mut names = self.steered.sites.iter().filter_map(|it| self.name(it.site));
+        if !names.any(|name| self.killed.contains(name)) {
+            return Vec::new();
+        }
+        let (mut dead, mut nowhere, mut backup) = (BTreeSet::new(), false, false);
+        for to in shifts.iter().flat_map(|shift| shift.after.keys()) {
+            match to {
+                Destination::Site(name) if self.is_dead(name) => {
+                    dead.insert(name.to_string());
+                }
+                Destination::Site(_) => {}
+                Destination::Nowhere => nowhere = true,
+                Destination::Backup => backup = true,
+            }
+        }
+        let answers: Vec<String> = dead.into_iter().collect();
+        let whole = |answering| vec![self.one(None, answering, answers.clone())];
+        match (answers.is_empty(), nowhere, backup) {
+            (false, _, _) => whole(Answering::FailOpen),
+            (true, true, _) => whole(Answering::Nodata),
+            (true, false, true) => whole(Answering::Backup),
+            (true, false, false) => Family::BOTH.into_iter().filter_map(|it| self.family(it)).collect(),
+        }
+    }
+
+    /// Of a domain that most clients reach: a family that they would not.
+    fn family(&self, family: Family) -> Option<Unserved> {
+        let nowhere = self.snapshot.locality.at_home(None);
+        let (was, board) = self.boards;
+        let look = |board| Look { family, region: None, board };
+        let ranking = steering::rank(self.steered, &nowhere, board, self.now);
+        match steering::for_family(self.steered, &ranking, look(board)) {
+            FamilyOutcome::Sites(sites) => {
+                let (_, first) = sites.iter().next()?;
+                let name = self.name(first.site)?;
+                let is_dead = self.killed.contains(name) || sites.dead().is_some();
+                is_dead.then(|| self.one(Some(family), Answering::FailOpen, vec![name.to_string()]))
+            }
+            FamilyOutcome::TakenOut => {
+                let ranking = steering::rank(self.steered, &nowhere, was, self.now);
+                let before = steering::for_family(self.steered, &ranking, look(was));
+                let is_new = !matches!(before, FamilyOutcome::TakenOut);
+                is_new.then(|| self.one(Some(family), Answering::Nodata, Vec::new()))
+            }
+            FamilyOutcome::Nodata | FamilyOutcome::Backup(_) => None,
+        }
+    }
+
+    fn one(&self, family: Option<Family>, answering: Answering, answers: Vec<String>) -> Unserved {
+        let family = family.map(|it| it.as_str().to_owned());
+        Unserved { domain: self.steered.domain.name.to_string(), family, answering, answers }
+    }
 }
 
 fn killed(snapshot: &Snapshot, text: &str) -> Result<Vec<Name>, Problem> {
@@ -231,4 +303,105 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
         }));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use store::{
+        board::Reading,
+        health::State,
+        model::{self, World},
+    };
+
+    use super::*;
+
+    const WORLD: &str = "\
+kind: Site
+name: bj
+---
+kind: Site
+name: sh
+---
+kind: Check
+name: web
+type: tcp
+port: 80
+interval: 1s
+timeout: 500ms
+---
+kind: Zone
+name: example.com
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways: { bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }
+---
+kind: Domain
+name: gw.example.com
+cluster: main
+policy: { type: failover, order: [bj, sh] }
+";
+
+    /// What the death of bj would bring, with `more` written below the world, whose last document is the domain.
+    fn killed_bj(more: &str) -> Domains {
+        let documents = model::parse("w", &format!("{WORLD}{more}")).unwrap();
+        let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
+        let board = Board::default();
+        let snapshot = Snapshot::compile(world.sources(), Generation::default(), &board);
+        for target in snapshot.targets.values() {
+            board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
+        }
+        let killed = ["bj".parse().unwrap()];
+        let imagined = without(&snapshot, &board, &killed, Moment(5));
+        domains(&snapshot, &killed, Some("gw.example.com"), (&board, &imagined), Moment(5))
+    }
+
+    fn order(site: &str, state: &str) -> String {
+        format!(
+            "check: web\n---\nkind: Override\nname: o\ntarget: {{ site: {site} }}\nstate: {state}\nowner: ops\n\
+             reason: test\n"
+        )
+    }
+
+    fn unserved(family: Option<&str>, answering: Answering, answers: &[&str]) -> Unserved {
+        Unserved {
+            domain: "gw.example.com".into(),
+            family: family.map(str::to_owned),
+            answering,
+            answers: answers.iter().map(|it| (*it).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn clients_that_would_still_be_sent_to_the_dead_site_are_said() {
+        let dead = [unserved(None, Answering::FailOpen, &["bj"])];
+        // Nothing else may serve, whatever the probes say of it; bj is believed to live; or nobody would notice.
+        let cases = [order("sh", "down"), order("sh", "drain"), order("bj", "up"), "ttl: 20s\n".to_owned()];
+        for more in cases {
+            let found = killed_bj(&more);
+            assert_eq!((&found.unserved[..], found.unmoved), (&dead[..], 0), "{more}");
+            assert!(found.moved.is_empty(), "{more}: {found:?}");
+        }
+        let nothing = killed_bj(&format!("when_none: nodata\n{}", order("sh", "down")));
+        assert_eq!(nothing.unserved, [unserved(None, Answering::Nodata, &[])]);
+    }
+
+    #[test]
+    fn a_family_that_only_the_dead_site_has_is_said() {
+        let found = killed_bj("check: web\n");
+        assert_eq!(found.unserved, [unserved(Some("IPv6"), Answering::FailOpen, &["bj"])]);
+        assert_eq!((found.moved.len(), found.unmoved), (1, 0));
+    }
+
+    #[test]
+    fn a_domain_that_goes_on_is_none_of_them() {
+        let elsewhere = killed_bj("check: web\nsites: [sh]\n");
+        assert!(elsewhere.unserved.is_empty() && elsewhere.moved.is_empty(), "{elsewhere:?}");
+        assert_eq!(elsewhere.unmoved, 1);
+    }
 }

@@ -8,7 +8,10 @@ mod findings;
 mod instances;
 mod narrow;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -20,7 +23,7 @@ use store::{
     snapshot::Snapshot,
 };
 
-pub use domains::{Answering, DomainSite, DomainStatus, HeldBackStatus};
+pub use domains::{Answering, DeadEnd, DomainSite, DomainStatus, HeldBackStatus};
 pub use findings::Finding;
 pub use instances::{InstanceStatus, Known, ServiceStatus};
 
@@ -141,6 +144,9 @@ pub struct TargetStatus {
     pub address: String,
     /// Its check.
     pub check: String,
+    /// The clusters it is an address of.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub clusters: BTreeSet<String>,
     /// What is believed of it.
     #[serde(with = "crate::moments")]
     pub verdict: Verdict,
@@ -225,7 +231,8 @@ pub(super) async fn status(
         ..Status::default()
     };
     if let Some(name) = &wanted.about {
-        status = narrow::to(status, name).ok_or_else(|| {
+        let sites: Vec<&str> = snapshot.sites.iter().map(|site| site.name.as_str()).collect();
+        status = narrow::to(status, name, &sites).ok_or_else(|| {
             Problem::not_found(format!("no domain, host name, service or site is called {name}"))
         })?;
         instances::list(&admin, &snapshot, &mut status).await;
@@ -258,6 +265,7 @@ fn targets(snapshot: &Snapshot, picture: &Picture) -> Vec<TargetStatus> {
             site: target.site.to_string(),
             address: target.address.to_string(),
             check: target.check.name.to_string(),
+            clusters: target.clusters.iter().map(ToString::to_string).collect(),
             verdict: picture.verdicts.get(&target.key).cloned().unwrap_or_default(),
             observations: seen(picture, &target.key),
         })

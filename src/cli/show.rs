@@ -175,25 +175,35 @@ pub(super) const fn phase(it: &DrainView) -> &'static str {
     }
 }
 
-/// What would have no living site at all.
+/// What would not reach a living site.
 fn unserved(it: &Simulated) -> String {
     const SHOWN: usize = 50;
     let mut text = String::new();
     if it.nothing_left {
         text.push_str("NO SITE WOULD BE LEFT: these are all there are. Requests would fail everywhere.\n\n");
     }
-    let then = |it: &Unserved| match it.answering {
-        Answering::Nodata => "it would be answered with nothing (when_none: nodata)".to_owned(),
-        Answering::Backup => "it would be answered with its backup addresses".to_owned(),
-        _ => format!("it would fail open: its clients would still be sent to {}", it.answers.join(", ")),
+    let then = |it: &Unserved| match (it.answering, &it.family) {
+        (Answering::Nodata, None) => "it would be answered with nothing (when_none: nodata)".to_owned(),
+        (Answering::Nodata, Some(family)) => format!(
+            "for {family} it would be answered with nothing: an override takes every other site with {family} out"
+        ),
+        (Answering::Backup, _) => "it would be answered with its backup addresses".to_owned(),
+        (_, None) => {
+            let dead = it.answers.join(", ");
+            format!("it would fail open: its clients would still be sent to {dead}, which would be dead")
+        }
+        (_, Some(family)) => {
+            let dead = it.answers.join(", ");
+            format!("its {family} clients would still be sent to {dead}, which would be dead")
+        }
     };
     let row = |it: &Unserved| vec![it.domain.clone(), then(it)];
     let rows: Vec<_> = it.unserved.iter().take(SHOWN).map(row).collect();
     if !rows.is_empty() {
-        section(&mut text, "Domains without a living site", &["DOMAIN", "THEN"], &rows);
+        section(&mut text, "Domains whose clients would reach no living site", &["DOMAIN", "THEN"], &rows);
     }
     if it.unserved.len() > SHOWN {
-        let _ = writeln!(text, "and {} domains more without a living site\n", it.unserved.len() - SHOWN);
+        let _ = writeln!(text, "and {} more\n", it.unserved.len() - SHOWN);
     }
     text
 }

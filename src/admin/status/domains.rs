@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use store::{
+    board::Board,
+    health::State,
     model::{RecoveryMode, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain, SteeredSite},
-    steering::{self, HeldBack, Outcome, Tier},
+    steering::{self, Family, FamilyOutcome, HeldBack, Look, Outcome, Ranked, Ranking, Tier},
 };
 
 use super::{Admin, Forced, forced};
@@ -27,6 +29,18 @@ pub struct DomainStatus {
     /// What that answer is worth.
     #[serde(default)]
     pub answering: Answering,
+    /// The families whose clients are sent to a dead site, each with that site.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dead_ends: Vec<DeadEnd>,
+}
+
+/// A family whose clients are sent to a dead site.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadEnd {
+    /// The family, as `IPv6`.
+    pub family: String,
+    /// The site.
+    pub site: String,
 }
 
 /// What the answer of a domain is worth.
@@ -38,7 +52,8 @@ pub enum Answering {
     Normal,
     /// Nothing is known of the site that is answered.
     Unknown,
-    /// No site is left, and it is answered all the same.
+    /// It is answered with a site that is dead, drained or forced down, because no better one is left; or with one that is
+    /// dead and forced up.
     FailOpen,
     /// No site is left, and the domain answers nothing then.
     Nodata,
@@ -92,9 +107,8 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
     let ranking = steering::rank(steered, &nowhere, board, now);
     let (answers, answering) = match steering::outcome(steered, &ranking) {
         Outcome::Sites(sites) => {
-            let best = sites.first().map(|it| it.tier);
             let names = sites.iter().map(|it| site_name(snapshot, it.site)).collect();
-            (names, worth(best, steered.domain.check.is_some()))
+            (names, worth(sites.first(), steered.domain.check.is_some()))
         }
         Outcome::Nodata => (Vec::new(), Answering::Nodata),
         Outcome::Backup(_) => (vec!["backup addresses".to_owned()], Answering::Backup),
@@ -117,16 +131,32 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
         sites: steered.sites.iter().enumerate().map(site).collect(),
         answers,
         answering,
+        dead_ends: dead_ends(snapshot, steered, &ranking, board),
     }
 }
 
-const fn worth(best: Option<Tier>, checked: bool) -> Answering {
-    match best {
-        Some(Tier::Down | Tier::Draining | Tier::ForcedDown) => Answering::FailOpen,
-        Some(Tier::Unknown) if checked => Answering::Unknown,
+fn worth(best: Option<&Ranked>, checked: bool) -> Answering {
+    match best.map(|it| (it.tier, it.real)) {
+        Some((Tier::Down | Tier::Draining | Tier::ForcedDown, _)) => Answering::FailOpen,
+        // Forced up.
+        Some((Tier::Up, State::Down)) => Answering::FailOpen,
+        Some((Tier::Unknown, _)) if checked => Answering::Unknown,
         Some(_) => Answering::Normal,
         None => Answering::Nodata,
     }
+}
+
+/// The families whose clients are sent to a dead site. One of them may be although a living site is left for the other.
+fn dead_ends(snapshot: &Snapshot, steered: &SteeredDomain, ranking: &Ranking, board: &Board) -> Vec<DeadEnd> {
+    let dead_end =
+        |family: Family| match steering::for_family(steered, ranking, Look { family, region: None, board }) {
+            FamilyOutcome::Sites(sites) => {
+                let site = site_name(snapshot, sites.dead()?.site);
+                Some(DeadEnd { family: family.as_str().to_owned(), site })
+            }
+            FamilyOutcome::Nodata | FamilyOutcome::TakenOut | FamilyOutcome::Backup(_) => None,
+        };
+    Family::BOTH.into_iter().filter_map(dead_end).collect()
 }
 
 fn held_back(held: HeldBack, steered: &SteeredDomain) -> HeldBackStatus {
@@ -167,12 +197,19 @@ mod tests {
 
     #[test]
     fn an_answer_is_worth_what_its_best_site_is() {
-        assert_eq!(worth(Some(Tier::Up), true), Answering::Normal);
-        assert_eq!(worth(Some(Tier::HeldDown), true), Answering::Normal);
-        assert_eq!(worth(Some(Tier::Unknown), true), Answering::Unknown);
-        assert_eq!(worth(Some(Tier::Unknown), false), Answering::Normal, "nobody asked for its health");
+        let worth = |tier, real, checked| worth(Some(&Ranked { tier, real, ..Ranked::default() }), checked);
+        assert_eq!(worth(Tier::Up, State::Up, true), Answering::Normal);
+        assert_eq!(worth(Tier::HeldDown, State::Up, true), Answering::Normal);
+        assert_eq!(worth(Tier::Unknown, State::Unknown, true), Answering::Unknown);
+        assert_eq!(
+            worth(Tier::Unknown, State::Unknown, false),
+            Answering::Normal,
+            "nobody asked for its health"
+        );
+        assert_eq!(worth(Tier::Up, State::Down, true), Answering::FailOpen, "forced up");
+        assert_eq!(worth(Tier::Up, State::Unknown, true), Answering::Normal, "forced up");
         for dead in [Tier::Down, Tier::Draining, Tier::ForcedDown] {
-            assert_eq!(worth(Some(dead), false), Answering::FailOpen);
+            assert_eq!(worth(dead, State::Down, false), Answering::FailOpen);
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use store::{drain::Phase, health::State, model::Moment};
 
 use super::{
-    Answering, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus, ViewStatus,
+    Answering, DeadEnd, DomainSite, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus, ViewStatus,
     domains::{HeldBackStatus as Held, seconds},
 };
 
@@ -122,7 +122,8 @@ fn frozen(status: &Status, now: Moment, found: &mut Found) {
     for cluster in &status.frozen {
         let since = status.frozen_since.get(cluster);
         let since = since.map_or_else(String::new, |at| format!(" since {at}{}", ago(at, now)));
-        let held: Vec<String> = status.targets.iter().filter(|it| it.verdict.frozen).map(name).collect();
+        let of_cluster = |it: &&TargetStatus| it.verdict.frozen && it.clusters.contains(cluster);
+        let held: Vec<String> = status.targets.iter().filter(of_cluster).map(name).collect();
         let which = match held.as_slice() {
             [] => String::new(),
             held => format!(": {}", list(held)),
@@ -148,6 +149,9 @@ fn answers(status: &Status, found: &mut Found) {
         let answers = domain.answers.join(", ");
         let said = match domain.answering {
             Answering::Normal => continue,
+            Answering::FailOpen if domain.is_answered_by_force() => {
+                ("fail_open", format!("{answers} is down and forced up, so clients are still sent there"))
+            }
             Answering::Unknown => (
                 "unknown",
                 format!(
@@ -180,6 +184,7 @@ fn answers(status: &Status, found: &mut Found) {
         };
         found.problem(kind, first, format!("{}{verb}: {text}", list(&domains)));
     }
+    partly_dead(status, found);
     for domain in &status.domains {
         if let Some(failover) = &domain.failover
             && let Some(budget) = failover.budget
@@ -191,6 +196,46 @@ fn answers(status: &Status, found: &mut Found) {
             );
             found.problem("budget", &domain.name, text);
         }
+    }
+}
+
+/// Domains of which only some clients are sent to a dead site: those of one family, or those for whom a site that is forced up comes first.
+fn partly_dead(status: &Status, found: &mut Found) {
+    let mut alike: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut note = |text: String, domain: &DomainStatus| {
+        alike.entry(text).or_default().push(domain.name.clone());
+    };
+    for domain in status.domains.iter().filter(|it| it.answering != Answering::FailOpen) {
+        for DeadEnd { family, site } in &domain.dead_ends {
+            note(
+                format!("{family} clients are still sent to {site}, whose {family} addresses are down"),
+                domain,
+            );
+        }
+        for site in domain.sites.iter().filter(|it| it.is_forced_up_dead()) {
+            let site = &site.site;
+            note(format!("{site} is down and forced up, so clients may be sent there"), domain);
+        }
+    }
+    for (text, mut domains) in alike {
+        domains.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let first = domains.first().cloned().unwrap_or_default();
+        found.problem("fail_open", first, format!("{}: {text}", list(&domains)));
+    }
+}
+
+impl DomainSite {
+    /// An override forces it up, and the probes say that it is down.
+    fn is_forced_up_dead(&self) -> bool {
+        self.state == State::Down.as_str() && self.forced.as_ref().is_some_and(|order| order.state == "up")
+    }
+}
+
+impl DomainStatus {
+    /// The site that is answered first is dead and forced up.
+    fn is_answered_by_force(&self) -> bool {
+        let first = self.sites.iter().find(|it| Some(&it.site) == self.answers.first());
+        first.is_some_and(DomainSite::is_forced_up_dead)
     }
 }
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::Status;
+use crate::admin::domain_name;
 
 /// What is about a name; `None` if nothing is called so. A site comes with what stands there, a domain with its sites, a
-/// service with the domains that lead to it.
-pub(super) fn to(status: Status, name: &str) -> Option<Status> {
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+/// service with the domains that lead to it. `sites` are those that there are: nothing may stand at one yet.
+pub(super) fn to(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
+    let name = domain_name(name);
     let about = Some(name.clone());
-    let is_site = status.nodes.iter().any(|it| it.site == name)
+    let is_site = sites.contains(&name.as_str())
+        || status.nodes.iter().any(|it| it.site == name)
         || status.targets.iter().any(|it| it.site == name)
         || status.domains.iter().any(|it| it.sites.iter().any(|site| site.site == name));
     let service = status.services.iter().find(|it| it.name == name || it.hosts.contains(&name)).cloned();
@@ -100,7 +102,7 @@ mod tests {
     }
 
     fn shown(about: &str) -> Option<(Vec<String>, Vec<String>, Vec<String>)> {
-        let status = to(world(), about)?;
+        let status = to(world(), about, &["bj", "sh", "gz"])?;
         assert_eq!(status.about.as_deref(), Some(about.trim_end_matches('.').to_lowercase().as_str()));
         let domains = status.domains.into_iter().map(|it| it.name.replace(".example.com", ""));
         let nodes = status.nodes.into_iter().map(|it| it.node);
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(shown("bj"), Some((words("gw web-uuid"), words("gw-bj"), vec![])));
         assert_eq!(shown("gw.example.com"), Some((words("gw"), words("gw-bj gw-sh"), vec![])));
         assert_eq!(shown("pay-uuid.example.com"), Some((words("pay-uuid"), words("gw-sh"), words("pay"))));
+        assert_eq!(shown("gz"), Some((vec![], vec![], vec![])), "a site where nothing stands yet");
         assert_eq!(shown("nothing"), None);
     }
 }

@@ -6,7 +6,7 @@ use store::model::Generation;
 
 use crate::{
     admin::{
-        Answering, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
+        Answering, DeadEnd, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
         TargetStatus,
     },
     cli::show::{DRAIN_HEADS, drain_row, section, still_registered},
@@ -95,6 +95,11 @@ fn domains(text: &mut String, it: &Status) {
         });
         let answers = domain.answers.join(", ");
         let answers = match domain.answering {
+            Answering::Normal | Answering::Unknown if !domain.dead_ends.is_empty() => {
+                let dead = |it: &DeadEnd| format!("{} FAILS OPEN to {}", it.family, it.site);
+                let dead = domain.dead_ends.iter().map(dead).collect::<Vec<_>>().join(", ");
+                format!("{answers} ({dead})")
+            }
             Answering::Normal => answers,
             Answering::Unknown => format!("{answers} (on trust)"),
             Answering::FailOpen => format!("{answers} (FAILS OPEN)"),

@@ -104,6 +104,15 @@ impl<'a> FamilySites<'a> {
         first.and_then(with_site).into_iter().chain(alike.take(back_ups))
     }
 
+    /// The first of them, if it is dead for this family: all of its addresses of the family are down, and clients are
+    /// sent there because nothing better is left or because an override forces it up.
+    #[must_use]
+    pub fn dead(self) -> Option<&'a SteeredSite> {
+        let (_, first) = self.iter().next()?;
+        let mut family = first.addresses.iter().filter(|it| self.look.family.holds(it.ip));
+        family.all(|it| self.look.is_down(it)).then_some(first)
+    }
+
     /// Their addresses; an address that two sites share comes twice.
     pub fn addresses(self) -> impl Iterator<Item = IpAddr> + 'a {
         self.iter().flat_map(move |(_, site)| self.look.addresses(site))

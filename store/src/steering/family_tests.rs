@@ -103,6 +103,29 @@ impl Asked {
 use Has::{Both, V4, V6};
 
 #[test]
+fn a_family_that_is_sent_to_a_dead_site_says_so() {
+    let dead = |asked: &Asked, family| {
+        let ranking = asked.ranking();
+        match for_family(asked.domain(), &ranking, Look { family, region: None, board: &asked.board }) {
+            FamilyOutcome::Sites(sites) => sites.dead().map(|it| it.site.0),
+            _ => None,
+        }
+    };
+    let families = |asked: &Asked| Family::BOTH.map(|it| dead(asked, it));
+    // IPv6 is only at the site that is down, or only its IPv6 address is down.
+    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Down, Down), (Up, Up)])), [None, Some(0)]);
+    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Up, Down), (Up, Up)])), [None, Some(0)]);
+    // Nothing is left, or nothing is known, or all is well.
+    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Down, Down), (Down, Up)])), [Some(0), Some(0)]);
+    assert_eq!(families(&Asked::of(world(&[Both]), &[(Unknown, Unknown)])), [None, None]);
+    assert_eq!(families(&Asked::of(world(&[Both, Both]), &[(Down, Down), (Up, Up)])), [None, None]);
+    // It is down and forced up.
+    let mut forced = world(&[Both, Both]);
+    forced.overrides = vec![order(0, OverrideState::Up)];
+    assert_eq!(families(&Asked::of(forced, &[(Down, Down), (Up, Up)])), [Some(0), Some(0)]);
+}
+
+#[test]
 fn the_next_site_with_the_family_answers_where_the_first_lacks_it() {
     // bj is down, gz has no IPv6, sh has.
     let asked = Asked::of(world(&[Both, V4, Both]), &[(Down, Down), (Up, Up), (Up, Up)]);

@@ -35,6 +35,7 @@ fn target(site: &str, state: State) -> TargetStatus {
         site: site.into(),
         address: "192.0.2.1".into(),
         check: "web".into(),
+        clusters: ["main".to_owned()].into(),
         verdict: Verdict { state, since: Moment(1_790_000_000_000), ..Verdict::default() },
         observations: BTreeMap::from([
             see("v1", state, reason),
@@ -153,6 +154,42 @@ fn failing_open_is_said_with_the_site_that_is_dead() {
 }
 
 #[test]
+fn clients_of_a_family_or_of_a_forced_site_that_go_to_a_dead_one_are_said() {
+    let one_family = problems(|it| {
+        it.domains[0].dead_ends = vec![DeadEnd { family: "IPv6".into(), site: "bj".into() }];
+        it.domains[0].answers = vec!["sh".into()];
+    });
+    assert_eq!(
+        one_family,
+        ["gw.example.com: IPv6 clients are still sent to bj, whose IPv6 addresses are down"]
+    );
+    let force = |it: &mut Status| {
+        let order = Forced {
+            name: "bj-up".into(),
+            state: "up".into(),
+            authority: "human".into(),
+            owner: "ops".into(),
+            reason: "it lives".into(),
+            expires: None,
+        };
+        it.domains[0].sites[0] = DomainSite { state: "down".into(), forced: Some(order), ..site("bj", "up") };
+    };
+    let first = problems(|it| {
+        force(it);
+        it.domains[0].answering = Answering::FailOpen;
+    });
+    assert_eq!(
+        first,
+        ["gw.example.com fails open: bj is down and forced up, so clients are still sent there"]
+    );
+    let near = problems(|it| {
+        force(it);
+        it.domains[0].answers = vec!["sh".into()];
+    });
+    assert_eq!(near, ["gw.example.com: bj is down and forced up, so clients may be sent there"]);
+}
+
+#[test]
 fn domains_that_are_answered_alike_are_said_together() {
     let found = judged(|it| {
         it.domains[0].answering = Answering::FailOpen;
@@ -222,7 +259,14 @@ fn a_frozen_cluster_is_said_with_its_targets() {
         it.frozen = vec!["main".into()];
         it.frozen_since = [("main".into(), "2026-09-21T14:14:20Z".into())].into();
         it.targets[0].verdict.frozen = true;
+        let other = TargetStatus { clusters: ["other".to_owned()].into(), ..it.targets[0].clone() };
+        it.targets.push(TargetStatus { address: "192.0.2.9".into(), ..other });
+        it.frozen.push("other".into());
     });
+    assert!(
+        found[1].contains("cluster other is frozen") && found[1].contains("stay: bj 192.0.2.9 (check web);")
+    );
+    assert!(found[0].contains("stay: bj 192.0.2.1 (check web);"), "{found:?}");
     assert!(
         found[0].starts_with(
             "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets look down at once than its \

@@ -104,6 +104,16 @@ Domains
 }
 
 #[test]
+fn a_family_that_goes_to_a_dead_site_is_marked() {
+    let mut status = troubled();
+    status.domains[0].answers = vec!["sh".into()];
+    status.domains[0].answering = Answering::Normal;
+    status.domains[0].dead_ends = vec![DeadEnd { family: "IPv6".into(), site: "bj".into() }];
+    let text = whole(&status);
+    assert!(text.contains("  sh (IPv6 FAILS OPEN to bj)\n"), "{text}");
+}
+
+#[test]
 fn with_the_engine_away_nothing_is_called_lost_or_silent() {
     let mut status = troubled();
     status.engine_error = Some("connection refused".into());
