@@ -24,7 +24,7 @@ use store::{
 };
 use uuid::Uuid;
 
-use super::{Admin, Asked, Caller, Problem, Sent, bearers};
+use super::{Admin, Asked, Caller, Problem, Sent, bearers, domain_name};
 use crate::auth::Right;
 
 /// Commits by others that an apply gives way to before it gives up.
@@ -51,6 +51,22 @@ pub struct FileText {
     pub name: String,
     /// YAML or JSON documents.
     pub text: String,
+}
+
+impl FileText {
+    /// The mistake of a file without a document. Such a file beside others was probably emptied by accident, and with
+    /// `prune` everything that was in it would be removed.
+    #[must_use]
+    pub fn without_documents(&self) -> Mistake {
+        Mistake {
+            file: self.name.as_str().into(),
+            line: None,
+            document: String::new(),
+            field: String::new(),
+            problem: "there is no document in it".to_owned(),
+            expected: "documents such as `kind: Site`".to_owned(),
+        }
+    }
 }
 
 /// What an apply did.
@@ -125,6 +141,7 @@ pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {
+            Ok(parsed) if parsed.is_empty() => mistakes.push(file.without_documents()),
             Ok(parsed) => documents.extend(parsed),
             Err(found) => mistakes.extend(found),
         }
@@ -349,7 +366,7 @@ pub(super) async fn switch(
     Asked(wanted): Asked<Switch>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
-    let id = DocumentId { kind: Kind::Domain, name };
+    let id = DocumentId { kind: Kind::Domain, name: domain_name(&name) };
     let stored = commit::read(admin.engine.as_ref(), None).await?;
     let Some(found) = stored.get(&id) else {
         return Err(Problem::not_found(format!("there is no {id}")));
@@ -411,7 +428,9 @@ pub(super) async fn list(
 }
 
 fn named(of: &str, name: String) -> Result<DocumentId, Problem> {
-    Ok(DocumentId { kind: kind(of)?, name })
+    let kind = kind(of)?;
+    let name = if matches!(kind, Kind::Domain | Kind::Zone) { domain_name(&name) } else { name };
+    Ok(DocumentId { kind, name })
 }
 
 pub(super) async fn one(
@@ -511,6 +530,32 @@ pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_document_is_a_mistake_also_beside_others() {
+        let file = |name: &str, text: &str| FileText { name: name.into(), text: text.into() };
+        let right = file("a.yaml", "kind: Site\nname: bj\n");
+        assert_eq!(parse(std::slice::from_ref(&right)).map_err(|it| it.error).unwrap().len(), 1);
+        for text in ["", "# only a remark\n", "---\n"] {
+            let problem = parse(&[right.clone(), file("b.yaml", text)]).unwrap_err();
+            let said: Vec<String> = problem.mistakes.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                said,
+                ["b.yaml: there is no document in it; expected documents such as `kind: Site`"],
+                "{text:?}"
+            );
+        }
+        assert!(parse(&[]).unwrap_err().error.contains("there is no document in what was sent"));
+    }
+
+    #[test]
+    fn domains_and_zones_are_found_however_their_names_are_written() {
+        let named =
+            |kind: &str, name: &str| named(kind, name.to_owned()).map_err(|it| it.error).unwrap().name;
+        assert_eq!(named("domain", "GW.gslb.example.com."), "gw.gslb.example.com");
+        assert_eq!(named("zone", "Example.COM."), "example.com");
+        assert_eq!(named("site", "BJ."), "BJ.", "other names have one form");
+    }
 
     #[test]
     fn a_backup_says_its_generation() {

@@ -194,7 +194,7 @@ fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], check
     let (mut documents, mut mistakes) = (Vec::new(), Vec::new());
     for file in &files {
         match model::parse(&file.name, &file.text) {
-            Ok(parsed) if parsed.is_empty() => mistakes.push(without_documents(&file.name)),
+            Ok(parsed) if parsed.is_empty() => mistakes.push(file.without_documents()),
             Ok(parsed) => documents.extend(parsed),
             Err(found) => mistakes.extend(found),
         }
@@ -214,17 +214,6 @@ fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], check
     origins.point_out(&mut warnings);
     checked.mistakes.extend(mistakes);
     checked.warnings.extend(origins.warnings.into_iter().chain(warnings).chain(shadowed));
-}
-
-fn without_documents(file: &str) -> Mistake {
-    Mistake {
-        file: file.into(),
-        line: None,
-        document: String::new(),
-        field: String::new(),
-        problem: "there is no document in it".to_owned(),
-        expected: "documents such as `kind: Site`".to_owned(),
-    }
 }
 
 #[cfg(test)]
