@@ -91,7 +91,8 @@ pub struct Past {
     pub readings: BTreeMap<TargetKey, Reading>,
     /// The generation of the last turn by then.
     pub generation: Option<Generation>,
-    /// The oldest turn that is still known: of what was before nothing can be said.
+    /// From when on every turn is known, where older pages were dropped: the end of the oldest page. Without a page: the
+    /// oldest turn that a verdict remembers. Of what was before, only what present verdicts remember can be said.
     pub begins: Option<Moment>,
 }
 
@@ -102,7 +103,11 @@ pub fn past(pages: &[Page], verdicts: &BTreeMap<TargetKey, Verdict>, moment: Mom
         pages.iter().flat_map(|page| page.turns.iter().cloned()).chain(turns(verdicts)).collect();
     all.sort();
     all.dedup();
-    let mut past = Past { begins: all.first().map(|turn| turn.at), ..Past::default() };
+    // Verdicts that never turn again remember turns from long before the oldest page, and may have been written down
+    // again on it, while the turns that others made since then are gone.
+    let pages_begin = pages.iter().filter_map(|page| page.turns.last()).map(|turn| turn.at).min();
+    let begins = pages_begin.or_else(|| all.first().map(|turn| turn.at));
+    let mut past = Past { begins, ..Past::default() };
     for turn in all.into_iter().filter(|turn| turn.at <= moment) {
         let before = past.readings.get(&turn.target).copied();
         let was_down = before.is_some_and(|it| it.state == State::Down || it.recovered);
@@ -167,6 +172,22 @@ mod tests {
         assert_eq!(at(99), Some((State::Down, 20, false)));
         assert_eq!(past(&pages, &forgotten, Moment(4)).generation, Some(ONE));
         assert_eq!(past(&[], &forgotten, Moment(9)).begins, Some(Moment(20)), "nothing is known of before");
+    }
+
+    #[test]
+    fn what_was_dropped_is_not_known_because_another_target_never_turned() {
+        let turn = |at, target: &str, to| Turn { at: Moment(at), target: target.into(), to };
+        let page = |turns: Vec<Turn>| Page { v: Page::VERSION, generation: ONE, turns };
+        // The page with the turns of `flaps` at 20 and 30 is dropped; `rock` turned once, at 5, and a successor of
+        // control wrote that down again.
+        let pages = [
+            page(vec![turn(5, "rock", State::Up), turn(40, "flaps", State::Up)]),
+            page(vec![turn(50, "flaps", State::Down)]),
+        ];
+        let now = verdicts(&[("rock", &[(5, State::Up)]), ("flaps", &[(50, State::Down)])]);
+        let past = past(&pages, &now, Moment(45));
+        assert_eq!(past.begins, Some(Moment(40)));
+        assert_eq!(past.readings[&"rock".into()].state, State::Up, "it is still known");
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
     let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
     // As long as no page was ever dropped, what is before the first one is before everything.
-    let begins = past.begins.filter(|_| pages.len() >= MOST_PAGES);
+    let dropped = pages.len() >= MOST_PAGES;
+    let begins = past.begins.filter(|_| dropped);
     if let Some(begins) = begins.filter(|begins| *begins > moment) {
         let earliest = NotKept::Forgotten { earliest: Some(begins) };
         return Err(Problem::gone(refusal(moment, earliest)));
@@ -64,11 +65,17 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
         board.write(slot, past.readings.get(key).copied().unwrap_or_default());
     }
-    let caveats = vec![
+    let mut caveats = vec![
         "what each vantage saw and how loaded sites were is not kept; zone files and the targets of ALIAS records \
          are those of now"
             .to_owned(),
     ];
+    let silent = snapshot.targets.keys().filter(|key| !past.readings.contains_key(*key)).count();
+    if dropped && silent > 0 {
+        caveats.push(format!(
+            "of {silent} targets no verdict of then is kept: they count as unknown, as a new target does"
+        ));
+    }
     let told = PastExplained { at: at.to_string(), generation: Some(known.generation), caveats };
     Ok(Then { snapshot: Arc::new(snapshot), board, moment, told })
 }
