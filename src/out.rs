@@ -8,7 +8,7 @@
 use std::{
     fmt,
     io::{self, Write as _},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -72,16 +72,19 @@ pub fn failure() -> Option<String> {
 
 /// Tells standard error, whatever becomes of it; a reader that does not read is not waited for long.
 pub fn note(text: &str) {
-    let text = format!("{text}\n");
+    let text: Arc<str> = format!("{text}\n").into();
     let (done, written) = mpsc::channel();
-    let write = move || {
-        // There is no better place to say that this failed.
-        let _ = io::stderr().write_all(text.as_bytes());
+    // There is no better place to say that this failed.
+    let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
+    let shared = Arc::clone(&text);
+    let aside = move || {
+        write(&shared);
         let _ = done.send(());
     };
-    // Without a thread nothing is said: the exit code still tells.
-    if std::thread::Builder::new().name("note".to_owned()).spawn(write).is_ok() {
-        let _ = written.recv_timeout(PATIENCE);
+    match std::thread::Builder::new().name("note".to_owned()).spawn(aside) {
+        Ok(_) => drop(written.recv_timeout(PATIENCE)),
+        // A machine that has no thread left may make this wait, but what went wrong is said.
+        Err(_) => write(&text),
     }
 }
 

@@ -211,7 +211,8 @@ impl Seen {
             }
         };
         let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
-        let gap = if gap > LONGEST_GAP { Duration::ZERO } else { gap };
+        // A reading that took longer waited for an engine that hung, and no beat could be written meanwhile.
+        let gap = if gap > LONGEST_GAP { Duration::ZERO } else { gap.min(WAIT + PACE) };
         let known = std::mem::take(&mut self.beats);
         let judge = |beat: NodeBeat| {
             let before = known.get(&beat.node);
@@ -282,6 +283,16 @@ mod tests {
         // We were frozen ourselves.
         seen.take_in(Ok(vec![beat(1)]), OURS, start + 900 * SECOND);
         assert!(!gateway(&seen, start + 900 * SECOND).lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_hung_with_the_engine_makes_no_node_lost() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        seen.take_in(Ok(vec![beat(1)]), OURS, start);
+        // The engine hung for 19 s and went on: the next beats are on their way.
+        seen.take_in(Ok(vec![beat(1)]), OURS, start + 19 * SECOND);
+        let node = gateway(&seen, start + 19 * SECOND);
+        assert!(!node.lost, "{node:?}");
     }
 
     #[tokio::test(start_paused = true)]
