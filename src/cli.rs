@@ -216,6 +216,13 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Exit code 1 is an answer, and 2 says that there is none.
+    const fn answers_by_its_code(&self) -> bool {
+        matches!(self, Self::Diff { .. } | Self::Status(ShowStatus { check: true, .. }))
+    }
+}
+
 #[derive(Debug, Args)]
 struct ShowStatus {
     /// A domain, a service, one of its host names, or a site: only what is about it.
@@ -422,7 +429,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(wrong) => return failure::wrong_use(&wrong, std::env::args_os().any(|it| it == "--json")),
     };
-    let json = cli.global.json;
+    let (json, is_answer) = (cli.global.json, cli.command.answers_by_its_code());
     // A second call in one process keeps the first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -436,15 +443,10 @@ pub fn main() -> ExitCode {
         Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
     };
     log::finish();
-    match outcome {
-        Ok(()) => printed(json),
+    match failure::ended(outcome, is_answer, out::failure()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(json),
     }
-}
-
-/// The code of a command that did what it was asked for, if everything it said was printed.
-fn printed(json: bool) -> ExitCode {
-    out::failure().map_or(ExitCode::SUCCESS, |why| Failure::Failed(why).tell(json))
 }
 
 async fn run(cli: Cli) -> Outcome {
@@ -539,7 +541,7 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     if die_with_parent {
         end_with_parent()?;
     }
-    let config = Config::load(&path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
+    let config = Config::load(&path).map_err(Failure::of_config)?;
     start_log(&config.telemetry.log)?;
     let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
     tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");

@@ -1,13 +1,13 @@
 //! The commands that ask control once.
 
 use std::{
-    cell::Cell,
     io::Write as _,
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use store::model::{self, Colour, Document, Kind, Policy};
 
@@ -15,7 +15,7 @@ use super::{
     Failure, Outcome, Override, SetOverride,
     client::{Client, segment},
     files::documents,
-    servers::{self, Servers},
+    servers::{self, Answer, Servers},
     show,
 };
 use crate::{
@@ -76,11 +76,41 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
             None => show::json(&values.collect::<Vec<Value>>()),
         };
     }
+    print(&listed(kind, &documents))
+}
+
+fn listed(kind: Kind, documents: &[KeptDocument]) -> String {
     if documents.is_empty() {
-        return print(&format!("no {kind}\n"));
+        return format!("no {kind}\n");
     }
     let one = |it: &KeptDocument| format!("# {}, since generation {}\n{}", it.id, it.changed, it.yaml);
-    print(&documents.iter().map(one).collect::<Vec<_>>().join("---\n"))
+    documents.iter().map(one).collect::<Vec<_>>().join("---\n")
+}
+
+/// Documents of a kind at one server, and what is said below them. As JSON they are the documents alone.
+struct Listed {
+    documents: Vec<KeptDocument>,
+    below: String,
+}
+
+impl Serialize for Listed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.documents.iter().map(|it| &it.document))
+    }
+}
+
+/// Lists the documents of a kind at every server, with what is to be said below them.
+pub(super) async fn list(
+    servers: &Servers,
+    kind: Kind,
+    below: impl AsyncFn(&Client) -> Result<String, Failure>,
+) -> Outcome {
+    let ask = async |client: &Client| -> Result<Listed, Failure> {
+        let documents = client.get("/v1/documents", &[("kind", kind.as_str())]).await?;
+        let below = if servers.json { String::new() } else { below(client).await? };
+        Ok(Listed { documents, below })
+    };
+    servers.each(ask, |it| listed(kind, &it.documents) + &it.below).await
 }
 
 pub(super) async fn delete(servers: &Servers, kind: Kind, name: &str) -> Outcome {
@@ -101,12 +131,11 @@ pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: 
         None => format!("there is no {what}\n"),
     };
     let answers = servers.report(ask, say).await?;
-    servers.conclude(&answers)?;
+    servers::conclude(&answers, servers::AGAIN)?;
     if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
         return Ok(());
     }
-    let text = format!("no server has a {what}");
-    Err(Failure::Failed(if servers.json { String::new() } else { text }))
+    Err(Failure::Failed(format!("no server has a {what}")))
 }
 
 pub(super) async fn export(client: &Client, json: bool) -> Outcome {
@@ -135,23 +164,28 @@ pub(super) async fn explain(
 async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
     let wanted = Apply { files: vec![file], prune: false };
-    let over = Cell::new(false);
-    let apply = async |client: &Client| -> Result<Applied, Failure> {
-        // Said before it takes effect, and what it brings alone.
-        let ahead: Applied = client.post("/v1/diff", &wanted).await?;
+    servers.each(async |client| give(client, &wanted, servers.json).await, show::applied).await
+}
+
+/// Gives one control an order, after what it says of it beforehand: it may be over already by that control's clock.
+/// Warnings are only those that the order brings itself; in words they are said before it takes effect.
+async fn give(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
+    let ahead: Applied = client.post("/v1/diff", wanted).await?;
+    if let Some(past) = ahead.warnings.iter().find(|it| it.field == "expires") {
+        let text = format!("by the clock of {}: {past}; nothing was changed", client.server());
+        return Err(Failure::Wrong(text));
+    }
+    if !as_json {
         ahead.warnings.iter().for_each(|it| out::note(&format!("warning: {it}")));
-        let applied: Applied = client.post("/v1/apply", &wanted).await?;
-        over.set(over.get() || ahead.warnings.iter().any(|it| it.field == "expires"));
-        Ok(Applied { warnings: Vec::new(), ..applied })
-    };
-    servers.each(apply, show::applied).await?;
-    // By control's clock what was ordered is over already.
-    if over.get() { Err(Failure::differs()) } else { Ok(()) }
+    }
+    let applied: Applied = client.post("/v1/apply", wanted).await?;
+    let warnings = if as_json { ahead.warnings } else { Vec::new() };
+    Ok(Applied { warnings, ..applied })
 }
 
 pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
     match order {
-        Override::List => get(servers.only()?, Kind::Override, None, servers.json).await,
+        Override::List => list(servers, Kind::Override, async |_| Ok(String::new())).await,
         Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
@@ -196,22 +230,51 @@ pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) ->
 }
 
 /// The colour to switch to at every server: the one that none of them has in use. Each by itself would turn to what it
-/// does not have, and where they differ (one did not answer the last time) they would go on differing.
+/// does not have, and where they differ (one did not answer the last time) they would go on differing. So all must say
+/// which one they have: otherwise the same command, run again, would turn those back that it has turned before.
 async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
     let path = path_of(Kind::Domain, domain);
-    let ask = async |client: &Client| client.get::<KeptDocument>(&path, &[]).await;
+    let ask = async |client: &Client| {
+        let document: KeptDocument = client.get(&path, &[]).await?;
+        let none = || Failure::Wrong(format!("Domain {domain} has no policy of type blue_green"));
+        active(&document).ok_or_else(none)
+    };
     let answers = servers.ask(ask, |_| ()).await;
-    let known = answers.iter().filter_map(|it| Some((&it.server, active(it.result.as_ref().ok()?)?)));
-    let known: Vec<(&String, Colour)> = known.collect();
+    other_of_all(&answers, domain).inspect_err(|_| {
+        if !servers.json {
+            let say = |it: &Colour| format!("{} is in use\n", it.as_str());
+            answers.iter().for_each(|it| out::note(servers.told(it, say).trim_end()));
+        }
+    })
+}
+
+fn other_of_all(answers: &[Answer<Colour>], domain: &str) -> Result<String, Failure> {
+    let failed: Vec<&Answer<Colour>> = answers.iter().filter(|it| it.result.is_err()).collect();
+    if let [one, ..] = failed.as_slice() {
+        let text = format!(
+            "{} does not say which colour of {domain} is in use, so nothing was changed: name the colour to switch to \
+             with --to; that may be run again",
+            failed.iter().map(|it| it.server.as_str()).collect::<Vec<_>>().join(" and ")
+        );
+        let wrong = |it: &&Answer<Colour>| it.result.as_ref().is_err_and(|it| it.code() == 2);
+        let all_wrong = failed.len() == answers.len() && failed.iter().all(wrong);
+        return Err(match &one.result {
+            Err(failure) if all_wrong => Failure::Wrong(failure.text()),
+            Err(failure) if failed.len() == answers.len() => Failure::Failed(format!(
+                "no server says which colour of {domain} is in use: {}",
+                failure.text()
+            )),
+            _ => Failure::Failed(text),
+        });
+    }
+    let known: Vec<(&str, Colour)> =
+        answers.iter().filter_map(|it| Some((it.server.as_str(), *it.result.as_ref().ok()?))).collect();
     match known.as_slice() {
-        [] => Err(Failure::Failed(format!(
-            "no server says which colour of {domain} is in use: name the other one with --to"
-        ))),
         [(_, first), rest @ ..] if rest.iter().all(|(_, it)| it == first) => {
             Ok(first.other().as_str().to_owned())
         }
         known => {
-            let has = |(server, colour): &(&String, Colour)| format!("{} at {server}", colour.as_str());
+            let has = |(server, colour): &(&str, Colour)| format!("{} at {server}", colour.as_str());
             let has = known.iter().map(has).collect::<Vec<_>>().join(", ");
             Err(Failure::Failed(format!("{domain} is {has}: say which one with --to; nothing was changed")))
         }
@@ -264,4 +327,82 @@ pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: boo
     let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
     let applied = client.post_text(path, text).await.map_err(Failure::of_files)?;
     say_applied(&applied, json)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    /// Gives an order to a control that warns of it in this field; how often it was applied then.
+    async fn given(field: &str, as_json: bool) -> (Result<Applied, Failure>, usize) {
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let applied = Arc::new(AtomicUsize::new(0));
+        let answer = |warnings: Value| json!({ "generation": { "epoch": 1, "number": 2 }, "differences": [], "warnings": warnings });
+        let warning = json!([{
+            "file": "override", "line": null, "document": "Override o", "field": field, "problem": "is odd",
+            "expected": "",
+        }]);
+        let (ahead, done, count) = (answer(warning), answer(json!([])), Arc::clone(&applied));
+        let apply = async move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            axum::Json(done)
+        };
+        let router = axum::Router::new()
+            .route("/v1/diff", axum::routing::post(async || axum::Json(ahead)))
+            .route("/v1/apply", axum::routing::post(apply));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async { axum::serve(listener, router).await });
+        let client = Client::new(&url, None, None).unwrap();
+        let result = give(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
+        serving.abort();
+        (result, applied.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_over_by_the_clock_of_control_is_not_given() {
+        let (result, applied) = given("expires", false).await;
+        let failure = result.unwrap_err();
+        assert_eq!((failure.code(), applied), (2, 0));
+        assert!(failure.text().contains("expires: is odd; nothing was changed"), "{}", failure.text());
+    }
+
+    #[tokio::test]
+    async fn warnings_of_an_order_are_part_of_its_json() {
+        let (result, applied) = given("target", true).await;
+        assert_eq!((result.unwrap().warnings.len(), applied), (1, 1));
+        let (result, _) = given("target", false).await;
+        assert!(result.unwrap().warnings.is_empty(), "they are said already");
+    }
+
+    #[test]
+    fn a_colour_is_only_chosen_when_every_server_says_which_it_has() {
+        let answer = |server: &str, result| Answer { server: server.to_owned(), result };
+        let other = |answers: &[Answer<Colour>]| {
+            other_of_all(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))
+        };
+        let away = || Err(Failure::failed("does not answer"));
+        let wrong = || Err(Failure::Wrong("Domain gw.example.com has no policy of type blue_green".into()));
+        let (blue, green) = (|| Ok(Colour::Blue), || Ok(Colour::Green));
+        assert_eq!(other(&[answer("a", blue()), answer("b", blue())]), Ok("green".to_owned()));
+        // Run again after it has turned one of them, it would turn that one back.
+        for has in [blue(), green()] {
+            let (code, text) = other(&[answer("a", has), answer("b", away())]).unwrap_err();
+            assert!(
+                code == 1 && text.starts_with("b does not say") && text.contains("--to"),
+                "{code} {text}"
+            );
+        }
+        let (code, text) = other(&[answer("a", blue()), answer("b", green())]).unwrap_err();
+        assert!(code == 1 && text.contains("blue at a, green at b"), "{code} {text}");
+        assert_eq!(other(&[answer("a", wrong()), answer("b", wrong())]).unwrap_err().0, 2);
+        let (code, text) = other(&[answer("a", away()), answer("b", away())]).unwrap_err();
+        assert!(code == 1 && text.contains("does not answer"), "{code} {text}");
+    }
 }

@@ -70,12 +70,18 @@ impl Failure {
         }
     }
 
+    /// The mistakes of a node's configuration.
+    pub(super) const fn of_config(mistakes: Vec<Mistake>) -> Self {
+        Self::Mistaken { mistakes, error: String::new() }
+    }
+
     /// Mistakes, a line each.
     pub(super) fn mistakes(mistakes: &[Mistake]) -> String {
         mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
-    const fn code(&self) -> u8 {
+    /// The exit code.
+    pub(super) const fn code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Refused { .. } => 1,
             Self::Wrong(_) | Self::Mistaken { .. } | Self::NotFoundOut(_) => 2,
@@ -122,6 +128,19 @@ impl Failure {
     }
 }
 
+/// What a command comes to when standard output may have failed. Where the exit code is itself an answer, an answer that
+/// could not be printed is none.
+pub(super) fn ended(outcome: Outcome, is_answer: bool, unprinted: Option<String>) -> Outcome {
+    let Some(why) = unprinted.map(Failure::Failed) else { return outcome };
+    match outcome {
+        // Its own reason comes first.
+        Err(failure) if !failure.text().is_empty() => Err(failure),
+        _ if is_answer => Err(why.not_found_out()),
+        Ok(()) => Err(why),
+        failed => failed,
+    }
+}
+
 /// What clap has to say: a mistake on the command line, or the help that was asked for.
 pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
     let rendered = told.render();
@@ -131,7 +150,10 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
         } else {
             out!("{rendered}");
         }
-        return super::printed(as_json);
+        return match ended(Ok(()), false, out::failure()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.tell(as_json),
+        };
     }
     let plain = rendered.to_string();
     let text = if as_json {
@@ -169,6 +191,19 @@ mod tests {
         assert_eq!(Failure::Wrong(String::new()).code(), 2);
         assert_eq!(Failure::failed("x").not_found_out().code(), 2);
         assert_eq!(Failure::differs().not_found_out().code(), 1, "that is an answer");
+    }
+
+    #[test]
+    fn an_answer_that_was_not_printed_was_not_found_out() {
+        let full = || Some("cannot write to standard output".to_owned());
+        let code = |outcome: Outcome| outcome.map_or_else(|failure| failure.code(), |()| 0);
+        assert_eq!(code(ended(Ok(()), true, None)), 0);
+        assert_eq!(code(ended(Err(Failure::differs()), true, None)), 1);
+        assert_eq!(code(ended(Ok(()), true, full())), 2);
+        assert_eq!(code(ended(Err(Failure::differs()), true, full())), 2);
+        assert_eq!(code(ended(Ok(()), false, full())), 1);
+        let unknown = ended(Err(Failure::failed("no answer").not_found_out()), true, full()).unwrap_err();
+        assert_eq!((unknown.code(), unknown.text().as_str()), (2, "no answer"));
     }
 
     #[test]

@@ -40,7 +40,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
     let (Some(path), None) = (&wanted.config, &wanted.consul) else {
         return open_consul(wanted);
     };
-    let config = Config::load(path).map_err(|mistakes| Failure::Wrong(Failure::mistakes(&mistakes)))?;
+    let config = Config::load(path).map_err(Failure::of_config)?;
     match &config.store {
         None => Err(Failure::Wrong(format!("{}: this node has no [store]", path.display()))),
         Some(Store::Consul(it)) => {
@@ -75,7 +75,10 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
                 credential: consul::Credential::default(),
             };
             let read = file.read().map_err(Failure::Wrong)?;
-            let missing = || Failure::Wrong(format!("{}: expected {}", path.display(), token_file::EXPECTED));
+            let missing = || {
+                let (path, expected) = (path.display(), token_file::EXPECTED);
+                Failure::Wrong(format!("--consul-token-file {path}: no such file; expected {expected}"))
+            };
             Some(consul::Credential::from(read.ok_or_else(missing)?))
         }
     };

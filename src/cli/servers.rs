@@ -3,7 +3,8 @@
 //! Until engines of different sites know one another, each site's control is asked separately. All of them are asked at
 //! the same time, so that one that is dead delays no other, and each is reported as it answers. Nothing is rolled back:
 //! what one control took stays when another refused. The same command may be run again: what is done already is no
-//! failure the second time, and `token create` then puts another secret to all of them.
+//! failure the second time. Two commands would do something else then, so they ask first and write nothing if it would
+//! not be the same everywhere: `switch` without `--to`, and `token create` without `--replace`.
 
 use std::collections::BTreeMap;
 
@@ -65,8 +66,8 @@ impl Servers {
         match self.clients.as_slice() {
             [client] => Ok(client),
             clients => Err(Failure::Wrong(format!(
-                "this command asks one server, and {} are named: name one with --server (apply, delete, override set, \
-                 override clear, switch, token create and token delete take several)",
+                "this command asks one server, and {} are named: name one with --server (apply, delete, override, switch, \
+                 token create, token delete and token list take several)",
                 clients.len()
             ))),
         }
@@ -105,7 +106,7 @@ impl Servers {
             return if self.json { show::json(&result) } else { print(&say(&result)) };
         }
         let answers = self.report(ask, say).await?;
-        self.conclude(&answers)
+        conclude(&answers, AGAIN)
     }
 
     /// Asks all of them for the same and reports each.
@@ -137,20 +138,27 @@ impl Servers {
         };
         text.lines().fold(format!("{}\n", answer.server), |told, line| told + "  " + line + "\n")
     }
+}
 
-    /// Fails if any of them did.
-    pub(super) fn conclude<T>(&self, answers: &[Answer<T>]) -> Outcome {
-        let failed = answers.iter().filter(|it| it.result.is_err()).count();
-        if failed == 0 {
-            return Ok(());
-        }
-        let text = format!(
-            "{failed} of {} servers failed, and nothing was taken back at the others: run the same again",
-            answers.len()
-        );
-        Err(Failure::Failed(if self.json { String::new() } else { text }))
+/// Fails if any of them did: as wrong use, or a wrong file, if all of them say so.
+pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
+    let failures = || answers.iter().filter_map(|it| it.result.as_ref().err());
+    let (failed, all) = (failures().count(), answers.len());
+    if failed == 0 {
+        Ok(())
+    } else if failed < all {
+        let text =
+            format!("{failed} of {all} servers failed, and nothing was taken back at the others: {then}");
+        Err(Failure::Failed(text))
+    } else if failures().all(|it| it.code() == 2) {
+        Err(Failure::Wrong(format!("all {all} servers refuse this, and nothing was changed")))
+    } else {
+        Err(Failure::Failed(format!("all {all} servers failed: {then}")))
     }
 }
+
+/// What to do when some servers failed.
+pub(super) const AGAIN: &str = "run the same again";
 
 impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
@@ -269,6 +277,22 @@ mod tests {
 
     fn known(server: &str, uuid: &str, stored: bool) -> Known {
         Known { server: server.into(), uuid: uuid.into(), stored }
+    }
+
+    #[test]
+    fn what_all_servers_call_wrong_is_wrong_use() {
+        let wrong = || Err(Failure::Wrong("no".into()));
+        let concluded = |results: Vec<Result<(), Failure>>| {
+            let answer = |result| Answer { server: "http://a".into(), result };
+            let answers: Vec<_> = results.into_iter().map(answer).collect();
+            conclude(&answers, AGAIN).map_err(|it| (it.code(), it.text()))
+        };
+        assert_eq!(concluded(vec![Ok(()), Ok(())]), Ok(()));
+        assert_eq!(concluded(vec![wrong(), wrong()]).unwrap_err().0, 2);
+        assert_eq!(concluded(vec![wrong(), Err(Failure::failed("away"))]).unwrap_err().0, 1);
+        let (code, text) = concluded(vec![wrong(), Ok(())]).unwrap_err();
+        assert_eq!(code, 1);
+        assert!(text.starts_with("1 of 2 servers failed") && text.ends_with("run the same again"), "{text}");
     }
 
     #[test]

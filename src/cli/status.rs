@@ -98,9 +98,11 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             (false, false) => Some(format!("--- {now}\n{body}\n")),
         };
         last = mark;
-        // Its reader has left: that is an end like any other.
-        if out.is_some_and(|text| write(&text).is_err()) {
-            return Ok(());
+        match out.map_or(Ok(()), |text| write(&text)) {
+            Ok(()) => {}
+            // Its reader has left: that is an end like any other.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}

@@ -20,8 +20,8 @@ use store::{
 use super::{
     Bootstrap, Failure, Outcome, Token,
     client::{Client, segment},
-    commands::{delete_at, get, print},
-    servers::{Answer, Servers},
+    commands::{delete_at, list, print},
+    servers::{AGAIN, Answer, Servers, conclude},
     show,
 };
 use crate::{
@@ -34,7 +34,7 @@ const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => list(servers.only()?, servers.json).await,
+        Token::List => list(servers, Kind::Token, unfinished).await,
         Token::Delete { name, force } => {
             let path = format!("/v1/documents/token/{}", segment(&name));
             delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
@@ -54,16 +54,11 @@ pub(super) fn parse_role(text: &str) -> Result<Role, String> {
         .map_err(|_| "expected operator, automation, vantage, registrar, node, control or reader".to_owned())
 }
 
-async fn list(client: &Client, json: bool) -> Outcome {
-    get(client, Kind::Token, None, json).await?;
-    if json {
-        return Ok(());
-    }
+/// What `token list` says below the tokens of a server.
+async fn unfinished(client: &Client) -> Result<String, Failure> {
     let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
-    match state.pending {
-        Some(pending) => print(&format!("\n{}", waiting(&pending.operator, &pending.waits_for))),
-        None => Ok(()),
-    }
+    let waits = state.pending.map(|it| format!("\n{}", waiting(&it.operator, &it.waits_for)));
+    Ok(waits.unwrap_or_default())
 }
 
 /// For whom an operator's token waits, as `token list`, `token bootstrap` and `status` say it.
@@ -86,13 +81,19 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
-    let ask = async |client: &Client| client.post::<MadeToken>("/v1/tokens", &wanted).await;
+    // What does not fit together was given on the command line.
+    let ask = async |client: &Client| {
+        client.post::<MadeToken>("/v1/tokens", &wanted).await.map_err(Failure::of_files)
+    };
     if !servers.are_several() {
         let made = ask(servers.only()?).await?;
         if servers.json {
             return show::json(&json!({ "generation": made.generation, "secret": secret }));
         }
         return print_secret(&name, &secret);
+    }
+    if !replace {
+        nobody_has(servers, &name).await?;
     }
     let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
     let done = |answer: &Answer<MadeToken>| {
@@ -108,13 +109,26 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
         show::json(&json!({ "secret": some.then_some(&secret), "servers": told }))?;
     } else if some {
         print_secret(&name, &secret)?;
-        if answers.iter().any(|it| it.result.is_err()) {
-            out::note(
-                "With --replace, the next run puts another secret in the place of this one everywhere.",
-            );
-        }
     }
-    servers.conclude(&answers)
+    let again = if some { "run it again with --replace, which puts one new secret to all" } else { AGAIN };
+    conclude(&answers, again)
+}
+
+/// Refuses to make a token that a server has already: the others would take another secret. Servers that do not answer
+/// are passed over.
+async fn nobody_has(servers: &Servers, name: &Name) -> Outcome {
+    let path = format!("/v1/documents/token/{}", segment(name.as_str()));
+    let answers = servers.ask(async |client: &Client| client.has(&path).await, |_| ()).await;
+    let has = |it: Answer<bool>| matches!(it.result, Ok(true)).then_some(it.server);
+    let has: Vec<String> = answers.into_iter().filter_map(has).collect();
+    if has.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "there is a token {name} already at {}, and nothing was changed: take another name, or put one new secret to all \
+         with --replace, which ends the old one",
+        has.join(" and ")
+    )))
 }
 
 fn print_secret(name: &Name, secret: &str) -> Outcome {

@@ -142,6 +142,9 @@ fn documents() -> Result<(), Failed> {
     let order =
         ["override", "set", "work", "--site", "bj", "--state", "drain", "--owner", "ops", "--reason", "x"];
     exits(&two.both(&order), 0)?;
+    let said = exits(&two.both(&["override", "list"]), 0)?;
+    ensure(said.matches("# Override work").count() == 2, || said.clone())?;
+    ensure(two.servers.iter().all(|it| said.lines().any(|line| line == it)), || said.clone())?;
     let listed = exits(&two.both(&["override", "clear", "work", "--json"]), 0)?;
     let listed: Value = serde_json::from_str(&listed)?;
     for (number, server) in two.servers.iter().enumerate() {
@@ -166,15 +169,24 @@ fn away() -> Result<(), Failed> {
     ensure(two.document(1, "site", "bj").contains("name: bj"), || "the other one was not told".to_owned())?;
     let said = two.both(&["override", "clear", "nothing", "--json"]);
     ensure(said.status.code() == Some(1), || format!("{}", said.status))?;
+    let failure: Value = serde_json::from_slice(&said.stderr)?;
+    ensure(failure["exit"] == 1 && failure["error"].is_string(), || failure.to_string())?;
     let said: Value = serde_json::from_slice(&said.stdout)?;
     ensure(said[0]["error"].as_str().is_some_and(|it| it.contains("does not answer")), || said.to_string())?;
     ensure(said[1]["result"].is_null() && said[1]["error"].is_null(), || said.to_string())?;
+    // What every server that answers calls wrong is a wrong file only if all of them answer.
+    let wrong = two.folder.path().join("wrong.yaml");
+    std::fs::write(&wrong, "kind: Site\nname: gz\ncolour: red\n")?;
+    exits(&two.both(&["apply", "-f", wrong.to_str().unwrap()]), 1)?;
     // The same again settles it.
     two.processes[0] = Some(two.node(0)?);
     eventually("the first one's return", Duration::from_secs(30), || two.apply().status.success())?;
     ensure(two.document(0, "service", "web") == two.document(1, "service", "web"), || {
         "they differ".to_owned()
-    })
+    })?;
+    exits(&two.both(&["apply", "-f", wrong.to_str().unwrap()]), 2)?;
+    exits(&two.both(&["token", "create", "v", "--role", "vantage"]), 2)?;
+    exits(&two.at(&[&two.servers[0]], &["token", "create", "v", "--role", "vantage"]), 2).map(drop)
 }
 
 fn uuids() -> Result<(), Failed> {
@@ -211,7 +223,7 @@ fn uuids() -> Result<(), Failed> {
 }
 
 fn token() -> Result<(), Failed> {
-    let two = Two::start()?;
+    let mut two = Two::start()?;
     let made = two.both(&["token", "create", "probe", "--role", "reader"]);
     let secret = String::from_utf8_lossy(&made.stdout).trim().to_owned();
     ensure(made.status.success() && secret.len() == 64, || text(&made))?;
@@ -224,7 +236,29 @@ fn token() -> Result<(), Failed> {
     let made = exits(&two.both(&["token", "create", "probe", "--role", "reader", "--json"]), 0)?;
     let made: Value = serde_json::from_str(&made)?;
     ensure(made["secret"].as_str().is_some_and(|it| it.len() == 64), || made.to_string())?;
-    ensure(made["servers"].as_array().is_some_and(|it| it.len() == 2), || made.to_string())
+    ensure(made["servers"].as_array().is_some_and(|it| it.len() == 2), || made.to_string())?;
+    let listed = exits(&two.both(&["token", "list"]), 0)?;
+    ensure(listed.matches("# Token probe").count() == 2, || listed.clone())?;
+
+    // One is away. Run again, the same command would give it another secret than the first has taken.
+    let create = ["token", "create", "late", "--role", "reader"];
+    two.processes[0] = None;
+    let said = exits(&two.both(&create), 1)?;
+    ensure(said.contains("--replace"), || said.clone())?;
+    two.processes[0] = Some(two.node(0)?);
+    let listed = |two: &Two| two.at(&[&two.servers[0]], &["token", "list"]).status.success();
+    eventually("the first one's return", Duration::from_secs(30), || listed(&two))?;
+    let again = two.both(&create);
+    let said = exits(&again, 1)?;
+    ensure(again.stdout.is_empty() && said.contains(&two.servers[1]) && said.contains("--replace"), || said)?;
+    let document = two.document(0, "token", "late");
+    ensure(document.contains("no Token late"), || format!("a second secret: {document}"))?;
+    exits(&two.both(&[&create[..], &["--replace"]].concat()), 0)?;
+    let digest = |number| {
+        let text = two.document(number, "token", "late");
+        text.lines().find(|line| line.contains("secret_sha256")).map(str::to_owned)
+    };
+    ensure(digest(0).is_some() && digest(0) == digest(1), || format!("{:?}, {:?}", digest(0), digest(1)))
 }
 
 fn colours() -> Result<(), Failed> {
@@ -234,15 +268,27 @@ fn colours() -> Result<(), Failed> {
     let active = |two: &Two| [0, 1].map(|it| two.document(it, "domain", name).contains("active: green"));
     exits(&two.both(&["switch", name]), 0)?;
     ensure(active(&two) == [true, true], || format!("{:?}", active(&two)))?;
-    // One is away and stays green; afterwards each would turn to what it does not have.
+    // One is away. Without a colour the same command, run again, would turn the other one to and fro.
     two.processes[0] = None;
-    exits(&two.both(&["switch", name]), 1)?;
+    for _ in 0..2 {
+        let said = exits(&two.both(&["switch", name]), 1)?;
+        ensure(said.contains("does not answer") && said.contains("--to"), || said.clone())?;
+        ensure(active(&two) == [false, true], || format!("{:?}", active(&two)))?;
+    }
+    for _ in 0..2 {
+        exits(&two.both(&["switch", name, "--to", "blue"]), 1)?;
+        let document = two.document(1, "domain", name);
+        ensure(document.contains("active: blue"), || document.clone())?;
+    }
+    // It comes back green; each would turn to what it does not have.
     two.processes[0] = Some(two.node(0)?);
     let differ = |two: &Two| text(&two.both(&["switch", name])).contains("--to");
     eventually("the first one's return", Duration::from_secs(30), || differ(&two))?;
     ensure(active(&two) == [true, false], || format!("{:?}", active(&two)))?;
     exits(&two.both(&["switch", name, "--to", "blue"]), 0)?;
-    ensure(active(&two) == [false, false], || format!("{:?}", active(&two)))
+    ensure(active(&two) == [false, false], || format!("{:?}", active(&two)))?;
+    let said = exits(&two.both(&["switch", "nothing.example.com"]), 1)?;
+    ensure(said.matches("no Domain nothing.example.com").count() >= 2, || said.clone())
 }
 
 fn one_only() -> Result<(), Failed> {
@@ -252,8 +298,7 @@ fn one_only() -> Result<(), Failed> {
         &["get", "site"],
         &["export"],
         &["audit"],
-        &["override", "list"],
-        &["token", "list"],
+        &["token", "bootstrap", "--out", "/nowhere"],
     ] {
         let mut command = waypost();
         let output = command.args(arguments).env("WAYPOST_SERVER", servers.join(",")).output()?;

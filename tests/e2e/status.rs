@@ -179,6 +179,13 @@ fn json_failures() -> Result<(), Failed> {
     shape(&exits(&["status", "--json", "--colour"], 2)?, 2)?;
     shape(&exits(&["restore", &path("missing"), "--json"], 2)?, 2)?;
     shape(&exits(&["run", "--config", &path("missing"), "--json"], 2)?, 2)?;
+    for command in [&["run"][..], &["token", "reset"]] {
+        let config = path("mixed/node.toml");
+        let found = exits(&[command, &["--config", &config, "--json"]].concat(), 2)?;
+        let value = shape(&found, 2)?;
+        let mistakes = value["mistakes"].as_array().cloned().unwrap_or_default();
+        ensure(mistakes.iter().any(|it| it["field"] == "data_dir"), || value.to_string())?;
+    }
     let found = exits(&["check", &path("wrong.yaml"), "--json"], 2)?;
     let value = shape(&found, 2)?;
     ensure(value["mistakes"][0]["field"] == "colour", || value.to_string())?;
@@ -197,6 +204,10 @@ fn silent_files() -> Result<(), Failed> {
         (vec!["check", "mixed"], "data_dir"),
         (vec!["get", "site", "--token-file", "empty"], "it is empty"),
         (vec!["get", "site", "--ca-file", "no-ca.pem"], "there is no certificate in it"),
+        (
+            vec!["token", "reset", "--consul", NOWHERE, "--consul-token-file", "missing"],
+            "--consul-token-file missing: no such file",
+        ),
     ];
     for (arguments, needle) in cases {
         let arguments: Vec<String> = arguments
@@ -351,6 +362,24 @@ fn check_and_watch() -> Result<(), Failed> {
     ensure(all_sh, || site.to_string())?;
     answers(&demo, &["status", "nothing.example.org"], 1)?;
     answers(&demo, &["status", "nothing.example.org", "--check"], 2)?;
+
+    // What cannot be printed is no answer.
+    let folder = tempfile::tempdir()?;
+    let same = folder.path().join("same.yaml");
+    std::fs::write(&same, stdout(&answers(&demo, &["export"], 0)?))?;
+    for (arguments, code) in [
+        (&["status", "--check"][..], 2),
+        (&["status", "--watch"], 1),
+        (&["status"], 1),
+        (&["diff", "-f", same.to_str().unwrap()], 2),
+    ] {
+        let mut command = waypost();
+        command.args(arguments).args(["--server", &demo.layout.admin]);
+        let output = command.stdout(std::fs::File::options().write(true).open("/dev/full")?).output()?;
+        ensure(output.status.code() == Some(code), || {
+            format!("{arguments:?} ended with {} instead of {code}: {}", output.status, stderr(&output))
+        })?;
+    }
 
     let mut command = waypost();
     command.args(["status", "--watch", "--problems", "--server", &demo.layout.admin]).stdout(Stdio::piped());
