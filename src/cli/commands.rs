@@ -343,7 +343,10 @@ mod tests {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let applied = Arc::new(AtomicUsize::new(0));
-        let answer = |warnings: Value| json!({ "generation": { "epoch": 1, "number": 2 }, "differences": [], "warnings": warnings });
+        let answer = |warnings: Value| {
+            let generation = json!({ "epoch": 1, "number": 2 });
+            json!({ "generation": generation, "differences": [], "warnings": warnings })
+        };
         let warning = json!([{
             "file": "override", "line": null, "document": "Override o", "field": field, "problem": "is odd",
             "expected": "",
