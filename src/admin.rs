@@ -310,7 +310,7 @@ async fn observations(
         Err(problem) => Err(problem),
     };
     let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
-    admin.bearers.heard(&vantage, caller.0.token()).await;
+    admin.bearers.heard(&vantage, caller.0.writer()).await;
     Ok(Json(reply))
 }
 

@@ -205,7 +205,7 @@ pub(super) async fn create(
 /// How far the bootstrap is, for `status`; `None` when there is none.
 pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pending> {
     let token = pending(snapshot)?;
-    let waits_for = match admin.bearers.census().await {
+    let waits_for = match admin.bearers.census(&snapshot.tokens).await {
         Ok(census) => census.waiting(&token.waits_for),
         // The engine is away, so it is not known who has been heard.
         Err(_) => token.waits_for.iter().cloned().collect(),
@@ -226,8 +226,8 @@ pub(super) async fn bootstrap(
     caller: Caller,
 ) -> Result<Json<Bootstrap>, Problem> {
     caller.needs(Right::Read)?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    Ok(Json(view(&stored_tokens(&stored), &admin.bearers.census().await?)))
+    let tokens = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
+    Ok(Json(view(&tokens, &admin.bearers.census(&tokens).await?)))
 }
 
 pub(super) async fn order_bootstrap(
@@ -236,9 +236,9 @@ pub(super) async fn order_bootstrap(
     Sent(order): Sent<BootstrapOrder>,
 ) -> Result<Json<Bootstrap>, Problem> {
     caller.needs(Right::Tokens)?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    let census = admin.bearers.census().await?;
-    let tokens = ordered(&stored_tokens(&stored), &census, &order)?;
+    let there = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
+    let census = admin.bearers.census(&there).await?;
+    let tokens = ordered(&there, &census, &order)?;
     let lockout = if order.force { Lockout::Meant } else { Lockout::Refused };
     let puts = || tokens.iter().cloned().map(put).collect();
     commit_with(&admin, &caller, "token bootstrap", lockout, |_| puts()).await?;
@@ -318,7 +318,12 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
 /// Puts an operator's token in force once all that it waits for have been heard. Runs for ever.
 pub(super) async fn complete(admin: &Admin) {
     let name = "bootstrap".to_owned();
-    let caller = Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default() });
+    let caller = Caller(Identity::Token {
+        name,
+        role: Role::Operator,
+        scope: Scope::default(),
+        mark: String::new(),
+    });
     let mut snapshots = admin.handle.snapshots();
     loop {
         let snapshot = admin.handle.snapshot().unwrap_or_default();
@@ -329,7 +334,7 @@ pub(super) async fn complete(admin: &Admin) {
             }
             continue;
         };
-        if admin.bearers.census().await.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
+        if admin.bearers.census(&snapshot.tokens).await.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
             match put_in_force(admin, &caller, token).await {
                 Ok(false) => {}
                 Ok(true) => {
