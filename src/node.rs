@@ -548,6 +548,7 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            let admin = admin.with_own_engine(opened.embedded.is_some());
             self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
