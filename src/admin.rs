@@ -67,6 +67,8 @@ pub struct Admin {
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
+    /// The engine is in this process, so what is registered in it came through our listener.
+    own_engine: bool,
 }
 
 impl Admin {
@@ -76,7 +78,8 @@ impl Admin {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine), handle.clone());
         let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
-        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets }
+        let own_engine = false;
+        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets, own_engine }
     }
 
     /// Logs that a vantage's report was refused: once, and then how often.
@@ -92,6 +95,12 @@ impl Admin {
     /// Runs for ever.
     pub async fn complete_bootstraps(&self) {
         tokens::complete(self).await;
+    }
+
+    /// With what is known of the engine: whether it is the one in this process.
+    #[must_use]
+    pub fn with_own_engine(self, own_engine: bool) -> Self {
+        Self { own_engine, ..self }
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
@@ -315,7 +324,7 @@ async fn observations(
         Err(problem) => Err(problem),
     };
     let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
-    admin.bearers.heard(&vantage, caller.0.token()).await;
+    admin.bearers.heard(&vantage, caller.0.writer()).await;
     Ok(Json(reply))
 }
 

@@ -14,6 +14,7 @@ use store::{
     keys,
     model::{Authority, Role, Scope, Token},
     secret::Credential,
+    writers::{self, Writer},
 };
 use subtle::ConstantTimeEq as _;
 
@@ -35,6 +36,8 @@ pub enum Identity {
         role: Role,
         /// Its scope.
         scope: Scope,
+        /// Which secret of that name it was, see [`writers::mark`].
+        mark: String,
     },
     /// Nobody in particular, where a token is needed.
     Anonymous,
@@ -43,12 +46,13 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The name of the token of ours that the request carried.
+    /// Which token of ours the request carried, to be noted.
     #[must_use]
-    pub fn token(&self) -> Option<&str> {
+    pub fn writer(&self) -> Writer {
         match self {
-            Self::First | Self::Token { .. } => Some(self.who()),
-            Self::Local | Self::Anonymous | Self::Unknown => None,
+            Self::First => Writer { token: Some(FIRST.to_owned()), mark: None },
+            Self::Token { name, mark, .. } => Writer { token: Some(name.clone()), mark: Some(mark.clone()) },
+            Self::Local | Self::Anonymous | Self::Unknown => Writer::default(),
         }
     }
 
@@ -256,7 +260,8 @@ fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
     for token in tokens {
         if bool::from(shown.as_bytes().ct_eq(token.secret_sha256.as_bytes())) {
             let (role, scope) = (token.role, token.scope.clone());
-            found = Identity::Token { name: token.name.to_string(), role, scope };
+            let mark = writers::mark(&token.secret_sha256).to_owned();
+            found = Identity::Token { name: token.name.to_string(), role, scope, mark };
         }
     }
     if first.is_some_and(|first| bool::from(Sha256::digest(secret).as_slice().ct_eq(first))) {
@@ -320,7 +325,9 @@ mod tests {
         let (name, scope) = ("ci".parse().unwrap(), Scope::default());
         let waits_for = Vec::new();
         let tokens = [Token { name, role: Role::Automation, scope, secret_sha256, waits_for }];
-        assert_eq!(find("correct horse", None, &tokens).who(), "ci");
+        let found = find("correct horse", None, &tokens);
+        assert_eq!(found.who(), "ci");
+        assert!(found.writer().used(&tokens[0]));
         assert_eq!(find("wrong horse", None, &tokens), Identity::Unknown);
         let first: [u8; 32] = Sha256::digest("first").into();
         assert_eq!(find("first", Some(&first), &tokens), Identity::First);

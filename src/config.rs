@@ -76,6 +76,45 @@ impl GeoIp {
     pub const LARGEST: u64 = 2 * 1024 * 1024 * 1024;
 }
 
+/// Which engine a node has: what `token reset` needs of its configuration.
+#[derive(Clone, Debug)]
+pub struct NodeEngine {
+    /// The node's name.
+    pub node: Name,
+    /// Where it keeps its engine.
+    pub data_dir: PathBuf,
+    /// The engine.
+    pub store: Store,
+    /// The file of the token that it sends to a Consul.
+    token_file: Option<PathBuf>,
+}
+
+impl NodeEngine {
+    /// Reads it from a node's configuration file. Files that do not lead to the engine are not opened: systemd, for one,
+    /// shows a service its credentials only while it runs.
+    ///
+    /// # Errors
+    /// Every mistake in what is read, with its line; one that is about the file itself when it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Vec<Mistake>> {
+        let (file, text) = read(path)?;
+        Self::parse(&file, &text)
+    }
+
+    /// Reads a text; `file` is what mistakes call it.
+    ///
+    /// # Errors
+    /// Every mistake in what is read, with its line.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
+        parse(file, text, sections::engine)
+    }
+
+    /// The file of the token that a Consul is to be sent, when it is not there.
+    #[must_use]
+    pub fn missing_token(&self) -> Option<&Path> {
+        self.token_file.as_deref().filter(|it| !it.exists())
+    }
+}
+
 /// Which engine.
 #[derive(Clone, Debug)]
 pub enum Store {
@@ -177,19 +216,7 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line; one that is about the file itself when it cannot be read.
     pub fn load(path: &Path) -> Result<Self, Vec<Mistake>> {
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let problem = format!("cannot be read: {error}");
-            let expected = "a node configuration such as deploy/config.sample.toml".to_owned();
-            vec![Mistake {
-                file: file.as_str().into(),
-                line: None,
-                document: String::new(),
-                field: String::new(),
-                problem,
-                expected,
-            }]
-        })?;
+        let (file, text) = read(path)?;
         Self::parse(&file, &text)
     }
 
@@ -198,13 +225,7 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
-        let mistakes = Mistakes::new(Arc::from(file));
-        let tree = toml::parse(text, &mistakes);
-        let config = sections::node(&Reader::new(&mistakes, "", &tree));
-        match config {
-            Some(config) if mistakes.count() == 0 => Ok(config),
-            _ => Err(mistakes.into_vec()),
-        }
+        parse(file, text, sections::node)
     }
 
     /// The roles that are on, as others see them.
@@ -217,6 +238,37 @@ impl Config {
             ("control", self.control.is_some()),
         ];
         all.into_iter().filter(|(_, on)| *on).map(|(role, _)| role.to_owned()).collect()
+    }
+}
+
+/// The name and the text of a file.
+fn read(path: &Path) -> Result<(String, String), Vec<Mistake>> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let problem = format!("cannot be read: {error}");
+        let expected = "a node configuration such as deploy/config.sample.toml".to_owned();
+        vec![Mistake {
+            file: file.as_str().into(),
+            line: None,
+            document: String::new(),
+            field: String::new(),
+            problem,
+            expected,
+        }]
+    })?;
+    Ok((file, text))
+}
+
+fn parse<T>(
+    file: &str,
+    text: &str,
+    sections: impl FnOnce(&Reader<'_>) -> Option<T>,
+) -> Result<T, Vec<Mistake>> {
+    let mistakes = Mistakes::new(Arc::from(file));
+    let tree = toml::parse(text, &mistakes);
+    match sections(&Reader::new(&mistakes, "", &tree)) {
+        Some(read) if mistakes.count() == 0 => Ok(read),
+        _ => Err(mistakes.into_vec()),
     }
 }
 

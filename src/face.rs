@@ -83,7 +83,7 @@ impl Authorise for Noting<'_> {
         if let (Permit::Allowed, Access::KeyWrite(key)) = (permit, access)
             && let Some(node) = keys::parse_node(key)
         {
-            let writer = Writer { token: self.auth.identify(token).token().map(str::to_owned) };
+            let writer = self.auth.identify(token).writer();
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             if written.len() < MOST_NOTED {
                 written.push((Bearer::Node(node), writer));
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(send(router, "PUT", path, token, body).await, status, "{path}");
         }
         let noted = async || writers::all(engine.as_ref()).await.unwrap();
-        let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned) };
+        let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned), mark: None };
         let bearer = |text: &str| text.parse::<Bearer>().unwrap();
         let (gw, dns) = (bearer("node/gw"), bearer("node/dns"));
         assert_eq!(noted().await, BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))]));

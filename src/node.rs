@@ -4,7 +4,11 @@
 //! then all of it runs. The first part that ends by itself ends the node, with its reason; a signal ends it in
 //! order: the gateway takes its time (its `/readyz` fails, its requests finish), and the engine ends last.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use dns::{
@@ -263,7 +267,7 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
             Ok(Opened { engine: Arc::clone(&consul) as _, embedded: None, consul: Some(consul) })
         }
         Store::Embedded(it) => {
-            let embedded = open_embedded(config, it).await?;
+            let embedded = open_embedded(&config.node, &config.data_dir, it).await?;
             // This node beats without asking the face; what the face noted of it in an earlier life is over.
             store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
             Ok(Opened {
@@ -277,13 +281,13 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
 
 /// Opens the embedded engine of a node.
 pub(crate) async fn open_embedded(
-    config: &Config,
+    node: &Name,
+    data_dir: &Path,
     it: &config::Embedded,
 ) -> Result<Arc<embedded::Embedded>, EngineError> {
     let address = it.http.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |http| http.ip());
-    let options =
-        embedded::Options { node: config.node.to_string(), address, datacenter: it.datacenter.clone() };
-    embedded::Embedded::open(&config.data_dir.join("engine"), options).await
+    let options = embedded::Options { node: node.to_string(), address, datacenter: it.datacenter.clone() };
+    embedded::Embedded::open(&data_dir.join("engine"), options).await
 }
 
 async fn follow(
@@ -544,6 +548,7 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            let admin = admin.with_own_engine(opened.embedded.is_some());
             self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }

@@ -12,6 +12,7 @@ use std::{
 use store::{
     engine::{Engine, EngineError},
     handle::Handle,
+    keys,
     model::{Bearer, Document, Name, Role, Token},
     snapshot::Snapshot,
     writers::{self, Writer},
@@ -19,7 +20,7 @@ use store::{
 use tokio::time::Instant;
 
 use super::nodes::Nodes;
-use crate::auth::FIRST;
+use crate::auth::{FIRST, Right, permits};
 
 /// Who was silent for longer does not count: it is gone, or was never there.
 pub(super) const RECENT: Duration = Duration::from_secs(60);
@@ -27,8 +28,8 @@ pub(super) const RECENT: Duration = Duration::from_secs(60);
 /// What is known of the bearers at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
-    /// With which token of ours each was heard last, `None`: without one. Nodes that beat past our listeners are not
-    /// in it.
+    /// With which token of ours each was heard last, `None`: without one, or with one that has another secret now. Nodes
+    /// that beat past our listeners are not in it.
     pub(super) tokens: BTreeMap<Bearer, Option<String>>,
     /// Who was heard in the last minute, and the role its token needs.
     pub(super) recent: BTreeMap<Bearer, Role>,
@@ -41,13 +42,21 @@ impl Census {
         self.recent.iter().filter(|(it, _)| without(it)).map(|(it, role)| (it.clone(), *role)).collect()
     }
 
-    /// Who was heard in the last minute with one of these tokens, and with which.
-    pub(super) fn using(&self, tokens: &BTreeSet<String>) -> Vec<(Bearer, String)> {
-        let used = |bearer: &Bearer| {
-            let token = self.tokens.get(bearer)?.as_ref().filter(|it| tokens.contains(*it))?;
-            Some((bearer.clone(), token.clone()))
+    /// Who was heard in the last minute with a token that a change of the tokens ends, or from which it takes a right
+    /// that its bearer needs; and with which token.
+    pub(super) fn locked_out(&self, before: &[Token], after: &[Token]) -> Vec<(Bearer, String)> {
+        let lost = |(bearer, role): (&Bearer, &Role)| {
+            let name = self.tokens.get(bearer)?.as_ref()?;
+            let old = before.iter().find(|it| it.name.as_str() == name.as_str())?;
+            let same = |it: &&Token| (&it.name, &it.secret_sha256) == (&old.name, &old.secret_sha256);
+            let new = after.iter().find(same);
+            let takes = |right: Right<'_>| {
+                permits(old.role, &old.scope, right)
+                    && !new.is_some_and(|new| permits(new.role, &new.scope, right))
+            };
+            takes_any(bearer, *role, takes).then(|| (bearer.clone(), name.clone()))
         };
-        self.recent.keys().filter_map(used).collect()
+        self.recent.iter().filter_map(lost).collect()
     }
 
     /// For whom an operator's token waits that waits for these: for each until it is heard with a token, and for
@@ -67,12 +76,22 @@ pub(super) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Toke
     documents.filter_map(token).collect()
 }
 
-/// The tokens whose secret is none any more.
-pub(super) fn ended(before: &[Token], after: &[Token]) -> BTreeSet<String> {
-    let stays = |it: &&Token| {
-        after.iter().any(|new| (&new.name, &new.secret_sha256) == (&it.name, &it.secret_sha256))
-    };
-    before.iter().filter(|it| !stays(it)).map(|it| it.name.to_string()).collect()
+/// True when one of the rights is taken that a bearer cannot do its work without.
+fn takes_any(bearer: &Bearer, role: Role, takes: impl Fn(Right<'_>) -> bool) -> bool {
+    match bearer {
+        Bearer::Vantage(name) => takes(Right::Vantage(name.as_str())),
+        Bearer::Node(name) => {
+            let control = [Right::KeyWrite(keys::CONFIG_HEAD), Right::Sessions];
+            takes(Right::KeyWrite(&keys::node(name.as_str())))
+                || [Right::KeyRead(keys::CONFIG_HEAD), Right::Registry].into_iter().any(&takes)
+                || (role == Role::Control && control.into_iter().any(&takes))
+        }
+    }
+}
+
+/// True when a token that was there is gone, or is another one now.
+pub(super) fn any_changed(before: &[Token], after: &[Token]) -> bool {
+    before.iter().any(|it| !after.contains(it))
 }
 
 /// The operator's token that is not in force yet.
@@ -83,7 +102,7 @@ pub(super) fn pending(snapshot: &Snapshot) -> Option<&Token> {
 /// What one vantage's last report said of its reporter.
 #[derive(Clone, Debug)]
 struct Heard {
-    token: Option<String>,
+    writer: Writer,
     at: Instant,
     /// The engine has it.
     noted: bool,
@@ -108,22 +127,20 @@ impl Bearers {
     }
 
     /// A vantage's report was taken. The engine records when the reporter's token is another one than before.
-    pub(super) async fn heard(&self, vantage: &Name, token: Option<&str>) {
+    pub(super) async fn heard(&self, vantage: &Name, writer: Writer) {
         let now = Instant::now();
         let noted = {
             let mut heard = self.vantages();
-            let before = heard.get(vantage).is_some_and(|it| it.noted && it.token.as_deref() == token);
-            let token = token.map(str::to_owned);
-            heard.insert(vantage.clone(), Heard { token, at: now, noted: before });
+            let before = heard.get(vantage).is_some_and(|it| it.noted && it.writer == writer);
+            heard.insert(vantage.clone(), Heard { writer: writer.clone(), at: now, noted: before });
             before
         };
         if noted {
             return;
         }
-        let writer = Writer { token: token.map(str::to_owned) };
         match writers::note(self.engine.as_ref(), &Bearer::Vantage(vantage.clone()), &writer).await {
             Ok(()) => {
-                if let Some(it) = self.vantages().get_mut(vantage).filter(|it| it.token == writer.token) {
+                if let Some(it) = self.vantages().get_mut(vantage).filter(|it| it.writer == writer) {
                     it.noted = true;
                 }
             }
@@ -132,33 +149,60 @@ impl Bearers {
         }
     }
 
-    /// Who is heard now.
-    pub(super) async fn census(&self) -> Result<Census, EngineError> {
+    /// Who is heard now, while these are the tokens.
+    ///
+    /// # Errors
+    /// While the engine cannot be read: it is not known then who is there.
+    pub(super) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
-        let snapshot = self.handle.snapshot().unwrap_or_default();
         let picture = self.handle.picture().await;
-        let now = Instant::now();
+        let (now, moment) = (Instant::now(), self.handle.now());
+        let unread = || EngineError::Unreachable("the nodes' heartbeats are not read yet".to_owned());
+        let recent = self.nodes.recent(RECENT).ok_or_else(unread)?;
         let mut census = Census::default();
-        for (name, roles) in self.nodes.recent(RECENT) {
+        for (name, roles) in recent.nodes {
             let Ok(name) = name.parse() else { continue };
             let role = if roles.contains("control") { Role::Control } else { Role::Node };
             census.recent.insert(Bearer::Node(name), role);
         }
-        for (name, _) in picture.vantages.iter().filter(|(_, it)| it.fresh) {
-            census.recent.insert(Bearer::Vantage(name.clone()), Role::Vantage);
+        let mut vantages: BTreeSet<Name> = picture
+            .vantages
+            .into_iter()
+            .filter(|(_, it)| it.moved.is_some_and(|at| moment.since(at) <= RECENT))
+            .map(|(name, _)| name)
+            .collect();
+        if now.duration_since(recent.since) <= RECENT {
+            // This process has not listened for a minute, so what it did not hear says nothing.
+            vantages.extend(self.configured(&noted));
         }
         let mut heard = self.vantages();
         heard.retain(|_, it| now.duration_since(it.at) <= RECENT);
         for (name, it) in heard.iter() {
-            census.recent.insert(Bearer::Vantage(name.clone()), Role::Vantage);
-            noted.insert(Bearer::Vantage(name.clone()), Writer { token: it.token.clone() });
+            vantages.insert(name.clone());
+            noted.insert(Bearer::Vantage(name.clone()), it.writer.clone());
         }
         drop(heard);
-        // A token that was deleted since is none of ours any more.
-        let ours =
-            |name: &String| name == FIRST || snapshot.tokens.iter().any(|it| it.name.as_str() == *name);
-        census.tokens = noted.into_iter().map(|(it, writer)| (it, writer.token.filter(ours))).collect();
+        census.recent.extend(vantages.into_iter().map(|it| (Bearer::Vantage(it), Role::Vantage)));
+        // A token that was deleted or given another secret since is none of ours any more.
+        let ours = |writer: &Writer| {
+            writer.token.as_deref() == Some(FIRST) || tokens.iter().any(|it| writer.used(it))
+        };
+        let token = |writer: Writer| if ours(&writer) { writer.token } else { None };
+        census.tokens = noted.into_iter().map(|(it, writer)| (it, token(writer))).collect();
         Ok(census)
+    }
+
+    /// The vantages that ever reported and still have a document.
+    fn configured(&self, noted: &BTreeMap<Bearer, Writer>) -> Vec<Name> {
+        let snapshot = self.handle.snapshot();
+        let known = |name: &Name| {
+            snapshot.as_ref().is_none_or(|it| it.vantages.iter().any(|vantage| vantage.name == *name))
+        };
+        let vantage = |bearer: &Bearer| match bearer {
+            Bearer::Vantage(name) => Some(name.clone()),
+            Bearer::Node(_) => None,
+        };
+        noted.keys().filter_map(vantage).filter(known).collect()
     }
 }
 
@@ -183,15 +227,22 @@ pub(super) fn still_used(in_use: &[(Bearer, String)]) -> String {
     let named: Vec<String> =
         in_use.iter().map(|(bearer, token)| format!("{bearer} (token {token})")).collect();
     format!(
-        "heard in the last minute with a token that this would end, and locked out by it: {}. Put the secret of another \
-         token into its token_file first; to refuse it at once, `waypost token delete NAME --force`",
+        "heard in the last minute with a token that this would end or take needed rights from, and locked out by it: {}. \
+         Put the secret of another token into its token_file first; to refuse it at once, `waypost token delete NAME \
+         --force`",
         named.join(", ")
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use store::{
+        engine::embedded::{self, Embedded},
+        model::Scope,
+    };
+
     use super::*;
+    use crate::auth;
 
     fn census(known: &[(&str, Option<&str>, bool)]) -> Census {
         let mut census = Census::default();
@@ -227,27 +278,102 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_token_in_use_is_not_taken_away() {
-        let token = |name: &str, secret: &str| Token {
+    fn token(name: &str, secret: &str) -> Token {
+        Token {
             name: name.parse().unwrap(),
             role: Role::Node,
-            scope: store::model::Scope::default(),
-            secret_sha256: secret.to_owned(),
+            scope: Scope::default(),
+            secret_sha256: auth::digest(secret),
             waits_for: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_token_in_use_is_not_taken_away() {
         let before = [token("gw", "a"), token("dns", "a"), token("idle", "a"), token("old", "a")];
         let after = [token("gw", "b"), token("dns", "a")];
-        let ended = ended(&before, &after);
-        assert_eq!(ended.iter().map(String::as_str).collect::<Vec<_>>(), ["gw", "idle", "old"]);
         let census = census(&[
             ("node/gw", Some("gw"), true),
             ("node/dns", Some("dns"), true),
             ("node/gone", Some("old"), false),
+            ("node/first", Some(FIRST), true),
         ]);
-        let in_use = census.using(&ended);
+        let in_use = census.locked_out(&before, &after);
         assert_eq!(in_use, [("node/gw".parse().unwrap(), "gw".to_owned())]);
         assert!(still_used(&in_use).contains("node/gw (token gw)"));
+    }
+
+    #[test]
+    fn a_token_in_use_keeps_the_rights_that_its_bearer_needs() {
+        let of = |role: Role, vantage: Option<&str>| {
+            let scope = Scope { vantage: vantage.map(|it| it.parse().unwrap()), services: None };
+            [Token { role, scope, ..token("it", "a") }]
+        };
+        let locked_out = |bearer: &str, needs: Role, before: &[Token], after: &[Token]| {
+            let mut census = census(&[(bearer, Some("it"), true)]);
+            census.recent.insert(bearer.parse().unwrap(), needs);
+            !census.locked_out(before, after).is_empty()
+        };
+        let node = of(Role::Node, None);
+        for (role, lost) in [(Role::Reader, true), (Role::Automation, true), (Role::Control, false)] {
+            assert_eq!(locked_out("node/gw", Role::Node, &node, &of(role, None)), lost, "{role:?}");
+        }
+        assert!(locked_out("node/control", Role::Control, &of(Role::Control, None), &node));
+        assert!(!locked_out("node/gw", Role::Node, &of(Role::Control, None), &node));
+        let gz = of(Role::Vantage, Some("gz"));
+        assert!(locked_out("vantage/gz", Role::Vantage, &gz, &of(Role::Vantage, Some("cd"))));
+        assert!(!locked_out("vantage/gz", Role::Vantage, &gz, &of(Role::Node, Some("gz"))));
+        // What it may not do before either is not this change's doing.
+        assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
+    }
+
+    /// An engine, what a node's picture says, and the bearers by both.
+    async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Bearers) {
+        let engine = Embedded::in_memory(embedded::Options::default()).await;
+        let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
+        let vantages = vantages.iter().map(|it| format!("kind: Vantage\nname: {it}\n"));
+        let documents = store::model::parse("v", &vantages.collect::<Vec<_>>().join("---\n")).unwrap();
+        let vantage = |it: store::model::Placed<Document>| match it.value {
+            Document::Vantage(it) => Some(it),
+            _ => None,
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.vantages = documents.into_iter().filter_map(vantage).collect();
+        publisher.publish_snapshot(Arc::new(snapshot));
+        let nodes = Nodes::watch(Arc::clone(&engine) as Arc<dyn Engine>, handle.clone());
+        let bearers = Bearers::new(Arc::clone(&engine) as Arc<dyn Engine>, handle, nodes);
+        (engine, bearers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_that_has_just_begun_counts_who_reported_before() {
+        let (engine, bearers) = bearers(&["gz", "cd"]).await;
+        for vantage in ["vantage/gz", "vantage/removed"] {
+            writers::note(engine.as_ref(), &vantage.parse().unwrap(), &Writer::default()).await.unwrap();
+        }
+        assert!(bearers.census(&[]).await.is_err(), "the heartbeats were not read yet");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let census = bearers.census(&[]).await.unwrap();
+        assert_eq!(names(census.without_token().into_keys()), ["vantage/gz"]);
+        bearers.heard(&"cd".parse().unwrap(), Writer::default()).await;
+        tokio::time::sleep(RECENT - Duration::from_secs(25)).await;
+        let census = bearers.census(&[]).await.unwrap();
+        assert_eq!(names(census.without_token().into_keys()), ["vantage/cd"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_whose_secret_was_replaced_counts_no_more() {
+        let (_engine, bearers) = bearers(&["gz"]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (old, new) = (token("vantage-gz", "a"), token("vantage-gz", "b"));
+        let mark = writers::mark(&old.secret_sha256).to_owned();
+        let writer = Writer { token: Some("vantage-gz".to_owned()), mark: Some(mark) };
+        bearers.heard(&"gz".parse().unwrap(), writer).await;
+        let without =
+            async |tokens: &[Token]| names(bearers.census(tokens).await.unwrap().without_token().into_keys());
+        assert_eq!(without(&[old]).await, [""; 0]);
+        assert_eq!(without(&[new]).await, ["vantage/gz"]);
+        assert_eq!(without(&[]).await, ["vantage/gz"]);
     }
 
     #[test]

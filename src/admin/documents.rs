@@ -171,28 +171,32 @@ pub(super) enum Lockout {
     Meant,
 }
 
-/// Refuses a change that would lock nodes and vantages out, or take the last operator's token away.
+/// Refuses a change that would lock nodes and vantages out, or take the last operator's token away. Tokens in use are
+/// looked at without an operator's token as well: a listener may have a first token of its own, and then needs them.
 async fn nobody_is_locked_out(admin: &Admin, stored: &Stored, plan: &Plan) -> Result<(), Problem> {
     let before = bearers::tokens(stored.documents());
     let after = bearers::tokens(plan.world().documents().cloned());
     let needed = |tokens: &[Token]| tokens.iter().any(Token::makes_tokens_needed);
     let conflict = |text: String| Err(Problem::new(StatusCode::CONFLICT, text));
     match (needed(&before), needed(&after)) {
-        (false, true) => {
-            let without_token = admin.bearers.census().await?.without_token();
-            if without_token.is_empty() { Ok(()) } else { conflict(bearers::refusal(&without_token)) }
-        }
         (true, false) => conflict(
             "this would take the last operator's token away, and whoever reaches a loopback listener would be an \
              operator: make another operator's token first, or see `waypost token reset --help`"
                 .to_owned(),
         ),
-        (true, true) => {
-            let ended = bearers::ended(&before, &after);
-            let in_use = if ended.is_empty() { Vec::new() } else { admin.bearers.census().await?.using(&ended) };
+        (was, will) => {
+            let first = !was && will;
+            if !first && !bearers::any_changed(&before, &after) {
+                return Ok(());
+            }
+            let census = admin.bearers.census(&before).await?;
+            let without_token = if first { census.without_token() } else { BTreeMap::new() };
+            if !without_token.is_empty() {
+                return conflict(bearers::refusal(&without_token));
+            }
+            let in_use = census.locked_out(&before, &after);
             if in_use.is_empty() { Ok(()) } else { conflict(bearers::still_used(&in_use)) }
         }
-        (false, false) => Ok(()),
     }
 }
 

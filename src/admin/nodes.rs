@@ -68,11 +68,22 @@ pub(super) struct Picture {
     pub(super) away: Option<(String, Duration)>,
 }
 
+/// Who was heard of late.
+#[derive(Clone, Debug)]
+pub(super) struct Recent {
+    /// The nodes, with their roles.
+    pub(super) nodes: Vec<(String, BTreeSet<String>)>,
+    /// Since when the engine is read without a failure: what was said before may have been missed.
+    pub(super) since: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     beats: BTreeMap<String, Known>,
     /// When the beats were last read; `None` while that fails.
     read: Option<Instant>,
+    /// Since when that succeeds, each time; `None` while it fails.
+    since: Option<Instant>,
     /// Why they cannot be read, and since when.
     error: Option<(String, Instant)>,
 }
@@ -144,12 +155,17 @@ impl Nodes {
         told
     }
 
-    /// The nodes whose beat moved within a span of time, with their roles. A node that was there when the watch began
-    /// counts as heard then, and while the engine is away no node grows older.
-    pub(super) fn recent(&self, within: Duration) -> Vec<(String, BTreeSet<String>)> {
+    /// The nodes whose beat moved within a span of time. A node that was there when the watch began counts as heard
+    /// then, and while the engine is away no node grows older. `None` before the beats were read, and while they cannot
+    /// be.
+    pub(super) fn recent(&self, within: Duration) -> Option<Recent> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = seen.since?;
         let recent = seen.beats.values().filter(|it| it.silent <= within);
-        recent.map(|it| (it.beat.node.clone(), it.beat.roles.clone())).collect()
+        Some(Recent {
+            nodes: recent.map(|it| (it.beat.node.clone(), it.beat.roles.clone())).collect(),
+            since,
+        })
     }
 
     /// What living gateways carry, by cluster and site.
@@ -206,13 +222,15 @@ impl Seen {
             Ok(beats) => beats,
             Err(error) => {
                 let since = self.error.take().map_or_else(|| self.read.unwrap_or(now), |(_, since)| since);
-                (self.error, self.read) = (Some((error, since)), None);
+                (self.error, self.read, self.since) = (Some((error, since)), None, None);
                 return;
             }
         };
         let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
+        let frozen = gap > LONGEST_GAP;
         // A reading that took longer waited for an engine that hung, and no beat could be written meanwhile.
-        let gap = if gap > LONGEST_GAP { Duration::ZERO } else { gap.min(WAIT + PACE) };
+        let gap = if frozen { Duration::ZERO } else { gap.min(WAIT + PACE) };
+        let since = self.since.filter(|_| !frozen).unwrap_or(now);
         let known = std::mem::take(&mut self.beats);
         let judge = |beat: NodeBeat| {
             let before = known.get(&beat.node);
@@ -221,7 +239,8 @@ impl Seen {
             let lags = (beat.generation != ours).then(|| before.and_then(|it| it.lags).unwrap_or(now));
             (beat.node.clone(), Known { beat, silent, lags })
         };
-        *self = Self { beats: beats.into_iter().map(judge).collect(), read: Some(now), error: None };
+        let beats = beats.into_iter().map(judge).collect();
+        *self = Self { beats, read: Some(now), since: Some(since), error: None };
     }
 }
 
@@ -278,11 +297,15 @@ mod tests {
             "since the last reading"
         );
         assert!(!picture.nodes[0].lost && picture.nodes[0].silent == Span(2 * SECOND), "{picture:?}");
+        assert_eq!(seen.since, None);
         seen.take_in(Ok(vec![beat(1)]), OURS, start + 310 * SECOND);
         assert_eq!((seen.picture(start).away, gateway(&seen, start).lost), (None, false));
+        seen.take_in(Ok(vec![beat(1)]), OURS, start + 312 * SECOND);
+        assert_eq!(seen.since, Some(start + 310 * SECOND));
         // We were frozen ourselves.
         seen.take_in(Ok(vec![beat(1)]), OURS, start + 900 * SECOND);
         assert!(!gateway(&seen, start + 900 * SECOND).lost);
+        assert_eq!(seen.since, Some(start + 900 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]

@@ -90,6 +90,10 @@ pub struct Bootstrap {
     pub pending: Option<Pending>,
     /// Who was heard in the last minute without a token, and the role it needs.
     pub without_token: BTreeMap<Bearer, Role>,
+    /// The services that are registered at this engine, for whose writers nothing waits. Empty on a real Consul, whose
+    /// own ACLs guard them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registered: Vec<String>,
 }
 
 /// An operator's token that waits.
@@ -183,12 +187,13 @@ pub(super) async fn create(
     let id = DocumentId { kind: Kind::Token, name: name.to_string() };
     let there = commit::read(admin.engine.as_ref(), None).await?;
     if let Some(Document::Token(it)) = there.get(&id).map(|kept| &*kept.document)
-        && it.secret_sha256 != digest
+        && (it.role, &it.scope, &it.secret_sha256) != (role, &scope, &digest)
         && !replace
     {
+        let what = if it.secret_sha256 == digest { "change its role or scope" } else { "end its secret" };
         let text = format!(
-            "there is a token {name} already, and this would end its secret: take another name, or replace it \
-             on purpose (--replace)"
+            "there is a token {name} already, and this would {what}: take another name, or replace it on purpose \
+             (--replace)"
         );
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
@@ -205,7 +210,7 @@ pub(super) async fn create(
 /// How far the bootstrap is, for `status`; `None` when there is none.
 pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pending> {
     let token = pending(snapshot)?;
-    let waits_for = match admin.bearers.census().await {
+    let waits_for = match admin.bearers.census(&snapshot.tokens).await {
         Ok(census) => census.waiting(&token.waits_for),
         // The engine is away, so it is not known who has been heard.
         Err(_) => token.waits_for.iter().cloned().collect(),
@@ -213,12 +218,25 @@ pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pendin
     Some(Pending { operator: token.name.clone(), waits_for })
 }
 
-fn view(tokens: &[Token], census: &Census) -> Bootstrap {
+/// What is registered at an engine whose registry our tokens guard: one of ours, here or on another machine, which notes
+/// who writes the heartbeats.
+async fn registered(admin: &Admin, census: &Census) -> Result<Vec<String>, Problem> {
+    let ours = admin.own_engine || census.tokens.keys().any(|it| matches!(it, Bearer::Node(_)));
+    if !ours {
+        return Ok(Vec::new());
+    }
+    let services = admin.engine.services(None).await?.value;
+    // A Consul lists itself.
+    Ok(services.into_keys().filter(|it| it != "consul").collect())
+}
+
+fn view(tokens: &[Token], census: &Census, registered: Vec<String>) -> Bootstrap {
     let operators = tokens.iter().filter(|it| it.makes_tokens_needed()).map(|it| it.name.clone());
     let waiting = tokens.iter().find(|it| it.role == Role::Operator && !it.makes_tokens_needed());
     let waiting =
         waiting.map(|it| Pending { operator: it.name.clone(), waits_for: census.waiting(&it.waits_for) });
-    Bootstrap { operators: operators.collect(), pending: waiting, without_token: census.without_token() }
+    let without_token = census.without_token();
+    Bootstrap { operators: operators.collect(), pending: waiting, without_token, registered }
 }
 
 pub(super) async fn bootstrap(
@@ -226,8 +244,10 @@ pub(super) async fn bootstrap(
     caller: Caller,
 ) -> Result<Json<Bootstrap>, Problem> {
     caller.needs(Right::Read)?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    Ok(Json(view(&stored_tokens(&stored), &admin.bearers.census().await?)))
+    let tokens = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
+    let census = admin.bearers.census(&tokens).await?;
+    let registered = registered(&admin, &census).await?;
+    Ok(Json(view(&tokens, &census, registered)))
 }
 
 pub(super) async fn order_bootstrap(
@@ -236,14 +256,41 @@ pub(super) async fn order_bootstrap(
     Sent(order): Sent<BootstrapOrder>,
 ) -> Result<Json<Bootstrap>, Problem> {
     caller.needs(Right::Tokens)?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    let census = admin.bearers.census().await?;
-    let tokens = ordered(&stored_tokens(&stored), &census, &order)?;
+    let there = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
+    let census = admin.bearers.census(&there).await?;
+    let tokens = ordered(&there, &census, &order)?;
+    let registered = registered(&admin, &census).await?;
     let lockout = if order.force { Lockout::Meant } else { Lockout::Refused };
     let puts = || tokens.iter().cloned().map(put).collect();
     commit_with(&admin, &caller, "token bootstrap", lockout, |_| puts()).await?;
     let stored = commit::read(admin.engine.as_ref(), None).await?;
-    Ok(Json(view(&stored_tokens(&stored), &census)))
+    Ok(Json(view(&stored_tokens(&stored), &census, registered)))
+}
+
+/// Refuses tokens whose names are taken: their secrets are in use, or will be. A token that is there as it was ordered is
+/// no obstacle, so that an order can be repeated.
+fn none_is_replaced(there: &[Token], made: &[Token]) -> Result<(), Problem> {
+    let mut taken = Vec::new();
+    for (at, token) in made.iter().enumerate() {
+        let before = there.iter().chain(&made[..at]).find(|it| it.name == token.name);
+        let same = |it: &Token| {
+            (it.role, &it.scope, &it.secret_sha256) == (token.role, &token.scope, &token.secret_sha256)
+        };
+        if let Some(before) = before.filter(|it| !same(it)) {
+            let what = if before.role == token.role { "another secret" } else { "another role" };
+            taken.push(format!("{} (with {what})", token.name));
+        }
+    }
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "there are tokens of these names already, and a bootstrap ends no token: {}. Give the operator's token another \
+         name (--operator), put the files of an earlier bootstrap into the folder (--out), or delete the tokens that \
+         nothing uses (`waypost token delete NAME`)",
+        taken.join(", ")
+    );
+    Err(Problem::new(StatusCode::CONFLICT, text))
 }
 
 /// The tokens that an order makes or changes.
@@ -295,9 +342,6 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
             Bearer::Node(_) => (census.recent.get(bearer).copied().unwrap_or(Role::Node), Scope::default()),
         };
         let (name, secret_sha256) = (keyed.name.clone(), sha256(&keyed.secret_sha256)?);
-        if there.iter().any(|it| it.name == name && it.secret_sha256 != secret_sha256 && it.role != role) {
-            return conflict(format!("there is a token {name} of another role: delete or rename it first"));
-        }
         tokens.push(Token { name, role, scope, secret_sha256, waits_for: Vec::new() });
         if !operator.waits_for.contains(bearer) {
             operator.waits_for.push(bearer.clone());
@@ -312,13 +356,15 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
         operator.waits_for.clear();
     }
     tokens.push(operator);
+    none_is_replaced(there, &tokens)?;
     Ok(tokens)
 }
 
 /// Puts an operator's token in force once all that it waits for have been heard. Runs for ever.
 pub(super) async fn complete(admin: &Admin) {
     let name = "bootstrap".to_owned();
-    let caller = Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default() });
+    let caller =
+        Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default(), mark: String::new() });
     let mut snapshots = admin.handle.snapshots();
     loop {
         let snapshot = admin.handle.snapshot().unwrap_or_default();
@@ -329,7 +375,12 @@ pub(super) async fn complete(admin: &Admin) {
             }
             continue;
         };
-        if admin.bearers.census().await.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
+        if admin
+            .bearers
+            .census(&snapshot.tokens)
+            .await
+            .is_ok_and(|it| it.waiting(&token.waits_for).is_empty())
+        {
             match put_in_force(admin, &caller, token).await {
                 Ok(false) => {}
                 Ok(true) => {
@@ -410,5 +461,40 @@ mod tests {
         );
         assert!(ordered(&tokens, &seen, &order(Some("other"), &all, false)).is_err());
         assert!(ordered(&[], &seen, &order(None, &all, false)).is_err());
+    }
+
+    #[test]
+    fn a_bootstrap_replaces_no_token() {
+        let seen = census(&[("node/gw", Role::Node)]);
+        let wanted =
+            BootstrapOrder { registrar: Some(keyed("registrar")), ..order(Some("ops"), &["node/gw"], false) };
+        let token = |name: &str, role: Role, secret: &str| {
+            let (name, scope) = (name.parse().unwrap(), Scope::default());
+            Token { name, role, scope, secret_sha256: auth::digest(secret), waits_for: Vec::new() }
+        };
+        // Those of an order that came before stay as they are.
+        let same = [
+            token("registrar", Role::Registrar, "registrar"),
+            token("node-gw", Role::Node, "node-gw"),
+            token("idle", Role::Reader, "idle"),
+        ];
+        assert_eq!(ordered(&same, &seen, &wanted).unwrap().len(), 3);
+        for force in [false, true] {
+            let wanted = BootstrapOrder { force, ..wanted.clone() };
+            let there = [
+                token("registrar", Role::Registrar, "of the back ends"),
+                token("node-gw", Role::Node, "of an earlier bootstrap"),
+                token("ops", Role::Automation, "ops"),
+            ];
+            let error = ordered(&there, &seen, &wanted).unwrap_err();
+            assert_eq!(error.status, StatusCode::CONFLICT);
+            let said = &error.error;
+            let named =
+                "node-gw (with another secret), registrar (with another secret), ops (with another role).";
+            assert!(said.contains(named), "{said}");
+        }
+        // Two of one order.
+        let twice = BootstrapOrder { operator: Some(keyed("registrar")), ..wanted };
+        assert!(ordered(&[], &seen, &twice).unwrap_err().error.contains("registrar (with another role)"));
     }
 }

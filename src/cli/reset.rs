@@ -2,9 +2,17 @@
 //!
 //! No control is asked and no token of ours is looked at. Whoever may open the embedded engine's folder, or write
 //! `waypost/` on a Consul, may do this; both are rights that are given out elsewhere. Only operators' tokens are
-//! touched: nodes and vantages go on with theirs.
+//! touched: nodes and vantages go on with theirs. Where no operator's token was in force yet, the new one waits for those
+//! that the old one waited for, so that a reset locks no node out.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    fs::Metadata,
+    io,
+    os::unix::fs::{MetadataExt as _, lchown},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::json;
 use store::{
@@ -15,14 +23,19 @@ use store::{
         embedded::Embedded,
     },
     handle::Clock,
-    model::{Authority, Document, DocumentId, Generation, Name, Place, Placed, Role, Scope, Token},
+    model::{Authority, Bearer, Document, Generation, Name, Place, Placed, Role, Scope, Token},
 };
 
-use super::{Failure, Outcome, Reset, commands::print, show, tokens::write_secret};
+use super::{
+    Failure, Outcome, Reset,
+    commands::print,
+    show,
+    tokens::{waiting, write_secret},
+};
 use crate::{
     auth,
-    config::{Config, Store},
-    node,
+    config::{NodeEngine, Store},
+    node, out,
     token_file::{self, TokenFile},
 };
 
@@ -32,7 +45,8 @@ const TRIES: u32 = 5;
 /// An engine that was opened for this command alone.
 struct Opened {
     engine: Arc<dyn Engine>,
-    embedded: Option<Arc<Embedded>>,
+    /// The embedded engine and its folder.
+    embedded: Option<(Arc<Embedded>, PathBuf)>,
     what: String,
 }
 
@@ -40,24 +54,35 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
     let (Some(path), None) = (&wanted.config, &wanted.consul) else {
         return open_consul(wanted);
     };
-    let config = Config::load(path).map_err(Failure::of_config)?;
+    let config = NodeEngine::load(path).map_err(Failure::of_config)?;
     match &config.store {
-        None => Err(Failure::Wrong(format!("{}: this node has no [store]", path.display()))),
-        Some(Store::Consul(it)) => {
+        Store::Consul(it) => {
+            if let Some(missing) = config.missing_token() {
+                let text = format!(
+                    "{} is not there: name a token that may write waypost/ at {}: --consul URL --consul-token-file FILE",
+                    missing.display(),
+                    it.url
+                );
+                return Err(Failure::Wrong(text));
+            }
             let engine = Consul::new(it).map_err(Failure::failed)?;
             Ok(Opened { engine: Arc::new(engine), embedded: None, what: it.url.clone() })
         }
-        Some(Store::Embedded(it)) => {
+        Store::Embedded(it) => {
             let folder = config.data_dir.join("engine");
             if !folder.is_dir() {
                 let text = format!("{}: no engine was ever kept there; check data_dir", folder.display());
                 return Err(Failure::Failed(text));
             }
-            let embedded = node::open_embedded(&config, it).await.map_err(|error| {
+            let opened = node::open_embedded(&config.node, &config.data_dir, it).await;
+            let embedded = opened.map_err(|error| {
+                // What is wrong with the engine matters more than what is wrong here.
+                let _ = give_back(&folder);
                 Failure::Failed(format!("{error}\nThe engine must be stopped while its tokens are reset."))
             })?;
             let engine = Arc::clone(&embedded) as Arc<dyn Engine>;
-            Ok(Opened { engine, embedded: Some(embedded), what: folder.display().to_string() })
+            let what = folder.display().to_string();
+            Ok(Opened { engine, embedded: Some((embedded, folder)), what })
         }
     }
 }
@@ -82,7 +107,7 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
             Some(consul::Credential::from(read.ok_or_else(missing)?))
         }
     };
-    let read = |path: &std::path::PathBuf| {
+    let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))
     };
     let ca_pem = wanted.consul_ca_file.as_ref().map(read).transpose()?;
@@ -105,16 +130,62 @@ fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
     gone.map(Change::Delete).chain(put).collect()
 }
 
-fn operators(stored: &Stored) -> Vec<DocumentId> {
-    let operator =
-        |it: &Arc<Document>| matches!(&**it, Document::Token(token) if token.role == Role::Operator);
-    stored.documents().filter(operator).map(|it| it.id()).collect()
+/// The operators' tokens.
+fn operators(stored: &Stored) -> Vec<Token> {
+    let operator = |it: Arc<Document>| match &*it {
+        Document::Token(token) if token.role == Role::Operator => Some(token.clone()),
+        _ => None,
+    };
+    stored.documents().filter_map(operator).collect()
 }
 
-async fn commit_reset(
-    engine: &dyn Engine,
-    new: Option<&Token>,
-) -> Result<(Generation, Vec<String>), Failure> {
+/// The token that is no operator's and has the name of a new one.
+fn other_of_that_name(stored: &Stored, new: &Token) -> Option<Token> {
+    let taken = |it: Arc<Document>| match &*it {
+        Document::Token(it) if it.name == new.name && it.role != Role::Operator => Some(it.clone()),
+        _ => None,
+    };
+    stored.documents().find_map(taken)
+}
+
+/// For whom a new operator's token waits: for those that the old ones waited for, unless one of them was in force.
+fn waits_for(before: &[Token]) -> Vec<Bearer> {
+    if before.iter().any(Token::makes_tokens_needed) {
+        return Vec::new();
+    }
+    let all: BTreeSet<Bearer> = before.iter().flat_map(|it| it.waits_for.iter().cloned()).collect();
+    all.into_iter().collect()
+}
+
+/// Gives what this process made in a folder to the owner of the folder, as whom the engine will run: a file of root's
+/// would keep it from starting.
+fn give_back(folder: &Path) -> io::Result<()> {
+    let (owner, made_by) = (std::fs::metadata(folder)?, rustix::process::geteuid().as_raw());
+    // A file with a second name may be one of another folder.
+    let ours = |meta: &Metadata| meta.is_dir() || (meta.is_file() && meta.nlink() == 1);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let (path, meta) = entry.and_then(|it| Ok((it.path(), it.metadata()?)))?;
+            if meta.uid() == made_by && meta.uid() != owner.uid() && ours(&meta) {
+                lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
+            }
+            if meta.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a reset did.
+struct Done {
+    generation: Generation,
+    ended: Vec<String>,
+    waits_for: BTreeSet<Bearer>,
+}
+
+async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<Done, Failure> {
     let mut tries = 0;
     loop {
         let stored = commit::read(engine, None).await.map_err(Failure::failed)?;
@@ -124,18 +195,25 @@ async fn commit_reset(
                         token bootstrap`, which locks no node out";
             return Err(Failure::Failed(text.to_owned()));
         }
-        let gone: Vec<String> = before.iter().map(|it| it.name.clone()).collect();
+        if let Some(taken) = new.and_then(|new| other_of_that_name(&stored, new)) {
+            let text =
+                format!("there is a token {} of another role: take another name (--operator)", taken.name);
+            return Err(Failure::Failed(text));
+        }
+        let ended: Vec<String> = before.iter().map(|it| it.name.to_string()).collect();
+        let new = new.map(|it| Token { waits_for: waits_for(&before), ..it.clone() });
+        let waits_for = new.iter().flat_map(|it| it.waits_for.iter().cloned()).collect();
         let now = Clock::default().now();
         let author = Author { authority: Authority::Human };
-        let planned = commit::plan(&stored, changes(&stored, new), now, author);
+        let planned = commit::plan(&stored, changes(&stored, new.as_ref()), now, author);
         let plan = match planned.map_err(|mistakes| Failure::Failed(Failure::mistakes(&mistakes)))? {
-            Planned::Unchanged(generation) => return Ok((generation, gone)),
+            Planned::Unchanged(generation) => return Ok(Done { generation, ended, waits_for }),
             Planned::Changed(plan) => plan,
         };
-        let what = format!("token reset: ended {}", gone.join(", "));
+        let what = format!("token reset: ended {}", ended.join(", "));
         let entry = AuditEntry { at: now, who: "token reset".to_owned(), what, generation: None };
         match commit::commit(engine, *plan, entry).await {
-            Ok(generation) => return Ok((generation, gone)),
+            Ok(generation) => return Ok(Done { generation, ended, waits_for }),
             Err(CommitError::Conflict) if tries < TRIES => tries += 1,
             Err(error) => return Err(Failure::failed(error)),
         }
@@ -151,10 +229,16 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
         write_secret(path, secret)?;
     }
     let done = commit_reset(opened.engine.as_ref(), new.as_ref()).await;
-    if let Some(embedded) = &opened.embedded {
+    if let Some((embedded, folder)) = &opened.embedded {
         embedded.close().await;
+        if let Err(error) = give_back(folder) {
+            out::note(&format!(
+                "{}: {error}: not all of it belongs to the folder's owner; `chown -R` before the node is started",
+                folder.display()
+            ));
+        }
     }
-    let (generation, gone) = match (done, &wanted.out) {
+    let Done { generation, ended, waits_for } = match (done, &wanted.out) {
         (Err(failure), Some(path)) => {
             // Its digest is nowhere.
             let _ = std::fs::remove_file(path);
@@ -164,12 +248,20 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     };
     if json {
         let new = new.as_ref().map(|it| it.name.to_string());
-        return show::json(&json!({ "generation": generation, "ended": gone, "operator": new }));
+        return show::json(
+            &json!({ "generation": generation, "ended": ended, "operator": new, "waits_for": waits_for }),
+        );
     }
-    let ended = if gone.is_empty() { "none".to_owned() } else { gone.join(", ") };
+    let ended = if ended.is_empty() { "none".to_owned() } else { ended.join(", ") };
     let now = match &wanted.out {
         Some(path) => {
-            format!("the operator's token is {} now, its secret in {}", wanted.operator, path.display())
+            let text =
+                format!("the operator's token is {} now, its secret in {}", wanted.operator, path.display());
+            if waits_for.is_empty() {
+                text
+            } else {
+                format!("{text}\n{}", waiting(&wanted.operator, &waits_for).trim_end())
+            }
         }
         None => "no operator's token is left: loopback listeners without a token_file take every request"
             .to_owned(),
@@ -184,5 +276,75 @@ fn operator(name: &Name, secret: &str) -> Token {
         scope: Scope::default(),
         secret_sha256: auth::digest(secret),
         waits_for: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::engine::embedded::Options;
+
+    use super::*;
+
+    async fn commit_tokens(engine: &dyn Engine, tokens: &[Token]) {
+        let stored = commit::read(engine, None).await.unwrap();
+        let put = |it: &Token| {
+            Change::Put(Placed { value: Document::Token(it.clone()), place: Place::elsewhere("test") })
+        };
+        let now = Clock::default().now();
+        let author = Author { authority: Authority::Human };
+        let planned = commit::plan(&stored, tokens.iter().map(put).collect(), now, author).unwrap();
+        let Planned::Changed(plan) = planned else { panic!("nothing to commit") };
+        let (who, what) = ("test".to_owned(), "test".to_owned());
+        commit::commit(engine, *plan, AuditEntry { at: now, who, what, generation: None }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_new_token_waits_for_whom_the_old_one_waited() {
+        let engine = Embedded::in_memory(Options::default()).await;
+        let engine = engine.as_ref() as &dyn Engine;
+        let bearers: Vec<Bearer> = ["node/gw", "vantage/gz"].map(|it| it.parse().unwrap()).into();
+        let named = |name: &str, secret: &str| operator(&name.parse().unwrap(), secret);
+        assert!(commit_reset(engine, Some(&named("new", "new"))).await.is_err(), "no operator's token");
+        let old = Token { waits_for: bearers.clone(), ..named("old", "old") };
+        commit_tokens(engine, &[old]).await;
+        let done = commit_reset(engine, Some(&named("new", "new"))).await.unwrap();
+        assert_eq!(done.ended, ["old"]);
+        assert_eq!(done.waits_for, bearers.iter().cloned().collect());
+        let after = operators(&commit::read(engine, None).await.unwrap());
+        assert_eq!(after, [Token { waits_for: bearers, ..named("new", "new") }]);
+        // Where every request needs a token already, there is nothing to wait for.
+        let ci = Token { role: Role::Automation, ..named("ci", "ci") };
+        commit_tokens(engine, &[named("other", "other"), ci]).await;
+        let taken = commit_reset(engine, Some(&named("ci", "new"))).await;
+        assert!(
+            matches!(taken, Err(Failure::Failed(text)) if text.contains("there is a token ci of another role"))
+        );
+        let done = commit_reset(engine, Some(&named("new", "newer"))).await.unwrap();
+        assert!(done.waits_for.is_empty());
+        let after = operators(&commit::read(engine, None).await.unwrap());
+        assert_eq!(after, [named("new", "newer")]);
+    }
+
+    #[test]
+    fn what_is_written_belongs_to_the_owner_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = folder.path().join("engine");
+        std::fs::create_dir_all(engine.join("blobs")).unwrap();
+        let made = ["snap.1", "blobs/1"].map(|it| engine.join(it));
+        let other = folder.path().join("other");
+        for path in made.iter().chain([&other]) {
+            std::fs::write(path, "").unwrap();
+        }
+        std::fs::hard_link(&other, engine.join("second-name")).unwrap();
+        // Only root can give a folder away; for any other user all of it has one owner.
+        let root =
+            std::fs::metadata(&engine).unwrap().uid() == 0 && lchown(&engine, Some(4711), Some(4711)).is_ok();
+        give_back(&engine).unwrap();
+        let owner = std::fs::metadata(&engine).unwrap();
+        for path in made {
+            let meta = std::fs::metadata(&path).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (owner.uid(), owner.gid()), "{}", path.display());
+        }
+        assert!(!root || std::fs::metadata(&other).unwrap().uid() == 0, "a file of another folder");
     }
 }

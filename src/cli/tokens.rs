@@ -31,6 +31,10 @@ use crate::{
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
+/// What the token of whoever registers services, and its file, are called.
+const REGISTRAR: &str = "registrar";
+/// Services that are named when many are registered.
+const MOST_NAMED: usize = 10;
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
@@ -205,23 +209,19 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
         );
         return Err(Failure::Failed(text));
     }
-    let there: Vec<TokenView> = match &state.pending {
-        Some(_) => client.get("/v1/tokens", &[]).await?,
-        None => Vec::new(),
-    };
+    let there: Vec<TokenView> = client.get("/v1/tokens", &[]).await?;
     let mut bearers = BTreeMap::new();
     for bearer in state.without_token.keys() {
         let name = token_name(bearer)?;
         // While a bootstrap is under way, most have been given theirs.
-        if !there.iter().any(|it| it.name == name) {
+        if state.pending.is_none() || !there.iter().any(|it| it.name == name) {
             bearers.insert(bearer.clone(), name);
         }
     }
     let operator = state.pending.is_none().then(|| wanted.operator.clone());
     private_folder(&wanted.out)?;
     let mut drafts = Drafts { dir: &wanted.out, all: Vec::new(), kept: Vec::new() };
-    // Where nodes come through our face, registrations do as well.
-    let registrar = state.pending.is_none() && bearers.keys().any(|it| matches!(it, Bearer::Node(_)));
+    let registrar = wants_registrar(&state, &bearers, &there);
     let order = drafts.order(operator, &bearers, registrar, wanted.force);
     let order = match order {
         Ok(order) => order,
@@ -239,6 +239,15 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
         return show::json(&json!({ "files": files, "bootstrap": state }));
     }
     print(&told(&files, &state, &wanted.out))
+}
+
+/// True when a token is to be made for whoever registers services. One that is there already is left as it is: it may be
+/// in use.
+fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
+    // Where nodes come through our face, registrations do as well.
+    let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
+    let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
+    state.pending.is_none() && ours && !there.iter().any(made)
 }
 
 /// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
@@ -321,8 +330,8 @@ impl Drafts<'_> {
             order.tokens.insert(bearer.clone(), self.keyed(owner, name, name.as_str())?);
         }
         if registrar {
-            let name = "registrar".parse().map_err(Failure::failed)?;
-            order.registrar = Some(self.keyed(Owner::Registrar, &name, "registrar")?);
+            let name = REGISTRAR.parse().map_err(Failure::failed)?;
+            order.registrar = Some(self.keyed(Owner::Registrar, &name, REGISTRAR)?);
         }
         order.operator = match operator {
             Some(name) => Some(self.keyed(Owner::Operator, &name, "operator")?),
@@ -373,7 +382,25 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
         }
         (None, None) => {}
     }
+    if let Some(registered) = registered(state) {
+        text.push_str(&registered);
+    }
     text
+}
+
+/// What becomes of whoever registers services: nothing waits for it, because it sends no heartbeat.
+fn registered(state: &admin::Bootstrap) -> Option<String> {
+    let (named, more) = state.registered.split_at(state.registered.len().min(MOST_NAMED));
+    let named = match (named, more.len()) {
+        ([], _) => return None,
+        (named, 0) => named.join(", "),
+        (named, more) => format!("{} and {more} more", named.join(", ")),
+    };
+    let when = if state.pending.is_some() { "once it is in force" } else { "from now on" };
+    Some(format!(
+        "REGISTERED at this engine: {named}. Whoever registers, renews or reads these services needs the token \
+         {REGISTRAR}, or another of that role, {when}, and is refused without one.\n"
+    ))
 }
 
 /// Writes a secret to a new file.
@@ -436,6 +463,38 @@ mod tests {
         std::fs::write(&path, "short").unwrap();
         let mut drafts = Drafts { dir: folder.path(), all: Vec::new(), kept: Vec::new() };
         assert!(drafts.order(None, &bearers, false, false).is_err());
+    }
+
+    #[test]
+    fn whoever_registers_services_is_thought_of() {
+        let mut state = admin::Bootstrap {
+            operators: Vec::new(),
+            pending: None,
+            without_token: BTreeMap::new(),
+            registered: Vec::new(),
+        };
+        let node = BTreeMap::from([("node/gw".parse().unwrap(), "node-gw".parse().unwrap())]);
+        let token = |name: &str, role: Role| TokenView {
+            name: name.parse().unwrap(),
+            role,
+            scope: Scope::default(),
+            in_force: true,
+        };
+        assert!(!wants_registrar(&state, &BTreeMap::new(), &[]), "a real Consul");
+        assert!(wants_registrar(&state, &node, &[token("other", Role::Registrar)]));
+        assert!(!wants_registrar(&state, &node, &[token("registrar", Role::Registrar)]));
+        assert!(wants_registrar(&state, &node, &[token("registrar", Role::Reader)]), "control refuses it");
+        assert_eq!(registered(&state), None);
+        // One node with its own engine: there is nobody to wait for, and still services are registered.
+        state.registered = (0..12).map(|it| format!("s{it}")).collect();
+        assert!(wants_registrar(&state, &BTreeMap::new(), &[]));
+        state.operators = vec!["operator".parse().unwrap()];
+        let said = told(&[], &state, Path::new("tokens"));
+        assert!(
+            said.contains("s8, s9 and 2 more.")
+                && said.contains("registrar, or another of that role, from now on"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     token_file::{self, TokenFile},
 };
 
-use super::{Config, Control, Embedded, GeoIp, Guard, Proxy, Store, Telemetry, Tls};
+use super::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry, Tls};
 
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
 const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
@@ -46,11 +46,11 @@ const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Durati
 
 pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let fields = root.fields()?;
-    let node = fields.required("node", "the node's name, unique among all nodes", name);
+    let (node, data_dir) = node_and_folder(&fields);
     let site = fields.required("site", "the name of the site it stands in", name);
-    let data_dir = fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it));
     let (store, believe_after) =
-        section(&fields, "store", |it| Some((store_section(it), believe_after(it)))).unzip();
+        section(&fields, "store", |it| Some((store_section(it, Some(|| guard(it))), believe_after(it))))
+            .unzip();
     let store = store.flatten();
     let dns_there = section(&fields, "dns", dns_section);
     let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
@@ -104,6 +104,30 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     })
 }
 
+fn node_and_folder(fields: &Fields<'_>) -> (Option<Name>, Option<PathBuf>) {
+    let node = fields.required("node", "the node's name, unique among all nodes", name);
+    (node, fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it)))
+}
+
+/// Which engine a node has. Every other section and what guards the engine's listener are passed over.
+pub(super) fn engine(root: &Reader<'_>) -> Option<NodeEngine> {
+    let mut fields = root.fields()?;
+    fields.ignore_rest();
+    let (node, data_dir) = node_and_folder(&fields);
+    let store = fields.required("store", "a [store] section: without one there is no engine", |at| {
+        let mut fields = at.fields()?;
+        fields.ignore_rest();
+        let store = store_section(&fields, None::<fn() -> Guard>)?;
+        let token_file = match &store {
+            Store::Consul(_) => fields.optional("token_file", |it| path(&it)),
+            Store::Embedded(_) => None,
+        };
+        Some((store, token_file))
+    });
+    let ((store, token_file), node, data_dir) = (store?, node?, data_dir?);
+    Some(NodeEngine { node, data_dir, store, token_file })
+}
+
 /// A folder of zones can be served without an engine.
 fn has_zones(dns: &Reader<'_>) -> bool {
     dns.node().entry("zones_dir").is_some()
@@ -123,16 +147,18 @@ fn believe_after(fields: &Fields<'_>) -> Duration {
     fields.or("believe_after", BELIEVE_AFTER, |it| it.span_within(within.clone()).map(|it| it.0))
 }
 
-fn store_section(fields: &Fields<'_>) -> Option<Store> {
+/// Without a guard, whether the embedded engine's listener needs one is not looked at.
+fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Option<Store> {
     let words = [("embedded", true), ("consul", false)];
     let embedded = fields.required("engine", "\"embedded\" or \"consul\"", |it| it.word(&words));
     // A wrong engine says nothing about the other fields: they are read as those of the one they fit.
     if embedded.unwrap_or_else(|| fields.get("url").is_none()) {
         let http = fields.optional("http", |it| address(&it));
-        let guard = guard(fields);
-        if let (Some(http), Some(at)) = (http, fields.get("http")) {
-            must_be_guarded(&at, "[store] http", http, &guard);
+        let guarded = guard.map(|read| read());
+        if let (Some(http), Some(at), Some(guard)) = (http, fields.get("http"), &guarded) {
+            must_be_guarded(&at, "[store] http", http, guard);
         }
+        let guard = guarded.unwrap_or_default();
         let dns = fields.optional("dns", |it| address(&it));
         let exposed = fields.or("dns_exposed", false, |it| it.boolean());
         if let (Some(dns), Some(at)) = (dns, fields.get("dns")) {

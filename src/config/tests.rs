@@ -307,3 +307,38 @@ fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_form_and_a_file() {
         assert!(said(&wrong).contains(needle), "{wrong}: {}", said(&wrong));
     }
 }
+
+#[test]
+fn the_engine_is_found_without_opening_other_files() {
+    // As systemd leaves it while the service is stopped: no credential is there.
+    let text = |store: &str| {
+        format!(
+            "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\n{store}\n\
+             [control]\ntoken_file = \"/run/credentials/none/first.token\"\n\
+             tls = {{ cert = \"/run/credentials/none/admin.pem\", key = \"/run/credentials/none/admin.key\" }}\n\
+             [dns]\nzones_dir = \"/no/where\"\n"
+        )
+    };
+    let guarded = "engine = \"embedded\"\nhttp = \"192.0.2.1:8500\"\ndatacenter = \"east\"\n\
+                   token_file = \"/run/credentials/none/first.token\"\n\
+                   tls = { cert = \"/run/credentials/none/a.pem\", key = \"/run/credentials/none/a.key\" }";
+    assert!(Config::parse("node.toml", &text(guarded)).is_err());
+    let engine = NodeEngine::parse("node.toml", &text(guarded)).unwrap();
+    assert_eq!((engine.node.as_str(), engine.data_dir.as_path()), ("n", Path::new("d")));
+    assert_eq!(engine.missing_token(), None);
+    let Store::Embedded(it) = engine.store else { panic!("{:?}", engine.store) };
+    assert_eq!((it.datacenter.as_str(), it.http), ("east", Some("192.0.2.1:8500".parse().unwrap())));
+    // The token of a Consul leads to the engine, so it is missed.
+    let consul = "engine = \"consul\"\nurl = \"http://127.0.0.1:8500\"\n\
+                  token_file = \"/run/credentials/none/node.token\"";
+    let engine = NodeEngine::parse("node.toml", &text(consul)).unwrap();
+    assert_eq!(engine.missing_token(), Some(Path::new("/run/credentials/none/node.token")));
+    for (wrong, needle) in [
+        ("node = \"n\"\ndata_dir = \"d\"\n[dns]\n", "store is missing"),
+        ("data_dir = \"d\"\n[store]\nengine = \"none\"\n", "node is missing"),
+    ] {
+        let said = NodeEngine::parse("node.toml", wrong).unwrap_err();
+        let said = said.iter().map(|it| format!("{it}\n")).collect::<String>();
+        assert!(said.contains("node.toml:") && said.replace(':', "").contains(needle), "{said}");
+    }
+}

@@ -77,6 +77,9 @@ pub struct Picture {
 pub struct VantagePicture {
     /// Its heartbeat moves, by this reader's clock.
     pub fresh: bool,
+    /// When its heartbeat last moved, by this reader's clock; absent before it was seen to move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moment>,
     /// It doubts itself.
     pub withheld: bool,
     /// The last heartbeat number.
@@ -256,6 +259,7 @@ impl Beliefs {
     pub fn picture(&self) -> Picture {
         let view = |seen: &Seen| VantagePicture {
             fresh: seen.fresh,
+            moved: seen.moved,
             withheld: seen.heartbeat.as_ref().is_some_and(|it| it.withheld),
             heartbeat: seen.heartbeat.as_ref().map(|it| it.number),
             observations: seen.shards.values().flatten().map(|(key, it)| (key.clone(), it.clone())).collect(),

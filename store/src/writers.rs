@@ -11,14 +11,33 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Engine, EngineError, KvOp},
     keys,
-    model::Bearer,
+    model::{Bearer, Token},
 };
 
 /// Who wrote.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
     /// The name of the token; `None` for a request without a token of ours.
     pub token: Option<String>,
+    /// Which secret of that name it was, see [`mark`]; absent in notes of earlier versions, and for a listener's own
+    /// first token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+}
+
+impl Writer {
+    /// True when this token was used, with the secret that it has now.
+    #[must_use]
+    pub fn used(&self, token: &Token) -> bool {
+        self.token.as_deref() == Some(token.name.as_str())
+            && self.mark.as_deref().is_none_or(|it| it == mark(&token.secret_sha256))
+    }
+}
+
+/// The beginning of a secret's SHA-256 (hexadecimal): enough to tell it from another secret of the same token.
+#[must_use]
+pub fn mark(secret_sha256: &str) -> &str {
+    secret_sha256.get(..16).unwrap_or(secret_sha256)
 }
 
 /// Notes who wrote a heartbeat, unless the engine says so already.
@@ -62,8 +81,8 @@ mod tests {
     async fn a_note_is_written_when_it_changes() {
         let engine = Embedded::in_memory(Options::default()).await;
         let bearer: Bearer = "node/gw".parse().unwrap();
-        let none = Writer { token: None };
-        let by = Writer { token: Some("gw".to_owned()) };
+        let none = Writer::default();
+        let by = Writer { token: Some("gw".to_owned()), mark: Some("0123456789abcdef".to_owned()) };
         let index =
             async || engine.kv_get(&keys::writer(&bearer), None).await.unwrap().value.unwrap().modify_index;
         note(engine.as_ref(), &bearer, &none).await.unwrap();
@@ -75,5 +94,22 @@ mod tests {
         assert_eq!(all(engine.as_ref()).await.unwrap(), BTreeMap::from([(bearer.clone(), by)]));
         forget(engine.as_ref(), &bearer).await.unwrap();
         assert_eq!(all(engine.as_ref()).await.unwrap(), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_token_with_another_secret_was_not_used() {
+        let token = |name: &str, secret: char| Token {
+            name: name.parse().unwrap(),
+            role: crate::model::Role::Node,
+            scope: crate::model::Scope::default(),
+            secret_sha256: secret.to_string().repeat(64),
+            waits_for: Vec::new(),
+        };
+        let writer: Writer = serde_json::from_str(r#"{"token":"gw","mark":"aaaaaaaaaaaaaaaa"}"#).unwrap();
+        assert!(writer.used(&token("gw", 'a')));
+        assert!(!writer.used(&token("gw", 'b')) && !writer.used(&token("dns", 'a')));
+        let noted_earlier: Writer = serde_json::from_str(r#"{"token":"gw"}"#).unwrap();
+        assert!(noted_earlier.used(&token("gw", 'b')));
+        assert!(!Writer::default().used(&token("gw", 'a')));
     }
 }

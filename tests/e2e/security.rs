@@ -189,8 +189,56 @@ fn tokens_over_tls() -> Result<(), Failed> {
     ensure(removed.status.success(), || String::from_utf8_lossy(&removed.stderr).into_owned())?;
     eventually("the end of a removed token", Duration::from_secs(10), || {
         node.cli(Some(Path::new("ci")), &["status"]).status.code() == Some(1)
-    })
-    .map(drop)
+    })?;
+    bootstrapped(&node)?;
+    reset(node)
+}
+
+/// A single node waits for no other, so its operator's token is in force at once: whoever registers services is thought
+/// of, and tokens that are there stay as they are.
+fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
+    let first = Some(Path::new("first"));
+    // Whoever reports is not refused from one moment to the next.
+    vantages(node, &std::fs::read_to_string(node.path("prober-gz"))?)?;
+    for change in [
+        ["token", "create", "prober-gz", "--role", "reader", "--replace"].as_slice(),
+        &["token", "delete", "prober-gz"],
+    ] {
+        let refused = node.cli(first, change);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure(refused.status.code() == Some(1) && said.contains("vantage/gz (token prober-gz)"), || {
+            format!("{change:?}: {said}")
+        })?;
+    }
+    let out = node.path("tokens");
+    let bootstrap = ["token", "bootstrap", "--out", out.to_str().unwrap(), "--operator"];
+    let taken = node.cli(first, &[&bootstrap[..], &["watcher"]].concat());
+    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
+    ensure(taken.status.code() == Some(1) && said.contains("watcher (with another role)"), || said)?;
+    let made = node.cli(first, &[&bootstrap[..], &["ops"]].concat());
+    let said = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
+    ensure(made.status.success(), || said.clone())?;
+    for needle in ["registrar.token", "ops is in force", "REGISTERED at this engine: orders."] {
+        ensure(said.contains(needle), || format!("no {needle:?} in {said}"))?;
+    }
+    let registrar = std::fs::read_to_string(out.join("registrar.token"))?;
+    let body = r#"{"Name":"users","Port":80}"#;
+    let status =
+        node.face(Some(registrar.trim()), reqwest::Method::PUT, "/v1/agent/service/register", body)?;
+    ensure(status == 200, || format!("the registrar's token: {status}"))
+}
+
+/// Where secrets are systemd's credentials, their files are gone while the service is stopped.
+fn reset(node: Guarded) -> Result<(), Failed> {
+    let Guarded { folder, _process: process, .. } = node;
+    drop(process);
+    for gone in ["cert.pem", "key.pem", "first"] {
+        std::fs::remove_file(folder.path().join(gone))?;
+    }
+    let config = folder.path().join("node.toml");
+    let done = run(&["token", "reset", "--config", config.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    ensure(done.status.success() && said.contains("ended: ops"), || said)
 }
 
 /// A prober writes its own observations and nothing else.
