@@ -28,6 +28,8 @@ use self::{
     failure::{Failure, Outcome},
     servers::Servers,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::{
     config::Config,
     demo, node, out,
@@ -451,6 +453,8 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
+    // A file larger than RLIMIT_FSIZE allows is then an error of its write, and no signal that ends the process.
+    let _large_files = survive_large_files();
     match command {
         Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
         Command::Demo { dns, consul, tour } => {
@@ -467,7 +471,7 @@ async fn run(cli: Cli) -> Outcome {
             if die_with_parent {
                 end_with_parent()?;
             }
-            start_log(&log::Settings { directives: "warn".to_owned(), ..log::Settings::default() })?;
+            log::start(&log::Settings { directives: "warn".to_owned(), ..log::Settings::default() });
             let options = demo::backend::Options { service, id, site, engine, listen, token_file };
             demo::backend::run(options).await.map_err(Failure::failed)
         }
@@ -542,7 +546,7 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         end_with_parent()?;
     }
     let config = Config::load(&path).map_err(Failure::of_config)?;
-    start_log(&config.telemetry.log)?;
+    log::start(&config.telemetry.log);
     let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
     tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");
     let shutdown = Shutdown::default();
@@ -553,11 +557,10 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         tracing::info!("asked to end");
     }));
     open_as_many_files_as_allowed();
-    node::run(config, shutdown).await.map_err(Failure::failed)
-}
-
-fn start_log(settings: &log::Settings) -> Outcome {
-    log::start(settings).map_err(|error| Failure::failed(format!("[telemetry] log_file: {error}")))
+    node::run(config, shutdown).await.map_err(|error| match error.is_of_configuration() {
+        true => Failure::Wrong(error.to_string()),
+        false => Failure::failed(error),
+    })
 }
 
 /// From now on SIGHUP asks this process to read its files again, and does not end it.
@@ -565,6 +568,12 @@ fn survive_hangups() -> Outcome {
     crate::reread::hangups()
         .map(drop)
         .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
+}
+
+/// From now on SIGXFSZ does not end this process. There is nothing to do when it comes: the write that met the limit has
+/// its error.
+fn survive_large_files() -> std::io::Result<Signal> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }
 
 /// Asks the kernel to kill this process when its parent ends.
@@ -612,6 +621,9 @@ mod tests {
         }
         // A wrong configuration is exit code 2, and no restart mends it.
         assert_eq!((value("Restart"), value("RestartPreventExitStatus")), (Some("on-failure"), Some("2")));
+        // Other failures are tried again, with growing pauses.
+        assert_eq!(value("StartLimitIntervalSec"), Some("0"));
+        assert!(value("RestartSteps").is_some() && value("RestartMaxDelaySec").is_some());
         assert_eq!(value("ExecReload"), Some("/bin/kill -HUP $MAINPID"));
         assert!(unit.contains("# LoadCredential=") && !unit.contains("CAP_NET_RAW"));
         let drop_in = include_str!("../deploy/systemd/waypost.service.d/icmp.conf");

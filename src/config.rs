@@ -4,6 +4,7 @@
 //! (tokens, certificates) are read here too: what is wrong with them is a mistake of the configuration, told
 //! before anything was started.
 
+pub mod addresses;
 mod gate;
 mod sections;
 mod toml;
@@ -19,11 +20,16 @@ use std::{
 use store::{
     engine::consul,
     geo::Geo,
-    model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader},
+    model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader, tree::Node},
     secret::Credential,
 };
 
-use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
+use crate::{
+    certificate::CertificateFiles,
+    reread::{Content, FileInUse},
+    telemetry::log,
+    token_file::TokenFile,
+};
 
 /// Everything a node is told.
 #[derive(Clone, Debug)]
@@ -58,8 +64,14 @@ pub struct Config {
     pub store_ca: Option<FileInUse>,
     /// The file of `[prober] ca_file`.
     pub prober_ca: Option<FileInUse>,
+    /// The file of `[prober] check_ca_file`.
+    pub prober_check_ca: Option<FileInUse>,
     /// The files that its tokens come from.
     pub token_files: Vec<TokenFile>,
+    /// The file it was read from.
+    pub file: Option<FileInUse>,
+    /// What is no mistake and yet unlikely to be meant.
+    pub warnings: Vec<Mistake>,
 }
 
 /// A database of where addresses are, with the file it was read from.
@@ -105,7 +117,7 @@ impl NodeEngine {
     /// # Errors
     /// Every mistake in what is read, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
-        parse(file, text, sections::engine)
+        parse(file, text, |reader, _, _| sections::engine(reader)).map(|(engine, _)| engine)
     }
 
     /// The file of the token that a Consul is to be sent, when it is not there.
@@ -225,7 +237,32 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
-        parse(file, text, sections::node)
+        let (config, tree) = parse(file, text, |reader, tree, mistakes| {
+            let config = sections::node(reader);
+            if let Some(config) = &config {
+                addresses::find_clashes(config, tree, mistakes);
+            }
+            config
+        })?;
+        let content = Content::of(&[text.as_bytes()]);
+        let warnings = config.warnings(file, &tree);
+        Ok(Self { file: Some(FileInUse { path: PathBuf::from(file), content }), warnings, ..config })
+    }
+
+    /// A log file that cannot be written stops nothing, so it is no mistake.
+    fn warnings(&self, file: &str, tree: &Node) -> Vec<Mistake> {
+        let warnings = Mistakes::new(Arc::from(file));
+        if let Some(path) = &self.telemetry.log.file
+            && let Err(error) = log::try_file(path)
+        {
+            const FIELD: &str = "telemetry.log_file";
+            let problem = format!(
+                "cannot write to {}: {error}; the log goes to standard error until it can",
+                path.display()
+            );
+            warnings.add(tree.line_of(FIELD), "", FIELD, problem, String::new());
+        }
+        warnings.into_vec()
     }
 
     /// The roles that are on, as others see them.
@@ -259,15 +296,16 @@ fn read(path: &Path) -> Result<(String, String), Vec<Mistake>> {
     Ok((file, text))
 }
 
+/// Reads a text with the reader of its sections, and gives what it says and its tree.
 fn parse<T>(
     file: &str,
     text: &str,
-    sections: impl FnOnce(&Reader<'_>) -> Option<T>,
-) -> Result<T, Vec<Mistake>> {
+    sections: impl FnOnce(&Reader<'_>, &Node, &Mistakes) -> Option<T>,
+) -> Result<(T, Node), Vec<Mistake>> {
     let mistakes = Mistakes::new(Arc::from(file));
     let tree = toml::parse(text, &mistakes);
-    match sections(&Reader::new(&mistakes, "", &tree)) {
-        Some(read) if mistakes.count() == 0 => Ok(read),
+    match sections(&Reader::new(&mistakes, "", &tree), &tree, &mistakes) {
+        Some(read) if mistakes.count() == 0 => Ok((read, tree)),
         _ => Err(mistakes.into_vec()),
     }
 }

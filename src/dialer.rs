@@ -44,6 +44,14 @@ impl Checks {
         };
         Self { sockets: Sockets::new(external, ca), connect, site }
     }
+
+    /// Believes these authorities (PEM) from now on, as the prober of this node does.
+    ///
+    /// # Errors
+    /// Why they cannot be used.
+    pub fn trust(&self, ca_pem: &[u8]) -> Result<(), String> {
+        prober::check::Dialer::trust(&self.sockets, ca_pem)
+    }
 }
 
 #[async_trait]

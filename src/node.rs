@@ -4,7 +4,10 @@
 //! then all of it runs. The first part that ends by itself ends the node, with its reason; a signal ends it in
 //! order: the gateway takes its time (its `/readyz` fails, its requests finish), and the engine ends last.
 
+mod start;
+
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,7 +39,7 @@ use crate::{
     control,
     dialer::Checks,
     listen::{self, Bound, ListenError},
-    reread::{FileInUse, Files, Outcome as Reread, Part, Rereads, Signature},
+    reread::{Content, FileInUse, Files, Outcome as Reread, Part, Rereads, Signature, read_file},
     shutdown::Shutdown,
     telemetry::{Metrics, TelemetryError, log},
     token_file::TokenFile,
@@ -55,6 +58,14 @@ pub enum NodeError {
         path: PathBuf,
         /// What the system says.
         error: std::io::Error,
+    },
+    /// An address that is another machine's, or nobody's.
+    #[error("{key}: this machine has no address {} ({address})", address.ip())]
+    NoSuchAddress {
+        /// The key that names it.
+        key: &'static str,
+        /// The address, with its port.
+        address: SocketAddr,
     },
     /// Its engine.
     #[error("[store]: {0}")]
@@ -117,16 +128,20 @@ struct Opened {
 /// Why it could not start, or which part failed.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     let boot = uuid::Uuid::new_v4().to_string();
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|error| NodeError::Folder { path: config.data_dir.clone(), error })?;
+    start::make_folder(&config.data_dir)?;
+    tokio::select! {
+        there = start::wait_for_addresses(&config) => there?,
+        () = shutdown.begun() => return Ok(()),
+    }
     let listeners = bind(&config).await?;
     let opened = match &config.store {
         Some(store) => Some(open(&config, store).await?),
         None => None,
     };
     let geo = watch::Sender::new(config.geoip.as_ref().map(|it| Arc::clone(&it.geo)));
+    let checks = Arc::new(Checks::new(config.site.clone(), config.prober.as_ref()));
     let followed = match &opened {
-        Some(opened) => Some(follow(&config, &opened.engine, &boot, geo.subscribe()).await?),
+        Some(opened) => Some(follow(&config, opened, &boot, geo.subscribe(), Arc::clone(&checks)).await?),
         None => None,
     };
     let (handle, follower) = followed.unzip();
@@ -140,6 +155,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         zones: Arc::default(),
         targets: Arc::default(),
         rereads: Rereads::default(),
+        checks,
     };
     if let (Some(file), Some(consul)) = (&config.store_ca, opened.as_ref().and_then(|it| it.consul.clone())) {
         let trust = move |pem: &[u8]| consul.trust(pem).map_err(|error| error.to_string());
@@ -150,6 +166,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     node.rereads.extend(certificate_parts(&config, &listeners));
     node.rereads.extend(config.telemetry.log.file.as_deref().map(log::part));
     node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
+    node.rereads.extend(config.file.as_ref().map(configuration_part));
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
@@ -198,6 +215,22 @@ fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
     let status = config.telemetry.guard.tls.as_ref();
     let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
     listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
+}
+
+/// What says that the configuration file is not the one that the node was started with.
+fn configuration_part(file: &FileInUse) -> Part {
+    let (FileInUse { path, content }, looked_at) = (file.clone(), file.path.clone());
+    let look = move || Signature::of_files(&[&looked_at]);
+    Part::new("the configuration file", look, move || match read_file(&path, Files::SMALL) {
+        Ok(now) if Content::of(&[&now]) == content => Reread::Unchanged,
+        Ok(_) => {
+            let file = path.display();
+            Reread::Waits(format!(
+                "{file} takes effect at a restart; `waypost check {file}` tells whether it is right"
+            ))
+        }
+        Err(why) => Reread::Kept(why),
+    })
 }
 
 /// What reads the database of where addresses are again.
@@ -250,6 +283,9 @@ fn zones_part(zones: Arc<ZonesDir>) -> Part {
         for mistake in &report.mistakes {
             tracing::error!("[dns] zones_dir: {mistake}");
         }
+        for warning in &report.warnings {
+            tracing::warn!("[dns] zones_dir: {warning}");
+        }
         let dns::zones_dir::Report { zones, changed, removed, failed, .. } = report;
         let what = format!("{zones} zones, {changed} of them changed, {removed} removed");
         match (failed, changed + removed) {
@@ -292,9 +328,10 @@ pub(crate) async fn open_embedded(
 
 async fn follow(
     config: &Config,
-    engine: &Arc<dyn Engine>,
+    opened: &Opened,
     boot: &str,
     geo: watch::Receiver<Option<Arc<Geo>>>,
+    dialer: Arc<Checks>,
 ) -> Result<(Handle, Follower), NodeError> {
     let identity = Identity {
         node: config.node.to_string(),
@@ -303,14 +340,13 @@ async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
-    let dialer = Checks::new(config.site.clone(), config.prober.as_ref());
     let options = follow::Options {
         geo,
-        dialer: Some(Arc::new(dialer)),
+        dialer: Some(dialer),
         believe_after: config.believe_after,
         ..follow::Options::default()
     };
-    Ok(follow::start(Arc::clone(engine), &dir, identity, options).await?)
+    Ok(follow::start(Arc::clone(&opened.engine), &dir, identity, options).await?)
 }
 
 /// What a node without an engine sees: a configuration that is empty and stays so.
@@ -358,6 +394,8 @@ struct Node {
     targets: Arc<ArcSwap<Targets>>,
     /// What is read again while the node runs.
     rereads: Rereads,
+    /// What the follower dials doubtful instances with.
+    checks: Arc<Checks>,
 }
 
 impl Node {
@@ -390,6 +428,12 @@ impl Node {
             self.rereads.extend(config.prober_ca.as_ref().map(|file| {
                 authorities_part("[prober] ca_file", file, move |pem| {
                     admins.iter().try_for_each(|it| it.trust(pem))
+                })
+            }));
+            let (dialer, checks) = (prober.dialer(), Arc::clone(&self.checks));
+            self.rereads.extend(config.prober_check_ca.as_ref().map(|file| {
+                authorities_part("[prober] check_ca_file", file, move |pem| {
+                    dialer.trust(pem).and_then(|()| checks.trust(pem))
                 })
             }));
             let ending = self.shutdown.begun();
@@ -519,6 +563,9 @@ impl Node {
         Arc::new(move || {
             let panicked = |name| format!("{name} panicked; this node is about to end");
             let mut reasons: Vec<_> = vital::names_lost().into_iter().map(panicked).collect();
+            let stuck =
+                |name| format!("{name} panicked, which is a defect: what it made before stays in use");
+            reasons.extend(vital::names_stuck().into_iter().map(stuck));
             if handle.as_ref().is_some_and(|handle| handle.snapshot().is_none()) {
                 reasons.push("no snapshot: this node never had a configuration".to_owned());
             }

@@ -12,6 +12,10 @@ use std::{
     time::Duration,
 };
 
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 /// How long a note may wait for a reader of standard error that does not read.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -44,11 +48,55 @@ pub fn text(text: fmt::Arguments<'_>) {
     if matches!(*state, State::Closed) {
         return;
     }
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.to_string().as_bytes()).and_then(|()| stdout.flush());
+    let written = write(&text.to_string());
     if let Some(next) = after(written, &state) {
         *state = next;
     }
+}
+
+/// Writes to standard output, all of it.
+///
+/// # Errors
+/// What the system says. A full pipe is waited for instead.
+pub fn write(text: &str) -> io::Result<()> {
+    // Not through the library's buffer, which does not say how much of a text was written when a write fails.
+    write_all(io::stdout().lock().as_fd(), text.as_bytes())
+}
+
+/// Writes all of it. A pipe or terminal that does not block, because another program made it so, is waited for while it
+/// is full.
+fn write_all(to: BorrowedFd<'_>, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match rustix::io::write(to, rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => wait_for_room(to)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_room(to: BorrowedFd<'_>) -> io::Result<()> {
+    match poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// True when standard output is a pipe or a socket whose reader has left. Nothing is written to find that out, so that a
+/// command which prints only when something changes can end as well.
+#[must_use]
+pub fn reader_is_gone() -> bool {
+    is_left(io::stdout().as_fd())
+}
+
+fn is_left(to: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(to, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let asked = poll(&mut polled, Some(&at_once));
+    asked.is_ok() && polled.iter().any(|it| it.revents().intersects(PollFlags::ERR | PollFlags::HUP))
 }
 
 /// What a write makes of standard output; nothing when it stays as it is. The first failure is the one that is reported.
@@ -90,7 +138,33 @@ pub fn note(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
+
+    #[test]
+    fn a_full_pipe_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        let text = vec![b'x'; 1024 * 1024];
+        let read = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            reader.read_to_end(&mut text).map(|_| text)
+        });
+        write_all(writer.as_fd(), &text).unwrap();
+        drop(writer);
+        assert!(read.join().unwrap().unwrap() == text, "all of it arrived, in order");
+    }
+
+    #[test]
+    fn a_reader_that_left_is_noticed_without_a_write() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(!is_left(writer.as_fd()));
+        drop(reader);
+        assert!(is_left(writer.as_fd()));
+        assert!(!is_left(tempfile::tempfile().unwrap().as_fd()), "a file has no reader");
+    }
 
     #[test]
     fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is() {

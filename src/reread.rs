@@ -33,6 +33,8 @@ pub enum Outcome {
     Reread(String),
     /// The files say what is in use already.
     Unchanged,
+    /// They say something else, which is not taken up now; the text says when it is.
+    Waits(String),
     /// The files cannot be used, and what was in use stays; the text says why.
     Kept(String),
 }
@@ -107,6 +109,12 @@ impl Part {
         (self.read)()
     }
 
+    /// Looks at its files now.
+    #[cfg(test)]
+    pub(crate) fn look_here(&self) -> Signature {
+        (self.look)()
+    }
+
     /// Reads it. A panic is a defect of the reader; it costs this reading and nothing else.
     async fn read(part: &Arc<Self>) -> Outcome {
         let reading = Arc::clone(part);
@@ -143,9 +151,12 @@ impl Files {
 /// # Errors
 /// Why not, with its path.
 pub fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
-    use io::Read as _;
+    use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
     let say = |error: &dyn fmt::Display| format!("cannot read {}: {error}", path.display());
-    let file = std::fs::File::open(path).map_err(|error| say(&error))?;
+    // A named pipe that has no writer must not be waited for; it reads as an empty file.
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = std::fs::File::options().read(true).custom_flags(at_once).open(path);
+    let file = opened.map_err(|error| say(&error))?;
     let mut bytes = Vec::new();
     // A file may grow while it is read, and some have no length before it.
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| say(&error))?;
@@ -215,7 +226,7 @@ impl RereadMetrics {
         match outcome {
             Outcome::Reread(_) => self.reread.increment(),
             Outcome::Kept(_) => self.kept.increment(),
-            Outcome::Unchanged => {}
+            Outcome::Unchanged | Outcome::Waits(_) => {}
         }
     }
 }
@@ -294,6 +305,7 @@ fn log(name: &str, outcome: &Outcome, why: &str) {
     match outcome {
         Outcome::Reread(what) => tracing::info!("{name}: reread ({why}): {what}"),
         Outcome::Unchanged => tracing::info!("{name}: unchanged ({why})"),
+        Outcome::Waits(when) => tracing::warn!("{name}: changed and not in use yet ({why}): {when}"),
         Outcome::Kept(reason) => tracing::error!("{name}: kept what was in use ({why}): {reason}"),
     }
 }

@@ -10,6 +10,7 @@ use store::{
     board::Board,
     model::{DomainName, Moment},
     snapshot::{Snapshot, SteeredDomain},
+    vital,
 };
 use tokio::sync::watch;
 
@@ -93,8 +94,8 @@ impl Follow {
         }
         let (board, gate) = (Arc::clone(self.store.board()), Arc::clone(&self.gate));
         let compiling = tokio::task::spawn_blocking(move || Served::compile(snapshot, zones, &board, &gate));
-        match compiling.await {
-            Ok(compiled) => {
+        match vital::attempt("the compiler of what DNS answers", compiling.await) {
+            Some(compiled) => {
                 let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
                 tracing::debug!(%generation, names, "serving a new world");
                 if let Some(domain) = asks_for_countries(&compiled.snapshot) {
@@ -103,7 +104,7 @@ impl Follow {
                 say_shadowed(&served, &compiled);
                 self.served.store(Arc::new(compiled));
             }
-            Err(error) => tracing::error!(%error, "a world cannot be compiled; the one before stays"),
+            None => tracing::error!("a world cannot be compiled; the one before stays, and /readyz fails"),
         }
     }
 

@@ -16,6 +16,7 @@ use std::{
     borrow::Cow, collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use store::{
     health::WorkTarget,
@@ -83,6 +84,12 @@ pub trait Dialer: fmt::Debug + Send + Sync + 'static {
 
     /// Opens and closes a connection to a canary.
     async fn reach(&self, canary: &Canary) -> Result<(), Fault>;
+
+    /// Believes these authorities (PEM) beside the system's, for dials that begin from now on; the error says why they
+    /// cannot be used. A rim without certificates has nothing to do.
+    fn trust(&self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Runs one probe of `target` to its end, within its timeout.
@@ -111,14 +118,16 @@ pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     programs: Arc<BTreeMap<Name, PathBuf>>,
-    trust: Arc<tls::Trust>,
+    /// Another one once other authorities are believed; clones share it.
+    trust: Arc<ArcSwap<tls::Trust>>,
 }
 
 impl Sockets {
     /// With the programs external checks may run, and authorities (PEM) believed beside the system's.
     #[must_use]
     pub fn new(programs: BTreeMap<Name, PathBuf>, ca_pem: Option<Vec<u8>>) -> Self {
-        Self { programs: Arc::new(programs), trust: Arc::new(tls::Trust::new(ca_pem)) }
+        let trust = Arc::new(ArcSwap::from_pointee(tls::Trust::new(ca_pem)));
+        Self { programs: Arc::new(programs), trust }
     }
 
     async fn session(
@@ -128,7 +137,7 @@ impl Sockets {
         phases: &mut Phases,
     ) -> Result<tls::Session, Fault> {
         let stream = tcp::connect(address, phases).await?;
-        tls::handshake(&self.trust, stream, terms, address.ip(), phases).await
+        tls::handshake(&self.trust.load_full(), stream, terms, address.ip(), phases).await
     }
 
     async fn http(&self, it: &HttpProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
@@ -180,6 +189,11 @@ fn with_warning(said: String, warning: Option<String>) -> String {
 
 #[async_trait]
 impl Dialer for Sockets {
+    fn trust(&self, ca_pem: &[u8]) -> Result<(), String> {
+        self.trust.store(Arc::new(tls::Trust::in_authorities(ca_pem)?));
+        Ok(())
+    }
+
     async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault> {
         let address = SocketAddr::new(target.address, target.check.port);
         // Boxed, all but the smallest: every probe in flight would otherwise be as large as the largest.

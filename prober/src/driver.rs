@@ -3,10 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use store::{
     handle::Clock,
     health::{Observation, State, TargetKey},
@@ -188,7 +190,7 @@ impl Driver {
         let (dialer, target) = (Arc::clone(&self.dialer), Arc::clone(&watched.target));
         let (key, start) = (key.clone(), watched.starts);
         self.dials.spawn(async move {
-            let outcome = probe(dialer.as_ref(), &target).await;
+            let outcome = unpanicked(probe(dialer.as_ref(), &target)).await;
             Done::Probe { key, start, started: now, outcome }
         });
     }
@@ -223,7 +225,8 @@ impl Driver {
             Ok(Done::Probe { key, start, started, outcome }) => {
                 self.judge(&key, start, started, &outcome, now)
             }
-            Err(error) => tracing::error!(%error, "a defect: a dial panicked"),
+            // No dial is ended before its time. What panics beside a probe is the driver's own.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -400,5 +403,22 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+/// A probe; a panic of it is a fault of this machine, and must not leave the target with what was believed of it before.
+async fn unpanicked(probing: impl Future<Output = Outcome>) -> Outcome {
+    let panicked = |_| Outcome::Inconclusive { reason: "a defect: the check panicked".to_owned() };
+    AssertUnwindSafe(probing).catch_unwind().await.unwrap_or_else(panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_that_panics_is_inconclusive() {
+        let outcome = unpanicked(async { panic!("a test of a defect") }).await;
+        assert_eq!(outcome, Outcome::Inconclusive { reason: "a defect: the check panicked".to_owned() });
     }
 }

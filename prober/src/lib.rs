@@ -123,6 +123,12 @@ impl Prober {
         self.apis.clone()
     }
 
+    /// What it dials its targets with.
+    #[must_use]
+    pub fn dialer(&self) -> Arc<dyn Dialer> {
+        Arc::clone(&self.dialer)
+    }
+
     /// Dials and reports until `shutdown`.
     ///
     /// # Errors

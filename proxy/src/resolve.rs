@@ -7,12 +7,15 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
+use store::vital;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 const SOONEST: Duration = Duration::from_secs(1);
@@ -153,7 +156,9 @@ impl Names {
                 for name in &names {
                     followed.entry(name.clone()).or_insert_with(|| {
                         resolvers.each_ref().map(|(family, resolver)| {
-                            running.spawn(follow(Arc::clone(resolver), *family, name.clone(), self.get(name)))
+                            let following =
+                                follow(Arc::clone(resolver), *family, name.clone(), self.get(name));
+                            running.spawn(vital::task("the resolver of instances' host names", following))
                         })
                     });
                 }
@@ -184,7 +189,12 @@ fn system_resolvers() -> Option<Resolvers> {
 
 async fn follow(resolver: Arc<TokioResolver>, family: Family, name: String, resolved: Arc<Resolved>) {
     loop {
-        let next = match resolve(&resolver, &name).await {
+        // What others answer must not end the gateway: a panic of the resolver is a lookup that failed.
+        let Ok(answer) = AssertUnwindSafe(resolve(&resolver, &name)).catch_unwind().await else {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            continue;
+        };
+        let next = match answer {
             Ok((addresses, valid)) => {
                 resolved.set(family, addresses);
                 valid.clamp(SOONEST, LATEST)

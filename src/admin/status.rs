@@ -17,6 +17,7 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use store::{
     beliefs::Picture,
+    handle::Concern,
     health::Verdict,
     keys,
     model::{Generation, Moment, Span},
@@ -64,6 +65,9 @@ pub struct Status {
     pub view: ViewStatus,
     /// Why the engine cannot be read at present; absent when it can.
     pub engine_error: Option<String>,
+    /// Why the engine takes no writes at present, by this control's own heartbeat, and since when; absent when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_refuses: Option<String>,
     /// For how long it could not be read. What nodes, vantages and drains report is as old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_away: Option<Span>,
@@ -216,6 +220,7 @@ pub(super) async fn status(
         generation: snapshot.generation,
         view: view_of(&admin),
         engine_error,
+        engine_refuses: admin.handle.concern(Concern::Writing),
         engine_away: away.map(|it| Span(Duration::from_secs(it.as_secs()))),
         nodes: nodes.nodes,
         domains: domains::all(&admin, &snapshot),

@@ -158,7 +158,10 @@ fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
         texts.into_iter().partition(|it| is(Path::new(&it.name), "toml"));
     for file in configurations {
         checked.configurations += 1;
-        checked.mistakes.extend(Config::parse(&file.name, &file.text).err().into_iter().flatten());
+        match Config::parse(&file.name, &file.text) {
+            Ok(config) => checked.warnings.extend(config.warnings),
+            Err(mistakes) => checked.mistakes.extend(mistakes),
+        }
     }
     // A zone file that a document names is that document's, and has its name from there.
     let named: BTreeSet<PathBuf> =

@@ -4,10 +4,7 @@
 
 mod text;
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::{io::IsTerminal as _, time::Duration};
 
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,12 +105,15 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             () = tokio::time::sleep(EVERY) => {}
             () = end.came() => return Ok(()),
         }
+        // One that left while nothing changed would be noticed at the next change only.
+        if crate::out::reader_is_gone() {
+            return Ok(());
+        }
     }
 }
 
 fn write(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    crate::out::write(text)
 }
 
 /// Ctrl-C, or a request to end.

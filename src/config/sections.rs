@@ -1,12 +1,6 @@
 //! The sections, field by field.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use store::{
     discovery::BELIEVE_AFTER,
@@ -98,9 +92,12 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         prober,
         control,
         telemetry,
-        store_ca: ca_file(&fields, "store"),
-        prober_ca: ca_file(&fields, "prober"),
+        store_ca: ca_file(&fields, "store", "ca_file"),
+        prober_ca: ca_file(&fields, "prober", "ca_file"),
+        prober_check_ca: ca_file(&fields, "prober", "check_ca_file"),
         token_files,
+        file: None,
+        warnings: Vec::new(),
     })
 }
 
@@ -416,22 +413,8 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     }
     let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
     let format = fields.or("log_format", log::Format::default(), |it| it.word(&formats));
-    let file = fields.optional("log_file", |it| log_file(&it));
+    let file = fields.optional("log_file", |it| path(&it));
     Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen, guard })
-}
-
-/// The file of the log, which need not be there; its folder has to be.
-fn log_file(at: &Reader<'_>) -> Option<PathBuf> {
-    let path = path(at)?;
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    if path.is_dir() || !folder.is_none_or(Path::is_dir) {
-        at.mistake(
-            format!("{} is no file in a folder that is there", path.display()),
-            "a file to write the log to",
-        );
-        return None;
-    }
-    Some(path)
 }
 
 /// What is wrong with the directives of a log. A word alone must be a level: the filter takes every other word for the
@@ -575,9 +558,9 @@ fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
 
 /// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
 /// one that it is not.
-fn ca_file(fields: &Fields<'_>, section: &'static str) -> Option<FileInUse> {
+fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> Option<FileInUse> {
     let section = fields.get(section)?;
-    let Value::Scalar(path) = &section.node().entry("ca_file")?.value.value else { return None };
+    let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
     let path = PathBuf::from(&path.text);
     let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
     Some(FileInUse { path, content })

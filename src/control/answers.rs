@@ -15,6 +15,7 @@ use store::{
     model::{DomainName, Moment, OverrideState},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::{self, Outcome, Tier},
+    vital,
 };
 
 use tokio::time::Instant;
@@ -44,7 +45,9 @@ pub(super) async fn tell(shared: Arc<Shared>) {
                 Some(look(&snapshot, &board, now, last.as_ref()))
             } else {
                 // A defect here costs its line in the log, and the story begins anew.
-                tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref())).await.ok()
+                let looking =
+                    tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref()));
+                vital::attempt("the log's story of changed answers", looking.await)
             };
         }
         tokio::time::sleep(EVERY.max(started.elapsed().saturating_mul(REST))).await;

@@ -60,6 +60,13 @@ impl Signature {
         Self::of_files(&paths)
     }
 
+    /// Of a text that says how something looks.
+    pub fn of_text(text: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+
     /// Of which file there is at a path, whatever is written to it: its device and inode.
     pub fn of_identity(path: &Path) -> Self {
         let mut hasher = DefaultHasher::new();

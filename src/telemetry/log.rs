@@ -3,13 +3,14 @@
 //! Logging never fails and never waits. A caller puts a line into the queue; when the queue is full (a pipe that
 //! is not read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file;
 //! what cannot be written (the pipe's reader is gone, the disk is full) is dropped and counted as well, and once
-//! writing works again a line in the log says how many were lost. Panics are logged the same way, because the standard
-//! hook writes to standard error itself and would wait there.
+//! writing works again a line in the log says how many were lost. A log file that cannot be opened does not end the
+//! program either: lines go to standard error, the first of them says why, and the file is tried again. Panics are logged
+//! the same way, because the standard hook writes to standard error itself and would wait there.
 
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     panic::PanicHookInfo,
     path::{Path, PathBuf},
     sync::{
@@ -20,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use store::metrics::{Count, Descriptor, Sample, Source};
+use store::{
+    metrics::{Count, Descriptor, Sample, Source},
+    vital,
+};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::reread::{Outcome, Part, Signature};
@@ -95,22 +99,24 @@ static LOG: OnceLock<Lines> = OnceLock::new();
 
 /// Starts the log of this process. A second start (a test) keeps the first.
 ///
-/// # Errors
-/// When the log file cannot be opened, or there can be no thread to write.
-pub fn start(settings: &Settings) -> io::Result<()> {
+/// This cannot fail. A file that cannot be opened is logged, to standard error, and [`part`] goes on trying to open it;
+/// without a thread that writes, every line is dropped and counted.
+pub fn start(settings: &Settings) {
     if LOG.get().is_some() {
-        return Ok(());
+        return;
     }
-    let target: Box<dyn Write + Send> = match &settings.file {
-        Some(path) => Box::new(append_to(path)?),
-        // Not the library's standard error: its lock would be held for as long as a reader sleeps.
-        None => match io::stderr().as_fd().try_clone_to_owned() {
-            Ok(owned) => Box::new(File::from(owned)),
-            Err(_) => Box::new(io::stderr()),
+    let lines = LOG.get_or_init(|| Lines::new(settings.format)).clone();
+    let (target, unopened) = match &settings.file {
+        None => (standard_error(), None),
+        Some(path) => match append_to(path) {
+            Ok(file) => {
+                lines.set_open(Some(Signature::of_identity(path)));
+                (Box::new(file) as _, None)
+            }
+            Err(error) => (standard_error(), Some(error)),
         },
     };
-    let lines = LOG.get_or_init(|| Lines::new(settings.format)).clone();
-    lines.start_writing(target)?;
+    lines.start_writing(target);
     std::panic::set_hook(Box::new(log_panic));
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&settings.directives);
     let colours = settings.file.is_none() && io::stderr().is_terminal();
@@ -124,7 +130,17 @@ pub fn start(settings: &Settings) -> io::Result<()> {
             subscriber.json().flatten_event(true).with_writer(lines).finish(),
         ),
     };
-    Ok(())
+    if let Some(error) = unopened {
+        tracing::error!(%error, "[telemetry] log_file cannot be used: the log goes to standard error until it can");
+    }
+}
+
+/// Not the library's: its lock would be held for as long as a reader sleeps.
+fn standard_error() -> Box<dyn Write + Send> {
+    match io::stderr().as_fd().try_clone_to_owned() {
+        Ok(owned) => Box::new(File::from(owned)),
+        Err(_) => Box::new(io::stderr()),
+    }
 }
 
 /// Waits for the last lines to be written, but not long. The process ends after this.
@@ -141,38 +157,60 @@ pub fn metrics() -> Arc<LogMetrics> {
 }
 
 /// What opens the log file again, for programs that rotate logs: at SIGHUP, and when another file (or none) is at its
-/// path.
+/// path. While no file is open, because it could not be, it is tried at every look.
 #[must_use]
 pub fn part(path: &Path) -> Part {
-    let (looked_at, path) = (path.to_owned(), path.to_owned());
-    let open = Arc::new(Mutex::new(Signature::of_identity(&path)));
-    // With the file that is open: opening puts one where there was none, and the next time there is none is another.
-    let opened = Arc::clone(&open);
-    let look = move || {
-        let opened = *opened.lock().unwrap_or_else(PoisonError::into_inner);
-        Signature::of_identity(&looked_at).beside(opened)
+    let lines = LOG.get().cloned().unwrap_or_else(|| Lines::new(Format::default()));
+    part_of(lines, path)
+}
+
+fn part_of(lines: Lines, path: &Path) -> Part {
+    let (looked_at, path, looking) = (path.to_owned(), path.to_owned(), lines.clone());
+    let look = move || match looking.open() {
+        // With the file that is open: opening puts one where there was none, and the next time there is none is another.
+        Some(open) => Signature::of_identity(&looked_at).beside(open),
+        // Whether it can be opened may depend on what no look at it shows: a folder above it, the reader of a pipe.
+        None => Signature::of_text(&append_to(&looked_at).err().map(|it| it.to_string()).unwrap_or_default()),
     };
     Part::new("[telemetry] log_file", look, move || {
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        if *open == Signature::of_identity(&path) {
+        if lines.open().is_some_and(|open| open == Signature::of_identity(&path)) {
             return Outcome::Unchanged;
         }
         let file = match append_to(&path) {
             Ok(file) => file,
             Err(error) => return Outcome::Kept(error.to_string()),
         };
-        if !LOG.get().is_some_and(|log| log.send(Order::Target(Box::new(file)))) {
+        if !lines.send(Order::Target(Box::new(file))) {
             return Outcome::Kept("too many lines wait to be written".to_owned());
         }
-        *open = Signature::of_identity(&path);
-        Outcome::Reread(format!("{} is open again", path.display()))
+        let again = if lines.open().is_some() { "again" } else { "now" };
+        lines.set_open(Some(Signature::of_identity(&path)));
+        Outcome::Reread(format!("{} is open {again}", path.display()))
     })
 }
 
+/// Opens a file to append to. A named pipe without a reader is an error: opening it the usual way would wait for one.
 fn append_to(path: &Path) -> io::Result<File> {
-    let opened = File::options().append(true).create(true).open(path);
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().append(true).create(true).custom_flags(at_once).open(path);
     opened
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write to {}: {error}", path.display())))
+}
+
+/// Whether a log could be written to a file, found out without making it.
+///
+/// # Errors
+/// Why not.
+pub fn try_file(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, access};
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if path.try_exists()? {
+        return access(path, Access::WRITE_OK).map_err(Into::into);
+    }
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)
 }
 
 enum Order {
@@ -188,24 +226,36 @@ struct Queue {
     format: Format,
     waiting: AtomicUsize,
     sender: OnceLock<SyncSender<Order>>,
+    /// Which file is open, if lines go to a file.
+    open: Mutex<Option<Signature>>,
     metrics: Arc<LogMetrics>,
 }
 
 impl Lines {
     fn new(format: Format) -> Self {
         let (waiting, sender) = (AtomicUsize::new(0), OnceLock::new());
-        Self(Arc::new(Queue { format, waiting, sender, metrics: Arc::default() }))
+        Self(Arc::new(Queue { format, waiting, sender, open: Mutex::default(), metrics: Arc::default() }))
     }
 
-    fn start_writing(&self, target: Box<dyn Write + Send>) -> io::Result<()> {
+    fn start_writing(&self, target: Box<dyn Write + Send>) {
         let (sender, orders) = sync_channel(MOST_LINES);
-        if self.0.sender.set(sender).is_ok() {
-            let queue = Arc::clone(&self.0);
-            std::thread::Builder::new()
-                .name("log".to_owned())
-                .spawn(move || Output { queue, target, unsaid: 0, torn: false }.write_all(&orders))?;
+        if self.0.sender.set(sender).is_err() {
+            return;
         }
-        Ok(())
+        let queue = Arc::clone(&self.0);
+        let output = Output { queue, target, unsaid: 0, torn: false };
+        let write = move || vital::thread("the log", || output.write_all(&orders));
+        if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
+            crate::out::note(&format!("there is no log, because there is no thread to write it: {error}"));
+        }
+    }
+
+    fn open(&self) -> Option<Signature> {
+        *self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_open(&self, file: Option<Signature>) {
+        *self.0.open.lock().unwrap_or_else(PoisonError::into_inner) = file;
     }
 
     /// Puts a line into the queue, or drops and counts it.

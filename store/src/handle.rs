@@ -228,6 +228,12 @@ impl Handle {
         self.shared.concerns.has(concern)
     }
 
+    /// One concern, if it is raised: what it is, since when, and why.
+    #[must_use]
+    pub fn concern(&self, concern: Concern) -> Option<String> {
+        self.shared.concerns.one(concern)
+    }
+
     /// What is known of health, for people; empty when nobody follows.
     pub async fn picture(&self) -> Picture {
         let (send, answer) = oneshot::channel();

@@ -5,6 +5,10 @@
 //! noted here. A node waits for such names with [`lost`], ends because of them, and fails `/readyz` until it has. Tasks of
 //! one request or one connection are not meant: their panic costs that request, and is logged and counted.
 //!
+//! Work that is done anew with every change, and whose last result stays in use when it panics ([`attempt`]), does not
+//! end the node: every start would meet the same input and end again, and with it what still served. It fails `/readyz`
+//! until an attempt succeeds.
+//!
 //! The names belong to the process and not to a component, as a panic hook does: the node as a whole has to know.
 
 use std::{
@@ -13,9 +17,12 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinError};
 
-static LOST: LazyLock<watch::Sender<Vec<&'static str>>> = LazyLock::new(|| watch::Sender::new(Vec::new()));
+type Names = LazyLock<watch::Sender<Vec<&'static str>>>;
+
+static LOST: Names = LazyLock::new(|| watch::Sender::new(Vec::new()));
+static STUCK: Names = LazyLock::new(|| watch::Sender::new(Vec::new()));
 
 /// Runs a task; a panic of it notes `name`, and goes on as a panic.
 pub async fn task<F: Future>(name: &'static str, task: F) -> F::Output {
@@ -36,14 +43,45 @@ pub fn thread<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     })
 }
 
+/// Takes what a task of one attempt came to; nothing if it panicked, which is noted until an attempt of the same name
+/// succeeds. The caller keeps what the attempt before it made.
+pub fn attempt<T>(name: &'static str, joined: Result<T, JoinError>) -> Option<T> {
+    match joined {
+        Ok(made) => {
+            STUCK.send_if_modified(|stuck| {
+                let before = stuck.len();
+                stuck.retain(|it| *it != name);
+                stuck.len() != before
+            });
+            Some(made)
+        }
+        Err(error) => {
+            if error.is_panic() {
+                add(&STUCK, name);
+            }
+            None
+        }
+    }
+}
+
 fn note(name: &'static str) {
-    LOST.send_if_modified(|lost| {
-        let new = !lost.contains(&name);
+    add(&LOST, name);
+}
+
+fn add(names: &Names, name: &'static str) {
+    names.send_if_modified(|names| {
+        let new = !names.contains(&name);
         if new {
-            lost.push(name);
+            names.push(name);
         }
         new
     });
+}
+
+/// The attempts whose last one panicked.
+#[must_use]
+pub fn names_stuck() -> Vec<&'static str> {
+    STUCK.borrow().clone()
 }
 
 /// What has panicked so far.
@@ -74,6 +112,25 @@ mod tests {
         let broken = std::thread::spawn(|| thread("a broken thread", || panic!("a test of a defect")));
         assert!(broken.join().is_err());
         assert_eq!(names_lost(), ["a broken task", "a broken thread"]);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_panics_is_named_until_one_succeeds() {
+        const NAME: &str = "work that is tried again";
+        let attempted = async |well: bool| {
+            let work = tokio::spawn(async move { assert!(well, "a test of a defect") });
+            attempt(NAME, work.await)
+        };
+        assert_eq!(attempted(false).await, None);
+        assert_eq!(attempted(false).await, None);
+        assert_eq!(names_stuck(), [NAME]);
+        assert!(!names_lost().contains(&NAME), "the process goes on");
+        assert_eq!(attempted(true).await, Some(()));
+        assert!(names_stuck().is_empty());
+        let aborted = tokio::spawn(std::future::pending::<()>());
+        aborted.abort();
+        assert_eq!(attempt(NAME, aborted.await), None);
+        assert!(names_stuck().is_empty(), "one that was given up is no defect");
     }
 
     #[tokio::test]

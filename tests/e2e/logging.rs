@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         Trial::test("logging::a_reader_of_commands_may_leave_and_a_full_disk_is_told", commands),
         Trial::test("logging::the_log_file_is_opened_again_and_lines_are_json", log_file),
+        Trial::test("logging::a_log_file_that_cannot_be_opened_stops_nothing", unopened_log_file),
         Trial::test("logging::the_story_is_told_at_the_default_level", story),
     ];
     for (name, broken) in BROKEN {
@@ -155,6 +156,16 @@ fn commands() -> Result<(), Failed> {
             format!("{arguments:?} > /dev/full: {code:?}: {said}")
         })?;
     }
+    // One that prints only when something changes notices it as well.
+    let mut watching = waypost();
+    watching.args(["status", "--watch", "--server", admin]).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut watching = Reaped(watching.stdout(Stdio::piped()).spawn()?);
+    let mut line = String::new();
+    BufReader::new(watching.0.stdout.take().ok_or("no standard output")?).read_line(&mut line)?;
+    let code = exit_code(&mut watching.0, PATIENCE)?;
+    ensure(line.starts_with("--- ") && code == Some(0), || {
+        format!("status --watch | head -1: {code:?}: {line}")
+    })?;
     // Standard error may be gone as well: the exit code still tells.
     let full = OpenOptions::new().write(true).open("/dev/full")?;
     let wrong = waypost().arg("fly").stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).status()?;
@@ -215,6 +226,46 @@ fn log_file() -> Result<(), Failed> {
     ensure(runs(node.0.id()) && text(&stderr).is_empty(), || text(&stderr))?;
     let metrics = fetch(&format!("http://127.0.0.1:{port}/metrics")).ok_or("no metrics")?.1;
     ensure(metrics.contains("waypost_log_dropped_total 0"), || metrics.clone())
+}
+
+/// A folder that is not there, and a pipe that has no reader: the node runs, logs to standard error and says why. Once the
+/// file can be opened, it is.
+fn unopened_log_file() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let missing = folder.path().join("later/waypost.log");
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )?;
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    for log in [&missing, &pipe] {
+        let sections = format!("[store]\nengine = \"embedded\"\n[telemetry]\nlog_file = {log:?}\n");
+        let config = config(folder.path(), &sections)?;
+        if log == &missing {
+            let checked = waypost().arg("check").arg(&config).output()?;
+            let said = String::from_utf8_lossy(&checked.stderr);
+            ensure(checked.status.code() == Some(0) && said.contains("telemetry.log_file"), || {
+                said.to_string()
+            })?;
+        }
+        let stderr = folder.path().join("stderr");
+        let node = run_node(&config, Some(File::create(&stderr)?.into()))?;
+        eventually("a running node", PATIENCE, || text(&stderr).contains("running"))?;
+        let said = text(&stderr);
+        ensure(said.contains("log_file cannot be used") && said.contains("cannot write to"), || {
+            said.clone()
+        })?;
+        if log == &missing {
+            std::fs::create_dir(folder.path().join("later"))?;
+            eventually("the log file", PATIENCE, || text(&missing).contains("is open now"))?;
+        }
+        ensure(runs(node.0.id()), || "the node ended".to_owned())?;
+    }
+    Ok(())
 }
 
 /// A gateway dies and comes back: the log of control says so, with everything an operator asks next.

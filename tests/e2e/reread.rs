@@ -18,6 +18,7 @@ use crate::harness::{Backing, Demo, Reaped, ensure, eventually, free_port, runs,
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("reread::sighup_ends_no_process_of_the_demo", every_role),
+        Trial::test("reread::what_is_passed_over_or_waits_for_a_restart_is_said", said),
         Trial::test("reread::certificates_are_taken_by_themselves_and_misfits_are_not", certificates),
     ]
 }
@@ -44,6 +45,46 @@ fn every_role() -> Result<(), Failed> {
     ensure(runs(demo.pid()), || "SIGHUP ended the demo".to_owned())?;
     ensure(demo.answers(demo.near().ip()), || "DNS does not answer any more".to_owned())?;
     demo.get(demo.near()).map(drop).map_err(Failed::from)
+}
+
+/// Files that are passed over are said at every reading of the folder; a changed configuration waits for a restart, which
+/// is said; and authorities of checks are taken up.
+fn said() -> Result<(), Failed> {
+    const ZONE: &str = "$TTL 1h\n@ SOA ns1 h 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n";
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let (config, zones, log) = (path("node.toml"), path("zones"), path("stderr"));
+    let authority =
+        || rcgen::generate_simple_self_signed(["ca.example.com".to_owned()]).map(|it| it.cert.pem());
+    std::fs::create_dir(&zones)?;
+    std::fs::write(zones.join("example.com.zone"), ZONE)?;
+    std::fs::write(path("ca.pem"), authority()?)?;
+    let text = format!(
+        "node = \"n\"\nsite = \"bj\"\ndata_dir = {:?}\n[dns]\nlisten = [\"127.0.0.1:0\"]\nzones_dir = {zones:?}\n\
+         [prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:9\"]\ncheck_ca_file = {:?}\n",
+        path("data"),
+        path("ca.pem")
+    );
+    std::fs::write(&config, &text)?;
+    let mut command = waypost();
+    command.arg("run").arg("--config").arg(&config).arg("--die-with-parent").stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
+    let node = Reaped(command.spawn()?);
+    let lines = |has: &str| {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().filter(|line| line.contains(has)).count()
+    };
+    eventually("a running node", PATIENCE, || lines("running") > 0)?;
+    std::fs::write(zones.join("example.org.db"), ZONE)?;
+    std::fs::write(&config, text + "[telemetry]\nlog = \"debug\"\n")?;
+    std::fs::write(path("ca.pem"), authority()?)?;
+    let (passed_over, waits) = ("example.org.db", "the configuration file: changed and not in use yet");
+    eventually("a warning of the file that is passed over", PATIENCE, || lines(passed_over) > 0)?;
+    eventually("a line about the configuration", PATIENCE, || lines(waits) == 1)?;
+    eventually("the authorities", PATIENCE, || lines("[prober] check_ca_file: reread") == 1)?;
+    signal(node.0.id(), Signal::HUP);
+    eventually("all of it once more", PATIENCE, || lines(passed_over) > 1 && lines(waits) > 1)?;
+    ensure(runs(node.0.id()), || "the node ended".to_owned())
 }
 
 /// A node with a certificate on every listener that can have one.

@@ -6,11 +6,13 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use hickory_proto::{
     rr::{Name, RData, Record, RecordType as WireType},
     serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding},
@@ -23,10 +25,11 @@ use hickory_resolver::{
 use store::{
     model::{DomainName, RecordData},
     snapshot::Snapshot,
+    vital,
 };
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -117,7 +120,9 @@ impl Refresher {
         loop {
             let now = (snapshots.borrow_and_update().clone(), self.zones.load_full());
             if !seen.as_ref().is_some_and(|seen| same(seen, &now)) {
-                self.adopt(self.names(&now).await, &mut plan);
+                if let Some(names) = self.names(&now).await {
+                    self.adopt(names, &mut plan);
+                }
                 seen = Some(now);
             }
             let next = self.ask(&mut plan, &mut asking, &mut resolver);
@@ -126,9 +131,9 @@ impl Refresher {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 Ok(()) = snapshots.changed() => {}
                 Some(answered) = asking.join_next() => {
-                    let mut all: Vec<_> = answered.into_iter().collect();
+                    let mut all = vec![unpanicked(answered)];
                     while let Some(more) = asking.try_join_next() {
-                        all.extend(more);
+                        all.push(unpanicked(more));
                     }
                     self.take(all, &mut plan);
                 }
@@ -137,8 +142,12 @@ impl Refresher {
         }
     }
 
-    /// The names that have to be resolved. Found aside: there may be millions of records to look at.
-    async fn names(&self, (snapshot, zones): &(Option<Arc<Snapshot>>, Arc<Zones>)) -> BTreeSet<DomainName> {
+    /// The names that have to be resolved. Found aside: there may be millions of records to look at. Nothing if that
+    /// failed; the names before are then followed on.
+    async fn names(
+        &self,
+        (snapshot, zones): &(Option<Arc<Snapshot>>, Arc<Zones>),
+    ) -> Option<BTreeSet<DomainName>> {
         let (snapshot, zones, store) = (snapshot.clone(), Arc::clone(zones), self.store.clone());
         let found = tokio::task::spawn_blocking(move || {
             let empty = Snapshot::default();
@@ -150,10 +159,7 @@ impl Refresher {
                 now: store.now(),
             })
         });
-        found.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a defect: looking for ALIAS records panicked");
-            BTreeSet::new()
-        })
+        vital::attempt("the search for ALIAS records", found.await)
     }
 
     /// Plans for these names and forgets all others.
@@ -207,7 +213,7 @@ impl Refresher {
             due.asking = true;
             let (resolver, question) = (resolver.clone(), question.clone());
             asking.spawn(async move {
-                let said = resolve(&resolver, &question).await;
+                let said = said(resolve(&resolver, &question)).await;
                 (question, said)
             });
         }
@@ -238,6 +244,21 @@ impl Refresher {
             }
         }
         self.targets.store(Arc::new(targets));
+    }
+}
+
+/// What a question came to. A panic of the resolver costs this question its answer, and it is asked again later: what
+/// others answer must not end the node.
+async fn said(resolving: impl Future<Output = Said>) -> Said {
+    let panicked = |_| Said::Nothing("a defect: the resolver panicked".to_owned());
+    AssertUnwindSafe(resolving).catch_unwind().await.unwrap_or_else(panicked)
+}
+
+/// What a task returned. None is ended before its time, and a panic of one is this task's own.
+fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
+    match joined {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -339,6 +360,16 @@ fn absent(error: &NetError) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_that_panics_costs_one_answer() {
+        let now = Instant::now();
+        let mut due = Due { at: now, failures: 0, asking: true };
+        let came_to = said(async { panic!("a test of a defect") }).await;
+        assert_eq!(came_to, Said::Nothing("a defect: the resolver panicked".to_owned()));
+        due.again(now, &came_to, 0.5);
+        assert!(!due.asking && due.at > now, "it is asked again, later");
+    }
 
     #[test]
     fn answers_are_renewed_before_they_end_and_failures_wait_longer_each_time() {

@@ -87,6 +87,25 @@ async fn a_handshake_is_judged_by_its_terms() {
     assert!(!found.0 && found.1.starts_with("TLS: invalid peer certificate"), "{found:?}");
 }
 
+#[tokio::test]
+async fn other_authorities_are_believed_without_a_restart() {
+    let (authority, acceptor) = identity();
+    let sockets = Sockets::new(BTreeMap::new(), Some(identity().0));
+    let clone = sockets.clone();
+    let asked = async || {
+        let kind = Probe::Tls(Box::new(TlsProbe { tls: terms(Some("gw.example.com"), true, None) }));
+        checked(kind, clone.clone(), async |stream| drop(acceptor.accept(stream).await)).await
+    };
+    assert!(!asked().await.0);
+    for unusable in [b"".as_slice(), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        sockets.trust(unusable).unwrap_err();
+    }
+    sockets.trust(&authority).unwrap();
+    let found = asked().await;
+    assert!(found.0, "{found:?}");
+    assert!(sockets.trust(b"none").is_err() && asked().await.0, "what is in use stays");
+}
+
 fn get(expect_body: Option<&str>, version: HttpVersion, tls: bool) -> Probe {
     let statuses = vec!["200-299".parse().unwrap()];
     Probe::Http(Box::new(HttpProbe {

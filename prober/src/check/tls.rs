@@ -46,6 +46,16 @@ impl Trust {
         Self { extra, ..Self::default() }
     }
 
+    /// Trust in these authorities beside the system's; the error says why they cannot be used.
+    pub(super) fn in_authorities(pem: &[u8]) -> Result<Self, String> {
+        if CertificateDer::pem_slice_iter(pem).next().is_none() {
+            return Err("there is no certificate in it".to_owned());
+        }
+        let trust = Self::new(Some(pem.to_vec()));
+        trust.verified.get_or_init(|| verified(Some(pem))).as_ref().map_err(Clone::clone)?;
+        Ok(trust)
+    }
+
     fn config(&self, verify: bool, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Fault> {
         let made = if verify {
             self.verified.get_or_init(|| verified(self.extra.as_deref()))

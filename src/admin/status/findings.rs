@@ -88,7 +88,15 @@ fn few(found: Vec<Finding>) -> Vec<Finding> {
 }
 
 fn engine(status: &Status, found: &mut Found) {
-    let Some(error) = &status.engine_error else { return };
+    let Some(error) = &status.engine_error else {
+        if let Some(why) = &status.engine_refuses {
+            let text = format!(
+                "the engine takes no writes: {why}; DNS and gateways go on with what they have, and no change takes effect"
+            );
+            found.problem("engine_refuses", "engine", text);
+        }
+        return;
+    };
     let since = status.engine_away.map_or_else(String::new, |it| format!(" for {it}"));
     let text = format!(
         "the engine has not been readable{since} ({error}); what is shown of nodes, vantages, targets and drains is \

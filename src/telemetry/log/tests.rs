@@ -45,7 +45,7 @@ impl Write for Place {
 
 fn log() -> (Lines, Place) {
     let (lines, place) = (Lines::new(Format::Text), Place::default());
-    lines.start_writing(Box::new(place.clone())).unwrap();
+    lines.start_writing(Box::new(place.clone()));
     (lines, place)
 }
 
@@ -125,12 +125,79 @@ fn a_log_file_that_was_moved_away_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("waypost.log");
     drop(append_to(&path).unwrap());
-    let part = part(&path);
+    // Without a thread that writes the order goes nowhere, and that is said.
+    let idle = Lines::new(Format::Text);
+    idle.set_open(Some(Signature::of_identity(&path)));
+    let part = part_of(idle, &path);
     assert_eq!(part.read_here(), Outcome::Unchanged);
     std::fs::rename(&path, dir.path().join("waypost.log.1")).unwrap();
-    // Without a log in this process the order goes nowhere, and that is said.
     assert!(matches!(part.read_here(), Outcome::Kept(_)));
     assert!(path.exists(), "another one is there");
     let nowhere = append_to(&dir.path().join("no/where")).unwrap_err().to_string();
     assert!(nowhere.contains("no/where: No such file"), "{nowhere}");
+}
+
+/// What a log does whose file could not be opened at the start.
+#[test]
+fn a_log_file_that_cannot_be_opened_is_tried_until_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("later/waypost.log");
+    let (lines, place) = log();
+    lines.put(b"before\n");
+    written(&lines);
+    let part = part_of(lines.clone(), &path);
+    let closed = part.look_here();
+    assert!(
+        matches!(part.read_here(), Outcome::Kept(why) if why.contains("later/waypost.log: No such file"))
+    );
+    assert_eq!(closed, part.look_here(), "while nothing changes it is not said again");
+    std::fs::create_dir(dir.path().join("later")).unwrap();
+    assert_ne!(closed, part.look_here(), "it can be opened now");
+    assert!(matches!(part.read_here(), Outcome::Reread(_)));
+    lines.put(b"after\n");
+    written(&lines);
+    assert_eq!(
+        (place.text().as_str(), std::fs::read_to_string(&path).unwrap().as_str()),
+        ("before\n", "after\n")
+    );
+    assert_eq!(part.read_here(), Outcome::Unchanged);
+}
+
+#[test]
+fn a_pipe_without_a_reader_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let (lines, _place) = log();
+    let part = part_of(lines.clone(), &path);
+    assert!(matches!(part.read_here(), Outcome::Kept(why) if why.contains("pipe")));
+    let before = part.look_here();
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut reader = File::options().read(true).custom_flags(at_once).open(&path).unwrap();
+    assert_ne!(before, part.look_here());
+    assert!(matches!(part.read_here(), Outcome::Reread(_)));
+    lines.put(b"a line\n");
+    written(&lines);
+    let mut read = [0; 64];
+    let length = io::Read::read(&mut reader, &mut read).unwrap();
+    assert_eq!(&read[..length], b"a line\n");
+}
+
+#[test]
+fn whether_a_file_can_be_written_is_found_out_without_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("waypost.log");
+    try_file(&path).unwrap();
+    assert!(!path.exists());
+    std::fs::write(&path, "x").unwrap();
+    try_file(&path).unwrap();
+    assert!(try_file(&dir.path().join("no/where")).is_err());
+    assert!(try_file(dir.path()).is_err(), "a folder");
 }

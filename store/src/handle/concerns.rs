@@ -48,13 +48,19 @@ impl Concerns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&concern)
     }
 
+    pub(super) fn one(&self, concern: Concern) -> Option<String> {
+        let raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        raised.get(&concern).map(|raised| text(concern, raised))
+    }
+
     pub(super) fn all(&self) -> Vec<String> {
         let raised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = |(concern, (since, reason)): (&Concern, &(Moment, String))| {
-            format!("{} since {}: {reason}", concern.words(), since.rfc3339())
-        };
-        raised.iter().map(one).collect()
+        raised.iter().map(|(concern, raised)| text(*concern, raised)).collect()
     }
+}
+
+fn text(concern: Concern, (since, reason): &(Moment, String)) -> String {
+    format!("{} since {}: {reason}", concern.words(), since.rfc3339())
 }
 
 /// Whether the query of a request for `/readyz` asks for doubts too: `strict`, alone or with a value that does not take it
@@ -92,6 +98,12 @@ mod tests {
                 "this node's heartbeat cannot be written since 1970-01-01T00:00:09Z: denied",
             ]
         );
+        let one = concerns.one(Concern::Writing);
+        assert_eq!(
+            one.as_deref(),
+            Some("this node's heartbeat cannot be written since 1970-01-01T00:00:09Z: denied")
+        );
+        assert_eq!(concerns.one(Concern::Frozen), None);
         concerns.set(Concern::Reading, None, Moment(10_000));
         assert!(!concerns.has(Concern::Reading) && concerns.has(Concern::Writing));
     }

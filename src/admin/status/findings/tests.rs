@@ -431,6 +431,21 @@ fn drains_are_said_and_stuck_ones_are_problems() {
 }
 
 #[test]
+fn an_engine_that_takes_no_writes_is_a_problem() {
+    let refuses = |it: &mut Status| it.engine_refuses = Some("no heartbeat: the disk is full".into());
+    let status = judged(refuses);
+    assert!(!status.well && status.problems[0].kind == "engine_refuses", "{status:?}");
+    assert!(
+        status.problems[0].text.starts_with("the engine takes no writes: no heartbeat: the disk is full; ")
+    );
+    let away = judged(|it| {
+        refuses(it);
+        it.engine_error = Some("connection refused".into());
+    });
+    assert_eq!(away.problems.iter().filter(|it| it.about == "engine").count(), 1, "{away:?}");
+}
+
+#[test]
 fn orders_in_force_are_notes() {
     let order = |state: &str| Forced {
         name: "bj-work".into(),

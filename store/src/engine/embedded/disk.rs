@@ -5,9 +5,12 @@
 //! that was cut off or damaged at what it can still read, without a word; therefore every record carries its
 //! digest, a summary record the fold of all digests, and a mark beside the log the index that was last
 //! acknowledged. Values are kept as they are, in pieces: larger ones would go to files that sled never syncs.
+//!
+//! After a write that failed sled refuses all others. [`Disk::recover`] then opens the store again, as a restart would,
+//! and takes back what of that write may have reached the log, so that a disk that was full costs no restart.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -31,6 +34,8 @@ const SUMMARY: &[u8] = b"\0summary";
 /// its own.
 const PIECE: usize = 4 * 1024;
 const DIGEST: usize = 8;
+/// What there has to be room for before a full disk is tried again: twice a segment of sled's log.
+const ROOM: usize = 1024 * 1024;
 const CACHE: u64 = 64 * 1024 * 1024;
 
 #[derive(Serialize, Deserialize)]
@@ -63,7 +68,89 @@ impl std::fmt::Debug for Disk {
     }
 }
 
+/// A write that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What the writers get to know.
+    pub(crate) error: EngineError,
+    /// The system did not say that what was written before is on the disk: it may have lost some of it, and what is read
+    /// back may be what it has in memory alone.
+    pub(crate) unsynced: bool,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self { error, unsynced: false }
+    }
+}
+
+/// A store whose last write failed.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    dir: PathBuf,
+    /// Open since before the failure, so that a sync of it tells whether anything was lost since then.
+    log: File,
+    /// The last write that was acknowledged, and the one that failed.
+    acknowledged: u64,
+    failed: u64,
+    /// The records of the failed write, as they were before it.
+    undo: Vec<Change>,
+}
+
+impl Broken {
+    /// Opens the store again, takes back what of the failed write is there, and syncs that. It is done before anything
+    /// else is written, and shows that there is room. Blocks.
+    ///
+    /// # Errors
+    /// Why not; with `unsynced` it will never succeed, and otherwise it may be tried again.
+    pub(crate) fn recover(&self) -> std::result::Result<Disk, Failure> {
+        let failed =
+            |unsynced| move |error: io::Error| Failure { error: unavailable(&self.dir, &error), unsynced };
+        self.log.sync_data().map_err(failed(true))?;
+        // Before sled writes to a full disk once more.
+        self.has_room().map_err(failed(false))?;
+        let (mut disk, tables) = Disk::open(&self.dir)?;
+        if ![self.acknowledged, self.failed].contains(&tables.index) {
+            let what = format!(
+                "it ends at write {}, and write {} was acknowledged",
+                tables.index, self.acknowledged
+            );
+            return Err(Failure { error: corrupt(&self.dir, &what), unsynced: true });
+        }
+        disk.write(self.undo.iter(), self.acknowledged)?;
+        Ok(disk)
+    }
+
+    fn has_room(&self) -> io::Result<()> {
+        let path = self.dir.join("room");
+        let written = File::create(&path).and_then(|mut file| {
+            io::Write::write_all(&mut file, &vec![0; ROOM])?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
+    }
+}
+
 impl Disk {
+    /// Gives the store up after a failed write: `acknowledged` is the last write before it, `failed` its own index, and
+    /// `changes` what it consisted of.
+    pub(crate) fn give_up<'a>(
+        self,
+        changes: impl Iterator<Item = &'a Change>,
+        (acknowledged, failed): (u64, u64),
+    ) -> Broken {
+        let mut seen = HashSet::new();
+        let undo = changes
+            .filter(|change| seen.insert(codec::name(&change.key)))
+            .map(|change| Change { before: None, after: change.before.clone(), ..change.clone() })
+            .collect();
+        let Self { db, dir, log, .. } = self;
+        // It may panic once more; what matters is that its lock is let go.
+        let _ = silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))));
+        Broken { dir, log, acknowledged, failed, undo }
+    }
+
     /// Opens the store in a folder, making it if absent, and reads everything. Blocks.
     ///
     /// # Errors
@@ -174,12 +261,23 @@ impl Disk {
     ///
     /// # Errors
     /// [`EngineError::Storage`]; what is on the disk is then unknown until it is opened again.
-    pub(crate) fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, index: u64) -> Result<()> {
+    pub(crate) fn write<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+        index: u64,
+    ) -> std::result::Result<(), Failure> {
         let written = silenced(|| catch_unwind(AssertUnwindSafe(|| self.commit(changes, index))));
-        written.unwrap_or_else(|_| Err(corrupt(&self.dir, "writing to it failed in the middle")))
+        written.unwrap_or_else(|_| {
+            let error = io::Error::other("writing to it failed in the middle");
+            Err(unavailable(&self.dir, &error).into())
+        })
     }
 
-    fn commit<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, index: u64) -> Result<()> {
+    fn commit<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+        index: u64,
+    ) -> std::result::Result<(), Failure> {
         let mut batch = sled::Batch::default();
         for change in changes {
             self.add(&mut batch, change);
@@ -191,9 +289,9 @@ impl Disk {
         let failed = |error: sled::Error| EngineError::Storage(format!("{}: {error}", self.dir.display()));
         self.db.apply_batch(batch).map_err(failed)?;
         self.db.flush().map_err(failed)?;
-        self.sync()
-            .map_err(|error| unavailable(&self.dir, &error))
-            .and_then(|()| self.set_mark(index).map_err(|error| unavailable(&self.dir, &error)))
+        let error = |unsynced, error: &io::Error| Failure { error: unavailable(&self.dir, error), unsynced };
+        self.sync().map_err(|it| error(true, &it))?;
+        self.set_mark(index).map_err(|it| error(false, &it))
     }
 
     fn add(&mut self, batch: &mut sled::Batch, change: &Change) {

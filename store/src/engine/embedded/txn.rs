@@ -81,6 +81,14 @@ pub(crate) struct Head {
     shut: HashMap<String, Instant>,
 }
 
+impl Head {
+    /// Goes back to these records. No timer is set any more; keys that are shut stay so.
+    pub(crate) fn go_back(&mut self, tables: Tables) {
+        self.tables = tables;
+        self.timers = Timers::default();
+    }
+}
+
 #[derive(Debug)]
 enum Effect {
     Arm(TimerKey, Duration),
@@ -157,8 +165,14 @@ impl<'a> Txn<'a> {
         self.head.shut.get(key).is_some_and(|until| *until > self.now)
     }
 
+    /// True if it needs the disk.
+    pub(crate) fn is_loud(&self) -> bool {
+        self.changes.iter().any(|change| !change.quiet)
+    }
+
     /// Lets the write stand; what it changed, with its index.
     pub(crate) fn commit(self) -> (Vec<Change>, u64) {
+        let loud = self.is_loud();
         let Self { head, changes, effects, now } = self;
         for effect in effects {
             match effect {
@@ -168,7 +182,7 @@ impl<'a> Txn<'a> {
             }
         }
         head.shut.retain(|_, until| *until > now);
-        if changes.iter().any(|change| !change.quiet) {
+        if loud {
             head.tables.index += 1;
         }
         (changes, head.tables.index)

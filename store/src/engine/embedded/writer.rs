@@ -1,7 +1,14 @@
 //! The one task that writes: it takes what waits, decides it in order, puts all of it on the disk with one sync,
 //! shows it to the readers, and only then answers. Timers ring here too, between the writes.
+//!
+//! When the disk fails (most often because it is full), what was decided is taken back and refused, and so is every
+//! write until the store was opened again, which is tried every few seconds. Meanwhile readers see what was acknowledged,
+//! what needs no disk (a check that goes on passing, a session that is renewed) is done, and nothing expires.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -11,7 +18,7 @@ use tokio::{
 
 use super::{
     catalog,
-    disk::Disk,
+    disk::{Broken, Disk, Failure},
     sessions,
     tables::Tables,
     txn::{Change, Head, Txn},
@@ -27,8 +34,13 @@ const QUEUE: usize = 1024;
 /// Writes that share one sync at most.
 const GROUP: usize = 256;
 
+/// How soon a store whose write failed is opened again, and the longest pause between such tries.
+const FIRST_TRY: Duration = Duration::from_secs(1);
+const LAST_TRY: Duration = Duration::from_secs(8);
+
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
-type Job = Box<dyn FnOnce(&mut Head, Instant) -> (Vec<Change>, u64, Answer) + Send>;
+/// Decides a write. With an error, everything that needs the disk is refused with it.
+type Job = Box<dyn FnOnce(&mut Head, Instant, Option<&EngineError>) -> (Vec<Change>, u64, Answer) + Send>;
 
 /// What readers and writers share.
 #[derive(Debug)]
@@ -41,6 +53,11 @@ impl Shared {
     /// Looks at the committed state.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         look(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The index of the last write that stands.
+    fn index(&self) -> u64 {
+        *self.index.borrow()
     }
 
     /// Wakes after every commit.
@@ -63,19 +80,19 @@ pub(crate) fn start(tables: Tables, disk: Option<Disk>) -> (Arc<Shared>, Writer)
         view: RwLock::new(View::new(tables.clone())),
     });
     let (jobs, waiting) = mpsc::channel(QUEUE);
-    let head = armed(tables);
+    let mut head = Head::default();
+    go_back(&mut head, tables);
     let writing = run(head, disk, Arc::clone(&shared), waiting);
     let task = tokio::spawn(vital::task("the engine's writer", writing));
     (shared, Writer { jobs, task: Mutex::new(Some(task)) })
 }
 
-/// After a start, what can lapse has its whole time again.
-fn armed(tables: Tables) -> Head {
-    let mut head = Head::default();
-    head.tables = tables;
+/// Starts from these records, which stand. What can lapse has its whole time again.
+fn go_back(head: &mut Head, tables: Tables) {
+    head.go_back(tables);
     let checks: Vec<_> = head.tables.checks.values().cloned().collect();
     let lasting: Vec<_> = head.tables.sessions.values().cloned().collect();
-    let mut txn = Txn::new(&mut head, Instant::now());
+    let mut txn = Txn::new(head, Instant::now());
     for check in checks {
         let before = (check.status == CheckStatus::Critical).then_some(CheckStatus::Passing);
         catalog::watch_over(&mut txn, &check, before);
@@ -84,14 +101,13 @@ fn armed(tables: Tables) -> Head {
         sessions::arm(&mut txn, &session);
     }
     txn.commit();
-    head
 }
 
 impl Writer {
     /// Decides a write and waits until it is durable. An error of the decision undoes it.
     ///
     /// # Errors
-    /// [`EngineError::Storage`] when the disk failed now or before, or the engine was closed.
+    /// [`EngineError::Storage`] when the disk fails and the write needs it, or the engine was closed.
     pub(crate) async fn write<T, E>(
         &self,
         decide: impl FnOnce(&mut Txn<'_>) -> std::result::Result<T, E> + Send + 'static,
@@ -101,15 +117,19 @@ impl Writer {
         E: Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |head, now| {
+        let job: Job = Box::new(move |head, now, broken| {
             let mut txn = Txn::new(head, now);
             let decided = decide(&mut txn);
-            let (changes, index) = if decided.is_ok() {
+            let refused = broken.filter(|_| decided.is_ok() && txn.is_loud()).cloned();
+            let (changes, index) = if decided.is_ok() && refused.is_none() {
                 txn.commit()
             } else {
                 txn.roll_back();
                 (Vec::new(), head.tables.index)
             };
+            if let Some(error) = refused {
+                return (changes, index, Box::new(move |_| drop(answer.send(Err(error)))) as Answer);
+            }
             // Nobody may wait any more; the write stands all the same.
             (changes, index, Box::new(move |durable| drop(answer.send(durable.map(|()| decided)))))
         });
@@ -138,11 +158,15 @@ impl Drop for Writer {
     }
 }
 
-async fn run(mut head: Head, mut disk: Option<Disk>, shared: Arc<Shared>, mut waiting: mpsc::Receiver<Job>) {
-    let mut broken: Option<EngineError> = None;
+async fn run(mut head: Head, disk: Option<Disk>, shared: Arc<Shared>, mut waiting: mpsc::Receiver<Job>) {
+    let mut store = disk.map_or(Store::Memory, Store::Open);
     let mut jobs = Vec::with_capacity(GROUP);
     loop {
-        let next = head.timers.next();
+        let next = match &store {
+            // What expires has to be written as well.
+            Store::Broken(broken) => broken.next_try,
+            Store::Memory | Store::Open(_) => head.timers.next(),
+        };
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -154,31 +178,40 @@ async fn run(mut head: Head, mut disk: Option<Disk>, shared: Arc<Shared>, mut wa
             taken = waiting.recv_many(&mut jobs, GROUP) => if taken == 0 { return },
             () = due => {}
         }
-        let (commits, answers) = decide(&mut head, jobs.drain(..));
-        if broken.is_none() && commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet)) {
-            (disk, broken) = store(disk, &commits).await;
-        }
-        if broken.is_none() {
+        store = store.tried_again().await;
+        let broken = store.error();
+        let (commits, answers) = decide(&mut head, jobs.drain(..), broken.as_ref());
+        let failed;
+        (store, failed) = store.write(&commits, shared.index()).await;
+        if failed.is_some() {
+            go_back(&mut head, shared.read(|view| view.tables.clone()));
+        } else {
             publish(&shared, commits);
         }
         for answer in answers {
-            answer(broken.clone().map_or(Ok(()), Err));
+            answer(failed.clone().map_or(Ok(()), Err));
         }
     }
 }
 
 type Commits = Arc<Vec<(Vec<Change>, u64)>>;
 
-fn decide(head: &mut Head, jobs: impl Iterator<Item = Job>) -> (Commits, Vec<Answer>) {
+fn decide(
+    head: &mut Head,
+    jobs: impl Iterator<Item = Job>,
+    broken: Option<&EngineError>,
+) -> (Commits, Vec<Answer>) {
     let now = Instant::now();
     let (mut commits, mut answers) = (Vec::new(), Vec::new());
-    while let Some(timer) = head.timers.take_due(now) {
+    while broken.is_none()
+        && let Some(timer) = head.timers.take_due(now)
+    {
         let mut txn = Txn::new(head, now);
         catalog::ring(&mut txn, &timer);
         commits.push(txn.commit());
     }
     for job in jobs {
-        let (changes, index, answer) = job(head, now);
+        let (changes, index, answer) = job(head, now, broken);
         commits.push((changes, index));
         answers.push(answer);
     }
@@ -186,23 +219,107 @@ fn decide(head: &mut Head, jobs: impl Iterator<Item = Job>) -> (Commits, Vec<Ans
     (Arc::new(commits), answers)
 }
 
-/// Puts commits on the disk, if there is one. An error is final: what the disk holds is not known any more.
-async fn store(disk: Option<Disk>, commits: &Commits) -> (Option<Disk>, Option<EngineError>) {
-    let Some(mut disk) = disk else { return (None, None) };
-    let commits = Arc::clone(commits);
-    let written = tokio::task::spawn_blocking(move || {
-        let index = commits.last().map_or(0, |(_, index)| *index);
-        let loud = commits.iter().flat_map(|(changes, _)| changes).filter(|change| !change.quiet);
-        let outcome = disk.write(loud, index);
-        (disk, outcome)
-    });
-    match written.await {
-        Ok((disk, Ok(()))) => (Some(disk), None),
-        Ok((disk, Err(error))) => {
-            tracing::error!(%error, "the engine stops taking writes");
-            (Some(disk), Some(error))
+/// Where commits go.
+enum Store {
+    Memory,
+    Open(Disk),
+    /// Its last write failed.
+    Broken(Waiting),
+}
+
+/// A store that is to be opened again.
+struct Waiting {
+    error: EngineError,
+    broken: Arc<Broken>,
+    /// Absent when there is no hope: what the disk holds is not known.
+    next_try: Option<Instant>,
+    pause: Duration,
+}
+
+impl Store {
+    /// Why it takes nothing at present.
+    fn error(&self) -> Option<EngineError> {
+        match self {
+            Self::Broken(waiting) => Some(waiting.error.clone()),
+            Self::Memory | Self::Open(_) => None,
         }
-        Err(error) => (None, Some(EngineError::Storage(error.to_string()))),
+    }
+
+    /// Puts commits on the disk, if there is one and they need it. With an error none of them counts. `acknowledged` is
+    /// the index of the last write before them.
+    async fn write(self, commits: &Commits, acknowledged: u64) -> (Self, Option<EngineError>) {
+        let loud = commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet));
+        let mut disk = match self {
+            Self::Open(disk) if loud => disk,
+            other => return (other, None),
+        };
+        let commits = Arc::clone(commits);
+        unpanicked(
+            tokio::task::spawn_blocking(move || {
+                let index = commits.last().map_or(0, |(_, index)| *index);
+                let changes = || commits.iter().flat_map(|(changes, _)| changes);
+                match disk.write(changes().filter(|change| !change.quiet), index) {
+                    Ok(()) => (Self::Open(disk), None),
+                    Err(failure) => {
+                        let broken = disk.give_up(changes(), (acknowledged, index));
+                        let error = failure.error.clone();
+                        (Self::Broken(Waiting::begin(broken, failure)), Some(error))
+                    }
+                }
+            })
+            .await,
+        )
+    }
+
+    /// Opens it again, if it is time to.
+    async fn tried_again(self) -> Self {
+        let waiting = match self {
+            Self::Broken(waiting) if waiting.next_try.is_some_and(|at| at <= Instant::now()) => waiting,
+            other => return other,
+        };
+        let broken = Arc::clone(&waiting.broken);
+        match unpanicked(tokio::task::spawn_blocking(move || broken.recover()).await) {
+            Ok(disk) => {
+                tracing::info!("the engine takes writes again");
+                Self::Open(disk)
+            }
+            Err(failure) => Self::Broken(waiting.go_on(failure)),
+        }
+    }
+}
+
+/// What a task returned. A panic of it is the writer's own.
+fn unpanicked<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> T {
+    match joined {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+impl Waiting {
+    fn begin(broken: Broken, failure: Failure) -> Self {
+        let Failure { error, unsynced } = failure;
+        match unsynced {
+            false => tracing::error!(%error, "the engine refuses writes until the disk takes them again"),
+            true => {
+                tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well")
+            }
+        }
+        let next_try = (!unsynced).then(|| Instant::now() + FIRST_TRY);
+        Self { error, broken: Arc::new(broken), next_try, pause: FIRST_TRY }
+    }
+
+    /// After a try that failed as well.
+    fn go_on(self, failure: Failure) -> Self {
+        let Failure { error, unsynced } = failure;
+        if unsynced {
+            tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well");
+        } else if error.to_string() != self.error.to_string() {
+            tracing::warn!(%error, "the engine goes on refusing writes");
+        }
+        let pause = (self.pause * 2).min(LAST_TRY);
+        let next_try = (!unsynced).then(|| Instant::now() + pause);
+        Self { error, next_try, pause, ..self }
     }
 }
 

@@ -110,3 +110,62 @@ fn a_newer_format_is_left_alone() {
     let error = Disk::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("newer version"), "{error}");
 }
+
+/// The store as it is after its last write failed: that write is on the disk, or it is not.
+fn broken(dir: &Path, reached_the_disk: bool) -> Broken {
+    let (mut disk, tables) = Disk::open(dir).unwrap();
+    let before = |key: &str| tables.kv.get(key).cloned().map(Row::Kv);
+    let refused = [
+        Change { before: before("k1"), ..change("k1", b"refused".to_vec(), 21) },
+        Change { before: before("k2"), after: None, ..change("k2", vec![], 21) },
+        change("new", b"refused".to_vec(), 21),
+        // Twice in one group: what was before the first of them counts.
+        Change { before: change("k1", b"refused".to_vec(), 21).after, ..change("k1", b"again".to_vec(), 22) },
+    ];
+    if reached_the_disk {
+        disk.write(refused.iter(), 22).unwrap();
+    }
+    disk.give_up(refused.iter(), (20, 22))
+}
+
+#[test]
+fn what_was_refused_is_taken_back_and_what_was_acknowledged_stays() {
+    for reached_the_disk in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let mut disk = broken(dir.path(), reached_the_disk).recover().unwrap();
+        assert!(!dir.path().join("room").exists());
+        disk.write([&change("later", b"taken".to_vec(), 21)].into_iter(), 21).unwrap();
+        drop(disk);
+        let (_, tables) = Disk::open(dir.path()).unwrap();
+        assert_eq!((tables.index, tables.kv.len()), (21, 21), "{reached_the_disk}");
+        assert_eq!(tables.kv["k1"].value, vec![b'x'; 3_000]);
+        assert!(tables.kv.contains_key("k2") && !tables.kv.contains_key("new"));
+        assert_eq!(tables.kv["later"].value, "taken");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_as_it_was_is_not_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let broken = broken(dir.path(), false);
+    let (mut other, _) = Disk::open(dir.path()).unwrap();
+    other.write([&change("k1", b"from elsewhere".to_vec(), 23)].into_iter(), 23).unwrap();
+    drop(other);
+    let failure = broken.recover().unwrap_err();
+    assert!(failure.unsynced && failure.error.to_string().contains("it ends at write 23"), "{failure:?}");
+}
+
+#[test]
+fn without_room_the_store_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let broken = broken(dir.path(), false);
+    // Nothing can be written under this name.
+    std::fs::create_dir(dir.path().join("room")).unwrap();
+    let failure = broken.recover().unwrap_err();
+    assert!(!failure.unsynced, "it is tried again");
+    std::fs::remove_dir(dir.path().join("room")).unwrap();
+    broken.recover().unwrap();
+}

@@ -1,0 +1,142 @@
+//! What a start looks at before anything else, and which of its failures no restart mends.
+//!
+//! Those are reported as a wrong configuration (exit code 2), which the systemd unit does not start again. Failures that
+//! may pass by themselves stay failures (exit code 1): an address that another process still has, a full disk, an engine
+//! that is in use.
+
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::{
+        Config,
+        addresses::{absent, listened},
+    },
+    listen::ListenError,
+};
+
+use super::NodeError;
+
+/// How long addresses that this machine does not have are waited for: at its boot they may come a moment after the
+/// network (DHCP, the detection of duplicate IPv6 addresses).
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+impl NodeError {
+    /// True when the configuration, or what it names, has to be changed before a start can succeed.
+    #[must_use]
+    pub fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Folder { error, .. } => is_of_the_folder(error),
+            Self::NoSuchAddress { .. }
+            | Self::Listen(ListenError::Tls { .. })
+            | Self::Dns(dns::Error::NoAddress | dns::Error::ZonesDir { .. })
+            | Self::Proxy(proxy::Error::NoAddress)
+            | Self::Prober(prober::Error::Config(_)) => true,
+            Self::Listen(ListenError::Bind { source, .. })
+            | Self::Dns(dns::Error::Listen { source, .. })
+            | Self::Registry(dns::Error::Listen { source, .. })
+            | Self::Proxy(proxy::Error::Listen { source, .. }) => {
+                matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrNotAvailable)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_of_the_folder(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
+    matches!(
+        error.kind(),
+        AlreadyExists | InvalidInput | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
+    )
+}
+
+/// Makes the node's folder where it is absent, and sees that it can be written.
+pub(super) fn make_folder(path: &Path) -> Result<(), NodeError> {
+    use rustix::fs::{Access, access};
+    let made = std::fs::create_dir_all(path)
+        .and_then(|()| access(path, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into));
+    made.map_err(|error| NodeError::Folder { path: path.to_owned(), error })
+}
+
+/// Waits until the machine has every address that the node is to listen on.
+pub(super) async fn wait_for_addresses(config: &Config) -> Result<(), NodeError> {
+    let all = listened(config);
+    let begun = Instant::now();
+    let mut said = false;
+    while let Some(missing) = absent(&all) {
+        let (key, address) = (missing.key, missing.address);
+        if begun.elapsed() >= PATIENCE {
+            return Err(NodeError::NoSuchAddress { key, address });
+        }
+        if !said {
+            said = true;
+            tracing::warn!(key, %address, "this machine has no such address yet; waiting for it for 10s");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(kind: io::ErrorKind) -> [NodeError; 4] {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let dns = || dns::Error::Listen { address, protocol: "TCP", source: kind.into() };
+        [
+            NodeError::Listen(ListenError::Bind { what: "[control] listen", address, source: kind.into() }),
+            NodeError::Dns(dns()),
+            NodeError::Registry(dns()),
+            NodeError::Proxy(proxy::Error::Listen { address, source: kind.into() }),
+        ]
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_no_wrong_configuration() {
+        for passing in bind(io::ErrorKind::AddrInUse) {
+            assert!(!passing.is_of_configuration(), "{passing}");
+        }
+        let full = NodeError::Folder { path: "/d".into(), error: io::ErrorKind::StorageFull.into() };
+        assert!(!full.is_of_configuration());
+        assert!(!NodeError::Panicked("a part").is_of_configuration());
+        assert!(!NodeError::Dns(dns::Error::Ended(String::new())).is_of_configuration());
+    }
+
+    #[test]
+    fn what_no_restart_mends_is_one() {
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::AddrNotAvailable] {
+            for wrong in bind(kind) {
+                assert!(wrong.is_of_configuration(), "{wrong}");
+            }
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for impossible in [Path::new("/proc/nope"), file.path(), &file.path().join("below")] {
+            let wrong = make_folder(impossible).unwrap_err();
+            assert!(wrong.is_of_configuration(), "{wrong}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        make_folder(&dir.path().join("a/new/one")).unwrap();
+    }
+
+    /// Waits for the whole patience, which is the point.
+    #[tokio::test]
+    async fn an_address_that_never_comes_is_a_wrong_configuration() {
+        let text = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n\
+                    [proxy]\ncluster = \"c\"\nlisten = [\"127.0.0.1:0\", \"192.0.2.1:80\"]\n";
+        let config = Config::parse("node.toml", text).unwrap();
+        let wrong = wait_for_addresses(&config).await.unwrap_err();
+        assert!(wrong.is_of_configuration(), "{wrong}");
+        let said = wrong.to_string();
+        assert_eq!(said, "proxy.listen: this machine has no address 192.0.2.1 (192.0.2.1:80)");
+        let here = Config::parse("node.toml", &text.replace("192.0.2.1", "127.0.0.1")).unwrap();
+        wait_for_addresses(&here).await.unwrap();
+    }
+}
