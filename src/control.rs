@@ -303,9 +303,21 @@ impl ControlHandle {
     /// is done lets its instance in from now on, whether or not it was seen to end.
     ///
     /// # Errors
-    /// Not found: no such drain. Unavailable: the engine is away.
+    /// Not found: no such drain. Conflict: it is over, and another drain keeps its instance out. Unavailable: the engine
+    /// is away.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
         self.desk.cancel(id, by).await
+    }
+
+    /// Another drain that keeps the instance of this one out, as that of an instance at the same address.
+    ///
+    /// # Errors
+    /// Unavailable: the engine is away.
+    pub async fn also_holding(
+        &self,
+        drain: &store::drain::Drain,
+    ) -> Result<Option<store::drain::DrainId>, Refused> {
+        self.desk.also_holding(drain).await
     }
 
     /// Control's counters.
