@@ -200,6 +200,7 @@ impl Control {
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
+        tasks.spawn(named("teller of answers", answers::tell(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
@@ -214,7 +215,6 @@ impl Control {
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
                 let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
                 let history = history::keep(Arc::clone(&shared), held);
-                let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
                         biased;
@@ -222,7 +222,6 @@ impl Control {
                         () = deciding => {}
                         () = journal => {}
                         () = history => {}
-                        () = telling => {}
                     }
                 }
             }

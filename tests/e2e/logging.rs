@@ -232,14 +232,14 @@ fn story() -> Result<(), Failed> {
     let address = format!("address=\"{near}\"");
     let verdict = ["verdict changed", "site=\"bj\"", &address, "check=", "to=down", "why=", "vantages="];
     eventually("the verdict in the log", PATIENCE, || line(&verdict))?;
-    let changed = ["answer changed", &domain, "from=\"bj\"", "to=\"sh\"", "bj was up and is down"];
+    let changed = ["answer changed", &domain, "from=\"bj 127.", "to=\"sh 127.", "bj was up and is down"];
     eventually("the answer in the log", PATIENCE, || line(&changed))?;
     demo.restart(&gateway);
     eventually("the hold-down in the log", PATIENCE, || line(&["hold-down begins", &domain, "site=\"bj\""]))?;
     let later = Duration::from_secs(40);
     eventually("its end in the log", later, || line(&["hold-down is over", &domain, "site=\"bj\""]))?;
     eventually("the return in the log", PATIENCE, || {
-        line(&["answer changed", &domain, "from=\"sh\"", "to=\"bj\"", "bj was held down and is up"])
+        line(&["answer changed", &domain, "from=\"sh 127.", "to=\"bj 127.", "bj was held down and is up"])
     })
     .map(drop)
 }
