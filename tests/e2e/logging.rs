@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("logging::a_reader_of_commands_may_leave_and_a_full_disk_is_told", commands),
         Trial::test("logging::the_log_file_is_opened_again_and_lines_are_json", log_file),
         Trial::test("logging::the_story_is_told_at_the_default_level", story),
+        Trial::test("logging::a_node_that_cannot_start_says_why_in_its_log", cannot_start),
     ];
     for (name, broken) in BROKEN {
         let (name, broken) = (format!("logging::a_node_lives_with_{name}"), *broken);
@@ -121,6 +122,32 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     signal(node.0.id(), Signal::TERM);
     let code = exit_code(&mut node.0, PATIENCE)?;
     ensure(code == Some(0), || format!("asked to end, it ended with {code:?}"))
+}
+
+fn cannot_start() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?;
+    let file = folder.path().join("node.log");
+    for sections in [format!("log_file = {file:?}\n"), "log_format = \"json\"\n".to_owned()] {
+        let engine = "[store]\nengine = \"embedded\"\n";
+        let config =
+            config(folder.path(), &format!("{engine}[telemetry]\nlisten = \"{address}\"\n{sections}"))?;
+        let output = waypost().arg("run").arg("--config").arg(&config).output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure(!output.status.success(), || "it started".to_owned())?;
+        let in_file = std::fs::read_to_string(&file).unwrap_or_default();
+        let log = if sections.contains("json") { stderr.as_ref() } else { in_file.as_str() };
+        let last = log.lines().last().unwrap_or_default();
+        ensure(last.contains("ERROR") && last.contains(&address.to_string()), || log.to_owned())?;
+        if sections.contains("json") {
+            let json = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+            ensure(stderr.lines().all(json), || stderr.to_string())?;
+        } else {
+            ensure(stderr.contains(&address.to_string()), || format!("standard error has only {stderr:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn commands() -> Result<(), Failed> {
