@@ -32,7 +32,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::Handle,
     health::{Batch, BatchReply, Work},
-    model::{Mistake, Name, Span},
+    model::{Mistake, Moment, Name, Span},
 };
 
 pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
@@ -386,9 +386,14 @@ async fn cancel_drain(
 ) -> Result<Response, Problem> {
     caller.needs(Right::Change)?;
     let drain = admin.control.cancel(&id, caller.0.who()).await?;
+    // It is cancelled, whether or not this can be found out.
+    let still_refused_by = admin.control.also_holding(&drain).await.unwrap_or_default();
     Ok(Json(json!({
         "id": drain.id, "phase": drain.phase, "service": drain.service, "instance": drain.instance,
-        "done": drain.done, "hook_called": drain.done.filter(|_| drain.hook.is_some()).is_some(),
+        "done": drain.done.map(Moment::rfc3339),
+        "hook_called": drain.done.filter(|_| drain.hook.is_some()).is_some(),
+        "deregistered": drain.done.is_some() || drain.trouble.is_some(),
+        "still_refused_by": still_refused_by,
     }))
     .into_response())
 }

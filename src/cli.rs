@@ -547,8 +547,8 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     }
     let config = Config::load(&path).map_err(Failure::of_config)?;
     log::start(&config.telemetry.log);
-    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles());
-    tracing::info!(version, node = %config.node, site = %config.site, ?roles, "waypost starts");
+    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles_text());
+    tracing::info!(version, node = %config.node, site = %config.site, roles, "waypost starts");
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     tokio::spawn(vital::task("the signals", async move {
@@ -557,9 +557,13 @@ async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         tracing::info!("asked to end");
     }));
     open_as_many_files_as_allowed();
-    node::run(config, shutdown).await.map_err(|error| match error.is_of_configuration() {
-        true => Failure::Wrong(error.to_string()),
-        false => Failure::failed(error),
+    let log = &config.telemetry.log;
+    // Who reads standard error line by line as JSON is not to find anything else there.
+    let json_alone = log.file.is_none() && log.format == log::Format::Json;
+    node::run(config, shutdown).await.map_err(|error| {
+        tracing::error!(%error, "waypost ends");
+        let text = if json_alone { String::new() } else { error.to_string() };
+        if error.is_of_configuration() { Failure::Wrong(text) } else { Failure::Failed(text) }
     })
 }
 

@@ -276,6 +276,12 @@ impl Config {
         ];
         all.into_iter().filter(|(_, on)| *on).map(|(role, _)| role.to_owned()).collect()
     }
+
+    /// The roles that are on, for people: `control, dns`.
+    #[must_use]
+    pub fn roles_text(&self) -> String {
+        self.roles().into_iter().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The name and the text of a file.

@@ -200,6 +200,7 @@ impl Control {
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
+        tasks.spawn(named("teller of answers", answers::tell(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
@@ -214,7 +215,6 @@ impl Control {
                 let deciding = overflow::decide(Arc::clone(&shared), Arc::clone(&held));
                 let journal = journal::keep(Arc::clone(&shared), Arc::clone(&held));
                 let history = history::keep(Arc::clone(&shared), held);
-                let telling = answers::tell(Arc::clone(&shared));
                 async move {
                     tokio::select! {
                         biased;
@@ -222,7 +222,6 @@ impl Control {
                         () = deciding => {}
                         () = journal => {}
                         () = history => {}
-                        () = telling => {}
                     }
                 }
             }
@@ -303,9 +302,21 @@ impl ControlHandle {
     /// is done lets its instance in from now on, whether or not it was seen to end.
     ///
     /// # Errors
-    /// Not found: no such drain. Unavailable: the engine is away.
+    /// Not found: no such drain. Conflict: it is over, and another drain keeps its instance out. Unavailable: the engine
+    /// is away.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
         self.desk.cancel(id, by).await
+    }
+
+    /// Another drain that keeps the instance of this one out, as that of an instance at the same address.
+    ///
+    /// # Errors
+    /// Unavailable: the engine is away.
+    pub async fn also_holding(
+        &self,
+        drain: &store::drain::Drain,
+    ) -> Result<Option<store::drain::DrainId>, Refused> {
+        self.desk.also_holding(drain).await
     }
 
     /// Control's counters.

@@ -31,7 +31,7 @@ const LARGEST_BODY: usize = 2 * 1024 * 1024;
 
 /// Every path of the face.
 pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
-    Router::new().fallback(answer).with_state(Face { engine, auth, refused: Arc::default() })
+    Router::new().fallback(answer).with_state(Face { engine, auth, told: Arc::default() })
 }
 
 /// What every request is answered from.
@@ -39,11 +39,18 @@ pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
 struct Face {
     engine: Arc<Embedded>,
     auth: Auth,
-    /// Refused writes that were logged.
-    refused: Arc<Repeats>,
+    /// Writes that were logged. Those that failed by themselves, so that many of the others do not hide them.
+    told: Arc<Told>,
 }
 
-async fn answer(State(Face { engine, auth, refused }): State<Face>, request: Request) -> Response {
+/// Writes that were logged; those that come again are only counted for a while.
+#[derive(Debug, Default)]
+struct Told {
+    done: Repeats,
+    failed: Repeats,
+}
+
+async fn answer(State(Face { engine, auth, told }): State<Face>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
@@ -63,7 +70,7 @@ async fn answer(State(Face { engine, auth, refused }): State<Face>, request: Req
         noting.note(&engine).await;
     }
     if let Some(written) = written {
-        written.record(response.status(), &refused);
+        written.record(response.status(), &told);
     }
     response.map(Body::from)
 }
@@ -126,31 +133,36 @@ impl Written {
         Self { who, what: format!("{} {}", head.method, head.uri.path()) }
     }
 
-    fn record(&self, status: StatusCode, refused: &Repeats) {
+    fn record(&self, status: StatusCode, told: &Told) {
         let Self { who, what } = self;
-        if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
-            if let Some(before) = refused.is_due(&format!("{who} {what}"), Instant::now()) {
-                let status = status.as_u16();
-                tracing::warn!(
-                    who,
-                    what,
-                    status,
-                    before,
-                    "registry write refused; more are only counted for a minute"
-                );
-            }
-            return;
-        }
+        let code = status.as_u16();
         // Renewals come every few seconds from everybody, and our own nodes' beats do too.
         let ordinary =
             what.contains("/agent/check/") || what.contains("/session/renew") || what.contains("/txn");
         if ordinary && status.is_success() {
-            tracing::debug!(who, what, status = status.as_u16(), "registry write");
+            tracing::debug!(who, what, status = code, "registry write");
+            return;
+        }
+        let Some(before) = self.is_due(status, told, Instant::now()) else { return };
+        if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
+            tracing::warn!(who, what, status = code, before, "registry write refused; {MORE}");
+        } else if status.is_success() {
+            tracing::info!(who, what, status = code, before, "registry write; {MORE}");
         } else {
-            tracing::info!(who, what, status = status.as_u16(), "registry write");
+            tracing::info!(who, what, status = code, before, "registry write failed; {MORE}");
         }
     }
+
+    /// Whether to say it; with how often it came before without being said.
+    fn is_due(&self, status: StatusCode, told: &Told, now: Instant) -> Option<u64> {
+        let Self { who, what } = self;
+        let repeats = if status.is_success() { &told.done } else { &told.failed };
+        repeats.is_due(&format!("{who} {what} {status}"), now)
+    }
 }
+
+/// What is said with each.
+const MORE: &str = "more like it are only counted for a minute";
 
 #[cfg(test)]
 mod tests {
@@ -180,6 +192,27 @@ mod tests {
         }
         let service = TowerToHyperService::new(router.clone());
         service.call(request.body(Body::from(body)).unwrap()).await.unwrap().status()
+    }
+
+    #[test]
+    fn what_a_client_writes_again_and_again_is_said_once_a_minute() {
+        let (told, start) = (Told::default(), Instant::now());
+        let said = |what: &str, status: u16, second: u64| {
+            let written = Written { who: "anonymous".into(), what: what.into() };
+            let status = StatusCode::from_u16(status).unwrap();
+            written.is_due(status, &told, start + Duration::from_secs(second))
+        };
+        for (what, status) in [
+            ("PUT /v1/agent/check/pass/service:X", 500),
+            ("PUT /v1/session/renew/ID", 404),
+            ("PUT /v1/txn", 409),
+            ("PUT /v1/agent/service/register", 403),
+            ("PUT /v1/agent/service/register", 200),
+        ] {
+            assert_eq!(said(what, status, 0), Some(0), "{what}");
+            assert_eq!((1..60).filter_map(|second| said(what, status, second)).count(), 0, "{what}");
+            assert_eq!(said(what, status, 60), Some(59), "{what}");
+        }
     }
 
     #[tokio::test]

@@ -170,7 +170,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     let ended = node.start(&config, listeners, opened.as_ref(), handle.as_ref(), follower.as_ref());
     let ended = match ended {
         Ok(metrics) => {
-            tracing::info!(node = %config.node, roles = ?config.roles(), "running");
+            tracing::info!(node = %config.node, roles = config.roles_text(), "running");
             let ended = node.until_the_end().await;
             metrics.close();
             ended

@@ -116,20 +116,47 @@ fn places(shared: &Shared, drain: &Drain) -> Vec<SocketAddr> {
     ips.into_iter().filter(|_| port != 0).map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
-/// True when every one of these refuses connections; unknown places refuse nothing.
-async fn is_refused(places: &[SocketAddr]) -> bool {
-    !places.is_empty() && join_all(places.iter().map(|place| refuses(*place))).await.into_iter().all(|it| it)
+/// What a dial says of a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialled {
+    /// Nothing listens there any more.
+    Refused,
+    /// This gateway has no way to any address of that kind, such as IPv6. It cannot have sent anything there either.
+    NoWay,
+    /// Something listens, or nothing is known: the host or the way to it may be gone.
+    Unproven,
 }
 
-async fn refuses(place: SocketAddr) -> bool {
+/// True when every one of these refuses connections; unknown places refuse nothing.
+async fn is_refused(places: &[SocketAddr]) -> bool {
+    all_refused(&join_all(places.iter().map(|place| dial(*place))).await)
+}
+
+/// Places that this gateway has no way to say nothing where another one refuses.
+fn all_refused(dialled: &[Dialled]) -> bool {
+    dialled.contains(&Dialled::Refused) && !dialled.contains(&Dialled::Unproven)
+}
+
+async fn dial(place: SocketAddr) -> Dialled {
     match tokio::time::timeout(PATIENCE, TcpStream::connect(place)).await {
         Ok(Ok(stream)) => {
             // Leaves nothing behind, although this happens again and again.
             let _ = stream.set_zero_linger();
-            false
+            Dialled::Unproven
         }
-        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
-        Err(_) => false,
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Dialled::Unproven,
+    }
+}
+
+fn failed(error: &io::Error) -> Dialled {
+    /// `EAFNOSUPPORT`: the kernel has no such family at all.
+    const NO_FAMILY: i32 = 97;
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Dialled::Refused,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => Dialled::NoWay,
+        _ if error.raw_os_error() == Some(NO_FAMILY) => Dialled::NoWay,
+        _ => Dialled::Unproven,
     }
 }
 
@@ -182,19 +209,30 @@ fn tell_registered(shared: &Shared, drains: &Drains, watched: &Watched, told: &m
 
 /// Says which instances are let in for another reason than that they were seen to end.
 fn tell_let_in(before: &Watched, drains: &Drains, now: Moment) {
-    for drain in before.values().filter(|drain| !drains.ended.contains(&drain.id)) {
-        let reason = match drains.records.get(&drain.id) {
-            None => "its record was removed",
-            Some((_, it)) if drains.holds(it, now) => continue,
-            Some((_, it)) if it.phase == Phase::Cancelled => "the drain was cancelled",
-            Some((_, it)) if !it.shuts(now) => "it lingered for as long as it may",
-            Some(_) => "every gateway that was there saw it end",
-        };
+    for (drain, reason) in let_in(before, drains, now) {
         tracing::info!(
             drain = %drain.id, service = drain.service, instance = drain.instance, reason,
             "drained instance is let in again"
         );
     }
+}
+
+/// The drains that keep their instances out no more, and why, without having seen them end. Not those whose instance
+/// another drain keeps out.
+fn let_in<'a>(before: &'a Watched, drains: &Drains, now: Moment) -> Vec<(&'a Drain, &'static str)> {
+    let over = before.values().filter(|drain| !drains.ended.contains(&drain.id));
+    let over = over.filter(|drain| drains.also_holding(drain, now).is_none());
+    let with_reason = |drain: &'a Arc<Drain>| {
+        let reason = match drains.records.get(&drain.id) {
+            None => "its record was removed",
+            Some((_, it)) if drains.holds(it, now) => return None,
+            Some((_, it)) if it.phase == Phase::Cancelled => "the drain was cancelled",
+            Some((_, it)) if !it.shuts(now) => "it lingered for as long as it may",
+            Some(_) => "every gateway that was there saw it end",
+        };
+        Some((&**drain, reason))
+    };
+    over.filter_map(with_reason).collect()
 }
 
 #[cfg(test)]
@@ -244,6 +282,38 @@ mod tests {
             seen.extend(round);
         }
         assert_eq!(seen.len(), many.len(), "each was dialled once in three rounds");
+    }
+
+    #[test]
+    fn a_family_that_this_gateway_has_no_way_to_hides_no_end() {
+        use Dialled::{NoWay, Refused, Unproven};
+        let of = |kind: io::ErrorKind| failed(&io::Error::from(kind));
+        let no_ipv6 = [
+            of(io::ErrorKind::NetworkUnreachable),
+            of(io::ErrorKind::AddrNotAvailable),
+            failed(&io::Error::from_raw_os_error(97)),
+        ];
+        assert_eq!(no_ipv6, [NoWay; 3]);
+        assert_eq!(of(io::ErrorKind::HostUnreachable), Unproven, "the way there may be broken");
+        assert!(all_refused(&[Refused, NoWay]) && all_refused(&[Refused, Refused]));
+        assert!(!all_refused(&[NoWay]) && !all_refused(&[]));
+        assert!(!all_refused(&[Refused, NoWay, Unproven]));
+    }
+
+    #[test]
+    fn who_is_kept_out_by_a_newer_drain_is_not_said_to_be_let_in() {
+        let first = drain("first", endpoint("web", 1), Phase::Done);
+        let before: Watched = [(first.id.clone(), Arc::clone(&first))].into();
+        let cancelled = drain("first", endpoint("web", 1), Phase::Cancelled);
+        let second = |phase| drain("second", endpoint("web", 1), phase);
+        let let_in = |records: Vec<Arc<Drain>>| let_in(&before, &drains(records), Moment(0)).len();
+        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Draining)]), 0);
+        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Done)]), 0);
+        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Cancelled)]), 1);
+        let other = drain("second", endpoint("web", 2), Phase::Draining);
+        assert_eq!(let_in(vec![Arc::clone(&cancelled), other]), 1);
+        assert_eq!(let_in(vec![second(Phase::Draining)]), 0, "its record was removed");
+        assert_eq!(let_in(vec![]), 1);
     }
 
     #[tokio::test]

@@ -76,16 +76,19 @@ fn path(id: &str) -> String {
 fn cancelled_text(cancelled: &Value) -> String {
     let text = |key: &str| cancelled[key].as_str().unwrap_or_default();
     let instance = format!("{} of {}", text("instance"), text("service"));
-    let after = match (cancelled["done"].is_null(), cancelled["hook_called"] == true) {
-        (true, _) => format!("gateways pick {instance} again"),
-        (false, false) => {
-            format!("it was done; gateways let {instance} in again as soon as it is registered")
-        }
-        (false, true) => format!(
-            "it was done and its hook was called; gateways let {instance} in again as soon as it is registered"
-        ),
+    let before = match (cancelled["done"].is_null(), cancelled["hook_called"] == true) {
+        (true, _) => "",
+        (false, false) => "it was done; ",
+        (false, true) => "it was done and its hook was called; ",
     };
-    format!("{} cancelled: {after}", text("id"))
+    let after = if let Some(other) = cancelled["still_refused_by"].as_str() {
+        format!("drain {other} refuses {instance} still; to let it in: waypost drain cancel {other}")
+    } else if before.is_empty() && cancelled["deregistered"] != true {
+        format!("gateways pick {instance} again")
+    } else {
+        format!("gateways let {instance} in again as soon as it is registered")
+    };
+    format!("{} cancelled: {before}{after}", text("id"))
 }
 
 /// Tells each step as it happens, until the drain is over.
@@ -181,9 +184,16 @@ mod tests {
             "id": "d1", "phase": "cancelled", "service": "orders", "instance": "o-1", "done": null, "hook_called": false,
         });
         assert_eq!(cancelled_text(&cancelled), "d1 cancelled: gateways pick o-1 of orders again");
+        cancelled["deregistered"] = json!(true);
+        let again = "gateways let o-1 of orders in again as soon as it is registered";
+        assert_eq!(cancelled_text(&cancelled), format!("d1 cancelled: {again}"), "while the hook is called");
         cancelled["done"] = json!("2026-11-26T17:00:00Z");
         assert!(!cancelled_text(&cancelled).contains("hook"));
         cancelled["hook_called"] = json!(true);
-        assert!(cancelled_text(&cancelled).contains("its hook was called"));
+        let text = cancelled_text(&cancelled);
+        assert!(text.contains("its hook was called") && text.ends_with(again), "{text}");
+        cancelled["still_refused_by"] = json!("d2");
+        let text = cancelled_text(&cancelled);
+        assert!(text.ends_with("waypost drain cancel d2") && !text.contains("in again"), "{text}");
     }
 }

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use store::{
     commit::{AuditEntry, audit_write},
-    drain::{Drain, DrainId, LEASE, Phase},
+    drain::{Drain, DrainId, Drains, LEASE, Phase},
     engine::{Endpoint, Index, KvOp, TxnOutcome},
     keys,
     model::{Moment, Span},
@@ -132,7 +132,8 @@ impl Desk {
             TxnOutcome::Committed(_) => {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
-                    address = view::address(&drain), by = drain.by, hook = drain.hook, "drain ordered"
+                    address = view::address(&drain), by = drain.by,
+                    hook = drain.hook.as_deref().map(hook::shown), "drain ordered"
                 );
                 Ok(drain)
             }
@@ -149,7 +150,14 @@ impl Desk {
                 return Err(Refused::new(Refusal::NotFound, format!("there is no drain {id:?}")));
             };
             if drain.phase == Phase::Cancelled {
-                return Ok(drain);
+                let Some(other) = self.also_holding(&drain).await? else { return Ok(drain) };
+                let was = drain.note.unwrap_or_else(|| "cancelled already".to_owned());
+                let text = format!(
+                    "drain {id} is over ({was}), and drain {other} refuses {} of {} still; to let it in: waypost drain \
+                     cancel {other}",
+                    drain.instance, drain.service
+                );
+                return Err(Refused::new(Refusal::Conflict, text));
             }
             let cancelled = cancelled(drain, self.shared.handle.now());
             let what = format!("drain {id}: {} of {} cancelled", cancelled.instance, cancelled.service);
@@ -160,7 +168,7 @@ impl Desk {
                     instance = cancelled.instance,
                     by,
                     done = cancelled.done.is_some(),
-                    "drain cancelled, the instance is let in again"
+                    "drain cancelled, it keeps the instance out no more"
                 );
                 return Ok(cancelled);
             }
@@ -169,6 +177,14 @@ impl Desk {
             Refusal::Unavailable,
             format!("drain {id} changes while it is cancelled; try again"),
         ))
+    }
+
+    /// Another drain that keeps the instance of this one out.
+    pub(super) async fn also_holding(&self, drain: &Drain) -> Result<Option<DrainId>, Refused> {
+        let records = self.records().await?.into_iter();
+        let records = records.map(|(index, it)| (it.id.clone(), (index, Arc::new(it)))).collect();
+        let drains = Drains { records, ..Drains::default() };
+        Ok(drains.also_holding(drain, self.shared.handle.now()).map(|it| it.id.clone()))
     }
 
     pub(super) fn list(&self) -> Vec<DrainView> {

@@ -424,6 +424,37 @@ impl Drop for Gateway {
     }
 }
 
+/// What this thread logs from now on, for as long as the guard lives.
+pub(super) fn logged() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let lines = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone());
+    (log, tracing::subscriber::set_default(subscriber.finish()))
+}
+
+/// Lines of a log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// The lines that have all of these.
+    pub(super) fn lines(&self, has: &[&str]) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        text.lines().filter(|line| has.iter().all(|it| line.contains(it))).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Waits until something holds.
 pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let give_up = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -316,6 +316,17 @@ impl Drains {
         })
     }
 
+    /// Another drain that keeps the instance of this one from being picked at this node, whichever process of it is
+    /// registered. Calling this one off lets nothing in while there is one.
+    #[must_use]
+    pub fn also_holding(&self, drain: &Drain, now: Moment) -> Option<&Arc<Drain>> {
+        let others = self.records.values().map(|(_, other)| other).filter(|other| other.id != drain.id);
+        others.filter(|other| self.holds(other, now)).find(|other| {
+            let is_done = other.phase == Phase::Done && other.v >= 2;
+            if is_done { other.is_of(&drain.endpoint) } else { other.concerns(&drain.endpoint) }
+        })
+    }
+
     /// Takes over what this node knows by itself from an earlier reading of the records.
     pub(crate) fn remember(&mut self, earlier: &Self) {
         self.ended.extend(earlier.ended.iter().cloned());

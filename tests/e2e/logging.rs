@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("logging::the_log_file_is_opened_again_and_lines_are_json", log_file),
         Trial::test("logging::a_log_file_that_cannot_be_opened_stops_nothing", unopened_log_file),
         Trial::test("logging::the_story_is_told_at_the_default_level", story),
+        Trial::test("logging::a_node_that_cannot_start_says_why_in_its_log", cannot_start),
     ];
     for (name, broken) in BROKEN {
         let (name, broken) = (format!("logging::a_node_lives_with_{name}"), *broken);
@@ -122,6 +123,32 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     signal(node.0.id(), Signal::TERM);
     let code = exit_code(&mut node.0, PATIENCE)?;
     ensure(code == Some(0), || format!("asked to end, it ended with {code:?}"))
+}
+
+fn cannot_start() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?;
+    let file = folder.path().join("node.log");
+    for sections in [format!("log_file = {file:?}\n"), "log_format = \"json\"\n".to_owned()] {
+        let engine = "[store]\nengine = \"embedded\"\n";
+        let config =
+            config(folder.path(), &format!("{engine}[telemetry]\nlisten = \"{address}\"\n{sections}"))?;
+        let output = waypost().arg("run").arg("--config").arg(&config).output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure(!output.status.success(), || "it started".to_owned())?;
+        let in_file = std::fs::read_to_string(&file).unwrap_or_default();
+        let log = if sections.contains("json") { stderr.as_ref() } else { in_file.as_str() };
+        let last = log.lines().last().unwrap_or_default();
+        ensure(last.contains("ERROR") && last.contains(&address.to_string()), || log.to_owned())?;
+        if sections.contains("json") {
+            let json = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+            ensure(stderr.lines().all(json), || stderr.to_string())?;
+        } else {
+            ensure(stderr.contains(&address.to_string()), || format!("standard error has only {stderr:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn commands() -> Result<(), Failed> {
@@ -283,14 +310,14 @@ fn story() -> Result<(), Failed> {
     let address = format!("address=\"{near}\"");
     let verdict = ["verdict changed", "site=\"bj\"", &address, "check=", "to=down", "why=", "vantages="];
     eventually("the verdict in the log", PATIENCE, || line(&verdict))?;
-    let changed = ["answer changed", &domain, "from=\"bj\"", "to=\"sh\"", "bj was up and is down"];
+    let changed = ["answer changed", &domain, "from=\"bj 127.", "to=\"sh 127.", "bj was up and is down"];
     eventually("the answer in the log", PATIENCE, || line(&changed))?;
     demo.restart(&gateway);
     eventually("the hold-down in the log", PATIENCE, || line(&["hold-down begins", &domain, "site=\"bj\""]))?;
     let later = Duration::from_secs(40);
     eventually("its end in the log", later, || line(&["hold-down is over", &domain, "site=\"bj\""]))?;
     eventually("the return in the log", PATIENCE, || {
-        line(&["answer changed", &domain, "from=\"sh\"", "to=\"bj\"", "bj was held down and is up"])
+        line(&["answer changed", &domain, "from=\"sh 127.", "to=\"bj 127.", "bj was held down and is up"])
     })
     .map(drop)
 }

@@ -8,6 +8,13 @@ use crate::admin::domain_name;
 /// What is about a name; `None` if nothing is called so. A site comes with what stands there, a domain with its sites, a
 /// service with the domains that lead to it. `sites` are those that there are: nothing may stand at one yet.
 pub(super) fn to(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
+    let mut status = about(status, name, sites)?;
+    let drains: BTreeSet<String> = status.drains.iter().map(|it| it.drain.id.to_string()).collect();
+    status.drained_still_registered.retain(|it| drains.contains(&it.drain));
+    Some(status)
+}
+
+fn about(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
     let name = domain_name(name);
     let about = Some(name.clone());
     let is_site = sites.contains(&name.as_str())
@@ -65,7 +72,10 @@ fn site(mut status: Status, name: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{DomainSite, DomainStatus, NodeStatus, ServiceStatus};
+    use crate::{
+        admin::{DomainSite, DomainStatus, NodeStatus, ServiceStatus},
+        control::{DrainView, StillRegistered},
+    };
 
     fn world() -> Status {
         let domain = |name: &str, sites: &[&str]| DomainStatus {
@@ -99,6 +109,44 @@ mod tests {
             services: vec![service("web"), service("pay")],
             ..Status::default()
         }
+    }
+
+    #[test]
+    fn drained_instances_of_others_are_not_shown() {
+        let held = |id: &str| StillRegistered {
+            service: "web-registry".into(),
+            instance: "w-1".into(),
+            node: "n".into(),
+            address: "192.0.2.1:80".into(),
+            refused_by: ["gw-bj".to_owned()].into(),
+            drain: id.into(),
+            let_in: format!("waypost drain cancel {id}"),
+        };
+        let drain = |id: &str, service: &str, site: &str| -> DrainView {
+            serde_json::from_value(serde_json::json!({
+                "v": 2, "id": id, "service": service, "instance": "w-1", "by": "ops", "lease": "60s",
+                "created": "2026-11-26T17:00:00Z", "since": "2026-11-26T17:00:00Z", "phase": "done",
+                "endpoint": {
+                    "node": "n", "node_address": "192.0.2.1", "external": false, "service": service, "id": "w-1",
+                    "address": "192.0.2.1", "port": 80, "tags": [], "meta": { "site": site }, "weight": 1,
+                    "status": "passing", "maintenance": false, "create_index": 1, "modify_index": 1,
+                },
+                "address": "192.0.2.1:80", "receipts": [], "awaited": [], "hook_state": "none",
+            }))
+            .unwrap()
+        };
+        let shown = |about: &str| {
+            let status = Status {
+                drains: vec![drain("d1", "web-registry", "bj"), drain("d2", "pay-registry", "sh")],
+                drained_still_registered: vec![held("d1"), held("d2")],
+                ..world()
+            };
+            let held = to(status, about, &["bj", "sh", "gz"]).unwrap().drained_still_registered;
+            held.into_iter().map(|it| it.drain).collect::<Vec<_>>()
+        };
+        assert_eq!([shown("web"), shown("bj")], [["d1"], ["d1"]]);
+        assert_eq!([shown("pay"), shown("sh")], [["d2"], ["d2"]]);
+        assert!(shown("gw.example.com").is_empty());
     }
 
     fn shown(about: &str) -> Option<(Vec<String>, Vec<String>, Vec<String>)> {

@@ -1,73 +1,283 @@
-use super::*;
+//! Stories of small worlds that are answered for real, and of many domains that are not.
 
-fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier, &str)]) -> OneSeen {
+use store::{
+    board::Reading,
+    health::State,
+    model::{self, Family, Generation, Placed},
+    steering::Tier,
+};
+
+use super::{
+    seen::{Alike, Answer, AtSite, OTHERS, OneSeen},
+    story::MOST_LINES,
+    *,
+};
+
+const SITES: &str = "
+kind: Site
+name: bj
+networks: [10.1.0.0/16]
+---
+kind: Site
+name: sh
+networks: [10.2.0.0/16]
+---
+kind: Zone
+name: example.com
+nameservers: [{ name: ns1, a: [192.0.2.53] }]
+ttl: 1h
+negative_ttl: 60s
+---
+kind: Check
+name: web
+type: tcp
+port: 80
+interval: 1s
+timeout: 800ms
+---
+kind: Domain
+name: gw.example.com
+cluster: main
+check: web
+ttl: 20s
+min_ttl: 2s
+";
+
+const NOW: Moment = Moment(1_790_000_000_000);
+
+/// What is told of one world after another.
+struct Told {
+    board: Board,
+    generation: u64,
+    snapshot: Snapshot,
+    before: Option<Seen>,
+}
+
+impl Told {
+    /// All addresses are up.
+    fn of(gateways: &str) -> Self {
+        let board = Board::default();
+        let snapshot = compile(gateways, 1, &board);
+        let mut told = Self { board, generation: 1, snapshot, before: None };
+        let ips: Vec<String> = told.snapshot.targets.values().map(|it| it.address.to_string()).collect();
+        ips.iter().for_each(|ip| told.set(ip, State::Up));
+        assert_eq!(told.look(), [""; 0]);
+        told
+    }
+
+    fn set(&self, ip: &str, state: State) {
+        self.read(ip, Reading { state, ..Reading::default() });
+    }
+
+    fn read(&self, ip: &str, reading: Reading) {
+        let of = self.snapshot.targets.values().filter(|it| it.address.to_string() == ip);
+        of.for_each(|it| self.board.write(it.slot, reading));
+    }
+
+    fn configure(&mut self, gateways: &str) {
+        self.generation += 1;
+        self.snapshot = compile(gateways, self.generation, &self.board);
+    }
+
+    fn look(&mut self) -> Vec<String> {
+        let seen = Seen::at(&self.snapshot, &self.board, NOW);
+        let before = self.before.replace(seen);
+        let after = self.before.as_ref().unwrap();
+        before.map_or_else(Vec::new, |before| Story::of(&before, after).lines().iter().map(said).collect())
+    }
+}
+
+fn compile(gateways: &str, generation: u64, board: &Board) -> Snapshot {
+    let cluster = "---\nkind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n";
+    let documents = model::parse("small.yaml", &format!("{SITES}{cluster}gateways: {gateways}\n")).unwrap();
+    let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+    let world = model::World::check(placed, NOW).unwrap();
+    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+}
+
+/// A line in short.
+fn said(line: &Line) -> String {
+    match line {
+        Line::Answer { domains, clients, family, from, to, why } => {
+            format!("{domains} {} {clients}: {from} -> {to} ({why})", family.as_str())
+        }
+        Line::HoldDown { domains, site, what: HoldDown::Begins } => format!("{domains} {site}: begins"),
+        Line::HoldDown { domains, site, what: HoldDown::LetBack(how) } => format!("{domains} {site}: {how}"),
+        Line::HoldDown { domains, site, what: HoldDown::Ends(why) } => {
+            format!("{domains} {site}: ends, {why}")
+        }
+        Line::More { kinds, domains } => format!("{kinds} more of {domains}"),
+    }
+}
+
+#[test]
+fn a_whole_failover_of_one_family_is_an_answer_that_changed() {
+    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2], aaaa: ['2001:db8::2'] } }");
+    told.set("192.0.2.2", State::Down);
+    let near = "gw.example.com IPv4 near sh: sh 192.0.2.2 -> bj 192.0.2.1";
+    assert_eq!(told.look(), [format!("{near} (192.0.2.2 of sh was up and is down)")]);
+    told.set("2001:db8::2", State::Down);
+    assert_eq!(told.look(), [""; 0], "a family is not left empty because of health, so nothing changed");
+    told.set("192.0.2.2", State::Up);
+    let back = "gw.example.com IPv4 near sh: bj 192.0.2.1 -> sh 192.0.2.2 (sh was down and is up)";
+    assert_eq!(told.look(), [back]);
+}
+
+#[test]
+fn an_address_that_leaves_the_answer_of_its_site_is_told() {
+    let mut told = Told::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
+    told.set("192.0.2.3", State::Down);
+    let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 192.0.2.3 -> bj 192.0.2.1";
+    assert_eq!(told.look(), [format!("{change} (192.0.2.3 of bj was up and is down)")]);
+    assert_eq!(told.look(), [""; 0], "once");
+}
+
+#[test]
+fn other_addresses_in_the_configuration_are_told() {
+    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    told.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
+    told.set("192.0.2.9", State::Up);
+    let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 -> bj 192.0.2.9";
+    let why = "192.0.2.9 of bj is new; 192.0.2.1 is no address of bj any more; configuration 1.2";
+    assert_eq!(told.look(), [format!("{change} ({why})")]);
+}
+
+#[test]
+fn a_domain_that_comes_or_goes_is_told() {
+    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    let service = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
+---
+kind: Service
+name: orders
+uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10
+cluster: main
+consul: { service: orders }
+hosts: [orders.example.com]";
+    told.configure(service);
+    let (uuid, no) = ("6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10.example.com IPv4", "no such domain");
+    let lines = [
+        format!("{uuid} near bj, all others: {no} -> bj 192.0.2.1 (configuration 1.2)"),
+        format!("{uuid} near sh: {no} -> sh 192.0.2.2 (configuration 1.2)"),
+    ];
+    assert_eq!(told.look(), lines);
+    told.configure("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    let lines = [
+        format!("{uuid} near bj, all others: bj 192.0.2.1 -> {no} (configuration 1.3)"),
+        format!("{uuid} near sh: sh 192.0.2.2 -> {no} (configuration 1.3)"),
+    ];
+    assert_eq!(told.look(), lines);
+}
+
+#[test]
+fn domains_that_share_their_sites_are_seen_as_each_would_be_by_itself() {
+    let gateways = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
+---
+kind: Domain
+name: other.example.com
+cluster: main
+check: web
+answers: 2
+---
+kind: Domain
+name: empty.example.com
+cluster: main
+check: web
+when_none: nodata";
+    let told = Told::of(gateways);
+    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| told.set(ip, State::Down));
+    let seen = Seen::at(&told.snapshot, &told.board, NOW);
+    let answer = |name: &str| &*seen.domains[name].answer(OTHERS, Family::V4).unwrap().full;
+    assert_eq!(answer("gw.example.com"), "bj 192.0.2.1");
+    assert_eq!(answer("other.example.com"), "bj 192.0.2.1, sh 192.0.2.2");
+    assert_eq!(answer("empty.example.com"), "nothing (NODATA)");
+}
+
+#[test]
+fn the_end_of_a_hold_down_says_whether_the_site_was_let_back() {
+    let gateways = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }";
+    let forced = |state: &str| {
+        let order = "---\nkind: Override\nname: work\ntarget: { site: bj }\nowner: ops\nreason: test";
+        format!("{gateways}\n{order}\nstate: {state}")
+    };
+    let held = || {
+        let mut told = Told::of(gateways);
+        told.set("192.0.2.1", State::Down);
+        told.look();
+        told.read("192.0.2.1", Reading { state: State::Up, since: NOW, recovered: true, unsettled: false });
+        assert_eq!(told.look(), ["gw.example.com bj: begins"]);
+        told
+    };
+    let last = |mut told: Told| told.look().pop().unwrap();
+    let told = held();
+    told.set("192.0.2.1", State::Up);
+    assert_eq!(last(told), "gw.example.com bj: let back");
+    let told = held();
+    told.set("192.0.2.1", State::Down);
+    assert_eq!(last(told), "gw.example.com bj: ends, it is down again");
+    let mut told = held();
+    told.configure(&forced("down"));
+    let why = "it is forced down (override work: down, by ops: test)";
+    assert_eq!(last(told), format!("gw.example.com bj: ends, {why}"));
+    let mut told = held();
+    told.configure(&forced("up"));
+    assert_eq!(last(told), "gw.example.com bj: let back (override work: up, by ops: test)");
+}
+
+fn answer(text: &str) -> Answer {
+    Answer { full: text.into(), brief: text.split(' ').next().unwrap().into() }
+}
+
+fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier)]) -> OneSeen {
+    let site = |(site, tier): &(&str, Tier)| AtSite {
+        site: (*site).into(),
+        tier: *tier,
+        order: "".into(),
+        addresses: vec![],
+    };
     Arc::new(Alike {
-        answers: answers.iter().map(|(who, what)| ((*who).into(), (*what).into())).collect(),
-        sites: sites.iter().map(|(site, tier, order)| ((*site).into(), *tier, (*order).into())).collect(),
+        answers: answers.iter().map(|(who, what)| ((*who).into(), Family::V4, answer(what))).collect(),
+        sites: sites.iter().map(site).collect(),
     })
 }
 
-fn seen(generation: u64, domains: &[(&str, &OneSeen)]) -> Seen {
-    let domains = domains.iter().map(|(name, seen)| (name.parse().unwrap(), Arc::clone(seen))).collect();
-    Seen { generation: generation.to_string(), domains }
-}
-
-fn up() -> OneSeen {
-    let sites = [("bj", Tier::Up, ""), ("sh", Tier::Up, "")];
-    alike(&[("bj", "bj"), ("sh", "sh"), (OTHERS, "bj")], &sites)
-}
-
-fn bj_is(tier: Tier, order: &str) -> OneSeen {
-    alike(&[("bj", "sh"), ("sh", "sh"), (OTHERS, "sh")], &[("bj", tier, order), ("sh", Tier::Up, "")])
-}
-
-#[test]
-fn an_answer_that_changes_says_for_whom_and_why() {
-    let (up, down) = (up(), bj_is(Tier::Down, ""));
-    let lines = Story::of(&seen(1, &[("a.example", &up)]), &seen(1, &[("a.example", &down)])).lines();
-    let why = "bj was up and is down".to_owned();
-    let (from, to) = ("bj".to_owned(), "sh".to_owned());
-    let (domains, clients) = ("a.example".to_owned(), "near bj, all others".to_owned());
-    assert_eq!(lines, [Line::Answer { domains, clients, from, to, why }]);
-    let forced = bj_is(Tier::ForcedDown, " (override work: down, by ops: switch)");
-    let lines = Story::of(&seen(1, &[("a.example", &up)]), &seen(2, &[("a.example", &forced)])).lines();
-    let Line::Answer { why, .. } = &lines[0] else { panic!("{lines:?}") };
-    assert_eq!(why, "bj was up and is forced down (override work: down, by ops: switch); configuration 2");
-    assert!(Story::of(&seen(1, &[("a.example", &up)]), &seen(2, &[("a.example", &up)])).lines().is_empty());
-}
-
-#[test]
-fn a_hold_down_begins_and_ends() {
-    let (down, held) = (bj_is(Tier::Down, ""), bj_is(Tier::HeldDown, ""));
-    let hold_down = |begins| Line::HoldDown { domains: "a.example".into(), site: "bj".into(), begins };
-    let lines = Story::of(&seen(1, &[("a.example", &down)]), &seen(1, &[("a.example", &held)])).lines();
-    assert_eq!(lines, [hold_down(true)]);
-    let lines = Story::of(&seen(1, &[("a.example", &held)]), &seen(1, &[("a.example", &up())])).lines();
-    assert_eq!((lines.len(), &lines[1]), (2, &hold_down(false)), "{lines:?}");
+fn seen<'s>(domains: impl IntoIterator<Item = (String, &'s OneSeen)>) -> Seen {
+    let domains = domains.into_iter().map(|(name, seen)| (name.parse().unwrap(), Arc::clone(seen)));
+    Seen { generation: "1".to_owned(), domains: domains.collect() }
 }
 
 #[test]
 fn a_hundred_thousand_domains_that_change_alike_are_one_line() {
-    let (up, down) = (up(), bj_is(Tier::Down, ""));
-    let world = |seen: &OneSeen| {
-        let domains = (0..100_000).map(|n| (format!("d{n:06}.example").parse().unwrap(), Arc::clone(seen)));
-        Seen { generation: "1".to_owned(), domains: domains.collect() }
-    };
+    let up = alike(&[("bj", "bj 192.0.2.1"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Up)]);
+    let down = alike(&[("bj", "sh 192.0.2.2"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Down)]);
+    let world = |one| seen((0..100_000).map(|n| (format!("d{n:06}.example"), one)));
     let lines = Story::of(&world(&up), &world(&down)).lines();
-    let Line::Answer { domains, .. } = &lines[0] else { panic!("{lines:?}") };
+    let Line::Answer { domains, from, to, why, .. } = &lines[0] else { panic!("{lines:?}") };
     assert_eq!(lines.len(), 1);
+    assert_eq!([from, to, why], ["bj 192.0.2.1", "sh 192.0.2.2", "bj was up and is down"]);
     assert!(domains.starts_with("d000000.example, ") && domains.ends_with(" and 99995 more"), "{domains}");
 }
 
 #[test]
-fn changes_that_are_all_different_are_bounded() {
-    let sites = [("bj", Tier::Up, "")];
-    let one = |answer: &str| alike(&[(OTHERS, answer)], &sites);
-    let world = |more: &str| {
-        let domains = (0..50).map(|n| (format!("d{n}.example").parse().unwrap(), one(&format!("{more}{n}"))));
-        Seen { generation: "1".to_owned(), domains: domains.collect() }
+fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
+    let worlds = |site: &str, tier| -> Vec<OneSeen> {
+        (0..50).map(|n| alike(&[(OTHERS, &format!("{site} 192.0.2.{n}"))], &[("bj", tier)])).collect()
     };
-    let lines = Story::of(&world("a"), &world("b")).lines();
+    let [up, down] = [worlds("bj", Tier::Up), worlds("sh", Tier::Down)];
+    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
+    let lines = Story::of(&world(&up), &world(&down)).lines();
+    let line = "IPv4 everybody: bj -> sh (bj was up and is down)";
+    let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
+    assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
+}
+
+#[test]
+fn changes_that_are_all_different_are_bounded() {
+    let worlds = |of: &str| -> Vec<OneSeen> {
+        (0..50).map(|n| alike(&[(OTHERS, &format!("{of}{n} 192.0.2.1"))], &[("bj", Tier::Up)])).collect()
+    };
+    let [then, now] = [worlds("a"), worlds("b")];
+    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
+    let lines = Story::of(&world(&then), &world(&now)).lines();
     assert_eq!(lines.len(), MOST_LINES + 1);
     assert_eq!(lines.last(), Some(&Line::More { kinds: 30, domains: 30 }));
 }

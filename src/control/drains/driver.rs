@@ -21,7 +21,9 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     super::{Shared, intake::bounded, lock::Held},
-    Evidence, Hooks, drained, read_record, steps, stored,
+    Evidence, Hooks, drained,
+    hook::shown,
+    read_record, steps, stored,
 };
 
 /// How often records that are not needed any more are looked for.
@@ -246,10 +248,10 @@ impl Driver {
     async fn after(&mut self, done: Result<(), String>, known: Known, then: Drain) -> Option<Known> {
         let (index, drain) = known;
         let Err(trouble) = done else { return self.record(index, then).await };
-        tracing::warn!(drain = %self.id, trouble, "will be tried again");
         let known = if drain.trouble.as_ref() == Some(&trouble) {
             Some((index, drain))
         } else {
+            tracing::warn!(drain = %self.id, instance = drain.instance, trouble, "will be tried again");
             self.record_trouble(index, Drain { trouble: Some(trouble), ..drain }).await
         };
         let (index, _) = known.as_ref()?;
@@ -299,7 +301,7 @@ impl Driver {
         match &called {
             Ok(status) => {
                 self.called = true;
-                let (instance, status) = (&drain.instance, status.as_u16());
+                let (instance, hook, status) = (&drain.instance, shown(hook), status.as_u16());
                 tracing::info!(drain = %self.id, instance, hook, status, "hook called");
             }
             Err(_) => self.shared.metrics.hook_failures.increment(),

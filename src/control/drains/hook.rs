@@ -55,8 +55,10 @@ impl Hooks {
         let sent = self.client.post(url).header("idempotency-key", &drain.id.0).json(&call).send().await;
         match sent {
             Ok(answer) if answer.status().is_success() => Ok(answer.status()),
-            Ok(answer) => Err(format!("the hook {url} answered {}, expected 2xx", answer.status())),
-            Err(error) => Err(format!("the hook {url} cannot be called: {}", reasons(&error))),
+            Ok(answer) => Err(format!("the hook {} answered {}, expected 2xx", shown(url), answer.status())),
+            Err(error) => {
+                Err(format!("the hook {} cannot be called: {}", shown(url), reasons(&error.without_url())))
+            }
         }
     }
 }
@@ -74,10 +76,52 @@ fn reasons(error: &reqwest::Error) -> String {
     if text.is_empty() { error.to_string() } else { text }
 }
 
+/// A hook's address as people and logs may see it: without a name, password, query or fragment, which may be secrets.
+pub(super) fn shown(hook: &str) -> String {
+    let Ok(mut url) = Url::parse(hook) else { return "(no URL)".to_owned() };
+    let before = url.clone();
+    // Both fail only for addresses that can have neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    if url == before { hook.to_owned() } else { url.into() }
+}
+
 /// What is wrong with a hook's address, if anything.
 pub(super) fn check(hook: &str) -> Result<(), String> {
     let expected = || format!("hook {hook:?} is not a URL such as http://127.0.0.1:9000/stop");
     let url = Url::parse(hook).map_err(|_| expected())?;
     let fits = matches!(url.scheme(), "http" | "https") && url.host().is_some() && hook.len() <= LONGEST;
     if fits { Ok(()) } else { Err(expected()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::drain::Phase;
+
+    use super::*;
+    use crate::control::drains::tests::drain;
+
+    #[test]
+    fn what_is_shown_of_a_hook_has_no_secrets() {
+        for (hook, text) in [
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+            ("https://ci.example/stop", "https://ci.example/stop"),
+            ("http://user:secret@127.0.0.1:40999/stop?token=abc#x", "http://127.0.0.1:40999/stop"),
+            ("http://token@[::1]:9000/stop", "http://[::1]:9000/stop"),
+            ("https://ci.example/stop?", "https://ci.example/stop"),
+        ] {
+            assert_eq!(shown(hook), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_cannot_be_called_does_not_tell_its_secrets() {
+        let hooks = Hooks::new(Duration::from_secs(5)).unwrap();
+        let drain = drain(Phase::Calling, None);
+        let trouble = hooks.call("http://user:secret@127.0.0.1:1/stop?token=abc", &drain).await.unwrap_err();
+        assert!(trouble.starts_with("the hook http://127.0.0.1:1/stop cannot be called: "), "{trouble}");
+        assert!(!trouble.contains("secret") && !trouble.contains("abc"), "{trouble}");
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use store::drain::{Drain, Gateway, Phase, Step, advance};
 
-use super::Evidence;
+use super::{Evidence, hook::shown};
 
 /// A gateway that is silent for so long is named.
 const SILENT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub(super) fn phase(drain: &Drain) {
             );
         }
         Phase::Calling => {
-            let hook = drain.hook.as_deref();
+            let hook = drain.hook.as_deref().map(shown);
             tracing::info!(drain = %id, service, instance, hook, "calling the hook");
         }
         Phase::Done => {

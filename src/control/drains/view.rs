@@ -11,7 +11,7 @@ use store::{
     model::{Moment, Span},
 };
 
-use super::Evidence;
+use super::{Evidence, hook::shown};
 
 /// A gateway that was silent for as long, three of its beats, is not merely slow.
 const SILENT: Duration = Duration::from_secs(6);
@@ -123,7 +123,8 @@ impl DrainView {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
             still_registered: registered && drain.phase == Phase::Done,
-            drain: drain.clone(),
+            // What the hook's address may hold as a secret is the orderer's alone.
+            drain: Drain { hook: drain.hook.as_deref().map(shown), ..drain.clone() },
             receipts,
             awaited,
             hook_state,

@@ -13,7 +13,7 @@ use store::{
 
 use crate::control::{
     DrainOrder, DrainView, HookState, Refusal, StillRegistered,
-    testing::{Platform, Running, World, eventually},
+    testing::{Platform, Running, World, eventually, logged},
 };
 
 fn order(instance: &str, hook: &str) -> DrainOrder {
@@ -339,6 +339,33 @@ async fn a_drained_instance_that_registers_itself_again_is_listed_until_it_is_le
     control.stop().await;
 }
 
+#[tokio::test]
+async fn a_hook_that_fails_again_and_again_is_logged_once_and_without_its_secrets() {
+    let world = World::start().await;
+    let (platform, hook) = Platform::start(3).await;
+    let _gateway = world.gateway("g1");
+    world.instance("o-1").await;
+    let (log, _until_the_end) = logged();
+    let control = world.control("c1");
+    let hook = format!("{}?token=xyz", hook.replace("http://", "http://user:secret@"));
+    let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
+    assert_eq!(drain.hook.as_deref(), Some(&*hook), "called as ordered");
+    world.receipt(&drain.id, "g1").await;
+    until(&control, &drain.id, "its trouble", |view| view.stuck.is_some()).await;
+    let shown = serde_json::to_string(&view(&control, &drain.id).await).unwrap();
+    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    assert_eq!(platform.calls().len(), 4);
+    control.stop().await;
+    assert_eq!(log.lines(&["will be tried again", "503"]).len(), 1);
+    for step in ["drain ordered", "calling the hook", "hook called"] {
+        assert_eq!(log.lines(&[step, "http://127.0.0.1:", "/stop"]).len(), 1, "{step}");
+    }
+    for secret in ["secret", "xyz"] {
+        assert_eq!(log.lines(&[secret]), [""; 0]);
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
 fn ended(drain: &DrainId, gateway: &str) -> Ended {
     let (drain, boot) = (drain.clone(), format!("{gateway}-boot"));
     Ended { drain, gateway: gateway.into(), boot, at: Moment(1), proof: Proof::Refused }
@@ -359,7 +386,13 @@ async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
     until(&control, &first.id, "its replacement", |view| view.drain.phase == Phase::Cancelled).await;
     let note = view(&control, &first.id).await.drain.note.unwrap();
     assert!(note.contains(&second.id.0), "{note}");
-    control.handle.cancel(&second.id.0, "ops").await.unwrap();
+    let refused = control.handle.cancel(&first.id.0, "ops").await.unwrap_err();
+    let command = format!("waypost drain cancel {}", second.id);
+    assert_eq!(refused.kind, Refusal::Conflict, "the newer drain keeps it out");
+    assert!(refused.text.contains(&command), "{refused}");
+    let cancelled = control.handle.cancel(&second.id.0, "ops").await.unwrap();
+    assert_eq!(control.handle.also_holding(&cancelled).await, Ok(None));
+    control.handle.cancel(&first.id.0, "ops").await.expect("nothing refuses it any more");
     assert_eq!(StillRegistered::among(&control.handle.drains()), [], "nothing keeps it out any more");
     control.stop().await;
 }

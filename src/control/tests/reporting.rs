@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{
+    board::Reading,
     commit::Author,
     engine::{Engine as _, KvOp},
     health::{BatchReply, Heartbeat, ObservationShard, State, TargetKey, VerdictShard},
@@ -12,7 +13,7 @@ use store::{
 
 use crate::control::{
     Refusal,
-    testing::{World, apply, batch, eventually, full, name, seen, suspect},
+    testing::{World, apply, batch, eventually, full, logged, name, seen, suspect},
 };
 
 fn see(target: &TargetKey, state: State) -> store::health::Observation {
@@ -243,4 +244,28 @@ async fn verdicts_are_published_once_by_one_control() {
     assert_eq!(one + other, so_far as u64);
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_does_not_lead_tells_of_the_answers_that_the_leaders_death_moved() {
+    let world = World::start().await;
+    let snapshot = world.handle.snapshot().unwrap();
+    let turn = |ip: &str, state: State| {
+        let of = snapshot.targets.values().filter(|it| it.address.to_string() == ip);
+        of.for_each(|it| world.handle.board().write(it.slot, Reading { state, ..Reading::default() }));
+    };
+    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| turn(ip, State::Up));
+    let leader = world.control("c1");
+    eventually("a leader", async || leader.handle.metrics().locks_held.get() == 2).await;
+    let (log, _until_the_end) = logged();
+    let other = world.control("c2");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    leader.crash().await;
+    turn("192.0.2.1", State::Down);
+    let changed = ["answer changed", "gw.example.com", "from=\"bj 192.0.2.1\"", "to=\"sh 192.0.2.2\""];
+    eventually("the answer in its log", async || !log.lines(&changed).is_empty()).await;
+    assert_eq!(other.handle.metrics().locks_held.get(), 0, "its predecessor's locks live on");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(log.lines(&changed).len(), 1, "once");
+    other.stop().await;
 }

@@ -3,7 +3,10 @@
 //! A few that change together are logged one by one. When a data centre dies they are thousands, and a line for each would
 //! hide the story: the others are counted by site.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{
     beliefs::Beliefs,
@@ -40,7 +43,7 @@ impl<'a> Turns<'a> {
             *self.counted.entry((site.cloned(), verdict.state)).or_default() += 1;
             return;
         }
-        let address = target.map_or_else(String::new, |it| format!("{}:{}", it.address, it.check.port));
+        let address = target.map_or_else(String::new, |it| place(it.address, it.check.port));
         let region = if regional.is_some() { key.as_str().rsplit('@').next() } else { None };
         tracing::info!(
             site = site.map(Name::as_str), address,
@@ -59,6 +62,11 @@ impl<'a> Turns<'a> {
             tracing::info!(site, to = %to, more, "more verdicts changed at the same time");
         }
     }
+}
+
+/// Where a check dials; ICMP has no port.
+fn place(address: IpAddr, port: u16) -> String {
+    if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
 }
 
 /// The reasons of those that see what the verdict says, each once.
@@ -118,6 +126,14 @@ mod tests {
         beliefs.judge(&Snapshot::default(), Moment(60_000));
         assert_eq!(why(&beliefs, &target, State::Down), "");
         assert!(vantages(&beliefs, &target).starts_with("bj down (not counted), "));
+    }
+
+    #[test]
+    fn places_are_written_as_people_write_them() {
+        let at = |ip: &str, port| place(ip.parse().unwrap(), port);
+        assert_eq!(at("127.0.1.1", 40_080), "127.0.1.1:40080");
+        assert_eq!(at("::1", 40_080), "[::1]:40080");
+        assert_eq!([at("127.0.1.1", 0), at("::1", 0)], ["127.0.1.1", "::1"]);
     }
 
     #[test]
