@@ -53,7 +53,7 @@ impl Registry {
 }
 
 impl Answers for Registry {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
             _ => packet::respond(packet, peer.ip(), (transport, packet::LONGEST_DATAGRAM), |question| {
@@ -64,7 +64,7 @@ impl Answers for Registry {
             }),
         };
         self.shared.metrics.record(transport, &outcome);
-        outcome.ok().map(|response| response.bytes)
+        outcome.map(|response| response.bytes)
     }
 
     fn metrics(&self) -> &Arc<Metrics> {

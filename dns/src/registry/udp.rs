@@ -33,7 +33,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut sto
             }
         };
         let packet = buffer.get(..octets).unwrap_or_default();
-        let Some(reply) = answers.reply(packet, peer, Transport::Udp) else { continue };
+        let Ok(reply) = answers.reply(packet, peer, Transport::Udp) else { continue };
         if let Err(error) = socket.send_to(&reply, peer).await {
             tracing::debug!(%error, %peer, "sending a reply failed");
             answers.metrics().socket_errors.increment();

@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use super::*;
-use crate::{respond::Transport, server::Answers as _, testing::query};
+use crate::{
+    respond::{Dropped, Transport},
+    server::Answers as _,
+    testing::query,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,9 +123,12 @@ fn packets_that_are_no_queries_are_answered_as_everywhere() {
     assert_eq!(message.metadata.response_code, ResponseCode::Refused);
     assert!(!message.metadata.authoritative);
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
-    assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), None);
+    assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), Err(Dropped::Short));
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    assert_eq!(registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp), None);
+    assert_eq!(
+        registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp),
+        Err(Dropped::NoReturn)
+    );
 }
 
 #[test]
@@ -152,8 +159,8 @@ proptest! {
         let peer = SocketAddr::from((OUTSIDE, 4000));
         let registry = registry();
         let reply = registry.reply(&packet, peer, Transport::Udp);
-        prop_assert_eq!(registry.metrics().dropped(crate::Dropped::Defect), 0);
-        let Some(reply) = reply else { return Ok(()) };
+        prop_assert_eq!(registry.metrics().dropped(Dropped::Defect), 0);
+        let Ok(reply) = reply else { return Ok(()) };
         prop_assert!(reply.len() <= 1232);
         let message = Message::from_vec(&reply).unwrap();
         if changes.is_empty() && !is_cut {
