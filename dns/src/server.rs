@@ -23,6 +23,7 @@ use store::vital;
 use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
 
+pub(crate) use batch::{receive_one, send_one};
 pub use tls::Certificate;
 
 use crate::{

@@ -222,6 +222,27 @@ async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
     timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
 }
 
+/// Resolvers drop what comes from another address than the one they asked.
+#[tokio::test]
+async fn replies_leave_from_the_address_that_was_asked() {
+    for (any, asked) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
+        let server = bind(any.parse().unwrap(), registry()).unwrap();
+        let port = server.local_addr().port();
+        let task = tokio::spawn(server.run(std::future::pending()));
+        for ip in asked {
+            let address = SocketAddr::new(ip.parse().unwrap(), port);
+            let socket = UdpSocket::bind(SocketAddr::new(address.ip(), 0)).await.unwrap();
+            socket.send_to(&query(BIG, WireType::SRV, Some(8192)), address).await.unwrap();
+            let mut reply = [0; 8192];
+            let (octets, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+            assert_eq!(from, address);
+            let message = Message::from_vec(&reply[..octets]).unwrap();
+            assert_eq!((message.answers.len(), message.metadata.truncation), (60, false));
+        }
+        task.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_taken_address_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
