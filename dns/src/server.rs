@@ -23,6 +23,7 @@ use store::vital;
 use streams::{Encrypted, Limits, Service};
 use tokio::{sync::watch, task::JoinSet};
 
+pub(crate) use batch::{receive_one, send_one};
 pub use tls::Certificate;
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     gate::{self, Gate},
     metrics::Metrics,
     registry::{Discovery, LONGEST_DATAGRAM, Offer},
-    respond::{Transport, respond},
+    respond::{Dropped, Transport, respond},
     served::{self, Served},
     zones_dir::{Zones, ZonesDir},
 };
@@ -309,8 +310,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// What answers the packets of a socket, and what counts them; cheap to clone.
 pub(crate) trait Answers: Clone + Send + Sync + 'static {
-    /// The reply to a packet, if it gets one.
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>>;
+    /// The reply to a packet, or why it gets none.
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped>;
 
     /// What the reply should wait for; others are not to wait with it.
     fn wait(&self, _: &[u8], _: SocketAddr) -> Option<BoxFuture<'static, ()>> {
@@ -341,7 +342,7 @@ impl Exchange {
 }
 
 impl Answers for Exchange {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let inside =
             self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, LONGEST_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
@@ -350,7 +351,7 @@ impl Answers for Exchange {
             respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now))
         });
         self.metrics.record(transport, &outcome);
-        outcome.ok().map(|response| response.bytes)
+        outcome.map(|response| response.bytes)
     }
 
     fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {

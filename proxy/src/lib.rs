@@ -162,6 +162,7 @@ impl Proxy {
                 send_receipts(&shared),
                 endings::watch(&shared),
                 shared.names.keep_resolved(),
+                shared.names.tell_unresolved(|names| shared.handle.cannot_resolve(names)),
             )
         };
         let workers = async {

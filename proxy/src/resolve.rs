@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,11 @@ const MOST_NAMES: usize = 4096;
 pub(crate) struct Resolved {
     v6: ArcSwap<Vec<IpAddr>>,
     v4: ArcSwap<Vec<IpAddr>>,
+    /// Lookups that failed since the last address.
+    failed_v6: AtomicU64,
+    failed_v4: AtomicU64,
+    /// It was said that the name cannot be resolved.
+    said: AtomicBool,
 }
 
 impl Resolved {
@@ -51,6 +59,35 @@ impl Resolved {
     pub(crate) fn set(&self, family: Family, mut addresses: Vec<IpAddr>) {
         addresses.truncate(MOST_ADDRESSES);
         self.of(family).store(Arc::new(addresses));
+    }
+
+    /// A lookup failed; of a name that does not exist it failed for both families. True when there is no address for
+    /// the name after both were tried, and that was not said yet.
+    fn failed(&self, family: Family, exists: bool) -> bool {
+        self.failures(family).fetch_add(1, Ordering::Relaxed);
+        if !exists {
+            self.failures(family.other()).fetch_max(1, Ordering::Relaxed);
+        }
+        self.is_unresolved() && !self.said.swap(true, Ordering::Relaxed)
+    }
+
+    /// An address came. The lookups that failed before, if it was said that they did.
+    fn recovered(&self) -> Option<u64> {
+        let failures = [Family::V6, Family::V4].map(|it| self.failures(it).swap(0, Ordering::Relaxed));
+        self.said.swap(false, Ordering::Relaxed).then(|| failures.iter().sum())
+    }
+
+    /// Both families were asked for, and neither has an address.
+    fn is_unresolved(&self) -> bool {
+        let failed = |it| self.failures(it).load(Ordering::Relaxed) > 0;
+        self.is_empty() && failed(Family::V6) && failed(Family::V4)
+    }
+
+    const fn failures(&self, family: Family) -> &AtomicU64 {
+        match family {
+            Family::V6 => &self.failed_v6,
+            Family::V4 => &self.failed_v4,
+        }
     }
 
     const fn of(&self, family: Family) -> &ArcSwap<Vec<IpAddr>> {
@@ -85,11 +122,17 @@ type Resolvers = [(Family, Arc<TokioResolver>); 2];
 pub(crate) struct Names {
     known: Mutex<HashMap<String, Arc<Resolved>>>,
     wanted: watch::Sender<BTreeSet<String>>,
+    /// Moves when the names without an address may have changed.
+    changes: watch::Sender<()>,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Self { known: Mutex::default(), wanted: watch::Sender::new(BTreeSet::new()) }
+        Self {
+            known: Mutex::default(),
+            wanted: watch::Sender::new(BTreeSet::new()),
+            changes: watch::Sender::new(()),
+        }
     }
 }
 
@@ -127,6 +170,31 @@ impl Names {
             }
             changed
         });
+        self.changes.send_replace(());
+    }
+
+    /// Gives `tell` the names in use that have no address, all of them, now and whenever that changes; never ends.
+    pub(crate) async fn tell_unresolved(&self, tell: impl Fn(BTreeSet<String>)) {
+        let mut changes = self.changes.subscribe();
+        let mut told = None;
+        loop {
+            changes.borrow_and_update();
+            let now = self.unresolved();
+            if told.as_ref() != Some(&now) {
+                tell(now.clone());
+                told = Some(now);
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn unresolved(&self) -> BTreeSet<String> {
+        let wanted = self.wanted.borrow().clone();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let unresolved = known.iter().filter(|(name, it)| wanted.contains(*name) && it.is_unresolved());
+        unresolved.map(|(name, _)| name.clone()).collect()
     }
 
     /// Keeps the names in use resolved; never ends.
@@ -156,8 +224,9 @@ impl Names {
                 for name in &names {
                     followed.entry(name.clone()).or_insert_with(|| {
                         resolvers.each_ref().map(|(family, resolver)| {
+                            let known = (name.clone(), self.get(name));
                             let following =
-                                follow(Arc::clone(resolver), *family, name.clone(), self.get(name));
+                                follow(Arc::clone(resolver), *family, known, self.changes.clone());
                             running.spawn(vital::task("the resolver of instances' host names", following))
                         })
                     });
@@ -187,7 +256,13 @@ fn system_resolvers() -> Option<Resolvers> {
     }
 }
 
-async fn follow(resolver: Arc<TokioResolver>, family: Family, name: String, resolved: Arc<Resolved>) {
+/// Keeps one family of a name resolved. That a name cannot be resolved is said once, and once that it can again.
+async fn follow(
+    resolver: Arc<TokioResolver>,
+    family: Family,
+    (name, resolved): (String, Arc<Resolved>),
+    changes: watch::Sender<()>,
+) {
     loop {
         // What others answer must not end the gateway: a panic of the resolver is a lookup that failed.
         let Ok(answer) = AssertUnwindSafe(resolve(&resolver, &name)).catch_unwind().await else {
@@ -197,6 +272,10 @@ async fn follow(resolver: Arc<TokioResolver>, family: Family, name: String, reso
         let next = match answer {
             Ok((addresses, valid)) => {
                 resolved.set(family, addresses);
+                if let Some(failures) = resolved.recovered() {
+                    tracing::info!(name, failures, "a host name among the instances is resolved again");
+                    changes.send_replace(());
+                }
                 valid.clamp(SOONEST, LATEST)
             }
             // A name that has addresses of the other family has none of this one: that is an answer.
@@ -209,8 +288,13 @@ async fn follow(resolver: Arc<TokioResolver>, family: Family, name: String, reso
                 AFTER_NONE
             }
             Err(error) => {
-                if resolved.is_empty() {
-                    tracing::warn!(name, %error, "a host name among the instances cannot be resolved");
+                if resolved.failed(family, !error.is_nx_domain()) {
+                    tracing::warn!(
+                        name,
+                        %error,
+                        "a host name among the instances cannot be resolved; its instances get no request until it can"
+                    );
+                    changes.send_replace(());
                 }
                 AFTER_FAILURE
             }
@@ -335,6 +419,59 @@ mod tests {
     async fn a_server_that_ignores_questions_for_ipv6_delays_nothing() {
         let port = name_server(|kind| (kind == A).then(|| vec![[192, 0, 2, 1].into()])).await;
         resolved_by(port, &["192.0.2.1"]).await;
+    }
+
+    /// Such a name is asked for every 2 s, for as long as it is registered.
+    #[test]
+    fn a_name_without_an_address_is_said_once_and_counted() {
+        let resolved = Resolved::default();
+        // Of one family that is no news: the other one may have addresses.
+        assert!(!resolved.failed(Family::V6, true) && !resolved.is_unresolved());
+        assert!(resolved.failed(Family::V4, true) && resolved.is_unresolved());
+        for _ in 0..30 {
+            assert!(!resolved.failed(Family::V6, true) && !resolved.failed(Family::V4, false));
+        }
+        resolved.set(Family::V4, vec![[192, 0, 2, 1].into()]);
+        assert_eq!((resolved.recovered(), resolved.recovered()), (Some(62), None));
+        // The last answer is kept while no resolver answers.
+        assert!(!resolved.failed(Family::V6, false) && !resolved.failed(Family::V4, false));
+        let missing = Resolved::default();
+        assert!(
+            missing.failed(Family::V4, false),
+            "a name that does not exist has no address of either family"
+        );
+    }
+
+    #[tokio::test]
+    async fn names_without_an_address_are_told_until_they_have_one() {
+        static ANSWERS: AtomicBool = AtomicBool::new(false);
+        let port = name_server(|kind| {
+            let is_there = kind == A && ANSWERS.load(Ordering::Relaxed);
+            Some(if is_there { vec![[192, 0, 2, 1].into()] } else { vec![] })
+        })
+        .await;
+        let names = Arc::new(Names::default());
+        names.use_names(["web.example.".to_owned()].into());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let keeper = tokio::spawn({
+            let (names, told) = (Arc::clone(&names), Arc::clone(&told));
+            async move {
+                tokio::join!(
+                    names.keep_resolved_by(|| Some(resolvers(port))),
+                    names.tell_unresolved(|all| told.lock().unwrap().push(all)),
+                )
+            }
+        });
+        let last = |expected: &[&str]| {
+            let told = told.lock().unwrap();
+            told.last().is_some_and(|all| all.iter().map(String::as_str).eq(expected.iter().copied()))
+        };
+        crate::testing::eventually("it is told", || last(&["web.example."])).await;
+        ANSWERS.store(true, Ordering::Relaxed);
+        crate::testing::eventually("it has an address", || last(&[])).await;
+        ANSWERS.store(false, Ordering::Relaxed);
+        assert_eq!(told.lock().unwrap().len(), 3, "what did not change is not told");
+        keeper.abort();
     }
 
     #[test]

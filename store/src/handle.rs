@@ -19,7 +19,7 @@ pub use self::{
     concerns::{Concern, asks_strictly},
     following::Following,
 };
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -96,6 +96,7 @@ struct Shared {
     view: watch::Sender<Arc<View>>,
     concerns: Concerns,
     load: Mutex<Option<Load>>,
+    unresolved: ArcSwap<BTreeSet<String>>,
     lease_seen: AtomicU64,
     lease: Duration,
     requests: mpsc::Sender<Request>,
@@ -128,6 +129,7 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         view: watch::Sender::new(Arc::default()),
         concerns: Concerns::default(),
         load: Mutex::default(),
+        unresolved: ArcSwap::default(),
         lease_seen: AtomicU64::new(clock.now().0),
         lease,
         requests,
@@ -309,6 +311,18 @@ impl Handle {
     #[must_use]
     pub fn load(&self) -> Option<Load> {
         self.shared.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says for which host names of instances this node's gateway has no address, all of them; told to others with the
+    /// node's next heartbeat.
+    pub fn cannot_resolve(&self, names: BTreeSet<String>) {
+        self.shared.unresolved.store(Arc::new(names));
+    }
+
+    /// The host names of instances for which this node's gateway has no address.
+    #[must_use]
+    pub fn unresolved(&self) -> Arc<BTreeSet<String>> {
+        self.shared.unresolved.load_full()
     }
 
     fn renew_lease(&self) {

@@ -539,5 +539,14 @@ fn no_site(binary: PathBuf) -> Result<(), Failed> {
         states == [("web-9".to_owned(), "unused".to_owned())]
     })?;
     let said = node.logged("atlantis");
-    ensure(said == 1, || format!("the log names it {said} times"))
+    ensure(said == 1, || format!("the log names it {said} times"))?;
+    let body = json!({"ID": "web-8", "Name": "web", "Address": "nowhere.invalid", "Port": live.port});
+    ask(reqwest::Method::PUT, &agent.url, "agent/service/register", "", serde_json::to_vec(&body)?)?;
+    node.until_states("a host name without an address is named", SOON, |states| {
+        states.contains(&("web-8".to_owned(), "unused".to_owned()))
+    })?;
+    // It is looked up every 2 s, for both families.
+    std::thread::sleep(Duration::from_secs(7));
+    let said = node.logged("cannot be resolved");
+    ensure(said == 1, || format!("the log names the host name {said} times"))
 }

@@ -1,21 +1,23 @@
 //! The registry's face: one address, UDP and TCP, as Consul's 8600.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use ipnet::IpNet;
 use store::{Clock, engine::catalog::Catalog, vital};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Draw, Names, answer, metrics::RegistryMetrics, packet, udp};
+use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet, udp};
 use crate::{
     answer::Answer,
     metrics::Metrics,
+    reply::PAYLOAD,
     respond::{Dropped, Transport},
     server::{
         Answers, Error, GRACE, Listener, listen,
@@ -52,11 +54,20 @@ impl Registry {
     }
 }
 
+/// Clients that are answered in as large a datagram as they take; see [`packet`].
+static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
+
+/// What a datagram to a client has room for, in octets.
+fn room(client: IpAddr) -> u16 {
+    let client = client.to_canonical();
+    if INSIDE.iter().any(|network| network.contains(&client)) { packet::LONGEST_DATAGRAM } else { PAYLOAD }
+}
+
 impl Answers for Registry {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
-            _ => packet::respond(packet, peer.ip(), (transport, packet::LONGEST_DATAGRAM), |question| {
+            _ => packet::respond(packet, peer.ip(), (transport, room(peer.ip())), |question| {
                 let mut found = Answer::default();
                 let Shared { catalog, names, .. } = &*self.shared;
                 catalog.look(&mut |view| found = answer(view, names, question, self.draw()));
@@ -64,7 +75,7 @@ impl Answers for Registry {
             }),
         };
         self.shared.metrics.record(transport, &outcome);
-        outcome.ok().map(|response| response.bytes)
+        outcome.map(|response| response.bytes)
     }
 
     fn metrics(&self) -> &Arc<Metrics> {

@@ -7,29 +7,23 @@
 //! A client inside is answered in as large a datagram as it offers to take, because HAProxy and others like it read only
 //! datagrams, and each cut answer holds another part of the instances. Paths inside carry that, in fragments if need be,
 //! and whoever forges an address from there turns nobody else's into a target. Others get at most what passes every path.
+//! Who is inside is for the caller to say, by the room that it gives.
 
 use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::LazyLock,
 };
 
-use ipnet::IpNet;
-
-use super::Offer;
 use crate::{
     answer::{Answer, Question},
     record::{Rcode, RecordType},
-    reply::{Encoded, PAYLOAD, Reply, ReplyEdns},
+    reply::{Encoded, Reply, ReplyEdns},
     request::{Edns, Request},
     respond::{Dropped, Response, Transport},
 };
 
 /// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
 pub(crate) const LONGEST_DATAGRAM: u16 = 65_507;
-
-/// The clients that count as inside: see [`Offer::inside`].
-static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 
 /// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.
 pub(super) fn respond(
@@ -39,7 +33,7 @@ pub(super) fn respond(
     decide: impl FnOnce(&Question) -> Answer,
 ) -> Result<Response, Dropped> {
     // Nothing outlives the call: a defect cannot leave anything half changed.
-    let limit = |edns: Option<Edns<'_>>| limit(source, (transport, room), edns);
+    let limit = |edns: Option<Edns<'_>>| limit((transport, room), edns);
     catch_unwind(AssertUnwindSafe(|| exchange(packet, limit, decide))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
@@ -69,14 +63,10 @@ fn exchange(
 }
 
 /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-fn limit(source: IpAddr, (transport, room): (Transport, u16), edns: Option<Edns<'_>>) -> u16 {
+fn limit((transport, room): (Transport, u16), edns: Option<Edns<'_>>) -> u16 {
     match (transport, edns) {
         (Transport::Udp, None) => 512,
-        (Transport::Udp, Some(edns)) => {
-            let source = source.to_canonical();
-            let inside = INSIDE.iter().any(|network| network.contains(&source));
-            edns.payload.clamp(512, if inside { room } else { PAYLOAD })
-        }
+        (Transport::Udp, Some(edns)) => edns.payload.clamp(512, room),
         _ => u16::MAX,
     }
 }

@@ -1,12 +1,13 @@
-//! Datagrams of the registry's face: each is answered before the next is taken, so nothing can pile up here.
+//! Datagrams of the registry's face: each is answered before the next is taken, so nothing can pile up here. Replies
+//! leave from the address that was asked, also where the face listens on every address.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::UdpSocket, sync::watch};
+use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use crate::{
     respond::Transport,
-    server::{Answers, end},
+    server::{Answers, end, receive_one, send_one},
 };
 
 /// Queries are far shorter; what is cut off here cannot be read and is answered so.
@@ -21,9 +22,9 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut sto
         let received = tokio::select! {
             biased;
             () = end(&mut stopped) => return,
-            received = socket.recv_from(&mut buffer) => received,
+            received = socket.async_io(Interest::READABLE, || receive_one(&socket, &mut buffer)) => received,
         };
-        let (octets, peer) = match received {
+        let (octets, peer, asked) = match received {
             Ok(received) => received,
             Err(error) => {
                 tracing::debug!(%error, "receiving a datagram failed");
@@ -33,8 +34,9 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut sto
             }
         };
         let packet = buffer.get(..octets).unwrap_or_default();
-        let Some(reply) = answers.reply(packet, peer, Transport::Udp) else { continue };
-        if let Err(error) = socket.send_to(&reply, peer).await {
+        let Ok(reply) = answers.reply(packet, peer, Transport::Udp) else { continue };
+        let sent = socket.async_io(Interest::WRITABLE, || send_one(&socket, &reply, peer, &asked)).await;
+        if let Err(error) = sent {
             tracing::debug!(%error, %peer, "sending a reply failed");
             answers.metrics().socket_errors.increment();
         }

@@ -208,6 +208,68 @@ impl Drop for Batch {
     }
 }
 
+/// The address a datagram was sent to, in the form in which its reply has to name it. Empty for sockets that do not tell.
+pub(crate) struct Asked {
+    control: Control,
+    length: usize,
+}
+
+/// Takes one datagram, for sockets that are not worth a batch.
+///
+/// # Errors
+/// What the system says; `WouldBlock` when there is none.
+pub(crate) fn receive_one(
+    socket: &impl std::os::fd::AsRawFd,
+    packet: &mut [u8],
+) -> io::Result<(usize, SocketAddr, Asked)> {
+    let mut asked = Asked { control: Control([0; 64]), length: 0 };
+    let mut vector = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
+    // SAFETY: both are integers, arrays of them or raw pointers, for which all zeroes is a value.
+    let (mut peer, mut header): (libc::sockaddr_storage, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
+    header.msg_name = (&raw mut peer).cast();
+    header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut asked.control).cast();
+    header.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: the header points to what lives until the call returns, with the lengths of what it points to.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+    let octets = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the call above filled the header, and its control messages are still where it says.
+    if unsafe { reply_from(&raw mut header) } {
+        asked.length = header.msg_controllen as usize;
+    }
+    let peer = address(&peer).ok_or_else(|| io::Error::other("a datagram without a sender"))?;
+    Ok((octets, peer, asked))
+}
+
+/// Sends one reply, from the address that was asked.
+///
+/// # Errors
+/// What the system says; `WouldBlock` when there is no room for it now.
+pub(crate) fn send_one(
+    socket: &impl std::os::fd::AsRawFd,
+    reply: &[u8],
+    peer: SocketAddr,
+    asked: &Asked,
+) -> io::Result<()> {
+    let peer = socket2::SockAddr::from(peer);
+    let mut vector = libc::iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
+    // SAFETY: integers and raw pointers, for which all zeroes is a value.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_name = peer.as_ptr().cast_mut().cast();
+    header.msg_namelen = peer.len();
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    if asked.length > 0 {
+        header.msg_control = (&raw const asked.control).cast_mut().cast();
+        header.msg_controllen = asked.length as _;
+    }
+    // SAFETY: the header points to what lives until the call returns, and the system only reads it.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Asks for the address each datagram was sent to, by the option of the socket's family.
 ///
 /// # Errors

@@ -8,7 +8,9 @@
 //! - When many handshakes are open, a client first has to prove its address (Retry, RFC 9000 §8.1.2). When too many
 //!   are open, further ones are refused.
 //! - A client counts against its share of connections, over all transports together, from the moment its address is
-//!   proven. Forged sources can therefore not use up the share of another client.
+//!   proven: by a Retry before its handshake, else by the handshake. Forged sources can therefore not use up the share
+//!   of another client, and a client that answers Retry and goes silent then cannot hold the handshakes of all others.
+//! - Only handshakes that ended count as connections of a listener.
 //! - Early data (0-RTT) is not taken, because it can be replayed.
 //!
 //! The listener that `hickory-server` brings is not used: it awaits each handshake inside its accept loop and serves
@@ -33,11 +35,14 @@ use tokio::{
 };
 
 use super::{
-    Answers, BUFFER, Config, Error, Exchange, end, socket,
-    streams::{Limits, Line},
+    Answers, BUFFER, Config, Error, end, socket,
+    streams::{Limits, Line, Place},
     tls::Certificate,
 };
-use crate::{metrics::OpenConnection, respond::Transport};
+use crate::{
+    metrics::{Metrics, OpenConnection},
+    respond::Transport,
+};
 
 /// Queries, or requests, of one connection at a time.
 const STREAMS: u32 = 64;
@@ -50,6 +55,9 @@ const WINDOWS: (u32, u32) = (80 * 1024, 256 * 1024);
 const UNACKNOWLEDGED: u64 = 256 * 1024;
 /// Handshakes open at a time, per listener; more are refused.
 const MAX_HANDSHAKES: usize = 512;
+/// Handshakes that one client with a proven address may have open at a time, per listener, however many connections
+/// it may have: several such clients are needed to use up all.
+const MAX_HANDSHAKES_OF_CLIENT: usize = 64;
 /// From this many open handshakes on, a client has to prove its address before it is given any memory.
 const RETRY_FROM: usize = 64;
 
@@ -109,7 +117,7 @@ impl Listeners {
         self,
         tasks: &mut JoinSet<()>,
         limits: &Limits,
-        exchange: &Exchange,
+        exchange: &impl Answers,
         stopped: &watch::Receiver<bool>,
     ) {
         for (socket, spoken) in self.sockets {
@@ -157,7 +165,7 @@ async fn serve(
             return end(&mut stopped).await;
         }
     };
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let doors = Doors::new(limits);
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -172,16 +180,8 @@ async fn serve(
             return end(&mut stopped).await;
         };
         while connections.try_join_next().is_some() {}
-        if connections.len() >= limits.connections {
-            exchange.metrics().refused_full.increment();
-            incoming.refuse();
-            continue;
-        }
-        let Some((incoming, handshake)) = admit(incoming, &handshakes) else {
-            exchange.metrics().refused_full.increment();
-            continue;
-        };
-        let Some(config) = server_config(&certificate, spoken, limits.idle) else {
+        let Some((incoming, entry)) = doors.admit(incoming, exchange.metrics()) else { continue };
+        let Some(config) = server_config(&certificate, spoken, doors.limits.idle) else {
             incoming.refuse();
             continue;
         };
@@ -189,10 +189,10 @@ async fn serve(
             exchange: exchange.clone(),
             peer: incoming.remote_address(),
             transport: spoken.transport(),
-            idle: limits.idle,
+            idle: doors.limits.idle,
             stopped: stopped.clone(),
         };
-        connections.spawn(connect(incoming, handshake, config, spoken, limits.clone(), line));
+        connections.spawn(connect(incoming, entry, config, spoken, doors.clone(), line));
     }
     endpoint.set_server_config(None);
     while connections.join_next().await.is_some() {}
@@ -200,19 +200,73 @@ async fn serve(
     endpoint.wait_idle().await;
 }
 
-/// A place among the open handshakes; without one the client was answered already, with Retry or a refusal.
-fn admit(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming, OwnedSemaphorePermit)> {
-    let open = MAX_HANDSHAKES - handshakes.available_permits();
-    if open >= RETRY_FROM && incoming.may_retry() {
-        // It fails only where it may not be done.
-        let _ = incoming.retry();
-        return None;
+/// What one listener allows.
+#[derive(Clone, Debug)]
+struct Doors {
+    /// Connections by client, over all transports.
+    limits: Limits,
+    /// Connections whose handshake ended.
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    /// Handshakes by client, once its address is proven.
+    handshakes_of_client: Limits,
+}
+
+/// What a client holds while it shakes hands.
+#[derive(Debug)]
+struct Entry {
+    _handshake: OwnedSemaphorePermit,
+    /// Among its own handshakes and among its connections; absent until its address is proven.
+    proven: Option<(Place, Place)>,
+}
+
+impl Entry {
+    /// The handshake ended, which has proven the address: what remains is the place among the client's connections.
+    fn established(self, admit: impl FnOnce() -> Option<Place>) -> Option<Place> {
+        self.proven.map_or_else(admit, |(_, place)| Some(place))
     }
-    match Arc::clone(handshakes).try_acquire_owned() {
-        Ok(permit) => Some((incoming, permit)),
-        Err(_) => {
-            incoming.refuse();
+}
+
+impl Doors {
+    fn new(limits: Limits) -> Self {
+        Self {
+            // A semaphore counts no further than this, and no system has as many connections.
+            connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            handshakes_of_client: Limits::new(MAX_HANDSHAKES, MAX_HANDSHAKES_OF_CLIENT, limits.idle),
+            limits,
+        }
+    }
+
+    /// A place among the open handshakes; without one the client was answered already, with Retry or a refusal.
+    fn admit(&self, incoming: Incoming, metrics: &Metrics) -> Option<(Incoming, Entry)> {
+        let open = MAX_HANDSHAKES - self.handshakes.available_permits();
+        if open >= RETRY_FROM && incoming.may_retry() {
+            // It fails only where it may not be done.
+            let _ = incoming.retry();
+            return None;
+        }
+        let proven = if incoming.remote_address_validated() {
+            let client = incoming.remote_address().ip();
+            let Some(places) = self.handshakes_of_client.admit(client).zip(self.limits.admit(client)) else {
+                metrics.refused_client.increment();
+                incoming.refuse();
+                return None;
+            };
+            Some(places)
+        } else {
             None
+        };
+        match Arc::clone(&self.handshakes).try_acquire_owned() {
+            // A handshake is not begun for a connection that could not be had now.
+            Ok(_handshake) if self.connections.available_permits() > 0 => {
+                Some((incoming, Entry { _handshake, proven }))
+            }
+            Ok(_) | Err(_) => {
+                metrics.refused_full.increment();
+                incoming.refuse();
+                None
+            }
         }
     }
 }
@@ -220,10 +274,10 @@ fn admit(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming, O
 /// Shakes hands, within the idle limit, and serves the connection.
 async fn connect(
     incoming: Incoming,
-    handshake: OwnedSemaphorePermit,
+    entry: Entry,
     config: Arc<ServerConfig>,
     spoken: Spoken,
-    limits: Limits,
+    doors: Doors,
     mut line: Line<impl Answers>,
 ) {
     let connecting = match incoming.accept_with(config) {
@@ -240,17 +294,26 @@ async fn connect(
         Ok(Err(error)) => return failed(&line, &error.to_string()),
         Err(_) => return failed(&line, "it took too long"),
     };
-    drop(handshake);
-    // The handshake has proven the address.
-    let Some(_place) = limits.admit(connection.remote_address().ip()) else {
-        line.exchange.metrics().refused_client.increment();
-        let code = match spoken {
-            Spoken::Doq => doq::EXCESSIVE_LOAD,
-            Spoken::Http3 => http3::EXCESSIVE_LOAD,
-        };
-        return connection.close(code, b"this client has too many connections");
+    let ip = connection.remote_address().ip();
+    let place = entry.established(|| doors.limits.admit(ip));
+    let metrics = line.exchange.metrics();
+    let surplus = match (place, Arc::clone(&doors.connections).try_acquire_owned()) {
+        (Some(place), Ok(one)) => Ok((place, one)),
+        (None, _) => Err((&metrics.refused_client, "this client has too many connections")),
+        (_, Err(_)) => Err((&metrics.refused_full, "there are too many connections")),
     };
-    let _counted = OpenConnection::new(line.exchange.metrics(), line.transport);
+    let _places = match surplus {
+        Ok(places) => places,
+        Err((counter, why)) => {
+            counter.increment();
+            let code = match spoken {
+                Spoken::Doq => doq::EXCESSIVE_LOAD,
+                Spoken::Http3 => http3::EXCESSIVE_LOAD,
+            };
+            return connection.close(code, why.as_bytes());
+        }
+    };
+    let _counted = OpenConnection::new(metrics, line.transport);
     match spoken {
         Spoken::Doq => doq::serve(connection, line).await,
         Spoken::Http3 => http3::serve(connection, line).await,

@@ -20,7 +20,11 @@ use super::{
     Answers, Config, Error, Exchange, end, https, stream_socket, tcp,
     tls::{Certificate, handshake},
 };
-use crate::{metrics::OpenConnection, options, respond::Transport};
+use crate::{
+    metrics::OpenConnection,
+    options,
+    respond::{Dropped, Transport},
+};
 
 /// How long to wait when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -131,13 +135,13 @@ pub(super) struct Line<A> {
 }
 
 impl<A: Answers> Line<A> {
-    /// The reply to a packet, if it gets one.
-    pub(super) async fn reply(&self, packet: &[u8]) -> Option<Vec<u8>> {
+    /// The reply to a packet, or why it gets none.
+    pub(super) async fn reply(&self, packet: &[u8]) -> Result<Vec<u8>, Dropped> {
         if let Some(wait) = self.exchange.wait(packet, self.peer) {
             wait.await;
         }
         let reply = self.exchange.reply(packet, self.peer, self.transport)?;
-        Some(options::dress(packet, reply, self.transport, self.idle))
+        Ok(options::dress(packet, reply, self.transport, self.idle))
     }
 }
 

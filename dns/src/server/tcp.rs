@@ -76,7 +76,7 @@ async fn listen(
             Ok(Err(error)) => return Ending::Broken(error),
             Err(_) => return Ending::Idle,
         }
-        let Some(reply) = line.reply(&query).await else { continue };
+        let Ok(reply) = line.reply(&query).await else { continue };
         if replies.send(reply).await.is_err() {
             return Ending::Orderly;
         }

@@ -19,10 +19,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    respond::Dropped,
-    testing::{Small, query},
-};
+use crate::testing::{Small, query};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -149,7 +149,7 @@ impl Worker {
                 (self.exchange.clone(), Arc::clone(&self.socket), packet.to_vec());
             self.runtime.spawn(async move {
                 wait.await;
-                let Some(reply) = exchange.reply(&packet, peer, Transport::Udp) else { return };
+                let Ok(reply) = exchange.reply(&packet, peer, Transport::Udp) else { return };
                 if let Err(error) = socket.send_to(&reply, peer) {
                     tracing::debug!(%error, %peer, "sending a reply failed");
                     exchange.metrics.socket_errors.increment();

@@ -65,7 +65,8 @@ pub struct InstanceStatus {
     /// The site it says it stands in.
     pub site: Option<String>,
     /// `passing`, `warning`, `critical`, `maintenance`, `draining`, `unusable`; or what nodes say of it: `doubtful` and
-    /// `unreachable` are used while they answer, `left_out` is in doubt and not used, `unused` is never used.
+    /// `unreachable` are used while they answer, `left_out` is in doubt and not used, `unused` is not used while it
+    /// is registered as it is, or while its host name cannot be resolved.
     pub state: String,
     /// Why, where it is not passing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,18 +84,24 @@ pub struct InstanceStatus {
 
 pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
     let told = admin.nodes.instances();
-    let with_notes = |service: &Arc<Service>| ServiceStatus {
-        instances: told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told)),
-        ..one(admin, snapshot, service)
+    let with_notes = |service: &Arc<Service>| {
+        let noted = told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told));
+        one(admin, snapshot, service, noted)
     };
     snapshot.services.values().map(with_notes).collect()
 }
 
-fn one(admin: &Admin, snapshot: &Snapshot, service: &Arc<Service>) -> ServiceStatus {
+fn one(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    service: &Arc<Service>,
+    noted: Vec<InstanceStatus>,
+) -> ServiceStatus {
     let entry = admin.handle.service(&service.consul.service).load();
     let zone = snapshot.clusters.get(&service.cluster).map(|cluster| cluster.zone.clone());
     let uuid = service.uuid.zip(zone).map(|(uuid, zone)| format!("{uuid}.{zone}"));
-    let known = (entry.standing != Standing::Unread).then(|| count(admin, snapshot, &entry.endpoints));
+    let known =
+        (entry.standing != Standing::Unread).then(|| count(admin, snapshot, &entry.endpoints, &noted));
     let (standing, reason) = standing(&entry);
     ServiceStatus {
         name: service.name.to_string(),
@@ -105,7 +112,7 @@ fn one(admin: &Admin, snapshot: &Snapshot, service: &Arc<Service>) -> ServiceSta
         standing: standing.to_owned(),
         reason,
         known,
-        instances: Vec::new(),
+        instances: noted,
     }
 }
 
@@ -119,10 +126,18 @@ fn standing(entry: &Entry) -> (&'static str, Option<String>) {
     }
 }
 
-fn count(admin: &Admin, snapshot: &Snapshot, endpoints: &[Endpoint]) -> Known {
-    let usable = endpoints.iter().map(|it| instance(admin, snapshot, it));
-    let usable = usable.filter(|it| matches!(it.state.as_str(), "passing" | "warning")).count();
+/// Counts; `noted` is what nodes say.
+fn count(admin: &Admin, snapshot: &Snapshot, endpoints: &[Endpoint], noted: &[InstanceStatus]) -> Known {
+    let usable =
+        endpoints.iter().map(|it| instance(admin, snapshot, it)).filter(|it| is_usable(it, noted)).count();
     Known { all: endpoints.len(), usable }
+}
+
+/// Requests may be sent to it, by the registry and by what nodes say of it.
+fn is_usable(it: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
+    let unused =
+        |note: &InstanceStatus| note.state == "unused" && (&note.id, &note.node) == (&it.id, &it.node);
+    matches!(it.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
 }
 
 /// Names the instances of the services that are shown. Those that this node does not follow are read from the registry.
@@ -138,7 +153,7 @@ pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status
                 Err(_) => service.reason = Some("the registry does not answer".to_owned()),
             }
             if service.reason.is_none() {
-                service.known = Some(count(admin, snapshot, &endpoints));
+                service.known = Some(count(admin, snapshot, &endpoints, &service.instances));
             }
         }
         let noted = std::mem::take(&mut service.instances);
@@ -213,5 +228,27 @@ fn instance(admin: &Admin, snapshot: &Snapshot, endpoint: &Endpoint) -> Instance
         state: state.to_owned(),
         reason,
         ..InstanceStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_do_not_use_is_not_usable() {
+        let at = |id: &str, state: &str| InstanceStatus {
+            id: id.to_owned(),
+            node: "n1".to_owned(),
+            state: state.to_owned(),
+            ..InstanceStatus::default()
+        };
+        let noted = [at("h/2", "unused"), at("h/3", "doubtful")];
+        assert!(!is_usable(&at("h/2", "passing"), &noted));
+        assert!(is_usable(&at("h/3", "passing"), &noted), "it is used while it answers");
+        assert!(is_usable(&at("h/1", "warning"), &noted));
+        assert!(!is_usable(&at("h/1", "critical"), &noted));
+        let elsewhere = InstanceStatus { node: "n2".to_owned(), ..at("h/2", "passing") };
+        assert!(is_usable(&elsewhere, &noted), "another instance of the same id");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Access, Ask, Outcome,
     body::{self, At, Fields},
-    query::duration,
+    query::{boolean, duration},
     reply::Reply,
     shape,
 };
@@ -211,9 +211,9 @@ async fn deregister(ask: &Ask<'_>, id: &str) -> Outcome {
 fn enable(ask: &Ask<'_>) -> Result<bool, Reply> {
     match ask.query.get("enable") {
         None | Some("") => Err(Reply::text(400, "Missing value for enable")),
-        Some("true" | "1" | "t") => Ok(true),
-        Some("false" | "0" | "f") => Ok(false),
-        Some(text) => Err(Reply::text(400, format!("Invalid value for enable: {text:?}"))),
+        Some(text) => {
+            boolean(text).ok_or_else(|| Reply::text(400, format!("Invalid value for enable: {text:?}")))
+        }
     }
 }
 

@@ -98,6 +98,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number of 64 bits, as flags and indexes are.
+    pub(super) fn unsigned(self, name: &str) -> Result<u64, Reply> {
+        let wrong = || Self::wrong(name, "a whole number from 0 to 18446744073709551615");
+        match self.get(name) {
+            None => Ok(0),
+            Some(Json::Number(number)) => number.as_u64().ok_or_else(wrong),
+            Some(_) => Err(wrong()),
+        }
+    }
+
     fn port(self, name: &str) -> Result<u16, Reply> {
         u16::try_from(self.number(name, 0)?).map_err(|_| Self::wrong(name, "a port from 0 to 65535"))
     }

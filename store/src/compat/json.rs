@@ -3,7 +3,7 @@
 //! Go matches keys without regard to case, and of two keys that match one field the later one counts. A map that
 //! sorts its keys (such as that of `serde_json`) has lost which one was later, so bodies are read into this.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -28,7 +28,7 @@ impl Json {
     /// # Errors
     /// `EOF` for a body without a value, else what is wrong with it.
     pub(super) fn first_of(body: &[u8]) -> Result<Self, String> {
-        match serde_json::Deserializer::from_slice(body).into_iter::<Self>().next() {
+        match serde_json::Deserializer::from_str(&repaired(body)).into_iter::<Self>().next() {
             None => Err("EOF".to_owned()),
             Some(read) => read.map_err(|error| error.to_string()),
         }
@@ -69,6 +69,41 @@ impl Json {
         }
     }
 }
+
+/// A body in which what is no Unicode is U+FFFD, as Go reads it: octets that are no UTF-8, and escapes of half a
+/// surrogate pair.
+fn repaired(body: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(body);
+    let unit = |at: usize| {
+        let digits = text.get(at..).and_then(|it| it.strip_prefix("\\u")).and_then(|it| it.get(..4))?;
+        let digits = digits.bytes().all(|it| it.is_ascii_hexdigit()).then_some(digits)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut halves, mut at) = (Vec::new(), 0);
+    while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        at += match (unit(at), unit(at + ESCAPE)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 2 * ESCAPE,
+            (Some(0xD800..=0xDFFF), _) => {
+                halves.push(at);
+                ESCAPE
+            }
+            // Of other escapes what counts here is that a backslash may follow the backslash.
+            _ => 2,
+        };
+    }
+    if halves.is_empty() {
+        return text;
+    }
+    let mut text = text.into_owned();
+    for at in halves {
+        text.replace_range(at..at + ESCAPE, "\\uFFFD");
+    }
+    Cow::Owned(text)
+}
+
+/// Octets of an escape such as `\ud800`.
+const ESCAPE: usize = 6;
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -147,6 +182,26 @@ mod tests {
         }
         // As deep as serde_json goes, and not one level deeper.
         assert!(Json::first_of("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_unicode_is_replaced_as_go_does() {
+        let read = |body: &[u8]| Json::first_of(body).map(|it| it.text().map(str::to_owned).unwrap());
+        for (body, text) in [
+            (&br#""\ud800""#[..], "\u{FFFD}"),
+            (br#""\uD800\u0041x""#, "\u{FFFD}Ax"),
+            (br#""\udc00z\uDFFF""#, "\u{FFFD}z\u{FFFD}"),
+            (br#""\ud83d\ude00""#, "\u{1F600}"),
+            (br#""\ud800\ud83d\ude00""#, "\u{FFFD}\u{1F600}"),
+            (br#""\\ud800""#, "\\ud800"),
+            (br#""\\\ud800""#, "\\\u{FFFD}"),
+            (b"\"a\xFFb\"", "a\u{FFFD}b"),
+        ] {
+            assert_eq!(read(body).as_deref(), Ok(text), "{}", String::from_utf8_lossy(body));
+        }
+        for wrong in [&br#""\ud80""#[..], br#""\u""#, br#""\"#, b"\"\\u\xC3\xBC00\""] {
+            assert!(Json::first_of(wrong).is_err(), "{}", String::from_utf8_lossy(wrong));
+        }
     }
 
     proptest! {

@@ -41,9 +41,8 @@ impl Query {
     pub(super) fn flag(&self, name: &str) -> Result<bool, Reply> {
         match self.get(name) {
             None => Ok(false),
-            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(_) => Err(Reply::text(400, format!("Invalid value for ?{name}"))),
+            Some("") => Ok(true),
+            Some(text) => boolean(text).ok_or_else(|| Reply::text(400, format!("Invalid value for ?{name}"))),
         }
     }
 
@@ -111,6 +110,15 @@ impl Ask<'_> {
     }
 }
 
+/// True or false as Go reads it (`strconv.ParseBool`).
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// A duration as Go writes it: `1h30m`, `1.5s`, `300ms`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 7] =
@@ -118,7 +126,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
-    let (mut rest, mut total) = (text, 0.0);
+    let (mut rest, mut total) = (text.strip_prefix('+').unwrap_or(text), 0.0);
     while !rest.is_empty() {
         let digits = rest.find(|it: char| !it.is_ascii_digit() && it != '.').filter(|at| *at > 0)?;
         let (number, after) = rest.split_at(digits);
@@ -128,7 +136,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         total += number.parse::<f64>().ok()? * scale;
         rest = after;
     }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
+    (!text.is_empty() && text != "+").then(|| Duration::try_from_secs_f64(total).ok()).flatten()
 }
 
 /// A duration as Go shows it, in whole milliseconds or more.
@@ -172,12 +180,18 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, ms) in
-            [("10s", 10_000), ("1m30s", 90_000), ("1.5s", 1_500), ("300ms", 300), ("0", 0), ("2h", 7_200_000)]
-        {
+        for (text, ms) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1_500),
+            ("300ms", 300),
+            ("0", 0),
+            ("2h", 7_200_000),
+            ("+2s", 2_000),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "1", "s", "1x", "-1s", "1s2", "..s"] {
+        for text in ["", "1", "s", "1x", "-1s", "1s2", "..s", "+", "++1s"] {
             assert_eq!(duration(text), None, "{text}");
         }
         for (ms, text) in

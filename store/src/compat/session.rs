@@ -18,7 +18,8 @@ use crate::engine::embedded::{
 };
 
 const LOCK_DELAY: Duration = Duration::from_secs(15);
-const LONGEST_LOCK_DELAY: Duration = Duration::from_secs(60);
+/// A lock-delay that is a number below this means seconds.
+const SECONDS_BELOW: f64 = 1_000.0;
 
 pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
     ask.here()?;
@@ -105,12 +106,14 @@ fn session(fields: Fields<'_>, own: String) -> Result<SessionRow, Reply> {
         other => return Err(Reply::text(500, format!("Invalid Behavior setting '{other}'"))),
     };
     let node = fields.text("Node")?;
+    let ttl_text = fields.text("TTL")?;
     let service_checks = fields.objects("ServiceChecks")?.into_iter().map(|it| it.text("ID"));
     Ok(SessionRow {
         id: uuid::Uuid::new_v4().to_string(),
         name: fields.text("Name")?,
         node: if node.is_empty() { own } else { node },
-        ttl: ttl(&fields.text("TTL")?)?,
+        ttl: ttl(&ttl_text)?,
+        ttl_text: Some(ttl_text).filter(|it| !it.is_empty()),
         lock_delay: lock_delay(fields.get("LockDelay"))?,
         behavior,
         node_checks: node_checks(fields)?,
@@ -120,16 +123,21 @@ fn session(fields: Fields<'_>, own: String) -> Result<SessionRow, Reply> {
     })
 }
 
-/// A duration as text; a number is seconds when it is small, else nanoseconds (as Consul reads it).
+/// A duration as text; a number is seconds when it is small, else nanoseconds, without what is behind its point (as
+/// Consul reads it). Less than none is none.
 fn lock_delay(value: Option<&Json>) -> Result<Duration, Reply> {
     let delay = match value {
         None => Some(LOCK_DELAY),
-        Some(Json::Text(text)) => duration(text),
-        Some(Json::Number(number)) => {
-            number.as_u64().map(|n| if n < 1_000 { Duration::from_secs(n) } else { Duration::from_nanos(n) })
-        }
+        Some(Json::Text(text)) => match text.strip_prefix('-') {
+            Some(positive) => duration(positive).map(|_| Duration::ZERO),
+            None => duration(text),
+        },
+        Some(Json::Number(number)) => number.as_f64().map(|n| match n.trunc() {
+            n if n < SECONDS_BELOW => Duration::try_from_secs_f64(n).unwrap_or_default(),
+            // The greatest is what 64 bits hold of nanoseconds.
+            n => Duration::try_from_secs_f64(n / 1e9).unwrap_or_default().min(Duration::from_nanos(u64::MAX)),
+        }),
         Some(_) => None,
     };
-    let delay = delay.ok_or_else(|| Reply::text(400, "Request decode failed: invalid LockDelay"))?;
-    Ok(delay.min(LONGEST_LOCK_DELAY))
+    delay.ok_or_else(|| Reply::text(400, "Request decode failed: invalid LockDelay"))
 }

@@ -136,7 +136,7 @@ pub(super) fn session(row: &SessionRow) -> Value {
         "Node": row.node,
         "LockDelay": u64::try_from(row.lock_delay.as_nanos()).unwrap_or(u64::MAX),
         "Behavior": match row.behavior { Behavior::Release => "release", Behavior::Delete => "delete" },
-        "TTL": row.ttl.map(shown).unwrap_or_default(),
+        "TTL": row.ttl_text.clone().or_else(|| row.ttl.map(shown)).unwrap_or_default(),
         "NodeChecks": row.node_checks,
         "ServiceChecks": checks,
         "CreateIndex": row.create,

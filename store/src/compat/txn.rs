@@ -135,12 +135,7 @@ fn kv_op(fields: Fields<'_>) -> Result<Op, Reply> {
         Reply::text(400, format!("Failed to parse body: illegal base64 data at input byte {at}"))
     })?;
     let value = Bytes::from(value);
-    let number = |name| {
-        let number = fields.number(name, 0)?;
-        u64::try_from(number)
-            .map_err(|_| Reply::text(400, format!("Failed to parse body: {name} is negative")))
-    };
-    let (flags, expected) = (number("Flags")?, Index(number("Index")?));
+    let (flags, expected) = (fields.unsigned("Flags")?, Index(fields.unsigned("Index")?));
     let name = fields.text("Verb")?;
     let verb = match name.as_str() {
         "set" => Verb::Set { value, flags },

@@ -1,5 +1,7 @@
 //! What people should know of single instances: those in doubt, and those that no gateway will ever use.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Doubt, Entry};
@@ -21,7 +23,8 @@ pub struct InstanceNote {
     /// Its address and port, as registered.
     pub address: String,
     /// `doubtful` (used while it answers dials), `unreachable` (used while it answers; the registry cannot be believed
-    /// about it), `left_out` (in doubt and not used) or `unused` (never used).
+    /// about it), `left_out` (in doubt and not used) or `unused` (not used while
+    /// it is registered so, or while its host name has no address).
     pub state: String,
     /// Why.
     pub reason: String,
@@ -53,14 +56,24 @@ impl InstanceNote {
     }
 }
 
-/// What is to be said of a service's instances, those in doubt first.
-pub fn notes<'a>(entry: &'a Entry, snapshot: &'a Snapshot) -> impl Iterator<Item = InstanceNote> + 'a {
+/// What is to be said of a service's instances, those in doubt first. `unresolved` are the host names for which this
+/// node's gateway has no address.
+pub fn notes<'a>(
+    entry: &'a Entry,
+    snapshot: &'a Snapshot,
+    unresolved: &'a BTreeSet<String>,
+) -> impl Iterator<Item = InstanceNote> + 'a {
     let doubts = entry.doubts.iter().map(InstanceNote::of_doubt);
     let unused = entry.endpoints.iter().filter_map(|it| {
-        let why = unused(snapshot, it)?;
+        let nowhere = || unresolved.contains(&it.address).then(|| no_address(&it.address));
+        let why = unused(snapshot, it).or_else(nowhere)?;
         Some(InstanceNote::of(it, "unused", why))
     });
     doubts.chain(unused)
+}
+
+fn no_address(name: &str) -> String {
+    format!("its address {name:?} is a host name that cannot be resolved")
 }
 
 /// Why no gateway will ever use an instance; `None` if one may, or if no Service takes it.

@@ -590,6 +590,22 @@ proptest! {
 }
 
 #[test]
+fn an_instance_whose_host_name_has_no_address_is_told() {
+    use crate::testing::{compile, sources};
+    let mut world = sources(1, 1);
+    world.services = vec![crate::testing::service("web")];
+    let snapshot = compile(world, &crate::board::Board::default());
+    let named = Endpoint { address: "nowhere.invalid".into(), ..endpoint(1) };
+    let entry = Entry { endpoints: vec![endpoint(0), named.clone()], ..Entry::default() };
+    assert_eq!(notes(&entry, &snapshot, &BTreeSet::new()).count(), 0);
+    let unresolved = BTreeSet::from(["nowhere.invalid".to_owned(), "else.invalid".to_owned()]);
+    let told: Vec<_> = notes(&entry, &snapshot, &unresolved).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0].id, told[0].state.as_str()), (&named.id, "unused"));
+    assert!(told[0].reason.contains("\"nowhere.invalid\"") && told[0].reason.contains("resolve"));
+}
+
+#[test]
 fn a_registration_is_never_used_if_its_site_is_none_of_its_services() {
     use crate::testing::{compile, name, sources};
     let mut world = sources(2, 1);

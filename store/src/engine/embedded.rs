@@ -349,6 +349,7 @@ impl Engine for Embedded {
             name: spec.name.clone(),
             node: self.options.node.clone(),
             ttl: Some(spec.ttl),
+            ttl_text: None,
             lock_delay: spec.lock_delay,
             behavior: Behavior::Release,
             node_checks: Vec::new(),

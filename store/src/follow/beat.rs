@@ -79,9 +79,10 @@ pub(super) async fn follow(
 /// The instances in use that there is something to say of, as many as a beat holds, and how many more there are.
 fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
+    let unresolved = handle.unresolved();
     let (mut told, mut more) = (Vec::new(), 0);
     for service in handle.services_in_use().borrow().iter() {
-        for note in notes(&handle.service(service).load(), &snapshot) {
+        for note in notes(&handle.service(service).load(), &snapshot, &unresolved) {
             if told.len() < NodeBeat::MOST_INSTANCES {
                 told.push(note);
             } else {

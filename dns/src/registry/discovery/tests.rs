@@ -125,6 +125,30 @@ fn only_clients_inside_are_answered() {
     }
 }
 
+/// Whom the operator answers is inside, whatever network that is.
+#[test]
+fn every_client_that_is_answered_gets_as_large_a_datagram_as_it_takes() {
+    let (handle, publisher) = channel(Clock::default(), Duration::MAX);
+    let clients = vec!["192.0.2.0/24".parse().unwrap(), "100.64.0.0/10".parse().unwrap()];
+    let discovery = Discovery::new(Offer { clients, ..offer() }, handle);
+    let many = (0..200).map(|n| endpoint(&format!("10.0.0.{n}"), CheckStatus::Passing)).collect();
+    publisher.discovery().slot("web").store(Entry { endpoints: many, ..entry(Standing::Present) });
+    for client in ["192.0.2.9", "100.64.1.1"] {
+        let peer = SocketAddr::new(client.parse().unwrap(), 4000);
+        for (payload, room, at_most) in [(8192, 65_507, 8192), (8192, 1232, 1232), (600, 65_507, 600)] {
+            let packet = query("web.service.in.example.", WireType::A, Some(payload));
+            let reply = discovery.respond(&packet, peer, (Transport::Udp, room)).unwrap().unwrap();
+            let whole = at_most > 4000;
+            assert_eq!(reply.truncated, !whole, "{client} {payload} {room}");
+            assert!(
+                reply.bytes.len() <= at_most && (!whole || reply.bytes.len() > 3000),
+                "{}",
+                reply.bytes.len()
+            );
+        }
+    }
+}
+
 #[test]
 fn what_is_no_service_puts_nothing_into_use() {
     let (discovery, publisher) = start();

@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use super::*;
-use crate::{respond::Transport, server::Answers as _, testing::query};
+use crate::{
+    respond::{Dropped, Transport},
+    server::Answers as _,
+    testing::query,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,9 +123,12 @@ fn packets_that_are_no_queries_are_answered_as_everywhere() {
     assert_eq!(message.metadata.response_code, ResponseCode::Refused);
     assert!(!message.metadata.authoritative);
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
-    assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), None);
+    assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), Err(Dropped::Short));
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    assert_eq!(registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp), None);
+    assert_eq!(
+        registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp),
+        Err(Dropped::NoReturn)
+    );
 }
 
 #[test]
@@ -152,8 +159,8 @@ proptest! {
         let peer = SocketAddr::from((OUTSIDE, 4000));
         let registry = registry();
         let reply = registry.reply(&packet, peer, Transport::Udp);
-        prop_assert_eq!(registry.metrics().dropped(crate::Dropped::Defect), 0);
-        let Some(reply) = reply else { return Ok(()) };
+        prop_assert_eq!(registry.metrics().dropped(Dropped::Defect), 0);
+        let Ok(reply) = reply else { return Ok(()) };
         prop_assert!(reply.len() <= 1232);
         let message = Message::from_vec(&reply).unwrap();
         if changes.is_empty() && !is_cut {
@@ -213,6 +220,27 @@ async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
     assert!((counted - 3.0).abs() < f64::EPSILON);
     stop.send(()).unwrap();
     timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+}
+
+/// Resolvers drop what comes from another address than the one they asked.
+#[tokio::test]
+async fn replies_leave_from_the_address_that_was_asked() {
+    for (any, asked) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
+        let server = bind(any.parse().unwrap(), registry()).unwrap();
+        let port = server.local_addr().port();
+        let task = tokio::spawn(server.run(std::future::pending()));
+        for ip in asked {
+            let address = SocketAddr::new(ip.parse().unwrap(), port);
+            let socket = UdpSocket::bind(SocketAddr::new(address.ip(), 0)).await.unwrap();
+            socket.send_to(&query(BIG, WireType::SRV, Some(8192)), address).await.unwrap();
+            let mut reply = [0; 8192];
+            let (octets, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+            assert_eq!(from, address);
+            let message = Message::from_vec(&reply[..octets]).unwrap();
+            assert_eq!((message.answers.len(), message.metadata.truncation), (60, false));
+        }
+        task.abort();
+    }
 }
 
 #[tokio::test]

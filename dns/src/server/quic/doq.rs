@@ -1,16 +1,18 @@
 //! DNS over QUIC (RFC 9250): every query on a stream of its own, behind its length.
 
-use quinn::{Connection, ReadToEndError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{Answers, Line, code, end};
-use crate::options;
+use crate::{options, respond::Dropped};
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
 pub(super) const NO_ERROR: VarInt = code(0);
+/// A defect of ours.
+const INTERNAL_ERROR: VarInt = code(1);
 /// The other side broke the protocol.
 const PROTOCOL_ERROR: VarInt = code(2);
 /// What is no longer waited for.
@@ -60,33 +62,89 @@ pub(super) async fn serve(connection: Connection, mut line: Line<impl Answers>) 
     connection.close(NO_ERROR, b"");
 }
 
-/// Reads one query and sends its reply.
+/// Why a query gets no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unanswered {
+    Violation(Violation),
+    /// The client gave the query up, or the connection is gone.
+    GivenUp,
+    /// The query did not come within the idle limit.
+    Late,
+    /// Answering it failed.
+    Defect,
+}
+
+impl From<Violation> for Unanswered {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+/// Reads one query and sends its reply, or resets the stream: a stream that ended without a reply would be a protocol
+/// error of ours.
 async fn exchange(
     mut reply: SendStream,
     mut query: RecvStream,
     line: Line<impl Answers>,
 ) -> Result<(), Violation> {
-    let octets = match timeout(line.idle, query.read_to_end(LONGEST)).await {
-        Ok(Ok(octets)) => octets,
-        Ok(Err(ReadToEndError::TooLong)) => return Err(Violation("more than one message on a stream")),
-        // The client gave the query up, or the connection is gone.
-        Ok(Err(ReadToEndError::Read(_))) => return Ok(()),
-        Err(_) => {
-            let _ = query.stop(REQUEST_CANCELLED);
-            let _ = reply.reset(REQUEST_CANCELLED);
+    let unanswered = match answer(&mut query, &line).await {
+        Ok(framed) => {
+            send(&mut reply, &framed, &line).await;
             return Ok(());
         }
+        Err(unanswered) => unanswered,
     };
-    let message = message(&octets)?;
-    let Some(answer) = line.reply(message).await else {
-        return Err(Violation("a message that is no query"));
+    // These fail only where the stream ended already.
+    let _ = query.stop(REQUEST_CANCELLED);
+    let _ = reply.reset(match unanswered {
+        Unanswered::Violation(_) => PROTOCOL_ERROR,
+        // RFC 9250 §4.3.1: a query that is cancelled is answered with a reset.
+        Unanswered::GivenUp | Unanswered::Late => REQUEST_CANCELLED,
+        Unanswered::Defect => INTERNAL_ERROR,
+    });
+    match unanswered {
+        Unanswered::Violation(violation) => Err(violation),
+        Unanswered::GivenUp | Unanswered::Late | Unanswered::Defect => Ok(()),
+    }
+}
+
+/// Reads a query, and gives the reply behind its length.
+async fn answer(query: &mut RecvStream, line: &Line<impl Answers>) -> Result<Vec<u8>, Unanswered> {
+    let mut octets = Vec::new();
+    match timeout(line.idle, read(query, &mut octets)).await {
+        Ok(read) => read?,
+        // A whole query of which the client did not say that it is all.
+        Err(_) if missing(&octets) == Some(0) => return Err(Violation("a stream without an end").into()),
+        Err(_) => return Err(Unanswered::Late),
+    }
+    let reply = match line.reply(message(&octets)?).await {
+        Ok(reply) => reply,
+        Err(Dropped::Defect) => return Err(Unanswered::Defect),
+        Err(_) => return Err(Violation("a message that is no query").into()),
     };
     // A reply is never longer than a stream's message may be.
-    let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
-    let mut framed = Vec::with_capacity(PREFIX + answer.len());
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.extend_from_slice(&answer);
-    match timeout(line.idle, reply.write_all(&framed)).await {
+    let length = u16::try_from(reply.len()).unwrap_or(u16::MAX);
+    Ok([&length.to_be_bytes()[..], &reply].concat())
+}
+
+/// Reads a stream to its end, unless more comes than its first message.
+async fn read(query: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Unanswered> {
+    loop {
+        match query.read_chunk(LONGEST, true).await {
+            Ok(Some(chunk)) => octets.extend_from_slice(&chunk.bytes),
+            Ok(None) => return Ok(()),
+            Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => return Err(Unanswered::GivenUp),
+            // Not of ours: streams are read in order, without early data and only by this task.
+            Err(_) => return Err(Unanswered::Defect),
+        }
+        if missing(octets).is_some_and(|missing| missing < 0) {
+            return Err(Violation("more than one message on a stream").into());
+        }
+    }
+}
+
+async fn send(reply: &mut SendStream, framed: &[u8], line: &Line<impl Answers>) {
+    match timeout(line.idle, reply.write_all(framed)).await {
         Ok(Ok(())) => drop(reply.finish()),
         // The client does not want it any more.
         Ok(Err(_)) => {}
@@ -95,19 +153,24 @@ async fn exchange(
             let _ = reply.reset(REQUEST_CANCELLED);
         }
     }
-    Ok(())
+}
+
+/// How many octets are missing from a stream's message (less than none: there are more than it has); `None` without a
+/// whole length.
+fn missing(octets: &[u8]) -> Option<i64> {
+    let (length, message) = octets.split_first_chunk::<PREFIX>()?;
+    let there = i64::try_from(message.len()).unwrap_or(i64::MAX);
+    Some(i64::from(u16::from_be_bytes(*length)) - there)
 }
 
 /// The one message of a stream.
 fn message(octets: &[u8]) -> Result<&[u8], Violation> {
-    let Some((length, message)) = octets.split_first_chunk::<PREFIX>() else {
-        return Err(Violation("a stream that ended before its message"));
-    };
-    match message.len().cmp(&usize::from(u16::from_be_bytes(*length))) {
-        std::cmp::Ordering::Less => return Err(Violation("a stream that ended before its message")),
-        std::cmp::Ordering::Greater => return Err(Violation("more than one message on a stream")),
-        std::cmp::Ordering::Equal => {}
+    match missing(octets) {
+        None | Some(1..) => return Err(Violation("a stream that ended before its message")),
+        Some(..0) => return Err(Violation("more than one message on a stream")),
+        Some(0) => {}
     }
+    let message = octets.get(PREFIX..).unwrap_or_default();
     if message.get(..2).is_some_and(|id| id != [0, 0]) {
         return Err(Violation("a message ID that is not zero"));
     }

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use futures_util::stream;
 use h3::server::{Connection, RequestResolver, RequestStream};
-use http::Request;
+use http::{Method, Request};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use quinn::VarInt;
@@ -27,10 +27,21 @@ type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
 pub(super) async fn serve(connection: quinn::Connection, mut line: Line<impl Answers>) {
     let mut builder = h3::server::builder();
     builder.max_field_section_size(LARGEST_HEAD);
-    let mut server: Server = match builder.build(h3_quinn::Connection::new(connection)).await {
-        Ok(server) => server,
-        Err(error) => {
+    // It needs streams that the client may withhold.
+    let building = timeout(line.idle, builder.build(h3_quinn::Connection::new(connection)));
+    let built = tokio::select! {
+        biased;
+        () = end(&mut line.stopped) => return,
+        built = building => built,
+    };
+    let mut server: Server = match built {
+        Ok(Ok(server)) => server,
+        Ok(Err(error)) => {
             tracing::debug!(%error, peer = %line.peer, "an HTTP/3 connection could not begin");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(peer = %line.peer, "an HTTP/3 client gives no room for the streams it needs");
             return;
         }
     };
@@ -64,11 +75,15 @@ pub(super) async fn serve(connection: quinn::Connection, mut line: Line<impl Ans
 async fn exchange(resolver: Resolver, line: Line<impl Answers>) {
     let Ok(Ok((head, stream))) = timeout(line.idle, resolver.resolve_request()).await else { return };
     let (mut reply, query) = stream.split();
+    // RFC 9110 §9.3.2: whatever the answer to a HEAD is, it has no content.
+    let bare = head.method() == Method::HEAD;
     let request: Request<_> = head.map(|()| body(query));
     let (head, body) = https::respond(request, &line).await.into_parts();
     let sending = async {
         reply.send_response(http::Response::from_parts(head, ())).await?;
-        reply.send_data(body).await?;
+        if !bare {
+            reply.send_data(body).await?;
+        }
         reply.finish().await
     };
     match timeout(line.idle, sending).await {

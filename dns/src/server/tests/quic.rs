@@ -12,7 +12,9 @@ use super::{
     *,
 };
 
+const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+const REQUEST_CANCELLED: VarInt = VarInt::from_u32(3);
 const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
 
 struct Listening {
@@ -38,7 +40,7 @@ fn listen(credentials: Option<&Credentials>, config: Config) -> Listening {
     Listening { running, certificate, quic: quic.unwrap(), http3: http3.unwrap() }
 }
 
-fn client(credentials: &Credentials, alpn: &[u8]) -> Endpoint {
+fn client_config(credentials: &Credentials, alpn: &[u8]) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -50,8 +52,12 @@ fn client(credentials: &Credentials, alpn: &[u8]) -> Endpoint {
     let mut transport = quinn::TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_millis(50)));
     config.transport_config(Arc::new(transport));
+    config
+}
+
+fn client(credentials: &Credentials, alpn: &[u8]) -> Endpoint {
     let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    endpoint.set_default_client_config(config);
+    endpoint.set_default_client_config(client_config(credentials, alpn));
     endpoint
 }
 
@@ -125,6 +131,7 @@ async fn what_breaks_the_protocol_ends_its_connection() {
         ("an ID", framed(&numbered)),
         ("keepalive", framed(&packet("www.example.com.", Some(11)))),
         ("two messages", [framed(&good), framed(&good)].concat()),
+        ("an octet too many", [framed(&good), vec![0]].concat()),
         ("cut short", framed(&good)[..20].to_vec()),
         ("nothing", vec![]),
         ("one octet", vec![0]),
@@ -133,26 +140,88 @@ async fn what_breaks_the_protocol_ends_its_connection() {
     ];
     for (what, octets) in cases {
         let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
-        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
         // The server may hang up before it has taken everything.
         let _ = send.write_all(&octets).await;
         let _ = send.finish();
+        let reply = timeout(PATIENCE, receive.read_to_end(70_000)).await.unwrap();
+        assert!(reply.is_err(), "{what}: a stream that ends in order would say that there is no reply");
         assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR, "{what}");
     }
     let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
     assert_eq!(ask(&connection, "www.example.com.").await.answers.len(), 2);
 }
 
-/// Passes on what clients send, and nothing of what comes back: their handshakes never end.
-async fn one_way(to: SocketAddr) -> SocketAddr {
+/// RFC 9250 §4.3.3: it need not say that this was all.
+#[tokio::test]
+async fn a_second_message_breaks_the_protocol_before_the_stream_ends() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), Config { tcp_idle: PATIENCE * 3, ..config() });
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&framed(&packet("www.example.com.", None)).repeat(2)).await.unwrap();
+    assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR);
+}
+
+/// RFC 9250 §4.3.3: of a whole message the client says that it is all.
+#[tokio::test]
+async fn a_whole_query_without_an_end_breaks_the_protocol_and_half_a_one_is_only_late() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), Config { tcp_idle: Duration::from_millis(300), ..config() });
+    let query = framed(&packet("www.example.com.", None));
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&query[..20]).await.unwrap();
+    assert_eq!(timeout(PATIENCE, reset_with(&mut receive)).await.unwrap(), REQUEST_CANCELLED);
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&query).await.unwrap();
+    assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR);
+}
+
+async fn reset_with(receive: &mut quinn::RecvStream) -> VarInt {
+    match receive.read_to_end(70_000).await {
+        Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// RFC 9250 §4.3.1.
+#[tokio::test]
+async fn a_query_that_is_cancelled_is_answered_with_a_reset() {
+    let credentials = credentials();
+    let server = listen(Some(&credentials), config());
+    let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&framed(&packet("www.example.com.", None))[..9]).await.unwrap();
+    send.reset(REQUEST_CANCELLED).unwrap();
+    assert_eq!(timeout(PATIENCE, reset_with(&mut receive)).await.unwrap(), REQUEST_CANCELLED);
+    assert_eq!(ask(&connection, "www.example.com.").await.answers.len(), 2, "the connection goes on");
+}
+
+/// What a relay passes on of what comes back from the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Back {
+    Nothing,
+    /// Addresses are proven, and that is all.
+    Retries,
+}
+
+/// Passes on what a client sends, and so little of what comes back that its handshakes never end.
+async fn one_way(to: SocketAddr, back: Back) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut packet = [0; 2048];
+        let (mut packet, mut client) = ([0; 2048], to);
         loop {
             let Ok((length, from)) = socket.recv_from(&mut packet).await else { return };
+            // A Retry is a packet with a long header (RFC 9000 §17.2.5).
+            let retry = packet[0] & 0xF0 == 0xF0;
             if from != to {
+                client = from;
                 socket.send_to(&packet[..length], to).await.unwrap();
+            } else if back == Back::Retries && retry {
+                socket.send_to(&packet[..length], client).await.unwrap();
             }
         }
     });
@@ -167,7 +236,7 @@ async fn handshakes_that_never_end_delay_nobody() {
         Some(&credentials),
         Config { tcp_idle: PATIENCE * 3, tcp_connections_per_client: 4, ..config() },
     );
-    let relay = one_way(server.quic).await;
+    let relay = one_way(server.quic, Back::Nothing).await;
     let endpoint = client(&credentials, b"doq");
     let mut stuck = Vec::new();
     // More than may be open before addresses have to be proven (Retry).
@@ -188,6 +257,72 @@ async fn handshakes_that_never_end_delay_nobody() {
         0,
         "who has not proven an address uses up no share"
     );
+}
+
+/// Through a relay, `count` handshakes that never end.
+async fn stuck(
+    credentials: &Credentials,
+    relay: SocketAddr,
+    count: usize,
+) -> (Endpoint, Vec<quinn::Connecting>) {
+    let endpoint = client(credentials, b"doq");
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(endpoint.connect(relay, "localhost").unwrap());
+        tokio::task::yield_now().await;
+    }
+    (endpoint, all)
+}
+
+/// Asks from an address of its own.
+async fn ask_from(ip: [u8; 4], credentials: &Credentials, to: SocketAddr) -> Message {
+    let mut endpoint = Endpoint::client((ip, 0).into()).unwrap();
+    endpoint.set_default_client_config(client_config(credentials, b"doq"));
+    let connecting = endpoint.connect(to, "localhost").unwrap();
+    let connection = timeout(PATIENCE, connecting).await.unwrap().unwrap();
+    ask(&connection, "www.example.com.").await
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let polling = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, polling).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_that_answers_retry_and_goes_silent_shuts_out_itself_alone() {
+    let credentials = credentials();
+    let wide = Config { tcp_connections_per_client: 10_000, ..config() };
+    // However large its share is: the listener has 512 handshakes for all.
+    for config in [config(), wide] {
+        let server = listen(Some(&credentials), Config { tcp_idle: PATIENCE * 3, ..config });
+        let relay = one_way(server.quic, Back::Retries).await;
+        let stuck = stuck(&credentials, relay, 700).await;
+        let metrics = &server.running.metrics;
+        until("it is refused", || metrics.refused_client.get() + metrics.refused_full.get() > 100).await;
+        ask_from([127, 0, 0, 2], &credentials, server.quic).await;
+        assert_eq!(metrics.refused_full.get(), 0, "the listener has room for others");
+        drop(stuck);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_never_end_are_no_connections() {
+    let credentials = credentials();
+    let server =
+        listen(Some(&credentials), Config { tcp_idle: PATIENCE * 3, tcp_connections: 2, ..config() });
+    let relay = one_way(server.quic, Back::Nothing).await;
+    let _stuck = stuck(&credentials, relay, 20).await;
+    let kept = connect(&credentials, b"doq", server.quic).await.unwrap();
+    ask(&kept, "www.example.com.").await;
+    let second = connect(&credentials, b"doq", server.quic).await.unwrap();
+    ask(&second, "www.example.com.").await;
+    assert!(connect(&credentials, b"doq", server.quic).await.is_err(), "two were allowed");
+    assert_eq!(server.running.metrics.refused_full.get(), 1);
+    assert_eq!(ask(&kept, "www.example.com.").await.answers.len(), 2);
 }
 
 #[tokio::test]
@@ -309,4 +444,50 @@ async fn http3_requests_that_are_none_are_told_why() {
         assert_eq!(head.status.as_u16(), status);
         assert!(answer.ends_with(b"\n"), "a line of text");
     }
+    let connection = connect(&credentials, b"h3", server.http3).await.unwrap();
+    let (head, answer) = http3(connection, request("HEAD", "/dns-query", None), vec![]).await;
+    assert_eq!((head.status.as_u16(), answer.len()), (405, 0), "what answers a HEAD has no content");
+    let mut short = request("POST", "/dns-query", message);
+    short.headers_mut().insert(header::CONTENT_LENGTH, 5.into());
+    let connection = connect(&credentials, b"h3", server.http3).await.unwrap();
+    assert_eq!(http3(connection, short, host()).await.0.status.as_u16(), 400);
+}
+
+/// Fails at every packet.
+#[derive(Clone)]
+struct Broken(Arc<Metrics>);
+
+impl Answers for Broken {
+    fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Vec<u8>, Dropped> {
+        Err(Dropped::Defect)
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn a_defect_is_not_blamed_on_the_client() {
+    let credentials = credentials();
+    let certificate = Certificate::default();
+    certificate.set(&credentials.server);
+    let any = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    let config = Config { quic_listen: any.clone(), h3_listen: any, certificate, ..config() };
+    let listeners = super::super::quic::Listeners::bind(&config).unwrap();
+    let (quic, h3) = (listeners.quic[0], listeners.http3[0]);
+    let (_stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let limits = Limits::new(10, 10, PATIENCE);
+    listeners.spawn(&mut tasks, &limits, &Broken(Arc::default()), &stopped);
+    let connection = connect(&credentials, b"doq", quic).await.unwrap();
+    for _ in 0..2 {
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&framed(&packet("www.example.com.", None))).await.unwrap();
+        send.finish().unwrap();
+        assert_eq!(timeout(PATIENCE, reset_with(&mut receive)).await.unwrap(), INTERNAL_ERROR);
+    }
+    let connection = connect(&credentials, b"h3", h3).await.unwrap();
+    let request = request("POST", "/dns-query", Some("application/dns-message"));
+    assert_eq!(http3(connection, request, host()).await.0.status.as_u16(), 500);
 }

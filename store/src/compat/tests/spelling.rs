@@ -83,3 +83,86 @@ async fn a_session_of_lower_case_keys_expires_and_takes_its_keys_along() {
     assert_eq!(ask(&engine, "GET", "/v1/kv/service/leader", "").await.0, 404);
     assert_eq!(ask(&engine, "GET", &format!("/v1/session/info/{id}"), "").await.1, json!([]));
 }
+
+/// As Consul 1.8.7 showed these sessions after it had made them.
+#[tokio::test(start_paused = true)]
+async fn sessions_read_back_as_they_were_made() {
+    let engine = engine().await;
+    const DEFAULT: u64 = 15_000_000_000;
+    for (body, ttl, delay) in [
+        (r#"{"TTL":"15.0s"}"#, "15.0s", DEFAULT),
+        (r#"{"TTL":"90s"}"#, "90s", DEFAULT),
+        (r#"{"TTL":"+15s"}"#, "+15s", DEFAULT),
+        (r#"{"TTL":"0"}"#, "0", DEFAULT),
+        (r#"{"lockdelay":1.5}"#, "", 1_000_000_000),
+        (r#"{"lockdelay":999.5}"#, "", 999_000_000_000),
+        (r#"{"lockdelay":1000.5}"#, "", 1_000),
+        (r#"{"lockdelay":1e1}"#, "", 10_000_000_000),
+        (r#"{"lockdelay":"90s"}"#, "", 90_000_000_000),
+        // A real agent shows less than none, and delays nothing either.
+        (r#"{"lockdelay":"-1s"}"#, "", 0),
+        (r#"{"lockdelay":-2000}"#, "", 0),
+    ] {
+        let (status, made) = ask(&engine, "PUT", "/v1/session/create", body).await;
+        assert_eq!(status, 200, "{body}: {made}");
+        let path = format!("/v1/session/info/{}", made["ID"].as_str().unwrap());
+        let (_, shown) = ask(&engine, "GET", &path, "").await;
+        assert_eq!((&shown[0]["TTL"], &shown[0]["LockDelay"]), (&json!(ttl), &json!(delay)), "{body}");
+    }
+    for (body, status) in
+        [(r#"{"TTL":" 15s"}"#, 500), (r#"{"TTL":"-15s"}"#, 500), (r#"{"lockdelay":"x"}"#, 400)]
+    {
+        assert_eq!(ask(&engine, "PUT", "/v1/session/create", body).await.0, status, "{body}");
+    }
+}
+
+/// `py-consul` sends Python's `True` and `False`.
+#[tokio::test]
+async fn maintenance_is_switched_by_every_word_that_go_takes() {
+    let engine = engine().await;
+    ask(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"web","ID":"web/1"}"#).await;
+    for path in ["/v1/agent/service/maintenance/web%2F1", "/v1/agent/maintenance"] {
+        for words in
+            [["True", "False"], ["TRUE", "FALSE"], ["T", "F"], ["t", "f"], ["1", "0"], ["true", "false"]]
+        {
+            for (word, in_maintenance) in words.into_iter().zip([true, false]) {
+                let (status, said) = ask(&engine, "PUT", &format!("{path}?enable={word}"), "").await;
+                assert_eq!(status, 200, "{word}: {said}");
+                let (_, checks) = ask(&engine, "GET", "/v1/agent/checks", "").await;
+                assert_eq!(!checks.as_object().unwrap().is_empty(), in_maintenance, "{path} {word}");
+            }
+        }
+        for word in ["", "yes", "tRUE"] {
+            assert_eq!(ask(&engine, "PUT", &format!("{path}?enable={word}"), "").await.0, 400, "{word}");
+        }
+    }
+}
+
+/// The semaphore of Consul's client marks its keys with flags above 2^63.
+#[tokio::test]
+async fn flags_and_indexes_of_transactions_have_64_bits() {
+    let engine = engine().await;
+    let set = |flags: &str| format!(r#"[{{"kv":{{"verb":"set","key":"a","value":"","flags":{flags}}}}}]"#);
+    for flags in [u64::MAX, 1 << 63] {
+        let (status, done) = ask(&engine, "PUT", "/v1/txn", set(&flags.to_string())).await;
+        assert_eq!((status, &done["Results"][0]["KV"]["Flags"]), (200, &json!(flags)));
+    }
+    for wrong in ["18446744073709551616", "1.5", "-1", "\"3\"", "true"] {
+        assert_eq!(ask(&engine, "PUT", "/v1/txn", set(wrong)).await.0, 400, "{wrong}");
+    }
+    let checked = format!(r#"[{{"kv":{{"verb":"check-index","key":"a","index":{}}}}}]"#, u64::MAX);
+    assert_eq!(ask(&engine, "PUT", "/v1/txn", checked).await.0, 409);
+}
+
+/// Half a surrogate pair, and octets that are no UTF-8, are U+FFFD as they are to Go.
+#[tokio::test]
+async fn what_is_no_unicode_is_replaced() {
+    let engine = engine().await;
+    for (body, name) in [(&br#"{"name":"\ud800x"}"#[..], "\u{FFFD}x"), (b"{\"name\":\"a\xFF\"}", "a\u{FFFD}")]
+    {
+        let (status, made) = ask(&engine, "PUT", "/v1/session/create", body.to_vec()).await;
+        assert_eq!(status, 200, "{made}");
+        let path = format!("/v1/session/info/{}", made["ID"].as_str().unwrap());
+        assert_eq!(ask(&engine, "GET", &path, "").await.1[0]["Name"], json!(name));
+    }
+}

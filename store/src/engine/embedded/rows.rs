@@ -103,6 +103,9 @@ pub(crate) struct SessionRow {
     pub(crate) name: String,
     pub(crate) node: String,
     pub(crate) ttl: Option<Duration>,
+    /// The TTL as it was given, for who reads it back; absent where it came as a duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ttl_text: Option<String>,
     pub(crate) lock_delay: Duration,
     pub(crate) behavior: Behavior,
     /// Checks of the node that end the session when they go critical.
