@@ -285,7 +285,12 @@ impl<'a> Walk<'a> {
 
     /// Where to go on, if an alias lies here and it is not the alias itself that is asked for.
     fn alias(&self, zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, Ttl)> {
-        if matches!(self.wanted, RecordType::CNAME | RecordType::ANY) { None } else { alias(zone, entry) }
+        if matches!(self.wanted, RecordType::CNAME | RecordType::ANY) {
+            return None;
+        }
+        // An old signature may lie beside it, and is answered as what it is.
+        let own = || entry.records.iter().any(|it| plain_type(&it.data) == self.wanted);
+        alias(zone, entry).filter(|_| !own())
     }
 
     /// True when the chain has come to its bound, or to a name it has been at. A redirection that was passed does not
@@ -352,6 +357,8 @@ impl<'a> Walk<'a> {
                     self.answer.answer.push(Record { owner: owner.clone(), ttl, data });
                 }
             }
+            // The chain came back to a redirection that is in the answer already (RFC 2181 §5).
+            (RecordType::DNAME, _) if self.has_passed(zone, name, entry) => return,
             (wanted, _) => {
                 let records = entry.records.iter().filter(|it| plain_type(&it.data) == wanted);
                 self.answer.take(zone, owner, records);
@@ -360,6 +367,15 @@ impl<'a> Walk<'a> {
         if self.answer.answer.len() == before {
             self.nothing_of_that_type(zone, entry);
         }
+    }
+
+    /// True if the redirection at a name is among the records of the chain that led here.
+    fn has_passed(&self, zone: &ZoneView, name: &str, entry: &Entry) -> bool {
+        let is_it = |record: &Record| {
+            record.data.record_type() == RecordType::DNAME
+                && matches!(&record.owner, Owner::At(owner) if owner.as_str() == name)
+        };
+        redirection(zone, entry).is_some() && self.answer.answer.iter().any(is_it)
     }
 
     /// NODATA: the name exists, the type does not (RFC 2308 §2.2). A name whose addresses differ by client

@@ -7,6 +7,7 @@
 pub(crate) mod refresh;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::{Arc, LazyLock},
     time::Duration,
@@ -109,12 +110,12 @@ pub(crate) fn moved(data: RecordData, owner: &DomainName) -> RecordData {
 }
 
 /// Where an ALIAS leads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum End<'a> {
     /// To a name of ours, with what lies there.
-    Here { zone: &'a ZoneView, name: &'a DomainName, entry: &'a Entry },
+    Here { zone: &'a ZoneView, name: Cow<'a, DomainName>, entry: &'a Entry },
     /// To somebody else's name.
-    Elsewhere(&'a DomainName),
+    Elsewhere(Cow<'a, DomainName>),
     /// To a name in our zones that does not exist.
     Nothing,
     /// In a circle, or too far.
@@ -123,19 +124,30 @@ pub(crate) enum End<'a> {
 
 /// Follows the ALIAS at an entry, if there is one, through aliases of both kinds. With the TTL of the shortest.
 pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
-    let (mut target, mut ttl) = flattened(zone, entry)?;
+    let (target, mut ttl) = flattened(zone, entry)?;
+    let mut target = Cow::Borrowed(target);
     for _ in 0..MOST_ALIASES {
         let Some(zone) = world.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
         let entry = match lookup(zone, target.as_str(), RecordType::A) {
             Found::Entry { entry, .. } => entry,
             Found::Nothing => return Some((End::Nothing, ttl)),
+            Found::Redirection { owner, target: to, ttl: its } => {
+                let labels = target.as_str().strip_suffix(owner.as_str());
+                let labels = labels.and_then(|labels| labels.strip_suffix('.'));
+                // A name that becomes too long is none (RFC 6672 §2.2).
+                let Some(next) = labels.and_then(|labels| to.resolve(labels).ok()) else {
+                    return Some((End::Nowhere, ttl));
+                };
+                (target, ttl) = (Cow::Owned(next), ttl.min(its));
+                continue;
+            }
             // Whatever else there is between us and the name, a resolver finds its way through.
             _ => return Some((End::Elsewhere(target), ttl)),
         };
         let Some((next, its)) = alias(zone, entry).or_else(|| flattened(zone, entry)) else {
             return Some((End::Here { zone, name: target, entry }, ttl));
         };
-        (target, ttl) = (next, ttl.min(its));
+        (target, ttl) = (Cow::Borrowed(next), ttl.min(its));
     }
     Some((End::Nowhere, ttl))
 }
@@ -153,7 +165,7 @@ pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
     let entries = zones.flat_map(|zone| zone.names().map(move |(_, entry)| (zone, entry)));
     entries
         .filter_map(|(zone, entry)| match follow(world, zone, entry)?.0 {
-            End::Elsewhere(name) => Some(name.clone()),
+            End::Elsewhere(name) => Some(name.into_owned()),
             _ => None,
         })
         .collect()
@@ -213,6 +225,8 @@ records:
   - { name: own, type: ALIAS, data: www.b.test. }
   - { name: own, type: HTTPS, data: '1 . alpn=h2' }
   - { name: cut, type: ALIAS, data: x.child.b.test. }
+  - { name: via, type: ALIAS, data: www.moved.b.test. }
+  - { name: grow, type: ALIAS, data: x.grow.b.test. }
 ---
 kind: Zone
 name: b.test
@@ -229,6 +243,8 @@ records:
   - { name: far, type: CNAME, data: further.other.test., ttl: 20s }
   - { name: text, type: TXT, data: t }
   - { name: child, type: NS, data: ns.elsewhere.test. }
+  - { name: moved, type: DNAME, data: b.test., ttl: 40s }
+  - { name: grow, type: DNAME, data: y.grow }
 ";
 
     fn snapshot(documents: &str) -> Snapshot {
@@ -265,6 +281,11 @@ records:
         assert_eq!(shown(&ask("x.w.a.test", RecordType::A)).len(), 2, "a wildcard's too");
         assert_eq!(shown(&ask("a.test", RecordType::TXT)), ["3600 \"t\""], "other types are its own");
         assert_eq!(ask("a.test", RecordType::NS).answer.len(), 1);
+        let through = ask("via.a.test", RecordType::A);
+        assert_eq!(shown(&through), ["40 192.0.2.1", "40 192.0.2.2"], "through a redirection of ours");
+        let https = ask("via.a.test", RecordType::HTTPS);
+        assert!(shown(&https)[0].starts_with("40 1 www.b.test."), "{https:?}");
+        assert_eq!(ask("grow.a.test", RecordType::A).rcode, Rcode::ServFail, "a chain without an end");
     }
 
     #[test]

@@ -14,18 +14,23 @@ mod folder;
 mod generate;
 mod whole;
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use folder::Folder;
-pub(crate) use folder::read_file;
+pub(crate) use folder::{Noted, digest, read_file};
 use store::model::{DomainName, Zone};
 
 /// More mistakes than this are not looked for.
 pub const MOST_MISTAKES: usize = 20;
 /// More warnings than this are only counted.
 pub const MOST_WARNINGS: usize = 20;
-/// Files may include files this many levels deep.
-pub const DEEPEST: usize = 8;
+/// Files may include files this many levels deep, as many as NSD follows.
+pub const DEEPEST: usize = 10;
 /// All files of one zone together may have this many octets, what `$GENERATE` makes included.
 pub const MOST_OCTETS: usize = 64 << 20;
 
@@ -139,12 +144,29 @@ pub fn origin_of(file: &Path) -> Option<DomainName> {
 /// # Errors
 /// As [`read`]; one mistake without a line where the file cannot be read.
 pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
+    read_with_parts(path, origin, dnssec).0
+}
+
+/// As [`read_from`], with the paths of the files that were included, also where there are mistakes.
+#[must_use]
+pub fn read_with_parts(
+    path: &Path,
+    origin: &DomainName,
+    dnssec: Dnssec,
+) -> (Result<Read, Vec<Mistake>>, Vec<PathBuf>) {
     let file = path.display().to_string();
-    let text = read_file(path, MOST_OCTETS).map_err(|problem| {
-        let expected = "a zone file (RFC 1035 §5)".to_owned();
-        vec![Mistake { file: file.as_str().into(), line: None, column: None, problem, expected }]
-    })?;
-    read_placed(&file, &text, origin, &Folder::of(path), dnssec)
+    let text = match read_file(path, MOST_OCTETS) {
+        Ok(text) => text,
+        Err(problem) => {
+            let expected = "a zone file (RFC 1035 §5)".to_owned();
+            let mistake = Mistake { file: file.as_str().into(), line: None, column: None, problem, expected };
+            return (Err(vec![mistake]), Vec::new());
+        }
+    };
+    let files = Noted::new(Folder::of(path));
+    let read = read_placed(&file, &text, origin, &files, dnssec);
+    let (folder, parts) = files.into_parts();
+    (read, parts.iter().map(|(part, _)| folder.path_of(part)).collect())
 }
 
 /// Where a record stands.

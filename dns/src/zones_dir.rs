@@ -7,7 +7,7 @@
 mod files;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
@@ -186,8 +186,8 @@ impl ZonesDir {
         // The lock guards no data: a reader that panicked has left nothing half done.
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let (listed, others) = files::list(&self.dir)?;
-        let (zones, mut report) = update(&self.zones.load(), listed);
-        let part = |file: &PathBuf| zones.0.values().any(|loaded| loaded.includes(&self.dir, file));
+        let (zones, parts, mut report) = update(&self.zones.load(), listed);
+        let part = |file: &PathBuf| file.canonicalize().is_ok_and(|file| parts.contains(&file));
         let others: Vec<PathBuf> = others.into_iter().filter(|file| !part(file)).collect();
         report.pass_over(&others);
         self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
@@ -201,31 +201,44 @@ impl ZonesDir {
     }
 }
 
-/// The zones of the listed files, as far as possible those there were.
-fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, Report) {
+/// The zones of the listed files, as far as possible those there were, and the files that are included in one.
+fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report) {
     let mut report = Report::default();
     let mut zones = HashMap::with_capacity(listed.len());
+    let (mut parts, mut failures) = (HashSet::new(), Vec::new());
     for Listed { path, origin } in listed {
         let origin = match origin {
             Ok(origin) if !zones.contains_key(&origin) => origin,
             Ok(origin) => {
-                report.fail([format!("{}: a second file for {origin}; expected one", path.display())]);
+                failures.push((
+                    vec![format!("{}: a second file for {origin}; expected one", path.display())],
+                    path,
+                ));
                 continue;
             }
             Err(problem) => {
-                report.fail([problem]);
+                failures.push((vec![problem], path));
                 continue;
             }
         };
         let before = old.0.get(&origin);
-        let loaded = match files::load(&path, &origin, before) {
+        let (loaded, included) = files::load(&path, &origin, before);
+        parts.extend(included.iter().filter_map(|part| part.canonicalize().ok()));
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(mut mistakes) => {
                 let stays = before.map_or("is not served", |_| "is served as it was");
                 mistakes.push(format!("{}: the zone {origin} {stays}", path.display()));
-                report.fail(mistakes);
-                let Some(before) = before else { continue };
-                before.clone()
+                match before {
+                    Some(before) => {
+                        report.fail(mistakes);
+                        before.clone()
+                    }
+                    None => {
+                        failures.push((mistakes, path));
+                        continue;
+                    }
+                }
             }
         };
         let same = before.is_some_and(|before| Arc::ptr_eq(&before.view, &loaded.view));
@@ -235,9 +248,14 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, Report) {
         }
         zones.insert(origin, loaded);
     }
+    // What is no zone by itself and is included in one is a part of it, whatever its name.
+    let part = |path: &Path| path.canonicalize().is_ok_and(|path| parts.contains(&path));
+    for (mistakes, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
+        report.fail(mistakes);
+    }
     report.zones = zones.len();
     report.removed = old.0.keys().filter(|origin| !zones.contains_key(*origin)).count();
-    (Zones(zones), report)
+    (Zones(zones), parts, report)
 }
 
 static DESCRIPTORS: &[Descriptor] = &[

@@ -18,8 +18,8 @@ use store::{
         Planned, Stored,
     },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Policy, Token,
-        encode,
+        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Places, Policy,
+        Token, encode,
     },
 };
 use uuid::Uuid;
@@ -225,18 +225,19 @@ pub(super) async fn commit_with(
         let now = admin.handle.now();
         let author = Author { authority: caller.0.authority() };
         let changes = changes(&stored);
+        let places = places(&changes);
         let services = without_uuid(&changes);
         let planned = commit::plan(&stored, changes, now, author)?;
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                let warnings = stored.world().family_warnings(now);
+                let warnings = stored.world().family_warnings(now, &places);
                 return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
         };
         let differences = plan.differences().to_vec();
-        let warnings = plan.world().family_warnings(now);
+        let warnings = plan.world().family_warnings(now, &places);
         let of_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
         if of_tokens {
             caller.needs(Right::Tokens)?;
@@ -305,10 +306,20 @@ pub(super) async fn diff(
     let compared = differences.into_iter().map(|it| compared(it, &stored, &documents, &planned)).collect();
     let mut warnings = model::ended_overrides(&documents, now);
     if let Planned::Changed(plan) = &planned {
-        let known = stored.world().family_warnings(now);
-        warnings.extend(plan.world().family_warnings(now).into_iter().filter(|it| !known.contains(it)));
+        let places = Places::of(&documents);
+        let known = stored.world().family_warnings(now, &places);
+        let all = plan.world().family_warnings(now, &places);
+        warnings.extend(all.into_iter().filter(|it| !known.contains(it)));
     }
     Ok(Json(Applied { generation: stored.generation(), differences: compared, uuids, warnings }))
+}
+
+/// Where the documents that change were written.
+fn places(changes: &[Change]) -> Places {
+    Places::of(changes.iter().filter_map(|change| match change {
+        Change::Put(document) => Some(document),
+        Change::Delete(_) => None,
+    }))
 }
 
 /// The services that are written without a UUID.
@@ -518,7 +529,7 @@ pub(super) async fn restore(
         nobody_is_locked_out(&admin, &stored, &plan).await?;
     }
     let differences = plan.differences().to_vec();
-    let warnings = plan.world().family_warnings(now);
+    let warnings = plan.world().family_warnings(now, &Places::default());
     let what = format!("restore of {generation}: {}", describe(&differences));
     let entry = AuditEntry { at: now, who: caller.0.who().to_owned(), what, generation: None };
     let generation = commit::commit(engine, plan, entry).await?;

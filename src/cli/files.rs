@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 use store::{
     handle::Clock,
-    model::{self, DomainName, Mistake, Placed, World},
+    model::{self, DomainName, Mistake, Placed, Places, World},
 };
 
 use super::{
@@ -114,7 +114,7 @@ struct Checked {
 
 /// Looks for mistakes in files of every kind.
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
-    let checked = look(&find(paths, CHECKED)?)?;
+    let checked = look(paths)?;
     if !checked.warnings.is_empty() {
         let text = match json {
             true => json!({ "warnings": checked.warnings }).to_string(),
@@ -143,15 +143,19 @@ fn summary(checked: &Checked) -> String {
     )
 }
 
+/// Looks at what was named, and in folders at what is in them.
 fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
     let mut checked = Checked::default();
     let (mut texts, mut zone_files) = (Vec::new(), Vec::new());
-    for path in paths {
-        if is(path, "zone") {
+    for path in find(paths, CHECKED)? {
+        if is(&path, "zone") {
             // Read as octets there: zone files need not be UTF-8.
             zone_files.push(path);
+        } else if is_misnamed(&path) {
+            let problem = "this looks like a zone file, and its name does not say of which zone";
+            checked.mistakes.push(zones::misnamed(&path.display().to_string(), problem));
         } else {
-            texts.push(read(path)?);
+            texts.push(read(&path)?);
         }
     }
     let (configurations, texts): (Vec<_>, Vec<_>) =
@@ -164,25 +168,80 @@ fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
         }
     }
     // A zone file that a document names is that document's, and has its name from there.
-    let named: BTreeSet<PathBuf> =
+    let mut parts: BTreeSet<PathBuf> =
         zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
-    let mut filed = Vec::new();
-    for path in zone_files {
-        checked.zones += 1;
-        let file = path.display().to_string();
-        match path.canonicalize().is_ok_and(|it| named.contains(&it)) {
-            true => {}
-            false => match zones::check(&file) {
-                Ok((origin, warnings)) => {
-                    filed.push((file, origin));
-                    checked.warnings.extend(warnings);
-                }
-                Err(mistakes) => checked.mistakes.extend(mistakes),
-            },
-        }
-    }
+    let filed = look_at_zone_files(&zone_files, &mut parts, &mut checked);
+    checked.warnings.extend(passed_over(paths, &filed, &parts));
     look_at_documents(texts, &filed, &mut checked);
     Ok(checked)
+}
+
+/// True for a zone file by what is in it and not by its name, which is that of no other kind of file either.
+fn is_misnamed(path: &Path) -> bool {
+    let other = path.as_os_str() == "-" || CHECKED.iter().any(|it| is(path, it));
+    !other && std::fs::read(path).is_ok_and(|text| zones::looks_like_a_zone(&text))
+}
+
+/// Looks at zone files that are named for their zone; gives those that hold one. A file that one of them includes is a
+/// part of that zone, and need not be one by itself; it joins `parts`.
+fn look_at_zone_files(
+    files: &[PathBuf],
+    parts: &mut BTreeSet<PathBuf>,
+    checked: &mut Checked,
+) -> Vec<(String, DomainName)> {
+    let (mut filed, mut failed) = (Vec::new(), Vec::new());
+    for path in files {
+        checked.zones += 1;
+        let file = path.display().to_string();
+        if path.canonicalize().is_ok_and(|it| parts.contains(&it)) {
+            continue;
+        }
+        let (found, included) = zones::check(&file);
+        parts.extend(included.iter().filter_map(|it| it.canonicalize().ok()));
+        match found {
+            Ok((origin, warnings)) => {
+                filed.push((file, origin));
+                checked.warnings.extend(warnings);
+            }
+            Err(mistakes) => failed.push((path, mistakes)),
+        }
+    }
+    let own = |path: &Path| path.canonicalize().is_ok_and(|it| parts.contains(&it));
+    checked.mistakes.extend(failed.into_iter().filter(|(path, _)| !own(path)).flat_map(|(_, it)| it));
+    checked.warnings.extend(zones::twice(&filed));
+    filed
+}
+
+/// Warns of the files that a node with one of these folders as its zones_dir would not serve.
+fn passed_over(paths: &[PathBuf], filed: &[(String, DomainName)], parts: &BTreeSet<PathBuf>) -> Vec<Mistake> {
+    const NAMED: usize = 10;
+    let named: Vec<&PathBuf> = paths.iter().filter(|path| path.is_dir()).collect();
+    let folders = filed.iter().filter_map(|(file, _)| Path::new(file).parent());
+    let folders: BTreeSet<&Path> =
+        folders.filter(|folder| named.iter().any(|path| folder.starts_with(path))).collect();
+    let mut warnings = Vec::new();
+    for folder in folders {
+        let inside = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| Some(it.ok()?.path()));
+        let passed_over = |path: &PathBuf| {
+            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            let part = || path.canonicalize().is_ok_and(|it| parts.contains(&it));
+            !hidden && path.is_file() && !CHECKED.iter().any(|it| is(path, it)) && !part()
+        };
+        let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut names: Vec<String> = inside.filter(passed_over).map(name).collect();
+        names.sort();
+        let count = names.len();
+        if count > 0 {
+            names.truncate(NAMED);
+            let more = if count > NAMED { ", …" } else { "" };
+            let names = names.join(", ");
+            let problem = format!(
+                "as zones_dir it would not serve {count} of its files, whose names do not end in .zone: {names}{more}"
+            );
+            warnings.push(zones::about(&folder.display().to_string(), problem, "ORIGIN.zone"));
+        }
+    }
+    warnings
 }
 
 /// Looks at documents, beside zone files by their name and zone.
@@ -204,12 +263,13 @@ fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], check
     }
     checked.documents = documents.len();
     let now = Clock::default().now();
+    let places = Places::of(&documents);
     let mut warnings = model::ended_overrides(&documents, now);
     let shadowed = zones::shadowed(filed, documents.iter().map(|it| &it.value));
     if mistakes.is_empty() && !documents.is_empty() {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         match World::check(placed, now) {
-            Ok(world) => warnings.extend(world.family_warnings(now)),
+            Ok(world) => warnings.extend(world.family_warnings(now, &places)),
             Err(found) => mistakes.extend(found),
         }
     }
@@ -237,7 +297,7 @@ mod tests {
 
     fn checked(files: &[(&str, &str)]) -> Checked {
         let folder = folder(files);
-        look(&find(&[folder.path().to_owned()], CHECKED).unwrap()).unwrap()
+        look(&[folder.path().to_owned()]).unwrap()
     }
 
     #[test]
@@ -262,6 +322,56 @@ mod tests {
         let zone = "kind: Zone\nname: example.com\nfile: zones/main.zone\n";
         let found = checked(&[("w.yaml", zone), ("zones/main.zone", ZONE)]);
         assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_that_a_zone_includes_is_part_of_it_whatever_its_name() {
+        let including = format!("{ZONE}$INCLUDE hosts.zone\n$INCLUDE more\n");
+        let parts = [("hosts.zone", "x A 192.0.2.1\n"), ("more", "y A 192.0.2.1\n")];
+        let found = checked(&[&[("ex.test.zone", including.as_str())][..], &parts].concat());
+        assert!(found.mistakes.is_empty() && found.warnings.is_empty(), "{found:?}");
+        let document = ("w.yaml", "kind: Zone\nname: ex.test\nfile: main.zone\n");
+        let found = checked(&[&[document, ("main.zone", including.as_str())][..], &parts].concat());
+        assert!(found.mistakes.is_empty() && found.warnings.is_empty(), "{found:?}");
+        // A mistake in a part is one of the zone, told once.
+        let found = checked(&[("ex.test.zone", &including), ("hosts.zone", "x A 1\n"), ("more", "")]);
+        assert_eq!(found.mistakes.len(), 1, "{found:?}");
+        assert_eq!(
+            checked(&[("hosts.zone", "x A 192.0.2.1\n")]).mistakes.len(),
+            2,
+            "by itself it is no zone"
+        );
+    }
+
+    #[test]
+    fn zone_files_that_would_not_be_served_are_named() {
+        let said = |files: &[(&str, &str)]| {
+            let found = checked(files);
+            assert!(found.mistakes.is_empty(), "{found:?}");
+            found.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let found =
+            said(&[("ex.test.zone", ZONE), ("db.example.org", ZONE), ("w.yaml", "kind: Site\nname: bj\n")]);
+        assert!(found.len() == 1 && found[0].contains("would not serve 1 of its files"), "{found:?}");
+        assert!(found[0].ends_with(": db.example.org; expected ORIGIN.zone"), "{found:?}");
+        let found = said(&[("ex.test.zone", ZONE), ("Ex.test.zone", ZONE), ("sub/ex.test.zone", ZONE)]);
+        assert!(found.len() == 1 && found[0].contains("a second file for ex.test, which"), "{found:?}");
+        let folder = folder(&[("db.other", ZONE)]);
+        let found = look(&[folder.path().join("db.other")]).unwrap();
+        let said = found.mistakes[0].to_string();
+        assert!(found.mistakes.len() == 1 && said.contains("this looks like a zone file"), "{said}");
+        assert!(said.contains("ORIGIN.zone"), "{said}");
+    }
+
+    #[test]
+    fn a_warning_about_families_has_its_line() {
+        let world = "kind: Site\nname: bj\n---\nkind: Site\nname: gz\n---\nkind: Zone\nname: example.com\n\
+                     nameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\nkind: Cluster\nname: main\nzone: example.com\n\
+                     gateway_domain: gw.example.com\ngateways:\n  bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }\n  \
+                     gz: { a: [192.0.2.2] }\n";
+        let found = checked(&[("w.yaml", world)]);
+        let said = found.warnings[0].to_string();
+        assert!(said.contains("w.yaml:17: Cluster main: gateways.gz: has no IPv6 address"), "{said}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! zone file are pointed to its line there afterwards ([`Origins`]).
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -99,7 +99,7 @@ fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<Mistak
 }
 
 const FITS: &str = "a smaller zone, split by delegations, or the file itself in the zones_dir of the nodes, which has no \
-                    such limit";
+                    such limit (`file:` in a document has the same)";
 
 fn too_large(bytes: usize) -> String {
     format!("the zone file makes a document of {bytes} bytes, more than {}", yaml::MAX_DOCUMENT)
@@ -142,26 +142,63 @@ fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
     (read, warnings)
 }
 
-/// Looks for mistakes in a file called `ORIGIN.zone`; gives the zone's name where there are none, and the warnings.
-pub(super) fn check(file: &str) -> Result<(DomainName, Vec<Mistake>), Vec<Mistake>> {
+/// What is found in a zone file: the zone's name and the warnings, or the mistakes.
+pub(super) type Found = Result<(DomainName, Vec<Mistake>), Vec<Mistake>>;
+
+/// Looks for mistakes in a file called `ORIGIN.zone`. With the files that it includes.
+pub(super) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     let Some(origin) = zonefile::origin_of(Path::new(file)) else {
-        let (problem, expected) =
-            ("the file's name is not that of a zone", "a name such as example.com.zone");
-        let (file, problem, expected) = (file.into(), problem.to_owned(), expected.to_owned());
-        return Err(vec![Mistake {
-            file,
-            line: None,
-            document: String::new(),
-            field: String::new(),
-            problem,
-            expected,
-        }]);
+        return (Err(vec![misnamed(file, "the file's name is not that of a zone")]), Vec::new());
     };
     let all = |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect();
-    match zonefile::read_from(Path::new(file), &origin, Dnssec::Refuse) {
+    let (read, parts) = zonefile::read_with_parts(Path::new(file), &origin, Dnssec::Refuse);
+    let found = match read {
         Ok(read) => Ok((origin, all(read.warnings))),
         Err(mistakes) => Err(all(mistakes)),
+    };
+    (found, parts)
+}
+
+/// The mistake of a zone file whose name does not say which zone it holds.
+pub(super) fn misnamed(file: &str, problem: &str) -> Mistake {
+    about(file, problem.to_owned(), "a name such as example.com.zone (ORIGIN.zone)")
+}
+
+/// Something about a file as a whole.
+pub(super) fn about(file: &str, problem: String, expected: &str) -> Mistake {
+    let (document, field, expected) = (String::new(), String::new(), expected.to_owned());
+    Mistake { file: file.into(), line: None, document, field, problem, expected }
+}
+
+/// True for a text that is a zone file, whatever its name.
+pub(super) fn looks_like_a_zone(text: &[u8]) -> bool {
+    let words = |line: &[u8]| -> Vec<Vec<u8>> {
+        let words = line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        words.take_while(|word| !word.starts_with(b";")).map(<[u8]>::to_ascii_uppercase).collect()
+    };
+    let lines: Vec<_> = text.split(|octet| *octet == b'\n').map(words).collect();
+    let first =
+        |is: &dyn Fn(&[u8]) -> bool| lines.iter().filter_map(|line| line.first()).any(|word| is(word));
+    let directives: [&[u8]; 4] = [b"$ORIGIN", b"$TTL", b"$INCLUDE", b"$GENERATE"];
+    let is_document = first(&|word| word == b"KIND:" || word.starts_with(b"{"));
+    let has_soa = lines.iter().any(|line| line.iter().any(|word| word == b"SOA"));
+    !is_document && (has_soa || first(&|word| directives.contains(&word)))
+}
+
+/// Warns of zone files of which a node would serve one alone: two in one folder whose names are those of one zone.
+pub(super) fn twice(filed: &[(String, DomainName)]) -> Vec<Mistake> {
+    let folder = |file: &str| Path::new(file).parent().map(Path::to_owned);
+    let mut first: HashMap<(Option<PathBuf>, &DomainName), &str> = HashMap::new();
+    let mut warnings = Vec::new();
+    for (file, origin) in filed {
+        let before = *first.entry((folder(file), origin)).or_insert(file);
+        if before != file {
+            let problem =
+                format!("a second file for {origin}, which zones_dir would not serve beside {before}");
+            warnings.push(about(file, problem, "one"));
+        }
     }
+    warnings
 }
 
 /// Warns of zone files that a node would not serve beside Zone documents of the same name.
@@ -247,13 +284,21 @@ fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<&'p Place> 
     }
 }
 
-/// The zone files that documents name.
+/// The zone files that documents name, and those that these include.
 pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
     let mut named = Vec::new();
     for file in files.iter().filter(|it| it.text.contains("file")) {
         let trees = yaml::parse(&file.text, &Mistakes::new(file.name.as_str().into()));
-        let path = |tree: &Node| word(tree, "file").map(|(path, _)| beside(&file.name, path));
-        named.extend(trees.iter().filter(|tree| names_a_file(tree)).filter_map(path));
+        for tree in trees.iter().filter(|tree| names_a_file(tree)) {
+            let (Some((path, _)), Some((apex, _))) = (word(tree, "file"), word(tree, "name")) else {
+                continue;
+            };
+            let path = beside(&file.name, path);
+            if let Ok(apex) = apex.parse() {
+                named.extend(zonefile::read_with_parts(&path, &apex, Dnssec::Refuse).1);
+            }
+            named.push(path);
+        }
     }
     named
 }
@@ -510,22 +555,38 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("example.com.zone"), ZONE).unwrap();
         std::fs::write(path("b.zone"), format!("{ZONE}x A y\n")).unwrap();
-        assert_eq!(check(&path("example.com.zone")), Ok(("example.com".parse().unwrap(), vec![])));
+        assert_eq!(check(&path("example.com.zone")).0, Ok(("example.com".parse().unwrap(), vec![])));
         std::fs::write(path("c.zone"), format!("{ZONE}x.d. A 192.0.2.1\n")).unwrap();
-        let (_, warnings) = check(&path("c.zone")).unwrap();
+        let (_, warnings) = check(&path("c.zone")).0.unwrap();
         assert!(
             warnings[0]
                 .to_string()
                 .contains("c.zone:5: \"x.d.\" lies outside the zone c, and is passed over")
         );
         assert!(
-            check(&path("b.zone")).unwrap_err()[0]
+            check(&path("b.zone")).0.unwrap_err()[0]
                 .to_string()
                 .contains("b.zone:5: \"y\" is not an IPv4 address")
         );
         assert!(
-            check(&path("a..b.zone")).unwrap_err()[0].to_string().contains("a name such as example.com.zone")
+            check(&path("a..b.zone")).0.unwrap_err()[0]
+                .to_string()
+                .contains("a name such as example.com.zone")
         );
+    }
+
+    #[test]
+    fn a_zone_file_is_known_by_what_is_in_it() {
+        for zone in
+            [ZONE, "@ IN SOA a b 1 2 3 4 5", "; only\n$ORIGIN example.com.\n", "x 60 soa a b 1 2 3 4 5"]
+        {
+            assert!(looks_like_a_zone(zone.as_bytes()), "{zone}");
+        }
+        for other in
+            ["", "kind: Zone\nsoa: {}\n# SOA\n", "{ kind: Zone } # SOA", "notes about a SOA-record", "; SOA"]
+        {
+            assert!(!looks_like_a_zone(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

@@ -26,4 +26,4 @@ pub use mistake::{Mistake, Mistakes};
 pub use name::{DomainName, Name, NameError};
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
-pub use world::{Origin, Steered, World, ended_overrides};
+pub use world::{Origin, Places, Steered, World, ended_overrides};

@@ -1,7 +1,7 @@
 //! The addresses and HTTPS records of an ALIAS's target, under the name that was asked.
 
 use store::{
-    model::{DomainName, RecordData, Ttl},
+    model::{DomainName, RecordData, StaticRecord, Ttl},
     snapshot::{Owner as Entry, ZoneView},
 };
 
@@ -16,7 +16,9 @@ impl<'a> Walk<'a> {
     /// Answers for an ALIAS at an entry; false if that is not what the question is about. The ALIAS itself is
     /// nobody's business: asked for by its number it is not there.
     pub(super) fn flatten(&mut self, zone: &'a ZoneView, owner: &Owner, entry: &'a Entry) -> bool {
-        if self.wanted == RecordType(rdata::ALIAS) {
+        // Data of that number in the form for unknown types is no ALIAS.
+        let is_alias = |record: &StaticRecord| matches!(record.data, RecordData::Alias(_));
+        if self.wanted == RecordType(rdata::ALIAS) && entry.records.iter().any(is_alias) {
             self.answer.absent(zone, Ttl::MAX);
             return true;
         }
@@ -33,11 +35,11 @@ impl<'a> Walk<'a> {
                 self.resolve(zone, name.as_str(), owner, entry);
                 for record in self.answer.answer.iter_mut().skip(before.0) {
                     if let Data::Plain(data) = &mut record.data {
-                        *data = moved(data.clone(), name);
+                        *data = moved(data.clone(), &name);
                     }
                 }
             }
-            End::Elsewhere(target) => self.look_up(target, sought, owner),
+            End::Elsewhere(target) => self.look_up(&target, sought, owner),
             End::Nothing => {}
             End::Nowhere => self.answer.rcode = Rcode::ServFail,
         }

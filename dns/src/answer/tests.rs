@@ -226,17 +226,26 @@ records:
   - { name: own, type: DNAME, data: below }
   - { name: own, type: A, data: 192.0.2.8 }
   - { name: a.below, type: CNAME, data: own }
+  - { name: back, type: DNAME, data: '@' }
 ";
     let aliases = (0..20).map(|n| format!("  - {{ name: c{n}, type: CNAME, data: c{} }}\n", n + 1));
     let small = Small::with(&format!(
         "{zone}{}  - {{ name: c20, type: A, data: 192.0.2.7 }}\n",
         aliases.collect::<String>()
     ));
-    let ask = |name: &str| {
-        let found = small.explain(&format!("{name}.d.test"), RecordType::A, "10.1.0.1");
+    let ask_for = |name: &str, kind: RecordType| {
+        let found = small.explain(&format!("{name}.d.test"), kind, "10.1.0.1");
+        assert!(kind == RecordType::A || found.authority.is_empty(), "{found:?}");
         let count = |word: &str| found.answer.iter().filter(|it| it.contains(word)).count();
         (found.rcode, count(" DNAME "), count(" CNAME "), count(" A "))
     };
+    let ask = |name: &str| ask_for(name, RecordType::A);
+    assert_eq!(ask_for("back", RecordType::DNAME), ("NOERROR", 1, 0, 0));
+    assert_eq!(
+        ask_for("back.back", RecordType::DNAME),
+        ("NOERROR", 1, 1, 0),
+        "back at the redirection itself"
+    );
     assert_eq!(ask("w.self"), ("NOERROR", 1, 1, 0), "it would grow");
     assert_eq!(ask("q1"), ("NOERROR", 1, 5, 1), "through one redirection twice");
     assert_eq!(ask("q.s1"), ("NOERROR", 2, 2, 0), "a circle");

@@ -9,7 +9,7 @@ use store::model::{
 
 use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, MOST_WARNINGS, Mistake, Place, generate};
 
-/// What a `$TTL` of 2^31 or more stands for, and a TTL of 2^31 or more where there is no `$TTL` (as in NSD).
+/// The TTL where a record has none and there is no `$TTL` before it, and that of a `$TTL` of 2^31 or more (as in NSD).
 const INSTEAD: Ttl = Ttl::of_record(3_600);
 
 /// What the files of a zone say, mistakes included.
@@ -78,7 +78,7 @@ pub(super) fn read(
         origin: Some(apex.clone()),
         owner: None,
         default_ttl: None,
-        last_ttl: None,
+        warned_of_ttl: false,
         found: Found { file, ..Found::default() },
         mistakes: Vec::new(),
     };
@@ -102,7 +102,8 @@ struct Reading<'r> {
     origin: Option<DomainName>,
     owner: Option<Owner>,
     default_ttl: Option<Ttl>,
-    last_ttl: Option<Ttl>,
+    /// That a record has no TTL is said once.
+    warned_of_ttl: bool,
     found: Found,
     mistakes: Vec<Mistake>,
 }
@@ -202,7 +203,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads another file. Origin and owner are afterwards as they were (RFC 1035 §5.1).
+    /// Reads another file. The origin is afterwards as it was (RFC 1035 §5.1); the owner goes in and comes out, as in NSD.
     fn include(&mut self, path: &Word<'_>, origin: Option<&Word<'_>>) -> Result<(), Wrong> {
         let origin = match origin {
             Some(word) => self.name(word)?,
@@ -221,22 +222,21 @@ impl Reading<'_> {
             Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}").into(),
             _ => name.into(),
         };
-        let outer = (std::mem::replace(&mut self.file, inside), self.owner.take());
+        let outer = std::mem::replace(&mut self.file, inside);
         let outer_origin = std::mem::replace(&mut self.origin, origin);
         self.depth += 1;
         self.text(&content);
         self.depth -= 1;
         self.origin = outer_origin;
-        (self.file, self.owner) = outer;
+        self.file = outer;
         Ok(())
     }
 
     fn generate(&mut self, name: &Word<'_>, range: &Word<'_>, template: &[Word<'_>]) -> Result<(), Wrong> {
         let range =
             generate::Range::read(range).ok_or_else(|| unfit(range, Unfit::new(range, generate::FORM)))?;
-        let template = generate::unquoted(template);
         for number in range.numbers() {
-            let text = generate::line(&template, number)
+            let text = generate::line(template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
             let Some(left) = self.octets.checked_sub(text.len()) else {
                 let expected = format!("at most {MOST_OCTETS} octets in all");
@@ -320,16 +320,11 @@ impl Reading<'_> {
         if what == SOA {
             let (soa, minimum) = rdata::start_of_authority(data, &mut names).map_err(misplaced)?;
             let (soa, minimum) = self.believed_times(soa, minimum, first);
-            let ttl = self.ttl(&head).unwrap_or(minimum);
-            self.last_ttl = Some(ttl);
+            let ttl = self.ttl(&head, first);
             return self.start(first, &owner, soa, (minimum, ttl), at);
         }
         let data = rdata::parse(what, data, &mut names).map_err(misplaced)?;
-        let ttl = self.ttl(&head);
-        if ttl.is_none() {
-            return Err(wrong(first, "the record has no TTL", "a TTL here, in $TTL, or in a record before"));
-        }
-        self.last_ttl = ttl;
+        let ttl = Some(self.ttl(&head, first));
         if let Owner::Here(name) = owner {
             self.found.records.push((StaticRecord { name, ttl, data }, at));
         }
@@ -360,11 +355,19 @@ impl Reading<'_> {
         name.map(Some).map_err(|expected| unfit(word, Unfit::new(word, expected.to_string())))
     }
 
-    /// The TTL of a record: its own, the default (RFC 2308 §4), or that of the record before (RFC 1035 §5.1).
-    fn ttl(&mut self, head: &Head<'_>) -> Option<Ttl> {
+    /// The TTL of a record: its own, the default (RFC 2308 §4), or NSD's where there is neither. RFC 1035 §5.1 has the
+    /// TTL of the record before instead.
+    fn ttl(&mut self, head: &Head<'_>, first: &Word<'_>) -> Ttl {
         let stated = head.ttl.map(|(secs, word)| self.believed(secs, &word));
-        let instead = stated.map(|_| INSTEAD);
-        stated.flatten().or(self.default_ttl).or(instead).or(self.last_ttl)
+        if stated.is_none() && self.default_ttl.is_none() && !self.warned_of_ttl {
+            self.warned_of_ttl = true;
+            let problem = format!(
+                "a record without a TTL, and there is no $TTL before it: it has {} seconds, as has every other such one",
+                INSTEAD.as_secs()
+            );
+            self.warn(first, problem, "a line such as `$TTL 1h` before it");
+        }
+        stated.flatten().or(self.default_ttl).unwrap_or(INSTEAD)
     }
 
     fn start(
@@ -420,9 +423,11 @@ impl<'w> Head<'w> {
         for (at, word) in words.iter().enumerate() {
             if ttl.is_none() && !word.quoted && word.text.first().is_some_and(u8::is_ascii_digit) {
                 ttl = Some((time_to_live(word)?, *word));
-            } else if !class && (word.is("IN") || word.is("CLASS1")) {
+            } else if !class && (word.is("IN") || class_number(word) == Some(1)) {
                 class = true;
-            } else if ["CH", "HS", "CS", "ANY"].iter().any(|it| word.is(it)) {
+            } else if ["CH", "HS", "CS", "ANY"].iter().any(|it| word.is(it))
+                || class_number(word).is_some_and(|class| class != 1)
+            {
                 return Err(unfit(word, Unfit::new(word, "the class IN, which is the only one")));
             } else {
                 let number =
@@ -435,6 +440,13 @@ impl<'w> Head<'w> {
         let word = words.last().unwrap_or(owner);
         Err(wrong(word, format!("the line ends behind {:?}", word.shown()), "a record type and its data"))
     }
+}
+
+/// The number of a class that is written as `CLASS1` (RFC 3597 §5).
+fn class_number(word: &Word<'_>) -> Option<u16> {
+    let (head, digits) = word.text.split_at_checked(5).filter(|_| !word.quoted)?;
+    let digits = head.eq_ignore_ascii_case(b"CLASS").then(|| std::str::from_utf8(digits).ok())??;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 fn time_to_live(word: &Word<'_>) -> Result<u32, Wrong> {

@@ -1,7 +1,9 @@
 //! Included files from one folder of the disk, and from nowhere else.
 
 use std::{
+    cell::RefCell,
     fs::File,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Read as _,
     path::{Component, Path, PathBuf},
 };
@@ -18,6 +20,12 @@ impl Folder {
     pub fn of(file: &Path) -> Self {
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         Self(parent.unwrap_or_else(|| Path::new(".")).to_owned())
+    }
+
+    /// Where a file is that is named relative to the folder.
+    #[must_use]
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 
     /// The path of a file inside, links followed.
@@ -41,6 +49,39 @@ impl Files for Folder {
     fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String> {
         read_file(&self.inside(path)?, most)
     }
+}
+
+/// A folder that notes which files were read of it, with a digest of their content.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    folder: Folder,
+    read: RefCell<Vec<(String, u64)>>,
+}
+
+impl Noted {
+    pub(crate) const fn new(folder: Folder) -> Self {
+        Self { folder, read: RefCell::new(Vec::new()) }
+    }
+
+    /// The folder, and each file that was read with the digest of its content.
+    pub(crate) fn into_parts(self) -> (Folder, Vec<(String, u64)>) {
+        (self.folder, self.read.into_inner())
+    }
+}
+
+impl Files for Noted {
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String> {
+        let text = self.folder.read(path, most)?;
+        self.read.borrow_mut().push((path.to_owned(), digest(&text)));
+        Ok(text)
+    }
+}
+
+/// Tells one content from another: not against an adversary, who could as well write the file.
+pub(crate) fn digest(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The content of a regular file of at most `most` octets.

@@ -1,8 +1,8 @@
 //! `$GENERATE`: one line for many records, as in BIND.
 
-use std::{borrow::Cow, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
-use store::model::rdata::Word;
+use store::model::rdata::{self, Word};
 
 /// What the directive looks like.
 pub(super) const FORM: &str =
@@ -32,40 +32,40 @@ impl Range {
     }
 }
 
-/// The template with its data out of quotes: BIND takes data of several words as one quoted word, as in
-/// `$GENERATE 1-9 m$ MX "10 mail$"`. The quotes of texts stay.
-pub(super) fn unquoted<'t, 'w>(template: &'t [Word<'w>]) -> Cow<'t, [Word<'w>]> {
-    let text = |word: &Word<'_>| word.is("TXT") || word.is("SPF");
-    match template {
-        [head @ .., kind, data] if data.quoted && !kind.quoted && !head.is_empty() && !text(kind) => {
-            let data = Word { quoted: false, ..*data };
-            Cow::Owned(head.iter().copied().chain([*kind, data]).collect())
-        }
-        _ => Cow::Borrowed(template),
-    }
+/// True if all of the data is one word in quotes, as in `$GENERATE 1-9 m$ MX "10 mail$"`. BIND reads what is inside as
+/// the data, in which quotes have a backslash before them.
+fn holds_its_data(template: &[Word<'_>]) -> bool {
+    let is_type = |word: &Word<'_>| {
+        !word.quoted && std::str::from_utf8(word.text).ok().and_then(rdata::number).is_some()
+    };
+    matches!(template, [_, .., kind, data] if data.quoted && is_type(kind))
 }
 
 /// The line of one number; `None` if the template is not understood.
 pub(super) fn line(template: &[Word<'_>], number: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    for word in template {
-        let quote: &[u8] = if word.quoted { b"\"" } else { b"" };
+    let bare = holds_its_data(template).then(|| template.len() - 1);
+    for (at, word) in template.iter().enumerate() {
+        let bare = bare == Some(at);
+        let quote: &[u8] = if word.quoted && !bare { b"\"" } else { b"" };
         out.extend_from_slice(quote);
-        substitute(word.text, number, &mut out)?;
+        substitute(word.text, number, bare, &mut out)?;
         out.extend_from_slice(quote);
         out.push(b' ');
     }
     Some(out)
 }
 
-/// `$` is the number, `$$` and `\$` a dollar, `${offset,width,base}` the number moved and formatted.
-fn substitute(text: &[u8], number: u64, out: &mut Vec<u8>) -> Option<()> {
+/// `$` is the number, `$$` and `\$` a dollar, `${offset,width,base}` the number moved and formatted. In data out of its
+/// quotes `\"` is a quote.
+fn substitute(text: &[u8], number: u64, bare: bool, out: &mut Vec<u8>) -> Option<()> {
     let mut rest = text;
     while let [first, after @ ..] = rest {
         rest = after;
         match (first, after) {
             (b'\\', [next, further @ ..]) => {
-                if *next != b'$' {
+                let plain = *next == b'$' || (bare && *next == b'"');
+                if !plain {
                     out.push(b'\\');
                 }
                 out.push(*next);
@@ -145,9 +145,23 @@ mod tests {
             ["h1 A 192.0.2.1", "h3 A 192.0.2.3", "h5 A 192.0.2.5"]
         );
         assert_eq!(
-            lines(r#"9-10 ${-1,3}.a TXT "$$ \$ \065 ${1,0,x}""#).unwrap(),
-            [r#"008.a TXT "$ $ \065 a""#, r#"009.a TXT "$ $ \065 b""#,]
+            lines(r#"9-10 ${-1,3}.a TXT "$$ \$ \065" ${1,0,x}"#).unwrap(),
+            [r#"008.a TXT "$ $ \065" a"#, r#"009.a TXT "$ $ \065" b"#,]
         );
+    }
+
+    #[test]
+    fn data_in_quotes_is_read_without_them() {
+        for (written, read) in [
+            (r#"1-1 h$ TXT "\"a $ b\" \"c\"""#, r#"h1 TXT "a 1 b" "c""#),
+            (r#"1-1 h$ TXT "a $ b""#, "h1 TXT a 1 b"),
+            (r#"1-1 h$ IN TXT "a" "$""#, r#"h1 IN TXT "a" "1""#),
+            (r#"1-1 h$ 60 MX "10 mail$""#, "h1 60 MX 10 mail1"),
+            (r#"1-1 h$ MX 10 "mail$""#, r#"h1 MX 10 "mail1""#),
+            (r#"1-1 h$ NAPTR "10 $ \"u\" \"x\" \"!^.*\$!y!\" .""#, r#"h1 NAPTR 10 1 "u" "x" "!^.*$!y!" ."#),
+        ] {
+            assert_eq!(lines(written).unwrap(), [read], "{written}");
+        }
     }
 
     #[test]

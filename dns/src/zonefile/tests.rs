@@ -90,11 +90,24 @@ old                     DNAME   new
     );
 }
 
+/// As in NSD: neither the SOA's minimum nor its TTL, nor the TTL of the record before, is another record's.
 #[test]
-fn the_ttl_is_that_of_the_record_before_or_the_soas_minimum() {
-    let zone = loaded("@ SOA a b 1 2 3 4 50\n@ NS ns.elsewhere.\na 70 A 192.0.2.1\nb A 192.0.2.1\n");
-    assert_eq!((zone.ttl.as_secs(), zone.soa.as_ref().unwrap().ttl), (50, None));
-    assert_eq!(records(&zone), ["a.example.com 70 A 192.0.2.1", "b.example.com 70 A 192.0.2.1"]);
+fn without_a_ttl_and_a_default_it_is_an_hour() {
+    let text = "w A 192.0.2.1\n@ SOA a b 1 2 3 4 50\n@ NS ns.elsewhere.\na 70 A 192.0.2.1\nb A 192.0.2.1\n$TTL 9\nc A 192.0.2.1\n";
+    let read = read_placed("z", text.as_bytes(), &apex(), &NoFiles, Dnssec::Refuse).unwrap();
+    let zone = &read.zone;
+    assert_eq!((zone.ttl.as_secs(), zone.soa.as_ref().unwrap().ttl), (3600, None));
+    let lines = [
+        "w.example.com 3600 A 192.0.2.1",
+        "a.example.com 70 A 192.0.2.1",
+        "b.example.com 3600 A 192.0.2.1",
+        "c.example.com 9 A 192.0.2.1",
+    ];
+    assert_eq!(records(zone), lines);
+    let said = read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(said.len() == 1 && said[0].starts_with("z:1:1: a record without a TTL"), "{said:#?}");
+    let zone = loaded("@ 9 SOA a b 1 2 3 4 50\n@ NS ns.elsewhere.\n");
+    assert_eq!((zone.ttl.as_secs(), zone.soa.unwrap().ttl.unwrap().as_secs()), (3600, 9));
     let zone = loaded("@ 9 SOA a b 1 2 3 4 50\n@ 8 NS ns.elsewhere.\n");
     assert_eq!((zone.ttl.as_secs(), zone.soa.unwrap().ttl.unwrap().as_secs()), (8, 9));
 }
@@ -106,13 +119,26 @@ fn files_include_files() {
         ("more", "@ A 192.0.2.3\n".to_owned()),
         ("bad", "\nwhat\n".to_owned()),
         ("loop", "$INCLUDE loop\n".to_owned()),
+        ("blank", " A 192.0.2.88\n".to_owned()),
     ]);
-    // Origin and owner are afterwards as they were.
+    // The origin is afterwards as it was; the owner goes in and comes out.
     let text = format!("{HEAD}$INCLUDE hosts\n A 192.0.2.54\nc A 192.0.2.4\n");
     let zone = read("dir/z", text.as_bytes(), &apex(), &files).unwrap();
     let names: Vec<_> = zone.records.iter().map(|it| it.name.as_str()).skip(1).collect();
-    let own = ["a.example.com", "b.deep.example.com", "x.example.com", "ns1.example.com", "c.example.com"];
+    let own = ["a.example.com", "b.deep.example.com", "x.example.com", "x.example.com", "c.example.com"];
     assert_eq!(names, own);
+    let zone = read("z", format!("{HEAD}$INCLUDE blank\n").as_bytes(), &apex(), &files).unwrap();
+    assert_eq!(records(&zone)[1], "ns1.example.com 3600 A 192.0.2.88");
+    let deep = |levels: usize| {
+        let files: Vec<_> =
+            (1..=levels).map(|n| (format!("f{n}"), format!("$INCLUDE f{}\n", n + 1))).collect();
+        let mut files: HashMap<&str, String> =
+            files.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
+        let last = format!("f{levels}");
+        files.insert(&last, "a A 192.0.2.1\n".to_owned());
+        read("z", format!("{HEAD}$INCLUDE f1\n").as_bytes(), &apex(), &files).is_ok()
+    };
+    assert!(deep(10) && !deep(11), "as deep as NSD goes");
     for (file, expected) in [
         ("bad", "dir/bad:2:1: the line ends behind"),
         ("loop", "dir/loop:1:10: \"loop\" is included too deep"),
@@ -139,6 +165,7 @@ fn mistakes_have_line_word_and_expectation() {
         ("a A 192.0.2", "z:5:5: \"192.0.2\" is not an IPv4 address"),
         ("a 1x A 192.0.2.1", "z:5:3: \"1x\" is not a TTL of 0 to 2147483647 seconds, or such as 1h30m"),
         ("a CH A 192.0.2.1", "z:5:3: \"CH\" is not the class IN"),
+        ("a CLASS003 A 192.0.2.1", "z:5:3: \"CLASS003\" is not the class IN"),
         ("a IN 60 WHAT x", "z:5:9: \"WHAT\" is not a record type"),
         ("a IN", "z:5:3: the line ends behind \"IN\"; expected a record type and its data"),
         ("a MX 10", "z:5: the data ends too early; expected a name"),

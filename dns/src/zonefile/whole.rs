@@ -16,13 +16,14 @@ use crate::record::plain_type;
 pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
     let Found { soa, records, file, mut warnings } = found;
     let mut mistakes = Vec::new();
-    let (records, stripped) = match dnssec {
-        Dnssec::Strip => strip(apex, records),
-        Dnssec::Refuse => {
-            mistakes.extend(signed(apex, &records));
-            (records, BTreeMap::new())
-        }
+    // What signs a zone is one mistake, and none of what it lies beside: RRSIG and NSEC may stand beside a CNAME
+    // (RFC 4035 §2.5).
+    let signed = signed(apex, &records).filter(|_| dnssec == Dnssec::Refuse);
+    let (records, stripped) = match (dnssec, &signed) {
+        (Dnssec::Refuse, None) => (records, BTreeMap::new()),
+        _ => strip(apex, records),
     };
+    mistakes.extend(signed);
     let records = distinct(records);
     let mut missing = |what: &str, expected: String| {
         let problem = format!("the zone has no {what}");
@@ -138,6 +139,9 @@ fn filled(
     (zone, Places { soa: at, nameservers: named, records: placed })
 }
 
+/// The type that BIND and NSD take beside a CNAME (RFC 2535 §2.3.5).
+const SIG: u16 = 24;
+
 /// What is special about a name.
 #[derive(Clone, Copy, Debug, Default)]
 struct Owner {
@@ -147,6 +151,7 @@ struct Owner {
     delegated: bool,
     addressed: bool,
     flattened: usize,
+    signatures: usize,
 }
 
 struct Owners<'r> {
@@ -173,6 +178,7 @@ impl<'r> Owners<'r> {
                 RecordData::Ns(_) => owner.delegated = record.name != *apex,
                 RecordData::A(_) | RecordData::Aaaa(_) => owner.addressed = true,
                 RecordData::Alias(_) => owner.flattened += 1,
+                RecordData::Other { record_type: SIG, .. } => owner.signatures += 1,
                 _ => {}
             }
         }
@@ -196,7 +202,7 @@ impl<'r> Owners<'r> {
             RecordData::Cname(_) if owner.aliases > 1 => {
                 Some((format!("{name} has {} CNAMEs", owner.aliases), "one (RFC 2181 §10.1)"))
             }
-            RecordData::Cname(_) if owner.records > 1 || name == self.apex => {
+            RecordData::Cname(_) if owner.records > 1 + owner.signatures || name == self.apex => {
                 let problem = format!("{name} is a CNAME, and there is other data at it");
                 Some((problem, "a CNAME alone at its name (RFC 1034 §3.6.2)"))
             }

@@ -1,8 +1,6 @@
 //! The files of a folder: which there are, what they say, and whether they said so before.
 
 use std::{
-    cell::RefCell,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +8,7 @@ use std::{
 
 use store::{model::DomainName, snapshot::ZoneView};
 
-use crate::zonefile::{self, Dnssec, Files, Folder, MOST_OCTETS, read_file};
+use crate::zonefile::{self, Dnssec, Files as _, Folder, MOST_OCTETS, Noted, digest, read_file};
 
 /// A file that is to be a zone.
 #[derive(Debug)]
@@ -58,9 +56,9 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// True if this file of the zone's folder is part of it.
-    pub(super) fn includes(&self, folder: &Path, file: &Path) -> bool {
-        self.included.iter().any(|(name, _)| folder.join(name) == file)
+    /// The files of the zone's folder that are part of it.
+    pub(super) fn parts(&self, folder: &Folder) -> Vec<PathBuf> {
+        self.included.iter().map(|(name, _)| folder.path_of(name)).collect()
     }
 
     /// True if it would be read the same again.
@@ -72,41 +70,30 @@ impl Loaded {
     }
 }
 
-/// Reads a zone, or finds that it is the one from before.
-pub(super) fn load(path: &Path, origin: &DomainName, before: Option<&Loaded>) -> Result<Loaded, Vec<String>> {
-    let text = read_file(path, MOST_OCTETS).map_err(|problem| vec![problem])?;
+/// Reads a zone, or finds that it is the one from before. With the files that it includes, also where it has mistakes.
+pub(super) fn load(
+    path: &Path,
+    origin: &DomainName,
+    before: Option<&Loaded>,
+) -> (Result<Loaded, Vec<String>>, Vec<PathBuf>) {
+    let text = match read_file(path, MOST_OCTETS) {
+        Ok(text) => text,
+        Err(problem) => return (Err(vec![problem]), Vec::new()),
+    };
     let (content, folder) = (digest(&text), Folder::of(path));
     if let Some(before) = before.filter(|before| before.still_holds(content, &folder)) {
-        return Ok(before.clone());
+        return (Ok(before.clone()), before.parts(&folder));
     }
-    let files = Noted { folder, included: RefCell::default() };
+    let files = Noted::new(folder);
     let lines =
         |mistakes: Vec<zonefile::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let read = zonefile::read_placed(&path.display().to_string(), &text, origin, &files, Dnssec::Refuse);
-    let zonefile::Read { zone, warnings, .. } = read.map_err(lines)?;
-    let warnings = lines(warnings).into();
-    let serial = zone.soa.as_ref().and_then(|soa| soa.serial).unwrap_or_default();
-    let view = Arc::new(ZoneView::new(zone, serial));
-    Ok(Loaded { view, content, included: files.included.into_inner().into(), warnings })
-}
-
-/// Tells one content from another: not against an adversary, who could as well write the file.
-fn digest(text: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// A folder that notes what was read of it.
-struct Noted {
-    folder: Folder,
-    included: RefCell<Vec<(String, u64)>>,
-}
-
-impl Files for Noted {
-    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String> {
-        let text = self.folder.read(path, most)?;
-        self.included.borrow_mut().push((path.to_owned(), digest(&text)));
-        Ok(text)
-    }
+    let (folder, included) = files.into_parts();
+    let parts = included.iter().map(|(name, _)| folder.path_of(name)).collect();
+    let loaded = read.map_err(lines).map(|zonefile::Read { zone, warnings, .. }| {
+        let serial = zone.soa.as_ref().and_then(|soa| soa.serial).unwrap_or_default();
+        let view = Arc::new(ZoneView::new(zone, serial));
+        Loaded { view, content, included: included.into(), warnings: lines(warnings).into() }
+    });
+    (loaded, parts)
 }

@@ -166,6 +166,25 @@ fn a_file_that_is_passed_over_and_a_record_that_is_are_said() {
 }
 
 #[test]
+fn an_included_file_is_part_of_a_zone_whatever_its_name() {
+    let zone = format!("{}$INCLUDE hosts.zone\n$INCLUDE ./c..d.zone\n", zone(1, "192.0.2.1"));
+    let place = Place::new(&[("hosts.zone", "x A 192.0.2.9\n"), ("c..d.zone", ""), ("a.zone", &zone)]);
+    let (dir, report) = place.open();
+    assert_eq!(report, Report { zones: 1, changed: 1, ..Report::default() });
+    assert!(view(&dir, "a").unwrap().get("x.a").is_some());
+    assert_eq!(dir.reread(), Report { zones: 1, ..Report::default() });
+    // A mistake in it is told once, as one of the zone.
+    place.put("hosts.zone", "x A 192.0.2\n");
+    let report = dir.reread();
+    assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 1, 2), "{report:?}");
+    assert!(report.mistakes[0].contains("hosts.zone:1:5: \"192.0.2\" is not an IPv4"), "{report:?}");
+    // By itself it is no zone.
+    place.put("a.zone", &self::zone(2, "192.0.2.1"));
+    let report = dir.reread();
+    assert_eq!((report.zones, report.failed), (1, 2), "{report:?}");
+}
+
+#[test]
 fn a_signed_zone_is_not_served() {
     let signed = format!("{}@ DNSKEY 257 3 13 AQID\n", zone(1, "192.0.2.1"));
     let place = Place::new(&[("a.zone", &signed), ("b.zone", &zone(1, "192.0.2.1"))]);

@@ -106,7 +106,11 @@ fn record_data(apex: &DomainName) -> impl Strategy<Value = RecordData> + use<> {
         collection::vec(any::<u8>(), 0..40),
     );
     prop_oneof![
-        others.prop_map(|(record_type, data)| RecordData::Other { record_type, data }),
+        others.prop_map(|(record_type, data)| {
+            // Octets that are not of their type are refused.
+            let record_type = if rdata::layout::fits(record_type, &data) { record_type } else { 65_280 };
+            RecordData::Other { record_type, data }
+        }),
         any::<std::net::Ipv4Addr>().prop_map(RecordData::A),
         any::<std::net::Ipv6Addr>().prop_map(RecordData::Aaaa),
         target_or_root.clone().prop_map(RecordData::Cname),

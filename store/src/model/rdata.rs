@@ -4,6 +4,8 @@
 //! become [`RecordData`]; so a type is one line, and every mistake can name its word. Documents and zone files
 //! both read through here.
 
+mod assigned;
+pub(super) mod layout;
 mod location;
 mod rare;
 mod read;
@@ -80,11 +82,26 @@ pub fn parse(record_type: u16, words: &[Word<'_>], names: &mut Names<'_>) -> Res
         let problem = format!("the digest has {there} octets");
         return Err(Wrong::whole(problem, format!("{right} octets for a digest of its type")));
     }
-    let form = types::shape(record_type).map_or("", |shape| shape.form);
-    wire::data(record_type, wire).ok_or_else(|| {
-        let problem = format!("these octets are no {}", mnemonic(record_type));
-        Wrong::whole(problem, if form.is_empty() { "data that fits its type" } else { form })
-    })
+    if is_unknown_form(words) {
+        // ALIAS is never on the wire; octets of its number are of some type for private use.
+        if record_type == ALIAS {
+            return Ok(RecordData::Other { record_type, data: wire });
+        }
+        if !layout::fits(record_type, &wire) {
+            return Err(no_such_octets(record_type));
+        }
+    }
+    wire::data(record_type, wire).ok_or_else(|| no_such_octets(record_type))
+}
+
+/// True for data in the form for unknown types (RFC 3597 §5).
+fn is_unknown_form(words: &[Word<'_>]) -> bool {
+    words.first().is_some_and(|word| word.is(r"\#"))
+}
+
+fn no_such_octets(record_type: u16) -> Wrong {
+    let form = types::shape(record_type).map_or("data that fits its type", |shape| shape.form);
+    Wrong::whole(format!("these octets are no {}", mnemonic(record_type)), form)
 }
 
 /// What the data of a type looks like, with an example.
@@ -136,11 +153,14 @@ pub fn start_of_authority(
     names: &mut Names<'_>,
 ) -> Result<(StartOfAuthority, Ttl), Wrong> {
     let wire = octets(6, words, names)?;
+    if !layout::fits(6, &wire) {
+        return Err(no_such_octets(6));
+    }
     let mut rest = wire.as_slice();
     let (Some(mname), Some(rname), Some(serial)) =
         (wire::name(&mut rest), wire::name(&mut rest), wire::u32(&mut rest))
     else {
-        return Err(Wrong::whole("these octets are no SOA", form(6)));
+        return Err(no_such_octets(6));
     };
     let times = [(); 4].map(|()| Ttl::of_record(wire::u32(&mut rest).unwrap_or_default()));
     let [refresh, retry, expire, minimum] = times;

@@ -17,6 +17,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub use families::Places;
 pub use overlays::ended_overrides;
 
 use super::{

@@ -128,6 +128,23 @@ fn ttls_of_one_set_that_differ_are_a_warning() {
 }
 
 #[test]
+fn the_class_may_be_a_number_with_zeros_before_it() {
+    for class in ["CLASS1", "CLASS001", "class01"] {
+        assert_eq!(said(&format!("a {class} 60 A 192.0.2.1\n")), ["a.example.com 60 A 192.0.2.1"]);
+    }
+}
+
+#[test]
+fn an_old_signature_may_stand_beside_a_cname() {
+    let sig = "SIG A 5 3 86400 20300101000000 20200101000000 1 example. AQID";
+    assert_eq!(said(&format!("a CNAME b\na {sig}\n")).len(), 2);
+    assert!(
+        mistakes(&format!("a CNAME b\na {sig}\na TXT x\n"))[0]
+            .contains("is a CNAME, and there is other data")
+    );
+}
+
+#[test]
 fn lines_end_as_on_every_system() {
     assert_eq!(said("a A 192.0.2.1\r\nb A 192.0.2.2\rc A 192.0.2.3\n").len(), 3);
 }
@@ -209,6 +226,12 @@ fn signed_zones_are_refused_and_keys_of_others_are_not() {
         let expected = format!("z:5: the zone is signed (it has {kinds}), and DNSSEC is not served yet");
         assert!(found[0].starts_with(&expected), "{found:#?}");
     }
+    // What signs is told once, not again for what it lies beside or below.
+    let all = "@ DNSKEY 257 3 13 AQID\na CNAME b\na NSEC b CNAME RRSIG\n\
+               a RRSIG CNAME 13 3 60 20300101000000 20200101000000 1 example.com. AQID\nd DNAME b\n\
+               0p9mhaveqvm6t7vbl5lop2u3t2rp3tom.d NSEC3 1 1 0 - 2t7b4g4vsa5smi47k61mv5bv1a22bojr A\n";
+    assert_eq!(mistakes(all).len(), 1, "{:#?}", mistakes(all));
+    assert_eq!(mistakes(&format!("{all}a TXT x\n")).len(), 2, "what else is wrong is told too");
     tolerated(
         "sub NS ns.elsewhere.\nsub DS 1 8 2 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
          x DNSKEY 257 3 13 AQID\n@ CDS 0 0 0 00\ny DLV 1 8 99 00\n",

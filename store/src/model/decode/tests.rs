@@ -329,12 +329,11 @@ fn records_that_are_wrong_say_the_form() {
 }
 
 #[test]
-fn name_servers_need_glue_where_it_belongs() {
+fn glue_of_name_servers_stands_where_it_belongs() {
     let with = |servers: &str| mistake(&format!("kind: Zone\nname: a.b\nnameservers: {servers}\n"));
-    assert!(with("[{ name: ns1 }]").contains("lies in the zone and has no address"));
     assert!(with("[{ name: ns1.c., a: [1.2.3.4] }]").contains("lies outside the zone"));
-    let apart = "[{ name: ns1 }]\nrecords: [{ name: ns1, type: AAAA, data: '::1' }]\n";
-    assert!(parse("z", &format!("kind: Zone\nname: a.b\nnameservers: {apart}")).is_ok());
     assert!(with("[]").contains("the list is empty"));
+    let soa = "[{ name: '*.ns', a: [1.2.3.4] }]\nsoa: { serial: 7 }\nallow_query: [10.0.0.0/8]";
+    assert!(with(soa).contains("the name of a host"), "no other field is called unknown");
     assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("stands here twice"));
 }

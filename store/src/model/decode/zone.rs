@@ -2,7 +2,7 @@
 
 use super::{A_DOMAIN, domain::seconds, host, some};
 use crate::model::{
-    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone, lacks_address,
+    DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
     mistake::suggestion,
     rdata::{self, Scanner, Unfit, Word},
     read::{Fields, Reader},
@@ -22,15 +22,13 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let nameservers = fields.required("nameservers", expected, |field| nameservers(&field, &apex));
     let ttl = fields.or("ttl", seconds(3_600), |field| field.record_ttl());
     let negative_ttl = fields.or("negative_ttl", seconds(60), |field| field.soa_time());
-    let before = fields.whole().count();
     let records = fields.or("records", Vec::new(), |field| field.list(|item| record(&item, &apex)));
-    let nameservers = nameservers?;
-    if fields.whole().count() == before {
-        fields.get("nameservers").iter().for_each(|field| glue(field, &apex, &nameservers, &records));
-    }
-    let soa = fields.optional("soa", |field| start_of_authority(&field, &apex, &nameservers));
+    let known = nameservers.as_deref().unwrap_or_default();
+    let soa = fields.optional("soa", |field| start_of_authority(&field, &apex, known));
     let allow_query = fields.optional("allow_query", |field| some(&field, |item| item.net()));
     let allow_query = allow_query.unwrap_or_default();
+    // Only now: a field that was not read would be called an unknown one.
+    let nameservers = nameservers?;
     Some(Zone { name: name?, nameservers, soa, ttl, negative_ttl, records, allow_query })
 }
 
@@ -42,8 +40,8 @@ fn start_of_authority(
 ) -> Option<StartOfAuthority> {
     let fields = field.fields()?;
     let name = |field: Reader<'_>| relative_or_root(&field, field.text(1_100)?, apex);
-    let primary = nameservers.first().map(|server| server.name.clone());
-    let mname = fields.optional("mname", name).or(primary);
+    let primary = nameservers.first().map_or(apex, |server| &server.name);
+    let mname = fields.optional("mname", name).or_else(|| Some(primary.clone()));
     let rname = fields.optional("rname", name).or_else(|| apex.resolve("hostmaster").ok());
     Some(StartOfAuthority {
         mname: mname?,
@@ -54,20 +52,6 @@ fn start_of_authority(
         expire: fields.or("expire", StartOfAuthority::EXPIRE, |field| field.soa_time()),
         ttl: fields.optional("ttl", |field| field.record_ttl()),
     })
-}
-
-/// A name server inside the zone needs addresses: its own, or records.
-fn glue(field: &Reader<'_>, apex: &DomainName, nameservers: &[Nameserver], records: &[StaticRecord]) {
-    let lonely = |server: &Nameserver| {
-        server.a.is_empty() && server.aaaa.is_empty() && lacks_address(&server.name, apex, records.iter())
-    };
-    let mut servers = nameservers.iter();
-    let _ = field.list(|item| {
-        let server = servers.next().filter(|server| lonely(server))?;
-        let problem = format!("{} lies in the zone and has no address", server.name);
-        item.mistake(problem, "its addresses in `a` or `aaaa`, or as records");
-        Some(())
-    });
 }
 
 fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>> {

@@ -160,15 +160,17 @@ pub enum RecordData {
     },
 }
 
-/// True for a name server in the zone `apex` that nothing among the zone's records gives an address: none of its own,
-/// none by a wildcard (RFC 4592), and it does not lie at or below a delegation, where the zone below answers for it.
+/// True for a name server in the zone `apex` that nothing among the zone's records gives an address: none of its own or
+/// of an ALIAS, none by a wildcard (RFC 4592), and it does not lie at or below a delegation, where the zone below
+/// answers for it.
 pub fn lacks_address<'r>(
     server: &DomainName,
     apex: &DomainName,
     records: impl Iterator<Item = &'r StaticRecord> + Clone,
 ) -> bool {
     let addressed = |name: &DomainName| {
-        let address = |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_));
+        let address =
+            |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Alias(_));
         records.clone().any(|it| it.name == *name && address(&it.data))
     };
     let delegated = |it: &StaticRecord| {

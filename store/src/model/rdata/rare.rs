@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
-    Wrong,
+    Wrong, assigned,
     read::{Cursor, hex, whole},
     types,
 };
@@ -57,85 +57,8 @@ fn prefix(text: &str) -> Option<Vec<u8>> {
     Some([&family[..], &[length, negated | count], &octets].concat())
 }
 
-/// Protocols of WKS by name.
-const PROTOCOLS: &[(&str, u16)] =
-    &[("icmp", 1), ("igmp", 2), ("ggp", 3), ("st", 5), ("tcp", 6), ("egp", 8), ("pup", 12), ("udp", 17)];
-
-/// The services of RFC 1010 and RFC 1700 that WKS records name.
-const SERVICES: &[(&str, u16)] = &[
-    ("tcpmux", 1),
-    ("rje", 5),
-    ("echo", 7),
-    ("discard", 9),
-    ("systat", 11),
-    ("users", 11),
-    ("daytime", 13),
-    ("netstat", 15),
-    ("quote", 17),
-    ("qotd", 17),
-    ("chargen", 19),
-    ("ftp-data", 20),
-    ("ftp", 21),
-    ("ssh", 22),
-    ("telnet", 23),
-    ("smtp", 25),
-    ("nsw-fe", 27),
-    ("time", 37),
-    ("rlp", 39),
-    ("name", 42),
-    ("nameserver", 42),
-    ("nicname", 43),
-    ("whois", 43),
-    ("domain", 53),
-    ("mtp", 57),
-    ("bootps", 67),
-    ("bootpc", 68),
-    ("tftp", 69),
-    ("gopher", 70),
-    ("finger", 79),
-    ("http", 80),
-    ("www", 80),
-    ("link", 87),
-    ("kerberos", 88),
-    ("supdup", 95),
-    ("hostname", 101),
-    ("hostnames", 101),
-    ("iso-tsap", 102),
-    ("x400", 103),
-    ("pop", 109),
-    ("pop2", 109),
-    ("pop3", 110),
-    ("sunrpc", 111),
-    ("auth", 113),
-    ("ident", 113),
-    ("sftp", 115),
-    ("uucp-path", 117),
-    ("nntp", 119),
-    ("ntp", 123),
-    ("imap", 143),
-    ("imap2", 143),
-    ("snmp", 161),
-    ("snmp-trap", 162),
-    ("bgp", 179),
-    ("irc", 194),
-    ("ldap", 389),
-    ("https", 443),
-    ("exec", 512),
-    ("login", 513),
-    ("who", 513),
-    ("shell", 514),
-    ("syslog", 514),
-    ("printer", 515),
-    ("talk", 517),
-    ("ntalk", 518),
-    ("route", 520),
-    ("uucp", 540),
-    ("imaps", 993),
-    ("pop3s", 995),
-];
-
-fn known(names: &[(&str, u16)], text: &str) -> Option<u16> {
-    let named = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| *number);
+/// A number, by its name or as it is.
+fn known(named: Option<u16>, text: &str) -> Option<u16> {
     named.or_else(|| u16::try_from(whole(text)?).ok())
 }
 
@@ -166,12 +89,13 @@ impl Cursor<'_, '_, '_> {
     pub(super) fn services(&mut self) -> Result<(), Wrong> {
         self.fixed("an IPv4 address", |text| Some(text.parse::<Ipv4Addr>().ok()?.octets()))?;
         let protocol = self.by("a protocol: TCP, UDP or a number up to 255", |text| {
-            u8::try_from(known(PROTOCOLS, text)?).ok()
+            u8::try_from(known(assigned::protocol(text), text)?).ok()
         })?;
         self.out.push(protocol);
         let mut bits = Vec::new();
         while !self.is_at_end() {
-            let port = self.by("a port, or the name of a service", |text| known(SERVICES, text))?;
+            let port =
+                self.by("a port, or the name of a service", |text| known(assigned::service(text), text))?;
             let (octet, bit) = (usize::from(port >> 3), 0x80 >> (port & 7));
             if bits.len() <= octet {
                 bits.resize(octet + 1, 0);

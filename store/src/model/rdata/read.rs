@@ -311,9 +311,13 @@ pub(super) fn hex(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn eui(text: &str, octets: usize) -> Option<Vec<u8>> {
-    let parts: Option<Vec<Vec<u8>>> = text.split('-').map(|part| hex(part.as_bytes())).collect();
-    let parts = parts?;
-    (parts.len() == octets && parts.iter().all(|part| part.len() == 1)).then(|| parts.concat())
+    // As BIND and NSD, each part of one digit or two.
+    let part = |part: &str| {
+        let digits = matches!(part.len(), 1 | 2) && part.bytes().all(|b| b.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(part, 16).ok())?
+    };
+    let read: Vec<u8> = text.split('-').map(part).collect::<Option<_>>()?;
+    Some(read).filter(|read| read.len() == octets)
 }
 
 fn base32hex(text: &str) -> Option<Vec<u8>> {

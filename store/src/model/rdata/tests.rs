@@ -33,6 +33,8 @@ fn every_type_has_its_octets() {
         ("LOC", "42 21 54 N 71 06 18 W -24m 30m", "00331613 89172dd0 70be15f0 00988d20"),
         ("LOC", "1 S 2 E 0", "00121613 7fc91180 806ddd00 00989680"),
         ("EUI48", "00-00-5e-00-53-2A", "00005e00532a"),
+        ("EUI48", "0-0-5e-0-53-2a", "00005e00532a"),
+        ("WKS", "192.0.2.1 sctp 0 7", "c0000201 84 81"),
         ("RP", "john\\.doe .", "086a6f686e2e646f65 076578616d706c65 03636f6d 00 00"),
         ("NSEC3PARAM", "1 0 12 aabb", "01 00 000c 02 aabb"),
         (
@@ -51,6 +53,9 @@ fn every_type_has_its_octets() {
         ("MX", "0 .", "0000 00"),
         ("SRV", "0 0 0 .", "0000 0000 0000 00"),
         ("TXT", "\\255", "01ff"),
+        // A number for private use, and not what ALIAS stands for.
+        ("TYPE65401", "\\# 3 016100", "016100"),
+        ("TYPE65401", "\\# 2 0a0b", "0a0b"),
     ];
     for (kind, text, expected) in cases {
         assert_eq!(wire(kind, text), expected.replace(' ', ""), "{kind} {text}");
@@ -132,6 +137,8 @@ fn mistakes_name_their_word() {
         ("TYPE1234", "abc", Some(0), "hexadecimal"),
         ("A", "\\# 3 010203", None, "an IPv4 address"),
         ("A", "\\# 5 010203", Some(1), "their number"),
+        ("MX", "\\# 1 00", None, "a preference and a name"),
+        ("SRV", "\\# 4 0001c00c", None, "priority, weight, port and a name"),
         ("SOA", "a b 1 2 3 4 5", None, "a type"),
         ("TYPE255", "\\# 0", None, "a type"),
         ("DS", "1 13 2 aabb", None, "32 octets"),

@@ -18,7 +18,9 @@ use crate::model::DomainName;
 /// The data of a type; names in full, with a dot at their end. Reading it gives the same octets.
 #[must_use]
 pub fn text(record_type: u16, data: &[u8]) -> String {
-    let fields = types::shape(record_type).and_then(|shape| shape.fields);
+    // Octets of the number that ALIAS has are no ALIAS: written as a name, they would be read as one.
+    let shape = types::shape(record_type).filter(|_| record_type != super::ALIAS);
+    let fields = shape.and_then(|shape| shape.fields);
     let shown = fields.and_then(|fields| Shown::all(fields, data));
     // A form that would be read as other octets (a bitmap with empty windows) says less than it should.
     shown.filter(|text| again(record_type, text).as_deref() == Some(data)).unwrap_or_else(|| unknown(data))

@@ -3,29 +3,57 @@
 //! A family's answer leaves out the sites that lack it, so its clients go elsewhere than the other family's. And where an
 //! operator takes out every site that has a family while others are left, that family has no answer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{Steered, World, overlays};
-use crate::model::{Addresses, Family, Mistake, Moment, Name, Override, OverrideState};
+use crate::model::{
+    Addresses, Document, DocumentId, Family, Kind, Mistake, Moment, Name, Override, OverrideState, Place,
+    Placed,
+};
 
-/// Something that is allowed and may be meant otherwise, in the form of a mistake.
-fn warning(document: String, field: String, problem: String) -> Mistake {
-    Mistake { file: "documents".into(), line: None, document, field, problem, expected: String::new() }
+/// Where documents were written, for warnings about the world they are in.
+#[derive(Clone, Debug, Default)]
+pub struct Places(HashMap<DocumentId, Place>);
+
+impl Places {
+    /// Those of some documents; warnings about others have no place.
+    pub fn of<'d>(documents: impl IntoIterator<Item = &'d Placed<Document>>) -> Self {
+        Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
+    }
+
+    /// Something that is allowed and may be meant otherwise, in the form of a mistake: about a document as people know
+    /// it, at the field of the one that says so.
+    fn warning(
+        &self,
+        (document, field): (String, String),
+        at: (&DocumentId, &str),
+        problem: String,
+    ) -> Mistake {
+        // What did not come from a file has no line, and its place says nothing to people.
+        let place = self.0.get(at.0).and_then(|place| Some((place.file(), place.line_of(at.1)?)));
+        let (file, line) =
+            place.map_or_else(|| ("documents".into(), None), |(file, line)| (Arc::clone(file), Some(line)));
+        Mistake { file, line, document, field, problem, expected: String::new() }
+    }
 }
 
 /// How far a site is from being used by an operator's order; more is farther.
 type Distance = u8;
 
 impl World {
-    /// What is worth knowing about the families of sites. `now` decides which overrides have ended.
+    /// What is worth knowing about the families of sites. `now` decides which overrides have ended; `places` are those
+    /// of the documents that were written just now.
     #[must_use]
-    pub fn family_warnings(&self, now: Moment) -> Vec<Mistake> {
-        let mut warnings: Vec<Mistake> = self.sites_without_a_family();
-        warnings.extend(self.families_taken_out(now));
+    pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<Mistake> {
+        let mut warnings: Vec<Mistake> = self.sites_without_a_family(places);
+        warnings.extend(self.families_taken_out(now, places));
         warnings
     }
 
-    fn sites_without_a_family(&self) -> Vec<Mistake> {
+    fn sites_without_a_family(&self, places: &Places) -> Vec<Mistake> {
         let mut warnings = Vec::new();
         for cluster in self.clusters() {
             for family in Family::BOTH {
@@ -43,7 +71,9 @@ impl World {
                         family.as_str(),
                         names(&with)
                     );
-                    warning(format!("Cluster {}", cluster.name), format!("gateways.{site}"), problem)
+                    let id = DocumentId { kind: Kind::Cluster, name: cluster.name.to_string() };
+                    let field = format!("gateways.{site}");
+                    places.warning((id.to_string(), field.clone()), (&id, &field), problem)
                 }));
             }
         }
@@ -51,8 +81,8 @@ impl World {
     }
 
     /// Domains with a family that overrides leave without an answer, told once for all that have the same sites.
-    fn families_taken_out(&self, now: Moment) -> Vec<Mistake> {
-        let mut found: BTreeMap<(Family, Vec<Name>), (String, u32)> = BTreeMap::new();
+    fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<Mistake> {
+        let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
         if self.overrides().next().is_none() {
             return Vec::new();
         }
@@ -60,12 +90,21 @@ impl World {
             for family in Family::BOTH {
                 if let Some(sites) = self.taken_out(&steered, family, now) {
                     let name = steered.domain.name.to_string();
-                    let (_, others) = found.entry((family, sites)).or_insert((name, 0));
+                    // What changed is the order, so that is where the warning belongs.
+                    let orders = sites.iter().filter_map(|site| self.order(&steered, site, now));
+                    let id = |name: &Name| DocumentId { kind: Kind::Override, name: name.to_string() };
+                    let written = orders.map(|it| id(&it.name)).find(|id| places.0.contains_key(id));
+                    let domain = DocumentId { kind: Kind::Domain, name: name.clone() };
+                    let at = written.unwrap_or(domain);
+                    let (_, others, _) = found.entry((family, sites)).or_insert((name, 0, at));
                     *others += 1;
                 }
             }
         }
-        let told = |((family, sites), (name, count)): ((Family, Vec<Name>), (String, u32))| {
+        let told = |((family, sites), (name, count, at)): (
+            (Family, Vec<Name>),
+            (String, u32, DocumentId),
+        )| {
             let sites: Vec<&str> = sites.iter().map(Name::as_str).collect();
             let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
             let (family, sites) = (family.as_str(), sites.join(", "));
@@ -73,7 +112,7 @@ impl World {
                 "overrides take out {sites}, and no other of its sites has an {family} address: {family} has no answer \
                  (NODATA) until they end"
             );
-            warning(format!("Domain {name}{others}"), String::new(), problem)
+            places.warning((format!("Domain {name}{others}"), String::new()), (&at, ""), problem)
         };
         found.into_iter().map(told).collect()
     }
@@ -91,18 +130,25 @@ impl World {
     }
 
     fn distance(&self, steered: &Steered, site: &Name, now: Moment) -> Distance {
+        self.order(steered, site, now).map_or(0, |it| distance(it.state))
+    }
+
+    /// The operator's order that holds for a site.
+    fn order(&self, steered: &Steered, site: &Name, now: Moment) -> Option<&Override> {
         let counts = |order: &&Override| {
             order.state != OverrideState::Release
                 && overlays::covers(order, &steered.domain, site)
                 && !overlays::ended(order, now)
         };
-        let of = |state| match state {
-            OverrideState::Up | OverrideState::Release => 0,
-            OverrideState::Drain => 1,
-            OverrideState::Down => 2,
-        };
-        let order = self.overrides().filter(counts).max_by_key(|it| (it.authority, of(it.state)));
-        order.map_or(0, |it| of(it.state))
+        self.overrides().filter(counts).max_by_key(|it| (it.authority, distance(it.state)))
+    }
+}
+
+const fn distance(state: OverrideState) -> Distance {
+    match state {
+        OverrideState::Up | OverrideState::Release => 0,
+        OverrideState::Drain => 1,
+        OverrideState::Down => 2,
     }
 }
 
@@ -140,13 +186,16 @@ gateways:
 
     fn warnings(more: &str) -> Vec<String> {
         let documents = parse("families.yaml", &format!("{WORLD}{more}")).unwrap();
+        let places = Places::of(&documents);
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let world = World::check(placed, Moment(1_000)).unwrap();
-        world.family_warnings(Moment(1_000)).iter().map(ToString::to_string).collect()
+        let known = world.family_warnings(Moment(1_000), &Places::default());
+        assert!(known.iter().all(|it| &*it.file == "documents" && it.line.is_none()), "{known:#?}");
+        world.family_warnings(Moment(1_000), &places).iter().map(ToString::to_string).collect()
     }
 
-    const LACKS: &str = "documents: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for that family \
-                         is sent there";
+    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for \
+                         that family is sent there";
 
     fn order(site: &str, state: &str) -> String {
         format!(
@@ -166,7 +215,10 @@ gateways:
             let told = warnings(&order("bj", state));
             let [lacks, taken] = &told[..] else { panic!("{told:?}") };
             assert_eq!(lacks, LACKS);
-            assert!(taken.starts_with("documents: Domain ") && taken.contains("(and 1 more)"), "{taken}");
+            assert!(
+                taken.starts_with("families.yaml:18: Domain ") && taken.contains("(and 1 more)"),
+                "{taken}"
+            );
             assert!(
                 taken.contains("take out bj") && taken.contains("IPv6 has no answer (NODATA)"),
                 "{taken}"

@@ -6,7 +6,9 @@ use super::{
     Origin, Steered,
     check::{Checker, id},
 };
-use crate::model::{DocumentId, DomainName, Kind, RecordData, RouteBy, StaticRecord, World, Zone};
+use crate::model::{
+    DocumentId, DomainName, Kind, Nameserver, RecordData, RouteBy, StaticRecord, World, Zone, lacks_address,
+};
 
 /// Something that lies at a name.
 struct Claim<'w> {
@@ -39,6 +41,11 @@ impl What<'_> {
                 self,
                 Self::Glue | Self::Static(RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_))
             )
+    }
+
+    /// True for SIG, which may stand beside a CNAME (RFC 2535 §2.3.5).
+    const fn is_old_signature(self) -> bool {
+        matches!(self, Self::Static(RecordData::Other { record_type: 24, .. }))
     }
 
     /// True for addresses that are another name's.
@@ -83,6 +90,31 @@ pub(super) fn check(checker: &mut Checker<'_>, steered: &[Steered]) {
     }
     below_a_dname(checker, &claims);
     loops(checker, &claims);
+    lonely_servers(checker, steered);
+}
+
+/// A name server inside its zone needs an address: its own, one of the records, of the zone that is below, or of a
+/// steered name.
+fn lonely_servers(checker: &mut Checker<'_>, steered: &[Steered]) {
+    let world = checker.world;
+    for zone in world.zones() {
+        for (n, server) in zone.nameservers.iter().enumerate() {
+            let name = &server.name;
+            let own = |it: &Nameserver| it.name == *name && !(it.a.is_empty() && it.aaaa.is_empty());
+            let within = name.is_within(&zone.name) && !own(server);
+            let Some(holder) = world.zone_of(name).filter(|_| within) else { continue };
+            let found = holder.nameservers.iter().any(own)
+                || !lacks_address(name, &zone.name, zone.records.iter())
+                || !lacks_address(name, &holder.name, holder.records.iter())
+                || steered.iter().any(|it| it.domain.name == *name);
+            if !found {
+                let problem = format!("{name} lies in the zone and has no address");
+                let field = format!("nameservers[{n}]");
+                let expected = "its addresses in `a` or `aaaa`, or as records";
+                checker.report(&id(Kind::Zone, zone.name.as_str()), &field, problem, expected);
+            }
+        }
+    }
 }
 
 /// Names below which everything is an alias: owners of DNAME records (RFC 6672 §2.4).
@@ -146,7 +178,8 @@ fn claim_static<'w>(
     let by = id(Kind::Zone, zone.name.as_str());
     for (n, server) in zone.nameservers.iter().enumerate() {
         let answered = checker.world.zone_of(&server.name).is_some_and(|it| it.name == zone.name);
-        if answered && cut_above(&server.name, &zone.name, cuts).is_none() {
+        let glue = !(server.a.is_empty() && server.aaaa.is_empty());
+        if glue && answered && cut_above(&server.name, &zone.name, cuts).is_none() {
             let claim = Claim { by: by.clone(), field: format!("nameservers[{n}]"), what: What::Glue };
             claims.entry(&server.name).or_default().push(claim);
         }
@@ -182,7 +215,9 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
     let steered = claims.iter().any(|claim| claim.what == What::Steered);
     for (n, claim) in claims.iter().enumerate() {
         // Of two CNAMEs the second is the mistake.
-        let beside = |(m, other): &(usize, &Claim<'_>)| *m < n || (*m > n && !other.what.is_alias());
+        let beside = |(m, other): &(usize, &Claim<'_>)| {
+            (*m < n || (*m > n && !other.what.is_alias())) && !other.what.is_old_signature()
+        };
         let other = claims.iter().enumerate().find(beside).map(|(_, other)| other);
         let before = claims[..n].iter().find(|other| other.what == claim.what);
         if claim.what.is_alias() && apex {

@@ -46,6 +46,39 @@ fn records(lines: &str) -> String {
 }
 
 #[test]
+fn a_name_server_in_its_zone_has_an_address_from_whoever_answers_there() {
+    let zone = |server: &str, more: &str| {
+        format!("kind: Zone\nname: z.org\nnameservers: [{{ name: {server} }}]\n{more}")
+    };
+    for lonely in [
+        zone("ns1", ""),
+        zone("ns1", "records: [{ name: ns1, type: TXT, data: x }]\n"),
+        zone("ns.sub", "---\nkind: Zone\nname: sub.z.org\nnameservers: [{ name: ns.x. }]\n"),
+    ] {
+        mistake(&lonely, "nameservers[0]: ");
+        mistake(&lonely, ".z.org lies in the zone and has no address");
+    }
+    for fine in [
+        zone("ns1", "records: [{ name: ns1, type: AAAA, data: '::1' }]\n"),
+        zone("ns1", "records: [{ name: ns1, type: ALIAS, data: x.example. }]\n"),
+        zone("ns.sub", "---\nkind: Zone\nname: sub.z.org\nnameservers: [{ name: ns, a: [192.0.2.1] }]\n"),
+        zone(
+            "ns.sub",
+            "---\nkind: Zone\nname: sub.z.org\nnameservers: [{ name: ns.x. }]\n\
+             records: [{ name: ns, type: A, data: 192.0.2.1 }]\n",
+        ),
+        zone(
+            "gw",
+            "---\nkind: Cluster\nname: z\nzone: z.org\ngateway_domain: gw.z.org\n\
+             gateways: { bj: { a: [203.0.113.30] } }\n",
+        ),
+        zone("ns.g.example.com.", ""),
+    ] {
+        world(&fine);
+    }
+}
+
+#[test]
 fn the_example_needs_only_its_second_site() {
     let secret = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
     let text = include_str!("../decode/example.yaml").replace('…', secret);
