@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prober::check::{Outcome, Sockets, probe};
 use store::{
     dial::{Answer, Dial, Dialer},
@@ -14,7 +15,7 @@ use store::{
 
 /// How long a dial without a check of its own may take, and the resolving of a host name.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Addresses of a host name that are tried; one that answers is enough.
+/// Addresses of a host name that are tried, all at once; one that answers is enough.
 const MOST_ADDRESSES: usize = 4;
 
 /// Dials over real sockets.
@@ -23,6 +24,8 @@ pub struct Checks {
     sockets: Sockets,
     connect: Check,
     site: Name,
+    /// True if this node was told whose certificates its checks believe beside the system's.
+    knows_authorities: bool,
 }
 
 impl Checks {
@@ -42,7 +45,8 @@ impl Checks {
             quorum: Quorum::Majority,
             damping: Check::DAMPING,
         };
-        Self { sockets: Sockets::new(external, ca), connect, site }
+        let knows_authorities = ca.is_some();
+        Self { sockets: Sockets::new(external, ca), connect, site, knows_authorities }
     }
 
     /// Believes these authorities (PEM) from now on, as the prober of this node does.
@@ -52,43 +56,89 @@ impl Checks {
     pub fn trust(&self, ca_pem: &[u8]) -> Result<(), String> {
         prober::check::Dialer::trust(&self.sockets, ca_pem)
     }
+
+    /// Probes all of these at once; one that answers is enough.
+    async fn any(&self, check: &Check, addresses: &[IpAddr]) -> Answer {
+        let probe_one = |address: &IpAddr| {
+            let key = TargetKey::new(*address, check);
+            let target = WorkTarget { key, address: *address, site: self.site.clone(), check: check.clone() };
+            async move { probe(&self.sockets, &target).await }
+        };
+        let mut probing: FuturesUnordered<_> = addresses.iter().map(probe_one).collect();
+        let mut worst = Answer::Unable("there is no address".to_owned());
+        while let Some(outcome) = probing.next().await {
+            match outcome {
+                Outcome::Success { .. } => return Answer::Answered,
+                Outcome::Failure { reason } if self.may_judge(&reason) => worst = Answer::Failed(reason),
+                Outcome::Failure { .. } | Outcome::Inconclusive { .. } if is_failure(&worst) => {}
+                Outcome::Failure { reason } | Outcome::Inconclusive { reason } => {
+                    worst = Answer::Unable(reason);
+                }
+            }
+        }
+        worst
+    }
+
+    /// False if the probe failed for want of an authority that only `[prober] check_ca_file` names: without one this
+    /// node cannot tell a certificate of a private authority from a wrong one.
+    fn may_judge(&self, reason: &str) -> bool {
+        self.knows_authorities || !reason.contains("UnknownIssuer")
+    }
+}
+
+const fn is_failure(answer: &Answer) -> bool {
+    matches!(answer, Answer::Failed(_))
 }
 
 #[async_trait]
 impl Dialer for Checks {
     async fn dial(&self, dial: &Dial) -> Answer {
-        let check = Check { port: dial.port, ..dial.check.as_ref().unwrap_or(&self.connect).clone() };
         let addresses = match resolve(&dial.address).await {
             Ok(addresses) => addresses,
-            Err(reason) => return Answer::Unable(reason),
+            Err(answer) => return answer,
         };
-        let mut last = Answer::Unable(format!("{} has no address", dial.address));
-        for address in addresses {
-            let key = TargetKey::new(address, &check);
-            let target = WorkTarget { key, address, site: self.site.clone(), check: check.clone() };
-            match probe(&self.sockets, &target).await {
-                Outcome::Success { .. } => return Answer::Answered,
-                Outcome::Failure { reason } => last = Answer::Failed(reason),
-                Outcome::Inconclusive { reason } if !matches!(last, Answer::Failed(_)) => {
-                    last = Answer::Unable(reason);
-                }
-                Outcome::Inconclusive { .. } => {}
-            }
+        let on_port = |check: &Check| Check { port: dial.port, ..check.clone() };
+        let Some(check) = &dial.check else { return self.any(&on_port(&self.connect), &addresses).await };
+        match self.any(&on_port(check), &addresses).await {
+            // The node may not send ICMP, run the program, or judge the certificate. What is dead must be found dead all
+            // the same.
+            Answer::Unable(why) => match self.any(&on_port(&self.connect), &addresses).await {
+                Answer::Answered => Answer::Answered,
+                Answer::Failed(reason) => Answer::Failed(reason),
+                Answer::Unable(_) => Answer::Unable(why),
+            },
+            answer => answer,
         }
-        last
     }
 }
 
-/// The addresses of an IP address or host name. That a name cannot be resolved is no word about the instance.
-async fn resolve(address: &str) -> Result<Vec<IpAddr>, String> {
+/// The addresses of an IP address or host name; without any, what that says of the instance.
+async fn resolve(address: &str) -> Result<Vec<IpAddr>, Answer> {
     if let Ok(ip) = address.parse() {
         return Ok(vec![ip]);
     }
     match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((address, 0))).await {
         Ok(Ok(found)) => Ok(found.map(|it| it.ip()).take(MOST_ADDRESSES).collect()),
-        Ok(Err(error)) => Err(format!("{address} cannot be resolved: {error}")),
-        Err(_) => Err(format!("{address} was not resolved within {}", Span(PATIENCE))),
+        Ok(Err(error)) => Err(unresolved(address, &error.to_string())),
+        Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(PATIENCE)))),
     }
+}
+
+/// What `getaddrinfo` says of a name that does not exist or has no address: glibc, musl, BSD.
+const NO_SUCH_NAME: [&str; 5] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+    "Name has no usable address",
+    "nodename nor servname provided",
+];
+
+/// A name that does not exist is a failure: no gateway can reach what has it. That no name server answers is no word
+/// about the instance. The library tells the two apart by its words only.
+fn unresolved(address: &str, error: &str) -> Answer {
+    let reason = format!("{address} cannot be resolved: {error}");
+    let exists_not = NO_SUCH_NAME.iter().any(|it| error.contains(it));
+    if exists_not { Answer::Failed(reason) } else { Answer::Unable(reason) }
 }
 
 #[cfg(test)]
@@ -109,8 +159,9 @@ mod tests {
         for address in ["127.0.0.1", "localhost"] {
             assert_eq!(checks.dial(&dial(address, port)).await, Answer::Answered, "{address}");
         }
+        // Failed with a name server that knows that there is no such name, unable without one.
         let unresolved = checks.dial(&dial("nowhere.invalid", port)).await;
-        assert!(matches!(unresolved, Answer::Unable(_)), "{unresolved:?}");
+        assert_ne!(unresolved, Answer::Answered);
         drop(listener);
         assert_eq!(checks.dial(&dial("127.0.0.1", port)).await, Answer::Failed("connection refused".into()));
     }
@@ -131,5 +182,80 @@ mod tests {
             assert_eq!(answer == Answer::Answered, well, "{path}: {answer:?}");
         }
         served.abort();
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_a_failure_and_a_name_server_that_is_away_is_none() {
+        for (said, failed) in [
+            ("failed to lookup address information: Name or service not known", true),
+            ("failed to lookup address information: No address associated with hostname", true),
+            ("failed to lookup address information: Name does not resolve", true),
+            ("failed to lookup address information: Temporary failure in name resolution", false),
+            ("failed to lookup address information: Try again", false),
+            ("Too many open files (os error 24)", false),
+        ] {
+            let answer = unresolved("web.example.com", said);
+            assert_eq!(matches!(answer, Answer::Failed(_)), failed, "{said}");
+            assert_eq!(matches!(answer, Answer::Unable(_)), !failed, "{said}");
+        }
+    }
+
+    /// A port that is open, and one that is closed.
+    async fn ports() -> (tokio::net::TcpListener, u16, u16) {
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let port = open.local_addr().unwrap().port();
+        (open, port, closed)
+    }
+
+    #[tokio::test]
+    async fn where_a_check_cannot_run_a_connection_decides() {
+        let checks = Checks::new("bj".parse().unwrap(), None);
+        let (_listener, open, closed) = ports().await;
+        // A program that only the prober's configuration names.
+        let probe =
+            Probe::External(Box::new(store::model::ExternalProbe { program: "well".parse().unwrap() }));
+        for (port, well) in [(open, true), (closed, false)] {
+            let check = Some(Check { probe: probe.clone(), ..checks.connect.clone() });
+            let answer = checks.dial(&Dial { check, ..dial("127.0.0.1", port) }).await;
+            assert_eq!(answer == Answer::Answered, well, "{answer:?}");
+            assert_eq!(matches!(answer, Answer::Failed(_)), !well, "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_private_authority_that_this_node_does_not_know_is_no_failure() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let served = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(served));
+        let (listener, port, _) = ports().await;
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        let tls = store::model::Tls { server_name: Some("localhost".parse().unwrap()), ..Default::default() };
+        let probe = Probe::Tls(Box::new(store::model::TlsProbe { tls }));
+        let ignorant = Checks::new("bj".parse().unwrap(), None);
+        let check = Some(Check { probe, ..ignorant.connect.clone() });
+        let dial = Dial { check, ..dial("127.0.0.1", port) };
+        assert_eq!(ignorant.dial(&dial).await, Answer::Answered);
+        // One that was told its authorities says what it sees.
+        let other = rcgen::generate_simple_self_signed(["another".to_owned()]).unwrap();
+        let told = Checks {
+            sockets: Sockets::new(BTreeMap::new(), Some(other.cert.pem().into_bytes())),
+            knows_authorities: true,
+            ..Checks::new("bj".parse().unwrap(), None)
+        };
+        let answer = told.dial(&dial).await;
+        assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+        serving.abort();
     }
 }

@@ -147,8 +147,7 @@ impl DiscoveryTable {
 #[cfg(test)]
 pub(crate) fn doubtful(id: usize, cause: Cause, since: Moment) -> Doubt {
     let endpoint = tests::endpoint(id);
-    let (index, seen) = (Index(9), Index(5));
-    Doubt { endpoint, cause, since, index, seen, held: true, failures: 0, dialled: String::new() }
+    Doubt { endpoint, cause, since, index: Index(9), held: true, failures: 0, dialled: String::new() }
 }
 
 #[cfg(test)]

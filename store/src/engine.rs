@@ -198,7 +198,7 @@ pub enum CheckStatus {
 }
 
 /// One instance of a service as the registry has it, with the health of its checks and its node's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The node whose agent owns the registration.
     pub node: String,
@@ -300,6 +300,11 @@ pub type Result<T> = std::result::Result<T, EngineError>;
 /// should be few and shared.
 #[async_trait]
 pub trait Engine: fmt::Debug + Send + Sync + 'static {
+    /// True if answers may be cut short without a word, because the rights of a token decide what is shown.
+    fn may_filter(&self) -> bool {
+        true
+    }
+
     /// Reads one key. Absent is `None`, with an index to wait on.
     async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Result<Indexed<Option<KvEntry>>>;
 

@@ -6,7 +6,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Failed, Trial};
@@ -299,6 +299,18 @@ impl Node {
         .map(drop)
     }
 
+    /// Waits until a back end that was killed a moment ago is left out, and prints when the log said so: the status
+    /// learns it only with the node's next beat.
+    fn until_left_out(&self, id: &str, killed: Instant) -> Result<(), Failed> {
+        let line = |it: &str| it.contains("left out") && it.contains(&format!("{id} at "));
+        let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        eventually("the line in the log", LEFT_OUT, || log().lines().any(line))?;
+        println!("  from the death of {id} to \"left out\" in the log: {:.1?} (aim: 5 s)", killed.elapsed());
+        self.until_states("a back end that dies now is left out", LEFT_OUT, |states| {
+            states.iter().any(|(it, state)| it == id && state == "left_out")
+        })
+    }
+
     fn logged(&self, words: &str) -> usize {
         std::fs::read_to_string(&self.log).unwrap_or_default().lines().filter(|it| it.contains(words)).count()
     }
@@ -384,10 +396,9 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
     })?;
     pause();
     node.unharmed(load, &ALL)?;
+    let killed = Instant::now();
     live[2].kill();
-    node.until_states("a back end that dies now is left out", LEFT_OUT, |states| {
-        states.iter().any(|(id, state)| id == "web-3" && state == "left_out")
-    })?;
+    node.until_left_out("web-3", killed)?;
     for (n, it) in live.iter().enumerate().take(2) {
         external(&cluster, ALL[n], it.port, "v3")?;
     }
@@ -492,10 +503,9 @@ fn agents_dead(binary: PathBuf) -> Result<(), Failed> {
     node.until_states("all are in doubt", Duration::from_secs(90), |states| all_are(states, "doubtful"))?;
     pause();
     node.unharmed(load, &ALL)?;
+    let killed = Instant::now();
     live[1].kill();
-    node.until_states("a back end that dies now is left out", LEFT_OUT, |states| {
-        states.iter().any(|(id, state)| id == "web-2" && state == "left_out")
-    })?;
+    node.until_left_out("web-2", killed)?;
     node.serves(&["web-1", "web-3"])
 }
 

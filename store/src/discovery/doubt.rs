@@ -105,7 +105,7 @@ impl fmt::Display for Cause {
                 "missing although the registry's index did not grow: does the token still have service:read \
                  and node:read?"
             ),
-            Self::Blind => write!(f, "missing, and the registry shows nothing else either"),
+            Self::Blind => write!(f, "missing, and the registry shows nothing else either, or only its name"),
             Self::Critical => write!(f, "critical together with all others"),
             Self::Newcomer => write!(f, "first seen in an answer whose index went back"),
         }
@@ -123,8 +123,6 @@ pub struct Doubt {
     pub since: Moment,
     /// The index of the answer that brought the doubt.
     pub index: Index,
-    /// The index of the last answer that listed it; after a step back, as [`Doubt::index`].
-    pub seen: Index,
     /// True while it is used as if nothing had happened; false once dials failed, or until a first one answers.
     pub held: bool,
     /// Failed dials in a row.
@@ -149,10 +147,11 @@ impl Doubt {
         it.port == key.port && it.id == key.id && it.address == key.address && it.node == key.node
     }
 
-    /// True if the registry has to be asked again and again: nothing else would show the end of the doubt.
+    /// True if the registry has to be asked again and again: no long poll shows that a right is back, nor that the place
+    /// of a missing instance belongs to another service for good.
     #[must_use]
     pub const fn needs_reading(&self) -> bool {
-        matches!(self.cause, Cause::Missing | Cause::NotGrown | Cause::Blind)
+        !self.cause.is_listed()
     }
 
     /// One word for people and metrics: `doubtful`, `unreachable` or `left_out`.
@@ -184,8 +183,22 @@ pub enum Sight {
     Unknown,
     /// Others: the token reads.
     Sees,
-    /// None of the others this node knows, or nothing at all.
+    /// Nothing, or the very name that has no instance: a right is missing.
     Blind,
+}
+
+/// The service that Consul's servers register for themselves: it is there also in a catalog that was emptied.
+const OF_CONSUL: &str = "consul";
+
+impl Sight {
+    /// What the names in the catalog say of the registry's answer that a service has no instance.
+    #[must_use]
+    pub fn of(service: &str, names: &[String]) -> Self {
+        let others = names.iter().any(|it| it != service && it != OF_CONSUL);
+        // A name without instances is one whose nodes may not be read.
+        let named = names.iter().any(|it| it == service);
+        if named || !others { Self::Blind } else { Self::Sees }
+    }
 }
 
 /// Why an instance is no longer used, or is used again.

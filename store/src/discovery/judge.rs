@@ -113,8 +113,10 @@ struct Bench<'a> {
     before: HashMap<InstanceKey, &'a Endpoint>,
     in_doubt: HashMap<InstanceKey, &'a Doubt>,
     listed: HashSet<InstanceKey>,
+    /// Who else is registered at a place now, and was not known before.
     places: HashMap<(&'a str, u16), &'a Endpoint>,
-    ids: HashSet<(&'a str, &'a str)>,
+    /// Node and id of registrations made since the last answer.
+    made: HashSet<(&'a str, &'a str)>,
     all_critical: bool,
     went_back: bool,
     plain: Vec<Endpoint>,
@@ -129,18 +131,29 @@ impl<'a> Bench<'a> {
         let known = previous.endpoints.iter().map(|it| (InstanceKey::of(it), it));
         let before: HashMap<_, _> = known.filter(|(key, _)| !in_doubt.contains_key(key)).collect();
         let mut judged = answer.value.iter().filter(|it| !it.maintenance).peekable();
+        let new = || {
+            let known = |it: &&Endpoint| {
+                let key = InstanceKey::of(it);
+                before.contains_key(&key) || in_doubt.contains_key(&key)
+            };
+            answer.value.iter().filter(move |it| !known(it))
+        };
+        let made = |it: &&Endpoint| it.modify_index > previous.index;
+        // What a restored snapshot lists is older than what was known. It proves nothing against another at its place,
+        // unless that place goes on being used by its name.
+        let takes_over = |it: &&Endpoint| made(it) || serves(it);
         Self {
             went_back: answer.index < previous.index || is_another_history(previous, answer),
-            before,
-            in_doubt,
             listed: answer.value.iter().map(InstanceKey::of).collect(),
-            places: answer.value.iter().map(|it| (place(it), it)).collect(),
-            ids: answer.value.iter().map(|it| (it.node.as_str(), it.id.as_str())).collect(),
+            places: new().filter(takes_over).map(|it| (place(it), it)).collect(),
+            made: new().filter(made).map(|it| (it.node.as_str(), it.id.as_str())).collect(),
             all_critical: judged.peek().is_some() && judged.all(|it| it.status == CheckStatus::Critical),
             plain: Vec::new(),
             doubts: Vec::new(),
             recent: Vec::new(),
             fates: Vec::new(),
+            before,
+            in_doubt,
             previous,
             answer,
             context,
@@ -163,6 +176,7 @@ impl<'a> Bench<'a> {
         }
         let newly = self.go_through_missing();
         self.decide_together(newly);
+        self.let_the_dead_go();
         let entry =
             settle(self.previous, self.answer.index, self.plain, self.doubts, self.recent, self.context.now);
         Judgement { entry, fates: self.fates }
@@ -194,29 +208,39 @@ impl<'a> Bench<'a> {
             self.take_critical(endpoint, key, doubt, was_used);
         } else {
             self.recent.retain(|it| InstanceKey::of(&it.endpoint) != key);
-            self.take_serving(endpoint, key, doubt);
+            self.take_serving(endpoint, key, doubt, was_used);
         }
     }
 
-    fn take_serving(&mut self, endpoint: &'a Endpoint, key: InstanceKey, doubt: Option<&Doubt>) {
+    fn take_serving(
+        &mut self,
+        endpoint: &'a Endpoint,
+        key: InstanceKey,
+        doubt: Option<&Doubt>,
+        was_used: bool,
+    ) {
         match doubt {
             // Registered again since the index went back: no longer a thing of the past.
             Some(it) if it.cause == Cause::Newcomer && endpoint.modify_index <= it.index => {
                 self.doubts.push(Doubt { endpoint: endpoint.clone(), ..it.clone() });
             }
+            // Also what was known to be down: that it passes is a thing of the past.
+            _ if !was_used && self.is_of_the_past(endpoint) => {
+                self.tell(key, Fate::Awaited);
+                let newcomer = self.doubt(endpoint.clone(), Cause::Newcomer, false);
+                let (failures, dialled) =
+                    doubt.map(|it| (it.failures, it.dialled.clone())).unwrap_or_default();
+                self.doubts.push(Doubt { failures, dialled, ..newcomer });
+            }
             Some(_) => {
                 self.tell(key, Fate::Cleared);
                 self.plain.push(endpoint.clone());
-            }
-            None if !self.before.contains_key(&key) && self.is_of_the_past(endpoint) => {
-                self.tell(key, Fate::Awaited);
-                self.doubts.push(self.doubt(endpoint.clone(), Cause::Newcomer, false));
             }
             None => self.plain.push(endpoint.clone()),
         }
     }
 
-    /// Whether something new in an answer has to answer first: the index went back, there are others to use
+    /// Whether something in an answer that was not used has to answer first: the index went back, there are others to use
     /// meanwhile, and it is not at the place of one that is used.
     fn is_of_the_past(&self, endpoint: &Endpoint) -> bool {
         let mut used = self.previous.endpoints.iter().filter(|it| serves(it)).peekable();
@@ -272,8 +296,7 @@ impl<'a> Bench<'a> {
 
     fn doubt(&self, endpoint: Endpoint, cause: Cause, held: bool) -> Doubt {
         let (since, index) = (self.context.now, self.answer.index);
-        let seen = index.min(self.previous.index);
-        Doubt { endpoint, cause, since, index, seen, held, failures: 0, dialled: String::new() }
+        Doubt { endpoint, cause, since, index, held, failures: 0, dialled: String::new() }
     }
 
     /// Every known instance that the answer does not list: keeps what was in doubt already, drops what is proved
@@ -323,7 +346,8 @@ impl<'a> Bench<'a> {
                 other.id, other.service, other.node
             )));
         }
-        let moved = self.grew() && self.ids.contains(&(endpoint.node.as_str(), endpoint.id.as_str()));
+        // The same id was registered elsewhere since. An older registration of it is one that a restored snapshot lists.
+        let moved = self.grew() && self.made.contains(&(endpoint.node.as_str(), endpoint.id.as_str()));
         moved.then_some(Fate::Deregistered)
     }
 
@@ -367,7 +391,9 @@ impl<'a> Bench<'a> {
             let stays = |it: &&Endpoint| {
                 serves(it) && self.before.get(&InstanceKey::of(it)).is_some_and(|it| serves(it))
             };
-            let stay = self.plain.iter().filter(stays).count();
+            // Those that are critical together with all others are listed and in use, too.
+            let critical = self.doubts.iter().filter(|it| it.cause == Cause::Critical && it.held);
+            let stay = self.plain.iter().filter(stays).count() + critical.count();
             let let_go =
                 self.recent.iter().filter(|it| !self.listed.contains(&InstanceKey::of(&it.endpoint)));
             let missing = self.doubts.iter().filter(|it| !it.cause.is_listed());
@@ -394,6 +420,24 @@ impl<'a> Bench<'a> {
                 self.tell(InstanceKey::of(&endpoint), Fate::Awaited);
                 self.doubts.push(self.doubt(endpoint, cause.clone(), false));
             }
+        }
+    }
+
+    /// A registry whose index has grown since, and that lists others in use, works again. Those that it still misses and
+    /// that do not answer are gone after the same time as any bounded doubt: nothing else would ever end theirs.
+    fn let_the_dead_go(&mut self) {
+        if self.went_back || !self.plain.iter().any(serves) {
+            return;
+        }
+        let (now, index, long) = (self.context.now, self.answer.index, self.context.believe_after);
+        let dead = |it: &Doubt| {
+            let left_out = !it.cause.is_listed() && !it.held && it.failures > 0;
+            left_out && index > it.index && now.since(it.since) >= long
+        };
+        let (gone, stay) = std::mem::take(&mut self.doubts).into_iter().partition::<Vec<_>, _>(dead);
+        self.doubts = stay;
+        for doubt in gone {
+            self.tell(doubt.key(), Fate::Dead);
         }
     }
 }
@@ -426,6 +470,10 @@ fn settle(
 }
 
 fn standing(endpoints: &[Endpoint], doubts: &[Doubt]) -> Standing {
+    // What is left out harms nobody while others are in use. Without them it is the reason why nothing is left.
+    let in_use = endpoints.iter().any(serves);
+    let alarms = |it: &&Doubt| it.held || it.cause == Cause::Critical || !in_use;
+    let doubts: Vec<_> = doubts.iter().filter(alarms).collect();
     let worst = doubts.iter().find(|it| it.cause.is_unreachable()).or_else(|| doubts.first());
     let Some(worst) = worst else {
         return if endpoints.is_empty() { Standing::Gone } else { Standing::Present };

@@ -140,6 +140,12 @@ impl World {
         ids
     }
 
+    /// The ids among these that are used where they are, and not at an earlier place of theirs.
+    fn used_at_home(&self) -> BTreeSet<String> {
+        let home = self.entry.endpoints.iter().filter(|it| serving(it) && it.port == 80);
+        home.filter(|it| it.id.starts_with("web-")).map(|it| it.id.clone()).collect()
+    }
+
     fn uses(&self, ids: impl IntoIterator<Item = usize>) {
         let mut wanted: Vec<_> = ids.into_iter().map(|id| format!("web-{id}")).collect();
         wanted.sort();
@@ -268,6 +274,124 @@ fn what_the_snapshot_has_and_answers_is_let_in() {
     let mut world = World::of(253, of(0..1));
     world.dials = false;
     world.after(1).reads(61, of(1..2)).uses(0..2);
+}
+
+/// A registration of an earlier time: the same id at another port.
+fn elsewhere(id: usize) -> Endpoint {
+    Endpoint { port: 81, create_index: Index(2), modify_index: Index(2), ..endpoint(id) }
+}
+
+/// A registration of an earlier time under another id, at the same place.
+fn alias(id: usize, status: CheckStatus) -> Endpoint {
+    Endpoint {
+        id: format!("alias-{id}"),
+        status,
+        create_index: Index(3),
+        modify_index: Index(3),
+        ..endpoint(id)
+    }
+}
+
+#[test]
+fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_nobody() {
+    let mut world = World::of(80, of(0..3));
+    // So many of the old registrations were written again since, at this index.
+    let old = |count: usize, index| {
+        let written = (0..count).map(move |id| Endpoint { modify_index: Index(index), ..elsewhere(id) });
+        written.chain((count..3).map(elsewhere)).collect::<Vec<_>>()
+    };
+    let critical = Endpoint { status: CheckStatus::Critical, ..elsewhere(2) };
+    let one_is_critical = [old(2, 66)[..2].to_vec(), vec![critical]].concat();
+    for (index, listed) in [(60, old(0, 0)), (64, old(1, 64)), (66, old(2, 66)), (67, one_is_critical)] {
+        world.after(5).reads(index, listed);
+        assert_eq!(world.used_at_home().len(), 3, "at index {index}: {:#?}", world.entry.doubts);
+    }
+    // Registered at a third place for the first time, and since: moved.
+    let moved = Endpoint { port: 82, modify_index: Index(70), ..endpoint(1) };
+    world.after(5).reads(70, [old(2, 66), vec![moved]].concat());
+    let home: Vec<_> = world.used_at_home().into_iter().collect();
+    assert_eq!(home, ["web-0", "web-2"]);
+}
+
+#[test]
+fn who_shared_the_place_all_along_proves_nothing() {
+    let other = || alias(1, CheckStatus::Critical);
+    for index in [5, 20] {
+        let mut world = World::of(20, vec![endpoint(0), endpoint(1), other()]);
+        world.after(1).reads(index, vec![endpoint(0), other()]).uses([0, 1]);
+        world.after(1).reads(index, vec![endpoint(0), other()]).uses([0, 1]);
+    }
+    // Nor does an old registration at its place that does not serve.
+    let mut world = World::of(253, of(0..2));
+    world
+        .after(1)
+        .reads(61, vec![endpoint(0), other()])
+        .after(1)
+        .reads(62, vec![endpoint(0), other()])
+        .uses([0, 1]);
+}
+
+#[test]
+fn what_was_known_to_be_down_has_to_answer_before_an_old_snapshot_is_believed() {
+    let passing =
+        || (0..3).map(|id| Endpoint { modify_index: Index(10), ..endpoint(id) }).collect::<Vec<_>>();
+    for down in [critical(1), in_maintenance(1)] {
+        let mut world = World::of(100, vec![endpoint(0), down, endpoint(2)]);
+        world.after(1).reads(50, passing()).uses([0, 2]);
+        world.fail(3, 1..2).after(1).reads(51, passing()).uses([0, 2]);
+        world.answer(1..2).uses(0..3);
+    }
+    // Known by dials.
+    let mut world = World::of(100, of(0..3));
+    world.after(1).reads(101, (0..3).map(critical).collect()).fail(3, 1..2).uses([0, 2]);
+    world.after(1).reads(50, passing()).uses([0, 2]);
+    world.answer(1..2).uses(0..3);
+    // Registered since, it is no thing of the past.
+    let mut world = World::of(100, vec![endpoint(0), critical(1)]);
+    world.after(1).reads(101, of(0..2)).uses(0..2);
+}
+
+#[test]
+fn a_deregistration_is_believed_also_while_all_are_critical() {
+    let mut world = World::of(30, of(0..3));
+    world.after(1).reads(31, (0..3).map(critical).collect()).uses(0..3);
+    world.after(1).reads(32, (1..3).map(critical).collect()).uses(1..3);
+    assert!(!world.states().contains_key("web-0"));
+    // The most of them are missing together, as ever.
+    world.after(10).reads(33, vec![]).uses(1..3);
+}
+
+#[test]
+fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_forgotten_in_time() {
+    let again = |id| Endpoint { modify_index: Index(290), ..endpoint(id) };
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(61, vec![]).fail(3, 2..3).uses(0..2);
+    assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
+    world.after(1).reads(300, (0..2).map(again).collect()).uses(0..2);
+    assert_eq!(world.entry.standing, Standing::Present);
+    assert_eq!(world.states()["web-2"], "left_out", "it is dialled on for a while");
+    world.after(60).reads(300, (0..2).map(again).collect()).uses(0..2);
+    assert_eq!(world.entry.doubts, []);
+    assert_eq!(world.fates, [("web-2".to_owned(), Fate::Dead)]);
+    // What answers is kept, and the alarm with it.
+    let mut world = World::of(253, of(0..3));
+    world.after(1).reads(61, vec![]).after(600).reads(300, (0..2).map(again).collect()).uses(0..3);
+    assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
+    // Where all are left out nothing is left, and the reason is told.
+    let mut world = World::of(253, of(0..2));
+    world.after(1).reads(61, vec![]).fail(3, 0..2).after(600).reads(64, vec![]).uses([]);
+    assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
+    world.answer(0..1).uses(0..1);
+}
+
+#[test]
+fn a_catalog_that_names_others_is_read_and_one_that_names_only_the_lost_service_is_not() {
+    let names = |all: &[&str]| all.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    assert_eq!(Sight::of("web", &names(&["consul", "x"])), Sight::Sees);
+    assert_eq!(Sight::of("web", &names(&["x"])), Sight::Sees);
+    for blind in [&[][..], &["consul"], &["web"], &["consul", "web"], &["web", "x"]] {
+        assert_eq!(Sight::of("web", &names(blind)), Sight::Blind, "{blind:?}");
+    }
 }
 
 #[test]
@@ -440,7 +564,7 @@ fn captured_filtered_answers_never_drop_an_instance() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Reads { index: u64, listed: Vec<usize>, critical: Vec<usize>, maintenance: Vec<usize> },
+    Reads { index: u64, listed: Vec<usize>, critical: Vec<usize>, maintenance: Vec<usize>, old: Old },
     Outage,
     Dials { id: usize, answer: u8 },
     Drains(usize),
@@ -450,16 +574,46 @@ enum Step {
 
 const MANY: usize = 6;
 
+/// Rows of an earlier time in an answer, older than any index that is read: the same ids at another port, and other ids at the same places, serving or not.
+#[derive(Clone, Debug, Default)]
+struct Old {
+    elsewhere: Vec<usize>,
+    serving: Vec<usize>,
+    critical: Vec<usize>,
+}
+
+impl Old {
+    fn rows(&self) -> Vec<Endpoint> {
+        let critical = self.critical.iter().filter(|it| !self.serving.contains(it));
+        let aliases = self.serving.iter().map(|it| alias(*it, CheckStatus::Passing));
+        let aliases = aliases.chain(critical.map(|it| alias(*it, CheckStatus::Critical)));
+        aliases.chain(self.elsewhere.iter().map(|it| elsewhere(*it))).collect()
+    }
+}
+
+fn old() -> impl Strategy<Value = Old> {
+    let mostly_none = || prop_oneof![2 => Just(Vec::new()), 1 => some()];
+    (mostly_none(), mostly_none(), mostly_none()).prop_map(|(elsewhere, serving, critical)| Old {
+        elsewhere,
+        serving,
+        critical,
+    })
+}
+
+fn serving(it: &Endpoint) -> bool {
+    it.status != CheckStatus::Critical && !it.maintenance
+}
+
 fn some() -> impl Strategy<Value = Vec<usize>> {
     subsequence((0..MANY).collect::<Vec<_>>(), 0..=MANY)
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (1..40_u64, some(), some(), some(), any::<bool>()).prop_map(|(index, listed, critical, maintenance, all)| {
+        4 => (4..40_u64, some(), some(), some(), any::<bool>(), old()).prop_map(|(index, listed, critical, maintenance, all, old)| {
             let critical = if all { critical } else { vec![] };
             let maintenance = if maintenance.len() > 4 { maintenance } else { vec![] };
-            Step::Reads { index, listed, critical, maintenance }
+            Step::Reads { index, listed, critical, maintenance, old }
         }),
         1 => Just(Step::Outage),
         4 => (0..MANY, 0..3_u8).prop_map(|(id, answer)| Step::Dials { id, answer }),
@@ -481,21 +635,22 @@ fn registered(listed: &[usize], failing: &[usize], maintenance: &[usize]) -> Vec
 proptest! {
     /// An instance that was used stays used unless one of the proofs is there; and with a proof it goes.
     #[test]
-    fn nothing_is_dropped_without_proof_and_nothing_kept_with_one(steps in vec(step(), 1..60)) {
-        let mut world = World::of(20, of(0..MANY));
+    fn nothing_is_dropped_without_proof_and_nothing_kept_with_one(first in old(), steps in vec(step(), 1..60)) {
+        // Some share their places, or are registered twice, from the beginning.
+        let mut world = World::of(20, [of(0..MANY), first.rows()].concat());
         let mut failures = BTreeMap::<String, u32>::new();
         for step in steps {
-            let before: BTreeSet<String> = world.used().into_iter().collect();
+            let before = world.used_at_home();
             let index = world.entry.index.0;
             let entry = world.entry.clone();
             match &step {
-                Step::Reads { index, listed, critical, maintenance } => {
-                    world.reads(*index, registered(listed, critical, maintenance));
+                Step::Reads { index, listed, critical, maintenance, old } => {
+                    world.reads(*index, [registered(listed, critical, maintenance), old.rows()].concat());
                 }
                 Step::Outage => drop(world.outage()),
                 Step::Dials { id, answer } => {
                     let name = format!("web-{id}");
-                    let doubtful = entry.doubts.iter().any(|it| it.endpoint.id == name);
+                    let doubtful = entry.doubts.iter().any(|it| it.is_of(&key(*id)));
                     match answer {
                         0 => { failures.remove(&name); world.answer([*id]); }
                         1 => {
@@ -517,18 +672,24 @@ proptest! {
                     world.sight = [Sight::Unknown, Sight::Sees, Sight::Blind][usize::from(*sight)];
                 }
             }
-            let after: BTreeSet<String> = world.used().into_iter().collect();
+            let after = world.used_at_home();
             for gone in before.difference(&after) {
                 let id: usize = gone.strip_prefix("web-").unwrap().parse().unwrap();
-                let doubt = entry.doubts.iter().find(|it| it.endpoint.id == *gone);
+                let doubt = entry.doubts.iter().find(|it| it.is_of(&key(id)));
                 let failed = failures.get(gone).copied().unwrap_or_default() >= 3;
                 let proved = match &step {
                     Step::Drains(drained) => *drained == id && doubt.is_some_and(|it| !it.cause.is_listed()),
                     Step::Dials { id: dialled, .. } => *dialled == id && failed,
-                    Step::Reads { index: new, listed, critical, maintenance } => {
+                    Step::Reads { index: new, listed, critical, maintenance, old } => {
                         let is_listed = listed.contains(&id);
-                        let serving = |it: &&usize| !critical.contains(it) && !maintenance.contains(it);
-                        let others = listed.iter().filter(serving).count();
+                        let rows = [registered(listed, critical, maintenance), old.rows()].concat();
+                        let others = rows.iter().filter(|it| serving(it)).count();
+                        // Its place goes on being used under a name that was not known.
+                        let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_place(&key(id)));
+                        let renamed = renamed.map(InstanceKey::of).any(|it| {
+                            let known = entry.endpoints.iter().chain(entry.doubts.iter().map(|it| &it.endpoint));
+                            it != key(id) && known.map(InstanceKey::of).all(|known| known != it)
+                        });
                         let drained = world.drained.contains(&id) && !is_listed;
                         let maintained = is_listed && maintenance.contains(&id);
                         let critical = is_listed && critical.contains(&id) && others > 0 && *new >= index;
@@ -538,7 +699,7 @@ proptest! {
                         let believed = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
                             it.cause == Cause::Missing && Moment(world.now).since(it.since) >= BELIEVE_AFTER
                         });
-                        drained || maintained || critical || deregistered || believed
+                        drained || maintained || critical || deregistered || believed || (renamed && !is_listed)
                     }
                     Step::Outage | Step::Waits(_) | Step::Sees(_) => false,
                 };
@@ -550,12 +711,13 @@ proptest! {
                 let shut = world.drained.iter().any(|id| doubt.key() == key(*id));
                 prop_assert!(doubt.cause.is_listed() || !shut);
             }
-            let maintained = world.entry.endpoints.iter().filter(|it| it.maintenance);
+            let maintained = world.entry.endpoints.iter().filter(|it| it.maintenance && it.port == 80);
             for it in maintained {
                 prop_assert!(!after.contains(&it.id));
             }
             // What people are told fits what is in doubt.
-            let in_doubt = !world.entry.doubts.is_empty();
+            let nothing_left = !world.entry.endpoints.iter().any(serving);
+            let in_doubt = world.entry.doubts.iter().any(|it| it.held || nothing_left);
             let told = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
             prop_assert!(told || !in_doubt);
             for doubt in &world.entry.doubts {
@@ -563,7 +725,10 @@ proptest! {
                     prop_assert!(false, "twice: {doubt:?}");
                 }
             }
-            failures.retain(|id, _| world.entry.doubts.iter().any(|it| it.endpoint.id == *id && it.failures > 0));
+            let failing = |id: &str| world.entry.doubts.iter().any(|it| {
+                it.endpoint.id == id && it.endpoint.port == 80 && it.failures > 0
+            });
+            failures.retain(|id, _| failing(id));
         }
     }
 
@@ -573,7 +738,7 @@ proptest! {
         let mut world = World::of(20, of(0..MANY));
         for step in steps {
             match step {
-                Step::Reads { index, listed, critical, maintenance } => {
+                Step::Reads { index, listed, critical, maintenance, .. } => {
                     world.reads(index, registered(&listed, &critical, &maintenance));
                 }
                 Step::Outage => drop(world.outage()),

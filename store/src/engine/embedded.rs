@@ -299,6 +299,11 @@ impl Engine for Embedded {
         })
     }
 
+    /// Nothing stands between a node and its own tables.
+    fn may_filter(&self) -> bool {
+        false
+    }
+
     async fn services(&self, wait: Option<Wait>) -> Result<Indexed<BTreeMap<String, Vec<String>>>> {
         Ok(self.blocking(wait, |view| (view.catalog_index(), view.services())).await)
     }

@@ -91,6 +91,8 @@ pub struct Follower {
     idle_pace: Bucket,
     not_before: Option<Instant>,
     backoff: Backoff,
+    /// A reading was handed out, and it was not reported as unusable so far.
+    delivered: bool,
 }
 
 impl fmt::Debug for Follower {
@@ -119,6 +121,7 @@ impl Follower {
             idle_pace: Bucket::new(IDLE_BURST, IDLE_PER_SECOND, now),
             not_before: None,
             backoff: Backoff::default(),
+            delivered: false,
         }
     }
 
@@ -130,6 +133,10 @@ impl Follower {
 
     /// The next reading or failure. May be dropped at any time: no change is lost, and the poll goes on.
     pub async fn next(&mut self) -> News {
+        // Only now is it known that the last reading could be used.
+        if std::mem::take(&mut self.delivered) {
+            self.backoff.reset();
+        }
         loop {
             if let Some(until) = self.not_before {
                 tokio::time::sleep_until(until).await;
@@ -161,8 +168,10 @@ impl Follower {
     }
 
     /// Reports that a reading could not be used, for example because what it points to could not be read. It counts
-    /// as a failure of the engine: after a backoff the same content is delivered again, as changed.
+    /// as a failure of the engine: after a backoff the same content is delivered again, as changed. The backoff grows
+    /// for as long as readings cannot be used, also when the engine itself answers each time.
     pub fn failed(&mut self, error: EngineError) -> News {
+        self.delivered = false;
         let first = !self.backoff.is_failing();
         self.not_before = Some(Instant::now() + self.backoff.next_random());
         (self.after, self.anew, self.last) = (Index(0), true, None);
@@ -170,7 +179,7 @@ impl Follower {
     }
 
     fn take_in(&mut self, read: Indexed<Vec<KvEntry>>, started: Instant) -> Reading {
-        self.backoff.reset();
+        self.delivered = true;
         let entries: Vec<_> = read.value.iter().map(|it| (it.key.clone(), it.modify_index)).collect();
         let anew = std::mem::take(&mut self.anew);
         let changed = anew || self.last.as_ref() != Some(&entries);

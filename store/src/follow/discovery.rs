@@ -37,6 +37,8 @@ use crate::{
 const MEMORY: &str = "discovery";
 /// How often changed entries are written to the node's memory.
 const REMEMBER_EVERY: Duration = Duration::from_secs(1);
+/// The same if nothing but indexes has moved, which is often.
+const REMEMBER_INDEXES_EVERY: Duration = Duration::from_secs(30);
 /// Dials under way at a time; more wait.
 const MOST_DIALS: usize = 512;
 /// Reads under way at a time.
@@ -82,7 +84,7 @@ struct Read {
 }
 
 enum ReadResult {
-    Catalog(Option<Vec<String>>),
+    Catalog(Option<Indexed<Vec<String>>>),
     Service(Reading),
 }
 
@@ -96,6 +98,8 @@ struct Discovery {
     places: Places,
     /// When a service was last read by ourselves.
     read_at: HashMap<String, Instant>,
+    /// A digest of the instances that the watch told last. It tells no more until it reads others.
+    watched: HashMap<String, u64>,
     /// The names in the catalog, and when they were read.
     catalog: Option<(Instant, Vec<String>)>,
     dialling: JoinSet<Dialled>,
@@ -113,6 +117,7 @@ impl Discovery {
             rereads: Rereads::new(Instant::now()),
             places: Places::default(),
             read_at: HashMap::new(),
+            watched: HashMap::new(),
             catalog: None,
             dialling: JoinSet::new(),
             reading: JoinSet::new(),
@@ -121,7 +126,7 @@ impl Discovery {
     }
 
     async fn run(mut self, mut changes: tokio::sync::mpsc::Receiver<ServiceChange>) {
-        let mut remembered: HashMap<String, Arc<Entry>> = HashMap::new();
+        let mut remembered = Remembered::new();
         let mut every = tokio::time::interval(REMEMBER_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut drains = self.handle.drains();
@@ -172,6 +177,11 @@ impl Discovery {
         if !self.uses(service) {
             return;
         }
+        match &reading {
+            Reading::Answered(answer) => self.watched.insert(service.to_owned(), digest(&answer.value)),
+            // Its next answer is told whatever it says.
+            Reading::Unreachable(_) => self.watched.remove(service),
+        };
         let now = Instant::now();
         let index = self.entry(service).index;
         let backwards = matches!(&reading, Reading::Answered(answer) if answer.index < index);
@@ -199,7 +209,7 @@ impl Discovery {
             drained: &|endpoint| drains.shutting(endpoint, now).is_some(),
         };
         if let Reading::Answered(answer) = &reading {
-            self.places.claim(&answer.value);
+            self.places.claim(service, &answer.value);
         }
         let judged = judge(&before, reading, &context);
         self.publish(service, &before, judged);
@@ -207,24 +217,14 @@ impl Discovery {
 
     /// Whether the registry shows others than a service that it does not show.
     fn sight(&self, service: &str) -> Sight {
+        if !self.shared.engine.may_filter() {
+            return Sight::Sees;
+        }
         let Some((at, names)) = &self.catalog else { return Sight::Unknown };
         if at.elapsed() > SIGHT_LASTS {
             return Sight::Unknown;
         }
-        let lists = |name: &str| names.binary_search_by(|it| it.as_str().cmp(name)).is_ok();
-        // A name without instances is one whose nodes may not be read.
-        if names.is_empty() || lists(service) {
-            return Sight::Blind;
-        }
-        let in_use = self.handle.services_in_use();
-        let in_use = in_use.borrow();
-        let others = in_use.iter().filter(|it| *it != service && !self.entry(it).endpoints.is_empty());
-        let (mut known, mut listed) = (0_usize, 0_usize);
-        for other in others {
-            known += 1;
-            listed += usize::from(lists(other));
-        }
-        if listed * 2 < known { Sight::Blind } else { Sight::Sees }
+        Sight::of(service, names)
     }
 
     /// Publishes a judgement, and does what it asks for.
@@ -286,6 +286,7 @@ impl Discovery {
             self.attend(service, &Entry::default());
             self.rereads.forget(service);
             self.read_at.remove(service);
+            self.watched.remove(service);
             self.log.forget(service);
         }
         for service in in_use.difference(&before) {
@@ -338,7 +339,11 @@ impl Discovery {
                 let result = match &turn {
                     Turn::Catalog => {
                         let names = engine.services(None).await;
-                        ReadResult::Catalog(names.ok().map(|it| it.value.into_keys().collect()))
+                        ReadResult::Catalog(
+                            names
+                                .ok()
+                                .map(|it| Indexed { index: it.index, value: it.value.into_keys().collect() }),
+                        )
                     }
                     Turn::Service(service) | Turn::Stranger(service) => {
                         ReadResult::Service(reading(engine.health(service, None).await))
@@ -352,13 +357,16 @@ impl Discovery {
     fn read(&mut self, read: Read) {
         let now = Instant::now();
         match (read.turn, read.result) {
-            (Turn::Catalog, ReadResult::Catalog(Some(names))) => self.take_catalog(names, now),
+            (Turn::Catalog, ReadResult::Catalog(Some(names))) => {
+                self.places.catalog(names.index, read.started);
+                self.take_catalog(names.value, now);
+            }
             (Turn::Service(service), ReadResult::Service(reading)) => {
                 self.rereads.done(&service, read.started, now);
                 self.take_reread(service, read.started, read.index, reading);
             }
-            (Turn::Stranger(_), ReadResult::Service(Reading::Answered(answer))) => {
-                self.places.claim(&answer.value);
+            (Turn::Stranger(service), ReadResult::Service(Reading::Answered(answer))) => {
+                self.places.claim(&service, &answer.value);
             }
             // The watch tells outages.
             _ => {}
@@ -377,7 +385,12 @@ impl Discovery {
             self.rereads.confirm(&service, Instant::now());
             return;
         }
+        let seen = digest(&answer.value);
         self.take_in(&service, reading);
+        if self.watched.get(&service).is_some_and(|told| *told != seen) {
+            // The watch is silent about what it told already, so it would not tell that this is over.
+            self.rereads.go_on(&service, Instant::now());
+        }
         for (key, to) in self.places.proved(&service, started) {
             let before = self.entry(&service);
             if let Some(judged) = reassigned(&before, &key, &to, self.handle.now()) {
@@ -399,14 +412,21 @@ impl Discovery {
         self.catalog = Some((now, names));
     }
 
-    /// Looks once after new doubts whether the places of the missing belong to others that are followed.
+    /// Notes once after new doubts with whom of those that are followed the missing share their places.
     fn settle_places(&mut self) {
         if self.places.is_new() {
-            for (_, entry) in self.shared.publisher.discovery().entries() {
-                self.places.claim(&entry.endpoints);
+            for (service, entry) in self.shared.publisher.discovery().entries() {
+                self.places.shared(&service, &entry.endpoints);
             }
         }
     }
+}
+
+fn digest(instances: &[Endpoint]) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    instances.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn reading(answer: crate::engine::Result<Indexed<Vec<Endpoint>>>) -> Reading {
@@ -431,21 +451,43 @@ fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
     }
 }
 
-fn remember(shared: &Shared, remembered: &mut HashMap<String, Arc<Entry>>) {
+/// What is on this node's disk, and since when.
+struct Remembered {
+    entries: HashMap<String, Arc<Entry>>,
+    at: Instant,
+}
+
+impl Remembered {
+    fn new() -> Self {
+        Self { entries: HashMap::new(), at: Instant::now() }
+    }
+
+    /// Whether these are worth a write now.
+    fn is_behind(&self, entries: &HashMap<String, Arc<Entry>>) -> bool {
+        let mut moved = false;
+        let differs = entries.iter().any(|(name, now)| {
+            let Some(then) = self.entries.get(name) else { return true };
+            moved |= then.index != now.index;
+            !Arc::ptr_eq(then, now) && Entry { index: then.index, ..now.as_ref().clone() } != **then
+        });
+        let lost = entries.len() != self.entries.len();
+        differs || lost || (moved && self.at.elapsed() >= REMEMBER_INDEXES_EVERY)
+    }
+}
+
+fn remember(shared: &Shared, remembered: &mut Remembered) {
     let table = shared.publisher.discovery();
     let in_use = shared.publisher.handle().services_in_use().borrow().clone();
     // What is not there and not used is not worth remembering: its name may be a stranger's.
     let worth = |(name, entry): &(String, Arc<Entry>)| in_use.contains(name) || !entry.endpoints.is_empty();
     let entries: HashMap<String, Arc<Entry>> = table.entries().into_iter().filter(worth).collect();
-    let same =
-        |(name, entry): (&String, &Arc<Entry>)| remembered.get(name).is_some_and(|it| Arc::ptr_eq(it, entry));
-    if entries.len() == remembered.len() && entries.iter().all(same) {
+    if !remembered.is_behind(&entries) {
         return;
     }
     let plain: BTreeMap<&String, &Entry> =
         entries.iter().map(|(name, entry)| (name, entry.as_ref())).collect();
     match shared.memory.put(MEMORY, &plain) {
-        Ok(()) => *remembered = entries,
+        Ok(()) => *remembered = Remembered { entries, at: Instant::now() },
         Err(error) => tracing::warn!(%error, "instances are not kept across a restart"),
     }
 }

@@ -219,3 +219,25 @@ async fn what_could_not_be_used_is_delivered_again() {
     };
     assert!(read(&mut follower).await.changed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_be_used_is_read_ever_more_seldom_and_is_one_row_of_failures() {
+    let engine = Counted::new().await;
+    engine.set("p/a", "garbage").await;
+    let mut follower = follow(&engine, "p/");
+    let unusable = || EngineError::Unusable("not a head".into());
+    let (started, mut firsts) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(60) {
+        assert!(read(&mut follower).await.changed, "it is delivered again");
+        if let News::Failed { first: true, .. } = follower.failed(unusable()) {
+            firsts += 1;
+        }
+    }
+    assert_eq!(firsts, 1);
+    assert!(engine.reads() < 100, "{} reads in a minute", engine.reads());
+    // It is mended and used: the next failure is the first of another row.
+    read(&mut follower).await;
+    engine.set("p/a", "a head").await;
+    read(&mut follower).await;
+    let News::Failed { first: true, .. } = follower.failed(unusable()) else { panic!("a failure") };
+}

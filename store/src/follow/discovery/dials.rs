@@ -1,7 +1,8 @@
 //! When which doubtful instance is dialled next. Pure: time is an argument.
 //!
 //! Each is dialled every second, counted from the start of its last dial. Many at once are spread over the second.
-//! One that is left out is dialled less and less often, since nothing is sent to it meanwhile.
+//! One that is not used is dialled less and less often, since nothing is sent to it meanwhile, and those in use go first:
+//! a restored snapshot may list thousands that are long dead, and what is in use must be judged within seconds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,8 +15,10 @@ use crate::discovery::{Cause, Doubt, InstanceKey};
 
 /// From the start of one dial to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// The same for instances that are left out: first, and at the longest.
-const LEFT_OUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// The first pause of instances that are left out; it doubles with every dial.
+const LEFT_OUT: Duration = Duration::from_secs(5);
+/// The longest pause of what is not used.
+const SELDOM: Duration = Duration::from_secs(60);
 /// More than so many at a time are not all dialled first in the same instant.
 const AT_ONCE: usize = 64;
 
@@ -26,15 +29,33 @@ pub(super) type Key = (String, InstanceKey);
 struct Turn {
     /// When it is due; `None` while it is being dialled.
     due: Option<Instant>,
-    /// It is left out, and dialled after this long.
+    /// It failed and is not used: it is dialled after this long.
     resting: Option<Duration>,
+    used: bool,
 }
 
 /// The instances to dial.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     turns: HashMap<String, HashMap<InstanceKey, Turn>>,
-    due: BTreeSet<(Instant, Key)>,
+    due: Due,
+}
+
+/// What is due when: of those in use, and of the others.
+#[derive(Debug, Default)]
+struct Due {
+    used: BTreeSet<(Instant, Key)>,
+    others: BTreeSet<(Instant, Key)>,
+}
+
+impl Due {
+    const fn of(&mut self, used: bool) -> &mut BTreeSet<(Instant, Key)> {
+        if used { &mut self.used } else { &mut self.others }
+    }
+
+    fn len(&self) -> usize {
+        self.used.len() + self.others.len()
+    }
 }
 
 impl Dials {
@@ -50,19 +71,29 @@ impl Dials {
         let mut after = HashMap::new();
         for doubt in doubts {
             let key = doubt.key();
-            let resting = !doubt.held && doubt.failures > 0 && doubt.cause != Cause::Newcomer;
+            let resting = !doubt.held && doubt.failures > 0;
+            // It never answered, and may do so any moment.
+            let first = if doubt.cause == Cause::Newcomer { EVERY } else { LEFT_OUT };
             let mut turn = before.remove(&key).unwrap_or_else(|| {
                 let crowd = self.due.len() >= AT_ONCE;
                 let due = if crowd { now + EVERY.mul_f64(spread()) } else { now };
-                self.due.insert((due, (service.to_owned(), key.clone())));
-                Turn { due: Some(due), resting: None }
+                self.due.of(doubt.held).insert((due, (service.to_owned(), key.clone())));
+                Turn { due: Some(due), resting: None, used: doubt.held }
             });
-            turn.resting = resting.then(|| turn.resting.unwrap_or(LEFT_OUT.0));
+            turn.resting = resting.then(|| turn.resting.unwrap_or(first));
+            if turn.used != doubt.held {
+                if let Some(due) = turn.due {
+                    let at = (due, (service.to_owned(), key.clone()));
+                    self.due.of(turn.used).remove(&at);
+                    self.due.of(doubt.held).insert(at);
+                }
+                turn.used = doubt.held;
+            }
             after.insert(key, turn);
         }
         for (key, turn) in before {
             if let Some(due) = turn.due {
-                self.due.remove(&(due, (service.to_owned(), key)));
+                self.due.of(turn.used).remove(&(due, (service.to_owned(), key)));
             }
         }
         if !after.is_empty() {
@@ -72,13 +103,16 @@ impl Dials {
 
     /// When the next dial is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        let first = |due: &BTreeSet<(Instant, Key)>| due.first().map(|(due, _)| *due);
+        first(&self.due.used).into_iter().chain(first(&self.due.others)).min()
     }
 
-    /// An instance that is due; it counts as being dialled until [`Dials::done`].
+    /// An instance that is due, one in use if there is one; it counts as being dialled until [`Dials::done`].
     pub(super) fn pop(&mut self, now: Instant) -> Option<Key> {
-        self.next_due().filter(|due| *due <= now)?;
-        let (_, key) = self.due.pop_first()?;
+        let used = self.due.used.first().is_some_and(|(due, _)| *due <= now);
+        let due = self.due.of(used);
+        due.first().filter(|(due, _)| *due <= now)?;
+        let (_, key) = due.pop_first()?;
         if let Some(turn) = self.turn(&key) {
             turn.due = None;
         }
@@ -92,10 +126,11 @@ impl Dials {
             return;
         }
         let pause = turn.resting.unwrap_or(EVERY);
-        turn.resting = turn.resting.map(|pause| (pause * 2).min(LEFT_OUT.1));
+        turn.resting = turn.resting.map(|pause| (pause * 2).min(SELDOM));
         let due = (started + pause).max(now);
         turn.due = Some(due);
-        self.due.insert((due, key));
+        let used = turn.used;
+        self.due.of(used).insert((due, key));
     }
 
     fn turn(&mut self, (service, key): &Key) -> Option<&mut Turn> {
@@ -153,15 +188,49 @@ mod tests {
         let (mut dials, mut now) = (Dials::default(), Instant::now());
         let out: Vec<_> =
             doubts(0..1).into_iter().map(|it| Doubt { held: false, failures: 3, ..it }).collect();
+        assert_eq!(pauses(&mut dials, &out, &mut now, 6), [5, 10, 20, 40, 60, 60]);
+        // It answers, and is dialled every second again from its next dial on.
+        let again: Vec<_> = doubts(0..1);
+        assert_eq!(pauses(&mut dials, &again, &mut now, 3), [1, 1, 1]);
+    }
+
+    /// From each of so many dials to the next.
+    fn pauses(dials: &mut Dials, doubts: &[Doubt], now: &mut Instant, times: usize) -> Vec<u64> {
         let mut pauses = Vec::new();
-        for _ in 0..6 {
-            dials.follow("web", &out, now, || 0.0);
-            let key = dials.pop(now).unwrap();
-            dials.done(key, now, now);
+        for _ in 0..times {
+            dials.follow("web", doubts, *now, || 0.0);
+            let key = dials.pop(*now).unwrap();
+            dials.done(key, *now, *now);
             let next = dials.next_due().unwrap();
-            pauses.push((next - now).as_secs());
-            now = next;
+            pauses.push((next - *now).as_secs());
+            *now = next;
         }
-        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+        pauses
+    }
+
+    #[test]
+    fn newcomers_that_never_answer_are_dialled_ever_more_seldom_too() {
+        let (mut dials, mut now) = (Dials::default(), Instant::now());
+        let new = |failures| Doubt { held: false, failures, ..doubtful(0, Cause::Newcomer, Moment(1)) };
+        assert_eq!(pauses(&mut dials, &[new(0)], &mut now, 1), [1]);
+        assert_eq!(pauses(&mut dials, &[new(3)], &mut now, 8), [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn those_in_use_are_dialled_before_all_others() {
+        let (mut dials, now) = (Dials::default(), Instant::now());
+        let new = |id| Doubt { held: false, ..doubtful(id, Cause::Newcomer, Moment(1)) };
+        dials.follow("web", &(10..60).map(new).collect::<Vec<_>>(), now, || 0.0);
+        dials.follow("shop", &doubts(0..3), now + EVERY, || 0.0);
+        let first: Vec<_> = drain(&mut dials, now + EVERY).into_iter().take(3).map(|it| it.0).collect();
+        assert_eq!(first, ["shop", "shop", "shop"]);
+        // One that comes to be left out, and one that answers, change their places in the line.
+        let (mut dials, mut both) = (Dials::default(), doubts(0..2));
+        both[1].held = false;
+        dials.follow("web", &both, now, || 0.0);
+        (both[0].held, both[1].held) = (false, true);
+        dials.follow("web", &both, now, || 0.0);
+        let keys: Vec<_> = drain(&mut dials, now).into_iter().map(|it| it.1).collect();
+        assert_eq!(keys, [both[1].key(), both[0].key()]);
     }
 }

@@ -82,6 +82,15 @@ impl Rereads {
         }
     }
 
+    /// Reads a service for a while longer, doubtful or not: what it shows is not what the watch last told.
+    pub(super) fn go_on(&mut self, service: &str, now: Instant) {
+        match self.services.get_mut(service) {
+            Some(Wanted { until: Some(until), .. }) => *until = now + LINGER,
+            Some(_) => {}
+            None => self.want(service, now + EVERY, Some(now + LINGER)),
+        }
+    }
+
     fn want(&mut self, service: &str, due: Instant, until: Option<Instant>) {
         self.services.insert(service.to_owned(), Wanted { due: Some(due), until });
         self.due.insert((due, service.to_owned()));
@@ -211,6 +220,26 @@ mod tests {
         rereads.stranger("db".into());
         rereads.missing(false, now);
         assert!(!within(&mut rereads, &mut now, 3).contains(&Turn::Stranger("db".into())));
+    }
+
+    #[test]
+    fn a_service_is_read_on_for_as_long_as_the_watch_says_something_else() {
+        let mut now = Instant::now();
+        let mut rereads = Rereads::new(now);
+        rereads.doubt("web", true, now);
+        rereads.doubt("web", false, now);
+        within(&mut rereads, &mut now, 1);
+        for _ in 0..55 {
+            assert!((1..=2).contains(&within(&mut rereads, &mut now, 1).len()));
+            rereads.go_on("web", now);
+        }
+        let after = within(&mut rereads, &mut now, 60).len();
+        assert!((4..=7).contains(&after), "{after}");
+        // Also after the one read of a confirmation, which has ended.
+        rereads.confirm("web", now);
+        assert_eq!(within(&mut rereads, &mut now, 1).len(), 1);
+        rereads.go_on("web", now);
+        assert!(within(&mut rereads, &mut now, 60).len() >= 4);
     }
 
     #[test]

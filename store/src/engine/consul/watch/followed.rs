@@ -40,7 +40,7 @@ pub(super) struct Told {
 enum Known {
     #[default]
     Nothing,
-    Answer(Vec<Endpoint>),
+    Answer(Indexed<Vec<Endpoint>>),
     Outage,
 }
 
@@ -82,8 +82,8 @@ impl Followed {
         self.last.try_lock().ok()
     }
 
-    /// Tells what was read if it is news: other instances, the first reading, or the end or the start of an
-    /// outage.
+    /// Tells what was read if it is news: other instances, the same instances at another index, the first reading, or
+    /// the end or the start of an outage.
     pub(super) async fn tell(
         &self,
         told: &mut Told,
@@ -98,8 +98,8 @@ impl Followed {
             *told = Told { subscription, known: Known::Nothing };
         }
         let Some(reading) = told.known.news(read) else { return Ok(()) };
-        if let Known::Answer(endpoints) = &told.known {
-            let mut nodes: Vec<_> = endpoints.iter().map(|endpoint| endpoint.node.clone()).collect();
+        if let Known::Answer(answer) = &told.known {
+            let mut nodes: Vec<_> = answer.value.iter().map(|endpoint| endpoint.node.clone()).collect();
             nodes.dedup();
             *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         }
@@ -109,12 +109,20 @@ impl Followed {
 }
 
 impl Known {
-    /// The index alone is no news: it moves with every other service of the table when this one is missing.
+    /// An index that moved without a change of the instances is told too: a later answer that lacks instances is judged
+    /// by whether the index grew since they were last listed, and Consul raises it also for what is not shown here (the
+    /// output of a check, another check of the node). Without instances it is no news: the index of a missing service
+    /// moves with every other service.
     fn news(&mut self, read: Result<Indexed<Vec<Endpoint>>>) -> Option<Reading> {
         match (&*self, read) {
-            (Self::Answer(before), Ok(answer)) if *before == answer.value => None,
+            (Self::Answer(before), Ok(answer))
+                if before.value == answer.value
+                    && (before.index == answer.index || answer.value.is_empty()) =>
+            {
+                None
+            }
             (_, Ok(answer)) => {
-                *self = Self::Answer(answer.value.clone());
+                *self = Self::Answer(answer.clone());
                 Some(Reading::Answered(answer))
             }
             (Self::Outage, Err(_)) => None,
@@ -128,6 +136,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
     use crate::engine::{EngineError, Index};
 
@@ -161,5 +171,61 @@ mod tests {
         }
         // The first, the outage, its end, and the first of the second subscription.
         assert_eq!(heard, [1, 0, 2, 4]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Read {
+        Answers { index: u64, instances: Vec<Endpoint> },
+        Fails,
+    }
+
+    fn read() -> impl Strategy<Value = Read> {
+        let lists: Vec<Vec<Endpoint>> =
+            (0..3_usize).map(|count| (0..count).map(endpoint).collect()).collect();
+        prop_oneof![
+            5 => (1..6_u64, select(lists)).prop_map(|(index, instances)| Read::Answers { index, instances }),
+            1 => Just(Read::Fails),
+        ]
+    }
+
+    fn endpoint(id: usize) -> Endpoint {
+        crate::discovery::doubtful(id, crate::discovery::Cause::Missing, crate::model::Moment(1)).endpoint
+    }
+
+    proptest! {
+        /// The receiver knows the instances as last read and, where there are any, the index they were read at: by it
+        /// the next answer is judged.
+        #[test]
+        fn the_receiver_knows_what_was_read_last_and_where(reads in vec(read(), 1..30)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (outlet, mut changes) = mpsc::channel(64);
+                let followed = Followed::new("web", 1);
+                let mut told = followed.hold().await;
+                let mut heard = None;
+                for read in reads {
+                    let answer = match &read {
+                        Read::Answers { index, instances } => {
+                            Ok(Indexed { index: Index(*index), value: instances.clone() })
+                        }
+                        Read::Fails => outage(),
+                    };
+                    followed.tell(&mut told, &outlet, answer).await.unwrap();
+                    while let Ok(change) = changes.try_recv() {
+                        prop_assert!(heard.as_ref() != Some(&change.reading), "twice the same");
+                        heard = Some(change.reading);
+                    }
+                    match (&read, &heard) {
+                        (Read::Answers { index, instances }, Some(Reading::Answered(known))) => {
+                            prop_assert_eq!(&known.value, instances);
+                            prop_assert!(known.value.is_empty() || known.index == Index(*index), "{:?}", known.index);
+                        }
+                        (Read::Fails, Some(Reading::Unreachable(_))) => {}
+                        (read, heard) => prop_assert!(false, "{read:?}, and known is {heard:?}"),
+                    }
+                }
+                Ok(())
+            })?;
+        }
     }
 }
