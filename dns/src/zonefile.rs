@@ -148,7 +148,6 @@ pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Rea
 }
 
 /// As [`read_from`], with the paths of the files that were included, also where there are mistakes.
-#[must_use]
 pub fn read_with_parts(
     path: &Path,
     origin: &DomainName,

@@ -237,7 +237,7 @@ pub(crate) fn receive_one(
     let octets = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     // SAFETY: the call above filled the header, and its control messages are still where it says.
     if unsafe { reply_from(&raw mut header) } {
-        asked.length = header.msg_controllen as usize;
+        asked.length = header.msg_controllen;
     }
     let peer = address(&peer).ok_or_else(|| io::Error::other("a datagram without a sender"))?;
     Ok((octets, peer, asked))

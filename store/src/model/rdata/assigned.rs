@@ -88,7 +88,7 @@ mod tests {
     fn names_are_in_pairs_with_numbers() {
         for table in [PROTOCOLS, SERVICES] {
             let words: Vec<&str> = table.split_ascii_whitespace().collect();
-            assert!(words.len() % 2 == 0);
+            assert!(words.len().is_multiple_of(2));
             assert!(words.chunks(2).all(|pair| pair[1].parse::<u16>().is_ok()), "{table}");
         }
         assert_eq!((protocol("TCP"), protocol("sctp"), protocol("gre")), (Some(6), Some(132), Some(47)));
