@@ -31,7 +31,7 @@ use crate::{
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
-/// What the token of whoever registers services, and its file, are called.
+/// What the token for registering services, and its file, are called.
 const REGISTRAR: &str = "registrar";
 /// Services that are named when many are registered.
 const MOST_NAMED: usize = 10;
@@ -241,7 +241,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     print(&told(&files, &state, &wanted.out))
 }
 
-/// True when a token is to be made for whoever registers services. One that is there already is left as it is: it may be
+/// True when a token for registering services is to be made. One that is there already is left as it is: it may be
 /// in use.
 fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
     // Where nodes come through our face, registrations do as well.
@@ -388,7 +388,7 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     text
 }
 
-/// What becomes of whoever registers services: nothing waits for it, because it sends no heartbeat.
+/// What becomes of programs that register services: nothing waits for them, because they send no heartbeat.
 fn registered(state: &admin::Bootstrap) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MOST_NAMED));
     let named = match (named, more.len()) {
@@ -398,8 +398,8 @@ fn registered(state: &admin::Bootstrap) -> Option<String> {
     };
     let when = if state.pending.is_some() { "once it is in force" } else { "from now on" };
     Some(format!(
-        "REGISTERED at this engine: {named}. Whoever registers, renews or reads these services needs the token \
-         {REGISTRAR}, or another of that role, {when}, and is refused without one.\n"
+        "REGISTERED at this engine: {named}. Programs that register, renew or read these services need the token \
+         {REGISTRAR}, or another of that role, {when}, and are refused without one.\n"
     ))
 }
 
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_registers_services_is_thought_of() {
+    fn programs_that_register_services_are_thought_of() {
         let mut state = admin::Bootstrap {
             operators: Vec::new(),
             pending: None,
@@ -485,7 +485,7 @@ mod tests {
         assert!(!wants_registrar(&state, &node, &[token("registrar", Role::Registrar)]));
         assert!(wants_registrar(&state, &node, &[token("registrar", Role::Reader)]), "control refuses it");
         assert_eq!(registered(&state), None);
-        // One node with its own engine: there is nobody to wait for, and still services are registered.
+        // One node with its own engine: there is nothing to wait for, and still services are registered.
         state.registered = (0..12).map(|it| format!("s{it}")).collect();
         assert!(wants_registrar(&state, &BTreeMap::new(), &[]));
         state.operators = vec!["operator".parse().unwrap()];
