@@ -67,6 +67,7 @@ impl LastGood {
     }
 
     fn try_open(path: &Path) -> Result<Self, Trouble> {
+        remove_unfinished_snapshots(path);
         let open = || sled::Config::new().path(path).cache_capacity(16 * 1024 * 1024).open();
         let db = match catch_unwind(AssertUnwindSafe(open)) {
             Ok(Ok(db)) => db,
@@ -151,6 +152,24 @@ impl LastGood {
         match &self.shelf {
             Shelf::Disk(db) => db.flush().map(drop).map_err(fail),
             Shelf::Memory(_) => Ok(()),
+        }
+    }
+}
+
+/// Removes what sled left of a snapshot that it did not finish, because the disk was full or the process ended. sled would
+/// take it for its newest snapshot and call the store corrupt; without it, it reads the log itself. Nothing is removed
+/// while another process has the store open.
+pub(crate) fn remove_unfinished_snapshots(dir: &Path) {
+    // sled locks its log in the same way.
+    let unused = std::fs::File::open(dir.join("db")).is_ok_and(|log| log.try_lock().is_ok());
+    if !unused {
+        return;
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            // Opening the store tells whether it mattered.
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }
@@ -242,6 +261,17 @@ mod tests {
         drop(used);
         assert_eq!(kept.get::<Vec<u8>>("a"), Some(vec![1, 2, 3]));
         assert_eq!(kept.get::<String>("b"), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_finished_is_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, _) = LastGood::open(dir.path()).unwrap();
+        memory.put("a", &"kept").unwrap();
+        memory.flush().unwrap();
+        drop(memory);
+        std::fs::write(dir.path().join("snap.7FFFFFFFFFFFFFFF.generating"), "half").unwrap();
+        assert_eq!(reopened(dir.path()).get::<String>("a").as_deref(), Some("kept"));
     }
 
     #[test]

@@ -29,7 +29,9 @@ impl Node {
         let process = Reaped(command.spawn()?);
         let [face, admin] = [face, admin].map(|port| format!("http://127.0.0.1:{port}"));
         let node = Self { process, face, admin };
-        eventually("a node without doubts", PATIENCE, || node.is_well())?;
+        eventually("the admin API", PATIENCE, || {
+            node.get(&format!("{}/livez", node.admin)).is_some_and(|(status, _)| status == 200)
+        })?;
         Ok(node)
     }
 
@@ -86,6 +88,7 @@ fn engine() -> Result<(), Failed> {
     std::fs::write(&site, "kind: Site\nname: bj\n")?;
     let applied = waypost().args(["apply", "-f"]).arg(&site).args(["--server", &node.admin]).output()?;
     ensure(applied.status.success(), || String::from_utf8_lossy(&applied.stderr).into_owned())?;
+    eventually("a node without doubts", PATIENCE, || node.is_well())?;
     ensure(node.put("kept", "before") == 200, || "the first write".to_owned())?;
     for round in 0..2 {
         node.limit(Some(0))?;
@@ -106,6 +109,7 @@ fn engine() -> Result<(), Failed> {
     signal(node.process.0.id(), Signal::KILL);
     node.process.0.wait()?;
     let node = Node::start(&config, face, admin)?;
+    eventually("a node without doubts after a restart", PATIENCE, || node.is_well())?;
     ensure(node.value("kept").as_deref() == Some("again"), || "the last write is lost".to_owned())?;
     ensure(node.value("refused").is_none(), || "a refused write is there after a restart".to_owned())
 }

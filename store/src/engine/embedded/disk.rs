@@ -25,7 +25,10 @@ use super::{
     tables::Tables,
     txn::Change,
 };
-use crate::engine::{EngineError, Result};
+use crate::{
+    disk::remove_unfinished_snapshots,
+    engine::{EngineError, Result},
+};
 
 /// The version of the format; newer ones are refused.
 const VERSION: u32 = 1;
@@ -146,8 +149,10 @@ impl Disk {
             .map(|change| Change { before: None, after: change.before.clone(), ..change.clone() })
             .collect();
         let Self { db, dir, log, .. } = self;
-        // It may panic once more; what matters is that its lock is let go.
-        let _ = silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))));
+        // sled flushes once more, which may panic, and has been seen to wait for ever after an error. On a thread of its
+        // own that costs the recovery at worst: its lock is then not let go. Without a thread it is dropped here.
+        let let_go = move || silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok());
+        let _ = std::thread::Builder::new().name("engine-close".to_owned()).spawn(let_go);
         Broken { dir, log, acknowledged, failed, undo }
     }
 
@@ -157,6 +162,7 @@ impl Disk {
     /// [`EngineError::Storage`], naming the file and what to do, when it is damaged, in use, or cannot be written.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Tables)> {
         std::fs::create_dir_all(dir).map_err(|error| unavailable(dir, &error))?;
+        remove_unfinished_snapshots(dir);
         let opened = silenced(|| catch_unwind(AssertUnwindSafe(|| Self::read(dir))));
         opened.unwrap_or_else(|_| Err(corrupt(dir, "it cannot be read")))
     }

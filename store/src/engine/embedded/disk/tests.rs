@@ -169,3 +169,16 @@ fn without_room_the_store_is_left_alone() {
     std::fs::remove_dir(dir.path().join("room")).unwrap();
     broken.recover().unwrap();
 }
+
+/// What a start on a full disk, or one that was killed, leaves behind.
+#[test]
+fn a_snapshot_that_was_not_finished_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let unfinished = dir.path().join("snap.7FFFFFFFFFFFFFFF.generating");
+    std::fs::write(&unfinished, "half").unwrap();
+    let (disk, tables) = Disk::open(dir.path()).unwrap();
+    assert_eq!((tables.kv.len(), tables.index), (20, 20));
+    drop(disk);
+    assert!(!unfinished.exists());
+}
