@@ -391,8 +391,12 @@ impl<'a> Bench<'a> {
             let stays = |it: &&Endpoint| {
                 serves(it) && self.before.get(&InstanceKey::of(it)).is_some_and(|it| serves(it))
             };
-            // Those that are critical together with all others are listed and in use, too.
+            // Those that were critical together with all others before are listed and in use, too. What turns critical
+            // in this very answer is news itself, and says nothing for it.
+            let was_critical =
+                |it: &&Doubt| self.in_doubt.get(&it.key()).is_some_and(|it| it.cause == Cause::Critical);
             let critical = self.doubts.iter().filter(|it| it.cause == Cause::Critical && it.held);
+            let critical = critical.filter(was_critical);
             let stay = self.plain.iter().filter(stays).count() + critical.count();
             let let_go =
                 self.recent.iter().filter(|it| !self.listed.contains(&InstanceKey::of(&it.endpoint)));
