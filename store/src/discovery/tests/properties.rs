@@ -141,7 +141,7 @@ proptest! {
                         let critical = is_listed && critical.contains(&id) && others > 0 && *new >= index;
                         let deregistered = !is_listed && *new > index && stay
                             && doubt.is_none_or(|it| it.cause == Cause::Critical);
-                        let sees = world.sight == Sight::Sees || !listed.is_empty();
+                        let sees = world.sight == Sight::Sees || !rows.is_empty();
                         let believed = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
                             it.cause == Cause::Missing && Moment(world.now).since(it.since) >= BELIEVE_AFTER
                         });
