@@ -59,7 +59,7 @@ pub enum NodeError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// An address that is another machine's, or nobody's.
+    /// An address that this machine does not have.
     #[error("{key}: this machine has no address {} ({address})", address.ip())]
     NoSuchAddress {
         /// The key that names it.

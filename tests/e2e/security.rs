@@ -194,11 +194,11 @@ fn tokens_over_tls() -> Result<(), Failed> {
     reset(node)
 }
 
-/// A single node waits for no other, so its operator's token is in force at once: whoever registers services is thought
+/// A single node waits for no other, so its operator's token is in force at once: services that are registered by programs are thought
 /// of, and tokens that are there stay as they are.
 fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     let first = Some(Path::new("first"));
-    // Whoever reports is not refused from one moment to the next.
+    // A program that reports is not refused from one moment to the next.
     vantages(node, &std::fs::read_to_string(node.path("prober-gz"))?)?;
     for change in [
         ["token", "create", "prober-gz", "--role", "reader", "--replace"].as_slice(),

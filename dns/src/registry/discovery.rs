@@ -102,7 +102,7 @@ impl Discovery {
     }
 
     /// The reply to a packet, if it is about a name of ours and from somebody who may know. Cheap to ask of every
-    /// packet: the name is looked at where it stands. A datagram has room for so many octets, whatever the client's
+    /// packet: the name is read in place. A datagram has room for so many octets, whatever the client's
     /// address is: these are the clients that the operator calls inside.
     pub(crate) fn respond(
         &self,

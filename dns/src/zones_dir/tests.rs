@@ -173,7 +173,7 @@ fn an_included_file_is_part_of_a_zone_whatever_its_name() {
     assert_eq!(report, Report { zones: 1, changed: 1, ..Report::default() });
     assert!(view(&dir, "a").unwrap().get("x.a").is_some());
     assert_eq!(dir.reread(), Report { zones: 1, ..Report::default() });
-    // A mistake in it is told once, as one of the zone.
+    // A mistake in it is reported once, as one of the zone.
     place.put("hosts.zone", "x A 192.0.2\n");
     let report = dir.reread();
     assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 1, 2), "{report:?}");

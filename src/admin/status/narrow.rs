@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(shown("bj"), Some((words("gw web-uuid"), words("gw-bj"), vec![])));
         assert_eq!(shown("gw.example.com"), Some((words("gw"), words("gw-bj gw-sh"), vec![])));
         assert_eq!(shown("pay-uuid.example.com"), Some((words("pay-uuid"), words("gw-sh"), words("pay"))));
-        assert_eq!(shown("gz"), Some((vec![], vec![], vec![])), "a site where nothing stands yet");
+        assert_eq!(shown("gz"), Some((vec![], vec![], vec![])), "a site that has nothing yet");
         assert_eq!(shown("nothing"), None);
     }
 }

@@ -45,7 +45,7 @@ min_ttl: 2s
 
 const NOW: Moment = Moment(1_790_000_000_000);
 
-/// What is told of one world after another.
+/// What is logged of one world after another.
 struct Told {
     board: Board,
     generation: u64,

@@ -474,7 +474,7 @@ fn settle(
 }
 
 fn standing(endpoints: &[Endpoint], doubts: &[Doubt]) -> Standing {
-    // What is left out harms nobody while others are in use. Without them it is the reason why nothing is left.
+    // What is left out does no harm while others are in use. Without them it is the reason why nothing is left.
     let in_use = endpoints.iter().any(serves);
     let alarms = |it: &&Doubt| it.held || it.cause == Cause::Critical || !in_use;
     let doubts: Vec<_> = doubts.iter().filter(alarms).collect();

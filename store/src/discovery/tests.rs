@@ -381,7 +381,7 @@ fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_forgotte
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, vec![]).after(600).reads(300, (0..2).map(again).collect()).uses(0..3);
     assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
-    // Where all are left out nothing is left, and the reason is told.
+    // Where all are left out nothing is left, and the status gives the reason.
     let mut world = World::of(253, of(0..2));
     world.after(1).reads(61, vec![]).fail(3, 0..2).after(600).reads(64, vec![]).uses([]);
     assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));

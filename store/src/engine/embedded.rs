@@ -299,7 +299,7 @@ impl Engine for Embedded {
         })
     }
 
-    /// Nothing stands between a node and its own tables.
+    /// Nothing filters what a node reads of its own tables.
     fn may_filter(&self) -> bool {
         false
     }

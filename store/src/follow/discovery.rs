@@ -179,7 +179,7 @@ impl Discovery {
         }
         match &reading {
             Reading::Answered(answer) => self.watched.insert(service.to_owned(), digest(&answer.value)),
-            // Its next answer is told whatever it says.
+            // Its next answer is passed on whatever it says.
             Reading::Unreachable(_) => self.watched.remove(service),
         };
         let now = Instant::now();

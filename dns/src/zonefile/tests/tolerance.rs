@@ -226,12 +226,12 @@ fn signed_zones_are_refused_and_keys_of_others_are_not() {
         let expected = format!("z:5: the zone is signed (it has {kinds}), and DNSSEC is not served yet");
         assert!(found[0].starts_with(&expected), "{found:#?}");
     }
-    // What signs is told once, not again for what it lies beside or below.
+    // A signed zone is one mistake, not one more for each record that its signatures lie beside or below.
     let all = "@ DNSKEY 257 3 13 AQID\na CNAME b\na NSEC b CNAME RRSIG\n\
                a RRSIG CNAME 13 3 60 20300101000000 20200101000000 1 example.com. AQID\nd DNAME b\n\
                0p9mhaveqvm6t7vbl5lop2u3t2rp3tom.d NSEC3 1 1 0 - 2t7b4g4vsa5smi47k61mv5bv1a22bojr A\n";
     assert_eq!(mistakes(all).len(), 1, "{:#?}", mistakes(all));
-    assert_eq!(mistakes(&format!("{all}a TXT x\n")).len(), 2, "what else is wrong is told too");
+    assert_eq!(mistakes(&format!("{all}a TXT x\n")).len(), 2, "other mistakes are reported too");
     tolerated(
         "sub NS ns.elsewhere.\nsub DS 1 8 2 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
          x DNSKEY 257 3 13 AQID\n@ CDS 0 0 0 00\ny DLV 1 8 99 00\n",

@@ -55,7 +55,7 @@ impl Shared {
         look(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The index of the last write that stands.
+    /// The index of the last write that was acknowledged.
     fn index(&self) -> u64 {
         *self.index.borrow()
     }

@@ -53,7 +53,7 @@ fn every_type_has_its_octets() {
         ("MX", "0 .", "0000 00"),
         ("SRV", "0 0 0 .", "0000 0000 0000 00"),
         ("TXT", "\\255", "01ff"),
-        // A number for private use, and not what ALIAS stands for.
+        // A number for private use, and not an ALIAS record.
         ("TYPE65401", "\\# 3 016100", "016100"),
         ("TYPE65401", "\\# 2 0a0b", "0a0b"),
     ];

@@ -109,7 +109,7 @@ impl Followed {
 }
 
 impl Known {
-    /// An index that moved without a change of the instances is told too: a later answer that lacks instances is judged
+    /// An index that moved without a change of the instances is passed on too: a later answer that lacks instances is judged
     /// by whether the index grew since they were last listed, and Consul raises it also for what is not shown here (the
     /// output of a check, another check of the node). Without instances it is no news: the index of a missing service
     /// moves with every other service.
