@@ -380,7 +380,8 @@ policy: { type: failover, order: [bj, sh] }
     #[test]
     fn clients_that_would_still_be_sent_to_the_dead_site_are_said() {
         let dead = [unserved(None, Answering::FailOpen, &["bj"])];
-        // Nothing else may serve, whatever the probes say of it; bj is believed to live; or the change would not be visible.
+        // Nothing else may serve, whatever the probes say of it; bj is believed to live; or the change would not be
+        // visible.
         let cases = [order("sh", "down"), order("sh", "drain"), order("bj", "up"), "ttl: 20s\n".to_owned()];
         for more in cases {
             let found = killed_bj(&more);
