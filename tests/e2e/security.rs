@@ -194,7 +194,7 @@ fn tokens_over_tls() -> Result<(), Failed> {
     reset(node)
 }
 
-/// A single node waits for no other, so its operator's token is in force at once: services that are registered by programs are thought
+/// A single node waits for no other, so its operator's token is in force at once: the programs that register services are thought
 /// of, and tokens that are there stay as they are.
 fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     let first = Some(Path::new("first"));
