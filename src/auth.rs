@@ -132,7 +132,7 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
         (Role::Registrar, Right::Register(service)) => scope
             .services
             .as_ref()
-            .is_none_or(|all| all.iter().any(|it| store::snapshot::matches(it, service))),
+            .is_none_or(|all| all.iter().any(|it| store::model::glob::matches(it, service))),
         (Role::Registrar, _) => false,
         (Role::Node, Right::Read | Right::Registry | Right::KeyRead(_)) => true,
         (Role::Node, Right::KeyWrite(key)) => {

@@ -26,8 +26,8 @@ use store::{
     handle::{Clock, Handle},
     load::Load,
     metrics::Source,
-    model::{Bearer, Generation, Name},
-    snapshot::{Snapshot, Sources},
+    model::{Bearer, Generation, Name, Sources},
+    snapshot::Snapshot,
     vital,
 };
 use tokio::{sync::watch, task::JoinSet};

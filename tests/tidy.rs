@@ -8,7 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const MEMBERS: [&str; 4] = ["dns", "proxy", "prober", "store"];
+/// Every crate but the root: its folder, and the workspace members that it may name.
+const MEMBERS: [(&str, &[&str]); 6] = [
+    ("dns", &["store"]),
+    ("proxy", &["store"]),
+    ("prober", &["store"]),
+    ("store", &["engine", "model"]),
+    ("store/engine", &[]),
+    ("store/model", &[]),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,13 +27,18 @@ fn manifest(folder: &str) -> toml::Table {
     fs::read_to_string(&path).unwrap().parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+fn package_name(folder: &str) -> String {
+    manifest(folder)["package"]["name"].as_str().unwrap().to_owned()
+}
+
 /// The workspace members a crate names anywhere in its manifest.
 fn named_members(folder: &str) -> BTreeSet<String> {
     let manifest = manifest(folder);
     let tables = ["dependencies", "dev-dependencies", "build-dependencies"];
     let names =
         tables.iter().filter_map(|table| manifest.get(*table)?.as_table()).flat_map(toml::Table::keys);
-    names.filter(|name| MEMBERS.contains(&name.as_str())).cloned().collect()
+    let members: BTreeSet<String> = MEMBERS.iter().map(|(folder, _)| package_name(folder)).collect();
+    names.filter(|name| members.contains(*name)).cloned().collect()
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -60,15 +73,20 @@ fn none(what: &str, offenders: &[String]) {
 
 #[test]
 fn arrows_point_one_way() {
-    for folder in ["dns", "proxy", "prober"] {
-        assert_eq!(named_members(folder), ["store".to_owned()].into(), "{folder} may name store only");
+    for (folder, allowed) in MEMBERS {
+        let allowed: BTreeSet<String> = allowed.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(named_members(folder), allowed, "what {folder} may name");
     }
-    assert!(named_members("store").is_empty(), "store names none of its users");
+    let listed: BTreeSet<_> = MEMBERS.iter().map(|(folder, _)| *folder).chain(["."]).collect();
+    let manifest = manifest(".");
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    let members: BTreeSet<_> = members.iter().filter_map(toml::Value::as_str).collect();
+    assert_eq!(members, listed, "every crate of the workspace has its arrows here");
 }
 
 #[test]
 fn every_crate_takes_the_workspace_lints_and_versions() {
-    for folder in MEMBERS.into_iter().chain(["."]) {
+    for folder in MEMBERS.into_iter().map(|(folder, _)| folder).chain(["."]) {
         let manifest = manifest(folder);
         assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{folder}");
         for (name, spec) in manifest["dependencies"].as_table().unwrap() {

@@ -8,8 +8,7 @@ use store::{
     drain::{Drains, Phase},
     engine::Index,
     handle,
-    model::{Override, OverrideState, OverrideTarget},
-    snapshot::Sources,
+    model::{Override, OverrideState, OverrideTarget, Sources},
 };
 
 use super::*;

@@ -8,9 +8,9 @@ use store::{
     engine::{CheckStatus, Endpoint, Index},
     model::{
         Addresses, Cluster, ConsulService, Domain, Generation, Moment, Name, PathMatch, Recovery, Route,
-        RouteBy, RouteTarget, Service, Site, Span, Weight,
+        RouteBy, RouteTarget, Service, Site, Sources, Span, Weight,
     },
-    snapshot::{Snapshot, Sources},
+    snapshot::Snapshot,
 };
 
 pub(crate) fn name(text: &str) -> Name {

@@ -6,7 +6,7 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::model::{Moment, Schedule, TimeOfDay};
+use model::{Moment, Schedule, TimeOfDay};
 
 const MINUTE: i64 = 60_000;
 const WEEK: i64 = 7 * 24 * 60 * MINUTE;
@@ -123,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Day;
+    use model::Day;
 
     fn schedule(zone: &str, days: &[Day], from: &str, to: &str) -> Schedule {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());

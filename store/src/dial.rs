@@ -7,7 +7,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::model::Check;
+use model::Check;
 
 /// Where to dial, and how.
 #[derive(Clone, Debug, PartialEq)]

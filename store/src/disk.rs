@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use engine::embedded::remove_unfinished_snapshots;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
@@ -152,24 +153,6 @@ impl LastGood {
         match &self.shelf {
             Shelf::Disk(db) => db.flush().map(drop).map_err(fail),
             Shelf::Memory(_) => Ok(()),
-        }
-    }
-}
-
-/// Removes what sled left of a snapshot that it did not finish, because the disk was full or the process ended. sled would
-/// take it for its newest snapshot and call the store corrupt; without it, it reads the log itself. Nothing is removed
-/// while another process has the store open.
-pub(crate) fn remove_unfinished_snapshots(dir: &Path) {
-    // sled locks its log in the same way.
-    let unused = std::fs::File::open(dir.join("db")).is_ok_and(|log| log.try_lock().is_ok());
-    if !unused {
-        return;
-    }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            // Opening the store tells whether it mattered.
-            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

@@ -200,7 +200,7 @@ pub struct NodeBeat {
     /// Grows with every beat.
     pub number: u64,
     /// The generation it runs; `None` before its first snapshot.
-    pub generation: Option<crate::model::Generation>,
+    pub generation: Option<model::Generation>,
     /// What a gateway carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
@@ -339,7 +339,7 @@ impl Drains {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::engine::CheckStatus;
+    use engine::CheckStatus;
 
     pub(crate) fn drain(phase: Phase) -> Drain {
         let endpoint = Endpoint {

@@ -28,7 +28,7 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use crate::engine::Backoff;
+pub use engine::Backoff;
 pub use metrics::FollowMetrics;
 
 use crate::{

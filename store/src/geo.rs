@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use crate::model::{Country, Location};
+use model::{Country, Location};
 
 mod data;
 

@@ -294,19 +294,6 @@ impl Verdict {
     }
 }
 
-impl Quorum {
-    /// How many of `configured` vantages must agree; at least one.
-    #[must_use]
-    pub fn votes_needed(self, configured: usize) -> usize {
-        match self {
-            Self::Majority => configured / 2 + 1,
-            Self::Any => 1,
-            Self::All => configured.max(1),
-            Self::Count(count) => usize::from(count).max(1),
-        }
-    }
-}
-
 /// Merges the votes of all configured vantages into the next verdict.
 ///
 /// Up and Down each need the quorum of the *configured* vantages, all of them fresh; otherwise the last state

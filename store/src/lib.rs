@@ -1,4 +1,7 @@
-//! The shared picture of the world: the model, the engine that keeps it, and every decision made on it.
+//! Every decision that the roles share, and what keeps a node's data current.
+//!
+//! The documents and the engine that stores them are crates of their own, [`model`] and [`engine`], which do not
+//! know one another; this crate brings them together and hands both on, so that the roles depend on `store` alone.
 //!
 //! Data goes one way here: documents are committed to an [`engine`], every node compiles them into a
 //! [`snapshot`] with a generation, and the roles (`dns`, `proxy`, `prober`) read that snapshot. Verdicts
@@ -10,12 +13,10 @@ pub mod beliefs;
 pub mod board;
 pub mod calendar;
 pub mod commit;
-pub mod compat;
 pub mod dial;
 pub mod discovery;
 pub mod disk;
 pub mod drain;
-pub mod engine;
 pub mod follow;
 pub mod geo;
 pub mod handle;
@@ -25,13 +26,12 @@ pub mod keys;
 pub mod load;
 pub mod locality;
 pub mod metrics;
-pub mod model;
-pub mod secret;
 pub mod snapshot;
 pub mod steering;
 #[cfg(test)]
 mod testing;
-pub mod vital;
 pub mod writers;
 
+pub use engine::{self, compat, secret, vital};
 pub use handle::{Clock, Handle, Publisher};
+pub use model;

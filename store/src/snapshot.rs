@@ -23,42 +23,14 @@ use crate::{
     health::TargetKey,
     locality::{Locality, RegionId},
     model::{
-        Check, Cluster, DomainName, Generation, Name, Override, RecordData, Route, RouteBy, Service,
-        SharedDomain, Site, StaticRecord, Token, Ttl, Vantage, Zone,
+        Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route, RouteBy,
+        Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
 };
 
 /// The number of a site within one snapshot, in name order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteId(pub u16);
-
-/// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
-pub const MAX_SITES: usize = 64;
-
-/// What a snapshot is compiled from: validated documents, with implied domains and routes spelled out.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// Every site.
-    pub sites: Vec<Site>,
-    /// Every zone.
-    pub zones: Vec<Zone>,
-    /// Every cluster.
-    pub clusters: Vec<Cluster>,
-    /// Every check.
-    pub checks: Vec<Check>,
-    /// Every domain, also implied gateway and UUID domains.
-    pub domains: Vec<SharedDomain>,
-    /// Every service; all have a UUID.
-    pub services: Vec<Service>,
-    /// Every route, also the implied ones.
-    pub routes: Vec<Route>,
-    /// Every vantage.
-    pub vantages: Vec<Vantage>,
-    /// Every override, also expired ones.
-    pub overrides: Vec<Override>,
-    /// Every token.
-    pub tokens: Vec<Token>,
-}
 
 /// Configuration as the roles read it.
 #[derive(Debug, Default)]
@@ -322,15 +294,9 @@ impl Snapshot {
         let cluster = self.clusters.get(&service.cluster)?;
         match service.route_by {
             RouteBy::Gateway => Some(cluster.gateway_domain.clone()),
-            RouteBy::Uuid => uuid_domain(service, cluster),
+            RouteBy::Uuid => service.uuid_domain(cluster),
         }
     }
-}
-
-/// The UUID domain of a service: `<uuid>.<zone of its cluster>`.
-#[must_use]
-pub fn uuid_domain(service: &Service, cluster: &Cluster) -> Option<DomainName> {
-    cluster.zone.resolve(&service.uuid?.to_string()).ok()
 }
 
 impl ZoneView {
@@ -425,14 +391,6 @@ fn holder<'a>(views: &'a mut HashMap<DomainName, ZoneView>, name: &DomainName) -
 /// generations they happened to see in between.
 const fn serial(generation: Generation) -> u32 {
     (generation.epoch << 20).wrapping_add((generation.number & 0xffff_ffff) as u32)
-}
-
-/// Whether a glob covers a name; `*` stands for any run of characters.
-#[must_use]
-pub fn matches(glob: &str, name: &str) -> bool {
-    let Some((head, tail)) = glob.split_once('*') else { return glob == name };
-    let Some(rest) = name.strip_prefix(head) else { return false };
-    (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(tail, rest)))
 }
 
 #[cfg(test)]

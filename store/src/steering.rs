@@ -12,16 +12,16 @@ mod shift;
 
 use std::{net::IpAddr, time::Duration};
 
-pub use crate::model::Family;
 use crate::{
     board::{Board, Reading},
     health::State,
     locality::{Located, RegionId},
-    model::{Moment, Override, OverrideState, Ttl, WhenNone},
-    snapshot::{MAX_SITES, SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
+    model::{MAX_SITES, Moment, Override, OverrideState, Ttl, WhenNone},
+    snapshot::{SiteId, Snapshot, SteeredAddress, SteeredDomain, SteeredSite},
 };
 use admission::{Admission, admission};
 pub use family::{FamilyOutcome, FamilySites, Look, for_family, lacks};
+pub use model::Family;
 pub use order::{rule_for, scope};
 pub use shift::{Destination, Shift, shifts, without};
 
@@ -92,7 +92,7 @@ pub enum Outcome<'a> {
     /// No site is left and the domain says `when_none: nodata`.
     Nodata,
     /// No site is left and the domain says to answer with its backup addresses.
-    Backup(&'a crate::model::Addresses),
+    Backup(&'a model::Addresses),
 }
 
 /// What is asked for: everything a ranking depends on.

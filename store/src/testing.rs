@@ -4,9 +4,9 @@ use crate::{
     board::Board,
     model::{
         Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Name, Policy, Probe,
-        Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Span, Ttl, Vantage, WhenNone, Zone,
+        Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage, WhenNone, Zone,
     },
-    snapshot::{Snapshot, Sources},
+    snapshot::Snapshot,
 };
 use std::time::Duration;
 

@@ -75,7 +75,7 @@ pub async fn all(engine: &dyn Engine) -> Result<BTreeMap<Bearer, Writer>, Engine
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::embedded::{Embedded, Options};
+    use engine::embedded::{Embedded, Options};
 
     #[tokio::test]
     async fn a_note_is_written_when_it_changes() {
@@ -100,8 +100,8 @@ mod tests {
     fn a_token_with_another_secret_was_not_used() {
         let token = |name: &str, secret: char| Token {
             name: name.parse().unwrap(),
-            role: crate::model::Role::Node,
-            scope: crate::model::Scope::default(),
+            role: model::Role::Node,
+            scope: model::Scope::default(),
             secret_sha256: secret.to_string().repeat(64),
             waits_for: Vec::new(),
         };

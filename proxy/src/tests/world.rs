@@ -8,7 +8,7 @@ use store::{
     drain::{Drain, Drains},
     engine::{Endpoint, Index},
     handle::{self, Publisher, Request},
-    snapshot::Sources,
+    model::Sources,
 };
 use tokio::task::JoinHandle;
 

@@ -214,7 +214,7 @@ impl Guarded {
     fn new() -> Self {
         let mut sources = sources(10, 1);
         let window = crate::testing::span("30s");
-        sources.clusters[0].guard = Some(crate::model::BlastRadius { percent: 40, window });
+        sources.clusters[0].guard = Some(model::BlastRadius { percent: 40, window });
         let snapshot = compile(sources, &Board::default());
         let mut guarded = Self { snapshot, reader: Beliefs::default(), beat: 0 };
         guarded.sees(0, 0);

@@ -67,7 +67,7 @@ pub async fn record(engine: &dyn Engine, entry: AuditEntry) -> Result<(), Engine
 /// When the engine fails.
 pub async fn audit(engine: &dyn Engine) -> Result<Vec<AuditEntry>, EngineError> {
     let entries = engine.kv_list(keys::AUDIT, None).await?.value;
-    let parse = |entry: &crate::engine::KvEntry| serde_json::from_slice(&entry.value).ok();
+    let parse = |entry: &engine::KvEntry| serde_json::from_slice(&entry.value).ok();
     Ok(entries.iter().rev().filter_map(parse).take(MOST_AUDITED).collect())
 }
 

@@ -221,7 +221,7 @@ impl Rewound {
 async fn read_undo(engine: &dyn Engine, reference: &UndoRef) -> Result<Option<Undo>, ReadError> {
     let prefix = reference.prefix();
     let entries = engine.kv_list(&prefix, None).await?.value;
-    let part = |it: &crate::engine::KvEntry| it.key.strip_prefix(&prefix)?.parse::<usize>().ok();
+    let part = |it: &engine::KvEntry| it.key.strip_prefix(&prefix)?.parse::<usize>().ok();
     let parts: BTreeMap<usize, Bytes> =
         entries.iter().filter_map(|it| Some((part(it)?, it.value.clone()))).collect();
     let mut whole = Vec::with_capacity(reference.bytes);

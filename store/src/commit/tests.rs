@@ -257,7 +257,7 @@ async fn what_was_forgotten_is_refused_with_the_earliest_moment() {
     let found = engine.0.kv_keys(keys::HISTORY).await.unwrap();
     let limits = history::Limits { commits: 2, ..history::Limits::default() };
     for prefix in history::excess(&found, limits) {
-        let op = crate::engine::KvOp::DeleteTree { prefix: prefix.to_owned() };
+        let op = engine::KvOp::DeleteTree { prefix: prefix.to_owned() };
         engine.0.txn(vec![op]).await.unwrap();
     }
     assert_eq!(as_of(&engine, 5_500).await.unwrap().0, 5);
@@ -271,7 +271,7 @@ async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() 
     let engine = Engine::with("kind: Site\nname: bj\n").await;
     let stored = engine.stored().await;
     let head = Head { at: None, undo: None, ..stored.head };
-    let op = crate::engine::KvOp::Set {
+    let op = engine::KvOp::Set {
         key: keys::CONFIG_HEAD.to_owned(),
         value: serde_json::to_vec(&head).unwrap().into(),
     };

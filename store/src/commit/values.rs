@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{Document, encode};
+use model::{Document, encode};
 
 /// Changes of one document that are listed; the rest is counted.
 pub const MOST_CHANGES: usize = 100;
@@ -105,7 +105,7 @@ fn change(field: String, before: Option<Value>, after: Option<Value>) -> FieldCh
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::parse;
+    use model::parse;
 
     fn document(text: &str) -> Document {
         parse("t.yaml", text).unwrap().remove(0).value

@@ -602,7 +602,7 @@ fn a_registration_is_never_used_if_its_site_is_none_of_its_services() {
     let mut world = sources(2, 1);
     let elsewhere = snapshot.sites[1].name.clone();
     world.services =
-        vec![crate::model::Service { sites: Some(vec![name(&known)]), ..crate::testing::service("web") }];
+        vec![model::Service { sites: Some(vec![name(&known)]), ..crate::testing::service("web") }];
     let snapshot = compile(world, &crate::board::Board::default());
     assert!(
         unused(&snapshot, &at(elsewhere.as_str()))

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Drain, DrainId, Gateway, Phase, Receipt};
-use crate::model::Moment;
+use model::Moment;
 
 /// How a gateway knows that a drained process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -429,7 +429,7 @@ fn digest(instances: &[Endpoint]) -> u64 {
     hasher.finish()
 }
 
-fn reading(answer: crate::engine::Result<Indexed<Vec<Endpoint>>>) -> Reading {
+fn reading(answer: engine::Result<Indexed<Vec<Endpoint>>>) -> Reading {
     match answer {
         Ok(answer) => Reading::Answered(answer),
         Err(error) => Reading::Unreachable(error.to_string()),

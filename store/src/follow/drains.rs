@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_that_starts_again_knows_what_it_saw_end() {
-        let engine = Embedded::in_memory(crate::engine::embedded::Options::default()).await;
+        let engine = Embedded::in_memory(engine::embedded::Options::default()).await;
         let done = drain("d1", Phase::Done);
         record(&engine, &done).await;
         let (handle, follower) = gateway(Arc::clone(&engine) as _, &LastGood::in_memory(), "first").await;
@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_that_starts_without_its_engine_obeys_the_drains_it_knew() {
-        let engine = Embedded::in_memory(crate::engine::embedded::Options::default()).await;
+        let engine = Embedded::in_memory(engine::embedded::Options::default()).await;
         let (draining, done) = (drain("d1", Phase::Draining), drain("d2", Phase::Done));
         record(&engine, &draining).await;
         let memory = LastGood::in_memory();
@@ -260,7 +260,7 @@ mod tests {
         }
         drop(follower);
 
-        let nowhere = crate::engine::consul::Consul::new(&crate::engine::consul::Config {
+        let nowhere = engine::consul::Consul::new(&engine::consul::Config {
             url: "http://127.0.0.1:1".into(),
             token: None,
             ca_pem: None,

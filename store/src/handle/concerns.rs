@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::model::Moment;
+use model::Moment;
 
 /// One thing that may be amiss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

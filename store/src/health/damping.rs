@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{State, Verdict};
-use crate::model::Moment;
+use model::Moment;
 
 /// From this penalty on, a target that is down stays so.
 const SUPPRESS: f64 = 5.0;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use model::{Probe, TcpProbe, Tls, TlsProbe};
 
 const fn vote(state: State) -> Vote {
     Vote { state, fresh: true, suspect: false }
@@ -97,4 +98,29 @@ proptest! {
         let verdict = |votes: &[Vote]| merge(&Verdict::default(), votes, quorum, Moment(1));
         prop_assert_eq!(verdict(&votes), verdict(&shuffled));
     }
+}
+
+#[test]
+fn the_same_check_by_another_name_is_the_same_dial() {
+    let span = |text: &str| text.parse().unwrap();
+    let check = Check {
+        name: "web".parse().unwrap(),
+        probe: Probe::tcp(),
+        port: 80,
+        interval: span("1s"),
+        timeout: span("800ms"),
+        fall: 4,
+        rise: 2,
+        quorum: Quorum::Majority,
+        damping: Check::DAMPING,
+    };
+    let key = |check: &Check| TargetKey::new([192, 0, 2, 1].into(), check);
+    assert_eq!(key(&check), key(&Check { name: "other".parse().unwrap(), ..check.clone() }));
+    let expect = TcpProbe { send: None, expect: Some("220".into()) };
+    assert_ne!(key(&check), key(&Check { probe: Probe::Tcp(expect), ..check.clone() }));
+    let sni = |name: &str| {
+        let tls = Tls { server_name: Some(name.parse().unwrap()), ..Tls::default() };
+        key(&Check { probe: Probe::Tls(Box::new(TlsProbe { tls })), ..check.clone() })
+    };
+    assert_ne!(sni("a.example.com"), sni("b.example.com"));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Snapshot, SteeredDomain};
-use crate::model::Check;
+use model::Check;
 
 /// Between two confirmations of a first failure.
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);

@@ -138,7 +138,7 @@ impl Snapshot {
         shared: &mut Shared,
     ) -> SteeredDomain {
         let about_it = |order: &Override| {
-            order.target.domain.as_deref().is_none_or(|glob| super::matches(glob, domain.name.as_str()))
+            order.target.domain.as_deref().is_none_or(|glob| model::glob::matches(glob, domain.name.as_str()))
         };
         let overrides = self.overrides.iter().enumerate().filter(|(_, order)| about_it(order));
         let alike = Alike {
@@ -281,7 +281,8 @@ fn reach(domain: &Domain, sites: &[SteeredSite], steering: Option<&Steering>) ->
 
 fn applies(order: &Override, domain: &DomainName, site: &Name) -> bool {
     let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
-    let domain_fits = order.target.domain.as_deref().is_none_or(|glob| super::matches(glob, domain.as_str()));
+    let domain_fits =
+        order.target.domain.as_deref().is_none_or(|glob| model::glob::matches(glob, domain.as_str()));
     site_fits && domain_fits
 }
 

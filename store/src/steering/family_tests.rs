@@ -4,8 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Addresses, Authority, Name, OverrideTarget, Policy},
-    snapshot::Sources,
+    model::{Addresses, Authority, Name, OverrideTarget, Policy, Sources},
     testing::{compile, name, sources},
 };
 use State::{Down, Unknown, Up};

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use super::Asked;
 use crate::{
     locality::{Located, Network, mix},
-    model::Moment,
-    snapshot::{MAX_SITES, Order, Reach, SiteId, SteeredDomain, SteeredRule, SteeredSite},
+    model::{MAX_SITES, Moment},
+    snapshot::{Order, Reach, SiteId, SteeredDomain, SteeredRule, SteeredSite},
 };
 
 /// The order that decides for a client.

@@ -8,9 +8,8 @@ use super::{State::Up, *};
 use crate::{
     model::{
         Authority, BlueGreen, Check, Colour, Day, Jurisdiction, OverrideTarget, Policy, Quorum, RecoveryMode,
-        Rule, Schedule, Weight,
+        Rule, Schedule, Sources, Weight,
     },
-    snapshot::Sources,
     testing::{check, compile, name, sources, span},
 };
 

@@ -4,8 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Addresses, Authority, OverrideTarget, Policy},
-    snapshot::Sources,
+    model::{Addresses, Authority, OverrideTarget, Policy, Sources},
     testing::{compile, name, sources, span},
 };
 

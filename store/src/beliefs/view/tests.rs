@@ -7,8 +7,7 @@ use crate::{
     beliefs::Beliefs,
     board::Board,
     health::{Heartbeat, Observation, State, TargetKey},
-    model::Quorum,
-    snapshot::Sources,
+    model::{Quorum, Sources},
     testing::{check, compile, name, sources},
 };
 

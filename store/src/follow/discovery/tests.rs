@@ -246,75 +246,68 @@ impl Registry {
 }
 
 #[async_trait::async_trait]
-impl crate::engine::Engine for Registry {
+impl engine::Engine for Registry {
     async fn services(
         &self,
-        _: Option<crate::engine::Wait>,
-    ) -> crate::engine::Result<Indexed<BTreeMap<String, Vec<String>>>> {
+        _: Option<engine::Wait>,
+    ) -> engine::Result<Indexed<BTreeMap<String, Vec<String>>>> {
         let services = self.services.lock().unwrap();
         let named = services.iter().filter(|(_, it)| !it.value.is_empty());
         let value = named.map(|(name, _)| (name.clone(), vec![])).collect();
         Ok(Indexed { index: Index(self.index.load(std::sync::atomic::Ordering::Relaxed)), value })
     }
-    async fn health(
-        &self,
-        service: &str,
-        _: Option<crate::engine::Wait>,
-    ) -> crate::engine::Result<Indexed<Vec<Endpoint>>> {
+    async fn health(&self, service: &str, _: Option<engine::Wait>) -> engine::Result<Indexed<Vec<Endpoint>>> {
         let services = self.services.lock().unwrap();
         Ok(services.get(service).cloned().unwrap_or(Indexed { index: Index(1), value: vec![] }))
     }
-    fn watch(self: Arc<Self>, _: crate::engine::ServicesInUse) -> tokio::sync::mpsc::Receiver<ServiceChange> {
+    fn watch(self: Arc<Self>, _: engine::ServicesInUse) -> tokio::sync::mpsc::Receiver<ServiceChange> {
         self.changes.lock().unwrap().take().unwrap()
     }
     async fn kv_get(
         &self,
         key: &str,
-        wait: Option<crate::engine::Wait>,
-    ) -> crate::engine::Result<Indexed<Option<crate::engine::KvEntry>>> {
+        wait: Option<engine::Wait>,
+    ) -> engine::Result<Indexed<Option<engine::KvEntry>>> {
         self.inner.kv_get(key, wait).await
     }
     async fn kv_list(
         &self,
         prefix: &str,
-        wait: Option<crate::engine::Wait>,
-    ) -> crate::engine::Result<Indexed<Vec<crate::engine::KvEntry>>> {
+        wait: Option<engine::Wait>,
+    ) -> engine::Result<Indexed<Vec<engine::KvEntry>>> {
         self.inner.kv_list(prefix, wait).await
     }
-    async fn kv_keys(&self, prefix: &str) -> crate::engine::Result<Vec<String>> {
+    async fn kv_keys(&self, prefix: &str) -> engine::Result<Vec<String>> {
         self.inner.kv_keys(prefix).await
     }
-    async fn txn(&self, ops: Vec<crate::engine::KvOp>) -> crate::engine::Result<crate::engine::TxnOutcome> {
+    async fn txn(&self, ops: Vec<engine::KvOp>) -> engine::Result<engine::TxnOutcome> {
         self.inner.txn(ops).await
     }
-    async fn register(&self, registration: &Registration) -> crate::engine::Result<()> {
+    async fn register(&self, registration: &Registration) -> engine::Result<()> {
         self.inner.register(registration).await
     }
-    async fn ttl_update(&self, check: &str, status: CheckStatus, note: &str) -> crate::engine::Result<()> {
+    async fn ttl_update(&self, check: &str, status: CheckStatus, note: &str) -> engine::Result<()> {
         self.inner.ttl_update(check, status, note).await
     }
-    async fn deregister(&self, id: &str) -> crate::engine::Result<()> {
+    async fn deregister(&self, id: &str) -> engine::Result<()> {
         self.inner.deregister(id).await
     }
-    async fn evict(&self, endpoint: &Endpoint, reason: &str) -> crate::engine::Result<()> {
+    async fn evict(&self, endpoint: &Endpoint, reason: &str) -> engine::Result<()> {
         self.inner.evict(endpoint, reason).await
     }
-    async fn readmit(&self, endpoint: &Endpoint) -> crate::engine::Result<()> {
+    async fn readmit(&self, endpoint: &Endpoint) -> engine::Result<()> {
         self.inner.readmit(endpoint).await
     }
-    async fn session_create(
-        &self,
-        spec: &crate::engine::SessionSpec,
-    ) -> crate::engine::Result<crate::engine::SessionId> {
+    async fn session_create(&self, spec: &engine::SessionSpec) -> engine::Result<engine::SessionId> {
         self.inner.session_create(spec).await
     }
-    async fn session_renew(&self, id: &crate::engine::SessionId) -> crate::engine::Result<bool> {
+    async fn session_renew(&self, id: &engine::SessionId) -> engine::Result<bool> {
         self.inner.session_renew(id).await
     }
-    async fn session_destroy(&self, id: &crate::engine::SessionId) -> crate::engine::Result<()> {
+    async fn session_destroy(&self, id: &engine::SessionId) -> engine::Result<()> {
         self.inner.session_destroy(id).await
     }
-    async fn sessions(&self) -> crate::engine::Result<Vec<crate::engine::Session>> {
+    async fn sessions(&self) -> engine::Result<Vec<engine::Session>> {
         self.inner.sessions().await
     }
 }
@@ -330,8 +323,7 @@ struct Watched {
 }
 
 fn instance(service: &str, port: u16, index: u64) -> Endpoint {
-    let like =
-        crate::discovery::doubtful(1, crate::discovery::Cause::Missing, crate::model::Moment(1)).endpoint;
+    let like = crate::discovery::doubtful(1, crate::discovery::Cause::Missing, model::Moment(1)).endpoint;
     Endpoint {
         service: service.into(),
         id: format!("{service}-{port}"),

@@ -1,0 +1,239 @@
+//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener stands in the
+//! binary.
+//!
+//! It speaks what the `consul` command line, curl and Consul's client libraries use, by the captures of a real
+//! agent: paths, parameters, status codes, error texts, JSON shapes, indexes. Two differences are deliberate. An
+//! access that is denied is always 403, because a real agent answers some of them with an empty list, which reads as
+//! "no back ends". And a check that somebody would have to run (HTTP, TCP, script) is refused at an agent
+//! endpoint, because this engine runs none and a check that nobody runs would lie.
+
+mod agent;
+mod body;
+mod catalog;
+mod health;
+mod json;
+mod kv;
+mod query;
+mod reply;
+mod session;
+mod shape;
+mod txn;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+
+use self::{query::Query, reply::Reply};
+use crate::embedded::{
+    Embedded,
+    rows::{CheckRow, ServiceRow},
+};
+
+/// What a request is about to touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// Reading nodes, services, checks, sessions.
+    Registry,
+    /// Registering, changing or removing this service or its checks.
+    Register(&'a str),
+    /// Changing nodes, and checks that belong to no service.
+    Nodes,
+    /// Reading a key, or everything below a prefix.
+    KeyRead(&'a str),
+    /// Writing a key, or everything below a prefix.
+    KeyWrite(&'a str),
+    /// Creating, renewing and ending sessions.
+    Sessions,
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Go on.
+    Allowed,
+    /// This token may not.
+    Denied,
+    /// There is no such token.
+    Unknown,
+}
+
+/// Decides who may do what; asked before anything is done.
+pub trait Authorise: Send + Sync {
+    /// May the bearer of this token do this?
+    fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit;
+}
+
+/// A request, taken apart.
+struct Ask<'a> {
+    engine: &'a Embedded,
+    auth: &'a dyn Authorise,
+    token: Option<String>,
+    method: &'a Method,
+    query: Query,
+    body: &'a Bytes,
+}
+
+/// What handlers return: an answer, or an error that is one.
+type Outcome = Result<Reply, Reply>;
+
+impl Ask<'_> {
+    fn needs(&self, access: Access<'_>) -> Result<(), Reply> {
+        match self.auth.may(self.token.as_deref(), access) {
+            Permit::Allowed => Ok(()),
+            Permit::Denied => Err(Reply::text(403, "Permission denied")),
+            Permit::Unknown => Err(Reply::text(403, "ACL not found")),
+        }
+    }
+
+    /// The right to an instance that is there: whoever names its id, it is its service's. False when it is not there.
+    fn needs_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
+        let name = self.engine.read(|view| view.tables.service(node, id).map(|it| it.name.clone()));
+        match name {
+            Some(name) => self.needs(Access::Register(&name)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The right to a check that is there: that of its service, or of its node. False when it is not there.
+    fn needs_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
+        let found = self.engine.read(|view| view.tables.check(node, id).map(|it| it.service_name.clone()));
+        match found.as_deref() {
+            None => Ok(false),
+            Some("") => self.needs(Access::Nodes).map(|()| true),
+            Some(name) => self.needs(Access::Register(name)).map(|()| true),
+        }
+    }
+
+    /// The right to put a check there: to what it is of, and to what it replaces. `with` is the instance that is
+    /// registered with it.
+    fn needs_to_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
+        let new = with.filter(|it| (&it.node, &it.id) == (&check.node, &check.service_id));
+        match new {
+            Some(service) => self.needs(Access::Register(&service.name))?,
+            None if check.service_id.is_empty() => self.needs(Access::Nodes)?,
+            None if self.needs_instance(&check.node, &check.service_id)? => {}
+            None => self.needs(Access::Nodes)?,
+        }
+        self.needs_check(&check.node, &check.id).map(drop)
+    }
+
+    /// The name of this engine's own node: what agent endpoints are about.
+    fn node(&self) -> String {
+        self.engine.options().node.clone()
+    }
+}
+
+/// Answers a request.
+pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<Bytes>) -> Response<Bytes> {
+    let (head, body) = request.into_parts();
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let token = find_token(&query, &head.headers);
+    let path = head.uri.path();
+    let pretty = query.has("pretty");
+    let ask = Ask { engine, auth, token, method: &head.method, query, body: &body };
+    let reply = match route(&ask, path).await {
+        Ok(reply) | Err(reply) => reply,
+    };
+    reply.into_response(pretty)
+}
+
+/// The token a request carries, for whoever records it.
+#[must_use]
+pub fn token(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
+    find_token(&Query::parse(uri.query().unwrap_or_default()), headers)
+}
+
+/// Consul's order: parameter, its own header, bearer.
+fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
+    let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
+    let found = query.get("token").or_else(|| text("x-consul-token")).or_else(bearer);
+    found.map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned)
+}
+
+/// Checks the method of an endpoint; `Some` is the answer to OPTIONS or to a method it does not have.
+fn method(ask: &Ask<'_>, allowed: &[Method]) -> Result<(), Reply> {
+    if allowed.contains(ask.method) {
+        return Ok(());
+    }
+    let names: Vec<&str> = std::iter::once("OPTIONS").chain(allowed.iter().map(Method::as_str)).collect();
+    let reply = match *ask.method {
+        Method::OPTIONS => Reply::empty(),
+        ref other => Reply::text(405, format!("method {other} not allowed")),
+    };
+    Err(reply.with("Allow", names.join(",")))
+}
+
+/// Endpoints whose last part is an id or a name: whatever follows, slashes included, as with a real agent.
+const NAMED: &[&str] = &[
+    "agent/service/",
+    "agent/service/deregister/",
+    "agent/service/maintenance/",
+    "agent/check/pass/",
+    "agent/check/warn/",
+    "agent/check/fail/",
+    "agent/check/update/",
+    "agent/check/deregister/",
+    "agent/health/service/id/",
+    "agent/health/service/name/",
+    "catalog/service/",
+    "catalog/connect/",
+    "catalog/node/",
+    "catalog/node-services/",
+    "health/service/",
+    "health/connect/",
+    "health/ingress/",
+    "health/node/",
+    "health/checks/",
+    "health/state/",
+    "session/renew/",
+    "session/destroy/",
+    "session/info/",
+    "session/node/",
+];
+
+/// A path in its parts; a name at its end is one of them.
+fn parts(path: &str) -> Vec<&str> {
+    let named = NAMED.iter().filter(|prefix| path.starts_with(**prefix)).max_by_key(|prefix| prefix.len());
+    match named.and_then(|prefix| Some((prefix.strip_suffix('/')?, path.strip_prefix(*prefix)?))) {
+        Some((endpoint, name)) => endpoint.split('/').chain([name]).collect(),
+        None => path.split('/').collect(),
+    }
+}
+
+async fn route(ask: &Ask<'_>, path: &str) -> Outcome {
+    // Percent signs are resolved first: an escaped slash is a slash, as in Go's paths.
+    let path = query::decoded(path)?;
+    let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
+    let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);
+    if let Some(key) = rest.strip_prefix("kv/") {
+        method(ask, &[Method::GET, Method::PUT, Method::DELETE])?;
+        return kv::answer(ask, key).await;
+    }
+    let parts = parts(rest);
+    match parts.as_slice() {
+        ["status", "leader" | "peers"] | ["agent", "self" | "members" | "services" | "checks"] => {
+            method(ask, get)?
+        }
+        ["agent", "service", "register"] | ["agent", "check", "register"] => method(ask, put)?,
+        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => method(ask, put)?,
+        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(ask, put)?,
+        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(ask, get)?,
+        ["catalog", "register" | "deregister"] | ["txn"] => method(ask, put)?,
+        ["catalog" | "health", ..] => method(ask, get)?,
+        ["session", "create"] | ["session", "renew" | "destroy", _] => method(ask, put)?,
+        ["session", ..] => method(ask, get)?,
+        _ => {}
+    }
+    match parts.as_slice() {
+        ["status", what] => agent::status(ask, what),
+        ["agent", rest @ ..] => agent::answer(ask, rest).await,
+        ["catalog", rest @ ..] => catalog::answer(ask, rest).await,
+        ["health", rest @ ..] => health::answer(ask, rest).await,
+        ["session", rest @ ..] => session::answer(ask, rest).await,
+        ["txn"] => txn::answer(ask).await,
+        _ => Err(Reply::not_found()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

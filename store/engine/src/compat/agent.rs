@@ -1,0 +1,378 @@
+//! `/v1/agent/…` and `/v1/status/…`: what belongs to this engine's own node.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Access, Ask, Outcome,
+    body::{self, At, Fields},
+    query::{boolean, duration},
+    reply::Reply,
+    shape,
+};
+use crate::{
+    CheckStatus, Index, Wait,
+    embedded::{
+        catalog, enlist_check,
+        rows::{CheckRow, NODE_MAINTENANCE, ServiceRow, service_maintenance},
+        view::View,
+    },
+};
+
+/// What clients take for the version of a Consul agent: that of the captures.
+const VERSION: &str = "1.8.7";
+const SERVER_PORT: u16 = 8300;
+
+pub(super) fn status(ask: &Ask<'_>, what: &str) -> Outcome {
+    let own = format!("{}:{SERVER_PORT}", ask.engine.options().address);
+    Ok(Reply::json(if what == "leader" { json!(own) } else { json!([own]) }))
+}
+
+pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
+    match path {
+        ["self"] => about(ask),
+        ["members"] => members(ask),
+        ["services"] => services(ask),
+        ["checks"] => checks(ask),
+        ["service", "register"] => register(ask).await,
+        ["service", "deregister", id] => deregister(ask, id).await,
+        ["service", "maintenance", id] => service_in_maintenance(ask, id).await,
+        ["service", id] => service(ask, id).await,
+        ["maintenance"] => node_in_maintenance(ask).await,
+        ["check", "register"] => register_check(ask).await,
+        ["check", "deregister", id] => deregister_check(ask, id).await,
+        ["check", "update", id] => update(ask, id).await,
+        ["check", verb, id] => report(ask, verb, id).await,
+        ["health", "service", "id", ""] => Err(Reply::text(500, "Bad request: Missing serviceID")),
+        ["health", "service", "name", ""] => Err(Reply::text(500, "Bad request: Missing service Name")),
+        ["health", "service", "id", id] => health_of(ask, id),
+        ["health", "service", "name", name] => health_by_name(ask, name),
+        _ => Err(Reply::not_found()),
+    }
+}
+
+fn about(ask: &Ask<'_>) -> Outcome {
+    ask.needs(Access::Registry)?;
+    let options = ask.engine.options();
+    let id = ask.engine.read(|view| view.tables.nodes.get(&options.node).map(|it| it.id.clone()));
+    Ok(Reply::json(json!({
+        "Config": {
+            "Datacenter": options.datacenter, "NodeName": options.node, "NodeID": id, "Revision": "",
+            "Server": true, "Version": VERSION,
+        },
+        "Member": member(ask),
+        "Stats": {},
+        "Meta": {},
+        "DebugConfig": {},
+        "Coord": Value::Null,
+        "xDS": {},
+    })))
+}
+
+fn member(ask: &Ask<'_>) -> Value {
+    let options = ask.engine.options();
+    json!({
+        "Name": options.node, "Addr": options.address.to_string(), "Port": 8301,
+        "Tags": { "role": "consul", "dc": options.datacenter, "build": format!("{VERSION}:"), "port": "8300" },
+        "Status": 1, "ProtocolMin": 1, "ProtocolMax": 5, "ProtocolCur": 2, "DelegateMin": 2, "DelegateMax": 5,
+        "DelegateCur": 4,
+    })
+}
+
+fn members(ask: &Ask<'_>) -> Outcome {
+    ask.needs(Access::Registry)?;
+    Ok(Reply::json(json!([member(ask)])))
+}
+
+fn no_filter(ask: &Ask<'_>) -> Result<(), Reply> {
+    if ask.query.has("filter") {
+        return Err(Reply::text(500, "?filter is not supported here"));
+    }
+    Ok(())
+}
+
+fn services(ask: &Ask<'_>) -> Outcome {
+    ask.needs(Access::Registry)?;
+    no_filter(ask)?;
+    let node = ask.node();
+    let one = |row: &Arc<ServiceRow>| (row.id.clone(), shape::agent_service(row));
+    Ok(Reply::json(ask.engine.read(|view| Value::Object(view.tables.services_on(&node).map(one).collect()))))
+}
+
+/// A check as its own agent shows it: without the catalog's indexes.
+fn agent_check(row: &CheckRow) -> Value {
+    let mut value = shape::check(row);
+    (value["CreateIndex"], value["ModifyIndex"]) = (json!(0), json!(0));
+    value
+}
+
+fn checks(ask: &Ask<'_>) -> Outcome {
+    ask.needs(Access::Registry)?;
+    no_filter(ask)?;
+    let node = ask.node();
+    let all: Map<String, Value> = ask.engine.read(|view| {
+        let own = view.tables.checks_on(&node).filter(|it| it.id != crate::embedded::rows::SERF_HEALTH);
+        own.map(|row| (row.id.clone(), agent_check(row))).collect()
+    });
+    Ok(Reply::json(Value::Object(all)))
+}
+
+/// Changes whenever the registration does.
+fn content_hash(row: &ServiceRow) -> String {
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(shape::agent_service(row).to_string());
+    digest.iter().take(8).map(|it| format!("{it:02x}")).collect()
+}
+
+async fn service(ask: &Ask<'_>, id: &str) -> Outcome {
+    ask.needs(Access::Registry)?;
+    let known = ask.query.get("hash").unwrap_or_default();
+    let longest = match ask.query.get("wait") {
+        None | Some("") => Duration::from_secs(300),
+        Some(text) => duration(text).ok_or_else(|| Reply::text(400, "Invalid wait time"))?,
+    };
+    let node = ask.node();
+    let look = |view: &View| {
+        let row = view.tables.service(&node, id).cloned();
+        // The only blocking read without an index: it waits while the content is the same.
+        let changed = row.as_ref().is_none_or(|row| content_hash(row) != known);
+        (if changed { 2 } else { 1 }, row)
+    };
+    let wait = (!known.is_empty()).then_some(Wait { after: Index(1), at_most: longest });
+    let row = ask.engine.blocking(wait, look).await.value;
+    let row = row.ok_or_else(|| Reply::text(404, format!("unknown service ID: {id}")))?;
+    let hash = content_hash(&row);
+    let mut value = shape::agent_service(&row);
+    value["ContentHash"] = json!(hash);
+    Ok(Reply::json(value).with("X-Consul-Contenthash", hash))
+}
+
+/// Consul numbers several checks of one registration.
+fn check_id(service: &ServiceRow, at: usize, of: usize) -> String {
+    if of == 1 { format!("service:{}", service.id) } else { format!("service:{}:{}", service.id, at + 1) }
+}
+
+async fn register(ask: &Ask<'_>) -> Outcome {
+    let body = body::parse(ask.body)?;
+    let fields = Fields::of_agent(&body)?;
+    let mut row = body::service(fields, &ask.node(), At::Agent)?;
+    body::complete_addresses(&mut row);
+    let wanted = fields.several("Check", "Checks")?;
+    let count = wanted.len();
+    let check = |(at, fields): (usize, Fields<'_>)| {
+        let name = format!("Service '{}' check", row.name);
+        let check = body::agent_check(fields, &row.node, &check_id(&row, at, count), &name)?;
+        Ok(CheckRow { service_id: row.id.clone(), ..check })
+    };
+    let checks: Vec<CheckRow> = wanted.into_iter().enumerate().map(check).collect::<Result<_, Reply>>()?;
+    ask.needs(Access::Register(&row.name))?;
+    // What is there under these ids may belong to somebody else.
+    ask.needs_instance(&row.node, &row.id)?;
+    for check in &checks {
+        ask.needs_to_put(check, Some(&row))?;
+    }
+    let (node, id) = (row.node.clone(), row.id.clone());
+    let replace = ask.query.flag("replace-existing-checks")?;
+    ask.engine
+        .write(move |txn| {
+            if replace {
+                let kept: Vec<&String> = checks.iter().map(|it| &it.id).collect();
+                let stale = |it: &&Arc<CheckRow>| {
+                    it.service_id == id && !it.is_maintenance() && !kept.contains(&&it.id)
+                };
+                let stale: Vec<_> =
+                    txn.tables().checks_on(&node).filter(stale).map(|it| it.id.clone()).collect();
+                for check in stale {
+                    catalog::remove_check(txn, &node, &check);
+                }
+            }
+            catalog::put_service(txn, row);
+            for check in checks {
+                enlist_check(txn, check);
+            }
+        })
+        .await?;
+    Ok(Reply::empty())
+}
+
+async fn deregister(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(500, "ServiceID missing"));
+    }
+    if ask.needs_instance(&ask.node(), id)? {
+        let (node, id) = (ask.node(), id.to_owned());
+        ask.engine.write(move |txn| catalog::remove_service(txn, &node, &id)).await?;
+    }
+    Ok(Reply::empty())
+}
+
+fn enable(ask: &Ask<'_>) -> Result<bool, Reply> {
+    match ask.query.get("enable") {
+        None | Some("") => Err(Reply::text(400, "Missing value for enable")),
+        Some(text) => {
+            boolean(text).ok_or_else(|| Reply::text(400, format!("Invalid value for enable: {text:?}")))
+        }
+    }
+}
+
+async fn maintain(ask: &Ask<'_>, check: CheckRow, enable: bool) -> Outcome {
+    ask.engine
+        .write(move |txn| {
+            if enable {
+                // Its service is there, or it is the node's.
+                let _ = catalog::put_check(txn, check);
+            } else {
+                catalog::remove_check(txn, &check.node, &check.id);
+            }
+        })
+        .await?;
+    Ok(Reply::empty())
+}
+
+fn maintenance_check(ask: &Ask<'_>, id: String, name: &str, subject: &str) -> CheckRow {
+    let reason = ask.query.get("reason").filter(|it| !it.is_empty()).map(str::to_owned);
+    let default = || format!("Maintenance mode is enabled for this {subject}, but no reason was provided.");
+    CheckRow {
+        name: name.to_owned(),
+        notes: reason.unwrap_or_else(default),
+        kind: "maintenance".to_owned(),
+        ..CheckRow::of_node(ask.node(), id, CheckStatus::Critical)
+    }
+}
+
+async fn service_in_maintenance(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(400, "Missing service ID"));
+    }
+    let enable = enable(ask)?;
+    if !ask.needs_instance(&ask.node(), id)? {
+        return Err(Reply::text(404, format!("No service registered with ID {id:?}")));
+    }
+    let check = maintenance_check(ask, service_maintenance(id), "Service Maintenance Mode", "service");
+    maintain(ask, CheckRow { service_id: id.to_owned(), ..check }, enable).await
+}
+
+async fn node_in_maintenance(ask: &Ask<'_>) -> Outcome {
+    let enable = enable(ask)?;
+    ask.needs(Access::Nodes)?;
+    let check = maintenance_check(ask, NODE_MAINTENANCE.to_owned(), "Node Maintenance Mode", "node");
+    maintain(ask, check, enable).await
+}
+
+async fn register_check(ask: &Ask<'_>) -> Outcome {
+    let body = body::parse(ask.body)?;
+    let fields = Fields::of_agent(&body)?;
+    if fields.text("Name")?.is_empty() {
+        return Err(Reply::text(400, "Missing check name"));
+    }
+    let service_id = fields.text("ServiceID")?;
+    let check = CheckRow { service_id, ..body::agent_check(fields, &ask.node(), "", "")? };
+    if !check.service_id.is_empty() && !ask.needs_instance(&check.node, &check.service_id)? {
+        return Err(Reply::text(500, format!("ServiceID {:?} does not exist", check.service_id)));
+    }
+    ask.needs_to_put(&check, None)?;
+    ask.engine.write(move |txn| enlist_check(txn, check)).await?;
+    Ok(Reply::empty())
+}
+
+async fn deregister_check(ask: &Ask<'_>, id: &str) -> Outcome {
+    if id.is_empty() {
+        return Err(Reply::text(500, "CheckID missing"));
+    }
+    if ask.needs_check(&ask.node(), id)? {
+        let (node, id) = (ask.node(), id.to_owned());
+        ask.engine.write(move |txn| catalog::remove_check(txn, &node, &id)).await?;
+    }
+    Ok(Reply::empty())
+}
+
+async fn report(ask: &Ask<'_>, verb: &str, id: &str) -> Outcome {
+    let status = match verb {
+        "pass" => CheckStatus::Passing,
+        "warn" => CheckStatus::Warning,
+        _ => CheckStatus::Critical,
+    };
+    set(ask, id, status, ask.query.get("note").unwrap_or_default().to_owned()).await
+}
+
+async fn update(ask: &Ask<'_>, id: &str) -> Outcome {
+    let body = body::parse(ask.body)?;
+    let fields = Fields::of(&body)?;
+    let text = fields.text("Status")?;
+    let status =
+        body::status(&text).ok_or_else(|| Reply::text(400, format!("Invalid check status: '{text}'")))?;
+    set(ask, id, status, fields.text("Output")?).await
+}
+
+/// The longest output of a check that is kept.
+const LONGEST_OUTPUT: usize = 4096;
+
+async fn set(ask: &Ask<'_>, id: &str, status: CheckStatus, mut output: String) -> Outcome {
+    let node = ask.node();
+    let is_ttl = ask.engine.read(|view| view.tables.check(&node, id).is_some_and(|it| it.ttl.is_some()));
+    if !is_ttl || !ask.needs_check(&ask.node(), id)? {
+        return Err(Reply::text(500, format!("CheckID {id:?} does not have associated TTL")));
+    }
+    let end =
+        (0..=LONGEST_OUTPUT.min(output.len())).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+    output.truncate(end);
+    let id = id.to_owned();
+    ask.engine.write(move |txn| catalog::report(txn, &node, &id, status, &output)).await?;
+    Ok(Reply::empty())
+}
+
+/// An instance with the worst of its checks; maintenance is worse than critical.
+fn aggregated(view: &View, row: &ServiceRow) -> (&'static str, Value) {
+    let serf = crate::embedded::rows::SERF_HEALTH;
+    let checks: Vec<&Arc<CheckRow>> = view.tables.checks_of(row).filter(|it| it.id != serf).collect();
+    let worst = match View::worst(checks.iter().map(|it| it.as_ref())) {
+        _ if checks.iter().any(|it| it.is_maintenance()) => "maintenance",
+        status => shape::status(status),
+    };
+    let checks: Vec<Value> = checks.into_iter().map(|it| agent_check(it)).collect();
+    (worst, json!({ "AggregatedStatus": worst, "Service": shape::agent_service(row), "Checks": checks }))
+}
+
+fn code(status: &str) -> u16 {
+    match status {
+        "passing" => 200,
+        "warning" => 429,
+        _ => 503,
+    }
+}
+
+fn as_asked(ask: &Ask<'_>, status: &'static str, value: Value) -> Reply {
+    let reply = match ask.query.get("format") {
+        Some("text") => Reply::text(200, status),
+        _ => Reply::json(value),
+    };
+    reply.status(code(status)).with("X-Consul-Reason", status)
+}
+
+fn health_of(ask: &Ask<'_>, id: &str) -> Outcome {
+    ask.needs(Access::Registry)?;
+    let node = ask.node();
+    let found = ask.engine.read(|view| view.tables.service(&node, id).map(|row| aggregated(view, row)));
+    let Some((status, value)) = found else {
+        let reason = format!("ServiceId {id} not found");
+        return Ok(Reply::text(404, reason.clone()).with("X-Consul-Reason", reason));
+    };
+    Ok(as_asked(ask, status, value))
+}
+
+fn health_by_name(ask: &Ask<'_>, name: &str) -> Outcome {
+    ask.needs(Access::Registry)?;
+    let node = ask.node();
+    let all: Vec<(&'static str, Value)> = ask.engine.read(|view| {
+        let own = view.tables.instances_of(name).filter(|row| row.node == node);
+        own.map(|row| aggregated(view, row)).collect()
+    });
+    let Some(worst) = all.iter().map(|(status, _)| *status).max_by_key(|status| {
+        ["passing", "warning", "critical", "maintenance"].iter().position(|it| it == status)
+    }) else {
+        let reason = format!("ServiceName {name} Not Found");
+        return Ok(Reply::json(json!([])).status(404).with("X-Consul-Reason", reason));
+    };
+    Ok(as_asked(ask, worst, Value::Array(all.into_iter().map(|(_, value)| value).collect())))
+}

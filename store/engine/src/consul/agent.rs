@@ -1,0 +1,142 @@
+//! What belongs to an agent: its registrations and checks, and taking instances out where they are owned.
+//!
+//! An instance taken out of the catalog comes back with its agent's next anti-entropy run (64 s were
+//! measured), so it must be taken out at that agent. Only nodes without an agent are edited in the catalog.
+
+use reqwest::Url;
+use serde::Serialize;
+
+use super::{
+    Consul,
+    client::{Answer, Client, Request},
+    wire::{AgentSelf, RegisterBody},
+};
+use crate::{CheckStatus, Endpoint, EngineError, Registration, Result};
+
+/// Registers an instance at the configured agent, with exactly the checks it names.
+pub(super) async fn register(client: &Client, registration: &Registration) -> Result<()> {
+    let request = Request::put("v1/agent/service/register")
+        .param("replace-existing-checks", "true")
+        .json(&RegisterBody::from(registration))?;
+    client.call(request).await?.ok().map(drop)
+}
+
+/// Reports a TTL check of the configured agent.
+pub(super) async fn ttl_update(client: &Client, id: &str, status: CheckStatus, note: &str) -> Result<()> {
+    #[derive(Debug, Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Update<'a> {
+        status: CheckStatus,
+        output: &'a str,
+    }
+    let request = Request::put("v1/agent/check/update").name(id).json(&Update { status, output: note })?;
+    let answer = client.call(request).await?;
+    // Consul 1.8 says 500 to an unknown check, newer ones 404: either way it is we who are wrong.
+    if answer.excerpt().contains("does not have associated TTL") {
+        return Err(EngineError::Refused(format!("check {id:?}: expected a TTL check of this agent")));
+    }
+    answer.ok().map(drop)
+}
+
+/// Removes an instance from an agent; absent is success.
+pub(super) async fn deregister(client: &Client, agent: &Url, id: &str) -> Result<()> {
+    let request = Request::put("v1/agent/service/deregister").name(id).at(agent);
+    unless_absent(client.call(request).await?)
+}
+
+/// Switches the maintenance of an instance at an agent; absent is success.
+async fn maintenance(client: &Client, agent: &Url, id: &str, enable: bool, reason: &str) -> Result<()> {
+    let mut request = Request::put("v1/agent/service/maintenance")
+        .name(id)
+        .param("enable", if enable { "true" } else { "false" })
+        .at(agent);
+    if enable {
+        request = request.param("reason", reason);
+    }
+    unless_absent(client.call(request).await?)
+}
+
+/// Consul 1.8 knows no unknown id when deregistering, newer ones answer 404 in words of their own. An empty
+/// 404 comes from something else than an agent.
+fn unless_absent(answer: Answer) -> Result<()> {
+    if answer.is_absent() && !answer.excerpt().is_empty() {
+        return Ok(());
+    }
+    answer.ok().map(drop)
+}
+
+async fn node_name(client: &Client, agent: &Url) -> Result<String> {
+    let request = Request::get("v1/agent/self").at(agent);
+    let agent: AgentSelf =
+        client.call(request).await?.ok()?.json("a JSON object with Config.NodeName").await?;
+    Ok(agent.config.node_name)
+}
+
+/// Names the agent in an error, since it may not be the one the program was configured with.
+fn at_owner(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError {
+    let place = |text: String| {
+        format!("agent of node {:?} at {}: {text}", endpoint.node, agent.origin().ascii_serialization())
+    };
+    match error {
+        EngineError::Unreachable(text) => EngineError::Unreachable(place(text)),
+        EngineError::Denied(text) => EngineError::Denied(place(text)),
+        EngineError::Refused(text) => EngineError::Refused(place(text)),
+        EngineError::Unusable(text) => EngineError::Unusable(place(text)),
+        storage @ EngineError::Storage(_) => storage,
+    }
+}
+
+impl Consul {
+    /// Maintenance first, so that watchers learn even if what follows fails; then the deregistration.
+    pub(super) async fn take_out(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
+        if endpoint.external {
+            return self.take_out_of_catalog(endpoint).await;
+        }
+        let agent = self.owner(endpoint).await?;
+        let steps = async {
+            maintenance(&self.client, &agent, &endpoint.id, true, reason).await?;
+            deregister(&self.client, &agent, &endpoint.id).await
+        };
+        steps.await.map_err(|error| at_owner(endpoint, &agent, error))
+    }
+
+    /// Ends the maintenance of an instance, if it is there.
+    pub(super) async fn let_in(&self, endpoint: &Endpoint) -> Result<()> {
+        if endpoint.external {
+            return Ok(());
+        }
+        let agent = self.owner(endpoint).await?;
+        maintenance(&self.client, &agent, &endpoint.id, false, "")
+            .await
+            .map_err(|error| at_owner(endpoint, &agent, error))
+    }
+
+    /// Where the agent that owns the instance is reached. That it is the one is checked: on a wrong agent,
+    /// "no such instance" would pass for success.
+    async fn owner(&self, endpoint: &Endpoint) -> Result<Url> {
+        let own = self.node.get_or_try_init(|| node_name(&self.client, self.client.base())).await?;
+        if *own == endpoint.node {
+            return Ok(self.client.base().clone());
+        }
+        let agent = self.client.agent_on(&endpoint.node_address)?;
+        let found =
+            node_name(&self.client, &agent).await.map_err(|error| at_owner(endpoint, &agent, error))?;
+        if found == endpoint.node {
+            return Ok(agent);
+        }
+        let wrong = EngineError::Unusable(format!("expected this node, found node {found:?}"));
+        Err(at_owner(endpoint, &agent, wrong))
+    }
+
+    async fn take_out_of_catalog(&self, endpoint: &Endpoint) -> Result<()> {
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Deregistration<'a> {
+            node: &'a str,
+            #[serde(rename = "ServiceID")]
+            service_id: &'a str,
+        }
+        let body = Deregistration { node: &endpoint.node, service_id: &endpoint.id };
+        self.put(self.client.here(Request::put("v1/catalog/deregister")).json(&body)?).await
+    }
+}

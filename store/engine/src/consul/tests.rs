@@ -1,0 +1,136 @@
+//! The client against servers that do not behave.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::*;
+
+fn config(url: String) -> Config {
+    Config { url, token: None, ca_pem: None, datacenter: None }
+}
+
+fn deadlines() -> Deadlines {
+    let short = Duration::from_millis(500);
+    Deadlines { connect: short, plain: short, slack: short }
+}
+
+/// A server that reads a request and answers with these bytes, the next ones for the next request, the last ones
+/// again and again. What it was asked is kept.
+async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut answers = answers.into_iter().peekable();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            kept.lock().unwrap().push(String::from_utf8_lossy(&request[..read]).into_owned());
+            let answer = answers.peek().cloned().unwrap_or_default();
+            if answers.len() > 1 {
+                answers.next();
+            }
+            // The client may have gone.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (url, asked)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
+}
+
+async fn client(answers: &[String]) -> (Consul, Arc<Mutex<Vec<String>>>) {
+    let (url, asked) = server(answers.to_vec()).await;
+    (Consul::with_deadlines(&config(url), deadlines()).unwrap(), asked)
+}
+
+const INDEX: &str = "X-Consul-Index: 7\r\n";
+
+#[tokio::test]
+async fn what_is_no_answer_is_unusable_and_says_what_was_expected() {
+    for body in ["<html>a proxy's page</html>", "{", "\"text\"", "[{\"Node\":3}]", ""] {
+        let (consul, _) = client(&[answer("200 OK", INDEX, body)]).await;
+        let error = consul.health("orders", None).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unusable(_)), "{body:?}: {error:?}");
+        assert!(error.to_string().contains("JSON list of instances"), "{error}");
+    }
+    let (consul, _) = client(&[answer("200 OK", "", "[]")]).await;
+    let error = consul.health("orders", None).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unusable(_)), "an answer without an index: {error:?}");
+}
+
+#[tokio::test]
+async fn statuses_say_whose_fault_it_is() {
+    type Fits = fn(&EngineError) -> bool;
+    let cases: [(&str, Fits); 6] = [
+        ("500 Internal Server Error", |it| matches!(it, EngineError::Unreachable(_))),
+        ("503 Service Unavailable", |it| matches!(it, EngineError::Unreachable(_))),
+        ("429 Too Many Requests", |it| matches!(it, EngineError::Unreachable(_))),
+        ("403 Forbidden", |it| matches!(it, EngineError::Denied(_))),
+        ("400 Bad Request", |it| matches!(it, EngineError::Refused(_))),
+        ("413 Payload Too Large", |it| matches!(it, EngineError::Refused(_))),
+    ];
+    for (status, fits) in cases {
+        // Failures carry indexes that lie.
+        let (consul, _) = client(&[answer(status, "X-Consul-Index: 1\r\n", "the agent's words")]).await;
+        let error = consul.kv_get("a", None).await.unwrap_err();
+        assert!(fits(&error), "{status}: {error:?}");
+        assert!(error.to_string().contains("the agent's words"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_or_nobody_answering_is_unreachable() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let consul = Consul::with_deadlines(&config(format!("http://{closed}")), deadlines()).unwrap();
+    let error = consul.services(None).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unreachable(_)), "{error:?}");
+    // Listens, and never accepts.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let consul = Consul::with_deadlines(&config(url), deadlines()).unwrap();
+    let error = consul.kv_list("a/", None).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unreachable(_)), "{error:?}");
+    let (consul, _) = client(&["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[".to_owned()]).await;
+    let error = consul.services(None).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unreachable(_)), "an answer that ends early: {error:?}");
+}
+
+#[tokio::test]
+async fn absence_has_an_index() {
+    let (consul, _) = client(&[answer("404 Not Found", INDEX, "")]).await;
+    let read = consul.kv_get("a", None).await.unwrap();
+    assert_eq!((read.index, read.value), (crate::Index(7), None));
+}
+
+#[tokio::test]
+async fn the_token_is_sent_in_its_header_and_never_shown() {
+    let (url, asked) = server(vec![answer("200 OK", INDEX, "[]")]).await;
+    let token = Some(Secret::new("0d0f-secret").into());
+    let consul = Consul::with_deadlines(&Config { token, ..config(url) }, deadlines()).unwrap();
+    assert!(!format!("{consul:?}").contains("0d0f"));
+    consul.health("a/b?c", None).await.unwrap();
+    let asked = asked.lock().unwrap()[0].clone();
+    assert!(asked.to_lowercase().contains("x-consul-token: 0d0f-secret"), "{asked}");
+    assert!(asked.starts_with("GET /v1/health/service/a%2Fb%3Fc"), "a name stays one segment: {asked}");
+    assert!(!asked.lines().next().unwrap().contains("0d0f"), "{asked}");
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_at_the_start() {
+    for url in ["", "127.0.0.1:8500", "ftp://127.0.0.1", "http://"] {
+        assert!(matches!(Consul::new(&config(url.to_owned())), Err(EngineError::Refused(_))), "{url:?}");
+    }
+}

@@ -1,0 +1,415 @@
+//! Following any number of services over a bounded number of long polls.
+//!
+//! As many services as there are places (64) have a long poll of their own. The others share two feeds that
+//! say which of them to read again: see [`feeds`]. Readings of those go through one [`queue`], eight at a
+//! time, and a slow round over all of them is the safety net under the feeds.
+//!
+//! A poll is never cancelled because its service fell out of use: the server would keep its place anyway. It
+//! runs out, and its place then goes to a service that had none. Long polls die only with the watch itself.
+
+mod feeds;
+mod followed;
+mod queue;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+
+use self::{
+    feeds::{Changed, Feed, News},
+    followed::{Followed, Outlet, Unheard},
+    queue::{Lane, Queue},
+};
+use super::{
+    Consul, INSTANCES,
+    client::{Place, read},
+    wire,
+};
+use crate::{
+    Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
+    pace::{Bucket, backoff},
+    vital,
+};
+
+/// How long a poll waits: long enough to be cheap, short enough for its place to come free again soon.
+const WAIT: Duration = Duration::from_secs(55);
+/// Answers to one poll that may follow one another at once, …
+const BURST: u32 = 5;
+/// … and then this many a second.
+const PER_SECOND: u32 = 10;
+/// Readings of shared services at once, …
+const READINGS: usize = 8;
+/// … that may be begun at once, so that a sweep of an ordinary cluster takes no longer than it must, …
+const READINGS_BURST: u32 = 2_000;
+/// … and then this many a second, …
+const READINGS_PER_SECOND: u32 = 500;
+/// … or this many while a feed fails, to be no burden to a cluster in trouble.
+const READINGS_PER_SECOND_IN_TROUBLE: u32 = 20;
+/// In this time every shared service is read once, whatever the feeds say.
+const ROUND: Duration = Duration::from_secs(300);
+/// How often places are looked for and the slow round goes on.
+const TICK: Duration = Duration::from_secs(1);
+/// Changes on their way to the receiver.
+const CHANGES: usize = 256;
+
+/// Starts the watch; it ends when the receiver is dropped.
+pub(super) fn start(consul: Arc<Consul>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
+    let (outlet, changes) = mpsc::channel(CHANGES);
+    let following = Follower::new(consul, outlet).run(in_use);
+    tokio::spawn(vital::task("the watch of Consul's services", following));
+    changes
+}
+
+/// How a service's own poll ended: its place can serve another.
+type Ended = (String, Place);
+/// How a reading ended: whose, and whether it succeeded.
+type Done = (String, std::result::Result<bool, Unheard>);
+
+struct Follower {
+    consul: Arc<Consul>,
+    outlet: Outlet,
+    /// Services in use, and those whose own poll is still running out.
+    services: BTreeMap<String, Arc<Followed>>,
+    /// Services in use without a poll of their own.
+    shared: BTreeSet<String>,
+    /// Services with a poll of their own, in use or not.
+    own: HashSet<String>,
+    polls: JoinSet<Ended>,
+    readings: JoinSet<Done>,
+    queue: Queue,
+    bucket: Bucket,
+    needed: watch::Sender<bool>,
+    news: mpsc::Receiver<(Feed, News)>,
+    _feeds: JoinSet<()>,
+    failing: Vec<Feed>,
+    subscriptions: u64,
+    /// Where the slow round has come to.
+    round_at: String,
+}
+
+impl Follower {
+    fn new(consul: Arc<Consul>, outlet: Outlet) -> Self {
+        let (needed, need) = watch::channel(false);
+        let (sender, news) = mpsc::channel(1);
+        let mut running = JoinSet::new();
+        for feed in [Feed::Checks, Feed::Services] {
+            let following = feeds::run(feed, consul.clone(), need.clone(), sender.clone());
+            running.spawn(vital::task("a feed of Consul's services", following));
+        }
+        Self {
+            consul,
+            outlet,
+            services: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            own: HashSet::new(),
+            polls: JoinSet::new(),
+            readings: JoinSet::new(),
+            queue: Queue::default(),
+            bucket: Bucket::new(READINGS_BURST, READINGS_PER_SECOND, Instant::now()),
+            needed,
+            news,
+            _feeds: running,
+            failing: Vec::new(),
+            subscriptions: 0,
+            round_at: String::new(),
+        }
+    }
+
+    async fn run(mut self, mut in_use: ServicesInUse) {
+        let first = in_use.borrow_and_update().clone();
+        self.adopt(&first);
+        let mut holder_lives = true;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let outlet = self.outlet.clone();
+        loop {
+            let pause = self.start_readings();
+            let heard = tokio::select! {
+                () = outlet.closed() => return,
+                changed = in_use.changed(), if holder_lives => {
+                    // Without a holder the set stays as it is.
+                    holder_lives = changed.is_ok();
+                    let wanted = in_use.borrow_and_update().clone();
+                    self.adopt(&wanted);
+                    Ok(())
+                }
+                Some(ended) = self.polls.join_next() => {
+                    match unpanicked(ended) {
+                        Some(ended) => self.poll_ended(ended),
+                        None => return,
+                    }
+                    Ok(())
+                }
+                Some(done) = self.readings.join_next() => match unpanicked(done) {
+                    Some(done) => self.reading_done(done),
+                    None => return,
+                },
+                Some((feed, news)) = self.news.recv() => self.heed(feed, news).await,
+                _ = tick.tick() => {
+                    self.go_round();
+                    Ok(())
+                }
+                () = sleep_if(pause) => Ok(()),
+            };
+            if heard == Err(Unheard) {
+                return;
+            }
+        }
+    }
+
+    /// Follows exactly these services from now on.
+    fn adopt(&mut self, wanted: &BTreeSet<String>) {
+        let gone: Vec<_> = self.services.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        for name in gone {
+            self.abandon(&name);
+        }
+        let new: Vec<_> = wanted
+            .iter()
+            .filter(|name| !self.services.get(*name).is_some_and(|followed| followed.is_wanted()))
+            .cloned()
+            .collect();
+        // Many at once would all ask at once, and all again when their first waits end.
+        let jitter = Duration::from_millis(if new.len() > 8 { 300 } else { 0 });
+        for name in new {
+            self.follow(&name, jitter);
+        }
+        self.set_needed();
+    }
+
+    fn follow(&mut self, name: &str, jitter: Duration) {
+        self.subscriptions += 1;
+        if let Some(followed) = self.services.get(name) {
+            // Its own poll is still running out and simply goes on; the first reading must not wait for it.
+            followed.want(self.subscriptions);
+            self.queue.push(Lane::Urgent, name);
+            return;
+        }
+        let followed = Arc::new(Followed::new(name, self.subscriptions));
+        self.services.insert(name.to_owned(), followed.clone());
+        match self.consul.client.own_place() {
+            Some(place) => self.start_poll(followed, place, jitter),
+            None => {
+                self.shared.insert(name.to_owned());
+                self.queue.push(Lane::Sweep, name);
+            }
+        }
+    }
+
+    fn abandon(&mut self, name: &str) {
+        if let Some(followed) = self.services.get(name) {
+            followed.unwant();
+        }
+        self.queue.forget(name);
+        self.shared.remove(name);
+        if !self.own.contains(name) {
+            self.services.remove(name);
+        }
+    }
+
+    fn start_poll(&mut self, followed: Arc<Followed>, place: Place, jitter: Duration) {
+        self.own.insert(followed.service.clone());
+        let polling = poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter);
+        self.polls.spawn(vital::task("a poll of a service at Consul", polling));
+    }
+
+    fn poll_ended(&mut self, (name, place): Ended) {
+        self.own.remove(&name);
+        match self.services.get(&name).cloned() {
+            // Wanted again just as it had stopped.
+            Some(followed) if followed.is_wanted() => self.start_poll(followed, place, Duration::ZERO),
+            _ => {
+                self.services.remove(&name);
+                self.promote(Some(place));
+            }
+        }
+    }
+
+    /// Gives free places to services that have none.
+    fn promote(&mut self, mut place: Option<Place>) {
+        while let Some(name) = self.shared.first().cloned() {
+            let Some(free) = place.take().or_else(|| self.consul.client.own_place()) else { break };
+            self.shared.remove(&name);
+            if let Some(followed) = self.services.get(&name).cloned() {
+                self.start_poll(followed, free, Duration::ZERO);
+            }
+        }
+        self.set_needed();
+    }
+
+    /// The feeds poll for shared services only.
+    fn set_needed(&self) {
+        let need = !self.shared.is_empty();
+        self.needed.send_if_modified(|needed| std::mem::replace(needed, need) != need);
+    }
+
+    /// Starts what may be started now; if only time keeps it from more, says until when.
+    fn start_readings(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while self.readings.len() < READINGS && !self.queue.is_idle(now) {
+            if let Err(wait) = self.bucket.take(now) {
+                return Some(now + wait);
+            }
+            let Some(name) = self.queue.pop(now) else { break };
+            let Some(followed) = self.services.get(&name).cloned() else {
+                self.queue.done(&name, true, now);
+                continue;
+            };
+            self.readings.spawn(reading(self.consul.clone(), followed, self.outlet.clone()));
+        }
+        // With all readings under way the end of one of them wakes us.
+        self.queue.next_due().filter(|_| self.readings.len() < READINGS)
+    }
+
+    fn reading_done(&mut self, (name, told): Done) -> std::result::Result<(), Unheard> {
+        let in_use = self.services.get(&name).is_some_and(|followed| followed.is_wanted());
+        // A service with a poll of its own needs no second try.
+        self.queue.done(&name, told? || !in_use || self.own.contains(&name), Instant::now());
+        Ok(())
+    }
+
+    /// Does what a feed's news ask for.
+    async fn heed(&mut self, feed: Feed, news: News) -> std::result::Result<(), Unheard> {
+        match news {
+            News::Changed(changed) => self.read_again(feed, &changed),
+            News::Failed(reason) => {
+                if !self.failing.contains(&feed) {
+                    self.failing.push(feed);
+                }
+                self.bucket.set_rate(READINGS_PER_SECOND_IN_TROUBLE);
+                self.tell_outage(&reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_again(&mut self, feed: Feed, changed: &Changed) {
+        if changed.works_again {
+            self.failing.retain(|failing| *failing != feed);
+            if self.failing.is_empty() {
+                self.bucket.set_rate(READINGS_PER_SECOND);
+            }
+        }
+        for name in &self.shared {
+            let on_changed_node = || {
+                let followed = self.services.get(name);
+                followed.is_some_and(|followed| followed.stands_on(|node| changed.nodes.contains(node)))
+            };
+            let surely = changed.services.contains(name) || (!changed.nodes.is_empty() && on_changed_node());
+            if surely && !changed.works_again {
+                self.queue.push(Lane::Urgent, name);
+            } else if surely || changed.perhaps_all {
+                self.queue.push(Lane::Sweep, name);
+            }
+        }
+    }
+
+    /// Without a feed nothing shared is known to be as last told.
+    async fn tell_outage(&self, reason: &str) -> std::result::Result<(), Unheard> {
+        for followed in self.shared.iter().filter_map(|name| self.services.get(name)) {
+            // A reading under way will tell what it meets.
+            if let Some(mut told) = followed.try_hold() {
+                let outage = Err(EngineError::Unreachable(reason.to_owned()));
+                followed.tell(&mut told, &self.outlet, outage).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next few of the shared services, so that all have their turn within [`ROUND`].
+    fn go_round(&mut self) {
+        self.promote(None);
+        let turns = usize::try_from(ROUND.as_secs() / TICK.as_secs()).unwrap_or(1);
+        let share = self.shared.len().div_ceil(turns);
+        let after = (std::ops::Bound::Excluded(self.round_at.as_str()), std::ops::Bound::Unbounded);
+        let next: Vec<_> = self.shared.range::<str, _>(after).take(share).cloned().collect();
+        self.round_at = next.last().cloned().unwrap_or_default();
+        for name in next {
+            self.queue.push(Lane::Sweep, &name);
+        }
+    }
+}
+
+/// Long-polls one service until it is no longer wanted.
+async fn poll(
+    consul: Arc<Consul>,
+    followed: Arc<Followed>,
+    outlet: Outlet,
+    mut place: Place,
+    jitter: Duration,
+) -> Ended {
+    tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
+    let mut bucket = Bucket::new(BURST, PER_SECOND, Instant::now());
+    let mut wait = Wait { after: Index(0), at_most: WAIT.mul_f64(0.5 + fastrand::f64() / 2.0) };
+    let mut failures = 0;
+    while followed.is_wanted() {
+        bucket.wait().await;
+        let blocked = wait.after > Index(0);
+        let read = ask(&consul, &followed.service, wait, &mut place).await;
+        let pause = match &read {
+            Ok(answer) => {
+                // A step back means another history, of which we know no index yet.
+                wait.after = if answer.index < wait.after { Index(0) } else { answer.index };
+                if blocked {
+                    wait.at_most = WAIT;
+                }
+                failures = 0;
+                None
+            }
+            Err(_) => {
+                wait.after = Index(0);
+                failures += 1;
+                Some(backoff(failures - 1))
+            }
+        };
+        let mut told = followed.hold().await;
+        if followed.tell(&mut told, &outlet, read).await == Err(Unheard) {
+            break;
+        }
+        drop(told);
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+    }
+    (followed.service.clone(), place)
+}
+
+async fn ask(
+    consul: &Consul,
+    service: &str,
+    wait: Wait,
+    place: &mut Place,
+) -> Result<Indexed<Vec<Endpoint>>> {
+    let answer = consul.client.poll(consul.health_request(service), wait, place).await?;
+    let answer = read::<Vec<wire::Instance>>(answer, INSTANCES).await?;
+    Ok(Indexed { index: answer.index, value: wire::endpoints(answer.value.unwrap_or_default()) })
+}
+
+/// Reads one service once and tells what is new.
+async fn reading(consul: Arc<Consul>, followed: Arc<Followed>, outlet: Outlet) -> Done {
+    let mut told = followed.hold().await;
+    let read = consul.health(&followed.service, None).await;
+    let succeeded = read.is_ok();
+    let heard = followed.tell(&mut told, &outlet, read).await;
+    (followed.service.clone(), heard.map(|()| succeeded))
+}
+
+async fn sleep_if(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a task returned; nothing if the runtime ended it. A panic is one of ours and goes on here, so that
+/// the holder sees the watch end.
+fn unpanicked<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> Option<T> {
+    joined.map_err(|error| error.try_into_panic().map(std::panic::resume_unwind)).ok()
+}

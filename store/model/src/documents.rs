@@ -1,0 +1,421 @@
+//! The ten kinds of documents, as they run. `example/world.yaml` of the design binds their fields and defaults.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{DomainName, Name, Span, Weight};
+
+mod check;
+mod domain;
+mod policy;
+mod token;
+mod zone;
+
+pub use check::*;
+pub use domain::*;
+pub use policy::*;
+pub use token::*;
+pub use zone::*;
+
+/// A document of any kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+#[expect(missing_docs, reason = "each variant is its type, documented there")]
+pub enum Document {
+    Site(Site),
+    Cluster(Cluster),
+    Zone(Zone),
+    Check(Check),
+    Domain(SharedDomain),
+    Service(Service),
+    Route(Route),
+    Vantage(Vantage),
+    Override(Override),
+    Token(Token),
+}
+
+/// The kinds, in the order in which documents may refer to one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names of the document types")]
+pub enum Kind {
+    Site,
+    Zone,
+    Cluster,
+    Check,
+    Domain,
+    Service,
+    Route,
+    Vantage,
+    Override,
+    Token,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Site,
+        Self::Zone,
+        Self::Cluster,
+        Self::Check,
+        Self::Domain,
+        Self::Service,
+        Self::Route,
+        Self::Vantage,
+        Self::Override,
+        Self::Token,
+    ];
+
+    /// As written in documents: `Site`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Site => "Site",
+            Self::Zone => "Zone",
+            Self::Cluster => "Cluster",
+            Self::Check => "Check",
+            Self::Domain => "Domain",
+            Self::Service => "Service",
+            Self::Route => "Route",
+            Self::Vantage => "Vantage",
+            Self::Override => "Override",
+            Self::Token => "Token",
+        }
+    }
+
+    /// The kind a person means, in any case, singular or plural: `site`, `Sites`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        Self::ALL.into_iter().find(|kind| {
+            let name = kind.as_str().to_ascii_lowercase();
+            lower == name || lower.strip_suffix('s') == Some(&name)
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What identifies a document: one name means one thing within a kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DocumentId {
+    /// The kind.
+    pub kind: Kind,
+    /// Its name: a [`Name`], or a [`DomainName`] for zones and domains.
+    pub name: String,
+}
+
+impl fmt::Display for DocumentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+impl Document {
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> DocumentId {
+        let (kind, name) = match self {
+            Self::Site(it) => (Kind::Site, it.name.as_str()),
+            Self::Cluster(it) => (Kind::Cluster, it.name.as_str()),
+            Self::Zone(it) => (Kind::Zone, it.name.as_str()),
+            Self::Check(it) => (Kind::Check, it.name.as_str()),
+            Self::Domain(it) => (Kind::Domain, it.name.as_str()),
+            Self::Service(it) => (Kind::Service, it.name.as_str()),
+            Self::Route(it) => (Kind::Route, it.name.as_str()),
+            Self::Vantage(it) => (Kind::Vantage, it.name.as_str()),
+            Self::Override(it) => (Kind::Override, it.name.as_str()),
+            Self::Token(it) => (Kind::Token, it.name.as_str()),
+        };
+        DocumentId { kind, name: name.to_owned() }
+    }
+}
+
+/// A data centre.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    /// Its name.
+    pub name: Name,
+    /// Where it stands; decides which site is the next nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
+    /// Clients that are nearest here, whatever geography says; the longest prefix of all sites wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
+    /// The region it lies in: a name that vantages use too. Its clients are those of the sites in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Name>,
+}
+
+/// A place on Earth, in degrees.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Location {
+    /// -90 to 90.
+    pub lat: f64,
+    /// -180 to 180.
+    pub lon: f64,
+}
+
+/// IPv4 and IPv6 addresses of one thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// IPv4.
+    #[serde(default)]
+    pub a: Vec<Ipv4Addr>,
+    /// IPv6.
+    #[serde(default)]
+    pub aaaa: Vec<Ipv6Addr>,
+}
+
+/// Gateways that serve the same services in several sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Name,
+    /// The zone its names lie in.
+    pub zone: DomainName,
+    /// The unified domain of all its sites.
+    pub gateway_domain: DomainName,
+    /// Per site, the addresses clients are sent to.
+    pub gateways: BTreeMap<Name, Addresses>,
+    /// Per site, the requests per second its gateways are meant for; what is more goes to the next nearest. Absent:
+    /// as many as come.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacity: BTreeMap<Name, u32>,
+    /// What no override may break, whoever orders it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<Keep>,
+    /// When so many targets fail at once that it is likelier our own mistake. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<BlastRadius>,
+}
+
+/// A safety rule: at least so many of these sites stay on, in every domain of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// How many.
+    pub at_least: u8,
+    /// Of which.
+    pub of: Vec<Name>,
+}
+
+/// When verdicts are frozen: more than a share of a cluster's targets went down within a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlastRadius {
+    /// The share that may, in percent.
+    pub percent: u8,
+    /// Within how long.
+    pub window: Span,
+}
+
+/// What a team registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: Name,
+    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. When the document has none, the first commit gives it
+    /// [`Service::uuid_in`] the zone of its cluster, and it keeps that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// The cluster that serves it.
+    pub cluster: Name,
+    /// What it is in the registry.
+    pub consul: ConsulService,
+    /// Its host names.
+    #[serde(default)]
+    pub hosts: Vec<DomainName>,
+    /// Where it runs; absent: every site of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Vec<Name>>,
+    /// Where its hosts' CNAMEs point.
+    pub route_by: RouteBy,
+    /// The Check that decides whether an instance answers while its removal from the registry is in doubt; dialled at
+    /// the instance's own port. Absent: it accepts a TCP connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Name>,
+}
+
+impl Service {
+    /// The UUID of a service whose document has none: version 5 (RFC 9562 §5.5) of `<name>.<zone>` in the namespace of
+    /// domain names, so that engines which do not know one another give the same service the same UUID.
+    #[must_use]
+    pub fn uuid_in(name: &Name, zone: &DomainName) -> Uuid {
+        // A zone's text is in lower case and has no final dot.
+        let text = format!("{}.{}", name.as_str().to_lowercase(), zone.as_str());
+        Uuid::new_v5(&Uuid::NAMESPACE_DNS, text.as_bytes())
+    }
+
+    /// Its UUID domain, `<uuid>.<zone of its cluster>`; none while it has no UUID.
+    #[must_use]
+    pub fn uuid_domain(&self, cluster: &Cluster) -> Option<DomainName> {
+        cluster.zone.resolve(&self.uuid?.to_string()).ok()
+    }
+}
+
+/// A service in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ConsulService {
+    /// The name there.
+    pub service: String,
+    /// Only instances that carry all of these.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// Where service domains point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteBy {
+    /// To the cluster's gateway domain.
+    #[default]
+    Gateway,
+    /// To the service's own UUID domain.
+    Uuid,
+}
+
+/// What requests go to which service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Its name.
+    pub name: Name,
+    /// The hosts it applies to.
+    pub hosts: Vec<DomainName>,
+    /// The paths it applies to; the longest match of all routes wins.
+    pub paths: Vec<PathMatch>,
+    /// Where requests go.
+    pub to: Vec<RouteTarget>,
+}
+
+/// A path condition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathMatch {
+    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apis`.
+    Prefix(String),
+}
+
+/// One destination of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTarget {
+    /// The service.
+    pub service: Name,
+    /// Its share.
+    pub weight: Weight,
+}
+
+/// A place from which a prober dials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vantage {
+    /// Its name.
+    pub name: Name,
+    /// The site it stands in; absent: outside every site.
+    #[serde(default)]
+    pub site: Option<Name>,
+    /// The region it speaks for; absent: its site's, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Name>,
+}
+
+/// An operator's order, laid over what probes say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// Its name.
+    pub name: Name,
+    /// What it is about.
+    pub target: OverrideTarget,
+    /// The order.
+    pub state: OverrideState,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// When it ends by itself; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<jiff::Timestamp>,
+    /// Since when: what `over` and `release` count from. Assigned at commit when the document has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<jiff::Timestamp>,
+    /// A drain takes this long: client networks leave one after the other, each once. Absent: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Span>,
+    /// Who has ordered it: a person's order outranks a tool's. Assigned at commit when the document does not say.
+    #[serde(default, skip_serializing_if = "Authority::is_human")]
+    pub authority: Authority,
+    /// Allows an order that leaves a domain without any site that is not forced down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// What an override is about: a site, a domain (glob) at every site, or a domain at a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideTarget {
+    /// The site; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
+    /// A domain or a glob (`*` stands for any run of characters); absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+}
+
+/// What an operator ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverrideState {
+    /// Use it whatever probes say.
+    Up,
+    /// Use it only when nothing else is left at all.
+    Down,
+    /// Stop sending new clients there; before `down` when nothing else is left.
+    Drain,
+    /// Let back what recovered before this order, where a domain's recovery is `manual`. It overrides nothing else.
+    Release,
+}
+
+impl OverrideState {
+    /// As in documents and views.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Whose order it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authority {
+    /// A tool's.
+    Tool,
+    /// A person's.
+    #[default]
+    Human,
+}
+
+impl Authority {
+    const fn is_human(&self) -> bool {
+        matches!(self, Self::Human)
+    }
+
+    /// As in documents and views.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Human => "human",
+        }
+    }
+}

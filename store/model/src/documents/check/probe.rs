@@ -1,0 +1,379 @@
+//! What a probe dials and what it expects, kind by kind.
+//!
+//! Every kind with more than a word to say is boxed: a prober holds tens of thousands of these, most of them `tcp`.
+//! A field added later has a default and is left out when it has it, so that what an earlier version stored is
+//! read as it was meant.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{DomainName, Name, Span};
+
+/// What a probe dials and what it expects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Probe {
+    /// The port accepts a connection, and says what it should if that is asked.
+    Tcp(TcpProbe),
+    /// The port completes a TLS handshake.
+    Tls(Box<TlsProbe>),
+    /// HTTP, over TLS or not, answers with an expected status.
+    Http(Box<HttpProbe>),
+    /// A DNS server answers a query.
+    Dns(Box<DnsProbe>),
+    /// A gRPC server says that it is serving (grpc.health.v1).
+    Grpc(Box<GrpcProbe>),
+    /// The address answers an ICMP echo request.
+    Icmp {},
+    /// A program of the prober's own says so.
+    External(Box<ExternalProbe>),
+}
+
+impl Probe {
+    /// That the port accepts a connection.
+    #[must_use]
+    pub const fn tcp() -> Self {
+        Self::Tcp(TcpProbe { send: None, expect: None })
+    }
+
+    /// The word for its kind, as documents write it; `https` for HTTP over TLS.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Tls(_) => "tls",
+            Self::Http(it) if it.tls.is_some() => "https",
+            Self::Http(_) => "http",
+            Self::Dns(_) => "dns",
+            Self::Grpc(_) => "grpc",
+            Self::Icmp {} => "icmp",
+            Self::External(_) => "external",
+        }
+    }
+}
+
+/// A TCP connection and, if asked, a word or two over it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TcpProbe {
+    /// Sent once connected, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send: Option<Box<str>>,
+    /// What must stand somewhere in the first [`TcpProbe::MOST_READ`] bytes that come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Box<str>>,
+}
+
+impl TcpProbe {
+    /// The longest `send` and `expect`, in bytes.
+    pub const LONGEST: usize = 1024;
+    /// No more of an answer than this is read, in bytes.
+    pub const MOST_READ: usize = 16 * 1024;
+}
+
+/// How a TLS session is asked for and judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tls {
+    /// The name asked for (SNI, RFC 6066 §3) and, if verified, what the certificate must be for. Absent: that of
+    /// the Host header if there is one, otherwise the address, which SNI does not carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<DomainName>,
+    /// Whether the certificate must be valid, for that name, by an authority the prober trusts.
+    pub verify: bool,
+    /// A success says so when the certificate ends within this time; it stays a success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_before: Option<Span>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { server_name: None, verify: true, warn_before: None }
+    }
+}
+
+/// A TLS handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TlsProbe {
+    /// Its terms.
+    pub tls: Tls,
+}
+
+/// One HTTP request and what its answer must be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HttpProbe {
+    /// The path asked for.
+    pub path: String,
+    /// The Host header; absent: the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Statuses that count as success.
+    pub expect_status: Vec<StatusRange>,
+    /// The method.
+    #[serde(default, skip_serializing_if = "Method::is_get")]
+    pub method: Method,
+    /// The version spoken.
+    #[serde(default, skip_serializing_if = "HttpVersion::is_one")]
+    pub http_version: HttpVersion,
+    /// Sent beside those every request has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Header>,
+    /// What must stand somewhere in the first [`HttpProbe::MOST_BODY`] bytes of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_body: Option<String>,
+    /// Over TLS, on these terms; absent: in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl HttpProbe {
+    /// No more of a body than this is read, in bytes.
+    pub const MOST_BODY: usize = 64 * 1024;
+    /// Headers a check may add.
+    pub const MOST_HEADERS: usize = 16;
+
+    /// A GET over HTTP/1.1 in the clear.
+    #[must_use]
+    pub fn get(path: impl Into<String>, host: Option<String>, expect_status: Vec<StatusRange>) -> Self {
+        Self {
+            path: path.into(),
+            host,
+            expect_status,
+            method: Method::Get,
+            http_version: HttpVersion::One,
+            headers: Vec::new(),
+            expect_body: None,
+            tls: None,
+        }
+    }
+}
+
+/// A header a check adds to its request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Header {
+    /// In lower case.
+    pub name: String,
+    /// Visible characters and spaces.
+    pub value: String,
+}
+
+/// How a resource is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// GET.
+    #[default]
+    Get,
+    /// HEAD: no body comes back.
+    Head,
+}
+
+impl Method {
+    /// As on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    const fn is_get(&self) -> bool {
+        matches!(self, Self::Get)
+    }
+}
+
+/// The HTTP version a check speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "1.1")]
+    One,
+    /// HTTP/2: agreed by ALPN over TLS, known beforehand without (RFC 9113 §3).
+    #[serde(rename = "2")]
+    Two,
+}
+
+impl HttpVersion {
+    /// As documents write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "1.1",
+            Self::Two => "2",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    const fn is_one(&self) -> bool {
+        matches!(self, Self::One)
+    }
+}
+
+/// One status or a range of them, both ends included: `200`, `200-399`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatusRange {
+    first: u16,
+    last: u16,
+}
+
+/// What a status or range should have looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StatusError {
+    /// Not a number, or out of range.
+    #[error("a status from 100 to 599, or a range such as 200-399")]
+    Malformed,
+    /// The end comes before the beginning.
+    #[error("a range whose end is not below its beginning, such as 200-399")]
+    Reversed,
+}
+
+impl StatusRange {
+    /// From `first` to `last`.
+    ///
+    /// # Errors
+    /// When an end is no status, or they are reversed.
+    pub fn new(first: u16, last: u16) -> Result<Self, StatusError> {
+        let status = |code| (100..=599).contains(&code);
+        match (status(first) && status(last), first <= last) {
+            (false, _) => Err(StatusError::Malformed),
+            (true, false) => Err(StatusError::Reversed),
+            (true, true) => Ok(Self { first, last }),
+        }
+    }
+
+    /// True for a status within.
+    #[must_use]
+    pub const fn contains(self, status: u16) -> bool {
+        self.first <= status && status <= self.last
+    }
+
+    /// The status, if it is only one.
+    #[must_use]
+    pub fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
+    }
+}
+
+impl std::str::FromStr for StatusRange {
+    type Err = StatusError;
+
+    fn from_str(text: &str) -> Result<Self, StatusError> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|_| digits).ok_or(StatusError::Malformed)
+        };
+        Self::new(number(first)?, number(last)?)
+    }
+}
+
+impl std::fmt::Display for StatusRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { first, last } = self;
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
+impl Serialize for StatusRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A number alone, as before there were ranges.
+        match self.single() {
+            Some(status) => serializer.serialize_u16(status),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            One(u16),
+            Range(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::One(status) => Self::new(status, status).map_err(de::Error::custom),
+            Form::Range(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+/// One DNS query over UDP, over TCP too if the answer is cut short.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DnsProbe {
+    /// The name asked for.
+    pub query: DomainName,
+    /// The type asked for, by number.
+    pub record_type: u16,
+    /// The response code that must come back, by number (RFC 6895 §2.3).
+    pub expect_rcode: u16,
+    /// What must be the data of one of the records in the answer section, in presentation form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_record: Option<String>,
+}
+
+impl DnsProbe {
+    /// The response codes documents may name, with their numbers.
+    pub const RCODES: [(&'static str, u16); 6] =
+        [("NOERROR", 0), ("FORMERR", 1), ("SERVFAIL", 2), ("NXDOMAIN", 3), ("NOTIMP", 4), ("REFUSED", 5)];
+
+    /// What documents call a response code.
+    #[must_use]
+    pub fn rcode(number: u16) -> Option<&'static str> {
+        Self::RCODES.into_iter().find(|(_, code)| *code == number).map(|(word, _)| word)
+    }
+}
+
+/// One call of `grpc.health.v1.Health/Check`, whose answer must be SERVING.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GrpcProbe {
+    /// The service asked for; empty: the server as a whole.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    /// The `:authority`; absent: the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Over TLS, on these terms; absent: in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// A program that the prober's own configuration lists; it is given the address and the port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ExternalProbe {
+    /// The name under which the prober knows it. A path has no place in a document: what runs on a machine is
+    /// for that machine's configuration to say.
+    pub program: Name,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_earlier_versions_stored_is_read() {
+        let tcp: Probe = serde_json::from_str(r#"{"type":"tcp"}"#).unwrap();
+        assert_eq!(tcp, Probe::tcp());
+        let old = r#"{"type":"http","path":"/readyz","host":"gw.a","expect_status":[200,204]}"#;
+        let http: Probe = serde_json::from_str(old).unwrap();
+        let status = |code| StatusRange::new(code, code).unwrap();
+        let get = HttpProbe::get("/readyz", Some("gw.a".to_owned()), vec![status(200), status(204)]);
+        assert_eq!(http, Probe::Http(Box::new(get)));
+        assert_eq!(serde_json::to_string(&http).unwrap(), old, "and a plain check is stored as it was");
+    }
+
+    #[test]
+    fn status_ranges_read_as_they_print() {
+        for good in ["200", "200-399", "599", "100-100"] {
+            let range: StatusRange = good.parse().unwrap();
+            assert_eq!(range.to_string().parse(), Ok(range));
+        }
+        for bad in ["", "99", "600", "200-", "-200", "+200", "200-600", "2xx", "200-300-400"] {
+            assert_eq!(bad.parse::<StatusRange>(), Err(StatusError::Malformed), "{bad}");
+        }
+        assert_eq!("399-200".parse::<StatusRange>(), Err(StatusError::Reversed));
+        let range: StatusRange = "200-399".parse().unwrap();
+        assert!(range.contains(200) && range.contains(399) && !range.contains(199) && !range.contains(400));
+    }
+}

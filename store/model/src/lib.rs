@@ -1,0 +1,30 @@
+//! The vocabulary: names, units and the declarative documents every part of the program speaks of.
+//!
+//! These types are what *runs*, not what was written: they exist only once decoding has accepted a document,
+//! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
+//! a reader into a tree that remembers lines, so that every mistake can name its place.
+
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod arbitrary;
+pub mod decode;
+mod documents;
+pub mod encode;
+mod family;
+pub mod glob;
+mod mistake;
+mod name;
+pub mod rdata;
+pub mod read;
+pub mod tree;
+mod units;
+mod world;
+pub mod yaml;
+
+pub use decode::parse;
+pub use documents::*;
+pub use family::Family;
+pub use mistake::{Mistake, Mistakes};
+pub use name::{DomainName, Name, NameError};
+pub use tree::{Place, Placed};
+pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
+pub use world::{MAX_SITES, Origin, Places, Sources, Steered, World, ended_overrides};

@@ -1,0 +1,448 @@
+//! Reads a tree into types and collects every mistake on the way instead of stopping at the first.
+//!
+//! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records a mistake and gives
+//! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
+//! [`Fields`], which reports, when it is dropped, the keys nobody asked for: an unknown key cannot slip through.
+
+use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
+
+use ipnet::IpNet;
+
+use super::{
+    Span, Ttl,
+    mistake::{Mistakes, suggestion},
+    tree::{Node, Scalar, Value},
+};
+
+/// A cursor on one node.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    mistakes: &'a Mistakes,
+    document: &'a str,
+    field: String,
+    line: u32,
+    node: &'a Node,
+}
+
+impl<'a> Reader<'a> {
+    /// At the root of a tree. `document` says in mistakes what the tree is, as `Domain gw.example.com`.
+    #[must_use]
+    pub const fn new(mistakes: &'a Mistakes, document: &'a str, node: &'a Node) -> Self {
+        Self { mistakes, document, field: String::new(), line: node.line, node }
+    }
+
+    /// The node it is on.
+    #[must_use]
+    pub const fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    /// The path from the root: `records[3].data`.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// Records a mistake here: what is wrong, and what would be right (empty if the problem says it).
+    pub fn mistake(&self, problem: impl Into<String>, expected: impl Into<String>) {
+        self.mistakes.add(self.line, self.document, &self.field, problem.into(), expected.into());
+    }
+
+    /// Records that what stands here is not `expected`.
+    pub fn wrong(&self, expected: impl fmt::Display) {
+        self.mistake(format!("{} is not {expected}", self.node.found()), expected.to_string());
+    }
+
+    /// How many mistakes there are so far, here and elsewhere.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.mistakes.count()
+    }
+
+    /// True for `null` and for a key without a value.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(&self.node.value, Value::Scalar(scalar) if scalar.is_null())
+    }
+
+    /// The scalar here, unless it is null; otherwise a mistake.
+    fn scalar(&self, expected: &dyn fmt::Display) -> Option<&'a Scalar> {
+        match &self.node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => Some(scalar),
+            _ => {
+                self.wrong(expected);
+                None
+            }
+        }
+    }
+
+    /// A text of at least one and at most `most` bytes, without control characters.
+    #[must_use]
+    pub fn text(&self, most: usize) -> Option<&'a str> {
+        let scalar = self.scalar(&"a text")?;
+        let text = scalar.text.as_str();
+        if text.is_empty() || text.len() > most || text.chars().any(char::is_control) {
+            self.wrong(format_args!("a text of 1 to {most} bytes on one line"));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Anything that parses from text; its error must say what was expected.
+    #[must_use]
+    pub fn parse<T: FromStr>(&self) -> Option<T>
+    where
+        T::Err: fmt::Display,
+    {
+        let text = match &self.node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => scalar.text.as_str(),
+            // Parsing nothing gives the words for what was expected.
+            _ => "",
+        };
+        match text.parse() {
+            Ok(value) if !text.is_empty() => Some(value),
+            Ok(_) => {
+                self.wrong("a text that is not empty");
+                None
+            }
+            Err(expected) => {
+                self.wrong(expected);
+                None
+            }
+        }
+    }
+
+    /// Anything that parses from text and whose error does not say what was expected.
+    #[must_use]
+    pub fn parse_as<T: FromStr>(&self, expected: &str) -> Option<T> {
+        let parsed = self.scalar(&expected)?.text.parse().ok();
+        if parsed.is_none() {
+            self.wrong(expected);
+        }
+        parsed
+    }
+
+    /// A duration such as `800ms`.
+    #[must_use]
+    pub fn span(&self) -> Option<Span> {
+        self.parse()
+    }
+
+    /// A duration within a range.
+    #[must_use]
+    pub fn span_within(&self, range: RangeInclusive<Span>) -> Option<Span> {
+        let span = self.span()?;
+        if !range.contains(&span) {
+            self.wrong(format_args!("a duration from {} to {}", range.start(), range.end()));
+            return None;
+        }
+        Some(span)
+    }
+
+    /// A TTL of whole seconds such as `20s`.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Ttl> {
+        let ttl = Ttl::try_from(self.span()?);
+        ttl.map_err(|expected| self.wrong(expected)).ok()
+    }
+
+    /// The TTL of a record in a zone: zero is allowed.
+    pub fn record_ttl(&self) -> Option<Ttl> {
+        let ttl = Ttl::of_record_in(self.span()?);
+        ttl.map_err(|expected| self.wrong(expected)).ok()
+    }
+
+    /// A time of a zone's SOA: any number of seconds that fits the wire.
+    pub fn soa_time(&self) -> Option<Ttl> {
+        let time = Ttl::of_soa_in(self.span()?);
+        time.map_err(|expected| self.wrong(expected)).ok()
+    }
+
+    /// A whole number within a range.
+    #[must_use]
+    pub fn int<T: TryFrom<i64> + PartialOrd + fmt::Display>(&self, range: RangeInclusive<T>) -> Option<T> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let number = self.scalar(&expected)?.as_int().and_then(|n| T::try_from(n).ok());
+        let fits = number.filter(|n| range.contains(n));
+        if fits.is_none() {
+            self.wrong(expected);
+        }
+        fits
+    }
+
+    /// A number within a range.
+    #[must_use]
+    pub fn float(&self, range: RangeInclusive<f64>) -> Option<f64> {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        let number = self.scalar(&expected)?.as_float().filter(|n| range.contains(n));
+        if number.is_none() {
+            self.wrong(expected);
+        }
+        number
+    }
+
+    /// `true` or `false`.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        let truth = self.scalar(&"true or false")?.as_bool();
+        if truth.is_none() {
+            self.wrong("true or false");
+        }
+        truth
+    }
+
+    /// A network in CIDR form without host bits, such as `10.1.0.0/16`.
+    #[must_use]
+    pub fn net(&self) -> Option<IpNet> {
+        let net: IpNet = self.parse_as("a network such as 10.1.0.0/16 or 2001:db8::/48")?;
+        if net.trunc() != net {
+            self.wrong(format_args!("a network: it has host bits; the network is {}", net.trunc()));
+            return None;
+        }
+        Some(net)
+    }
+
+    /// One of a few words; `T` is what each stands for.
+    #[must_use]
+    pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        let expected = format!("one of {}", join(words.iter().map(|(word, _)| *word)));
+        let text = self.scalar(&expected)?.text.as_str();
+        let found = words.iter().find(|(word, _)| *word == text);
+        if found.is_none() {
+            let hint = suggestion(text, words.iter().map(|(word, _)| *word));
+            self.mistake(format!("{} is not {expected}{hint}", self.node.found()), expected);
+        }
+        found.map(|(_, meaning)| *meaning)
+    }
+
+    /// The items of a list, each read by `read`; all wrong ones are reported. `None` only if it is no list.
+    #[must_use]
+    pub fn list<T>(&self, read: impl FnMut(Self) -> Option<T>) -> Option<Vec<T>> {
+        Some(self.items("a list")?.into_iter().filter_map(read).collect())
+    }
+
+    /// As [`Reader::list`], with at least one item and none twice.
+    #[must_use]
+    pub fn distinct<T: Clone + Eq + Hash>(&self, mut read: impl FnMut(Self) -> Option<T>) -> Option<Vec<T>> {
+        let mut seen = HashSet::new();
+        let mut values = Vec::new();
+        for item in self.items("a list")? {
+            let at = item.clone();
+            let Some(value) = read(item) else { continue };
+            if seen.insert(value.clone()) {
+                values.push(value);
+            } else {
+                at.mistake(format!("{} stands here twice", at.node.found()), "each once");
+            }
+        }
+        Some(values)
+    }
+
+    /// Cursors on the items of a list; a mistake that says `expected` if it is none.
+    fn items(&self, expected: &str) -> Option<Vec<Self>> {
+        let Value::List(items) = &self.node.value else {
+            self.wrong(expected);
+            return None;
+        };
+        let at = |(n, node): (usize, &'a Node)| self.step(format!("{}[{n}]", self.field), node.line, node);
+        Some(items.iter().enumerate().map(at).collect())
+    }
+
+    fn step(&self, field: String, line: u32, node: &'a Node) -> Self {
+        Self { mistakes: self.mistakes, document: self.document, field, line, node }
+    }
+
+    /// The fields of a map with fixed keys.
+    #[must_use]
+    pub fn fields(&self) -> Option<Fields<'a>> {
+        let Value::Map(_) = &self.node.value else {
+            self.wrong("a map");
+            return None;
+        };
+        Some(Fields { at: self.clone(), asked: RefCell::default(), strict: true })
+    }
+
+    /// The entries of a map with free keys: a cursor on each value, with its key.
+    #[must_use]
+    pub fn entries(&self) -> Option<Vec<(&'a str, Self)>> {
+        let Value::Map(entries) = &self.node.value else {
+            self.wrong("a map");
+            return None;
+        };
+        let prefix = self.prefix();
+        let at = |entry: &'a super::tree::Entry| {
+            let field = format!("{prefix}{}", entry.key);
+            (entry.key.as_str(), self.step(field, entry.line, &entry.value))
+        };
+        Some(entries.iter().map(at).collect())
+    }
+
+    fn prefix(&self) -> String {
+        if self.field.is_empty() { String::new() } else { format!("{}.", self.field) }
+    }
+}
+
+/// `a, b or c`.
+pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let words: Vec<&str> = words.collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((only, [])) => (*only).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// The fields of a map. When dropped, every key that was not asked for is a mistake.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    at: Reader<'a>,
+    asked: RefCell<Vec<&'static str>>,
+    strict: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// A cursor on the map itself, for mistakes about the whole.
+    #[must_use]
+    pub const fn whole(&self) -> &Reader<'a> {
+        &self.at
+    }
+
+    /// A cursor on a field, if it was written (null counts as written).
+    #[must_use]
+    pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
+        let entry = self.at.node.entry(key)?;
+        Some(self.at.step(format!("{}{key}", self.at.prefix()), entry.line, &entry.value))
+    }
+
+    /// A field that must be there; `expected` says what belongs there when it is not.
+    #[must_use]
+    pub fn required<T>(
+        &self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(Reader<'a>) -> Option<T>,
+    ) -> Option<T> {
+        let Some(field) = self.get(key) else {
+            let missing = self.at.step(format!("{}{key}", self.at.prefix()), self.at.line, self.at.node);
+            missing.mistake("is missing", expected);
+            return None;
+        };
+        read(field)
+    }
+
+    /// A field that may be absent or null.
+    #[must_use]
+    pub fn optional<T>(&self, key: &'static str, read: impl FnOnce(Reader<'a>) -> Option<T>) -> Option<T> {
+        self.get(key).filter(|field| !field.is_null()).and_then(read)
+    }
+
+    /// A field with a default, which is also what a wrong value reads as: the mistake is recorded anyway.
+    #[must_use]
+    pub fn or<T>(&self, key: &'static str, default: T, read: impl FnOnce(Reader<'a>) -> Option<T>) -> T {
+        self.optional(key, read).unwrap_or(default)
+    }
+
+    /// Refuses a field that means something, but not yet: says what is supported instead.
+    pub fn not_yet(&self, key: &'static str, supported: &str) {
+        if let Some(field) = self.get(key) {
+            field.mistake(format!("not supported yet; supported are {supported}"), supported);
+        }
+    }
+
+    /// Takes keys nobody asked for as they are, for a map that is refused for another reason.
+    pub const fn ignore_rest(&mut self) {
+        self.strict = false;
+    }
+}
+
+impl Drop for Fields<'_> {
+    fn drop(&mut self) {
+        let Value::Map(entries) = &self.at.node.value else { return };
+        let asked = self.asked.borrow();
+        for entry in entries.iter().filter(|entry| self.strict && !asked.contains(&entry.key.as_str())) {
+            let hint = suggestion(&entry.key, asked.iter().copied());
+            let known = format!("one of the keys {}", join(asked.iter().copied()));
+            let at = self.at.step(format!("{}{}", self.at.prefix(), entry.key), entry.line, &entry.value);
+            at.mistake(format!("unknown key{hint}"), known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Mistake, Name, yaml};
+
+    /// Reads one document and returns the mistakes, as printed.
+    fn read(text: &str, with: impl FnOnce(&Fields<'_>)) -> Vec<String> {
+        let mistakes = Mistakes::new("t.yaml".into());
+        let trees = yaml::parse(text, &mistakes);
+        assert_eq!(mistakes.count(), 0, "the YAML itself");
+        let root = Reader::new(&mistakes, "Thing x", &trees[0]);
+        with(&root.fields().unwrap());
+        mistakes.into_vec().iter().map(Mistake::to_string).collect()
+    }
+
+    #[test]
+    fn every_mistake_in_one_run() {
+        let text = "a: 70000\nb: nope\nc: [x, B, x]\nd: {e: 0s}\nsiet: 1\n";
+        let found = read(text, |fields| {
+            assert_eq!(fields.or("a", 9u16, |r| r.int(1..=65535)), 9);
+            assert_eq!(fields.required("b", "", |r| r.boolean()), None);
+            let names = fields.required("c", "", |r| r.distinct(|r| r.parse::<Name>()));
+            assert_eq!(names.unwrap().len(), 1);
+            let nested = fields.get("d").unwrap().fields().unwrap();
+            assert_eq!(nested.optional("e", |r| r.ttl()), None);
+            assert_eq!(fields.optional("site", |r| r.text(9)), None);
+            assert_eq!(fields.required("g", "a name", |r| r.text(9)), None);
+        });
+        let name =
+            "a name of 1 to 63 characters a-z, 0-9, '-', '_' or '.', starting with a letter or a digit";
+        assert_eq!(
+            found,
+            [
+                "t.yaml:1: Thing x: a: \"70000\" is not a whole number from 1 to 65535".to_owned(),
+                "t.yaml:1: Thing x: g: is missing; expected a name".to_owned(),
+                "t.yaml:2: Thing x: b: \"nope\" is not true or false".to_owned(),
+                format!("t.yaml:3: Thing x: c[1]: \"B\" is not {name}"),
+                "t.yaml:3: Thing x: c[2]: \"x\" stands here twice; expected each once".to_owned(),
+                "t.yaml:4: Thing x: d.e: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d"
+                    .to_owned(),
+                "t.yaml:5: Thing x: siet: unknown key; did you mean \"site\"?; expected one of the keys \
+                 a, b, c, d, site or g"
+                    .to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn shapes_are_told_apart() {
+        let found = read("a: [1]\nb: {x: 1}\nc: text\nd: 1.5\ne: '5'\nf:\n", |fields| {
+            assert_eq!(fields.optional("a", |r| r.text(9)), None);
+            assert_eq!(fields.optional("b", |r| r.list(|r| r.text(9).map(str::to_owned))), None);
+            assert!(fields.optional("c", |r| r.fields()).is_none());
+            assert_eq!(fields.optional("d", |r| r.int(0..=9u8)), None);
+            assert_eq!(fields.optional("e", |r| r.int(0..=9u8)), None);
+            assert_eq!(fields.required("f", "a text", |r| r.text(9)), None);
+        });
+        assert_eq!(found.len(), 6, "{found:#?}");
+        assert!(found[0].contains("a: a list is not a text"), "{found:#?}");
+        assert!(found[5].contains("f: nothing is not a text"), "{found:#?}");
+    }
+
+    #[test]
+    fn words_and_nets() {
+        let found = read("a: majorty\nb: 10.1.2.3/16\nc: 10.0.0.0/33\n", |fields| {
+            assert_eq!(fields.optional("a", |r| r.word(&[("majority", 1), ("any", 2)])), None);
+            assert_eq!(fields.optional("b", |r| r.net()), None);
+            assert_eq!(fields.optional("c", |r| r.net()), None);
+        });
+        assert!(found[0].contains("\"majorty\" is not one of majority or any; did you mean \"majority\"?"));
+        assert!(found[1].contains("the network is 10.1.0.0/16"), "{found:#?}");
+        assert!(found[2].contains("a network such as"), "{found:#?}");
+    }
+}

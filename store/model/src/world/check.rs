@@ -1,0 +1,282 @@
+//! What documents get wrong only together.
+
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, hash_map},
+    sync::Arc,
+};
+
+use super::{IMPLIED, World, names, policies};
+use crate::{
+    Check, Cluster, Document, DocumentId, Domain, Kind, MAX_SITES, Mistake, Mistakes, Moment, Name, Place,
+    Placed, Quorum, Route, Service, Site, mistake::suggestion,
+};
+
+pub(super) fn check(
+    documents: impl Iterator<Item = Placed<Arc<Document>>>,
+    now: Moment,
+) -> Result<World, Vec<Mistake>> {
+    let mut world = World::default();
+    let mut places = HashMap::new();
+    let mut twice = Vec::new();
+    for Placed { value, place } in documents {
+        match places.entry(value.id()) {
+            hash_map::Entry::Vacant(free) => {
+                free.insert(place);
+                world.insert(value);
+            }
+            hash_map::Entry::Occupied(taken) => {
+                twice.push((taken.key().clone(), place, taken.get().to_string()))
+            }
+        }
+    }
+    let mut checker = Checker { world: &world, places, mistakes: Vec::new(), hints: 20 };
+    for (id, place, first) in twice {
+        let problem = format!("is there twice; the first is at {first}");
+        checker.report_at(&place, &id, "name", problem, "each name once within its kind".to_owned());
+    }
+    checker.all(now);
+    let mut mistakes = checker.mistakes;
+    if mistakes.is_empty() {
+        return Ok(world);
+    }
+    let order = |it: &Mistake| (Arc::clone(&it.file), it.line, it.document.clone(), it.field.clone());
+    mistakes.sort_by_cached_key(order);
+    Err(mistakes)
+}
+
+/// Collects what is wrong with a world.
+pub(super) struct Checker<'w> {
+    pub(super) world: &'w World,
+    places: HashMap<DocumentId, Place>,
+    mistakes: Vec<Mistake>,
+    /// How many more suggestions are worth their time: each looks at every name.
+    hints: u32,
+}
+
+pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
+    DocumentId { kind, name: name.borrow().to_owned() }
+}
+
+impl Checker<'_> {
+    fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
+        if self.mistakes.len() < Mistakes::MOST {
+            self.mistakes.push(Mistake {
+                file: Arc::clone(place.file()),
+                line: place.line_of(field),
+                document: id.to_string(),
+                field: field.to_owned(),
+                problem,
+                expected,
+            });
+        }
+    }
+
+    /// Records a mistake in a field of a document.
+    pub(super) fn report(
+        &mut self,
+        id: &DocumentId,
+        field: &str,
+        problem: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        let place = self.places.get(id).cloned().unwrap_or_else(|| Place::elsewhere("implied"));
+        self.report_at(&place, id, field, problem.into(), expected.into());
+    }
+
+    /// Where a document was written, for people.
+    pub(super) fn place(&self, id: &DocumentId) -> String {
+        self.places.get(id).map(Place::to_string).unwrap_or_default()
+    }
+
+    /// True if a document that a field names exists.
+    pub(super) fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
+        let named = self.world.kinds.get(&kind);
+        if named.is_some_and(|named| named.contains_key(name)) {
+            return true;
+        }
+        let known = named.into_iter().flat_map(|named| named.keys().map(String::as_str));
+        let hint = if self.hints > 0 { suggestion(name, known) } else { String::new() };
+        self.hints = self.hints.saturating_sub(1);
+        self.report(from, field, format!("there is no {kind} {name}{hint}"), format!("the name of a {kind}"));
+        false
+    }
+
+    fn all(&mut self, now: Moment) {
+        let world = self.world;
+        self.sites();
+        for cluster in world.clusters() {
+            self.cluster(cluster);
+        }
+        for check in world.checks() {
+            self.check(check);
+        }
+        for domain in world.declared_domains() {
+            self.domain(domain);
+        }
+        for service in world.services() {
+            self.service(service);
+        }
+        self.one_uuid_each();
+        self.routes();
+        for vantage in world.vantages() {
+            if let Some(site) = &vantage.site {
+                self.refer(&id(Kind::Vantage, &vantage.name), "site", Kind::Site, site.as_str());
+            }
+        }
+        for token in world.tokens() {
+            if let Some(vantage) = &token.scope.vantage {
+                self.refer(&id(Kind::Token, &token.name), "scope.vantage", Kind::Vantage, vantage.as_str());
+            }
+        }
+        let steered = world.domains();
+        names::check(self, &steered);
+        self.overrides(&steered, now);
+    }
+
+    fn sites(&mut self) {
+        let world = self.world;
+        let mut claimed: HashMap<_, &Site> = HashMap::new();
+        for (n, site) in world.sites().enumerate() {
+            let at = id(Kind::Site, &site.name);
+            if n == MAX_SITES {
+                let problem = format!("one site too many: there are {}", world.sites().count());
+                self.report(&at, "name", problem, format!("at most {MAX_SITES} Sites in all"));
+            }
+            for (n, net) in site.networks.iter().enumerate() {
+                if let Some(other) = claimed.insert(net.trunc(), site) {
+                    let problem = format!("{net} is claimed by the Site {} too", other.name);
+                    self.report(&at, &format!("networks[{n}]"), problem, "each network at one site");
+                }
+            }
+        }
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        let at = id(Kind::Cluster, &cluster.name);
+        self.refer(&at, "zone", Kind::Zone, cluster.zone.as_str());
+        if !cluster.gateway_domain.is_within(&cluster.zone) {
+            let problem = format!("{} lies outside the cluster's zone", cluster.gateway_domain);
+            self.report(&at, "gateway_domain", problem, format!("a name in {}", cluster.zone));
+        }
+        for site in cluster.gateways.keys() {
+            self.refer(&at, &format!("gateways.{site}"), Kind::Site, site.as_str());
+        }
+        for site in cluster.capacity.keys() {
+            self.at_gateway(&at, &format!("capacity.{site}"), site, cluster);
+        }
+        for (n, rule) in cluster.keep.iter().enumerate() {
+            for (m, site) in rule.of.iter().enumerate() {
+                self.at_gateway(&at, &format!("keep[{n}].of[{m}]"), site, cluster);
+            }
+        }
+        if let Some(domain) = self.world.domain(cluster.gateway_domain.as_str())
+            && domain.cluster != cluster.name
+        {
+            let problem = format!("the Domain {} belongs to the cluster {}", domain.name, domain.cluster);
+            self.report(&at, "gateway_domain", problem, "a domain of this cluster");
+        }
+    }
+
+    fn check(&mut self, check: &Check) {
+        let vantages = self.world.vantages().count();
+        if let Quorum::Count(n) = check.quorum
+            && usize::from(n) > vantages
+        {
+            let problem = format!("{n} vantages can never agree: {vantages} are configured");
+            self.report(&id(Kind::Check, &check.name), "quorum", problem, "at most the number of vantages");
+        }
+    }
+
+    fn domain(&mut self, domain: &Domain) {
+        let world = self.world;
+        let at = id(Kind::Domain, domain.name.as_str());
+        if let Some(check) = &domain.check {
+            self.refer(&at, "check", Kind::Check, check.as_str());
+        }
+        if !self.refer(&at, "cluster", Kind::Cluster, domain.cluster.as_str()) {
+            return;
+        }
+        let Some(cluster) = world.cluster(domain.cluster.as_str()) else { return };
+        if !domain.name.is_within(&cluster.zone) {
+            let problem = format!("lies outside the zone of its cluster {}", cluster.name);
+            self.report(&at, "name", problem, format!("a name in {}", cluster.zone));
+        }
+        self.sites_in_cluster(&at, domain.sites.as_deref(), cluster);
+        let sites = world.sites_of(domain);
+        if usize::from(domain.min_up) > sites.len() {
+            let problem = format!("{} is more than the domain has sites", domain.min_up);
+            self.report(&at, "min_up", problem, format!("at most {}", sites.len()));
+        }
+        policies::check(self, &at, domain, &sites);
+    }
+
+    fn sites_in_cluster(&mut self, at: &DocumentId, sites: Option<&[Name]>, cluster: &Cluster) {
+        for (n, site) in sites.unwrap_or_default().iter().enumerate() {
+            self.at_gateway(at, &format!("sites[{n}]"), site, cluster);
+        }
+    }
+
+    /// A field names a site of the cluster.
+    fn at_gateway(&mut self, at: &DocumentId, field: &str, site: &Name, cluster: &Cluster) {
+        if !cluster.gateways.contains_key(site) {
+            let hint = suggestion(site.as_str(), cluster.gateways.keys().map(Name::as_str));
+            let problem = format!("the cluster {} has no gateway at {site}{hint}", cluster.name);
+            self.report(at, field, problem, "sites of the cluster");
+        }
+    }
+
+    fn service(&mut self, service: &Service) {
+        let at = id(Kind::Service, &service.name);
+        if let Some(check) = &service.check {
+            self.refer(&at, "check", Kind::Check, check.as_str());
+        }
+        if self.refer(&at, "cluster", Kind::Cluster, service.cluster.as_str())
+            && let Some(cluster) = self.world.cluster(service.cluster.as_str())
+        {
+            self.sites_in_cluster(&at, service.sites.as_deref(), cluster);
+            let declared = service.uuid_domain(cluster).and_then(|name| self.world.domain(name.as_str()));
+            if let Some(domain) = declared.filter(|domain| domain.cluster != service.cluster) {
+                let problem = format!("its Domain {} belongs to the cluster {}", domain.name, domain.cluster);
+                self.report(&at, "cluster", problem, "the cluster of its UUID domain");
+            }
+        }
+    }
+
+    fn one_uuid_each(&mut self) {
+        let world = self.world;
+        let mut owners: HashMap<_, &Service> = HashMap::new();
+        for service in world.services() {
+            if let Some(uuid) = service.uuid
+                && let Some(other) = owners.insert(uuid, service)
+            {
+                let problem = format!("is the UUID of the Service {} too", other.name);
+                self.report(&id(Kind::Service, &service.name), "uuid", problem, "a UUID of its own, or none");
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        let world = self.world;
+        let mut taken: HashMap<_, &Route> = HashMap::new();
+        for route in world.declared_routes() {
+            let at = id(Kind::Route, &route.name);
+            if route.name.as_str().starts_with(IMPLIED) {
+                let problem = format!("{IMPLIED} is kept for the routes that services imply");
+                self.report(&at, "name", problem, "another name");
+            }
+            for (n, to) in route.to.iter().enumerate() {
+                self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
+            }
+            for (n, host) in route.hosts.iter().enumerate() {
+                for path in &route.paths {
+                    if let Some(other) = taken.insert((host, path), route) {
+                        let crate::PathMatch::Prefix(prefix) = path;
+                        let problem = format!("{host}{prefix} is taken by the Route {} already", other.name);
+                        self.report(&at, &format!("hosts[{n}]"), problem, "each host and path in one route");
+                    }
+                }
+            }
+        }
+    }
+}

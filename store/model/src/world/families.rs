@@ -1,0 +1,234 @@
+//! Families of addresses that some sites have and others lack: no mistake, but something to know beforehand.
+//!
+//! A family's answer leaves out the sites that lack it, so its clients go elsewhere than the other family's. And where an
+//! operator takes out every site that has a family while others are left, that family has no answer.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{Steered, World, overlays};
+use crate::{
+    Addresses, Document, DocumentId, Family, Kind, Mistake, Moment, Name, Override, OverrideState, Place,
+    Placed,
+};
+
+/// Where documents were written, for warnings about the world they are in.
+#[derive(Clone, Debug, Default)]
+pub struct Places(HashMap<DocumentId, Place>);
+
+impl Places {
+    /// Those of some documents; warnings about others have no place.
+    pub fn of<'d>(documents: impl IntoIterator<Item = &'d Placed<Document>>) -> Self {
+        Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
+    }
+
+    /// Something that is allowed and may be meant otherwise, in the form of a mistake: about a document as people know
+    /// it, at the field of the one that says so.
+    fn warning(
+        &self,
+        (document, field): (String, String),
+        at: (&DocumentId, &str),
+        problem: String,
+    ) -> Mistake {
+        // What did not come from a file has no line, and its place says nothing to people.
+        let place = self.0.get(at.0).and_then(|place| Some((place.file(), place.line_of(at.1)?)));
+        let (file, line) =
+            place.map_or_else(|| ("documents".into(), None), |(file, line)| (Arc::clone(file), Some(line)));
+        Mistake { file, line, document, field, problem, expected: String::new() }
+    }
+}
+
+/// How far a site is from being used by an operator's order; more is farther.
+type Distance = u8;
+
+impl World {
+    /// What is worth knowing about the families of sites. `now` decides which overrides have ended; `places` are those
+    /// of the documents that were written just now.
+    #[must_use]
+    pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<Mistake> {
+        let mut warnings: Vec<Mistake> = self.sites_without_a_family(places);
+        warnings.extend(self.families_taken_out(now, places));
+        warnings
+    }
+
+    fn sites_without_a_family(&self, places: &Places) -> Vec<Mistake> {
+        let mut warnings = Vec::new();
+        for cluster in self.clusters() {
+            for family in Family::BOTH {
+                let (with, without): (Vec<_>, Vec<_>) =
+                    cluster.gateways.iter().partition(|(_, addresses)| has(addresses, family));
+                if with.is_empty() {
+                    continue;
+                }
+                let names = |sites: &[(&Name, &Addresses)]| {
+                    sites.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+                };
+                warnings.extend(without.iter().map(|(site, _)| {
+                    let problem = format!(
+                        "has no {} address, unlike {}: who asks for that family is sent there",
+                        family.as_str(),
+                        names(&with)
+                    );
+                    let id = DocumentId { kind: Kind::Cluster, name: cluster.name.to_string() };
+                    let field = format!("gateways.{site}");
+                    places.warning((id.to_string(), field.clone()), (&id, &field), problem)
+                }));
+            }
+        }
+        warnings
+    }
+
+    /// Domains with a family that overrides leave without an answer, told once for all that have the same sites.
+    fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<Mistake> {
+        let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
+        if self.overrides().next().is_none() {
+            return Vec::new();
+        }
+        for steered in self.domains() {
+            for family in Family::BOTH {
+                if let Some(sites) = self.taken_out(&steered, family, now) {
+                    let name = steered.domain.name.to_string();
+                    // What changed is the order, so that is where the warning belongs.
+                    let orders = sites.iter().filter_map(|site| self.order(&steered, site, now));
+                    let id = |name: &Name| DocumentId { kind: Kind::Override, name: name.to_string() };
+                    let written = orders.map(|it| id(&it.name)).find(|id| places.0.contains_key(id));
+                    let domain = DocumentId { kind: Kind::Domain, name: name.clone() };
+                    let at = written.unwrap_or(domain);
+                    let (_, others, _) = found.entry((family, sites)).or_insert((name, 0, at));
+                    *others += 1;
+                }
+            }
+        }
+        let told = |((family, sites), (name, count, at)): (
+            (Family, Vec<Name>),
+            (String, u32, DocumentId),
+        )| {
+            let sites: Vec<&str> = sites.iter().map(Name::as_str).collect();
+            let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+            let (family, sites) = (family.as_str(), sites.join(", "));
+            let problem = format!(
+                "overrides take out {sites}, and no other of its sites has an {family} address: {family} has no answer \
+                 (NODATA) until they end"
+            );
+            places.warning((format!("Domain {name}{others}"), String::new()), (&at, ""), problem)
+        };
+        found.into_iter().map(told).collect()
+    }
+
+    /// The sites with this family, if orders put each of them behind one without it.
+    fn taken_out(&self, steered: &Steered, family: Family, now: Moment) -> Option<Vec<Name>> {
+        let cluster = self.cluster(steered.domain.cluster.as_str())?;
+        let sites = self.sites_of(&steered.domain);
+        let distance = |site: &Name| self.distance(steered, site, now);
+        let with = sites.iter().filter(|site| cluster.gateways.get(*site).is_some_and(|it| has(it, family)));
+        let with: Vec<Name> = with.cloned().collect();
+        let nearest = with.iter().map(distance).min()?;
+        let best = sites.iter().map(distance).min()?;
+        (nearest > best).then_some(with)
+    }
+
+    fn distance(&self, steered: &Steered, site: &Name, now: Moment) -> Distance {
+        self.order(steered, site, now).map_or(0, |it| distance(it.state))
+    }
+
+    /// The operator's order that holds for a site.
+    fn order(&self, steered: &Steered, site: &Name, now: Moment) -> Option<&Override> {
+        let counts = |order: &&Override| {
+            order.state != OverrideState::Release
+                && overlays::covers(order, &steered.domain, site)
+                && !overlays::ended(order, now)
+        };
+        self.overrides().filter(counts).max_by_key(|it| (it.authority, distance(it.state)))
+    }
+}
+
+const fn distance(state: OverrideState) -> Distance {
+    match state {
+        OverrideState::Up | OverrideState::Release => 0,
+        OverrideState::Drain => 1,
+        OverrideState::Down => 2,
+    }
+}
+
+fn has(addresses: &Addresses, family: Family) -> bool {
+    match family {
+        Family::V4 => !addresses.a.is_empty(),
+        Family::V6 => !addresses.aaaa.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Placed, parse};
+
+    const WORLD: &str = "
+{ kind: Site, name: bj }
+---
+{ kind: Site, name: gz }
+---
+{ kind: Zone, name: example.com, nameservers: [{ name: ns1, a: [203.0.113.53] }] }
+---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways:
+  bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }
+  gz: { a: [192.0.2.3], aaaa: [] }
+---
+{ kind: Domain, name: web.example.com, cluster: main }
+";
+
+    fn warnings(more: &str) -> Vec<String> {
+        let documents = parse("families.yaml", &format!("{WORLD}{more}")).unwrap();
+        let places = Places::of(&documents);
+        let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
+        let world = World::check(placed, Moment(1_000)).unwrap();
+        let known = world.family_warnings(Moment(1_000), &Places::default());
+        assert!(known.iter().all(|it| &*it.file == "documents" && it.line.is_none()), "{known:#?}");
+        world.family_warnings(Moment(1_000), &places).iter().map(ToString::to_string).collect()
+    }
+
+    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for \
+                         that family is sent there";
+
+    fn order(site: &str, state: &str) -> String {
+        format!(
+            "---\n{{ kind: Override, name: {state}-{site}, target: {{ site: {site} }}, state: {state}, owner: o, reason: r }}\n"
+        )
+    }
+
+    #[test]
+    fn a_site_that_lacks_a_family_is_named() {
+        assert_eq!(warnings(""), [LACKS]);
+        assert_eq!(warnings(&order("gz", "drain")), [LACKS]);
+    }
+
+    #[test]
+    fn an_order_that_leaves_a_family_without_an_answer_is_told_beforehand() {
+        for state in ["drain", "down"] {
+            let told = warnings(&order("bj", state));
+            let [lacks, taken] = &told[..] else { panic!("{told:?}") };
+            assert_eq!(lacks, LACKS);
+            assert!(
+                taken.starts_with("families.yaml:18: Domain ") && taken.contains("(and 1 more)"),
+                "{taken}"
+            );
+            assert!(
+                taken.contains("take out bj") && taken.contains("IPv6 has no answer (NODATA)"),
+                "{taken}"
+            );
+        }
+        let both = order("bj", "drain") + &order("gz", "drain");
+        assert_eq!(warnings(&both), [LACKS], "nothing better is left of either family");
+        let outranked = order("bj", "drain").replace("owner", "authority: tool, owner") + &order("bj", "up");
+        assert_eq!(warnings(&outranked), [LACKS]);
+        let ended = order("bj", "drain").replace("owner", "expires: 1970-01-01T00:00:00Z, owner");
+        assert_eq!(warnings(&ended), [LACKS]);
+    }
+}
