@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// The largest request: a thousand documents of ordinary size.
-const LARGEST_BODY: usize = 32 * 1024 * 1024;
+const MAX_BODY: usize = 32 * 1024 * 1024;
 
 /// What the handlers work with.
 #[derive(Clone, Debug)]
@@ -145,7 +145,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
         .route("/v1/drains", get(drains).post(order_drain))
         .route("/v1/drains/{id}", get(drain).delete(cancel_drain))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path; see /openapi.json"))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(admin.clone())
         .merge(health::router(health, Some(admin.auth)))
 }
@@ -289,7 +289,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
         let read = Json::<T>::from_request(request, state).await;
         read.map(|Json(it)| Self(it)).map_err(|wrong| match wrong.status() {
             too_large @ StatusCode::PAYLOAD_TOO_LARGE => {
-                let most = LARGEST_BODY / 1024 / 1024;
+                let most = MAX_BODY / 1024 / 1024;
                 Problem::new(
                     too_large,
                     format!("the request is longer than {most} MiB: send it in several parts"),

@@ -85,7 +85,7 @@ pub struct GeoIp {
 
 impl GeoIp {
     /// Octets such a file may have: several times what the largest published ones have.
-    pub const LARGEST: u64 = 2 * 1024 * 1024 * 1024;
+    pub const MAX: u64 = 2 * 1024 * 1024 * 1024;
 }
 
 /// Which engine a node has: what `token reset` needs of its configuration.

@@ -37,7 +37,7 @@ use store::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-pub use drains::{DrainOrder, DrainView, HookState, LEAST_LEASE, MOST_DRAINS, StillRegistered};
+pub use drains::{DrainOrder, DrainView, HookState, MAX_DRAINS, MIN_LEASE, StillRegistered};
 pub use metrics::Metrics;
 
 use drains::Desk;

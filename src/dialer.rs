@@ -16,7 +16,7 @@ use store::{
 /// How long a dial without a check of its own may take, and the resolving of a host name.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Addresses of a host name that are tried, all at once; one that answers is enough.
-const MOST_ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 
 /// Dials over real sockets.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ async fn resolve(address: &str) -> Result<Vec<IpAddr>, Answer> {
         return Ok(vec![ip]);
     }
     match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((address, 0))).await {
-        Ok(Ok(found)) => Ok(found.map(|it| it.ip()).take(MOST_ADDRESSES).collect()),
+        Ok(Ok(found)) => Ok(found.map(|it| it.ip()).take(MAX_ADDRESSES).collect()),
         Ok(Err(error)) => Err(unresolved(address, &error.to_string())),
         Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(PATIENCE)))),
     }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The largest body taken; KV values and transactions are refused at half of it, with Consul's own words.
-const LARGEST_BODY: usize = 2 * 1024 * 1024;
+const MAX_BODY: usize = 2 * 1024 * 1024;
 
 /// Every path of the face.
 pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
@@ -52,7 +52,7 @@ struct Told {
 
 async fn answer(State(Face { engine, auth, told }): State<Face>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, LARGEST_BODY).await else {
+    let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
     };
     let written = (head.method != Method::GET).then(|| Written::new(&auth, &head));
@@ -76,7 +76,7 @@ async fn answer(State(Face { engine, auth, told }): State<Face>, request: Reques
 }
 
 /// Heartbeats that one request may write and have noted: a transaction has at most 64 operations.
-const MOST_NOTED: usize = 64;
+const MAX_NOTED: usize = 64;
 
 /// Decides as [`Auth`] does, and remembers who was allowed to write which node's heartbeat.
 struct Noting<'a> {
@@ -92,7 +92,7 @@ impl Authorise for Noting<'_> {
         {
             let writer = self.auth.identify(token).writer();
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if written.len() < MOST_NOTED {
+            if written.len() < MAX_NOTED {
                 written.push((Bearer::Node(node), writer));
             }
         }

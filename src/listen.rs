@@ -21,10 +21,10 @@ use tokio::{
 };
 
 /// Connections a listener has open at a time; long polls of many nodes fit.
-const MOST_CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take to send a head, and to shake hands.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
-const LARGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
 /// How long conversations may go on after the end was announced.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -119,7 +119,7 @@ impl Bound {
         let Self { what, listener, address, tls } = self;
         tracing::info!(%address, tls = tls.is_some(), "serving {what}");
         let (stop, stopping) = watch::channel(false);
-        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut conversations = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
@@ -134,7 +134,7 @@ impl Bound {
                 continue;
             };
             let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                tracing::warn!(%address, most = MOST_CONNECTIONS, "too many connections, one is closed");
+                tracing::warn!(%address, most = MAX_CONNECTIONS, "too many connections, one is closed");
                 continue;
             };
             let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
@@ -169,7 +169,7 @@ async fn exchange(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(LARGEST_HEAD);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD);
     let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -236,7 +236,7 @@ fn configuration_part(file: &FileInUse) -> Part {
 /// What reads the database of where addresses are again.
 fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -> Part {
     let path = geoip.file.path.clone();
-    let files = Files::new(vec![path.clone()], GeoIp::LARGEST);
+    let files = Files::new(vec![path.clone()], GeoIp::MAX);
     Part::of_files("[dns] geoip", files, Some(geoip.file.content), move |contents| {
         let geo = contents.first().ok_or("expected a file").map_err(str::to_owned);
         let geo = Geo::read(geo?).map_err(|error| format!("{}: {error}", path.display()))?;

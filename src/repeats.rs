@@ -12,7 +12,7 @@ use std::{
 /// How long nothing is said of what was said.
 const QUIET: Duration = Duration::from_secs(60);
 /// Things that are counted separately.
-const MOST: usize = 1_024;
+const MAX: usize = 1_024;
 /// What stands for the others.
 const OTHERS: &str = "others";
 
@@ -31,11 +31,11 @@ impl Repeats {
     /// Whether to say now that `what` has happened; with how often it has happened without being said.
     pub fn is_due(&self, what: &str, now: Instant) -> Option<u64> {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let what = if said.len() < MOST || said.contains_key(what) {
+        let what = if said.len() < MAX || said.contains_key(what) {
             what
         } else {
             said.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
-            if said.len() < MOST { what } else { OTHERS }
+            if said.len() < MAX { what } else { OTHERS }
         };
         match said.get_mut(what) {
             None => {
@@ -72,9 +72,9 @@ mod tests {
     #[test]
     fn many_are_counted_together() {
         let (repeats, now) = (Repeats::default(), Instant::now());
-        let said = (0..3 * MOST).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
-        assert_eq!(said, MOST + 1);
-        assert!(repeats.0.lock().unwrap().len() <= MOST + 1);
+        let said = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
+        assert_eq!(said, MAX + 1);
+        assert!(repeats.0.lock().unwrap().len() <= MAX + 1);
         let later = now + QUIET;
         assert_eq!(repeats.is_due("new", later), Some(0), "what is old gives its place");
     }

@@ -11,9 +11,9 @@ use store::secret::{Credential, Secret};
 use crate::reread::{Outcome, Part, Signature};
 
 /// The longest token file.
-const LARGEST: u64 = 1024 * 1024;
+const MAX: u64 = 1024 * 1024;
 /// The shortest secret.
-const SHORTEST: usize = 16;
+const MIN_LENGTH: usize = 16;
 /// What a token file should hold.
 pub const EXPECTED: &str = "one line of at least 16 printable characters";
 
@@ -34,7 +34,7 @@ pub struct TokenFile {
 /// When it is none.
 pub fn secret(text: &[u8]) -> Result<Secret, String> {
     let text = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
-    if text.len() < SHORTEST || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("the file holds no token".to_owned());
     }
     Ok(Secret::new(text))
@@ -53,7 +53,7 @@ impl TokenFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        if meta.len() > LARGEST {
+        if meta.len() > MAX {
             return Err(format!("{path} is larger than 1 MiB"));
         }
         let bytes = std::fs::read(&self.path).map_err(failed)?;

@@ -116,7 +116,7 @@ pub struct Answer {
 
 /// Longer chains end with their last alias, and the resolver goes on from there. More than any resolver follows (BIND 16,
 /// Unbound 11, NSD answers with 18), so that in practice a chain ends where the zones end it.
-pub const MOST_ALIASES: usize = 32;
+pub const MAX_ALIASES: usize = 32;
 
 impl Answer {
     pub(crate) fn failed(rcode: Rcode, extended: ExtendedError) -> Self {
@@ -299,7 +299,7 @@ impl<'a> Walk<'a> {
         let is_alias = |record: &&Record| record.data.record_type() == RecordType::CNAME;
         let been_there = |record: &Record| matches!(&record.owner, Owner::At(name) if name == target);
         let aliases = self.answer.answer.iter().filter(is_alias);
-        aliases.clone().count() >= MOST_ALIASES || target.as_str() == asked || aliases.clone().any(been_there)
+        aliases.clone().count() >= MAX_ALIASES || target.as_str() == asked || aliases.clone().any(been_there)
     }
 
     /// A referral: the cut's name servers, and the addresses we hold for them (RFC 1034 §4.3.2 step 3b).

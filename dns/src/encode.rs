@@ -28,12 +28,12 @@ pub(crate) enum Names {
 /// Places for names that later ones may point to; a power of two.
 const PLACES: usize = 256;
 /// The most names that are remembered: half of the places, so that a search ends soon.
-const MOST_NAMES: usize = PLACES / 2;
+const MAX_NAMES: usize = PLACES / 2;
 /// Pointers reach no further (RFC 1035 §4.1.4).
 const REACH: usize = 1 << 14;
 /// The longest name, its end included (RFC 1035 §2.3.4), and the most labels in one.
-const LONGEST_NAME: usize = 255;
-const MOST_LABELS: usize = 128;
+const MAX_NAME: usize = 255;
+const MAX_LABELS: usize = 128;
 
 /// A message being written, never longer than its limit.
 pub(crate) struct Writer {
@@ -46,15 +46,15 @@ pub(crate) struct Writer {
 
 /// A name in wire form with the beginnings of its labels.
 struct Wire {
-    octets: [u8; LONGEST_NAME],
+    octets: [u8; MAX_NAME],
     len: usize,
-    starts: [u8; MOST_LABELS],
+    starts: [u8; MAX_LABELS],
     labels: usize,
 }
 
 impl Wire {
     fn of<L: AsRef<[u8]>>(labels: impl Iterator<Item = L>) -> Option<Self> {
-        let mut wire = Self { octets: [0; LONGEST_NAME], len: 0, starts: [0; MOST_LABELS], labels: 0 };
+        let mut wire = Self { octets: [0; MAX_NAME], len: 0, starts: [0; MAX_LABELS], labels: 0 };
         for label in labels {
             let label = label.as_ref();
             let length = u8::try_from(label.len()).ok().filter(|it| (1..=63).contains(it))?;
@@ -67,7 +67,7 @@ impl Wire {
         }
         // The end, which is a zero already.
         wire.len += 1;
-        (wire.len <= LONGEST_NAME).then_some(wire)
+        (wire.len <= MAX_NAME).then_some(wire)
     }
 
     fn start(&self, label: usize) -> usize {
@@ -168,7 +168,7 @@ impl Writer {
     }
 
     fn remember(&mut self, free: usize, offset: usize) {
-        if self.remembered < MOST_NAMES
+        if self.remembered < MAX_NAMES
             && offset < REACH
             && let (Some(place), Ok(offset)) = (self.places.get_mut(free), u16::try_from(offset))
         {

@@ -19,7 +19,7 @@ use store::{
 };
 
 use crate::{
-    answer::{Found, MOST_ALIASES, World, alias, lookup},
+    answer::{Found, MAX_ALIASES, World, alias, lookup},
     record::RecordType,
 };
 
@@ -126,7 +126,7 @@ pub(crate) enum End<'a> {
 pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
     let (target, mut ttl) = flattened(zone, entry)?;
     let mut target = Cow::Borrowed(target);
-    for _ in 0..MOST_ALIASES {
+    for _ in 0..MAX_ALIASES {
         let Some(zone) = world.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
         let entry = match lookup(zone, target.as_str(), RecordType::A) {
             Found::Entry { entry, .. } => entry,

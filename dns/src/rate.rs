@@ -61,15 +61,15 @@ pub struct Config {
 
 impl Config {
     /// The highest rate.
-    pub const MOST_PER_SECOND: u32 = 100_000;
+    pub const MAX_PER_SECOND: u32 = 100_000;
     /// The most accounts.
-    pub const MOST_ACCOUNTS: usize = 1 << 24;
+    pub const MAX_ACCOUNTS: usize = 1 << 24;
     /// The most exempt networks: every response looks through them.
-    pub const MOST_EXEMPT: usize = 64;
+    pub const MAX_EXEMPT: usize = 64;
     /// The highest slip.
-    pub const MOST_SLIP: u8 = 10;
+    pub const MAX_SLIP: u8 = 10;
     /// The longest window.
-    pub const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
+    pub const MAX_WINDOW: Duration = Duration::from_secs(3600);
 }
 
 impl Default for Config {
@@ -172,19 +172,19 @@ impl Table {
     /// # Errors
     /// The system has no random numbers, which keep strangers from choosing names that share an account.
     pub fn new(config: &Config, counts: Arc<Counts>) -> Result<Self, getrandom::Error> {
-        let accounts = config.accounts.clamp(WAYS, Config::MOST_ACCOUNTS).next_power_of_two();
-        let cost = |rate: u32| match u64::from(rate.min(Config::MOST_PER_SECOND)) {
+        let accounts = config.accounts.clamp(WAYS, Config::MAX_ACCOUNTS).next_power_of_two();
+        let cost = |rate: u32| match u64::from(rate.min(Config::MAX_PER_SECOND)) {
             0 => 0,
             rate => BURST / rate,
         };
-        let window = config.window.min(Config::LONGEST_WINDOW).as_micros();
+        let window = config.window.min(Config::MAX_WINDOW).as_micros();
         Ok(Self {
             lines: (0..accounts / WAYS).map(|_| Line::default()).collect(),
             seeds: [getrandom::u64()?, getrandom::u64()?],
             costs: [config.responses_per_second, config.absences_per_second, config.errors_per_second]
                 .map(cost),
             window: u64::try_from(window).unwrap_or_default(),
-            slip: config.slip.min(Config::MOST_SLIP).into(),
+            slip: config.slip.min(Config::MAX_SLIP).into(),
             prefixes: (
                 u32::MAX.checked_shl(32_u32.saturating_sub(config.ipv4_prefix.into())).unwrap_or_default(),
                 u64::MAX.checked_shl(64_u32.saturating_sub(config.ipv6_prefix.into())).unwrap_or_default(),

@@ -39,7 +39,7 @@ use self::{
     asked::Asked,
     records::{Place, address_record, node_text},
 };
-pub(crate) use self::{discovery::Discovery, packet::LONGEST_DATAGRAM};
+pub(crate) use self::{discovery::Discovery, packet::MAX_DATAGRAM};
 pub use self::{
     discovery::Offer,
     face::{Registry, Server, bind},

@@ -222,14 +222,14 @@ fn skip_name(decoder: &mut BinDecoder<'_>) -> Result<bool, Malformed> {
             0xc0.. => return decoder.read_u8().map(|_| false).map_err(Malformed::from),
             _ => return Err(Malformed),
         }
-        if decoder.index() - start > LONGEST_NAME {
+        if decoder.index() - start > MAX_NAME {
             return Err(Malformed);
         }
     }
 }
 
 /// Octets of the longest name (RFC 1035 §2.3.4), but for its end.
-const LONGEST_NAME: usize = 254;
+const MAX_NAME: usize = 254;
 
 /// The first subnet and cookie options (RFC 7873 §5.2); unknown options are skipped (RFC 6891 §6.1.2).
 fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {

@@ -124,7 +124,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     fn exchange(&self, packet: &[u8], world: Option<World<'_>>) -> Result<Response, Dropped> {
-        if self.transport == Transport::Udp && packet.len() > LONGEST_DATAGRAM {
+        if self.transport == Transport::Udp && packet.len() > MAX_DATAGRAM {
             return Err(Dropped::Long);
         }
         let mut request = Request::parse(packet)?;
@@ -237,7 +237,7 @@ fn asked(name: &QueryName) -> Subject {
 }
 
 /// The longest query that is read over UDP, in octets; nothing that asks is as long.
-pub(crate) const LONGEST_DATAGRAM: usize = 4096;
+pub(crate) const MAX_DATAGRAM: usize = 4096;
 
 #[cfg(test)]
 mod tests;

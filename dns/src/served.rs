@@ -58,20 +58,17 @@ fn shadowed(snapshot: &Snapshot, zones: &Zones) -> Vec<DomainName> {
 
 /// Says which zones of files a new world does not serve, if those are others than before.
 fn say_shadowed(before: &Served, now: &Served) {
-    const MOST: usize = 20;
+    const MAX: usize = 20;
     let of = |served: &Served| shadowed(&served.snapshot, &served.zones);
     let (before, now) = (of(before), of(now));
     if before == now {
         return;
     }
-    for zone in now.iter().take(MOST) {
+    for zone in now.iter().take(MAX) {
         tracing::warn!(%zone, "the zone file in zones_dir is not served: a Zone document has the same name");
     }
-    if now.len() > MOST {
-        tracing::warn!(
-            more = now.len() - MOST,
-            "zone files in zones_dir are not served, for the same reason"
-        );
+    if now.len() > MAX {
+        tracing::warn!(more = now.len() - MAX, "zone files in zones_dir are not served, for the same reason");
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     flatten::{Targets, refresh::Refresher},
     gate::{self, Gate},
     metrics::Metrics,
-    registry::{Discovery, LONGEST_DATAGRAM, Offer},
+    registry::{Discovery, MAX_DATAGRAM, Offer},
     respond::{Dropped, Transport, respond},
     served::{self, Served},
     zones_dir::{Zones, ZonesDir},
@@ -344,7 +344,7 @@ impl Exchange {
 impl Answers for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let inside =
-            self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, LONGEST_DATAGRAM)));
+            self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, MAX_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
             let (served, targets) = (self.served.load(), self.targets.load());
             let world = served.world(&targets, self.store.board(), self.store.now());

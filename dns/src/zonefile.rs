@@ -26,13 +26,13 @@ pub(crate) use folder::{Noted, digest, read_file};
 use store::model::{DomainName, Zone};
 
 /// More mistakes than this are not looked for.
-pub const MOST_MISTAKES: usize = 20;
+pub const MAX_MISTAKES: usize = 20;
 /// More warnings than this are only counted.
-pub const MOST_WARNINGS: usize = 20;
+pub const MAX_WARNINGS: usize = 20;
 /// Files may include files this many levels deep, as many as NSD follows.
-pub const DEEPEST: usize = 10;
+pub const MAX_DEPTH: usize = 10;
 /// All files of one zone together may have this many octets, what `$GENERATE` makes included.
-pub const MOST_OCTETS: usize = 64 << 20;
+pub const MAX_OCTETS: usize = 64 << 20;
 
 /// Where included files come from.
 pub trait Files {
@@ -88,7 +88,7 @@ impl fmt::Display for Mistake {
 /// record that stands there twice is taken once (RFC 2181 §5).
 ///
 /// # Errors
-/// Every mistake, up to [`MOST_MISTAKES`], in the order of the file.
+/// Every mistake, up to [`MAX_MISTAKES`], in the order of the file.
 pub fn read(file: &str, text: &[u8], origin: &DomainName, files: &dyn Files) -> Result<Zone, Vec<Mistake>> {
     read_placed(file, text, origin, files, Dnssec::Refuse).map(|read| read.zone)
 }
@@ -110,7 +110,7 @@ pub struct Read {
     pub zone: Zone,
     /// Where its parts are in the file.
     pub places: Places,
-    /// What was passed over or taken in another way than it is written; at most [`MOST_WARNINGS`] and one that counts
+    /// What was passed over or taken in another way than it is written; at most [`MAX_WARNINGS`] and one that counts
     /// the rest.
     pub warnings: Vec<Mistake>,
     /// How many records of which type [`Dnssec::Strip`] left out.
@@ -154,7 +154,7 @@ pub fn read_with_parts(
     dnssec: Dnssec,
 ) -> (Result<Read, Vec<Mistake>>, Vec<PathBuf>) {
     let file = path.display().to_string();
-    let text = match read_file(path, MOST_OCTETS) {
+    let text = match read_file(path, MAX_OCTETS) {
         Ok(text) => text,
         Err(problem) => {
             let expected = "a zone file (RFC 1035 §5)".to_owned();

@@ -79,24 +79,24 @@ pub struct Report {
     pub removed: usize,
     /// Files that could not be taken; where an older version was served, it still is.
     pub failed: usize,
-    /// What is wrong with them, a line each; at most [`Report::MOST`].
+    /// What is wrong with them, a line each; at most [`Report::MAX`].
     pub mistakes: Vec<String>,
-    /// What was passed over, in the files that are new and in the folder, a line each; at most [`Report::MOST`].
+    /// What was passed over, in the files that are new and in the folder, a line each; at most [`Report::MAX`].
     pub warnings: Vec<String>,
 }
 
 impl Report {
     /// More lines than this are not kept.
-    pub const MOST: usize = 200;
+    pub const MAX: usize = 200;
 
     fn fail(&mut self, mistakes: impl IntoIterator<Item = String>) {
         self.failed += 1;
-        let room = Self::MOST.saturating_sub(self.mistakes.len());
+        let room = Self::MAX.saturating_sub(self.mistakes.len());
         self.mistakes.extend(mistakes.into_iter().take(room));
     }
 
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
-        let room = Self::MOST.saturating_sub(self.warnings.len());
+        let room = Self::MAX.saturating_sub(self.warnings.len());
         self.warnings.extend(warnings.into_iter().take(room));
     }
 

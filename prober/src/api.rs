@@ -16,7 +16,7 @@ use crate::{Config, Error};
 /// How long a work poll may wait at the other end.
 const WAIT: Duration = Duration::from_secs(30);
 /// The longest answer taken: the work of a hundred thousand targets.
-const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long a report may take: much shorter than a vantage stays fresh.
 const REPORT: Duration = Duration::from_secs(2);
@@ -158,8 +158,8 @@ fn client(ca_pem: Option<&[u8]>, scheme: &str) -> reqwest::Result<Client> {
 async fn bounded(mut response: Response) -> Result<Vec<u8>, Failed> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|error| Failed::Unanswered(told(&error)))? {
-        if body.len() + piece.len() > LARGEST_ANSWER {
-            return Err(Failed::Refused(format!("an answer of more than {LARGEST_ANSWER} bytes")));
+        if body.len() + piece.len() > MAX_ANSWER {
+            return Err(Failed::Refused(format!("an answer of more than {MAX_ANSWER} bytes")));
         }
         body.extend_from_slice(&piece);
     }

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Canary;
 
 /// No probe waits longer than this, whatever its check says.
-pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// A canary that does not accept within this has failed.
 pub const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -94,7 +94,7 @@ pub trait Dialer: fmt::Debug + Send + Sync + 'static {
 
 /// Runs one probe of `target` to its end, within its timeout.
 pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
-    let limit = target.check.timeout.0.clamp(Duration::from_millis(1), LONGEST_TIMEOUT);
+    let limit = target.check.timeout.0.clamp(Duration::from_millis(1), MAX_TIMEOUT);
     let started = Instant::now();
     let mut phases = Phases::default();
     let answer = timeout(limit, dialer.dial(target, &mut phases)).await;

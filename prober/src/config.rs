@@ -10,7 +10,7 @@ pub struct Config {
     /// The vantage it speaks for: the name of a Vantage document.
     pub vantage: Name,
     /// Base addresses of the admin APIs it reports to and takes work from, such as `https://10.0.0.1:8580`:
-    /// at least one, at most [`Config::MOST_ADDRESSES`]. Each gets every report, independently of the others.
+    /// at least one, at most [`Config::MAX_ADDRESSES`]. Each gets every report, independently of the others.
     pub report_to: Vec<String>,
     /// Sent as `Authorization: Bearer`; absent where the admin API asks for none. Changed in place when its file
     /// changes.
@@ -19,7 +19,7 @@ pub struct Config {
     pub ca_pem: Option<Vec<u8>>,
     /// Places that ought to be reachable from here whatever happens to the sites, dialled by TCP every second:
     /// when more than half stop answering, this vantage withholds its votes. At most
-    /// [`Config::MOST_CANARIES`]; none: it withholds when every target (at two addresses or more) looks down.
+    /// [`Config::MAX_CANARIES`]; none: it withholds when every target (at two addresses or more) looks down.
     pub canaries: Vec<Canary>,
     /// More targets than this are not dialled (an error in the log and a metric say so).
     pub max_targets: usize,
@@ -30,18 +30,18 @@ pub struct Config {
     /// Authorities (PEM) that checks over TLS believe beside the system's.
     pub check_ca_pem: Option<Vec<u8>>,
     /// The programs `external` checks may run, by the names documents use; at most
-    /// [`Config::MOST_PROGRAMS`]. Each is given the address and the port as arguments and nothing else.
+    /// [`Config::MAX_PROGRAMS`]. Each is given the address and the port as arguments and nothing else.
     pub external: BTreeMap<Name, PathBuf>,
 }
 
 impl Config {
     /// More admin addresses than this are refused.
-    pub const MOST_ADDRESSES: usize = 16;
+    pub const MAX_ADDRESSES: usize = 16;
     /// More canaries than this are refused.
-    pub const MOST_CANARIES: usize = 16;
+    pub const MAX_CANARIES: usize = 16;
 
     /// More programs for external checks than this are refused.
-    pub const MOST_PROGRAMS: usize = 64;
+    pub const MAX_PROGRAMS: usize = 64;
 
     /// With the default bounds (100,000 targets, 1,024 dials), no token and no canaries.
     #[must_use]

@@ -82,12 +82,12 @@ pub struct Prober {
 /// When the addresses, the token or the certificates cannot be used.
 pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
     let addresses = config.report_to.len();
-    if addresses == 0 || addresses > Config::MOST_ADDRESSES {
-        let text = format!("{addresses} addresses to report to: expected 1 to {}", Config::MOST_ADDRESSES);
+    if addresses == 0 || addresses > Config::MAX_ADDRESSES {
+        let text = format!("{addresses} addresses to report to: expected 1 to {}", Config::MAX_ADDRESSES);
         return Err(Error::Config(text));
     }
-    if config.canaries.len() > Config::MOST_CANARIES {
-        let text = format!("{} canaries: expected at most {}", config.canaries.len(), Config::MOST_CANARIES);
+    if config.canaries.len() > Config::MAX_CANARIES {
+        let text = format!("{} canaries: expected at most {}", config.canaries.len(), Config::MAX_CANARIES);
         return Err(Error::Config(text));
     }
     let over = |base: &String| Ok(Arc::new(Api::new(base, &config)?) as Arc<dyn Admin>);

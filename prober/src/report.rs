@@ -17,7 +17,7 @@ use crate::{
 
 /// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
 /// it does, no heartbeat of ours is seen.
-const MOST: usize = 5_000;
+const MAX: usize = 5_000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Who reports.
@@ -85,7 +85,7 @@ pub(crate) async fn report(
     let mut random = fastrand::Rng::new();
     loop {
         changed.borrow_and_update();
-        let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MOST) };
+        let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MAX) };
         let news = outbox.since(after, at_most);
         let (version, more, sent) = (news.version, news.more, Instant::now());
         let batch = standing.batch(&who, news);

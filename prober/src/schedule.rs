@@ -18,11 +18,11 @@ pub const CONFIRMATION_SPACING: Duration = Duration::from_millis(100);
 /// A new target is dialled for the first time within this, however long its interval.
 pub const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// Shorter intervals are stretched to this.
-pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// More urgent starts of one target than this are not kept: `fall` is at most 255.
-const MOST_URGENT: usize = 512;
+const MAX_URGENT: usize = 512;
 
 /// Why a target is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Schedule {
         if self.plans.contains_key(&key) {
             return;
         }
-        let interval = interval.max(SHORTEST_INTERVAL);
+        let interval = interval.max(MIN_INTERVAL);
         self.phase = (self.phase + GOLDEN).fract();
         let first = now + interval.min(FIRST_WITHIN).mul_f64(self.phase);
         let grid = now + interval.mul_f64(self.phase);
@@ -191,7 +191,7 @@ impl Schedule {
 
     fn hurry(&mut self, key: &TargetKey, at: Instant, why: Why) {
         let ticket = self.ticket(at);
-        let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MOST_URGENT) else {
+        let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MAX_URGENT) else {
             return;
         };
         plan.urgent.push((ticket, why));

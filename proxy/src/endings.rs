@@ -28,7 +28,7 @@ use crate::shared::Shared;
 /// How often each drained instance is dialled.
 const EVERY: Duration = Duration::from_millis(250);
 /// Instances dialled in one round. When there are more they take turns.
-const MOST_DIALS: usize = 256;
+const MAX_DIALS: usize = 256;
 /// How long one dial may take: far instances refuse late.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -101,9 +101,9 @@ fn over(watched: &Watched, now: Moment) -> bool {
 
 /// Those that are dialled in this round.
 fn turns<'a>(watched: &'a Watched, turn: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
-    let from = if watched.len() <= MOST_DIALS { 0 } else { *turn % watched.len() };
-    *turn = from + MOST_DIALS;
-    watched.values().cycle().skip(from).take(watched.len().min(MOST_DIALS))
+    let from = if watched.len() <= MAX_DIALS { 0 } else { *turn % watched.len() };
+    *turn = from + MAX_DIALS;
+    watched.values().cycle().skip(from).take(watched.len().min(MAX_DIALS))
 }
 
 /// Where a drained instance listened: each address of its host name.
@@ -274,11 +274,11 @@ mod tests {
         };
         let mut turn = 0;
         assert_eq!(turns(&watched(3), &mut turn).count(), 3);
-        let many = watched(MOST_DIALS * 3);
+        let many = watched(MAX_DIALS * 3);
         let mut seen = BTreeSet::new();
         for _ in 0..3 {
             let round: Vec<_> = turns(&many, &mut turn).map(|it| it.id.clone()).collect();
-            assert_eq!(round.len(), MOST_DIALS);
+            assert_eq!(round.len(), MAX_DIALS);
             seen.extend(round);
         }
         assert_eq!(seen.len(), many.len(), "each was dialled once in three rounds");

@@ -20,7 +20,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// For so long an address that did not answer comes last.
 const AVOIDED_FOR: Duration = Duration::from_secs(60);
 /// More addresses than this are not remembered.
-const MOST_AVOIDED: usize = 1_024;
+const MAX_AVOIDED: usize = 1_024;
 
 /// Where an instance can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Avoided {
         }
         // When all of them failed it is the instance that is down, and no address is better than another.
         for place in beaten.iter().filter(|_| winner.is_some()) {
-            if self.0.len() < MOST_AVOIDED || self.0.contains_key(place) {
+            if self.0.len() < MAX_AVOIDED || self.0.contains_key(place) {
                 self.0.insert(*place, now);
             }
         }
@@ -194,7 +194,7 @@ mod tests {
         for port in 1..5_000 {
             avoided.learn(&[place(port)], Some(place(0)), Moment(0));
         }
-        assert_eq!(avoided.0.len(), MOST_AVOIDED);
+        assert_eq!(avoided.0.len(), MAX_AVOIDED);
         avoided.forget(Moment(60_000));
         assert!(avoided.0.is_empty());
     }

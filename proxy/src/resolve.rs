@@ -27,9 +27,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// How soon a family without an address is asked for again.
 const AFTER_NONE: Duration = Duration::from_secs(30);
 /// More addresses of a family than this are left out.
-const MOST_ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
 /// More names than this are not resolved: the table is bounded.
-const MOST_NAMES: usize = 4096;
+const MAX_NAMES: usize = 4096;
 
 /// A name's addresses, as last answered.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Resolved {
 
     /// An answer about a family came.
     pub(crate) fn set(&self, family: Family, mut addresses: Vec<IpAddr>) {
-        addresses.truncate(MOST_ADDRESSES);
+        addresses.truncate(MAX_ADDRESSES);
         self.of(family).store(Arc::new(addresses));
     }
 
@@ -143,7 +143,7 @@ impl Names {
         if let Some(found) = known.get(name) {
             return Arc::clone(found);
         }
-        if known.len() >= MOST_NAMES {
+        if known.len() >= MAX_NAMES {
             return Arc::default();
         }
         Arc::clone(known.entry(name.to_owned()).or_default())
@@ -151,13 +151,9 @@ impl Names {
 
     /// Says which names to keep resolved, all of them.
     pub(crate) fn use_names(&self, mut names: BTreeSet<String>) {
-        if names.len() > MOST_NAMES {
-            tracing::warn!(
-                names = names.len(),
-                limit = MOST_NAMES,
-                "too many host names among the instances"
-            );
-            names = names.into_iter().take(MOST_NAMES).collect();
+        if names.len() > MAX_NAMES {
+            tracing::warn!(names = names.len(), limit = MAX_NAMES, "too many host names among the instances");
+            names = names.into_iter().take(MAX_NAMES).collect();
         }
         self.known
             .lock()
@@ -478,6 +474,6 @@ mod tests {
     fn addresses_are_bounded() {
         let resolved = Resolved::default();
         resolved.set(Family::V4, (0..200).map(|last| [10, 0, 0, last].into()).collect());
-        assert_eq!(resolved.addresses().len(), MOST_ADDRESSES);
+        assert_eq!(resolved.addresses().len(), MAX_ADDRESSES);
     }
 }

@@ -27,11 +27,11 @@ const PACE: Duration = Duration::from_millis(500);
 /// How long a read waits for a change.
 const WAIT: Duration = Duration::from_secs(10);
 /// Nodes that are shown; more are too many for one engine.
-const MOST: usize = 10_000;
+const MAX: usize = 10_000;
 /// A node that was silent for this long is shown as such.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// A longer time between two readings is not counted: we were frozen ourselves.
-const LONGEST_GAP: Duration = Duration::from_secs(25);
+const MAX_GAP: Duration = Duration::from_secs(25);
 
 /// One node, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,7 +207,7 @@ async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeBeat>
     let listed = tokio::time::timeout(WAIT * 2, engine.kv_list(keys::NODES, wait)).await;
     let listed =
         listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    let beats = listed.value.iter().take(MOST).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+    let beats = listed.value.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
     Ok((listed.index, beats.collect()))
 }
 
@@ -227,7 +227,7 @@ impl Seen {
             }
         };
         let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
-        let frozen = gap > LONGEST_GAP;
+        let frozen = gap > MAX_GAP;
         // A reading that took longer waited for an engine that hung, and no beat could be written meanwhile.
         let gap = if frozen { Duration::ZERO } else { gap.min(WAIT + PACE) };
         let since = self.since.filter(|_| !frozen).unwrap_or(now);

@@ -22,7 +22,7 @@ use super::{
 use crate::{admin::FileText, config::Config, out};
 
 /// Files of one command, all together.
-const MOST_FILES: usize = 10_000;
+const MAX_FILES: usize = 10_000;
 /// What documents are called in a folder.
 const DOCUMENTS: &[&str] = &["yaml", "yml", "json"];
 /// What `check` reads in a folder: documents, configurations of nodes and zone files.
@@ -76,8 +76,8 @@ fn look_into(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Resul
             inside.sort_by(|a, b| b.cmp(a));
             waiting.extend(inside);
         }
-        if found.len() > MOST_FILES {
-            return Err(Failure::Wrong(format!("more than {MOST_FILES} files")));
+        if found.len() > MAX_FILES {
+            return Err(Failure::Wrong(format!("more than {MAX_FILES} files")));
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// More servers than this are a mistake.
-const MOST: usize = 64;
+const MAX: usize = 64;
 
 /// The controls that a command goes to.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Servers {
         }
         match clients.len() {
             0 => wrong("--server: expected a URL such as http://127.0.0.1:8580".to_owned()),
-            1..=MOST => Ok(Self { clients, json: global.json }),
-            n => wrong(format!("--server: {n} of them; expected at most {MOST}")),
+            1..=MAX => Ok(Self { clients, json: global.json }),
+            n => wrong(format!("--server: {n} of them; expected at most {MAX}")),
         }
     }
 

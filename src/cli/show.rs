@@ -121,9 +121,9 @@ pub(super) fn compared(it: &Applied) -> String {
 
 /// A value in a line, as in a document; of a long one the beginning.
 fn value(it: &serde_json::Value) -> String {
-    const LONGEST: usize = 200;
+    const MAX: usize = 200;
     let text = it.as_str().map_or_else(|| it.to_string(), str::to_owned);
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(MAX) {
         Some((end, _)) => format!("{}… ({} characters)", &text[..end], text.chars().count()),
         None => text,
     }

@@ -34,7 +34,7 @@ const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
 /// What the token for registering services, and its file, are called.
 const REGISTRAR: &str = "registrar";
 /// Services that are named when many are registered.
-const MOST_NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
@@ -390,7 +390,7 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
 
 /// What becomes of programs that register services: nothing waits for them, because they send no heartbeat.
 fn registered(state: &admin::Bootstrap) -> Option<String> {
-    let (named, more) = state.registered.split_at(state.registered.len().min(MOST_NAMED));
+    let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {
         ([], _) => return None,
         (named, 0) => named.join(", "),

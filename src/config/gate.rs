@@ -13,7 +13,7 @@ use store::model::{
 use super::sections::file;
 
 const WINDOWS: std::ops::RangeInclusive<Span> =
-    Span(std::time::Duration::from_secs(1))..=Span(rate::Config::LONGEST_WINDOW);
+    Span(std::time::Duration::from_secs(1))..=Span(rate::Config::MAX_WINDOW);
 
 pub(super) fn gate(dns: &Fields<'_>) -> gate::Config {
     let limits = dns.get("rate_limit").map(|at| rate_limit(&at));
@@ -40,17 +40,17 @@ fn secrets(at: &Reader<'_>) -> Option<Secrets> {
 fn rate_limit(at: &Reader<'_>) -> Option<rate::Config> {
     let defaults = rate::Config::default();
     let fields = at.fields()?;
-    let rate = |key, default| fields.or(key, default, |it| it.int(0..=rate::Config::MOST_PER_SECOND));
+    let rate = |key, default| fields.or(key, default, |it| it.int(0..=rate::Config::MAX_PER_SECOND));
     let enabled = fields.or("enabled", true, |it| it.boolean());
     let config = rate::Config {
         responses_per_second: rate("responses_per_second", defaults.responses_per_second),
         absences_per_second: rate("absences_per_second", defaults.absences_per_second),
         errors_per_second: rate("errors_per_second", defaults.errors_per_second),
         window: fields.or("window", defaults.window, |it| it.span_within(WINDOWS).map(|span| span.0)),
-        slip: fields.or("slip", defaults.slip, |it| it.int(0..=rate::Config::MOST_SLIP)),
+        slip: fields.or("slip", defaults.slip, |it| it.int(0..=rate::Config::MAX_SLIP)),
         ipv4_prefix: fields.or("ipv4_prefix", defaults.ipv4_prefix, |it| it.int(1..=32)),
         ipv6_prefix: fields.or("ipv6_prefix", defaults.ipv6_prefix, |it| it.int(1..=64)),
-        accounts: fields.or("accounts", defaults.accounts, |it| it.int(1024..=rate::Config::MOST_ACCOUNTS)),
+        accounts: fields.or("accounts", defaults.accounts, |it| it.int(1024..=rate::Config::MAX_ACCOUNTS)),
         exempt: fields.or("exempt", defaults.exempt, |it| networks(&it)),
     };
     enabled.then_some(config)
@@ -58,10 +58,10 @@ fn rate_limit(at: &Reader<'_>) -> Option<rate::Config> {
 
 fn networks(at: &Reader<'_>) -> Option<Vec<IpNet>> {
     let networks = at.distinct(|it| it.net())?;
-    if networks.len() > rate::Config::MOST_EXEMPT {
+    if networks.len() > rate::Config::MAX_EXEMPT {
         at.mistake(
             format!("{} networks, and every answer looks through them", networks.len()),
-            format!("at most {} networks", rate::Config::MOST_EXEMPT),
+            format!("at most {} networks", rate::Config::MAX_EXEMPT),
         );
     }
     Some(networks)

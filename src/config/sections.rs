@@ -31,9 +31,9 @@ const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and
 const URL: &str = "a URL such as http://127.0.0.1:8580";
 /// What everybody's names of a registry end in.
 const CONSUL: &str = "consul";
-const LONGEST: usize = 4096;
+const MAX: usize = 4096;
 /// The longest token or certificate file.
-const LARGEST_FILE: u64 = 1024 * 1024;
+const MAX_FILE: u64 = 1024 * 1024;
 const LINGERS: std::ops::RangeInclusive<Span> =
     Span(Duration::ZERO)..=Span(Duration::from_secs(365 * 24 * 3600));
 const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
@@ -179,7 +179,7 @@ fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Opti
 fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     fields.optional("geoip", |it| {
         let path = path(&it)?;
-        let read = read_file(&path, GeoIp::LARGEST).and_then(|octets| {
+        let read = read_file(&path, GeoIp::MAX).and_then(|octets| {
             let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
             Ok((geo, Content::of(&[octets])))
         });
@@ -328,8 +328,8 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let vantage = fields.required("vantage", "the name of its Vantage document", name);
     let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |it| {
         let urls = it.distinct(url)?;
-        if urls.is_empty() || urls.len() > prober::Config::MOST_ADDRESSES {
-            it.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MOST_ADDRESSES));
+        if urls.is_empty() || urls.len() > prober::Config::MAX_ADDRESSES {
+            it.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MAX_ADDRESSES));
             return None;
         }
         Some(urls)
@@ -358,7 +358,7 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
     for (name, path) in field.entries()? {
         match name.parse() {
             Ok(name) => {
-                let Some(text) = path.text(LONGEST) else { continue };
+                let Some(text) = path.text(MAX) else { continue };
                 if !text.starts_with('/') {
                     path.wrong("the absolute path of a program");
                 }
@@ -367,7 +367,7 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
             Err(error) => path.mistake(format!("{name:?} is no name for a program"), format!("{error}")),
         }
     }
-    let most = prober::Config::MOST_PROGRAMS;
+    let most = prober::Config::MAX_PROGRAMS;
     if found.len() > most {
         field.mistake(format!("{} programs", found.len()), format!("at most {most}"));
     }
@@ -392,7 +392,7 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
     let directives = fields.or("log", log::Settings::default().directives, |it| {
-        let text = it.text(LONGEST)?;
+        let text = it.text(MAX)?;
         if let Err(problem) = directives(text) {
             it.mistake(
                 problem,
@@ -505,7 +505,7 @@ fn addresses(at: Reader<'_>) -> Option<Vec<SocketAddr>> {
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
 fn url(at: Reader<'_>) -> Option<String> {
-    let text = at.text(LONGEST)?;
+    let text = at.text(MAX)?;
     let fits =
         reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if !fits {
@@ -516,7 +516,7 @@ fn url(at: Reader<'_>) -> Option<String> {
 }
 
 fn path(at: &Reader<'_>) -> Option<PathBuf> {
-    at.text(LONGEST).map(PathBuf::from)
+    at.text(MAX).map(PathBuf::from)
 }
 
 /// A folder that is there.
@@ -530,7 +530,7 @@ fn folder(at: &Reader<'_>) -> Option<PathBuf> {
 
 pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
     let path = path(at)?;
-    let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LARGEST_FILE);
+    let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE);
     match std::fs::read(&path) {
         Ok(_) if large => {
             at.mistake(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file")

@@ -31,13 +31,13 @@ pub use view::{DrainView, HookState, StillRegistered};
 use super::{Refusal, Refused, Shared, intake::bounded};
 
 /// Drains that may be under way at the same time.
-pub const MOST_DRAINS: usize = 256;
+pub const MAX_DRAINS: usize = 256;
 /// Records that may be kept at the same time, also of drains that are done: an order beyond it is refused.
-const MOST_RECORDS: usize = 4_096;
+const MAX_RECORDS: usize = 4_096;
 /// The shortest lease: a gateway shows that it lives every five seconds.
-pub const LEAST_LEASE: Duration = Duration::from_secs(6);
+pub const MIN_LEASE: Duration = Duration::from_secs(6);
 /// Earlier drains of an instance that one order replaces; there is one, unless two controls took orders at once.
-const MOST_REPLACED: usize = 16;
+const MAX_REPLACED: usize = 16;
 /// What a cancelled drain says while the registry still shows what was done for it.
 const READMITTING: &str = "maintenance that was set for this drain is being undone";
 
@@ -108,13 +108,13 @@ impl Desk {
                 Err(Refused::new(Refusal::Conflict, text))
             };
         }
-        if active().count() >= MOST_DRAINS {
-            let text = format!("{MOST_DRAINS} drains are under way already; wait for one to end");
+        if active().count() >= MAX_DRAINS {
+            let text = format!("{MAX_DRAINS} drains are under way already; wait for one to end");
             return Err(Refused::new(Refusal::Unavailable, text));
         }
-        if known.len() >= MOST_RECORDS {
+        if known.len() >= MAX_RECORDS {
             let text = format!(
-                "{MOST_RECORDS} drains are recorded, most of instances that are still registered; stop those or let \
+                "{MAX_RECORDS} drains are recorded, most of instances that are still registered; stop those or let \
                  them in (`waypost status` lists them)"
             );
             return Err(Refused::new(Refusal::Unavailable, text));
@@ -128,7 +128,7 @@ impl Desk {
             let over = Drain { note, ..cancelled(it.clone(), self.shared.handle.now()) };
             KvOp::Cas { key: keys::drain(&it.id), value: stored(&over), expected: *index }
         });
-        match self.write(&drain, Index(0), &drain.by, what, replaced.take(MOST_REPLACED).collect()).await? {
+        match self.write(&drain, Index(0), &drain.by, what, replaced.take(MAX_REPLACED).collect()).await? {
             TxnOutcome::Committed(_) => {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
@@ -294,8 +294,8 @@ fn stored(drain: &Drain) -> Bytes {
 fn checked(order: &DrainOrder) -> Result<Span, Refused> {
     let wrong = |text: String| Refused::new(Refusal::Wrong, text);
     let lease = order.lease.unwrap_or(Span(LEASE));
-    if lease.0 < LEAST_LEASE {
-        let least = Span(LEAST_LEASE);
+    if lease.0 < MIN_LEASE {
+        let least = Span(MIN_LEASE);
         return Err(wrong(format!(
             "lease {lease} is shorter than {least}: gateways show every 5s that they live"
         )));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use store::{
     engine::{EngineError, KvOp, MAX_TXN_OPS, TxnOutcome},
     follow::Backoff,
-    journal::{MOST_PAGES, Page, Written},
+    journal::{MAX_PAGES, Page, Written},
     keys,
 };
 
@@ -76,7 +76,7 @@ async fn pages(shared: &Shared) -> Result<Vec<Page>, EngineError> {
 /// Removes the oldest pages beyond what is kept.
 async fn forget(shared: &Shared, held: &Held) -> Result<(), EngineError> {
     let keys = bounded(shared.engine.kv_keys(keys::JOURNAL)).await?;
-    let excess = keys.len().saturating_sub(MOST_PAGES);
+    let excess = keys.len().saturating_sub(MAX_PAGES);
     for batch in keys.get(..excess).unwrap_or_default().chunks(MAX_TXN_OPS - 1) {
         let deletes = batch.iter().map(|key| KvOp::Delete { key: key.clone() });
         bounded(shared.engine.txn(std::iter::once(held.fence()).chain(deletes).collect())).await?;

@@ -17,7 +17,7 @@ use super::shards::{Items, place};
 /// remembered up to this many, and written once they are.
 const SPARE: usize = 10_000;
 /// The longest reason that is kept, in bytes.
-const LONGEST_REASON: usize = 300;
+const MAX_REASON: usize = 300;
 
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,8 +150,8 @@ fn heartbeat(batch: &Batch) -> Heartbeat {
 }
 
 fn shorten(reason: &mut String) {
-    if reason.len() > LONGEST_REASON {
-        let end = (0..=LONGEST_REASON).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or_default();
+    if reason.len() > MAX_REASON {
+        let end = (0..=MAX_REASON).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or_default();
         reason.truncate(end);
         reason.push('…');
     }
@@ -267,7 +267,7 @@ mod tests {
         observation.reason = "ü".repeat(400);
         let ledger = opened(vec![observation]);
         let kept: Observation = serde_json::from_str(ledger.items().values().next().unwrap()).unwrap();
-        assert!(kept.reason.len() <= LONGEST_REASON + 3 && kept.reason.ends_with("ü…"));
+        assert!(kept.reason.len() <= MAX_REASON + 3 && kept.reason.ends_with("ü…"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Many small values in few keys: a tree of shards by the hash of the target.
 //!
-//! A vantage's observations (and the verdicts) start as one shard, `x`. A shard that would grow past [`MOST`] is
+//! A vantage's observations (and the verdicts) start as one shard, `x`. A shard that would grow past [`MAX`] is
 //! split in sixteen by the next digit of its targets' hashes, `x0` to `xf`. Which shards there are follows from the
 //! content alone, so two writers of the same content agree, and a change of one target rewrites one shard.
 
@@ -14,9 +14,9 @@ use store::{
 };
 
 /// The largest shard, in bytes.
-pub(super) const MOST: usize = 64 * 1024;
+pub(super) const MAX: usize = 64 * 1024;
 /// Digits of the hash.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// Items as JSON, in the order of their places in the tree.
 pub(super) type Items = BTreeMap<(u64, TargetKey), String>;
@@ -78,7 +78,7 @@ pub(super) fn split(
 
 fn split_below(items: &[(u64, &str)], depth: usize, frame: Frame, shards: &mut BTreeMap<String, Bytes>) {
     let Some((first, _)) = items.first() else { return };
-    if frame.len() + size(items) <= MOST || depth == DEEPEST {
+    if frame.len() + size(items) <= MAX || depth == MAX_DEPTH {
         shards.insert(name(*first, depth), frame.fill(items));
         return;
     }
@@ -208,7 +208,7 @@ mod tests {
         let all = items(20_000);
         let shards = split(&all, |_| true, OBSERVATIONS);
         assert!(shards.len() > 30, "{}", shards.len());
-        assert!(shards.values().all(|value| value.len() <= MOST));
+        assert!(shards.values().all(|value| value.len() <= MAX));
         let mut seen: Vec<_> = read(&shards).into_iter().map(|it| it.target).collect();
         seen.sort();
         assert_eq!(seen.len(), all.len());
@@ -245,7 +245,7 @@ mod tests {
         let group = |n: usize| (0..17).map(|m| write(&format!("k{n}/{m}"), 4_000)).collect::<Vec<_>>();
         let packed = pack((0..10).map(group).collect(), 1);
         assert_eq!(packed.iter().map(Vec::len).collect::<Vec<_>>(), [51, 51, 51, 17]);
-        let big = |n: usize| vec![write(&format!("k{n}"), MOST)];
+        let big = |n: usize| vec![write(&format!("k{n}"), MAX)];
         let packed = pack((0..20).map(big).collect(), 0);
         for txn in &packed {
             assert!(txn.iter().map(|write| weight(&write.op)).sum::<usize>() < MAX_TXN_BODY);

@@ -22,15 +22,15 @@ use tokio::{
 use super::{Refusal, Refused, Shared};
 
 /// Suspicions kept for vantages that ask late.
-const MOST_SUSPICIONS: usize = 1024;
+const MAX_SUSPICIONS: usize = 1024;
 /// A suspicion is passed on for this long; later the regular interval has found out.
 const URGENT_FOR: Duration = Duration::from_secs(5);
 /// A target that was passed on this recently is not passed on again, whoever suspects it: all are looking.
 const REPEATED_AFTER: Duration = Duration::from_secs(1);
 /// The longest a vantage may wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Vantages that may wait at the same time.
-const MOST_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 
 /// What there is to do.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Tasks {
         if self.suspicions.iter().any(known) {
             return false;
         }
-        if self.suspicions.len() >= MOST_SUSPICIONS {
+        if self.suspicions.len() >= MAX_SUSPICIONS {
             self.suspicions.pop_front();
         }
         self.last += 1;
@@ -103,7 +103,7 @@ impl Board {
         Self {
             state: Mutex::new(Tasks::starting_at(now)),
             news: watch::Sender::new(0),
-            waiting: Semaphore::new(MOST_WAITING),
+            waiting: Semaphore::new(MAX_WAITING),
         }
     }
 
@@ -169,9 +169,9 @@ pub(super) async fn work(
 ) -> Result<Work, Refused> {
     let board = &shared.work;
     let too_many =
-        |_| Refused::new(Refusal::Unavailable, format!("{MOST_WAITING} vantages are waiting already"));
+        |_| Refused::new(Refusal::Unavailable, format!("{MAX_WAITING} vantages are waiting already"));
     let _place = board.waiting.try_acquire().map_err(too_many)?;
-    let deadline = Instant::now() + wait.min(LONGEST_WAIT);
+    let deadline = Instant::now() + wait.min(MAX_WAIT);
     let mut news = board.news.subscribe();
     loop {
         news.borrow_and_update();
@@ -261,9 +261,9 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let mut tasks = tasks();
-        for n in 0..MOST_SUSPICIONS + 10 {
+        for n in 0..MAX_SUSPICIONS + 10 {
             tasks.suspect(&name("v1"), TargetKey::from(format!("t{n}").as_str()), START);
         }
-        assert_eq!(tasks.suspicions.len(), MOST_SUSPICIONS);
+        assert_eq!(tasks.suspicions.len(), MAX_SUSPICIONS);
     }
 }

@@ -13,8 +13,8 @@ use super::Part;
 const PATIENCE: u32 = 2;
 
 /// Files below a folder that are looked at, and how many folders deep.
-const MOST_FILES: usize = 200_000;
-const DEEPEST: u32 = 8;
+const MAX_FILES: usize = 200_000;
+const MAX_DEPTH: u32 = 8;
 
 /// How files look from outside: their inodes, lengths and times. Equal signatures mean unchanged files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,9 @@ impl Signature {
         let (mut paths, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);
         while let Some((folder, depth)) = folders.pop() {
             let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            for path in entries.map(|entry| entry.path()).take(MOST_FILES.saturating_sub(paths.len())) {
+            for path in entries.map(|entry| entry.path()).take(MAX_FILES.saturating_sub(paths.len())) {
                 // A link to a folder above would be followed for ever.
-                if depth < DEEPEST && path.is_dir() {
+                if depth < MAX_DEPTH && path.is_dir() {
                     folders.push((path.clone(), depth + 1));
                 }
                 paths.push(path);

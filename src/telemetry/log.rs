@@ -30,10 +30,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::reread::{Outcome, Part, Signature};
 
 /// Lines and octets that wait to be written; more are dropped.
-const MOST_LINES: usize = 8_192;
-const MOST_OCTETS: usize = 4 * 1024 * 1024;
+const MAX_LINES: usize = 8_192;
+const MAX_OCTETS: usize = 4 * 1024 * 1024;
 /// The longest line; the rest of a longer one is cut off.
-const LONGEST: usize = 64 * 1024;
+const MAX: usize = 64 * 1024;
 /// How long the end of a process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_millis(500);
 /// How often a full pipe that does not block is tried again.
@@ -238,7 +238,7 @@ impl Lines {
     }
 
     fn start_writing(&self, target: Box<dyn Write + Send>) {
-        let (sender, orders) = sync_channel(MOST_LINES);
+        let (sender, orders) = sync_channel(MAX_LINES);
         if self.0.sender.set(sender).is_err() {
             return;
         }
@@ -261,7 +261,7 @@ impl Lines {
     /// Puts a line into the queue, or drops and counts it.
     fn put(&self, line: &[u8]) {
         let cut;
-        let line = match line.get(..LONGEST) {
+        let line = match line.get(..MAX) {
             None => line,
             Some(beginning) => {
                 cut = [beginning, b" (cut off)\n"].concat();
@@ -269,7 +269,7 @@ impl Lines {
             }
         };
         let before = self.0.waiting.fetch_add(line.len(), Ordering::Relaxed);
-        let fits = before + line.len() <= MOST_OCTETS;
+        let fits = before + line.len() <= MAX_OCTETS;
         if !(fits && self.send(Order::Line(line.into()))) {
             self.0.waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.0.metrics.dropped.increment();

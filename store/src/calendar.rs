@@ -11,7 +11,7 @@ use model::{Moment, Schedule, TimeOfDay};
 const MINUTE: i64 = 60_000;
 const WEEK: i64 = 7 * 24 * 60 * MINUTE;
 /// Offsets written out per time zone: half a century where clocks change twice a year.
-const MOST_OFFSETS: usize = 100;
+const MAX_OFFSETS: usize = 100;
 /// The first moment a calendar has to answer for: 2025-01-01.
 const BEGINNING: i64 = 1_735_689_600_000;
 
@@ -93,7 +93,7 @@ fn millis(now: Moment) -> i64 {
 fn offsets(zone: &TimeZone) -> Vec<(i64, i64)> {
     let begin = Timestamp::from_millisecond(BEGINNING).unwrap_or(Timestamp::UNIX_EPOCH);
     let offset = |offset: jiff::tz::Offset| i64::from(offset.seconds()) * 1_000;
-    let later = zone.following(begin).take(MOST_OFFSETS);
+    let later = zone.following(begin).take(MAX_OFFSETS);
     let later = later.map(|it| (it.timestamp().as_millisecond(), offset(it.offset())));
     std::iter::once((i64::MIN, offset(zone.to_offset(begin)))).chain(later).collect()
 }

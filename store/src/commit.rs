@@ -23,9 +23,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-pub use audit::{AuditEntry, MOST_AUDITED, audit, record, write as audit_write};
+pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
 pub use plan::{Author, Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
-pub use values::{FieldChange, MOST_CHANGES, changes_of};
+pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};
 
 use crate::{

@@ -207,7 +207,7 @@ pub struct NodeBeat {
     /// Whether its verdicts follow what the vantages see; absent before it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
-    /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MOST_INSTANCES`].
+    /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MAX_INSTANCES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceNote>,
     /// How many more there are.
@@ -217,7 +217,7 @@ pub struct NodeBeat {
 
 impl NodeBeat {
     /// Instances that one beat tells of: a beat is written every few seconds and has to stay small.
-    pub const MOST_INSTANCES: usize = 32;
+    pub const MAX_INSTANCES: usize = 32;
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

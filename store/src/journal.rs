@@ -39,11 +39,11 @@ impl Page {
     /// The version this program writes.
     pub const VERSION: u32 = 1;
     /// Turns on one page: far below what a value may hold.
-    pub const MOST: usize = 300;
+    pub const MAX: usize = 300;
 }
 
 /// Pages that are kept; what is older is forgotten.
-pub const MOST_PAGES: usize = 2_000;
+pub const MAX_PAGES: usize = 2_000;
 
 /// The last turn of each target that is written down.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +74,7 @@ impl Written {
             .collect();
         turns.sort();
         let page = |turns: &[Turn]| Page { v: Page::VERSION, generation, turns: turns.to_vec() };
-        turns.chunks(Page::MOST).map(page).collect()
+        turns.chunks(Page::MAX).map(page).collect()
     }
 }
 

@@ -50,7 +50,7 @@ const TAKES_BACK: f64 = 85.0;
 /// What is aimed at between the two; in percent of the capacity.
 const AIM: f64 = 95.0;
 /// However full a site is, some clients come: what they get says when it is better.
-const MOST: f64 = 0.95;
+const MAX: f64 = 0.95;
 
 impl Overflow {
     /// The next share of a site that carries `rate` and is meant for `capacity` requests per second. `settle`: how long
@@ -68,7 +68,7 @@ impl Overflow {
         let everybody = rate / (1.0 - share);
         let wanted = if everybody > 0.0 { 1.0 - capacity * AIM / 100.0 / everybody } else { 0.0 };
         // What grows does not fall and what falls does not grow, whatever a noisy rate makes of the estimate.
-        let wanted = if full { wanted.max(share) } else { wanted.min(share) }.clamp(0.0, MOST);
+        let wanted = if full { wanted.max(share) } else { wanted.min(share) }.clamp(0.0, MAX);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^16")]
         let share = Share((wanted * f64::from(Share::ALL.0)) as u32);
         Self { share, changed: now }

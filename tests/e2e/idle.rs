@@ -42,7 +42,7 @@ fn window() -> Duration {
 const WRITES_PER_HEARTBEAT: f64 = 0.5;
 /// Requests a second of one node with all roles, whatever its Consul is busy with: each of its followed keys and
 /// prefixes is read once a second at most.
-const MOST_REQUESTS: f64 = 12.0;
+const MAX_REQUESTS: f64 = 12.0;
 
 /// A relay that counts the requests that pass through it.
 struct Relay {
@@ -206,7 +206,7 @@ impl Rig {
         if let Some((line, count)) = most.into_iter().max_by_key(|(_, count)| *count) {
             ensure(count < 20, || format!("{state}: logged {count} times: {line}"))?;
         }
-        ensure(per_second <= MOST_REQUESTS, || format!("{state}: {per_second:.1} requests a second"))?;
+        ensure(per_second <= MAX_REQUESTS, || format!("{state}: {per_second:.1} requests a second"))?;
         // One more for an edge of the window, and for the agent's own.
         let allowed = heartbeats * WRITES_PER_HEARTBEAT + 2.0 / seconds;
         ensure(writes <= allowed, || format!("{state}: {writes:.2} raft writes a second of {allowed:.2}"))

@@ -30,7 +30,7 @@ use crate::{
 use store::model::RecordData;
 
 /// Images longer than this are left to the general path, which knows how to truncate.
-const LONGEST_IMAGE: usize = 1100;
+const MAX_IMAGE: usize = 1100;
 
 impl Table {
     /// Compiles a world's configuration; its health and time play no part.
@@ -231,7 +231,7 @@ impl<'w> Compiling<'w> {
         let question = Question::new(QueryName::from(name), RecordType::A);
         let reply =
             Reply { query: query_header(), question: Some(&question), answer, edns: None, tsig: None };
-        let encoded = reply.encode(LONGEST_IMAGE as u16);
+        let encoded = reply.encode(MAX_IMAGE as u16);
         if encoded.truncated || encoded.rcode == Rcode::ServFail {
             return None;
         }

@@ -66,14 +66,14 @@ impl Asker {
 const PLACES: usize = 64;
 
 /// The most addresses of a family that a decision holds; an answer with more would not fit its datagram.
-const MOST_V4: usize = 16;
-const MOST_V6: usize = 12;
+const MAX_V4: usize = 16;
+const MAX_V6: usize = 12;
 
 /// What a steered name is answered with.
 #[derive(Clone, Debug)]
 pub(super) struct Decision {
-    v4: [Ipv4Addr; MOST_V4],
-    v6: [Ipv6Addr; MOST_V6],
+    v4: [Ipv4Addr; MAX_V4],
+    v6: [Ipv6Addr; MAX_V6],
     count_v4: usize,
     count_v6: usize,
     /// More addresses than are held here.
@@ -85,8 +85,8 @@ pub(super) struct Decision {
 impl Default for Decision {
     fn default() -> Self {
         Self {
-            v4: [Ipv4Addr::UNSPECIFIED; MOST_V4],
-            v6: [Ipv6Addr::UNSPECIFIED; MOST_V6],
+            v4: [Ipv4Addr::UNSPECIFIED; MAX_V4],
+            v6: [Ipv6Addr::UNSPECIFIED; MAX_V6],
             count_v4: 0,
             count_v6: 0,
             too_many: false,

@@ -3,18 +3,18 @@
 use store::model::DomainName;
 
 /// The longest name in wire form (RFC 1035 §2.3.4).
-const LONGEST: usize = 255;
+const MAX: usize = 255;
 
 /// A name as it is looked up. Kept between queries, so that nothing is cleared that is overwritten anyway.
 #[derive(Debug)]
 pub(super) struct Key {
-    octets: [u8; LONGEST + 1],
+    octets: [u8; MAX + 1],
     len: usize,
 }
 
 impl Default for Key {
     fn default() -> Self {
-        Self { octets: [0; LONGEST + 1], len: 0 }
+        Self { octets: [0; MAX + 1], len: 0 }
     }
 }
 
@@ -31,7 +31,7 @@ impl Key {
         }
         let len = end + 1;
         self.octets.get_mut(..len)?.copy_from_slice(wire.get(..len)?);
-        if len > LONGEST {
+        if len > MAX {
             return None;
         }
         self.len = len;

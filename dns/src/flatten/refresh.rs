@@ -40,16 +40,16 @@ use crate::{answer::World, metrics::Metrics, record::RecordType, zones_dir::Zone
 const SOONEST: Duration = Duration::from_secs(5);
 const LATEST: Duration = Duration::from_secs(3600);
 /// The longest pause after questions that nobody answered.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// How long an absence counts whose end nobody told.
 const ABSENT: Duration = Duration::from_secs(60);
 /// How often to look whether zones from files changed.
 const LOOK: Duration = Duration::from_secs(1);
 /// More names than this are not resolved.
-const MOST_NAMES: usize = 10_000;
+const MAX_NAMES: usize = 10_000;
 /// More records than this are not kept of one name and type, nor longer ones, in octets.
-const MOST_RECORDS: usize = 64;
-const LONGEST_RECORD: usize = 4096;
+const MAX_RECORDS: usize = 64;
+const MAX_RECORD: usize = 4096;
 /// How long one server has to answer one question.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions at a time.
@@ -101,7 +101,7 @@ impl Due {
             }
             Said::Nothing(_) => {
                 self.failures = self.failures.saturating_add(1);
-                let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(LONGEST_PAUSE);
+                let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(MAX_PAUSE);
                 doubled.mul_f64(chance.mul_add(0.5, 0.5))
             }
         };
@@ -164,14 +164,14 @@ impl Refresher {
 
     /// Plans for these names and forgets all others.
     fn adopt(&self, mut names: BTreeSet<DomainName>, plan: &mut HashMap<Question, Due>) {
-        let surplus = names.len().saturating_sub(MOST_NAMES);
+        let surplus = names.len().saturating_sub(MAX_NAMES);
         if surplus > 0 {
             tracing::error!(
                 names = names.len(),
-                most = MOST_NAMES,
+                most = MAX_NAMES,
                 "too many ALIAS targets; some stay SERVFAIL"
             );
-            names = names.into_iter().take(MOST_NAMES).collect();
+            names = names.into_iter().take(MAX_NAMES).collect();
         }
         plan.retain(|(name, _), _| names.contains(name));
         let now = Instant::now();
@@ -203,7 +203,7 @@ impl Refresher {
             *resolver = built(&self.resolvers);
         }
         let Some(resolver) = resolver else {
-            plan.values_mut().for_each(|due| due.at = due.at.max(now + LONGEST_PAUSE));
+            plan.values_mut().for_each(|due| due.at = due.at.max(now + MAX_PAUSE));
             return look;
         };
         for (question, due) in plan.iter_mut().filter(|(_, due)| waiting(due) && due.at <= now) {
@@ -320,7 +320,7 @@ async fn resolve(resolver: &TokioResolver, (name, sought): &Question) -> Said {
         Ok(found) => {
             let records = found.answers().iter().filter(|it| it.record_type() == wire).filter_map(plain);
             let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-            Said::Records(records.take(MOST_RECORDS).collect(), Duration::from_secs(ttl.into()))
+            Said::Records(records.take(MAX_RECORDS).collect(), Duration::from_secs(ttl.into()))
         }
         Err(error) => absent(&error),
     }
@@ -339,7 +339,7 @@ fn plain(record: &Record) -> Option<RecordData> {
             let owner = DomainName::from_labels(record.name.iter()).ok()?;
             let record = RecordData::Other { record_type: RecordType::HTTPS.0, data };
             let record = moved(record, &owner);
-            let short = matches!(&record, RecordData::Other { data, .. } if data.len() <= LONGEST_RECORD);
+            let short = matches!(&record, RecordData::Other { data, .. } if data.len() <= MAX_RECORD);
             short.then_some(record)
         }
         _ => None,
@@ -387,7 +387,7 @@ mod tests {
             due.again(now, &Said::Nothing(String::new()), 1.0);
             pauses.push(due.at - now);
         }
-        assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == LONGEST_PAUSE);
+        assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == MAX_PAUSE);
         due.again(now, &Said::Records(vec![], SOONEST), 0.0);
         assert_eq!(due.failures, 0);
     }

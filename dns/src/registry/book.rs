@@ -14,7 +14,7 @@ use store::{
 };
 
 /// Services in use at a time.
-const MOST: usize = 1000;
+const MAX: usize = 1000;
 /// New ones that may come at once.
 const BURST: u64 = 200;
 /// How often another may come after that, in milliseconds.
@@ -62,7 +62,7 @@ impl Book {
         if !self.spend(now) {
             return Page::Full;
         }
-        let evicted = if self.pages.len() >= MOST { self.evict() } else { None };
+        let evicted = if self.pages.len() >= MAX { self.evict() } else { None };
         let slot = self.handle.service(service);
         self.pages.insert(service.to_owned(), Entry { slot: Arc::clone(&slot), asked: self.asked });
         self.following.set(self.pages.keys().cloned().collect::<BTreeSet<_>>());
@@ -129,15 +129,15 @@ mod tests {
             let page = book.ask(&format!("s{n}"), Moment(u64::try_from(at).unwrap() * 1_000_000));
             assert!(matches!(page, Page::Open(_)));
         };
-        (0..MOST).for_each(|n| ask(n, n));
-        ask(0, MOST);
+        (0..MAX).for_each(|n| ask(n, n));
+        ask(0, MAX);
         let followed = || handle.services_in_use().borrow().clone();
-        ask(MOST, MOST + 1);
+        ask(MAX, MAX + 1);
         assert!(followed().contains("s0") && !followed().contains("s1"));
         assert!(!publisher.discovery().services().contains("s1"), "it is forgotten as well");
         handle.service("s7").store(gone());
-        ask(MOST + 1, MOST + 2);
+        ask(MAX + 1, MAX + 2);
         assert!(!followed().contains("s7") && followed().contains("s2"));
-        assert_eq!((followed().len(), publisher.discovery().services().len()), (MOST, MOST));
+        assert_eq!((followed().len(), publisher.discovery().services().len()), (MAX, MAX));
     }
 }

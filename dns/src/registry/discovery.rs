@@ -97,7 +97,7 @@ impl Discovery {
             book: Mutex::new(Book::new(handle.clone())),
             handle,
             turn: AtomicUsize::default(),
-            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }
 
@@ -180,7 +180,7 @@ impl Discovery {
 /// How long the first question about a service waits for it to be read.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions that wait at a time.
-const MOST_WAITING: usize = 256;
+const MAX_WAITING: usize = 256;
 
 /// Says of an answer that it may be out of date (RFC 8914 §4.4).
 fn stale(answer: Answer) -> Answer {

@@ -60,7 +60,7 @@ static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 /// What a datagram to a client has room for, in octets.
 fn room(client: IpAddr) -> u16 {
     let client = client.to_canonical();
-    if INSIDE.iter().any(|network| network.contains(&client)) { packet::LONGEST_DATAGRAM } else { PAYLOAD }
+    if INSIDE.iter().any(|network| network.contains(&client)) { packet::MAX_DATAGRAM } else { PAYLOAD }
 }
 
 impl Answers for Registry {

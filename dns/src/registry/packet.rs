@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
-pub(crate) const LONGEST_DATAGRAM: u16 = 65_507;
+pub(crate) const MAX_DATAGRAM: u16 = 65_507;
 
 /// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.
 pub(super) fn respond(

@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// Queries are far shorter; what is cut off here cannot be read and is answered so.
-const LONGEST: usize = 4096;
+const MAX: usize = 4096;
 
 /// How long to wait after the system failed us, so that a lasting error does not spin.
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub(super) async fn serve(socket: Arc<UdpSocket>, answers: impl Answers, mut stopped: watch::Receiver<bool>) {
-    let mut buffer = [0; LONGEST];
+    let mut buffer = [0; MAX];
     loop {
         let received = tokio::select! {
             biased;

@@ -24,16 +24,16 @@ use std::{
 pub(super) const BATCH: usize = 64;
 
 /// The longest query that is taken whole, and an octet more, so that a longer one shows.
-pub(super) const LONGEST_QUERY: usize = crate::respond::LONGEST_DATAGRAM + 1;
+pub(super) const MAX_QUERY: usize = crate::respond::MAX_DATAGRAM + 1;
 
 /// The longest reply, with room to spare.
-pub(super) const LONGEST_REPLY: usize = 1280;
+pub(super) const MAX_REPLY: usize = 1280;
 
 /// One more cache line than a power of two, so that the first lines of all buffers do not share a cache set.
 #[repr(C, align(64))]
-struct Query([u8; LONGEST_QUERY + 64]);
+struct Query([u8; MAX_QUERY + 64]);
 #[repr(C, align(64))]
-struct Reply([u8; LONGEST_REPLY + 64]);
+struct Reply([u8; MAX_REPLY + 64]);
 
 /// Room for one packet information message of either family.
 #[repr(C, align(8))]
@@ -79,7 +79,7 @@ impl Batch {
             // SAFETY: `p` is valid for reads and writes, `at` is within every array, and nobody else has the memory.
             unsafe {
                 (*p).vectors[at] =
-                    libc::iovec { iov_base: addr_of_mut!((*p).queries[at]).cast(), iov_len: LONGEST_QUERY };
+                    libc::iovec { iov_base: addr_of_mut!((*p).queries[at]).cast(), iov_len: MAX_QUERY };
                 let header = addr_of_mut!((*p).incoming[at].msg_hdr);
                 (*header).msg_name = addr_of_mut!((*p).peers[at]).cast();
                 (*header).msg_iov = addr_of_mut!((*p).vectors[at]);
@@ -129,7 +129,7 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// Shows each datagram to `answer`, with its sender and room for a reply of [`LONGEST_REPLY`] octets; `answer`
+    /// Shows each datagram to `answer`, with its sender and room for a reply of [`MAX_REPLY`] octets; `answer`
     /// says how many octets to send, none for no reply.
     pub(super) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
         let p = self.memory.as_ptr();
@@ -137,16 +137,16 @@ impl Batch {
             // SAFETY: `p` is valid and `at` below `BATCH`. The slices are of different arrays, live until `answer`
             // returns and are within their arrays. All octets are initialised: by zeroes, or by the kernel.
             let octets = unsafe {
-                let length = ((*p).incoming[at].msg_len as usize).min(LONGEST_QUERY);
+                let length = ((*p).incoming[at].msg_len as usize).min(MAX_QUERY);
                 let query = slice::from_raw_parts(addr_of_mut!((*p).queries[at]).cast(), length);
-                let reply = slice::from_raw_parts_mut(addr_of_mut!((*p).replies[at]).cast(), LONGEST_REPLY);
+                let reply = slice::from_raw_parts_mut(addr_of_mut!((*p).replies[at]).cast(), MAX_REPLY);
                 match address(&(*p).peers[at]) {
                     Some(peer) => answer(query, peer, reply),
                     None => 0,
                 }
             };
             if octets > 0 {
-                self.queue(at, octets.min(LONGEST_REPLY));
+                self.queue(at, octets.min(MAX_REPLY));
             }
         }
     }
@@ -398,7 +398,7 @@ mod tests {
         let mut batch = Batch::new(true);
         assert_eq!(batch.receive(&server).unwrap(), 1);
         batch.answer(|query, _, _| {
-            assert_eq!(query, [7; LONGEST_QUERY]);
+            assert_eq!(query, [7; MAX_QUERY]);
             0
         });
         assert_eq!(batch.send(&server), Sent::default());

@@ -31,12 +31,12 @@ use crate::{options, respond::Dropped};
 const PATH: &str = "/dns-query";
 const MESSAGE: &str = "application/dns-message";
 /// The longest message.
-const LONGEST: usize = 65_535;
+const MAX: usize = 65_535;
 /// Requests of one connection at a time.
 const STREAMS: u32 = 64;
-const LARGEST_HEAD: u32 = 16 * 1024;
+const MAX_HEAD: u32 = 16 * 1024;
 /// Room for the longest message as base64url in a GET's target, and the head around it.
-const LARGEST_BUFFER: usize = 128 * 1024;
+const MAX_BUFFER: usize = 128 * 1024;
 /// What clients may send before it was read, by stream and by connection.
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
@@ -66,7 +66,7 @@ pub(super) async fn converse(stream: TlsStream<TcpStream>, line: Line<impl Answe
 
 fn version_one(idle: Duration) -> http1::Builder {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(LARGEST_BUFFER);
+    server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(MAX_BUFFER);
     server
 }
 
@@ -75,8 +75,8 @@ fn version_two() -> http2::Builder<TokioExecutor> {
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(LARGEST_HEAD)
-        .max_send_buf_size(LONGEST)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buf_size(MAX)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1);
     server
@@ -178,7 +178,7 @@ where
         Method::GET => parameter(request.uri().query().unwrap_or_default()),
         Method::POST => {
             let length = announced(request.headers())?;
-            let body = Limited::new(request.into_body(), LONGEST).collect();
+            let body = Limited::new(request.into_body(), MAX).collect();
             match timeout(patience, body).await {
                 Ok(Ok(body)) => {
                     let body = body.to_bytes();
@@ -213,7 +213,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     let digits = digits.filter(|it| !it.is_empty()).ok_or(BAD_LENGTH)?;
     // A number that does not fit is too long as well.
     match digits.parse::<usize>() {
-        Ok(length) if length <= LONGEST => Ok(Some(length)),
+        Ok(length) if length <= MAX => Ok(Some(length)),
         _ => Err(TOO_LONG),
     }
 }
@@ -223,7 +223,7 @@ fn parameter(query: &str) -> Result<Bytes, Refusal> {
     let mut given = query.split('&').filter_map(|it| it.strip_prefix("dns="));
     let (Some(text), None) = (given.next(), given.next()) else { return Err(NO_MESSAGE) };
     let message = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| NOT_BASE64)?;
-    if message.len() > LONGEST { Err(TOO_LONG) } else { Ok(message.into()) }
+    if message.len() > MAX { Err(TOO_LONG) } else { Ok(message.into()) }
 }
 
 /// A reply. It may be kept as long as its records, but only by the client: others may be sent elsewhere.
@@ -276,8 +276,8 @@ mod tests {
         for message in [posted, parameters, got] {
             assert_eq!(message.unwrap(), query);
         }
-        let longest = outcome("POST", "/dns-query", Some(MESSAGE), vec![0; LONGEST]).await;
-        assert_eq!(longest.unwrap().len(), LONGEST);
+        let longest = outcome("POST", "/dns-query", Some(MESSAGE), vec![0; MAX]).await;
+        assert_eq!(longest.unwrap().len(), MAX);
     }
 
     #[tokio::test]
@@ -295,7 +295,7 @@ mod tests {
             ("PUT", "/dns-query", Some(MESSAGE), 12, NO_SUCH_METHOD),
             ("POST", "/dns-query", None, 12, NOT_DNS),
             ("POST", "/dns-query", Some("application/dns-json"), 12, NOT_DNS),
-            ("POST", "/dns-query", Some(MESSAGE), LONGEST + 1, TOO_LONG),
+            ("POST", "/dns-query", Some(MESSAGE), MAX + 1, TOO_LONG),
         ];
         for (method, target, kind, octets, refusal) in cases {
             let got = outcome(method, target, kind, vec![0; octets]).await;

@@ -24,14 +24,14 @@ use tokio::{
 
 use super::{
     Answers as _, Exchange,
-    batch::{Batch, LONGEST_REPLY},
+    batch::{Batch, MAX_REPLY},
 };
 use crate::{
     fast::Scratch,
     flatten::Targets,
     gate::Guard,
     metrics::Tally,
-    registry::LONGEST_DATAGRAM,
+    registry::MAX_DATAGRAM,
     reply::PAYLOAD,
     respond::{Dropped, Response, Transport, respond},
     served::Served,
@@ -105,7 +105,7 @@ impl Workers {
 struct Worker {
     socket: Arc<UdpSocket>,
     /// It listens on every address. Replies then have to leave from the one that was asked, which only the batch sees
-    /// to, and its places hold no more than [`LONGEST_REPLY`].
+    /// to, and its places hold no more than [`MAX_REPLY`].
     wildcard: bool,
     /// For the rare query that has to wait.
     runtime: Handle,
@@ -158,7 +158,7 @@ impl Worker {
             });
             return Some(0);
         }
-        let room = if self.wildcard { PAYLOAD } else { LONGEST_DATAGRAM };
+        let room = if self.wildcard { PAYLOAD } else { MAX_DATAGRAM };
         let outcome = discovery.respond(packet, peer, (Transport::Udp, room))?;
         tally.record(&outcome);
         match &outcome {
@@ -240,7 +240,7 @@ fn put(outcome: &Result<Response, Dropped>, reply: &mut [u8]) -> usize {
     let Ok(Response { bytes, .. }) = outcome else { return 0 };
     match reply.get_mut(..bytes.len()) {
         Some(place) => place.copy_from_slice(bytes),
-        None => debug_assert!(bytes.len() <= LONGEST_REPLY, "the general path knows its limit"),
+        None => debug_assert!(bytes.len() <= MAX_REPLY, "the general path knows its limit"),
     }
     bytes.len()
 }

@@ -7,7 +7,7 @@ use store::model::{
     rdata::{self, Entry, Scanner, Unfit, Word},
 };
 
-use super::{DEEPEST, Files, MOST_MISTAKES, MOST_OCTETS, MOST_WARNINGS, Mistake, Place, generate};
+use super::{Files, MAX_DEPTH, MAX_MISTAKES, MAX_OCTETS, MAX_WARNINGS, Mistake, Place, generate};
 
 /// The TTL where a record has none and there is no `$TTL` before it, and that of a `$TTL` of 2^31 or more (as in NSD).
 const INSTEAD: Ttl = Ttl::of_record(3_600);
@@ -34,7 +34,7 @@ pub(super) struct Warnings {
 
 impl Warnings {
     pub(super) fn add(&mut self, warning: Mistake) {
-        if self.kept.len() < MOST_WARNINGS {
+        if self.kept.len() < MAX_WARNINGS {
             self.kept.push(warning);
         } else {
             self.more += 1;
@@ -74,7 +74,7 @@ pub(super) fn read(
         files,
         file: Arc::clone(&file),
         depth: 0,
-        octets: MOST_OCTETS.saturating_sub(text.len()),
+        octets: MAX_OCTETS.saturating_sub(text.len()),
         origin: Some(apex.clone()),
         owner: None,
         default_ttl: None,
@@ -82,8 +82,8 @@ pub(super) fn read(
         found: Found { file, ..Found::default() },
         mistakes: Vec::new(),
     };
-    if text.len() > MOST_OCTETS {
-        reading.at_whole("the file is too long".to_owned(), format!("at most {MOST_OCTETS} octets"));
+    if text.len() > MAX_OCTETS {
+        reading.at_whole("the file is too long".to_owned(), format!("at most {MAX_OCTETS} octets"));
     } else {
         reading.text(text);
     }
@@ -126,7 +126,7 @@ fn unfit(word: &Word<'_>, what: Unfit) -> Wrong {
 
 impl Reading<'_> {
     fn is_enough(&self) -> bool {
-        self.mistakes.len() >= MOST_MISTAKES
+        self.mistakes.len() >= MAX_MISTAKES
     }
 
     fn mistake(&mut self, Wrong { line, column, what }: Wrong) {
@@ -209,9 +209,9 @@ impl Reading<'_> {
             Some(word) => self.name(word)?,
             None => self.origin.clone(),
         };
-        if self.depth == DEEPEST {
+        if self.depth == MAX_DEPTH {
             let problem = format!("{:?} is included too deep", path.shown());
-            return Err(wrong(path, problem, format!("at most {DEEPEST} files inside one another")));
+            return Err(wrong(path, problem, format!("at most {MAX_DEPTH} files inside one another")));
         }
         let name = path.octets().and_then(|octets| String::from_utf8(octets).ok());
         let name = name.ok_or_else(|| unfit(path, Unfit::new(path, "the path of a file")))?;
@@ -239,7 +239,7 @@ impl Reading<'_> {
             let text = generate::line(template, number)
                 .ok_or_else(|| wrong(name, "the template of $GENERATE is not understood", generate::FORM))?;
             let Some(left) = self.octets.checked_sub(text.len()) else {
-                let expected = format!("at most {MOST_OCTETS} octets in all");
+                let expected = format!("at most {MAX_OCTETS} octets in all");
                 return Err(wrong(name, "$GENERATE makes the zone too large", expected));
             };
             self.octets = left;

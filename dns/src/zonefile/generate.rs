@@ -7,7 +7,7 @@ use store::model::rdata::{self, Word};
 /// What the directive looks like.
 pub(super) const FORM: &str =
     "$GENERATE 1-254/2 host$ A 192.0.2.$, the numbers up to 2147483647, at most 65536 of them";
-const MOST: u64 = 65_536;
+const MAX: u64 = 65_536;
 
 /// The numbers.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Range {
         let (from, to) = span.split_once('-')?;
         let number = |text: &str| text.parse::<u32>().ok().filter(|it| *it <= i32::MAX as u32);
         let (from, to, step) = (u64::from(number(from)?), u64::from(number(to)?), u64::from(number(step)?));
-        let fits = from <= to && step > 0 && (to - from) / step < MOST;
+        let fits = from <= to && step > 0 && (to - from) / step < MAX;
         fits.then_some(Self { all: from..=to, step: usize::try_from(step).ok()? })
     }
 

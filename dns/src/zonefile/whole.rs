@@ -7,7 +7,7 @@ use store::model::{
 };
 
 use super::{
-    Dnssec, MOST_MISTAKES, Mistake, Place, Places, Read,
+    Dnssec, MAX_MISTAKES, Mistake, Place, Places, Read,
     entries::{Found, Warnings, is_ns},
 };
 use crate::record::plain_type;
@@ -36,8 +36,8 @@ pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Re
         missing("name server", format!("at least one NS record at {apex}"));
     }
     let owners = Owners::of(apex, &records);
-    mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MOST_MISTAKES));
-    mistakes.truncate(MOST_MISTAKES);
+    mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MAX_MISTAKES));
+    mistakes.truncate(MAX_MISTAKES);
     different_ttls(&records, &mut warnings);
     match soa {
         Some(soa) if mistakes.is_empty() => {

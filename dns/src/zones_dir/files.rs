@@ -8,7 +8,7 @@ use std::{
 
 use store::{model::DomainName, snapshot::ZoneView};
 
-use crate::zonefile::{self, Dnssec, Files as _, Folder, MOST_OCTETS, Noted, digest, read_file};
+use crate::zonefile::{self, Dnssec, Files as _, Folder, MAX_OCTETS, Noted, digest, read_file};
 
 /// A file that is to be a zone.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Loaded {
     /// True if it would be read the same again.
     fn still_holds(&self, content: u64, folder: &Folder) -> bool {
         let same = |(name, content): &(String, u64)| {
-            folder.read(name, MOST_OCTETS).is_ok_and(|text| digest(&text) == *content)
+            folder.read(name, MAX_OCTETS).is_ok_and(|text| digest(&text) == *content)
         };
         self.content == content && self.included.iter().all(same)
     }
@@ -76,7 +76,7 @@ pub(super) fn load(
     origin: &DomainName,
     before: Option<&Loaded>,
 ) -> (Result<Loaded, Vec<String>>, Vec<PathBuf>) {
-    let text = match read_file(path, MOST_OCTETS) {
+    let text = match read_file(path, MAX_OCTETS) {
         Ok(text) => text,
         Err(problem) => return (Err(vec![problem]), Vec::new()),
     };

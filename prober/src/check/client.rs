@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fault, Phases, http::LONGEST_HEAD};
+use super::{Fault, Phases, http::MAX_HEAD};
 
 /// A stream of any kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -68,7 +68,7 @@ pub(super) async fn send(
         request = request.header(&header.name, &header.value);
     }
     let unsendable = |error: http::Error| Fault::Local(format!("the check cannot be sent: {error}"));
-    let most = if it.expect_body.is_some() { HttpProbe::MOST_BODY } else { 0 };
+    let most = if it.expect_body.is_some() { HttpProbe::MAX_BODY } else { 0 };
     match it.http_version {
         HttpVersion::One => one(request.body(Empty::new()).map_err(unsendable)?, stream, most, phases).await,
         HttpVersion::Two => {
@@ -85,7 +85,7 @@ async fn one(
 ) -> Result<Answer, Fault> {
     let started = Instant::now();
     let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(LONGEST_HEAD);
+    builder.max_buf_size(MAX_HEAD);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(lost)?;
     let exchange = async {
         let (parts, mut incoming) = sender.send_request(request).await.map_err(lost)?.into_parts();
@@ -111,7 +111,7 @@ async fn two(
 ) -> Result<Answer, Fault> {
     let started = Instant::now();
     let mut builder = h2::client::Builder::new();
-    let longest = u32::try_from(LONGEST_HEAD).unwrap_or(u32::MAX);
+    let longest = u32::try_from(MAX_HEAD).unwrap_or(u32::MAX);
     builder.max_header_list_size(longest).enable_push(false);
     let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(lost)?;
     let exchange = async {

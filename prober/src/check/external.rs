@@ -11,7 +11,7 @@ use tokio::{io::AsyncReadExt as _, process::Command};
 use super::Fault;
 
 /// More output than this is a flood.
-pub(super) const MOST_OUTPUT: usize = 4096;
+pub(super) const MAX_OUTPUT: usize = 4096;
 
 /// Kills what is left of a process group when it goes out of sight, also when the probe's timeout drops it.
 struct Group(Option<Pid>);
@@ -36,11 +36,11 @@ pub(super) async fn run(name: &str, program: &Path, address: SocketAddr) -> Resu
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        let read = stdout.take(MOST_OUTPUT as u64 + 1).read_to_end(&mut output).await;
+        let read = stdout.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut output).await;
         read.map_err(|error| unable(error.to_string()))?;
     }
-    if output.len() > MOST_OUTPUT {
-        return Err(unable(format!("killed: it wrote more than {MOST_OUTPUT} bytes")));
+    if output.len() > MAX_OUTPUT {
+        return Err(unable(format!("killed: it wrote more than {MAX_OUTPUT} bytes")));
     }
     let status = child.wait().await.map_err(|error| unable(error.to_string()))?;
     drop(group);

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// A longer header block than this is a failure.
-pub(super) const LONGEST_HEAD: usize = 16 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// Sends the request over a stream that stands, and judges the answer.
 pub(super) async fn send(
@@ -58,8 +58,8 @@ async fn bare(
         if let Some(status) = final_status(&mut head)? {
             return Ok(status);
         }
-        if head.len() >= LONGEST_HEAD {
-            return Err(Fault::Target(format!("its headers are longer than {LONGEST_HEAD} bytes")));
+        if head.len() >= MAX_HEAD {
+            return Err(Fault::Target(format!("its headers are longer than {MAX_HEAD} bytes")));
         }
         let read = stream.read_buf(&mut head).await.map_err(|error| fault(&error))?;
         match (read, head.is_empty()) {

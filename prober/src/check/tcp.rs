@@ -36,10 +36,10 @@ pub(super) async fn talk(
     let Some(expected) = &it.expect else { return Ok(Cow::Borrowed("connected")) };
     let mut heard = Vec::new();
     while !contains(&heard, expected.as_bytes()) {
-        if heard.len() >= TcpProbe::MOST_READ {
+        if heard.len() >= TcpProbe::MAX_READ {
             return Err(Fault::Target(format!("not what is expected in its first {} bytes", heard.len())));
         }
-        let room = TcpProbe::MOST_READ - heard.len();
+        let room = TcpProbe::MAX_READ - heard.len();
         let read =
             (&mut stream).take(room as u64).read_buf(&mut heard).await.map_err(|error| fault(&error))?;
         if read == 0 {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
     commit::history::{self, NotKept},
-    journal::{self, MOST_PAGES, Page},
+    journal::{self, MAX_PAGES, Page},
     keys,
     model::{Generation, Moment, World},
     snapshot::Snapshot,
@@ -49,7 +49,7 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
     let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
     // As long as no page was ever dropped, what is before the first one is before everything.
-    let dropped = pages.len() >= MOST_PAGES;
+    let dropped = pages.len() >= MAX_PAGES;
     let begins = past.begins.filter(|_| dropped);
     if let Some(begins) = begins.filter(|begins| *begins > moment) {
         let earliest = NotKept::Forgotten { earliest: Some(begins) };

@@ -19,7 +19,7 @@ use super::{
 /// A node may run an older generation for this long, since taking one in and saying so takes a beat or two.
 const MAY_LAG: Duration = Duration::from_secs(10);
 /// Findings of one kind that are listed one by one.
-const MOST_ALIKE: usize = 20;
+const MAX_ALIKE: usize = 20;
 
 /// One thing that is not as usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,12 +76,12 @@ fn few(found: Vec<Finding>) -> Vec<Finding> {
     for finding in found {
         let count = alike.entry(finding.kind.clone()).or_default();
         *count += 1;
-        if *count <= MOST_ALIKE {
+        if *count <= MAX_ALIKE {
             kept.push(finding);
         }
     }
-    for (kind, count) in alike.into_iter().filter(|(_, count)| *count > MOST_ALIKE) {
-        let text = format!("{} more findings of the kind {kind} are not listed", count - MOST_ALIKE);
+    for (kind, count) in alike.into_iter().filter(|(_, count)| *count > MAX_ALIKE) {
+        let text = format!("{} more findings of the kind {kind} are not listed", count - MAX_ALIKE);
         kept.push(Finding { kind, about: String::new(), text });
     }
     kept

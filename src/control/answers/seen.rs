@@ -23,7 +23,7 @@ pub(super) const OTHERS: &str = "all others";
 /// The answer without an address.
 pub(super) const NOTHING: &str = "nothing (NODATA)";
 /// Domains with the same sites that are kept apart while others are compared with them.
-const MOST_VARIANTS: usize = 8;
+const MAX_VARIANTS: usize = 8;
 
 /// What all domains answer at a moment.
 #[derive(Debug, Default)]
@@ -133,7 +133,7 @@ impl<'s> Shelf<'s> {
         }
         let seen = self.look(view, domain);
         let variants = self.usual.entry(sites).or_default();
-        if variants.len() < MOST_VARIANTS {
+        if variants.len() < MAX_VARIANTS {
             variants.push((&domain.domain, Arc::clone(&seen)));
         }
         seen

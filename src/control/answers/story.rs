@@ -14,9 +14,9 @@ use store::{
 use super::seen::{Alike, Answer, AtSite, NOTHING, OTHERS, OneSeen, Seen, Text};
 
 /// Lines of one look; what is left is counted.
-pub(super) const MOST_LINES: usize = 20;
+pub(super) const MAX_LINES: usize = 20;
 /// Domains that a line names; the others are counted.
-const MOST_NAMES: usize = 5;
+const MAX_NAMES: usize = 5;
 
 /// What became different, by what is said of it; and the domains it is said of.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Story {
     /// The lines, those about most domains first.
     pub(super) fn lines(self) -> Vec<Line> {
         let Self { mut answers, hold_downs } = self;
-        if answers.len() + hold_downs.len() > MOST_LINES {
+        if answers.len() + hold_downs.len() > MAX_LINES {
             answers = without_addresses(answers);
         }
         let answers = answers.into_iter().map(|(Change { clients, family, from, to, why }, names)| {
@@ -94,7 +94,7 @@ impl Story {
         });
         let mut lines: Vec<_> = answers.chain(hold_downs).collect();
         lines.sort_by_key(|(names, _)| Reverse(*names));
-        let rest = lines.split_off(lines.len().min(MOST_LINES));
+        let rest = lines.split_off(lines.len().min(MAX_LINES));
         let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
         if !rest.is_empty() {
             let domains = rest.iter().map(|(names, _)| names).sum();
@@ -244,9 +244,9 @@ fn end(site: Option<&AtSite>) -> HoldDown {
 }
 
 fn list(names: &BTreeSet<DomainName>) -> String {
-    let mut text = names.iter().take(MOST_NAMES).map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
-    if names.len() > MOST_NAMES {
-        text = format!("{text} and {} more", names.len() - MOST_NAMES);
+    let mut text = names.iter().take(MAX_NAMES).map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
+    if names.len() > MAX_NAMES {
+        text = format!("{text} and {} more", names.len() - MAX_NAMES);
     }
     text
 }

@@ -9,7 +9,7 @@ use store::{
 
 use super::{
     seen::{Alike, Answer, AtSite, OTHERS, OneSeen},
-    story::MOST_LINES,
+    story::MAX_LINES,
     *,
 };
 
@@ -278,6 +278,6 @@ fn changes_that_are_all_different_are_bounded() {
     let [then, now] = [worlds("a"), worlds("b")];
     let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
     let lines = Story::of(&world(&then), &world(&now)).lines();
-    assert_eq!(lines.len(), MOST_LINES + 1);
+    assert_eq!(lines.len(), MAX_LINES + 1);
     assert_eq!(lines.last(), Some(&Line::More { kinds: 30, domains: 30 }));
 }

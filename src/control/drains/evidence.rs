@@ -20,7 +20,7 @@ use super::super::{Shared, watching};
 /// The longest wait for a change of the beats: also how exactly a lease is measured when nothing else moves.
 const LOOK: Duration = Duration::from_secs(2);
 /// A longer time between two readings is not counted: we were frozen ourselves.
-const LONGEST_GAP: Duration = Duration::from_secs(10);
+const MAX_GAP: Duration = Duration::from_secs(10);
 /// The longest wait for a receipt to be read.
 const RECEIPTS_LOOK: Duration = Duration::from_secs(45);
 
@@ -67,7 +67,7 @@ impl Sightings {
     /// Takes in a reading of all beats.
     fn read(&mut self, beats: Vec<NodeBeat>, now: Instant) {
         let gap = self.last_read.map_or(Duration::ZERO, |last| now.duration_since(last));
-        let gap = if gap > LONGEST_GAP { Duration::ZERO } else { gap };
+        let gap = if gap > MAX_GAP { Duration::ZERO } else { gap };
         self.last_read = Some(now);
         self.watched += gap;
         let mut present = BTreeSet::new();

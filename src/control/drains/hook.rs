@@ -9,7 +9,7 @@ use store::drain::Drain;
 use super::view::address;
 
 /// The longest address of a hook.
-const LONGEST: usize = 2_048;
+const MAX: usize = 2_048;
 
 /// Calls hooks.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ pub(super) fn shown(hook: &str) -> String {
 pub(super) fn check(hook: &str) -> Result<(), String> {
     let expected = || format!("hook {hook:?} is not a URL such as http://127.0.0.1:9000/stop");
     let url = Url::parse(hook).map_err(|_| expected())?;
-    let fits = matches!(url.scheme(), "http" | "https") && url.host().is_some() && hook.len() <= LONGEST;
+    let fits = matches!(url.scheme(), "http" | "https") && url.host().is_some() && hook.len() <= MAX;
     if fits { Ok(()) } else { Err(expected()) }
 }
 

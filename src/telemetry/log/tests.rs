@@ -86,12 +86,12 @@ fn a_full_disk_costs_lines_and_the_log_says_how_many() {
 fn a_reader_that_sleeps_is_not_waited_for() {
     let (lines, place) = log();
     place.change(|it| it.asleep = true);
-    let more = 3 * MOST_LINES;
+    let more = 3 * MAX_LINES;
     for n in 0..more {
         lines.put(format!("{n}\n").as_bytes());
     }
     let dropped = usize::try_from(lines.0.metrics.dropped.get()).unwrap();
-    assert!(dropped >= more - MOST_LINES - 2, "{dropped}");
+    assert!(dropped >= more - MAX_LINES - 2, "{dropped}");
     place.change(|it| it.asleep = false);
     written(&lines);
     assert!(place.text().contains("lines of the log were dropped"), "it is said once there is room");
@@ -100,14 +100,14 @@ fn a_reader_that_sleeps_is_not_waited_for() {
 #[test]
 fn long_lines_are_cut_and_octets_are_bounded() {
     let (lines, place) = log();
-    lines.put(&[b'x'; 2 * LONGEST]);
+    lines.put(&[b'x'; 2 * MAX]);
     written(&lines);
-    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < LONGEST + 20);
+    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < MAX + 20);
     place.change(|it| it.asleep = true);
-    for _ in 0..=MOST_OCTETS / LONGEST {
-        lines.put(&[b'x'; 2 * LONGEST]);
+    for _ in 0..=MAX_OCTETS / MAX {
+        lines.put(&[b'x'; 2 * MAX]);
     }
-    assert!(lines.0.waiting.load(Ordering::Relaxed) <= MOST_OCTETS);
+    assert!(lines.0.waiting.load(Ordering::Relaxed) <= MAX_OCTETS);
     assert!(lines.0.metrics.dropped.get() > 0);
     place.change(|it| it.asleep = false);
 }

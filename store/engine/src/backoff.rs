@@ -12,7 +12,7 @@ pub struct Backoff {
 }
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX: Duration = Duration::from_secs(5);
 
 impl Backoff {
     /// It worked.
@@ -27,7 +27,7 @@ impl Backoff {
 
     /// It failed: how long to wait, given a random number below one.
     pub fn next(&mut self, random: f64) -> Duration {
-        let ceiling = FIRST.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(LONGEST);
+        let ceiling = FIRST.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(MAX);
         self.failures = self.failures.saturating_add(1);
         (FIRST / 2).max(ceiling.mul_f64(random.clamp(0.0, 1.0)))
     }
@@ -54,7 +54,7 @@ mod tests {
         let waits: Vec<_> = (0..10).map(|_| backoff.next(1.0)).collect();
         assert_eq!(waits[0], FIRST);
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert_eq!(*waits.last().unwrap(), LONGEST);
+        assert_eq!(*waits.last().unwrap(), MAX);
         backoff.reset();
         assert_eq!(backoff.next(1.0), FIRST);
         assert_eq!(backoff.next(0.0), FIRST / 2);

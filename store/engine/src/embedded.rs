@@ -140,7 +140,7 @@ impl Embedded {
     ) -> Indexed<T> {
         let mut committed = self.shared.committed();
         let until = wait.filter(|wait| wait.after > Index(0)).map(|wait| {
-            let at_most = wait.at_most.min(LONGEST_WAIT);
+            let at_most = wait.at_most.min(MAX_WAIT);
             (wait.after, Instant::now() + at_most + at_most.mul_f64(fastrand::f64() / 16.0))
         });
         loop {
@@ -163,7 +163,7 @@ impl Embedded {
 }
 
 /// Consul caps waits at ten minutes.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The engine's own node, with the check that says that it is alive.
 fn enrol(txn: &mut Txn<'_>, name: String, address: String) {

@@ -52,7 +52,7 @@ pub struct Mistakes {
 
 impl Mistakes {
     /// More than this many help nobody; further ones are not kept.
-    pub const MOST: usize = 1_000;
+    pub const MAX: usize = 1_000;
 
     /// None so far.
     #[must_use]
@@ -69,7 +69,7 @@ impl Mistakes {
     /// Adds one.
     pub fn add(&self, line: u32, document: &str, field: &str, problem: String, expected: String) {
         let mut list = self.list.borrow_mut();
-        if list.len() < Self::MOST {
+        if list.len() < Self::MAX {
             let (file, document, field) = (Arc::clone(&self.file), document.to_owned(), field.to_owned());
             list.push(Mistake { file, line: Some(line), document, field, problem, expected });
         }
@@ -92,9 +92,9 @@ impl Mistakes {
 
 /// The known word closest to `written`, if it is close enough to be meant.
 pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    const LONGEST: usize = 64;
+    const MAX: usize = 64;
     let length = written.chars().count();
-    if length > LONGEST {
+    if length > MAX {
         return None;
     }
     let allowed = match length {

@@ -151,8 +151,8 @@ impl Node {
 
 /// A text in quotes for people: one line, at most some 80 characters.
 pub(crate) fn quote(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let end = text.char_indices().nth(LONGEST).map(|(at, _)| at);
+    const MAX: usize = 80;
+    let end = text.char_indices().nth(MAX).map(|(at, _)| at);
     end.map_or_else(|| format!("{text:?}"), |end| format!("{:?}…", &text[..end]))
 }
 

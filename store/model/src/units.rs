@@ -111,7 +111,7 @@ pub enum SpanError {
 }
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const LONGEST_MS: u64 = 86_400_000 * 49_711;
+const MAX_MS: u64 = 86_400_000 * 49_711;
 
 impl FromStr for Span {
     type Err = SpanError;
@@ -133,7 +133,7 @@ impl FromStr for Span {
                 number.checked_mul(*scale).and_then(|n| n.checked_add(total)).ok_or(SpanError::TooLong)?;
             rest = after;
         }
-        if total > LONGEST_MS { Err(SpanError::TooLong) } else { Ok(Self(Duration::from_millis(total))) }
+        if total > MAX_MS { Err(SpanError::TooLong) } else { Ok(Self(Duration::from_millis(total))) }
     }
 }
 

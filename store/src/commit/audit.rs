@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// How many entries are kept.
-pub const MOST_AUDITED: usize = 1_000;
+pub const MAX_AUDITED: usize = 1_000;
 /// The longest text of an entry, in bytes.
-const LONGEST: usize = 2_000;
+const MAX: usize = 2_000;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ pub struct AuditEntry {
 pub fn write(entry: &AuditEntry) -> KvOp {
     let mut entry = entry.clone();
     for text in [&mut entry.who, &mut entry.what] {
-        if text.len() > LONGEST {
-            let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        if text.len() > MAX {
+            let end = (0..=MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
             text.truncate(end);
             text.push('…');
         }
@@ -61,20 +61,20 @@ pub async fn record(engine: &dyn Engine, entry: AuditEntry) -> Result<(), Engine
     Ok(())
 }
 
-/// The record of writes, newest first; at most [`MOST_AUDITED`] entries. What cannot be read is left out.
+/// The record of writes, newest first; at most [`MAX_AUDITED`] entries. What cannot be read is left out.
 ///
 /// # Errors
 /// When the engine fails.
 pub async fn audit(engine: &dyn Engine) -> Result<Vec<AuditEntry>, EngineError> {
     let entries = engine.kv_list(keys::AUDIT, None).await?.value;
     let parse = |entry: &engine::KvEntry| serde_json::from_slice(&entry.value).ok();
-    Ok(entries.iter().rev().filter_map(parse).take(MOST_AUDITED).collect())
+    Ok(entries.iter().rev().filter_map(parse).take(MAX_AUDITED).collect())
 }
 
 /// Forgets the oldest entries. Best effort: the next write tries again.
 pub(super) async fn trim(engine: &dyn Engine) {
     let Ok(keys) = engine.kv_keys(keys::AUDIT).await else { return };
-    let excess = keys.len().saturating_sub(MOST_AUDITED);
+    let excess = keys.len().saturating_sub(MAX_AUDITED);
     for batch in keys.get(..excess).unwrap_or_default().chunks(MAX_TXN_OPS) {
         let ops = batch.iter().map(|key| KvOp::Delete { key: key.clone() }).collect();
         if let Err(error) = engine.txn(ops).await {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The largest record. A commit that replaces more than this is not recorded, and nothing before it can be asked.
-const LARGEST: usize = 16 * 1024 * 1024;
+const MAX: usize = 16 * 1024 * 1024;
 
 /// How much of the past is kept. When either is exceeded the oldest records go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub(super) fn record(
         before: before.collect(),
     };
     let text = serde_json::to_vec(&undo).expect("documents have text keys and no failing serialiser");
-    if text.len() > LARGEST {
+    if text.len() > MAX {
         return None;
     }
     let reference = UndoRef { generation, digest: digest(&text), bytes: text.len() };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use model::{Document, encode};
 
 /// Changes of one document that are listed; the rest is counted.
-pub const MOST_CHANGES: usize = 100;
+pub const MAX_CHANGES: usize = 100;
 /// What is shown instead of a secret's digest.
 const HIDDEN: &str = "(hidden)";
 /// Fields that are never shown.
@@ -27,15 +27,15 @@ pub struct FieldChange {
     pub after: Option<Value>,
 }
 
-/// The fields in which a document differs from what is stored, at most [`MOST_CHANGES`], and how many more there are.
+/// The fields in which a document differs from what is stored, at most [`MAX_CHANGES`], and how many more there are.
 /// Values are as in the document's text; digests of secrets are hidden.
 #[must_use]
 pub fn changes_of(before: Option<&Document>, after: Option<&Document>) -> (Vec<FieldChange>, usize) {
     let (before, after) = (before.map(fields), after.map(fields));
     let mut all = Vec::new();
     compare(String::new(), before.as_ref(), after.as_ref(), &mut all);
-    let more = all.len().saturating_sub(MOST_CHANGES);
-    all.truncate(MOST_CHANGES);
+    let more = all.len().saturating_sub(MAX_CHANGES);
+    all.truncate(MAX_CHANGES);
     (all, more)
 }
 
@@ -160,6 +160,6 @@ mod tests {
             ))
         };
         let (changes, more) = changes_of(Some(&zone(1)), Some(&zone(500)));
-        assert_eq!((changes.len(), more), (MOST_CHANGES, 399));
+        assert_eq!((changes.len(), more), (MAX_CHANGES, 399));
     }
 }

@@ -77,12 +77,12 @@ async fn settle(engine: &dyn Engine, wanted: &Bytes, error: EngineError) -> Resu
 /// Groups writes so that each group fits a transaction; values travel as base64.
 fn batches(parts: Vec<(String, Bytes)>) -> Vec<Vec<KvOp>> {
     const AROUND: usize = 256;
-    const MOST: usize = MAX_TXN_BODY - 16 * 1024;
+    const MAX: usize = MAX_TXN_BODY - 16 * 1024;
     let mut batches: Vec<Vec<KvOp>> = Vec::new();
-    let mut size = MOST;
+    let mut size = MAX;
     for (key, value) in parts {
         let weight = value.len().div_ceil(3) * 4 + key.len() + AROUND;
-        let full = size + weight > MOST || batches.last().is_none_or(|batch| batch.len() >= MAX_TXN_OPS);
+        let full = size + weight > MAX || batches.last().is_none_or(|batch| batch.len() >= MAX_TXN_OPS);
         if full {
             batches.push(Vec::new());
             size = 0;

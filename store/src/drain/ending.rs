@@ -98,10 +98,10 @@ pub fn refusing(
 /// How long the record of an ended drain is kept.
 pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// More records than this are not kept: the oldest that can be spared go first.
-pub const MOST_KEPT: usize = 1_000;
+pub const MAX_KEPT: usize = 1_000;
 /// While there are too many, the record of an instance that was not seen to end, and is not registered, goes after
 /// this.
-const LEAST_KEPT: Duration = Duration::from_secs(60 * 60);
+const MIN_KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// The records that are not needed any more, oldest first. `registered` says whether the registry has, or may have,
 /// the drained instance: a record that keeps a registered instance out is always needed.
@@ -122,11 +122,11 @@ pub fn spared<'a>(
         if !drain.shuts(now) || drain.ended.is_some() {
             removable.push((drain, Duration::ZERO));
         } else if !registered(drain) {
-            removable.push((drain, LEAST_KEPT));
+            removable.push((drain, MIN_KEPT));
         }
     }
     removable.sort_by_key(|(drain, _)| (drain.since, drain.id.clone()));
-    let mut surplus = usize::saturating_sub(kept, MOST_KEPT);
+    let mut surplus = usize::saturating_sub(kept, MAX_KEPT);
     let mut gone = Vec::new();
     for (drain, least) in removable {
         let age = now.since(drain.since);
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn too_many_records_lose_the_oldest_that_can_be_spared() {
         let mut records: Vec<Drain> =
-            (0..MOST_KEPT).map(|at| aged(&format!("held-{at}"), Phase::Done, 5)).collect();
+            (0..MAX_KEPT).map(|at| aged(&format!("held-{at}"), Phase::Done, 5)).collect();
         let held: Vec<String> = records.iter().map(|it| it.id.0.clone()).collect();
         let held: Vec<&str> = held.iter().map(String::as_str).collect();
         records.push(aged("fresh", Phase::Done, 0));

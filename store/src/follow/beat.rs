@@ -83,7 +83,7 @@ fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let (mut told, mut more) = (Vec::new(), 0);
     for service in handle.services_in_use().borrow().iter() {
         for note in notes(&handle.service(service).load(), &snapshot, &unresolved) {
-            if told.len() < NodeBeat::MOST_INSTANCES {
+            if told.len() < NodeBeat::MAX_INSTANCES {
                 told.push(note);
             } else {
                 more += 1;

@@ -40,9 +40,9 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 /// The same if nothing but indexes has moved, which is often.
 const REMEMBER_INDEXES_EVERY: Duration = Duration::from_secs(30);
 /// Dials under way at a time; more wait.
-const MOST_DIALS: usize = 512;
+const MAX_DIALS: usize = 512;
 /// Reads under way at a time.
-const MOST_READS: usize = 8;
+const MAX_READS: usize = 8;
 /// Failed dials in a row that drop a doubtful instance, unless a check says otherwise.
 const FALL: u32 = 3;
 /// What the catalog showed counts for this long.
@@ -159,12 +159,12 @@ impl Discovery {
 
     fn next_wake(&self) -> Option<Instant> {
         let dial = self.dials.next_due().filter(|_| self.may_dial());
-        let read = self.rereads.next_due().filter(|_| self.reading.len() < MOST_READS);
+        let read = self.rereads.next_due().filter(|_| self.reading.len() < MAX_READS);
         dial.into_iter().chain(read).min()
     }
 
     fn may_dial(&self) -> bool {
-        self.shared.options.dialer.is_some() && self.dialling.len() < MOST_DIALS
+        self.shared.options.dialer.is_some() && self.dialling.len() < MAX_DIALS
     }
 
     fn uses(&self, service: &str) -> bool {
@@ -327,7 +327,7 @@ impl Discovery {
 
     fn start_reads(&mut self) {
         let now = Instant::now();
-        while self.reading.len() < MOST_READS {
+        while self.reading.len() < MAX_READS {
             let Some(turn) = self.rereads.pop(now) else { return };
             let index = match &turn {
                 Turn::Service(service) => self.entry(service).index,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Turns that are logged one by one, of those that come together.
-const MOST: usize = 20;
+const MAX: usize = 20;
 
 /// The turns that come together.
 pub(super) struct Turns<'a> {
@@ -39,7 +39,7 @@ impl<'a> Turns<'a> {
         let target = self.snapshot.targets.get(of);
         let site = target.map(|it| &it.site);
         self.told += 1;
-        if self.told > MOST {
+        if self.told > MAX {
             *self.counted.entry((site.cloned(), verdict.state)).or_default() += 1;
             return;
         }
@@ -141,7 +141,7 @@ mod tests {
         let (snapshot, beliefs) = (Snapshot::default(), Beliefs::default());
         let mut turns = Turns::new(&snapshot, &beliefs);
         let down = Verdict { state: State::Down, ..Verdict::default() };
-        for _ in 0..MOST + 7 {
+        for _ in 0..MAX + 7 {
             turns.tell(&TargetKey::from("t"), State::Up, &down);
         }
         assert_eq!(turns.counted, [((None, State::Down), 7)].into());

@@ -10,9 +10,9 @@ const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 /// The metadata begin within this many octets of the end.
 const METADATA_WITHIN: usize = 128 * 1024;
 /// Values read or skipped for one record; one of a city has about a hundred.
-const MOST_STEPS: u32 = 10_000;
+const MAX_STEPS: u32 = 10_000;
 /// Values within values.
-const MOST_DEPTH: u8 = 16;
+const MAX_DEPTH: u8 = 16;
 
 /// What the metadata say of the rest.
 pub(super) struct Metadata {
@@ -90,7 +90,7 @@ impl<'a> Cursor<'a> {
         if head.kind != MAP {
             return Some(());
         }
-        let steps = Cell::new(MOST_STEPS);
+        let steps = Cell::new(MAX_STEPS);
         let mut at = head.at;
         for _ in 0..head.size {
             let key = Self { at, ..self };
@@ -172,7 +172,7 @@ impl<'a> Cursor<'a> {
 
     /// The head of the value itself: a pointer never leads to another one.
     fn resolve(&self) -> Option<Head> {
-        let head = self.head().filter(|_| self.depth <= MOST_DEPTH)?;
+        let head = self.head().filter(|_| self.depth <= MAX_DEPTH)?;
         if head.kind != POINTER {
             return Some(head);
         }
@@ -182,7 +182,7 @@ impl<'a> Cursor<'a> {
     /// Where the value ends.
     fn end(self, steps: &Cell<u32>) -> Option<usize> {
         steps.set(steps.get().checked_sub(1)?);
-        let head = self.head().filter(|_| self.depth <= MOST_DEPTH)?;
+        let head = self.head().filter(|_| self.depth <= MAX_DEPTH)?;
         let many = match head.kind {
             POINTER => return Some(self.pointed(&head)?.1),
             BOOLEAN => return Some(head.at),

@@ -227,7 +227,7 @@ async fn only_so_many_wait() {
     let (discovery, _publisher) = start();
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
     let packet = query("web.service.in.example.", WireType::A, None);
-    let waiting: Vec<_> = (0..MOST_WAITING).map(|_| discovery.wait(&packet, peer).unwrap()).collect();
+    let waiting: Vec<_> = (0..MAX_WAITING).map(|_| discovery.wait(&packet, peer).unwrap()).collect();
     assert!(discovery.wait(&packet, peer).is_none());
     drop(waiting);
     assert!(discovery.wait(&packet, peer).is_some());

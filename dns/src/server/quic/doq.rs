@@ -23,7 +23,7 @@ pub(super) const EXCESSIVE_LOAD: VarInt = code(4);
 /// Octets of the length in front of a message.
 const PREFIX: usize = 2;
 /// The longest message with its length.
-const LONGEST: usize = PREFIX + 65_535;
+const MAX: usize = PREFIX + 65_535;
 
 /// What ends the connection, because the client broke the protocol (RFC 9250 §4.3.3, §5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ async fn answer(query: &mut RecvStream, line: &Line<impl Answers>) -> Result<Vec
 /// Reads a stream to its end, unless more comes than its first message.
 async fn read(query: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Unanswered> {
     loop {
-        match query.read_chunk(LONGEST, true).await {
+        match query.read_chunk(MAX, true).await {
             Ok(Some(chunk)) => octets.extend_from_slice(&chunk.bytes),
             Ok(None) => return Ok(()),
             Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => return Err(Unanswered::GivenUp),

@@ -18,7 +18,7 @@ use super::{super::https, Answers, Line, code, end};
 pub(super) const EXCESSIVE_LOAD: VarInt = code(0x107);
 
 /// The largest head of a request: a longest message as base64url in its target, and the rest around it.
-const LARGEST_HEAD: u64 = 128 * 1024;
+const MAX_HEAD: u64 = 128 * 1024;
 
 type Server = Connection<h3_quinn::Connection, Bytes>;
 type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
@@ -26,7 +26,7 @@ type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
 pub(super) async fn serve(connection: quinn::Connection, mut line: Line<impl Answers>) {
     let mut builder = h3::server::builder();
-    builder.max_field_section_size(LARGEST_HEAD);
+    builder.max_field_section_size(MAX_HEAD);
     // It needs streams that the client may withhold.
     let building = timeout(line.idle, builder.build(h3_quinn::Connection::new(connection)));
     let built = tokio::select! {

@@ -306,7 +306,7 @@ async fn update(ask: &Ask<'_>, id: &str) -> Outcome {
 }
 
 /// The longest output of a check that is kept.
-const LONGEST_OUTPUT: usize = 4096;
+const MAX_OUTPUT: usize = 4096;
 
 async fn set(ask: &Ask<'_>, id: &str, status: CheckStatus, mut output: String) -> Outcome {
     let node = ask.node();
@@ -314,8 +314,7 @@ async fn set(ask: &Ask<'_>, id: &str, status: CheckStatus, mut output: String) -
     if !is_ttl || !ask.needs_check(&ask.node(), id)? {
         return Err(Reply::text(500, format!("CheckID {id:?} does not have associated TTL")));
     }
-    let end =
-        (0..=LONGEST_OUTPUT.min(output.len())).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=MAX_OUTPUT.min(output.len())).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
     output.truncate(end);
     let id = id.to_owned();
     ask.engine.write(move |txn| catalog::report(txn, &node, &id, status, &output)).await?;

@@ -196,7 +196,7 @@ pub(super) enum At {
 }
 
 /// The largest weight: that of an SRV record.
-const LARGEST_WEIGHT: i64 = 65_535;
+const MAX_WEIGHT: i64 = 65_535;
 
 /// The weights of an instance while it passes and while it warns. Without weights both are 1; a weight that is not
 /// named beside another one is 0.
@@ -210,12 +210,12 @@ fn weights(fields: Fields<'_>, at: At) -> Result<(u32, u32), Reply> {
         At::Catalog | At::Lookup => {}
         At::Agent if passing < 1 => return wrong("Passing must be greater than 0"),
         At::Agent if warning < 0 => return wrong("Warning must be greater or equal than 0"),
-        At::Agent if passing.max(warning) > LARGEST_WEIGHT => {
+        At::Agent if passing.max(warning) > MAX_WEIGHT => {
             return wrong("DNS Weight must be between 0 and 65535");
         }
         At::Agent => {}
     }
-    let weight = |number: i64| u32::try_from(number.clamp(0, LARGEST_WEIGHT)).unwrap_or_default();
+    let weight = |number: i64| u32::try_from(number.clamp(0, MAX_WEIGHT)).unwrap_or_default();
     Ok((weight(passing), weight(warning)))
 }
 

@@ -6,7 +6,7 @@ use super::{Ask, reply::Reply};
 use crate::{Index, Wait};
 
 /// Parameters kept at most; a request has few.
-const MOST: usize = 64;
+const MAX: usize = 64;
 /// Consul's wait when none is named.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 
@@ -16,7 +16,7 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(super) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|it| !it.is_empty()).take(MOST);
+        let pairs = text.split('&').filter(|it| !it.is_empty()).take(MAX);
         let decode = |it: &str| decoded(&it.replace('+', " ")).unwrap_or_default();
         let pair = |it: &str| {
             let (name, value) = it.split_once('=').unwrap_or((it, ""));

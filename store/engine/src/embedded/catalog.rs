@@ -10,7 +10,7 @@ use super::{
 use crate::CheckStatus;
 
 /// Consul reaps critical services no earlier than this.
-const SHORTEST_REAP: Duration = Duration::from_secs(60);
+const MIN_REAP: Duration = Duration::from_secs(60);
 
 /// Registers a node or changes it.
 pub(crate) fn put_node(txn: &mut Txn<'_>, mut node: NodeRow) -> Arc<NodeRow> {
@@ -112,7 +112,7 @@ pub(crate) fn watch_over(txn: &mut Txn<'_>, check: &CheckRow, before: Option<Che
     match check.deregister_after {
         Some(after) if check.status == CheckStatus::Critical => {
             if before != Some(CheckStatus::Critical) {
-                txn.arm(reap, after.max(SHORTEST_REAP));
+                txn.arm(reap, after.max(MIN_REAP));
             }
         }
         _ => txn.disarm(reap),

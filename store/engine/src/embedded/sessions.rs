@@ -12,7 +12,7 @@ use crate::{CheckStatus, Index};
 pub(crate) const TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
 
 /// A longer lock-delay is kept as it was given, and ends after this, as in Consul.
-const LONGEST_LOCK_DELAY: Duration = Duration::from_secs(60);
+const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
 
 /// Consul lets a session live for this many TTLs after its last renewal.
 const LIVES: u32 = 2;
@@ -68,7 +68,7 @@ pub(crate) fn destroy(txn: &mut Txn<'_>, id: &str) {
             }
         }
         if session.lock_delay > Duration::ZERO {
-            txn.shut(key, session.lock_delay.min(LONGEST_LOCK_DELAY));
+            txn.shut(key, session.lock_delay.min(MAX_LOCK_DELAY));
         }
     }
     txn.disarm(TimerKey::Session(id.to_owned()));

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What one rule may list, so that a client can be compared with all of them.
-const MOST_LISTED: usize = 64;
+const MAX_LISTED: usize = 64;
 
 #[derive(Clone, Copy)]
 enum PolicyType {
@@ -73,10 +73,10 @@ fn blue_green(fields: &Fields<'_>) -> Option<Policy> {
 
 /// The rules of a domain, in their order.
 pub(super) fn rules(field: &Reader<'_>) -> Option<Vec<Rule>> {
-    const MOST: usize = 32;
+    const MAX: usize = 32;
     let rules = field.list(|item| rule(&item))?;
-    if rules.len() > MOST {
-        field.mistake(format!("{} rules", rules.len()), format!("at most {MOST}"));
+    if rules.len() > MAX {
+        field.mistake(format!("{} rules", rules.len()), format!("at most {MAX}"));
     }
     Some(rules)
 }
@@ -108,8 +108,8 @@ fn few<T: Clone + Eq + std::hash::Hash>(
     read: impl FnMut(Reader<'_>) -> Option<T>,
 ) -> Option<Vec<T>> {
     let found = some(field, read)?;
-    if found.len() > MOST_LISTED {
-        field.mistake(format!("{} of them", found.len()), format!("at most {MOST_LISTED}"));
+    if found.len() > MAX_LISTED {
+        field.mistake(format!("{} of them", found.len()), format!("at most {MAX_LISTED}"));
     }
     Some(found)
 }

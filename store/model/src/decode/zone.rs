@@ -120,7 +120,7 @@ fn target(word: &Word<'_>, apex: &DomainName) -> Result<Option<DomainName>, Unfi
 }
 
 /// The most that hexadecimal data of 65535 octets takes.
-const LONGEST_DATA: usize = 140_000;
+const MAX_DATA: usize = 140_000;
 
 fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
     let fields = item.fields()?;
@@ -147,7 +147,7 @@ fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
         Some(kind)
     });
     let data = fields.required("data", "the data in presentation form", |field| {
-        let text = field.text(LONGEST_DATA)?;
+        let text = field.text(MAX_DATA)?;
         data(&field, kind?, text, apex)
     });
     Some(StaticRecord { name: name?, ttl, data: data? })

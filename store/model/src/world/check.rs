@@ -60,7 +60,7 @@ pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
 
 impl Checker<'_> {
     fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
-        if self.mistakes.len() < Mistakes::MOST {
+        if self.mistakes.len() < Mistakes::MAX {
             self.mistakes.push(Mistake {
                 file: Arc::clone(place.file()),
                 line: place.line_of(field),

@@ -10,7 +10,7 @@ use crate::{
 /// Changes of one service at once that are logged one by one.
 const ONE_BY_ONE: usize = 8;
 /// Instances of one service that are logged as never used.
-const MOST_UNUSED: usize = 100;
+const MAX_UNUSED: usize = 100;
 
 /// What was said.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Log {
         let Some(snapshot) = handle.snapshot() else { return };
         let before = self.unused.remove(service).unwrap_or_default();
         let all = entry.endpoints.iter().filter_map(|it| Some((InstanceKey::of(it), unused(&snapshot, it)?)));
-        let now: HashSet<_> = all.take(MOST_UNUSED).collect();
+        let now: HashSet<_> = all.take(MAX_UNUSED).collect();
         for (key, why) in now.difference(&before) {
             tracing::warn!(service, instance = %key, "instance is never used: {why}");
         }

@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The names in the catalog are read so often while a service is missing.
 const CATALOG_EVERY: Duration = Duration::from_secs(2);
 /// Strangers that wait to be read.
-const MOST_STRANGERS: usize = 10_000;
+const MAX_STRANGERS: usize = 10_000;
 
 /// What to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +114,7 @@ impl Rereads {
 
     /// Asks for a service that is not in use, when nothing else is due.
     pub(super) fn stranger(&mut self, service: String) {
-        if self.strangers.len() < MOST_STRANGERS {
+        if self.strangers.len() < MAX_STRANGERS {
             self.strangers.push_back(service);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 
 /// An answer about as much as is put there here cannot be larger.
-const LARGEST: usize = 2 << 20;
+const MAX: usize = 2 << 20;
 
 /// What there is, and whether it is read; what ends in a slash goes on.
 const ROUTES: [(&str, bool); 42] = [
@@ -304,7 +304,7 @@ proptest! {
                 let answer = answer.await.expect("no wait is longer than ten minutes and its sixteenth");
                 let status = answer.status().as_u16();
                 prop_assert!(status == 200 || (400..600).contains(&status), "{} {}: {}", method, url, status);
-                prop_assert!(answer.body().len() <= LARGEST, "{} {}", method, url);
+                prop_assert!(answer.body().len() <= MAX, "{} {}", method, url);
             }
             prop_assert_eq!(ask(&engine, "PUT", "/v1/kv/alive", "still").await.0, 200);
             Ok(())

@@ -128,7 +128,7 @@ fn words(field: &Reader<'_>, most: usize) -> Option<String> {
 }
 
 fn tcp(fields: &Fields<'_>) -> TcpProbe {
-    let read = |field: Reader<'_>| words(&field, TcpProbe::LONGEST).map(String::into_boxed_str);
+    let read = |field: Reader<'_>| words(&field, TcpProbe::MAX).map(String::into_boxed_str);
     TcpProbe { send: fields.optional("send", read), expect: fields.optional("expect", read) }
 }
 
@@ -145,12 +145,12 @@ fn tls_if_asked(fields: &Fields<'_>) -> Option<Tls> {
 }
 
 fn terms(fields: &Fields<'_>) -> Tls {
-    const LONGEST_WARNING: Span = super::millis(86_400_000 * 3_650);
+    const MAX_WARNING: Span = super::millis(86_400_000 * 3_650);
     Tls {
         server_name: fields.optional("server_name", server_name),
         verify: fields.or("verify", true, |field| field.boolean()),
         warn_before: fields
-            .optional("warn_before", |field| field.span_within(super::millis(1_000)..=LONGEST_WARNING)),
+            .optional("warn_before", |field| field.span_within(super::millis(1_000)..=MAX_WARNING)),
     }
 }
 
@@ -192,7 +192,7 @@ fn http(fields: &Fields<'_>, tls: Option<Tls>) -> Probe {
     let ok = StatusRange::new(200, 200).into_iter().collect();
     let method =
         fields.or("method", Method::Get, |field| field.word(&[("GET", Method::Get), ("HEAD", Method::Head)]));
-    let expect_body = fields.optional("expect_body", |field| words(&field, TcpProbe::LONGEST));
+    let expect_body = fields.optional("expect_body", |field| words(&field, TcpProbe::MAX));
     if let (Some(field), Method::Head) = (fields.get("expect_body"), method) {
         field.mistake("an answer to HEAD has no body", "method: GET");
     }
@@ -240,10 +240,10 @@ fn headers(field: Reader<'_>) -> Option<Vec<Header>> {
             found.push(Header { name, value: text });
         }
     }
-    if found.len() > HttpProbe::MOST_HEADERS {
+    if found.len() > HttpProbe::MAX_HEADERS {
         field.mistake(
             format!("{} headers", found.len()),
-            format!("at most {} of them", HttpProbe::MOST_HEADERS),
+            format!("at most {} of them", HttpProbe::MAX_HEADERS),
         );
     }
     Some(found)

@@ -57,16 +57,16 @@ pub struct TcpProbe {
     /// Sent once connected, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send: Option<Box<str>>,
-    /// What must stand somewhere in the first [`TcpProbe::MOST_READ`] bytes that come back.
+    /// What must stand somewhere in the first [`TcpProbe::MAX_READ`] bytes that come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Box<str>>,
 }
 
 impl TcpProbe {
     /// The longest `send` and `expect`, in bytes.
-    pub const LONGEST: usize = 1024;
+    pub const MAX: usize = 1024;
     /// No more of an answer than this is read, in bytes.
-    pub const MOST_READ: usize = 16 * 1024;
+    pub const MAX_READ: usize = 16 * 1024;
 }
 
 /// How a TLS session is asked for and judged.
@@ -115,7 +115,7 @@ pub struct HttpProbe {
     /// Sent beside those every request has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
-    /// What must stand somewhere in the first [`HttpProbe::MOST_BODY`] bytes of the body.
+    /// What must stand somewhere in the first [`HttpProbe::MAX_BODY`] bytes of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_body: Option<String>,
     /// Over TLS, on these terms; absent: in the clear.
@@ -125,9 +125,9 @@ pub struct HttpProbe {
 
 impl HttpProbe {
     /// No more of a body than this is read, in bytes.
-    pub const MOST_BODY: usize = 64 * 1024;
+    pub const MAX_BODY: usize = 64 * 1024;
     /// Headers a check may add.
-    pub const MOST_HEADERS: usize = 16;
+    pub const MAX_HEADERS: usize = 16;
 
     /// A GET over HTTP/1.1 in the clear.
     #[must_use]
