@@ -32,7 +32,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::Handle,
     health::{Batch, BatchReply, Work},
-    model::{Mistake, Moment, Name, Span},
+    model::{InputError, Moment, Name, Span},
 };
 
 pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
@@ -164,7 +164,7 @@ pub struct Problem {
     status: StatusCode,
     error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<InputError>,
 }
 
 impl Problem {
@@ -191,8 +191,8 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<Vec<Mistake>> for Problem {
-    fn from(mistakes: Vec<Mistake>) -> Self {
+impl From<Vec<InputError>> for Problem {
+    fn from(mistakes: Vec<InputError>) -> Self {
         let error = match mistakes.len() {
             1 => "1 mistake, nothing was changed".to_owned(),
             n => format!("{n} mistakes, nothing was changed"),

@@ -20,7 +20,7 @@ use std::{
 use store::{
     engine::consul,
     geo::Geo,
-    model::{DomainName, Mistake, Mistakes, Name, Ttl, read::Reader, tree::Node},
+    model::{DomainName, InputError, InputErrors, Name, Ttl, read::Reader, tree::Node},
     secret::Credential,
 };
 
@@ -71,7 +71,7 @@ pub struct Config {
     /// The file it was read from.
     pub file: Option<FileInUse>,
     /// What is no mistake and yet unlikely to be meant.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<InputError>,
 }
 
 /// A database of where addresses are, with the file it was read from.
@@ -107,7 +107,7 @@ impl NodeEngine {
     ///
     /// # Errors
     /// Every mistake in what is read, with its line; one that is about the file itself when it cannot be read.
-    pub fn load(path: &Path) -> Result<Self, Vec<Mistake>> {
+    pub fn load(path: &Path) -> Result<Self, Vec<InputError>> {
         let (file, text) = read(path)?;
         Self::parse(&file, &text)
     }
@@ -116,7 +116,7 @@ impl NodeEngine {
     ///
     /// # Errors
     /// Every mistake in what is read, with its line.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<InputError>> {
         parse(file, text, |reader, _, _| sections::engine(reader)).map(|(engine, _)| engine)
     }
 
@@ -227,7 +227,7 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in it, with its line; one that is about the file itself when it cannot be read.
-    pub fn load(path: &Path) -> Result<Self, Vec<Mistake>> {
+    pub fn load(path: &Path) -> Result<Self, Vec<InputError>> {
         let (file, text) = read(path)?;
         Self::parse(&file, &text)
     }
@@ -236,7 +236,7 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in it, with its line.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Mistake>> {
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<InputError>> {
         let (config, tree) = parse(file, text, |reader, tree, mistakes| {
             let config = sections::node(reader);
             if let Some(config) = &config {
@@ -250,8 +250,8 @@ impl Config {
     }
 
     /// A log file that cannot be written stops nothing, so it is no mistake.
-    fn warnings(&self, file: &str, tree: &Node) -> Vec<Mistake> {
-        let warnings = Mistakes::new(Arc::from(file));
+    fn warnings(&self, file: &str, tree: &Node) -> Vec<InputError> {
+        let warnings = InputErrors::new(Arc::from(file));
         if let Some(path) = &self.telemetry.log.file
             && let Err(error) = log::try_file(path)
         {
@@ -285,12 +285,12 @@ impl Config {
 }
 
 /// The name and the text of a file.
-fn read(path: &Path) -> Result<(String, String), Vec<Mistake>> {
+fn read(path: &Path) -> Result<(String, String), Vec<InputError>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         let problem = format!("cannot be read: {error}");
         let expected = "a node configuration such as deploy/config.sample.toml".to_owned();
-        vec![Mistake {
+        vec![InputError {
             file: file.as_str().into(),
             line: None,
             document: String::new(),
@@ -306,9 +306,9 @@ fn read(path: &Path) -> Result<(String, String), Vec<Mistake>> {
 fn parse<T>(
     file: &str,
     text: &str,
-    sections: impl FnOnce(&Reader<'_>, &Node, &Mistakes) -> Option<T>,
-) -> Result<(T, Node), Vec<Mistake>> {
-    let mistakes = Mistakes::new(Arc::from(file));
+    sections: impl FnOnce(&Reader<'_>, &Node, &InputErrors) -> Option<T>,
+) -> Result<(T, Node), Vec<InputError>> {
+    let mistakes = InputErrors::new(Arc::from(file));
     let tree = toml::parse(text, &mistakes);
     match sections(&Reader::new(&mistakes, "", &tree), &tree, &mistakes) {
         Some(read) if mistakes.count() == 0 => Ok((read, tree)),

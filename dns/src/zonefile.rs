@@ -55,7 +55,7 @@ impl Files for NoFiles {
 
 /// A mistake in a zone file. Prints as one line: `example.com.zone:12:5: "x" is not a record type; expected …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ZoneFileError {
     /// The file.
     pub file: Arc<str>,
     /// The line, 1-based; absent for the file as a whole.
@@ -68,7 +68,7 @@ pub struct Mistake {
     pub expected: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ZoneFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         for number in [self.line, self.column].into_iter().flatten() {
@@ -89,7 +89,12 @@ impl fmt::Display for Mistake {
 ///
 /// # Errors
 /// Every mistake, up to [`MAX_MISTAKES`], in the order of the file.
-pub fn read(file: &str, text: &[u8], origin: &DomainName, files: &dyn Files) -> Result<Zone, Vec<Mistake>> {
+pub fn read(
+    file: &str,
+    text: &[u8],
+    origin: &DomainName,
+    files: &dyn Files,
+) -> Result<Zone, Vec<ZoneFileError>> {
     read_placed(file, text, origin, files, Dnssec::Refuse).map(|read| read.zone)
 }
 
@@ -112,7 +117,7 @@ pub struct Read {
     pub places: Places,
     /// What was passed over or taken in another way than it is written; at most [`MAX_WARNINGS`] and one that counts
     /// the rest.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ZoneFileError>,
     /// How many records of which type [`Dnssec::Strip`] left out.
     pub stripped: BTreeMap<u16, usize>,
 }
@@ -127,7 +132,7 @@ pub fn read_placed(
     origin: &DomainName,
     files: &dyn Files,
     dnssec: Dnssec,
-) -> Result<Read, Vec<Mistake>> {
+) -> Result<Read, Vec<ZoneFileError>> {
     let found = entries::read(file, text, origin, files)?;
     whole::zone(origin, found, dnssec)
 }
@@ -143,7 +148,7 @@ pub fn origin_of(file: &Path) -> Option<DomainName> {
 ///
 /// # Errors
 /// As [`read`]; one mistake without a line where the file cannot be read.
-pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
+pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     read_with_parts(path, origin, dnssec).0
 }
 
@@ -152,13 +157,14 @@ pub fn read_with_parts(
     path: &Path,
     origin: &DomainName,
     dnssec: Dnssec,
-) -> (Result<Read, Vec<Mistake>>, Vec<PathBuf>) {
+) -> (Result<Read, Vec<ZoneFileError>>, Vec<PathBuf>) {
     let file = path.display().to_string();
     let text = match read_file(path, MAX_OCTETS) {
         Ok(text) => text,
         Err(problem) => {
             let expected = "a zone file (RFC 1035 §5)".to_owned();
-            let mistake = Mistake { file: file.as_str().into(), line: None, column: None, problem, expected };
+            let mistake =
+                ZoneFileError { file: file.as_str().into(), line: None, column: None, problem, expected };
             return (Err(vec![mistake]), Vec::new());
         }
     };

@@ -18,8 +18,8 @@ use store::{
         Planned, Stored,
     },
     model::{
-        self, Colour, Document, DocumentId, Generation, Kind, Mistake, Name, Place, Placed, Places, Policy,
-        Token, encode,
+        self, Colour, Document, DocumentId, Generation, InputError, Kind, Name, Place, Placed, Places,
+        Policy, Token, encode,
     },
 };
 use uuid::Uuid;
@@ -57,8 +57,8 @@ impl FileText {
     /// The mistake of a file without a document. Such a file beside others was probably emptied by accident, and with
     /// `prune` everything that was in it would be removed.
     #[must_use]
-    pub fn without_documents(&self) -> Mistake {
-        Mistake {
+    pub fn without_documents(&self) -> InputError {
+        InputError {
             file: self.name.as_str().into(),
             line: None,
             document: String::new(),
@@ -81,7 +81,7 @@ pub struct Applied {
     pub uuids: BTreeMap<String, Uuid>,
     /// What is allowed and probably not meant; of a comparison, only what it would bring.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<InputError>,
 }
 
 /// How one document changes.
@@ -138,7 +138,7 @@ pub struct Audited {
 }
 
 pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
-    let (mut documents, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
+    let (mut documents, mut mistakes) = (Vec::new(), Vec::<InputError>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {
             Ok(parsed) if parsed.is_empty() => mistakes.push(file.without_documents()),

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
-use store::model::Mistake;
+use store::model::InputError;
 
 use super::Failure;
 use crate::certificate;
@@ -25,7 +25,7 @@ pub(super) struct Client {
 struct Problem {
     error: String,
     #[serde(default)]
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<InputError>,
 }
 
 impl Client {

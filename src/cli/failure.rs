@@ -12,7 +12,7 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use serde_json::json;
-use store::model::Mistake;
+use store::model::InputError;
 
 use crate::out::{self, out};
 
@@ -26,14 +26,14 @@ pub(super) enum Failure {
     /// Exit code 1: what was asked for contradicts what is there.
     Refused {
         /// Each contradiction.
-        mistakes: Vec<Mistake>,
+        mistakes: Vec<InputError>,
         /// What it came to.
         error: String,
     },
     /// Exit code 2: files have mistakes.
-    Mistaken {
+    InvalidInput {
         /// Each of them.
-        mistakes: Vec<Mistake>,
+        mistakes: Vec<InputError>,
         /// What it came to.
         error: String,
     },
@@ -65,18 +65,18 @@ impl Failure {
     /// Of a command that sends files: mistakes are theirs.
     pub(super) fn of_files(self) -> Self {
         match self {
-            Self::Refused { mistakes, error } => Self::Mistaken { mistakes, error },
+            Self::Refused { mistakes, error } => Self::InvalidInput { mistakes, error },
             other => other,
         }
     }
 
     /// The mistakes of a node's configuration.
-    pub(super) const fn of_config(mistakes: Vec<Mistake>) -> Self {
-        Self::Mistaken { mistakes, error: String::new() }
+    pub(super) const fn of_config(mistakes: Vec<InputError>) -> Self {
+        Self::InvalidInput { mistakes, error: String::new() }
     }
 
-    /// Mistakes, a line each.
-    pub(super) fn mistakes(mistakes: &[Mistake]) -> String {
+    /// Errors, a line each.
+    pub(super) fn mistakes(mistakes: &[InputError]) -> String {
         mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
@@ -84,14 +84,14 @@ impl Failure {
     pub(super) const fn code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Refused { .. } => 1,
-            Self::Wrong(_) | Self::Mistaken { .. } | Self::NotFoundOut(_) => 2,
+            Self::Wrong(_) | Self::InvalidInput { .. } | Self::NotFoundOut(_) => 2,
         }
     }
 
-    fn parts(&self) -> (&str, &[Mistake]) {
+    fn parts(&self) -> (&str, &[InputError]) {
         match self {
             Self::Failed(text) | Self::Wrong(text) => (text, &[]),
-            Self::Refused { mistakes, error } | Self::Mistaken { mistakes, error } => (error, mistakes),
+            Self::Refused { mistakes, error } | Self::InvalidInput { mistakes, error } => (error, mistakes),
             Self::NotFoundOut(inner) => inner.parts(),
         }
     }
@@ -171,8 +171,8 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
 mod tests {
     use super::*;
 
-    fn mistake() -> Mistake {
-        Mistake {
+    fn mistake() -> InputError {
+        InputError {
             file: "w.yaml".into(),
             line: Some(3),
             document: String::new(),
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_said_in_words_or_as_json() {
-        let failure = Failure::Mistaken { mistakes: vec![mistake()], error: String::new() };
+        let failure = Failure::InvalidInput { mistakes: vec![mistake()], error: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
         let said = failure.not_found_out().json();
         assert_eq!((&said["error"], &said["exit"]), (&json!("1 mistake"), &json!(2)));

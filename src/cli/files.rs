@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 use store::{
     handle::Clock,
-    model::{self, DomainName, Mistake, Placed, Places, World},
+    model::{self, DomainName, InputError, Placed, Places, World},
 };
 
 use super::{
@@ -98,7 +98,7 @@ pub(super) fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), F
     let files: Result<Vec<_>, _> = find(paths, DOCUMENTS)?.iter().map(|it| read(it)).collect();
     zones::expand(files?).map_err(|mistakes| {
         let error = "nothing was sent".to_owned();
-        Failure::Mistaken { mistakes, error }
+        Failure::InvalidInput { mistakes, error }
     })
 }
 
@@ -108,8 +108,8 @@ struct Checked {
     documents: usize,
     configurations: usize,
     zones: usize,
-    mistakes: Vec<Mistake>,
-    warnings: Vec<Mistake>,
+    mistakes: Vec<InputError>,
+    warnings: Vec<InputError>,
 }
 
 /// Looks for mistakes in files of every kind.
@@ -126,7 +126,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
         show::json(&checked.mistakes)?;
     }
     if !checked.mistakes.is_empty() {
-        return Err(Failure::Mistaken { mistakes: checked.mistakes, error: String::new() });
+        return Err(Failure::InvalidInput { mistakes: checked.mistakes, error: String::new() });
     }
     if json { Ok(()) } else { print(&summary(&checked)) }
 }
@@ -213,7 +213,11 @@ fn look_at_zone_files(
 }
 
 /// Warns of the files that a node with one of these folders as its zones_dir would not serve.
-fn passed_over(paths: &[PathBuf], filed: &[(String, DomainName)], parts: &BTreeSet<PathBuf>) -> Vec<Mistake> {
+fn passed_over(
+    paths: &[PathBuf],
+    filed: &[(String, DomainName)],
+    parts: &BTreeSet<PathBuf>,
+) -> Vec<InputError> {
     const NAMED: usize = 10;
     let named: Vec<&PathBuf> = paths.iter().filter(|path| path.is_dir()).collect();
     let folders = filed.iter().filter_map(|(file, _)| Path::new(file).parent());

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use store::{
     commit::DifferenceKind,
-    model::{self, Document, DocumentId, Kind, Mistake},
+    model::{self, Document, DocumentId, InputError, Kind},
 };
 
 use super::{Failure, Global, Outcome, client::Client, commands::print, show};
@@ -164,7 +164,7 @@ impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
         match &self.result {
             Ok(result) => json!({ "server": self.server, "result": result }),
-            Err(Failure::Refused { mistakes, error } | Failure::Mistaken { mistakes, error }) => {
+            Err(Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error }) => {
                 json!({ "server": self.server, "error": error, "mistakes": mistakes })
             }
             Err(failure) => json!({ "server": self.server, "error": words(failure) }),
@@ -175,7 +175,7 @@ impl<T: Serialize> Answer<T> {
 fn words(failure: &Failure) -> String {
     match failure {
         Failure::Failed(text) | Failure::Wrong(text) => text.clone(),
-        Failure::Refused { mistakes, error } | Failure::Mistaken { mistakes, error } => {
+        Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error } => {
             format!("{}\n{error}", Failure::mistakes(mistakes))
         }
         Failure::NotFoundOut(inner) => words(inner),
@@ -252,7 +252,7 @@ fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
         let has = |it: &Known| format!("{} at {}", it.uuid, it.server);
         // One that clients have been given already is worth more than one that would be new.
         let Some(keep) = known.iter().find(|it| it.stored).or_else(|| known.first()) else { continue };
-        mistakes.push(Mistake {
+        mistakes.push(InputError {
             file: place.file.as_str().into(),
             line: place.line,
             document: DocumentId { kind: Kind::Service, name: place.service.clone() }.to_string(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use store::{
     commit::{DifferenceKind, FieldChange},
-    model::{DocumentId, Kind, Mistake},
+    model::{DocumentId, InputError, Kind},
 };
 
 use super::{Failure, Outcome};
@@ -85,7 +85,7 @@ fn new_uuids(it: &Applied) -> String {
 }
 
 /// Warnings, a line each.
-pub(super) fn warnings(all: &[Mistake]) -> String {
+pub(super) fn warnings(all: &[InputError]) -> String {
     all.iter().map(|it| format!("warning: {it}\n")).collect()
 }
 

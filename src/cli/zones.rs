@@ -15,8 +15,8 @@ use dns::zonefile::{self, Dnssec, Place, Places, Read};
 use store::{
     handle::Clock,
     model::{
-        self, Document, DomainName, Mistake, Mistakes, Placed, RecordData, StaticRecord, World, Zone, encode,
-        rdata,
+        self, Document, DomainName, InputError, InputErrors, Placed, RecordData, StaticRecord, World, Zone,
+        encode, rdata,
         tree::{Entry, Node, Value},
         yaml,
     },
@@ -40,9 +40,10 @@ pub(super) fn import(file: &Path, origin: &str, how: Import, output: Option<&Pat
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
     let dnssec = if how.strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
-    let mistaken = |mistakes| Failure::Mistaken { mistakes, error: String::new() };
-    let all =
-        |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>();
+    let mistaken = |mistakes| Failure::InvalidInput { mistakes, error: String::new() };
+    let all = |found: Vec<zonefile::ZoneFileError>| {
+        found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>()
+    };
     let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| mistaken(all(found)))?;
     let (mut read, occluded) = without_occluded(read);
     let mut warnings = all(std::mem::take(&mut read.warnings));
@@ -77,18 +78,18 @@ fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
 }
 
 /// Whether `apply` takes a document by itself; if not, why, by the lines of the zone file.
-fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<Mistake>> {
+fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<InputError>> {
     if text.len() > yaml::MAX_DOCUMENT {
         let (problem, expected) = (too_large(text.len()), FITS.to_owned());
         let (file, document, field) = (file.display().to_string().into(), String::new(), String::new());
-        return Err(vec![Mistake { file, line: None, document, field, problem, expected }]);
+        return Err(vec![InputError { file, line: None, document, field, problem, expected }]);
     }
     let now = Clock::default().now();
     let checked = model::parse("z", text).and_then(|parsed| {
         let placed = parsed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         World::check(placed, now).map(drop)
     });
-    let at_its_line = |mut it: Mistake| {
+    let at_its_line = |mut it: InputError| {
         let place = placed(places, 0, &it.field);
         it.file = place.map_or_else(|| file.display().to_string().into(), |place| Arc::clone(&place.file));
         it.line = place.map(|place| place.line);
@@ -107,7 +108,7 @@ fn too_large(bytes: usize) -> String {
 
 /// Takes out what lies below a delegation of the zone itself and is no delegation or glue: it is never answered, and
 /// in a document it would be a mistake.
-fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
+fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::ZoneFileError>) {
     let apex = read.zone.name.clone();
     let ns = |it: &&StaticRecord| matches!(it.data, RecordData::Ns(_)) && it.name != apex;
     let cuts: HashSet<DomainName> = read.zone.records.iter().filter(ns).map(|it| it.name.clone()).collect();
@@ -125,7 +126,7 @@ fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
             Some(cut) => {
                 let problem = format!("{} lies below the delegation of {cut}, and is left out", record.name);
                 let (file, line) = (place.file, Some(place.line));
-                warnings.push(zonefile::Mistake {
+                warnings.push(zonefile::ZoneFileError {
                     file,
                     line,
                     column: None,
@@ -143,14 +144,15 @@ fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::Mistake>) {
 }
 
 /// What is found in a zone file: the zone's name and the warnings, or the mistakes.
-pub(super) type Found = Result<(DomainName, Vec<Mistake>), Vec<Mistake>>;
+pub(super) type Found = Result<(DomainName, Vec<InputError>), Vec<InputError>>;
 
 /// Looks for mistakes in a file called `ORIGIN.zone`. With the files that it includes.
 pub(super) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     let Some(origin) = zonefile::origin_of(Path::new(file)) else {
         return (Err(vec![misnamed(file, "the file's name is not that of a zone")]), Vec::new());
     };
-    let all = |found: Vec<zonefile::Mistake>| found.into_iter().map(|it| of_zone_file(it, "")).collect();
+    let all =
+        |found: Vec<zonefile::ZoneFileError>| found.into_iter().map(|it| of_zone_file(it, "")).collect();
     let (read, parts) = zonefile::read_with_parts(Path::new(file), &origin, Dnssec::Refuse);
     let found = match read {
         Ok(read) => Ok((origin, all(read.warnings))),
@@ -160,14 +162,14 @@ pub(super) fn check(file: &str) -> (Found, Vec<PathBuf>) {
 }
 
 /// The mistake of a zone file whose name does not say which zone it holds.
-pub(super) fn misnamed(file: &str, problem: &str) -> Mistake {
+pub(super) fn misnamed(file: &str, problem: &str) -> InputError {
     about(file, problem.to_owned(), "a name such as example.com.zone (ORIGIN.zone)")
 }
 
 /// Something about a file as a whole.
-pub(super) fn about(file: &str, problem: String, expected: &str) -> Mistake {
+pub(super) fn about(file: &str, problem: String, expected: &str) -> InputError {
     let (document, field, expected) = (String::new(), String::new(), expected.to_owned());
-    Mistake { file: file.into(), line: None, document, field, problem, expected }
+    InputError { file: file.into(), line: None, document, field, problem, expected }
 }
 
 /// True for a text that is a zone file, whatever its name.
@@ -186,7 +188,7 @@ pub(super) fn looks_like_a_zone(text: &[u8]) -> bool {
 }
 
 /// Warns of zone files of which a node would serve one alone: two in one folder whose names are those of one zone.
-pub(super) fn twice(filed: &[(String, DomainName)]) -> Vec<Mistake> {
+pub(super) fn twice(filed: &[(String, DomainName)]) -> Vec<InputError> {
     let folder = |file: &str| Path::new(file).parent().map(Path::to_owned);
     let mut first: HashMap<(Option<PathBuf>, &DomainName), &str> = HashMap::new();
     let mut warnings = Vec::new();
@@ -205,12 +207,12 @@ pub(super) fn twice(filed: &[(String, DomainName)]) -> Vec<Mistake> {
 pub(super) fn shadowed<'d>(
     filed: &[(String, DomainName)],
     documents: impl Iterator<Item = &'d Document> + Clone,
-) -> Vec<Mistake> {
+) -> Vec<InputError> {
     let is_zone = |origin: &DomainName| {
         documents.clone().any(|document| matches!(document, Document::Zone(zone) if zone.name == *origin))
     };
     let shadowed = filed.iter().filter(|(_, origin)| is_zone(origin));
-    let warning = |(file, origin): &(String, DomainName)| Mistake {
+    let warning = |(file, origin): &(String, DomainName)| InputError {
         file: file.as_str().into(),
         line: None,
         document: format!("Zone {origin}"),
@@ -227,7 +229,7 @@ pub(super) fn shadowed<'d>(
 pub(super) struct Origins {
     all: Vec<Origin>,
     /// Not mistakes: what they tell of was left out, or is answered in another way than it is written.
-    pub(super) warnings: Vec<Mistake>,
+    pub(super) warnings: Vec<InputError>,
 }
 
 /// The records of one document.
@@ -244,7 +246,7 @@ struct Origin {
 
 impl Origins {
     /// Points mistakes about what came from a zone file to its line there.
-    pub(super) fn point_out(&self, mistakes: &mut [Mistake]) {
+    pub(super) fn point_out(&self, mistakes: &mut [InputError]) {
         for mistake in mistakes {
             let of = |it: &&Origin| *it.file == *mistake.file && it.document == mistake.document;
             if let Some(place) = self.all.iter().find(of).and_then(|origin| origin.place(&mistake.field)) {
@@ -288,7 +290,7 @@ fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<&'p Place> 
 pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
     let mut named = Vec::new();
     for file in files.iter().filter(|it| it.text.contains("file")) {
-        let trees = yaml::parse(&file.text, &Mistakes::new(file.name.as_str().into()));
+        let trees = yaml::parse(&file.text, &InputErrors::new(file.name.as_str().into()));
         for tree in trees.iter().filter(|tree| names_a_file(tree)) {
             let (Some((path, _)), Some((apex, _))) = (word(tree, "file"), word(tree, "name")) else {
                 continue;
@@ -307,18 +309,18 @@ pub(super) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Every mistake in the zone files, and about them.
-pub(super) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Origins), Vec<Mistake>> {
+pub(super) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Origins), Vec<InputError>> {
     let (mut origins, mut wrong) = (Origins::default(), Vec::new());
     let expanded = files.into_iter().map(|file| expand_file(file, &mut origins, &mut wrong)).collect();
     if wrong.is_empty() { Ok((expanded, origins)) } else { Err(wrong) }
 }
 
-fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<Mistake>) -> FileText {
+fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<InputError>) -> FileText {
     // Most files name no zone file, and go out letter by letter.
     if !file.text.contains("file") || file.name.ends_with(".toml") || file.name.ends_with(".zone") {
         return file;
     }
-    let mistakes = Mistakes::new(file.name.as_str().into());
+    let mistakes = InputErrors::new(file.name.as_str().into());
     let mut trees = yaml::parse(&file.text, &mistakes);
     if mistakes.count() > 0 || !trees.iter().any(names_a_file) {
         return file;
@@ -350,8 +352,8 @@ fn names_a_file(tree: &Node) -> bool {
 fn expand_zone(
     tree: &mut Node,
     name: &str,
-    warnings: &mut Vec<Mistake>,
-    wrong: &mut Vec<Mistake>,
+    warnings: &mut Vec<InputError>,
+    wrong: &mut Vec<InputError>,
 ) -> Option<Origin> {
     let ((path, line), (apex, _)) = (word(tree, "file")?, word(tree, "name")?);
     let (apex, path) = (apex.parse::<DomainName>().ok()?, beside(name, path));
@@ -360,7 +362,7 @@ fn expand_zone(
     let mut mistake = |line: u32, field: &str, problem: String, expected: &str| {
         let (file, line) = (name.into(), Some(line));
         let (document, field, expected) = (document.clone(), field.to_owned(), expected.to_owned());
-        wrong.push(Mistake { file, line, document, field, problem, expected });
+        wrong.push(InputError { file, line, document, field, problem, expected });
     };
     for key in ["nameservers", "soa", "ttl", "negative_ttl"] {
         if let Some(entry) = tree.entry(key) {
@@ -387,9 +389,9 @@ fn expand_zone(
     Some(Origin { file: name.to_owned(), document, own, places })
 }
 
-fn of_zone_file(it: zonefile::Mistake, document: &str) -> Mistake {
+fn of_zone_file(it: zonefile::ZoneFileError, document: &str) -> InputError {
     let (document, field) = (document.to_owned(), String::new());
-    Mistake { file: it.file, line: it.line, document, field, problem: it.problem, expected: it.expected }
+    InputError { file: it.file, line: it.line, document, field, problem: it.problem, expected: it.expected }
 }
 
 /// A path relative to the folder of the file it stands in.
@@ -465,7 +467,7 @@ mod tests {
         std::fs::write(folder.path().join("zones/z"), zone).unwrap();
         let name = folder.path().join("w.yaml").display().to_string();
         let prefix = format!("{}/", folder.path().display());
-        let shown = |mistakes: Vec<Mistake>| -> Vec<String> {
+        let shown = |mistakes: Vec<InputError>| -> Vec<String> {
             mistakes.iter().map(|it| it.to_string().replace(&prefix, "")).collect()
         };
         let files = vec![FileText { name: name.clone(), text: documents.to_owned() }];
@@ -610,7 +612,7 @@ mod tests {
 
     /// A Zone document together with others, as `apply` checks them.
     fn applied(zone: &str, others: &str) -> Result<(), Vec<String>> {
-        let shown = |found: Vec<Mistake>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let shown = |found: Vec<InputError>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
         let placed = model::parse("z", &format!("{zone}---\n{others}")).map_err(shown)?;
         let placed = placed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         World::check(placed, Moment(0)).map(drop).map_err(shown)

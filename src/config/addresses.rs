@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use store::model::{Mistakes, tree::Node};
+use store::model::{InputErrors, tree::Node};
 
 use super::{Config, Store};
 
@@ -94,7 +94,7 @@ pub fn listened(config: &Config) -> Vec<Listens> {
 }
 
 /// Notes each address that another listener of the node has already.
-pub(super) fn find_clashes(config: &Config, tree: &Node, mistakes: &Mistakes) {
+pub(super) fn find_clashes(config: &Config, tree: &Node, mistakes: &InputErrors) {
     let all = listened(config);
     for (at, second) in all.iter().enumerate() {
         let Some(first) = all.iter().take(at).find(|first| !first.goes_with(second)) else { continue };

@@ -1,7 +1,7 @@
 //! TOML as the tree that documents are read from, with the line of everything.
 
 use store::model::{
-    Mistakes,
+    InputErrors,
     tree::{Entry, Node},
 };
 use toml::{
@@ -10,7 +10,7 @@ use toml::{
 };
 
 /// Parses a text; what is not TOML is among the mistakes, and what could be understood is in the tree.
-pub(super) fn parse(text: &str, mistakes: &Mistakes) -> Node {
+pub(super) fn parse(text: &str, mistakes: &InputErrors) -> Node {
     let lines = Lines::of(text);
     let (tree, errors) = DeTable::parse_recoverable(text);
     for error in errors {

@@ -7,7 +7,7 @@ use store::model::{
     rdata::{self, Entry, Scanner, Unfit, Word},
 };
 
-use super::{Files, MAX_DEPTH, MAX_MISTAKES, MAX_OCTETS, MAX_WARNINGS, Mistake, Place, generate};
+use super::{Files, MAX_DEPTH, MAX_MISTAKES, MAX_OCTETS, MAX_WARNINGS, Place, ZoneFileError, generate};
 
 /// The TTL where a record has none and there is no `$TTL` before it, and that of a `$TTL` of 2^31 or more (as in NSD).
 const INSTEAD: Ttl = Ttl::of_record(3_600);
@@ -28,12 +28,12 @@ pub(super) struct Found {
 /// Warnings, so many and no more.
 #[derive(Debug, Default)]
 pub(super) struct Warnings {
-    kept: Vec<Mistake>,
+    kept: Vec<ZoneFileError>,
     more: usize,
 }
 
 impl Warnings {
-    pub(super) fn add(&mut self, warning: Mistake) {
+    pub(super) fn add(&mut self, warning: ZoneFileError) {
         if self.kept.len() < MAX_WARNINGS {
             self.kept.push(warning);
         } else {
@@ -42,11 +42,11 @@ impl Warnings {
     }
 
     /// All of them, and one that counts those that were not kept.
-    pub(super) fn into_vec(self) -> Vec<Mistake> {
+    pub(super) fn into_vec(self) -> Vec<ZoneFileError> {
         let mut all = self.kept;
         if let Some(file) = all.first().map(|it| Arc::clone(&it.file)).filter(|_| self.more > 0) {
             let problem = format!("{} more warnings like these", self.more);
-            all.push(Mistake { file, line: None, column: None, problem, expected: String::new() });
+            all.push(ZoneFileError { file, line: None, column: None, problem, expected: String::new() });
         }
         all
     }
@@ -67,7 +67,7 @@ pub(super) fn read(
     text: &[u8],
     apex: &DomainName,
     files: &dyn Files,
-) -> Result<Found, Vec<Mistake>> {
+) -> Result<Found, Vec<ZoneFileError>> {
     let file: Arc<str> = file.into();
     let mut reading = Reading {
         apex,
@@ -105,7 +105,7 @@ struct Reading<'r> {
     /// That a record has no TTL is said once.
     warned_of_ttl: bool,
     found: Found,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<ZoneFileError>,
 }
 
 /// A word that is wrong.
@@ -132,7 +132,7 @@ impl Reading<'_> {
     fn mistake(&mut self, Wrong { line, column, what }: Wrong) {
         if !self.is_enough() {
             let Unfit { problem, expected } = what;
-            self.mistakes.push(Mistake {
+            self.mistakes.push(ZoneFileError {
                 file: Arc::clone(&self.file),
                 line: Some(line),
                 column,
@@ -144,13 +144,13 @@ impl Reading<'_> {
 
     fn at_whole(&mut self, problem: String, expected: String) {
         let file = Arc::clone(&self.file);
-        self.mistakes.push(Mistake { file, line: None, column: None, problem, expected });
+        self.mistakes.push(ZoneFileError { file, line: None, column: None, problem, expected });
     }
 
     fn warn(&mut self, word: &Word<'_>, problem: String, expected: &str) {
         let (file, expected) = (Arc::clone(&self.file), expected.to_owned());
         let (line, column) = (Some(word.line), Some(word.column));
-        self.found.warnings.add(Mistake { file, line, column, problem, expected });
+        self.found.warnings.add(ZoneFileError { file, line, column, problem, expected });
     }
 
     fn text(&mut self, text: &[u8]) {

@@ -7,13 +7,13 @@ use store::model::{
 };
 
 use super::{
-    Dnssec, MAX_MISTAKES, Mistake, Place, Places, Read,
+    Dnssec, MAX_MISTAKES, Place, Places, Read, ZoneFileError,
     entries::{Found, Warnings, is_ns},
 };
 use crate::record::plain_type;
 
 /// Makes the zone of its records.
-pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<Mistake>> {
+pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     let Found { soa, records, file, mut warnings } = found;
     let mut mistakes = Vec::new();
     // What signs a zone is one mistake, and none of what it lies beside: RRSIG and NSEC may stand beside a CNAME
@@ -27,7 +27,7 @@ pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Re
     let records = distinct(records);
     let mut missing = |what: &str, expected: String| {
         let problem = format!("the zone has no {what}");
-        mistakes.push(Mistake { file: file.clone(), line: None, column: None, problem, expected });
+        mistakes.push(ZoneFileError { file: file.clone(), line: None, column: None, problem, expected });
     };
     if soa.is_none() {
         missing("SOA", format!("one SOA record at {apex}"));
@@ -55,7 +55,7 @@ fn signs(apex: &DomainName, record: &StaticRecord) -> bool {
 }
 
 /// The mistake of a signed zone, at the first record that makes it one.
-fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<Mistake> {
+fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<ZoneFileError> {
     let mut signing = records.iter().filter(|(record, _)| signs(apex, record)).peekable();
     let (_, at) = signing.peek()?;
     let (file, line) = (at.file.clone(), Some(at.line));
@@ -64,7 +64,7 @@ fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<Mistak
     let problem = format!("the zone is signed (it has {}), and DNSSEC is not served yet", kinds.join(", "));
     let expected = "an unsigned zone; once the DS at the parent is gone, `waypost import zone --strip-dnssec` leaves \
                     the signatures out";
-    Some(Mistake { file, line, column: None, problem, expected: expected.to_owned() })
+    Some(ZoneFileError { file, line, column: None, problem, expected: expected.to_owned() })
 }
 
 /// Leaves out what signs a zone, and what says nothing without it: what the parent is to publish (CDS, CDNSKEY), the
@@ -103,7 +103,7 @@ fn different_ttls(records: &[(StaticRecord, Place)], warnings: &mut Warnings) {
             record.name
         );
         let (file, line, expected) = (at.file.clone(), Some(at.line), "one TTL (RFC 2181 §5.2)".to_owned());
-        warnings.add(Mistake { file, line, column: None, problem, expected });
+        warnings.add(ZoneFileError { file, line, column: None, problem, expected });
     }
 }
 
@@ -185,10 +185,10 @@ impl<'r> Owners<'r> {
         Self { apex, records, names, dnames }
     }
 
-    fn wrong(&self, record: &StaticRecord, at: &Place) -> Option<Mistake> {
+    fn wrong(&self, record: &StaticRecord, at: &Place) -> Option<ZoneFileError> {
         let (problem, expected) = self.problem(record)?;
         let (file, line) = (at.file.clone(), Some(at.line));
-        Some(Mistake { file, line, column: None, problem, expected: expected.to_owned() })
+        Some(ZoneFileError { file, line, column: None, problem, expected: expected.to_owned() })
     }
 
     fn problem(&self, record: &StaticRecord) -> Option<(String, &'static str)> {

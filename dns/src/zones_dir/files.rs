@@ -86,7 +86,7 @@ pub(super) fn load(
     }
     let files = Noted::new(folder);
     let lines =
-        |mistakes: Vec<zonefile::Mistake>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        |mistakes: Vec<zonefile::ZoneFileError>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
     let read = zonefile::read_placed(&path.display().to_string(), &text, origin, &files, Dnssec::Refuse);
     let (folder, included) = files.into_parts();
     let parts = included.iter().map(|(name, _)| folder.path_of(name)).collect();

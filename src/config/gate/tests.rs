@@ -7,7 +7,7 @@ const HEAD: &str = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengi
 fn read(dns: &str) -> Result<dns::gate::Config, String> {
     let text = format!("{HEAD}{dns}");
     let read = Config::parse("node.toml", &text);
-    let said = |all: Vec<store::model::Mistake>| all.iter().map(|it| format!("{it}\n")).collect();
+    let said = |all: Vec<store::model::InputError>| all.iter().map(|it| format!("{it}\n")).collect();
     read.map(|config| config.dns.unwrap().gate).map_err(said)
 }
 

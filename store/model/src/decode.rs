@@ -13,9 +13,9 @@ mod zone;
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Addresses, BlastRadius, Cluster, Document, DomainName, Keep, Kind, Location, Mistake, Mistakes, Name,
-    Role, Scope, Site, Token, Vantage,
-    mistake::suggestion,
+    Addresses, BlastRadius, Cluster, Document, DomainName, InputError, InputErrors, Keep, Kind, Location,
+    Name, Role, Scope, Site, Token, Vantage,
+    input_error::suggestion,
     read::{Fields, Reader, join},
     tree::{Node, Place, Placed},
     yaml,
@@ -25,8 +25,8 @@ use super::{
 ///
 /// # Errors
 /// Every mistake of the file, by line, if there is any. A text without documents is not a mistake.
-pub fn parse(file: &str, text: &str) -> Result<Vec<Placed<Document>>, Vec<Mistake>> {
-    let mistakes = Mistakes::new(file.into());
+pub fn parse(file: &str, text: &str) -> Result<Vec<Placed<Document>>, Vec<InputError>> {
+    let mistakes = InputErrors::new(file.into());
     let trees = yaml::parse(text, &mistakes);
     let mut documents = Vec::with_capacity(trees.len());
     for tree in trees {
@@ -40,7 +40,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Placed<Document>>, Vec<Mistak
 
 /// Decodes one document; `None` if anything in it is a mistake.
 #[must_use]
-pub fn document(tree: &Node, mistakes: &Mistakes) -> Option<Document> {
+pub fn document(tree: &Node, mistakes: &InputErrors) -> Option<Document> {
     let before = mistakes.count();
     let called = label(tree);
     let reader = Reader::new(mistakes, &called, tree);

@@ -475,7 +475,7 @@ mod tests {
         fn any_text_survives_its_quotes(text in any::<String>()) {
             let mut out = String::new();
             quoted(&text, &mut out);
-            let mistakes = crate::Mistakes::new("x".into());
+            let mistakes = crate::InputErrors::new("x".into());
             let trees = crate::yaml::parse(&format!("a: {out}\nb: [{out}]\n"), &mistakes);
             prop_assert_eq!(mistakes.count(), 0);
             prop_assert_eq!(&trees[0].entry("a").unwrap().value.found(), &Node::text(0, text).found());

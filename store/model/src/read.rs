@@ -10,14 +10,14 @@ use ipnet::IpNet;
 
 use super::{
     Span, Ttl,
-    mistake::{Mistakes, suggestion},
+    input_error::{InputErrors, suggestion},
     tree::{Node, Scalar, Value},
 };
 
 /// A cursor on one node.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
-    mistakes: &'a Mistakes,
+    mistakes: &'a InputErrors,
     document: &'a str,
     field: String,
     line: u32,
@@ -27,7 +27,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// At the root of a tree. `document` says in mistakes what the tree is, as `Domain gw.example.com`.
     #[must_use]
-    pub const fn new(mistakes: &'a Mistakes, document: &'a str, node: &'a Node) -> Self {
+    pub const fn new(mistakes: &'a InputErrors, document: &'a str, node: &'a Node) -> Self {
         Self { mistakes, document, field: String::new(), line: node.line, node }
     }
 
@@ -375,16 +375,16 @@ impl Drop for Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Mistake, Name, yaml};
+    use crate::{InputError, Name, yaml};
 
     /// Reads one document and returns the mistakes, as printed.
     fn read(text: &str, with: impl FnOnce(&Fields<'_>)) -> Vec<String> {
-        let mistakes = Mistakes::new("t.yaml".into());
+        let mistakes = InputErrors::new("t.yaml".into());
         let trees = yaml::parse(text, &mistakes);
         assert_eq!(mistakes.count(), 0, "the YAML itself");
         let root = Reader::new(&mistakes, "Thing x", &trees[0]);
         with(&root.fields().unwrap());
-        mistakes.into_vec().iter().map(Mistake::to_string).collect()
+        mistakes.into_vec().iter().map(InputError::to_string).collect()
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use families::Places;
 pub use overlays::ended_overrides;
 
 use super::{
-    BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, Kind, Mistake, Moment, Name,
+    BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment, Name,
     Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,
     Vantage, Weight, Zone,
 };
@@ -138,7 +138,7 @@ impl World {
     pub fn check<D: Into<Arc<Document>>>(
         documents: impl IntoIterator<Item = Placed<D>>,
         now: Moment,
-    ) -> Result<Self, Vec<Mistake>> {
+    ) -> Result<Self, Vec<InputError>> {
         check::check(documents.into_iter().map(|it| Placed { value: it.value.into(), place: it.place }), now)
     }
 

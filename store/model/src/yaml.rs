@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use super::{
-    mistake::Mistakes,
+    input_error::InputErrors,
     tree::{Entry, Node, Value},
 };
 
@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 32;
 
 /// Every document of a text that is well-formed; mistakes for the others. Empty documents are skipped.
 #[must_use]
-pub fn parse(text: &str, mistakes: &Mistakes) -> Vec<Node> {
+pub fn parse(text: &str, mistakes: &InputErrors) -> Vec<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut trees = Vec::new();
     for (first_line, document) in documents(text) {
@@ -61,7 +61,7 @@ enum Open {
 }
 
 struct Builder<'m> {
-    mistakes: &'m Mistakes,
+    mistakes: &'m InputErrors,
     first_line: u32,
     stack: Vec<Open>,
 }
@@ -174,12 +174,12 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::Mistake;
+    use crate::InputError;
 
     fn both(text: &str) -> (Vec<Node>, Vec<String>) {
-        let mistakes = Mistakes::new("w.yaml".into());
+        let mistakes = InputErrors::new("w.yaml".into());
         let trees = parse(text, &mistakes);
-        (trees, mistakes.into_vec().iter().map(Mistake::to_string).collect())
+        (trees, mistakes.into_vec().iter().map(InputError::to_string).collect())
     }
 
     #[test]

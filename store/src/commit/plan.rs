@@ -13,7 +13,7 @@ use crate::{
     engine::Index,
     keys,
     model::{
-        Authority, Document, DocumentId, DomainName, Generation, Kind, Mistake, Moment, Name, Override,
+        Authority, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name, Override,
         Place, Placed, Service, World,
     },
 };
@@ -114,7 +114,7 @@ pub fn plan(
     changes: Vec<Change>,
     now: Moment,
     author: Author,
-) -> Result<Planned, Vec<Mistake>> {
+) -> Result<Planned, Vec<InputError>> {
     let mut mistakes = Vec::new();
     let mut touched = HashSet::new();
     let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
@@ -169,7 +169,7 @@ pub fn plan_restore(
     documents: Vec<Placed<Document>>,
     now: Moment,
     author: Author,
-) -> Result<Plan, Vec<Mistake>> {
+) -> Result<Plan, Vec<InputError>> {
     let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author);
     let documents = documents.into_iter().map(|it| {
         let value = Arc::new(completion.complete(it.value));
@@ -184,8 +184,8 @@ pub fn plan_restore(
     Ok(planned(current, world, (generation, now), Some(before)))
 }
 
-fn not_there(id: &DocumentId) -> Mistake {
-    Mistake {
+fn not_there(id: &DocumentId) -> InputError {
+    InputError {
         file: "delete".into(),
         line: None,
         document: id.to_string(),
@@ -279,11 +279,11 @@ fn outranked(
     current: &Stored,
     author: Author,
     place: Option<&Place>,
-) -> Option<Mistake> {
+) -> Option<InputError> {
     let stored = current.get(id)?;
     let Document::Override(had) = &*stored.document else { return None };
     let touches = wanted != Some(&*stored.document);
-    (author.authority < had.authority && touches).then(|| Mistake {
+    (author.authority < had.authority && touches).then(|| InputError {
         file: place.map_or_else(|| "request".into(), |place| Arc::clone(place.file())),
         line: place.and_then(|place| place.line_of("name")),
         document: id.to_string(),

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     engine::Engine as _,
     engine::embedded::{Embedded, Options},
-    model::{Authority, Kind, Mistake, Moment, Override, Placed, parse},
+    model::{Authority, InputError, Kind, Moment, Override, Placed, parse},
 };
 
 const WORLD: &str = "\
@@ -62,7 +62,7 @@ impl Engine {
         changes: Vec<Change>,
         authority: Authority,
         now: Moment,
-    ) -> Result<Vec<Difference>, Vec<Mistake>> {
+    ) -> Result<Vec<Difference>, Vec<InputError>> {
         let author = Author { authority };
         match plan(&self.stored().await, changes, now, author)? {
             Planned::Unchanged(_) => Ok(Vec::new()),
@@ -80,7 +80,7 @@ impl Engine {
         text: &str,
         authority: Authority,
         now: Moment,
-    ) -> Result<Vec<Difference>, Vec<Mistake>> {
+    ) -> Result<Vec<Difference>, Vec<InputError>> {
         let documents: Vec<Placed<Document>> = parse("t.yaml", text).unwrap();
         self.commit(documents.into_iter().map(Change::Put).collect(), authority, now).await
     }

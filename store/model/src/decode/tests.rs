@@ -8,7 +8,7 @@ fn example() -> String {
 }
 
 fn mistakes(text: &str) -> Vec<String> {
-    parse("w.yaml", text).unwrap_err().iter().map(Mistake::to_string).collect()
+    parse("w.yaml", text).unwrap_err().iter().map(InputError::to_string).collect()
 }
 
 /// The one mistake of a text.
@@ -255,7 +255,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
     assert!(found.contains("64 hexadecimal digits") && !found.contains("hunter2"), "{found}");
 }
 
-fn zone(records: &str) -> Result<Zone, Vec<Mistake>> {
+fn zone(records: &str) -> Result<Zone, Vec<InputError>> {
     let text = format!(
         "kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.1] }}]\nrecords:\n{records}"
     );

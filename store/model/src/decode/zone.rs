@@ -3,7 +3,7 @@
 use super::{A_DOMAIN, domain::seconds, host, some};
 use crate::{
     DomainName, Nameserver, RecordData, StartOfAuthority, StaticRecord, Zone,
-    mistake::suggestion,
+    input_error::suggestion,
     rdata::{self, Scanner, Unfit, Word},
     read::{Fields, Reader},
 };

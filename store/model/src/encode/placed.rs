@@ -76,10 +76,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Mistakes, arbitrary, encode::yaml, yaml as reading};
+    use crate::{InputErrors, arbitrary, encode::yaml, yaml as reading};
 
     fn trees(text: &str) -> Vec<Node> {
-        let mistakes = Mistakes::new("x".into());
+        let mistakes = InputErrors::new("x".into());
         let trees = reading::parse(text, &mistakes);
         assert_eq!(mistakes.count(), 0, "{text}");
         trees

@@ -8,14 +8,14 @@ use std::{
 
 use super::{IMPLIED, World, names, policies};
 use crate::{
-    Check, Cluster, Document, DocumentId, Domain, Kind, MAX_SITES, Mistake, Mistakes, Moment, Name, Place,
-    Placed, Quorum, Route, Service, Site, mistake::suggestion,
+    Check, Cluster, Document, DocumentId, Domain, InputError, InputErrors, Kind, MAX_SITES, Moment, Name,
+    Place, Placed, Quorum, Route, Service, Site, input_error::suggestion,
 };
 
 pub(super) fn check(
     documents: impl Iterator<Item = Placed<Arc<Document>>>,
     now: Moment,
-) -> Result<World, Vec<Mistake>> {
+) -> Result<World, Vec<InputError>> {
     let mut world = World::default();
     let mut places = HashMap::new();
     let mut twice = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn check(
     if mistakes.is_empty() {
         return Ok(world);
     }
-    let order = |it: &Mistake| (Arc::clone(&it.file), it.line, it.document.clone(), it.field.clone());
+    let order = |it: &InputError| (Arc::clone(&it.file), it.line, it.document.clone(), it.field.clone());
     mistakes.sort_by_cached_key(order);
     Err(mistakes)
 }
@@ -49,7 +49,7 @@ pub(super) fn check(
 pub(super) struct Checker<'w> {
     pub(super) world: &'w World,
     places: HashMap<DocumentId, Place>,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<InputError>,
     /// How many more suggestions are worth their time: each looks at every name.
     hints: u32,
 }
@@ -60,8 +60,8 @@ pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
 
 impl Checker<'_> {
     fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
-        if self.mistakes.len() < Mistakes::MAX {
-            self.mistakes.push(Mistake {
+        if self.mistakes.len() < InputErrors::MAX {
+            self.mistakes.push(InputError {
                 file: Arc::clone(place.file()),
                 line: place.line_of(field),
                 document: id.to_string(),

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Steered, World, overlays};
 use crate::{
-    Addresses, Document, DocumentId, Family, Kind, Mistake, Moment, Name, Override, OverrideState, Place,
+    Addresses, Document, DocumentId, Family, InputError, Kind, Moment, Name, Override, OverrideState, Place,
     Placed,
 };
 
@@ -31,12 +31,12 @@ impl Places {
         (document, field): (String, String),
         at: (&DocumentId, &str),
         problem: String,
-    ) -> Mistake {
+    ) -> InputError {
         // What did not come from a file has no line, and its place says nothing to people.
         let place = self.0.get(at.0).and_then(|place| Some((place.file(), place.line_of(at.1)?)));
         let (file, line) =
             place.map_or_else(|| ("documents".into(), None), |(file, line)| (Arc::clone(file), Some(line)));
-        Mistake { file, line, document, field, problem, expected: String::new() }
+        InputError { file, line, document, field, problem, expected: String::new() }
     }
 }
 
@@ -47,13 +47,13 @@ impl World {
     /// What is worth knowing about the families of sites. `now` decides which overrides have ended; `places` are those
     /// of the documents that were written just now.
     #[must_use]
-    pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<Mistake> {
-        let mut warnings: Vec<Mistake> = self.sites_without_a_family(places);
+    pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<InputError> {
+        let mut warnings: Vec<InputError> = self.sites_without_a_family(places);
         warnings.extend(self.families_taken_out(now, places));
         warnings
     }
 
-    fn sites_without_a_family(&self, places: &Places) -> Vec<Mistake> {
+    fn sites_without_a_family(&self, places: &Places) -> Vec<InputError> {
         let mut warnings = Vec::new();
         for cluster in self.clusters() {
             for family in Family::BOTH {
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Domains with a family that overrides leave without an answer, told once for all that have the same sites.
-    fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<Mistake> {
+    fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<InputError> {
         let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
         if self.overrides().next().is_none() {
             return Vec::new();

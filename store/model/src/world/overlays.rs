@@ -7,8 +7,8 @@ use super::{
     check::{Checker, id},
 };
 use crate::{
-    Cluster, Document, Domain, Keep, Kind, Mistake, Moment, Name, Override, OverrideState, Placed,
-    glob::matches, mistake::suggestion,
+    Cluster, Document, Domain, InputError, Keep, Kind, Moment, Name, Override, OverrideState, Placed,
+    glob::matches, input_error::suggestion,
 };
 
 impl Checker<'_> {
@@ -123,11 +123,11 @@ fn clients_are_sent_to(world: &World, steered: &Steered) -> bool {
 
 /// Warnings about overrides that have ended before they were written: they are kept and order nothing.
 #[must_use]
-pub fn ended_overrides(documents: &[Placed<Document>], now: Moment) -> Vec<Mistake> {
+pub fn ended_overrides(documents: &[Placed<Document>], now: Moment) -> Vec<InputError> {
     let warning = |placed: &Placed<Document>| {
         let Document::Override(order) = &placed.value else { return None };
         let expires = order.expires.filter(|_| ended(order, now))?;
-        Some(Mistake {
+        Some(InputError {
             file: Arc::clone(placed.place.file()),
             line: placed.place.line_of("expires"),
             document: placed.value.id().to_string(),

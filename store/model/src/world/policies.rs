@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::check::Checker;
-use crate::{BlueGreen, DocumentId, Domain, Jurisdiction, Kind, Name, Policy, Weight, mistake::suggestion};
+use crate::{
+    BlueGreen, DocumentId, Domain, Jurisdiction, Kind, Name, Policy, Weight, input_error::suggestion,
+};
 
 pub(super) fn check(checker: &mut Checker<'_>, at: &DocumentId, domain: &Domain, sites: &[Name]) {
     let mut part = Part { checker, at, sites };

@@ -15,7 +15,7 @@ const NOW: Moment = Moment(1_800_000_000_000);
 
 fn check_with(more: &str) -> Result<World, Vec<String>> {
     let documents = parse("w.yaml", &format!("{BASE}{more}")).unwrap_or_else(|found| panic!("{found:#?}"));
-    World::check(documents, NOW).map_err(|found| found.iter().map(Mistake::to_string).collect())
+    World::check(documents, NOW).map_err(|found| found.iter().map(InputError::to_string).collect())
 }
 
 fn world(more: &str) -> World {
@@ -83,7 +83,7 @@ fn the_example_needs_only_its_second_site() {
     let secret = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
     let text = include_str!("../decode/example.yaml").replace('…', secret);
     let found = World::check(parse("world.yaml", &text).unwrap(), NOW).unwrap_err();
-    let found: Vec<String> = found.iter().map(Mistake::to_string).collect();
+    let found: Vec<String> = found.iter().map(InputError::to_string).collect();
     assert_eq!(
         found,
         ["world.yaml:13: Cluster main: gateways.sh: there is no Site sh; expected the name of a Site"]

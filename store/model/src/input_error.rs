@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One mistake. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mistake {
+pub struct InputError {
     /// The file, or what stands for it: `stored`, `stdin`.
     pub file: Arc<str>,
     /// The line, 1-based; absent for what stands in no file.
@@ -25,7 +25,7 @@ pub struct Mistake {
     pub expected: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(line) = self.line {
@@ -45,12 +45,12 @@ impl fmt::Display for Mistake {
 
 /// The mistakes of one file, collected while readers go on reading.
 #[derive(Debug)]
-pub struct Mistakes {
+pub struct InputErrors {
     file: Arc<str>,
-    list: RefCell<Vec<Mistake>>,
+    list: RefCell<Vec<InputError>>,
 }
 
-impl Mistakes {
+impl InputErrors {
     /// More than this many help nobody; further ones are not kept.
     pub const MAX: usize = 1_000;
 
@@ -71,7 +71,7 @@ impl Mistakes {
         let mut list = self.list.borrow_mut();
         if list.len() < Self::MAX {
             let (file, document, field) = (Arc::clone(&self.file), document.to_owned(), field.to_owned());
-            list.push(Mistake { file, line: Some(line), document, field, problem, expected });
+            list.push(InputError { file, line: Some(line), document, field, problem, expected });
         }
     }
 
@@ -83,7 +83,7 @@ impl Mistakes {
 
     /// All of them, by line.
     #[must_use]
-    pub fn into_vec(self) -> Vec<Mistake> {
+    pub fn into_vec(self) -> Vec<InputError> {
         let mut list = self.list.into_inner();
         list.sort_by_key(|mistake| mistake.line);
         list
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_one_line() {
-        let mut mistake = Mistake {
+        let mut mistake = InputError {
             file: "world.yaml".into(),
             line: Some(12),
             document: "Domain gw.example.com".to_owned(),
