@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use store::model::InputError;
 
-use super::Failure;
+use super::{arguments::parse_url, failure::Failure};
 use crate::certificate;
 
 /// Longer than control takes to give up on an engine that hangs.
@@ -148,13 +148,6 @@ impl Client {
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(self.request(Method::DELETE, path)).await
     }
-}
-
-/// A URL that can be asked.
-pub(super) fn parse_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text);
-    let fits = url.is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
-    if fits { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:8580".to_owned()) }
 }
 
 /// The token in a file. One that can be none is not sent: the server would only say that it knows no such token.

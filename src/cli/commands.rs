@@ -12,21 +12,17 @@ use serde_json::{Value, json};
 use store::model::{self, Colour, Document, Kind, Policy};
 
 use super::{
-    Failure, Outcome, Override, SetOverride,
+    arguments::{Override, SetOverride},
     client::{Client, segment},
+    failure::{Failure, Outcome},
     files::documents,
     servers::{self, Answer, Servers},
-    show,
+    show::{self, print},
 };
 use crate::{
     admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
-    out::{self, out},
+    out,
 };
-
-pub(super) fn print(text: &str) -> Outcome {
-    out!("{text}");
-    Ok(())
-}
 
 pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }

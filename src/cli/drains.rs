@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use store::drain::Phase;
 
 use super::{
-    Drain, Failure, Outcome,
+    arguments::Drain,
     client::{Client, segment},
+    failure::{Failure, Outcome},
     show,
 };
 use crate::{

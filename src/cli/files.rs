@@ -14,9 +14,8 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome,
-    commands::print,
-    show,
+    failure::{Failure, Outcome},
+    show::{self, print},
     zones::{self, Origins},
 };
 use crate::{admin::FileText, config::Config, out};

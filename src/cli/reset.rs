@@ -27,9 +27,9 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome, Reset,
-    commands::print,
-    show,
+    arguments::Reset,
+    failure::{Failure, Outcome},
+    show::{self, print},
     tokens::{waiting, write_secret},
 };
 use crate::{

@@ -16,7 +16,12 @@ use store::{
     model::{self, Document, DocumentId, InputError, Kind},
 };
 
-use super::{Failure, Global, Outcome, client::Client, commands::print, show};
+use super::{
+    arguments::Global,
+    client::Client,
+    failure::{Failure, Outcome},
+    show::{self, print},
+};
 use crate::{
     admin::{Applied, Apply, FileText},
     out::{self, out},

@@ -8,12 +8,18 @@ use store::{
     model::{DocumentId, InputError, Kind},
 };
 
-use super::{Failure, Outcome};
+use super::failure::{Failure, Outcome};
 use crate::{
     admin::{Answering, Applied, DocumentChange, Explained, Simulated, Unserved},
     control::{DrainView, StillRegistered},
-    out::outln,
+    out::{out, outln},
 };
+
+/// Prints text.
+pub(super) fn print(text: &str) -> Outcome {
+    out!("{text}");
+    Ok(())
+}
 
 /// As JSON, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {

@@ -9,7 +9,12 @@ use std::{io::IsTerminal as _, time::Duration};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Outcome, ShowStatus, client::Client, commands::print, show};
+use super::{
+    arguments::ShowStatus,
+    client::Client,
+    failure::{Failure, Outcome},
+    show::{self, print},
+};
 use crate::admin::Status;
 
 /// How often a watched status is asked for.

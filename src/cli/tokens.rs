@@ -18,11 +18,12 @@ use store::{
 };
 
 use super::{
-    Bootstrap, Failure, Outcome, Token,
+    arguments::{Bootstrap, Token},
     client::{Client, segment},
-    commands::{delete_at, list, print},
+    commands::{delete_at, list},
+    failure::{Failure, Outcome},
     servers::{AGAIN, Answer, Servers, conclude},
-    show,
+    show::{self, print},
 };
 use crate::{
     admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
@@ -51,11 +52,6 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
         // It asks no control and was run before.
         Token::Reset(_) => Ok(()),
     }
-}
-
-pub(super) fn parse_role(text: &str) -> Result<Role, String> {
-    serde_json::from_value(text.into())
-        .map_err(|_| "expected operator, automation, vantage, registrar, node, control or reader".to_owned())
 }
 
 /// What `token list` says below the tokens of a server.

@@ -22,7 +22,10 @@ use store::{
     },
 };
 
-use super::{Failure, Outcome, commands::print, show};
+use super::{
+    failure::{Failure, Outcome},
+    show::{self, print},
+};
 use crate::admin::FileText;
 
 /// How a zone file is imported.

@@ -1,0 +1,72 @@
+//! A node's process: its signals, its limits, its parent, and the log around `node::run`.
+
+use std::path::PathBuf;
+
+use store::vital;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::failure::{Failure, Outcome};
+use crate::{
+    config::Config,
+    node,
+    shutdown::{Shutdown, signalled},
+    telemetry::log,
+};
+
+/// The soft limit is there for programs that use `select(2)`; connections and probes are files, and 1,024 are few.
+fn open_as_many_files_as_allowed() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(?current, %error, "the limit of open files stays");
+    }
+}
+
+pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
+    survive_hangups()?;
+    if die_with_parent {
+        end_with_parent()?;
+    }
+    let config = Config::load(&path).map_err(Failure::of_config)?;
+    log::start(&config.telemetry.log);
+    let (version, roles) = (env!("CARGO_PKG_VERSION"), config.roles_text());
+    tracing::info!(version, node = %config.node, site = %config.site, roles, "waypost starts");
+    let shutdown = Shutdown::default();
+    let asked = shutdown.clone();
+    tokio::spawn(vital::task("the signals", async move {
+        signalled().await;
+        asked.begin();
+        tracing::info!("asked to end");
+    }));
+    open_as_many_files_as_allowed();
+    let log = &config.telemetry.log;
+    // Who reads standard error line by line as JSON is not to find anything else there.
+    let json_alone = log.file.is_none() && log.format == log::Format::Json;
+    node::run(config, shutdown).await.map_err(|error| {
+        tracing::error!(%error, "waypost ends");
+        let text = if json_alone { String::new() } else { error.to_string() };
+        if error.is_of_configuration() { Failure::Wrong(text) } else { Failure::Failed(text) }
+    })
+}
+
+/// From now on SIGHUP asks this process to read its files again, and does not end it.
+pub(super) fn survive_hangups() -> Outcome {
+    crate::reread::hangups()
+        .map(drop)
+        .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
+}
+
+/// From now on SIGXFSZ does not end this process. There is nothing to do when it comes: the write that met the limit has
+/// its error.
+pub(super) fn survive_large_files() -> std::io::Result<Signal> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+}
+
+/// Asks the kernel to kill this process when its parent ends.
+pub(super) fn end_with_parent() -> Outcome {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(Failure::failed)?;
+    // It may have ended before the kernel was asked.
+    if rustix::process::getppid() == parent { Ok(()) } else { Err(Failure::Failed(String::new())) }
+}
