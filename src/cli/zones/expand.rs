@@ -1,0 +1,232 @@
+//! `file:` in Zone documents: the records of the zone file are put into the document before it is sent.
+//!
+//! Control never reads a zone file: this side reads it and sends its records. The documents go out with every field
+//! on the line where people wrote it, so that control's mistakes name the right lines; those about a record of the
+//! zone file are pointed to its line there afterwards ([`Origins`]).
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use dns::zonefile::{self, Dnssec, Place, Places, Read};
+use store::model::{
+    Document, DomainName, InputError, InputErrors, Zone, encode,
+    tree::{Entry, Node, Value},
+    yaml,
+};
+
+use super::read::{FITS, of_zone_file, placed, too_large, without_occluded};
+use crate::{admin::FileText, cli::failure::Failure};
+
+/// Where the records came from that stand in no document people wrote, and what was passed over in their files.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Origins {
+    all: Vec<Origin>,
+    /// Not mistakes: what they tell of was left out, or is answered in another way than it is written.
+    pub(in crate::cli) warnings: Vec<InputError>,
+}
+
+/// The records of one document.
+#[derive(Debug)]
+struct Origin {
+    /// The document's file.
+    file: String,
+    /// What mistakes call it.
+    document: String,
+    /// How many records were written in the document itself; those of the zone file follow.
+    own: usize,
+    places: Places,
+}
+
+impl Origins {
+    /// Points mistakes about what came from a zone file to its line there.
+    pub(in crate::cli) fn point_out(&self, mistakes: &mut [InputError]) {
+        for mistake in mistakes {
+            let of = |it: &&Origin| *it.file == *mistake.file && it.document == mistake.document;
+            if let Some(place) = self.all.iter().find(of).and_then(|origin| origin.place(&mistake.field)) {
+                mistake.file = Arc::clone(&place.file);
+                mistake.line = Some(place.line);
+                mistake.field.clear();
+            }
+        }
+    }
+
+    /// As [`Origins::point_out`], in what control answered.
+    pub(in crate::cli) fn explain(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Refused { mut mistakes, error } => {
+                self.point_out(&mut mistakes);
+                Failure::Refused { mistakes, error }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Origin {
+    fn place(&self, field: &str) -> Option<&Place> {
+        placed(&self.places, self.own, field)
+    }
+}
+
+/// The zone files that documents name, and those that these include.
+pub(in crate::cli) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    for file in files.iter().filter(|it| it.text.contains("file")) {
+        let trees = yaml::parse(&file.text, &InputErrors::new(file.name.as_str().into()));
+        for tree in trees.iter().filter(|tree| names_a_file(tree)) {
+            let (Some((path, _)), Some((apex, _))) = (word(tree, "file"), word(tree, "name")) else {
+                continue;
+            };
+            let path = beside(&file.name, path);
+            if let Ok(apex) = apex.parse() {
+                named.extend(zonefile::read_with_parts(&path, &apex, Dnssec::Refuse).1);
+            }
+            named.push(path);
+        }
+    }
+    named
+}
+
+/// Puts the records of zone files into the documents that name them.
+///
+/// # Errors
+/// Every mistake in the zone files, and about them.
+pub(in crate::cli) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Origins), Vec<InputError>> {
+    let (mut origins, mut wrong) = (Origins::default(), Vec::new());
+    let expanded = files.into_iter().map(|file| expand_file(file, &mut origins, &mut wrong)).collect();
+    if wrong.is_empty() { Ok((expanded, origins)) } else { Err(wrong) }
+}
+
+fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<InputError>) -> FileText {
+    // Most files name no zone file, and go out letter by letter.
+    if !file.text.contains("file") || file.name.ends_with(".toml") || file.name.ends_with(".zone") {
+        return file;
+    }
+    let mistakes = InputErrors::new(file.name.as_str().into());
+    let mut trees = yaml::parse(&file.text, &mistakes);
+    if mistakes.count() > 0 || !trees.iter().any(names_a_file) {
+        return file;
+    }
+    for tree in trees.iter_mut().filter(|tree| names_a_file(tree)) {
+        if let Some(origin) = expand_zone(tree, &file.name, &mut origins.warnings, wrong) {
+            origins.all.push(origin);
+        }
+    }
+    FileText { text: encode::placed(&trees), ..file }
+}
+
+fn word<'t>(tree: &'t Node, key: &str) -> Option<(&'t str, u32)> {
+    let entry = tree.entry(key)?;
+    match &entry.value.value {
+        Value::Scalar(scalar) if !scalar.is_null() => Some((&scalar.text, entry.line)),
+        _ => None,
+    }
+}
+
+/// True for a Zone with a file and a name that can be read.
+fn names_a_file(tree: &Node) -> bool {
+    let zone = word(tree, "kind").is_some_and(|(kind, _)| kind == "Zone");
+    let named = word(tree, "name").is_some_and(|(name, _)| name.parse::<DomainName>().is_ok());
+    zone && named && word(tree, "file").is_some()
+}
+
+/// Replaces the `file` of a Zone by what it says.
+fn expand_zone(
+    tree: &mut Node,
+    name: &str,
+    warnings: &mut Vec<InputError>,
+    wrong: &mut Vec<InputError>,
+) -> Option<Origin> {
+    let ((path, line), (apex, _)) = (word(tree, "file")?, word(tree, "name")?);
+    let (apex, path) = (apex.parse::<DomainName>().ok()?, beside(name, path));
+    let document = format!("Zone {apex}");
+    let before = wrong.len();
+    let mut mistake = |line: u32, field: &str, problem: String, expected: &str| {
+        let (file, line) = (name.into(), Some(line));
+        let (document, field, expected) = (document.clone(), field.to_owned(), expected.to_owned());
+        wrong.push(InputError { file, line, document, field, problem, expected });
+    };
+    for key in ["nameservers", "soa", "ttl", "negative_ttl"] {
+        if let Some(entry) = tree.entry(key) {
+            mistake(entry.line, key, "stands in the zone file".to_owned(), "only `records` beside `file`");
+        }
+    }
+    let read = match zonefile::read_from(&path, &apex, Dnssec::Refuse) {
+        Ok(read) => read,
+        Err(mistakes) => {
+            wrong.extend(mistakes.into_iter().map(|it| of_zone_file(it, &document)));
+            return None;
+        }
+    };
+    let (Read { zone, places, warnings: passed_over, .. }, occluded) = without_occluded(read);
+    warnings.extend(passed_over.into_iter().chain(occluded).map(|it| of_zone_file(it, &document)));
+    let size = encode::yaml(&Document::Zone(zone.clone())).len();
+    if size > yaml::MAX_DOCUMENT {
+        mistake(line, "file", too_large(size), FITS);
+    }
+    if wrong.len() > before {
+        return None;
+    }
+    let own = merge(tree, zone, line);
+    Some(Origin { file: name.to_owned(), document, own, places })
+}
+
+/// A path relative to the folder of the file it stands in.
+fn beside(name: &str, path: &str) -> PathBuf {
+    Path::new(name).parent().map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
+}
+
+/// Puts a zone's fields in the place of `file`, its records behind those that are there. Gives their number.
+fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
+    let Value::Map(entries) = &mut tree.value else { return 0 };
+    let Value::Map(said) = encode::tree(&Document::Zone(zone)).value else { return 0 };
+    let mut said: Vec<Entry> =
+        said.into_iter().filter(|it| !matches!(it.key.as_str(), "kind" | "name")).collect();
+    said.iter_mut().for_each(|entry| put_on(entry, line));
+    let own = entries.iter_mut().find(|entry| entry.key == "records");
+    let mut count = 0;
+    if let Some(own) = own
+        && let Value::List(items) = &mut own.value.value
+        && let Some(at) = said.iter().position(|entry| entry.key == "records")
+        && let Value::List(more) = said.remove(at).value.value
+    {
+        count = items.len();
+        // Where the list ends before `file`, the lines of what follows go on growing.
+        let last = items.last().map_or(own.line, deepest);
+        items.extend(more.into_iter().map(|mut item| {
+            put_node_on(&mut item, last);
+            item
+        }));
+    }
+    if let Some(at) = entries.iter().position(|entry| entry.key == "file") {
+        entries.splice(at..=at, said);
+    }
+    count
+}
+
+/// The last line on which something of a node stands.
+fn deepest(node: &Node) -> u32 {
+    match &node.value {
+        Value::Scalar(_) => node.line,
+        Value::List(items) => items.last().map_or(node.line, deepest),
+        Value::Map(entries) => {
+            entries.last().map_or(node.line, |entry| deepest(&entry.value).max(entry.line))
+        }
+    }
+}
+
+fn put_on(entry: &mut Entry, line: u32) {
+    entry.line = line;
+    put_node_on(&mut entry.value, line);
+}
+
+fn put_node_on(node: &mut Node, line: u32) {
+    node.line = line;
+    match &mut node.value {
+        Value::Scalar(_) => {}
+        Value::List(items) => items.iter_mut().for_each(|item| put_node_on(item, line)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| put_on(entry, line)),
+    }
+}
