@@ -19,7 +19,7 @@ use store::{
 };
 use tokio::net::TcpListener;
 
-use super::DemoError;
+use super::error::DemoError;
 use crate::{reread::Rereads, token_file::TokenFile};
 
 /// What a back end is.

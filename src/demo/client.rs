@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::DemoError;
+use super::error::DemoError;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 

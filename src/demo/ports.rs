@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use super::DemoError;
+use super::error::DemoError;
 
 /// Free ports are looked for here: below the range from which systems give ports to outgoing connections, so that a
 /// part that was killed finds its own port free when it comes back.

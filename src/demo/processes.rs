@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
-    DemoError, GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout,
     client::{Admin, resolve},
+    error::DemoError,
+    layout::{GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout},
     ports,
     world::{self, SITES, VANTAGES},
 };

@@ -15,9 +15,11 @@ use tokio::time::Instant;
 use crate::out::outln;
 
 use super::{
-    DemoError, Fleet, InstanceLayout, Layout,
     client::{Admin, get, resolve},
+    error::DemoError,
+    layout::{InstanceLayout, Layout},
     load::Load,
+    processes::Fleet,
 };
 
 const LOAD: u32 = 500;
