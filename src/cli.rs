@@ -10,6 +10,7 @@ mod drains;
 mod failure;
 mod files;
 mod process;
+mod reference;
 mod reset;
 mod servers;
 mod show;
@@ -86,6 +87,8 @@ async fn run(cli: Cli) -> Outcome {
             let how = zones::Import { strip_dnssec, json: global.json };
             zones::import(&file, &origin, how, output.as_deref())
         }
+        Command::Completions { shell } => reference::completions(shell, global.json),
+        Command::Man { dir } => reference::man(&dir, global.json),
         Command::Token(Token::Reset(wanted)) => reset::run(wanted, global.json).await,
         command => ask(command, &global).await,
     }
@@ -133,6 +136,8 @@ async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
         | Command::Demo { .. }
         | Command::DemoBackend { .. }
         | Command::Check { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Import(_) => Ok(()),
     }
 }
