@@ -26,7 +26,7 @@ use self::{
     arguments::{Cli, Command, Global, Import, Token},
     client::Client,
     failure::{Failure, Outcome},
-    process::{end_with_parent, run_node, survive_hangups, survive_large_files},
+    process::{end_with_parent, ignore_file_size_limit, ignore_hangups, run_node},
     servers::Servers,
 };
 use crate::{demo, out, telemetry::log};
@@ -61,11 +61,11 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
     // A file larger than RLIMIT_FSIZE allows is then an error of its write, and no signal that ends the process.
-    let _large_files = survive_large_files();
+    let _large_files = ignore_file_size_limit();
     match command {
         Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
         Command::Demo { dns, consul, tour } => {
-            survive_hangups()?;
+            ignore_hangups()?;
             let options = demo::Options { json: global.json, dns, consul, tour };
             match demo::run(options).await {
                 Ok(code) if code == ExitCode::SUCCESS => Ok(()),
@@ -74,7 +74,7 @@ async fn run(cli: Cli) -> Outcome {
             }
         }
         Command::DemoBackend { die_with_parent, service, id, site, engine, listen, token_file } => {
-            survive_hangups()?;
+            ignore_hangups()?;
             if die_with_parent {
                 end_with_parent()?;
             }
@@ -102,7 +102,7 @@ async fn ask(command: Command, global: &Global) -> Outcome {
         Command::Apply { files, prune } => commands::apply(&servers, &files, prune).await,
         Command::Delete { kind, name } => commands::delete(&servers, kind, &name).await,
         Command::Switch { domain, to } => commands::switch(&servers, &domain, to.as_deref()).await,
-        Command::Override(order) => commands::order(&servers, order).await,
+        Command::Override(order) => commands::run_override(&servers, order).await,
         Command::Token(token) => tokens::run(&servers, token).await,
         command => ask_one(command, servers.only()?, json).await,
     }

@@ -14,7 +14,7 @@ use store::{
 };
 
 /// How long a dial without a check of its own may take, and the resolving of a host name.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of a host name that are tried, all at once; one that answers is enough.
 const MAX_ADDRESSES: usize = 4;
 
@@ -38,8 +38,8 @@ impl Checks {
             name: site.clone(),
             probe: Probe::tcp(),
             port: 0,
-            interval: Span(PATIENCE),
-            timeout: Span(PATIENCE),
+            interval: Span(TIMEOUT),
+            timeout: Span(TIMEOUT),
             fall: 3,
             rise: 1,
             quorum: Quorum::Majority,
@@ -117,10 +117,10 @@ async fn resolve(address: &str) -> Result<Vec<IpAddr>, Answer> {
     if let Ok(ip) = address.parse() {
         return Ok(vec![ip]);
     }
-    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((address, 0))).await {
+    match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((address, 0))).await {
         Ok(Ok(found)) => Ok(found.map(|it| it.ip()).take(MAX_ADDRESSES).collect()),
         Ok(Err(error)) => Err(unresolved(address, &error.to_string())),
-        Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(PATIENCE)))),
+        Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(TIMEOUT)))),
     }
 }
 

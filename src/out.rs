@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long a note may wait for a reader of standard error that does not read.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// What has become of standard output.
 #[derive(Debug)]
@@ -89,10 +89,10 @@ fn wait_for_room(to: BorrowedFd<'_>) -> io::Result<()> {
 /// command which prints only when something changes can end as well.
 #[must_use]
 pub fn reader_is_gone() -> bool {
-    is_left(io::stdout().as_fd())
+    has_no_reader(io::stdout().as_fd())
 }
 
-fn is_left(to: BorrowedFd<'_>) -> bool {
+fn has_no_reader(to: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(to, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let asked = poll(&mut polled, Some(&at_once));
@@ -130,7 +130,7 @@ pub fn note(text: &str) {
         let _ = done.send(());
     };
     match std::thread::Builder::new().name("note".to_owned()).spawn(aside) {
-        Ok(_) => drop(written.recv_timeout(PATIENCE)),
+        Ok(_) => drop(written.recv_timeout(MAX_WAIT)),
         // A machine that has no thread left may make this wait, but what went wrong is said.
         Err(_) => write(&text),
     }
@@ -160,10 +160,10 @@ mod tests {
     #[test]
     fn a_reader_that_left_is_noticed_without_a_write() {
         let (reader, writer) = io::pipe().unwrap();
-        assert!(!is_left(writer.as_fd()));
+        assert!(!has_no_reader(writer.as_fd()));
         drop(reader);
-        assert!(is_left(writer.as_fd()));
-        assert!(!is_left(tempfile::tempfile().unwrap().as_fd()), "a file has no reader");
+        assert!(has_no_reader(writer.as_fd()));
+        assert!(!has_no_reader(tempfile::tempfile().unwrap().as_fd()), "a file has no reader");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long nothing is said of what was said.
+/// How long nothing is said of what was logged.
 const QUIET: Duration = Duration::from_secs(60);
 /// Things that are counted separately.
 const MAX: usize = 1_024;
@@ -18,28 +18,28 @@ const OTHERS: &str = "others";
 
 /// What was said, and when.
 #[derive(Debug, Default)]
-pub struct Repeats(Mutex<HashMap<String, Said>>);
+pub struct Repeats(Mutex<HashMap<String, Logged>>);
 
 #[derive(Debug)]
-struct Said {
+struct Logged {
     at: Instant,
     /// How often it happened since then.
     since: u64,
 }
 
 impl Repeats {
-    /// Whether to say now that `what` has happened; with how often it has happened without being said.
+    /// Whether to say now that `what` has happened; with how often it has happened without being logged.
     pub fn is_due(&self, what: &str, now: Instant) -> Option<u64> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let what = if said.len() < MAX || said.contains_key(what) {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = if logged.len() < MAX || logged.contains_key(what) {
             what
         } else {
-            said.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
-            if said.len() < MAX { what } else { OTHERS }
+            logged.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
+            if logged.len() < MAX { what } else { OTHERS }
         };
-        match said.get_mut(what) {
+        match logged.get_mut(what) {
             None => {
-                said.insert(what.to_owned(), Said { at: now, since: 0 });
+                logged.insert(what.to_owned(), Logged { at: now, since: 0 });
                 Some(0)
             }
             Some(it) if now.saturating_duration_since(it.at) >= QUIET => {
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn many_are_counted_together() {
         let (repeats, now) = (Repeats::default(), Instant::now());
-        let said = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
-        assert_eq!(said, MAX + 1);
+        let logged = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
+        assert_eq!(logged, MAX + 1);
         assert!(repeats.0.lock().unwrap().len() <= MAX + 1);
         let later = now + QUIET;
         assert_eq!(repeats.is_due("new", later), Some(0), "what is old gives its place");

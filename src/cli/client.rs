@@ -10,9 +10,9 @@ use super::{arguments::parse_url, failure::Failure};
 use crate::certificate;
 
 /// Longer than control takes to give up on an engine that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that is there takes a connection within this; one whose site is dead does not hold a command up longer.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -43,7 +43,7 @@ impl Client {
         };
         let token = token_file.map(|path| token(path, &read(path)?)).transpose()?;
         let mut http =
-            reqwest::Client::builder().connect_timeout(CONNECTS_WITHIN).timeout(PATIENCE).no_proxy();
+            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).no_proxy();
         if let Some(path) = ca_file {
             let (pem, wrong) = (read(path)?, |error: &dyn std::fmt::Display| {
                 Failure::Wrong(format!(
@@ -95,7 +95,7 @@ impl Client {
                 Failure::Wrong(error)
             }
             Ok(Problem { error, mistakes }) if mistakes.is_empty() => Failure::Failed(error),
-            Ok(Problem { error, mistakes }) => Failure::Refused { mistakes, error },
+            Ok(Problem { error, mistakes }) => Failure::Refused { errors: mistakes, summary: error },
             Err(_) => Failure::Failed(format!("control answered {status}: {}", body.trim())),
         })
     }

@@ -24,7 +24,7 @@ use crate::{
     out,
 };
 
-pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn print_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: 
         None => format!("there is no {what}\n"),
     };
     let answers = servers.report(ask, say).await?;
-    servers::conclude(&answers, servers::AGAIN)?;
+    servers::conclude(&answers, servers::RUN_AGAIN)?;
     if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
         return Ok(());
     }
@@ -160,12 +160,12 @@ pub(super) async fn explain(
 async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
     let wanted = Apply { files: vec![file], prune: false };
-    servers.each(async |client| give(client, &wanted, servers.json).await, show::applied).await
+    servers.each(async |client| apply_order(client, &wanted, servers.json).await, show::applied).await
 }
 
 /// Gives one control an order, after what it says of it beforehand: it may be over already by that control's clock.
 /// Warnings are only those that the order brings itself; in words they are said before it takes effect.
-async fn give(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
+async fn apply_order(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
     let ahead: Applied = client.post("/v1/diff", wanted).await?;
     if let Some(past) = ahead.warnings.iter().find(|it| it.field == "expires") {
         let text = format!("by the clock of {}: {past}; nothing was changed", client.server());
@@ -179,7 +179,7 @@ async fn give(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied,
     Ok(Applied { warnings, ..applied })
 }
 
-pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
+pub(super) async fn run_override(servers: &Servers, order: Override) -> Outcome {
     match order {
         Override::List => list(servers, Kind::Override, async |_| Ok(String::new())).await,
         Override::Clear { name } => delete(servers, Kind::Override, &name).await,
@@ -236,15 +236,15 @@ async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Fai
         active(&document).ok_or_else(none)
     };
     let answers = servers.ask(ask, |_| ()).await;
-    other_of_all(&answers, domain).inspect_err(|_| {
+    common_other_colour(&answers, domain).inspect_err(|_| {
         if !servers.json {
             let say = |it: &Colour| format!("{} is in use\n", it.as_str());
-            answers.iter().for_each(|it| out::note(servers.told(it, say).trim_end()));
+            answers.iter().for_each(|it| out::note(servers.describe(it, say).trim_end()));
         }
     })
 }
 
-fn other_of_all(answers: &[Answer<Colour>], domain: &str) -> Result<String, Failure> {
+fn common_other_colour(answers: &[Answer<Colour>], domain: &str) -> Result<String, Failure> {
     let failed: Vec<&Answer<Colour>> = answers.iter().filter(|it| it.result.is_err()).collect();
     if let [one, ..] = failed.as_slice() {
         let text = format!(
@@ -322,7 +322,7 @@ pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: boo
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
     let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
     let applied = client.post_text(path, text).await.map_err(Failure::of_files)?;
-    say_applied(&applied, json)
+    print_applied(&applied, json)
 }
 
 #[cfg(test)]
@@ -359,7 +359,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async { axum::serve(listener, router).await });
         let client = Client::new(&url, None, None).unwrap();
-        let result = give(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
+        let result = apply_order(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
         serving.abort();
         (result, applied.load(Ordering::Relaxed))
     }
@@ -384,7 +384,7 @@ mod tests {
     fn a_colour_is_only_chosen_when_every_server_says_which_it_has() {
         let answer = |server: &str, result| Answer { server: server.to_owned(), result };
         let other = |answers: &[Answer<Colour>]| {
-            other_of_all(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))
+            common_other_colour(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))
         };
         let away = || Err(Failure::failed("does not answer"));
         let wrong = || Err(Failure::Wrong("Domain gw.example.com has no policy of type blue_green".into()));

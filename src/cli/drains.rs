@@ -16,9 +16,9 @@ use crate::{
     out::{out, outln},
 };
 
-const POLL: Duration = Duration::from_millis(200);
+const POLL_EVERY: Duration = Duration::from_millis(200);
 /// Control may be restarted while a drain is watched; longer than this it is not waited for.
-const AWAY: Duration = Duration::from_secs(60);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
     match drain {
@@ -94,7 +94,7 @@ fn cancelled_text(cancelled: &Value) -> String {
 
 /// Tells each step as it happens, until the drain is over.
 async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
-    let mut told = Told::default();
+    let mut last = LastReported::default();
     let mut away = None;
     loop {
         let view = match client.get::<DrainView>(&path(id), &[]).await {
@@ -104,26 +104,26 @@ async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
             }
             Err(failure) => {
                 let since = *away.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > AWAY {
+                if since.elapsed() > GIVE_UP_AFTER {
                     return Err(failure);
                 }
-                tokio::time::sleep(POLL * 5).await;
+                tokio::time::sleep(POLL_EVERY * 5).await;
                 continue;
             }
         };
         if !json {
-            told.tell(&view);
+            last.report(&view);
         }
         match view.drain.phase {
             Phase::Done => return if json { show::json(&view) } else { Ok(()) },
             Phase::Cancelled => return Err(Failure::Failed(format!("{id} was cancelled"))),
-            Phase::Draining | Phase::Deregistering | Phase::Calling => tokio::time::sleep(POLL).await,
+            Phase::Draining | Phase::Deregistering | Phase::Calling => tokio::time::sleep(POLL_EVERY).await,
         }
     }
 }
 
 #[derive(Default)]
-struct Told {
+struct LastReported {
     receipts: BTreeSet<String>,
     awaited: BTreeSet<String>,
     phase: Option<Phase>,
@@ -131,8 +131,8 @@ struct Told {
     stuck: bool,
 }
 
-impl Told {
-    fn tell(&mut self, view: &DrainView) {
+impl LastReported {
+    fn report(&mut self, view: &DrainView) {
         let drain = &view.drain;
         if self.phase.is_none() {
             outln!("{}: {} of {} at {}", drain.id, drain.instance, drain.service, view.address);

@@ -26,16 +26,16 @@ pub(super) enum Failure {
     /// Exit code 1: what was asked for contradicts what is there.
     Refused {
         /// Each contradiction.
-        mistakes: Vec<InputError>,
-        /// What it came to.
-        error: String,
+        errors: Vec<InputError>,
+        /// What follows from them for the command.
+        summary: String,
     },
     /// Exit code 2: files have mistakes.
     InvalidInput {
         /// Each of them.
-        mistakes: Vec<InputError>,
-        /// What it came to.
-        error: String,
+        errors: Vec<InputError>,
+        /// What follows from them for the command.
+        summary: String,
     },
     /// Exit code 2: the question was right, and the answer could not be found out.
     NotFoundOut(Box<Self>),
@@ -65,19 +65,19 @@ impl Failure {
     /// Of a command that sends files: mistakes are theirs.
     pub(super) fn of_files(self) -> Self {
         match self {
-            Self::Refused { mistakes, error } => Self::InvalidInput { mistakes, error },
+            Self::Refused { errors, summary } => Self::InvalidInput { errors, summary },
             other => other,
         }
     }
 
     /// The mistakes of a node's configuration.
-    pub(super) const fn of_config(mistakes: Vec<InputError>) -> Self {
-        Self::InvalidInput { mistakes, error: String::new() }
+    pub(super) const fn of_config(errors: Vec<InputError>) -> Self {
+        Self::InvalidInput { errors, summary: String::new() }
     }
 
     /// Errors, a line each.
-    pub(super) fn mistakes(mistakes: &[InputError]) -> String {
-        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    pub(super) fn lines(errors: &[InputError]) -> String {
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     /// The exit code.
@@ -91,29 +91,29 @@ impl Failure {
     fn parts(&self) -> (&str, &[InputError]) {
         match self {
             Self::Failed(text) | Self::Wrong(text) => (text, &[]),
-            Self::Refused { mistakes, error } | Self::InvalidInput { mistakes, error } => (error, mistakes),
+            Self::Refused { errors, summary } | Self::InvalidInput { errors, summary } => (summary, errors),
             Self::NotFoundOut(inner) => inner.parts(),
         }
     }
 
     /// In words: each mistake on a line, and what it came to.
     pub(super) fn text(&self) -> String {
-        let (error, mistakes) = self.parts();
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        let error = Some(error.to_owned()).filter(|it| !it.is_empty());
-        lines.into_iter().chain(error).collect::<Vec<_>>().join("\n")
+        let (summary, errors) = self.parts();
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let summary = Some(summary.to_owned()).filter(|it| !it.is_empty());
+        lines.into_iter().chain(summary).collect::<Vec<_>>().join("\n")
     }
 
     fn json(&self) -> serde_json::Value {
-        let (error, mistakes) = self.parts();
-        let error = match (error, mistakes.len()) {
+        let (summary, errors) = self.parts();
+        let error = match (summary, errors.len()) {
             ("", 1) => "1 mistake".to_owned(),
             ("", count) => format!("{count} mistakes"),
-            (error, _) => error.to_owned(),
+            (summary, _) => summary.to_owned(),
         };
         let mut value = json!({ "error": error, "exit": self.code() });
-        if !mistakes.is_empty() {
-            value["mistakes"] = json!(mistakes);
+        if !errors.is_empty() {
+            value["mistakes"] = json!(errors);
         }
         value
     }
@@ -171,7 +171,7 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
 mod tests {
     use super::*;
 
-    fn mistake() -> InputError {
+    fn input_error() -> InputError {
         InputError {
             file: "w.yaml".into(),
             line: Some(3),
@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_failure_has_its_code() {
-        let refused = || Failure::Refused { mistakes: vec![mistake()], error: "nothing was changed".into() };
+        let refused =
+            || Failure::Refused { errors: vec![input_error()], summary: "nothing was changed".into() };
         assert_eq!(Failure::failed("x").code(), 1);
         assert_eq!(refused().code(), 1);
         assert_eq!(refused().of_files().code(), 2);
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_said_in_words_or_as_json() {
-        let failure = Failure::InvalidInput { mistakes: vec![mistake()], error: String::new() };
+        let failure = Failure::InvalidInput { errors: vec![input_error()], summary: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
         let said = failure.not_found_out().json();
         assert_eq!((&said["error"], &said["exit"]), (&json!("1 mistake"), &json!(2)));

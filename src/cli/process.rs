@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The soft limit is there for programs that use `select(2)`; connections and probes are files, and 1,024 are few.
-fn open_as_many_files_as_allowed() {
+fn raise_open_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -23,7 +23,7 @@ fn open_as_many_files_as_allowed() {
 }
 
 pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
-    survive_hangups()?;
+    ignore_hangups()?;
     if die_with_parent {
         end_with_parent()?;
     }
@@ -38,7 +38,7 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
         asked.begin();
         tracing::info!("asked to end");
     }));
-    open_as_many_files_as_allowed();
+    raise_open_file_limit();
     let log = &config.telemetry.log;
     // Who reads standard error line by line as JSON is not to find anything else there.
     let json_alone = log.file.is_none() && log.format == log::Format::Json;
@@ -50,7 +50,7 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
 }
 
 /// From now on SIGHUP asks this process to read its files again, and does not end it.
-pub(super) fn survive_hangups() -> Outcome {
+pub(super) fn ignore_hangups() -> Outcome {
     crate::reread::hangups()
         .map(drop)
         .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
@@ -58,7 +58,7 @@ pub(super) fn survive_hangups() -> Outcome {
 
 /// From now on SIGXFSZ does not end this process. There is nothing to do when it comes: the write that met the limit has
 /// its error.
-pub(super) fn survive_large_files() -> std::io::Result<Signal> {
+pub(super) fn ignore_file_size_limit() -> std::io::Result<Signal> {
     signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }
 

@@ -30,7 +30,7 @@ use super::{
     arguments::Reset,
     failure::{Failure, Outcome},
     show::{self, print},
-    tokens::{waiting, write_secret},
+    tokens::{waiting_text, write_secret},
 };
 use crate::{
     auth,
@@ -77,7 +77,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
             let opened = node::open_embedded(&config.node, &config.data_dir, it).await;
             let embedded = opened.map_err(|error| {
                 // What is wrong with the engine matters more than what is wrong here.
-                let _ = give_back(&folder);
+                let _ = restore_owner(&folder);
                 Failure::Failed(format!("{error}\nThe engine must be stopped while its tokens are reset."))
             })?;
             let engine = Arc::clone(&embedded) as Arc<dyn Engine>;
@@ -159,7 +159,7 @@ fn waits_for(before: &[Token]) -> Vec<Bearer> {
 
 /// Gives what this process made in a folder to the owner of the folder, as whom the engine will run: a file of root's
 /// would keep it from starting.
-fn give_back(folder: &Path) -> io::Result<()> {
+fn restore_owner(folder: &Path) -> io::Result<()> {
     let (owner, made_by) = (std::fs::metadata(folder)?, rustix::process::geteuid().as_raw());
     // A file with a second name may be one of another folder.
     let ours = |meta: &Metadata| meta.is_dir() || (meta.is_file() && meta.nlink() == 1);
@@ -206,7 +206,7 @@ async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<Done, 
         let now = Clock::default().now();
         let author = Author { authority: Authority::Human };
         let planned = commit::plan(&stored, changes(&stored, new.as_ref()), now, author);
-        let plan = match planned.map_err(|mistakes| Failure::Failed(Failure::mistakes(&mistakes)))? {
+        let plan = match planned.map_err(|errors| Failure::Failed(Failure::lines(&errors)))? {
             Planned::Unchanged(generation) => return Ok(Done { generation, ended, waits_for }),
             Planned::Changed(plan) => plan,
         };
@@ -231,7 +231,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     let done = commit_reset(opened.engine.as_ref(), new.as_ref()).await;
     if let Some((embedded, folder)) = &opened.embedded {
         embedded.close().await;
-        if let Err(error) = give_back(folder) {
+        if let Err(error) = restore_owner(folder) {
             out::note(&format!(
                 "{}: {error}: not all of it belongs to the folder's owner; `chown -R` before the node is started",
                 folder.display()
@@ -260,7 +260,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
             if waits_for.is_empty() {
                 text
             } else {
-                format!("{text}\n{}", waiting(&wanted.operator, &waits_for).trim_end())
+                format!("{text}\n{}", waiting_text(&wanted.operator, &waits_for).trim_end())
             }
         }
         None => "no operator's token is left: loopback listeners without a token_file take every request"
@@ -339,7 +339,7 @@ mod tests {
         // Only root can give a folder away; for any other user all of it has one owner.
         let root =
             std::fs::metadata(&engine).unwrap().uid() == 0 && lchown(&engine, Some(4711), Some(4711)).is_ok();
-        give_back(&engine).unwrap();
+        restore_owner(&engine).unwrap();
         let owner = std::fs::metadata(&engine).unwrap();
         for path in made {
             let meta = std::fs::metadata(&path).unwrap();

@@ -111,7 +111,7 @@ impl Servers {
             return if self.json { show::json(&result) } else { print(&say(&result)) };
         }
         let answers = self.report(ask, say).await?;
-        conclude(&answers, AGAIN)
+        conclude(&answers, RUN_AGAIN)
     }
 
     /// Asks all of them for the same and reports each.
@@ -121,11 +121,11 @@ impl Servers {
         say: impl Fn(&T) -> String,
     ) -> Result<Vec<Answer<T>>, Failure> {
         let report = |answer: &Answer<T>| {
-            let told = self.told(answer, &say);
+            let text = self.describe(answer, &say);
             match answer.result {
                 _ if self.json => {}
-                Ok(_) => out!("{told}"),
-                Err(_) => out::note(told.trim_end()),
+                Ok(_) => out!("{text}"),
+                Err(_) => out::note(text.trim_end()),
             }
         };
         let answers = self.ask(ask, report).await;
@@ -136,12 +136,12 @@ impl Servers {
     }
 
     /// What one server answered: its address, and below it the rest, indented.
-    pub(super) fn told<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
+    pub(super) fn describe<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
         let text = match &answer.result {
             Ok(result) => say(result),
-            Err(failure) => words(failure),
+            Err(failure) => text_of(failure),
         };
-        text.lines().fold(format!("{}\n", answer.server), |told, line| told + "  " + line + "\n")
+        text.lines().fold(format!("{}\n", answer.server), |all, line| all + "  " + line + "\n")
     }
 }
 
@@ -163,27 +163,27 @@ pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
 }
 
 /// What to do when some servers failed.
-pub(super) const AGAIN: &str = "run the same again";
+pub(super) const RUN_AGAIN: &str = "run the same again";
 
 impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
         match &self.result {
             Ok(result) => json!({ "server": self.server, "result": result }),
-            Err(Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error }) => {
-                json!({ "server": self.server, "error": error, "mistakes": mistakes })
+            Err(Failure::Refused { errors, summary } | Failure::InvalidInput { errors, summary }) => {
+                json!({ "server": self.server, "error": summary, "mistakes": errors })
             }
-            Err(failure) => json!({ "server": self.server, "error": words(failure) }),
+            Err(failure) => json!({ "server": self.server, "error": text_of(failure) }),
         }
     }
 }
 
-fn words(failure: &Failure) -> String {
+fn text_of(failure: &Failure) -> String {
     match failure {
         Failure::Failed(text) | Failure::Wrong(text) => text.clone(),
-        Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error } => {
-            format!("{}\n{error}", Failure::mistakes(mistakes))
+        Failure::Refused { errors, summary } | Failure::InvalidInput { errors, summary } => {
+            format!("{}\n{summary}", Failure::lines(errors))
         }
-        Failure::NotFoundOut(inner) => words(inner),
+        Failure::NotFoundOut(inner) => text_of(inner),
     }
 }
 
@@ -251,13 +251,13 @@ fn without_uuid(files: &[FileText]) -> Vec<Place> {
 }
 
 fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
-    let mut mistakes = Vec::new();
+    let mut errors = Vec::new();
     let mut lines = String::new();
     for (place, known) in differ {
         let has = |it: &Known| format!("{} at {}", it.uuid, it.server);
         // One that clients have been given already is worth more than one that would be new.
         let Some(keep) = known.iter().find(|it| it.stored).or_else(|| known.first()) else { continue };
-        mistakes.push(InputError {
+        errors.push(InputError {
             file: place.file.as_str().into(),
             line: place.line,
             document: DocumentId { kind: Kind::Service, name: place.service.clone() }.to_string(),
@@ -273,7 +273,7 @@ fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
             place.service, keep.uuid
         ));
     }
-    Failure::Refused { mistakes, error: format!("{lines}nothing was written at any server") }
+    Failure::Refused { errors, summary: format!("{lines}nothing was written at any server") }
 }
 
 #[cfg(test)]
@@ -290,7 +290,7 @@ mod tests {
         let concluded = |results: Vec<Result<(), Failure>>| {
             let answer = |result| Answer { server: "http://a".into(), result };
             let answers: Vec<_> = results.into_iter().map(answer).collect();
-            conclude(&answers, AGAIN).map_err(|it| (it.code(), it.text()))
+            conclude(&answers, RUN_AGAIN).map_err(|it| (it.code(), it.text()))
         };
         assert_eq!(concluded(vec![Ok(()), Ok(())]), Ok(()));
         assert_eq!(concluded(vec![wrong(), wrong()]).unwrap_err().0, 2);
@@ -304,13 +304,13 @@ mod tests {
     fn the_line_to_write_is_that_of_a_stored_service() {
         let place = Place { service: "web".into(), file: "w.yaml".into(), line: Some(2) };
         let known = vec![known("http://a", "1111", false), known("http://b", "2222", true)];
-        let Failure::Refused { mistakes, error } = disagreement(&[(&place, &known)]) else { panic!() };
+        let Failure::Refused { errors, summary } = disagreement(&[(&place, &known)]) else { panic!() };
         assert_eq!(
-            mistakes[0].to_string(),
+            errors[0].to_string(),
             "w.yaml:2: Service web: uuid: is not the same everywhere: 1111 at http://a, 2222 at http://b; expected the \
              line `uuid: 2222` in the document"
         );
-        assert!(error.lines().any(|line| line == "uuid: 2222"), "{error}");
+        assert!(summary.lines().any(|line| line == "uuid: 2222"), "{summary}");
     }
 
     #[test]

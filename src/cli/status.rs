@@ -18,7 +18,7 @@ use super::{
 use crate::admin::Status;
 
 /// How often a watched status is asked for.
-const EVERY: Duration = Duration::from_secs(2);
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Clears a terminal, what was scrolled away excepted, and goes to its first line.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -27,13 +27,13 @@ pub(super) async fn run(client: &Client, wanted: &ShowStatus, json: bool) -> Out
         return watch(client, wanted, json).await;
     }
     if wanted.check {
-        return check(ask(client, wanted).await, json);
+        return check(fetch(client, wanted).await, json);
     }
-    let status = ask(client, wanted).await?;
+    let status = fetch(client, wanted).await?;
     if json { show::json(&shown(&status, wanted.problems)) } else { print(&rendered(&status, wanted)) }
 }
 
-async fn ask(client: &Client, wanted: &ShowStatus) -> Result<Status, Failure> {
+async fn fetch(client: &Client, wanted: &ShowStatus) -> Result<Status, Failure> {
     let about: Vec<(&str, &str)> = wanted.about.iter().map(|it| ("about", it.as_str())).collect();
     client.get("/v1/status", &about).await
 }
@@ -77,15 +77,15 @@ fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
 }
 
 async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
-    let mut end = Ending::listen().map_err(Failure::failed)?;
+    let mut stop = StopSignals::listen().map_err(Failure::failed)?;
     let screen = !json && std::io::stdout().is_terminal();
     let mut last = String::new();
     loop {
-        let asked = tokio::select! {
-            asked = ask(client, wanted) => asked,
-            () = end.came() => return Ok(()),
+        let fetched = tokio::select! {
+            fetched = fetch(client, wanted) => fetched,
+            () = stop.received() => return Ok(()),
         };
-        let (mark, body) = match &asked {
+        let (mark, body) = match &fetched {
             Ok(status) if json => (text::mark(status), format!("{}\n", shown(status, wanted.problems))),
             Ok(status) => (text::mark(status), rendered(status, wanted)),
             // The name may come to exist; a wrong token may not become right, but control may be told of it.
@@ -94,7 +94,9 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let out = match (screen, json) {
-            (true, _) => Some(format!("{CLEAR}{now}  every {}s, Ctrl-C ends\n\n{body}", EVERY.as_secs())),
+            (true, _) => {
+                Some(format!("{CLEAR}{now}  every {}s, Ctrl-C ends\n\n{body}", REFRESH_EVERY.as_secs()))
+            }
             (false, _) if mark == last => None,
             (false, true) => Some(body),
             (false, false) => Some(format!("--- {now}\n{body}\n")),
@@ -107,8 +109,8 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             Err(error) => return Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
         }
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = end.came() => return Ok(()),
+            () = tokio::time::sleep(REFRESH_EVERY) => {}
+            () = stop.received() => return Ok(()),
         }
         // One that left while nothing changed would be noticed at the next change only.
         if crate::out::reader_is_gone() {
@@ -122,17 +124,17 @@ fn write(text: &str) -> std::io::Result<()> {
 }
 
 /// Ctrl-C, or a request to end.
-struct Ending {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Ending {
+impl StopSignals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn came(&mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -22,7 +22,7 @@ use super::{
     client::{Client, segment},
     commands::{delete_at, list},
     failure::{Failure, Outcome},
-    servers::{AGAIN, Answer, Servers, conclude},
+    servers::{Answer, RUN_AGAIN, Servers, conclude},
     show::{self, print},
 };
 use crate::{
@@ -39,7 +39,7 @@ const MAX_NAMED: usize = 10;
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => list(servers, Kind::Token, unfinished).await,
+        Token::List => list(servers, Kind::Token, pending_text).await,
         Token::Delete { name, force } => {
             let path = format!("/v1/documents/token/{}", segment(&name));
             delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
@@ -55,14 +55,14 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
 }
 
 /// What `token list` says below the tokens of a server.
-async fn unfinished(client: &Client) -> Result<String, Failure> {
+async fn pending_text(client: &Client) -> Result<String, Failure> {
     let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
-    let waits = state.pending.map(|it| format!("\n{}", waiting(&it.operator, &it.waits_for)));
+    let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
 
 /// For whom an operator's token waits, as `token list`, `token bootstrap` and `status` say it.
-pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
+pub(super) fn waiting_text(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
     match named.len() {
         0 => format!(
@@ -93,30 +93,31 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
         return print_secret(&name, &secret);
     }
     if !replace {
-        nobody_has(servers, &name).await?;
+        refuse_if_present(servers, &name).await?;
     }
     let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
     let done = |answer: &Answer<MadeToken>| {
         if !servers.json {
             // Standard output is the secret's alone.
-            out::note(servers.told(answer, say).trim_end());
+            out::note(servers.describe(answer, say).trim_end());
         }
     };
     let answers = servers.ask(ask, done).await;
     let some = answers.iter().any(|it| it.result.is_ok());
     if servers.json {
-        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
-        show::json(&json!({ "secret": some.then_some(&secret), "servers": told }))?;
+        let results: Vec<_> = answers.iter().map(Answer::to_json).collect();
+        show::json(&json!({ "secret": some.then_some(&secret), "servers": results }))?;
     } else if some {
         print_secret(&name, &secret)?;
     }
-    let again = if some { "run it again with --replace, which puts one new secret to all" } else { AGAIN };
+    let again =
+        if some { "run it again with --replace, which puts one new secret to all" } else { RUN_AGAIN };
     conclude(&answers, again)
 }
 
 /// Refuses to make a token that a server has already: the others would take another secret. Servers that do not answer
 /// are passed over.
-async fn nobody_has(servers: &Servers, name: &Name) -> Outcome {
+async fn refuse_if_present(servers: &Servers, name: &Name) -> Outcome {
     let path = format!("/v1/documents/token/{}", segment(name.as_str()));
     let answers = servers.ask(async |client: &Client| client.has(&path).await, |_| ()).await;
     let has = |it: Answer<bool>| matches!(it.result, Ok(true)).then_some(it.server);
@@ -228,13 +229,13 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     };
     let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
-        Err(failure) => return Err(unsettled(client, drafts, failure).await),
+        Err(failure) => return Err(after_failure(client, drafts, failure).await),
     };
     let files = drafts.publish()?;
     if json {
         return show::json(&json!({ "files": files, "bootstrap": state }));
     }
-    print(&told(&files, &state, &wanted.out))
+    print(&bootstrap_text(&files, &state, &wanted.out))
 }
 
 /// True when a token for registering services is to be made. One that is there already is left as it is: it may be
@@ -247,7 +248,7 @@ fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, t
 }
 
 /// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
-async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
+async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
     let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
         drafts.discard();
@@ -261,8 +262,8 @@ async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Fai
     match failure {
         Failure::Failed(text) => Failure::Failed(format!("{text}\n{note}")),
         Failure::Wrong(text) => Failure::Wrong(format!("{text}\n{note}")),
-        Failure::Refused { mistakes, error } => {
-            Failure::Refused { mistakes, error: format!("{error}\n{note}") }
+        Failure::Refused { errors, summary } => {
+            Failure::Refused { errors, summary: format!("{summary}\n{note}") }
         }
         other => other,
     }
@@ -346,7 +347,7 @@ impl Drafts<'_> {
     }
 }
 
-fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
+fn bootstrap_text(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     let row = |it: &Written| {
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
@@ -365,7 +366,7 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     }
     match (&state.pending, state.operators.first()) {
         (Some(pending), _) => {
-            text.push_str(&waiting(&pending.operator, &pending.waits_for));
+            text.push_str(&waiting_text(&pending.operator, &pending.waits_for));
             text.push_str(
                 "Put each file where its node's configuration names it as token_file; a node that names one already \
                  takes it up within 10 s, any other after a restart. `waypost token list` says who is missing.\n",
@@ -485,7 +486,7 @@ mod tests {
         state.registered = (0..12).map(|it| format!("s{it}")).collect();
         assert!(wants_registrar(&state, &BTreeMap::new(), &[]));
         state.operators = vec!["operator".parse().unwrap()];
-        let said = told(&[], &state, Path::new("tokens"));
+        let said = bootstrap_text(&[], &state, Path::new("tokens"));
         assert!(
             said.contains("s8, s9 and 2 more.")
                 && said.contains("registrar, or another of that role, from now on"),

@@ -5,7 +5,7 @@ mod expand;
 mod import;
 mod read;
 
-pub(super) use check::{about, check, looks_like_a_zone, misnamed, shadowed, twice};
+pub(super) use check::{check, duplicates, file_error, looks_like_a_zone, misnamed, shadowed};
 pub(super) use expand::{Origins, expand, named_files};
 pub(super) use import::{Import, import};
 

@@ -42,14 +42,14 @@ pub struct Options {
 const TTL: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// The longest `/slow` sleeps.
-const SLOWEST: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Serves until the process is ended.
 ///
 /// # Errors
 /// When it cannot listen, or the registry's address is none.
 pub async fn run(options: Options) -> Result<(), DemoError> {
-    let listener = TcpListener::bind(options.listen).await.map_err(|error| DemoError::Taken {
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| DemoError::AddressInUse {
         address: options.listen,
         by: "demo-backend --listen",
         error,
@@ -96,7 +96,7 @@ async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<B
     match request.uri.path() {
         "/slow" => {
             let ms = request.uri.query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
-            tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(SLOWEST)).await;
+            tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(MAX_SLEEP)).await;
         }
         "/" => {}
         _ => *response.status_mut() = StatusCode::NOT_FOUND,

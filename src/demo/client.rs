@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::error::DemoError;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What DNS said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub async fn resolve(server: SocketAddr, name: &str) -> Result<DnsAnswer, std::i
     socket.send(&question.to_vec().map_err(std::io::Error::other)?).await?;
     let mut buffer = [0; 4096];
     let length =
-        tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
+        tokio::time::timeout(TIMEOUT, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
     let answer =
         Message::from_vec(buffer.get(..length).unwrap_or_default()).map_err(std::io::Error::other)?;
     if answer.metadata.id != question.metadata.id {

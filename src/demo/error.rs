@@ -15,7 +15,7 @@ pub enum DemoError {
     },
     /// An address that was asked for by name is taken.
     #[error("cannot use {address} for {by}: {error}")]
-    Taken {
+    AddressInUse {
         /// The address.
         address: SocketAddr,
         /// The flag or the part that asked for it.
@@ -28,7 +28,7 @@ pub enum DemoError {
     Admin(String),
     /// Something did not come up in time.
     #[error("{what} did not happen within {within:?}; logs are in {logs}")]
-    TooLate {
+    Timeout {
         /// What was waited for.
         what: String,
         /// For how long.

@@ -19,8 +19,8 @@ use super::{
     world::{self, SITES, VANTAGES},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(50);
 const BACK_ENDS: u8 = 3;
 
 /// A running demo. Dropping it ends every child; the kernel does so if this process is killed.
@@ -33,7 +33,7 @@ pub struct Fleet {
 }
 
 /// Where everything will listen.
-struct Plan {
+struct Addresses {
     dns: SocketAddr,
     admin: SocketAddr,
     engine: String,
@@ -41,12 +41,12 @@ struct Plan {
     gateway_port: u16,
 }
 
-impl Plan {
-    fn make(options: &Options) -> Result<Self, DemoError> {
+impl Addresses {
+    fn choose(options: &Options) -> Result<Self, DemoError> {
         let local = std::net::Ipv4Addr::LOCALHOST;
         let engine_http = match options.consul {
             Some(_) => None,
-            None => Some(ports::prefer(local, 8500)?),
+            None => Some(ports::preferred_or_free(local, 8500)?),
         };
         let engine = match (&options.consul, engine_http) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
@@ -56,10 +56,10 @@ impl Plan {
         let gateways: Vec<_> = (1..).take(SITES.len()).map(|site| ports::loopback(site, 1)).collect();
         Ok(Self {
             dns: ports::dns(options.dns)?,
-            admin: ports::prefer(local, 8580)?,
+            admin: ports::preferred_or_free(local, 8580)?,
             engine,
             engine_http,
-            gateway_port: ports::common(&gateways, 8080)?,
+            gateway_port: ports::free_on_all(&gateways, 8080)?,
         })
     }
 }
@@ -70,15 +70,15 @@ impl Fleet {
     /// # Errors
     /// When a part cannot be started or does not come up within a minute.
     pub async fn start(options: &Options) -> Result<Self, DemoError> {
-        let plan = Plan::make(options)?;
+        let addresses = Addresses::choose(options)?;
         let folder = tempfile::Builder::new().prefix("waypost-demo-").tempdir();
         let folder = folder.map_err(|error| DemoError::io("making a folder for the demo", error))?;
         let program =
             std::env::current_exe().map_err(|error| DemoError::io("finding this program", error))?;
         let layout = Layout {
-            dns: plan.dns,
-            admin: format!("http://{}", plan.admin),
-            engine: plan.engine.clone(),
+            dns: addresses.dns,
+            admin: format!("http://{}", addresses.admin),
+            engine: addresses.engine.clone(),
             zone: world::ZONE.to_owned(),
             gateway_domain: world::GATEWAY_DOMAIN.to_owned(),
             service: ServiceLayout {
@@ -90,9 +90,9 @@ impl Fleet {
             processes: Vec::new(),
         };
         let mut fleet = Self { layout, children: BTreeMap::new(), folder, program };
-        fleet.start_engine_and_control(&plan).await?;
-        fleet.start_sites(&plan)?;
-        fleet.start_outside(&plan)?;
+        fleet.start_engine_and_control(&addresses).await?;
+        fleet.start_sites(&addresses)?;
+        fleet.start_outside(&addresses)?;
         fleet.settle().await?;
         Ok(fleet)
     }
@@ -114,29 +114,29 @@ impl Fleet {
         self.folder().join("tokens").join(format!("{name}.token"))
     }
 
-    fn store_section(&self, plan: &Plan, node: &str) -> String {
-        let token = plan.engine_http.map(|_| self.token_file(&format!("node-{node}")));
-        world::store_section(&plan.engine, token.as_deref())
+    fn store_section(&self, addresses: &Addresses, node: &str) -> String {
+        let token = addresses.engine_http.map(|_| self.token_file(&format!("node-{node}")));
+        world::store_section(&addresses.engine, token.as_deref())
     }
 
-    async fn start_engine_and_control(&mut self, plan: &Plan) -> Result<(), DemoError> {
-        if let Some(http) = plan.engine_http {
+    async fn start_engine_and_control(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
+        if let Some(http) = addresses.engine_http {
             self.start_node("engine", "engine", None, &world::engine_section(http))?;
             self.wait_for("the engine", || listening(http)).await?;
         }
-        let sections = self.store_section(plan, "control") + &world::control_section(plan.admin);
+        let sections = self.store_section(addresses, "control") + &world::control_section(addresses.admin);
         self.start_node("control", "control", None, &sections)?;
-        let admin = plan.admin;
+        let admin = addresses.admin;
         self.wait_for("control", || listening(admin)).await?;
-        let documents = world::documents(plan.gateway_port);
+        let documents = world::documents(addresses.gateway_port);
         Admin::new(&self.layout.admin).apply("demo.yaml", &documents).await
     }
 
-    fn start_sites(&mut self, plan: &Plan) -> Result<(), DemoError> {
+    fn start_sites(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
         for (number, site) in (1..).zip(SITES) {
-            let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), plan.gateway_port);
+            let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), addresses.gateway_port);
             let sections =
-                self.store_section(plan, &format!("gateway-{site}")) + &world::proxy_section(address);
+                self.store_section(addresses, &format!("gateway-{site}")) + &world::proxy_section(address);
             let pid = self.start_node(&format!("gateway-{site}"), "gateway", Some(site), &sections)?;
             let instances = (1..=BACK_ENDS)
                 .map(|n| self.start_back_end(site, number, n))
@@ -147,8 +147,8 @@ impl Fleet {
         Ok(())
     }
 
-    fn start_outside(&mut self, plan: &Plan) -> Result<(), DemoError> {
-        let sections = self.store_section(plan, "dns") + &world::dns_section(plan.dns);
+    fn start_outside(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
+        let sections = self.store_section(addresses, "dns") + &world::dns_section(addresses.dns);
         self.start_node("dns", "dns", None, &sections)?;
         for vantage in VANTAGES {
             let sections = world::prober_section(
@@ -269,19 +269,19 @@ impl Fleet {
         C: FnMut() -> F,
         F: Future<Output = bool>,
     {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         while !condition().await {
             self.all_alive()?;
             if tokio::time::Instant::now() > deadline {
-                return Err(self.too_late(what));
+                return Err(self.timed_out(what));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
         Ok(())
     }
 
-    fn too_late(&mut self, what: &str) -> DemoError {
-        DemoError::TooLate { what: what.to_owned(), within: PATIENCE, logs: self.keep_folder() }
+    fn timed_out(&mut self, what: &str) -> DemoError {
+        DemoError::Timeout { what: what.to_owned(), within: TIMEOUT, logs: self.keep_folder() }
     }
 
     /// Leaves configurations and logs behind, for people to read.

@@ -18,7 +18,7 @@ use super::{
     client::{Admin, get, resolve},
     error::DemoError,
     layout::{InstanceLayout, Layout},
-    load::Load,
+    load::LoadGenerator,
     processes::Fleet,
 };
 
@@ -44,7 +44,7 @@ fn title(number: u8, text: &str) {
     outln!("\n{number}. {text}");
 }
 
-fn scene(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
     if holds { Ok(()) } else { Err(DemoError::Scene(otherwise())) }
 }
 
@@ -62,14 +62,14 @@ async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
         answer.addresses,
         answer.ttl
     );
-    scene(answer.chain == [layout.gateway_domain.clone()] && answer.addresses == [near.ip()], || {
+    ensure(answer.chain == [layout.gateway_domain.clone()] && answer.addresses == [near.ip()], || {
         format!("expected the gateway domain and {}, got {answer:?}", near.ip())
     })?;
     let reply = get(near, &layout.service.host, "/")
         .await
         .map_err(|error| DemoError::io("asking the gateway", error))?;
     outln!("   GET http://{near}/ -> {} from {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
-    scene(reply.status == 200, || format!("the gateway answered {}", reply.status))
+    ensure(reply.status == 200, || format!("the gateway answered {}", reply.status))
 }
 
 fn near(layout: &Layout) -> Result<SocketAddr, DemoError> {
@@ -115,7 +115,7 @@ async fn gateway_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
         near.gateway.address.ip(),
         back.as_secs_f64()
     );
-    scene(back >= Duration::from_secs(10), || "it came back before its hold-down".to_owned())
+    ensure(back >= Duration::from_secs(10), || "it came back before its hold-down".to_owned())
 }
 
 fn gateways(layout: &Layout) -> Vec<SocketAddr> {
@@ -130,7 +130,7 @@ fn instance(layout: &Layout, site: usize, at: usize) -> Result<InstanceLayout, D
 async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(3, "An instance dies (SIGKILL) under 500 requests a second");
     let victim = instance(fleet.layout(), 0, 2)?;
-    let load = Load::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
     tokio::time::sleep(Duration::from_secs(2)).await;
     fleet.kill(victim.pid).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -142,7 +142,7 @@ async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
         report.failed(),
         report.slowest.as_millis()
     );
-    scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
+    ensure(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
 }
 
 /// The platform: when the hook says so, it stops the process.
@@ -165,7 +165,7 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let router = Router::new().route("/stop", post(hook)).with_state(platform.clone());
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
 
-    let load = Load::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let admin = Admin::new(&fleet.layout().admin);
     let order = serde_json::json!({
@@ -197,11 +197,11 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     );
     let gateways: BTreeSet<_> =
         fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
-    scene(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
+    ensure(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
         format!("receipts are missing: {done}")
     })?;
-    scene(!calls.is_empty(), || "the hook was not called".to_owned())?;
-    scene(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
+    ensure(!calls.is_empty(), || "the hook was not called".to_owned())?;
+    ensure(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
 }
 
 async fn wait_for_drain(admin: &Admin, id: &str) -> Result<serde_json::Value, DemoError> {
@@ -211,7 +211,7 @@ async fn wait_for_drain(admin: &Admin, id: &str) -> Result<serde_json::Value, De
         if drain["phase"] == "done" {
             return Ok(drain);
         }
-        scene(Instant::now() < deadline, || format!("the drain does not end: {drain}"))?;
+        ensure(Instant::now() < deadline, || format!("the drain does not end: {drain}"))?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -224,24 +224,24 @@ fn receipts(drain: &serde_json::Value) -> Vec<String> {
 async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(5, "Control and the engine die; DNS and gateways serve on, also when restarted");
     let layout = fleet.layout().clone();
-    let doomed: Vec<_> =
+    let killed: Vec<_> =
         layout.processes.iter().filter(|it| it.role == "engine" || it.role == "control").collect();
-    for process in &doomed {
+    for process in &killed {
         fleet.kill(process.pid).await?;
     }
     let near = near(&layout)?;
-    let load = Load::start(&gateways(&layout), &layout.service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(&layout), &layout.service.host, "/", LOAD);
     let answer = until_answer(fleet, near.ip(), Duration::from_secs(2)).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
-    let who = doomed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
+    let who = killed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
     outln!(
         "   {who} killed; DNS answered in {} ms; {} requests, {} failed",
         answer.as_millis(),
         report.sent,
         report.failed()
     );
-    scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))?;
+    ensure(report.failed() == 0, || format!("requests failed: {:?}", report.failures))?;
 
     let dns = layout
         .processes

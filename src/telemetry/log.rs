@@ -33,11 +33,11 @@ use crate::reread::{Outcome, Part, Signature};
 const MAX_LINES: usize = 8_192;
 const MAX_OCTETS: usize = 4 * 1024 * 1024;
 /// The longest line; the rest of a longer one is cut off.
-const MAX: usize = 64 * 1024;
+const MAX_LINE: usize = 64 * 1024;
 /// How long the end of a process waits for the last lines to be written.
-const LAST_LINES: Duration = Duration::from_millis(500);
+const FINISH_WITHIN: Duration = Duration::from_millis(500);
 /// How often a full pipe that does not block is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+const RETRY_EVERY: Duration = Duration::from_millis(10);
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +146,7 @@ fn standard_error() -> Box<dyn Write + Send> {
 /// Waits for the last lines to be written, but not long. The process ends after this.
 pub fn finish() {
     if let Some(log) = LOG.get() {
-        log.wait_until_written(LAST_LINES);
+        log.wait_until_written(FINISH_WITHIN);
     }
 }
 
@@ -180,7 +180,7 @@ fn part_of(lines: Lines, path: &Path) -> Part {
             Ok(file) => file,
             Err(error) => return Outcome::Kept(error.to_string()),
         };
-        if !lines.send(Order::Target(Box::new(file))) {
+        if !lines.send(Message::Target(Box::new(file))) {
             return Outcome::Kept("too many lines wait to be written".to_owned());
         }
         let again = if lines.open().is_some() { "again" } else { "now" };
@@ -213,7 +213,7 @@ pub fn try_file(path: &Path) -> io::Result<()> {
     access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)
 }
 
-enum Order {
+enum Message {
     Line(Box<[u8]>),
     Target(Box<dyn Write + Send>),
 }
@@ -225,7 +225,7 @@ struct Lines(Arc<Queue>);
 struct Queue {
     format: Format,
     waiting: AtomicUsize,
-    sender: OnceLock<SyncSender<Order>>,
+    sender: OnceLock<SyncSender<Message>>,
     /// Which file is open, if lines go to a file.
     open: Mutex<Option<Signature>>,
     metrics: Arc<LogMetrics>,
@@ -238,13 +238,13 @@ impl Lines {
     }
 
     fn start_writing(&self, target: Box<dyn Write + Send>) {
-        let (sender, orders) = sync_channel(MAX_LINES);
+        let (sender, messages) = sync_channel(MAX_LINES);
         if self.0.sender.set(sender).is_err() {
             return;
         }
         let queue = Arc::clone(&self.0);
-        let output = Output { queue, target, unsaid: 0, torn: false };
-        let write = move || vital::thread("the log", || output.write_all(&orders));
+        let output = Output { queue, target, reported: 0, torn: false };
+        let write = move || vital::thread("the log", || output.write_all(&messages));
         if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
             crate::out::note(&format!("there is no log, because there is no thread to write it: {error}"));
         }
@@ -261,7 +261,7 @@ impl Lines {
     /// Puts a line into the queue, or drops and counts it.
     fn put(&self, line: &[u8]) {
         let cut;
-        let line = match line.get(..MAX) {
+        let line = match line.get(..MAX_LINE) {
             None => line,
             Some(beginning) => {
                 cut = [beginning, b" (cut off)\n"].concat();
@@ -270,14 +270,14 @@ impl Lines {
         };
         let before = self.0.waiting.fetch_add(line.len(), Ordering::Relaxed);
         let fits = before + line.len() <= MAX_OCTETS;
-        if !(fits && self.send(Order::Line(line.into()))) {
+        if !(fits && self.send(Message::Line(line.into()))) {
             self.0.waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.0.metrics.dropped.increment();
         }
     }
 
-    fn send(&self, order: Order) -> bool {
-        self.0.sender.get().is_some_and(|sender| sender.try_send(order).is_ok())
+    fn send(&self, message: Message) -> bool {
+        self.0.sender.get().is_some_and(|sender| sender.try_send(message).is_ok())
     }
 
     fn wait_until_written(&self, at_most: Duration) {
@@ -312,35 +312,35 @@ struct Output {
     queue: Arc<Queue>,
     target: Box<dyn Write + Send>,
     /// The number of dropped lines that a line in the log has told.
-    unsaid: u64,
+    reported: u64,
     /// The last line was written in part.
     torn: bool,
 }
 
 impl Output {
-    fn write_all(mut self, orders: &Receiver<Order>) {
-        while let Ok(order) = orders.recv() {
-            match order {
-                Order::Line(line) => {
-                    self.say_what_was_dropped();
+    fn write_all(mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Line(line) => {
+                    self.report_dropped();
                     if !self.write(&line) {
                         self.queue.metrics.dropped.increment();
                     }
                     self.queue.waiting.fetch_sub(line.len(), Ordering::Relaxed);
                 }
-                Order::Target(target) => (self.target, self.torn) = (target, false),
+                Message::Target(target) => (self.target, self.torn) = (target, false),
             }
         }
     }
 
-    fn say_what_was_dropped(&mut self) {
+    fn report_dropped(&mut self) {
         let dropped = self.queue.metrics.dropped.get();
-        if dropped > self.unsaid {
-            let lost = dropped - self.unsaid;
+        if dropped > self.reported {
+            let lost = dropped - self.reported;
             let text =
                 format!("{lost} lines of the log were dropped: it could not be written, or not fast enough");
             if self.write(line(self.queue.format, "WARN", &text).as_bytes()) {
-                self.unsaid = dropped;
+                self.reported = dropped;
             }
         }
     }
@@ -373,7 +373,7 @@ fn write(target: &mut dyn Write, mut rest: &[u8]) -> Result<(), Torn> {
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Another process has made the pipe one that does not block. This thread may wait.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(TRY_AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_EVERY),
             Err(_) => return Err(Torn(rest.len() < whole)),
         }
     }

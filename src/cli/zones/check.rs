@@ -10,10 +10,10 @@ use store::model::{Document, DomainName, InputError};
 
 use super::read::of_zone_file;
 
-/// What is found in a zone file: the zone's name and the warnings, or the mistakes.
+/// What is found in a zone file: the zone's name and the warnings, or the errors.
 pub(in crate::cli) type Found = Result<(DomainName, Vec<InputError>), Vec<InputError>>;
 
-/// Looks for mistakes in a file called `ORIGIN.zone`. With the files that it includes.
+/// Looks for errors in a file called `ORIGIN.zone`. With the files that it includes.
 pub(in crate::cli) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     let Some(origin) = zonefile::origin_of(Path::new(file)) else {
         return (Err(vec![misnamed(file, "the file's name is not that of a zone")]), Vec::new());
@@ -23,18 +23,18 @@ pub(in crate::cli) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     let (read, parts) = zonefile::read_with_parts(Path::new(file), &origin, Dnssec::Refuse);
     let found = match read {
         Ok(read) => Ok((origin, all(read.warnings))),
-        Err(mistakes) => Err(all(mistakes)),
+        Err(errors) => Err(all(errors)),
     };
     (found, parts)
 }
 
 /// The mistake of a zone file whose name does not say which zone it holds.
 pub(in crate::cli) fn misnamed(file: &str, problem: &str) -> InputError {
-    about(file, problem.to_owned(), "a name such as example.com.zone (ORIGIN.zone)")
+    file_error(file, problem.to_owned(), "a name such as example.com.zone (ORIGIN.zone)")
 }
 
 /// Something about a file as a whole.
-pub(in crate::cli) fn about(file: &str, problem: String, expected: &str) -> InputError {
+pub(in crate::cli) fn file_error(file: &str, problem: String, expected: &str) -> InputError {
     let (document, field, expected) = (String::new(), String::new(), expected.to_owned());
     InputError { file: file.into(), line: None, document, field, problem, expected }
 }
@@ -55,7 +55,7 @@ pub(in crate::cli) fn looks_like_a_zone(text: &[u8]) -> bool {
 }
 
 /// Warns of zone files of which a node would serve one alone: two in one folder whose names are those of one zone.
-pub(in crate::cli) fn twice(filed: &[(String, DomainName)]) -> Vec<InputError> {
+pub(in crate::cli) fn duplicates(filed: &[(String, DomainName)]) -> Vec<InputError> {
     let folder = |file: &str| Path::new(file).parent().map(Path::to_owned);
     let mut first: HashMap<(Option<PathBuf>, &DomainName), &str> = HashMap::new();
     let mut warnings = Vec::new();
@@ -64,7 +64,7 @@ pub(in crate::cli) fn twice(filed: &[(String, DomainName)]) -> Vec<InputError> {
         if before != file {
             let problem =
                 format!("a second file for {origin}, which zones_dir would not serve beside {before}");
-            warnings.push(about(file, problem, "one"));
+            warnings.push(file_error(file, problem, "one"));
         }
     }
     warnings

@@ -16,14 +16,14 @@ use store::model::{
     yaml,
 };
 
-use super::read::{FITS, of_zone_file, placed, too_large, without_occluded};
+use super::read::{HOW_TO_SPLIT, of_zone_file, placed, too_large, without_occluded};
 use crate::{admin::FileText, cli::failure::Failure};
 
 /// Where the records came from that stand in no document people wrote, and what was passed over in their files.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Origins {
     all: Vec<Origin>,
-    /// Not mistakes: what they tell of was left out, or is answered in another way than it is written.
+    /// Not errors: what they tell of was left out, or is answered in another way than it is written.
     pub(in crate::cli) warnings: Vec<InputError>,
 }
 
@@ -41,13 +41,13 @@ struct Origin {
 
 impl Origins {
     /// Points mistakes about what came from a zone file to its line there.
-    pub(in crate::cli) fn point_out(&self, mistakes: &mut [InputError]) {
-        for mistake in mistakes {
-            let of = |it: &&Origin| *it.file == *mistake.file && it.document == mistake.document;
-            if let Some(place) = self.all.iter().find(of).and_then(|origin| origin.place(&mistake.field)) {
-                mistake.file = Arc::clone(&place.file);
-                mistake.line = Some(place.line);
-                mistake.field.clear();
+    pub(in crate::cli) fn point_out(&self, errors: &mut [InputError]) {
+        for error in errors {
+            let of = |it: &&Origin| *it.file == *error.file && it.document == error.document;
+            if let Some(place) = self.all.iter().find(of).and_then(|origin| origin.place(&error.field)) {
+                error.file = Arc::clone(&place.file);
+                error.line = Some(place.line);
+                error.field.clear();
             }
         }
     }
@@ -55,9 +55,9 @@ impl Origins {
     /// As [`Origins::point_out`], in what control answered.
     pub(in crate::cli) fn explain(&self, failure: Failure) -> Failure {
         match failure {
-            Failure::Refused { mut mistakes, error } => {
-                self.point_out(&mut mistakes);
-                Failure::Refused { mistakes, error }
+            Failure::Refused { mut errors, summary } => {
+                self.point_out(&mut errors);
+                Failure::Refused { errors, summary }
             }
             other => other,
         }
@@ -79,7 +79,7 @@ pub(in crate::cli) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
             let (Some((path, _)), Some((apex, _))) = (word(tree, "file"), word(tree, "name")) else {
                 continue;
             };
-            let path = beside(&file.name, path);
+            let path = relative_to(&file.name, path);
             if let Ok(apex) = apex.parse() {
                 named.extend(zonefile::read_with_parts(&path, &apex, Dnssec::Refuse).1);
             }
@@ -104,9 +104,9 @@ fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<InputError
     if !file.text.contains("file") || file.name.ends_with(".toml") || file.name.ends_with(".zone") {
         return file;
     }
-    let mistakes = InputErrors::new(file.name.as_str().into());
-    let mut trees = yaml::parse(&file.text, &mistakes);
-    if mistakes.count() > 0 || !trees.iter().any(names_a_file) {
+    let errors = InputErrors::new(file.name.as_str().into());
+    let mut trees = yaml::parse(&file.text, &errors);
+    if errors.count() > 0 || !trees.iter().any(names_a_file) {
         return file;
     }
     for tree in trees.iter_mut().filter(|tree| names_a_file(tree)) {
@@ -140,23 +140,23 @@ fn expand_zone(
     wrong: &mut Vec<InputError>,
 ) -> Option<Origin> {
     let ((path, line), (apex, _)) = (word(tree, "file")?, word(tree, "name")?);
-    let (apex, path) = (apex.parse::<DomainName>().ok()?, beside(name, path));
+    let (apex, path) = (apex.parse::<DomainName>().ok()?, relative_to(name, path));
     let document = format!("Zone {apex}");
     let before = wrong.len();
-    let mut mistake = |line: u32, field: &str, problem: String, expected: &str| {
+    let mut error = |line: u32, field: &str, problem: String, expected: &str| {
         let (file, line) = (name.into(), Some(line));
         let (document, field, expected) = (document.clone(), field.to_owned(), expected.to_owned());
         wrong.push(InputError { file, line, document, field, problem, expected });
     };
     for key in ["nameservers", "soa", "ttl", "negative_ttl"] {
         if let Some(entry) = tree.entry(key) {
-            mistake(entry.line, key, "stands in the zone file".to_owned(), "only `records` beside `file`");
+            error(entry.line, key, "stands in the zone file".to_owned(), "only `records` beside `file`");
         }
     }
     let read = match zonefile::read_from(&path, &apex, Dnssec::Refuse) {
         Ok(read) => read,
-        Err(mistakes) => {
-            wrong.extend(mistakes.into_iter().map(|it| of_zone_file(it, &document)));
+        Err(errors) => {
+            wrong.extend(errors.into_iter().map(|it| of_zone_file(it, &document)));
             return None;
         }
     };
@@ -164,7 +164,7 @@ fn expand_zone(
     warnings.extend(passed_over.into_iter().chain(occluded).map(|it| of_zone_file(it, &document)));
     let size = encode::yaml(&Document::Zone(zone.clone())).len();
     if size > yaml::MAX_DOCUMENT {
-        mistake(line, "file", too_large(size), FITS);
+        error(line, "file", too_large(size), HOW_TO_SPLIT);
     }
     if wrong.len() > before {
         return None;
@@ -174,7 +174,7 @@ fn expand_zone(
 }
 
 /// A path relative to the folder of the file it stands in.
-fn beside(name: &str, path: &str) -> PathBuf {
+fn relative_to(name: &str, path: &str) -> PathBuf {
     Path::new(name).parent().map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
 }
 
@@ -184,7 +184,7 @@ fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
     let Value::Map(said) = encode::tree(&Document::Zone(zone)).value else { return 0 };
     let mut said: Vec<Entry> =
         said.into_iter().filter(|it| !matches!(it.key.as_str(), "kind" | "name")).collect();
-    said.iter_mut().for_each(|entry| put_on(entry, line));
+    said.iter_mut().for_each(|entry| set_lines(entry, line));
     let own = entries.iter_mut().find(|entry| entry.key == "records");
     let mut count = 0;
     if let Some(own) = own
@@ -194,9 +194,9 @@ fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
     {
         count = items.len();
         // Where the list ends before `file`, the lines of what follows go on growing.
-        let last = items.last().map_or(own.line, deepest);
+        let last = items.last().map_or(own.line, last_line);
         items.extend(more.into_iter().map(|mut item| {
-            put_node_on(&mut item, last);
+            set_node_lines(&mut item, last);
             item
         }));
     }
@@ -207,26 +207,26 @@ fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
 }
 
 /// The last line on which something of a node stands.
-fn deepest(node: &Node) -> u32 {
+fn last_line(node: &Node) -> u32 {
     match &node.value {
         Value::Scalar(_) => node.line,
-        Value::List(items) => items.last().map_or(node.line, deepest),
+        Value::List(items) => items.last().map_or(node.line, last_line),
         Value::Map(entries) => {
-            entries.last().map_or(node.line, |entry| deepest(&entry.value).max(entry.line))
+            entries.last().map_or(node.line, |entry| last_line(&entry.value).max(entry.line))
         }
     }
 }
 
-fn put_on(entry: &mut Entry, line: u32) {
+fn set_lines(entry: &mut Entry, line: u32) {
     entry.line = line;
-    put_node_on(&mut entry.value, line);
+    set_node_lines(&mut entry.value, line);
 }
 
-fn put_node_on(node: &mut Node, line: u32) {
+fn set_node_lines(node: &mut Node, line: u32) {
     node.line = line;
     match &mut node.value {
         Value::Scalar(_) => {}
-        Value::List(items) => items.iter_mut().for_each(|item| put_node_on(item, line)),
-        Value::Map(entries) => entries.iter_mut().for_each(|entry| put_on(entry, line)),
+        Value::List(items) => items.iter_mut().for_each(|item| set_node_lines(item, line)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| set_lines(entry, line)),
     }
 }

@@ -8,7 +8,7 @@ use store::{
     model::{self, Document, DomainName, InputError, Placed, World, encode, rdata, yaml},
 };
 
-use super::read::{FITS, of_zone_file, placed, too_large, without_occluded};
+use super::read::{HOW_TO_SPLIT, of_zone_file, placed, too_large, without_occluded};
 use crate::cli::{
     failure::{Failure, Outcome},
     show::{self, print},
@@ -29,18 +29,18 @@ pub(in crate::cli) fn import(file: &Path, origin: &str, how: Import, output: Opt
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
     let dnssec = if how.strip_dnssec { Dnssec::Strip } else { Dnssec::Refuse };
-    let mistaken = |mistakes| Failure::InvalidInput { mistakes, error: String::new() };
+    let invalid = |errors| Failure::InvalidInput { errors, summary: String::new() };
     let all = |found: Vec<zonefile::ZoneFileError>| {
         found.into_iter().map(|it| of_zone_file(it, "")).collect::<Vec<_>>()
     };
-    let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| mistaken(all(found)))?;
+    let read = zonefile::read_from(file, &origin, dnssec).map_err(|found| invalid(all(found)))?;
     let (mut read, occluded) = without_occluded(read);
     let mut warnings = all(std::mem::take(&mut read.warnings));
     warnings.extend(all(occluded));
-    say(&show::warnings(&warnings));
-    say(&stripped(&origin, &read.stripped));
+    to_standard_error(&show::warnings(&warnings));
+    to_standard_error(&stripped(&origin, &read.stripped));
     let (zone, places) = (Document::Zone(read.zone), read.places);
-    applicable(file, &encode::yaml(&zone), &places).map_err(mistaken)?;
+    check_document(file, &encode::yaml(&zone), &places).map_err(invalid)?;
     let text = if how.json { format!("{}\n", encode::json(&zone)) } else { encode::yaml(&zone) };
     let Some(output) = output else { return print(&text) };
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", output.display()));
@@ -48,7 +48,7 @@ pub(in crate::cli) fn import(file: &Path, origin: &str, how: Import, output: Opt
 }
 
 /// Writes lines to standard error. Whether they can be written changes nothing.
-fn say(lines: &str) {
+fn to_standard_error(lines: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
@@ -67,9 +67,9 @@ fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
 }
 
 /// Whether `apply` takes a document by itself; if not, why, by the lines of the zone file.
-fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<InputError>> {
+fn check_document(file: &Path, text: &str, places: &Places) -> Result<(), Vec<InputError>> {
     if text.len() > yaml::MAX_DOCUMENT {
-        let (problem, expected) = (too_large(text.len()), FITS.to_owned());
+        let (problem, expected) = (too_large(text.len()), HOW_TO_SPLIT.to_owned());
         let (file, document, field) = (file.display().to_string().into(), String::new(), String::new());
         return Err(vec![InputError { file, line: None, document, field, problem, expected }]);
     }
@@ -85,5 +85,5 @@ fn applicable(file: &Path, text: &str, places: &Places) -> Result<(), Vec<InputE
         it.field.clear();
         it
     };
-    checked.map_err(|mistakes| mistakes.into_iter().map(at_its_line).collect())
+    checked.map_err(|errors| errors.into_iter().map(at_its_line).collect())
 }

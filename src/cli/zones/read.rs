@@ -58,7 +58,7 @@ pub(super) fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<
     }
 }
 
-pub(super) const FITS: &str = "a smaller zone, split by delegations, or the file itself in the zones_dir of the nodes, which has no \
+pub(super) const HOW_TO_SPLIT: &str = "a smaller zone, split by delegations, or the file itself in the zones_dir of the nodes, which has no \
                     such limit (`file:` in a document has the same)";
 
 pub(super) fn too_large(bytes: usize) -> String {

@@ -17,8 +17,8 @@ fn checked(documents: &str, zone: &str) -> Result<Vec<Document>, Vec<String>> {
     std::fs::write(folder.path().join("zones/z"), zone).unwrap();
     let name = folder.path().join("w.yaml").display().to_string();
     let prefix = format!("{}/", folder.path().display());
-    let shown = |mistakes: Vec<InputError>| -> Vec<String> {
-        mistakes.iter().map(|it| it.to_string().replace(&prefix, "")).collect()
+    let shown = |errors: Vec<InputError>| -> Vec<String> {
+        errors.iter().map(|it| it.to_string().replace(&prefix, "")).collect()
     };
     let files = vec![FileText { name: name.clone(), text: documents.to_owned() }];
     let (files, origins) = expand(files).map_err(shown)?;
@@ -27,9 +27,9 @@ fn checked(documents: &str, zone: &str) -> Result<Vec<Document>, Vec<String>> {
     let placed = placed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     match World::check(placed, Moment(0)) {
         Ok(_) => Ok(values),
-        Err(mut mistakes) => {
-            origins.point_out(&mut mistakes);
-            Err(shown(mistakes))
+        Err(mut errors) => {
+            origins.point_out(&mut errors);
+            Err(shown(errors))
         }
     }
 }

@@ -100,12 +100,12 @@ fn a_reader_that_sleeps_is_not_waited_for() {
 #[test]
 fn long_lines_are_cut_and_octets_are_bounded() {
     let (lines, place) = log();
-    lines.put(&[b'x'; 2 * MAX]);
+    lines.put(&[b'x'; 2 * MAX_LINE]);
     written(&lines);
-    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < MAX + 20);
+    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < MAX_LINE + 20);
     place.change(|it| it.asleep = true);
-    for _ in 0..=MAX_OCTETS / MAX {
-        lines.put(&[b'x'; 2 * MAX]);
+    for _ in 0..=MAX_OCTETS / MAX_LINE {
+        lines.put(&[b'x'; 2 * MAX_LINE]);
     }
     assert!(lines.0.waiting.load(Ordering::Relaxed) <= MAX_OCTETS);
     assert!(lines.0.metrics.dropped.get() > 0);
