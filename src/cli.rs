@@ -1,4 +1,4 @@
-//! The command line: what an operator or a script says, turned into a node, a demo, or requests to the admin API.
+//! The command line: runs a node or the demo, or turns what was asked into requests to the admin API.
 //!
 //! Exit codes, in every command: 0 done, 1 failed, 2 wrong use or a wrong file. Of `diff` and `status --check`: 0 equal
 //! or well, 1 different or not well, 2 could not be found out. `failure` has the one table of them.
@@ -39,13 +39,13 @@ pub fn main() -> ExitCode {
         Err(wrong) => return failure::wrong_use(&wrong, std::env::args_os().any(|it| it == "--json")),
     };
     let (json, is_answer) = (cli.global.json, cli.command.answers_by_its_code());
-    // A second call in one process keeps the first.
+    // In one process only the first call has an effect.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(run(cli));
-            // A read of standard input or a disk that hangs does not keep the process.
+            // A blocked read of standard input, or a disk that hangs, must not keep the process alive.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             outcome
         }
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
-    // A file larger than RLIMIT_FSIZE allows is then an error of its write, and no signal that ends the process.
+    // With the signal handled, a write beyond RLIMIT_FSIZE returns an error instead of ending the process.
     let _large_files = ignore_file_size_limit();
     match command {
         Command::Run { config, die_with_parent } => run_node(config, die_with_parent).await,
@@ -94,7 +94,7 @@ async fn run(cli: Cli) -> Outcome {
     }
 }
 
-/// The commands that ask control.
+/// The commands that send requests to control.
 async fn ask(command: Command, global: &Global) -> Outcome {
     let servers = Servers::new(global)?;
     let json = global.json;
@@ -108,7 +108,7 @@ async fn ask(command: Command, global: &Global) -> Outcome {
     }
 }
 
-/// The commands that ask one control.
+/// The commands that send requests to one control.
 async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
     match command {
         Command::Diff { files, prune } => {
@@ -146,7 +146,7 @@ async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
 mod tests {
     use super::*;
 
-    /// What the systemd unit starts exists, and what it relies on stands in it.
+    /// The commands in the systemd unit exist, and the unit has the settings that we rely on.
     #[test]
     fn the_unit_names_commands_that_there_are() {
         let unit = include_str!("../deploy/systemd/waypost.service");
@@ -163,9 +163,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        // A wrong configuration is exit code 2, and no restart mends it.
+        // A wrong configuration is exit code 2, and a restart would not help.
         assert_eq!((value("Restart"), value("RestartPreventExitStatus")), (Some("on-failure"), Some("2")));
-        // Other failures are tried again, with growing pauses.
+        // After other failures the unit restarts the node, with growing delays.
         assert_eq!(value("StartLimitIntervalSec"), Some("0"));
         assert!(value("RestartSteps").is_some() && value("RestartMaxDelaySec").is_some());
         assert_eq!(value("ExecReload"), Some("/bin/kill -HUP $MAINPID"));

@@ -1,4 +1,4 @@
-//! The admin API as the command line uses it: one request, one answer, errors in words.
+//! A client of the admin API: one request, one answer, errors as text.
 
 use std::{path::Path, time::Duration};
 
@@ -9,9 +9,9 @@ use store::model::InputError;
 use super::{arguments::parse_url, failure::Failure};
 use crate::certificate;
 
-/// Longer than control takes to give up on an engine that hangs.
+/// Longer than control waits for an engine that hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A server that is there takes a connection within this; one whose site is dead does not hold a command up longer.
+/// A living server accepts a connection within this time, so a dead site does not delay a command any longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Client {
             return Ok(body);
         }
         Err(match serde_json::from_str::<Problem>(&body) {
-            // What was asked for can not be: an unknown record type, a site that does not exist.
+            // The request itself is wrong: an unknown record type, a site that does not exist.
             Ok(Problem { error, mistakes }) if mistakes.is_empty() && status == StatusCode::BAD_REQUEST => {
                 Failure::Wrong(error)
             }
@@ -150,7 +150,7 @@ impl Client {
     }
 }
 
-/// The token in a file. One that can be none is not sent: the server would only say that it knows no such token.
+/// The token in a file. A text that cannot be a token is not sent: the server would only answer that it is unknown.
 fn token(path: &Path, bytes: &[u8]) -> Result<String, Failure> {
     let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim();
     let problem = if text.is_empty() {

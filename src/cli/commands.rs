@@ -1,4 +1,4 @@
-//! The commands that ask control once.
+//! The commands that send one request to control.
 
 use std::{
     io::Write as _,
@@ -83,7 +83,7 @@ fn listed(kind: Kind, documents: &[KeptDocument]) -> String {
     documents.iter().map(one).collect::<Vec<_>>().join("---\n")
 }
 
-/// Documents of a kind at one server, and what is said below them. As JSON they are the documents alone.
+/// Documents of a kind at one server, and the text below them. In JSON there are only the documents.
 struct Listed {
     documents: Vec<KeptDocument>,
     below: String,
@@ -95,7 +95,7 @@ impl Serialize for Listed {
     }
 }
 
-/// Lists the documents of a kind at every server, with what is to be said below them.
+/// Lists the documents of a kind at every server, each list with a text below it.
 pub(super) async fn list(
     servers: &Servers,
     kind: Kind,
@@ -163,8 +163,8 @@ async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     servers.each(async |client| apply_order(client, &wanted, servers.json).await, show::applied).await
 }
 
-/// Gives one control an order, after what it says of it beforehand: it may be over already by that control's clock.
-/// Warnings are only those that the order brings itself; in words they are said before it takes effect.
+/// Applies an override at one control, after a dry run: by the clock of that control it may have ended already.
+/// The warnings of the dry run are only those that the override causes; as text they are printed before it takes effect.
 async fn apply_order(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
     let ahead: Applied = client.post("/v1/diff", wanted).await?;
     if let Some(past) = ahead.warnings.iter().find(|it| it.field == "expires") {
@@ -225,9 +225,9 @@ pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) ->
     servers.each(async |client: &Client| client.post(&path, &json!({})).await, show::applied).await
 }
 
-/// The colour to switch to at every server: the one that none of them has in use. Each by itself would turn to what it
-/// does not have, and where they differ (one did not answer the last time) they would go on differing. So all must say
-/// which one they have: otherwise the same command, run again, would turn those back that it has turned before.
+/// The colour to switch to at every server: the one that none of them uses. If each server simply changed its colour,
+/// servers that differ (because one did not answer the last time) would go on differing, and the same command, run again,
+/// would switch back what it has switched before. So every server must report the colour that it uses.
 async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
     let path = path_of(Kind::Domain, domain);
     let ask = async |client: &Client| {

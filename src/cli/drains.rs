@@ -1,4 +1,4 @@
-//! `waypost drain`: ordering, watching, calling off.
+//! `waypost drain`: starting, following and cancelling drains.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const POLL_EVERY: Duration = Duration::from_millis(200);
-/// Control may be restarted while a drain is watched; longer than this it is not waited for.
+/// Control may be restarted while a drain is followed; after this time without an answer the command fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
@@ -27,7 +27,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
                 "service": service, "instance": id, "node": node, "hook": hook, "lease": lease,
                 "require_all": require_all,
             });
-            // Only where it is asked for: an older control does not know it.
+            // Only if it is given: an older control does not know the field.
             if let Some(linger) = linger {
                 body["linger"] = json!(linger);
             }
@@ -73,7 +73,7 @@ fn path(id: &str) -> String {
     format!("/v1/drains/{}", segment(id))
 }
 
-/// What a cancellation means, without claiming what did not happen.
+/// What a cancellation means. It names no step that did not happen.
 fn cancelled_text(cancelled: &Value) -> String {
     let text = |key: &str| cancelled[key].as_str().unwrap_or_default();
     let instance = format!("{} of {}", text("instance"), text("service"));
@@ -92,7 +92,7 @@ fn cancelled_text(cancelled: &Value) -> String {
     format!("{} cancelled: {before}{after}", text("id"))
 }
 
-/// Tells each step as it happens, until the drain is over.
+/// Prints each step as it happens, until the drain is over.
 async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
     let mut last = LastReported::default();
     let mut away = None;
@@ -122,6 +122,7 @@ async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
     }
 }
 
+/// What was printed of a drain, so that each step is printed once.
 #[derive(Default)]
 struct LastReported {
     receipts: BTreeSet<String>,
@@ -161,7 +162,7 @@ impl LastReported {
                 outln!("to let it in before that: waypost drain cancel {}", drain.id);
             }
         }
-        // Its words grow older by the second; that it is stuck is said once.
+        // The text contains a growing duration, so it is printed once.
         if let Some(why) = view.stuck.as_ref().filter(|_| !self.stuck && drain.trouble.is_none()) {
             outln!("stuck: {why}");
         }

@@ -1,12 +1,12 @@
-//! How a command fails: what is said, in words or as JSON, and the exit code.
+//! How a command fails: the message, as text or JSON, and the exit code.
 //!
 //! | code | in general | `diff` | `status --check` |
 //! |---|---|---|---|
 //! | 0 | done | equal | well |
-//! | 1 | asked for rightly, and could not be done | different | not well |
+//! | 1 | the request was right and could not be done | different | not well |
 //! | 2 | wrong use, or a wrong file | could not be found out | could not be found out |
 //!
-//! Results go to standard output, failures to standard error, so that a script may trust what it reads. With `--json`
+//! Results go to standard output, failures to standard error, so that a script can rely on what it reads. With `--json`
 //! a failure is one line of JSON there: `{"error": "…", "exit": 1}`, with `mistakes` where single ones are known.
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -19,29 +19,29 @@ use crate::out::{self, out};
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Exit code 1: it was asked for rightly and could not be done. Without a text everything was said already.
+    /// Exit code 1: the request was right and could not be done. An empty text means that everything is printed already.
     Failed(String),
-    /// Exit code 2: it was asked for wrongly.
+    /// Exit code 2: wrong use.
     Wrong(String),
-    /// Exit code 1: what was asked for contradicts what is there.
+    /// Exit code 1: the request contradicts what is stored.
     Refused {
         /// Each contradiction.
         errors: Vec<InputError>,
         /// What follows from them for the command.
         summary: String,
     },
-    /// Exit code 2: files have mistakes.
+    /// Exit code 2: files have errors.
     InvalidInput {
         /// Each of them.
         errors: Vec<InputError>,
         /// What follows from them for the command.
         summary: String,
     },
-    /// Exit code 2: the question was right, and the answer could not be found out.
+    /// Exit code 2: the request was right, and the answer could not be found out.
     NotFoundOut(Box<Self>),
 }
 
-/// What a command comes to.
+/// The result of a command.
 pub(super) type Outcome = Result<(), Failure>;
 
 impl Failure {
@@ -49,12 +49,12 @@ impl Failure {
         Self::Failed(error.to_string())
     }
 
-    /// Something is as the command was to find out; its result says what.
+    /// The answer is the exit code: something differs, or is not well. The result is printed already.
     pub(super) const fn differs() -> Self {
         Self::Failed(String::new())
     }
 
-    /// Of a command whose exit code 1 is an answer: what is no answer.
+    /// For a command whose exit code 1 is an answer: a failure means that there is no answer.
     pub(super) fn not_found_out(self) -> Self {
         match self {
             Self::Failed(text) if text.is_empty() => Self::Failed(text),
@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    /// Of a command that sends files: mistakes are theirs.
+    /// For a command that sends files: the errors are in them.
     pub(super) fn of_files(self) -> Self {
         match self {
             Self::Refused { errors, summary } => Self::InvalidInput { errors, summary },
@@ -70,7 +70,7 @@ impl Failure {
         }
     }
 
-    /// The mistakes of a node's configuration.
+    /// The errors in a node's configuration.
     pub(super) const fn of_config(errors: Vec<InputError>) -> Self {
         Self::InvalidInput { errors, summary: String::new() }
     }
@@ -96,7 +96,7 @@ impl Failure {
         }
     }
 
-    /// In words: each mistake on a line, and what it came to.
+    /// As text: each error on a line, and what follows from them.
     pub(super) fn text(&self) -> String {
         let (summary, errors) = self.parts();
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -118,7 +118,7 @@ impl Failure {
         value
     }
 
-    /// Says it, and gives the exit code.
+    /// Prints the failure, and returns the exit code.
     pub(super) fn tell(&self, as_json: bool) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
@@ -128,12 +128,12 @@ impl Failure {
     }
 }
 
-/// What a command comes to when standard output may have failed. Where the exit code is itself an answer, an answer that
-/// could not be printed is none.
+/// The result of a command when standard output may have failed. Where the exit code is an answer, an answer that could
+/// not be printed counts as not found out.
 pub(super) fn ended(outcome: Outcome, is_answer: bool, unprinted: Option<String>) -> Outcome {
     let Some(why) = unprinted.map(Failure::Failed) else { return outcome };
     match outcome {
-        // Its own reason comes first.
+        // The reason of the command comes first.
         Err(failure) if !failure.text().is_empty() => Err(failure),
         _ if is_answer => Err(why.not_found_out()),
         Ok(()) => Err(why),
@@ -141,7 +141,7 @@ pub(super) fn ended(outcome: Outcome, is_answer: bool, unprinted: Option<String>
     }
 }
 
-/// What clap has to say: a mistake on the command line, or the help that was asked for.
+/// Prints what clap returned: an error on the command line, or the help.
 pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
     let rendered = told.render();
     if !told.use_stderr() {

@@ -1,4 +1,4 @@
-//! The files that people name: which there are, what is in them, and `check`, which works offline.
+//! The files named on the command line: finding and reading them, and `check`, which works offline.
 
 use std::{
     collections::BTreeSet,
@@ -22,9 +22,9 @@ use crate::{admin::FileText, config::Config, out};
 
 /// Files of one command, all together.
 const MAX_FILES: usize = 10_000;
-/// What documents are called in a folder.
+/// Extensions of documents in a folder.
 const DOCUMENTS: &[&str] = &["yaml", "yml", "json"];
-/// What `check` reads in a folder: documents, configurations of nodes and zone files.
+/// Extensions that `check` reads in a folder: documents, node configurations and zone files.
 const CHECKED: &[&str] = &["yaml", "yml", "json", "toml", "zone"];
 
 fn has_extension(path: &Path, extension: &str) -> bool {
@@ -35,8 +35,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Wrong(format!("{}: {error}", path.display()))
 }
 
-/// The files that were named, those in folders included if they end so, in the order of their paths. A folder without
-/// any is a mistake: whoever names it means something in it.
+/// The named files, and in named folders those with one of these extensions, in the order of their paths. A folder
+/// without such a file is an error: it was named because of what is in it.
 fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     for path in paths {
@@ -92,7 +92,7 @@ fn read(path: &Path) -> Result<FileText, Failure> {
     Ok(FileText { text, name: path.display().to_string() })
 }
 
-/// The documents that were named, with the zone files they name.
+/// The named documents, with the zone files that they name.
 pub(super) fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
     let files: Result<Vec<_>, _> = find(paths, DOCUMENTS)?.iter().map(|it| read(it)).collect();
     zones::expand(files?).map_err(|errors| {
@@ -101,7 +101,7 @@ pub(super) fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), F
     })
 }
 
-/// What was looked at, and what is wrong with it.
+/// How much was checked, and what was found.
 #[derive(Debug, Default)]
 struct Checked {
     documents: usize,
@@ -142,13 +142,13 @@ fn summary(checked: &Checked) -> String {
     )
 }
 
-/// Looks at what was named, and in folders at what is in them.
+/// Checks the named files, and the files in named folders.
 fn check_paths(paths: &[PathBuf]) -> Result<Checked, Failure> {
     let mut checked = Checked::default();
     let (mut texts, mut zone_files) = (Vec::new(), Vec::new());
     for path in find(paths, CHECKED)? {
         if has_extension(&path, "zone") {
-            // Read as octets there: zone files need not be UTF-8.
+            // Read as octets: zone files need not be UTF-8.
             zone_files.push(path);
         } else if is_misnamed(&path) {
             let problem = "this looks like a zone file, and its name does not say of which zone";
@@ -166,7 +166,7 @@ fn check_paths(paths: &[PathBuf]) -> Result<Checked, Failure> {
             Err(errors) => checked.errors.extend(errors),
         }
     }
-    // A zone file that a document names is that document's, and has its name from there.
+    // A zone file that a document names belongs to the document, which also says which zone it holds.
     let mut parts: BTreeSet<PathBuf> =
         zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
     let filed = check_zone_files(&zone_files, &mut parts, &mut checked);
@@ -175,14 +175,14 @@ fn check_paths(paths: &[PathBuf]) -> Result<Checked, Failure> {
     Ok(checked)
 }
 
-/// True for a zone file by what is in it and not by its name, which is that of no other kind of file either.
+/// True for a file that holds a zone and whose name fits no kind of file that is checked.
 fn is_misnamed(path: &Path) -> bool {
     let other = path.as_os_str() == "-" || CHECKED.iter().any(|it| has_extension(path, it));
     !other && std::fs::read(path).is_ok_and(|text| zones::looks_like_a_zone(&text))
 }
 
-/// Looks at zone files that are named for their zone; gives those that hold one. A file that one of them includes is a
-/// part of that zone, and need not be one by itself; it joins `parts`.
+/// Checks zone files that are named for their zone, and returns those that hold one. A file that one of them includes is a
+/// part of that zone and need not be a zone by itself; it is added to `parts`.
 fn check_zone_files(
     files: &[PathBuf],
     parts: &mut BTreeSet<PathBuf>,
@@ -247,7 +247,7 @@ fn unserved_files(
     warnings
 }
 
-/// Looks at documents, beside zone files by their name and zone.
+/// Checks documents; `filed` are the zone files beside them, by name and zone.
 fn check_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked: &mut Checked) {
     let (files, origins) = match zones::expand(texts) {
         Ok(expanded) => expanded,
@@ -336,7 +336,7 @@ mod tests {
         let document = ("w.yaml", "kind: Zone\nname: ex.test\nfile: main.zone\n");
         let found = checked(&[&[document, ("main.zone", including.as_str())][..], &parts].concat());
         assert!(found.errors.is_empty() && found.warnings.is_empty(), "{found:?}");
-        // A mistake in a part is one of the zone, told once.
+        // An error in a part is one of the zone, and is reported once.
         let found = checked(&[("ex.test.zone", &including), ("hosts.zone", "x A 1\n"), ("more", "")]);
         assert_eq!(found.errors.len(), 1, "{found:?}");
         assert_eq!(checked(&[("hosts.zone", "x A 192.0.2.1\n")]).errors.len(), 2, "by itself it is no zone");

@@ -13,7 +13,8 @@ use crate::{
     telemetry::log,
 };
 
-/// The soft limit is there for programs that use `select(2)`; connections and probes are files, and 1,024 are few.
+/// Raises the soft limit of open files to the hard one. The soft limit protects programs that use `select(2)`, which we
+/// do not; connections and probes are files, and the usual 1,024 are too few.
 fn raise_open_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -40,7 +41,7 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     }));
     raise_open_file_limit();
     let log = &config.telemetry.log;
-    // Who reads standard error line by line as JSON is not to find anything else there.
+    // A program that reads standard error as JSON lines must not find anything else there.
     let json_alone = log.file.is_none() && log.format == log::Format::Json;
     node::run(config, shutdown).await.map_err(|error| {
         tracing::error!(%error, "waypost ends");
@@ -49,15 +50,15 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     })
 }
 
-/// From now on SIGHUP asks this process to read its files again, and does not end it.
+/// Handles SIGHUP from now on: it makes this process read its files again, and does not end it.
 pub(super) fn ignore_hangups() -> Outcome {
     crate::reread::hangups()
         .map(drop)
         .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
 }
 
-/// From now on SIGXFSZ does not end this process. There is nothing to do when it comes: the write that met the limit has
-/// its error.
+/// Handles SIGXFSZ from now on, so that it does not end this process. There is nothing to do when it arrives: the write
+/// that exceeded the limit returns an error.
 pub(super) fn ignore_file_size_limit() -> std::io::Result<Signal> {
     signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }
@@ -67,6 +68,6 @@ pub(super) fn end_with_parent() -> Outcome {
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(Failure::failed)?;
-    // It may have ended before the kernel was asked.
+    // The parent may have ended before the kernel was told.
     if rustix::process::getppid() == parent { Ok(()) } else { Err(Failure::Failed(String::new())) }
 }

@@ -1,9 +1,9 @@
-//! `token reset`: the way back when the operator's token is lost, by writing to the engine itself.
+//! `token reset`: the way back when the operator's token is lost, by writing to the engine directly.
 //!
-//! No control is asked and no token of ours is looked at. Whoever may open the embedded engine's folder, or write
-//! `waypost/` on a Consul, may do this; both are rights that are given out elsewhere. Only operators' tokens are
-//! touched: nodes and vantages go on with theirs. Where no operator's token was in force yet, the new one waits for those
-//! that the old one waited for, so that a reset locks no node out.
+//! It needs neither a control nor a token of ours. The right to do this is the right to open the embedded engine's folder,
+//! or to write `waypost/` on a Consul, and both are granted elsewhere. Only operators' tokens are changed: nodes and
+//! vantages keep theirs. If no operator's token was in force yet, the new one waits for the same nodes and vantages as
+//! the old one, so that a reset locks no node out.
 
 use std::{
     collections::BTreeSet,
@@ -39,7 +39,7 @@ use crate::{
     token_file::{self, TokenFile},
 };
 
-/// Commits by others that a reset gives way to.
+/// How often a reset is tried again because of a concurrent commit.
 const TRIES: u32 = 5;
 
 /// An engine that was opened for this command alone.
@@ -76,7 +76,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
             }
             let opened = node::open_embedded(&config.node, &config.data_dir, it).await;
             let embedded = opened.map_err(|error| {
-                // What is wrong with the engine matters more than what is wrong here.
+                // The error of the engine matters more than an error of this.
                 let _ = restore_owner(&folder);
                 Failure::Failed(format!("{error}\nThe engine must be stopped while its tokens are reset."))
             })?;
@@ -116,7 +116,7 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
     Ok(Opened { engine: Arc::new(engine), embedded: None, what: url.clone() })
 }
 
-/// What a reset changes: every operator's token ends, and this one begins.
+/// The changes of a reset: every operator's token is deleted, and this one is created.
 fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
     let gone = |document: Arc<Document>| match &*document {
         Document::Token(it) if it.role == Role::Operator => Some(document.id()),
@@ -139,7 +139,7 @@ fn operators(stored: &Stored) -> Vec<Token> {
     stored.documents().filter_map(operator).collect()
 }
 
-/// The token that is no operator's and has the name of a new one.
+/// A token of another role with the name of the new one.
 fn other_of_that_name(stored: &Stored, new: &Token) -> Option<Token> {
     let taken = |it: Arc<Document>| match &*it {
         Document::Token(it) if it.name == new.name && it.role != Role::Operator => Some(it.clone()),
@@ -148,7 +148,8 @@ fn other_of_that_name(stored: &Stored, new: &Token) -> Option<Token> {
     stored.documents().find_map(taken)
 }
 
-/// For whom a new operator's token waits: for those that the old ones waited for, unless one of them was in force.
+/// The nodes and vantages that a new operator's token waits for: those that the old ones waited for, unless one of them was
+/// in force.
 fn waits_for(before: &[Token]) -> Vec<Bearer> {
     if before.iter().any(Token::makes_tokens_needed) {
         return Vec::new();
@@ -157,8 +158,8 @@ fn waits_for(before: &[Token]) -> Vec<Bearer> {
     all.into_iter().collect()
 }
 
-/// Gives what this process made in a folder to the owner of the folder, as whom the engine will run: a file of root's
-/// would keep it from starting.
+/// Changes the owner of what this process created in a folder to the owner of the folder, who runs the engine: with a file
+/// of root's it would not start.
 fn restore_owner(folder: &Path) -> io::Result<()> {
     let (owner, made_by) = (std::fs::metadata(folder)?, rustix::process::geteuid().as_raw());
     // A file with a second name may be one of another folder.
@@ -225,7 +226,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     let new = secret.as_ref().map(|secret| operator(&wanted.operator, secret));
     let opened = open(&wanted).await?;
     if let (Some(path), Some(secret)) = (&wanted.out, &secret) {
-        // Before the commit: a token whose secret could not be written down would lock every node out.
+        // Before the commit: a token whose secret could not be stored would lock everyone out.
         write_secret(path, secret)?;
     }
     let done = commit_reset(opened.engine.as_ref(), new.as_ref()).await;
@@ -240,7 +241,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     }
     let Done { generation, ended, waits_for } = match (done, &wanted.out) {
         (Err(failure), Some(path)) => {
-            // Its digest is nowhere.
+            // The engine does not have its digest.
             let _ = std::fs::remove_file(path);
             return Err(failure);
         }

@@ -1,10 +1,10 @@
 //! Several controls at a time: `--server` repeated, for commands that write.
 //!
-//! Until engines of different sites know one another, each site's control is asked separately. All of them are asked at
-//! the same time, so that one that is dead delays no other, and each is reported as it answers. Nothing is rolled back:
-//! what one control took stays when another refused. The same command may be run again: what is done already is no
-//! failure the second time. Two commands would do something else then, so they ask first and write nothing if it would
-//! not be the same everywhere: `switch` without `--to`, and `token create` without `--replace`.
+//! Until engines of different sites know one another, each site's control gets its own request. The requests are sent at
+//! the same time, so that a dead control delays no other, and each answer is reported when it arrives. Nothing is rolled
+//! back: what one control accepted stays when another refused. The same command can be run again: what is done already
+//! is no failure the second time. Two commands would do something else then, so they read first and write nothing if the
+//! result would not be the same everywhere: `switch` without `--to`, and `token create` without `--replace`.
 
 use std::collections::BTreeMap;
 
@@ -27,17 +27,17 @@ use crate::{
     out::{self, out},
 };
 
-/// More servers than this are a mistake.
+/// The most servers of one command; more are an error.
 const MAX: usize = 64;
 
-/// The controls that a command goes to.
+/// The controls to which a command sends requests.
 #[derive(Debug)]
 pub(super) struct Servers {
     clients: Vec<Client>,
     pub(super) json: bool,
 }
 
-/// What came of asking one of them.
+/// What one of them answered.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) server: String,
@@ -66,7 +66,7 @@ impl Servers {
         self.clients.len() > 1
     }
 
-    /// The one server of a command that asks one: an answer of several would be none.
+    /// The server of a command that takes only one.
     pub(super) fn only(&self) -> Result<&Client, Failure> {
         match self.clients.as_slice() {
             [client] => Ok(client),
@@ -78,7 +78,8 @@ impl Servers {
         }
     }
 
-    /// Asks all at the same time; `done` sees each answer as it comes. In the order in which they were named.
+    /// Sends a request to all at the same time; `done` is called with each answer when it arrives. The answers are returned in
+    /// the order in which the servers were named.
     pub(super) async fn ask<T>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
@@ -100,7 +101,7 @@ impl Servers {
         answers.into_values().collect()
     }
 
-    /// Asks all of them for the same and reports each; fails if one did.
+    /// Sends the same request to all of them and reports each answer; fails if one of them failed.
     pub(super) async fn each<T: Serialize>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
@@ -114,7 +115,7 @@ impl Servers {
         conclude(&answers, RUN_AGAIN)
     }
 
-    /// Asks all of them for the same and reports each.
+    /// Sends the same request to all of them and reports each answer.
     pub(super) async fn report<T: Serialize>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
@@ -135,7 +136,7 @@ impl Servers {
         Ok(answers)
     }
 
-    /// What one server answered: its address, and below it the rest, indented.
+    /// The answer of one server as text: its address, and below it the rest, indented.
     pub(super) fn describe<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
         let text = match &answer.result {
             Ok(result) => say(result),
@@ -145,7 +146,7 @@ impl Servers {
     }
 }
 
-/// Fails if any of them did: as wrong use, or a wrong file, if all of them say so.
+/// Fails if any of them failed: with exit code 2 if all of them say that the use or a file is wrong.
 pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
     let failures = || answers.iter().filter_map(|it| it.result.as_ref().err());
     let (failed, all) = (failures().count(), answers.len());
@@ -187,17 +188,17 @@ fn text_of(failure: &Failure) -> String {
     }
 }
 
-/// One service as one server has it, or would have it.
+/// The UUID of a service at one server, stored or proposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     server: String,
     uuid: String,
-    /// It has the service already.
+    /// The server has the service already.
     stored: bool,
 }
 
-/// Makes sure that no service would have one UUID at one server and another one elsewhere. Servers that do not answer,
-/// or that would refuse the documents, are passed over: the apply itself tells about them.
+/// Makes sure that a service gets the same UUID at every server. Servers that do not answer, or that would refuse the
+/// documents, are skipped: the apply itself reports them.
 pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome {
     let services = without_uuid(&wanted.files);
     if !servers.are_several() || services.is_empty() {
@@ -226,7 +227,7 @@ pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome
     if differ.is_empty() { Ok(()) } else { Err(disagreement(&differ)) }
 }
 
-/// Where a service is written that has no UUID.
+/// Where a Service document without a UUID was read.
 #[derive(Clone, Debug)]
 struct Place {
     service: String,
@@ -237,7 +238,7 @@ struct Place {
 fn without_uuid(files: &[FileText]) -> Vec<Place> {
     let mut found = Vec::new();
     for file in files {
-        // A file with mistakes is refused by every server, in its own words.
+        // A file with errors is refused by every server, with its own message.
         for document in model::parse(&file.name, &file.text).unwrap_or_default() {
             if let Document::Service(service) = &document.value
                 && service.uuid.is_none()
@@ -255,7 +256,7 @@ fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
     let mut lines = String::new();
     for (place, known) in differ {
         let has = |it: &Known| format!("{} at {}", it.uuid, it.server);
-        // One that clients have been given already is worth more than one that would be new.
+        // A UUID that clients use already is kept rather than a new one.
         let Some(keep) = known.iter().find(|it| it.stored).or_else(|| known.first()) else { continue };
         errors.push(InputError {
             file: place.file.as_str().into(),

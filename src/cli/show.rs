@@ -1,4 +1,4 @@
-//! Answers as text for people: aligned columns, one fact a line.
+//! Answers as text: aligned columns, one fact a line.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,7 @@ pub(super) fn print(text: &str) -> Outcome {
     Ok(())
 }
 
-/// As JSON, for scripts.
+/// Prints JSON on one line, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
     outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
     Ok(())
@@ -181,7 +181,7 @@ pub(super) const fn phase(it: &DrainView) -> &'static str {
     }
 }
 
-/// What would not reach a living site.
+/// The domains whose clients would not reach a living site.
 fn unserved(it: &Simulated) -> String {
     const SHOWN: usize = 50;
     let mut text = String::new();

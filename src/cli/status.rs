@@ -1,6 +1,6 @@
 //! `waypost status`: once, again and again (`--watch`), or as one line for monitoring (`--check`).
 //!
-//! What is wrong was decided by control; here it is only shown, by [`text`], which is pure.
+//! Control decides what is wrong; here it is only formatted, by [`text`], which is pure.
 
 mod text;
 
@@ -17,9 +17,9 @@ use super::{
 };
 use crate::admin::Status;
 
-/// How often a watched status is asked for.
+/// How often a watched status is fetched.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
-/// Clears a terminal, what was scrolled away excepted, and goes to its first line.
+/// Clears the screen of a terminal, but not its scrollback, and moves to the first line.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
@@ -63,7 +63,7 @@ fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
         Err(failure) => {
             let why = failure.text().replace('\n', "; ");
             let value = json!({ "well": null, "summary": format!("it could not be found out: {why}"), "problems": [] });
-            // It was said already, and on the stream that is read.
+            // Monitoring reads standard output, where the reason is printed already.
             let silent = Failure::NotFoundOut(Box::new(Failure::Failed(String::new())));
             (format!("UNKNOWN: {why}"), value, Err(silent))
         }
@@ -88,7 +88,7 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
         let (mark, body) = match &fetched {
             Ok(status) if json => (text::mark(status), format!("{}\n", shown(status, wanted.problems))),
             Ok(status) => (text::mark(status), rendered(status, wanted)),
-            // The name may come to exist; a wrong token may not become right, but control may be told of it.
+            // The failure may end by itself: the name may be created, or control may learn the token.
             Err(failure) if json => (failure.text(), format!("{}\n", json!({ "error": failure.text() }))),
             Err(failure) => (failure.text(), format!("{}\nTrying again.\n", failure.text())),
         };
@@ -104,7 +104,7 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
         last = mark;
         match out.map_or(Ok(()), |text| write(&text)) {
             Ok(()) => {}
-            // Its reader has left: that is an end like any other.
+            // The reader closed the pipe, which ends the command like Ctrl-C.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
         }
@@ -112,7 +112,7 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             () = tokio::time::sleep(REFRESH_EVERY) => {}
             () = stop.received() => return Ok(()),
         }
-        // One that left while nothing changed would be noticed at the next change only.
+        // Without this, a reader that left would be noticed only at the next change.
         if crate::out::reader_is_gone() {
             return Ok(());
         }

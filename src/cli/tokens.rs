@@ -1,7 +1,7 @@
-//! The commands about tokens: made, listed, brought into a cluster that has none, and reset.
+//! The commands about tokens: create, list, delete, and bootstrap a cluster that has none.
 //!
-//! Secrets are made here and sent nowhere but into files of this machine; control gets their digests. A file is never
-//! written over, and only its owner may read it.
+//! Secrets are generated here and leave this machine only in the files that are written for them; control gets their
+//! digests. A file is never overwritten, and only its owner may read it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,9 +32,9 @@ use crate::{
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
-/// What the token for registering services, and its file, are called.
+/// Name of the token for registering services, and of its file.
 const REGISTRAR: &str = "registrar";
-/// Services that are named when many are registered.
+/// How many registered services are named in a message.
 const MAX_NAMED: usize = 10;
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
@@ -49,19 +49,19 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
             create(servers, name, role, scope, replace).await
         }
         Token::Bootstrap(wanted) => bootstrap(servers.only()?, wanted, servers.json).await,
-        // It asks no control and was run before.
+        // It needs no control and was run before.
         Token::Reset(_) => Ok(()),
     }
 }
 
-/// What `token list` says below the tokens of a server.
+/// The text below the tokens of a server in `token list`.
 async fn pending_text(client: &Client) -> Result<String, Failure> {
     let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
 
-/// For whom an operator's token waits, as `token list`, `token bootstrap` and `status` say it.
+/// Which nodes and vantages an operator's token waits for, as `token list`, `token bootstrap` and `token reset` print it.
 pub(super) fn waiting_text(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
     match named.len() {
@@ -76,12 +76,12 @@ pub(super) fn waiting_text(operator: &Name, waits_for: &BTreeSet<Bearer>) -> Str
     }
 }
 
-/// Makes one secret and puts its digest to every server. It is printed if any of them took it.
+/// Generates one secret and sends its digest to every server. The secret is printed if any of them accepted it.
 async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace: bool) -> Outcome {
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
-    // What does not fit together was given on the command line.
+    // Contradictions in the request come from the command line.
     let ask = async |client: &Client| {
         client.post::<MadeToken>("/v1/tokens", &wanted).await.map_err(Failure::of_files)
     };
@@ -98,7 +98,7 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
     let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
     let done = |answer: &Answer<MadeToken>| {
         if !servers.json {
-            // Standard output is the secret's alone.
+            // Standard output has only the secret.
             out::note(servers.describe(answer, say).trim_end());
         }
     };
@@ -115,8 +115,8 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
     conclude(&answers, again)
 }
 
-/// Refuses to make a token that a server has already: the others would take another secret. Servers that do not answer
-/// are passed over.
+/// Refuses to create a token that a server has already, because the others would get another secret. Servers that do not
+/// answer are skipped.
 async fn refuse_if_present(servers: &Servers, name: &Name) -> Outcome {
     let path = format!("/v1/documents/token/{}", segment(name.as_str()));
     let answers = servers.ask(async |client: &Client| client.has(&path).await, |_| ()).await;
@@ -139,7 +139,7 @@ fn print_secret(name: &Name, secret: &str) -> Outcome {
     print(&format!("{secret}\n"))
 }
 
-/// A secret that is written down under a temporary name, and shown under its own once control has its digest.
+/// A secret in a file with a temporary name, which is renamed once control has the digest.
 struct Draft {
     part: PathBuf,
     path: PathBuf,
@@ -151,7 +151,7 @@ impl Draft {
         let failed =
             |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
         let part = dir.join(format!(".{name}.token.part"));
-        // Left by a run that was interrupted before control had its digest.
+        // A file of a run that was interrupted before control had the digest.
         match std::fs::remove_file(&part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -163,7 +163,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Gives the file its name, unless another process took it in between.
+    /// Renames the file, unless another process created one of that name in between.
     fn publish(self) -> Result<PathBuf, Failure> {
         let failed = |error: io::Error| {
             let (path, part) = (self.path.display(), self.part.display());
@@ -175,22 +175,22 @@ impl Draft {
     }
 
     fn discard(self) {
-        // What stays is never read, and its digest is nowhere.
+        // A file that remains is never read, and no server has the digest.
         let _ = std::fs::remove_file(self.part);
     }
 }
 
-/// Makes the folder if it is not there, for its owner alone.
+/// Creates the folder if it does not exist, readable by its owner only.
 fn private_folder(dir: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| Failure::Failed(format!("{}: {error}; nothing was changed", dir.display())))
 }
 
-/// What a bearer's token, and its file, are called.
+/// Name of a bearer's token, and of its file.
 fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
     let text = bearer.to_string().replacen('/', "-", 1);
     let name = text.parse::<Name>().or_else(|_| {
-        // Too long for a name: its digest is short, and as good a name for a file.
+        // The text is too long for a name; its digest is short and just as unique.
         let digest = auth::digest(&text);
         format!("token-{}", digest.get(..16).unwrap_or_default()).parse()
     });
@@ -210,7 +210,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     let mut bearers = BTreeMap::new();
     for bearer in state.without_token.keys() {
         let name = token_name(bearer)?;
-        // While a bootstrap is under way, most have been given theirs.
+        // While a bootstrap is under way, those that have a token already are left out.
         if state.pending.is_none() || !there.iter().any(|it| it.name == name) {
             bearers.insert(bearer.clone(), name);
         }
@@ -238,16 +238,15 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     print(&bootstrap_text(&files, &state, &wanted.out))
 }
 
-/// True when a token for registering services is to be made. One that is there already is left as it is: it may be
-/// in use.
+/// True if a token for registering services is needed. An existing one is left as it is: it may be in use.
 fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
-    // Where nodes come through our face, registrations do as well.
+    // If nodes connect to our Consul face, programs that register services do as well.
     let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
     let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
     state.pending.is_none() && ours && !there.iter().any(made)
 }
 
-/// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
+/// Control did not confirm that it created the tokens. If it is known that it created none, the secrets are removed.
 async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
     let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
@@ -273,11 +272,11 @@ async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) ->
 struct Drafts<'a> {
     dir: &'a Path,
     all: Vec<(Owner, Draft)>,
-    /// Files that were there already.
+    /// Files that existed already.
     kept: Vec<Written>,
 }
 
-/// Who is to have a file.
+/// The user of a token file.
 #[derive(Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Owner {
@@ -286,7 +285,7 @@ enum Owner {
     Bearer(Bearer),
 }
 
-/// One file that was written.
+/// One file, written or found.
 #[derive(Debug, serde::Serialize)]
 struct Written {
     owner: Owner,
@@ -294,8 +293,8 @@ struct Written {
 }
 
 impl Drafts<'_> {
-    /// A secret for a file. A file that is there already keeps its secret, which is put to this cluster as well: so
-    /// several clusters can be given the same tokens, and a run that failed can be done again.
+    /// A secret for a file. An existing file keeps its secret, which is sent to this cluster as well: so several clusters
+    /// can have the same tokens, and a run that failed can be repeated.
     fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<Keyed, Failure> {
         let path = self.dir.join(format!("{file}.token"));
         let there = TokenFile { what: "--out", path: path.clone(), credential: Credential::default() };
@@ -385,7 +384,7 @@ fn bootstrap_text(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> St
     text
 }
 
-/// What becomes of programs that register services: nothing waits for them, because they send no heartbeat.
+/// What programs that register services have to do: a bootstrap does not wait for them, because they send no heartbeat.
 fn registered(state: &admin::Bootstrap) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {

@@ -1,4 +1,4 @@
-//! A status as text: first whether all is well, then what is wrong, then the tables. Pure: data in, text out.
+//! A status as text: first whether all is well, then the problems, then the tables. Pure: data in, text out.
 
 use std::fmt::Write as _;
 
@@ -28,7 +28,7 @@ pub(super) fn whole(it: &Status) -> String {
     text
 }
 
-/// Only what is wrong.
+/// Only the problems.
 pub(super) fn problems(it: &Status) -> String {
     let mut text = head(it);
     findings(&mut text, "Problems", &it.problems);
@@ -46,8 +46,8 @@ pub(super) fn check(it: &Status) -> String {
     format!("NOT WELL: {}{more}", first.text)
 }
 
-/// What must differ before a watched status that is not on a screen is printed again. Durations grow by themselves and
-/// are none of it.
+/// A watched status that is not on a screen is printed again only if this text changed. It contains no durations, because
+/// they always change.
 pub(super) fn mark(it: &Status) -> String {
     let mut mark = format!("{} {}", it.generation, it.engine_error.is_some());
     for finding in it.problems.iter().chain(&it.notes) {
@@ -210,7 +210,7 @@ fn services(text: &mut String, it: &Status) {
     }
 }
 
-/// What is said of an instance. The last three are of the nodes that use it, and only where they doubt it.
+/// Columns of the instances. The last three come from nodes that use an instance and doubt it.
 const INSTANCE_HEADS: &[&str] =
     &["SITE", "INSTANCE", "NODE", "ADDRESS", "STATE", "REASON", "LAST DIAL", "SINCE", "SEEN BY"];
 
@@ -221,7 +221,7 @@ fn instances(text: &mut String, service: &ServiceStatus) {
     if service.instances.is_empty() {
         return;
     }
-    // The last columns are of nodes that doubt an instance, and mostly there is none.
+    // The last columns come from nodes that doubt an instance; usually there are none.
     let shown = match service.instances.iter().any(|it| !it.seen_by.is_empty()) {
         true => INSTANCE_HEADS,
         false => INSTANCE_HEADS.split_at(6).0,

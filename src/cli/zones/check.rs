@@ -10,10 +10,10 @@ use store::model::{Document, DomainName, InputError};
 
 use super::read::of_zone_file;
 
-/// What is found in a zone file: the zone's name and the warnings, or the errors.
+/// The result of checking a zone file: the zone's name and the warnings, or the errors.
 pub(in crate::cli) type Found = Result<(DomainName, Vec<InputError>), Vec<InputError>>;
 
-/// Looks for errors in a file called `ORIGIN.zone`. With the files that it includes.
+/// Checks a file called `ORIGIN.zone`. Also returns the files that it includes.
 pub(in crate::cli) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     let Some(origin) = zonefile::origin_of(Path::new(file)) else {
         return (Err(vec![misnamed(file, "the file's name is not that of a zone")]), Vec::new());
@@ -28,18 +28,18 @@ pub(in crate::cli) fn check(file: &str) -> (Found, Vec<PathBuf>) {
     (found, parts)
 }
 
-/// The mistake of a zone file whose name does not say which zone it holds.
+/// The error about a zone file whose name does not say which zone it holds.
 pub(in crate::cli) fn misnamed(file: &str, problem: &str) -> InputError {
     file_error(file, problem.to_owned(), "a name such as example.com.zone (ORIGIN.zone)")
 }
 
-/// Something about a file as a whole.
+/// An error or warning about a file as a whole.
 pub(in crate::cli) fn file_error(file: &str, problem: String, expected: &str) -> InputError {
     let (document, field, expected) = (String::new(), String::new(), expected.to_owned());
     InputError { file: file.into(), line: None, document, field, problem, expected }
 }
 
-/// True for a text that is a zone file, whatever its name.
+/// True for a text that is a zone file by its content.
 pub(in crate::cli) fn looks_like_a_zone(text: &[u8]) -> bool {
     let words = |line: &[u8]| -> Vec<Vec<u8>> {
         let words = line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty());
@@ -54,7 +54,7 @@ pub(in crate::cli) fn looks_like_a_zone(text: &[u8]) -> bool {
     !is_document && (has_soa || first(&|word| directives.contains(&word)))
 }
 
-/// Warns of zone files of which a node would serve one alone: two in one folder whose names are those of one zone.
+/// Warns of two zone files in one folder for the same zone, of which a node would serve only one.
 pub(in crate::cli) fn duplicates(filed: &[(String, DomainName)]) -> Vec<InputError> {
     let folder = |file: &str| Path::new(file).parent().map(Path::to_owned);
     let mut first: HashMap<(Option<PathBuf>, &DomainName), &str> = HashMap::new();

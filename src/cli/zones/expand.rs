@@ -1,8 +1,8 @@
 //! `file:` in Zone documents: the records of the zone file are put into the document before it is sent.
 //!
-//! Control never reads a zone file: this side reads it and sends its records. The documents go out with every field
-//! on the line where people wrote it, so that control's mistakes name the right lines; those about a record of the
-//! zone file are pointed to its line there afterwards ([`Origins`]).
+//! Control never reads a zone file: the command line reads it and sends its records. In the documents that are sent, every
+//! field is on the line where it was written, so that control's errors name the right lines. Errors about a record of the
+//! zone file get its line there afterwards ([`Origins`]).
 
 use std::{
     path::{Path, PathBuf},
@@ -19,11 +19,11 @@ use store::model::{
 use super::read::{HOW_TO_SPLIT, of_zone_file, placed, too_large, without_occluded};
 use crate::{admin::FileText, cli::failure::Failure};
 
-/// Where the records came from that stand in no document people wrote, and what was passed over in their files.
+/// Where the records came from that were read from zone files, and the warnings about these files.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Origins {
     all: Vec<Origin>,
-    /// Not errors: what they tell of was left out, or is answered in another way than it is written.
+    /// What was left out, or is answered in another way than the file says.
     pub(in crate::cli) warnings: Vec<InputError>,
 }
 
@@ -32,15 +32,15 @@ pub(in crate::cli) struct Origins {
 struct Origin {
     /// The document's file.
     file: String,
-    /// What mistakes call it.
+    /// The name of the document in errors.
     document: String,
-    /// How many records were written in the document itself; those of the zone file follow.
+    /// How many records the document itself has; those of the zone file follow.
     own: usize,
     places: Places,
 }
 
 impl Origins {
-    /// Points mistakes about what came from a zone file to its line there.
+    /// Gives errors about something from a zone file their line there.
     pub(in crate::cli) fn point_out(&self, errors: &mut [InputError]) {
         for error in errors {
             let of = |it: &&Origin| *it.file == *error.file && it.document == error.document;
@@ -52,7 +52,7 @@ impl Origins {
         }
     }
 
-    /// As [`Origins::point_out`], in what control answered.
+    /// As [`Origins::point_out`], for the answer of control.
     pub(in crate::cli) fn explain(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Refused { mut errors, summary } => {
@@ -70,7 +70,7 @@ impl Origin {
     }
 }
 
-/// The zone files that documents name, and those that these include.
+/// The zone files that documents name, and the files that these include.
 pub(in crate::cli) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
     let mut named = Vec::new();
     for file in files.iter().filter(|it| it.text.contains("file")) {
@@ -92,7 +92,7 @@ pub(in crate::cli) fn named_files(files: &[FileText]) -> Vec<PathBuf> {
 /// Puts the records of zone files into the documents that name them.
 ///
 /// # Errors
-/// Every mistake in the zone files, and about them.
+/// Every error in the zone files, and about them.
 pub(in crate::cli) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Origins), Vec<InputError>> {
     let (mut origins, mut wrong) = (Origins::default(), Vec::new());
     let expanded = files.into_iter().map(|file| expand_file(file, &mut origins, &mut wrong)).collect();
@@ -100,7 +100,7 @@ pub(in crate::cli) fn expand(files: Vec<FileText>) -> Result<(Vec<FileText>, Ori
 }
 
 fn expand_file(file: FileText, origins: &mut Origins, wrong: &mut Vec<InputError>) -> FileText {
-    // Most files name no zone file, and go out letter by letter.
+    // Most files name no zone file, and are sent unchanged.
     if !file.text.contains("file") || file.name.ends_with(".toml") || file.name.ends_with(".zone") {
         return file;
     }
@@ -132,7 +132,7 @@ fn names_a_file(tree: &Node) -> bool {
     zone && named && word(tree, "file").is_some()
 }
 
-/// Replaces the `file` of a Zone by what it says.
+/// Replaces the `file` of a Zone by the content of that file.
 fn expand_zone(
     tree: &mut Node,
     name: &str,
@@ -173,12 +173,13 @@ fn expand_zone(
     Some(Origin { file: name.to_owned(), document, own, places })
 }
 
-/// A path relative to the folder of the file it stands in.
+/// A path that is relative to the folder of the file in which it is written.
 fn relative_to(name: &str, path: &str) -> PathBuf {
     Path::new(name).parent().map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
 }
 
-/// Puts a zone's fields in the place of `file`, its records behind those that are there. Gives their number.
+/// Replaces `file` by the fields of a zone; its records are appended to those of the document. Returns how many records the
+/// document has itself.
 fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
     let Value::Map(entries) = &mut tree.value else { return 0 };
     let Value::Map(said) = encode::tree(&Document::Zone(zone)).value else { return 0 };
@@ -193,7 +194,7 @@ fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
         && let Value::List(more) = said.remove(at).value.value
     {
         count = items.len();
-        // Where the list ends before `file`, the lines of what follows go on growing.
+        // If the list ends before `file`, the lines after it must not go back.
         let last = items.last().map_or(own.line, last_line);
         items.extend(more.into_iter().map(|mut item| {
             set_node_lines(&mut item, last);
@@ -206,7 +207,7 @@ fn merge(tree: &mut Node, zone: Zone, line: u32) -> usize {
     count
 }
 
-/// The last line on which something of a node stands.
+/// The last line of a node.
 fn last_line(node: &Node) -> u32 {
     match &node.value {
         Value::Scalar(_) => node.line,

@@ -17,14 +17,14 @@ use crate::cli::{
 /// How a zone file is imported.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::cli) struct Import {
-    /// Of a signed zone everything but its signatures.
+    /// Take a signed zone without the records that sign it.
     pub(in crate::cli) strip_dnssec: bool,
     /// The document as JSON.
     pub(in crate::cli) json: bool,
 }
 
-/// Prints the Zone document of a zone file, or writes it. What is left out goes to standard error, and a document that
-/// `apply` would refuse is not printed.
+/// Prints the Zone document of a zone file, or writes it to a file. What is left out is reported on standard error. A
+/// document that `apply` would refuse is not printed.
 pub(in crate::cli) fn import(file: &Path, origin: &str, how: Import, output: Option<&Path>) -> Outcome {
     let wrong = |expected| Failure::Wrong(format!("--origin {origin:?}: expected {expected}"));
     let origin: DomainName = origin.parse().map_err(wrong)?;
@@ -47,12 +47,12 @@ pub(in crate::cli) fn import(file: &Path, origin: &str, how: Import, output: Opt
     std::fs::File::create(output).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
-/// Writes lines to standard error. Whether they can be written changes nothing.
+/// Writes lines to standard error. A failure to write them is ignored.
 fn to_standard_error(lines: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
-/// What `--strip-dnssec` left out, for people; empty for nothing.
+/// What `--strip-dnssec` left out, as text; empty if that is nothing.
 fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
     if counts.is_empty() {
         return String::new();
@@ -66,7 +66,7 @@ fn stripped(origin: &DomainName, counts: &BTreeMap<u16, usize>) -> String {
     )
 }
 
-/// Whether `apply` takes a document by itself; if not, why, by the lines of the zone file.
+/// Checks that `apply` accepts a document by itself. The errors have the lines of the zone file.
 fn check_document(file: &Path, text: &str, places: &Places) -> Result<(), Vec<InputError>> {
     if text.len() > yaml::MAX_DOCUMENT {
         let (problem, expected) = (too_large(text.len()), HOW_TO_SPLIT.to_owned());

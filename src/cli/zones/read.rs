@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use dns::zonefile::{self, Place, Places, Read};
 use store::model::{DomainName, InputError, RecordData, StaticRecord, yaml};
 
-/// Takes out what lies below a delegation of the zone itself and is no delegation or glue: it is never answered, and
-/// in a document it would be a mistake.
+/// Removes the records below a delegation of the zone that are neither delegations nor glue: they are never answered, and
+/// an error in a document.
 pub(super) fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::ZoneFileError>) {
     let apex = read.zone.name.clone();
     let ns = |it: &&StaticRecord| matches!(it.data, RecordData::Ns(_)) && it.name != apex;
@@ -47,7 +47,8 @@ pub(super) fn of_zone_file(it: zonefile::ZoneFileError, document: &str) -> Input
     InputError { file: it.file, line: it.line, document, field, problem: it.problem, expected: it.expected }
 }
 
-/// Where a field of a Zone document stands in the zone file it was made from, behind `own` records of its own.
+/// The place in a zone file from which a field of a Zone document came; the document has `own` records of its own before
+/// those of the file.
 pub(super) fn placed<'p>(places: &'p Places, own: usize, field: &str) -> Option<&'p Place> {
     let (list, rest) = field.split_once('[').unwrap_or((field, ""));
     let number = || rest.split_once(']')?.0.parse::<usize>().ok();
