@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
-use crate::{connection::Talk, exchange::Exchange};
+use crate::{connection::ConnectionState, exchange::Exchange};
 
 /// What a client's request body did so far.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub(crate) struct Stream {
     pub(crate) held: VecDeque<Bytes>,
     pub(crate) incoming: Incoming,
     pub(crate) exchange: Exchange,
-    pub(crate) talk: Rc<Talk>,
+    pub(crate) client: Rc<ConnectionState>,
 }
 
 impl Body for ResponseBody {
@@ -135,7 +135,7 @@ impl Stream {
                 None => self.exchange.finish(),
                 Some(Err(_)) => {
                     // The client must not take what it got for the whole.
-                    self.talk.abort();
+                    self.client.abort();
                     self.exchange.short_answer();
                 }
             }

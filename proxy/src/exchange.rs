@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use crate::{
     body::{Progress, RequestBody, ResponseBody, Stream},
-    connection::Talk,
+    connection::ConnectionState,
     instance::InFlight,
     message,
-    pool::Link,
-    worker::{Leaving, Picked, Worker},
+    pool::UpstreamConnection,
+    worker::{Picked, ToClose, Worker},
 };
 
 /// A request being exchanged with an instance.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     worker: Rc<Worker>,
-    link: Option<Link>,
+    connection: Option<UpstreamConnection>,
     flight: Option<InFlight>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Failure {
     /// Nothing was sent: no connection.
     NotSent(Request<RequestBody>, io::Error),
     /// Nothing was sent: the instance was shut while the connection was made.
-    Shut(Request<RequestBody>),
+    Excluded(Request<RequestBody>),
     /// It was sent and the answer was lost.
     Lost {
         /// On a connection that had served before: perhaps only its end was missed.
@@ -52,9 +52,9 @@ pub(crate) enum Failure {
 
 /// What an attempt needs to know of the request.
 #[derive(Debug)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct RequestContext<'a> {
     pub(crate) method: &'a Method,
-    pub(crate) talk: &'a Rc<Talk>,
+    pub(crate) client: &'a Rc<ConnectionState>,
     pub(crate) progress: &'a Rc<Progress>,
     /// May be sent again: small answers are held until they are whole.
     pub(crate) replayable: bool,
@@ -71,43 +71,43 @@ impl Exchange {
         worker: &Rc<Worker>,
         picked: Picked,
         request: Request<RequestBody>,
-        terms: &Terms<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let instance = Arc::clone(picked.flight.instance());
-        let mut exchange = Self { worker: Rc::clone(worker), link: None, flight: Some(picked.flight) };
+        let mut exchange = Self { worker: Rc::clone(worker), connection: None, flight: Some(picked.flight) };
         let mut request = request;
         let mut reused = false;
-        if !terms.fresh {
-            exchange.link = worker.take_idle(&picked.places);
+        if !context.fresh {
+            exchange.connection = worker.take_idle(&picked.places);
         }
-        if let Some(link) = &mut exchange.link {
+        if let Some(connection) = &mut exchange.connection {
             // The address may have been registered anew, under another id or as a host name, since it was made;
             // a drain finds a connection by whom it served last.
-            link.instance = Arc::clone(&instance);
+            connection.instance = Arc::clone(&instance);
         }
-        if exchange.link.is_some() {
-            match exchange.send(request, terms.progress).await {
+        if exchange.connection.is_some() {
+            match exchange.send(request, context.progress).await {
                 // The idle connection had ended; nothing was written to it.
                 Err(Failure::NotSent(returned, _)) => {
-                    exchange.retire_link();
+                    exchange.retire_connection();
                     request = returned;
                 }
                 sent => {
                     reused = true;
-                    return exchange.receive(sent, reused, terms).await;
+                    return exchange.receive(sent, reused, context).await;
                 }
             }
         }
-        exchange.link = match worker.connect(&instance, &picked.places).await {
-            Ok(link) => Some(link),
+        exchange.connection = match worker.connect(&instance, &picked.places).await {
+            Ok(connection) => Some(connection),
             Err(error) => return Err(Failure::NotSent(request, error)),
         };
         // Making a connection takes time, in which the instance may have been shut or we may have been frozen.
-        if worker.is_shut(&instance) || worker.lease_lapsed() {
-            return Err(Failure::Shut(request));
+        if worker.is_excluded(&instance) || worker.lease_lapsed() {
+            return Err(Failure::Excluded(request));
         }
-        let sent = exchange.send(request, terms.progress).await;
-        exchange.receive(sent, reused, terms).await
+        let sent = exchange.send(request, context.progress).await;
+        exchange.receive(sent, reused, context).await
     }
 
     async fn send(
@@ -115,12 +115,12 @@ impl Exchange {
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
-        let Some(link) = &mut self.link else {
+        let Some(connection) = &mut self.connection else {
             return Err(Failure::NotSent(request, io::ErrorKind::NotConnected.into()));
         };
         progress.moved.set(Instant::now());
         let patience = self.worker.limits().response_timeout;
-        let mut sending = std::pin::pin!(link.sender.try_send_request(request));
+        let mut sending = std::pin::pin!(connection.sender.try_send_request(request));
         loop {
             tokio::select! {
                 answered = &mut sending => return answered.map_err(|mut error| match error.take_message() {
@@ -141,22 +141,22 @@ impl Exchange {
         self,
         sent: Result<Response<Incoming>, Failure>,
         reused: bool,
-        terms: &Terms<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let response = sent.map_err(|failure| match failure {
             Failure::Lost { reason, .. } => Failure::Lost { reused, reason },
             other => other,
         })?;
         let (mut head, incoming) = response.into_parts();
-        message::admit_response(&mut head, terms.method).map_err(Failure::Refused)?;
-        self.forward(head, incoming, terms).await
+        message::admit_response(&mut head, context.method).map_err(Failure::Refused)?;
+        self.forward(head, incoming, context).await
     }
 
     async fn forward(
         mut self,
         head: response::Parts,
         mut incoming: Incoming,
-        terms: &Terms<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
         if incoming.is_end_stream() {
             self.finish();
@@ -165,19 +165,20 @@ impl Exchange {
         let limits = self.worker.limits();
         let small = incoming.size_hint().exact().is_some_and(|length| length <= limits.small_answer);
         let mut held = VecDeque::new();
-        if small && terms.replayable && hold(&mut incoming, &mut held, limits.small_answer_patience).await? {
+        if small && context.replayable && hold(&mut incoming, &mut held, limits.small_answer_patience).await?
+        {
             self.finish();
             return Ok(Response::from_parts(head, ResponseBody::Whole(join(held))));
         }
-        let talk = Rc::clone(terms.talk);
-        let stream = Box::new(Stream { held, incoming, exchange: self, talk });
+        let client = Rc::clone(context.client);
+        let stream = Box::new(Stream { held, incoming, exchange: self, client });
         Ok(Response::from_parts(head, ResponseBody::Instance(stream)))
     }
 
     /// The response was read to its end: the connection may serve again.
     pub(crate) fn finish(&mut self) {
-        if let (Some(link), Some(flight)) = (self.link.take(), self.flight.take()) {
-            self.worker.give_back(link, flight);
+        if let (Some(connection), Some(flight)) = (self.connection.take(), self.flight.take()) {
+            self.worker.give_back(connection, flight);
         }
     }
 
@@ -190,15 +191,15 @@ impl Exchange {
         self.retire();
     }
 
-    fn retire_link(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.worker.leave(Leaving::Link(link, None));
+    fn retire_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.worker.close_later(ToClose::Connection(connection, None));
         }
     }
 
     fn retire(&mut self) {
-        match self.link.take() {
-            Some(link) => self.worker.leave(Leaving::Link(link, self.flight.take())),
+        match self.connection.take() {
+            Some(connection) => self.worker.close_later(ToClose::Connection(connection, self.flight.take())),
             None => self.flight = None,
         }
     }
@@ -256,7 +257,7 @@ impl Failure {
     pub(crate) const fn blames(&self) -> bool {
         match self {
             Self::NotSent(..) | Self::Late | Self::Refused(_) | Self::Lost { reused: false, .. } => true,
-            Self::Lost { reused: true, .. } | Self::Shut(_) | Self::ClientBroke => false,
+            Self::Lost { reused: true, .. } | Self::Excluded(_) | Self::ClientBroke => false,
         }
     }
 }

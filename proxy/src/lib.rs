@@ -3,7 +3,7 @@
 //! [`bind`] takes every port; [`Proxy::run`] starts one thread per worker and then only watches: it compiles
 //! the routing table of each snapshot, says which services are in use, and sends receipts for drains. The
 //! workers (`worker`) share nothing mutable but counters. It dials drained instances until they have ended
-//! (`endings`). What decides (`route`, `pick`, `shut`, `breaker`, `budget`, `framing`, `message`, `receipts`) is pure:
+//! (`termination`). What decides (`route`, `balance`, `excluded`, `breaker`, `retry_budget`, `framing`, `message`, `receipts`) is pure:
 //! no socket, no clock.
 //!
 //! ```text
@@ -11,28 +11,28 @@
 //!                                               ^________ retry on another _____|
 //! ```
 
+mod balance;
 mod body;
 mod breaker;
-mod budget;
 mod config;
 mod connection;
-mod endings;
 mod exchange;
+mod excluded;
 mod forward;
 mod framing;
+mod happy_eyeballs;
 mod instance;
 mod listen;
 mod message;
 mod metrics;
-mod pick;
 mod pool;
-mod race;
 mod receipts;
 mod resolve;
+mod retry_budget;
 mod route;
 mod serve;
 mod shared;
-mod shut;
+mod termination;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -113,7 +113,7 @@ pub struct InstanceStatus {
     /// How many workers have ejected it.
     pub ejected_by: usize,
     /// A drain keeps it from being picked.
-    pub shut: bool,
+    pub excluded: bool,
 }
 
 /// Binds every listener of every worker.
@@ -160,7 +160,7 @@ impl Proxy {
                 follow_snapshots(&shared),
                 follow_discovery(&shared),
                 send_receipts(&shared),
-                endings::watch(&shared),
+                termination::watch(&shared),
                 shared.names.keep_resolved(),
                 shared.names.tell_unresolved(|names| shared.handle.cannot_resolve(names)),
             )
@@ -271,7 +271,7 @@ async fn follow_discovery(shared: &Shared) {
 /// Says which host names are in use; true when every service was read.
 fn names_in_use(shared: &Shared, table: &Table) -> bool {
     let drains = shared.handle.drains().borrow().clone();
-    let mut names: BTreeSet<String> = endings::hosts(&drains, shared.handle.now()).collect();
+    let mut names: BTreeSet<String> = termination::hosts(&drains, shared.handle.now()).collect();
     let mut all_read = true;
     for backend in &table.backends {
         let entry = backend.slot.load();
@@ -291,8 +291,8 @@ async fn send_receipts(shared: &Shared) {
         let drains = Arc::clone(&published.borrow_and_update());
         proved.forget(&drains);
         let now = shared.handle.now();
-        let shut = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
-        shared.metrics.drains_shut.set(shut as u64);
+        let excluded = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
+        shared.metrics.drains_shut.set(excluded as u64);
         let awaited: Vec<_> =
             proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
         shared.instances.watch(!awaited.is_empty());
@@ -376,7 +376,7 @@ impl ProxyHandle {
             site: it.endpoint.meta.get("site").cloned(),
             in_flight: it.in_flight(),
             ejected_by: it.ejected_by.load(Ordering::Relaxed),
-            shut: drains.shutting(&it.endpoint, now).is_some(),
+            excluded: drains.shutting(&it.endpoint, now).is_some(),
         });
         Status {
             phase: shared.phase(),

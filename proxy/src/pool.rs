@@ -10,7 +10,7 @@ use crate::{body::RequestBody, instance::Instance};
 
 /// A connection to an instance.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct UpstreamConnection {
     pub(crate) sender: SendRequest<RequestBody>,
     /// Ends when the connection is closed.
     pub(crate) task: JoinHandle<()>,
@@ -19,7 +19,7 @@ pub(crate) struct Link {
     pub(crate) instance: Arc<Instance>,
 }
 
-impl Link {
+impl UpstreamConnection {
     /// Speaks HTTP over a fresh connection.
     ///
     /// # Errors
@@ -54,54 +54,59 @@ impl Link {
 /// The idle connections.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: HashMap<SocketAddr, Vec<(Link, Instant)>>,
+    idle: HashMap<SocketAddr, Vec<(UpstreamConnection, Instant)>>,
     count: u64,
 }
 
 impl Pool {
     /// The connection to an address that was used last, if it is still open.
-    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<Link> {
-        let links = self.idle.get_mut(&address)?;
-        while let Some((link, _)) = links.pop() {
+    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<UpstreamConnection> {
+        let connections = self.idle.get_mut(&address)?;
+        while let Some((connection, _)) = connections.pop() {
             self.count -= 1;
-            if link.sender.is_ready() && !link.sender.is_closed() {
-                return Some(link);
+            if connection.sender.is_ready() && !connection.sender.is_closed() {
+                return Some(connection);
             }
         }
         None
     }
 
     /// Keeps a connection, unless there are `most` to its address already; then it is given back.
-    pub(crate) fn put(&mut self, link: Link, most: usize) -> Option<Link> {
-        let links = self.idle.entry(link.address).or_default();
-        if links.len() >= most {
-            return Some(link);
+    pub(crate) fn put(&mut self, connection: UpstreamConnection, most: usize) -> Option<UpstreamConnection> {
+        let connections = self.idle.entry(connection.address).or_default();
+        if connections.len() >= most {
+            return Some(connection);
         }
-        links.push((link, Instant::now()));
+        connections.push((connection, Instant::now()));
         self.count += 1;
         None
     }
 
     /// Takes out every connection for which `goes` is true.
-    pub(crate) fn remove(&mut self, goes: impl Fn(&Link) -> bool) -> Vec<Link> {
+    pub(crate) fn remove(&mut self, goes: impl Fn(&UpstreamConnection) -> bool) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
-        for links in self.idle.values_mut() {
-            removed.extend(links.extract_if(.., |(link, _)| goes(link)).map(|(link, _)| link));
+        for connections in self.idle.values_mut() {
+            removed.extend(
+                connections
+                    .extract_if(.., |(connection, _)| goes(connection))
+                    .map(|(connection, _)| connection),
+            );
         }
-        self.idle.retain(|_, links| !links.is_empty());
+        self.idle.retain(|_, connections| !connections.is_empty());
         self.count -= removed.len() as u64;
         removed
     }
 
     /// Takes out what is closed or was idle for too long.
-    pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<Link> {
+    pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
-        for links in self.idle.values_mut() {
-            let over =
-                |(link, since): &mut (Link, Instant)| link.sender.is_closed() || since.elapsed() >= kept_for;
-            removed.extend(links.extract_if(.., over).map(|(link, _)| link));
+        for connections in self.idle.values_mut() {
+            let over = |(connection, since): &mut (UpstreamConnection, Instant)| {
+                connection.sender.is_closed() || since.elapsed() >= kept_for
+            };
+            removed.extend(connections.extract_if(.., over).map(|(connection, _)| connection));
         }
-        self.idle.retain(|_, links| !links.is_empty());
+        self.idle.retain(|_, connections| !connections.is_empty());
         self.count -= removed.len() as u64;
         removed
     }

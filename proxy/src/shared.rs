@@ -13,7 +13,7 @@ use store::{Handle, drain::Drains, handle::Following};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::Config, instance::Instances, message::Introduction, metrics::Metrics, resolve::Names,
+    config::Config, instance::Instances, message::ForwardedHeaders, metrics::Metrics, resolve::Names,
     route::Table,
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) introduction: Introduction,
+    pub(crate) forwarded_headers: ForwardedHeaders,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
@@ -59,7 +59,7 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         Arc::new(Self {
-            introduction: Introduction::new(&config.node),
+            forwarded_headers: ForwardedHeaders::new(&config.node),
             config,
             following: handle.follow_services(),
             handle,

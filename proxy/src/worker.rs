@@ -1,5 +1,5 @@
 //! One worker: a thread with its own listeners, connections and balancer state. Nothing in it is shared but
-//! what [`Shared`] holds, so picking takes no lock and a drain taken by this thread binds its next pick.
+//! what [`Shared`] holds, so picking takes no lock and a drain obeyed by this thread binds its next pick.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,17 +14,17 @@ use store::{discovery::Entry, drain::Drains, model::Moment};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
+    balance::{Candidate, Candidates, Eligibility, failover_order},
     breaker::{Breaker, Ejection},
-    budget::Budget,
     config::Limits,
+    excluded::Excluded,
+    happy_eyeballs::{self, DialAddresses, RecentFailures},
     instance::{InFlight, Instance},
     metrics::Metrics,
-    pick::{Candidate, Candidates, Fitness, takeover},
-    pool::{Link, Pool},
-    race::{self, Avoided, Places},
+    pool::{Pool, UpstreamConnection},
+    retry_budget::RetryBudget,
     route::Table,
     shared::Shared,
-    shut::Shut,
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -37,25 +37,25 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     number: usize,
     published: RefCell<watch::Receiver<Arc<Drains>>>,
-    taken: RefCell<Taken>,
+    obeyed: RefCell<Obeyed>,
     views: RefCell<Views>,
     breakers: RefCell<HashMap<u64, (Breaker, Arc<Instance>)>>,
-    pub(crate) budget: RefCell<Budget>,
+    pub(crate) budget: RefCell<RetryBudget>,
     pool: RefCell<Pool>,
-    avoided: RefCell<Avoided>,
-    leaving: mpsc::UnboundedSender<Leaving>,
+    recent_failures: RefCell<RecentFailures>,
+    to_close: mpsc::UnboundedSender<ToClose>,
     lease: tokio::sync::Mutex<()>,
-    conversations: Cell<usize>,
+    open_connections: Cell<usize>,
     ended: Notify,
 }
 
 /// The drains as this worker obeys them.
 #[derive(Debug, Default)]
-struct Taken {
+struct Obeyed {
     all: Arc<Drains>,
-    /// Only those that shut their instance now.
-    shut: Shut,
-    /// Grows whenever `shut` changes.
+    /// Only those that exclude their instance now.
+    excluded: Excluded,
+    /// Grows whenever `excluded` changes.
     version: u64,
 }
 
@@ -75,43 +75,47 @@ struct View {
 
 /// What is on its way out of a worker, in order.
 #[derive(Debug)]
-pub(crate) enum Leaving {
+pub(crate) enum ToClose {
     /// A connection to be closed; whatever it carried is under way until it is.
-    Link(Link, Option<InFlight>),
-    /// Everything that these drains shut is closed once this is reached.
-    Taken(Arc<Drains>),
+    Connection(UpstreamConnection, Option<InFlight>),
+    /// Everything that these drains exclude is closed once this is reached.
+    Acknowledge(Arc<Drains>),
 }
 
 /// Somebody to send a request to.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    pub(crate) places: Places,
+    pub(crate) places: DialAddresses,
     pub(crate) flight: InFlight,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> (Rc<Self>, mpsc::UnboundedReceiver<Leaving>) {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> (Rc<Self>, mpsc::UnboundedReceiver<ToClose>) {
         // Bounded by the connections there are.
-        let (leaving, left) = mpsc::unbounded_channel();
+        let (to_close, queue) = mpsc::unbounded_channel();
         let limits = &shared.config.limits;
         let worker = Rc::new(Self {
             number,
             published: RefCell::new(shared.handle.drains()),
-            taken: RefCell::default(),
+            obeyed: RefCell::default(),
             views: RefCell::default(),
             breakers: RefCell::default(),
-            budget: RefCell::new(Budget::new(limits.retry_percent, limits.retry_floor, shared.handle.now())),
+            budget: RefCell::new(RetryBudget::new(
+                limits.retry_percent,
+                limits.retry_floor,
+                shared.handle.now(),
+            )),
             pool: RefCell::default(),
-            avoided: RefCell::default(),
-            leaving,
+            recent_failures: RefCell::default(),
+            to_close,
             lease: tokio::sync::Mutex::default(),
-            conversations: Cell::new(0),
+            open_connections: Cell::new(0),
             ended: Notify::new(),
             shared,
         });
         worker.published.borrow_mut().mark_changed();
-        worker.take_drains();
-        (worker, left)
+        worker.obey_newest_drains();
+        (worker, queue)
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -124,29 +128,30 @@ impl Worker {
 
     /// Obeys the newest drains from now on: their instances leave the pool, and once those connections are
     /// closed, the state is acknowledged.
-    fn take_drains(&self) {
+    fn obey_newest_drains(&self) {
         let now = self.shared.handle.now();
         let mut published = self.published.borrow_mut();
-        let mut taken = self.taken.borrow_mut();
+        let mut obeyed = self.obeyed.borrow_mut();
         let fresh = published.has_changed().unwrap_or(false);
-        if !fresh && taken.shut.until.is_none_or(|until| now < until) {
+        if !fresh && obeyed.excluded.until.is_none_or(|until| now < until) {
             return;
         }
-        taken.all = Arc::clone(&published.borrow_and_update());
-        taken.shut = Shut::by(&taken.all, now);
-        taken.version += 1;
-        let shut = |link: &Link| taken.shut.contains(&link.instance.endpoint, now);
-        for link in self.pool.borrow_mut().remove(shut) {
+        obeyed.all = Arc::clone(&published.borrow_and_update());
+        obeyed.excluded = Excluded::by(&obeyed.all, now);
+        obeyed.version += 1;
+        let excluded =
+            |connection: &UpstreamConnection| obeyed.excluded.contains(&connection.instance.endpoint, now);
+        for connection in self.pool.borrow_mut().remove(excluded) {
             self.metrics().idle.decrement();
-            self.leave(Leaving::Link(link, None));
+            self.close_later(ToClose::Connection(connection, None));
         }
-        self.leave(Leaving::Taken(Arc::clone(&taken.all)));
+        self.close_later(ToClose::Acknowledge(Arc::clone(&obeyed.all)));
     }
 
     /// True when a drain keeps the instance from getting requests.
-    pub(crate) fn is_shut(&self, instance: &Instance) -> bool {
-        self.take_drains();
-        self.taken.borrow().shut.contains(&instance.endpoint, self.shared.handle.now())
+    pub(crate) fn is_excluded(&self, instance: &Instance) -> bool {
+        self.obey_newest_drains();
+        self.obeyed.borrow().excluded.contains(&instance.endpoint, self.shared.handle.now())
     }
 
     pub(crate) fn lease_lapsed(&self) -> bool {
@@ -168,21 +173,21 @@ impl Worker {
 
     /// Picks an instance that was not tried yet, by the newest drains, and counts the request in.
     pub(crate) fn pick(&self, table: &Arc<Table>, backend: usize, tried: &[u64]) -> Option<Picked> {
-        self.take_drains();
+        self.obey_newest_drains();
         let now = self.shared.handle.now();
         let mut views = self.views.borrow_mut();
         let candidates = self.candidates(&mut views, table, backend, now)?;
         let mut breakers = self.breakers.borrow_mut();
-        let fitness = |it: &Candidate| match breakers.get(&it.instance.number) {
-            _ if tried.contains(&it.instance.number) => Fitness::Out,
-            Some((breaker, _)) if !breaker.admits(now) => Fitness::Ejected,
-            _ => Fitness::Fit,
+        let eligibility = |it: &Candidate| match breakers.get(&it.instance.number) {
+            _ if tried.contains(&it.instance.number) => Eligibility::Out,
+            Some((breaker, _)) if !breaker.admits(now) => Eligibility::Ejected,
+            _ => Eligibility::Fit,
         };
         let board = self.shared.handle.board();
-        let away = || takeover(&table.snapshot, &table.backends[backend], table.home, board, now);
-        let picked = candidates.pick(fitness, away, |below| fastrand::u32(..below))?;
-        let avoided = self.avoided.borrow();
-        let places = picked.places(|all, port| avoided.order(all, port, fastrand::usize(..), now))?;
+        let away = || failover_order(&table.snapshot, &table.backends[backend], table.home, board, now);
+        let picked = candidates.pick(eligibility, away, |below| fastrand::u32(..below))?;
+        let recent_failures = self.recent_failures.borrow();
+        let places = picked.places(|all, port| recent_failures.order(all, port, fastrand::usize(..), now))?;
         if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
             breaker.picked(&self.ejection(), now);
         }
@@ -201,14 +206,14 @@ impl Worker {
             views.of = table.backends.iter().map(|_| None).collect();
         }
         let backend = table.backends.get(number)?;
-        let taken = self.taken.borrow();
+        let obeyed = self.obeyed.borrow();
         let entry = backend.slot.load();
         let view = views.of.get_mut(number)?;
-        let current = |view: &View| Arc::ptr_eq(&view.entry, &entry) && view.version == taken.version;
+        let current = |view: &View| Arc::ptr_eq(&view.entry, &entry) && view.version == obeyed.version;
         if !view.as_ref().is_some_and(current) {
             let shared = (&*self.shared.instances, &self.shared.names);
-            let candidates = Candidates::build(&entry, backend, table, &taken.shut, now, shared);
-            *view = Some(View { entry, version: taken.version, candidates });
+            let candidates = Candidates::build(&entry, backend, table, &obeyed.excluded, now, shared);
+            *view = Some(View { entry, version: obeyed.version, candidates });
         }
         view.as_ref().map(|view| &view.candidates)
     }
@@ -245,78 +250,83 @@ impl Worker {
     }
 
     /// An idle connection to one of these places.
-    pub(crate) fn take_idle(&self, places: &Places) -> Option<Link> {
+    pub(crate) fn take_idle(&self, places: &DialAddresses) -> Option<UpstreamConnection> {
         let mut pool = self.pool.borrow_mut();
         let before = pool.len();
-        let link = places.all().iter().find_map(|place| pool.take(*place));
+        let connection = places.all().iter().find_map(|place| pool.take(*place));
         for _ in pool.len()..before {
             self.metrics().idle.decrement();
         }
-        link
+        connection
     }
 
     /// A new connection, to the first of these places that answers.
-    pub(crate) async fn connect(&self, instance: &Arc<Instance>, places: &Places) -> io::Result<Link> {
+    pub(crate) async fn connect(
+        &self,
+        instance: &Arc<Instance>,
+        places: &DialAddresses,
+    ) -> io::Result<UpstreamConnection> {
         let limits = self.limits();
-        let race = race::connect(places.all(), limits.connect_timeout).await;
-        if let Places::Several(_) = places {
+        let race = happy_eyeballs::connect(places.all(), limits.connect_timeout).await;
+        if let DialAddresses::Several(_) = places {
             let winner = race.outcome.as_ref().ok().map(|(_, place)| *place);
-            self.avoided.borrow_mut().learn(&race.beaten, winner, self.shared.handle.now());
+            self.recent_failures.borrow_mut().learn(&race.losers, winner, self.shared.handle.now());
         }
-        let link = match race.outcome {
+        let connection = match race.outcome {
             Ok((stream, place)) => {
-                Link::over(stream, Arc::clone(instance), place, limits.max_header_bytes).await
+                UpstreamConnection::over(stream, Arc::clone(instance), place, limits.max_header_bytes).await
             }
             Err(error) => Err(error),
         };
-        if link.is_err() {
+        if connection.is_err() {
             self.metrics().connect_failures.increment();
         }
-        link
+        connection
     }
 
     /// Takes a connection back after a whole exchange: into the pool, or out.
-    pub(crate) fn give_back(self: &Rc<Self>, link: Link, flight: InFlight) {
-        if link.sender.is_closed() || self.is_shut(&link.instance) || self.shared.is_closing() {
-            self.leave(Leaving::Link(link, Some(flight)));
-        } else if link.sender.is_ready() {
-            self.keep(link);
+    pub(crate) fn give_back(self: &Rc<Self>, connection: UpstreamConnection, flight: InFlight) {
+        if connection.sender.is_closed() || self.is_excluded(&connection.instance) || self.shared.is_closing()
+        {
+            self.close_later(ToClose::Connection(connection, Some(flight)));
+        } else if connection.sender.is_ready() {
+            self.keep(connection);
         } else {
             let worker = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                let mut link = link;
-                let ready = tokio::time::timeout(READY_PATIENCE, link.sender.ready()).await;
-                if matches!(ready, Ok(Ok(()))) && !worker.is_shut(&link.instance) {
-                    worker.keep(link);
+                let mut connection = connection;
+                let ready = tokio::time::timeout(READY_PATIENCE, connection.sender.ready()).await;
+                if matches!(ready, Ok(Ok(()))) && !worker.is_excluded(&connection.instance) {
+                    worker.keep(connection);
                     drop(flight);
                 } else {
-                    worker.leave(Leaving::Link(link, Some(flight)));
+                    worker.close_later(ToClose::Connection(connection, Some(flight)));
                 }
             });
         }
     }
 
-    fn keep(&self, link: Link) {
-        match self.pool.borrow_mut().put(link, self.limits().idle_per_instance) {
+    fn keep(&self, connection: UpstreamConnection) {
+        match self.pool.borrow_mut().put(connection, self.limits().idle_per_instance) {
             None => self.metrics().idle.increment(),
-            Some(surplus) => self.leave(Leaving::Link(surplus, None)),
+            Some(surplus) => self.close_later(ToClose::Connection(surplus, None)),
         }
     }
 
     /// Sends something out; nobody is left to take it only when the thread ends, and then all is closed.
-    pub(crate) fn leave(&self, leaving: Leaving) {
-        let _ = self.leaving.send(leaving);
+    pub(crate) fn close_later(&self, to_close: ToClose) {
+        let _ = self.to_close.send(to_close);
     }
 
     /// Closes what leaves, in order, and acknowledges drains when everything before is closed.
-    pub(crate) async fn see_off(&self, mut left: mpsc::UnboundedReceiver<Leaving>) {
-        while let Some(leaving) = left.recv().await {
-            match leaving {
-                Leaving::Link(link, flight) => {
-                    link.close().await;
+    pub(crate) async fn close_in_order(&self, mut queue: mpsc::UnboundedReceiver<ToClose>) {
+        while let Some(to_close) = queue.recv().await {
+            match to_close {
+                ToClose::Connection(connection, flight) => {
+                    connection.close().await;
                     drop(flight);
                 }
-                Leaving::Taken(drains) => self.shared.acknowledge(self.number, drains),
+                ToClose::Acknowledge(drains) => self.shared.acknowledge(self.number, drains),
             }
         }
     }
@@ -326,7 +336,7 @@ impl Worker {
         let mut published = self.shared.handle.drains();
         loop {
             // First of all what was published since this worker was made: nothing will announce it again.
-            self.take_drains();
+            self.obey_newest_drains();
             if published.changed().await.is_err() {
                 return;
             }
@@ -337,12 +347,12 @@ impl Worker {
     pub(crate) async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            for link in self.pool.borrow_mut().sweep(self.limits().idle_for) {
+            for connection in self.pool.borrow_mut().sweep(self.limits().idle_for) {
                 self.metrics().idle.decrement();
-                self.leave(Leaving::Link(link, None));
+                self.close_later(ToClose::Connection(connection, None));
             }
             let (rule, now) = (self.ejection(), self.shared.handle.now());
-            self.avoided.borrow_mut().forget(now);
+            self.recent_failures.borrow_mut().forget(now);
             self.breakers.borrow_mut().retain(|_, (breaker, instance)| {
                 // Nobody else holds an instance that left the registry.
                 let stays = !breaker.stale(&rule, now) && Arc::strong_count(instance) > 1;
@@ -355,16 +365,16 @@ impl Worker {
     }
 
     /// Counts a client connection in; the count falls when the value is dropped.
-    pub(crate) fn converse(self: &Rc<Self>) -> Conversation {
-        self.conversations.set(self.conversations.get() + 1);
+    pub(crate) fn count_connection(self: &Rc<Self>) -> OpenConnection {
+        self.open_connections.set(self.open_connections.get() + 1);
         self.metrics().connections.increment();
         self.metrics().connections_open.increment();
-        Conversation(Rc::clone(self))
+        OpenConnection(Rc::clone(self))
     }
 
     /// Waits until no client connection is left.
-    pub(crate) async fn silence(&self) {
-        while self.conversations.get() > 0 {
+    pub(crate) async fn all_closed(&self) {
+        while self.open_connections.get() > 0 {
             self.ended.notified().await;
         }
     }
@@ -378,11 +388,11 @@ fn forgive(breaker: Breaker, instance: &Instance) {
 
 /// A client connection that is open.
 #[derive(Debug)]
-pub(crate) struct Conversation(Rc<Worker>);
+pub(crate) struct OpenConnection(Rc<Worker>);
 
-impl Drop for Conversation {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.conversations.set(self.0.conversations.get() - 1);
+        self.0.open_connections.set(self.0.open_connections.get() - 1);
         self.0.metrics().connections_open.decrement();
         self.0.ended.notify_one();
     }
