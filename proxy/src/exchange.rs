@@ -12,11 +12,12 @@ use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 use crate::{
-    body::{Progress, RequestBody, ResponseBody, Stream},
     connection::ConnectionState,
     instance::InFlight,
     message,
     pool::UpstreamConnection,
+    request_body::{Progress, RequestBody},
+    response_body::{ResponseBody, Stream},
     worker::{Picked, ToClose, Worker},
 };
 

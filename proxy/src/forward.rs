@@ -13,10 +13,11 @@ use store::handle::asks_strictly;
 use tokio::time::Instant;
 
 use crate::{
-    body::{Progress, RequestBody, ResponseBody},
     connection::ConnectionState,
     exchange::{Exchange, Failure, RequestContext},
     message::{self, BodyFraming, RequestHead},
+    request_body::{Progress, RequestBody},
+    response_body::ResponseBody,
     route::Table,
     worker::Worker,
 };

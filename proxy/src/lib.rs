@@ -12,7 +12,6 @@
 //! ```
 
 mod balance;
-mod body;
 mod breaker;
 mod config;
 mod connection;
@@ -27,7 +26,9 @@ mod message;
 mod metrics;
 mod pool;
 mod receipts;
+mod request_body;
 mod resolve;
+mod response_body;
 mod retry_budget;
 mod route;
 mod serve;

@@ -6,7 +6,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
-use crate::{body::RequestBody, instance::Instance};
+use crate::{instance::Instance, request_body::RequestBody};
 
 /// A connection to an instance.
 #[derive(Debug)]
