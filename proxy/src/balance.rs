@@ -44,7 +44,7 @@ enum Address {
 impl Candidate {
     /// Where to connect; `None` while its host name has no address. `order` puts several into the order in which
     /// they are tried.
-    pub(crate) fn places(
+    pub(crate) fn dial_addresses(
         &self,
         order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>,
     ) -> Option<DialAddresses> {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     connection::ConnectionState,
-    exchange::{Exchange, Failure, RequestContext},
+    exchange::{Failure, RequestContext, attempt},
     message::{self, BodyFraming, RequestHead},
     request_body::{Progress, RequestBody},
     response_body::ResponseBody,
@@ -175,8 +175,8 @@ impl Forward<'_> {
                 return Err(failed);
             };
             let Some(request) = outbound.take() else { return Err(failed) };
-            let instance = Arc::clone(picked.flight.instance());
-            let failure = match Exchange::attempt(self.worker, picked, request, &context).await {
+            let instance = Arc::clone(picked.in_flight.instance());
+            let failure = match attempt(self.worker, picked, request, &context).await {
                 Ok(response) => {
                     self.worker.succeeded(&instance);
                     return Ok(response);

@@ -38,6 +38,7 @@ mod termination;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod worker;
 
 use std::{

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::{connection::ConnectionState, exchange::Exchange};
+use crate::{connection::ConnectionState, upstream::InUse, worker::Worker};
 
 /// A response's body on its way to a client.
 #[derive(Debug)]
@@ -26,7 +26,8 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Stream {
     pub(crate) held: VecDeque<Bytes>,
     pub(crate) incoming: Incoming,
-    pub(crate) exchange: Exchange,
+    pub(crate) in_use: InUse,
+    pub(crate) worker: Rc<Worker>,
     pub(crate) client: Rc<ConnectionState>,
 }
 
@@ -73,16 +74,25 @@ impl Stream {
             let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
             match &frame {
                 Some(Ok(frame)) if frame.is_trailers() => continue,
-                Some(Ok(_)) if self.incoming.is_end_stream() => self.exchange.finish(),
+                Some(Ok(_)) if self.incoming.is_end_stream() => self.in_use.give_back(),
                 Some(Ok(_)) => {}
-                None => self.exchange.finish(),
+                None => self.in_use.give_back(),
                 Some(Err(_)) => {
                     // The client must not take what it got for the whole.
                     self.client.abort();
-                    self.exchange.short_answer();
+                    self.broke_off();
                 }
             }
             return Poll::Ready(frame);
         }
+    }
+
+    /// The instance ended the response early.
+    fn broke_off(&mut self) {
+        self.worker.metrics().short_answers.increment();
+        if let Some(instance) = self.in_use.instance() {
+            self.worker.failed(instance);
+        }
+        self.in_use.close();
     }
 }

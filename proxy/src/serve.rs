@@ -33,11 +33,11 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
     let own = |worker: &Rc<Worker>| Rc::clone(worker);
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's receipts", async move { worker.close_in_order(to_close).await })
+        vital::task("the gateway's receipts", async move { worker.upstream.close_in_order(to_close).await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's follower of drains", async move { worker.follow_drains().await })
+        vital::task("the gateway's follower of drains", async move { worker.upstream.follow_drains().await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
