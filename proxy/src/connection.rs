@@ -1,5 +1,5 @@
-//! A client's connection: its bytes are watched for ambiguous framing on their way to the parser, and it ends
-//! the way its end is meant: in order, or by a reset when a response broke off.
+//! A client's connection. Its bytes are checked for ambiguous framing before the HTTP parser sees them, and it is
+//! closed gracefully, or by a reset when a response broke off.
 
 use std::{
     cell::Cell,
@@ -19,12 +19,12 @@ use tokio::{
 
 use crate::framing::{Framing, FramingError, Scan};
 
-/// How long, and for how much, a closing side still reads: closing with unread bytes resets the connection
-/// and can destroy the answer on its way (RFC 9112 §9.6).
+/// How long a closed connection is still read, and how many bytes: closing with unread bytes resets the connection and
+/// can destroy the response on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// What the connection and the requests on it tell one another.
+/// What a client connection and the requests on it share.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
     /// The client.
@@ -39,25 +39,25 @@ impl ConnectionState {
         Rc::new(Self { peer, requests: Cell::new(0), refused: Cell::new(None), aborted: Cell::new(false) })
     }
 
-    /// Counts the next request; the error to it, if there is one.
+    /// Counts the next request; returns the framing error in it, if there is one.
     pub(crate) fn next_request(&self) -> Option<FramingError> {
         let number = self.requests.get() + 1;
         self.requests.set(number);
         self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, error)| error)
     }
 
-    /// True once a request on it was objected to.
+    /// True once a request on it had a framing error.
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.get().is_some()
     }
 
-    /// The connection must end in a reset.
+    /// From now on the connection is closed by a reset.
     pub(crate) fn abort(&self) {
         self.aborted.set(true);
     }
 }
 
-/// The client's socket, watched.
+/// The client's socket, whose input is checked.
 #[derive(Debug)]
 pub(crate) struct CheckedStream {
     stream: TcpStream,
@@ -96,7 +96,7 @@ impl AsyncRead for CheckedStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.client.is_refused() {
-            // Nothing behind a refused head is looked at; the 400 that is on its way ends the connection.
+            // What follows a refused head is not read; the response 400 ends the connection.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -158,7 +158,7 @@ impl Drop for CheckedStream {
     }
 }
 
-/// Answers a connection that is one too many, as well as that goes without waiting.
+/// Answers a connection over the limit with 503, as far as that is possible without waiting.
 pub(crate) fn refuse(stream: &TcpStream) {
     const ANSWER: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";

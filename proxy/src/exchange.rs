@@ -17,25 +17,25 @@ use crate::{
     worker::{Picked, Worker},
 };
 
-/// Why an attempt brought no response.
+/// Why an attempt gave no response.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Nothing was sent: no connection.
     NotSent(Request<RequestBody>, io::Error),
-    /// Nothing was sent: the instance was shut while the connection was made.
+    /// Nothing was sent: a drain excluded the instance while the connection was made.
     Excluded(Request<RequestBody>),
-    /// It was sent and the answer was lost.
+    /// The request was sent and the response was lost.
     Lost {
-        /// On a connection that had served before: perhaps only its end was missed.
+        /// The connection had served before. Perhaps the instance had just closed it because it was idle.
         reused: bool,
         /// What happened to the connection.
         reason: String,
     },
-    /// It was sent and not answered in time.
+    /// The request was sent and not answered in time.
     Late,
-    /// The client's body ended early.
+    /// The client's request body ended early.
     ClientBroke,
-    /// The answer must not be forwarded.
+    /// The response must not be forwarded.
     Refused(&'static str),
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) method: &'a Method,
     pub(crate) client: &'a Rc<ConnectionState>,
     pub(crate) progress: &'a Rc<Progress>,
-    /// May be sent again: small answers are held until they are whole.
+    /// The request may be sent again, so a small response is held until it is complete.
     pub(crate) replayable: bool,
     /// Do not use an idle connection.
     pub(crate) fresh: bool,
@@ -152,7 +152,7 @@ async fn pass_on(
     Ok(Response::from_parts(head, ResponseBody::Instance(stream)))
 }
 
-/// Holds a body back until it is whole (true) or patience ends (false).
+/// Holds a body back until it is complete (true) or the time is over (false).
 async fn hold(
     incoming: &mut Incoming,
     held: &mut VecDeque<Bytes>,
@@ -181,7 +181,7 @@ fn join(mut held: VecDeque<Bytes>) -> Bytes {
     all.freeze()
 }
 
-/// An error with its causes, for people.
+/// An error with its causes, as text.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -194,7 +194,7 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 }
 
 impl Failure {
-    /// True when it speaks against the instance.
+    /// True when the failure counts against the instance.
     pub(crate) const fn blames(&self) -> bool {
         match self {
             Self::NotSent(..) | Self::Late | Self::Refused(_) | Self::Lost { reused: false, .. } => true,

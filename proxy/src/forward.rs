@@ -1,4 +1,5 @@
-//! A request from its head to its response: refused, answered here, or forwarded with retries.
+//! One request, from its head to its response: it is refused, answered by the gateway itself, or forwarded with
+//! retries.
 
 use std::{cell::Cell, convert::Infallible, rc::Rc, sync::Arc};
 
@@ -22,7 +23,7 @@ use crate::{
     worker::Worker,
 };
 
-/// Answers a request.
+/// Answers a request and counts the response.
 pub(crate) async fn answer(
     worker: Rc<Worker>,
     client: Rc<ConnectionState>,
@@ -63,26 +64,26 @@ async fn respond(
     };
     if message::hops(&head.headers) >= worker.limits().max_hops {
         worker.metrics().loops.increment();
-        return own_answer(StatusCode::LOOP_DETECTED, "this request goes in circles between gateways");
+        return own_answer(StatusCode::LOOP_DETECTED, "forwarding loop between gateways");
     }
     let Some(backend) = split.draw(|below| fastrand::u32(..below)) else {
-        return own_answer(StatusCode::SERVICE_UNAVAILABLE, "every share of this route is zero");
+        return own_answer(StatusCode::SERVICE_UNAVAILABLE, "every weight of this route is zero");
     };
     let forward = Forward { worker, client, table: &table, backend };
     forward.run(&request_head, head, body).await
 }
 
-/// True for the names by which balancers and probers ask for this gateway itself.
+/// True for the names that address the gateway itself: load balancers and probers ask for its readiness by them.
 fn is_ours(request_head: &RequestHead, host: &str, table: &Table) -> bool {
     request_head.by_address() || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
 }
 
-/// Plain, whether balancers may send traffic here. With `?strict` also whether this gateway's picture may be out of date;
-/// why is for the operator's eyes, on the status listener.
+/// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date; the
+/// reasons are only on the status listener, for operators.
 fn readiness(worker: &Worker, query: &str) -> Response<ResponseBody> {
     match worker.shared.unready() {
         None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {
-            let text = "in doubt: the picture of this gateway may be out of date (see its log and metrics)";
+            let text = "in doubt: the data of this gateway may be out of date (see its log and metrics)";
             own_answer(StatusCode::SERVICE_UNAVAILABLE, text)
         }
         None => own_answer(StatusCode::OK, "ready"),
@@ -90,7 +91,7 @@ fn readiness(worker: &Worker, query: &str) -> Response<ResponseBody> {
     }
 }
 
-/// A request on its way to a service.
+/// A request that is forwarded to a service.
 struct Forward<'a> {
     worker: &'a Rc<Worker>,
     client: &'a Rc<ConnectionState>,
@@ -98,7 +99,7 @@ struct Forward<'a> {
     backend: usize,
 }
 
-/// What is sent: again if need be, or once.
+/// The request as it is sent: repeatable, or only once because the body passes through unread.
 enum Outbound {
     Replayable(request::Parts),
     Once(Option<Request<RequestBody>>),
@@ -152,7 +153,7 @@ impl Forward<'_> {
         }
     }
 
-    /// Tries instance after instance; `None` as an error: there was none to try.
+    /// Tries one instance after the other. The error is `None` when there was none to try.
     async fn attempts(
         &self,
         mut outbound: Outbound,
@@ -162,12 +163,12 @@ impl Forward<'_> {
         let mut tried = Vec::new();
         let mut retries = self.worker.limits().retries;
         let mut failed = None;
-        let mut missed_end = false;
+        let mut idle_had_ended = false;
         loop {
             self.worker.assure_lease().await;
             let Some(picked) = self.worker.pick(self.table, self.backend, &tried) else {
-                if std::mem::take(&mut missed_end) {
-                    // Nobody else is left, and perhaps nothing is wrong but that idle connection.
+                if std::mem::take(&mut idle_had_ended) {
+                    // No other instance is left. Perhaps only the idle connection had ended, so a new one is tried.
                     tried.clear();
                     context.fresh = true;
                     continue;
@@ -198,7 +199,7 @@ impl Forward<'_> {
                 }
                 Failure::Lost { reused, reason } => {
                     self.worker.metrics().lost_answers.increment();
-                    missed_end |= reused;
+                    idle_had_ended |= reused;
                     failed = Some(Failure::Lost { reused, reason });
                     context.replayable
                 }
@@ -239,14 +240,14 @@ impl Forward<'_> {
             }
             Some(Failure::ClientBroke) => {
                 metrics.short_requests.increment();
-                closing(own_answer(StatusCode::BAD_REQUEST, "the request's body ended early"))
+                closing(own_answer(StatusCode::BAD_REQUEST, "the request body ended early"))
             }
             Some(Failure::Refused(reason)) => {
                 metrics.refused_answers.increment();
-                tracing::warn!(%service, reason, "an answer was not forwarded");
+                tracing::warn!(%service, reason, "a response was not forwarded");
                 own_answer(
                     StatusCode::BAD_GATEWAY,
-                    &format!("{service} gave an answer that cannot be forwarded"),
+                    &format!("{service} sent a response that cannot be forwarded"),
                 )
             }
             Some(Failure::Lost { reason, .. }) => {
@@ -260,7 +261,7 @@ impl Forward<'_> {
     }
 }
 
-/// An answer of the gateway's own.
+/// A response of the gateway itself.
 fn own_answer(status: StatusCode, text: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Bytes::from(format!("{text}\n"))));
     *response.status_mut() = status;
@@ -268,7 +269,7 @@ fn own_answer(status: StatusCode, text: &str) -> Response<ResponseBody> {
     response
 }
 
-/// The last answer on its connection.
+/// The same response, as the last one on its connection.
 fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

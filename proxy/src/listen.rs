@@ -26,7 +26,7 @@ pub(crate) fn bind(
     let mut bound = Vec::new();
     for &requested in addresses {
         let fail = |source| Error::Listen { address: requested, source };
-        // Another program of the same user with SO_REUSEPORT would silently share the port with us.
+        // Without this check another program of the same user with SO_REUSEPORT would silently share the port.
         if requested.port() != 0 {
             socket(requested).and_then(|it| it.bind(&requested.into())).map_err(fail)?;
         }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_a_mistake() {
+    fn no_address_is_an_error() {
         assert!(matches!(super::bind(&[], 1), Err(Error::NoAddress)));
     }
 }

@@ -1,4 +1,4 @@
-//! One worker's connections to instances: made here, kept while idle, closed when their instance is shut.
+//! Connections to instances, and the pool of the idle ones. `upstream` decides what happens to them.
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ pub(crate) struct UpstreamConnection {
     /// Ends when the connection is closed.
     pub(crate) task: JoinHandle<()>,
     pub(crate) address: SocketAddr,
-    /// Whom it served last, or was made for.
+    /// The instance that it served last, or was made for.
     pub(crate) instance: Arc<Instance>,
 }
 
 impl UpstreamConnection {
-    /// Speaks HTTP over a fresh connection.
+    /// HTTP/1.1 over a new TCP connection.
     ///
     /// # Errors
     /// When the connection cannot be used.
@@ -37,13 +37,13 @@ impl UpstreamConnection {
             .await
             .map_err(io::Error::other)?;
         let task = tokio::task::spawn_local(async move {
-            // What went wrong is told to the request that was under way.
+            // The request in flight gets the error through its sender.
             let _ = connection.await;
         });
         Ok(Self { sender, task, address, instance })
     }
 
-    /// Closes it, and returns when it is closed.
+    /// Closes the connection, and returns when it is closed.
     pub(crate) async fn close(self) {
         drop(self.sender);
         self.task.abort();
@@ -71,7 +71,7 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection, unless there are `most` to its address already; then it is given back.
+    /// Keeps a connection, unless `most` to its address are there already; then it is returned.
     pub(crate) fn put(&mut self, connection: UpstreamConnection, most: usize) -> Option<UpstreamConnection> {
         let connections = self.idle.entry(connection.address).or_default();
         if connections.len() >= most {
@@ -82,13 +82,16 @@ impl Pool {
         None
     }
 
-    /// Takes out every connection for which `goes` is true.
-    pub(crate) fn remove(&mut self, goes: impl Fn(&UpstreamConnection) -> bool) -> Vec<UpstreamConnection> {
+    /// Takes out every connection for which `unwanted` is true.
+    pub(crate) fn remove(
+        &mut self,
+        unwanted: impl Fn(&UpstreamConnection) -> bool,
+    ) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
         for connections in self.idle.values_mut() {
             removed.extend(
                 connections
-                    .extract_if(.., |(connection, _)| goes(connection))
+                    .extract_if(.., |(connection, _)| unwanted(connection))
                     .map(|(connection, _)| connection),
             );
         }
@@ -97,7 +100,7 @@ impl Pool {
         removed
     }
 
-    /// Takes out what is closed or was idle for too long.
+    /// Takes out the connections that are closed or were idle for too long.
     pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
         for connections in self.idle.values_mut() {
@@ -111,7 +114,7 @@ impl Pool {
         removed
     }
 
-    /// How many there are.
+    /// The number of idle connections.
     pub(crate) const fn len(&self) -> u64 {
         self.count
     }

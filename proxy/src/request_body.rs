@@ -1,4 +1,4 @@
-//! A client's request body on its way to an instance: streamed, never read, watched for an early end.
+//! A client's request body on its way to an instance: streamed without being read, and watched for an early end.
 
 use std::{
     cell::Cell,
@@ -11,12 +11,12 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
-/// What a client's request body did so far.
+/// How far a client's request body has come.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// It ended before it was whole.
+    /// It ended before it was complete.
     pub(crate) broke: Cell<bool>,
-    /// When the last of it was taken.
+    /// When the last piece of it was passed on.
     pub(crate) moved: Cell<Instant>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Progress {
 pub(crate) enum RequestBody {
     /// None; such a request can be sent again.
     Empty,
-    /// As it comes in.
+    /// Passed on as it comes in.
     Client(Incoming, Rc<Progress>),
 }
 

@@ -1,4 +1,4 @@
-//! An instance's response body on its way to the client: streamed, never read, watched for an early end.
+//! An instance's response body on its way to the client: streamed without being read, and watched for an early end.
 
 use std::{
     collections::VecDeque,
@@ -15,9 +15,9 @@ use crate::{connection::ConnectionState, upstream::InUse, worker::Worker};
 /// A response's body on its way to a client.
 #[derive(Debug)]
 pub(crate) enum ResponseBody {
-    /// Whole.
+    /// Complete, or a response of the gateway itself.
     Whole(Bytes),
-    /// As it comes in, after what was held back.
+    /// Passed on as it comes in, after the pieces that were held back.
     Instance(Box<Stream>),
 }
 
@@ -78,7 +78,7 @@ impl Stream {
                 Some(Ok(_)) => {}
                 None => self.in_use.give_back(),
                 Some(Err(_)) => {
-                    // The client must not take what it got for the whole.
+                    // The client must not take the part that it got for the complete body.
                     self.client.abort();
                     self.broke_off();
                 }

@@ -1,4 +1,4 @@
-//! A worker's life: accept, serve, and end in order.
+//! A worker's life: it accepts connections, serves them, and shuts down gracefully.
 
 use std::{rc::Rc, sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -33,7 +33,9 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
     let own = |worker: &Rc<Worker>| Rc::clone(worker);
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's receipts", async move { worker.upstream.close_in_order(to_close).await })
+        vital::task("the gateway's closing of connections", async move {
+            worker.upstream.close_in_order(to_close).await
+        })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
@@ -51,7 +53,7 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
     }
     while accepting.join_next().await.is_some() {}
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
-        tracing::warn!(worker = number, "requests were still under way at the deadline and are cut off");
+        tracing::warn!(worker = number, "requests still in flight at the deadline are cut off");
     }
     Ok(())
 }
@@ -67,13 +69,13 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, _)) => spawn_connection(&worker, stream),
             Err(error) => {
-                // Most likely out of file descriptors; trying at once again would spin.
+                // Most likely the process is out of file descriptors. Retrying at once would spin.
                 tracing::error!(%error, "cannot accept connections");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
-    // Connections that the system completed already would be reset with the listener.
+    // Connections that the kernel has completed already would be reset when the listener is closed.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
         spawn_connection(&worker, stream);
     }
@@ -99,7 +101,7 @@ fn spawn_connection(worker: &Rc<Worker>, stream: TcpStream) {
 
 async fn serve_connection(worker: &Rc<Worker>, stream: TcpStream) {
     let Ok(peer) = stream.peer_addr() else { return };
-    // Without it small answers wait for the client's acknowledgement.
+    // Without it a small response waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let limits = worker.limits();
     let client = ConnectionState::new(peer);
