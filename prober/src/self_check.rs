@@ -133,7 +133,7 @@ impl SelfCheck {
         }
         let undecided = if self.isolated { self.good > 0 } else { self.bad > 0 };
         if undecided {
-            self.ask(now);
+            self.request_round(now);
         }
     }
 
