@@ -274,7 +274,7 @@ impl Node {
     }
 
     /// Ends a load in which nothing may have failed, and that every one of these has answered.
-    fn unharmed(&self, load: Load, by: &[&str]) -> Result<(), Failed> {
+    fn unharmed(&self, load: LoadGenerator, by: &[&str]) -> Result<(), Failed> {
         let report = self.runtime.block_on(load.finish());
         println!("  {} requests, {} failed, answers {:?}", report.sent, report.failed(), report.answers);
         ensure(report.failed() == 0, || {
