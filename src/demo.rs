@@ -1,8 +1,8 @@
 //! `waypost demo`: the main job on one machine, every part a process of its own.
 //!
 //! Two sites on loopback addresses, a gateway each, three back ends each, three vantages, DNS, control and the
-//! engine, all children of this process and of this binary, wired as an operator would wire them: node
-//! configurations on disk, documents applied through the admin API. Kill any of them and watch.
+//! engine, all children of this process and of this binary, configured as an operator would configure them: node
+//! configurations on disk, documents applied through the admin API. Any of them can be killed, to see what happens.
 
 pub mod backend;
 pub mod client;
@@ -46,8 +46,8 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ready once the terminal that the demo was started from is gone. SIGHUP alone does not end it, as it ends no node;
-/// but a demo whose window was closed would go on unseen.
+/// Ready once the terminal from which the demo was started is gone. SIGHUP alone does not end the demo, as it ends no
+/// node; but a demo whose window was closed would go on unseen.
 async fn terminal_gone() {
     let there = || std::fs::File::open("/dev/tty").is_ok();
     let started_from_one = there();
@@ -76,7 +76,7 @@ fn print_guide(layout: &Layout) {
         return;
     };
     let Some(instance) = near.instances.first() else { return };
-    // As it was started: a newcomer has no `waypost` on the path yet.
+    // The path by which this process was started: there may be no `waypost` on the PATH yet.
     let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
     outln!("\nTry, in another terminal:\n");
     outln!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);

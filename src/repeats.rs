@@ -1,7 +1,7 @@
-//! What would be logged again and again is said once, then once a minute with how often it happened.
+//! Repeated events are logged once, then once a minute with how often they happened.
 //!
-//! A node whose token is refused sends its heartbeat every two seconds all the same, and a prober its report. The keys
-//! come from strangers, so that they are bounded: beyond the bound they are counted together.
+//! A node whose token is refused goes on sending its heartbeat every two seconds, and a prober its report. The keys come
+//! from outside, so their number is bounded: above the bound they are counted together.
 
 use std::{
     collections::HashMap,
@@ -9,26 +9,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long nothing is said of what was logged.
+/// How long a logged event is not logged again.
 const QUIET: Duration = Duration::from_secs(60);
-/// Things that are counted separately.
+/// The most events that are counted separately.
 const MAX: usize = 1_024;
-/// What stands for the others.
+/// The key of all other events.
 const OTHERS: &str = "others";
 
-/// What was said, and when.
+/// Which events were logged, and when.
 #[derive(Debug, Default)]
 pub struct Repeats(Mutex<HashMap<String, Logged>>);
 
 #[derive(Debug)]
 struct Logged {
     at: Instant,
-    /// How often it happened since then.
+    /// How often the event has happened since then.
     since: u64,
 }
 
 impl Repeats {
-    /// Whether to say now that `what` has happened; with how often it has happened without being logged.
+    /// Whether to log now that `what` has happened; if so, how often it has happened without being logged.
     pub fn is_due(&self, what: &str, now: Instant) -> Option<u64> {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let what = if logged.len() < MAX || logged.contains_key(what) {
@@ -42,12 +42,12 @@ impl Repeats {
                 logged.insert(what.to_owned(), Logged { at: now, since: 0 });
                 Some(0)
             }
-            Some(it) if now.saturating_duration_since(it.at) >= QUIET => {
-                it.at = now;
-                Some(std::mem::take(&mut it.since))
+            Some(event) if now.saturating_duration_since(event.at) >= QUIET => {
+                event.at = now;
+                Some(std::mem::take(&mut event.since))
             }
-            Some(it) => {
-                it.since += 1;
+            Some(event) => {
+                event.since += 1;
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! Why the demo ends without having shown what it should.
+//! Why the demo cannot run, or why a scene failed.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,12 +13,12 @@ pub enum DemoError {
         /// Why it failed.
         error: std::io::Error,
     },
-    /// An address that was asked for by name is taken.
+    /// A requested address is in use.
     #[error("cannot use {address} for {by}: {error}")]
     AddressInUse {
         /// The address.
         address: SocketAddr,
-        /// The flag or the part that asked for it.
+        /// The flag or the part that requested it.
         by: &'static str,
         /// Why not.
         error: std::io::Error,

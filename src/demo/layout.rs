@@ -1,10 +1,10 @@
-//! What the demo is asked for, and what it consists of once it runs.
+//! The options of the demo, and the parts of a running one.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// What the demo is asked for.
+/// Options of the demo.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Print one line of JSON ([`Layout`]) instead of a guide.
@@ -17,7 +17,7 @@ pub struct Options {
     pub tour: bool,
 }
 
-/// Everything there is to know about a running demo; `--json` prints it as one line.
+/// The parts of a running demo and their addresses; `--json` prints it as one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Layout {
     /// Where DNS answers.
@@ -91,6 +91,6 @@ pub struct ProcessLayout {
     pub site: Option<String>,
     /// Its process.
     pub pid: u32,
-    /// Brings it back: `waypost run --config CONFIG`.
+    /// `waypost run --config CONFIG` starts it again.
     pub config: PathBuf,
 }

@@ -1,7 +1,7 @@
-//! An open-loop load: requests leave at a fixed rate whatever happens to earlier ones, as real users' do.
+//! An open-loop load generator: requests are sent at a fixed rate whatever happens to earlier ones, as with real users.
 //!
-//! A closed loop would wait for a dead instance and so hide it; here every request that is due is sent, and every
-//! one that does not end in 200 counts as failed.
+//! A closed loop would wait for a dead instance and so hide it. Here every request that is due is sent, and every one that
+//! does not end in 200 counts as failed.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-/// What became of a load.
+/// Counts of requests and answers.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Requests that were sent.
@@ -43,7 +43,7 @@ impl Report {
     }
 }
 
-/// A running load.
+/// A running load generator.
 #[derive(Debug)]
 pub struct LoadGenerator {
     stop: watch::Sender<bool>,
@@ -80,7 +80,7 @@ impl LoadGenerator {
         Self { stop, task, shared }
     }
 
-    /// What became of it so far.
+    /// The counts so far.
     #[must_use]
     pub fn so_far(&self) -> Report {
         self.shared.report.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,11 +1,11 @@
-//! Where the demo's parts listen: the well-known ports if they are free, else any.
+//! Ports of the demo's parts: the well-known ones if they are free, otherwise any.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::error::DemoError;
 
-/// Free ports are looked for here: below the range from which systems give ports to outgoing connections, so that a
-/// part that was killed finds its own port free when it comes back.
+/// Free ports are chosen from this range, which is below the ephemeral ports of outgoing connections, so that a part
+/// that was killed finds its own port free when it is started again.
 const RANGE: std::ops::Range<u16> = 10_000..32_000;
 const TRIES: usize = 200;
 
@@ -52,7 +52,7 @@ pub(super) fn free_on_all(hosts: &[Ipv4Addr], wanted: u16) -> Result<u16, DemoEr
     Err(DemoError::io(format!("finding one port for {hosts:?}"), none))
 }
 
-/// The DNS address that was asked for, free on UDP and on TCP; port 0 becomes a free one.
+/// The requested DNS address, if it is free on UDP and TCP; port 0 is replaced by a free one.
 pub(super) fn dns(wanted: SocketAddr) -> Result<SocketAddr, DemoError> {
     let in_use = |error| DemoError::AddressInUse { address: wanted, by: "--dns", error };
     if wanted.port() != 0 {

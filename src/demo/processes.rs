@@ -1,4 +1,4 @@
-//! The demo's child processes: written down, started in order, waited for, and gone with their parent.
+//! The demo's child processes: configured, started in order, waited for, and ended with their parent.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 const BACK_ENDS: u8 = 3;
 
-/// A running demo. Dropping it ends every child; the kernel does so if this process is killed.
+/// A running demo. Dropping it ends every child; the kernel ends them if this process is killed.
 #[derive(Debug)]
 pub struct Fleet {
     layout: Layout,
@@ -32,7 +32,7 @@ pub struct Fleet {
     program: PathBuf,
 }
 
-/// Where everything will listen.
+/// The addresses on which the parts will listen.
 struct Addresses {
     dns: SocketAddr,
     admin: SocketAddr,
@@ -109,7 +109,7 @@ impl Fleet {
         self.folder.path()
     }
 
-    /// Where a process takes its token from once there is one: where `token bootstrap --out FOLDER/tokens` puts it.
+    /// The token file of a process, where `token bootstrap --out FOLDER/tokens` writes it; it may not exist yet.
     fn token_file(&self, name: &str) -> PathBuf {
         self.folder().join("tokens").join(format!("{name}.token"))
     }
@@ -196,7 +196,7 @@ impl Fleet {
         self.spawn(command, name)
     }
 
-    /// Brings a node back after it was killed, as an operator would, and notes its new pid.
+    /// Starts a node again after it was killed, as an operator would, and stores its new pid.
     ///
     /// # Errors
     /// When the process cannot be started.
@@ -215,7 +215,7 @@ impl Fleet {
     /// Kills a child with SIGKILL and reaps it.
     ///
     /// # Errors
-    /// When it is not a child of the demo's, or cannot be killed.
+    /// When the process is not a child of the demo, or cannot be killed.
     pub async fn kill(&mut self, pid: u32) -> Result<(), DemoError> {
         let child = self.children.remove(&pid);
         let mut child = child.ok_or_else(|| DemoError::Scene(format!("{pid} is no child of the demo")))?;
@@ -238,7 +238,7 @@ impl Fleet {
         Ok(pid)
     }
 
-    /// Waits until a newcomer would find everything in order.
+    /// Waits until every part answers and every site is Up.
     async fn settle(&mut self) -> Result<(), DemoError> {
         let layout = self.layout.clone();
         for site in &layout.sites {
@@ -284,7 +284,7 @@ impl Fleet {
         DemoError::Timeout { what: what.to_owned(), within: TIMEOUT, logs: self.keep_folder() }
     }
 
-    /// Leaves configurations and logs behind, for people to read.
+    /// Keeps configurations and logs, so that they can be read.
     fn keep_folder(&mut self) -> PathBuf {
         self.folder.disable_cleanup(true);
         self.folder().to_owned()

@@ -1,4 +1,4 @@
-//! The tour: every scene once, with what was measured.
+//! The tour: plays every scene once and prints what was measured.
 
 use std::{
     collections::BTreeSet,
@@ -82,7 +82,7 @@ fn config_of(layout: &Layout, pid: u32) -> Result<PathBuf, DemoError> {
     process.map(|it| it.config.clone()).ok_or_else(|| DemoError::Scene(format!("no configuration of {pid}")))
 }
 
-/// Asks DNS until it answers with this address; how long that took.
+/// Sends DNS queries until the answer is this address; returns how long that took.
 async fn until_answer(fleet: &Fleet, wanted: IpAddr, patience: Duration) -> Result<Duration, DemoError> {
     let layout = fleet.layout();
     let started = Instant::now();
@@ -145,7 +145,7 @@ async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     ensure(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
 }
 
-/// The platform: when the hook says so, it stops the process.
+/// The platform that would stop the process when its hook is called.
 #[derive(Clone, Default)]
 struct Platform {
     called: Arc<Mutex<Vec<(Instant, serde_json::Value)>>>,
