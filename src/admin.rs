@@ -12,6 +12,10 @@ mod nodes;
 pub mod routes;
 pub mod simulate;
 pub mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::sync::Arc;
