@@ -7,15 +7,18 @@
 //!
 //! ```text
 //! prober ── Batch ──▶ intake ──▶ engine          order ──▶ record ──▶ driver ──▶ registry, hook
-//!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
+//!        ◀── Work ─── work ◀── first failures      receipts, heartbeats ──▶ evidence ──┘
 //! ```
 
 mod answers;
+pub(crate) mod bearers;
+pub(crate) mod documents;
 mod drains;
 mod history;
 mod intake;
 mod journal;
 mod ledger;
+pub(crate) mod liveness;
 mod lock;
 mod metrics;
 mod overflow;
@@ -23,6 +26,7 @@ mod publish;
 mod shards;
 #[cfg(test)]
 mod testing;
+pub(crate) mod tokens;
 mod watching;
 mod work;
 
@@ -55,7 +59,7 @@ pub struct Config {
     /// Drawn at the start of the process; shown in the locks it holds.
     pub boot: String,
     /// How long control must have watched the nodes before it believes that it knows every gateway, and for how
-    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' beats.
+    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' heartbeats.
     pub settle: Duration,
     /// The longest one call of a drain's hook may take.
     pub hook_deadline: Duration,

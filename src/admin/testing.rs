@@ -8,7 +8,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use store::{
     disk::LastGood,
-    drain::NodeBeat,
+    drain::NodeHeartbeat,
     engine::{
         CheckStatus, Engine as _, KvOp, Registration,
         embedded::{Embedded, Options},
@@ -105,7 +105,7 @@ impl Api {
 
     /// A gateway and a vantage that send a heartbeat every second from now on.
     pub(super) fn keep_alive(&self, node: &str, vantage: &str) {
-        let beat = NodeBeat {
+        let heartbeat = NodeHeartbeat {
             node: node.to_owned(),
             site: "bj".to_owned(),
             roles: ["proxy".to_owned()].into(),
@@ -120,9 +120,9 @@ impl Api {
         let (engine, router, vantage) = (Arc::clone(&self.engine), self.router.clone(), vantage.to_owned());
         tokio::spawn(async move {
             for number in 1.. {
-                let beat = NodeBeat { number, ..beat.clone() };
-                let value = serde_json::to_vec(&beat).unwrap().into();
-                engine.txn(vec![KvOp::Set { key: keys::node(&beat.node), value }]).await.unwrap();
+                let heartbeat = NodeHeartbeat { number, ..heartbeat.clone() };
+                let value = serde_json::to_vec(&heartbeat).unwrap().into();
+                engine.txn(vec![KvOp::Set { key: keys::node(&heartbeat.node), value }]).await.unwrap();
                 let batch = serde_json::json!({
                     "vantage": vantage, "boot": "b", "number": 1, "heartbeat": number + 1, "withheld": false,
                     "full": false, "observations": [],
