@@ -20,7 +20,7 @@ use super::{
     show::{self, print},
 };
 use crate::{
-    admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
+    api::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
     out,
 };
 

@@ -12,7 +12,7 @@ use super::{
     show,
 };
 use crate::{
-    control::DrainView,
+    api::DrainView,
     out::{out, outln},
 };
 

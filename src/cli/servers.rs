@@ -23,7 +23,7 @@ use super::{
     show::{self, print},
 };
 use crate::{
-    admin::{Applied, Apply, FileText},
+    api::{Applied, Apply, FileText},
     out::{self, out},
 };
 

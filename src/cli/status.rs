@@ -15,7 +15,7 @@ use super::{
     failure::{Failure, Outcome},
     show::{self, print},
 };
-use crate::admin::Status;
+use crate::api::Status;
 
 /// How often a watched status is fetched.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);

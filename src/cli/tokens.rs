@@ -26,7 +26,7 @@ use super::{
     show::{self, print},
 };
 use crate::{
-    admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
+    api::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
     auth, out,
     token_file::TokenFile,
 };
@@ -56,7 +56,7 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
 
 /// The text below the tokens of a server in `token list`.
 async fn pending_text(client: &Client) -> Result<String, Failure> {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
@@ -198,7 +198,7 @@ fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
 }
 
 async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     if let Some(operator) = state.operators.first() {
         let text = format!(
             "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
@@ -227,7 +227,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
             return Err(failure);
         }
     };
-    let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
+    let state: api::Bootstrap = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
         Err(failure) => return Err(after_failure(client, drafts, failure).await),
     };
@@ -239,7 +239,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
 }
 
 /// True if a token for registering services is needed. An existing one is left as it is: it may be in use.
-fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
+fn wants_registrar(state: &api::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
     // If nodes connect to our Consul face, programs that register services do as well.
     let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
     let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
@@ -248,7 +248,7 @@ fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, t
 
 /// Control did not confirm that it created the tokens. If it is known that it created none, the secrets are removed.
 async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
-    let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
+    let state = client.get::<api::Bootstrap>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
         drafts.discard();
         return failure;
@@ -346,7 +346,7 @@ impl Drafts<'_> {
     }
 }
 
-fn bootstrap_text(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
+fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> String {
     let row = |it: &Written| {
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
@@ -385,7 +385,7 @@ fn bootstrap_text(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> St
 }
 
 /// What programs that register services have to do: a bootstrap does not wait for them, because they send no heartbeat.
-fn registered(state: &admin::Bootstrap) -> Option<String> {
+fn registered(state: &api::Bootstrap) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {
         ([], _) => return None,
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn programs_that_register_services_are_thought_of() {
-        let mut state = admin::Bootstrap {
+        let mut state = api::Bootstrap {
             operators: Vec::new(),
             pending: None,
             without_token: BTreeMap::new(),

@@ -17,7 +17,7 @@ use store::model::{
 };
 
 use super::read::{HOW_TO_SPLIT, of_zone_file, placed, too_large, without_occluded};
-use crate::{admin::FileText, cli::failure::Failure};
+use crate::{api::FileText, cli::failure::Failure};
 
 /// Where the records came from that were read from zone files, and the warnings about these files.
 #[derive(Debug, Default)]

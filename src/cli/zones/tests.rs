@@ -6,7 +6,7 @@ use dns::zonefile::{self, Dnssec};
 use store::model::{self, Document, DomainName, InputError, Moment, Placed, World};
 
 use super::*;
-use crate::admin::FileText;
+use crate::api::FileText;
 
 const ZONE: &str = "$TTL 1h\n@ SOA ns1 h 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n";
 

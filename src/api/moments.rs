@@ -1,5 +1,5 @@
 //! Times as the admin API shows them: RFC 3339 in UTC. The stored records count milliseconds, and that format must not
-//! change; the admin API shows the same records through this module: `#[serde(with = "crate::moments")]`.
+//! change; the admin API shows the same records through this module: `#[serde(with = "crate::api::moments")]`.
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _, ser::Error as _,
