@@ -152,5 +152,5 @@ fn the_page_of_commands_is_true() {
         std::fs::write(&path, &page).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(there, page, "run this test with WAYPOST_WRITE_DOCS=1 to write {}", path.display());
+    assert!(there == page, "run this test with WAYPOST_WRITE_DOCS=1 to write {}", path.display());
 }
