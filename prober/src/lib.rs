@@ -106,7 +106,7 @@ pub fn start_over(
     dialer: Arc<dyn Dialer>,
     clock: Clock,
 ) -> Prober {
-    let metrics = Arc::new(Metrics::new(&config.report_to));
+    let metrics = Arc::new(Metrics::for_addresses(&config.report_to));
     Prober { config, boot, apis, dialer, metrics, clock }
 }
 
