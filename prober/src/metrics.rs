@@ -121,7 +121,7 @@ mod tests {
             ..Phases::default()
         };
         for _ in 0..2 {
-            metrics.ended(&Outcome::Success { phases, said: "connected".into() });
+            metrics.ended(&Outcome::Success { phases, detail: "connected".into() });
         }
         metrics.ended(&Outcome::Failure { reason: "connection refused".to_owned() });
         let mut found = Vec::new();
