@@ -42,6 +42,12 @@ macro_rules! out {
 
 pub(crate) use {out, outln};
 
+/// A number with its noun: `1 warning`, `2 warnings`.
+#[must_use]
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints text. A failure is stored for [`failure`].
 pub fn text(text: fmt::Arguments<'_>) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,6 +147,11 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+
+    #[test]
+    fn one_thing_is_singular() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "file")), ["0 files", "1 file", "2 files"]);
+    }
 
     #[test]
     fn a_full_pipe_that_does_not_block_is_waited_for() {

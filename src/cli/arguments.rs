@@ -26,7 +26,7 @@ pub(super) use self::{
 
 /// What the exit code of a command means, unless its own page says otherwise.
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or a wrong file. Of `diff`: 0 no \
-                                     difference, 1 differences, 2 could not be found out. Of `status --check`: 0 well, \
+                                     differences, 1 differences, 2 could not be found out. Of `status --check`: 0 well, \
                                      1 not well, 2 could not be found out.";
 
 /// Keeps a service reachable when an instance, a gateway or a whole data centre dies.
@@ -133,7 +133,7 @@ pub(super) enum Command {
     /// Show what an apply would change, with both values.
     #[command(
         after_help = "Examples:\n  waypost diff -f world.yaml\n  waypost export | waypost diff -f -\n\nExit codes: 0 no \
-                      difference, 1 differences, 2 could not be found out."
+                      differences, 1 differences, 2 could not be found out."
     )]
     Diff {
         /// Files or folders of YAML or JSON documents; `-` reads standard input.

@@ -102,7 +102,7 @@ impl Client {
 
     async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let body = self.send(request).await?;
-        let wrong = |error| Failure::Failed(format!("{} answered what is no answer: {error}", self.server));
+        let wrong = |error| Failure::Failed(format!("the answer of {} cannot be read: {error}", self.server));
         serde_json::from_str(&body).map_err(wrong)
     }
 

@@ -185,8 +185,9 @@ pub(super) async fn run_override(servers: &Servers, order: Override) -> Outcome 
         Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
-                let text =
-                    format!("--expires {at} is past, so this override would order nothing; nothing was sent");
+                let text = format!(
+                    "--expires {at} is in the past, so this override would have no effect; nothing was sent"
+                );
                 return Err(Failure::Wrong(text));
             }
             let mut target = serde_json::Map::new();
@@ -272,7 +273,7 @@ fn common_other_colour(answers: &[Answer<Colour>], domain: &str) -> Result<Strin
         known => {
             let has = |(server, colour): &(&str, Colour)| format!("{} at {server}", colour.as_str());
             let has = known.iter().map(has).collect::<Vec<_>>().join(", ");
-            Err(Failure::Failed(format!("{domain} is {has}: say which one with --to; nothing was changed")))
+            Err(Failure::Failed(format!("{domain} is {has}: choose one with --to; nothing was changed")))
         }
     }
 }

@@ -83,7 +83,7 @@ fn cancelled_text(cancelled: &Value) -> String {
         (false, true) => "it was done and its hook was called; ",
     };
     let after = if let Some(other) = cancelled["still_refused_by"].as_str() {
-        format!("drain {other} refuses {instance} still; to let it in: waypost drain cancel {other}")
+        format!("drain {other} still refuses {instance}; to let it in: waypost drain cancel {other}")
     } else if before.is_empty() && cancelled["deregistered"] != true {
         format!("gateways pick {instance} again")
     } else {

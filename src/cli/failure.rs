@@ -107,8 +107,7 @@ impl Failure {
     fn json(&self) -> serde_json::Value {
         let (summary, errors) = self.parts();
         let error = match (summary, errors.len()) {
-            ("", 1) => "1 mistake".to_owned(),
-            ("", count) => format!("{count} mistakes"),
+            ("", count) => out::counted(count, "error"),
             (summary, _) => summary.to_owned(),
         };
         let mut value = json!({ "error": error, "exit": self.code() });
@@ -212,7 +211,7 @@ mod tests {
         let failure = Failure::InvalidInput { errors: vec![input_error()], summary: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
         let said = failure.not_found_out().json();
-        assert_eq!((&said["error"], &said["exit"]), (&json!("1 mistake"), &json!(2)));
+        assert_eq!((&said["error"], &said["exit"]), (&json!("1 error"), &json!(2)));
         assert_eq!(said["mistakes"][0]["file"], "w.yaml");
         assert_eq!(Failure::failed("no").json(), json!({ "error": "no", "exit": 1 }));
     }

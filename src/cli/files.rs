@@ -131,15 +131,16 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
 }
 
 fn summary(checked: &Checked) -> String {
-    let zones = if checked.zones == 0 { String::new() } else { format!(", {} zone files", checked.zones) };
-    let warnings = match checked.warnings.len() {
-        0 => String::new(),
-        count => format!(", {count} warnings"),
-    };
-    format!(
-        "{} documents and {} node configurations{zones}, no mistake{warnings}\n",
-        checked.documents, checked.configurations
-    )
+    let kinds = [
+        (checked.documents, "document"),
+        (checked.configurations, "node configuration"),
+        (checked.zones, "zone file"),
+    ];
+    let counted = |(count, noun): (usize, &str)| (count > 0).then(|| out::counted(count, noun));
+    let errors = std::iter::once("no errors".to_owned());
+    let warnings = counted((checked.warnings.len(), "warning"));
+    let parts = kinds.into_iter().filter_map(counted).chain(errors).chain(warnings);
+    format!("{}\n", parts.collect::<Vec<_>>().join(", "))
 }
 
 /// Checks the named files, and the files in named folders.
@@ -318,6 +319,17 @@ mod tests {
         for needle in ["node.toml", "data_dir", "example.com.zone"] {
             assert!(said.contains(needle), "no {needle} in {said}");
         }
+    }
+
+    #[test]
+    fn the_summary_counts_what_was_checked() {
+        let zone = ZONE.replace("1h", "4294967295");
+        let found = checked(&[("a.yaml", "kind: Site\nname: bj\n"), ("example.com.zone", &zone)]);
+        assert_eq!(summary(&found), "1 document, 1 zone file, no errors, 1 warning\n");
+        assert_eq!(
+            summary(&Checked { configurations: 2, ..Checked::default() }),
+            "2 node configurations, no errors\n"
+        );
     }
 
     #[test]

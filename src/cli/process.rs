@@ -19,7 +19,7 @@ fn raise_open_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(?current, %error, "the limit of open files stays");
+        tracing::warn!(?current, %error, "could not raise the open-file limit");
     }
 }
 
@@ -37,7 +37,7 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
     tokio::spawn(vital::task("the signals", async move {
         signalled().await;
         asked.begin();
-        tracing::info!("asked to end");
+        tracing::info!("shutdown requested");
     }));
     raise_open_file_limit();
     let log = &config.telemetry.log;
@@ -54,7 +54,7 @@ pub(super) async fn run_node(path: PathBuf, die_with_parent: bool) -> Outcome {
 pub(super) fn ignore_hangups() -> Outcome {
     crate::reread::hangups()
         .map(drop)
-        .map_err(|error| Failure::failed(format!("cannot listen to SIGHUP: {error}")))
+        .map_err(|error| Failure::failed(format!("cannot handle SIGHUP: {error}")))
 }
 
 /// Handles SIGXFSZ from now on, so that it does not end this process. There is nothing to do when it arrives: the write

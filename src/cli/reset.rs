@@ -71,7 +71,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
         Store::Embedded(it) => {
             let folder = config.data_dir.join("engine");
             if !folder.is_dir() {
-                let text = format!("{}: no engine was ever kept there; check data_dir", folder.display());
+                let text = format!("{}: there is no engine in this folder; check data_dir", folder.display());
                 return Err(Failure::Failed(text));
             }
             let opened = node::open_embedded(&config.node, &config.data_dir, it).await;
@@ -89,7 +89,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
 
 fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
     let Some(url) = &wanted.consul else {
-        return Err(Failure::Wrong("--config FILE or --consul URL: which engine?".to_owned()));
+        return Err(Failure::Wrong("expected --config FILE or --consul URL".to_owned()));
     };
     let token = match &wanted.consul_token_file {
         None => None,

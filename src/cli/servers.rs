@@ -51,7 +51,7 @@ impl Servers {
         for server in &global.server {
             let client = Client::new(server, global.token_file.as_deref(), global.ca_file.as_deref())?;
             if clients.iter().any(|it| it.server() == client.server()) {
-                return wrong(format!("--server {server}: is named twice"));
+                return wrong(format!("--server {server}: duplicate address"));
             }
             clients.push(client);
         }
@@ -71,7 +71,7 @@ impl Servers {
         match self.clients.as_slice() {
             [client] => Ok(client),
             clients => Err(Failure::Wrong(format!(
-                "this command asks one server, and {} are named: name one with --server (apply, delete, override, switch, \
+                "this command takes one server, and {} are given: name one with --server (apply, delete, override, switch, \
                  token create, token delete and token list take several)",
                 clients.len()
             ))),
@@ -153,8 +153,7 @@ pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
     if failed == 0 {
         Ok(())
     } else if failed < all {
-        let text =
-            format!("{failed} of {all} servers failed, and nothing was taken back at the others: {then}");
+        let text = format!("{failed} of {all} servers failed, and the others keep the change: {then}");
         Err(Failure::Failed(text))
     } else if failures().all(|it| it.code() == 2) {
         Err(Failure::Wrong(format!("all {all} servers refuse this, and nothing was changed")))
@@ -164,7 +163,7 @@ pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
 }
 
 /// What to do when some servers failed.
-pub(super) const RUN_AGAIN: &str = "run the same again";
+pub(super) const RUN_AGAIN: &str = "run the command again";
 
 impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
@@ -298,7 +297,10 @@ mod tests {
         assert_eq!(concluded(vec![wrong(), Err(Failure::failed("away"))]).unwrap_err().0, 1);
         let (code, text) = concluded(vec![wrong(), Ok(())]).unwrap_err();
         assert_eq!(code, 1);
-        assert!(text.starts_with("1 of 2 servers failed") && text.ends_with("run the same again"), "{text}");
+        assert!(
+            text.starts_with("1 of 2 servers failed") && text.ends_with("run the command again"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use store::{
 use super::failure::{Failure, Outcome};
 use crate::{
     api::{Answering, Applied, DocumentChange, DrainView, Explained, Simulated, StillRegistered, Unserved},
-    out::{out, outln},
+    out::{counted, out, outln},
 };
 
 /// Prints text.
@@ -98,7 +98,7 @@ pub(super) fn warnings(all: &[InputError]) -> String {
 pub(super) fn compared(it: &Applied) -> String {
     let mut text = warnings(&it.warnings);
     if it.differences.is_empty() {
-        text.push_str("no difference\n");
+        text.push_str("no differences\n");
     }
     for change in &it.differences {
         let sign = match change.difference.kind {
@@ -118,7 +118,7 @@ pub(super) fn compared(it: &Applied) -> String {
             };
         }
         if change.more > 0 {
-            let _ = writeln!(text, "    and {} fields more", change.more);
+            let _ = writeln!(text, "    and {}", counted(change.more, "more field"));
         }
     }
     text
@@ -234,7 +234,7 @@ pub(super) fn simulated(it: &Simulated) -> String {
         .collect();
     section(&mut text, "Clients that would move", &["DOMAIN", "CLIENTS", "NOW", "THEN"], &rows);
     if it.unmoved > 0 {
-        let _ = writeln!(text, "{} domains would answer as before\n", it.unmoved);
+        let _ = writeln!(text, "{} would answer as before\n", counted(it.unmoved, "domain"));
     }
     let rows: Vec<_> = it
         .load

@@ -167,7 +167,7 @@ impl Draft {
     fn publish(self) -> Result<PathBuf, Failure> {
         let failed = |error: io::Error| {
             let (path, part) = (self.path.display(), self.part.display());
-            Failure::Failed(format!("{path}: {error}; the token is made, and its secret is in {part}"))
+            Failure::Failed(format!("{path}: {error}; the token is created, and its secret is in {part}"))
         };
         std::fs::hard_link(&self.part, &self.path).map_err(failed)?;
         std::fs::remove_file(&self.part).map_err(failed)?;
@@ -257,7 +257,7 @@ async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) ->
     if let Err(failure) = drafts.publish() {
         return failure;
     }
-    let note = format!("The secrets are in {dir}: it is not known whether their tokens were made.");
+    let note = format!("The secrets are in {dir}: it is not known whether their tokens were created.");
     match failure {
         Failure::Failed(text) => Failure::Failed(format!("{text}\n{note}")),
         Failure::Wrong(text) => Failure::Wrong(format!("{text}\n{note}")),
@@ -351,7 +351,7 @@ fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> Stri
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
             Owner::Operator => "you: --token-file".to_owned(),
-            Owner::Registrar => "whoever registers services: X-Consul-Token".to_owned(),
+            Owner::Registrar => "programs that register services: X-Consul-Token".to_owned(),
             Owner::Bearer(Bearer::Node(node)) => format!("node {node}: token_file in [store]"),
             Owner::Bearer(Bearer::Vantage(name)) => format!("the prober of {name}: token_file in [prober]"),
         };

@@ -218,7 +218,7 @@ impl Fleet {
     /// When the process is not a child of the demo, or cannot be killed.
     pub async fn kill(&mut self, pid: u32) -> Result<(), DemoError> {
         let child = self.children.remove(&pid);
-        let mut child = child.ok_or_else(|| DemoError::Scene(format!("{pid} is no child of the demo")))?;
+        let mut child = child.ok_or_else(|| DemoError::Scene(format!("{pid} is not a child of the demo")))?;
         child.kill().await.map_err(|error| DemoError::io(format!("killing {pid}"), error))
     }
 

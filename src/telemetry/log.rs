@@ -69,7 +69,7 @@ store::metrics! {
         dropped: counter(
             "waypost.log.dropped",
             "{line}",
-            "Lines of the log that were dropped: it could not be written, or not fast enough."
+            "Log lines that were dropped: the log could not be written, or not fast enough."
         );
         panics: counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect.");
     }
@@ -319,7 +319,7 @@ impl Output {
         if dropped > self.reported {
             let lost = dropped - self.reported;
             let text =
-                format!("{lost} lines of the log were dropped: it could not be written, or not fast enough");
+                format!("{lost} log lines were dropped: the log could not be written, or not fast enough");
             if self.write(line(self.queue.format, "WARN", &text).as_bytes()) {
                 self.reported = dropped;
             }

@@ -185,7 +185,7 @@ fn nodes(text: &mut String, it: &Status) {
         vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
     };
     let rows: Vec<_> = it.nodes.iter().map(row).collect();
-    section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"], &rows);
+    section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST HEARTBEAT"], &rows);
 }
 
 fn generation(it: Option<Generation>) -> String {

@@ -150,7 +150,7 @@ fn expand_zone(
     };
     for key in ["nameservers", "soa", "ttl", "negative_ttl"] {
         if let Some(entry) = tree.entry(key) {
-            error(entry.line, key, "stands in the zone file".to_owned(), "only `records` beside `file`");
+            error(entry.line, key, "is set by the zone file".to_owned(), "only `records` beside `file`");
         }
     }
     let read = match zonefile::read_from(&path, &apex, Dnssec::Refuse) {

@@ -78,7 +78,7 @@ fn mistakes_name_the_line_that_is_wrong() {
         (
             world.replace("zones/z", "zones/z\nttl: 1h"),
             "",
-            "w.yaml:7: Zone example.com: ttl: stands in the zone file",
+            "w.yaml:7: Zone example.com: ttl: is set by the zone file",
         ),
         (
             world.replace("zones/z", "zones/z\nrecords: [{ name: own, type: A, data: x }]"),
