@@ -7,6 +7,7 @@ mod arguments;
 mod client;
 mod commands;
 mod drains;
+mod explanation;
 mod failure;
 mod files;
 mod process;
@@ -14,7 +15,9 @@ mod reference;
 mod reset;
 mod servers;
 mod show;
+mod simulation;
 mod status;
+mod table;
 mod tokens;
 mod zones;
 

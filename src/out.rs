@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_left_is_noticed_without_a_write() {
+    fn a_closed_pipe_is_noticed_without_a_write() {
         let (reader, writer) = io::pipe().unwrap();
         assert!(!has_no_reader(writer.as_fd()));
         drop(reader);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is() {
+    fn a_closed_pipe_is_no_failure_and_a_full_disk_is() {
         let failed = |kind: io::ErrorKind| Err(io::Error::from(kind));
         assert!(after(Ok(()), &State::Open).is_none());
         assert!(matches!(after(failed(io::ErrorKind::BrokenPipe), &State::Open), Some(State::Closed)));

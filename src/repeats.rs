@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_repeats_is_said_once_a_minute_with_its_count() {
+    fn a_repeated_event_is_logged_once_a_minute_with_its_count() {
         let (repeats, start) = (Repeats::default(), Instant::now());
         let due = |what: &str, second: u64| repeats.is_due(what, start + Duration::from_secs(second));
         assert_eq!(due("a", 0), Some(0));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_counted_together() {
+    fn many_events_are_counted_together() {
         let (repeats, now) = (Repeats::default(), Instant::now());
         let logged = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
         assert_eq!(logged, MAX + 1);

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_shown_in_words_and_read_back() {
+    fn moments_are_shown_as_text_and_read_back() {
         let at = Moment(1_790_000_000_123);
         let verdict =
             Verdict { since: at, history: [Transition { at, to: State::Up }].into(), ..Verdict::default() };

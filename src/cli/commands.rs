@@ -14,10 +14,12 @@ use store::model::{self, Colour, Document, Kind, Policy};
 use super::{
     arguments::{Override, SetOverride},
     client::{Client, segment},
+    explanation,
     failure::{Failure, Outcome},
     files::documents,
     servers::{self, Answer, Servers},
     show::{self, print},
+    simulation, table,
 };
 use crate::{
     api::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
@@ -153,7 +155,7 @@ pub(super) async fn explain(
     let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
     query.extend(at.as_deref().map(|it| ("at", it)));
     let explained: Explained = client.get("/v1/explain", &query).await?;
-    if json { show::json(&explained) } else { print(&show::explained(&explained)) }
+    if json { show::json(&explained) } else { print(&explanation::explained(&explained)) }
 }
 
 /// Applies one document that was made here.
@@ -213,7 +215,7 @@ pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&s
     let mut query = vec![("kill_site", kill.as_str())];
     query.extend(domain.map(|it| ("domain", it)));
     let simulated: Simulated = client.get("/v1/simulate", &query).await?;
-    if json { show::json(&simulated) } else { print(&show::simulated(&simulated)) }
+    if json { show::json(&simulated) } else { print(&simulation::simulated(&simulated)) }
 }
 
 pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) -> Outcome {
@@ -298,7 +300,7 @@ pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
         let generation = it.generation.map_or_else(String::new, |it| it.to_string());
         vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
     };
-    print(&show::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
+    print(&table::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
 }
 
 pub(super) async fn backup(client: &Client, output: &Path, as_json: bool) -> Outcome {
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_order_that_is_over_by_the_clock_of_control_is_not_given() {
+    async fn an_override_that_has_ended_by_the_clock_of_control_is_not_applied() {
         let (result, applied) = given("expires", false).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.code(), applied), (2, 0));
@@ -374,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn warnings_of_an_order_are_part_of_its_json() {
+    async fn warnings_of_an_override_are_part_of_its_json() {
         let (result, applied) = given("target", true).await;
         assert_eq!((result.unwrap().warnings.len(), applied), (1, 1));
         let (result, _) = given("target", false).await;
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_colour_is_only_chosen_when_every_server_says_which_it_has() {
+    fn a_colour_is_only_chosen_if_every_server_reports_its_own() {
         let answer = |server: &str, result| Answer { server: server.to_owned(), result };
         let other = |answers: &[Answer<Colour>]| {
             common_other_colour(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))

@@ -10,6 +10,7 @@ use super::{
     client::{Client, segment},
     failure::{Failure, Outcome},
     show,
+    table::table,
 };
 use crate::{
     api::DrainView,
@@ -47,7 +48,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&all);
             }
-            out!("{}", show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
+            out!("{}", table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
             Ok(())
         }
         Drain::Show { id } => {
@@ -55,7 +56,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&view);
             }
-            out!("{}", show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
+            out!("{}", table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
             Ok(())
         }
         Drain::Cancel { id } => {
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cancellation_claims_no_call_that_was_not_made() {
+    fn a_cancellation_names_no_hook_call_that_was_not_made() {
         let mut cancelled = json!({
             "id": "d1", "phase": "cancelled", "service": "orders", "instance": "o-1", "done": null, "hook_called": false,
         });

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_said_in_words_or_as_json() {
+    fn a_failure_is_text_or_json() {
         let failure = Failure::InvalidInput { errors: vec![input_error()], summary: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
         let said = failure.not_found_out().json();

@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_is_a_mistake() {
+    fn nothing_to_read_is_an_error() {
         let empty = folder(&[("notes.txt", "x")]);
         let said = |endings| find(&[empty.path().to_owned()], endings).unwrap_err().text();
         assert!(said(DOCUMENTS).ends_with("there is no file in this folder that ends in .yaml, .yml, .json"));

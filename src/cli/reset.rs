@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_token_waits_for_whom_the_old_one_waited() {
+    async fn a_new_token_waits_for_the_same_nodes_as_the_old_one() {
         let engine = Embedded::in_memory(Options::default()).await;
         let engine = engine.as_ref() as &dyn Engine;
         let bearers: Vec<Bearer> = ["node/gw", "vantage/gz"].map(|it| it.parse().unwrap()).into();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_belongs_to_the_owner_of_the_folder() {
+    fn new_files_belong_to_the_owner_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let engine = folder.path().join("engine");
         std::fs::create_dir_all(engine.join("blobs")).unwrap();

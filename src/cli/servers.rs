@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_servers_call_wrong_is_wrong_use() {
+    fn what_all_servers_refuse_is_wrong_use() {
         let wrong = || Err(Failure::Wrong("no".into()));
         let concluded = |results: Vec<Result<(), Failure>>| {
             let answer = |result| Answer { server: "http://a".into(), result };
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_to_write_is_that_of_a_stored_service() {
+    fn the_proposed_uuid_is_that_of_a_stored_service() {
         let place = Place { service: "web".into(), file: "w.yaml".into(), line: Some(2) };
         let known = vec![known("http://a", "1111", false), known("http://b", "2222", true)];
         let Failure::Refused { errors, summary } = disagreement(&[(&place, &known)]) else { panic!() };

@@ -24,6 +24,7 @@ use super::{
     failure::{Failure, Outcome},
     servers::{Answer, RUN_AGAIN, Servers, conclude},
     show::{self, print},
+    table::table,
 };
 use crate::{
     api::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
@@ -360,8 +361,7 @@ fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> Stri
     let mut text = String::new();
     if !files.is_empty() {
         let rows: Vec<_> = files.iter().map(row).collect();
-        text =
-            format!("In {}, readable by you alone:\n{}", dir.display(), show::table(&["FILE", "FOR"], &rows));
+        text = format!("In {}, readable by you alone:\n{}", dir.display(), table(&["FILE", "FOR"], &rows));
     }
     match (&state.pending, state.operators.first()) {
         (Some(pending), _) => {
@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_for_their_owner_and_never_written_over() {
+    fn secrets_are_readable_by_their_owner_and_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("tokens");
         private_folder(&dir).unwrap();
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_keeps_its_secret() {
+    fn an_existing_file_keeps_its_secret() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vantage-gz.token");
         std::fs::write(&path, "the-secret-of-another-cluster\n").unwrap();
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_register_services_are_thought_of() {
+    fn programs_that_register_services_get_a_token() {
         let mut state = api::Bootstrap {
             operators: Vec::new(),
             pending: None,

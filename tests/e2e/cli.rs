@@ -19,11 +19,11 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::man_pages_can_be_read", man_pages),
         Trial::test("cli::the_life_of_a_document", life_of_a_document),
         Trial::test("cli::an_override_moves_the_answer_and_shows_the_real_state", overrides),
-        Trial::test("cli::a_family_that_an_order_takes_out_is_told_beforehand", family),
+        Trial::test("cli::an_override_that_leaves_a_family_without_answers_warns_first", family),
         Trial::test("cli::colours_are_switched_and_deaths_are_simulated", steering),
-        Trial::test("cli::safety_rules_bind_everybody", safety),
+        Trial::test("cli::safety_rules_bind_every_override", safety),
         Trial::test("cli::backup_and_restore_raise_the_epoch", backup),
-        Trial::test("cli::a_killed_demo_leaves_nobody_behind", killed_demo),
+        Trial::test("cli::a_killed_demo_leaves_no_process_behind", killed_demo),
     ]
 }
 

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_words_people_use() {
+    fn kinds_may_be_plural() {
         assert_eq!(parse_kind("sites"), Ok(Kind::Site));
         assert!(parse_kind("nonsense").unwrap_err().contains("site, "));
     }

@@ -61,7 +61,7 @@ fn a_file_and_records_beside_it_are_one_zone() {
 }
 
 #[test]
-fn mistakes_name_the_line_that_is_wrong() {
+fn errors_name_the_line_that_is_wrong() {
     let world = "kind: Site\nname: bj\n---\nkind: Zone\nname: example.com\nfile: zones/z\n---\n\
                  kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n\
                  gateways: { bj: { a: [203.0.113.10] } }\n";
@@ -210,7 +210,7 @@ fn a_signed_zone_is_imported_without_its_signatures_or_not_at_all() {
 }
 
 #[test]
-fn a_file_beside_a_document_of_the_same_zone_is_said() {
+fn a_file_beside_a_document_of_the_same_zone_is_a_warning() {
     let origin: DomainName = "example.com".parse().unwrap();
     let filed = [("example.com.zone".to_owned(), origin)];
     let zone = "kind: Zone\nname: example.com\nnameservers: [{ name: ns.x. }]\n";
