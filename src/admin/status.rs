@@ -28,10 +28,10 @@ pub use domains::{Answering, DeadEnd, DomainSite, DomainStatus, HeldBackStatus};
 pub use findings::Finding;
 pub use instances::{InstanceStatus, Known, ServiceStatus};
 
-use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem};
+use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem, nodes};
 use crate::{
     auth::Right,
-    control::{DrainView, StillRegistered, tokens},
+    control::{DrainView, StillRegistered},
 };
 
 /// How long the engine may take to show that it answers.
@@ -210,7 +210,7 @@ pub(super) async fn status(
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("the engine does not answer within {}", Span(ENGINE_PATIENCE))),
     };
-    let nodes = admin.nodes.all(refused);
+    let nodes = nodes::all(&admin, refused);
     let (engine_error, away) = nodes.away.unzip();
     let snapshot = admin.handle.snapshot().unwrap_or_default();
     let drains = admin.control.drains();
@@ -229,7 +229,7 @@ pub(super) async fn status(
         services: instances::services(&admin, &snapshot),
         drained_still_registered: StillRegistered::among(&drains),
         drains,
-        bootstrap: tokens::waiting(&admin, &snapshot).await,
+        bootstrap: admin.control.pending_bootstrap(&snapshot).await,
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         frozen_since: picture.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
