@@ -5,12 +5,17 @@
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
 mod documents;
-pub mod explain;
+mod explain;
 mod health;
 mod nodes;
 pub mod routes;
-pub mod simulate;
-pub mod status;
+mod shown;
+mod simulate;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::sync::Arc;
@@ -34,23 +39,12 @@ use store::{
     model::{InputError, Moment, Name, Span},
 };
 
-pub use documents::{Apply, Audited};
-pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
-pub use nodes::NodeStatus;
-pub use simulate::{Simulated, Unserved};
-pub use status::{
-    Answering, CnameToSet, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known,
-    Seen, ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
-};
 
-pub use crate::control::{
-    Applied, Bootstrap, BootstrapOrder, DocumentChange, FileText, KeptDocument, Keyed, MadeToken, NewToken,
-    Pending, TokenView,
-};
 use crate::{
+    api::{DrainOrder, DrainView, OrderedDrain},
     auth::{Auth, Identity, Right},
-    control::{ChangeError, ControlHandle, DrainOrder, DrainView, Refusal, Refused, Requester},
+    control::{ChangeError, ControlHandle, Refusal, Refused, Requester},
     repeats::Repeats,
 };
 
@@ -354,13 +348,6 @@ async fn work(
 async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<DrainView>>, Problem> {
     caller.needs(Right::Read)?;
     Ok(Json(admin.control.drains()))
-}
-
-/// A drain's record as it is answered to its order.
-#[derive(Debug, Serialize)]
-struct OrderedDrain {
-    #[serde(flatten, with = "crate::moments")]
-    drain: store::drain::Drain,
 }
 
 async fn order_drain(

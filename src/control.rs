@@ -43,15 +43,16 @@ use store::{
 use tokio::{sync::watch, task::JoinSet};
 
 pub use bearers::Lockout;
-pub use documents::{Applied, ChangeError, DocumentChange, FileText, KeptDocument, Requester};
-pub use drains::{DrainOrder, DrainView, HookState, MAX_DRAINS, MIN_LEASE, StillRegistered};
+pub use documents::{ChangeError, Requester};
+pub use drains::{MAX_DRAINS, MIN_LEASE};
 pub use liveness::{Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
-pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use drains::Desk;
 use lock::Lock;
 use work::Board;
+
+use crate::api::{DrainOrder, DrainView};
 
 /// Who this control is, and its patience.
 #[derive(Clone, Debug)]

@@ -8,37 +8,15 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
-use store::{
-    commit::AuditEntry,
-    model::{Colour, DocumentId, Kind},
-};
+use serde::Deserialize;
+use store::model::{Colour, DocumentId, Kind};
 
 use super::{Admin, Asked, Caller, Problem, Sent, domain_name};
 use crate::{
+    api::{Applied, Apply, Audited, KeptDocument},
     auth::Right,
-    control::{Applied, FileText, KeptDocument, Lockout},
+    control::Lockout,
 };
-
-/// Documents to apply or compare.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Apply {
-    /// The files, as written.
-    pub files: Vec<FileText>,
-    /// Remove stored documents of the same kinds that are not among them.
-    #[serde(default)]
-    pub prune: bool,
-}
-
-/// The record of writes as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Audited {
-    /// One write.
-    #[serde(with = "crate::moments")]
-    pub entry: AuditEntry,
-}
 
 /// Query parameters of a change that may lock out nodes.
 #[derive(Debug, Deserialize)]

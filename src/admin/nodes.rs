@@ -2,39 +2,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use store::model::{Generation, Span};
+use store::model::Span;
 use tokio::time::Instant;
 
-use super::{Admin, ViewStatus};
-use crate::control::Node;
-
-/// One node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub node: String,
-    /// Its site.
-    pub site: String,
-    /// Its roles.
-    pub roles: Vec<String>,
-    /// The generation it runs; absent before its first.
-    pub generation: Option<Generation>,
-    /// Whether its verdicts follow what the vantages see, as it reports itself; absent if it does not report it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub view: Option<ViewStatus>,
-    /// For how long its heartbeat has not changed, by the clock of this control. Does not grow while the engine is
-    /// away.
-    pub silent: Span,
-    /// Silent for so long that it is frozen, dead or cut off.
-    pub lost: bool,
-    /// Instances that it has a note on and that did not fit into its heartbeat.
-    #[serde(default)]
-    pub more_instances: usize,
-    /// For how long it has run another generation than this control; absent while it runs the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lags: Option<Span>,
-}
+use super::Admin;
+use crate::{
+    api::{NodeStatus, ViewStatus},
+    control::Node,
+};
 
 impl NodeStatus {
     /// A node as it is now.

@@ -9,8 +9,8 @@ use axum::{
 
 use super::{Admin, Caller, Problem, Sent};
 use crate::{
+    api::{Bootstrap, BootstrapOrder, NewToken, TokenView},
     auth::Right,
-    control::{Bootstrap, BootstrapOrder, NewToken, TokenView},
 };
 
 pub(super) async fn list(

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use store::{
     commit::{
-        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Plan,
-        Planned, ReadError, Stored,
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, ReadError,
+        Stored,
     },
     engine::EngineError,
     model::{
@@ -27,6 +26,7 @@ use super::{
     ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
 };
+use crate::api::{Applied, DocumentChange, FileText, KeptDocument};
 
 /// Commits by others that a change gives way to before it fails.
 const MAX_CONFLICTS: u32 = 5;
@@ -99,89 +99,9 @@ impl ChangeError {
     }
 }
 
-/// One file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileText {
-    /// The name that errors show.
-    pub name: String,
-    /// YAML or JSON documents.
-    pub text: String,
-}
-
-impl FileText {
-    /// The error of a file without a document. Such a file beside others was probably emptied by accident, and with
-    /// `prune` every document that it had would be removed.
-    #[must_use]
-    pub fn without_documents(&self) -> InputError {
-        InputError {
-            file: self.name.as_str().into(),
-            line: None,
-            document: String::new(),
-            field: String::new(),
-            problem: "there is no document in it".to_owned(),
-            expected: "documents such as `kind: Site`".to_owned(),
-        }
-    }
-}
-
-/// What an apply did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Applied {
-    /// The generation that holds what was requested.
-    pub generation: Generation,
-    /// What it changed; empty if everything was as requested already.
-    pub differences: Vec<DocumentChange>,
-    /// The UUIDs of the services that were written without one: the UUID that each had, or was given.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub uuids: BTreeMap<String, Uuid>,
-    /// What is allowed and probably not meant; in a comparison, only what the change would add.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<InputError>,
-}
-
-/// How one document changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DocumentChange {
-    /// The document and how it differs.
-    #[serde(flatten)]
-    pub difference: Difference,
-    /// Its fields with both values; only in the answer of a comparison.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<FieldChange>,
-    /// How many more fields differ than are listed.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub more: usize,
-}
-
-const fn is_zero(count: &usize) -> bool {
-    *count == 0
-}
-
-impl From<Difference> for DocumentChange {
-    fn from(difference: Difference) -> Self {
-        Self { difference, values: Vec::new(), more: 0 }
-    }
-}
-
 fn plain(generation: Generation, differences: Vec<Difference>, uuids: BTreeMap<String, Uuid>) -> Applied {
     let differences = differences.into_iter().map(DocumentChange::from).collect();
     Applied { generation, differences, uuids, warnings: Vec::new() }
-}
-
-/// A stored document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptDocument {
-    /// Its kind and name.
-    #[serde(flatten)]
-    pub id: DocumentId,
-    /// The generation that last changed it.
-    pub changed: Generation,
-    /// Its text.
-    pub yaml: String,
-    /// The same as JSON.
-    #[serde(default)]
-    pub document: serde_json::Value,
 }
 
 /// Reads every document of these files, with the errors of all of them.

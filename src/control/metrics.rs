@@ -1,4 +1,4 @@
-//! Control's metrics.
+//! What control counts.
 
 store::metrics! {
     /// What control did.

@@ -5,134 +5,30 @@
 //! the operator's token with `waits_for`. Control puts that token in force once each of them has been heard with its
 //! own. All of this is in the stored documents, so it survives restarts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use store::{
     commit::{self, Change, ReadError, Stored},
     engine::EngineError,
-    model::{
-        Authority, Bearer, Document, DocumentId, Generation, Kind, Name, Place, Placed, Role, Scope, Token,
-        encode,
-    },
+    model::{Authority, Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, Token, encode},
     snapshot::Snapshot,
 };
 
 use super::{
     ControlHandle, Shared,
     bearers::{self, Census, Lockout, pending},
-    documents::{ChangeError, FileText, Requester, commit_with, parse},
+    documents::{ChangeError, Requester, commit_with, parse},
 };
-use crate::auth;
+use crate::{
+    api::{Bootstrap, BootstrapOrder, FileText, MadeToken, NewToken, Pending, TokenView},
+    auth,
+};
 
 /// How often control checks whether everyone that an operator's token waits for has been heard.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// The name under which control records that it put an operator's token in force.
 const BOOTSTRAP: Requester<'_> =
     Requester { name: "bootstrap", authority: Authority::Human, may_change_tokens: true };
-
-/// One token, without anything of its secret.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TokenView {
-    /// Its name.
-    pub name: Name,
-    /// What it may do.
-    pub role: Role,
-    /// On what.
-    pub scope: Scope,
-    /// False for an operator's token that is not in force yet.
-    pub in_force: bool,
-}
-
-/// A token to be made. The secret is made here, or by the caller, who then sends the secret or its digest: in this way
-/// one secret can be used in several clusters.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewToken {
-    /// Its name, which the record of writes shows.
-    pub name: Name,
-    /// What it may do.
-    pub role: Role,
-    /// On what.
-    #[serde(default)]
-    pub scope: Scope,
-    /// The secret: at least 16 printable characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// Or the SHA-256 of it, in hexadecimal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_sha256: Option<String>,
-    /// Replace a token of the same name, whose secret is then no longer accepted.
-    #[serde(default)]
-    pub replace: bool,
-}
-
-/// A token that was made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MadeToken {
-    /// The generation that holds it.
-    pub generation: Generation,
-    /// Its secret, if it was made here. It is stored nowhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-}
-
-/// The state of a cluster's bootstrap.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Bootstrap {
-    /// The operators' tokens in force, by name: with any of them, every request needs a token.
-    pub operators: Vec<Name>,
-    /// The operator's token that is not in force yet.
-    pub pending: Option<Pending>,
-    /// The nodes and vantages heard in the last minute without a token, with the role that each needs.
-    pub without_token: BTreeMap<Bearer, Role>,
-    /// The services registered at this engine. A bootstrap does not wait for their writers. Empty on a real Consul,
-    /// whose own ACLs guard them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub registered: Vec<String>,
-}
-
-/// An operator's token that is not in force yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
-    /// Its name.
-    pub operator: Name,
-    /// The nodes and vantages that have not been heard with a token.
-    pub waits_for: BTreeSet<Bearer>,
-}
-
-/// A token's name and the digest of its secret, which the caller keeps.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Keyed {
-    /// The token's name.
-    pub name: Name,
-    /// The SHA-256 of its secret, in hexadecimal.
-    pub secret_sha256: String,
-}
-
-/// The tokens that a bootstrap makes.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BootstrapOrder {
-    /// The operator's token; absent if one is pending already.
-    #[serde(default)]
-    pub operator: Option<Keyed>,
-    /// The tokens of the nodes and vantages that have none.
-    #[serde(default)]
-    pub tokens: BTreeMap<Bearer, Keyed>,
-    /// A token for the programs that register services at this engine. Afterwards no registration is accepted without
-    /// a token.
-    #[serde(default)]
-    pub registrar: Option<Keyed>,
-    /// Put the operator's token in force at once, even if that locks out nodes.
-    #[serde(default)]
-    pub force: bool,
-}
 
 fn sha256(text: &str) -> Result<String, ChangeError> {
     if text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit()) {
@@ -150,20 +46,18 @@ fn stored_tokens(stored: &Stored) -> Vec<Token> {
     bearers::tokens(stored.documents())
 }
 
-impl NewToken {
-    /// The digest of the secret, and the secret itself if it was made here.
-    fn secret(&self) -> Result<(String, Option<String>), ChangeError> {
-        match (&self.secret, &self.secret_sha256) {
-            (Some(_), Some(_)) => Err(ChangeError::wrong("secret and secret_sha256: one of them is enough")),
-            (Some(given), None) => match crate::token_file::secret(given.as_bytes()) {
-                Ok(secret) => Ok((auth::digest(secret.expose()), None)),
-                Err(_) => Err(ChangeError::wrong("secret: expected at least 16 printable characters")),
-            },
-            (None, Some(digest)) => Ok((sha256(digest)?, None)),
-            (None, None) => {
-                let secret = auth::new_secret();
-                Ok((auth::digest(&secret), Some(secret)))
-            }
+/// The digest of a new token's secret, and the secret itself if it was made here.
+fn secret_of(wanted: &NewToken) -> Result<(String, Option<String>), ChangeError> {
+    match (&wanted.secret, &wanted.secret_sha256) {
+        (Some(_), Some(_)) => Err(ChangeError::wrong("secret and secret_sha256: one of them is enough")),
+        (Some(given), None) => match crate::token_file::secret(given.as_bytes()) {
+            Ok(secret) => Ok((auth::digest(secret.expose()), None)),
+            Err(_) => Err(ChangeError::wrong("secret: expected at least 16 printable characters")),
+        },
+        (None, Some(digest)) => Ok((sha256(digest)?, None)),
+        (None, None) => {
+            let secret = auth::new_secret();
+            Ok((auth::digest(&secret), Some(secret)))
         }
     }
 }
@@ -205,7 +99,7 @@ impl ControlHandle {
     /// Wrong: the secret or its digest cannot be used. Conflict: there is another token of that name, or the change
     /// would lock out a node. Otherwise as [`ControlHandle::apply`].
     pub async fn create_token(&self, by: Requester<'_>, wanted: NewToken) -> Result<MadeToken, ChangeError> {
-        let (secret_sha256, secret) = wanted.secret()?;
+        let (secret_sha256, secret) = secret_of(&wanted)?;
         let NewToken { name, role, scope, replace, .. } = wanted;
         let token = Token { name, role, scope, secret_sha256, waits_for: Vec::new() };
         if !replace {
@@ -422,8 +316,10 @@ async fn put_in_force(shared: &Shared, token: &Token) -> Result<bool, ChangeErro
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::control::Refusal;
+    use crate::{api::Keyed, control::Refusal};
 
     fn keyed(name: &str) -> Keyed {
         Keyed { name: name.parse().unwrap(), secret_sha256: auth::digest(name) }

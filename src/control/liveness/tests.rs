@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use store::load::Load;
 
 use super::*;
-use crate::{admin::NodeStatus, control::drains::Evidence};
+use crate::{api::NodeStatus, control::drains::Evidence};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(6);
