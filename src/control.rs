@@ -48,9 +48,9 @@ pub use drains::{MAX_DRAINS, MIN_LEASE};
 pub use liveness::{Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
 
-use drains::Desk;
+use drains::DrainOrders;
 use lock::Lock;
-use work::Board;
+use work::WorkList;
 
 use crate::api::{DrainOrder, DrainView};
 
@@ -151,7 +151,7 @@ struct Shared {
     engine: Arc<dyn Engine>,
     handle: Handle,
     metrics: Arc<Metrics>,
-    work: Board,
+    work: WorkList,
     nodes: liveness::Nodes,
     bearers: bearers::Bearers,
     evidence: watch::Sender<Arc<drains::Evidence>>,
@@ -172,13 +172,13 @@ pub struct Control {
 pub struct ControlHandle {
     shared: Arc<Shared>,
     intake: intake::Inlet,
-    desk: Arc<Desk>,
+    drain_orders: Arc<DrainOrders>,
 }
 
 /// Prepares control over an engine and this node's picture of it. Nothing happens before [`Control::run`].
 #[must_use]
 pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control {
-    let work = Board::starting_at(handle.now());
+    let work = WorkList::starting_at(handle.now());
     let nodes = liveness::Nodes::new(config.settle);
     let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
     let shared = Arc::new(Shared {
@@ -193,8 +193,8 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         evidence: watch::Sender::new(Arc::default()),
     });
     let (intake, reports) = intake::channel();
-    let desk = Arc::new(Desk::new(Arc::clone(&shared)));
-    let handle = ControlHandle { shared: Arc::clone(&shared), intake, desk };
+    let drain_orders = Arc::new(DrainOrders::new(Arc::clone(&shared)));
+    let handle = ControlHandle { shared: Arc::clone(&shared), intake, drain_orders };
     Control { shared, reports, handle }
 }
 
@@ -316,18 +316,18 @@ impl ControlHandle {
     /// Not found: no such instance is registered. Wrong: a hook or lease that cannot be. Conflict: it is being drained
     /// in another way. Unavailable: the engine is away.
     pub async fn drain(&self, order: DrainOrder) -> Result<store::drain::Drain, Refused> {
-        self.desk.order(order).await
+        self.drain_orders.order(order).await
     }
 
     /// Every drain that is known, newest first.
     #[must_use]
     pub fn drains(&self) -> Vec<DrainView> {
-        self.desk.list()
+        self.drain_orders.list()
     }
 
     /// One drain.
     pub async fn drain_status(&self, id: &str) -> Option<DrainView> {
-        self.desk.status(id).await
+        self.drain_orders.status(id).await
     }
 
     /// Calls a drain off: gateways may pick the instance again, and maintenance that was set for it is undone. One that
@@ -337,7 +337,7 @@ impl ControlHandle {
     /// Not found: no such drain. Conflict: it is over, and another drain keeps its instance out. Unavailable: the engine
     /// is away.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
-        self.desk.cancel(id, by).await
+        self.drain_orders.cancel(id, by).await
     }
 
     /// Another drain that keeps the instance of this one out, as that of an instance at the same address.
@@ -348,7 +348,7 @@ impl ControlHandle {
         &self,
         drain: &store::drain::Drain,
     ) -> Result<Option<store::drain::DrainId>, Refused> {
-        self.desk.also_holding(drain).await
+        self.drain_orders.also_holding(drain).await
     }
 
     /// Control's counters.

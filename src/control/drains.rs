@@ -43,13 +43,13 @@ const READMITTING: &str = "maintenance that was set for this drain is being undo
 
 /// Takes orders.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct DrainOrders {
     shared: Arc<Shared>,
     /// One order at a time, so that two for one instance see each other.
     ordering: Mutex<()>,
 }
 
-impl Desk {
+impl DrainOrders {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, ordering: Mutex::default() }
     }
@@ -103,7 +103,7 @@ impl Desk {
             TxnOutcome::Committed(_) => {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
-                    address = view::address(&drain), by = drain.by,
+                    address = hook::address(&drain), by = drain.by,
                     hook = drain.hook.as_deref().map(hook::shown), "drain ordered"
                 );
                 Ok(drain)

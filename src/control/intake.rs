@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Refusal, Refused, Shared,
-    ledger::{Ledger, Ruling},
+    ledger::{Effects, Ledger},
     shards::{self, OBSERVATIONS, Write},
 };
 
@@ -181,8 +181,8 @@ impl Intake {
         }
         let suspected = match self.vantages.get_mut(&name) {
             Some(vantage) => match vantage.ledger.take(batch) {
-                Ruling::Taken(suspected) => suspected,
-                Ruling::Gap => return Ok(false),
+                Effects::Taken(suspected) => suspected,
+                Effects::Gap => return Ok(false),
             },
             None => {
                 let Some((ledger, suspected)) = Ledger::open(batch) else { return Ok(false) };

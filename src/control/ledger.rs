@@ -21,7 +21,7 @@ const MAX_REASON: usize = 300;
 
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub(super) enum Effects {
     /// It is in the ledger; these targets are newly suspected.
     Taken(Vec<TargetKey>),
     /// One is missing in between.
@@ -54,7 +54,7 @@ impl Ledger {
     }
 
     /// Takes a batch in.
-    pub(super) fn take(&mut self, batch: Batch) -> Ruling {
+    pub(super) fn take(&mut self, batch: Batch) -> Effects {
         let same_process = batch.boot == self.heartbeat.boot;
         let old = same_process && batch.number < self.number;
         let heartbeat = heartbeat(&batch);
@@ -63,10 +63,10 @@ impl Ledger {
         } else if batch.full {
             self.replace(batch)
         } else if !same_process {
-            return Ruling::Gap;
+            return Effects::Gap;
         } else if batch.observations.is_empty() {
             if batch.number != self.number {
-                return Ruling::Gap;
+                return Effects::Gap;
             }
             Vec::new()
         } else if batch.number <= self.number + 1 {
@@ -74,12 +74,12 @@ impl Ledger {
             let withheld = batch.withheld;
             self.merge(batch.observations, withheld)
         } else {
-            return Ruling::Gap;
+            return Effects::Gap;
         };
         if !same_process || heartbeat.number >= self.heartbeat.number {
             self.heartbeat = heartbeat;
         }
-        Ruling::Taken(suspected)
+        Effects::Taken(suspected)
     }
 
     fn replace(&mut self, batch: Batch) -> Vec<TargetKey> {
@@ -162,10 +162,10 @@ mod tests {
     use super::*;
     use crate::control::testing::{batch, full, seen, suspect};
 
-    fn targets(ruling: Ruling) -> Vec<String> {
-        match ruling {
-            Ruling::Taken(list) => list.iter().map(ToString::to_string).collect(),
-            Ruling::Gap => panic!("a gap"),
+    fn targets(effects: Effects) -> Vec<String> {
+        match effects {
+            Effects::Taken(list) => list.iter().map(ToString::to_string).collect(),
+            Effects::Gap => panic!("a gap"),
         }
     }
 
@@ -183,19 +183,19 @@ mod tests {
     #[test]
     fn numbers_must_follow_each_other() {
         let mut ledger = opened(vec![seen("a", State::Up)]);
-        assert_eq!(ledger.take(batch("v1", 2, vec![seen("b", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 2, vec![seen("b", State::Up)])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 2);
-        assert_eq!(ledger.take(batch("v1", 4, vec![seen("c", State::Up)])), Ruling::Gap);
+        assert_eq!(ledger.take(batch("v1", 4, vec![seen("c", State::Up)])), Effects::Gap);
         assert_eq!(
             ledger.take(batch("v1", 3, vec![])),
-            Ruling::Gap,
+            Effects::Gap,
             "a heartbeat after a batch that is missing"
         );
-        assert_eq!(ledger.take(batch("v1", 2, vec![])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 2, vec![])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 2);
-        assert_eq!(ledger.take(full("v1", 9, vec![seen("c", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(full("v1", 9, vec![seen("c", State::Up)])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 1, "absent ones are forgotten");
-        assert_eq!(ledger.take(batch("v1", 10, vec![seen("a", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 10, vec![seen("a", State::Up)])), Effects::Taken(vec![]));
     }
 
     #[test]
@@ -221,8 +221,8 @@ mod tests {
             batch.heartbeat = 1;
             batch
         };
-        assert_eq!(ledger.take(other(batch("v1", 2, vec![seen("a", State::Up)]))), Ruling::Gap);
-        assert_eq!(ledger.take(other(batch("v1", 1, vec![]))), Ruling::Gap);
+        assert_eq!(ledger.take(other(batch("v1", 2, vec![seen("a", State::Up)]))), Effects::Gap);
+        assert_eq!(ledger.take(other(batch("v1", 1, vec![]))), Effects::Gap);
         targets(ledger.take(other(full("v1", 1, vec![]))));
         assert_eq!((ledger.heartbeat().boot.as_str(), ledger.heartbeat().number), ("other", 1));
         assert!(ledger.items().is_empty());

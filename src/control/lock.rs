@@ -249,26 +249,26 @@ mod tests {
 
     /// Counts those who work, and keeps what the last of them held.
     #[derive(Debug, Default)]
-    struct Desk {
+    struct Workers {
         working: AtomicUsize,
         most: AtomicUsize,
         terms: Mutex<Vec<(&'static str, Arc<Held>)>>,
     }
 
-    struct Seat<'a>(&'a Desk);
+    struct Working<'a>(&'a Workers);
 
-    impl Drop for Seat<'_> {
+    impl Drop for Working<'_> {
         fn drop(&mut self) {
             self.0.working.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    impl Desk {
+    impl Workers {
         async fn work(self: Arc<Self>, who: &'static str, held: Arc<Held>) {
             self.terms.lock().unwrap().push((who, held));
             let now = self.working.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(now, Ordering::SeqCst);
-            let _seat = Seat(&self);
+            let _working = Working(&self);
             std::future::pending::<()>().await;
         }
 
@@ -282,25 +282,25 @@ mod tests {
         }
     }
 
-    fn candidate(world: &World, desk: &Arc<Desk>, who: &'static str) -> watch::Sender<bool> {
+    fn candidate(world: &World, workers: &Arc<Workers>, who: &'static str) -> watch::Sender<bool> {
         let lock = Lock::new(&world.shared(who), "tests");
         let (stop, stopping) = watch::channel(false);
-        let desk = Arc::clone(desk);
-        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&desk).work(who, held)));
+        let workers = Arc::clone(workers);
+        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&workers).work(who, held)));
         stop
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_leads_and_a_lost_session_ends_its_term_and_its_writes() {
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let _first = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
-        let _second = candidate(&world, &desk, "b");
+        let workers = Arc::<Workers>::default();
+        let _first = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
+        let _second = candidate(&world, &workers, "b");
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(desk.leader(), Some("a"), "renewed all the time");
+        assert_eq!(workers.leader(), Some("a"), "renewed all the time");
 
-        let held = desk.held();
+        let held = workers.held();
         let write = || {
             let (key, value) = ("waypost/locks/tests-guarded".to_owned(), Bytes::from_static(b"x"));
             world.engine.txn(vec![held.fence(), KvOp::Set { key, value }])
@@ -308,7 +308,7 @@ mod tests {
         assert!(matches!(write().await.unwrap(), TxnOutcome::Committed(_)));
         world.engine.session_destroy(&held.session).await.unwrap();
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)), "from now on");
-        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)));
     }
 
@@ -316,10 +316,10 @@ mod tests {
     async fn a_wait_for_a_dead_holder_says_that_it_is_dead() {
         let (log, _guard) = logged();
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
+        let workers = Arc::<Workers>::default();
         let holder = world.gateway("a");
-        let _first = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let _first = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
         let shared = world.shared("b");
         tokio::spawn(liveness::follow(Arc::clone(&shared)));
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -335,19 +335,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_stops_gives_the_lock_back_and_who_restarts_takes_it_from_itself() {
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let stop = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let workers = Arc::<Workers>::default();
+        let stop = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
         let asked = Instant::now();
         stop.send_replace(true);
-        let _second = candidate(&world, &desk, "b");
-        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        let _second = candidate(&world, &workers, "b");
+        eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-        assert_eq!(desk.most.load(Ordering::SeqCst), 1);
+        assert_eq!(workers.most.load(Ordering::SeqCst), 1);
 
-        let _restarted = candidate(&world, &desk, "b");
-        eventually("a new term", async || desk.terms.lock().unwrap().len() == 3).await;
-        let ended = desk.terms.lock().unwrap()[1].1.session.clone();
+        let _restarted = candidate(&world, &workers, "b");
+        eventually("a new term", async || workers.terms.lock().unwrap().len() == 3).await;
+        let ended = workers.terms.lock().unwrap()[1].1.session.clone();
         let live = world.engine.sessions().await.unwrap();
         assert!(live.iter().all(|it| it.id != ended), "its predecessor's session is ended");
     }
@@ -355,13 +355,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_is_away_ends_the_term_and_is_asked_seldom() {
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let _stop = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let workers = Arc::<Workers>::default();
+        let _stop = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
         world.engine.away.store(true, Ordering::Relaxed);
         tokio::time::sleep(TTL + RENEW_EVERY * 2).await;
-        assert_eq!(desk.leader(), None);
+        assert_eq!(workers.leader(), None);
         world.engine.away.store(false, Ordering::Relaxed);
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        eventually("a leader", async || workers.leader() == Some("a")).await;
     }
 }

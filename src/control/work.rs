@@ -34,7 +34,7 @@ const MAX_WAITING: usize = 4096;
 
 /// What there is to do.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct WorkList {
     state: Mutex<Tasks>,
     news: watch::Sender<u64>,
     waiting: Semaphore,
@@ -98,7 +98,7 @@ impl Tasks {
     }
 }
 
-impl Board {
+impl WorkList {
     pub(super) fn starting_at(now: Moment) -> Self {
         Self {
             state: Mutex::new(Tasks::starting_at(now)),
@@ -167,12 +167,12 @@ pub(super) async fn work(
     index: u64,
     wait: Duration,
 ) -> Result<Work, Refused> {
-    let board = &shared.work;
+    let work_list = &shared.work;
     let too_many =
         |_| Refused::new(Refusal::Unavailable, format!("{MAX_WAITING} vantages are waiting already"));
-    let _place = board.waiting.try_acquire().map_err(too_many)?;
+    let _place = work_list.waiting.try_acquire().map_err(too_many)?;
     let deadline = Instant::now() + wait.min(MAX_WAIT);
-    let mut news = board.news.subscribe();
+    let mut news = work_list.news.subscribe();
     loop {
         news.borrow_and_update();
         let snapshot = shared.handle.snapshot();
@@ -182,10 +182,10 @@ pub(super) async fn work(
                 return Err(Refused::new(Refusal::NotFound, text));
             }
             // An empty list of targets would stop the vantage: never answer before they are known.
-            board.configure(snapshot);
+            work_list.configure(snapshot);
         }
         let now = shared.handle.now();
-        if let Some(work) = board.with(|tasks| tasks.after(vantage, index, now)) {
+        if let Some(work) = work_list.with(|tasks| tasks.after(vantage, index, now)) {
             return Ok(work);
         }
         let woken = tokio::time::timeout_at(deadline, news.changed()).await;
@@ -194,7 +194,9 @@ pub(super) async fn work(
                 return Err(Refused::new(Refusal::Unavailable, "this node has no configuration yet"));
             }
             let nothing = |tasks: &mut Tasks| Work { index: tasks.last, ..Work::default() };
-            return Ok(board.with(|tasks| tasks.after(vantage, index, now).unwrap_or_else(|| nothing(tasks))));
+            return Ok(
+                work_list.with(|tasks| tasks.after(vantage, index, now).unwrap_or_else(|| nothing(tasks)))
+            );
         }
     }
 }

@@ -46,23 +46,23 @@ min_ttl: 2s
 const NOW: Moment = Moment(1_790_000_000_000);
 
 /// What is logged of one world after another.
-struct Told {
+struct Watched {
     board: Board,
     generation: u64,
     snapshot: Snapshot,
     before: Option<Seen>,
 }
 
-impl Told {
+impl Watched {
     /// All addresses are up.
     fn of(gateways: &str) -> Self {
         let board = Board::default();
         let snapshot = compile(gateways, 1, &board);
-        let mut told = Self { board, generation: 1, snapshot, before: None };
-        let ips: Vec<String> = told.snapshot.targets.values().map(|it| it.address.to_string()).collect();
-        ips.iter().for_each(|ip| told.set(ip, State::Up));
-        assert_eq!(told.look(), [""; 0]);
-        told
+        let mut watched = Self { board, generation: 1, snapshot, before: None };
+        let ips: Vec<String> = watched.snapshot.targets.values().map(|it| it.address.to_string()).collect();
+        ips.iter().for_each(|ip| watched.set(ip, State::Up));
+        assert_eq!(watched.look(), [""; 0]);
+        watched
     }
 
     fn set(&self, ip: &str, state: State) {
@@ -112,39 +112,40 @@ fn said(line: &Line) -> String {
 
 #[test]
 fn a_whole_failover_of_one_family_is_an_answer_that_changed() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2], aaaa: ['2001:db8::2'] } }");
-    told.set("192.0.2.2", State::Down);
+    let mut watched =
+        Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2], aaaa: ['2001:db8::2'] } }");
+    watched.set("192.0.2.2", State::Down);
     let near = "gw.example.com IPv4 near sh: sh 192.0.2.2 -> bj 192.0.2.1";
-    assert_eq!(told.look(), [format!("{near} (192.0.2.2 of sh was up and is down)")]);
-    told.set("2001:db8::2", State::Down);
-    assert_eq!(told.look(), [""; 0], "a family is not left empty because of health, so nothing changed");
-    told.set("192.0.2.2", State::Up);
+    assert_eq!(watched.look(), [format!("{near} (192.0.2.2 of sh was up and is down)")]);
+    watched.set("2001:db8::2", State::Down);
+    assert_eq!(watched.look(), [""; 0], "a family is not left empty because of health, so nothing changed");
+    watched.set("192.0.2.2", State::Up);
     let back = "gw.example.com IPv4 near sh: bj 192.0.2.1 -> sh 192.0.2.2 (sh was down and is up)";
-    assert_eq!(told.look(), [back]);
+    assert_eq!(watched.look(), [back]);
 }
 
 #[test]
 fn an_address_that_leaves_the_answer_of_its_site_is_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
-    told.set("192.0.2.3", State::Down);
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
+    watched.set("192.0.2.3", State::Down);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 192.0.2.3 -> bj 192.0.2.1";
-    assert_eq!(told.look(), [format!("{change} (192.0.2.3 of bj was up and is down)")]);
-    assert_eq!(told.look(), [""; 0], "once");
+    assert_eq!(watched.look(), [format!("{change} (192.0.2.3 of bj was up and is down)")]);
+    assert_eq!(watched.look(), [""; 0], "once");
 }
 
 #[test]
 fn other_addresses_in_the_configuration_are_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
-    told.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
-    told.set("192.0.2.9", State::Up);
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    watched.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
+    watched.set("192.0.2.9", State::Up);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 -> bj 192.0.2.9";
     let why = "192.0.2.9 of bj is new; 192.0.2.1 is no address of bj any more; configuration 1.2";
-    assert_eq!(told.look(), [format!("{change} ({why})")]);
+    assert_eq!(watched.look(), [format!("{change} ({why})")]);
 }
 
 #[test]
 fn a_domain_that_comes_or_goes_is_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     let service = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
 ---
 kind: Service
@@ -153,19 +154,19 @@ uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10
 cluster: main
 consul: { service: orders }
 hosts: [orders.example.com]";
-    told.configure(service);
+    watched.configure(service);
     let (uuid, no) = ("6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10.example.com IPv4", "no such domain");
     let lines = [
         format!("{uuid} near bj, all others: {no} -> bj 192.0.2.1 (configuration 1.2)"),
         format!("{uuid} near sh: {no} -> sh 192.0.2.2 (configuration 1.2)"),
     ];
-    assert_eq!(told.look(), lines);
-    told.configure("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    assert_eq!(watched.look(), lines);
+    watched.configure("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     let lines = [
         format!("{uuid} near bj, all others: bj 192.0.2.1 -> {no} (configuration 1.3)"),
         format!("{uuid} near sh: sh 192.0.2.2 -> {no} (configuration 1.3)"),
     ];
-    assert_eq!(told.look(), lines);
+    assert_eq!(watched.look(), lines);
 }
 
 #[test]
@@ -183,9 +184,9 @@ name: empty.example.com
 cluster: main
 check: web
 when_none: nodata";
-    let told = Told::of(gateways);
-    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| told.set(ip, State::Down));
-    let seen = Seen::at(&told.snapshot, &told.board, NOW);
+    let watched = Watched::of(gateways);
+    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| watched.set(ip, State::Down));
+    let seen = Seen::at(&watched.snapshot, &watched.board, NOW);
     let answer = |name: &str| &*seen.domains[name].answer(OTHERS, Family::V4).unwrap().full;
     assert_eq!(answer("gw.example.com"), "bj 192.0.2.1");
     assert_eq!(answer("other.example.com"), "bj 192.0.2.1, sh 192.0.2.2");
@@ -200,27 +201,28 @@ fn the_end_of_a_hold_down_says_whether_the_site_was_let_back() {
         format!("{gateways}\n{order}\nstate: {state}")
     };
     let held = || {
-        let mut told = Told::of(gateways);
-        told.set("192.0.2.1", State::Down);
-        told.look();
-        told.read("192.0.2.1", Reading { state: State::Up, since: NOW, recovered: true, unsettled: false });
-        assert_eq!(told.look(), ["gw.example.com bj: begins"]);
-        told
+        let mut watched = Watched::of(gateways);
+        watched.set("192.0.2.1", State::Down);
+        watched.look();
+        watched
+            .read("192.0.2.1", Reading { state: State::Up, since: NOW, recovered: true, unsettled: false });
+        assert_eq!(watched.look(), ["gw.example.com bj: begins"]);
+        watched
     };
-    let last = |mut told: Told| told.look().pop().unwrap();
-    let told = held();
-    told.set("192.0.2.1", State::Up);
-    assert_eq!(last(told), "gw.example.com bj: let back");
-    let told = held();
-    told.set("192.0.2.1", State::Down);
-    assert_eq!(last(told), "gw.example.com bj: ends, it is down again");
-    let mut told = held();
-    told.configure(&forced("down"));
+    let last = |mut watched: Watched| watched.look().pop().unwrap();
+    let watched = held();
+    watched.set("192.0.2.1", State::Up);
+    assert_eq!(last(watched), "gw.example.com bj: let back");
+    let watched = held();
+    watched.set("192.0.2.1", State::Down);
+    assert_eq!(last(watched), "gw.example.com bj: ends, it is down again");
+    let mut watched = held();
+    watched.configure(&forced("down"));
     let why = "it is forced down (override work: down, by ops: test)";
-    assert_eq!(last(told), format!("gw.example.com bj: ends, {why}"));
-    let mut told = held();
-    told.configure(&forced("up"));
-    assert_eq!(last(told), "gw.example.com bj: let back (override work: up, by ops: test)");
+    assert_eq!(last(watched), format!("gw.example.com bj: ends, {why}"));
+    let mut watched = held();
+    watched.configure(&forced("up"));
+    assert_eq!(last(watched), "gw.example.com bj: let back (override work: up, by ops: test)");
 }
 
 fn answer(text: &str) -> Answer {

@@ -93,16 +93,16 @@ pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, 
 }
 
 /// Says each end that a gateway has seen, once.
-pub(super) fn tell_endings(
+pub(super) fn log_endings(
     drains: &Drains,
     evidence: &Evidence,
-    told: &mut Option<BTreeSet<(DrainId, String)>>,
+    reported: &mut Option<BTreeSet<(DrainId, String)>>,
 ) {
     let known: BTreeSet<(DrainId, String)> =
         evidence.endings.iter().map(|it| (it.drain.clone(), it.gateway.clone())).collect();
     // What was there before this control drove the drains is no news.
-    if let Some(told) = told {
-        let news = |it: &&Ended| !told.contains(&(it.drain.clone(), it.gateway.clone()));
+    if let Some(reported) = reported {
+        let news = |it: &&Ended| !reported.contains(&(it.drain.clone(), it.gateway.clone()));
         for ended in evidence.endings.iter().filter(news) {
             let drain = drains.records.get(&ended.drain).map(|(_, it)| it);
             tracing::info!(
@@ -111,7 +111,7 @@ pub(super) fn tell_endings(
             );
         }
     }
-    *told = Some(known);
+    *reported = Some(known);
 }
 
 /// Removes records that are not needed any more, with what gateways proved for them. What fails is tried again at the

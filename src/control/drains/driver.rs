@@ -90,7 +90,7 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
     let mut ended: BTreeMap<DrainId, Index> = BTreeMap::new();
     let _active = Active(&shared);
     let mut evidence = shared.evidence.subscribe();
-    let mut endings_told = None;
+    let mut endings_reported = None;
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -118,7 +118,7 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
             },
             Ok(()) = evidence.changed() => {
                 let known = Arc::clone(&evidence.borrow_and_update());
-                drained::tell_endings(&seen, &known, &mut endings_told);
+                drained::log_endings(&seen, &known, &mut endings_reported);
                 drained::record_ended(&shared, &held, &seen, &known).await;
             }
             _ = sweep.tick() => drained::remove_old(&shared, &held, &seen).await,
@@ -144,7 +144,7 @@ struct Driver {
     evidence: watch::Receiver<Arc<Evidence>>,
     backoff: Backoff,
     called: bool,
-    told: steps::Told,
+    reported: steps::LastReported,
 }
 
 /// A record and its index.
@@ -161,7 +161,7 @@ impl Driver {
             evidence: shared.evidence.subscribe(),
             backoff: Backoff::default(),
             called: false,
-            told: steps::Told::default(),
+            reported: steps::LastReported::default(),
         }
     }
 
@@ -170,7 +170,7 @@ impl Driver {
         let mut known = self.read().await;
         while let Some((index, drain)) = known.take() {
             let evidence = Arc::clone(&self.evidence.borrow_and_update());
-            self.told.progress(&drain, &evidence);
+            self.reported.progress(&drain, &evidence);
             known = match next(&drain, &evidence, self.called, self.shared.handle.now()) {
                 Move::Stop => return (self.id, index),
                 Move::Wait => self.changed((index, drain)).await,

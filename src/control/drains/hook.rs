@@ -6,8 +6,6 @@ use reqwest::{Client, StatusCode, Url, redirect};
 use serde::Serialize;
 use store::drain::Drain;
 
-use super::view::address;
-
 /// The longest address of a hook.
 const MAX: usize = 2_048;
 
@@ -86,6 +84,12 @@ pub(super) fn shown(hook: &str) -> String {
     url.set_query(None);
     url.set_fragment(None);
     if url == before { hook.to_owned() } else { url.into() }
+}
+
+/// Where the instance serves.
+pub(super) fn address(drain: &Drain) -> String {
+    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// What is wrong with a hook's address, if anything.

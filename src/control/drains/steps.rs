@@ -8,13 +8,13 @@ use super::{Evidence, hook::shown};
 
 /// What was told of one drain.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastReported {
     awaited: BTreeSet<String>,
     receipts: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
 
-impl Told {
+impl LastReported {
     /// Tells what the evidence has brought while receipts are awaited.
     pub(super) fn progress(&mut self, drain: &Drain, evidence: &Evidence) {
         if drain.phase != Phase::Draining {

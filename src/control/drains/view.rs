@@ -10,7 +10,10 @@ use store::{
     model::{Moment, Span},
 };
 
-use super::{Evidence, hook::shown};
+use super::{
+    Evidence,
+    hook::{address, shown},
+};
 use crate::api::{DrainView, HookState};
 
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
@@ -81,10 +84,4 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     };
     let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-/// Where the instance serves.
-pub(super) fn address(drain: &Drain) -> String {
-    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
