@@ -1,11 +1,12 @@
-//! Tells the log of every answer that changed: which domain, for whom, from what to what, and why; and of hold-downs.
+//! Logs every answer that changes (which domain, for which clients, from what to what, and why), and hold-downs.
 //!
 //! What is compared is what is answered: the addresses, for each family, for clients near each site and for all others.
-//! Every control does so by itself, whether or not it leads, as every node tells verdicts: the one that leads may die
-//! with the very site whose death moves the answers, and its lock outlives it by up to twenty seconds.
+//! Every control does this, whether or not it holds a lock, just as every node logs verdicts: the lock holder may be in
+//! the very site that fails, and its lock outlives it by up to twenty seconds.
 //!
-//! A look is taken at most once a second and for at most a twentieth of one core's time. Domains that change alike are
-//! logged together, so that the death of a data centre with a hundred thousand domains is a few lines.
+//! The answers are compared at most once a second, with at most a twentieth of one core's time. Domains that change in
+//! the same way are logged together, so that the failure of a data centre with a hundred thousand domains is a few
+//! lines.
 
 mod seen;
 mod story;
@@ -19,14 +20,14 @@ use super::Shared;
 use seen::Seen;
 use story::{HoldDown, Line, Story};
 
-/// The shortest time between two looks.
+/// The shortest time between two comparisons.
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes long is followed by a pause of so many times as long.
+/// A comparison is followed by a pause that is this many times as long.
 const REST: u32 = 20;
-/// So many domains are looked at aside, so that nothing waits for it.
+/// From this many domains on, the comparison runs on a thread of its own, so that nothing waits for it.
 const MANY: usize = 1_000;
 
-/// Looks for ever. What changes before the first look is no news.
+/// Compares for ever. What changed before the first comparison is not logged.
 pub(super) async fn tell(shared: Arc<Shared>) {
     let mut before: Option<Seen> = None;
     loop {
@@ -37,7 +38,7 @@ pub(super) async fn tell(shared: Arc<Shared>) {
             before = if snapshot.domains.len() < MANY {
                 Some(look(&snapshot, &board, now, last.as_ref()))
             } else {
-                // A defect here costs its line in the log, and the story begins anew.
+                // After a defect here the comparison starts anew; only lines in the log are lost.
                 let looking =
                     tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref()));
                 vital::attempt("the log's story of changed answers", looking.await)
@@ -47,7 +48,7 @@ pub(super) async fn tell(shared: Arc<Shared>) {
     }
 }
 
-/// Sees what is answered now, and tells what became different.
+/// Works out what is answered now, and logs the differences.
 fn look(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Seen>) -> Seen {
     let seen = Seen::at(snapshot, board, now);
     if let Some(before) = before {

@@ -1,8 +1,8 @@
-//! What one vantage reported, and by which number: decides whether a batch fits. Pure.
+//! What one vantage reported, and by which number: decides whether a batch follows the last one. Pure.
 //!
-//! A batch with observations must bear the number after the last one; a heartbeat repeats it; a full batch replaces
-//! everything and starts the count anew. A prober that got no answer sends the same number again, perhaps with more
-//! in it, so the last number is taken in again and older ones are known already.
+//! A batch with observations has the number after the last one; a heartbeat repeats the number; a full batch replaces
+//! everything and starts a new count. A prober that got no answer sends the same number again, perhaps with more
+//! observations, so the last number is accepted again, and older ones are known already.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +19,12 @@ const SPARE: usize = 10_000;
 /// The longest reason that is kept, in bytes.
 const MAX_REASON: usize = 300;
 
-/// What became of a batch.
+/// The effects of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effects {
     /// It is in the ledger; these targets are newly suspected.
     Taken(Vec<TargetKey>),
-    /// One is missing in between.
+    /// None: a batch is missing in between.
     Gap,
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Ledger {
     number: u64,
     heartbeat: Heartbeat,
     items: Items,
-    /// Targets whose last observation was a suspicion or Down: these raise no new one.
+    /// Targets whose last observation was a suspicion or Down. They raise no new suspicion.
     doubted: BTreeSet<TargetKey>,
-    /// Counts the changes of the items.
+    /// How often the items have changed.
     changes: u64,
 }
 
 impl Ledger {
-    /// Starts with a full batch; anything else leaves a gap.
+    /// Starts with a full batch; `None` for any other, which leaves a gap.
     pub(super) fn open(batch: Batch) -> Option<(Self, Vec<TargetKey>)> {
         if !batch.full {
             return None;
@@ -53,7 +53,7 @@ impl Ledger {
         Some((ledger, suspected))
     }
 
-    /// Takes a batch in.
+    /// Accepts a batch.
     pub(super) fn take(&mut self, batch: Batch) -> Effects {
         let same_process = batch.boot == self.heartbeat.boot;
         let old = same_process && batch.number < self.number;
@@ -118,7 +118,7 @@ impl Ledger {
         raised
     }
 
-    /// Forgets what nobody asks for, if there is too much of it; how many were forgotten.
+    /// Removes observations of targets that are not configured, if there are too many; returns how many.
     pub(super) fn prune(&mut self, snapshot: &Snapshot) -> usize {
         let before = self.items.len();
         if before > snapshot.targets.len() + SPARE {
@@ -129,17 +129,17 @@ impl Ledger {
         before - self.items.len()
     }
 
-    /// That the vantage lives.
+    /// The vantage's last heartbeat.
     pub(super) const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
-    /// What it sees, as JSON.
+    /// Its observations, as JSON.
     pub(super) const fn items(&self) -> &Items {
         &self.items
     }
 
-    /// Moves whenever the items change.
+    /// Grows whenever the items change.
     pub(super) const fn changes(&self) -> u64 {
         self.changes
     }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_bounded() {
+    fn observations_of_unknown_targets_are_bounded() {
         let many = |count: usize| (0..count).map(|n| seen(&format!("t{n}"), State::Up)).collect();
         let mut ledger = opened(many(SPARE));
         assert_eq!(ledger.prune(&Snapshot::default()), 0);

@@ -1,6 +1,6 @@
 //! What every domain answers at a moment. Pure.
 //!
-//! A large world has a hundred thousand domains, most alike. What is the same for many is worked out and kept once.
+//! There may be a hundred thousand domains, most of them alike. What is the same for many is computed and kept once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -60,13 +60,13 @@ pub(super) struct AtSite {
     pub(super) tier: Tier,
     /// The order in force there, in brackets; empty without one.
     pub(super) order: Text,
-    /// What is believed of each address, also of those that regions see by themselves; `None` without a check.
+    /// The verdict of each address, also of those that regions judge for themselves; `None` without a check.
     pub(super) addresses: Vec<(Text, Option<State>)>,
 }
 
 impl Alike {
-    /// What clients near a site, or all others, are answered. Clients near a site of which nothing is known are such
-    /// others.
+    /// The answer for clients near a site, or for all others. Clients near a site without an answer of its own are among
+    /// the others.
     pub(super) fn answer(&self, clients: &str, family: Family) -> Option<&Answer> {
         let of =
             |clients: &str| self.answers.iter().find(|(who, which, _)| **who == *clients && *which == family);
@@ -86,7 +86,7 @@ impl Seen {
     }
 }
 
-/// What a look looks at.
+/// What the answers are computed from.
 struct View<'s> {
     snapshot: &'s Snapshot,
     board: &'s Board,
@@ -94,7 +94,7 @@ struct View<'s> {
     homes: Vec<(Option<SiteId>, &'s str)>,
 }
 
-/// What a long run of domains shares.
+/// What domains share while all of them are computed.
 #[derive(Default)]
 struct Shelf<'s> {
     texts: BTreeSet<Text>,

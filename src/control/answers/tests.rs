@@ -125,7 +125,7 @@ fn a_whole_failover_of_one_family_is_an_answer_that_changed() {
 }
 
 #[test]
-fn an_address_that_leaves_the_answer_of_its_site_is_told() {
+fn an_address_that_leaves_the_answer_of_its_site_is_logged() {
     let mut watched = Watched::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
     watched.set("192.0.2.3", State::Down);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 192.0.2.3 -> bj 192.0.2.1";
@@ -134,7 +134,7 @@ fn an_address_that_leaves_the_answer_of_its_site_is_told() {
 }
 
 #[test]
-fn other_addresses_in_the_configuration_are_told() {
+fn other_addresses_in_the_configuration_are_logged() {
     let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     watched.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
     watched.set("192.0.2.9", State::Up);
@@ -144,7 +144,7 @@ fn other_addresses_in_the_configuration_are_told() {
 }
 
 #[test]
-fn a_domain_that_comes_or_goes_is_told() {
+fn a_domain_that_is_added_or_removed_is_logged() {
     let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     let service = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
 ---

@@ -25,7 +25,7 @@ use super::{
 /// Ended records removed in one transaction, two operations each.
 const SWEPT_TOGETHER: usize = 30;
 
-/// Follows the services that have a drained instance, so that it is known whether the registry has it, for ever.
+/// Follows the services that have a drained instance, so that it is known whether the registry has it. Runs for ever.
 pub(in crate::control) async fn follow(shared: Arc<Shared>) {
     let mut drains = shared.handle.drains();
     loop {
@@ -52,7 +52,7 @@ pub(super) fn is_registered(shared: &Shared, drain: &Drain) -> bool {
     }
 }
 
-/// True if the registry may have it: it has, or cannot be asked.
+/// True if the registry has it, or cannot be read.
 fn may_be_registered(shared: &Shared, drain: &Drain) -> bool {
     let entry = shared.handle.service(&drain.service).load();
     !matches!(entry.standing, Standing::Present | Standing::Gone) || is_registered(shared, drain)
@@ -77,7 +77,7 @@ pub(super) fn newly_ended(drains: &Drains, evidence: &Evidence, now: Moment) -> 
     all
 }
 
-/// Records them. What fails is tried again with the next evidence.
+/// Records them. A failed write is tried again with the next evidence.
 pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, evidence: &Evidence) {
     for (index, drain) in newly_ended(drains, evidence, shared.handle.now()).into_iter().take(SWEPT_TOGETHER)
     {
@@ -92,7 +92,7 @@ pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, 
     }
 }
 
-/// Says each end that a gateway has seen, once.
+/// Logs each end that a gateway has seen, once.
 pub(super) fn log_endings(
     drains: &Drains,
     evidence: &Evidence,
@@ -100,7 +100,7 @@ pub(super) fn log_endings(
 ) {
     let known: BTreeSet<(DrainId, String)> =
         evidence.endings.iter().map(|it| (it.drain.clone(), it.gateway.clone())).collect();
-    // What was there before this control drove the drains is no news.
+    // What was known before this control drove the drains is not logged.
     if let Some(reported) = reported {
         let news = |it: &&Ended| !reported.contains(&(it.drain.clone(), it.gateway.clone()));
         for ended in evidence.endings.iter().filter(news) {
@@ -114,8 +114,7 @@ pub(super) fn log_endings(
     *reported = Some(known);
 }
 
-/// Removes records that are not needed any more, with what gateways proved for them. What fails is tried again at the
-/// next sweep.
+/// Removes records that are no longer needed, with their receipts. A failed write is tried again at the next sweep.
 pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
     let records = drains.records.values().map(|(_, drain)| &**drain);
     let old = spared(records, |drain| may_be_registered(shared, drain), shared.handle.now());

@@ -42,7 +42,7 @@ impl DrainView {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
             still_registered: registered && drain.phase == Phase::Done,
-            // What the hook's address may hold as a secret is the orderer's alone.
+            // The hook's URL may hold secrets.
             drain: Drain { hook: drain.hook.as_deref().map(shown), ..drain.clone() },
             receipts,
             awaited,
