@@ -71,7 +71,7 @@ fn log(line: Line) {
         Line::HoldDown { domains, site, what: HoldDown::Ends(why) } => {
             tracing::info!(domains, site, why = &*why, "hold-down ends, and the site was not let back");
         }
-        Line::More { kinds, domains } => tracing::info!(kinds, domains, "more changed at the same time"),
+        Line::More { kinds, domains } => tracing::info!(kinds, domains, "more changes at the same time"),
     }
 }
 

@@ -146,7 +146,7 @@ impl TokenChange {
 }
 
 /// Why the last operator's token cannot be taken away.
-pub(super) const END_OF_LAST_OPERATOR: &str = "this would take the last operator's token away, and whoever reaches a loopback listener would be an operator: \
+pub(super) const END_OF_LAST_OPERATOR: &str = "this would take the last operator's token away, and anyone who reaches a loopback listener would be an operator: \
      make another operator's token first, or see `waypost token reset --help`";
 
 /// The operator's token that is not in force yet.

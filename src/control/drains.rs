@@ -139,7 +139,7 @@ impl DrainOrders {
                     instance = cancelled.instance,
                     by,
                     done = cancelled.done.is_some(),
-                    "drain cancelled, it keeps the instance out no more"
+                    "drain cancelled, the instance is admitted again"
                 );
                 return Ok(cancelled);
             }

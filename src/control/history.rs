@@ -28,7 +28,7 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "records of old commits cannot be removed");
+                    tracing::warn!(%error, "could not remove records of old commits");
                 }
                 backoff.wait().await;
             }

@@ -196,7 +196,7 @@ impl Intake {
         let pruned = self.vantages.get_mut(&name).map_or(0, |it| it.ledger.prune(snapshot));
         if pruned > 0 {
             self.shared.metrics.unknown_targets.add(pruned as u64);
-            tracing::warn!(vantage = %name, pruned, "too many targets that are not configured: forgotten");
+            tracing::warn!(vantage = %name, pruned, "too many observations of targets that are not configured: removed");
         }
         Ok(true)
     }
@@ -231,7 +231,7 @@ impl Intake {
                 return failed;
             }
         }
-        let conflict = "somebody else writes this vantage's observations at the same time; try again";
+        let conflict = "another control writes this vantage's observations at the same time; try again";
         failed.extend(left.into_iter().map(|name| (name, conflict.to_owned())));
         failed
     }
@@ -328,7 +328,7 @@ impl Intake {
         let seen = observations.iter().filter_map(|key| Some(keys::parse_observations(key)?.0));
         let strangers: BTreeSet<Name> = named.chain(seen).filter(|name| !configured(name)).collect();
         for name in strangers {
-            tracing::info!(vantage = %name, "not configured any more: its observations are removed");
+            tracing::info!(vantage = %name, "vantage no longer configured: removing its observations");
             let ops = vec![
                 KvOp::Delete { key: keys::heartbeat(&name) },
                 KvOp::DeleteTree { prefix: keys::observations(&name, "") },

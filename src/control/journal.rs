@@ -32,7 +32,7 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "the journal cannot be written");
+                    tracing::warn!(%error, "could not write the journal");
                 }
                 // It is not known what was written, so it has to be read again.
                 written = None;

@@ -79,7 +79,7 @@ impl Lock {
     async fn end_predecessor(&self) -> Result<(), EngineError> {
         for session in self.engine.sessions().await? {
             if session.name == self.session_name {
-                tracing::info!(lock = self.name, "the session of this node's earlier process is ended");
+                tracing::info!(lock = self.name, "ending the session of this node's earlier process");
                 self.engine.session_destroy(&session.id).await?;
             }
         }
@@ -149,7 +149,7 @@ impl Lock {
     {
         let working = async {
             let held = self.acquire(session).await?;
-            tracing::info!(lock = self.name, "the lock is ours");
+            tracing::info!(lock = self.name, "lock acquired");
             self.metrics.locks_held.increment();
             let _counted = Counted(&self.metrics);
             work(Arc::new(held)).await;
@@ -159,7 +159,7 @@ impl Lock {
             biased;
             done = working => done,
             () = self.keep(session) => {
-                tracing::warn!(lock = self.name, "the session is lost, and the lock with it");
+                tracing::warn!(lock = self.name, "lock lost: its session has ended");
                 Ok(())
             }
         }
@@ -219,7 +219,7 @@ where
             Err(error) => {
                 lock.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(lock = lock.name, %error, "the lock cannot be taken");
+                    tracing::warn!(lock = lock.name, %error, "could not acquire the lock");
                 }
             }
         }

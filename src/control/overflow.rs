@@ -49,7 +49,7 @@ pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "overflow of full sites not written; it stays as it is");
+                    tracing::warn!(%error, "could not write the overflow of full sites; it stays as it is");
                 }
                 backoff.wait().await;
             }

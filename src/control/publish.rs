@@ -51,7 +51,7 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
                 Err(error) => {
                     shared.metrics.engine_failures.increment();
                     if !backoff.is_failing() {
-                        tracing::warn!(%error, "verdicts cannot be published");
+                        tracing::warn!(%error, "could not publish verdicts");
                     }
                     written = None;
                     backoff.wait().await;

@@ -20,7 +20,7 @@ pub(super) async fn follow(
             News::Read(reading) => on(Ok(&reading.read.value)),
             News::Failed { error, first } => {
                 if first {
-                    tracing::warn!(prefix, %error, "the engine cannot be read");
+                    tracing::warn!(prefix, %error, "could not read the engine");
                 }
                 on(Err(&error));
             }

@@ -144,7 +144,7 @@ fn changes(then: Option<&OneSeen>, now: Option<&OneSeen>, generation: Option<&st
         }
     }
     let change = |((family, from, to), whose): ((Family, &Answer, &Answer), Vec<&str>)| {
-        let clients = if whose.len() == clients.len() { "everybody".to_owned() } else { near(&whose) };
+        let clients = if whose.len() == clients.len() { "all clients".to_owned() } else { near(&whose) };
         Change { clients: clients.into(), family, from: from.clone(), to: to.clone(), why: Text::clone(&why) }
     };
     differences.into_iter().map(change).collect()
@@ -173,7 +173,7 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
         }
     }
     for was in then.iter().filter(|was| both && now.iter().all(|it| it.site != was.site)) {
-        reasons.push(format!("{} is no site of it any more", was.site));
+        reasons.push(format!("{} is no longer one of its sites", was.site));
     }
     if let Some(generation) = generation {
         reasons.push(format!("configuration {generation}"));
@@ -199,7 +199,7 @@ fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
     }
     for (address, _) in &was.addresses {
         if it.addresses.iter().all(|(known, _)| known != address) {
-            reasons.push(format!("{address} is no address of {site} any more"));
+            reasons.push(format!("{address} is no longer an address of {site}"));
         }
     }
 }
@@ -231,12 +231,12 @@ fn hold_downs(then: &Alike, now: &Alike) -> Vec<(Text, HoldDown)> {
 /// How the hold-down of a site ended; `None`: the domain does not have the site any more.
 fn end(site: Option<&AtSite>) -> HoldDown {
     let Some(AtSite { tier, order, .. }) = site else {
-        return HoldDown::Ends("it is no site of the domain any more".into());
+        return HoldDown::Ends("the domain no longer has the site".into());
     };
     match tier {
         Tier::Up => HoldDown::LetBack(format!("let back{order}").into()),
         Tier::Down => HoldDown::Ends("it is down again".into()),
-        Tier::Unknown => HoldDown::Ends("it is not known any more whether it is up".into()),
+        Tier::Unknown => HoldDown::Ends("it is no longer known whether it is up".into()),
         Tier::HeldDown | Tier::Draining | Tier::ForcedDown => {
             HoldDown::Ends(format!("it is {}{order}", said(*tier)).into())
         }

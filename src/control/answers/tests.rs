@@ -139,7 +139,7 @@ fn other_addresses_in_the_configuration_are_logged() {
     watched.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
     watched.set("192.0.2.9", State::Up);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 -> bj 192.0.2.9";
-    let why = "192.0.2.9 of bj is new; 192.0.2.1 is no address of bj any more; configuration 1.2";
+    let why = "192.0.2.9 of bj is new; 192.0.2.1 is no longer an address of bj; configuration 1.2";
     assert_eq!(watched.look(), [format!("{change} ({why})")]);
 }
 
@@ -267,7 +267,7 @@ fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
     let [up, down] = [worlds("bj", Tier::Up), worlds("sh", Tier::Down)];
     let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
     let lines = Story::of(&world(&up), &world(&down)).lines();
-    let line = "IPv4 everybody: bj -> sh (bj was up and is down)";
+    let line = "IPv4 all clients: bj -> sh (bj was up and is down)";
     let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
     assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
 }

@@ -87,7 +87,9 @@ pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, 
                 drain = %drain.id, service = drain.service, instance = drain.instance,
                 "drained instance has ended, as every gateway that was there has seen"
             ),
-            Err(error) => tracing::debug!(drain = %drain.id, %error, "an end is not recorded yet"),
+            Err(error) => {
+                tracing::debug!(drain = %drain.id, %error, "could not record the end of a drained instance yet")
+            }
         }
     }
 }
@@ -126,6 +128,6 @@ pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
     if ops.len() > 1
         && let Err(error) = bounded(shared.engine.txn(ops)).await
     {
-        tracing::warn!(%error, "old drains stay for now");
+        tracing::warn!(%error, "could not remove old drains; will be tried again");
     }
 }

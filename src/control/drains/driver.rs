@@ -112,7 +112,7 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
                     ended.insert(id, index);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a drain's driver failed; every drain is taken up anew");
+                    tracing::error!(%error, "a drain's driver failed; all drains are started again");
                     return;
                 }
             },
@@ -326,7 +326,7 @@ impl Driver {
     fn failed(&self, error: &str) {
         self.shared.metrics.engine_failures.increment();
         if !self.backoff.is_failing() {
-            tracing::warn!(drain = %self.id, error, "the drain's record is out of reach");
+            tracing::warn!(drain = %self.id, error, "could not read or write the drain's record");
         }
     }
 }
