@@ -351,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_tokens_is_judged_by_whether_requests_then_need_one() {
+        let operator = |name: &str| Token { role: Role::Operator, ..token(name, "a") };
+        let pending = Token { waits_for: vec!["node/gw".parse().unwrap()], ..operator("ops") };
+        let (ops, gw) = (operator("ops"), token("gw", "a"));
+        let between = TokenChange::between;
+        assert_eq!(between(&[], &[gw.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[gw.clone(), pending.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[]), TokenChange::Some);
+        assert_eq!(between(&[gw.clone(), pending], &[gw.clone(), ops.clone()]), TokenChange::FirstOperator);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[ops.clone()]), TokenChange::Some);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[gw]), TokenChange::EndsLastOperator);
+    }
+
+    #[test]
     fn a_token_in_use_is_not_taken_away() {
         let before = [token("gw", "a"), token("dns", "a"), token("idle", "a"), token("old", "a")];
         let after = [token("gw", "b"), token("dns", "a")];
