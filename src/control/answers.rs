@@ -8,8 +8,8 @@
 //! the same way are logged together, so that the failure of a data centre with a hundred thousand domains is a few
 //! lines.
 
-mod seen;
-mod story;
+mod current;
+mod differences;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use store::{board::Board, model::Moment, snapshot::Snapshot, vital};
 use tokio::time::Instant;
 
 use super::Shared;
-use seen::Seen;
-use story::{HoldDown, Line, Story};
+use current::Answers;
+use differences::{Differences, HoldDown, Line};
 
 /// The shortest time between two comparisons.
 const EVERY: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const MANY: usize = 1_000;
 
 /// Compares for ever. What changed before the first comparison is not logged.
 pub(super) async fn tell(shared: Arc<Shared>) {
-    let mut before: Option<Seen> = None;
+    let mut before: Option<Answers> = None;
     loop {
         let started = Instant::now();
         if let Some(snapshot) = shared.handle.snapshot() {
@@ -41,7 +41,7 @@ pub(super) async fn tell(shared: Arc<Shared>) {
                 // After a defect here the comparison starts anew; only lines in the log are lost.
                 let looking =
                     tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref()));
-                vital::attempt("the log's story of changed answers", looking.await)
+                vital::attempt("the log of changed answers", looking.await)
             };
         }
         tokio::time::sleep(EVERY.max(started.elapsed().saturating_mul(REST))).await;
@@ -49,10 +49,10 @@ pub(super) async fn tell(shared: Arc<Shared>) {
 }
 
 /// Works out what is answered now, and logs the differences.
-fn look(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Seen>) -> Seen {
-    let seen = Seen::at(snapshot, board, now);
+fn look(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Answers>) -> Answers {
+    let seen = Answers::at(snapshot, board, now);
     if let Some(before) = before {
-        Story::of(before, &seen).lines().into_iter().for_each(log);
+        Differences::of(before, &seen).lines().into_iter().for_each(log);
     }
     seen
 }

@@ -1,4 +1,4 @@
-//! Stories of small worlds that are answered for real, and of many domains that are not.
+//! Differences of small configurations whose answers are computed, and of many domains with made-up answers.
 
 use store::{
     board::Reading,
@@ -8,8 +8,8 @@ use store::{
 };
 
 use super::{
-    seen::{Alike, Answer, AtSite, OTHERS, OneSeen},
-    story::MAX_LINES,
+    current::{Answer, AtSite, DomainAnswers, OTHERS, SharedAnswers},
+    differences::MAX_LINES,
     *,
 };
 
@@ -50,7 +50,7 @@ struct Watched {
     board: Board,
     generation: u64,
     snapshot: Snapshot,
-    before: Option<Seen>,
+    before: Option<Answers>,
 }
 
 impl Watched {
@@ -80,10 +80,12 @@ impl Watched {
     }
 
     fn look(&mut self) -> Vec<String> {
-        let seen = Seen::at(&self.snapshot, &self.board, NOW);
+        let seen = Answers::at(&self.snapshot, &self.board, NOW);
         let before = self.before.replace(seen);
         let after = self.before.as_ref().unwrap();
-        before.map_or_else(Vec::new, |before| Story::of(&before, after).lines().iter().map(said).collect())
+        before.map_or_else(Vec::new, |before| {
+            Differences::of(&before, after).lines().iter().map(said).collect()
+        })
     }
 }
 
@@ -186,7 +188,7 @@ check: web
 when_none: nodata";
     let watched = Watched::of(gateways);
     ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| watched.set(ip, State::Down));
-    let seen = Seen::at(&watched.snapshot, &watched.board, NOW);
+    let seen = Answers::at(&watched.snapshot, &watched.board, NOW);
     let answer = |name: &str| &*seen.domains[name].answer(OTHERS, Family::V4).unwrap().full;
     assert_eq!(answer("gw.example.com"), "bj 192.0.2.1");
     assert_eq!(answer("other.example.com"), "bj 192.0.2.1, sh 192.0.2.2");
@@ -229,22 +231,22 @@ fn answer(text: &str) -> Answer {
     Answer { full: text.into(), brief: text.split(' ').next().unwrap().into() }
 }
 
-fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier)]) -> OneSeen {
+fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier)]) -> SharedAnswers {
     let site = |(site, tier): &(&str, Tier)| AtSite {
         site: (*site).into(),
         tier: *tier,
         order: "".into(),
         addresses: vec![],
     };
-    Arc::new(Alike {
+    Arc::new(DomainAnswers {
         answers: answers.iter().map(|(who, what)| ((*who).into(), Family::V4, answer(what))).collect(),
         sites: sites.iter().map(site).collect(),
     })
 }
 
-fn seen<'s>(domains: impl IntoIterator<Item = (String, &'s OneSeen)>) -> Seen {
+fn seen<'s>(domains: impl IntoIterator<Item = (String, &'s SharedAnswers)>) -> Answers {
     let domains = domains.into_iter().map(|(name, seen)| (name.parse().unwrap(), Arc::clone(seen)));
-    Seen { generation: "1".to_owned(), domains: domains.collect() }
+    Answers { generation: "1".to_owned(), domains: domains.collect() }
 }
 
 #[test]
@@ -252,7 +254,7 @@ fn a_hundred_thousand_domains_that_change_alike_are_one_line() {
     let up = alike(&[("bj", "bj 192.0.2.1"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Up)]);
     let down = alike(&[("bj", "sh 192.0.2.2"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Down)]);
     let world = |one| seen((0..100_000).map(|n| (format!("d{n:06}.example"), one)));
-    let lines = Story::of(&world(&up), &world(&down)).lines();
+    let lines = Differences::of(&world(&up), &world(&down)).lines();
     let Line::Answer { domains, from, to, why, .. } = &lines[0] else { panic!("{lines:?}") };
     assert_eq!(lines.len(), 1);
     assert_eq!([from, to, why], ["bj 192.0.2.1", "sh 192.0.2.2", "bj was up and is down"]);
@@ -261,12 +263,12 @@ fn a_hundred_thousand_domains_that_change_alike_are_one_line() {
 
 #[test]
 fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
-    let worlds = |site: &str, tier| -> Vec<OneSeen> {
+    let worlds = |site: &str, tier| -> Vec<SharedAnswers> {
         (0..50).map(|n| alike(&[(OTHERS, &format!("{site} 192.0.2.{n}"))], &[("bj", tier)])).collect()
     };
     let [up, down] = [worlds("bj", Tier::Up), worlds("sh", Tier::Down)];
-    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
-    let lines = Story::of(&world(&up), &world(&down)).lines();
+    let world = |all: &[SharedAnswers]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
+    let lines = Differences::of(&world(&up), &world(&down)).lines();
     let line = "IPv4 all clients: bj -> sh (bj was up and is down)";
     let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
     assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
@@ -274,12 +276,12 @@ fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
 
 #[test]
 fn changes_that_are_all_different_are_bounded() {
-    let worlds = |of: &str| -> Vec<OneSeen> {
+    let worlds = |of: &str| -> Vec<SharedAnswers> {
         (0..50).map(|n| alike(&[(OTHERS, &format!("{of}{n} 192.0.2.1"))], &[("bj", Tier::Up)])).collect()
     };
     let [then, now] = [worlds("a"), worlds("b")];
-    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
-    let lines = Story::of(&world(&then), &world(&now)).lines();
+    let world = |all: &[SharedAnswers]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
+    let lines = Differences::of(&world(&then), &world(&now)).lines();
     assert_eq!(lines.len(), MAX_LINES + 1);
     assert_eq!(lines.last(), Some(&Line::More { kinds: 30, domains: 30 }));
 }

@@ -11,7 +11,7 @@ use store::{
     steering::Tier,
 };
 
-use super::seen::{Alike, Answer, AtSite, NOTHING, OTHERS, OneSeen, Seen, Text};
+use super::current::{Answer, Answers, AtSite, DomainAnswers, NOTHING, OTHERS, SharedAnswers, Text};
 
 /// Lines of one comparison; the rest is counted.
 pub(super) const MAX_LINES: usize = 20;
@@ -20,7 +20,7 @@ const MAX_NAMES: usize = 5;
 
 /// The differences, each with the domains that have it.
 #[derive(Debug, Default)]
-pub(super) struct Story {
+pub(super) struct Differences {
     answers: BTreeMap<Change, BTreeSet<DomainName>>,
     hold_downs: BTreeMap<(Text, HoldDown), BTreeSet<DomainName>>,
 }
@@ -54,12 +54,12 @@ pub(super) enum Line {
     More { kinds: usize, domains: usize },
 }
 
-impl Story {
-    pub(super) fn of(before: &Seen, after: &Seen) -> Self {
-        let mut story = Self::default();
+impl Differences {
+    pub(super) fn of(before: &Answers, after: &Answers) -> Self {
+        let mut found = Self::default();
         let generation = (before.generation != after.generation).then_some(after.generation.as_str());
         // Equal pairs of shared values are compared once.
-        let mut known: HashMap<[Option<*const Alike>; 2], Vec<Change>> = HashMap::new();
+        let mut known: HashMap<[Option<*const DomainAnswers>; 2], Vec<Change>> = HashMap::new();
         let gone = before.domains.iter().filter(|(name, _)| !after.domains.contains_key(*name));
         let gone = gone.map(|(name, then)| (name, Some(then), None));
         let there = after.domains.iter().map(|(name, now)| (name, before.domains.get(name), Some(now)));
@@ -70,13 +70,13 @@ impl Story {
             let pair = [then, now].map(|it| it.map(std::sync::Arc::as_ptr));
             let changes = known.entry(pair).or_insert_with(|| changes(then, now, generation));
             for change in changes.iter() {
-                story.answers.entry(change.clone()).or_default().insert(name.clone());
+                found.answers.entry(change.clone()).or_default().insert(name.clone());
             }
             for change in then.zip(now).map_or_else(Vec::new, |(then, now)| hold_downs(then, now)) {
-                story.hold_downs.entry(change).or_default().insert(name.clone());
+                found.hold_downs.entry(change).or_default().insert(name.clone());
             }
         }
-        story
+        found
     }
 
     /// The lines, those about most domains first.
@@ -121,7 +121,11 @@ fn without_addresses(
 }
 
 /// The answers that differ: for whom, of which family, from what to what, why. `None`: there is no such domain.
-fn changes(then: Option<&OneSeen>, now: Option<&OneSeen>, generation: Option<&str>) -> Vec<Change> {
+fn changes(
+    then: Option<&SharedAnswers>,
+    now: Option<&SharedAnswers>,
+    generation: Option<&str>,
+) -> Vec<Change> {
     let absent = Answer { full: "no such domain".into(), brief: "no such domain".into() };
     let why = why(then.map_or(&[], |it| &it.sites), now.map_or(&[], |it| &it.sites), generation);
     let mut clients: Vec<&str> = Vec::new();
@@ -216,9 +220,10 @@ const fn said(tier: Tier) -> &'static str {
 }
 
 /// The sites whose hold-down began or ended.
-fn hold_downs(then: &Alike, now: &Alike) -> Vec<(Text, HoldDown)> {
-    let held =
-        |seen: &Alike, site: &Text| seen.sites.iter().any(|it| it.site == *site && it.tier == Tier::HeldDown);
+fn hold_downs(then: &DomainAnswers, now: &DomainAnswers) -> Vec<(Text, HoldDown)> {
+    let held = |seen: &DomainAnswers, site: &Text| {
+        seen.sites.iter().any(|it| it.site == *site && it.tier == Tier::HeldDown)
+    };
     let begin = now.sites.iter().filter(|it| it.tier == Tier::HeldDown && !held(then, &it.site));
     let mut changes: Vec<_> = begin.map(|it| (Text::clone(&it.site), HoldDown::Begins)).collect();
     for was in then.sites.iter().filter(|it| it.tier == Tier::HeldDown && !held(now, &it.site)) {
