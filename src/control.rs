@@ -221,7 +221,7 @@ impl Control {
         tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
-        tasks.spawn(named("teller of answers", answers::tell(Arc::clone(&shared))));
+        tasks.spawn(named("log of changed answers", answers::log_changes(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);

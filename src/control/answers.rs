@@ -28,7 +28,7 @@ const REST: u32 = 20;
 const MANY: usize = 1_000;
 
 /// Compares for ever. What changed before the first comparison is not logged.
-pub(super) async fn tell(shared: Arc<Shared>) {
+pub(super) async fn log_changes(shared: Arc<Shared>) {
     let mut before: Option<Answers> = None;
     loop {
         let started = Instant::now();
@@ -36,12 +36,12 @@ pub(super) async fn tell(shared: Arc<Shared>) {
             let (board, now) = (Arc::clone(shared.handle.board()), shared.handle.now());
             let last = before.take();
             before = if snapshot.domains.len() < MANY {
-                Some(look(&snapshot, &board, now, last.as_ref()))
+                Some(compare(&snapshot, &board, now, last.as_ref()))
             } else {
                 // After a defect here the comparison starts anew; only lines in the log are lost.
-                let looking =
-                    tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref()));
-                vital::attempt("the log of changed answers", looking.await)
+                let comparing =
+                    tokio::task::spawn_blocking(move || compare(&snapshot, &board, now, last.as_ref()));
+                vital::attempt("the log of changed answers", comparing.await)
             };
         }
         tokio::time::sleep(EVERY.max(started.elapsed().saturating_mul(REST))).await;
@@ -49,12 +49,12 @@ pub(super) async fn tell(shared: Arc<Shared>) {
 }
 
 /// Works out what is answered now, and logs the differences.
-fn look(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Answers>) -> Answers {
-    let seen = Answers::at(snapshot, board, now);
+fn compare(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Answers>) -> Answers {
+    let after = Answers::at(snapshot, board, now);
     if let Some(before) = before {
-        Differences::of(before, &seen).lines().into_iter().for_each(log);
+        Differences::of(before, &after).lines().into_iter().for_each(log);
     }
-    seen
+    after
 }
 
 fn log(line: Line) {
