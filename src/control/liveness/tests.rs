@@ -226,8 +226,7 @@ proptest! {
             };
             let alive = !NodeStatus::of(node, now).lost;
             prop_assert_eq!(alive, !nodes.rates().is_empty(), "overflow and simulation");
-            let mut evidence = Evidence::default();
-            evidence.gateways = nodes.gateways();
+            let evidence = Evidence { gateways: nodes.gateways(), ..Evidence::default() };
             prop_assert_eq!(alive, evidence.silence_of("gw").is_none(), "drains and their log");
         }
     }
