@@ -1,9 +1,9 @@
-//! Where addresses are, from a database in the MaxMind format (MMDB 2.0, as its specification is published): for clients
-//! that no site's networks hold.
+//! The places of addresses, from a database in the MaxMind format (MMDB 2.0, as published), for clients in none of the
+//! sites' networks.
 //!
-//! Read once into a tree of numbers and a list of distinct places, so that a lookup walks at most 128 nodes and decodes
-//! nothing. The format is read here because the library for it trusts a database once it has opened: a torn download makes
-//! it panic or fill the memory. Here a database is read whole and within bounds or not taken at all.
+//! Read once into a tree of numbers and a list of distinct places, so that a lookup walks at most 128 nodes and
+//! decodes nothing. The format is read here because the library for it trusts a database once it has opened: a torn
+//! download makes it panic or fill the memory. Here a database is read whole and within bounds or not taken at all.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -18,22 +18,22 @@ mod data;
 
 use data::{Cursor, Data};
 
-/// A database that was read.
+/// A database in memory.
 pub struct Geo {
     kind: String,
-    /// Below their number: a node. Equal: nothing. Above: a place.
+    /// Below the number of nodes: a node. Equal: no place. Above: a place.
     nodes: Vec<[u32; 2]>,
     places: Vec<Whereabouts>,
-    /// Where IPv4 begins; `None`: a database of IPv4 alone begins with it.
+    /// The node at which IPv4 begins; `None` in a database of IPv4 alone.
     v4: Option<u32>,
 }
 
-/// Where an address is.
+/// The place of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Whereabouts {
     /// The country.
     pub country: Option<Country>,
-    /// The place; databases of countries have none.
+    /// The location; databases of countries have none.
     pub location: Option<Location>,
 }
 
@@ -41,12 +41,12 @@ pub struct Whereabouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceId(u32);
 
-/// What is known of an address.
+/// The result for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its place.
     pub place: Option<PlaceId>,
-    /// Addresses that share this many leading bits are there too. Also what is not known is so for all of a prefix.
+    /// Addresses that share this many leading bits have the same result, also when there is none.
     pub prefix: u8,
 }
 
@@ -61,7 +61,7 @@ impl Geo {
     /// Reads a database into memory: eight octets per node of its tree.
     ///
     /// # Errors
-    /// When the file cannot be read, is no such database, is damaged, or says neither countries nor places.
+    /// When the file cannot be read, is no such database, is damaged, or has neither country.iso_code nor location of any address countries nor locations.
     pub fn open(path: &Path) -> Result<Self, String> {
         Self::read(&std::fs::read(path).map_err(|error| error.to_string())?)
     }
@@ -79,7 +79,7 @@ impl Geo {
         let count = about.node_count;
         let tree = (count as usize).checked_mul(width).and_then(|size| octets.get(..size));
         let tree = tree.filter(|_| count > 0).ok_or("damaged: shorter than its tree")?;
-        // Between tree and data lie sixteen zeros.
+        // Tree and data are separated by sixteen zeros.
         let data = Data(octets.get(tree.len() + 16..).ok_or("damaged: without data")?);
         let mut places =
             Places { data, count, known: HashMap::new(), distinct: HashMap::new(), list: Vec::new() };
@@ -93,7 +93,7 @@ impl Geo {
             .ok_or("damaged: a record that cannot be read")?;
         let places = places.list;
         if places.iter().all(|it| *it == Whereabouts::default()) {
-            return Err(format!("{}: says neither country.iso_code nor location of any address", about.kind));
+            return Err(format!("{}: has neither country.iso_code nor location of any address", about.kind));
         }
         let mut geo = Self { kind: about.kind, nodes, places, v4: None };
         if about.ip_version == 6 {
@@ -114,7 +114,7 @@ impl Geo {
         Found { place: place.and_then(|at| u32::try_from(at).ok()).map(PlaceId), prefix }
     }
 
-    /// What is known of a place.
+    /// The data of a place.
     #[must_use]
     pub fn whereabouts(&self, place: PlaceId) -> Whereabouts {
         self.places.get(place.0 as usize).copied().unwrap_or_default()
@@ -126,7 +126,7 @@ impl Geo {
         &self.places
     }
 
-    /// Follows the bits of an address as far as there are nodes: where that ends, and after how many bits.
+    /// Follows the bits of an address through the nodes; returns the last record and the number of bits.
     fn walk(&self, root: u32, bits: u128, width: u8) -> (u32, u8) {
         let mut at = root;
         for depth in 0..width {
@@ -138,7 +138,7 @@ impl Geo {
 }
 
 impl PlaceId {
-    /// Its place among [`Geo::places`].
+    /// Its index in [`Geo::places`].
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -155,7 +155,7 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// The number a record of the tree gets in ours. `None`: it cannot be read.
+    /// The number of a record in this tree. `None`: it cannot be read.
     fn number(&mut self, record: u32) -> Option<u32> {
         if record <= self.count {
             return Some(record);
@@ -176,7 +176,7 @@ impl Places<'_> {
     }
 }
 
-/// The fields of a record that matter here, named as all who publish for MaxMind's readers name them.
+/// The fields of a record that are used, with the names of MaxMind's databases.
 fn whereabouts(record: Cursor<'_>) -> Option<Whereabouts> {
     let mut there = Whereabouts::default();
     let (mut lat, mut lon) = (None, None);
@@ -239,7 +239,7 @@ pub(crate) mod tests {
     fn addresses_are_found_with_their_prefix() {
         assert_eq!(find("203.0.113.9"), (Some("CN".into()), true, 24));
         assert_eq!(find("198.51.100.63"), (Some("JP".into()), true, 26));
-        assert_eq!(find("198.51.100.64"), (None, false, 26), "what is not known ends somewhere too");
+        assert_eq!(find("198.51.100.64"), (None, false, 26), "an unknown prefix has a length too");
         assert_eq!(find("198.51.100.129"), (Some("DE".into()), false, 28));
         assert_eq!(find("2001:db8:77:1::9"), (Some("CN".into()), true, 48));
         assert_eq!(find("2001:db8:78::9").0, None);
@@ -253,7 +253,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_database_is_refused() {
+    fn other_files_are_refused() {
         let nothing = Geo::read(b"nothing of the kind").unwrap_err();
         assert!(nothing.contains("not a database in the MaxMind format"), "{nothing}");
         let missing = Geo::open(Path::new("/nowhere/country.mmdb")).unwrap_err();
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_damage_leaves_open_can_be_asked() {
+    fn a_damaged_database_that_opens_can_be_used() {
         let whole = include_bytes!("geo/test.mmdb");
         let mut rng = fastrand::Rng::with_seed(7);
         let mut opened = 0;

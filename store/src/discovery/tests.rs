@@ -162,7 +162,7 @@ impl World {
 }
 
 #[test]
-fn deregistrations_at_a_growing_index_while_most_others_stay_are_believed_at_once() {
+fn deregistrations_at_a_growing_index_while_most_others_stay_are_accepted_at_once() {
     for (before, after) in [(0, 3), (3, 5), (3, 2), (2, 1), (4, 2), (6, 3), (100, 50)] {
         let mut world = World::of(5, of(0..before));
         world.after(1).reads(9, of(0..after)).uses(0..after);
@@ -183,7 +183,7 @@ fn those_missing_together_are_in_doubt_until_their_dials_fail() {
 }
 
 #[test]
-fn a_service_taken_off_on_purpose_is_believed_after_its_time_if_the_token_reads() {
+fn a_deregistered_service_is_dropped_after_its_time_if_the_token_can_read() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(9, vec![]);
     for _ in 0..59 {
@@ -233,7 +233,7 @@ fn a_filtered_answer_has_the_index_of_the_whole_one_and_proves_nothing() {
 }
 
 #[test]
-fn an_old_snapshot_brings_back_the_dead_and_loses_nobody() {
+fn an_old_snapshot_lists_ended_instances_and_loses_no_other() {
     // 0 to 2 live and are not in the snapshot; 3 to 5 are in it and are long dead.
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, of(3..6)).uses(0..3);
@@ -268,7 +268,7 @@ fn what_the_snapshot_has_and_answers_is_let_in() {
     // Registered since: not a thing of the past.
     let again = Endpoint { modify_index: Index(300), ..endpoint(4) };
     world.after(1).reads(300, [of(2..4), vec![again]].concat()).uses(0..5);
-    // One at the place of a living one is let in with it.
+    // One at the address of a running instance is used with it.
     let mut world = World::of(253, of(0..1));
     let renamed = Endpoint { id: "web-9".into(), ..endpoint(0) };
     world.after(1).reads(61, vec![renamed]).uses([9]);
@@ -297,7 +297,7 @@ fn alias(id: usize, status: CheckStatus) -> Endpoint {
 }
 
 #[test]
-fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_nobody() {
+fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_none() {
     let mut world = World::of(80, of(0..3));
     // So many of the old registrations were written again since, at this index.
     let old = |count: usize, index| {
@@ -336,7 +336,7 @@ fn who_shared_the_place_all_along_proves_nothing() {
 }
 
 #[test]
-fn what_was_known_to_be_down_has_to_answer_before_an_old_snapshot_is_believed() {
+fn an_instance_that_was_down_has_to_answer_before_an_old_snapshot_is_accepted() {
     let passing =
         || (0..3).map(|id| Endpoint { modify_index: Index(10), ..endpoint(id) }).collect::<Vec<_>>();
     for down in [critical(1), in_maintenance(1)] {
@@ -356,7 +356,7 @@ fn what_was_known_to_be_down_has_to_answer_before_an_old_snapshot_is_believed() 
 }
 
 #[test]
-fn a_deregistration_is_believed_also_while_all_are_critical() {
+fn a_deregistration_is_accepted_also_while_all_are_critical() {
     let mut world = World::of(30, of(0..3));
     world.after(1).reads(31, (0..3).map(critical).collect()).uses(0..3);
     world.after(1).reads(32, (1..3).map(critical).collect()).uses(1..3);
@@ -407,7 +407,7 @@ fn new_instances_beside_missing_ones_are_let_in_at_once() {
 }
 
 #[test]
-fn a_rolling_replacement_is_believed_step_by_step() {
+fn a_rolling_replacement_is_accepted_step_by_step() {
     let mut world = World::of(5, of(0..3));
     let mut now = vec![0, 1, 2];
     for n in 0..3 {
@@ -431,7 +431,7 @@ fn a_catalog_emptied_one_by_one_is_missing_together() {
 }
 
 #[test]
-fn critical_together_is_doubtful_and_alone_is_believed() {
+fn critical_together_is_doubtful_and_alone_is_accepted() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(6, vec![critical(0), endpoint(1), endpoint(2)]).uses(1..3);
     assert_eq!(world.entry.doubts, []);
@@ -576,10 +576,10 @@ fn an_instance_whose_host_name_has_no_address_is_told() {
     let entry = Entry { endpoints: vec![endpoint(0), named.clone()], ..Entry::default() };
     assert_eq!(notes(&entry, &snapshot, &BTreeSet::new()).count(), 0);
     let unresolved = BTreeSet::from(["nowhere.invalid".to_owned(), "else.invalid".to_owned()]);
-    let told: Vec<_> = notes(&entry, &snapshot, &unresolved).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((&told[0].id, told[0].state.as_str()), (&named.id, "unused"));
-    assert!(told[0].reason.contains("\"nowhere.invalid\"") && told[0].reason.contains("resolve"));
+    let noted: Vec<_> = notes(&entry, &snapshot, &unresolved).collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert_eq!((&noted[0].id, noted[0].state.as_str()), (&named.id, "unused"));
+    assert!(noted[0].reason.contains("\"nowhere.invalid\"") && noted[0].reason.contains("resolve"));
 }
 
 #[test]
@@ -612,6 +612,6 @@ fn a_registration_is_never_used_if_its_site_is_none_of_its_services() {
 }
 
 #[test]
-fn believed_after_a_minute_by_default() {
+fn a_missing_service_is_dropped_after_a_minute_by_default() {
     assert_eq!(BELIEVE_AFTER, Duration::from_secs(60));
 }

@@ -1,20 +1,21 @@
-//! Values of the MaxMind format: a cursor that reads what it is asked for and skips the rest, within bounds.
+//! Values of the MaxMind format: a cursor that reads the requested values and skips the others, within bounds.
 //!
-//! A value begins with an octet of its type and size. Maps and arrays hold values; a pointer stands for a value elsewhere
-//! in the data. So damage can nest, repeat and loop: every step is counted, every depth bounded, and `None` is the end.
+//! A value begins with an octet for its type and size. Maps and arrays contain values, and a pointer refers to a
+//! value elsewhere in the data. Damaged data can nest, repeat and loop, so every step is counted and every depth
+//! bounded; `None` is the result of damage.
 
 use std::cell::Cell;
 
-/// Before the metadata, which stand at the end of the file.
+/// Precedes the metadata, which are at the end of the file.
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 /// The metadata begin within this many octets of the end.
 const METADATA_WITHIN: usize = 128 * 1024;
 /// Values read or skipped for one record; one of a city has about a hundred.
 const MAX_STEPS: u32 = 10_000;
-/// Values within values.
+/// The maximum depth of values within values.
 const MAX_DEPTH: u8 = 16;
 
-/// What the metadata say of the rest.
+/// The metadata of a database.
 pub(super) struct Metadata {
     pub(super) kind: String,
     pub(super) node_count: u32,
@@ -66,7 +67,7 @@ pub(super) struct Cursor<'a> {
     depth: u8,
 }
 
-/// The head of a value, and where what it heads begins.
+/// The head of a value, and where its content begins.
 struct Head {
     kind: u8,
     size: usize,
@@ -84,7 +85,7 @@ const BOOLEAN: u8 = 14;
 const FLOAT: u8 = 15;
 
 impl<'a> Cursor<'a> {
-    /// Visits the fields of a map; anything else has none. `None`: it cannot be read, or `visit` said so.
+    /// Visits the fields of a map; anything else has none. `None`: it cannot be read, or `visit` returned `None`.
     pub(super) fn fields(self, visit: &mut impl FnMut(&'a [u8], Self) -> Option<()>) -> Option<()> {
         let head = self.resolve()?;
         if head.kind != MAP {

@@ -161,11 +161,11 @@ proptest! {
             for it in maintained {
                 prop_assert!(!after.contains(&it.id));
             }
-            // What people are told fits what is in doubt.
+            // The reported standing fits the doubts.
             let nothing_left = !world.entry.endpoints.iter().any(serving);
             let in_doubt = world.entry.doubts.iter().any(|it| it.held || nothing_left);
-            let told = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
-            prop_assert!(told || !in_doubt);
+            let reported = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
+            prop_assert!(reported || !in_doubt);
             for doubt in &world.entry.doubts {
                 if world.entry.doubts.iter().filter(|it| it.key() == doubt.key()).count() != 1 {
                     prop_assert!(false, "twice: {doubt:?}");
