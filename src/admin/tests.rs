@@ -1,6 +1,6 @@
 //! What the API answers, as a file: its JSON is read by programs that are not ours, so no field changes by accident.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use serde_json::json;
 
@@ -76,6 +76,8 @@ struct Record {
 
 impl Record {
     async fn send(&mut self, method: &str, path: &str, body: &str) -> Answer {
+        // Two writes in one millisecond have no order in the record of writes.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let answer = self.api.ask(method, path, body).await;
         self.keep(&format!("{method} {path}"), body, &answer);
         answer
@@ -223,7 +225,7 @@ async fn drains(record: &mut Record) {
     record.api.register("orders-registry", "o-1", [10, 1, 0, 9]).await;
     record.api.register("orders-registry", "o-2", [10, 1, 0, 10]).await;
     record.api.keep_alive("gw-1", "v1");
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     record.send("POST", "/v1/drains", r#"{"service": "orders", "instance": "none"}"#).await;
     record.send("POST", "/v1/drains", r#"{"service": "orders"}"#).await;
     let order =
