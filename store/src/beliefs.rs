@@ -62,9 +62,9 @@ enum Stale {
 
 /// A copy of [`Beliefs`] for `status` and `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Picture {
+pub struct HealthView {
     /// By vantage.
-    pub vantages: BTreeMap<Name, VantagePicture>,
+    pub vantages: BTreeMap<Name, VantageView>,
     /// By target.
     pub verdicts: BTreeMap<TargetKey, Verdict>,
     /// The clusters whose verdicts are frozen because too many targets went down at once, and since when.
@@ -74,7 +74,7 @@ pub struct Picture {
 
 /// What one vantage sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VantagePicture {
+pub struct VantageView {
     /// Its heartbeat number changes, by this reader's clock.
     pub fresh: bool,
     /// When its heartbeat number last changed, by this reader's clock; absent before the first change.
@@ -255,8 +255,8 @@ impl Beliefs {
 
     /// A copy for `status` and `explain`.
     #[must_use]
-    pub fn picture(&self) -> Picture {
-        let view = |seen: &Seen| VantagePicture {
+    pub fn health_view(&self) -> HealthView {
+        let view = |seen: &Seen| VantageView {
             fresh: seen.fresh,
             moved: seen.moved,
             withheld: seen.heartbeat.as_ref().is_some_and(|it| it.withheld),
@@ -265,7 +265,7 @@ impl Beliefs {
         };
         let vantages = self.vantages.iter().map(|(name, seen)| (name.clone(), view(seen))).collect();
         let frozen = self.frozen().map(|(name, since)| (name.clone(), since)).collect();
-        Picture { vantages, verdicts: self.verdicts.clone(), frozen }
+        HealthView { vantages, verdicts: self.verdicts.clone(), frozen }
     }
 
     /// Decides again which vantages are fresh; a change concerns every target.

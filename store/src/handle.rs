@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    beliefs::{Picture, View},
+    beliefs::{HealthView, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt, ending::Ended},
@@ -73,7 +73,7 @@ pub enum Request {
     /// Read the drains again now, and answer when they are published (or could not be read).
     RereadDrains(oneshot::Sender<()>),
     /// Return what is known about health.
-    Picture(oneshot::Sender<Picture>),
+    HealthView(oneshot::Sender<HealthView>),
 }
 
 /// A role's access to the shared state.
@@ -237,10 +237,10 @@ impl Handle {
     }
 
     /// What is known about health, for `status` and `explain`; empty without a follower.
-    pub async fn picture(&self) -> Picture {
+    pub async fn health_view(&self) -> HealthView {
         let (send, answer) = oneshot::channel();
-        if self.shared.requests.send(Request::Picture(send)).await.is_err() {
-            return Picture::default();
+        if self.shared.requests.send(Request::HealthView(send)).await.is_err() {
+            return HealthView::default();
         }
         answer.await.unwrap_or_default()
     }

@@ -249,7 +249,7 @@ impl Guarded {
 
     fn frozen(&self) -> (usize, bool) {
         let held = self.reader.verdicts().values().filter(|it| it.frozen).count();
-        (held, self.reader.picture().frozen.contains_key(&name("main")))
+        (held, self.reader.health_view().frozen.contains_key(&name("main")))
     }
 }
 
