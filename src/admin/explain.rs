@@ -110,7 +110,7 @@ pub(super) async fn explain(
     }))
 }
 
-/// The sites, best first, and whether an operator took out all that have the family. Without a health_view of the present only
+/// The sites, best first, and whether an operator took out all that have the family. Without the present health view only
 /// what the board says is known of an address.
 fn sites(
     snapshot: &Snapshot,

@@ -328,7 +328,7 @@ mod tests {
         assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
     }
 
-    /// An engine, what a node's health_view says, and the bearers by both.
+    /// An engine, a node's health view, and the bearers by both.
     async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Bearers) {
         let engine = Embedded::in_memory(embedded::Options::default()).await;
         let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);

@@ -339,45 +339,10 @@ impl Drains {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use engine::CheckStatus;
+    use crate::testing;
 
     pub(crate) fn drain(phase: Phase) -> Drain {
-        let endpoint = Endpoint {
-            node: "n1".into(),
-            node_address: "127.0.0.1".into(),
-            external: false,
-            service: "web".into(),
-            id: "web-1".into(),
-            address: "127.0.0.1".into(),
-            port: 80,
-            tags: vec![],
-            meta: [].into(),
-            weight: 1,
-            status: CheckStatus::Passing,
-            maintenance: false,
-            create_index: Index(1),
-            modify_index: Index(1),
-        };
-        Drain {
-            v: Drain::VERSION,
-            id: DrainId("d1".into()),
-            service: "web".into(),
-            instance: "web-1".into(),
-            endpoint,
-            by: "ops".into(),
-            hook: None,
-            require_all: false,
-            lease: Span(LEASE),
-            created: Moment(0),
-            phase,
-            since: Moment(0),
-            unproven: [].into(),
-            trouble: None,
-            linger: None,
-            done: None,
-            ended: None,
-            note: None,
-        }
+        testing::drain("d1", testing::endpoint("web", "web-1"), phase)
     }
 
     fn gateways(silent: &[(&str, u64)]) -> BTreeMap<String, Gateway> {

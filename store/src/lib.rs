@@ -28,8 +28,8 @@ pub mod locality;
 pub mod metrics;
 pub mod snapshot;
 pub mod steering;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod writers;
 
 pub use engine::{self, compat, secret, vital};

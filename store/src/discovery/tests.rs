@@ -16,22 +16,8 @@ fn serving(it: &Endpoint) -> bool {
 }
 
 pub(super) fn endpoint(id: usize) -> Endpoint {
-    Endpoint {
-        node: "n1".into(),
-        node_address: "127.0.0.1".into(),
-        external: false,
-        service: "web".into(),
-        id: format!("web-{id}"),
-        address: format!("10.0.{}.{}", id / 250, id % 250),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
-    }
+    let address = format!("10.0.{}.{}", id / 250, id % 250);
+    Endpoint { address, ..crate::testing::endpoint("web", &format!("web-{id}")) }
 }
 
 fn critical(id: usize) -> Endpoint {
