@@ -104,14 +104,14 @@ use Has::{Both, V4, V6};
 
 #[test]
 fn a_family_that_is_sent_to_a_dead_site_says_so() {
-    let dead = |queried: &Asked, family| {
+    let dead = |queried: &Queried, family| {
         let ranking = queried.ranking();
         match for_family(queried.domain(), &ranking, Look { family, region: None, board: &queried.board }) {
             FamilyOutcome::Sites(sites) => sites.dead().map(|it| it.site.0),
             _ => None,
         }
     };
-    let families = |queried: &Asked| Family::BOTH.map(|it| dead(queried, it));
+    let families = |queried: &Queried| Family::BOTH.map(|it| dead(queried, it));
     // IPv6 is only at the site that is down, or only its IPv6 address is down.
     assert_eq!(families(&Queried::of(world(&[Both, V4]), &[(Down, Down), (Up, Up)])), [None, Some(0)]);
     assert_eq!(families(&Queried::of(world(&[Both, V4]), &[(Up, Down), (Up, Up)])), [None, Some(0)]);

@@ -126,7 +126,7 @@ proptest! {
                         let rows = [registered(listed, critical, maintenance), old.rows()].concat();
                         let others = rows.iter().filter(|it| serving(it)).count();
                         // Its place goes on being used under a name that was not known.
-                        let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_place(&key(id)));
+                        let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_address(&key(id)));
                         let renamed = renamed.map(InstanceKey::of).any(|it| {
                             let known = entry.endpoints.iter().chain(entry.doubts.iter().map(|it| &it.endpoint));
                             it != key(id) && known.map(InstanceKey::of).all(|known| known != it)
