@@ -156,7 +156,7 @@ impl Bearers {
     /// While the engine cannot be read: it is not known then who is there.
     pub(crate) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
-        let picture = self.handle.picture().await;
+        let health_view = self.handle.health_view().await;
         let (now, moment) = (Instant::now(), self.handle.now());
         let unread = || EngineError::Unreachable("the nodes' heartbeats are not read yet".to_owned());
         let recent = self.nodes.recent(RECENT).ok_or_else(unread)?;
@@ -166,7 +166,7 @@ impl Bearers {
             let role = if roles.contains("control") { Role::Control } else { Role::Node };
             census.recent.insert(Bearer::Node(name), role);
         }
-        let mut vantages: BTreeSet<Name> = picture
+        let mut vantages: BTreeSet<Name> = health_view
             .vantages
             .into_iter()
             .filter(|(_, it)| it.moved.is_some_and(|at| moment.since(at) <= RECENT))
@@ -328,7 +328,7 @@ mod tests {
         assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
     }
 
-    /// An engine, what a node's picture says, and the bearers by both.
+    /// An engine, a node's health view, and the bearers by both.
     async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Bearers) {
         let engine = Embedded::in_memory(embedded::Options::default()).await;
         let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
