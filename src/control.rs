@@ -11,14 +11,14 @@
 //! ```
 
 mod answers;
-pub(crate) mod bearers;
-pub(crate) mod documents;
+mod bearers;
+mod documents;
 mod drains;
 mod history;
 mod intake;
 mod journal;
 mod ledger;
-pub(crate) mod liveness;
+mod liveness;
 mod lock;
 mod metrics;
 mod overflow;
@@ -26,7 +26,7 @@ mod publish;
 mod shards;
 #[cfg(test)]
 mod testing;
-pub(crate) mod tokens;
+mod tokens;
 mod watching;
 mod work;
 
@@ -38,10 +38,14 @@ use store::{
     health::{Batch, BatchReply, Work},
     model::{Name, Span},
     vital,
+    writers::Writer,
 };
 use tokio::{sync::watch, task::JoinSet};
 
+pub use bearers::Lockout;
+pub use documents::{ChangeError, Requester};
 pub use drains::{MAX_DRAINS, MIN_LEASE};
+pub use liveness::{Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
 
 use drains::Desk;
@@ -70,6 +74,8 @@ pub struct Config {
     pub linger: Option<Span>,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
+    /// The engine is in this process, so our own tokens guard its registry.
+    pub own_engine: bool,
 }
 
 impl Config {
@@ -84,6 +90,7 @@ impl Config {
             hook_deadline: Duration::from_secs(10),
             linger: None,
             history: store::commit::history::Limits::default(),
+            own_engine: false,
         }
     }
 }
@@ -145,6 +152,8 @@ struct Shared {
     handle: Handle,
     metrics: Arc<Metrics>,
     work: Board,
+    nodes: liveness::Nodes,
+    bearers: bearers::Bearers,
     evidence: watch::Sender<Arc<drains::Evidence>>,
     /// The services that have a drained instance.
     following: Following,
@@ -170,6 +179,8 @@ pub struct ControlHandle {
 #[must_use]
 pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control {
     let work = Board::starting_at(handle.now());
+    let nodes = liveness::Nodes::new(config.settle);
+    let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
     let shared = Arc::new(Shared {
         config,
         engine,
@@ -177,6 +188,8 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         handle,
         metrics: Arc::default(),
         work,
+        nodes,
+        bearers,
         evidence: watch::Sender::new(Arc::default()),
     });
     let (intake, reports) = intake::channel();
@@ -204,7 +217,9 @@ impl Control {
         tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
-        tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
+        tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));
+        tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
+        tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
         tasks.spawn(named("teller of answers", answers::tell(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
@@ -272,6 +287,17 @@ impl ControlHandle {
             Err(_) => metrics.batches_refused.increment(),
         }
         reply
+    }
+
+    /// Takes note of the token that an accepted report of a vantage carried.
+    pub async fn reported(&self, vantage: &Name, writer: Writer) {
+        self.shared.bearers.reported(vantage, writer).await;
+    }
+
+    /// The nodes, and which of them are alive. Not to be held for long: no reading is taken in meanwhile.
+    #[must_use]
+    pub fn nodes(&self) -> watch::Ref<'_, Liveness> {
+        self.shared.nodes.borrow()
     }
 
     /// A vantage's work. With the index of the last answer, waits (for at most `wait`) until there is something

@@ -15,13 +15,12 @@ use serde::Deserialize;
 use store::{beliefs::Picture, handle::Concern, keys, model::Span, snapshot::Snapshot};
 
 use super::{
-    Admin, Asked, Caller, Problem,
+    Admin, Asked, Caller, Problem, nodes,
     shown::{seen, view},
 };
 use crate::{
     api::{CnameToSet, Status, StillRegistered, TargetStatus, VantageStatus},
     auth::Right,
-    control::tokens,
 };
 
 /// How long the engine may take to show that it answers.
@@ -46,7 +45,7 @@ pub(super) async fn status(
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("the engine does not answer within {}", Span(ENGINE_PATIENCE))),
     };
-    let nodes = admin.nodes.all(refused);
+    let nodes = nodes::all(&admin, refused);
     let (engine_error, away) = nodes.away.unzip();
     let snapshot = admin.handle.snapshot().unwrap_or_default();
     let drains = admin.control.drains();
@@ -65,7 +64,7 @@ pub(super) async fn status(
         services: instances::services(&admin, &snapshot),
         drained_still_registered: StillRegistered::among(&drains),
         drains,
-        bootstrap: tokens::waiting(&admin, &snapshot).await,
+        bootstrap: admin.control.pending_bootstrap(&snapshot).await,
         frozen: picture.frozen.keys().map(ToString::to_string).collect(),
         frozen_since: picture.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),

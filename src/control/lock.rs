@@ -7,14 +7,18 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use store::{
-    engine::{Engine, EngineError, Index, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
+    engine::{Engine, EngineError, Index, KvEntry, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
     follow::Backoff,
     keys,
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Metrics, Shared};
+use super::{
+    Metrics, Shared,
+    liveness::{Node, Nodes},
+};
 
 /// The session's TTL, the shortest that engines allow; Consul ends it after up to twice that.
 const TTL: Duration = Duration::from_secs(10);
@@ -29,10 +33,17 @@ pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 pub(super) struct Lock {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
+    nodes: Nodes,
     name: &'static str,
     key: String,
     session_name: String,
     value: Bytes,
+}
+
+/// The holder of a lock, as the lock's value names it.
+#[derive(Deserialize)]
+struct Holder {
+    node: String,
 }
 
 /// A lock that was taken.
@@ -56,6 +67,7 @@ impl Lock {
         Self {
             engine: Arc::clone(&shared.engine),
             metrics: Arc::clone(&shared.metrics),
+            nodes: shared.nodes.clone(),
             name,
             key: keys::lock(name),
             session_name: format!("waypost {} {name}", config.node),
@@ -82,6 +94,7 @@ impl Lock {
     /// Waits until the lock is ours.
     async fn take(&self, session: &SessionId) -> Result<Held, EngineError> {
         let mut after = Index(0);
+        let mut reported = None;
         loop {
             let (key, session) = (self.key.clone(), session.clone());
             let lock = KvOp::Lock { key: key.clone(), value: self.value.clone(), session: session.clone() };
@@ -89,11 +102,28 @@ impl Lock {
                 return Ok(Held { key, session });
             }
             let read = self.engine.kv_get(&key, Some(Wait { after, at_most: LOOK })).await?;
+            self.report_holder(read.value.as_ref(), &mut reported);
             after = if read.index < after { Index(0) } else { read.index.max(Index(1)) };
             if read.value.is_none_or(|entry| entry.session.is_none()) {
                 // Free, and yet refused: the session is gone, or a predecessor's lock delay is not over.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
+        }
+    }
+
+    /// Logs which node holds the lock and whether it is alive, when either has changed. A holder that is not alive loses
+    /// the lock when its session ends, within twice its TTL.
+    fn report_holder(&self, entry: Option<&KvEntry>, reported: &mut Option<(String, Option<bool>)>) {
+        let held = entry.filter(|it| it.session.is_some());
+        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|it| {
+            let alive = self.nodes.borrow().node(&it.node).map(Node::is_alive);
+            (it.node, alive)
+        });
+        if holder != *reported {
+            if let Some((node, alive)) = &holder {
+                tracing::info!(lock = self.name, holder = node, alive, "waiting for the lock");
+            }
+            *reported = holder;
         }
     }
 
@@ -212,7 +242,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::control::testing::{World, eventually};
+    use crate::control::{
+        liveness,
+        testing::{World, eventually, logged},
+    };
 
     /// Counts those who work, and keeps what the last of them held.
     #[derive(Debug, Default)]
@@ -277,6 +310,26 @@ mod tests {
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)), "from now on");
         eventually("the other leader", async || desk.leader() == Some("b")).await;
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_a_dead_holder_says_that_it_is_dead() {
+        let (log, _guard) = logged();
+        let world = World::start().await;
+        let desk = Arc::<Desk>::default();
+        let holder = world.gateway("a");
+        let _first = candidate(&world, &desk, "a");
+        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let shared = world.shared("b");
+        tokio::spawn(liveness::follow(Arc::clone(&shared)));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let waiting = Lock::new(&shared, "tests");
+        tokio::spawn(async move { waiting.take(&waiting.session().await.unwrap()).await });
+        let said = |alive: &str| !log.lines(&["waiting for the lock", "holder=\"a\"", alive]).is_empty();
+        eventually("a holder that is alive", async || said("alive=true")).await;
+        holder.freeze();
+        tokio::time::sleep(liveness::SILENT_AFTER + LOOK * 2).await;
+        assert!(said("alive=false"));
     }
 
     #[tokio::test(start_paused = true)]

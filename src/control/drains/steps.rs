@@ -1,16 +1,10 @@
 //! Tells the steps of a drain in the log, each once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
-use store::drain::{Drain, Gateway, Phase, Step, advance};
+use store::drain::{Drain, Phase, Step, advance};
 
 use super::{Evidence, hook::shown};
-
-/// A gateway that is silent for so long is named.
-const SILENT: Duration = Duration::from_secs(10);
 
 /// What was told of one drain.
 #[derive(Debug, Default)]
@@ -39,13 +33,13 @@ impl Told {
         if awaited != self.awaited && !awaited.is_empty() {
             tracing::info!(drain = %id, instance = drain.instance, gateways = list(&awaited), "waiting for receipts");
         }
-        self.silence(drain, &awaited, &evidence.gateways);
+        self.silence(drain, &awaited, evidence);
         self.awaited = awaited;
     }
 
-    fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, gateways: &BTreeMap<String, Gateway>) {
-        let silent = |name: &&String| gateways.get(*name).is_some_and(|it| it.silent >= SILENT);
-        let silent: BTreeSet<String> = awaited.iter().filter(silent).cloned().collect();
+    fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence) {
+        let silent = awaited.iter().filter(|name| evidence.silence_of(name).is_some());
+        let silent: BTreeSet<String> = silent.cloned().collect();
         for gateway in silent.difference(&self.silent) {
             let (require_all, lease) = (drain.require_all, drain.lease.to_string());
             tracing::warn!(

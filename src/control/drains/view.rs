@@ -13,8 +13,6 @@ use store::{
 use super::{Evidence, hook::shown};
 use crate::api::{DrainView, HookState};
 
-/// A gateway that was silent for as long, three of its heartbeats, is not merely slow.
-const SILENT: Duration = Duration::from_secs(6);
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
 const SLOW: Duration = Duration::from_secs(15);
 
@@ -65,8 +63,7 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     }
     let age = now.since(drain.created);
     let reason = |name: &String| {
-        let silent = evidence.gateways.get(name).map_or(Duration::ZERO, |it| it.silent);
-        if silent >= SILENT {
+        if let Some(silent) = evidence.silence_of(name) {
             let silent = Span(Duration::from_secs(silent.as_secs()));
             let then = if drain.require_all {
                 "it is waited for without end (require_all)".to_owned()
