@@ -12,11 +12,15 @@ mod simulate;
 mod status;
 mod tokens;
 
-pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
-pub use domains::{Answering, DeadEnd, DomainSite, DomainStatus, FailoverExplained, Forced, HeldBackStatus};
+pub use documents::{Applied, Apply, AuditRecord, DocumentChange, FileText, StoredDocument};
+pub use domains::{
+    Answering, DeadEnd, DomainSite, DomainStatus, FailoverTime, HeldBackStatus, OverrideInForce,
+};
 pub use drains::{DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
-pub use explain::{AddressExplained, Explained, PastExplained, SiteExplained};
-pub use services::{InstanceStatus, Known, ServiceStatus};
-pub use simulate::{DomainSimulated, GroupSimulated, LoadSimulated, Simulated, Unserved};
-pub use status::{CnameToSet, Finding, NodeStatus, Seen, Status, TargetStatus, VantageStatus, ViewStatus};
-pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
+pub use explain::{ExplainedAddress, ExplainedSite, Explanation, PastMoment};
+pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
+pub use simulate::{MovedClients, MovedDomain, Simulation, SiteLoad, UnservedDomain};
+pub use status::{
+    CnameToSet, Finding, NodeStatus, SeenByVantage, Status, TargetStatus, VantageStatus, ViewStatus,
+};
+pub use tokens::{BootstrapOrder, BootstrapState, MadeToken, NewToken, PendingToken, TokenDigest, TokenView};

@@ -13,7 +13,7 @@ use store::model::{Colour, DocumentId, Kind};
 
 use super::{Admin, Asked, Caller, Problem, Sent, domain_name};
 use crate::{
-    api::{Applied, Apply, Audited, KeptDocument},
+    api::{Applied, Apply, AuditRecord, StoredDocument},
     auth::Right,
     control::Lockout,
 };
@@ -80,7 +80,7 @@ pub(super) async fn list(
     State(admin): State<Admin>,
     caller: Caller,
     Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Vec<KeptDocument>>, Problem> {
+) -> Result<Json<Vec<StoredDocument>>, Problem> {
     let only = wanted.kind.as_deref().map(kind).transpose()?;
     caller.needs(Right::Read)?;
     let hidden = hidden(&caller);
@@ -98,7 +98,7 @@ pub(super) async fn one(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
-) -> Result<Json<KeptDocument>, Problem> {
+) -> Result<Json<StoredDocument>, Problem> {
     let id = named(&kind, name)?;
     caller.needs(Right::Read)?;
     let found = admin.control.document(&id).await?.filter(|it| !hidden(&caller).contains(&it.id.kind));
@@ -142,10 +142,13 @@ pub(super) async fn restore(
     restored.map(Json).map_err(|error| caller.problem(error))
 }
 
-pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
+pub(super) async fn audit(
+    State(admin): State<Admin>,
+    caller: Caller,
+) -> Result<Json<Vec<AuditRecord>>, Problem> {
     caller.needs(Right::Read)?;
     let entries = admin.control.audit().await?;
-    Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))
+    Ok(Json(entries.into_iter().map(|entry| AuditRecord { entry }).collect()))
 }
 
 #[cfg(test)]

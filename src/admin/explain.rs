@@ -21,7 +21,7 @@ use super::{
     shown::{failover, forced, seen, site_name, tier, view},
 };
 use crate::{
-    api::{AddressExplained, Explained, SiteExplained, ViewStatus},
+    api::{ExplainedAddress, ExplainedSite, Explanation, ViewStatus},
     auth::Right,
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn explain(
     State(admin): State<Admin>,
     caller: Caller,
     Asked(asked): Asked<Wanted>,
-) -> Result<Json<Explained>, Problem> {
+) -> Result<Json<Explanation>, Problem> {
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();
     let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
@@ -79,7 +79,7 @@ pub(super) async fn explain(
         .unwrap_or_default();
     let alias =
         |step: &dns::Step| format!("{} -> {} ({}, TTL {})", step.name, step.target, step.why, step.ttl);
-    Ok(Json(Explained {
+    Ok(Json(Explanation {
         generation: snapshot.generation,
         past: past.as_ref().map(|then| then.told.clone()),
         view: if past.is_none() { view(&admin) } else { ViewStatus::default() },
@@ -118,7 +118,7 @@ fn sites(
     asker: &Located<'_>,
     (board, now): (&Board, Moment),
     (family, picture): (Option<Family>, Option<&store::beliefs::Picture>),
-) -> (Vec<SiteExplained>, bool) {
+) -> (Vec<ExplainedSite>, bool) {
     let ranking = steering::rank(steered, asker, board, now);
     let look = family.map(|family| Look { family, region: asker.region, board });
     let outcome = look.map(|look| steering::for_family(steered, &ranking, look));
@@ -131,14 +131,14 @@ fn sites(
             let reading = it.slot.map(|slot| board.read(slot));
             let known = reading.filter(|it| it.since > Moment(0));
             let observations = target.zip(picture).map(|(target, picture)| seen(picture, &target.key));
-            AddressExplained {
+            ExplainedAddress {
                 address: it.ip,
                 verdict: reading.map(|it| it.state.as_str().to_owned()),
                 lasting: known.map(|it| Span(std::time::Duration::from_secs(now.since(it.since).as_secs()))),
                 observations: observations.unwrap_or_default(),
             }
         };
-        Some(SiteExplained {
+        Some(ExplainedSite {
             site: site_name(snapshot, ranked.site),
             tier: tier(ranked.tier, steered),
             real: ranked.real.as_str().to_owned(),

@@ -14,7 +14,7 @@ use store::{
 
 use super::{Admin, Asked, Caller, Problem, domain_name};
 use crate::{
-    api::{Answering, DomainSimulated, GroupSimulated, LoadSimulated, Simulated, Unserved},
+    api::{Answering, MovedClients, MovedDomain, Simulation, SiteLoad, UnservedDomain},
     auth::Right,
 };
 
@@ -30,7 +30,7 @@ pub(super) async fn simulate(
     State(admin): State<Admin>,
     caller: Caller,
     Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Simulated>, Problem> {
+) -> Result<Json<Simulation>, Problem> {
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();
     let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
@@ -47,14 +47,14 @@ pub(super) async fn simulate(
     let nothing_left = snapshot.sites.iter().all(|site| killed.contains(&site.name));
     let killed = killed.iter().map(ToString::to_string).collect();
     let generation = snapshot.generation;
-    Ok(Json(Simulated { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
+    Ok(Json(Simulation { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
 }
 
 /// What becomes of the domains.
 #[derive(Debug, Default)]
 struct Domains {
-    moved: Vec<DomainSimulated>,
-    unserved: Vec<Unserved>,
+    moved: Vec<MovedDomain>,
+    unserved: Vec<UnservedDomain>,
     unmoved: usize,
 }
 
@@ -71,13 +71,13 @@ fn domains(
     for steered in snapshot.domains.values().filter(asked) {
         let shifts = shifts(snapshot, steered, boards, now);
         let unserved = Imagined { snapshot, steered, killed, boards, now }.unserved(&shifts);
-        let groups: Vec<GroupSimulated> = shifts
+        let groups: Vec<MovedClients> = shifts
             .iter()
             .filter(|shift| shift.before != shift.after)
             .map(|shift| group(snapshot, shift))
             .collect();
         if !groups.is_empty() {
-            all.moved.push(DomainSimulated { domain: steered.domain.name.to_string(), groups });
+            all.moved.push(MovedDomain { domain: steered.domain.name.to_string(), groups });
         } else if unserved.is_empty() {
             all.unmoved += 1;
         }
@@ -111,7 +111,7 @@ impl Imagined<'_> {
     }
 
     /// Which of its clients would reach no living site. A domain that has none of the killed sites is left out.
-    fn unserved(&self, shifts: &[Shift]) -> Vec<Unserved> {
+    fn unserved(&self, shifts: &[Shift]) -> Vec<UnservedDomain> {
         let mut names = self.steered.sites.iter().filter_map(|it| self.name(it.site));
         if !names.any(|name| self.killed.contains(name)) {
             return Vec::new();
@@ -138,7 +138,7 @@ impl Imagined<'_> {
     }
 
     /// Of a domain that most clients reach: a family that they would not.
-    fn family(&self, family: Family) -> Option<Unserved> {
+    fn family(&self, family: Family) -> Option<UnservedDomain> {
         let nowhere = self.snapshot.locality.at_home(None);
         let (was, board) = self.boards;
         let look = |board| Look { family, region: None, board };
@@ -160,9 +160,9 @@ impl Imagined<'_> {
         }
     }
 
-    fn one(&self, family: Option<Family>, answering: Answering, answers: Vec<String>) -> Unserved {
+    fn one(&self, family: Option<Family>, answering: Answering, answers: Vec<String>) -> UnservedDomain {
         let family = family.map(|it| it.as_str().to_owned());
-        Unserved { domain: self.steered.domain.name.to_string(), family, answering, answers }
+        UnservedDomain { domain: self.steered.domain.name.to_string(), family, answering, answers }
     }
 }
 
@@ -181,9 +181,9 @@ fn killed(snapshot: &Snapshot, text: &str) -> Result<Vec<Name>, Problem> {
     names.iter().map(site).collect()
 }
 
-fn group(snapshot: &Snapshot, shift: &Shift) -> GroupSimulated {
+fn group(snapshot: &Snapshot, shift: &Shift) -> MovedClients {
     let near = shift.near.and_then(|id| snapshot.site(id)).map(|site| site.name.to_string());
-    GroupSimulated { near, before: percent(&shift.before), after: percent(&shift.after) }
+    MovedClients { near, before: percent(&shift.before), after: percent(&shift.after) }
 }
 
 fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
@@ -198,7 +198,7 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
 }
 
 /// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
-fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
+fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<SiteLoad> {
     let rates = admin.control.nodes().rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {
@@ -227,7 +227,7 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
                 }
             }
         }
-        all.extend(cluster.gateways.keys().map(|site| LoadSimulated {
+        all.extend(cluster.gateways.keys().map(|site| SiteLoad {
             cluster: cluster.name.to_string(),
             site: site.to_string(),
             rate: rate(site),
@@ -301,8 +301,8 @@ policy: { type: failover, order: [bj, sh] }
         )
     }
 
-    fn unserved(family: Option<&str>, answering: Answering, answers: &[&str]) -> Unserved {
-        Unserved {
+    fn unserved(family: Option<&str>, answering: Answering, answers: &[&str]) -> UnservedDomain {
+        UnservedDomain {
             domain: "gw.example.com".into(),
             family: family.map(str::to_owned),
             answering,

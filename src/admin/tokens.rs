@@ -9,7 +9,7 @@ use axum::{
 
 use super::{Admin, Caller, Problem, Sent};
 use crate::{
-    api::{Bootstrap, BootstrapOrder, NewToken, TokenView},
+    api::{BootstrapOrder, BootstrapState, NewToken, TokenView},
     auth::Right,
 };
 
@@ -35,7 +35,7 @@ pub(super) async fn create(
 pub(super) async fn bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
-) -> Result<Json<Bootstrap>, Problem> {
+) -> Result<Json<BootstrapState>, Problem> {
     caller.needs(Right::Read)?;
     admin.control.bootstrap().await.map(Json).map_err(|error| caller.problem(error))
 }
@@ -44,7 +44,7 @@ pub(super) async fn order_bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
     Sent(order): Sent<BootstrapOrder>,
-) -> Result<Json<Bootstrap>, Problem> {
+) -> Result<Json<BootstrapState>, Problem> {
     caller.needs(Right::Tokens)?;
     let ordered = admin.control.order_bootstrap(caller.requester(), &order).await;
     ordered.map(Json).map_err(|error| caller.problem(error))

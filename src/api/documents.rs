@@ -87,7 +87,7 @@ impl From<Difference> for DocumentChange {
 
 /// A stored document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptDocument {
+pub struct StoredDocument {
     /// Its kind and name.
     #[serde(flatten)]
     pub id: DocumentId,
@@ -103,7 +103,7 @@ pub struct KeptDocument {
 /// The record of writes as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Audited {
+pub struct AuditRecord {
     /// One write.
     #[serde(with = "crate::api::moments")]
     pub entry: AuditEntry,

@@ -14,7 +14,7 @@ pub struct DomainStatus {
     pub sites: Vec<DomainSite>,
     /// From a site's death to the last client's last wrong answer, at most; absent without a check.
     #[serde(default)]
-    pub failover: Option<FailoverExplained>,
+    pub failover: Option<FailoverTime>,
     /// What a client of nowhere in particular is answered: site names, best first.
     pub answers: Vec<String>,
     /// What that answer is worth.
@@ -63,7 +63,7 @@ pub struct DomainSite {
     #[serde(default)]
     pub tier: String,
     /// The override in force, by name.
-    pub forced: Option<Forced>,
+    pub forced: Option<OverrideInForce>,
     /// It is up again, and not yet, or not wholly, let back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBackStatus>,
@@ -83,7 +83,7 @@ pub struct HeldBackStatus {
 
 /// An override in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Forced {
+pub struct OverrideInForce {
     /// The document's name.
     pub name: String,
     /// To what.
@@ -101,7 +101,7 @@ pub struct Forced {
 
 /// A failover in its parts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct FailoverExplained {
+pub struct FailoverTime {
     /// Until vantages are sure.
     pub detect: Span,
     /// Until every node answers otherwise.

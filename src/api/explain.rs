@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use store::model::{Generation, Span};
 
-use super::{FailoverExplained, Forced, Seen, ViewStatus};
+use super::{FailoverTime, OverrideInForce, SeenByVantage, ViewStatus};
 
 /// A decision, for people and scripts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Explained {
+pub struct Explanation {
     /// The generation it was made with.
     pub generation: Generation,
     /// Of a past moment: when, and what is not known of it. Absent: now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub past: Option<PastExplained>,
+    pub past: Option<PastMoment>,
     /// Whether the verdicts it rests on follow what the vantages see; of a past moment it is not known.
     #[serde(default)]
     pub view: ViewStatus,
@@ -46,9 +46,9 @@ pub struct Explained {
     pub rule: Option<usize>,
     /// From a site's death to the last client's last wrong answer, at most; absent without a check.
     #[serde(default)]
-    pub failover: Option<FailoverExplained>,
+    pub failover: Option<FailoverTime>,
     /// Its sites, best first.
-    pub sites: Vec<SiteExplained>,
+    pub sites: Vec<ExplainedSite>,
     /// Of a question for addresses that has no answer: an operator took out every site that has that family, and others
     /// are left for the other.
     #[serde(default)]
@@ -63,7 +63,7 @@ pub struct Explained {
 
 /// What is added to an explanation of a past moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastExplained {
+pub struct PastMoment {
     /// The moment.
     pub at: String,
     /// The generation that was in force then.
@@ -74,7 +74,7 @@ pub struct PastExplained {
 
 /// One site of a decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SiteExplained {
+pub struct ExplainedSite {
     /// The site.
     pub site: String,
     /// Its tier, overrides included.
@@ -82,7 +82,7 @@ pub struct SiteExplained {
     /// What the probes say.
     pub real: String,
     /// The override in force.
-    pub forced: Option<Forced>,
+    pub forced: Option<OverrideInForce>,
     /// It is full, and this client is among those that go elsewhere.
     #[serde(default)]
     pub full: bool,
@@ -92,12 +92,12 @@ pub struct SiteExplained {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
     /// Its addresses with what is known of each.
-    pub addresses: Vec<AddressExplained>,
+    pub addresses: Vec<ExplainedAddress>,
 }
 
 /// One address of a site.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AddressExplained {
+pub struct ExplainedAddress {
     /// The address.
     pub address: IpAddr,
     /// The verdict's state; absent without a check.
@@ -105,5 +105,5 @@ pub struct AddressExplained {
     /// How long it has been so.
     pub lasting: Option<Span>,
     /// What each vantage sees.
-    pub observations: BTreeMap<String, Seen>,
+    pub observations: BTreeMap<String, SeenByVantage>,
 }

@@ -24,7 +24,7 @@ pub struct ServiceStatus {
     pub reason: Option<String>,
     /// How many instances are known, and how many of them may be used; absent where the service is not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub known: Option<Known>,
+    pub known: Option<InstanceCount>,
     /// The instances: all of them where one service, domain or site was asked for, else those that nodes doubt or never
     /// use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -33,7 +33,7 @@ pub struct ServiceStatus {
 
 /// How many instances there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct InstanceCount {
     /// All.
     pub all: usize,
     /// Those that requests may be sent to.

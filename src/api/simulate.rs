@@ -9,13 +9,13 @@ use super::Answering;
 
 /// What would happen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Simulated {
+pub struct Simulation {
     /// The generation it was found with.
     pub generation: Generation,
     /// The sites that would die.
     pub killed: Vec<String>,
     /// Domains whose clients would move, by name.
-    pub domains: Vec<DomainSimulated>,
+    pub domains: Vec<MovedDomain>,
     /// How many others would answer as before.
     pub unmoved: usize,
     /// Every site there is would be dead.
@@ -23,14 +23,14 @@ pub struct Simulated {
     pub nothing_left: bool,
     /// Domains whose clients, some or all, would reach no living site, by name.
     #[serde(default)]
-    pub unserved: Vec<Unserved>,
+    pub unserved: Vec<UnservedDomain>,
     /// The load of each cluster's sites.
-    pub load: Vec<LoadSimulated>,
+    pub load: Vec<SiteLoad>,
 }
 
 /// A domain whose clients, some or all, would reach no living site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unserved {
+pub struct UnservedDomain {
     /// Its name.
     pub domain: String,
     /// The family of addresses, as `IPv6`, if only that one is concerned.
@@ -44,16 +44,16 @@ pub struct Unserved {
 
 /// Where a domain's clients would go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DomainSimulated {
+pub struct MovedDomain {
     /// Its name.
     pub domain: String,
     /// Its clients in groups; those that stay are left out.
-    pub groups: Vec<GroupSimulated>,
+    pub groups: Vec<MovedClients>,
 }
 
 /// Clients near one site.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct GroupSimulated {
+pub struct MovedClients {
     /// The site they are nearest to; absent: clients of nowhere in particular.
     pub near: Option<String>,
     /// Where they are sent now, in percent.
@@ -64,7 +64,7 @@ pub struct GroupSimulated {
 
 /// The load of one site of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LoadSimulated {
+pub struct SiteLoad {
     /// The cluster.
     pub cluster: String,
     /// The site.

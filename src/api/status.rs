@@ -8,7 +8,7 @@ use store::{
     model::{Generation, Moment, Span},
 };
 
-use super::{DomainStatus, DrainView, Pending, ServiceStatus, StillRegistered};
+use super::{DomainStatus, DrainView, PendingToken, ServiceStatus, StillRegistered};
 
 /// The whole picture of one control, or the part of it that is about one name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct Status {
     pub frozen_since: BTreeMap<String, String>,
     /// The operator's token that is not in force yet, and for whom it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<Pending>,
+    pub bootstrap: Option<PendingToken>,
     /// Host names outside every zone: their owners must set these CNAMEs.
     pub cnames_to_set: Vec<CnameToSet>,
 }
@@ -147,12 +147,12 @@ pub struct TargetStatus {
     #[serde(with = "crate::api::moments")]
     pub verdict: Verdict,
     /// What each vantage sees.
-    pub observations: BTreeMap<String, Seen>,
+    pub observations: BTreeMap<String, SeenByVantage>,
 }
 
 /// What one vantage sees of one target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Seen {
+pub struct SeenByVantage {
     /// The state.
     pub state: String,
     /// Its vote counts.

@@ -53,11 +53,11 @@ pub struct MadeToken {
 
 /// How far a cluster is on its way to tokens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Bootstrap {
+pub struct BootstrapState {
     /// The operators' tokens in force, by name: with any of them, every request needs a token.
     pub operators: Vec<Name>,
     /// The operator's token that is not in force yet.
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingToken>,
     /// Who was heard in the last minute without a token, and the role it needs.
     pub without_token: BTreeMap<Bearer, Role>,
     /// The services that are registered at this engine, for whose writers nothing waits. Empty on a real Consul, whose
@@ -68,7 +68,7 @@ pub struct Bootstrap {
 
 /// An operator's token that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+pub struct PendingToken {
     /// Its name.
     pub operator: Name,
     /// Who has still to be heard with a token.
@@ -78,7 +78,7 @@ pub struct Pending {
 /// A name and the digest of a secret that the caller keeps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Keyed {
+pub struct TokenDigest {
     /// The token's name.
     pub name: Name,
     /// The SHA-256 of its secret, in hexadecimal.
@@ -91,13 +91,13 @@ pub struct Keyed {
 pub struct BootstrapOrder {
     /// The operator's token; absent when one waits already.
     #[serde(default)]
-    pub operator: Option<Keyed>,
+    pub operator: Option<TokenDigest>,
     /// The tokens of those that have none.
     #[serde(default)]
-    pub tokens: BTreeMap<Bearer, Keyed>,
+    pub tokens: BTreeMap<Bearer, TokenDigest>,
     /// A token for whoever registers services at this engine, which takes no registration without one afterwards.
     #[serde(default)]
-    pub registrar: Option<Keyed>,
+    pub registrar: Option<TokenDigest>,
     /// Put the operator's token in force at once, even if nodes are locked out.
     #[serde(default)]
     pub force: bool,

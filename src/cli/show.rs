@@ -10,7 +10,10 @@ use store::{
 
 use super::{Failure, Outcome};
 use crate::{
-    api::{Answering, Applied, DocumentChange, DrainView, Explained, Simulated, StillRegistered, Unserved},
+    api::{
+        Answering, Applied, DocumentChange, DrainView, Explanation, Simulation, StillRegistered,
+        UnservedDomain,
+    },
     out::outln,
 };
 
@@ -175,13 +178,13 @@ pub(super) const fn phase(it: &DrainView) -> &'static str {
 }
 
 /// What would not reach a living site.
-fn unserved(it: &Simulated) -> String {
+fn unserved(it: &Simulation) -> String {
     const SHOWN: usize = 50;
     let mut text = String::new();
     if it.nothing_left {
         text.push_str("NO SITE WOULD BE LEFT: these are all there are. Requests would fail everywhere.\n\n");
     }
-    let then = |it: &Unserved| match (it.answering, &it.family) {
+    let then = |it: &UnservedDomain| match (it.answering, &it.family) {
         (Answering::Nodata, None) => "it would be answered with nothing (when_none: nodata)".to_owned(),
         (Answering::Nodata, Some(family)) => format!(
             "for {family} it would be answered with nothing: an override takes every other site with {family} out"
@@ -196,7 +199,7 @@ fn unserved(it: &Simulated) -> String {
             format!("its {family} clients would still be sent to {dead}, which would be dead")
         }
     };
-    let row = |it: &Unserved| vec![it.domain.clone(), then(it)];
+    let row = |it: &UnservedDomain| vec![it.domain.clone(), then(it)];
     let rows: Vec<_> = it.unserved.iter().take(SHOWN).map(row).collect();
     if !rows.is_empty() {
         section(&mut text, "Domains whose clients would reach no living site", &["DOMAIN", "THEN"], &rows);
@@ -207,7 +210,7 @@ fn unserved(it: &Simulated) -> String {
     text
 }
 
-pub(super) fn simulated(it: &Simulated) -> String {
+pub(super) fn simulated(it: &Simulation) -> String {
     let mut text = format!("If {} died (generation {}):\n\n", it.killed.join(" and "), it.generation);
     text.push_str(&unserved(it));
     let shares = |shares: &std::collections::BTreeMap<String, f64>| {
@@ -245,7 +248,7 @@ pub(super) fn simulated(it: &Simulated) -> String {
     text
 }
 
-pub(super) fn explained(it: &Explained) -> String {
+pub(super) fn explained(it: &Explanation) -> String {
     let mut text = format!("generation {}\n", it.generation);
     if let Some(past) = &it.past {
         let _ = writeln!(text, "as of      {}", past.at);

@@ -14,7 +14,7 @@ use store::{
 
 use crate::{
     admin::{Admin, Problem},
-    api::PastExplained,
+    api::PastMoment,
 };
 
 /// A past moment.
@@ -22,7 +22,7 @@ pub(super) struct Then {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) board: Board,
     pub(super) moment: Moment,
-    pub(super) told: PastExplained,
+    pub(super) told: PastMoment,
 }
 
 /// The world at a moment.
@@ -67,7 +67,7 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
             "of {silent} targets no verdict of then is kept: they count as unknown, as a new target does"
         ));
     }
-    let told = PastExplained { at: at.to_string(), generation: Some(known.generation), caveats };
+    let told = PastMoment { at: at.to_string(), generation: Some(known.generation), caveats };
     Ok(Then { snapshot: Arc::new(snapshot), board, moment, told })
 }
 

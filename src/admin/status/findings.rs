@@ -15,8 +15,8 @@ use store::{
 };
 
 use crate::api::{
-    Answering, DeadEnd, DomainSite, DomainStatus, Finding, Forced, HeldBackStatus, Status, TargetStatus,
-    ViewStatus,
+    Answering, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, OverrideInForce, Status,
+    TargetStatus, ViewStatus,
 };
 
 /// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
@@ -449,7 +449,7 @@ fn nodes(status: &Status, found: &mut Found) {
 }
 
 fn orders(status: &Status, found: &mut Found) {
-    let mut orders: BTreeMap<&str, (&Forced, BTreeSet<&str>, Vec<String>)> = BTreeMap::new();
+    let mut orders: BTreeMap<&str, (&OverrideInForce, BTreeSet<&str>, Vec<String>)> = BTreeMap::new();
     for domain in &status.domains {
         for site in &domain.sites {
             if let Some(order) = &site.forced {

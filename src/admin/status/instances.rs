@@ -11,7 +11,7 @@ use store::{
 
 use crate::{
     admin::Admin,
-    api::{InstanceStatus, Known, ServiceStatus, Status},
+    api::{InstanceCount, InstanceStatus, ServiceStatus, Status},
 };
 
 /// How long the registry may take to name a service's instances.
@@ -62,10 +62,15 @@ fn standing(entry: &Entry) -> (&'static str, Option<String>) {
 }
 
 /// Counts; `noted` is what nodes say.
-fn count(admin: &Admin, snapshot: &Snapshot, endpoints: &[Endpoint], noted: &[InstanceStatus]) -> Known {
+fn count(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    endpoints: &[Endpoint],
+    noted: &[InstanceStatus],
+) -> InstanceCount {
     let usable =
         endpoints.iter().map(|it| instance(admin, snapshot, it)).filter(|it| is_usable(it, noted)).count();
-    Known { all: endpoints.len(), usable }
+    InstanceCount { all: endpoints.len(), usable }
 }
 
 /// Requests may be sent to it, by the registry and by what nodes say of it.
