@@ -211,7 +211,7 @@ impl Bearers {
     /// When the engine cannot be read: it is not known then which bearers there are.
     pub(super) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
-        let picture = self.handle.picture().await;
+        let health_view = self.handle.health_view().await;
         let (now, moment) = (Instant::now(), self.handle.now());
         let unread = || EngineError::Unreachable("the nodes' heartbeats are not read yet".to_owned());
         let mut census = Census::default();
@@ -225,7 +225,7 @@ impl Bearers {
             }
             nodes.readable_since().ok_or_else(unread)?
         };
-        let mut vantages: BTreeSet<Name> = picture
+        let mut vantages: BTreeSet<Name> = health_view
             .vantages
             .into_iter()
             .filter(|(_, it)| it.moved.is_some_and(|at| moment.since(at) <= RECENT))
@@ -390,7 +390,7 @@ mod tests {
         assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
     }
 
-    /// An engine, what a node's picture says, and the bearers by both.
+    /// An engine, a node's health view, and the bearers by both.
     async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Arc<Shared>) {
         let engine = Embedded::in_memory(embedded::Options::default()).await;
         let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);

@@ -50,7 +50,7 @@ async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> R
     };
     let known = written.insert(known);
     let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
-    let verdicts = shared.handle.picture().await.verdicts;
+    let verdicts = shared.handle.health_view().await.verdicts;
     let missing = known.missing(&verdicts, snapshot.generation);
     for page in &missing {
         let text = serde_json::to_string(page).expect("texts and numbers have no failing serialiser");

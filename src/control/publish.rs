@@ -66,7 +66,7 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
 /// Writes what changed; false when the lock has another holder.
 async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> Result<bool, EngineError> {
     let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
-    let verdicts = shared.handle.picture().await.verdicts;
+    let verdicts = shared.handle.health_view().await.verdicts;
     if verdicts.is_empty() && !snapshot.targets.is_empty() {
         // Nothing was judged yet, or nobody follows: that says nothing about what was published before.
         return Ok(true);
