@@ -1,9 +1,8 @@
-//! `/v1/simulate`: where clients and load would go if sites died, before anybody dares.
+//! `/v1/simulate`: where clients and load would go if sites failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
 use store::{
     board::Board,
     health,
@@ -12,36 +11,28 @@ use store::{
     steering::{self, Destination, Family, FamilyOutcome, Look, Shift, shifts, without},
 };
 
-use super::{Admin, Asked, Caller, Problem, domain_name};
+use super::{Admin, Caller, Problem, QueryParams, domain_name};
 use crate::{
-    api::{Answering, MovedClients, MovedDomain, Simulation, SiteLoad, UnservedDomain},
+    api::{Answering, MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain},
     auth::Right,
 };
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    /// The sites, by comma.
-    kill_site: String,
-    /// Only this domain.
-    domain: Option<String>,
-}
 
 pub(super) async fn simulate(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Wanted>,
+    QueryParams(query): QueryParams<SimulateQuery>,
 ) -> Result<Json<Simulation>, Problem> {
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();
     let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
-    let killed = killed(&snapshot, &wanted.kill_site)?;
+    let killed = killed(&snapshot, &query.kill_site)?;
     let (board, now) = (admin.handle.board(), admin.handle.now());
-    let imagined = without(&snapshot, board, &killed, now);
-    let boards = (&**board, &imagined);
-    let only = wanted.domain.as_deref().map(domain_name);
+    let simulated = without(&snapshot, board, &killed, now);
+    let boards = (&**board, &simulated);
+    let only = query.domain.as_deref().map(domain_name);
     let Domains { moved, unserved, unmoved } = domains(&snapshot, &killed, only.as_deref(), boards, now);
     if moved.is_empty() && unmoved == 0 && unserved.is_empty() {
-        return Err(Problem::not_found(format!("no domain is called {}", wanted.domain.unwrap_or_default())));
+        return Err(Problem::not_found(format!("no domain is called {}", query.domain.unwrap_or_default())));
     }
     let load = load(&admin, &snapshot, &killed, boards);
     let nothing_left = snapshot.sites.iter().all(|site| killed.contains(&site.name));
@@ -50,7 +41,7 @@ pub(super) async fn simulate(
     Ok(Json(Simulation { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
 }
 
-/// What becomes of the domains.
+/// What happens to the domains.
 #[derive(Debug, Default)]
 struct Domains {
     moved: Vec<MovedDomain>,
@@ -58,7 +49,7 @@ struct Domains {
     unmoved: usize,
 }
 
-/// What becomes of the domains, or of one of them, between what is and what is imagined.
+/// What happens to the domains, or to the one named, between the present board and the simulated one.
 fn domains(
     snapshot: &Snapshot,
     killed: &[Name],
@@ -70,7 +61,7 @@ fn domains(
     let asked = |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
     for steered in snapshot.domains.values().filter(asked) {
         let shifts = shifts(snapshot, steered, boards, now);
-        let unserved = Imagined { snapshot, steered, killed, boards, now }.unserved(&shifts);
+        let unserved = SimulatedDomain { snapshot, steered, killed, boards, now }.unserved(&shifts);
         let groups: Vec<MovedClients> = shifts
             .iter()
             .filter(|shift| shift.before != shift.after)
@@ -88,10 +79,9 @@ fn domains(
     all
 }
 
-/// A domain in the world that is imagined. Whether its clients reach a living site is decided by what they would be
-/// answered, not by what the probes would say: an override, or a domain without a check, may go on sending them to a
-/// site that is dead.
-struct Imagined<'a> {
+/// A domain in the simulation. Whether its clients reach a living site depends on the answer they would get, not on the
+/// verdicts: an override, or a domain without a check, may still send them to a dead site.
+struct SimulatedDomain<'a> {
     snapshot: &'a Snapshot,
     steered: &'a SteeredDomain,
     killed: &'a [Name],
@@ -99,7 +89,7 @@ struct Imagined<'a> {
     now: Moment,
 }
 
-impl Imagined<'_> {
+impl SimulatedDomain<'_> {
     fn name(&self, site: SiteId) -> Option<&Name> {
         self.snapshot.site(site).map(|it| &it.name)
     }
@@ -110,7 +100,7 @@ impl Imagined<'_> {
         self.killed.contains(name) || sites().any(is_down)
     }
 
-    /// Which of its clients would reach no living site. A domain that has none of the killed sites is left out.
+    /// Which of its clients would reach no living site. A domain with none of the failed sites is left out.
     fn unserved(&self, shifts: &[Shift]) -> Vec<UnservedDomain> {
         let mut names = self.steered.sites.iter().filter_map(|it| self.name(it.site));
         if !names.any(|name| self.killed.contains(name)) {
@@ -137,7 +127,7 @@ impl Imagined<'_> {
         }
     }
 
-    /// Of a domain that most clients reach: a family that they would not.
+    /// An address family whose clients would reach no living site although those of the other would.
     fn family(&self, family: Family) -> Option<UnservedDomain> {
         let nowhere = self.snapshot.locality.at_home(None);
         let (was, board) = self.boards;
@@ -197,7 +187,7 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
     shares.iter().map(|(to, count)| (name(to), share(*count))).collect()
 }
 
-/// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
+/// The load of each site: that of a dead site goes where the cluster's gateway domain would send the clients near it.
 fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<SiteLoad> {
     let rates = admin.control.nodes().rates();
     let mut all = Vec::new();
@@ -218,7 +208,7 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
             let Some(shift) = shift else { continue };
             let whole: u32 = shift.after.values().sum();
             for (to, count) in &shift.after {
-                // What is sent to the dead is lost.
+                // Load that is sent to a dead site is lost.
                 if let Destination::Site(site) = to
                     && !killed.contains(site)
                     && let Some(sum) = after.get_mut(site)
@@ -280,7 +270,7 @@ cluster: main
 policy: { type: failover, order: [bj, sh] }
 ";
 
-    /// What the death of bj would bring, with `more` written below the world, whose last document is the domain.
+    /// The simulated failure of bj. `more` follows the documents, whose last one is the domain.
     fn killed_bj(more: &str) -> Domains {
         let documents = model::parse("w", &format!("{WORLD}{more}")).unwrap();
         let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
@@ -290,8 +280,8 @@ policy: { type: failover, order: [bj, sh] }
             board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
         }
         let killed = ["bj".parse().unwrap()];
-        let imagined = without(&snapshot, &board, &killed, Moment(5));
-        domains(&snapshot, &killed, Some("gw.example.com"), (&board, &imagined), Moment(5))
+        let simulated = without(&snapshot, &board, &killed, Moment(5));
+        domains(&snapshot, &killed, Some("gw.example.com"), (&board, &simulated), Moment(5))
     }
 
     fn order(site: &str, state: &str) -> String {
@@ -311,10 +301,9 @@ policy: { type: failover, order: [bj, sh] }
     }
 
     #[test]
-    fn clients_that_would_still_be_sent_to_the_dead_site_are_said() {
+    fn clients_that_would_still_be_sent_to_the_dead_site_are_listed() {
         let dead = [unserved(None, Answering::FailOpen, &["bj"])];
-        // Nothing else may serve, whatever the probes say of it; bj is believed to live; or the change would not be
-        // visible.
+        // The other site may not serve; or an override keeps bj up; or the domain has no check, so nothing is noticed.
         let cases = [order("sh", "down"), order("sh", "drain"), order("bj", "up"), "ttl: 20s\n".to_owned()];
         for more in cases {
             let found = killed_bj(&more);
@@ -326,14 +315,14 @@ policy: { type: failover, order: [bj, sh] }
     }
 
     #[test]
-    fn a_family_that_only_the_dead_site_has_is_said() {
+    fn a_family_that_only_the_dead_site_has_is_listed() {
         let found = killed_bj("check: web\n");
         assert_eq!(found.unserved, [unserved(Some("IPv6"), Answering::FailOpen, &["bj"])]);
         assert_eq!((found.moved.len(), found.unmoved), (1, 0));
     }
 
     #[test]
-    fn a_domain_that_goes_on_is_none_of_them() {
+    fn a_domain_that_reaches_a_living_site_is_not_listed() {
         let elsewhere = killed_bj("check: web\nsites: [sh]\n");
         assert!(elsewhere.unserved.is_empty() && elsewhere.moved.is_empty(), "{elsewhere:?}");
         assert_eq!(elsewhere.unmoved, 1);
