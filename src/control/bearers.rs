@@ -1,8 +1,7 @@
-//! Which nodes and vantages send heartbeats, and with which token: what decides whether an operator's token may be in
-//! force.
+//! Which nodes and vantages are heard, and with which token: what decides whether a change of the tokens locks one out.
 //!
-//! The Consul face notes who wrote each node's heartbeat, this module who reported for each vantage. [`Census`] is what
-//! is known at one moment; what follows from it is decided there, without clock and engine.
+//! The Consul face notes which token wrote each node's heartbeat, and this module which token reported for each
+//! vantage. [`Census`] is what is known at one moment; what follows from it is decided without clock and engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -147,7 +146,7 @@ impl TokenChange {
 }
 
 /// Why the last operator's token cannot be taken away.
-pub(super) const END_OF_LAST_OPERATOR: &str = "this would take the last operator's token away, and whoever reaches a loopback listener would be an operator: \
+pub(super) const END_OF_LAST_OPERATOR: &str = "this would take the last operator's token away, and anyone who reaches a loopback listener would be an operator: \
      make another operator's token first, or see `waypost token reset --help`";
 
 /// The operator's token that is not in force yet.
@@ -352,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_tokens_is_judged_by_whether_requests_then_need_one() {
+        let operator = |name: &str| Token { role: Role::Operator, ..token(name, "a") };
+        let pending = Token { waits_for: vec!["node/gw".parse().unwrap()], ..operator("ops") };
+        let (ops, gw) = (operator("ops"), token("gw", "a"));
+        let between = TokenChange::between;
+        assert_eq!(between(&[], &[gw.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[gw.clone(), pending.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[]), TokenChange::Some);
+        assert_eq!(between(&[gw.clone(), pending], &[gw.clone(), ops.clone()]), TokenChange::FirstOperator);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[ops.clone()]), TokenChange::Some);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[gw]), TokenChange::EndsLastOperator);
+    }
+
+    #[test]
     fn a_token_in_use_is_not_taken_away() {
         let before = [token("gw", "a"), token("dns", "a"), token("idle", "a"), token("old", "a")];
         let after = [token("gw", "b"), token("dns", "a")];
@@ -390,7 +403,7 @@ mod tests {
         assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
     }
 
-    /// An engine, a node's health view, and the bearers by both.
+    /// A control over an engine in memory, with these vantages configured.
     async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Arc<Shared>) {
         let engine = Embedded::in_memory(embedded::Options::default()).await;
         let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
@@ -410,7 +423,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_control_that_has_just_begun_counts_who_reported_before() {
+    async fn a_control_that_has_just_started_counts_vantages_that_reported_before() {
         let (engine, shared) = bearers(&["gz", "cd"]).await;
         let bearers = &shared.bearers;
         assert!(bearers.nodes.borrow().readable_since().is_none(), "the heartbeats were not read yet");
@@ -443,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bootstrap_waits_for_each_by_name_and_for_whoever_comes_without_a_token() {
+    fn a_bootstrap_waits_for_each_by_name_and_for_new_ones_without_a_token() {
         let waits_for: Vec<Bearer> =
             ["node/gw", "node/dead", "vantage/gz"].map(|it| it.parse().unwrap()).into();
         let known = census(&[

@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Shared, intake::bounded, lock::Held};
 use store::{
     engine::{EngineError, KvOp, TxnOutcome},
     follow::Backoff,
@@ -13,6 +12,8 @@ use store::{
     model::{Moment, Name},
     snapshot::Snapshot,
 };
+
+use super::{Shared, intake::bounded, lock::Held};
 
 /// How often loads are read. Gateways report every five seconds what they carry.
 const EVERY: Duration = Duration::from_secs(2);
@@ -49,7 +50,7 @@ pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "overflow of full sites not written; it stays as it is");
+                    tracing::warn!(%error, "could not write the overflow of full sites; it stays as it is");
                 }
                 backoff.wait().await;
             }

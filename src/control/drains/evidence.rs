@@ -17,13 +17,13 @@ const MAX_WAIT: Duration = Duration::from_secs(45);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::control) struct Evidence {
     /// Every receipt there is.
-    pub(super) receipts: Vec<Receipt>,
+    pub(in crate::control) receipts: Vec<Receipt>,
     /// Which drained instances were seen to end, and by which gateway.
-    pub(super) endings: Vec<Ended>,
+    pub(in crate::control) endings: Vec<Ended>,
     /// Every gateway.
     pub(in crate::control) gateways: BTreeMap<String, Gateway>,
     /// The nodes were watched for long enough to know every gateway.
-    pub(super) settled: bool,
+    pub(in crate::control) settled: bool,
 }
 
 impl Evidence {

@@ -1,4 +1,4 @@
-//! Tells the steps of a drain in the log, each once.
+//! Logs the steps of a drain, each once.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use store::drain::{Drain, Phase, Step, advance};
 
 use super::{Evidence, hook::shown};
 
-/// What was told of one drain.
+/// What was last logged about one drain.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastReported {
     awaited: BTreeSet<String>,
     receipts: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
 
-impl Told {
-    /// Tells what the evidence has brought while receipts are awaited.
+impl LastReported {
+    /// Logs what is new in the evidence while receipts are awaited.
     pub(super) fn progress(&mut self, drain: &Drain, evidence: &Evidence) {
         if drain.phase != Phase::Draining {
             return;
@@ -51,7 +51,7 @@ impl Told {
     }
 }
 
-/// Tells that a drain has come to its phase.
+/// Logs that a drain has entered its phase.
 pub(super) fn phase(drain: &Drain) {
     let (id, service, instance) = (&drain.id, &drain.service, &drain.instance);
     match drain.phase {

@@ -10,7 +10,10 @@ use store::{
     model::{Moment, Span},
 };
 
-use super::{Evidence, hook::shown};
+use super::{
+    Evidence,
+    hook::{address, shown},
+};
 use crate::api::{DrainView, HookState};
 
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
@@ -39,7 +42,7 @@ impl DrainView {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
             still_registered: registered && drain.phase == Phase::Done,
-            // What the hook's address may hold as a secret is the orderer's alone.
+            // The hook's URL may hold secrets.
             drain: Drain { hook: drain.hook.as_deref().map(shown), ..drain.clone() },
             receipts,
             awaited,
@@ -81,10 +84,4 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     };
     let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-/// Where the instance serves.
-pub(super) fn address(drain: &Drain) -> String {
-    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }

@@ -32,7 +32,7 @@ fn silences(nodes: &Liveness) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn a_node_is_lost_when_its_heartbeat_stands_still() {
+fn a_node_is_lost_when_its_heartbeat_does_not_change() {
     let (mut nodes, start) = (Liveness::new(SETTLE), Instant::now());
     for after in [0, 10, 20] {
         nodes.read(gw(1), OURS, start + after * SECOND);
@@ -44,7 +44,7 @@ fn a_node_is_lost_when_its_heartbeat_stands_still() {
 }
 
 #[test]
-fn while_the_engine_is_away_nobody_grows_more_silent() {
+fn while_the_engine_is_away_no_node_becomes_more_silent() {
     let (mut nodes, start) = (Liveness::new(SETTLE), Instant::now());
     nodes.read(gw(1), OURS, start);
     nodes.read(gw(1), OURS, start + 2 * SECOND);
@@ -60,7 +60,7 @@ fn while_the_engine_is_away_nobody_grows_more_silent() {
     assert_eq!((nodes.failure(), nodes.node("gw").unwrap().is_alive()), (None, true));
     nodes.read(gw(1), OURS, start + 312 * SECOND);
     assert_eq!(nodes.readable_since(), Some(start + 310 * SECOND));
-    // We were frozen ourselves.
+    // This process was frozen.
     nodes.read(gw(1), OURS, start + 900 * SECOND);
     assert!(nodes.node("gw").unwrap().is_alive());
     assert_eq!(nodes.readable_since(), Some(start + 900 * SECOND));
@@ -111,7 +111,7 @@ fn only_gateways_count() {
 }
 
 #[test]
-fn an_engine_that_is_away_or_a_frozen_control_makes_nobody_silent() {
+fn an_engine_that_is_away_or_a_frozen_control_makes_no_node_silent() {
     let start = Instant::now();
     let mut nodes = Liveness::new(SETTLE);
     nodes.read(vec![heartbeat("g1", "a", 1)], OURS, start);
@@ -226,8 +226,7 @@ proptest! {
             };
             let alive = !NodeStatus::of(node, now).lost;
             prop_assert_eq!(alive, !nodes.rates().is_empty(), "overflow and simulation");
-            let mut evidence = Evidence::default();
-            evidence.gateways = nodes.gateways();
+            let evidence = Evidence { gateways: nodes.gateways(), ..Evidence::default() };
             prop_assert_eq!(alive, evidence.silence_of("gw").is_none(), "drains and their log");
         }
     }
