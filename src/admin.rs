@@ -14,6 +14,7 @@ mod nodes;
 mod probing;
 mod problem;
 mod request;
+mod route;
 mod routes;
 mod shown;
 mod simulate;

@@ -15,7 +15,7 @@ use super::{
     Caller, Problem,
     describe::{MetricsText, NotReady},
     request::bearer,
-    routes::{Needs, Route, get, router_of},
+    route::{Needs, Route, get, router_of},
 };
 use crate::{
     auth::{Auth, Right},
