@@ -52,8 +52,8 @@ impl IntoResponse for Problem {
 impl From<Vec<InputError>> for Problem {
     fn from(input_errors: Vec<InputError>) -> Self {
         let error = match input_errors.len() {
-            1 => "1 mistake, nothing was changed".to_owned(),
-            n => format!("{n} mistakes, nothing was changed"),
+            1 => "1 error, nothing was changed".to_owned(),
+            n => format!("{n} errors, nothing was changed"),
         };
         Self { status: StatusCode::BAD_REQUEST, error, input_errors }
     }

@@ -34,7 +34,7 @@ pub(super) struct Past {
 pub(super) async fn at(admin: &Admin, at: jiff::Timestamp) -> Result<Past, Problem> {
     let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
     if moment > admin.handle.now() {
-        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
+        return Err(Problem::wrong(format!("at: {at} is in the future; expected a moment in the past")));
     }
     let engine = admin.engine.as_ref();
     let known = history::as_of(engine, moment).await?.map_err(|why| Problem::gone(refusal(moment, why)))?;
@@ -60,13 +60,13 @@ pub(super) async fn at(admin: &Admin, at: jiff::Timestamp) -> Result<Past, Probl
     }
     let mut caveats = vec![
         "what each vantage saw and how loaded sites were is not kept; zone files and the targets of ALIAS records \
-         are those of now"
+         are the present ones"
             .to_owned(),
     ];
     let silent = snapshot.targets.keys().filter(|key| !past.readings.contains_key(*key)).count();
     if dropped && silent > 0 {
         caveats.push(format!(
-            "of {silent} targets no verdict of then is kept: they count as unknown, as a new target does"
+            "no verdict of {silent} targets is kept for this moment: they count as unknown, as new targets do"
         ));
     }
     let shown = PastMoment { at: at.to_string(), generation: Some(known.generation), caveats };
