@@ -38,7 +38,7 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
 
 /// The text below the tokens of a server in `token list`.
 async fn pending_text(client: &Client) -> Result<String, Failure> {
-    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::BootstrapState = client.get(BOOTSTRAP, &[]).await?;
     let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
