@@ -2,6 +2,8 @@
 //!
 //! `parse(yaml(d))` is `d` again. Names inside a zone come out relative to it, as people write them.
 
+#[cfg(test)]
+mod golden;
 mod placed;
 mod policy;
 mod probe;
