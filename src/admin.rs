@@ -72,7 +72,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Over an engine, this node's picture and control. Starts to watch the nodes' beats.
+    /// Over an engine, this node's picture and control. Starts to watch the nodes' heartbeats.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
         let nodes = nodes::Nodes::watch(Arc::clone(&engine), handle.clone());

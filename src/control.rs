@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! prober ── Batch ──▶ intake ──▶ engine          order ──▶ record ──▶ driver ──▶ registry, hook
-//!        ◀── Work ─── work ◀── first failures      receipts, beats ──▶ evidence ──┘
+//!        ◀── Work ─── work ◀── first failures      receipts, heartbeats ──▶ evidence ──┘
 //! ```
 
 mod answers;
@@ -55,7 +55,7 @@ pub struct Config {
     /// Drawn at the start of the process; shown in the locks it holds.
     pub boot: String,
     /// How long control must have watched the nodes before it believes that it knows every gateway, and for how
-    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' beats.
+    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' heartbeats.
     pub settle: Duration,
     /// The longest one call of a drain's hook may take.
     pub hook_deadline: Duration,

@@ -112,11 +112,15 @@ impl Noting<'_> {
 
 /// Notes who wrote a node's heartbeat, or forgets it when the write took the heartbeat back.
 async fn noted(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
-    let beats = match bearer {
+    let sends_heartbeats = match bearer {
         Bearer::Node(name) => engine.kv_get(&keys::node(name.as_str()), None).await?.value.is_some(),
         Bearer::Vantage(_) => true,
     };
-    if beats { writers::note(engine, bearer, writer).await } else { writers::forget(engine, bearer).await }
+    if sends_heartbeats {
+        writers::note(engine, bearer, writer).await
+    } else {
+        writers::forget(engine, bearer).await
+    }
 }
 
 /// A write, for the record: the registry's writes are too many to be kept beside the documents' in the engine.
@@ -136,7 +140,7 @@ impl Written {
     fn record(&self, status: StatusCode, told: &Told) {
         let Self { who, what } = self;
         let code = status.as_u16();
-        // Renewals come every few seconds from everybody, and our own nodes' beats do too.
+        // Renewals come every few seconds from everybody, and our own nodes' heartbeats do too.
         let ordinary =
             what.contains("/agent/check/") || what.contains("/session/renew") || what.contains("/txn");
         if ordinary && status.is_success() {

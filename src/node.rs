@@ -304,7 +304,7 @@ async fn open(config: &Config, store: &Store) -> Result<Opened, NodeError> {
         }
         Store::Embedded(it) => {
             let embedded = open_embedded(&config.node, &config.data_dir, it).await?;
-            // This node beats without asking the face; what the face noted of it in an earlier life is over.
+            // This node sends its heartbeats past the face; what the face noted of it in an earlier life is over.
             store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
             Ok(Opened {
                 engine: Arc::clone(&embedded) as Arc<dyn Engine>,

@@ -1,4 +1,5 @@
-//! Which nodes and vantages beat, and with whose token: what decides whether an operator's token may be in force.
+//! Which nodes and vantages send heartbeats, and with which token: what decides whether an operator's token may be in
+//! force.
 //!
 //! The Consul face notes who wrote each node's heartbeat, this module who reported for each vantage. [`Census`] is what
 //! is known at one moment; what follows from it is decided there, without clock and engine.
@@ -29,7 +30,7 @@ pub(super) const RECENT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
     /// With which token of ours each was heard last, `None`: without one, or with one that has another secret now. Nodes
-    /// that beat past our listeners are not in it.
+    /// whose heartbeats bypass our listeners are not in it.
     pub(super) tokens: BTreeMap<Bearer, Option<String>>,
     /// Who was heard in the last minute, and the role its token needs.
     pub(super) recent: BTreeMap<Bearer, Role>,
@@ -261,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_beats_without_a_token_would_be_locked_out() {
+    fn a_sender_of_heartbeats_without_a_token_would_be_locked_out() {
         let mut census = census(&[
             ("node/gw", None, true),
             ("node/gone", None, false),
             ("node/dns", Some("dns"), true),
             ("vantage/gz", None, true),
         ]);
-        // It beats and nothing of ours saw it: the engine's own process, or a node of a real Consul.
+        // It sends heartbeats and none of our listeners saw them: the engine's own process, or a node of a real Consul.
         census.recent.insert("node/engine".parse().unwrap(), Role::Node);
         assert_eq!(names(census.without_token().into_keys()), ["node/gw", "vantage/gz"]);
         let said = refusal(&census.without_token());

@@ -1,4 +1,4 @@
-//! The nodes of this engine, as their beats show them: who lives is whose number moves, by our own clock.
+//! The nodes of this engine, as their heartbeats show them: who lives is whose number moves, by our own clock.
 //!
 //! A node is silent while its number does not move between two readings that both succeeded. While the engine is away
 //! no node can be heard, so no node grows more silent.
@@ -13,7 +13,7 @@ use super::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
     discovery::InstanceNote,
-    drain::NodeBeat,
+    drain::NodeHeartbeat,
     engine::{Engine, Index, Wait},
     handle::Handle,
     keys,
@@ -22,7 +22,7 @@ use store::{
 };
 use tokio::{task::AbortHandle, time::Instant};
 
-/// The beats are read when they change, but never more often than this.
+/// The heartbeats are read when they change, but never more often than this.
 const PACE: Duration = Duration::from_millis(500);
 /// How long a read waits for a change.
 const WAIT: Duration = Duration::from_secs(10);
@@ -47,11 +47,11 @@ pub struct NodeStatus {
     /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
-    /// How long its beat has not moved, as seen from here. While the engine is away this does not grow.
+    /// How long its heartbeat has not moved, as seen from here. While the engine is away this does not grow.
     pub silent: Span,
     /// Silent for so long that it is probably gone.
     pub lost: bool,
-    /// Instances it says something of that did not fit into its beat.
+    /// Instances it says something of that did not fit into its heartbeat.
     #[serde(default)]
     pub more_instances: usize,
     /// How long it has run another generation than the control that shows this; absent while it runs the same.
@@ -59,7 +59,7 @@ pub struct NodeStatus {
     pub lags: Option<Span>,
 }
 
-/// What the beats say together.
+/// What the heartbeats say together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Picture {
     /// By name.
@@ -79,8 +79,8 @@ pub(super) struct Recent {
 
 #[derive(Debug, Default)]
 struct Seen {
-    beats: BTreeMap<String, Known>,
-    /// When the beats were last read; `None` while that fails.
+    heartbeats: BTreeMap<String, Known>,
+    /// When the heartbeats were last read; `None` while that fails.
     read: Option<Instant>,
     /// Since when that succeeds, each time; `None` while it fails.
     since: Option<Instant>,
@@ -90,13 +90,13 @@ struct Seen {
 
 #[derive(Clone, Debug)]
 struct Known {
-    beat: NodeBeat,
+    heartbeat: NodeHeartbeat,
     silent: Duration,
     /// Since when it has run another generation than we do.
     lags: Option<Instant>,
 }
 
-/// Watches the beats until the last clone is dropped.
+/// Watches the heartbeats until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Nodes {
     seen: Arc<Mutex<Seen>>,
@@ -121,9 +121,13 @@ impl Nodes {
             loop {
                 let read = read(engine.as_ref(), after).await;
                 after = read.as_ref().map_or(Index(0), |(index, _)| *index);
-                let beats = read.map(|(_, beats)| beats);
+                let heartbeats = read.map(|(_, heartbeats)| heartbeats);
                 let ours = handle.snapshot().map(|it| it.generation);
-                shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(beats, ours, Instant::now());
+                shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(
+                    heartbeats,
+                    ours,
+                    Instant::now(),
+                );
                 tokio::time::sleep(PACE).await;
             }
         };
@@ -145,25 +149,27 @@ impl Nodes {
     pub(super) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for Known { beat, silent, .. } in seen.beats.values() {
+        for Known { heartbeat, silent, .. } in seen.heartbeats.values() {
             if *silent <= SILENT_AFTER {
-                for note in &beat.instances {
-                    told.entry(note.service.clone()).or_default().push((beat.node.clone(), note.clone()));
+                for note in &heartbeat.instances {
+                    told.entry(note.service.clone())
+                        .or_default()
+                        .push((heartbeat.node.clone(), note.clone()));
                 }
             }
         }
         told
     }
 
-    /// The nodes whose beat moved within a span of time. A node that was there when the watch began counts as heard
-    /// then, and while the engine is away no node grows older. `None` before the beats were read, and while they cannot
+    /// The nodes whose heartbeat moved within a span of time. A node that was there when the watch began counts as heard
+    /// then, and while the engine is away no node grows older. `None` before the heartbeats were read, and while they cannot
     /// be.
     pub(super) fn recent(&self, within: Duration) -> Option<Recent> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = seen.since?;
-        let recent = seen.beats.values().filter(|it| it.silent <= within);
+        let recent = seen.heartbeats.values().filter(|it| it.silent <= within);
         Some(Recent {
-            nodes: recent.map(|it| (it.beat.node.clone(), it.beat.roles.clone())).collect(),
+            nodes: recent.map(|it| (it.heartbeat.node.clone(), it.heartbeat.roles.clone())).collect(),
             since,
         })
     }
@@ -172,9 +178,9 @@ impl Nodes {
     pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rates = BTreeMap::new();
-        for Known { beat, silent, .. } in seen.beats.values() {
-            if let Some(load) = beat.load.as_ref().filter(|_| *silent <= SILENT_AFTER) {
-                *rates.entry((load.cluster.to_string(), beat.site.clone())).or_default() += load.rate;
+        for Known { heartbeat, silent, .. } in seen.heartbeats.values() {
+            if let Some(load) = heartbeat.load.as_ref().filter(|_| *silent <= SILENT_AFTER) {
+                *rates.entry((load.cluster.to_string(), heartbeat.site.clone())).or_default() += load.rate;
             }
         }
         rates
@@ -183,16 +189,16 @@ impl Nodes {
 
 impl Known {
     fn status(&self, now: Instant) -> NodeStatus {
-        let Self { beat, silent, lags } = self;
+        let Self { heartbeat, silent, lags } = self;
         NodeStatus {
-            node: beat.node.clone(),
-            site: beat.site.clone(),
-            roles: beat.roles.iter().cloned().collect(),
-            generation: beat.generation,
-            view: beat.view.as_ref().map(ViewStatus::from),
+            node: heartbeat.node.clone(),
+            site: heartbeat.site.clone(),
+            roles: heartbeat.roles.iter().cloned().collect(),
+            generation: heartbeat.generation,
+            view: heartbeat.view.as_ref().map(ViewStatus::from),
             silent: tenths(*silent),
             lost: *silent > SILENT_AFTER,
-            more_instances: beat.more_instances,
+            more_instances: heartbeat.more_instances,
             lags: lags.map(|since| Span(Duration::from_secs(now.duration_since(since).as_secs()))),
         }
     }
@@ -202,24 +208,25 @@ fn tenths(span: Duration) -> Span {
     Span(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX) / 100 * 100))
 }
 
-async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeBeat>), String> {
+async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeHeartbeat>), String> {
     let wait = (after > Index(0)).then_some(Wait { after, at_most: WAIT });
     let listed = tokio::time::timeout(WAIT * 2, engine.kv_list(keys::NODES, wait)).await;
     let listed =
         listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    let beats = listed.value.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-    Ok((listed.index, beats.collect()))
+    let heartbeats =
+        listed.value.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+    Ok((listed.index, heartbeats.collect()))
 }
 
 impl Seen {
     fn picture(&self, now: Instant) -> Picture {
         let away = self.error.as_ref().map(|(error, since)| (error.clone(), now.duration_since(*since)));
-        Picture { nodes: self.beats.values().map(|known| known.status(now)).collect(), away }
+        Picture { nodes: self.heartbeats.values().map(|known| known.status(now)).collect(), away }
     }
 
-    fn take_in(&mut self, read: Result<Vec<NodeBeat>, String>, ours: Option<Generation>, now: Instant) {
-        let beats = match read {
-            Ok(beats) => beats,
+    fn take_in(&mut self, read: Result<Vec<NodeHeartbeat>, String>, ours: Option<Generation>, now: Instant) {
+        let heartbeats = match read {
+            Ok(heartbeats) => heartbeats,
             Err(error) => {
                 let since = self.error.take().map_or_else(|| self.read.unwrap_or(now), |(_, since)| since);
                 (self.error, self.read, self.since) = (Some((error, since)), None, None);
@@ -228,19 +235,21 @@ impl Seen {
         };
         let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
         let frozen = gap > MAX_GAP;
-        // A reading that took longer waited for an engine that hung, and no beat could be written meanwhile.
+        // A reading that took longer waited for an engine that hung, and no heartbeat could be written meanwhile.
         let gap = if frozen { Duration::ZERO } else { gap.min(WAIT + PACE) };
         let since = self.since.filter(|_| !frozen).unwrap_or(now);
-        let known = std::mem::take(&mut self.beats);
-        let judge = |beat: NodeBeat| {
-            let before = known.get(&beat.node);
-            let same = |it: &&Known| (it.beat.number, &it.beat.boot) == (beat.number, &beat.boot);
+        let known = std::mem::take(&mut self.heartbeats);
+        let judge = |heartbeat: NodeHeartbeat| {
+            let before = known.get(&heartbeat.node);
+            let same = |it: &&Known| {
+                (it.heartbeat.number, &it.heartbeat.boot) == (heartbeat.number, &heartbeat.boot)
+            };
             let silent = before.filter(same).map_or(Duration::ZERO, |it| it.silent + gap);
-            let lags = (beat.generation != ours).then(|| before.and_then(|it| it.lags).unwrap_or(now));
-            (beat.node.clone(), Known { beat, silent, lags })
+            let lags = (heartbeat.generation != ours).then(|| before.and_then(|it| it.lags).unwrap_or(now));
+            (heartbeat.node.clone(), Known { heartbeat, silent, lags })
         };
-        let beats = beats.into_iter().map(judge).collect();
-        *self = Self { beats, read: Some(now), since: Some(since), error: None };
+        let heartbeats = heartbeats.into_iter().map(judge).collect();
+        *self = Self { heartbeats, read: Some(now), since: Some(since), error: None };
     }
 }
 
@@ -251,8 +260,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const OURS: Option<Generation> = Some(Generation { epoch: 1, number: 4 });
 
-    fn beat(number: u64) -> NodeBeat {
-        NodeBeat {
+    fn heartbeat(number: u64) -> NodeHeartbeat {
+        NodeHeartbeat {
             node: "gw".into(),
             site: "bj".into(),
             roles: ["proxy".to_owned()].into(),
@@ -271,22 +280,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_is_lost_when_its_beat_stands_still() {
+    async fn a_node_is_lost_when_its_heartbeat_stands_still() {
         let (mut seen, start) = (Seen::default(), Instant::now());
         for after in [0, 10, 20] {
-            seen.take_in(Ok(vec![beat(1)]), OURS, start + after * SECOND);
+            seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + after * SECOND);
         }
         let lost = gateway(&seen, start + 20 * SECOND);
         assert!(lost.lost && lost.silent == Span(20 * SECOND), "{lost:?}");
-        seen.take_in(Ok(vec![beat(2)]), OURS, start + 22 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(2)]), OURS, start + 22 * SECOND);
         assert!(!gateway(&seen, start + 23 * SECOND).lost);
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_the_engine_is_away_nobody_grows_more_silent() {
         let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![beat(1)]), OURS, start);
-        seen.take_in(Ok(vec![beat(1)]), OURS, start + 2 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 2 * SECOND);
         for after in [3, 30, 300] {
             seen.take_in(Err("connection refused".into()), OURS, start + after * SECOND);
         }
@@ -298,12 +307,12 @@ mod tests {
         );
         assert!(!picture.nodes[0].lost && picture.nodes[0].silent == Span(2 * SECOND), "{picture:?}");
         assert_eq!(seen.since, None);
-        seen.take_in(Ok(vec![beat(1)]), OURS, start + 310 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 310 * SECOND);
         assert_eq!((seen.picture(start).away, gateway(&seen, start).lost), (None, false));
-        seen.take_in(Ok(vec![beat(1)]), OURS, start + 312 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 312 * SECOND);
         assert_eq!(seen.since, Some(start + 310 * SECOND));
         // We were frozen ourselves.
-        seen.take_in(Ok(vec![beat(1)]), OURS, start + 900 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 900 * SECOND);
         assert!(!gateway(&seen, start + 900 * SECOND).lost);
         assert_eq!(seen.since, Some(start + 900 * SECOND));
     }
@@ -311,9 +320,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reading_that_hung_with_the_engine_makes_no_node_lost() {
         let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![beat(1)]), OURS, start);
-        // The engine hung for 19 s and went on: the next beats are on their way.
-        seen.take_in(Ok(vec![beat(1)]), OURS, start + 19 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
+        // The engine hung for 19 s and went on: the next heartbeats are on their way.
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 19 * SECOND);
         let node = gateway(&seen, start + 19 * SECOND);
         assert!(!node.lost, "{node:?}");
     }
@@ -321,13 +330,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_that_runs_another_generation_lags() {
         let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![beat(1)]), OURS, start);
+        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
         assert_eq!(gateway(&seen, start).lags, None);
         let next = Some(Generation { epoch: 1, number: 5 });
-        seen.take_in(Ok(vec![beat(2)]), next, start + 2 * SECOND);
-        seen.take_in(Ok(vec![beat(3)]), next, start + 4 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(2)]), next, start + 2 * SECOND);
+        seen.take_in(Ok(vec![heartbeat(3)]), next, start + 4 * SECOND);
         assert_eq!(gateway(&seen, start + 9 * SECOND).lags, Some(Span(7 * SECOND)));
-        let caught_up = NodeBeat { generation: next, ..beat(4) };
+        let caught_up = NodeHeartbeat { generation: next, ..heartbeat(4) };
         seen.take_in(Ok(vec![caught_up]), next, start + 10 * SECOND);
         assert_eq!(gateway(&seen, start + 10 * SECOND).lags, None);
     }

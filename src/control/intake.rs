@@ -322,9 +322,9 @@ impl Intake {
 
     async fn remove_strangers(&self, configured: &impl Fn(&Name) -> bool) -> Result<(), EngineError> {
         let engine = &self.shared.engine;
-        let beats = bounded(engine.kv_keys(keys::HEARTBEATS)).await?;
+        let heartbeats = bounded(engine.kv_keys(keys::HEARTBEATS)).await?;
         let observations = bounded(engine.kv_keys(keys::OBSERVATIONS)).await?;
-        let named = beats.iter().filter_map(|key| keys::parse_heartbeat(key));
+        let named = heartbeats.iter().filter_map(|key| keys::parse_heartbeat(key));
         let seen = observations.iter().filter_map(|key| Some(keys::parse_observations(key)?.0));
         let strangers: BTreeSet<Name> = named.chain(seen).filter(|name| !configured(name)).collect();
         for name in strangers {
@@ -356,13 +356,13 @@ impl Vantage {
         }
         if written.heartbeat.as_ref() != Some(self.ledger.heartbeat()) {
             let untouched = plan.is_empty();
-            plan.push(self.beat(name, untouched));
+            plan.push(self.heartbeat(name, untouched));
         }
         plan
     }
 
     /// The heartbeat; while the shards stay `untouched`, with a look at some of them.
-    fn beat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
+    fn heartbeat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
         let heartbeat = self.ledger.heartbeat().clone();
         let value = serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser");
         let op = KvOp::Set { key: keys::heartbeat(name), value: value.into() };

@@ -57,7 +57,7 @@ impl Ledger {
     pub(super) fn take(&mut self, batch: Batch) -> Ruling {
         let same_process = batch.boot == self.heartbeat.boot;
         let old = same_process && batch.number < self.number;
-        let beat = heartbeat(&batch);
+        let heartbeat = heartbeat(&batch);
         let suspected = if old {
             Vec::new()
         } else if batch.full {
@@ -76,8 +76,8 @@ impl Ledger {
         } else {
             return Ruling::Gap;
         };
-        if !same_process || beat.number >= self.heartbeat.number {
-            self.heartbeat = beat;
+        if !same_process || heartbeat.number >= self.heartbeat.number {
+            self.heartbeat = heartbeat;
         }
         Ruling::Taken(suspected)
     }
@@ -231,11 +231,11 @@ mod tests {
     #[test]
     fn heartbeats_never_go_back() {
         let mut ledger = opened(vec![]);
-        let beat = |number, withheld| Batch { heartbeat: number, withheld, ..batch("v1", 1, vec![]) };
-        ledger.take(beat(20, false));
-        ledger.take(beat(19, false));
+        let heartbeat = |number, withheld| Batch { heartbeat: number, withheld, ..batch("v1", 1, vec![]) };
+        ledger.take(heartbeat(20, false));
+        ledger.take(heartbeat(19, false));
         assert_eq!(ledger.heartbeat().number, 20);
-        ledger.take(beat(20, true));
+        ledger.take(heartbeat(20, true));
         assert!(ledger.heartbeat().withheld);
     }
 

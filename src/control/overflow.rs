@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
-    drain::NodeBeat,
+    drain::NodeHeartbeat,
     engine::{EngineError, KvOp, TxnOutcome},
     follow::Backoff,
     keys,
@@ -59,8 +59,8 @@ async fn round(
     written: &mut Option<Overflows>,
 ) -> Result<bool, EngineError> {
     let entries = bounded(shared.engine.kv_list(keys::NODES, None)).await?.value;
-    let beats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-    loads.read(beats, Instant::now());
+    let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+    loads.read(heartbeats, Instant::now());
     let wanted = step(snapshot, loads, overflows, shared.handle.now());
     if written.as_ref() == Some(&wanted) {
         return Ok(true);
@@ -105,15 +105,15 @@ fn step(
 
 /// What the gateways say, and when each said something new.
 #[derive(Default)]
-struct Loads(BTreeMap<String, (NodeBeat, Instant)>);
+struct Loads(BTreeMap<String, (NodeHeartbeat, Instant)>);
 
 impl Loads {
-    fn read(&mut self, beats: Vec<NodeBeat>, now: Instant) {
-        self.0.retain(|name, _| beats.iter().any(|beat| beat.node == *name));
-        for beat in beats.into_iter().filter(|beat| beat.load.is_some()) {
-            let moved = self.0.get(&beat.node).is_none_or(|(known, _)| known.number != beat.number);
+    fn read(&mut self, heartbeats: Vec<NodeHeartbeat>, now: Instant) {
+        self.0.retain(|name, _| heartbeats.iter().any(|heartbeat| heartbeat.node == *name));
+        for heartbeat in heartbeats.into_iter().filter(|heartbeat| heartbeat.load.is_some()) {
+            let moved = self.0.get(&heartbeat.node).is_none_or(|(known, _)| known.number != heartbeat.number);
             if moved {
-                self.0.insert(beat.node.clone(), (beat, now));
+                self.0.insert(heartbeat.node.clone(), (heartbeat, now));
             }
         }
         self.0.retain(|_, (_, at)| now.duration_since(*at) < FRESH_FOR);
@@ -121,8 +121,13 @@ impl Loads {
 
     /// What a site of a cluster carries; `None` if none of its gateways says so.
     fn of(&self, cluster: &Name, site: &Name) -> Option<f64> {
-        let beats = self.0.values().map(|(beat, _)| beat).filter(|beat| beat.site == site.as_str());
-        let rates = beats.filter_map(|beat| beat.load.as_ref()).filter(|it| it.cluster == *cluster);
+        let heartbeats = self
+            .0
+            .values()
+            .map(|(heartbeat, _)| heartbeat)
+            .filter(|heartbeat| heartbeat.site == site.as_str());
+        let rates =
+            heartbeats.filter_map(|heartbeat| heartbeat.load.as_ref()).filter(|it| it.cluster == *cluster);
         rates.map(|it| it.rate).reduce(|a, b| a + b)
     }
 }
@@ -133,8 +138,8 @@ mod tests {
 
     use super::*;
 
-    fn beat(node: &str, number: u64, rate: f64) -> NodeBeat {
-        NodeBeat {
+    fn heartbeat(node: &str, number: u64, rate: f64) -> NodeHeartbeat {
+        NodeHeartbeat {
             node: node.into(),
             site: "bj".into(),
             roles: ["proxy".to_owned()].into(),
@@ -154,9 +159,9 @@ mod tests {
         let start = Instant::now();
         let mut loads = Loads::default();
         assert_eq!(loads.of(&main, &bj), None);
-        loads.read(vec![beat("g1", 1, 100.0), beat("g2", 1, 50.0)], start);
+        loads.read(vec![heartbeat("g1", 1, 100.0), heartbeat("g2", 1, 50.0)], start);
         assert_eq!(loads.of(&main, &bj), Some(150.0));
-        loads.read(vec![beat("g1", 2, 110.0), beat("g2", 1, 50.0)], start + FRESH_FOR);
+        loads.read(vec![heartbeat("g1", 2, 110.0), heartbeat("g2", 1, 50.0)], start + FRESH_FOR);
         assert_eq!(loads.of(&main, &bj), Some(110.0), "the other has been silent");
         assert_eq!(loads.of(&main, &"sh".parse().unwrap()), None);
         loads.read(vec![], start + FRESH_FOR);

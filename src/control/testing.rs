@@ -14,7 +14,7 @@ use axum::{Json, Router, extract::State as Shown, routing::post};
 use http::{HeaderMap, StatusCode};
 use store::{
     commit::{self, AuditEntry, Author, Change, Planned},
-    drain::{DrainId, NodeBeat, Receipt},
+    drain::{DrainId, NodeHeartbeat, Receipt},
     engine::{
         self, CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration,
         ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
@@ -326,9 +326,9 @@ impl World {
         Some(serde_json::from_slice(&entry.value).unwrap())
     }
 
-    /// A gateway whose beat moves until it is frozen.
+    /// A gateway whose heartbeat moves until it is frozen.
     pub(super) fn gateway(&self, node: &str) -> Gateway {
-        let beat = NodeBeat {
+        let heartbeat = NodeHeartbeat {
             node: node.into(),
             site: "bj".into(),
             roles: ["proxy".to_owned()].into(),
@@ -343,9 +343,9 @@ impl World {
         let engine = Arc::clone(&self.engine.inner);
         let task = tokio::spawn(async move {
             for number in 1.. {
-                let beat = NodeBeat { number, ..beat.clone() };
-                let value = serde_json::to_vec(&beat).unwrap().into();
-                let _ = engine.txn(vec![KvOp::Set { key: keys::node(&beat.node), value }]).await;
+                let heartbeat = NodeHeartbeat { number, ..heartbeat.clone() };
+                let value = serde_json::to_vec(&heartbeat).unwrap().into();
+                let _ = engine.txn(vec![KvOp::Set { key: keys::node(&heartbeat.node), value }]).await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -406,7 +406,7 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// Its beat moves no more.
+    /// Its heartbeat moves no more.
     pub(super) fn freeze(&self) {
         self.task.abort();
     }

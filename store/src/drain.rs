@@ -188,7 +188,7 @@ pub struct Receipt {
 
 /// A node's registration and heartbeat, kept by itself in the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NodeBeat {
+pub struct NodeHeartbeat {
     /// Its name.
     pub node: String,
     /// Its site.
@@ -197,7 +197,7 @@ pub struct NodeBeat {
     pub roles: BTreeSet<String>,
     /// The process: drawn at its start.
     pub boot: String,
-    /// Grows with every beat.
+    /// Grows with every heartbeat.
     pub number: u64,
     /// The generation it runs; `None` before its first snapshot.
     pub generation: Option<model::Generation>,
@@ -207,7 +207,7 @@ pub struct NodeBeat {
     /// Whether its verdicts follow what the vantages see; absent before it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
-    /// The instances this node has something to say of, in doubt or never used; at most [`NodeBeat::MAX_INSTANCES`].
+    /// The instances this node has something to say of, in doubt or never used; at most [`NodeHeartbeat::MAX_INSTANCES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceNote>,
     /// How many more there are.
@@ -215,8 +215,8 @@ pub struct NodeBeat {
     pub more_instances: usize,
 }
 
-impl NodeBeat {
-    /// Instances that one beat tells of: a beat is written every few seconds and has to stay small.
+impl NodeHeartbeat {
+    /// Instances that one heartbeat names. It is written every few seconds and has to stay small.
     pub const MAX_INSTANCES: usize = 32;
 }
 

@@ -9,14 +9,14 @@
 //!        ──▶ health, overflow ▶ board ┼──▶ Handle ──▶ dns, proxy, control
 //!        ──▶ drains ──────────────────┤
 //!        ──▶ discovery ───────────────┘
-//!        ◀── beat, receipts
+//!        ◀── heartbeat, receipts
 //! ```
 
-mod beat;
 mod config;
 mod discovery;
 mod drains;
 mod health;
+mod heartbeat;
 mod metrics;
 mod overflow;
 mod turns;
@@ -61,7 +61,7 @@ pub struct Options {
     /// The longest a blocking query waits; 30 s to 60 s, because Consul keeps the slot of a dropped one.
     pub wait: Duration,
     /// How often this node shows that it lives.
-    pub beat_every: Duration,
+    pub heartbeat_every: Duration,
     /// How long this node may go unheard before it doubts its picture of the drains.
     pub lease: Duration,
     /// How long a start waits for the engine before the node's own memory has to do.
@@ -78,7 +78,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             wait: Duration::from_secs(45),
-            beat_every: Duration::from_secs(5),
+            heartbeat_every: Duration::from_secs(5),
             lease: drain::LEASE,
             start_patience: Duration::from_millis(500),
             geo: watch::channel(None).1,
@@ -166,10 +166,16 @@ pub async fn start_from(
     tasks.spawn(vital::task("the memory of drains", drains::remember(shared.clone())));
     tasks.spawn(vital::task("the follower of the registry", discovery::follow(shared.clone())));
     tasks.spawn(vital::task("the follower of overflow", overflow::follow(shared.clone())));
-    let beat = beat::follow(shared.clone(), drains_seen.clone(), left);
-    tasks.spawn(vital::task("the heartbeat", beat));
-    tasks.spawn(vital::task("the sender of receipts", beat::send_receipts(shared.clone(), receipt_requests)));
-    tasks.spawn(vital::task("the sender of endings", beat::send_endings(shared.clone(), ending_requests)));
+    let heartbeat = heartbeat::follow(shared.clone(), drains_seen.clone(), left);
+    tasks.spawn(vital::task("the heartbeat", heartbeat));
+    tasks.spawn(vital::task(
+        "the sender of receipts",
+        heartbeat::send_receipts(shared.clone(), receipt_requests),
+    ));
+    tasks.spawn(vital::task(
+        "the sender of endings",
+        heartbeat::send_endings(shared.clone(), ending_requests),
+    ));
     let dispatch = dispatch(requests, pictures, rereads, receipts, endings);
     tasks.spawn(vital::task("the follower's requests", dispatch));
 

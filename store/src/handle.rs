@@ -391,7 +391,7 @@ impl Publisher {
     }
 
     /// A heartbeat of this node reached its engine.
-    pub fn beat(&self) {
+    pub fn heartbeat(&self) {
         self.handle().renew_lease();
     }
 }

@@ -1,7 +1,7 @@
 //! Who wrote each heartbeat last: noted in the engine by the listener that saw the token.
 //!
 //! The Consul face notes nodes, the admin API notes vantages; both may stand in other processes than the control that
-//! asks. A note is written when it changes and not with every heartbeat. A node without a note beats past our
+//! asks. A note is written when it changes and not with every heartbeat. A node without a note sends its heartbeats past our
 //! listeners: from the engine's own process, or on a real Consul, whose own ACLs guard the keys there.
 
 use std::collections::BTreeMap;

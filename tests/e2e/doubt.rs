@@ -300,7 +300,7 @@ impl Node {
     }
 
     /// Waits until a back end that was killed a moment ago is left out, and prints when the log said so: the status
-    /// learns it only with the node's next beat.
+    /// learns it only with the node's next heartbeat.
     fn until_left_out(&self, id: &str, killed: Instant) -> Result<(), Failed> {
         let line = |it: &str| it.contains("left out") && it.contains(&format!("{id} at "));
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();

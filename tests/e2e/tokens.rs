@@ -135,7 +135,7 @@ impl Cluster {
         seen.map(drop).map_err(|_| format!("not in force: {last}\n{}", last_words()).into())
     }
 
-    /// With a token the cluster is whole: every node beats and every vantage is fresh.
+    /// With a token the cluster is whole: every node sends heartbeats and every vantage is fresh.
     fn is_whole(&self, token: &Path) -> Result<(), Failed> {
         let mut last = String::new();
         let seen = eventually("every node and vantage heard", SOON, || {

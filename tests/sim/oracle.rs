@@ -88,10 +88,10 @@ impl Inputs {
 
     fn heartbeat(&mut self, entry: &KvEntry) {
         let Some(vantage) = keys::parse_heartbeat(&entry.key) else { return };
-        let Ok(beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { return };
+        let Ok(heartbeat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { return };
         let heard = self.heard.entry(vantage).or_default();
-        let before = heard.heartbeat.replace(beat.clone());
-        if before.is_some_and(|it| (it.boot, it.number) != (beat.boot, beat.number)) {
+        let before = heard.heartbeat.replace(heartbeat.clone());
+        if before.is_some_and(|it| (it.boot, it.number) != (heartbeat.boot, heartbeat.number)) {
             heard.moved = Some(Instant::now());
         }
     }
@@ -106,10 +106,10 @@ impl Inputs {
     /// Sabotage: every heartbeat moves with every reading, so that the silent count too.
     pub fn revive(&mut self, entries: &mut [KvEntry]) {
         for entry in entries {
-            let Ok(mut beat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
+            let Ok(mut heartbeat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { continue };
             self.forged += 1;
-            beat.number = self.forged;
-            entry.value = serde_json::to_vec(&beat).unwrap().into();
+            heartbeat.number = self.forged;
+            entry.value = serde_json::to_vec(&heartbeat).unwrap().into();
         }
     }
 

@@ -321,13 +321,13 @@ async fn a_dead_engine_delays_the_first_request_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_beating_gateway_reads_nothing_again() {
+async fn a_gateway_that_sends_heartbeats_reads_nothing_again() {
     let web = Instance::new("web-1").await;
     let mut world = with_lease(Duration::from_millis(400), &[&web]).await;
-    world.publisher.beat();
+    world.publisher.heartbeat();
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        world.publisher.beat();
+        world.publisher.heartbeat();
         assert_eq!(world.get("/").await.0, 200);
     }
     assert!(world.asked_nothing());

@@ -16,7 +16,7 @@ use super::{
     domains::{HeldBackStatus as Held, seconds},
 };
 
-/// A node may run an older generation for this long, since taking one in and saying so takes a beat or two.
+/// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
 const MAY_LAG: Duration = Duration::from_secs(10);
 /// Findings of one kind that are listed one by one.
 const MAX_ALIKE: usize = 20;

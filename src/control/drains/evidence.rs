@@ -1,6 +1,6 @@
 //! What is known about gateways: who there is, how long each has been silent, and what each has proved.
 //!
-//! A gateway is silent while its beat's number does not move *before our eyes*: only time between two readings that
+//! A gateway is silent while its heartbeat's number does not move *before our eyes*: only time between two readings that
 //! both succeeded counts. While the engine is away nobody's lease runs, because nobody could have been heard.
 
 use std::{
@@ -10,14 +10,14 @@ use std::{
 };
 
 use store::{
-    drain::{Gateway, NodeBeat, Receipt, ending::Ended},
+    drain::{Gateway, NodeHeartbeat, Receipt, ending::Ended},
     keys,
 };
 use tokio::time::Instant;
 
 use super::super::{Shared, watching};
 
-/// The longest wait for a change of the beats: also how exactly a lease is measured when nothing else moves.
+/// The longest wait for a change of the heartbeats: also how exactly a lease is measured when nothing else moves.
 const LOOK: Duration = Duration::from_secs(2);
 /// A longer time between two readings is not counted: we were frozen ourselves.
 const MAX_GAP: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(in crate::control) struct Evidence {
     pub(super) settled: bool,
 }
 
-/// The nodes as they were seen to beat. Pure.
+/// The nodes, as their heartbeats were seen. Pure.
 #[derive(Debug)]
 struct Sightings {
     settle: Duration,
@@ -59,27 +59,27 @@ impl Sightings {
         Self { settle, last_read: None, watched: Duration::ZERO, gateways: BTreeMap::new() }
     }
 
-    /// The beats could not be read: the time until they can does not count.
+    /// The heartbeats could not be read: the time until they can does not count.
     const fn failed(&mut self) {
         self.last_read = None;
     }
 
-    /// Takes in a reading of all beats.
-    fn read(&mut self, beats: Vec<NodeBeat>, now: Instant) {
+    /// Takes in a reading of all heartbeats.
+    fn read(&mut self, heartbeats: Vec<NodeHeartbeat>, now: Instant) {
         let gap = self.last_read.map_or(Duration::ZERO, |last| now.duration_since(last));
         let gap = if gap > MAX_GAP { Duration::ZERO } else { gap };
         self.last_read = Some(now);
         self.watched += gap;
         let mut present = BTreeSet::new();
-        for beat in beats.into_iter().filter(|beat| beat.roles.contains("proxy")) {
-            present.insert(beat.node.clone());
+        for heartbeat in heartbeats.into_iter().filter(|heartbeat| heartbeat.roles.contains("proxy")) {
+            present.insert(heartbeat.node.clone());
             let fresh =
                 || Seen { boot: String::new(), number: 0, silent: Duration::ZERO, absent: Duration::ZERO };
-            let seen = self.gateways.entry(beat.node).or_insert_with(fresh);
-            let moved = seen.boot != beat.boot || seen.number != beat.number;
+            let seen = self.gateways.entry(heartbeat.node).or_insert_with(fresh);
+            let moved = seen.boot != heartbeat.boot || seen.number != heartbeat.number;
             seen.silent = if moved { Duration::ZERO } else { seen.silent + gap };
             seen.absent = Duration::ZERO;
-            (seen.boot, seen.number) = (beat.boot, beat.number);
+            (seen.boot, seen.number) = (heartbeat.boot, heartbeat.number);
         }
         // Who takes its registration back has left; but an engine that lost its data says the same of everybody, so
         // each is waited for until it would have shown itself again.
@@ -103,13 +103,13 @@ impl Sightings {
     }
 }
 
-/// Watches the beats for ever.
+/// Watches the heartbeats for ever.
 pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
     let mut sightings = Sightings::new(shared.config.settle);
     watching::follow(&shared.engine, keys::NODES, LOOK, |read| match read {
         Ok(entries) => {
-            let beats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            sightings.read(beats, Instant::now());
+            let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+            sightings.read(heartbeats, Instant::now());
             let (gateways, settled) = (sightings.gateways(), sightings.settled());
             update(&shared, |evidence| {
                 (evidence.gateways, evidence.settled) = (gateways, settled);
@@ -152,8 +152,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn beat(node: &str, boot: &str, number: u64) -> NodeBeat {
-        NodeBeat {
+    fn heartbeat(node: &str, boot: &str, number: u64) -> NodeHeartbeat {
+        NodeHeartbeat {
             node: node.into(),
             site: "bj".into(),
             roles: ["proxy".to_owned()].into(),
@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_between_readings_and_ends_with_a_beat() {
+    fn silence_counts_between_readings_and_ends_with_a_heartbeat() {
         let start = Instant::now();
         let mut sightings = Sightings::new(6 * SECOND);
-        sightings.read(vec![beat("g1", "a", 9), beat("g2", "a", 4)], start);
-        sightings.read(vec![beat("g1", "a", 9), beat("g2", "a", 5)], start + 4 * SECOND);
+        sightings.read(vec![heartbeat("g1", "a", 9), heartbeat("g2", "a", 4)], start);
+        sightings.read(vec![heartbeat("g1", "a", 9), heartbeat("g2", "a", 5)], start + 4 * SECOND);
         assert_eq!(silences(&sightings), [("g1".into(), 4), ("g2".into(), 0)]);
-        sightings.read(vec![beat("g1", "b", 9), beat("g2", "a", 5)], start + 7 * SECOND);
+        sightings.read(vec![heartbeat("g1", "b", 9), heartbeat("g2", "a", 5)], start + 7 * SECOND);
         assert_eq!(silences(&sightings), [("g1".into(), 0), ("g2".into(), 3)]);
         assert!(sightings.settled());
     }
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn only_gateways_count() {
         let mut sightings = Sightings::new(SECOND);
-        let dns = NodeBeat { roles: ["dns".to_owned()].into(), ..beat("d1", "a", 1) };
-        sightings.read(vec![dns, beat("g1", "a", 1)], Instant::now());
+        let dns = NodeHeartbeat { roles: ["dns".to_owned()].into(), ..heartbeat("d1", "a", 1) };
+        sightings.read(vec![dns, heartbeat("g1", "a", 1)], Instant::now());
         assert_eq!(silences(&sightings), [("g1".into(), 0)]);
     }
 
@@ -195,11 +195,11 @@ mod tests {
     fn an_engine_that_is_away_or_a_frozen_control_makes_nobody_silent() {
         let start = Instant::now();
         let mut sightings = Sightings::new(6 * SECOND);
-        sightings.read(vec![beat("g1", "a", 1)], start);
+        sightings.read(vec![heartbeat("g1", "a", 1)], start);
         sightings.failed();
-        sightings.read(vec![beat("g1", "a", 1)], start + 300 * SECOND);
+        sightings.read(vec![heartbeat("g1", "a", 1)], start + 300 * SECOND);
         assert_eq!(silences(&sightings), [("g1".into(), 0)]);
-        sightings.read(vec![beat("g1", "a", 1)], start + 600 * SECOND);
+        sightings.read(vec![heartbeat("g1", "a", 1)], start + 600 * SECOND);
         assert_eq!(silences(&sightings), [("g1".into(), 0)]);
         assert!(!sightings.settled());
     }
@@ -208,11 +208,11 @@ mod tests {
     fn a_vanished_gateway_is_waited_for_a_little() {
         let start = Instant::now();
         let mut sightings = Sightings::new(6 * SECOND);
-        sightings.read(vec![beat("g1", "a", 1), beat("g2", "a", 1)], start);
+        sightings.read(vec![heartbeat("g1", "a", 1), heartbeat("g2", "a", 1)], start);
         sightings.read(vec![], start + 3 * SECOND);
         assert_eq!(sightings.gateways().len(), 2, "the engine may have lost its data");
-        sightings.read(vec![beat("g1", "a", 2)], start + 5 * SECOND);
-        sightings.read(vec![beat("g1", "a", 3)], start + 9 * SECOND);
+        sightings.read(vec![heartbeat("g1", "a", 2)], start + 5 * SECOND);
+        sightings.read(vec![heartbeat("g1", "a", 3)], start + 9 * SECOND);
         assert_eq!(silences(&sightings), [("g1".into(), 0)]);
     }
 }

@@ -13,7 +13,7 @@ use store::{
 
 use super::{Evidence, hook::shown};
 
-/// A gateway that was silent for as long, three of its beats, is not merely slow.
+/// A gateway that was silent for as long, three of its heartbeats, is not merely slow.
 const SILENT: Duration = Duration::from_secs(6);
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
 const SLOW: Duration = Duration::from_secs(15);

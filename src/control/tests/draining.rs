@@ -1,4 +1,4 @@
-//! Drains, with gateways that beat and prove through the KV and a platform that listens on a socket.
+//! Drains, with gateways that send heartbeats and receipts through the KV and a platform that listens on a socket.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

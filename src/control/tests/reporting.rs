@@ -37,8 +37,8 @@ async fn observations_are_in_the_engine_when_they_are_acknowledged() {
     let whole = full("v1", 5, vec![see(&a, State::Up), see(&b, State::Up)]);
     assert_eq!(control.handle.observe(whole).await, Ok(BatchReply::Accepted));
     assert_eq!(written(&world).await.unwrap(), [(a.clone(), State::Up), (b.clone(), State::Up)]);
-    let beat: Heartbeat = world.get(&keys::heartbeat(&name("v1"))).await.unwrap();
-    assert_eq!((beat.boot.as_str(), beat.number, beat.withheld), ("boot", 15, false));
+    let heartbeat: Heartbeat = world.get(&keys::heartbeat(&name("v1"))).await.unwrap();
+    assert_eq!((heartbeat.boot.as_str(), heartbeat.number, heartbeat.withheld), ("boot", 15, false));
     assert_eq!(
         control.handle.observe(batch("v1", 6, vec![see(&b, State::Down)])).await,
         Ok(BatchReply::Accepted)
@@ -61,9 +61,9 @@ async fn only_what_changed_is_written() {
     let [a, _] = world.targets();
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up)])).await.unwrap();
     for heartbeat in 20..30 {
-        let mut beat = batch("v1", 1, vec![]);
-        beat.heartbeat = heartbeat;
-        assert_eq!(control.handle.observe(beat).await, Ok(BatchReply::Accepted));
+        let mut report = batch("v1", 1, vec![]);
+        report.heartbeat = heartbeat;
+        assert_eq!(control.handle.observe(report).await, Ok(BatchReply::Accepted));
     }
     control.handle.observe(full("v1", 2, vec![see(&a, State::Up)])).await.unwrap();
     assert_eq!(world.engine.writes(keys::OBSERVATIONS), 1);
@@ -79,9 +79,9 @@ async fn reports_that_come_together_are_written_together() {
     let report = |vantage: &'static str| control.handle.observe(full(vantage, 1, vec![see(&a, State::Up)]));
     let replies = tokio::join!(report("v1"), report("v2"), report("v3"));
     assert_eq!(replies, (Ok(BatchReply::Accepted), Ok(BatchReply::Accepted), Ok(BatchReply::Accepted)));
-    let beats = |keys: &Vec<String>| keys.iter().filter(|key| key.starts_with(keys::HEARTBEATS)).count();
+    let heartbeats = |keys: &Vec<String>| keys.iter().filter(|key| key.starts_with(keys::HEARTBEATS)).count();
     let written: Vec<usize> =
-        world.engine.written.lock().unwrap().iter().map(beats).filter(|it| *it > 0).collect();
+        world.engine.written.lock().unwrap().iter().map(heartbeats).filter(|it| *it > 0).collect();
     assert_eq!(written, [3], "one transaction, and one sync of the disk");
     control.stop().await;
 }
@@ -111,9 +111,9 @@ async fn an_engine_that_lost_observations_gets_them_back_with_the_next_heartbeat
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up)])).await.unwrap();
     let lost = KvOp::DeleteTree { prefix: keys::OBSERVATIONS.into() };
     world.engine.txn(vec![lost]).await.unwrap();
-    let mut beat = batch("v1", 1, vec![]);
-    beat.heartbeat = 30;
-    assert_eq!(control.handle.observe(beat).await, Ok(BatchReply::Accepted));
+    let mut report = batch("v1", 1, vec![]);
+    report.heartbeat = 30;
+    assert_eq!(control.handle.observe(report).await, Ok(BatchReply::Accepted));
     assert_eq!(written(&world).await.unwrap(), [(a, State::Up)]);
     control.stop().await;
 }
@@ -232,9 +232,9 @@ async fn verdicts_are_published_once_by_one_control() {
     report_all(&world, &first.handle, 0).await;
     for round in 10..15 {
         for vantage in ["v1", "v2", "v3"] {
-            let mut beat = batch(vantage, 1, vec![]);
-            beat.heartbeat = round;
-            first.handle.observe(beat).await.unwrap();
+            let mut report = batch(vantage, 1, vec![]);
+            report.heartbeat = round;
+            first.handle.observe(report).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }

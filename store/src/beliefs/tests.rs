@@ -14,7 +14,7 @@ const VANTAGES: u8 = 3;
 /// What happens in a world: a heartbeat, a sighting, or time going by.
 #[derive(Clone, Debug)]
 enum Event {
-    Beat(u8, bool),
+    Heartbeat(u8, bool),
     Sees(u8, u8, State),
     Later(u16),
 }
@@ -22,7 +22,7 @@ enum Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let state = prop_oneof![Just(State::Unknown), Just(State::Up), Just(State::Down)];
     let event = prop_oneof![
-        4 => (0..VANTAGES, prop::bool::weighted(0.1)).prop_map(|(vantage, withheld)| Event::Beat(vantage, withheld)),
+        4 => (0..VANTAGES, prop::bool::weighted(0.1)).prop_map(|(vantage, withheld)| Event::Heartbeat(vantage, withheld)),
         4 => (0..VANTAGES, 0u8..2, state).prop_map(|(vantage, target, state)| Event::Sees(vantage, target, state)),
         1 => (0u16..4_000).prop_map(Event::Later),
     ];
@@ -48,12 +48,12 @@ impl World {
     fn apply(&mut self, event: &Event) {
         match event {
             Event::Later(ms) => self.now = self.now.after(Duration::from_millis((*ms).into())),
-            Event::Beat(vantage, withheld) => {
+            Event::Heartbeat(vantage, withheld) => {
                 let entry = self.heartbeats.entry(name(&format!("v{vantage}")));
-                let beat =
+                let heartbeat =
                     entry.or_insert_with(|| Heartbeat { boot: "b".into(), number: 0, withheld: false });
-                beat.number += 1;
-                beat.withheld = *withheld;
+                heartbeat.number += 1;
+                heartbeat.withheld = *withheld;
             }
             Event::Sees(vantage, target, state) => {
                 let target = self.targets[usize::from(*target)].clone();
@@ -93,13 +93,13 @@ fn a_heartbeat_seen_once_is_not_fresh() {
     let mut world = World::new();
     let mut reader = Beliefs::default();
     for vantage in 0..VANTAGES {
-        world.apply(&Event::Beat(vantage, false));
+        world.apply(&Event::Heartbeat(vantage, false));
         world.apply(&Event::Sees(vantage, 0, State::Up));
     }
     world.show(&mut reader, false);
     assert_eq!(states(&reader)[0].0, State::Unknown);
     for vantage in 0..VANTAGES {
-        world.apply(&Event::Beat(vantage, false));
+        world.apply(&Event::Heartbeat(vantage, false));
     }
     world.show(&mut reader, false);
     assert_eq!(states(&reader)[0].0, State::Up);
@@ -111,7 +111,7 @@ fn silence_makes_stale_and_the_verdict_holds() {
     let mut reader = Beliefs::default();
     for _ in 0..2 {
         for vantage in 0..VANTAGES {
-            world.apply(&Event::Beat(vantage, false));
+            world.apply(&Event::Heartbeat(vantage, false));
             world.apply(&Event::Sees(vantage, 0, State::Up));
         }
         world.show(&mut reader, false);
@@ -136,14 +136,14 @@ fn silence_alone_turns_no_verdict() {
     world.targets = world.snapshot.targets.keys().cloned().collect();
     let mut reader = Beliefs::default();
     let state = |reader: &Beliefs, world: &World| reader.verdicts()[&world.targets[0]].state;
-    world.apply(&Event::Beat(0, false));
+    world.apply(&Event::Heartbeat(0, false));
     world.apply(&Event::Sees(0, 0, State::Up));
-    world.apply(&Event::Beat(1, false));
+    world.apply(&Event::Heartbeat(1, false));
     world.show(&mut reader, false);
-    world.apply(&Event::Beat(0, false));
+    world.apply(&Event::Heartbeat(0, false));
     world.show(&mut reader, false);
     world.apply(&Event::Later(1_000));
-    world.apply(&Event::Beat(1, false));
+    world.apply(&Event::Heartbeat(1, false));
     world.apply(&Event::Sees(1, 0, State::Down));
     world.show(&mut reader, false);
     assert_eq!(state(&reader, &world), State::Up, "both have their votes");
@@ -153,7 +153,7 @@ fn silence_alone_turns_no_verdict() {
         assert_eq!(state(&reader, &world), State::Up, "nothing was heard");
     }
     let mut again = reader.clone();
-    world.apply(&Event::Beat(1, false));
+    world.apply(&Event::Heartbeat(1, false));
     world.show(&mut again, false);
     assert_eq!(state(&again, &world), State::Down, "it is there, and the other is not");
 }
@@ -172,7 +172,7 @@ proptest! {
     }
 
     /// A reader that restarts adopts the published verdicts. It cannot know at once who is fresh, so it holds
-    /// them until every living vantage has beaten once more; from then on it agrees with one that ran on.
+    /// them until every living vantage has sent one more heartbeat; from then on it agrees with one that ran on.
     #[test]
     fn a_restarted_reader_agrees_with_one_that_ran_on(before in events(), after in events()) {
         let mut world = World::new();
@@ -189,8 +189,8 @@ proptest! {
         }
         for vantage in 0..VANTAGES {
             let withheld = world.heartbeats.get(&name(&format!("v{vantage}"))).is_some_and(|it| it.withheld);
-            world.apply(&Event::Beat(vantage, withheld));
-            world.apply(&Event::Beat(vantage, withheld));
+            world.apply(&Event::Heartbeat(vantage, withheld));
+            world.apply(&Event::Heartbeat(vantage, withheld));
         }
         world.show(&mut old, false);
         world.show(&mut new, false);
@@ -207,7 +207,7 @@ proptest! {
 struct Guarded {
     snapshot: Snapshot,
     reader: Beliefs,
-    beat: u64,
+    heartbeat: u64,
 }
 
 impl Guarded {
@@ -216,7 +216,7 @@ impl Guarded {
         let window = crate::testing::span("30s");
         sources.clusters[0].guard = Some(model::BlastRadius { percent: 40, window });
         let snapshot = compile(sources, &Board::default());
-        let mut guarded = Self { snapshot, reader: Beliefs::default(), beat: 0 };
+        let mut guarded = Self { snapshot, reader: Beliefs::default(), heartbeat: 0 };
         guarded.sees(0, 0);
         guarded.sees(0, 0);
         assert_eq!(guarded.down(), 0);
@@ -226,9 +226,9 @@ impl Guarded {
     /// At a second, the first so many sites are down.
     fn sees(&mut self, second: u64, down: usize) {
         let now = Moment(1_000_000 + second * 1_000);
-        self.beat += 1;
-        let beat = Heartbeat { boot: "b".into(), number: self.beat, withheld: false };
-        self.reader.heartbeats([(name("v0"), beat)].into(), now);
+        self.heartbeat += 1;
+        let heartbeat = Heartbeat { boot: "b".into(), number: self.heartbeat, withheld: false };
+        self.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
         let seen = |(at, target): (usize, &TargetKey)| Observation {
             target: target.clone(),
             state: if at < down { State::Down } else { State::Up },
@@ -286,14 +286,14 @@ fn a_flapping_target_comes_back_although_nothing_is_heard() {
         flapping.sees(3 * n + 1, 0);
     }
     assert_eq!(flapping.down(), 1, "damped");
-    let beat_only = |it: &mut Guarded, second: u64| {
-        it.beat += 1;
+    let heartbeat_only = |it: &mut Guarded, second: u64| {
+        it.heartbeat += 1;
         let now = Moment(1_000_000 + second * 1_000);
-        let beat = Heartbeat { boot: "b".into(), number: it.beat, withheld: false };
-        it.reader.heartbeats([(name("v0"), beat)].into(), now);
+        let heartbeat = Heartbeat { boot: "b".into(), number: it.heartbeat, withheld: false };
+        it.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
         it.reader.judge(&it.snapshot, now);
     };
-    (26..150).for_each(|second| beat_only(&mut flapping, second));
+    (26..150).for_each(|second| heartbeat_only(&mut flapping, second));
     assert_eq!(flapping.down(), 0);
     assert!(flapping.reader.verdicts().values().all(|it| !it.waits() && !it.unsettled));
 }

@@ -74,7 +74,7 @@ fn is_gateway(shared: &Shared) -> bool {
 }
 
 /// Follows until its handle is gone. `current` is true while the last read succeeded: only then may the
-/// node show that it lives, because a beat promises that it obeys the drains there are.
+/// node show that it lives, because a heartbeat promises that it obeys the drains there are.
 pub(super) async fn follow(
     shared: Shared,
     current: watch::Sender<bool>,

@@ -15,14 +15,15 @@ use crate::{
 struct Reader {
     snapshot: Snapshot,
     beliefs: Beliefs,
-    beats: BTreeMap<Name, Heartbeat>,
+    heartbeats: BTreeMap<Name, Heartbeat>,
     now: Moment,
 }
 
 impl Reader {
     fn of(sources: Sources) -> Self {
         let snapshot = compile(sources, &Board::default());
-        let mut reader = Self { snapshot, beliefs: Beliefs::default(), beats: [].into(), now: Moment(1_000) };
+        let mut reader =
+            Self { snapshot, beliefs: Beliefs::default(), heartbeats: [].into(), now: Moment(1_000) };
         reader.later(0);
         reader
     }
@@ -31,20 +32,20 @@ impl Reader {
         Self::of(Sources { checks: vec![check(quorum)], ..sources(2, vantages) })
     }
 
-    fn beat(&mut self, vantages: &[u8], withheld: bool) {
+    fn heartbeat(&mut self, vantages: &[u8], withheld: bool) {
         for vantage in vantages {
             let first = || Heartbeat { boot: "b".into(), number: 0, withheld };
-            let beat = self.beats.entry(name(&format!("v{vantage}"))).or_insert_with(first);
-            (beat.number, beat.withheld) = (beat.number + 1, withheld);
+            let heartbeat = self.heartbeats.entry(name(&format!("v{vantage}"))).or_insert_with(first);
+            (heartbeat.number, heartbeat.withheld) = (heartbeat.number + 1, withheld);
         }
-        self.beliefs.heartbeats(self.beats.clone(), self.now);
+        self.beliefs.heartbeats(self.heartbeats.clone(), self.now);
         self.beliefs.judge(&self.snapshot, self.now);
     }
 
-    /// Two beats, so that the number is seen to move.
+    /// Two heartbeats, so that the number is seen to move.
     fn hear(&mut self, vantages: &[u8]) {
-        self.beat(vantages, false);
-        self.beat(vantages, false);
+        self.heartbeat(vantages, false);
+        self.heartbeat(vantages, false);
     }
 
     fn later(&mut self, seconds: u64) {
@@ -75,9 +76,9 @@ fn a_view_is_stale_once_no_vantage_is_heard_and_until_enough_are_again() {
     );
     reader.later(60);
     assert_eq!(reader.beliefs.view().since, view.since);
-    reader.beat(&[0], false);
+    reader.heartbeat(&[0], false);
     assert!(reader.stale(), "one of three turns nothing");
-    reader.beat(&[1], false);
+    reader.heartbeat(&[1], false);
     assert_eq!(reader.beliefs.view(), &View::default());
 }
 
@@ -95,7 +96,7 @@ fn as_many_are_needed_as_the_quorum_asks_for() {
         let mut reader = Reader::with(3, quorum);
         reader.hear(&[0, 1, 2]);
         reader.later(6);
-        reader.beat(heard, false);
+        reader.heartbeat(heard, false);
         assert_eq!(reader.stale(), stale, "{quorum:?} with {heard:?}");
     }
 }
@@ -105,7 +106,7 @@ fn with_two_vantages_the_death_of_one_is_said() {
     let mut reader = Reader::with(2, Quorum::Majority);
     reader.hear(&[0, 1]);
     reader.later(6);
-    reader.beat(&[0], false);
+    reader.heartbeat(&[0], false);
     assert!(reader.beliefs.view().reason.as_deref().unwrap().starts_with("1 of 2 vantages is silent (v1)"));
 }
 
@@ -113,7 +114,7 @@ fn with_two_vantages_the_death_of_one_is_said() {
 fn a_vantage_that_doubts_itself_is_not_heard() {
     let mut reader = Reader::with(3, Quorum::Majority);
     reader.hear(&[0, 1, 2]);
-    reader.beat(&[1, 2], true);
+    reader.heartbeat(&[1, 2], true);
     let reason = reader.beliefs.view().reason.clone().unwrap();
     assert!(reason.starts_with("2 of 3 vantages doubt themselves (v1, v2): too few"), "{reason}");
 }
@@ -141,7 +142,7 @@ fn new_vantages_are_waited_for_but_not_for_ever() {
         reader.snapshot = compile(sources(2, 2 + second), &Board::default());
         reader.beliefs.reconfigured();
         reader.later(1);
-        reader.beat(&[0], false);
+        reader.heartbeat(&[0], false);
         assert_eq!(reader.stale(), second == 6, "second {second}");
     }
 }
@@ -185,8 +186,8 @@ proptest! {
             let before = reader.beliefs.verdicts().get(&target).map(|it| it.state);
             reader.beliefs.observations(&name(&format!("v{vantage}")), "s", vec![seen]);
             reader.now = reader.now.after(Duration::from_secs(seconds));
-            let known = reader.beats.contains_key(&name(&format!("v{vantage}")));
-            reader.beat(&[vantage], withheld);
+            let known = reader.heartbeats.contains_key(&name(&format!("v{vantage}")));
+            reader.heartbeat(&[vantage], withheld);
             if known {
                 moved[usize::from(vantage)] = Some((reader.now, withheld));
             }

@@ -5,13 +5,13 @@ use tokio::sync::{mpsc, watch};
 use super::{Backoff, Shared};
 use crate::{
     discovery::{InstanceNote, notes},
-    drain::{DrainId, NodeBeat, Receipt, ending::Ended},
+    drain::{DrainId, NodeHeartbeat, Receipt, ending::Ended},
     engine::{KvOp, TxnOutcome},
     handle::{Concern, Handle},
     keys,
 };
 
-/// Beats every few seconds and at every new generation, while the drains are known. On leaving, the
+/// Sends a heartbeat every few seconds and at every new generation, while the drains are known. On leaving, the
 /// registration is taken back.
 pub(super) async fn follow(
     shared: Shared,
@@ -21,7 +21,7 @@ pub(super) async fn follow(
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
     let mut views = handle.view();
-    let mut every = tokio::time::interval(shared.options.beat_every);
+    let mut every = tokio::time::interval(shared.options.heartbeat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
     let mut failures = 0_u64;
@@ -44,7 +44,7 @@ pub(super) async fn follow(
         }
         number += 1;
         let (instances, more_instances) = told_of(&handle);
-        let beat = NodeBeat {
+        let heartbeat = NodeHeartbeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
             roles: shared.identity.roles.clone(),
@@ -56,14 +56,14 @@ pub(super) async fn follow(
             instances,
             more_instances,
         };
-        let sent = write(&shared, keys::node(&shared.identity.node), &beat).await;
+        let sent = write(&shared, keys::node(&shared.identity.node), &heartbeat).await;
         match &sent {
             Ok(()) => {
                 if failures > 0 {
                     tracing::info!(failures, "this node's heartbeat is written again");
                 }
                 failures = 0;
-                shared.publisher.beat();
+                shared.publisher.heartbeat();
             }
             Err(error) => {
                 if failures == 0 {
@@ -76,14 +76,14 @@ pub(super) async fn follow(
     }
 }
 
-/// The instances in use that there is something to say of, as many as a beat holds, and how many more there are.
+/// The instances in use that there is something to say of, as many as a heartbeat holds, and how many more there are.
 fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
     let unresolved = handle.unresolved();
     let (mut told, mut more) = (Vec::new(), 0);
     for service in handle.services_in_use().borrow().iter() {
         for note in notes(&handle.service(service).load(), &snapshot, &unresolved) {
-            if told.len() < NodeBeat::MAX_INSTANCES {
+            if told.len() < NodeHeartbeat::MAX_INSTANCES {
                 told.push(note);
             } else {
                 more += 1;
