@@ -195,7 +195,7 @@ pub struct Cluster {
     /// What no override may break, whoever orders it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<Keep>,
-    /// When so many targets fail at once that it is likelier our own mistake. Absent: never.
+    /// When so many targets fail at once that it is likelier our own error. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BlastRadius>,
 }

@@ -457,8 +457,8 @@ mod tests {
         #[test]
         fn what_is_printed_reads_as_it_was(documents in prop::collection::vec(arbitrary::document(), 1..4)) {
             let text = yaml_all(&documents);
-            let read = parse("out.yaml", &text).map_err(|mistakes| {
-                TestCaseError::fail(format!("{text}\n{}", mistakes[0]))
+            let read = parse("out.yaml", &text).map_err(|errors| {
+                TestCaseError::fail(format!("{text}\n{}", errors[0]))
             })?;
             let read: Vec<Document> = read.into_iter().map(|it| it.value).collect();
             prop_assert_eq!(&read, &documents, "{}", text);
@@ -466,8 +466,8 @@ mod tests {
                 let json = serde_json::to_string(&document).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Document>(&json).unwrap(), &document, "{}", json);
                 let shown = super::json(&document).to_string();
-                let read = parse("out.json", &shown).map_err(|mistakes| {
-                    TestCaseError::fail(format!("{shown}\n{}", mistakes[0]))
+                let read = parse("out.json", &shown).map_err(|errors| {
+                    TestCaseError::fail(format!("{shown}\n{}", errors[0]))
                 })?;
                 prop_assert_eq!(&read[0].value, &document, "{}", shown);
             }
@@ -477,9 +477,9 @@ mod tests {
         fn any_text_survives_its_quotes(text in any::<String>()) {
             let mut out = String::new();
             quoted(&text, &mut out);
-            let mistakes = crate::InputErrors::new("x".into());
-            let trees = crate::yaml::parse(&format!("a: {out}\nb: [{out}]\n"), &mistakes);
-            prop_assert_eq!(mistakes.count(), 0);
+            let errors = crate::InputErrors::new("x".into());
+            let trees = crate::yaml::parse(&format!("a: {out}\nb: [{out}]\n"), &errors);
+            prop_assert_eq!(errors.count(), 0);
             prop_assert_eq!(&trees[0].entry("a").unwrap().value.found(), &Node::text(0, text).found());
         }
     }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, fmt, ops::RangeInclusive, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// One mistake. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
+/// One error. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputError {
     /// The file, or what stands for it: `stored`, `stdin`.
@@ -43,7 +43,7 @@ impl fmt::Display for InputError {
     }
 }
 
-/// The mistakes of one file, collected while readers go on reading.
+/// The errors of one file, collected while readers go on reading.
 #[derive(Debug)]
 pub struct InputErrors {
     file: Arc<str>,
@@ -85,7 +85,7 @@ impl InputErrors {
     #[must_use]
     pub fn into_vec(self) -> Vec<InputError> {
         let mut list = self.list.into_inner();
-        list.sort_by_key(|mistake| mistake.line);
+        list.sort_by_key(|error| error.line);
         list
     }
 }
@@ -157,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line() {
-        let mut mistake = InputError {
+    fn an_error_is_one_line() {
+        let mut error = InputError {
             file: "world.yaml".into(),
             line: Some(12),
             document: "Domain gw.example.com".to_owned(),
@@ -166,9 +166,9 @@ mod tests {
             problem: "\"0s\" is not a TTL".to_owned(),
             expected: "a TTL".to_owned(),
         };
-        assert_eq!(mistake.to_string(), "world.yaml:12: Domain gw.example.com: ttl: \"0s\" is not a TTL");
-        mistake.problem = "is missing".to_owned();
-        mistake.line = None;
-        assert_eq!(mistake.to_string(), "world.yaml: Domain gw.example.com: ttl: is missing; expected a TTL");
+        assert_eq!(error.to_string(), "world.yaml:12: Domain gw.example.com: ttl: \"0s\" is not a TTL");
+        error.problem = "is missing".to_owned();
+        error.line = None;
+        assert_eq!(error.to_string(), "world.yaml: Domain gw.example.com: ttl: is missing; expected a TTL");
     }
 }

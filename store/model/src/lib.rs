@@ -2,7 +2,7 @@
 //!
 //! These types are what *runs*, not what was written: they exist only once decoding has accepted a document,
 //! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
-//! a reader into a tree that remembers lines, so that every mistake can name its place.
+//! a reader into a tree that remembers lines, so that every error can name its place.
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;

@@ -1,7 +1,7 @@
 //! Record data: as people write it (RFC 1035 §5.1), and as octets on the wire.
 //!
 //! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
-//! become [`RecordData`]; so a type is one line, and every mistake can name its word. Documents and zone files
+//! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
 //! both read through here.
 
 mod assigned;

@@ -1,6 +1,6 @@
 //! All documents together, checked against one another, with what they imply spelled out.
 //!
-//! A [`World`] comes from [`World::check`], which finds every mistake between documents at once, or from
+//! A [`World`] comes from [`World::check`], which finds every error between documents at once, or from
 //! [`World::assemble`], for documents that were checked when they were committed. Nothing here looks at the engine
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
@@ -134,7 +134,7 @@ impl World {
     /// overrides have ended.
     ///
     /// # Errors
-    /// Every mistake between documents, by file and line.
+    /// Every error between documents, by file and line.
     pub fn check<D: Into<Arc<Document>>>(
         documents: impl IntoIterator<Item = Placed<D>>,
         now: Moment,

@@ -26,7 +26,7 @@ pub(super) fn check(fields: &Fields<'_>) -> Option<Check> {
         && timeout > interval
     {
         let problem = format!("an interval ({interval}) shorter than its timeout ({timeout})");
-        field.mistake(problem, format!("at most the interval, {interval}"));
+        field.error(problem, format!("at most the interval, {interval}"));
     }
     let fall = fields.or("fall", 4, |field| field.int(1..=100));
     let rise = fields.or("rise", 2, |field| field.int(1..=100));

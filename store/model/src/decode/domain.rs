@@ -53,7 +53,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     if let (Some(min_ttl), Some(field)) = (min_ttl, fields.get("min_ttl"))
         && min_ttl > ttl
     {
-        field.mistake(format!("{min_ttl} is more than the ttl"), format!("at most the ttl, {ttl}"));
+        field.error(format!("{min_ttl} is more than the ttl"), format!("at most the ttl, {ttl}"));
     }
     let domain = Domain {
         name: name?,
@@ -141,7 +141,7 @@ fn recovery(field: &Reader<'_>) -> Option<Recovery> {
         }
     };
     if let (Some(RecoveryMode::Automatic | RecoveryMode::Manual), Some(at)) = (&mode, fields.get("window")) {
-        at.mistake("means nothing in this mode", "mode: window, or no window");
+        at.error("means nothing in this mode", "mode: window, or no window");
     }
     let recovery = Recovery {
         mode: mode.unwrap_or_default(),

@@ -16,7 +16,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
         let site = fields.optional("site", |field| field.parse());
         let domain = fields.optional("domain", glob);
         if fields.get("site").is_none() && fields.get("domain").is_none() {
-            field.mistake("names nothing", "a site, a domain or both");
+            field.error("names nothing", "a site, a domain or both");
         }
         Some(OverrideTarget { site, domain })
     });
@@ -36,7 +36,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
     if let (Some(at), Some(state)) = (fields.get("over"), state)
         && state != OverrideState::Drain
     {
-        at.mistake("means nothing in this state", "state: drain, or no over");
+        at.error("means nothing in this state", "state: drain, or no over");
     }
     let authorities = [("human", Authority::Human), ("tool", Authority::Tool)];
     let authority = fields.or("authority", Authority::Human, |field| field.word(&authorities));

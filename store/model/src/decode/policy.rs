@@ -54,11 +54,11 @@ fn weights(field: Reader<'_>) -> Option<BTreeMap<Name, Weight>> {
     for (key, at) in field.entries()? {
         match key.parse::<Name>() {
             Ok(site) => weights.extend(at.int(0..=u16::MAX).map(|weight| (site, Weight(weight)))),
-            Err(expected) => at.mistake(format!("{key:?} is not {expected}"), expected.to_string()),
+            Err(expected) => at.error(format!("{key:?} is not {expected}"), expected.to_string()),
         }
     }
     if field.count() == before && weights.values().all(|weight| weight.0 == 0) {
-        field.mistake("no site has a weight above 0", "at least one site that gets traffic");
+        field.error("no site has a weight above 0", "at least one site that gets traffic");
     }
     Some(weights)
 }
@@ -76,7 +76,7 @@ pub(super) fn rules(field: &Reader<'_>) -> Option<Vec<Rule>> {
     const MAX: usize = 32;
     let rules = field.list(|item| rule(&item))?;
     if rules.len() > MAX {
-        field.mistake(format!("{} rules", rules.len()), format!("at most {MAX}"));
+        field.error(format!("{} rules", rules.len()), format!("at most {MAX}"));
     }
     Some(rules)
 }
@@ -88,7 +88,7 @@ fn rule(field: &Reader<'_>) -> Option<Rule> {
     let during = fields.optional("during", |field| schedule(&field));
     let policy = fields.required("policy", "{ type: … }", |field| policy(&field));
     if ["networks", "countries", "during"].iter().all(|key| fields.get(key).is_none()) {
-        field.mistake("has no condition", "networks, countries or during");
+        field.error("has no condition", "networks, countries or during");
     }
     Some(Rule {
         networks: networks.unwrap_or_default(),
@@ -109,7 +109,7 @@ fn few<T: Clone + Eq + std::hash::Hash>(
 ) -> Option<Vec<T>> {
     let found = some(field, read)?;
     if found.len() > MAX_LISTED {
-        field.mistake(format!("{} of them", found.len()), format!("at most {MAX_LISTED}"));
+        field.error(format!("{} of them", found.len()), format!("at most {MAX_LISTED}"));
     }
     Some(found)
 }
@@ -124,7 +124,7 @@ pub(super) fn schedule(field: &Reader<'_>) -> Option<Schedule> {
         if !known {
             let names: Vec<String> = jiff::tz::db().available().map(|it| it.to_string()).collect();
             let hint = super::suggestion(text, names.iter().map(String::as_str));
-            field.mistake(format!("there is no time zone {text:?}{hint}"), zone);
+            field.error(format!("there is no time zone {text:?}{hint}"), zone);
         }
         known.then(|| text.to_owned())
     });
@@ -134,7 +134,7 @@ pub(super) fn schedule(field: &Reader<'_>) -> Option<Schedule> {
     if let (Some(from), Some(to), Some(at)) = (from, to, fields.get("to"))
         && from == to
     {
-        at.mistake("ends when it begins", "another time; a whole day is from \"00:00\" to \"24:00\"");
+        at.error("ends when it begins", "another time; a whole day is from \"00:00\" to \"24:00\"");
     }
     let every = || Day::ALL.iter().map(|(_, day)| *day).collect();
     Some(Schedule { time_zone: time_zone?, days: days.unwrap_or_else(every), from: from?, to: to? })

@@ -91,7 +91,7 @@ pub(super) struct Shape {
     pub(super) mnemonic: &'static str,
     /// `None`: only the form for unknown types is read.
     pub(super) fields: Option<&'static [Field]>,
-    /// An example or a description, for mistakes.
+    /// An example or a description, for errors.
     pub(super) form: &'static str,
 }
 

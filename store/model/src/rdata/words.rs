@@ -117,7 +117,7 @@ pub struct Malformed {
     pub expected: &'static str,
 }
 
-/// Cuts a text into entries. After a mistake it goes on with the next line.
+/// Cuts a text into entries. After an error it goes on with the next line.
 #[derive(Clone, Debug)]
 pub struct Scanner<'a> {
     text: &'a [u8],
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_costs_its_own_line() {
+    fn an_error_costs_its_own_line() {
         assert_eq!(words("a \"b\nc )d\ne"), [Err((1, 3)), Err((2, 3)), line(false, &["e"])]);
         assert_eq!(words("a (\nb\n"), [Err((1, 3))]);
     }

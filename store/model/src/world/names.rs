@@ -214,7 +214,7 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
     let apex = checker.world.zone(name.as_str()).is_some();
     let steered = claims.iter().any(|claim| claim.what == What::Steered);
     for (n, claim) in claims.iter().enumerate() {
-        // Of two CNAMEs the second is the mistake.
+        // Of two CNAMEs the second is the error.
         let beside = |(m, other): &(usize, &Claim<'_>)| {
             (*m < n || (*m > n && !other.what.is_alias())) && !other.what.is_old_signature()
         };
