@@ -280,7 +280,7 @@ pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {
         Tier::Up => "up",
         Tier::Unknown => "unknown",
         Tier::HeldDown => {
-            return format!("held down (recovered, not let back yet: {}{gate})", recovery.mode.as_str());
+            return format!("held down (recovered, not let back yet: {}{gate})", recovery.mode.kind().as_str());
         }
         Tier::Down => "down",
         Tier::Draining => "draining",

@@ -126,7 +126,7 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
     };
     DomainStatus {
         name: steered.domain.name.to_string(),
-        policy: steered.domain.policy.as_str().to_owned(),
+        policy: steered.domain.policy.kind().as_str().to_owned(),
         failover: FailoverExplained::of(snapshot, steered),
         sites: steered.sites.iter().enumerate().map(site).collect(),
         answers,

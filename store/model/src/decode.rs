@@ -14,9 +14,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Addresses, BlastRadius, Cluster, Document, DomainName, InputError, InputErrors, Keep, Kind, Location,
-    Name, Role, Scope, Site, Token, Vantage,
+    Name, Role, Scope, Site, Token, Vantage, Words as _,
     input_error::suggestion,
-    read::{Fields, Reader, join},
+    read::{Fields, Reader},
     tree::{Node, Place, Placed},
     yaml,
 };
@@ -45,7 +45,7 @@ pub fn document(tree: &Node, errors: &InputErrors) -> Option<Document> {
     let called = label(tree);
     let reader = Reader::new(errors, &called, tree);
     let mut fields = reader.fields()?;
-    let Some(kind) = fields.required("kind", &kinds(), kind) else {
+    let Some(kind) = fields.required("kind", &Kind::expected(), kind) else {
         fields.ignore_rest();
         return None;
     };
@@ -77,19 +77,15 @@ fn label(tree: &Node) -> String {
     format!("{kind} {name}").trim().to_owned()
 }
 
-fn kinds() -> String {
-    format!("one of {}", join(Kind::ALL.iter().map(|kind| kind.as_str())))
-}
-
 fn kind(field: Reader<'_>) -> Option<Kind> {
     let text = field.text(80)?;
-    let found = Kind::ALL.into_iter().find(|kind| kind.as_str() == text);
+    let found = Kind::of_word(text);
     if found.is_none() {
         let hint = match Kind::parse(text) {
             Some(kind) => format!("; did you mean {:?}?", kind.as_str()),
             None => suggestion(text, Kind::ALL.iter().map(|kind| kind.as_str())),
         };
-        field.error(format!("{text:?} is not a kind{hint}"), kinds());
+        field.error(format!("{text:?} is not a kind{hint}"), Kind::expected());
     }
     found
 }
@@ -234,17 +230,7 @@ fn vantage(fields: &Fields<'_>) -> Option<Vantage> {
 
 fn token(fields: &Fields<'_>) -> Option<Token> {
     let name = name(fields);
-    let roles = [
-        ("operator", Role::Operator),
-        ("automation", Role::Automation),
-        ("vantage", Role::Vantage),
-        ("registrar", Role::Registrar),
-        ("node", Role::Node),
-        ("control", Role::Control),
-        ("reader", Role::Reader),
-    ];
-    let expected = format!("one of {}", join(roles.iter().map(|(word, _)| *word)));
-    let role = fields.required("role", &expected, |field| field.word(&roles));
+    let role = fields.required_word("role");
     let scope = fields.or("scope", Scope::default(), |field| scope(&field, role));
     if role == Some(Role::Vantage) && fields.get("scope").is_none() {
         fields.whole().error("a vantage's token has no scope", "scope: { vantage: NAME }");

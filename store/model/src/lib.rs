@@ -17,6 +17,7 @@ pub mod rdata;
 pub mod read;
 pub mod tree;
 mod units;
+mod words;
 mod world;
 pub mod yaml;
 
@@ -27,4 +28,5 @@ pub use input_error::{InputError, InputErrors};
 pub use name::{DomainName, Name, NameError};
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
+pub use words::{UnknownWord, Words};
 pub use world::{MAX_SITES, Origin, Places, Sources, Steered, World, ended_overrides};

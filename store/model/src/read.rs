@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclus
 use ipnet::IpNet;
 
 use super::{
-    Span, Ttl,
+    Span, Ttl, Words,
     input_error::{InputErrors, suggestion},
     tree::{Node, Scalar, Value},
 };
@@ -202,17 +202,39 @@ impl<'a> Reader<'a> {
         Some(net)
     }
 
-    /// One of a few words; `T` is what each stands for.
+    /// One of the words of an enumeration.
+    #[must_use]
+    pub fn one_of<T: Words>(&self) -> Option<T> {
+        let text = match &self.node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => scalar.text.as_str(),
+            _ => {
+                self.wrong(T::expected());
+                return None;
+            }
+        };
+        let found = T::of_word(text);
+        if found.is_none() {
+            self.no_such_word(text, T::EVERY.iter().map(|value| value.word()));
+        }
+        found
+    }
+
+    /// One of a few words that are no enumeration of their own; `T` is what each means.
     #[must_use]
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let expected = format!("one of {}", join(words.iter().map(|(word, _)| *word)));
         let text = self.scalar(&expected)?.text.as_str();
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let hint = suggestion(text, words.iter().map(|(word, _)| *word));
-            self.error(format!("{} is not {expected}{hint}", self.node.found()), expected);
+            self.no_such_word(text, words.iter().map(|(word, _)| *word));
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    fn no_such_word<'w>(&self, text: &str, words: impl Iterator<Item = &'w str> + Clone) {
+        let expected = format!("one of {}", join(words.clone()));
+        let hint = suggestion(text, words);
+        self.error(format!("{} is not {expected}{hint}", self.node.found()), expected);
     }
 
     /// The items of a list, each read by `read`; all wrong ones are reported. `None` only if it is no list.
@@ -332,6 +354,12 @@ impl<'a> Fields<'a> {
             return None;
         };
         read(field)
+    }
+
+    /// A field that must be there and be one of the words of an enumeration.
+    #[must_use]
+    pub fn required_word<T: Words>(&self, key: &'static str) -> Option<T> {
+        self.required(key, &T::expected(), |field| field.one_of())
     }
 
     /// A field that may be absent or null.

@@ -155,7 +155,7 @@ fn the_first_rule_that_fits_decides() {
     let failover = |order: &[&str]| Policy::Failover { order: order.iter().map(|it| name(it)).collect() };
     let hours = Schedule {
         time_zone: "UTC".into(),
-        days: Day::ALL.iter().map(|(_, day)| *day).collect(),
+        days: Day::ALL.to_vec(),
         from: "00:00".parse().unwrap(),
         to: "12:00".parse().unwrap(),
     };
@@ -264,7 +264,7 @@ fn a_release_that_ends_after_it_let_a_site_back_does_not_take_it_away_again() {
 fn a_window_lets_back_in_its_hours_and_who_is_back_stays() {
     let nightly = Schedule {
         time_zone: "Asia/Shanghai".into(),
-        days: Day::ALL.iter().map(|(_, day)| *day).collect(),
+        days: Day::ALL.to_vec(),
         from: "02:00".parse().unwrap(),
         to: "05:00".parse().unwrap(),
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::name;
 use crate::{
     Check, Quorum, Span,
-    read::{Fields, Reader},
+    read::{Fields, Reader, join},
     tree::Value,
 };
 
@@ -47,7 +47,8 @@ fn quorum(field: Reader<'_>) -> Option<Quorum> {
                 Value::List(_) | Value::Map(_) => None,
             };
             if found.is_none() {
-                field.wrong("majority, any, all or a number of vantages");
+                let words = words.iter().map(|(word, _)| *word);
+                field.wrong(join(words.chain(["a number of vantages"])));
             }
             found.map(|(_, quorum)| quorum)
         }

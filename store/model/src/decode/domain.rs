@@ -8,7 +8,8 @@ use super::{
     sites, some_addresses,
 };
 use crate::{
-    Domain, DomainName, Https, Jurisdiction, Name, Policy, Recovery, RecoveryMode, Ttl, WhenNone,
+    Domain, DomainName, Https, Jurisdiction, Name, Policy, Recovery, RecoveryKind, RecoveryMode, Ttl,
+    WhenNone,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -42,9 +43,6 @@ impl Domain {
     }
 }
 
-const JURISDICTIONS: [(&str, Jurisdiction); 2] =
-    [("global", Jurisdiction::Global), ("regional", Jurisdiction::Regional)];
-
 pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     let name = fields.required("name", A_DOMAIN, host);
     let cluster = fields.required("cluster", "the name of a Cluster", |field| field.parse());
@@ -68,7 +66,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
-        verdict: fields.or("verdict", Jurisdiction::default(), |field| field.word(&JURISDICTIONS)),
+        verdict: fields.or("verdict", Jurisdiction::default(), |field| field.one_of()),
         budget: fields.optional("budget", |field| field.span_within(millis(1)..=DAY)),
         https: fields.optional("https", |field| https(&field).map(Box::new)),
     };
@@ -120,21 +118,13 @@ fn when_none(field: &Reader<'_>) -> Option<WhenNone> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Mode {
-    Automatic,
-    Manual,
-    Window,
-}
-
 fn recovery(field: &Reader<'_>) -> Option<Recovery> {
     let fields = field.fields()?;
     let usual = Recovery::default();
-    let modes = [("automatic", Mode::Automatic), ("manual", Mode::Manual), ("window", Mode::Window)];
-    let mode = match fields.or("mode", Mode::Automatic, |field| field.word(&modes)) {
-        Mode::Automatic => Some(RecoveryMode::Automatic),
-        Mode::Manual => Some(RecoveryMode::Manual),
-        Mode::Window => {
+    let mode = match fields.or("mode", RecoveryKind::Automatic, |field| field.one_of()) {
+        RecoveryKind::Automatic => Some(RecoveryMode::Automatic),
+        RecoveryKind::Manual => Some(RecoveryMode::Manual),
+        RecoveryKind::Window => {
             let expected = "{ time_zone, days, from, to }";
             let window = fields.required("window", expected, |field| schedule(&field));
             window.map(|window| RecoveryMode::Window { window: Box::new(window) })

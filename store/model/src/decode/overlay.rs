@@ -20,13 +20,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
         }
         Some(OverrideTarget { site, domain })
     });
-    let states = [
-        ("up", OverrideState::Up),
-        ("down", OverrideState::Down),
-        ("drain", OverrideState::Drain),
-        ("release", OverrideState::Release),
-    ];
-    let state = fields.required("state", "one of up, down, drain or release", |field| field.word(&states));
+    let state = fields.required_word("state");
     let owner = fields.required("owner", "who answers for it", |field| field.text(255));
     let reason = fields.required("reason", "why", |field| field.text(1_000));
     let moment = "a moment as in RFC 3339, such as 2026-12-01T04:00:00Z";
@@ -38,8 +32,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
     {
         at.error("means nothing in this state", "state: drain, or no over");
     }
-    let authorities = [("human", Authority::Human), ("tool", Authority::Tool)];
-    let authority = fields.or("authority", Authority::Human, |field| field.word(&authorities));
+    let authority = fields.or("authority", Authority::default(), |field| field.one_of());
     let force = fields.or("force", false, |field| field.boolean());
     let (owner, reason) = (owner?.to_owned(), reason?.to_owned());
     Some(Override {

@@ -4,32 +4,16 @@ use std::collections::BTreeMap;
 
 use super::some;
 use crate::{
-    BlueGreen, Colour, Country, Day, Name, NotACountry, Policy, Rule, Schedule, TimeOfDay, Weight,
-    read::{Fields, Reader, join},
+    BlueGreen, Country, Day, Name, NotACountry, Policy, PolicyType, Rule, Schedule, TimeOfDay, Weight,
+    read::{Fields, Reader},
 };
 
 /// What one rule may list, so that a client can be compared with all of them.
 const MAX_LISTED: usize = 64;
 
-#[derive(Clone, Copy)]
-enum PolicyType {
-    Nearest,
-    Failover,
-    Weighted,
-    BlueGreen,
-}
-
-const TYPES: [(&str, PolicyType); 4] = [
-    ("nearest", PolicyType::Nearest),
-    ("failover", PolicyType::Failover),
-    ("weighted", PolicyType::Weighted),
-    ("blue_green", PolicyType::BlueGreen),
-];
-
 pub(super) fn policy(field: &Reader<'_>) -> Option<Policy> {
     let mut fields = field.fields()?;
-    let expected = format!("one of {}", join(TYPES.iter().map(|(word, _)| *word)));
-    match fields.required("type", &expected, |field| field.word(&TYPES)) {
+    match fields.required_word("type") {
         Some(PolicyType::Nearest) => Some(Policy::Nearest {}),
         Some(PolicyType::Failover) => {
             let expected = "every site of the domain, first choice first";
@@ -64,8 +48,7 @@ fn weights(field: Reader<'_>) -> Option<BTreeMap<Name, Weight>> {
 }
 
 fn blue_green(fields: &Fields<'_>) -> Option<Policy> {
-    let colours = [("blue", Colour::Blue), ("green", Colour::Green)];
-    let active = fields.required("active", "blue or green", |field| field.word(&colours));
+    let active = fields.required_word("active");
     let sites = |key| fields.required(key, "its sites", |field| some(&field, |item| item.parse()));
     let (blue, green): (Option<Vec<Name>>, Option<Vec<Name>>) = (sites("blue"), sites("green"));
     Some(Policy::BlueGreen(Box::new(BlueGreen { active: active?, blue: blue?, green: green? })))
@@ -128,7 +111,7 @@ pub(super) fn schedule(field: &Reader<'_>) -> Option<Schedule> {
         }
         known.then(|| text.to_owned())
     });
-    let days = fields.optional("days", |field| some(&field, |item| item.word(&Day::ALL)));
+    let days = fields.optional("days", |field| some(&field, |item| item.one_of()));
     let time = |key| fields.required(key, "a time of day such as \"02:30\"", |field| field.parse());
     let (from, to): (Option<TimeOfDay>, Option<TimeOfDay>) = (time("from"), time("to"));
     if let (Some(from), Some(to), Some(at)) = (from, to, fields.get("to"))
@@ -136,6 +119,10 @@ pub(super) fn schedule(field: &Reader<'_>) -> Option<Schedule> {
     {
         at.error("ends when it begins", "another time; a whole day is from \"00:00\" to \"24:00\"");
     }
-    let every = || Day::ALL.iter().map(|(_, day)| *day).collect();
-    Some(Schedule { time_zone: time_zone?, days: days.unwrap_or_else(every), from: from?, to: to? })
+    Some(Schedule {
+        time_zone: time_zone?,
+        days: days.unwrap_or_else(|| Day::ALL.to_vec()),
+        from: from?,
+        to: to?,
+    })
 }

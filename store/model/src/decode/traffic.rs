@@ -14,8 +14,7 @@ pub(super) fn service(fields: &Fields<'_>) -> Option<Service> {
     let consul = fields.optional("consul", |field| consul(&field));
     let hosts = fields.or("hosts", Vec::new(), |field| field.distinct(host));
     let sites = sites(fields);
-    let ways = [("gateway", RouteBy::Gateway), ("uuid", RouteBy::Uuid)];
-    let route_by = fields.or("route_by", RouteBy::default(), |field| field.word(&ways));
+    let route_by = fields.or("route_by", RouteBy::default(), |field| field.one_of());
     let check = fields.optional("check", |field| field.parse());
     let name = name?;
     let consul =

@@ -5,39 +5,16 @@
 
 use super::super::some;
 use crate::{
-    DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, Span,
-    StatusRange, TcpProbe, Tls, TlsProbe, rdata,
+    DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, ProbeType,
+    Span, StatusRange, TcpProbe, Tls, TlsProbe, rdata,
     read::{Fields, Reader, join},
     tree::Value,
 };
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Http,
-    Https,
-    Tcp,
-    Tls,
-    Dns,
-    Grpc,
-    Icmp,
-    External,
-}
-
-use Type::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
-
-const TYPES: [(&str, Type); 8] = [
-    ("http", Http),
-    ("https", Https),
-    ("tcp", Tcp),
-    ("tls", TlsOnly),
-    ("dns", Dns),
-    ("grpc", Grpc),
-    ("icmp", Icmp),
-    ("external", External),
-];
+use ProbeType::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
 
 /// The keys that not every type has, with those that have them.
-const KEYS: [(&str, &[Type]); 20] = [
+const KEYS: [(&str, &[ProbeType]); 20] = [
     ("port", &[Http, Https, Tcp, TlsOnly, Dns, Grpc, External]),
     ("send", &[Tcp]),
     ("expect", &[Tcp]),
@@ -62,16 +39,13 @@ const KEYS: [(&str, &[Type]); 20] = [
 
 /// The probe and its port.
 pub(super) fn read(fields: &Fields<'_>) -> Option<(Probe, u16)> {
-    let expected = format!("one of {}", join(TYPES.iter().map(|(word, _)| *word)));
-    let kind = fields.required("type", &expected, |field| field.word(&TYPES));
+    let kind = fields.required_word("type");
     for (key, types) in KEYS {
         let Some(field) = fields.get(key) else { continue };
-        if let Some((word, kind)) = TYPES.into_iter().find(|(_, it)| Some(*it) == kind)
-            && !types.contains(&kind)
-        {
-            let having = TYPES.iter().filter(|(_, it)| types.contains(it)).map(|(word, _)| *word);
+        if let Some(kind) = kind.filter(|kind| !types.contains(kind)) {
+            let having = ProbeType::ALL.iter().filter(|it| types.contains(it)).map(|it| it.as_str());
             let expected = format!("this key only with type: {}", join(having));
-            field.error(format!("means nothing to a check of type {word}"), expected);
+            field.error(format!("means nothing to a check of type {kind}"), expected);
         }
     }
     match kind? {
@@ -190,19 +164,17 @@ fn path(field: Reader<'_>) -> Option<&str> {
 
 fn http(fields: &Fields<'_>, tls: Option<Tls>) -> Probe {
     let ok = StatusRange::new(200, 200).into_iter().collect();
-    let method =
-        fields.or("method", Method::Get, |field| field.word(&[("GET", Method::Get), ("HEAD", Method::Head)]));
+    let method = fields.or("method", Method::default(), |field| field.one_of());
     let expect_body = fields.optional("expect_body", |field| words(&field, TcpProbe::MAX));
     if let (Some(field), Method::Head) = (fields.get("expect_body"), method) {
         field.error("an answer to HEAD has no body", "method: GET");
     }
-    let versions = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];
     Probe::Http(Box::new(HttpProbe {
         path: fields.or("path", "/readyz", path).to_owned(),
         host: fields.optional("host", host),
         expect_status: fields.or("expect_status", ok, |field| some(&field, |item| item.parse())),
         method,
-        http_version: fields.or("http_version", HttpVersion::One, |field| field.word(&versions)),
+        http_version: fields.or("http_version", HttpVersion::default(), |field| field.one_of()),
         headers: fields.or("headers", Vec::new(), headers),
         expect_body,
         tls,
@@ -317,7 +289,7 @@ mod tests {
             ("type: external\nprogram: disk", "external", 0),
         ] {
             let check = check(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
-            assert_eq!((check.probe.kind(), check.port), (kind, port), "{text}");
+            assert_eq!((check.probe.kind().as_str(), check.port), (kind, port), "{text}");
         }
         let Probe::Http(http) = check("type: http\nheaders: { X-A: b }").unwrap().probe else { panic!() };
         assert_eq!((http.headers[0].name.as_str(), http.headers[0].value.as_str()), ("x-a", "b"));
