@@ -214,6 +214,7 @@ pub(super) async fn explain(
             let rule = steering::rule_for(it, &located, now);
             rule.and_then(|at| it.domain.rules.get(at))
                 .map_or(&it.domain.policy, |it| &it.policy)
+                .kind()
                 .as_str()
                 .to_owned()
         }),
@@ -280,7 +281,10 @@ pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {
         Tier::Up => "up",
         Tier::Unknown => "unknown",
         Tier::HeldDown => {
-            return format!("held down (recovered, not let back yet: {}{gate})", recovery.mode.kind().as_str());
+            return format!(
+                "held down (recovered, not let back yet: {}{gate})",
+                recovery.mode.kind().as_str()
+            );
         }
         Tier::Down => "down",
         Tier::Draining => "draining",

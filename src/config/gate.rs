@@ -29,10 +29,7 @@ fn secrets(at: &Reader<'_>) -> Option<Secrets> {
     let secrets = String::from_utf8_lossy(&bytes).parse();
     secrets
         .map_err(|error: dns::cookie::NotASecret| {
-            at.error(
-                error.to_string(),
-                "a line of 32 hexadecimal digits, and one more while secrets change",
-            );
+            at.error(error.to_string(), "a line of 32 hexadecimal digits, and one more while secrets change");
         })
         .ok()
 }

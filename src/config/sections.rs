@@ -268,10 +268,7 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let clients = fields.or("discovery_clients", Offer::inside(), |it| {
         let networks = it.distinct(|network| network.net())?;
         if networks.is_empty() && it.count() == 0 {
-            it.error(
-                "is empty, so nobody would be answered",
-                "a list of networks such as [\"10.0.0.0/8\"]",
-            );
+            it.error("is empty, so nobody would be answered", "a list of networks such as [\"10.0.0.0/8\"]");
         }
         Some(networks)
     });
@@ -279,10 +276,8 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {
             if let Some(there) = fields.get(key) {
-                there.error(
-                    "is about names that are not served",
-                    "`discovery_domain = \"consul\"` beside it",
-                );
+                there
+                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
             }
         }
         return None;
@@ -532,9 +527,7 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
     let path = path(at)?;
     let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE);
     match std::fs::read(&path) {
-        Ok(_) if large => {
-            at.error(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file")
-        }
+        Ok(_) if large => at.error(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file"),
         Ok(bytes) => return Some(bytes),
         Err(error) => {
             at.error(format!("cannot read {}: {error}", path.display()), "a file this user may read")
