@@ -122,6 +122,12 @@ macro_rules! tagged {
                     $( Self::$variant { .. } => $kind::$variant, )+
                 }
             }
+
+            /// The word for it, as in documents and views.
+            #[must_use]
+            pub const fn as_str(&self) -> &'static str {
+                self.kind().as_str()
+            }
         }
     };
 }
