@@ -7,6 +7,7 @@
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
 pub mod decode;
+mod digest;
 mod documents;
 pub mod encode;
 mod family;
@@ -22,6 +23,7 @@ mod world;
 pub mod yaml;
 
 pub use decode::parse;
+pub use digest::sha256_hex;
 pub use documents::*;
 pub use family::Family;
 pub use input_error::{InputError, InputErrors};

@@ -15,15 +15,13 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest as _, Sha256};
-
 pub use families::Places;
 pub use overlays::ended_overrides;
 
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment, Name,
     Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,
-    Vantage, Weight, Zone,
+    Vantage, Weight, Zone, sha256_hex,
 };
 
 /// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
@@ -299,8 +297,8 @@ const IMPLIED: &str = "implied.";
 /// The name of a service's implied route. A long service name is cut and told apart by its hash.
 fn implied_route(service: &Name) -> Name {
     format!("{IMPLIED}{service}").parse().unwrap_or_else(|_| {
-        let hash: String =
-            Sha256::digest(service.as_str()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let hash = sha256_hex(service.as_str());
+        let hash = hash.get(..8).unwrap_or_default();
         let head = service.as_str().get(..44).unwrap_or_default();
         format!("{IMPLIED}{head}-{hash}")
             .parse()
