@@ -221,6 +221,10 @@ pub(super) static SHAPES: &[Shape] = &[
     raw(65533, "KEYDATA"),
 ];
 
+/// Types of questions and of messages' own records, which no zone holds: [`number`] does not know them.
+pub(super) static QUESTIONS: &[(u16, &str)] =
+    &[(41, "OPT"), (249, "TKEY"), (250, "TSIG"), (251, "IXFR"), (252, "AXFR"), (255, "ANY")];
+
 pub(super) fn shape(record_type: u16) -> Option<&'static Shape> {
     SHAPES.iter().find(|shape| shape.number == record_type)
 }

@@ -232,7 +232,9 @@ fn dns(fields: &Fields<'_>) -> Option<DnsProbe> {
     let query =
         fields.required("query", "the name to ask for, such as www.example.com", |field| field.parse());
     let record_type = fields.or("record_type", 1, record_type);
-    let expect_rcode = fields.or("expect_rcode", 0, |field| field.word(&DnsProbe::RCODES));
+    let expect_rcode = fields.or("expect_rcode", 0, |field| {
+        field.word(&DnsProbe::RCODES.map(|rcode| (rcode.as_str(), rcode.code())))
+    });
     let expect_record = fields.optional("expect_record", |field| field.text(1_000).map(str::to_owned));
     if let (Some(field), 1..) = (fields.get("expect_record"), expect_rcode) {
         field.error("no record comes with that expect_rcode", "expect_rcode: NOERROR");

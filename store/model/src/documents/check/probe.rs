@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{DomainName, Name, Span, words::words};
+use crate::{DomainName, Name, Rcode, Span, words::words};
 
 /// What a probe dials and what it expects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -312,14 +312,14 @@ pub struct DnsProbe {
 }
 
 impl DnsProbe {
-    /// The response codes documents may name, with their numbers.
-    pub const RCODES: [(&'static str, u16); 6] =
-        [("NOERROR", 0), ("FORMERR", 1), ("SERVFAIL", 2), ("NXDOMAIN", 3), ("NOTIMP", 4), ("REFUSED", 5)];
+    /// The response codes documents may name.
+    pub const RCODES: [Rcode; 6] =
+        [Rcode::NoError, Rcode::FormErr, Rcode::ServFail, Rcode::NxDomain, Rcode::NotImp, Rcode::Refused];
 
     /// What documents call a response code.
     #[must_use]
     pub fn rcode(number: u16) -> Option<&'static str> {
-        Self::RCODES.into_iter().find(|(_, code)| *code == number).map(|(word, _)| word)
+        Self::RCODES.into_iter().find(|rcode| rcode.code() == number).map(Rcode::as_str)
     }
 }
 
