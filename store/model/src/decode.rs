@@ -273,4 +273,6 @@ fn scope(field: &Reader<'_>, role: Option<Role>) -> Option<Scope> {
 }
 
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,12 @@
 //! What is wrong with what was written, and where.
 
-use std::{cell::RefCell, fmt, ops::RangeInclusive, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +54,32 @@ impl fmt::Display for InputError {
 pub struct InputErrors {
     file: Arc<str>,
     list: RefCell<Vec<InputError>>,
+    asked: Option<RefCell<Asked>>,
+}
+
+/// Which fields a reader asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    fields: BTreeSet<String>,
+    /// Places under free keys, such as `gateways.bj`, with what they are called: `gateways.*`.
+    free: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// A place without the keys and the numbers of this one text: `rules[].policy`, `gateways.*.a`.
+    fn general(&self, place: &str) -> String {
+        let below = |(from, to): (&String, &String)| {
+            let rest = place.strip_prefix(from.as_str()).filter(|rest| rest.starts_with(['.', '[']))?;
+            Some((from.len(), format!("{to}{rest}")))
+        };
+        let found = self.free.iter().filter_map(below).max_by_key(|(length, _)| *length);
+        let place = found.map_or_else(|| place.to_owned(), |(_, place)| place);
+        let parts = place.split('[').enumerate().map(|(n, part)| match part.split_once(']') {
+            Some((_, rest)) if n > 0 => format!("[]{rest}"),
+            _ => part.to_owned(),
+        });
+        parts.collect()
+    }
 }
 
 impl InputErrors {
@@ -57,7 +89,40 @@ impl InputErrors {
     /// None so far.
     #[must_use]
     pub const fn new(file: Arc<str>) -> Self {
-        Self { file, list: RefCell::new(Vec::new()) }
+        Self { file, list: RefCell::new(Vec::new()), asked: None }
+    }
+
+    /// As [`InputErrors::new`], and remembers every field that readers ask for, so that a page of reference can be
+    /// compared with what is really read.
+    #[must_use]
+    pub fn recording(file: Arc<str>) -> Self {
+        Self { asked: Some(RefCell::default()), ..Self::new(file) }
+    }
+
+    /// The fields that readers have asked for: `rules[].policy.type`, and `gateways.*.a` where keys are free.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.iter().flat_map(|asked| asked.borrow().fields.clone()).collect()
+    }
+
+    /// Notes that a reader asked for a field of the map at `place`.
+    pub(crate) fn note(&self, place: &str, key: &str) {
+        if let Some(asked) = &self.asked {
+            let mut asked = asked.borrow_mut();
+            let place = asked.general(place);
+            let dot = if place.is_empty() { "" } else { "." };
+            asked.fields.insert(format!("{place}{dot}{key}"));
+        }
+    }
+
+    /// Notes that the map at `place` has free keys, of which this is one.
+    pub(crate) fn note_free(&self, place: &str, key: &str) {
+        self.note(place, "*");
+        if let Some(asked) = &self.asked {
+            let mut asked = asked.borrow_mut();
+            let general = format!("{}.*", asked.general(place));
+            asked.free.insert(format!("{place}.{key}"), general);
+        }
     }
 
     /// The file they are in.

@@ -293,6 +293,7 @@ impl<'a> Reader<'a> {
         };
         let prefix = self.prefix();
         let at = |entry: &'a super::tree::Entry| {
+            self.errors.note_free(&self.field, &entry.key);
             let field = format!("{prefix}{}", entry.key);
             (entry.key.as_str(), self.step(field, entry.line, &entry.value))
         };
@@ -332,6 +333,7 @@ impl<'a> Fields<'a> {
     /// A cursor on a field, if it was written (null counts as written).
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
+        self.at.errors.note(&self.at.field, key);
         let mut asked = self.asked.borrow_mut();
         if !asked.contains(&key) {
             asked.push(key);
