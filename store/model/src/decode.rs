@@ -21,7 +21,7 @@ use super::{
     yaml,
 };
 
-/// Reads every document of a text in YAML or JSON; `file` stands in errors.
+/// Reads every document of a text in YAML or JSON; `file` is its name in errors.
 ///
 /// # Errors
 /// Every error of the file, by line, if there is any. A text without documents is not an error.
@@ -97,7 +97,7 @@ fn name(fields: &Fields<'_>) -> Option<Name> {
     fields.required("name", A_NAME, |field| field.parse())
 }
 
-/// A domain name that stands for itself, not a wildcard.
+/// A domain name that is not a wildcard.
 fn host(field: Reader<'_>) -> Option<DomainName> {
     let name: DomainName = field.parse()?;
     if name.as_str().starts_with("*.") || name.as_str() == "*" {

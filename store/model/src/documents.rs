@@ -100,7 +100,7 @@ impl Document {
 pub struct Site {
     /// Its name.
     pub name: Name,
-    /// Where it stands; decides which site is the next nearest.
+    /// Where it is; decides which site is the next nearest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
     /// Clients that are nearest here, whatever geography says; the longest prefix of all sites wins.
@@ -146,10 +146,10 @@ pub struct Cluster {
     /// as many as come.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Name, u32>,
-    /// What no override may break, whoever orders it.
+    /// What no override may break.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<Keep>,
-    /// When so many targets fail at once that it is likelier our own error. Absent: never.
+    /// When so many targets fail at once that it is likelier a fault of our own. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BlastRadius>,
 }
@@ -273,7 +273,7 @@ pub struct RouteTarget {
 pub struct Vantage {
     /// Its name.
     pub name: Name,
-    /// The site it stands in; absent: outside every site.
+    /// The site it is in; absent: outside every site.
     #[serde(default)]
     pub site: Option<Name>,
     /// The region it speaks for; absent: its site's, if that has one.
@@ -317,7 +317,7 @@ pub struct OverrideTarget {
     /// The site; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<Name>,
-    /// A domain or a glob (`*` stands for any run of characters); absent: all.
+    /// A domain or a glob (`*` matches any run of characters); absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 /// One error. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputError {
-    /// The file, or what stands for it: `stored`, `stdin`.
+    /// The file, or where else the document came from: `stored`, `stdin`.
     pub file: Arc<str>,
-    /// The line, 1-based; absent for what stands in no file.
+    /// The line, 1-based; absent for what did not come from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
     /// The document, as `Domain gw.example.com`; empty where none is known.
@@ -83,7 +83,7 @@ impl Asked {
 }
 
 impl InputErrors {
-    /// More than this many help nobody; further ones are not kept.
+    /// No more than this many are kept: nobody reads further ones.
     pub const MAX: usize = 1_000;
 
     /// None so far.

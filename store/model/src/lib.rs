@@ -1,7 +1,7 @@
 //! The vocabulary: names, units and the declarative documents every part of the program speaks of.
 //!
 //! These types are what *runs*, not what was written: they exist only once decoding has accepted a document,
-//! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
+//! so no later code checks again. They serialise to the stored and the JSON form; files have YAML, read by
 //! a reader into a tree that remembers lines, so that every error can name its place.
 
 #[cfg(any(test, feature = "arbitrary"))]

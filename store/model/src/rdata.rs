@@ -1,4 +1,4 @@
-//! Record data: as people write it (RFC 1035 §5.1), and as octets on the wire.
+//! Record data: in presentation form (RFC 1035 §5.1), and as octets on the wire.
 //!
 //! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
 //! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
@@ -112,7 +112,7 @@ pub fn form(record_type: u16) -> &'static str {
     types::shape(record_type).map_or(r"\# and the data in hexadecimal: \# 2 0a0b", |shape| shape.form)
 }
 
-/// Why records of a type cannot exist: SOA is the zone's own, others stand only in messages.
+/// Why records of a type cannot exist: SOA is the zone's own, others occur only in messages.
 fn no_record(record_type: u16) -> Option<&'static str> {
     match record_type {
         6 => Some("a SOA stands only at the zone's apex"),

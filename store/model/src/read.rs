@@ -2,7 +2,7 @@
 //!
 //! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records an error and gives
 //! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
-//! [`Fields`], which reports, when it is dropped, the keys nobody asked for: an unknown key cannot slip through.
+//! [`Fields`], which reports, when it is dropped, the keys that were not asked for, so that no unknown key is overlooked.
 
 use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
 
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         self.errors.add(self.line, self.document, &self.field, problem.into(), expected.into());
     }
 
-    /// Records that what stands here is not `expected`.
+    /// Records that the value here is not `expected`.
     pub fn wrong(&self, expected: impl fmt::Display) {
         self.error(format!("{} is not {expected}", self.node.found()), expected.to_string());
     }
@@ -383,7 +383,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes keys nobody asked for as they are, for a map that is refused for another reason.
+    /// Accepts keys that were not asked for, for a map that is refused for another reason.
     pub const fn ignore_rest(&mut self) {
         self.strict = false;
     }

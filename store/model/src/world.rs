@@ -188,7 +188,7 @@ impl World {
 
     /// Every steered name: the declared domains, each cluster's gateway domain and each service's UUID domain.
     ///
-    /// A gateway domain nobody declared is steered as usual and not checked. A UUID domain nobody declared is
+    /// A gateway domain without a document has the defaults and no check. A UUID domain without a document is
     /// steered as its cluster's gateway domain, over the service's own sites.
     #[must_use]
     pub fn domains(&self) -> Vec<Steered> {

@@ -35,7 +35,7 @@ pub fn parse(text: &str, errors: &InputErrors) -> Vec<Node> {
 }
 
 /// Cuts a text at its `---` lines; each piece with the number of its first line. A line that starts so is a marker
-/// wherever it stands, also inside a block scalar (YAML 1.2 §9.1.2).
+/// wherever it is, also inside a block scalar (YAML 1.2 §9.1.2).
 fn documents(text: &str) -> Vec<(u32, &str)> {
     let marker = |line: &str| {
         line.strip_prefix("---")

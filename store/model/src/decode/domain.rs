@@ -78,7 +78,7 @@ fn https(field: &Reader<'_>) -> Option<Https> {
     let alpn = fields.required("alpn", "a list of protocols such as [h2, http/1.1]", |field| {
         let before = field.count();
         let found = field.distinct(|item| item.text(255).map(str::to_owned))?;
-        // All of them stand in one parameter of a record; eight say more than any client reads.
+        // All of them are in one parameter of a record; clients know fewer than eight.
         if field.count() == before && !(1..=8).contains(&found.len()) {
             field.wrong("one to eight protocols such as [h2, http/1.1]");
         }

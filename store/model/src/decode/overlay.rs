@@ -49,7 +49,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
     })
 }
 
-/// A domain name in which `*` stands for any run of characters.
+/// A domain name in which `*` matches any run of characters.
 fn glob(field: Reader<'_>) -> Option<String> {
     let text = field.text(253)?;
     let glob = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();

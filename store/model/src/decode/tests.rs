@@ -329,7 +329,7 @@ fn records_that_are_wrong_say_the_form() {
 }
 
 #[test]
-fn glue_of_name_servers_stands_where_it_belongs() {
+fn glue_is_only_for_name_servers_in_the_zone() {
     let with = |servers: &str| error(&format!("kind: Zone\nname: a.b\nnameservers: {servers}\n"));
     assert!(with("[{ name: ns1.c., a: [1.2.3.4] }]").contains("lies outside the zone"));
     assert!(with("[]").contains("the list is empty"));

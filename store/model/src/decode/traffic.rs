@@ -30,7 +30,7 @@ fn consul(field: &Reader<'_>) -> Option<ConsulService> {
     Some(ConsulService { service: service?, tags })
 }
 
-/// What can stand in a path and a query of the registry's API without a second reading.
+/// A text that needs no escaping in a path or a query of the registry's API.
 fn registry_word(field: Reader<'_>) -> Option<String> {
     let text = field.text(255)?;
     let fits =

@@ -87,7 +87,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
     /// Clients in one of these countries (ISO 3166-1 alpha-2), as the node's GeoIP database has it; empty: everybody. On a
-    /// node without one nobody is in any country.
+    /// node without one no client is in any country.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub countries: Vec<Country>,
     /// Only then; absent: always.

@@ -76,7 +76,7 @@ fn zone(it: &Zone, fields: &mut [Entry]) {
     }
 }
 
-/// The name as people write it in the zone: relative to the apex where it lies below it.
+/// The name as documents have it: relative to the apex where it lies below it.
 fn relative(name: &DomainName, apex: &DomainName) -> String {
     let below = name.as_str().strip_suffix(apex.as_str());
     let ambiguous = |text: &str| text == apex.as_str() || text.ends_with(&format!(".{apex}"));

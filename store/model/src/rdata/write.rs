@@ -1,4 +1,4 @@
-//! Wire octets as people write them, by the same table; what the table does not say, or octets that do not fit
+//! Wire octets in presentation form, by the same table; types that the table does not describe, and octets that do not fit
 //! their type, in the form for unknown types (RFC 3597 §5).
 
 use std::{

@@ -84,7 +84,7 @@ impl Checker<'_> {
         self.report_at(&place, id, field, problem.into(), expected.into());
     }
 
-    /// Where a document was written, for people.
+    /// Where a document was written, for messages.
     pub(super) fn place(&self, id: &DocumentId) -> String {
         self.places.get(id).map(Place::to_string).unwrap_or_default()
     }

@@ -24,7 +24,7 @@ impl Places {
         Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
     }
 
-    /// Something that is allowed and may be meant otherwise, in the form of an error: about a document as people know
+    /// Something that is allowed and may be meant otherwise, in the form of an error: about a document as it is known
     /// it, at the field of the one that says so.
     fn warning(
         &self,

@@ -21,7 +21,7 @@ pub(super) fn check(checker: &mut Checker<'_>, at: &DocumentId, domain: &Domain,
     }
 }
 
-/// Somebody must speak for a region, and somebody live in it.
+/// At least one vantage must have a region in which a site lies.
 fn regional(checker: &mut Checker<'_>, at: &DocumentId) {
     let world = checker.world;
     let lived_in = |region: &Name| world.sites().any(|site| site.region.as_ref() == Some(region));

@@ -46,7 +46,7 @@ fn records(lines: &str) -> String {
 }
 
 #[test]
-fn a_name_server_in_its_zone_has_an_address_from_whoever_answers_there() {
+fn a_name_server_in_its_zone_has_an_address_from_the_server_that_answers_there() {
     let zone = |server: &str, more: &str| {
         format!("kind: Zone\nname: z.org\nnameservers: [{{ name: {server} }}]\n{more}")
     };

@@ -72,7 +72,7 @@ pub struct TcpProbe {
     /// Sent once connected, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send: Option<Box<str>>,
-    /// What must stand somewhere in the first [`TcpProbe::MAX_READ`] bytes that come back.
+    /// What must be somewhere in the first [`TcpProbe::MAX_READ`] bytes that come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Box<str>>,
 }
@@ -130,7 +130,7 @@ pub struct HttpProbe {
     /// Sent beside those every request has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
-    /// What must stand somewhere in the first [`HttpProbe::MAX_BODY`] bytes of the body.
+    /// What must be somewhere in the first [`HttpProbe::MAX_BODY`] bytes of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_body: Option<String>,
     /// Over TLS, on these terms; absent: in the clear.
