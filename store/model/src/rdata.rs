@@ -115,7 +115,7 @@ pub fn form(record_type: u16) -> &'static str {
 /// Why records of a type cannot exist: SOA is the zone's own, others occur only in messages.
 fn no_record(record_type: u16) -> Option<&'static str> {
     match record_type {
-        6 => Some("a SOA stands only at the zone's apex"),
+        6 => Some("a SOA record is only at the zone's apex"),
         0 | 41 | 128..=255 => Some("a type for questions and messages, not for data"),
         _ => None,
     }

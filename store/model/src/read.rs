@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
             if seen.insert(value.clone()) {
                 values.push(value);
             } else {
-                at.error(format!("{} stands here twice", at.node.found()), "each once");
+                at.error(format!("{} is a duplicate value", at.node.found()), "each value once");
             }
         }
         Some(values)
@@ -439,7 +439,7 @@ mod tests {
                 "t.yaml:1: Thing x: g: is missing; expected a name".to_owned(),
                 "t.yaml:2: Thing x: b: \"nope\" is not true or false".to_owned(),
                 format!("t.yaml:3: Thing x: c[1]: \"B\" is not {name}"),
-                "t.yaml:3: Thing x: c[2]: \"x\" stands here twice; expected each once".to_owned(),
+                "t.yaml:3: Thing x: c[2]: \"x\" is a duplicate value; expected each value once".to_owned(),
                 "t.yaml:4: Thing x: d.e: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d"
                     .to_owned(),
                 "t.yaml:5: Thing x: siet: unknown key; did you mean \"site\"?; expected one of the keys \

@@ -151,7 +151,7 @@ impl Builder<'_> {
             Some(Open::Map { entries, keys, key, .. }) => match key.take() {
                 Some((key, line)) if keys.contains(&key) => {
                     let expected = "each key once".to_owned();
-                    self.errors.add(line, "", &key, "stands here twice".to_owned(), expected);
+                    self.errors.add(line, "", &key, "duplicate key".to_owned(), expected);
                 }
                 Some((text, line)) => {
                     keys.insert(text.clone());
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(trees.len(), 2, "the duplicate is reported, the rest of its document is read");
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(errors[0].contains("not YAML"), "{errors:?}");
-        assert_eq!(errors[1], "w.yaml:4: b: stands here twice; expected each key once");
+        assert_eq!(errors[1], "w.yaml:4: b: duplicate key; expected each key once");
     }
 
     #[test]

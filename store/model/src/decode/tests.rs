@@ -225,11 +225,14 @@ fn small_errors_are_told_apart() {
         ("kind: Domain\nname: a.b\ncluster: c\npolicy: { type: failover }\n", "policy.order: is missing"),
         ("kind: Domain\nname: a.b\ncluster: c\nwhen_none: backup\n", "{ backup: { a:"),
         ("kind: Service\nname: s\ncluster: c\nuuid: 1\n", "a UUID such as"),
-        ("kind: Service\nname: s\ncluster: c\nhosts: [a.b, A.b.]\n", "hosts[1]: \"A.b.\" stands here twice"),
+        (
+            "kind: Service\nname: s\ncluster: c\nhosts: [a.b, A.b.]\n",
+            "hosts[1]: \"A.b.\" is a duplicate value",
+        ),
         ("kind: Route\nname: r\nhosts: []\nto: [{service: s}]\n", "hosts: the list is empty"),
         ("kind: Route\nname: r\nhosts: [a.b]\nto: []\n", "no service gets a request"),
         ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s, weight: 0}]\n", "no service gets a request"),
-        ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s}, {service: s}]\n", "stands here twice"),
+        ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s}, {service: s}]\n", "is listed twice"),
         (
             "kind: Route\nname: r\nhosts: [a.b]\npaths: [{prefix: /a/}]\nto: [{service: s}]\n",
             "no slash at its end",
@@ -315,7 +318,7 @@ fn records_that_are_wrong_say_the_form() {
         ("{ name: x, type: SRV, data: 1 2 99999 t }", "priority, weight, port and a name"),
         ("{ name: x, type: TSLA, data: x }", "did you mean \"TLSA\"?; expected a record type"),
         ("{ name: x, type: TLSA, data: 3 1 1 0x }", "\"0x\" is not hexadecimal digits"),
-        ("{ name: x, type: SOA, data: a b 1 2 3 4 5 }", "stands only at the zone's apex"),
+        ("{ name: x, type: SOA, data: a b 1 2 3 4 5 }", "record is only at the zone's apex"),
         ("{ name: x, type: HTTPS, data: 1 . port=x }", "\"port=x\" is not port=8443"),
         ("{ name: x.org., type: A, data: 1.2.3.4 }", "lies outside the zone example.com"),
         ("{ name: x.example.com, type: A, data: 1.2.3.4 }", "would mean x.example.com.example.com"),
@@ -335,5 +338,5 @@ fn glue_is_only_for_name_servers_in_the_zone() {
     assert!(with("[]").contains("the list is empty"));
     let soa = "[{ name: '*.ns', a: [1.2.3.4] }]\nsoa: { serial: 7 }\nallow_query: [10.0.0.0/8]";
     assert!(with(soa).contains("the name of a host"), "no other field is called unknown");
-    assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("stands here twice"));
+    assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("is listed twice"));
 }

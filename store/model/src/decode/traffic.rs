@@ -85,7 +85,7 @@ fn to(field: Reader<'_>) -> Option<Vec<RouteTarget>> {
     }
     let twice = (1..targets.len()).find(|&n| targets[..n].iter().any(|it| it.service == targets[n].service));
     if let Some(n) = twice {
-        field.error(format!("the service {} stands here twice", targets[n].service), "each service once");
+        field.error(format!("the service {} is listed twice", targets[n].service), "each service once");
     } else if targets.iter().all(|target| target.weight.0 == 0) {
         field.error("no service gets a request", "at least one service with a weight above 0");
     }

@@ -60,7 +60,7 @@ fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>>
     }
     let twice = (1..found.len()).find(|&n| found[..n].iter().any(|it| it.name == found[n].name));
     if let Some(n) = twice {
-        field.error(format!("the name server {} stands here twice", found[n].name), "each once");
+        field.error(format!("the name server {} is listed twice", found[n].name), "each once");
     } else if found.is_empty() {
         field.error("the list is empty", "at least one { name, a, aaaa }");
     }

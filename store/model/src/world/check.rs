@@ -32,7 +32,7 @@ pub(super) fn check(
     }
     let mut checker = Checker { world: &world, places, errors: Vec::new(), hints: 20 };
     for (id, place, first) in twice {
-        let problem = format!("is there twice; the first is at {first}");
+        let problem = format!("is declared twice; the first is at {first}");
         checker.report_at(&place, &id, "name", problem, "each name once within its kind".to_owned());
     }
     checker.all(now);

@@ -224,7 +224,7 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
             let problem = format!("{name} is a zone's apex, where no CNAME can stand");
             checker.report(&claim.by, &claim.field, problem, "a name below the apex (RFC 1912 §2.4)");
         } else if let Some(first) = before {
-            let problem = format!("{name} is there twice; first in {}", called(checker, first));
+            let problem = format!("{name} is declared twice; first in {}", called(checker, first));
             checker.report(&claim.by, &claim.field, problem, "each once");
         } else if let Some(other) = other
             && claim.what.is_alias()

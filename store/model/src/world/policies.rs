@@ -64,7 +64,7 @@ impl Part<'_, '_> {
             if !self.sites.contains(site) {
                 self.no_site(&field, site, expected);
             } else if order[..n].contains(site) {
-                self.checker.report(self.at, &field, format!("{site} stands here twice"), expected);
+                self.checker.report(self.at, &field, format!("{site} is a duplicate value"), expected);
             }
         }
         for site in self.sites.iter().filter(|site| !order.contains(site)) {

@@ -130,7 +130,7 @@ fn a_name_is_there_once() {
     assert_eq!(
         found,
         [
-            "w.yaml:21: Site bj: name: is there twice; the first is at w.yaml:1; expected each name once within its kind"
+            "w.yaml:21: Site bj: name: is declared twice; the first is at w.yaml:1; expected each name once within its kind"
         ]
     );
     let service = |name: &str, more: &str| format!("kind: Service\nname: {name}\ncluster: main\n{more}---\n");
@@ -138,7 +138,8 @@ fn a_name_is_there_once() {
     let found = errors(&hosts);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].contains("Service b: hosts[0]: x.g.example.com is there twice; first in Service a hosts[0]")
+        found[0]
+            .contains("Service b: hosts[0]: x.g.example.com is declared twice; first in Service a hosts[0]")
     );
     let uuid = "uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10\n";
     let found = errors(&(service("a", uuid) + &service("b", uuid)));
@@ -149,7 +150,7 @@ fn a_name_is_there_once() {
     error(
         "kind: Cluster\nname: other\nzone: g.example.com\ngateway_domain: gw.g.example.com\n\
          gateways: { bj: { a: [203.0.113.11] } }\n",
-        "Cluster other: gateway_domain: gw.g.example.com is there twice; first in Cluster main gateway_domain",
+        "Cluster other: gateway_domain: gw.g.example.com is declared twice; first in Cluster main gateway_domain",
     );
 }
 
@@ -179,7 +180,7 @@ fn static_records_keep_to_the_rules_of_cnames() {
         ),
         (
             "  - { name: a, type: A, data: 192.0.2.1 }\n  - { name: a, type: A, data: 192.0.2.1 }\n",
-            "records[1]: a.z.org is there twice",
+            "records[1]: a.z.org is declared twice",
         ),
         ("  - { name: ns1, type: CNAME, data: b }\n", "nameservers[0]"),
         ("  - { name: '@', type: NS, data: b }\n", "the zone's name servers in `nameservers`"),
@@ -285,7 +286,7 @@ fn order_with_a_site_twice() {
     let found = World::check(documents, NOW).unwrap_err();
     assert_eq!(
         found[0].to_string(),
-        "stored: Domain vip.g.example.com: policy.order[2]: bj stands here twice; expected every site of the domain, each once"
+        "stored: Domain vip.g.example.com: policy.order[2]: bj is a duplicate value; expected every site of the domain, each once"
     );
 }
 

@@ -206,7 +206,7 @@ fn headers(field: Reader<'_>) -> Option<Vec<Header>> {
             let expected = if name == "host" { "the key `host` for it" } else { "any other header" };
             value.error(format!("the header {name} is set by the checker itself"), expected);
         } else if found.iter().any(|it| it.name == name) {
-            value.error(format!("the header {name} stands here twice"), "each once, in any case");
+            value.error(format!("the header {name} is listed twice"), "each once, in any case");
         }
         if let Some(text) = header_value(&value) {
             found.push(Header { name, value: text });
