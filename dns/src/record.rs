@@ -1,6 +1,6 @@
 //! What answers are made of: types, response codes and records, and how people write them.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use store::model::{DomainName, RecordData, Ttl, rdata};
 

@@ -287,7 +287,7 @@ fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ReadError> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    crate::model::sha256_hex(bytes)
+    model::sha256_hex(bytes)
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl TargetKey {
         if *damping != Check::DAMPING {
             what.push_str(&format!(" {damping}"));
         }
-        let digest = crate::model::sha256_hex(what);
+        let digest = model::sha256_hex(what);
         let digest = digest.get(..8).unwrap_or_default();
         Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
     }

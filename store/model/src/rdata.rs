@@ -1,5 +1,8 @@
 //! Record data: in presentation form (RFC 1035 §5.1), and as octets on the wire.
 //!
+//! hickory-proto reads zone files too, but fewer types, and its errors name neither the word
+//! nor what would be right.
+//!
 //! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
 //! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
 //! both read through here.

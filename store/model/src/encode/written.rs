@@ -18,8 +18,8 @@ pub fn tree(document: &Document) -> Node {
     let stored = nodes::node(document).expect("documents hold texts, numbers, lists and maps with text keys");
     let Value::Map(mut fields) = stored.value else { return stored };
     match document {
-        Document::Zone(it) => zone(it, &mut fields),
-        Document::Check(it) => check(it, &mut fields),
+        Document::Zone(document) => zone(document, &mut fields),
+        Document::Check(document) => check(document, &mut fields),
         _ => {}
     }
     Node::map(0, fields)
@@ -58,17 +58,17 @@ fn maps<'f>(fields: &'f mut [Entry], key: &str) -> impl Iterator<Item = &'f mut 
     items.filter_map(|item| if let Value::Map(fields) = &mut item.value { Some(fields) } else { None })
 }
 
-fn zone(it: &Zone, fields: &mut [Entry]) {
-    let apex = &it.name;
-    for (server, fields) in it.nameservers.iter().zip(maps(fields, "nameservers")) {
+fn zone(zone: &Zone, fields: &mut [Entry]) {
+    let apex = &zone.name;
+    for (server, fields) in zone.nameservers.iter().zip(maps(fields, "nameservers")) {
         set(fields, "name", text(relative(&server.name, apex)));
         fields.retain(|entry| !matches!(&entry.value.value, Value::List(items) if items.is_empty()));
     }
-    if let (Some(soa), Some(fields)) = (&it.soa, map(fields, "soa")) {
+    if let (Some(soa), Some(fields)) = (&zone.soa, map(fields, "soa")) {
         set(fields, "mname", text(relative(&soa.mname, apex)));
         set(fields, "rname", text(relative(&soa.rname, apex)));
     }
-    for (record, fields) in it.records.iter().zip(maps(fields, "records")) {
+    for (record, fields) in zone.records.iter().zip(maps(fields, "records")) {
         let (record_type, data) = presentation(&record.data, apex);
         set(fields, "name", text(relative(&record.name, apex)));
         set(fields, "type", text(record_type));
@@ -135,25 +135,25 @@ fn character_string(text: &str) -> String {
     out
 }
 
-fn check(it: &Check, fields: &mut Vec<Entry>) {
-    set(fields, "type", text(it.probe.kind().as_str()));
-    if let Some(port) = take(fields, "port").filter(|_| it.port != 0) {
+fn check(check: &Check, fields: &mut Vec<Entry>) {
+    set(fields, "type", text(check.probe.kind().as_str()));
+    if let Some(port) = take(fields, "port").filter(|_| check.port != 0) {
         let after_type = fields.iter().position(|entry| entry.key == "type").map_or(0, |at| at + 1);
         fields.insert(after_type, port);
     }
-    match &it.probe {
-        Probe::Dns(it) => dns(it, fields),
-        Probe::Http(it) => {
+    match &check.probe {
+        Probe::Dns(probe) => dns(probe, fields),
+        Probe::Http(probe) => {
             if fields.iter().any(|entry| entry.key == "http_version") {
-                set(fields, "http_version", Node::plain(0, it.http_version.as_str()));
+                set(fields, "http_version", Node::plain(0, probe.http_version.as_str()));
             }
-            if !it.headers.is_empty() {
+            if !probe.headers.is_empty() {
                 let entry = |header: &crate::Header| Entry {
                     key: header.name.clone(),
                     line: 0,
                     value: text(header.value.as_str()),
                 };
-                set(fields, "headers", Node::map(0, it.headers.iter().map(entry).collect()));
+                set(fields, "headers", Node::map(0, probe.headers.iter().map(entry).collect()));
             }
             terms(fields, false);
         }
@@ -163,9 +163,9 @@ fn check(it: &Check, fields: &mut Vec<Entry>) {
     }
 }
 
-fn dns(it: &DnsProbe, fields: &mut Vec<Entry>) {
-    set(fields, "record_type", text(rdata::mnemonic(it.record_type)));
-    match DnsProbe::rcode(it.expect_rcode) {
+fn dns(probe: &DnsProbe, fields: &mut Vec<Entry>) {
+    set(fields, "record_type", text(rdata::mnemonic(probe.record_type)));
+    match DnsProbe::rcode(probe.expect_rcode) {
         Some(word) => set(fields, "expect_rcode", text(word)),
         None => drop(take(fields, "expect_rcode")),
     }
