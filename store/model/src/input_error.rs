@@ -69,7 +69,9 @@ impl Asked {
     /// A place without the keys and the numbers of this one text: `rules[].policy`, `gateways.*.a`.
     fn general(&self, place: &str) -> String {
         let below = |(from, to): (&String, &String)| {
-            let rest = place.strip_prefix(from.as_str()).filter(|rest| rest.starts_with(['.', '[']))?;
+            let rest = place
+                .strip_prefix(from.as_str())
+                .filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))?;
             Some((from.len(), format!("{to}{rest}")))
         };
         let found = self.free.iter().filter_map(below).max_by_key(|(length, _)| *length);
