@@ -8,8 +8,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use store::{
-    engine::{Engine, EngineError, Index, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
-    follow::Backoff,
+    engine::{
+        Engine, EngineError, KvOp, Retry, SessionId, SessionSpec, TxnOutcome,
+        follower::{Follower, News, Watched},
+    },
     keys,
 };
 use tokio::{sync::watch, time::Instant};
@@ -21,6 +23,8 @@ const TTL: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// The longest one look at a lock that somebody else holds.
 const LOOK: Duration = Duration::from_secs(30);
+/// The pause after a term that ended without an error of the engine.
+const AFTER_TERM: Duration = Duration::from_millis(100);
 /// The longest it takes to give a lock back.
 pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -81,16 +85,20 @@ impl Lock {
 
     /// Waits until the lock is ours.
     async fn take(&self, session: &SessionId) -> Result<Held, EngineError> {
-        let mut after = Index(0);
+        // Failures end the attempt, and the caller reports them.
+        let watched = Watched::Key(self.key.clone());
+        let mut follower = Follower::new(Arc::clone(&self.engine), watched, LOOK);
         loop {
             let (key, session) = (self.key.clone(), session.clone());
             let lock = KvOp::Lock { key: key.clone(), value: self.value.clone(), session: session.clone() };
             if let TxnOutcome::Committed(_) = self.engine.txn(vec![lock]).await? {
                 return Ok(Held { key, session });
             }
-            let read = self.engine.kv_get(&key, Some(Wait { after, at_most: LOOK })).await?;
-            after = if read.index < after { Index(0) } else { read.index.max(Index(1)) };
-            if read.value.is_none_or(|entry| entry.session.is_none()) {
+            let reading = match follower.next().await {
+                News::Read(reading) => reading.read.value,
+                News::Failed { error, .. } => return Err(error),
+            };
+            if reading.first().is_none_or(|entry| entry.session.is_none()) {
                 // Free, and yet refused: the session is gone, or a predecessor's lock delay is not over.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -113,13 +121,19 @@ impl Lock {
     }
 
     /// One term: takes the lock and works until it is lost.
-    async fn term<W>(&self, session: &SessionId, work: impl FnOnce(Arc<Held>) -> W) -> Result<(), EngineError>
+    async fn term<W>(
+        &self,
+        session: &SessionId,
+        retry: &mut Retry,
+        work: impl FnOnce(Arc<Held>) -> W,
+    ) -> Result<(), EngineError>
     where
         W: Future<Output = ()>,
     {
         let working = async {
             let held = self.take(session).await?;
-            tracing::info!(lock = self.name, "the lock is ours");
+            retry.succeeded();
+            tracing::info!(lock = self.name, "lock acquired");
             self.metrics.locks_held.increment();
             let _counted = Counted(&self.metrics);
             work(Arc::new(held)).await;
@@ -152,7 +166,7 @@ where
     F: Fn(Arc<Held>) -> W,
     W: Future<Output = ()>,
 {
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("taking the lock").subject(lock.name);
     let mut predecessor_ended = false;
     loop {
         let begun = async {
@@ -172,7 +186,7 @@ where
                 predecessor_ended = true;
                 let (ended, stop) = tokio::select! {
                     biased;
-                    ended = lock.term(&session, &work) => (ended, false),
+                    ended = lock.term(&session, &mut retry, &work) => (ended, false),
                     () = stopped(&mut stopping) => (Ok(()), true),
                 };
                 // Either it ends now, or by its TTL.
@@ -183,17 +197,15 @@ where
                 ended
             }
         };
-        match ended {
-            Ok(()) => backoff.reset(),
+        let pause = match ended {
+            Ok(()) => AFTER_TERM,
             Err(error) => {
                 lock.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(lock = lock.name, %error, "the lock cannot be taken");
-                }
+                retry.failed(&error)
             }
-        }
+        };
         tokio::select! {
-            () = backoff.wait() => {}
+            () = tokio::time::sleep(pause) => {}
             () = stopped(&mut stopping) => return,
         }
     }

@@ -6,8 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     drain::NodeHeartbeat,
-    engine::{EngineError, KvOp, TxnOutcome},
-    follow::Backoff,
+    engine::{EngineError, KvOp, Retry, TxnOutcome},
     keys,
     load::{Overflow, Overflows},
     model::{Moment, Name},
@@ -27,7 +26,8 @@ pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
     let mut loads = Loads::default();
     let mut overflows: BTreeMap<(Name, Name), Overflow> = BTreeMap::new();
     let mut written: Option<Overflows> = None;
-    let mut backoff = Backoff::default();
+    let mut retry =
+        Retry::new("deciding the overflow of full sites").meanwhile("the shares of clients stay as they are");
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(snapshot) = shared.handle.snapshot() else { continue };
@@ -36,14 +36,11 @@ pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
             continue;
         }
         match round(&shared, &held, &snapshot, &mut loads, &mut overflows, &mut written).await {
-            Ok(true) => backoff.reset(),
+            Ok(true) => drop(retry.succeeded()),
             Ok(false) => return,
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(%error, "loads cannot be read: who goes elsewhere stays as it is");
-                }
-                backoff.wait().await;
+                retry.wait_after(&error).await;
             }
         }
     }

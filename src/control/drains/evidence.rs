@@ -106,7 +106,8 @@ impl Sightings {
 /// Watches the heartbeats for ever.
 pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
     let mut sightings = Sightings::new(shared.config.settle);
-    watching::follow(&shared.engine, keys::NODES, LOOK, |read| match read {
+    let activity = ("reading the heartbeats of nodes", "no lease runs out");
+    watching::follow(&shared.engine, keys::NODES, LOOK, activity, |read| match read {
         Ok(entries) => {
             let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             sightings.read(heartbeats, Instant::now());
@@ -125,7 +126,8 @@ pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
 
 /// Watches the receipts, and what was seen to end, for ever.
 pub(in crate::control) async fn watch_receipts(shared: Arc<Shared>) {
-    watching::follow(&shared.engine, keys::RECEIPTS, RECEIPTS_LOOK, |read| match read {
+    let activity = ("reading the receipts of drains", "drains wait");
+    watching::follow(&shared.engine, keys::RECEIPTS, RECEIPTS_LOOK, activity, |read| match read {
         Ok(entries) => {
             let receipts = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             let endings = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
