@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use store::{
     discovery::InstanceNote,
     drain::NodeHeartbeat,
-    engine::{Engine, Index, Wait},
+    engine::{
+        Engine, KvEntry,
+        follower::{Follower, News, Watched},
+    },
     handle::Handle,
     keys,
     model::{Generation, Span},
@@ -22,8 +25,8 @@ use store::{
 };
 use tokio::{task::AbortHandle, time::Instant};
 
-/// The heartbeats are read when they change, but never more often than this.
-const PACE: Duration = Duration::from_millis(500);
+/// The heartbeats are read when they change, but not more often than this.
+const READS_PER_SECOND: u32 = 2;
 /// How long a read waits for a change.
 const WAIT: Duration = Duration::from_secs(10);
 /// Nodes that are shown; more are too many for one engine.
@@ -117,18 +120,16 @@ impl Nodes {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let shared = Arc::clone(&seen);
         let watching = async move {
-            let mut after = Index(0);
+            let mut follower = Follower::new(engine, Watched::Prefix(keys::NODES.to_owned()), WAIT)
+                .at_most_per_second(READS_PER_SECOND);
             loop {
-                let read = read(engine.as_ref(), after).await;
-                after = read.as_ref().map_or(Index(0), |(index, _)| *index);
-                let heartbeats = read.map(|(_, heartbeats)| heartbeats);
+                let heartbeats = match follower.next().await {
+                    News::Read(reading) => Ok(heartbeats(&reading.read.value)),
+                    News::Failed { error, .. } => Err(error.to_string()),
+                };
                 let ours = handle.snapshot().map(|it| it.generation);
-                shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(
-                    heartbeats,
-                    ours,
-                    Instant::now(),
-                );
-                tokio::time::sleep(PACE).await;
+                let mut seen = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.take_in(heartbeats, ours, Instant::now());
             }
         };
         let task = tokio::spawn(vital::task("the watch of nodes", watching));
@@ -208,14 +209,8 @@ fn tenths(span: Duration) -> Span {
     Span(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX) / 100 * 100))
 }
 
-async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeHeartbeat>), String> {
-    let wait = (after > Index(0)).then_some(Wait { after, at_most: WAIT });
-    let listed = tokio::time::timeout(WAIT * 2, engine.kv_list(keys::NODES, wait)).await;
-    let listed =
-        listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    let heartbeats =
-        listed.value.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-    Ok((listed.index, heartbeats.collect()))
+fn heartbeats(entries: &[KvEntry]) -> Vec<NodeHeartbeat> {
+    entries.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
 }
 
 impl Seen {
@@ -236,7 +231,8 @@ impl Seen {
         let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
         let frozen = gap > MAX_GAP;
         // A reading that took longer waited for an engine that hung, and no heartbeat could be written meanwhile.
-        let gap = if frozen { Duration::ZERO } else { gap.min(WAIT + PACE) };
+        let gap =
+            if frozen { Duration::ZERO } else { gap.min(WAIT + Duration::from_secs(1) / READS_PER_SECOND) };
         let since = self.since.filter(|_| !frozen).unwrap_or(now);
         let known = std::mem::take(&mut self.heartbeats);
         let judge = |heartbeat: NodeHeartbeat| {
