@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use store::{
+    engine::{Backoff, Retry},
     health::{Batch, BatchReply, HEARTBEAT_EVERY},
     model::Name,
 };
@@ -18,7 +19,10 @@ use crate::{
 /// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
 /// it does, no heartbeat of ours is seen.
 const MAX: usize = 5_000;
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The longest wait after failures in a row: shorter than a vantage stays fresh.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// The wait before everything is sent again, at the latest after the first failure, and when it was asked for.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Who reports.
 #[derive(Clone, Debug)]
@@ -80,9 +84,7 @@ pub(crate) async fn report(
 ) {
     let mut changed = outbox.changed();
     let mut standing = Standing::new();
-    let mut failures = 0_u32;
-    // Of its own, so that it does not matter which of two addresses draws first.
-    let mut random = fastrand::Rng::new();
+    let mut retry = Retry::new("reporting").subject(api.base()).backoff(Backoff::new(AGAIN, MAX_PAUSE));
     loop {
         changed.borrow_and_update();
         let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MAX) };
@@ -91,16 +93,13 @@ pub(crate) async fn report(
         let batch = standing.batch(&who, news);
         match api.report(&batch).await {
             Ok(reply) => {
-                if failures > 0 {
-                    tracing::info!(address = api.base(), not_taken = failures, "reports are taken again");
-                }
-                failures = 0;
+                retry.succeeded();
                 metrics.reported(number, true);
                 let again = reply == BatchReply::Resend;
                 standing.answered(reply, version);
                 if again {
                     // The other end does not know us: at once, but never in a tight circle.
-                    tokio::time::sleep(BACKOFF.0).await;
+                    tokio::time::sleep(AGAIN).await;
                     continue;
                 }
                 if more {
@@ -117,14 +116,9 @@ pub(crate) async fn report(
                 metrics.reported(number, false);
                 // It may have been taken or not: everything once more settles it.
                 standing.full = true;
-                if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "a report was not taken");
-                }
-                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
-                failures = failures.saturating_add(1);
+                let pause = retry.failed(&failed);
                 let refused = matches!(failed, Failed::Refused(_));
-                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(random.f64()).max(BACKOFF.0 / 2) };
-                tokio::time::sleep(wait).await;
+                tokio::time::sleep(if refused { MAX_PAUSE } else { pause }).await;
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use store::{
+    engine::Retry,
     health::{TargetKey, WorkTarget},
     model::Name,
 };
@@ -17,8 +18,6 @@ use crate::api::Admin;
 
 /// Confirm-now requests that may wait; more are not needed, because a dial answers them all.
 pub(crate) const CONFIRMATIONS: usize = 1024;
-
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What each address asks for.
 #[derive(Clone, Debug)]
@@ -46,17 +45,14 @@ pub(crate) struct Inlet {
 
 /// Polls one address for ever.
 pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
-    let (mut index, mut failures) = (0, 0_u32);
+    let mut index = 0;
     let mut confirmed = None;
-    // Of its own, so that it does not matter which of two addresses draws first.
-    let mut random = fastrand::Rng::new();
+    let mut retry =
+        Retry::new("asking for work").meanwhile("the last targets are dialled").subject(api.base());
     loop {
         match api.work(index).await {
             Ok(work) => {
-                if failures > 0 {
-                    tracing::info!(address = api.base(), "work comes again");
-                }
-                failures = 0;
+                retry.succeeded();
                 index = work.index;
                 if let Some(targets) = work.targets {
                     inlet.jobs.send_if_modified(|given| replace(given, inlet.number, targets));
@@ -77,13 +73,8 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                 }
             }
             Err(failed) => {
-                if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "no work; what was given last stands");
-                }
                 index = 0;
-                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
-                failures = failures.saturating_add(1);
-                tokio::time::sleep(cap.mul_f64(random.f64()).max(BACKOFF.0 / 2)).await;
+                retry.wait_after(&failed).await;
             }
         }
     }
