@@ -4,15 +4,11 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
-mod bearers;
-mod documents;
 pub mod explain;
 mod health;
-mod nodes;
 pub mod routes;
 pub mod simulate;
 pub mod status;
-mod tokens;
 
 use std::sync::Arc;
 
@@ -35,20 +31,20 @@ use store::{
     model::{InputError, Moment, Name, Span},
 };
 
-pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
+pub use crate::control::documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
+pub use crate::control::liveness::NodeStatus;
+pub use crate::control::tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
-pub use nodes::NodeStatus;
 pub use simulate::{Simulated, Unserved};
 pub use status::{
     Answering, CnameToSet, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known,
     Seen, ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
 };
-pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{
     auth::{Auth, Identity, Right},
-    control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused},
+    control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused, bearers, documents, liveness, tokens},
     repeats::Repeats,
 };
 
@@ -58,24 +54,24 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 /// What the handlers work with.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    engine: Arc<dyn Engine>,
-    handle: Handle,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) handle: Handle,
     control: ControlHandle,
     auth: Auth,
-    nodes: nodes::Nodes,
-    bearers: bearers::Bearers,
+    nodes: liveness::Nodes,
+    pub(crate) bearers: bearers::Bearers,
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
     /// The engine is in this process, so what is registered in it came through our listener.
-    own_engine: bool,
+    pub(crate) own_engine: bool,
 }
 
 impl Admin {
     /// Over an engine, this node's picture and control. Starts to watch the nodes' heartbeats.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
-        let nodes = nodes::Nodes::watch(Arc::clone(&engine), handle.clone());
+        let nodes = liveness::Nodes::watch(Arc::clone(&engine), handle.clone());
         let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
         let own_engine = false;
@@ -117,7 +113,7 @@ impl Admin {
 }
 
 /// A domain's name as documents have it, however a person wrote it: in lower case, without the final dot.
-fn domain_name(text: &str) -> String {
+pub(crate) fn domain_name(text: &str) -> String {
     text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
 
@@ -161,22 +157,22 @@ async fn ui() -> Response {
 #[derive(Debug, Serialize)]
 pub struct Problem {
     #[serde(skip)]
-    status: StatusCode,
-    error: String,
+    pub(crate) status: StatusCode,
+    pub(crate) error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    mistakes: Vec<InputError>,
+    pub(crate) mistakes: Vec<InputError>,
 }
 
 impl Problem {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into(), mistakes: Vec::new() }
     }
 
-    fn wrong(error: impl Into<String>) -> Self {
+    pub(crate) fn wrong(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error)
     }
 
-    fn not_found(error: impl Into<String>) -> Self {
+    pub(crate) fn not_found(error: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
@@ -244,10 +240,10 @@ impl From<Refused> for Problem {
 
 /// Whose request it is; a handler asks it for the right it needs.
 #[derive(Debug)]
-pub(crate) struct Caller(Identity);
+pub(crate) struct Caller(pub(crate) Identity);
 
 impl Caller {
-    fn needs(&self, right: Right<'_>) -> Result<(), Problem> {
+    pub(crate) fn needs(&self, right: Right<'_>) -> Result<(), Problem> {
         if self.0.may(right) {
             return Ok(());
         }

@@ -11,11 +11,14 @@
 //! ```
 
 mod answers;
+pub(crate) mod bearers;
+pub(crate) mod documents;
 mod drains;
 mod history;
 mod intake;
 mod journal;
 mod ledger;
+pub(crate) mod liveness;
 mod lock;
 mod metrics;
 mod overflow;
@@ -23,6 +26,7 @@ mod publish;
 mod shards;
 #[cfg(test)]
 mod testing;
+pub(crate) mod tokens;
 mod watching;
 mod work;
 

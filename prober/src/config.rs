@@ -27,7 +27,7 @@ pub struct Config {
     /// first, so too low a bound under many black holes delays probes and never fails them: each of those holds its
     /// place for the whole timeout, `fall` times over before it is Down.
     pub max_dials: usize,
-    /// Authorities (PEM) that checks over TLS believe beside the system's.
+    /// Authorities (PEM) that checks over TLS set_belief beside the system's.
     pub check_ca_pem: Option<Vec<u8>>,
     /// The programs `external` checks may run, by the names documents use; at most
     /// [`Config::MAX_PROGRAMS`]. Each is given the address and the port as arguments and nothing else.

@@ -70,13 +70,13 @@ impl Belief {
 
 /// What follows from a probe, beside the new belief.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ruling {
+pub struct Effects {
     /// The first of a run of failures: is it them, or is it us?
     pub first_failure: bool,
     /// Start this many confirmations, the first at once.
     pub confirm: u8,
     /// Confirmations not started yet are needless now.
-    pub call_off: bool,
+    pub cancel_confirmations: bool,
 }
 
 /// Judges the outcome of the probe that was the `start`-th of its target to start.
@@ -87,9 +87,15 @@ pub struct Ruling {
 /// * A success ends every run of failures and calls confirmations off.
 /// * `fall` inconclusive outcomes in a row make Unknown: this vantage cannot tell.
 #[must_use]
-pub fn judge(belief: &Belief, start: u64, outcome: &Outcome, check: &Check, now: Moment) -> (Belief, Ruling) {
+pub fn judge(
+    belief: &Belief,
+    start: u64,
+    outcome: &Outcome,
+    check: &Check,
+    now: Moment,
+) -> (Belief, Effects) {
     let mut next = belief.clone();
-    let ruling = match outcome {
+    let effects = match outcome {
         Outcome::Success { phases, said } => {
             next.latency = Some(phases.whole);
             next.say(said);
@@ -98,10 +104,10 @@ pub fn judge(belief: &Belief, start: u64, outcome: &Outcome, check: &Check, now:
         Outcome::Failure { reason } => failure(&mut next, start, reason, check, now),
         Outcome::Inconclusive { reason } => inconclusive(&mut next, reason, check, now),
     };
-    (next, ruling)
+    (next, effects)
 }
 
-fn success(next: &mut Belief, start: u64, check: &Check, now: Moment) -> Ruling {
+fn success(next: &mut Belief, start: u64, check: &Check, now: Moment) -> Effects {
     let first_look = next.state == State::Unknown && next.successes == 0 && next.failures == 0;
     let rise = check.rise.max(1);
     next.newest_success = next.newest_success.max(Some(start));
@@ -111,12 +117,16 @@ fn success(next: &mut Belief, start: u64, check: &Check, now: Moment) -> Ruling 
     if next.successes >= rise {
         next.turn(State::Up, now);
     }
-    Ruling { first_failure: false, confirm: if first_look { rise - 1 } else { 0 }, call_off: !first_look }
+    Effects {
+        first_failure: false,
+        confirm: if first_look { rise - 1 } else { 0 },
+        cancel_confirmations: !first_look,
+    }
 }
 
-fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Moment) -> Ruling {
+fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Moment) -> Effects {
     if next.newest_success.is_some_and(|newest| start <= newest) {
-        return Ruling::default();
+        return Effects::default();
     }
     let fall = check.fall.max(1);
     // An Unknown target that flips between success and failure is left to the interval: confirming each flip
@@ -130,14 +140,14 @@ fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Mome
     if next.failures >= fall {
         next.turn(State::Down, now);
     }
-    Ruling {
+    Effects {
         first_failure: first,
         confirm: if first && !broke_a_run { fall - 1 } else { 0 },
-        call_off: false,
+        cancel_confirmations: false,
     }
 }
 
-fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> Ruling {
+fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> Effects {
     next.inconclusive = next.inconclusive.saturating_add(1);
     if next.inconclusive >= check.fall.max(1) {
         next.say(reason);
@@ -145,13 +155,13 @@ fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> 
         next.successes = 0;
         next.turn(State::Unknown, now);
     }
-    Ruling::default()
+    Effects::default()
 }
 
 /// What is left of a belief when this vantage learns that it was cut off: a run of failures proves nothing
 /// then, so Down becomes Unknown and suspicion is dropped.
 #[must_use]
-pub fn forgive(belief: &Belief, now: Moment) -> Belief {
+pub fn reset_failures(belief: &Belief, now: Moment) -> Belief {
     match belief.state {
         State::Down => Belief {
             latency: belief.latency,
@@ -181,7 +191,7 @@ mod tests {
                 'f' => failed("connection refused"),
                 _ => unable(),
             };
-            let (next, ruling) = judge(&belief, start, &outcome, &check, Moment(start));
+            let (next, effects) = judge(&belief, start, &outcome, &check, Moment(start));
             belief = next;
             if start > from.len() as u64 {
                 let state = match belief.state {
@@ -190,7 +200,7 @@ mod tests {
                     State::Unknown => "?",
                 };
                 let suspect = if belief.suspect() { "!" } else { "" };
-                let confirm = if ruling.confirm > 0 { ruling.confirm.to_string() } else { String::new() };
+                let confirm = if effects.confirm > 0 { effects.confirm.to_string() } else { String::new() };
                 shown.push(format!("{state}{suspect}{confirm}"));
             }
         }
@@ -228,10 +238,10 @@ mod tests {
         for (fall, rise) in [(1, 1), (0, 0)] {
             let check = Check { fall, rise, ..check("1s", "800ms") };
             let belief = Belief::unknown(Moment(0), "");
-            let (up, ruling) = judge(&belief, 1, &ok(), &check, Moment(1));
-            assert_eq!((up.state, ruling.confirm), (State::Up, 0));
-            let (down, ruling) = judge(&up, 2, &failed("x"), &check, Moment(2));
-            assert_eq!((down.state, ruling.confirm, down.since), (State::Down, 0, Moment(2)));
+            let (up, effects) = judge(&belief, 1, &ok(), &check, Moment(1));
+            assert_eq!((up.state, effects.confirm), (State::Up, 0));
+            let (down, effects) = judge(&up, 2, &failed("x"), &check, Moment(2));
+            assert_eq!((down.state, effects.confirm, down.since), (State::Down, 0, Moment(2)));
         }
     }
 
@@ -244,11 +254,11 @@ mod tests {
         }
         // Probe 3 hangs; 4 answers; only then does 3 run into its timeout.
         belief = judge(&belief, 4, &ok(), &check, Moment(4)).0;
-        let (after, ruling) = judge(&belief, 3, &failed("no answer within 800ms"), &check, Moment(5));
+        let (after, effects) = judge(&belief, 3, &failed("no answer within 800ms"), &check, Moment(5));
         assert_eq!(after, belief);
-        assert_eq!(ruling, Ruling::default());
-        let (after, ruling) = judge(&belief, 5, &failed("no answer within 800ms"), &check, Moment(6));
-        assert!(after.suspect() && ruling.first_failure);
+        assert_eq!(effects, Effects::default());
+        let (after, effects) = judge(&belief, 5, &failed("no answer within 800ms"), &check, Moment(6));
+        assert!(after.suspect() && effects.first_failure);
     }
 
     #[test]
@@ -260,8 +270,8 @@ mod tests {
         }
         belief = judge(&belief, 3, &failed("connection refused"), &check, Moment(3)).0;
         assert_eq!(&*belief.reason, "connection refused");
-        let (belief, ruling) = judge(&belief, 4, &ok(), &check, Moment(4));
-        assert!(ruling.call_off);
+        let (belief, effects) = judge(&belief, 4, &ok(), &check, Moment(4));
+        assert!(effects.cancel_confirmations);
         assert_eq!(belief.latency, Some(Duration::from_millis(3)));
         assert_eq!((belief.state, belief.since), (State::Up, Moment(2)));
     }
@@ -274,10 +284,10 @@ mod tests {
             belief = judge(&belief, start, &failed("network unreachable"), &check, Moment(start)).0;
         }
         assert_eq!(belief.state, State::Down);
-        let belief = forgive(&belief, Moment(9));
+        let belief = reset_failures(&belief, Moment(9));
         assert_eq!((belief.state, belief.since), (State::Unknown, Moment(9)));
-        let (belief, ruling) = judge(&belief, 5, &ok(), &check, Moment(10));
-        assert_eq!((belief.state, ruling.confirm), (State::Unknown, 1), "learned again, and quickly");
+        let (belief, effects) = judge(&belief, 5, &ok(), &check, Moment(10));
+        assert_eq!((belief.state, effects.confirm), (State::Unknown, 1), "learned again, and quickly");
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The prober: dials targets as a user would, judges what it sees, and tells every control it reports to.
 //!
-//! Pure parts decide: [`schedule`] when a target is dialled, [`judge`] what one more outcome means, [`doubt`]
+//! Pure parts decide: [`schedule`] when a target is dialled, [`judge`] what one more outcome means, [`self_check`]
 //! whether it is us. One task (`driver`) owns their state; the rim around it is the dialer ([`check`]), one long
 //! poll for work per address (`work`) and one reporter per address (`report`), each at its own pace, so that an
 //! address that hangs delays no other.
@@ -14,24 +14,24 @@
 //! are 10,000 starts per second, none late, no second above 1.01 of the mean, with 0.4 of a processor and 105 MB; HTTP
 //! was kept up to 30,500 per second. The exporter's CPU for the same checks is 13 times as much over TCP, 18 times over
 //! HTTP. Most of a probe's 40 us are the kernel's `connect` and `close`. What bought it: nothing is counted over all
-//! targets at every turn (`watched`), a probe that says what the last one said takes no lock and allocates no words,
+//! targets at every turn (`targets`), a probe that says what the last one said takes no lock and allocates no words,
 //! and outcomes are judged by the batch. All targets down at once are all told within the interval and half a second.
 
 mod api;
 pub mod check;
 pub mod config;
-pub mod doubt;
 mod driver;
 pub mod judge;
 mod metrics;
 mod outbox;
 mod report;
 pub mod schedule;
+pub mod self_check;
+mod targets;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod watched;
 mod work;
 
 use std::sync::Arc;
@@ -135,20 +135,21 @@ impl Prober {
     /// When one of its tasks ends.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let outbox = Arc::new(Outbox::default());
-        let (jobs, given) = watch::channel(work::Given::of(self.apis.len()));
-        let (asked, confirmations) = tokio::sync::mpsc::channel(work::CONFIRMATIONS);
-        let jobs = Arc::new(jobs);
+        let (requests, requested) = watch::channel(work::RequestedTargets::of(self.apis.len()));
+        let (confirm, confirmations) = tokio::sync::mpsc::channel(work::CONFIRMATIONS);
+        let requests = Arc::new(requests);
         let mut tasks = JoinSet::new();
         for (number, api) in self.apis.into_iter().enumerate() {
-            let inlet = work::Inlet { number, jobs: Arc::clone(&jobs), asked: asked.clone() };
+            let sink =
+                work::WorkSink { number, requests: Arc::clone(&requests), confirmations: confirm.clone() };
             let who = Reporter { vantage: self.config.vantage.clone(), boot: self.boot.clone() };
-            let following = work::follow(Arc::clone(&api), who.vantage.clone(), inlet);
+            let following = work::follow(Arc::clone(&api), who.vantage.clone(), sink);
             tasks.spawn(vital::task("the prober's follower of work", following));
             let reporting = report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics));
             tasks.spawn(vital::task("the prober's reports", reporting));
         }
         let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
-        tasks.spawn(vital::task("the prober's schedule", driver.run(given, confirmations)));
+        tasks.spawn(vital::task("the prober's schedule", driver.run(requested, confirmations)));
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             Some(ended) = tasks.join_next() => {

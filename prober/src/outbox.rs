@@ -26,7 +26,7 @@ struct Inner {
 
 /// What a reporter takes.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct Changes {
     pub(crate) version: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
@@ -43,7 +43,7 @@ impl Outbox {
     }
 
     /// Tells an observation that is news.
-    pub(crate) fn tell(&self, observation: Observation) {
+    pub(crate) fn put(&self, observation: Observation) {
         self.change(|inner| {
             let known = inner.seen.get(&observation.target);
             if let Some((before, _)) = known {
@@ -77,7 +77,7 @@ impl Outbox {
     }
 
     /// The oldest changes after a version, so many `at_most`; from 0 on, everything there is.
-    pub(crate) fn since(&self, version: u64, at_most: usize) -> News {
+    pub(crate) fn since(&self, version: u64, at_most: usize) -> Changes {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut newer = inner.order.range(version + 1..);
         let taken: Vec<_> = newer.by_ref().take(at_most).collect();
@@ -85,7 +85,7 @@ impl Outbox {
         let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
         let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
         let observations = seen.map(|(_, it)| it.clone()).collect();
-        News { version: last, withheld: inner.withheld, observations, more }
+        Changes { version: last, withheld: inner.withheld, observations, more }
     }
 
     /// Wakes with every change.
@@ -111,19 +111,19 @@ mod tests {
         }
     }
 
-    fn keys(news: &News) -> Vec<&str> {
+    fn keys(news: &Changes) -> Vec<&str> {
         news.observations.iter().map(|it| it.target.as_str()).collect()
     }
 
     #[test]
     fn a_reporter_gets_what_it_has_not_had() {
         let outbox = Outbox::default();
-        outbox.tell(observation("a", State::Up));
-        outbox.tell(observation("b", State::Up));
+        outbox.put(observation("a", State::Up));
+        outbox.put(observation("b", State::Up));
         let first = outbox.since(0, usize::MAX);
         assert_eq!(keys(&first), ["a", "b"]);
         assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing new");
-        outbox.tell(observation("a", State::Down));
+        outbox.put(observation("a", State::Down));
         assert_eq!(keys(&outbox.since(first.version, usize::MAX)), ["a"]);
         assert_eq!(keys(&outbox.since(0, usize::MAX)), ["b", "a"]);
         outbox.forget(&TargetKey::from("b"));
@@ -134,11 +134,11 @@ mod tests {
     fn much_news_is_taken_piece_by_piece() {
         let outbox = Outbox::default();
         for key in ["a", "b", "c"] {
-            outbox.tell(observation(key, State::Up));
+            outbox.put(observation(key, State::Up));
         }
         let first = outbox.since(0, 2);
         assert_eq!((keys(&first), first.more), (vec!["a", "b"], true));
-        outbox.tell(observation("a", State::Down));
+        outbox.put(observation("a", State::Down));
         let second = outbox.since(first.version, 2);
         assert_eq!((keys(&second), second.more), (vec!["c", "a"], false));
         outbox.withhold(true);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     Metrics,
     api::{Admin, Failed},
-    outbox::{News, Outbox},
+    outbox::{Changes, Outbox},
 };
 
 /// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
@@ -31,9 +31,9 @@ pub(crate) struct Reporter {
     pub(crate) boot: String,
 }
 
-/// Where a reporter stands with its address.
+/// What one address has been sent and has acknowledged.
 #[derive(Debug)]
-struct Standing {
+struct DeliveryState {
     number: u64,
     heartbeat: u64,
     /// What the other end has, or may have.
@@ -41,13 +41,13 @@ struct Standing {
     full: bool,
 }
 
-impl Standing {
+impl DeliveryState {
     const fn new() -> Self {
         Self { number: 0, heartbeat: 0, had: 0, full: true }
     }
 
     /// The next batch: its number moves only if it carries something.
-    fn batch(&mut self, who: &Reporter, news: News) -> Batch {
+    fn batch(&mut self, who: &Reporter, news: Changes) -> Batch {
         self.heartbeat += 1;
         if self.full || !news.observations.is_empty() {
             self.number += 1;
@@ -83,20 +83,20 @@ pub(crate) async fn report(
     metrics: Arc<Metrics>,
 ) {
     let mut changed = outbox.changed();
-    let mut standing = Standing::new();
+    let mut delivery = DeliveryState::new();
     let mut retry = Retry::new("reporting").subject(api.base()).backoff(Backoff::new(AGAIN, MAX_PAUSE));
     loop {
         changed.borrow_and_update();
-        let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MAX) };
+        let (after, at_most) = if delivery.full { (0, usize::MAX) } else { (delivery.had, MAX) };
         let news = outbox.since(after, at_most);
         let (version, more, sent) = (news.version, news.more, Instant::now());
-        let batch = standing.batch(&who, news);
+        let batch = delivery.batch(&who, news);
         match api.report(&batch).await {
             Ok(reply) => {
                 retry.succeeded();
                 metrics.reported(number, true);
                 let again = reply == BatchReply::Resend;
-                standing.answered(reply, version);
+                delivery.answered(reply, version);
                 if again {
                     // The other end does not know us: at once, but never in a tight circle.
                     tokio::time::sleep(AGAIN).await;
@@ -115,7 +115,7 @@ pub(crate) async fn report(
             Err(failed) => {
                 metrics.reported(number, false);
                 // It may have been taken or not: everything once more settles it.
-                standing.full = true;
+                delivery.full = true;
                 let pause = retry.failed(&failed);
                 let refused = matches!(failed, Failed::Refused(_));
                 tokio::time::sleep(if refused { MAX_PAUSE } else { pause }).await;

@@ -32,7 +32,7 @@ pub enum Why {
     /// To confirm what an earlier probe said.
     Confirmation,
     /// Somebody asked: another vantage suspects it, or this one needs a witness.
-    Asked,
+    Requested,
 }
 
 /// A dial to start now.
@@ -108,12 +108,12 @@ impl Schedule {
     /// Starts `count` confirmations of `key`, the first now, [`CONFIRMATION_SPACING`] apart.
     pub fn confirm(&mut self, key: &TargetKey, count: u8, now: Instant) {
         for place in 0..u32::from(count) {
-            self.hurry(key, now + CONFIRMATION_SPACING * place, Why::Confirmation);
+            self.start_urgently(key, now + CONFIRMATION_SPACING * place, Why::Confirmation);
         }
     }
 
     /// Drops the confirmations of `key` that have not started.
-    pub fn call_off(&mut self, key: &TargetKey) {
+    pub fn cancel_confirmations(&mut self, key: &TargetKey) {
         let Some(plan) = self.plans.get_mut(key) else { return };
         plan.urgent.retain(|(ticket, why)| {
             let keep = *why != Why::Confirmation;
@@ -126,18 +126,18 @@ impl Schedule {
 
     /// Dials `key` now, beside its interval.
     pub fn dial_now(&mut self, key: &TargetKey, now: Instant) {
-        self.hurry(key, now, Why::Asked);
+        self.start_urgently(key, now, Why::Requested);
     }
 
     /// Dials `key` once more, now or as soon as its last dial is [`CONFIRMATION_SPACING`] old: what died right
     /// after that dial is not missed, and many who ask at once cost one dial.
     pub fn dial_soon(&mut self, key: &TargetKey, now: Instant) {
         let Some(plan) = self.plans.get(key) else { return };
-        if plan.urgent.iter().any(|(_, why)| *why == Why::Asked) {
+        if plan.urgent.iter().any(|(_, why)| *why == Why::Requested) {
             return;
         }
         let earliest = plan.last_start.map_or(now, |at| now.max(at + CONFIRMATION_SPACING));
-        self.hurry(key, earliest, Why::Asked);
+        self.start_urgently(key, earliest, Why::Requested);
     }
 
     /// True if a dial of `key` started within the last [`CONFIRMATION_SPACING`] or is about to: asking for
@@ -189,7 +189,7 @@ impl Schedule {
         Some(Start { key, due, why: Why::Interval })
     }
 
-    fn hurry(&mut self, key: &TargetKey, at: Instant, why: Why) {
+    fn start_urgently(&mut self, key: &TargetKey, at: Instant, why: Why) {
         let ticket = self.ticket(at);
         let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MAX_URGENT) else {
             return;
@@ -270,7 +270,7 @@ mod tests {
             schedule.dial_soon(&key(1), first + Duration::from_millis(10));
         }
         assert_eq!(schedule.next_due(), Some(first + CONFIRMATION_SPACING));
-        assert_eq!(schedule.pop(first + CONFIRMATION_SPACING).unwrap().why, Why::Asked);
+        assert_eq!(schedule.pop(first + CONFIRMATION_SPACING).unwrap().why, Why::Requested);
         assert!(schedule.next_due().unwrap() > first + Duration::from_secs(10), "one dial for all who asked");
     }
 
@@ -318,8 +318,8 @@ mod tests {
         assert_eq!(schedule.pop(at), None);
         assert_eq!(schedule.next_due(), Some(at + CONFIRMATION_SPACING));
         schedule.dial_now(&key(1), at);
-        schedule.call_off(&key(1));
-        assert_eq!(schedule.pop(at).unwrap().why, Why::Asked, "what others asked for stays");
+        schedule.cancel_confirmations(&key(1));
+        assert_eq!(schedule.pop(at).unwrap().why, Why::Requested, "what others asked for stays");
         assert_eq!(schedule.pop(at + Duration::from_millis(300)), None);
     }
 
@@ -358,7 +358,7 @@ mod tests {
                     0 => schedule.add(key(n), Duration::from_millis(ms), now),
                     1 => schedule.remove(&key(n)),
                     2 => schedule.confirm(&key(n), (ms % 5) as u8, now),
-                    3 => schedule.call_off(&key(n)),
+                    3 => schedule.cancel_confirmations(&key(n)),
                     4 => schedule.dial_now(&key(n), now),
                     _ => {
                         now += Duration::from_millis(ms);

@@ -21,9 +21,9 @@ pub(crate) const CONFIRMATIONS: usize = 1024;
 
 /// What each address asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Given(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
+pub(crate) struct RequestedTargets(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
 
-impl Given {
+impl RequestedTargets {
     pub(crate) fn of(addresses: usize) -> Self {
         Self(vec![None; addresses])
     }
@@ -37,14 +37,14 @@ impl Given {
 
 /// Where an address's work goes.
 #[derive(Debug)]
-pub(crate) struct Inlet {
+pub(crate) struct WorkSink {
     pub(crate) number: usize,
-    pub(crate) jobs: Arc<watch::Sender<Given>>,
-    pub(crate) asked: mpsc::Sender<TargetKey>,
+    pub(crate) requests: Arc<watch::Sender<RequestedTargets>>,
+    pub(crate) confirmations: mpsc::Sender<TargetKey>,
 }
 
 /// Polls one address for ever.
-pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
+pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, sink: WorkSink) {
     let mut index = 0;
     let mut confirmed = None;
     let mut retry =
@@ -55,7 +55,7 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                 retry.succeeded();
                 index = work.index;
                 if let Some(targets) = work.targets {
-                    inlet.jobs.send_if_modified(|given| replace(given, inlet.number, targets));
+                    sink.requests.send_if_modified(|requested| replace(requested, sink.number, targets));
                 }
                 // Requests from before our start were for somebody else.
                 let newest = work.confirm.iter().map(|it| it.number).max();
@@ -63,7 +63,7 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
                     let new = confirmed.is_some_and(|seen| request.number > seen);
                     if new && request.by != vantage {
                         // Full: a dial that is waiting answers this one as well.
-                        let _ = inlet.asked.try_send(request.target.clone());
+                        let _ = sink.confirmations.try_send(request.target.clone());
                     }
                 }
                 confirmed = confirmed.max(newest).or(Some(0));
@@ -80,8 +80,8 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     }
 }
 
-fn replace(given: &mut Given, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
-    let Some(place) = given.0.get_mut(number) else { return false };
+fn replace(requested: &mut RequestedTargets, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
+    let Some(place) = requested.0.get_mut(number) else { return false };
     if place.as_deref() == Some(&targets) {
         return false;
     }
@@ -104,14 +104,14 @@ mod tests {
     #[test]
     fn what_stays_is_held_once_and_the_same_again_is_no_news() {
         let target = |n: usize, interval| Arc::new(tcp_target(&format!("10.0.0.{n}"), interval, "800ms"));
-        let mut given = Given::of(1);
+        let mut requested = RequestedTargets::of(1);
         let first = vec![target(1, "1s"), target(2, "1s")];
-        assert!(replace(&mut given, 0, first.clone()));
-        assert!(!replace(&mut given, 0, vec![target(1, "1s"), target(2, "1s")]));
-        assert!(replace(&mut given, 0, vec![target(2, "1s"), target(1, "2s")]));
-        let now = given.targets();
+        assert!(replace(&mut requested, 0, first.clone()));
+        assert!(!replace(&mut requested, 0, vec![target(1, "1s"), target(2, "1s")]));
+        assert!(replace(&mut requested, 0, vec![target(2, "1s"), target(1, "2s")]));
+        let now = requested.targets();
         assert_eq!(now.len(), 2);
         assert!(Arc::ptr_eq(now[&first[1].key], &first[1]));
-        assert!(!replace(&mut given, 7, Vec::new()), "nobody's place");
+        assert!(!replace(&mut requested, 7, Vec::new()), "nobody's place");
     }
 }

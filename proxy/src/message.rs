@@ -35,7 +35,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RequestHead {
     /// The host and port as forwarded; `None` from an HTTP/1.0 client that names none.
     pub(crate) authority: Option<Authority>,
     /// Path and query, in origin form.
@@ -74,7 +74,7 @@ impl Refusal {
     }
 }
 
-impl Asked {
+impl RequestHead {
     /// Reads a request's head.
     pub(crate) fn read(head: &request::Parts) -> Result<Self, Refusal> {
         if head.method == Method::CONNECT {
@@ -169,12 +169,12 @@ pub(crate) fn hops(headers: &HeaderMap) -> u8 {
 
 /// What a gateway says about itself and the client in the requests it forwards.
 #[derive(Clone, Debug)]
-pub(crate) struct Introduction {
+pub(crate) struct ForwardedHeaders {
     /// `1.1 <node>`.
     pub(crate) via: HeaderValue,
 }
 
-impl Introduction {
+impl ForwardedHeaders {
     pub(crate) fn new(node: &str) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {node}"));
         Self { via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 waypost")) }
@@ -184,7 +184,7 @@ impl Introduction {
     pub(crate) fn prepare(
         &self,
         head: &mut request::Parts,
-        asked: &Asked,
+        request_head: &RequestHead,
         client: IpAddr,
         body: BodyFraming,
     ) {
@@ -201,7 +201,7 @@ impl Introduction {
                 headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        let host = asked.authority.as_ref().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+        let host = request_head.authority.as_ref().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
         match host {
             Some(host) => {
                 headers.insert(header::HOST, host.clone());
@@ -216,7 +216,7 @@ impl Introduction {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         headers.append(header::VIA, self.via.clone());
         headers.insert(HOPS, HeaderValue::from(u16::from(hops)));
-        head.uri = asked.target.clone().into();
+        head.uri = request_head.target.clone().into();
         head.version = Version::HTTP_11;
         head.extensions.clear();
     }
@@ -254,7 +254,7 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// Makes an instance's response head fit to be forwarded; the text says what is wrong with it.
-pub(crate) fn admit_response(head: &mut response::Parts, asked: &Method) -> Result<(), &'static str> {
+pub(crate) fn admit_response(head: &mut response::Parts, method: &Method) -> Result<(), &'static str> {
     if head.status.is_informational() {
         return Err("switched protocols without being asked");
     }
@@ -272,7 +272,7 @@ pub(crate) fn admit_response(head: &mut response::Parts, asked: &Method) -> Resu
     }
     strip_hop_by_hop(&mut head.headers);
     // With a body the serialiser writes the length it knows; without one, only HEAD may keep it.
-    if asked != Method::HEAD {
+    if method != Method::HEAD {
         head.headers.remove(header::CONTENT_LENGTH);
     }
     head.headers.remove(HOPS);
@@ -295,7 +295,8 @@ mod tests {
     }
 
     fn host(target: &str, fields: &[(&str, &str)]) -> Result<String, Refusal> {
-        Asked::read(&head("GET", target, Version::HTTP_11, fields)).map(|asked| asked.host().into_owned())
+        RequestHead::read(&head("GET", target, Version::HTTP_11, fields))
+            .map(|request_head| request_head.host().into_owned())
     }
 
     #[test]
@@ -324,15 +325,15 @@ mod tests {
 
     #[test]
     fn an_old_client_may_name_no_host() {
-        let asked = Asked::read(&head("GET", "/readyz", Version::HTTP_10, &[])).unwrap();
-        assert!(asked.by_address());
-        assert_eq!(asked.host(), "");
+        let request_head = RequestHead::read(&head("GET", "/readyz", Version::HTTP_10, &[])).unwrap();
+        assert!(request_head.by_address());
+        assert_eq!(request_head.host(), "");
     }
 
     #[test]
     fn tunnels_and_strange_expectations_are_refused() {
         let read = |method, target, fields: &[(&str, &str)]| {
-            Asked::read(&head(method, target, Version::HTTP_11, fields)).unwrap_err()
+            RequestHead::read(&head(method, target, Version::HTTP_11, fields)).unwrap_err()
         };
         assert_eq!(read("CONNECT", "a.example:443", &[("host", "a.example:443")]), Refusal::Tunnel);
         assert_eq!(read("PUT", "/", &[("host", "a"), ("expect", "pigs-fly")]), Refusal::BadExpectation);
@@ -361,9 +362,9 @@ mod tests {
                 ("cookie", "a=b"),
             ],
         );
-        let asked = Asked::read(&sent).unwrap();
+        let request_head = RequestHead::read(&sent).unwrap();
         let client = "::ffff:198.51.100.7".parse().unwrap();
-        Introduction::new("gw-1").prepare(&mut sent, &asked, client, BodyFraming::None);
+        ForwardedHeaders::new("gw-1").prepare(&mut sent, &request_head, client, BodyFraming::None);
         let fields: Vec<_> =
             sent.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         let mut expected = [

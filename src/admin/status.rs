@@ -28,10 +28,10 @@ pub use domains::{Answering, DeadEnd, DomainSite, DomainStatus, HeldBackStatus};
 pub use findings::Finding;
 pub use instances::{InstanceStatus, Known, ServiceStatus};
 
-use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem, tokens};
+use super::{Admin, Asked, Caller, NodeStatus, Pending, Problem};
 use crate::{
     auth::Right,
-    control::{DrainView, StillRegistered},
+    control::{DrainView, StillRegistered, tokens},
 };
 
 /// How long the engine may take to show that it answers.

@@ -21,10 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use store::{
-    metrics::{Count, Descriptor, Sample, Source},
-    vital,
-};
+use store::vital;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::reread::{Outcome, Part, Signature};
@@ -66,31 +63,15 @@ impl Default for Settings {
     }
 }
 
-/// What is counted of the log.
-#[derive(Debug, Default)]
-pub struct LogMetrics {
-    dropped: Count,
-    panics: Count,
-}
-
-static DESCRIPTORS: [Descriptor; 2] = [
-    Descriptor::counter(
-        "waypost.log.dropped",
-        "{line}",
-        "Lines of the log that were dropped: it could not be written, or not fast enough.",
-    ),
-    Descriptor::counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect."),
-];
-
-impl Source for LogMetrics {
-    fn descriptors(&self) -> &'static [Descriptor] {
-        &DESCRIPTORS
-    }
-
-    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        for (metric, count) in DESCRIPTORS.iter().zip([&self.dropped, &self.panics]) {
-            emit(Sample { metric, labels: &[], value: count.value() });
-        }
+store::metrics! {
+    /// What the log counts.
+    pub struct LogMetrics {
+        dropped: counter(
+            "waypost.log.dropped",
+            "{line}",
+            "Lines of the log that were dropped: it could not be written, or not fast enough."
+        );
+        panics: counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect.");
     }
 }
 

@@ -95,7 +95,7 @@ fn unverified() -> Result<ClientConfig, String> {
     let mut config = versions
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider())))
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -103,9 +103,9 @@ fn unverified() -> Result<ClientConfig, String> {
 
 /// Believes any certificate, but not that a stranger holds its key.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -52,7 +52,9 @@ async fn a_receipt_is_sent_once_when_the_last_request_is_over() {
     answered_by(&world, "web-2").await;
     assert_eq!(idle.get("web.example.com", "/").await.text(), "web-2");
     assert_eq!(web.count(), 2);
-    assert!(world.proxy.status().instances.iter().any(|it| it.id == "web-1" && it.shut && it.in_flight == 1));
+    assert!(
+        world.proxy.status().instances.iter().any(|it| it.id == "web-1" && it.excluded && it.in_flight == 1)
+    );
     assert!(world.asked_nothing(), "no receipt while a request is under way");
 
     web.release.notify_one();

@@ -25,7 +25,7 @@ use crate::testing::endpoint;
 
 /// A request as an instance took it.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
+pub(super) struct Received {
     pub(super) head: Arc<http::request::Parts>,
     pub(super) body: Bytes,
 }
@@ -33,7 +33,7 @@ pub(super) struct Taken {
 /// An instance of `web` that runs until this is dropped.
 pub(super) struct Instance {
     pub(super) endpoint: Endpoint,
-    pub(super) taken: Arc<Mutex<Vec<Taken>>>,
+    pub(super) received: Arc<Mutex<Vec<Received>>>,
     /// Connections it accepted.
     pub(super) connections: Arc<AtomicUsize>,
     /// Connections that are open.
@@ -78,8 +78,8 @@ impl Instance {
 
     fn answering(endpoint: Endpoint, listener: TcpListener) -> Self {
         let id = endpoint.id.clone();
-        let (taken, release): (Arc<Mutex<Vec<Taken>>>, Arc<Notify>) = Default::default();
-        let (id_text, log, held) = (id, Arc::clone(&taken), Arc::clone(&release));
+        let (received, release): (Arc<Mutex<Vec<Received>>>, Arc<Notify>) = Default::default();
+        let (id_text, log, held) = (id, Arc::clone(&received), Arc::clone(&release));
         let answer = move |request: Request<Incoming>| {
             let (id, log, held) = (id_text.clone(), Arc::clone(&log), Arc::clone(&held));
             async move { Ok::<_, Infallible>(respond(id, &log, &held, request).await) }
@@ -93,7 +93,7 @@ impl Instance {
             }
         };
         let mut instance = Self::doing(endpoint, listener, serve);
-        (instance.taken, instance.release) = (taken, release);
+        (instance.received, instance.release) = (received, release);
         instance
     }
 
@@ -130,7 +130,7 @@ impl Instance {
                 });
             }
         });
-        Self { endpoint, taken: Arc::default(), connections, open, release: Arc::default(), task }
+        Self { endpoint, received: Arc::default(), connections, open, release: Arc::default(), task }
     }
 
     /// One that reads a request's head, writes these bytes and closes.
@@ -149,11 +149,11 @@ impl Instance {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.taken.lock().unwrap().len()
+        self.received.lock().unwrap().len()
     }
 
-    pub(super) fn last(&self) -> Taken {
-        self.taken.lock().unwrap().last().cloned().unwrap()
+    pub(super) fn last(&self) -> Received {
+        self.received.lock().unwrap().last().cloned().unwrap()
     }
 
     pub(super) fn accepted(&self) -> usize {
@@ -182,16 +182,16 @@ impl Drop for Instance {
 
 async fn respond(
     id: String,
-    log: &Mutex<Vec<Taken>>,
+    log: &Mutex<Vec<Received>>,
     held: &Notify,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    // A request counts as taken only when it was whole.
+    // A request counts as received only when it was whole.
     let Ok(body) = body.collect().await else { return Response::new(Full::default()) };
     let body = body.to_bytes();
-    log.lock().unwrap().push(Taken { head: Arc::new(head), body: body.clone() });
+    log.lock().unwrap().push(Received { head: Arc::new(head), body: body.clone() });
     if path == "/held" {
         held.notified().await;
     }

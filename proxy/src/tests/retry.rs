@@ -34,7 +34,12 @@ async fn any_request_that_was_not_sent_goes_to_another() {
     }
     assert!(world.metrics().retries.get() > 0);
     assert!(
-        good.taken.lock().unwrap().iter().filter(|it| it.head.method == "POST").all(|it| it.body == "hello")
+        good.received
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|it| it.head.method == "POST")
+            .all(|it| it.body == "hello")
     );
     assert_eq!((good.count(), world.metrics().lost_answers.get()), (60, 0));
 }

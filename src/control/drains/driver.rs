@@ -326,7 +326,7 @@ impl Driver {
         }
     }
 
-    async fn failed(&mut self, error: &EngineError) {
+    async fn failed(&mut self, error: &impl std::fmt::Display) {
         self.shared.metrics.engine_failures.increment();
         self.access.wait_after(error).await;
     }

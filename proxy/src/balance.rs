@@ -19,11 +19,11 @@ use store::{
 };
 
 use crate::{
+    excluded::Excluded,
+    happy_eyeballs::DialAddresses,
     instance::{Instance, Instances},
-    race::Places,
     resolve::{Names, Resolved},
     route::{Backend, Table},
-    shut::Shut,
 };
 
 /// Somebody who may get a request.
@@ -44,13 +44,16 @@ enum Address {
 impl Candidate {
     /// Where to connect; `None` while its host name has no address. `order` puts several into the order in which
     /// they are tried.
-    pub(crate) fn places(&self, order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>) -> Option<Places> {
+    pub(crate) fn dial_addresses(
+        &self,
+        order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>,
+    ) -> Option<DialAddresses> {
         let port = self.instance.endpoint.port;
         match &self.address {
-            Address::Ip(ip) => Some(Places::One(SocketAddr::new(*ip, port))),
+            Address::Ip(ip) => Some(DialAddresses::One(SocketAddr::new(*ip, port))),
             Address::Name(resolved) => {
                 let addresses = resolved.addresses();
-                (!addresses.is_empty()).then(|| Places::Several(order(&addresses, port)))
+                (!addresses.is_empty()).then(|| DialAddresses::Several(order(&addresses, port)))
             }
         }
     }
@@ -81,7 +84,7 @@ pub(crate) struct Candidates {
 
 /// Whether a candidate suits a request now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(crate) enum Fitness {
+pub(crate) enum Eligibility {
     /// It does.
     Fit,
     /// Only if nobody fits.
@@ -91,19 +94,19 @@ pub(crate) enum Fitness {
 }
 
 impl Candidates {
-    /// Groups what discovery knows of a service, without what is in maintenance, not routable or shut.
+    /// Groups what discovery knows of a service, without what is in maintenance, not routable or excluded.
     pub(crate) fn build(
         entry: &Entry,
         backend: &Backend,
         table: &Table,
-        shut: &Shut,
+        excluded: &Excluded,
         now: Moment,
         (instances, names): (&Instances, &Names),
     ) -> Self {
         let mut candidates = Self::default();
         for endpoint in &entry.endpoints {
             let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
-            let open = !endpoint.maintenance && endpoint.port != 0 && !shut.contains(endpoint, now);
+            let open = !endpoint.maintenance && endpoint.port != 0 && !excluded.contains(endpoint, now);
             let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
             let address = endpoint.address.parse();
             let candidate = Candidate {
@@ -136,22 +139,22 @@ impl Candidates {
     /// below its argument.
     pub(crate) fn pick(
         &self,
-        fitness: impl Fn(&Candidate) -> Fitness,
+        eligibility: impl Fn(&Candidate) -> Eligibility,
         away: impl FnOnce() -> Vec<SiteId>,
         mut draw: impl FnMut(u32) -> u32,
     ) -> Option<&Candidate> {
-        let usable = |wanted: Fitness| {
-            let fitness = &fitness;
-            move |it: &Candidate| it.addressable() && fitness(it) <= wanted
+        let usable = |wanted: Eligibility| {
+            let eligibility = &eligibility;
+            move |it: &Candidate| it.addressable() && eligibility(it) <= wanted
         };
-        let fit = usable(Fitness::Fit);
+        let fit = usable(Eligibility::Fit);
         if let Some(found) = self.home.pick(&fit, &mut draw) {
             return Some(found);
         }
         let order = if self.away.is_empty() { Vec::new() } else { away() };
         let away = |site: &SiteId| self.away.iter().find(|group| group.site == Some(*site));
         let groups: Vec<&Group> = std::iter::once(&self.home).chain(order.iter().filter_map(away)).collect();
-        let panic = usable(Fitness::Ejected);
+        let panic = usable(Eligibility::Ejected);
         let first = groups.iter().find_map(|group| group.pick(&fit, &mut draw));
         first.or_else(|| groups.iter().find_map(|group| group.pick(&panic, &mut draw)))
     }
@@ -213,7 +216,7 @@ fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<
 
 /// The sites other than home in the order in which they take over, as steering ranks them for a client at
 /// home; sites that steering does not know for this service follow by distance.
-pub(crate) fn takeover(
+pub(crate) fn failover_order(
     snapshot: &Snapshot,
     backend: &Backend,
     home: Option<SiteId>,
@@ -233,5 +236,5 @@ pub(crate) fn takeover(
 }
 
 #[cfg(test)]
-#[path = "pick_tests.rs"]
+#[path = "balance_tests.rs"]
 mod tests;

@@ -24,14 +24,14 @@ const MAX_AVOIDED: usize = 1_024;
 
 /// Where an instance can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Places {
+pub(crate) enum DialAddresses {
     /// Registered by its address.
     One(SocketAddr),
     /// Registered by a host name: its addresses, in the order in which they are tried.
     Several(Vec<SocketAddr>),
 }
 
-impl Places {
+impl DialAddresses {
     /// All of them.
     pub(crate) fn all(&self) -> &[SocketAddr] {
         match self {
@@ -43,9 +43,9 @@ impl Places {
 
 /// The addresses that did not answer lately, as one worker knows them.
 #[derive(Debug, Default)]
-pub(crate) struct Avoided(HashMap<SocketAddr, Moment>);
+pub(crate) struct RecentFailures(HashMap<SocketAddr, Moment>);
 
-impl Avoided {
+impl RecentFailures {
     /// The order in which the addresses of a name are tried: families in turn, IPv6 first, those that did not answer
     /// lately last. `turn` spreads connections over the addresses of a family.
     pub(crate) fn order(&self, addresses: &[IpAddr], port: u16, turn: usize, now: Moment) -> Vec<SocketAddr> {
@@ -72,12 +72,12 @@ impl Avoided {
     }
 
     /// What a race showed.
-    pub(crate) fn learn(&mut self, beaten: &[SocketAddr], winner: Option<SocketAddr>, now: Moment) {
+    pub(crate) fn learn(&mut self, losers: &[SocketAddr], winner: Option<SocketAddr>, now: Moment) {
         if let Some(winner) = winner {
             self.0.remove(&winner);
         }
         // When all of them failed it is the instance that is down, and no address is better than another.
-        for place in beaten.iter().filter(|_| winner.is_some()) {
+        for place in losers.iter().filter(|_| winner.is_some()) {
             if self.0.len() < MAX_AVOIDED || self.0.contains_key(place) {
                 self.0.insert(*place, now);
             }
@@ -96,7 +96,7 @@ pub(crate) struct Race {
     /// The connection and where it leads, or the last failure.
     pub(crate) outcome: io::Result<(TcpStream, SocketAddr)>,
     /// The addresses that failed, or were overtaken by one that was tried later.
-    pub(crate) beaten: Vec<SocketAddr>,
+    pub(crate) losers: Vec<SocketAddr>,
 }
 
 /// Connects to the first of these places that answers. All of them are tried before the deadline, however many.
@@ -106,7 +106,7 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
     let mut waiting = places.iter().copied();
     let mut running = FuturesUnordered::new();
     let mut under_way: Vec<SocketAddr> = Vec::new();
-    let mut beaten = Vec::new();
+    let mut losers = Vec::new();
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     let mut next_at = Instant::now();
     loop {
@@ -117,7 +117,7 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
                     running.push(async move { (place, TcpStream::connect(place).await) });
                     next_at = Instant::now() + pause;
                 }
-                None if running.is_empty() => return Race { outcome: Err(failure), beaten },
+                None if running.is_empty() => return Race { outcome: Err(failure), losers },
                 None => next_at = end,
             }
         }
@@ -127,19 +127,19 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
                 under_way.retain(|it| *it != place);
                 match outcome {
                     Ok(stream) => {
-                        beaten.append(&mut under_way);
-                        return Race { outcome: Ok((stream, place)), beaten };
+                        losers.append(&mut under_way);
+                        return Race { outcome: Ok((stream, place)), losers };
                     }
                     Err(error) => {
-                        beaten.push(place);
+                        losers.push(place);
                         failure = error;
                         next_at = Instant::now();
                     }
                 }
             }
             () = tokio::time::sleep_until(end) => {
-                beaten.append(&mut under_way);
-                return Race { outcome: Err(io::ErrorKind::TimedOut.into()), beaten };
+                losers.append(&mut under_way);
+                return Race { outcome: Err(io::ErrorKind::TimedOut.into()), losers };
             }
             () = tokio::time::sleep_until(next_at), if waiting.len() > 0 => {}
         }
@@ -160,43 +160,43 @@ mod tests {
         text.split(' ').filter(|it| !it.is_empty()).map(|it| it.parse().unwrap()).collect()
     }
 
-    fn ordered(avoided: &Avoided, addresses: &str, turn: usize, now: u64) -> String {
-        let places = avoided.order(&ips(addresses), 80, turn, Moment(now));
+    fn ordered(recent_failures: &RecentFailures, addresses: &str, turn: usize, now: u64) -> String {
+        let places = recent_failures.order(&ips(addresses), 80, turn, Moment(now));
         places.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn families_take_turns_and_what_failed_comes_last_for_a_while() {
-        let mut avoided = Avoided::default();
+        let mut recent_failures = RecentFailures::default();
         let all = "10.0.0.1 10.0.0.2 10.0.0.3 fd00::1 fd00::2";
-        assert_eq!(ordered(&avoided, all, 0, 0), "fd00::1 10.0.0.1 fd00::2 10.0.0.2 10.0.0.3");
-        assert_eq!(ordered(&avoided, all, 1, 0), "fd00::2 10.0.0.2 fd00::1 10.0.0.3 10.0.0.1");
+        assert_eq!(ordered(&recent_failures, all, 0, 0), "fd00::1 10.0.0.1 fd00::2 10.0.0.2 10.0.0.3");
+        assert_eq!(ordered(&recent_failures, all, 1, 0), "fd00::2 10.0.0.2 fd00::1 10.0.0.3 10.0.0.1");
         let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 80);
-        avoided.learn(&[at("fd00::1")], Some(at("10.0.0.1")), Moment(0));
-        assert_eq!(ordered(&avoided, all, 0, 59_999), "10.0.0.1 fd00::2 10.0.0.2 10.0.0.3 fd00::1");
-        assert!(ordered(&avoided, all, 0, 60_000).starts_with("fd00::1 "), "then it is tried again");
-        avoided.learn(&[], Some(at("fd00::1")), Moment(1));
-        assert!(ordered(&avoided, all, 0, 2).starts_with("fd00::1 "), "it answered");
-        assert_eq!(ordered(&avoided, "", 7, 0), "");
+        recent_failures.learn(&[at("fd00::1")], Some(at("10.0.0.1")), Moment(0));
+        assert_eq!(ordered(&recent_failures, all, 0, 59_999), "10.0.0.1 fd00::2 10.0.0.2 10.0.0.3 fd00::1");
+        assert!(ordered(&recent_failures, all, 0, 60_000).starts_with("fd00::1 "), "then it is tried again");
+        recent_failures.learn(&[], Some(at("fd00::1")), Moment(1));
+        assert!(ordered(&recent_failures, all, 0, 2).starts_with("fd00::1 "), "it answered");
+        assert_eq!(ordered(&recent_failures, "", 7, 0), "");
     }
 
     #[test]
     fn an_instance_that_is_down_says_nothing_about_its_addresses() {
-        let mut avoided = Avoided::default();
-        avoided.learn(&["10.0.0.1:80".parse().unwrap()], None, Moment(0));
-        assert!(avoided.0.is_empty());
+        let mut recent_failures = RecentFailures::default();
+        recent_failures.learn(&["10.0.0.1:80".parse().unwrap()], None, Moment(0));
+        assert!(recent_failures.0.is_empty());
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_forgotten() {
-        let mut avoided = Avoided::default();
+        let mut recent_failures = RecentFailures::default();
         let place = |port: u16| SocketAddr::new([10, 0, 0, 1].into(), port);
         for port in 1..5_000 {
-            avoided.learn(&[place(port)], Some(place(0)), Moment(0));
+            recent_failures.learn(&[place(port)], Some(place(0)), Moment(0));
         }
-        assert_eq!(avoided.0.len(), MAX_AVOIDED);
-        avoided.forget(Moment(60_000));
-        assert!(avoided.0.is_empty());
+        assert_eq!(recent_failures.0.len(), MAX_AVOIDED);
+        recent_failures.forget(Moment(60_000));
+        assert!(recent_failures.0.is_empty());
     }
 
     #[test]
@@ -234,11 +234,11 @@ mod tests {
         let good = living.local_addr().unwrap();
         let race = connect(&[hole, good], Duration::from_secs(5)).await;
         assert_eq!(race.outcome.unwrap().1, good);
-        assert_eq!(race.beaten, [hole]);
+        assert_eq!(race.losers, [hole]);
 
         let refusing = SocketAddr::new([127, 0, 0, 1].into(), super::super::testing::unused_port());
         let race = connect(&[refusing, good], Duration::from_secs(5)).await;
-        assert_eq!((race.outcome.unwrap().1, race.beaten), (good, vec![refusing]));
+        assert_eq!((race.outcome.unwrap().1, race.losers), (good, vec![refusing]));
 
         let race = connect(&[refusing, hole], Duration::from_millis(300)).await;
         assert_eq!(race.outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);

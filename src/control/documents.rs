@@ -24,8 +24,11 @@ use store::{
 };
 use uuid::Uuid;
 
-use super::{Admin, Asked, Caller, Problem, Sent, bearers, domain_name};
-use crate::auth::Right;
+use super::bearers;
+use crate::{
+    admin::{Admin, Asked, Caller, Problem, Sent, domain_name},
+    auth::Right,
+};
 
 /// Commits by others that an apply gives way to before it gives up.
 const TRIES: u32 = 5;
@@ -137,7 +140,7 @@ pub struct Audited {
     pub entry: AuditEntry,
 }
 
-pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
+pub(crate) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {
     let (mut documents, mut mistakes) = (Vec::new(), Vec::<InputError>::new());
     for file in files {
         match model::parse(&file.name, &file.text) {
@@ -164,7 +167,7 @@ fn describe(differences: &[Difference]) -> String {
 
 /// What becomes of a change that decides whether requests need a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lockout {
+pub(crate) enum Lockout {
     /// It is refused where it would lock a node out, or open a guarded cluster.
     Refused,
     /// The caller said that this is meant.
@@ -211,7 +214,7 @@ async fn known_here(admin: &Admin, generation: Generation) {
 }
 
 /// Commits changes that are made from what is stored, again when somebody else was faster.
-pub(super) async fn commit_with(
+pub(crate) async fn commit_with(
     admin: &Admin,
     caller: &Caller,
     verb: &str,
@@ -261,7 +264,7 @@ pub(super) async fn commit_with(
     }
 }
 
-pub(super) async fn apply(
+pub(crate) async fn apply(
     State(admin): State<Admin>,
     caller: Caller,
     Sent(wanted): Sent<Apply>,
@@ -285,7 +288,7 @@ fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
     gone.map(|it| it.id).collect()
 }
 
-pub(super) async fn diff(
+pub(crate) async fn diff(
     State(admin): State<Admin>,
     caller: Caller,
     Sent(wanted): Sent<Apply>,
@@ -369,12 +372,12 @@ fn compared(
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Switch {
+pub(crate) struct Switch {
     to: Option<Colour>,
 }
 
 /// Switches a domain to its other colour: nothing else of the document changes, whoever writes at the same time.
-pub(super) async fn switch(
+pub(crate) async fn switch(
     State(admin): State<Admin>,
     caller: Caller,
     Path(name): Path<String>,
@@ -408,7 +411,7 @@ fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     kind: Option<String>,
 }
 
@@ -429,7 +432,7 @@ fn kept(it: &commit::Kept) -> KeptDocument {
     KeptDocument { id: it.document.id(), changed: it.changed, yaml, document }
 }
 
-pub(super) async fn list(
+pub(crate) async fn list(
     State(admin): State<Admin>,
     caller: Caller,
     Asked(wanted): Asked<Wanted>,
@@ -448,7 +451,7 @@ fn named(of: &str, name: String) -> Result<DocumentId, Problem> {
     Ok(DocumentId { kind, name })
 }
 
-pub(super) async fn one(
+pub(crate) async fn one(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
@@ -459,7 +462,7 @@ pub(super) async fn one(
     found.map(Json).ok_or_else(|| Problem::not_found(format!("no {id}")))
 }
 
-pub(super) async fn delete(
+pub(crate) async fn delete(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
@@ -485,12 +488,12 @@ fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {
     encode::yaml_all(documents.iter().map(AsRef::as_ref))
 }
 
-pub(super) async fn export(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
+pub(crate) async fn export(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
     let (stored, hidden) = visible(&admin, &caller).await?;
     Ok(text(yaml(&stored, &hidden)))
 }
 
-pub(super) async fn backup(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
+pub(crate) async fn backup(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
     caller.needs(Right::Restore)?;
     let stored = commit::read(admin.engine.as_ref(), None).await?;
     let generation = stored.generation();
@@ -503,13 +506,13 @@ fn generation_of(backup: &str) -> Option<Generation> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Forced {
+pub(crate) struct Forced {
     /// Also when it takes the last operator's token away, or locks nodes out.
     #[serde(default)]
     force: bool,
 }
 
-pub(super) async fn restore(
+pub(crate) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
     Asked(wanted): Asked<Forced>,
@@ -536,7 +539,7 @@ pub(super) async fn restore(
     Ok(Json(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) }))
 }
 
-pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
+pub(crate) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
     caller.needs(Right::Read)?;
     let entries = commit::audit(admin.engine.as_ref()).await?;
     Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))

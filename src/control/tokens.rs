@@ -26,11 +26,13 @@ use store::{
 };
 
 use super::{
-    Admin, Caller, Problem, Sent,
     bearers::{self, Census, pending},
     documents::{FileText, Lockout, commit_with, parse},
 };
-use crate::auth::{self, Identity, Right};
+use crate::{
+    admin::{Admin, Caller, Problem, Sent},
+    auth::{self, Identity, Right},
+};
 
 /// How often control checks whether all have been heard.
 const LOOK: Duration = Duration::from_secs(1);
@@ -149,7 +151,7 @@ fn stored_tokens(stored: &Stored) -> Vec<Token> {
     bearers::tokens(stored.documents())
 }
 
-pub(super) async fn list(
+pub(crate) async fn list(
     State(admin): State<Admin>,
     caller: Caller,
 ) -> Result<Json<Vec<TokenView>>, Problem> {
@@ -164,7 +166,7 @@ pub(super) async fn list(
     Ok(Json(all))
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     State(admin): State<Admin>,
     caller: Caller,
     Sent(wanted): Sent<NewToken>,
@@ -208,7 +210,7 @@ pub(super) async fn create(
 }
 
 /// How far the bootstrap is, for `status`; `None` when there is none.
-pub(super) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pending> {
+pub(crate) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pending> {
     let token = pending(snapshot)?;
     let waits_for = match admin.bearers.census(&snapshot.tokens).await {
         Ok(census) => census.waiting(&token.waits_for),
@@ -239,7 +241,7 @@ fn view(tokens: &[Token], census: &Census, registered: Vec<String>) -> Bootstrap
     Bootstrap { operators: operators.collect(), pending: waiting, without_token, registered }
 }
 
-pub(super) async fn bootstrap(
+pub(crate) async fn bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
 ) -> Result<Json<Bootstrap>, Problem> {
@@ -250,7 +252,7 @@ pub(super) async fn bootstrap(
     Ok(Json(view(&tokens, &census, registered)))
 }
 
-pub(super) async fn order_bootstrap(
+pub(crate) async fn order_bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
     Sent(order): Sent<BootstrapOrder>,
@@ -361,7 +363,7 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
 }
 
 /// Puts an operator's token in force once all that it waits for have been heard. Runs for ever.
-pub(super) async fn complete(admin: &Admin) {
+pub(crate) async fn complete(admin: &Admin) {
     let name = "bootstrap".to_owned();
     let caller =
         Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default(), mark: String::new() });

@@ -13,29 +13,29 @@ use store::{
 
 /// The drains that hold, as they were at one moment.
 #[derive(Debug, Default)]
-pub(crate) struct Shut {
+pub(crate) struct Excluded {
     by_service: HashMap<String, Drains>,
     /// When one of them lets its instance in by itself.
     pub(crate) until: Option<Moment>,
 }
 
-impl Shut {
+impl Excluded {
     /// Those of these drains that hold now.
     pub(crate) fn by(drains: &Drains, now: Moment) -> Self {
-        let mut shut = Self::default();
+        let mut excluded = Self::default();
         for (id, (index, drain)) in &drains.records {
             if !drains.holds(drain, now) {
                 continue;
             }
-            let of = shut.by_service.entry(drain.service.clone()).or_default();
+            let of = excluded.by_service.entry(drain.service.clone()).or_default();
             of.records.insert(id.clone(), (*index, drain.clone()));
             if drains.witnessed.contains(id) {
                 of.witnessed.insert(id.clone());
             }
             let ends = drain.lingers_until().filter(|_| drain.phase == Phase::Done);
-            shut.until = [shut.until, ends].into_iter().flatten().min();
+            excluded.until = [excluded.until, ends].into_iter().flatten().min();
         }
-        shut
+        excluded
     }
 
     /// True when a drain keeps this instance from getting requests.
@@ -63,10 +63,10 @@ mod tests {
         let records = [drain("a", endpoint("web", 1), Phase::Draining), done("b", 2, 60), done("c", 3, 20)];
         let records = records.into_iter().map(|it| (it.id.clone(), (Index(1), it)));
         let drains = Drains { records: records.collect(), ..Drains::default() };
-        let shut = Shut::by(&drains, Moment(30_000));
-        let contains = |service: &str, number| shut.contains(&endpoint(service, number), Moment(30_000));
+        let excluded = Excluded::by(&drains, Moment(30_000));
+        let contains = |service: &str, number| excluded.contains(&endpoint(service, number), Moment(30_000));
         assert!(contains("web", 1) && contains("web", 2));
         assert!(!contains("web", 3) && !contains("shop", 1));
-        assert_eq!(shut.until, Some(Moment(60_000)));
+        assert_eq!(excluded.until, Some(Moment(60_000)));
     }
 }

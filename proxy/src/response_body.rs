@@ -1,7 +1,6 @@
-//! Bodies on their way through: streamed, never read, watched for an early end.
+//! An instance's response body on its way to the client: streamed without being read, and watched for an early end.
 
 use std::{
-    cell::Cell,
     collections::VecDeque,
     pin::Pin,
     rc::Rc,
@@ -10,71 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::Instant;
 
-use crate::{connection::Talk, exchange::Exchange};
-
-/// What a client's request body did so far.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    /// It ended before it was whole.
-    pub(crate) broke: Cell<bool>,
-    /// When the last of it was taken.
-    pub(crate) moved: Cell<Instant>,
-}
-
-/// A client's body on its way to an instance.
-#[derive(Debug)]
-pub(crate) enum RequestBody {
-    /// None; such a request can be sent again.
-    Empty,
-    /// As it comes in.
-    Client(Incoming, Rc<Progress>),
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Client(incoming, progress) = self.get_mut() else { return Poll::Ready(None) };
-        loop {
-            let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-            progress.moved.set(Instant::now());
-            match &frame {
-                // Trailers were not announced to the instance.
-                Some(Ok(frame)) if frame.is_trailers() => continue,
-                Some(Err(_)) => progress.broke.set(true),
-                _ => {}
-            }
-            return Poll::Ready(frame);
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Client(incoming, _) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Client(incoming, _) => incoming.size_hint(),
-        }
-    }
-}
+use crate::{connection::ConnectionState, upstream::InUse, worker::Worker};
 
 /// A response's body on its way to a client.
 #[derive(Debug)]
 pub(crate) enum ResponseBody {
-    /// Whole.
+    /// Complete, or a response of the gateway itself.
     Whole(Bytes),
-    /// As it comes in, after what was held back.
+    /// Passed on as it comes in, after the pieces that were held back.
     Instance(Box<Stream>),
 }
 
@@ -83,8 +26,9 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Stream {
     pub(crate) held: VecDeque<Bytes>,
     pub(crate) incoming: Incoming,
-    pub(crate) exchange: Exchange,
-    pub(crate) talk: Rc<Talk>,
+    pub(crate) in_use: InUse,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) client: Rc<ConnectionState>,
 }
 
 impl Body for ResponseBody {
@@ -130,16 +74,25 @@ impl Stream {
             let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
             match &frame {
                 Some(Ok(frame)) if frame.is_trailers() => continue,
-                Some(Ok(_)) if self.incoming.is_end_stream() => self.exchange.finish(),
+                Some(Ok(_)) if self.incoming.is_end_stream() => self.in_use.give_back(),
                 Some(Ok(_)) => {}
-                None => self.exchange.finish(),
+                None => self.in_use.give_back(),
                 Some(Err(_)) => {
-                    // The client must not take what it got for the whole.
-                    self.talk.abort();
-                    self.exchange.short_answer();
+                    // The client must not take the part that it got for the complete body.
+                    self.client.abort();
+                    self.broke_off();
                 }
             }
             return Poll::Ready(frame);
         }
+    }
+
+    /// The instance ended the response early.
+    fn broke_off(&mut self) {
+        self.worker.metrics().short_answers.increment();
+        if let Some(instance) = self.in_use.instance() {
+            self.worker.failed(instance);
+        }
+        self.in_use.close();
     }
 }

@@ -14,11 +14,11 @@ use store::{
 };
 use tokio::time::Instant;
 
-use crate::{doubt::Standing, judge::Belief};
+use crate::{judge::Belief, self_check::TargetCounts};
 
 /// A target with what is believed of it.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct Target {
     pub(crate) target: Arc<WorkTarget>,
     belief: Belief,
     pub(crate) starts: u64,
@@ -26,15 +26,15 @@ pub(crate) struct Watched {
     pub(crate) failing_since: Option<Instant>,
     /// When the newest failure began.
     pub(crate) failed: Option<Instant>,
-    /// A turn to Down that is not told yet.
-    unvouched: Option<Unvouched>,
-    /// What was told of it last.
-    pub(crate) told: Option<Told>,
+    /// A turn to Down that is not reported yet.
+    pending_down: Option<PendingDown>,
+    /// What was reported of it last.
+    pub(crate) last_reported: Option<LastReported>,
 }
 
-/// What was told of a target, and when.
+/// What was reported of a target, and when.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct LastReported {
     pub(crate) state: State,
     pub(crate) suspect: bool,
     pub(crate) since: Moment,
@@ -42,12 +42,12 @@ pub(crate) struct Told {
     pub(crate) at: Instant,
 }
 
-/// How often other words for the same state are told.
+/// How often other words for the same state are reported.
 const WORDS_EVERY: Duration = Duration::from_secs(60);
 
-impl Told {
+impl LastReported {
     /// Only what bears on a verdict is news at once: latencies differ with every probe, and failures in their words. Of
-    /// what is Up other words are told in time, since they may be a warning.
+    /// what is Up other words are reported in time, since they may be a warning.
     pub(crate) fn is_news_after(&self, before: &Self) -> bool {
         let bears = (self.state, self.suspect, self.since) != (before.state, before.suspect, before.since);
         let other_words = || !Arc::ptr_eq(&self.reason, &before.reason) && self.reason != before.reason;
@@ -58,7 +58,7 @@ impl Told {
 
 /// A turn to Down that waits for somebody to vouch for us.
 #[derive(Clone, Debug)]
-pub(crate) struct Unvouched {
+pub(crate) struct PendingDown {
     pub(crate) until: Instant,
     /// What was believed before the turn, and still is as far as others know.
     pub(crate) before: Belief,
@@ -66,34 +66,34 @@ pub(crate) struct Unvouched {
     pub(crate) again: bool,
 }
 
-impl Watched {
+impl Target {
     pub(crate) const fn belief(&self) -> &Belief {
         &self.belief
     }
 
-    pub(crate) const fn unvouched(&self) -> Option<&Unvouched> {
-        self.unvouched.as_ref()
+    pub(crate) const fn pending_down(&self) -> Option<&PendingDown> {
+        self.pending_down.as_ref()
     }
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(crate) struct Roll {
-    all: HashMap<TargetKey, Watched>,
+pub(crate) struct TargetSet {
+    all: HashMap<TargetKey, Target>,
     /// How many stand at each address.
     addresses: HashMap<IpAddr, usize>,
     down: usize,
-    /// Those with a turn to Down that is not told yet.
+    /// Those with a turn to Down that is not reported yet.
     waiting: BTreeSet<TargetKey>,
     deadlines: BTreeSet<(Instant, TargetKey)>,
 }
 
-impl Roll {
-    pub(crate) fn get(&self, key: &TargetKey) -> Option<&Watched> {
+impl TargetSet {
+    pub(crate) fn get(&self, key: &TargetKey) -> Option<&Target> {
         self.all.get(key)
     }
 
-    pub(crate) fn get_mut(&mut self, key: &TargetKey) -> Option<&mut Watched> {
+    pub(crate) fn get_mut(&mut self, key: &TargetKey) -> Option<&mut Target> {
         self.all.get_mut(key)
     }
 
@@ -110,16 +110,16 @@ impl Roll {
         self.remove(&key);
         *self.addresses.entry(target.address).or_default() += 1;
         self.down += usize::from(belief.state == State::Down);
-        let watched = Watched {
+        let target_state = Target {
             target,
             belief,
             starts: 0,
             failing_since: None,
             failed: None,
-            unvouched: None,
-            told: None,
+            pending_down: None,
+            last_reported: None,
         };
-        self.all.insert(key, watched);
+        self.all.insert(key, target_state);
     }
 
     pub(crate) fn remove(&mut self, key: &TargetKey) {
@@ -134,32 +134,32 @@ impl Roll {
         }
     }
 
-    pub(crate) fn believe(&mut self, key: &TargetKey, belief: Belief) {
-        let Some(watched) = self.all.get_mut(key) else { return };
-        self.down -= usize::from(watched.belief.state == State::Down);
+    pub(crate) fn set_belief(&mut self, key: &TargetKey, belief: Belief) {
+        let Some(target_state) = self.all.get_mut(key) else { return };
+        self.down -= usize::from(target_state.belief.state == State::Down);
         self.down += usize::from(belief.state == State::Down);
-        watched.belief = belief;
+        target_state.belief = belief;
     }
 
     /// How the targets stand, for a vantage that has no canaries.
-    pub(crate) fn standing(&self) -> Standing {
-        Standing { targets: self.all.len(), down: self.down, addresses: self.addresses.len() }
+    pub(crate) fn counts(&self) -> TargetCounts {
+        TargetCounts { targets: self.all.len(), down: self.down, addresses: self.addresses.len() }
     }
 
     /// Lets a turn to Down wait, in place of one that waited before.
-    pub(crate) fn wait(&mut self, key: &TargetKey, unvouched: Unvouched) {
+    pub(crate) fn wait(&mut self, key: &TargetKey, pending_down: PendingDown) {
         self.stop_waiting(key);
-        let Some(watched) = self.all.get_mut(key) else { return };
-        self.deadlines.insert((unvouched.until, key.clone()));
+        let Some(target_state) = self.all.get_mut(key) else { return };
+        self.deadlines.insert((pending_down.until, key.clone()));
         self.waiting.insert(key.clone());
-        watched.unvouched = Some(unvouched);
+        target_state.pending_down = Some(pending_down);
     }
 
-    pub(crate) fn stop_waiting(&mut self, key: &TargetKey) -> Option<Unvouched> {
-        let unvouched = self.all.get_mut(key)?.unvouched.take()?;
+    pub(crate) fn stop_waiting(&mut self, key: &TargetKey) -> Option<PendingDown> {
+        let pending_down = self.all.get_mut(key)?.pending_down.take()?;
         self.waiting.remove(key);
-        self.deadlines.remove(&(unvouched.until, key.clone()));
-        Some(unvouched)
+        self.deadlines.remove(&(pending_down.until, key.clone()));
+        Some(pending_down)
     }
 
     /// Those that wait, in a fixed order.
@@ -200,20 +200,20 @@ mod tests {
     #[test]
     fn a_warning_about_what_is_up_is_told_in_time() {
         let begin = Instant::now();
-        let told = |state, reason: &str, seconds| Told {
+        let last_reported = |state, reason: &str, seconds| LastReported {
             state,
             suspect: false,
             since: Moment(1),
             reason: reason.into(),
             at: begin + Duration::from_secs(seconds),
         };
-        let first = told(State::Up, "connected", 0);
-        assert!(!told(State::Up, "connected", 600).is_news_after(&first));
-        assert!(!told(State::Up, "the certificate expires in 13d", 59).is_news_after(&first));
-        assert!(told(State::Up, "the certificate expires in 13d", 60).is_news_after(&first));
-        assert!(told(State::Down, "connection refused", 1).is_news_after(&first));
-        let down = told(State::Down, "connection refused", 1);
-        assert!(!told(State::Down, "no answer within 800ms", 600).is_news_after(&down));
+        let first = last_reported(State::Up, "connected", 0);
+        assert!(!last_reported(State::Up, "connected", 600).is_news_after(&first));
+        assert!(!last_reported(State::Up, "the certificate expires in 13d", 59).is_news_after(&first));
+        assert!(last_reported(State::Up, "the certificate expires in 13d", 60).is_news_after(&first));
+        assert!(last_reported(State::Down, "connection refused", 1).is_news_after(&first));
+        let down = last_reported(State::Down, "connection refused", 1);
+        assert!(!last_reported(State::Down, "no answer within 800ms", 600).is_news_after(&down));
     }
 
     proptest! {
@@ -221,28 +221,28 @@ mod tests {
         #[test]
         fn counts_agree_with_the_targets(steps in proptest::collection::vec((0_u8..6, 0_usize..6, 0_u64..100), 0..60)) {
             let start = Instant::now();
-            let mut roll = Roll::default();
+            let mut targets = TargetSet::default();
             for (step, n, ms) in steps {
                 let key = &target(n).key;
                 let until = start + Duration::from_millis(ms);
-                let unvouched = || Unvouched { until, before: belief(State::Up), again: false };
+                let pending_down = || PendingDown { until, before: belief(State::Up), again: false };
                 match step {
-                    0 => roll.add(target(n), belief(State::Unknown)),
-                    1 => roll.remove(key),
-                    2 => roll.believe(key, belief(State::Down)),
-                    3 => roll.believe(key, belief(State::Up)),
-                    4 => roll.wait(key, unvouched()),
-                    _ => drop(roll.stop_waiting(key)),
+                    0 => targets.add(target(n), belief(State::Unknown)),
+                    1 => targets.remove(key),
+                    2 => targets.set_belief(key, belief(State::Down)),
+                    3 => targets.set_belief(key, belief(State::Up)),
+                    4 => targets.wait(key, pending_down()),
+                    _ => drop(targets.stop_waiting(key)),
                 }
-                let addresses: BTreeSet<_> = roll.all.values().map(|it| it.target.address).collect();
-                let down = roll.all.values().filter(|it| it.belief.state == State::Down).count();
-                let counted = Standing { targets: roll.all.len(), down, addresses: addresses.len() };
-                prop_assert_eq!(roll.standing(), counted);
-                let wait = |(key, it): (&TargetKey, &Watched)| Some((it.unvouched.as_ref()?.until, key.clone()));
-                let waiting: BTreeSet<_> = roll.all.iter().filter_map(wait).collect();
-                prop_assert_eq!(&roll.deadlines, &waiting);
+                let addresses: BTreeSet<_> = targets.all.values().map(|it| it.target.address).collect();
+                let down = targets.all.values().filter(|it| it.belief.state == State::Down).count();
+                let counted = TargetCounts { targets: targets.all.len(), down, addresses: addresses.len() };
+                prop_assert_eq!(targets.counts(), counted);
+                let wait = |(key, it): (&TargetKey, &Target)| Some((it.pending_down.as_ref()?.until, key.clone()));
+                let waiting: BTreeSet<_> = targets.all.iter().filter_map(wait).collect();
+                prop_assert_eq!(&targets.deadlines, &waiting);
                 let keys: BTreeSet<_> = waiting.into_iter().map(|(_, key)| key).collect();
-                prop_assert_eq!(roll.waiting(), &keys);
+                prop_assert_eq!(targets.waiting(), &keys);
             }
         }
     }

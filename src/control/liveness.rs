@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::ViewStatus;
+use crate::admin::ViewStatus;
 use serde::{Deserialize, Serialize};
 use store::{
     discovery::InstanceNote,
@@ -64,20 +64,20 @@ pub struct NodeStatus {
 
 /// What the heartbeats say together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Picture {
+pub(crate) struct Picture {
     /// By name.
-    pub(super) nodes: Vec<NodeStatus>,
+    pub(crate) nodes: Vec<NodeStatus>,
     /// Why the engine cannot be read, and for how long that has been so.
-    pub(super) away: Option<(String, Duration)>,
+    pub(crate) away: Option<(String, Duration)>,
 }
 
 /// Who was heard of late.
 #[derive(Clone, Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     /// The nodes, with their roles.
-    pub(super) nodes: Vec<(String, BTreeSet<String>)>,
+    pub(crate) nodes: Vec<(String, BTreeSet<String>)>,
     /// Since when the engine is read without a failure: what was said before may have been missed.
-    pub(super) since: Instant,
+    pub(crate) since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ struct Known {
 
 /// Watches the heartbeats until the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Nodes {
+pub(crate) struct Nodes {
     seen: Arc<Mutex<Seen>>,
     _task: Arc<Ended>,
 }
@@ -116,7 +116,7 @@ impl Drop for Ended {
 }
 
 impl Nodes {
-    pub(super) fn watch(engine: Arc<dyn Engine>, handle: Handle) -> Self {
+    pub(crate) fn watch(engine: Arc<dyn Engine>, handle: Handle) -> Self {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let shared = Arc::clone(&seen);
         let watching = async move {
@@ -138,7 +138,7 @@ impl Nodes {
 
     /// The nodes, and why they cannot be read at present. `refused` is what the engine has just said to another request:
     /// a reading that waits for a change learns only later that the engine is gone.
-    pub(super) fn all(&self, refused: Option<String>) -> Picture {
+    pub(crate) fn all(&self, refused: Option<String>) -> Picture {
         let (seen, now) = (self.seen.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         let picture = seen.picture(now);
         let since = || seen.read.map_or(Duration::ZERO, |read| now.duration_since(read));
@@ -147,7 +147,7 @@ impl Nodes {
     }
 
     /// What living nodes say of single instances: the node and the note, by service in the registry.
-    pub(super) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
+    pub(crate) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for Known { heartbeat, silent, .. } in seen.heartbeats.values() {
@@ -165,7 +165,7 @@ impl Nodes {
     /// The nodes whose heartbeat moved within a span of time. A node that was there when the watch began counts as heard
     /// then, and while the engine is away no node grows older. `None` before the heartbeats were read, and while they cannot
     /// be.
-    pub(super) fn recent(&self, within: Duration) -> Option<Recent> {
+    pub(crate) fn recent(&self, within: Duration) -> Option<Recent> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = seen.since?;
         let recent = seen.heartbeats.values().filter(|it| it.silent <= within);
@@ -176,7 +176,7 @@ impl Nodes {
     }
 
     /// What living gateways carry, by cluster and site.
-    pub(super) fn rates(&self) -> BTreeMap<(String, String), f64> {
+    pub(crate) fn rates(&self) -> BTreeMap<(String, String), f64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rates = BTreeMap::new();
         for Known { heartbeat, silent, .. } in seen.heartbeats.values() {

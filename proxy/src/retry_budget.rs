@@ -7,7 +7,7 @@ const SAVED_SECONDS: f64 = 10.0;
 
 /// One worker's budget: a bucket that requests and time fill and retries empty.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct RetryBudget {
     tokens: f64,
     share: f64,
     floor: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Budget {
     rate: f64,
 }
 
-impl Budget {
+impl RetryBudget {
     /// `percent` of the requests, and `floor` per second at least.
     pub(crate) fn new(percent: u8, floor: u16, now: Moment) -> Self {
         let floor = f64::from(floor);
@@ -55,13 +55,13 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn retries(budget: &mut Budget) -> usize {
+    fn retries(budget: &mut RetryBudget) -> usize {
         (0..100_000).take_while(|_| budget.spend()).count()
     }
 
     #[test]
     fn a_quiet_worker_may_retry_what_it_has() {
-        let mut budget = Budget::new(20, 10, Moment(0));
+        let mut budget = RetryBudget::new(20, 10, Moment(0));
         assert_eq!(retries(&mut budget), 100);
         budget.earn(Moment(1_000));
         assert_eq!(retries(&mut budget), 10);
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn an_outage_of_everything_adds_a_fifth_and_no_more() {
-        let mut budget = Budget::new(20, 10, Moment(0));
+        let mut budget = RetryBudget::new(20, 10, Moment(0));
         retries(&mut budget);
         let mut retried = 0;
         for ms in 0..10_000 {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_saved_up_is_bounded() {
-        let mut budget = Budget::new(20, 10, Moment(0));
+        let mut budget = RetryBudget::new(20, 10, Moment(0));
         for ms in 0..600_000 {
             budget.earn(Moment(ms));
         }

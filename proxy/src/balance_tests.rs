@@ -62,24 +62,25 @@ impl World {
         let endpoints = (0..).zip(instances).map(|(number, text)| instance(number, text)).collect();
         let entry = Entry { endpoints, standing: Standing::Present, ..Entry::default() };
         let shared = (&self.instances, &Names::default());
-        let shut = Shut::by(&self.drains, Moment(0));
-        Candidates::build(&entry, self.web(), &self.table, &shut, Moment(0), shared)
+        let excluded = Excluded::by(&self.drains, Moment(0));
+        Candidates::build(&entry, self.web(), &self.table, &excluded, Moment(0), shared)
     }
 
     /// How often each instance is picked in many picks; `ejected` and `tried` name instances.
     fn picks(&self, instances: &[&str], ejected: &[&str], tried: &[&str]) -> BTreeMap<String, u32> {
         let candidates = self.candidates(instances);
         let mut counts = BTreeMap::new();
-        let fitness = |it: &Candidate| match it.instance.endpoint.id.as_str() {
-            id if tried.contains(&id) => Fitness::Out,
-            id if ejected.contains(&id) => Fitness::Ejected,
-            _ => Fitness::Fit,
+        let eligibility = |it: &Candidate| match it.instance.endpoint.id.as_str() {
+            id if tried.contains(&id) => Eligibility::Out,
+            id if ejected.contains(&id) => Eligibility::Ejected,
+            _ => Eligibility::Fit,
         };
-        let away =
-            || takeover(&self.table.snapshot, self.web(), self.table.home, self.handle.board(), Moment(0));
+        let away = || {
+            failover_order(&self.table.snapshot, self.web(), self.table.home, self.handle.board(), Moment(0))
+        };
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..1_000 {
-            if let Some(it) = candidates.pick(fitness, away, |below| random.u32(..below)) {
+            if let Some(it) = candidates.pick(eligibility, away, |below| random.u32(..below)) {
                 *counts.entry(it.instance.endpoint.id.clone()).or_default() += 1;
             }
         }
@@ -188,6 +189,6 @@ fn an_unresolved_name_is_nobody_yet() {
     let entry = Entry { endpoints: vec![named], ..Entry::default() };
     let shared = (&world.instances, &Names::default());
     let candidates =
-        Candidates::build(&entry, world.web(), &world.table, &Shut::default(), Moment(0), shared);
-    assert!(candidates.pick(|_| Fitness::Fit, Vec::new, |_| 0).is_none());
+        Candidates::build(&entry, world.web(), &world.table, &Excluded::default(), Moment(0), shared);
+    assert!(candidates.pick(|_| Eligibility::Fit, Vec::new, |_| 0).is_none());
 }

@@ -1,12 +1,12 @@
-//! Is it them, or is it us? (Invariant 4: doubt yourself.)
+//! Is it them, or is it us? (Invariant 4: check yourself.)
 //!
 //! With canaries: a round of all canaries every second, and at once when a target fails. Three bad rounds in a
-//! row make this vantage ill, two good ones well again. Without: targets that answer serve as witnesses for
-//! each other, and the vantage is ill when every target, at two addresses or more, is down.
+//! row make this vantage isolated, two good ones well again. Without: targets that answer serve as witnesses for
+//! each other, and the vantage is isolated when every target, at two addresses or more, is down.
 //!
 //! Withholding after the fact would be too late, since the votes that an outage of our own produced would have
 //! been cast. So a target's turn to Down is told only once something else has answered *since* its first
-//! failure and the target failed again after that, or the vantage has found itself ill, or nobody could tell within a
+//! failure and the target failed again after that, or the vantage has found itself isolated, or nobody could tell within a
 //! while. (Failures from before the answer alone may be those of an outage of our own that is just over.) Pure; time
 //! is an argument.
 
@@ -28,7 +28,7 @@ const THINNED: Duration = Duration::from_millis(5);
 
 /// What this vantage thinks of itself.
 #[derive(Debug)]
-pub struct Doubt {
+pub struct SelfCheck {
     canaries: usize,
     next_round: Option<Instant>,
     last_round: Option<Instant>,
@@ -36,7 +36,7 @@ pub struct Doubt {
     proof: Option<Instant>,
     bad: u8,
     good: u8,
-    ill: bool,
+    isolated: bool,
     /// The targets that answered last, at distinct addresses, newest first.
     witnesses: Vec<Witness>,
     /// When what answered was dialled, and where (`None`: the canaries), oldest first and thinned out.
@@ -54,7 +54,7 @@ struct Witness {
 
 /// How the targets stand; what a vantage without canaries judges itself by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct TargetCounts {
     /// All targets.
     pub targets: usize,
     /// Those judged Down.
@@ -65,7 +65,7 @@ pub struct Standing {
 
 /// Whether a run of failures is the target's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Voucher {
+pub enum Evidence {
     /// Nothing else answered since it began.
     None,
     /// Something else answered, but only after the last of the failures had begun: one more dial will tell.
@@ -74,7 +74,7 @@ pub enum Voucher {
     Good,
 }
 
-impl Doubt {
+impl SelfCheck {
     /// For a vantage with so many canaries.
     #[must_use]
     pub fn new(canaries: usize, now: Instant) -> Self {
@@ -85,21 +85,21 @@ impl Doubt {
             proof: None,
             bad: 0,
             good: 0,
-            ill: false,
+            isolated: false,
             witnesses: Vec::new(),
             answers: VecDeque::new(),
             news: false,
         }
     }
 
-    /// When to call [`Doubt::begin_round`] next.
+    /// When to call [`SelfCheck::begin_round`] next.
     #[must_use]
     pub fn next_round(&self) -> Option<Instant> {
         self.next_round
     }
 
     /// True if a round starts now. With canaries: dial them all and hand the result to
-    /// [`Doubt::round_over`]. Without: dial [`Doubt::witnesses`].
+    /// [`SelfCheck::round_over`]. Without: dial [`SelfCheck::witnesses`].
     pub fn begin_round(&mut self, now: Instant) -> bool {
         if self.next_round.is_none_or(|at| at > now) {
             return false;
@@ -110,7 +110,7 @@ impl Doubt {
     }
 
     /// A target failed for the first time: find out soon whether it is us.
-    pub fn ask(&mut self, now: Instant) {
+    pub fn request_round(&mut self, now: Instant) {
         let earliest = self.last_round.map_or(now, |last| (last + CONFIRMATION_SPACING).max(now));
         self.next_round = Some(self.next_round.map_or(earliest, |next| next.min(earliest)));
     }
@@ -123,17 +123,17 @@ impl Doubt {
         if failed * 2 > self.canaries {
             self.good = 0;
             self.bad = self.bad.saturating_add(1);
-            self.ill |= self.bad >= BAD_ROUNDS;
+            self.isolated |= self.bad >= BAD_ROUNDS;
         } else {
             self.proof = Some(started);
             self.note(None, started);
             self.bad = 0;
             self.good = self.good.saturating_add(1);
-            self.ill &= self.good < GOOD_ROUNDS;
+            self.isolated &= self.good < GOOD_ROUNDS;
         }
-        let undecided = if self.ill { self.good > 0 } else { self.bad > 0 };
+        let undecided = if self.isolated { self.good > 0 } else { self.bad > 0 };
         if undecided {
-            self.ask(now);
+            self.request_round(now);
         }
     }
 
@@ -171,7 +171,7 @@ impl Doubt {
         }
     }
 
-    /// True if what [`Doubt::vouches`] says may have changed since this was asked last.
+    /// True if what [`SelfCheck::evidence_since`] says may have changed since this was asked last.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }
@@ -184,28 +184,34 @@ impl Doubt {
     /// What is known to have been reachable, other than `address`, since the first of a run of failures, the newest of
     /// which began at `newest`.
     #[must_use]
-    pub fn vouches(&self, address: IpAddr, since: Instant, newest: Instant, standing: Standing) -> Voucher {
-        if self.canaries == 0 && standing.addresses < 2 {
-            return Voucher::Good;
+    pub fn evidence_since(
+        &self,
+        address: IpAddr,
+        since: Instant,
+        newest: Instant,
+        counts: TargetCounts,
+    ) -> Evidence {
+        if self.canaries == 0 && counts.addresses < 2 {
+            return Evidence::Good;
         }
         let late = self.answers.iter().rev().take_while(|(_, at)| *at >= since);
         let mut others = late.filter(|(place, _)| *place != Some(address)).peekable();
         if others.peek().is_none() {
-            Voucher::None
+            Evidence::None
         } else if others.any(|(_, at)| *at <= newest) {
-            Voucher::Good
+            Evidence::Good
         } else {
-            Voucher::TooLate
+            Evidence::TooLate
         }
     }
 
     /// True if this vantage's votes must not count.
     #[must_use]
-    pub fn ill(&self, standing: Standing) -> bool {
+    pub fn isolated(&self, counts: TargetCounts) -> bool {
         if self.canaries > 0 {
-            return self.ill;
+            return self.isolated;
         }
-        standing.addresses >= 2 && standing.down == standing.targets
+        counts.addresses >= 2 && counts.down == counts.targets
     }
 
     /// How long a turn to Down waits for somebody to vouch, for a check with this timeout: as long as the
@@ -227,78 +233,83 @@ mod tests {
         IpAddr::from([10, 0, 0, n])
     }
 
-    fn round(doubt: &mut Doubt, failed: usize) -> Instant {
-        let at = doubt.next_round().unwrap();
-        assert!(doubt.begin_round(at));
-        doubt.round_over(at, failed, at + MS);
+    fn round(self_check: &mut SelfCheck, failed: usize) -> Instant {
+        let at = self_check.next_round().unwrap();
+        assert!(self_check.begin_round(at));
+        self_check.round_over(at, failed, at + MS);
         at
     }
 
     #[test]
     fn three_bad_rounds_make_ill_and_two_good_ones_well() {
         let start = Instant::now();
-        let mut doubt = Doubt::new(3, start);
-        let ill = |doubt: &Doubt| doubt.ill(Standing::default());
-        round(&mut doubt, 1);
-        round(&mut doubt, 1);
-        assert!(!ill(&doubt), "one of three may fail");
-        let first = round(&mut doubt, 2);
-        round(&mut doubt, 2);
-        assert!(!ill(&doubt));
-        let third = round(&mut doubt, 3);
-        assert!(ill(&doubt));
+        let mut self_check = SelfCheck::new(3, start);
+        let isolated = |self_check: &SelfCheck| self_check.isolated(TargetCounts::default());
+        round(&mut self_check, 1);
+        round(&mut self_check, 1);
+        assert!(!isolated(&self_check), "one of three may fail");
+        let first = round(&mut self_check, 2);
+        round(&mut self_check, 2);
+        assert!(!isolated(&self_check));
+        let third = round(&mut self_check, 3);
+        assert!(isolated(&self_check));
         assert_eq!(third - first, CONFIRMATION_SPACING * 2, "bad rounds are confirmed quickly");
-        round(&mut doubt, 0);
-        assert!(ill(&doubt), "one good round may be luck");
-        round(&mut doubt, 0);
-        assert!(!ill(&doubt));
+        round(&mut self_check, 0);
+        assert!(isolated(&self_check), "one good round may be luck");
+        round(&mut self_check, 0);
+        assert!(!isolated(&self_check));
     }
 
     #[test]
     fn patience_lasts_until_canaries_that_do_not_answer_have_decided() {
         let start = Instant::now();
-        let mut doubt = Doubt::new(1, start);
+        let mut self_check = SelfCheck::new(1, start);
         let failed = start + 850 * MS;
-        round(&mut doubt, 0);
-        doubt.ask(failed);
+        round(&mut self_check, 0);
+        self_check.request_round(failed);
         let decided = (0..BAD_ROUNDS).fold(failed, |_, _| {
-            let at = doubt.next_round().unwrap();
-            assert!(doubt.begin_round(at));
-            doubt.round_over(at, 1, at + CANARY_TIMEOUT);
+            let at = self_check.next_round().unwrap();
+            assert!(self_check.begin_round(at));
+            self_check.round_over(at, 1, at + CANARY_TIMEOUT);
             at + CANARY_TIMEOUT
         });
-        assert!(doubt.ill(Standing::default()));
-        assert!(failed + doubt.patience(100 * MS) > decided);
+        assert!(self_check.isolated(TargetCounts::default()));
+        assert!(failed + self_check.patience(100 * MS) > decided);
     }
 
     #[test]
     fn a_bad_round_that_began_before_a_good_one_is_older_news() {
         let start = Instant::now();
-        let mut doubt = Doubt::new(1, start);
-        doubt.begin_round(start);
-        doubt.round_over(start + 500 * MS, 0, start + 501 * MS);
+        let mut self_check = SelfCheck::new(1, start);
+        self_check.begin_round(start);
+        self_check.round_over(start + 500 * MS, 0, start + 501 * MS);
         for _ in 0..5 {
-            doubt.round_over(start, 1, start + 1000 * MS);
+            self_check.round_over(start, 1, start + 1000 * MS);
         }
-        assert!(!doubt.ill(Standing::default()));
+        assert!(!self_check.isolated(TargetCounts::default()));
     }
 
     #[test]
     fn canaries_vouch_only_from_the_start_of_a_good_round() {
         let start = Instant::now();
-        let mut doubt = Doubt::new(2, start);
-        let good = round(&mut doubt, 0);
-        let vouches =
-            |doubt: &Doubt, since, newest| doubt.vouches(address(1), since, newest, Standing::default());
-        assert_eq!(vouches(&doubt, good, good), Voucher::Good);
-        assert_eq!(vouches(&doubt, good + MS, good + 2 * MS), Voucher::None);
-        assert_eq!(vouches(&doubt, good - 2 * MS, good - MS), Voucher::TooLate, "our outage may be over");
-        doubt.ask(good + 200 * MS);
-        let asked = round(&mut doubt, 1);
+        let mut self_check = SelfCheck::new(2, start);
+        let good = round(&mut self_check, 0);
+        let evidence_since = |self_check: &SelfCheck, since, newest| {
+            self_check.evidence_since(address(1), since, newest, TargetCounts::default())
+        };
+        assert_eq!(evidence_since(&self_check, good, good), Evidence::Good);
+        assert_eq!(evidence_since(&self_check, good + MS, good + 2 * MS), Evidence::None);
+        assert_eq!(
+            evidence_since(&self_check, good - 2 * MS, good - MS),
+            Evidence::TooLate,
+            "our outage may be over"
+        );
+        self_check.request_round(good + 200 * MS);
+        let asked = round(&mut self_check, 1);
         assert_eq!(asked, good + 200 * MS, "asked for, at once");
         assert_eq!(
-            vouches(&doubt, good + 200 * MS, good + 300 * MS),
-            Voucher::Good,
+            evidence_since(&self_check, good + 200 * MS, good + 300 * MS),
+            Evidence::Good,
             "half of the canaries is not more than half"
         );
     }
@@ -306,39 +317,49 @@ mod tests {
     #[test]
     fn without_canaries_another_address_vouches() {
         let start = Instant::now();
-        let mut doubt = Doubt::new(0, start);
-        assert_eq!(doubt.next_round(), None);
-        let two = Standing { targets: 2, down: 0, addresses: 2 };
+        let mut self_check = SelfCheck::new(0, start);
+        assert_eq!(self_check.next_round(), None);
+        let two = TargetCounts { targets: 2, down: 0, addresses: 2 };
         let (a, b) = (TargetKey::from("a"), TargetKey::from("b"));
-        let vouches =
-            |doubt: &Doubt, since, standing| doubt.vouches(address(1), since, start + 500 * MS, standing);
-        doubt.answered(&a, address(1), start + 10 * MS);
-        assert_eq!(vouches(&doubt, start, two), Voucher::None, "not for itself");
-        doubt.answered(&b, address(2), start + 20 * MS);
-        doubt.answered(&b, address(2), start + 21 * MS);
-        doubt.answered(&b, address(2), start + 22 * MS);
-        assert_eq!(vouches(&doubt, start + 20 * MS, two), Voucher::Good, "one for all of a moment");
-        assert_eq!(doubt.answers.len(), 2);
-        assert_eq!(vouches(&doubt, start + 21 * MS, two), Voucher::None);
-        assert_eq!(doubt.witnesses().collect::<Vec<_>>(), [&b, &a]);
-        doubt.ask(start + 30 * MS);
-        assert!(doubt.begin_round(start + 30 * MS));
-        doubt.ask(start + 31 * MS);
-        assert!(!doubt.begin_round(start + 31 * MS), "not more often than confirmations");
-        assert!(doubt.begin_round(start + 130 * MS));
-        let one = Standing { targets: 2, down: 0, addresses: 1 };
-        assert_eq!(vouches(&doubt, start + 500 * MS, one), Voucher::Good, "nobody else there to ask");
+        let evidence_since = |self_check: &SelfCheck, since, counts| {
+            self_check.evidence_since(address(1), since, start + 500 * MS, counts)
+        };
+        self_check.answered(&a, address(1), start + 10 * MS);
+        assert_eq!(evidence_since(&self_check, start, two), Evidence::None, "not for itself");
+        self_check.answered(&b, address(2), start + 20 * MS);
+        self_check.answered(&b, address(2), start + 21 * MS);
+        self_check.answered(&b, address(2), start + 22 * MS);
+        assert_eq!(
+            evidence_since(&self_check, start + 20 * MS, two),
+            Evidence::Good,
+            "one for all of a moment"
+        );
+        assert_eq!(self_check.answers.len(), 2);
+        assert_eq!(evidence_since(&self_check, start + 21 * MS, two), Evidence::None);
+        assert_eq!(self_check.witnesses().collect::<Vec<_>>(), [&b, &a]);
+        self_check.request_round(start + 30 * MS);
+        assert!(self_check.begin_round(start + 30 * MS));
+        self_check.request_round(start + 31 * MS);
+        assert!(!self_check.begin_round(start + 31 * MS), "not more often than confirmations");
+        assert!(self_check.begin_round(start + 130 * MS));
+        let one = TargetCounts { targets: 2, down: 0, addresses: 1 };
+        assert_eq!(
+            evidence_since(&self_check, start + 500 * MS, one),
+            Evidence::Good,
+            "nobody else there to ask"
+        );
     }
 
     #[test]
     fn without_canaries_all_down_is_our_own_illness() {
-        let doubt = Doubt::new(0, Instant::now());
-        let ill = |targets, down, addresses| doubt.ill(Standing { targets, down, addresses });
-        assert!(ill(2, 2, 2));
-        assert!(ill(5, 5, 3));
-        assert!(!ill(5, 4, 3));
-        assert!(!ill(1, 1, 1), "a single address is no everything");
-        assert!(!ill(3, 3, 1));
-        assert!(!ill(0, 0, 0));
+        let self_check = SelfCheck::new(0, Instant::now());
+        let isolated =
+            |targets, down, addresses| self_check.isolated(TargetCounts { targets, down, addresses });
+        assert!(isolated(2, 2, 2));
+        assert!(isolated(5, 5, 3));
+        assert!(!isolated(5, 4, 3));
+        assert!(!isolated(1, 1, 1), "a single address is no everything");
+        assert!(!isolated(3, 3, 1));
+        assert!(!isolated(0, 0, 0));
     }
 }

@@ -132,7 +132,7 @@ async fn is_refused(places: &[SocketAddr]) -> bool {
     all_refused(&join_all(places.iter().map(|place| dial(*place))).await)
 }
 
-/// Places that this gateway has no way to say nothing where another one refuses.
+/// DialAddresses that this gateway has no way to say nothing where another one refuses.
 fn all_refused(dialled: &[Dialled]) -> bool {
     dialled.contains(&Dialled::Refused) && !dialled.contains(&Dialled::Unproven)
 }

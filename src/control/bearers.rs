@@ -20,32 +20,32 @@ use store::{
 };
 use tokio::time::Instant;
 
-use super::nodes::Nodes;
+use super::liveness::Nodes;
 use crate::auth::{FIRST, Right, permits};
 
 /// Who was silent for longer does not count: it is gone, or was never there.
-pub(super) const RECENT: Duration = Duration::from_secs(60);
+pub(crate) const RECENT: Duration = Duration::from_secs(60);
 
 /// What is known of the bearers at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Census {
+pub(crate) struct Census {
     /// With which token of ours each was heard last, `None`: without one, or with one that has another secret now. Nodes
     /// whose heartbeats bypass our listeners are not in it.
-    pub(super) tokens: BTreeMap<Bearer, Option<String>>,
+    pub(crate) tokens: BTreeMap<Bearer, Option<String>>,
     /// Who was heard in the last minute, and the role its token needs.
-    pub(super) recent: BTreeMap<Bearer, Role>,
+    pub(crate) recent: BTreeMap<Bearer, Role>,
 }
 
 impl Census {
     /// Who was heard in the last minute without a token of ours: who an operator's token would lock out.
-    pub(super) fn without_token(&self) -> BTreeMap<Bearer, Role> {
+    pub(crate) fn without_token(&self) -> BTreeMap<Bearer, Role> {
         let without = |bearer: &Bearer| self.tokens.get(bearer).is_some_and(Option::is_none);
         self.recent.iter().filter(|(it, _)| without(it)).map(|(it, role)| (it.clone(), *role)).collect()
     }
 
     /// Who was heard in the last minute with a token that a change of the tokens ends, or from which it takes a right
     /// that its bearer needs; and with which token.
-    pub(super) fn locked_out(&self, before: &[Token], after: &[Token]) -> Vec<(Bearer, String)> {
+    pub(crate) fn locked_out(&self, before: &[Token], after: &[Token]) -> Vec<(Bearer, String)> {
         let lost = |(bearer, role): (&Bearer, &Role)| {
             let name = self.tokens.get(bearer)?.as_ref()?;
             let old = before.iter().find(|it| it.name.as_str() == name.as_str())?;
@@ -62,14 +62,14 @@ impl Census {
 
     /// For whom an operator's token waits that waits for these: for each until it is heard with a token, and for
     /// also if other nodes are then locked out.
-    pub(super) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
+    pub(crate) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
         let unheard = |it: &&Bearer| !self.tokens.get(it).is_some_and(Option::is_some);
         waits_for.iter().filter(unheard).cloned().chain(self.without_token().into_keys()).collect()
     }
 }
 
 /// The tokens among documents.
-pub(super) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Token> {
+pub(crate) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Token> {
     let token = |document: Arc<Document>| match &*document {
         Document::Token(it) => Some(it.clone()),
         _ => None,
@@ -91,12 +91,12 @@ fn takes_any(bearer: &Bearer, role: Role, takes: impl Fn(Right<'_>) -> bool) -> 
 }
 
 /// True when a token that was there is gone, or is another one now.
-pub(super) fn any_changed(before: &[Token], after: &[Token]) -> bool {
+pub(crate) fn any_changed(before: &[Token], after: &[Token]) -> bool {
     before.iter().any(|it| !after.contains(it))
 }
 
 /// The operator's token that is not in force yet.
-pub(super) fn pending(snapshot: &Snapshot) -> Option<&Token> {
+pub(crate) fn pending(snapshot: &Snapshot) -> Option<&Token> {
     snapshot.tokens.iter().find(|it| it.role == Role::Operator && !it.makes_tokens_needed())
 }
 
@@ -111,7 +111,7 @@ struct Heard {
 
 /// Who is heard. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Bearers {
+pub(crate) struct Bearers {
     engine: Arc<dyn Engine>,
     handle: Handle,
     nodes: Nodes,
@@ -119,7 +119,7 @@ pub(super) struct Bearers {
 }
 
 impl Bearers {
-    pub(super) fn new(engine: Arc<dyn Engine>, handle: Handle, nodes: Nodes) -> Self {
+    pub(crate) fn new(engine: Arc<dyn Engine>, handle: Handle, nodes: Nodes) -> Self {
         Self { engine, handle, nodes, heard: Arc::default() }
     }
 
@@ -128,7 +128,7 @@ impl Bearers {
     }
 
     /// A vantage's report was taken. The engine records when the reporter's token is another one than before.
-    pub(super) async fn heard(&self, vantage: &Name, writer: Writer) {
+    pub(crate) async fn heard(&self, vantage: &Name, writer: Writer) {
         let now = Instant::now();
         let noted = {
             let mut heard = self.vantages();
@@ -154,7 +154,7 @@ impl Bearers {
     ///
     /// # Errors
     /// While the engine cannot be read: it is not known then who is there.
-    pub(super) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
+    pub(crate) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
         let picture = self.handle.picture().await;
         let (now, moment) = (Instant::now(), self.handle.now());
@@ -208,7 +208,7 @@ impl Bearers {
 }
 
 /// Why an operator's token cannot be made yet, and what to do.
-pub(super) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
+pub(crate) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
     let named: Vec<String> = without_token.keys().map(ToString::to_string).collect();
     format!(
         "this would be the first operator's token, and from then on every request needs a token. Heard in the last \
@@ -224,7 +224,7 @@ pub(super) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
 }
 
 /// Why a token cannot be taken away yet, and what to do.
-pub(super) fn still_used(in_use: &[(Bearer, String)]) -> String {
+pub(crate) fn still_used(in_use: &[(Bearer, String)]) -> String {
     let named: Vec<String> =
         in_use.iter().map(|(bearer, token)| format!("{bearer} (token {token})")).collect();
     format!(
