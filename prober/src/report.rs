@@ -1,5 +1,5 @@
-//! One reporter per address: numbered batches of what changed, a heartbeat when nothing did, everything when the
-//! other end does not know where we are.
+//! One reporter per admin address: numbered batches of changes, a heartbeat when nothing changed, and all observations
+//! when the other end asks for them or may have missed some.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
     outbox::{Changes, Outbox},
 };
 
-/// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
-/// it does, no heartbeat of ours is seen.
+/// Observations in a batch that is not full. Control writes a batch before it acknowledges it, and meanwhile sees no
+/// heartbeat of this prober.
 const MAX: usize = 5_000;
 /// The longest wait after failures in a row: shorter than a vantage stays fresh.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// The wait before everything is sent again, at the latest after the first failure, and when it was asked for.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Who reports.
+/// The sender of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) vantage: Name,
@@ -36,20 +36,20 @@ pub(crate) struct Reporter {
 struct DeliveryState {
     number: u64,
     heartbeat: u64,
-    /// What the other end has, or may have.
-    had: u64,
+    /// The newest version that the other end acknowledged.
+    acknowledged: u64,
     full: bool,
 }
 
 impl DeliveryState {
     const fn new() -> Self {
-        Self { number: 0, heartbeat: 0, had: 0, full: true }
+        Self { number: 0, heartbeat: 0, acknowledged: 0, full: true }
     }
 
-    /// The next batch: its number moves only if it carries something.
-    fn batch(&mut self, who: &Reporter, news: Changes) -> Batch {
+    /// The next batch. Its number grows only when it carries observations.
+    fn batch(&mut self, who: &Reporter, changes: Changes) -> Batch {
         self.heartbeat += 1;
-        if self.full || !news.observations.is_empty() {
+        if self.full || !changes.observations.is_empty() {
             self.number += 1;
         }
         Batch {
@@ -57,9 +57,9 @@ impl DeliveryState {
             boot: who.boot.clone(),
             number: self.number,
             heartbeat: self.heartbeat,
-            withheld: news.withheld,
+            withheld: changes.withheld,
             full: self.full,
-            observations: news.observations,
+            observations: changes.observations,
         }
     }
 
@@ -67,14 +67,14 @@ impl DeliveryState {
         match reply {
             BatchReply::Accepted => {
                 self.full = false;
-                self.had = version;
+                self.acknowledged = version;
             }
             BatchReply::Resend => self.full = true,
         }
     }
 }
 
-/// Reports for ever.
+/// Reports until the task is ended.
 pub(crate) async fn report(
     api: Arc<dyn Admin>,
     number: usize,
@@ -87,10 +87,10 @@ pub(crate) async fn report(
     let mut retry = Retry::new("reporting").subject(api.base()).backoff(Backoff::new(AGAIN, MAX_PAUSE));
     loop {
         changed.borrow_and_update();
-        let (after, at_most) = if delivery.full { (0, usize::MAX) } else { (delivery.had, MAX) };
-        let news = outbox.since(after, at_most);
-        let (version, more, sent) = (news.version, news.more, Instant::now());
-        let batch = delivery.batch(&who, news);
+        let (after, at_most) = if delivery.full { (0, usize::MAX) } else { (delivery.acknowledged, MAX) };
+        let changes = outbox.since(after, at_most);
+        let (version, more, sent) = (changes.version, changes.more, Instant::now());
+        let batch = delivery.batch(&who, changes);
         match api.report(&batch).await {
             Ok(reply) => {
                 retry.succeeded();
@@ -98,7 +98,7 @@ pub(crate) async fn report(
                 let again = reply == BatchReply::Resend;
                 delivery.answered(reply, version);
                 if again {
-                    // The other end does not know us: at once, but never in a tight circle.
+                    // The other end does not know this process: everything is sent at once, but never in a busy loop.
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
@@ -114,7 +114,7 @@ pub(crate) async fn report(
             }
             Err(failed) => {
                 metrics.reported(number, false);
-                // It may have been taken or not: everything once more settles it.
+                // It is unknown whether the report was accepted, so everything is sent again.
                 delivery.full = true;
                 let pause = retry.failed(&failed);
                 let refused = matches!(failed, Failed::Refused(_));

@@ -7,7 +7,7 @@ use store::engine::{
     follower::{Follower, News, Watched},
 };
 
-/// Follows for ever. Every reading is handed on, also one that repeats the last, and every failure.
+/// Follows for ever. Passes on every reading, also one that repeats the last, and every failure.
 pub(super) async fn follow(
     engine: &Arc<dyn Engine>,
     prefix: &str,

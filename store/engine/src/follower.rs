@@ -134,13 +134,6 @@ impl Follower {
         self
     }
 
-    /// Reads at most so many times a second, for content that is large and changes all the time.
-    #[must_use]
-    pub fn at_most_per_second(mut self, reads: u32) -> Self {
-        self.cursor.set_pace(1, reads);
-        self
-    }
-
     /// What is followed.
     #[must_use]
     pub const fn watched(&self) -> &Watched {

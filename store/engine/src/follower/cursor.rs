@@ -79,11 +79,6 @@ impl Cursor {
     pub(super) fn report_by(&mut self, retry: Retry) {
         self.retry = retry;
     }
-
-    /// Changes the pace.
-    pub(super) fn set_pace(&mut self, burst: u32, per_second: u32) {
-        self.pace = Bucket::new(burst, per_second, Instant::now());
-    }
 }
 
 #[cfg(test)]
