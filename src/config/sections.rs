@@ -67,12 +67,12 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
             && fields.get("store").is_none()
             && !(role == "dns" && has_zones(&there))
         {
-            there.mistake("needs an engine, and there is no [store]", "a [store] section");
+            there.error("needs an engine, and there is no [store]", "a [store] section");
         }
     }
     let roles = ["store", "dns", "proxy", "prober", "control"];
     if roles.iter().all(|role| fields.get(role).is_none()) {
-        root.mistake(
+        root.error(
             "turns nothing on",
             "at least one of the sections [store], [dns], [proxy], [prober], [control]",
         );
@@ -186,7 +186,7 @@ fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
         match read {
             Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
             Err(error) => {
-                it.mistake(error, "a database in the MaxMind format (.mmdb)");
+                it.error(error, "a database in the MaxMind format (.mmdb)");
                 None
             }
         }
@@ -244,7 +244,7 @@ fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
         if let Some(at) = fields.get(name)
             && files.is_none()
         {
-            at.mistake("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
+            at.error("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
         }
     }
     files.flatten()
@@ -268,10 +268,7 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let clients = fields.or("discovery_clients", Offer::inside(), |it| {
         let networks = it.distinct(|network| network.net())?;
         if networks.is_empty() && it.count() == 0 {
-            it.mistake(
-                "is empty, so nobody would be answered",
-                "a list of networks such as [\"10.0.0.0/8\"]",
-            );
+            it.error("is empty, so nobody would be answered", "a list of networks such as [\"10.0.0.0/8\"]");
         }
         Some(networks)
     });
@@ -279,10 +276,8 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {
             if let Some(there) = fields.get(key) {
-                there.mistake(
-                    "is about names that are not served",
-                    "`discovery_domain = \"consul\"` beside it",
-                );
+                there
+                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
             }
         }
         return None;
@@ -364,12 +359,12 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
                 }
                 found.insert(name, PathBuf::from(text));
             }
-            Err(error) => path.mistake(format!("{name:?} is no name for a program"), format!("{error}")),
+            Err(error) => path.error(format!("{name:?} is no name for a program"), format!("{error}")),
         }
     }
     let most = prober::Config::MAX_PROGRAMS;
     if found.len() > most {
-        field.mistake(format!("{} programs", found.len()), format!("at most {most}"));
+        field.error(format!("{} programs", found.len()), format!("at most {most}"));
     }
     Some(found)
 }
@@ -394,7 +389,7 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(MAX)?;
         if let Err(problem) = directives(text) {
-            it.mistake(
+            it.error(
                 problem,
                 "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
             );
@@ -407,7 +402,7 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     if listen.is_none() {
         for key in ["tls", "token_file"] {
             if let Some(there) = fields.get(key) {
-                there.mistake("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+                there.error("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
             }
         }
     }
@@ -437,7 +432,7 @@ fn directives(text: &str) -> Result<(), String> {
 fn authorities(at: &Reader<'_>) -> Option<Vec<u8>> {
     let pem = file(at)?;
     if let Err(problem) = crate::certificate::authorities(&pem) {
-        at.mistake(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
+        at.error(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
         return None;
     }
     Some(pem)
@@ -452,7 +447,7 @@ fn guard(fields: &Fields<'_>) -> Guard {
         let ((certificate, cert), (key_file, key)) = (cert?, key?);
         let files = CertificateFiles { certificate, key: key_file };
         if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
-            at.mistake(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
+            at.error(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
         }
         Some(Tls { files, cert, key })
     });
@@ -463,7 +458,7 @@ fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Gua
     if address.ip().is_loopback() || (guard.tls.is_some() && guard.token.is_some()) {
         return;
     }
-    at.mistake(
+    at.error(
         format!("{what} {address} is off loopback, where it takes tokens and TLS"),
         "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
     );
@@ -474,7 +469,7 @@ fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
     if address.ip().is_loopback() || exposed {
         return;
     }
-    at.mistake(
+    at.error(
         format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
         "`dns_exposed = true` beside it, if that is meant, or a loopback address",
     );
@@ -498,7 +493,7 @@ fn address(at: &Reader<'_>) -> Option<SocketAddr> {
 fn addresses(at: Reader<'_>) -> Option<Vec<SocketAddr>> {
     let all = at.distinct(|it| address(&it))?;
     if all.is_empty() && at.count() == 0 {
-        at.mistake("is empty", ADDRESS);
+        at.error("is empty", ADDRESS);
     }
     Some(all)
 }
@@ -523,7 +518,7 @@ fn path(at: &Reader<'_>) -> Option<PathBuf> {
 fn folder(at: &Reader<'_>) -> Option<PathBuf> {
     let path = path(at)?;
     if !path.is_dir() {
-        at.mistake(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
+        at.error(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
     }
     Some(path)
 }
@@ -532,12 +527,10 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
     let path = path(at)?;
     let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE);
     match std::fs::read(&path) {
-        Ok(_) if large => {
-            at.mistake(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file")
-        }
+        Ok(_) if large => at.error(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file"),
         Ok(bytes) => return Some(bytes),
         Err(error) => {
-            at.mistake(format!("cannot read {}: {error}", path.display()), "a file this user may read")
+            at.error(format!("cannot read {}: {error}", path.display()), "a file this user may read")
         }
     }
     None
@@ -545,7 +538,7 @@ pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
 
 fn secret(at: &Reader<'_>) -> Option<Secret> {
     let bytes = file(at)?;
-    token_file::secret(&bytes).map_err(|error| at.mistake(error, token_file::EXPECTED)).ok()
+    token_file::secret(&bytes).map_err(|error| at.error(error, token_file::EXPECTED)).ok()
 }
 
 /// The token of a client. Its file may come later: `token bootstrap` writes it.
