@@ -4,11 +4,16 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
-pub mod explain;
+mod explain;
 mod health;
 pub mod routes;
-pub mod simulate;
-pub mod status;
+mod shown;
+mod simulate;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -31,20 +36,12 @@ use store::{
     model::{InputError, Moment, Name, Span},
 };
 
-pub use crate::control::documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
-pub use crate::control::liveness::NodeStatus;
-pub use crate::control::tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
-pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
-pub use simulate::{Simulated, Unserved};
-pub use status::{
-    Answering, CnameToSet, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known,
-    Seen, ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
-};
 
 use crate::{
+    api::{DrainOrder, DrainView, OrderedDrain},
     auth::{Auth, Identity, Right},
-    control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused, bearers, documents, liveness, tokens},
+    control::{ControlHandle, Refusal, Refused, bearers, documents, liveness, tokens},
     repeats::Repeats,
 };
 
@@ -345,13 +342,6 @@ async fn work(
 async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<DrainView>>, Problem> {
     caller.needs(Right::Read)?;
     Ok(Json(admin.control.drains()))
-}
-
-/// A drain's record as it is answered to its order.
-#[derive(Debug, Serialize)]
-struct OrderedDrain {
-    #[serde(flatten, with = "crate::moments")]
-    drain: store::drain::Drain,
 }
 
 async fn order_drain(

@@ -41,12 +41,14 @@ use store::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-pub use drains::{DrainOrder, DrainView, HookState, MAX_DRAINS, MIN_LEASE, StillRegistered};
+pub use drains::{MAX_DRAINS, MIN_LEASE};
 pub use metrics::Metrics;
 
 use drains::Desk;
 use lock::Lock;
 use work::Board;
+
+use crate::api::{DrainOrder, DrainView};
 
 /// Who this control is, and its patience.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! What this vantage sees, ready to be told: every reporter takes what changed since what it last had taken, so
-//! that a slow address costs no memory and never an old observation after a newer one.
+//! The observations of this vantage, ready to be reported. Every reporter takes what changed since the version that its
+//! address acknowledged, so that a slow address costs no memory and never gets an old observation after a newer one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 use store::health::{Observation, TargetKey};
 use tokio::sync::watch;
 
-/// The newest observation of each target, numbered by its last change.
+/// The newest observation of each target, with the version of its last change.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
@@ -24,13 +24,13 @@ struct Inner {
     order: BTreeMap<u64, TargetKey>,
 }
 
-/// What a reporter takes.
+/// The changes that a reporter takes.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) version: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
-    /// There is more than was taken.
+    /// There are more changes than were taken.
     pub(crate) more: bool,
 }
 
@@ -42,7 +42,7 @@ impl Outbox {
         }
     }
 
-    /// Tells an observation that is news.
+    /// Adds an observation that is to be reported.
     pub(crate) fn put(&self, observation: Observation) {
         self.change(|inner| {
             let known = inner.seen.get(&observation.target);
@@ -56,7 +56,7 @@ impl Outbox {
         });
     }
 
-    /// Forgets a target that is dialled no more. Nobody needs to be told: control knows it before we do.
+    /// Forgets a target that is no longer dialled. That is not reported, because control removed it.
     pub(crate) fn forget(&self, key: &TargetKey) {
         self.change(|inner| {
             if let Some((version, _)) = inner.seen.remove(key) {
@@ -66,7 +66,7 @@ impl Outbox {
         });
     }
 
-    /// Says whether this vantage's votes are to count.
+    /// Sets whether this vantage withholds its votes.
     pub(crate) fn withhold(&self, withheld: bool) {
         self.change(|inner| {
             let changed = inner.withheld != withheld;
@@ -76,7 +76,7 @@ impl Outbox {
         });
     }
 
-    /// The oldest changes after a version, so many `at_most`; from 0 on, everything there is.
+    /// The oldest changes after a version, `at_most` so many. After version 0 these are all observations.
     pub(crate) fn since(&self, version: u64, at_most: usize) -> Changes {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut newer = inner.order.range(version + 1..);
@@ -88,7 +88,7 @@ impl Outbox {
         Changes { version: last, withheld: inner.withheld, observations, more }
     }
 
-    /// Wakes with every change.
+    /// Signals every change.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -111,18 +111,18 @@ mod tests {
         }
     }
 
-    fn keys(news: &Changes) -> Vec<&str> {
-        news.observations.iter().map(|it| it.target.as_str()).collect()
+    fn keys(changes: &Changes) -> Vec<&str> {
+        changes.observations.iter().map(|it| it.target.as_str()).collect()
     }
 
     #[test]
-    fn a_reporter_gets_what_it_has_not_had() {
+    fn a_reporter_gets_what_it_has_not_sent_yet() {
         let outbox = Outbox::default();
         outbox.put(observation("a", State::Up));
         outbox.put(observation("b", State::Up));
         let first = outbox.since(0, usize::MAX);
         assert_eq!(keys(&first), ["a", "b"]);
-        assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing new");
+        assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing has changed");
         outbox.put(observation("a", State::Down));
         assert_eq!(keys(&outbox.since(first.version, usize::MAX)), ["a"]);
         assert_eq!(keys(&outbox.since(0, usize::MAX)), ["b", "a"]);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn much_news_is_taken_piece_by_piece() {
+    fn many_changes_are_taken_in_pieces() {
         let outbox = Outbox::default();
         for key in ["a", "b", "c"] {
             outbox.put(observation(key, State::Up));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn withholding_is_news_by_itself() {
+    fn withholding_is_a_change_by_itself() {
         let outbox = Outbox::default();
         let mut changed = outbox.changed();
         changed.mark_unchanged();

@@ -1,14 +1,15 @@
-//! Is it them, or is it us? (Invariant 4: check yourself.)
+//! Whether failures are the targets' or this vantage's own, because it is isolated from the network (invariant 4).
 //!
-//! With canaries: a round of all canaries every second, and at once when a target fails. Three bad rounds in a
-//! row make this vantage isolated, two good ones well again. Without: targets that answer serve as witnesses for
-//! each other, and the vantage is isolated when every target, at two addresses or more, is down.
+//! With canaries: all canaries are dialled in a round every second, and at once when a target fails. After three bad
+//! rounds in a row this vantage counts as isolated, after two good ones as connected again. Without canaries: targets
+//! that answer are witnesses for the others, and the vantage counts as isolated when every target, at two addresses or
+//! more, is down.
 //!
-//! Withholding after the fact would be too late, since the votes that an outage of our own produced would have
-//! been cast. So a target's turn to Down is told only once something else has answered *since* its first
-//! failure and the target failed again after that, or the vantage has found itself isolated, or nobody could tell within a
-//! while. (Failures from before the answer alone may be those of an outage of our own that is just over.) Pure; time
-//! is an argument.
+//! Withholding votes only after an outage was detected would be too late, since the votes that it caused would have
+//! been cast. So a target's change to Down is reported only when something else has answered *since* its first
+//! failure and the target failed again after that, or when the vantage has found itself isolated, or when neither is
+//! known within a bounded time. (Failures from before that answer may be those of an outage that has just ended.)
+//! Pure; time is an argument.
 
 use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
@@ -21,28 +22,28 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 const BAD_ROUNDS: u8 = 3;
 const GOOD_ROUNDS: u8 = 2;
 const WITNESSES: usize = 4;
-/// Answers that are remembered: for longer than the longest run of failures takes.
+/// Answers that are remembered: enough for longer than the longest run of failures takes.
 const ANSWERS: usize = 4096;
-/// Answers to dials that started closer together than this say the same.
+/// Of answers to dials that started closer together than this only a few are kept.
 const THINNED: Duration = Duration::from_millis(5);
 
-/// What this vantage thinks of itself.
+/// What this vantage knows about its own connection.
 #[derive(Debug)]
 pub struct SelfCheck {
     canaries: usize,
     next_round: Option<Instant>,
     last_round: Option<Instant>,
     /// When the newest good round started.
-    proof: Option<Instant>,
+    last_good: Option<Instant>,
     bad: u8,
     good: u8,
     isolated: bool,
     /// The targets that answered last, at distinct addresses, newest first.
     witnesses: Vec<Witness>,
-    /// When what answered was dialled, and where (`None`: the canaries), oldest first and thinned out.
+    /// The dials that were answered: address (`None`: the canaries) and start, oldest first and thinned out.
     answers: VecDeque<(Option<IpAddr>, Instant)>,
-    /// One was added since somebody asked.
-    news: bool,
+    /// An answer was added since the last [`SelfCheck::take_changed`].
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,7 @@ struct Witness {
     started: Instant,
 }
 
-/// How the targets stand; what a vantage without canaries judges itself by.
+/// The number of targets by state, by which a vantage without canaries judges itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TargetCounts {
     /// All targets.
@@ -63,32 +64,32 @@ pub struct TargetCounts {
     pub addresses: usize,
 }
 
-/// Whether a run of failures is the target's own.
+/// Whether there is evidence that a run of failures is the target's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// Nothing else answered since it began.
+    /// Nothing else has answered since the run began.
     None,
-    /// Something else answered, but only after the last of the failures had begun: one more dial will tell.
+    /// Something else answered, but only after the last of the failures had begun: one more dial decides.
     TooLate,
     /// Something else answered, and the target failed after that.
-    Good,
+    Sufficient,
 }
 
 impl SelfCheck {
-    /// For a vantage with so many canaries.
+    /// For a vantage with this many canaries.
     #[must_use]
     pub fn new(canaries: usize, now: Instant) -> Self {
         Self {
             canaries,
             next_round: (canaries > 0).then_some(now),
             last_round: None,
-            proof: None,
+            last_good: None,
             bad: 0,
             good: 0,
             isolated: false,
             witnesses: Vec::new(),
             answers: VecDeque::new(),
-            news: false,
+            changed: false,
         }
     }
 
@@ -109,7 +110,7 @@ impl SelfCheck {
         true
     }
 
-    /// A target failed for the first time: find out soon whether it is us.
+    /// A target failed for the first time: the next round starts soon.
     pub fn request_round(&mut self, now: Instant) {
         let earliest = self.last_round.map_or(now, |last| (last + CONFIRMATION_SPACING).max(now));
         self.next_round = Some(self.next_round.map_or(earliest, |next| next.min(earliest)));
@@ -117,7 +118,7 @@ impl SelfCheck {
 
     /// A round of canaries that began at `started` is over.
     pub fn round_over(&mut self, started: Instant, failed: usize, now: Instant) {
-        if self.proof.is_some_and(|proof| started <= proof) {
+        if self.last_good.is_some_and(|last_good| started <= last_good) {
             return;
         }
         if failed * 2 > self.canaries {
@@ -125,7 +126,7 @@ impl SelfCheck {
             self.bad = self.bad.saturating_add(1);
             self.isolated |= self.bad >= BAD_ROUNDS;
         } else {
-            self.proof = Some(started);
+            self.last_good = Some(started);
             self.note(None, started);
             self.bad = 0;
             self.good = self.good.saturating_add(1);
@@ -157,23 +158,23 @@ impl SelfCheck {
         }
     }
 
-    /// Two places at a time are enough to vouch for any third.
-    fn note(&mut self, place: Option<IpAddr>, started: Instant) {
+    /// Keeps two addresses of one moment, which is enough evidence for any third.
+    fn note(&mut self, address: Option<IpAddr>, started: Instant) {
         let near = |at: Instant| at.max(started) - at.min(started) < THINNED;
         let mut late = self.answers.iter().rev().take(2).filter(|(_, at)| near(*at));
-        let known = late.clone().any(|(it, _)| *it == place) || late.nth(1).is_some();
+        let known = late.clone().any(|(it, _)| *it == address) || late.nth(1).is_some();
         if !known {
-            self.answers.push_back((place, started));
-            self.news = true;
+            self.answers.push_back((address, started));
+            self.changed = true;
         }
         if self.answers.len() > ANSWERS {
             self.answers.pop_front();
         }
     }
 
-    /// True if what [`SelfCheck::evidence_since`] says may have changed since this was asked last.
-    pub fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+    /// True if the result of [`SelfCheck::evidence_since`] may have changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// The targets that answered last.
@@ -181,8 +182,8 @@ impl SelfCheck {
         self.witnesses.iter().filter(|_| self.canaries == 0).map(|it| &it.key)
     }
 
-    /// What is known to have been reachable, other than `address`, since the first of a run of failures, the newest of
-    /// which began at `newest`.
+    /// Whether anything else than `address` was reachable during a run of failures that began at `since`, and whose
+    /// newest failure began at `newest`.
     #[must_use]
     pub fn evidence_since(
         &self,
@@ -192,20 +193,20 @@ impl SelfCheck {
         counts: TargetCounts,
     ) -> Evidence {
         if self.canaries == 0 && counts.addresses < 2 {
-            return Evidence::Good;
+            return Evidence::Sufficient;
         }
         let late = self.answers.iter().rev().take_while(|(_, at)| *at >= since);
-        let mut others = late.filter(|(place, _)| *place != Some(address)).peekable();
+        let mut others = late.filter(|(other, _)| *other != Some(address)).peekable();
         if others.peek().is_none() {
             Evidence::None
         } else if others.any(|(_, at)| *at <= newest) {
-            Evidence::Good
+            Evidence::Sufficient
         } else {
             Evidence::TooLate
         }
     }
 
-    /// True if this vantage's votes must not count.
+    /// True if this vantage must withhold its votes.
     #[must_use]
     pub fn isolated(&self, counts: TargetCounts) -> bool {
         if self.canaries > 0 {
@@ -214,8 +215,8 @@ impl SelfCheck {
         counts.addresses >= 2 && counts.down == counts.targets
     }
 
-    /// How long a turn to Down waits for somebody to vouch, for a check with this timeout: as long as the
-    /// canaries (one bad round after the other), or a witness's own run of failures, need to decide.
+    /// How long a change to Down waits for evidence, for a check with this timeout: as long as bad rounds of
+    /// canaries, or a witness's own run of failures, need to decide.
     #[must_use]
     pub fn patience(&self, timeout: Duration) -> Duration {
         let settle = Duration::from_millis(500);
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn three_bad_rounds_make_ill_and_two_good_ones_well() {
+    fn three_bad_rounds_isolate_and_two_good_ones_reconnect() {
         let start = Instant::now();
         let mut self_check = SelfCheck::new(3, start);
         let isolated = |self_check: &SelfCheck| self_check.isolated(TargetCounts::default());
@@ -255,7 +256,7 @@ mod tests {
         assert!(isolated(&self_check));
         assert_eq!(third - first, CONFIRMATION_SPACING * 2, "bad rounds are confirmed quickly");
         round(&mut self_check, 0);
-        assert!(isolated(&self_check), "one good round may be luck");
+        assert!(isolated(&self_check), "one good round is not enough");
         round(&mut self_check, 0);
         assert!(!isolated(&self_check));
     }
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_round_that_began_before_a_good_one_is_older_news() {
+    fn a_bad_round_that_began_before_a_good_one_is_out_of_date() {
         let start = Instant::now();
         let mut self_check = SelfCheck::new(1, start);
         self_check.begin_round(start);
@@ -290,32 +291,32 @@ mod tests {
     }
 
     #[test]
-    fn canaries_vouch_only_from_the_start_of_a_good_round() {
+    fn canaries_are_evidence_only_from_the_start_of_a_good_round() {
         let start = Instant::now();
         let mut self_check = SelfCheck::new(2, start);
         let good = round(&mut self_check, 0);
         let evidence_since = |self_check: &SelfCheck, since, newest| {
             self_check.evidence_since(address(1), since, newest, TargetCounts::default())
         };
-        assert_eq!(evidence_since(&self_check, good, good), Evidence::Good);
+        assert_eq!(evidence_since(&self_check, good, good), Evidence::Sufficient);
         assert_eq!(evidence_since(&self_check, good + MS, good + 2 * MS), Evidence::None);
         assert_eq!(
             evidence_since(&self_check, good - 2 * MS, good - MS),
             Evidence::TooLate,
-            "our outage may be over"
+            "an outage of this vantage may have ended"
         );
         self_check.request_round(good + 200 * MS);
-        let asked = round(&mut self_check, 1);
-        assert_eq!(asked, good + 200 * MS, "asked for, at once");
+        let requested = round(&mut self_check, 1);
+        assert_eq!(requested, good + 200 * MS, "on request, at once");
         assert_eq!(
             evidence_since(&self_check, good + 200 * MS, good + 300 * MS),
-            Evidence::Good,
+            Evidence::Sufficient,
             "half of the canaries is not more than half"
         );
     }
 
     #[test]
-    fn without_canaries_another_address_vouches() {
+    fn without_canaries_another_address_is_evidence() {
         let start = Instant::now();
         let mut self_check = SelfCheck::new(0, start);
         assert_eq!(self_check.next_round(), None);
@@ -331,7 +332,7 @@ mod tests {
         self_check.answered(&b, address(2), start + 22 * MS);
         assert_eq!(
             evidence_since(&self_check, start + 20 * MS, two),
-            Evidence::Good,
+            Evidence::Sufficient,
             "one for all of a moment"
         );
         assert_eq!(self_check.answers.len(), 2);
@@ -345,20 +346,20 @@ mod tests {
         let one = TargetCounts { targets: 2, down: 0, addresses: 1 };
         assert_eq!(
             evidence_since(&self_check, start + 500 * MS, one),
-            Evidence::Good,
-            "nobody else there to ask"
+            Evidence::Sufficient,
+            "there is no other address"
         );
     }
 
     #[test]
-    fn without_canaries_all_down_is_our_own_illness() {
+    fn without_canaries_all_down_is_isolation() {
         let self_check = SelfCheck::new(0, Instant::now());
         let isolated =
             |targets, down, addresses| self_check.isolated(TargetCounts { targets, down, addresses });
         assert!(isolated(2, 2, 2));
         assert!(isolated(5, 5, 3));
         assert!(!isolated(5, 4, 3));
-        assert!(!isolated(1, 1, 1), "a single address is no everything");
+        assert!(!isolated(1, 1, 1), "a single address is not enough");
         assert!(!isolated(3, 3, 1));
         assert!(!isolated(0, 0, 0));
     }

@@ -1,9 +1,12 @@
-//! Upstream choice: which instance gets the request.
+//! Load balancing: which instance gets a request.
 //!
-//! Instances are grouped by site and health when discovery or drains change; a pick then only walks the
-//! groups. Home first, then the next sites in the order that steering ranks them; within a site the passing
-//! before the warning; within those, the less loaded of two drawn by weight. Ejected instances are passed
-//! over as long as anybody else is left anywhere; when nobody is, all passing ones are used (panic).
+//! Instances are grouped by site and health when discovery or drains change, so that a pick only goes through the
+//! groups: the home site first, then the other sites in the order in which steering ranks them; within a site passing
+//! instances before those with warnings; within those the less loaded of two drawn by weight (power of two choices).
+//! Ejected instances are skipped while any other instance is left at any site; when none is, all are used (panic mode).
+//!
+//! Ours and not a crate's: `tower`'s balancer knows neither sites nor drains, and its ready queue would need a task per
+//! instance.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +29,7 @@ use crate::{
     route::{Backend, Table},
 };
 
-/// Somebody who may get a request.
+/// An instance that may get a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     /// The instance.
@@ -42,8 +45,8 @@ enum Address {
 }
 
 impl Candidate {
-    /// Where to connect; `None` while its host name has no address. `order` puts several into the order in which
-    /// they are tried.
+    /// The addresses to dial; `None` while its host name has none. `order` sorts several into the order in which they
+    /// are dialled.
     pub(crate) fn dial_addresses(
         &self,
         order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>,
@@ -69,7 +72,7 @@ impl Candidate {
 /// The candidates of one service at one site.
 #[derive(Debug, Default)]
 struct Group {
-    /// `None` is this gateway's own.
+    /// `None` is this gateway's own site.
     site: Option<SiteId>,
     passing: Vec<Candidate>,
     warning: Vec<Candidate>,
@@ -82,19 +85,19 @@ pub(crate) struct Candidates {
     away: Vec<Group>,
 }
 
-/// Whether a candidate suits a request now.
+/// Whether a candidate may get a request now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Eligibility {
-    /// It does.
+    /// It may.
     Fit,
-    /// Only if nobody fits.
+    /// Only when no other instance is left.
     Ejected,
-    /// Not at all: it was tried already.
+    /// No: it was tried already for this request.
     Out,
 }
 
 impl Candidates {
-    /// Groups what discovery knows of a service, without what is in maintenance, not routable or excluded.
+    /// Groups the instances in a discovery entry, without those in maintenance, without a port or excluded by a drain.
     pub(crate) fn build(
         entry: &Entry,
         backend: &Backend,
@@ -135,8 +138,8 @@ impl Candidates {
         &mut self.away[at]
     }
 
-    /// Picks. `away` orders the other sites and is asked only when home has nobody; `draw` gives a number
-    /// below its argument.
+    /// Picks an instance. `away` orders the other sites and is called only when the home site has no instance left;
+    /// `draw` returns a random number below its argument.
     pub(crate) fn pick(
         &self,
         eligibility: impl Fn(&Candidate) -> Eligibility,
@@ -170,7 +173,7 @@ impl Group {
     }
 }
 
-/// The less loaded, for its weight, of two usable candidates drawn by weight; the first drawn if both are
+/// The less loaded, relative to its weight, of two usable candidates drawn by weight. The first drawn when both are
 /// equally loaded, so that idle instances get their shares.
 fn less_loaded<'a>(
     all: &'a [Candidate],
@@ -202,8 +205,8 @@ fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
     candidates.len() - 1
 }
 
-/// Where an endpoint stands: `Some(None)` is home (also when it does not say), `None` is nowhere of the
-/// service's sites.
+/// The site of an endpoint: `Some(None)` is the home site (also when the registration names none), `None` a site that
+/// the service does not run in.
 fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<SiteId>> {
     let Some(name) = endpoint.meta.get("site") else { return Some(None) };
     let site = name.parse().ok().and_then(|name| table.snapshot.site_id(&name))?;
@@ -214,8 +217,8 @@ fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<
     }
 }
 
-/// The sites other than home in the order in which they take over, as steering ranks them for a client at
-/// home; sites that steering does not know for this service follow by distance.
+/// The sites other than the home site in the order of failover, as steering ranks them for a client at the home site.
+/// Sites that steering does not rank for this service follow by distance.
 pub(crate) fn failover_order(
     snapshot: &Snapshot,
     backend: &Backend,

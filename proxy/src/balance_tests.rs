@@ -113,7 +113,7 @@ fn home_first_then_the_next_site_and_passing_before_warning() {
 }
 
 #[test]
-fn ejected_instances_are_passed_over_until_nobody_else_is_left() {
+fn ejected_instances_are_skipped_until_no_other_is_left() {
     let world = World::new(|_| {});
     let both = ["s1 passing a", "s1 passing b", "s0 passing c"];
     assert_eq!(world.picked(&both, &["a"], &[]), "b");
@@ -152,11 +152,11 @@ fn the_next_site_is_the_one_steering_ranks_next() {
         });
     });
     assert_eq!(world.picked(&all, &[], &[]), "c");
-    assert_eq!(world.picked(&["s0 passing a"], &[], &[]), "a", "better than nobody");
+    assert_eq!(world.picked(&["s0 passing a"], &[], &[]), "a", "better than none");
 }
 
 #[test]
-fn a_shut_instance_is_nobody_even_in_panic() {
+fn an_excluded_instance_is_not_picked_even_in_panic_mode() {
     let mut world = World::new(|_| {});
     let record = drain("d", instance(0, "s1 passing a"), Phase::Draining);
     world.drains.records.insert(record.id.clone(), (Index(1), record));
@@ -182,7 +182,7 @@ fn load_is_spread_by_weight_and_requests_under_way() {
 }
 
 #[test]
-fn an_unresolved_name_is_nobody_yet() {
+fn an_unresolved_name_is_not_picked() {
     let world = World::new(|_| {});
     let mut named = instance(0, "- passing a");
     named.address = "backend.example".into();

@@ -1,7 +1,7 @@
-//! What a worker does not pick: the drains that keep an instance out now, by service.
+//! The instances that drains exclude from new requests, by service.
 //!
-//! Most services have none, and a request asks this several times; so a question costs one look-up whatever the number
-//! of drains.
+//! Every request asks for them several times and most services have none, so a question costs one look-up, however
+//! many drains there are.
 
 use std::collections::HashMap;
 
@@ -11,16 +11,16 @@ use store::{
     model::Moment,
 };
 
-/// The drains that hold, as they were at one moment.
+/// The drains in force at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Excluded {
     by_service: HashMap<String, Drains>,
-    /// When one of them lets its instance in by itself.
+    /// When the first of them ends by itself.
     pub(crate) until: Option<Moment>,
 }
 
 impl Excluded {
-    /// Those of these drains that hold now.
+    /// From the drains that are in force now.
     pub(crate) fn by(drains: &Drains, now: Moment) -> Self {
         let mut excluded = Self::default();
         for (id, (index, drain)) in &drains.records {
@@ -38,7 +38,7 @@ impl Excluded {
         excluded
     }
 
-    /// True when a drain keeps this instance from getting requests.
+    /// True when a drain excludes this instance from new requests.
     pub(crate) fn contains(&self, endpoint: &Endpoint, now: Moment) -> bool {
         !self.by_service.is_empty()
             && self.by_service.get(&endpoint.service).is_some_and(|it| it.shutting(endpoint, now).is_some())
@@ -55,7 +55,7 @@ mod tests {
     use crate::testing::{drain, endpoint};
 
     #[test]
-    fn drains_of_other_services_and_drains_that_hold_no_more_do_not_count() {
+    fn drains_of_other_services_and_drains_that_are_over_do_not_count() {
         let done = |id: &str, number: u16, linger: u64| {
             let linger = Some(Span(Duration::from_secs(linger)));
             Arc::new(Drain { linger, ..Drain::clone(&drain(id, endpoint("web", number), Phase::Done)) })

@@ -78,8 +78,8 @@ fn is_ours(request_head: &RequestHead, host: &str, table: &Table) -> bool {
     request_head.by_address() || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
 }
 
-/// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date; the
-/// reasons are only on the status listener, for operators.
+/// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date;
+/// the reasons are only on the status listener, for operators.
 fn readiness(worker: &Worker, query: &str) -> Response<ResponseBody> {
     match worker.shared.unready() {
         None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {

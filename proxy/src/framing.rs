@@ -1,9 +1,12 @@
-//! Framing: where one request ends and the next begins, watched on the bytes before the HTTP parser sees them.
+//! Framing: where one request ends and the next begins, checked on the bytes before the HTTP parser sees them.
 //!
-//! The parser behind this (hyper) resolves some ambiguities silently: two equal Content-Lengths become one,
-//! a Content-Length beside a Transfer-Encoding vanishes. Two programs in a row that resolve them differently
-//! is how requests are smuggled, so a gateway must refuse them, and therefore must see them. This is a pure
-//! state machine: bytes in any pieces go in, an error comes out. Where it is unsure it objects.
+//! The parser (hyper) resolves some ambiguities silently: two equal Content-Lengths become one, and a Content-Length
+//! beside a Transfer-Encoding is dropped. When two programs in a row resolve them differently, requests can be smuggled
+//! (RFC 9112 §11.2), so a gateway must refuse such requests. This is a pure state machine: it takes bytes in any pieces
+//! and returns an error. Where it is unsure, it refuses.
+//!
+//! Ours and not a crate's: httparse and hyper do not report what they resolved, and no crate follows the framing of a
+//! connection without parsing and buffering it a second time.
 
 /// What is wrong with a request's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +32,18 @@ impl FramingError {
     }
 }
 
-/// How far a piece of input may be handed on.
+/// How much of a piece of input may be passed on to the parser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scan {
     /// All of it.
     Clean,
     /// Up to here, the end of a head that must be answered with 400; nothing after it.
     RefuseHead { passed: usize, error: FramingError },
-    /// None of it: a body whose head was handed on before broke its own framing.
+    /// None of it: the framing error is in a body whose head was passed on before.
     BrokenBody(FramingError),
 }
 
-/// Follows one connection.
+/// The framing of one connection.
 #[derive(Debug)]
 pub(crate) struct Framing {
     state: State,
@@ -68,7 +71,7 @@ enum State {
         length: usize,
         after_cr: bool,
     },
-    /// The head is larger than the parser accepts: it will refuse it.
+    /// The head is larger than the parser accepts, so the parser refuses it.
     Oversized,
 }
 
@@ -88,12 +91,12 @@ impl Framing {
         Self { state: State::Head, head: Head::default(), heads: 0, head_limit }
     }
 
-    /// The heads that were complete so far: the number of the request an error is about.
+    /// The number of heads that were complete so far, which is the number of the request with the error.
     pub(crate) const fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Looks at the next piece.
+    /// Checks the next piece.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
         let mut head_end = None;
@@ -118,7 +121,7 @@ impl Framing {
                     }
                     Err(error) => {
                         return match head_end {
-                            // The head is here too, so the request can be refused before it is forwarded.
+                            // The head is in the same piece, so the request can be refused before it is forwarded.
                             Some(passed) => Scan::RefuseHead { passed, error },
                             None => Scan::BrokenBody(error),
                         };
@@ -172,8 +175,8 @@ impl Framing {
         });
         match (text.is_empty(), self.head.request_line) {
             (true, true) => self.end_head(),
-            // Empty lines before a request are skipped (RFC 9112 §2.2). They do not count as the head's: it
-            // must not be found oversized here, and go unseen, when the parser would accept it.
+            // Empty lines before a request are skipped (RFC 9112 §2.2) and do not count as part of the head. Otherwise
+            // a head that the parser accepts could be found oversized here and pass unchecked.
             (true, false) => self.head.length = 0,
             (false, false) => self.head.request_line = true,
             (false, true) => self.head.field(text),
@@ -242,7 +245,7 @@ impl Head {
     fn field(&mut self, line: &[u8]) {
         let Some(colon) = line.iter().position(|&octet| octet == b':') else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        // A name followed by white space is refused by the parser; it must not hide a length from us.
+        // The parser refuses a name followed by white space. It must not hide a length from this check.
         let name = name.trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             self.length_field(value);
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_framing_is_objected_to() {
+    fn ambiguous_framing_is_refused() {
         let cases = [
             ("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", Some(FramingError::TwoLengths)),
             ("Content-Length: 5\r\ncontent-length: 6\r\n\r\nhello", Some(FramingError::TwoLengths)),
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_line_feed_before_a_request_is_held_against_it() {
+    fn a_bare_line_feed_before_a_request_refuses_it() {
         let mut framing = Framing::new(128);
         assert_eq!(framing.scan(b"\n"), Scan::Clean, "there is no head yet to refuse");
         let head = b"GET / HTTP/1.1\r\n\r\n";
@@ -384,7 +387,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn honest_requests_pass_in_any_pieces(
+        fn valid_requests_pass_in_any_pieces(
             requests in prop::collection::vec(request(), 1..6),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {

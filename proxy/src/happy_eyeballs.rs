@@ -1,8 +1,11 @@
 //! Connecting to an instance that has several addresses: Happy Eyeballs, version 2 (RFC 8305).
 //!
-//! A host name stands for one instance, whichever of its addresses answers. The addresses are tried in turn, families
-//! interleaved, each a little after the one before, or at once when that one failed; the first that answers is used.
-//! Addresses that did not answer lately come last, so that a dead one delays a connection once and not each.
+//! A host name is one instance, whichever of its addresses accepts the connection. The addresses are dialled one after
+//! the other, families interleaved, each a little later than the one before, or at once when that one failed; the first
+//! connection is used. Addresses that failed recently come last, so that a dead one delays a single connection.
+//!
+//! Ours and not hyper-util's connector: that one dials a family's addresses strictly in turn, remembers no failures,
+//! and does not report which address was used, which the pool and drains have to know.
 
 use std::{
     collections::HashMap,
@@ -15,19 +18,19 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::model::Moment;
 use tokio::{net::TcpStream, time::Instant};
 
-/// How long an attempt has for itself before the next begins (RFC 8305 §5).
+/// The connection attempt delay: how long an attempt runs alone before the next begins (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// For so long an address that did not answer comes last.
-const AVOIDED_FOR: Duration = Duration::from_secs(60);
+/// How long an address that failed comes last.
+const FAILED_RECENTLY: Duration = Duration::from_secs(60);
 /// More addresses than this are not remembered.
-const MAX_AVOIDED: usize = 1_024;
+const MAX_REMEMBERED: usize = 1_024;
 
-/// Where an instance can be reached.
+/// The addresses at which an instance can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DialAddresses {
     /// Registered by its address.
     One(SocketAddr),
-    /// Registered by a host name: its addresses, in the order in which they are tried.
+    /// Registered by a host name: its addresses, in the order in which they are dialled.
     Several(Vec<SocketAddr>),
 }
 
@@ -35,19 +38,19 @@ impl DialAddresses {
     /// All of them.
     pub(crate) fn all(&self) -> &[SocketAddr] {
         match self {
-            Self::One(place) => std::slice::from_ref(place),
-            Self::Several(places) => places,
+            Self::One(address) => std::slice::from_ref(address),
+            Self::Several(addresses) => addresses,
         }
     }
 }
 
-/// The addresses that did not answer lately, as one worker knows them.
+/// The addresses that failed recently, as one worker knows them.
 #[derive(Debug, Default)]
 pub(crate) struct RecentFailures(HashMap<SocketAddr, Moment>);
 
 impl RecentFailures {
-    /// The order in which the addresses of a name are tried: families in turn, IPv6 first, those that did not answer
-    /// lately last. `turn` spreads connections over the addresses of a family.
+    /// The order in which the addresses of a name are dialled: families interleaved, IPv6 first, those that failed
+    /// recently last. `turn` spreads connections over the addresses of a family.
     pub(crate) fn order(&self, addresses: &[IpAddr], port: u16, turn: usize, now: Moment) -> Vec<SocketAddr> {
         let family = |v6: bool| {
             let mut all: Vec<&IpAddr> = addresses.iter().filter(|it| it.is_ipv6() == v6).collect();
@@ -58,52 +61,52 @@ impl RecentFailures {
             all
         };
         let (v6, v4) = (family(true), family(false));
-        let mut places = Vec::with_capacity(addresses.len());
+        let mut ordered = Vec::with_capacity(addresses.len());
         for at in 0..v6.len().max(v4.len()) {
             let pair = [v6.get(at), v4.get(at)];
-            places.extend(pair.into_iter().flatten().map(|ip| SocketAddr::new(**ip, port)));
+            ordered.extend(pair.into_iter().flatten().map(|ip| SocketAddr::new(**ip, port)));
         }
-        places.sort_by_key(|place| self.avoids(place, now));
-        places
+        ordered.sort_by_key(|address| self.failed_recently(address, now));
+        ordered
     }
 
-    fn avoids(&self, place: &SocketAddr, now: Moment) -> bool {
-        self.0.get(place).is_some_and(|since| now.since(*since) < AVOIDED_FOR)
+    fn failed_recently(&self, address: &SocketAddr, now: Moment) -> bool {
+        self.0.get(address).is_some_and(|since| now.since(*since) < FAILED_RECENTLY)
     }
 
-    /// What a race showed.
+    /// Remembers the addresses that failed or were overtaken, and forgets the failure of the winner.
     pub(crate) fn learn(&mut self, losers: &[SocketAddr], winner: Option<SocketAddr>, now: Moment) {
         if let Some(winner) = winner {
             self.0.remove(&winner);
         }
-        // When all of them failed it is the instance that is down, and no address is better than another.
-        for place in losers.iter().filter(|_| winner.is_some()) {
-            if self.0.len() < MAX_AVOIDED || self.0.contains_key(place) {
-                self.0.insert(*place, now);
+        // When all of them failed, the instance is down, and no address is better than another.
+        for address in losers.iter().filter(|_| winner.is_some()) {
+            if self.0.len() < MAX_REMEMBERED || self.0.contains_key(address) {
+                self.0.insert(*address, now);
             }
         }
     }
 
-    /// Forgets what is too old to matter.
+    /// Forgets failures that are too old to matter.
     pub(crate) fn forget(&mut self, now: Moment) {
-        self.0.retain(|_, since| now.since(*since) < AVOIDED_FOR);
+        self.0.retain(|_, since| now.since(*since) < FAILED_RECENTLY);
     }
 }
 
-/// What came of a race.
+/// The result of a race.
 #[derive(Debug)]
 pub(crate) struct Race {
-    /// The connection and where it leads, or the last failure.
+    /// The connection and its address, or the last failure.
     pub(crate) outcome: io::Result<(TcpStream, SocketAddr)>,
     /// The addresses that failed, or were overtaken by one that was tried later.
     pub(crate) losers: Vec<SocketAddr>,
 }
 
-/// Connects to the first of these places that answers. All of them are tried before the deadline, however many.
-pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
+/// Connects to the first of these addresses that accepts. All of them are dialled before the deadline, however many.
+pub(crate) async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Race {
     let end = Instant::now() + deadline;
-    let pause = pause(places.len(), deadline);
-    let mut waiting = places.iter().copied();
+    let pause = pause(addresses.len(), deadline);
+    let mut waiting = addresses.iter().copied();
     let mut running = FuturesUnordered::new();
     let mut under_way: Vec<SocketAddr> = Vec::new();
     let mut losers = Vec::new();
@@ -112,9 +115,9 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
     loop {
         if Instant::now() >= next_at || running.is_empty() {
             match waiting.next() {
-                Some(place) => {
-                    under_way.push(place);
-                    running.push(async move { (place, TcpStream::connect(place).await) });
+                Some(address) => {
+                    under_way.push(address);
+                    running.push(async move { (address, TcpStream::connect(address).await) });
                     next_at = Instant::now() + pause;
                 }
                 None if running.is_empty() => return Race { outcome: Err(failure), losers },
@@ -123,15 +126,15 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
         }
         tokio::select! {
             biased;
-            Some((place, outcome)) = running.next() => {
-                under_way.retain(|it| *it != place);
+            Some((address, outcome)) = running.next() => {
+                under_way.retain(|it| *it != address);
                 match outcome {
                     Ok(stream) => {
                         losers.append(&mut under_way);
-                        return Race { outcome: Ok((stream, place)), losers };
+                        return Race { outcome: Ok((stream, address)), losers };
                     }
                     Err(error) => {
-                        losers.push(place);
+                        losers.push(address);
                         failure = error;
                         next_at = Instant::now();
                     }
@@ -146,9 +149,10 @@ pub(crate) async fn connect(places: &[SocketAddr], deadline: Duration) -> Race {
     }
 }
 
-/// The time between two attempts: as the standard says, but short enough that the last has a quarter of the deadline.
-fn pause(places: usize, deadline: Duration) -> Duration {
-    let attempts = u32::try_from(places.max(1)).unwrap_or(u32::MAX);
+/// The time between two attempts: that of the RFC, but short enough that the last attempt has a quarter of the
+/// deadline.
+fn pause(count: usize, deadline: Duration) -> Duration {
+    let attempts = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
     HEAD_START.min(deadline.mul_f64(0.75) / attempts)
 }
 
@@ -161,12 +165,12 @@ mod tests {
     }
 
     fn ordered(recent_failures: &RecentFailures, addresses: &str, turn: usize, now: u64) -> String {
-        let places = recent_failures.order(&ips(addresses), 80, turn, Moment(now));
-        places.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>().join(" ")
+        let addresses = recent_failures.order(&ips(addresses), 80, turn, Moment(now));
+        addresses.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn families_take_turns_and_what_failed_comes_last_for_a_while() {
+    fn families_are_interleaved_and_what_failed_comes_last_for_a_while() {
         let mut recent_failures = RecentFailures::default();
         let all = "10.0.0.1 10.0.0.2 10.0.0.3 fd00::1 fd00::2";
         assert_eq!(ordered(&recent_failures, all, 0, 0), "fd00::1 10.0.0.1 fd00::2 10.0.0.2 10.0.0.3");
@@ -190,11 +194,11 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_forgotten() {
         let mut recent_failures = RecentFailures::default();
-        let place = |port: u16| SocketAddr::new([10, 0, 0, 1].into(), port);
+        let address = |port: u16| SocketAddr::new([10, 0, 0, 1].into(), port);
         for port in 1..5_000 {
-            recent_failures.learn(&[place(port)], Some(place(0)), Moment(0));
+            recent_failures.learn(&[address(port)], Some(address(0)), Moment(0));
         }
-        assert_eq!(recent_failures.0.len(), MAX_AVOIDED);
+        assert_eq!(recent_failures.0.len(), MAX_REMEMBERED);
         recent_failures.forget(Moment(60_000));
         assert!(recent_failures.0.is_empty());
     }
@@ -203,13 +207,13 @@ mod tests {
     fn every_address_has_its_turn_before_the_deadline() {
         let second = Duration::from_secs(1);
         assert_eq!(pause(2, second), HEAD_START);
-        for places in [1, 3, 8, 32] {
-            let last_begins = pause(places, second) * u32::try_from(places - 1).unwrap();
-            assert!(last_begins <= second.mul_f64(0.75), "{places}: {last_begins:?}");
+        for addresses in [1, 3, 8, 32] {
+            let last_begins = pause(addresses, second) * u32::try_from(addresses - 1).unwrap();
+            assert!(last_begins <= second.mul_f64(0.75), "{addresses}: {last_begins:?}");
         }
     }
 
-    /// A place that takes no connection and refuses none: its queue is full.
+    /// An address that neither accepts nor refuses connections: its queue is full.
     async fn black_hole(ip: IpAddr) -> (tokio::net::TcpListener, Vec<TcpStream>) {
         let socket =
             if ip.is_ipv6() { tokio::net::TcpSocket::new_v6() } else { tokio::net::TcpSocket::new_v4() };

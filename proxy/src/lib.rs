@@ -1,11 +1,11 @@
 //! The gateway: it forwards requests to the instances in the registry, and proves when it has stopped sending
 //! requests to one of them.
 //!
-//! [`bind`] opens every port; [`Proxy::run`] starts one thread per worker and then does the background work: it compiles
-//! the routing table of each snapshot, reports which services are in use, and sends receipts for drains. The
-//! workers (`worker`) share no mutable state but counters. It dials drained instances until their processes have ended
-//! (`termination`). The decisions (`route`, `balance`, `excluded`, `breaker`, `retry_budget`, `framing`, `message`, `receipts`) are pure
-//! functions, without sockets or clocks.
+//! [`bind`] opens every port; [`Proxy::run`] starts one thread per worker and then does the background work: it
+//! compiles the routing table of each snapshot, reports which services are in use, and sends receipts for drains. The
+//! workers (`worker`) share no mutable state but counters. It dials drained instances until their processes have
+//! ended (`termination`). The decisions (`route`, `balance`, `excluded`, `breaker`, `retry_budget`, `framing`,
+//! `message`, `receipts`) are pure functions, without sockets or clocks.
 //!
 //! ```text
 //!  client -> connection (framing checked) -> forward -> route -> pick -> exchange -> instance
@@ -165,7 +165,7 @@ impl Proxy {
                 send_receipts(&shared),
                 termination::watch(&shared),
                 shared.names.keep_resolved(),
-                shared.names.tell_unresolved(|names| shared.handle.cannot_resolve(names)),
+                shared.names.report_unresolved(|names| shared.handle.cannot_resolve(names)),
             )
         };
         let workers = async {

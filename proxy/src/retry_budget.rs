@@ -1,11 +1,12 @@
-//! The retry budget: a share of the requests may be retried, so that an outage is not amplified by its cure.
+//! The retry budget: a share of the requests may be retried, so that retries do not amplify an
+//! outage.
 
 use store::model::Moment;
 
-/// The seconds of saved-up budget: enough for the requests that were in flight on an instance that dies.
+/// The seconds of budget that can be saved up: enough for the requests in flight on an instance that dies.
 const SAVED_SECONDS: f64 = 10.0;
 
-/// One worker's budget: a bucket that requests and time fill and retries empty.
+/// One worker's budget: a token bucket that requests and time fill and retries empty.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,
@@ -34,14 +35,14 @@ impl RetryBudget {
         if elapsed > 0.0 {
             self.tokens += self.floor * elapsed;
             self.filled = now;
-            // What is earned per second, remembered for some ten seconds: it bounds what can be saved up.
+            // The average income per second over some ten seconds; it bounds the saved-up budget.
             self.rate *= (-elapsed / SAVED_SECONDS).exp();
         }
         self.rate += self.share / SAVED_SECONDS;
         self.tokens = (self.tokens + self.share).min((self.floor + self.rate) * SAVED_SECONDS);
     }
 
-    /// Takes a retry out of it; false when it is empty.
+    /// Takes one retry out of the budget; false when it is empty.
     pub(crate) fn spend(&mut self) -> bool {
         let enough = self.tokens >= 1.0;
         if enough {

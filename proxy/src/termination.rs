@@ -1,9 +1,9 @@
-//! Watches drained instances for their end, so that what comes after them is let in.
+//! Watches for the end of drained processes, so that their successors get requests.
 //!
-//! A process that was drained may live on and register itself again, so it is refused until this gateway has seen it
-//! end. From the call of the hook on its address is dialled every 250 ms: long enough apart to cost nothing, often
-//! enough to notice a restart that takes a second. Only a refused connection proves an end. A connection that is made
-//! proves life, and silence proves nothing: the host or the way to it may be gone.
+//! A drained process may go on running and register itself again, so it stays excluded until this gateway has seen it
+//! end. From the call of the hook on, its address is dialled every 250 ms: rarely enough to cost nothing, often
+//! enough to notice a restart that takes a second. Only a refused connection proves the end. An accepted connection
+//! proves that something is running, and silence proves nothing: the host or the network may be down.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,33 +27,33 @@ use crate::shared::Shared;
 
 /// How often each drained instance is dialled.
 const EVERY: Duration = Duration::from_millis(250);
-/// Instances dialled in one round. When there are more they take turns.
+/// Instances dialled in one round. More are spread over several rounds.
 const MAX_DIALS: usize = 256;
-/// How long one dial may take: far instances refuse late.
+/// How long one dial may take; a refusal from a distant instance takes a while.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The drained instances that are watched.
-type Watched = BTreeMap<DrainId, Arc<Drain>>;
+/// The drains whose instances are watched.
+type WatchedDrains = BTreeMap<DrainId, Arc<Drain>>;
 
-/// Watches until no drains are published any more.
+/// Watches until the follower of drains has ended.
 pub(crate) async fn watch(shared: &Shared) {
     let mut published = shared.handle.drains();
     let mut discovered = shared.handle.discovered();
-    let mut round = tokio::time::interval(EVERY);
-    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interval = tokio::time::interval(EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut dials = FuturesUnordered::new();
-    let mut watched = Watched::new();
+    let mut watched = WatchedDrains::new();
     let mut registered = BTreeSet::new();
     let mut turn = 0;
     loop {
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
             changed = discovered.changed() => if changed.is_err() { return },
-            _ = round.tick(), if !watched.is_empty() => {
-                for drain in turns(&watched, &mut turn) {
+            _ = interval.tick(), if !watched.is_empty() => {
+                for drain in round(&watched, &mut turn) {
                     shared.metrics.end_dials.increment();
-                    let (id, places) = (drain.id.clone(), places(shared, drain));
-                    dials.push(async move { (id, is_refused(&places).await) });
+                    let (id, addresses) = (drain.id.clone(), addresses(shared, drain));
+                    dials.push(async move { (id, is_refused(&addresses).await) });
                 }
                 if !over(&watched, shared.handle.now()) {
                     continue;
@@ -61,7 +61,7 @@ pub(crate) async fn watch(shared: &Shared) {
             }
             Some((id, refused)) = dials.next(), if !dials.is_empty() => {
                 if let Some(drain) = watched.get(&id).filter(|_| refused) {
-                    saw_end(shared, drain, Proof::Refused);
+                    report_end(shared, drain, Proof::Refused);
                 }
                 continue;
             }
@@ -69,15 +69,15 @@ pub(crate) async fn watch(shared: &Shared) {
         let drains = Arc::clone(&published.borrow_and_update());
         discovered.borrow_and_update();
         let now = shared.handle.now();
-        let before = std::mem::replace(&mut watched, sought(&drains, now));
-        tell_let_in(&before, &drains, now);
-        look_for_successors(shared, &watched);
-        tell_registered(shared, &drains, &watched, &mut registered);
+        let before = std::mem::replace(&mut watched, awaiting_end(&drains, now));
+        log_readmitted(&before, &drains, now);
+        report_successors(shared, &watched);
+        log_registered_again(shared, &drains, &watched, &mut registered);
     }
 }
 
-/// The drained instances whose end this gateway waits for.
-fn sought(drains: &Drains, now: Moment) -> Watched {
+/// The drains whose instances this gateway has to see end.
+fn awaiting_end(drains: &Drains, now: Moment) -> WatchedDrains {
     let waits = |drain: &&Arc<Drain>| match drain.phase {
         Phase::Calling | Phase::Done => {
             drain.v >= 2 && !drains.ended.contains(&drain.id) && drains.holds(drain, now)
@@ -90,46 +90,46 @@ fn sought(drains: &Drains, now: Moment) -> Watched {
 
 /// The host names among the addresses that are dialled.
 pub(crate) fn hosts(drains: &Drains, now: Moment) -> impl Iterator<Item = String> {
-    let addresses = sought(drains, now).into_values().map(|drain| drain.endpoint.address.clone());
+    let addresses = awaiting_end(drains, now).into_values().map(|drain| drain.endpoint.address.clone());
     addresses.filter(|address| address.parse::<IpAddr>().is_err())
 }
 
-/// True when the time for which one of them is kept out is over.
-fn over(watched: &Watched, now: Moment) -> bool {
+/// True when the time of exclusion is over for one of them.
+fn over(watched: &WatchedDrains, now: Moment) -> bool {
     watched.values().any(|drain| !drain.shuts(now))
 }
 
-/// Those that are dialled in this round.
-fn turns<'a>(watched: &'a Watched, turn: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
+/// The drains whose instances are dialled in this round.
+fn round<'a>(watched: &'a WatchedDrains, turn: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
     let from = if watched.len() <= MAX_DIALS { 0 } else { *turn % watched.len() };
     *turn = from + MAX_DIALS;
     watched.values().cycle().skip(from).take(watched.len().min(MAX_DIALS))
 }
 
-/// Where a drained instance listened: each address of its host name.
-fn places(shared: &Shared, drain: &Drain) -> Vec<SocketAddr> {
-    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
-    let ips = match address.parse() {
+/// Where a drained instance listened: every address of its host name.
+fn addresses(shared: &Shared, drain: &Drain) -> Vec<SocketAddr> {
+    let (host, port) = (&drain.endpoint.address, drain.endpoint.port);
+    let ips = match host.parse() {
         Ok(ip) => vec![ip],
-        Err(_) => shared.names.get(address).addresses(),
+        Err(_) => shared.names.get(host).addresses(),
     };
     ips.into_iter().filter(|_| port != 0).map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
-/// What a dial says of a place.
+/// What a dial shows about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialled {
     /// Nothing listens there any more.
     Refused,
-    /// This gateway has no way to any address of that kind, such as IPv6. It cannot have sent anything there either.
-    NoWay,
-    /// Something listens, or nothing is known: the host or the way to it may be gone.
+    /// This gateway has no route to that address family, such as IPv6, so it cannot have sent anything there either.
+    NoRoute,
+    /// Something listens, or nothing is known: the host or the network may be down.
     Unproven,
 }
 
-/// True when every one of these refuses connections; unknown places refuse nothing.
-async fn is_refused(places: &[SocketAddr]) -> bool {
-    all_refused(&join_all(places.iter().map(|place| dial(*place))).await)
+/// True when every one of these addresses refuses connections; false when there is none.
+async fn is_refused(addresses: &[SocketAddr]) -> bool {
+    all_refused(&join_all(addresses.iter().map(|address| dial(*address))).await)
 }
 
 /// DialAddresses that this gateway has no way to say nothing where another one refuses.
@@ -137,10 +137,10 @@ fn all_refused(dialled: &[Dialled]) -> bool {
     dialled.contains(&Dialled::Refused) && !dialled.contains(&Dialled::Unproven)
 }
 
-async fn dial(place: SocketAddr) -> Dialled {
-    match tokio::time::timeout(PATIENCE, TcpStream::connect(place)).await {
+async fn dial(address: SocketAddr) -> Dialled {
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
-            // Leaves nothing behind, although this happens again and again.
+            // Closed by a reset, so that the repeated dials leave no sockets in TIME_WAIT.
             let _ = stream.set_zero_linger();
             Dialled::Unproven
         }
@@ -150,17 +150,17 @@ async fn dial(place: SocketAddr) -> Dialled {
 }
 
 fn failed(error: &io::Error) -> Dialled {
-    /// `EAFNOSUPPORT`: the kernel has no such family at all.
+    /// `EAFNOSUPPORT`: the kernel does not support the address family.
     const NO_FAMILY: i32 = 97;
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Dialled::Refused,
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => Dialled::NoWay,
-        _ if error.raw_os_error() == Some(NO_FAMILY) => Dialled::NoWay,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => Dialled::NoRoute,
+        _ if error.raw_os_error() == Some(NO_FAMILY) => Dialled::NoRoute,
         _ => Dialled::Unproven,
     }
 }
 
-fn saw_end(shared: &Shared, drain: &Drain, proof: Proof) {
+fn report_end(shared: &Shared, drain: &Drain, proof: Proof) {
     let ended = Ended {
         drain: drain.id.clone(),
         gateway: shared.config.node.clone(),
@@ -168,58 +168,63 @@ fn saw_end(shared: &Shared, drain: &Drain, proof: Proof) {
         at: shared.handle.now(),
         proof,
     };
-    // Too much is waiting to be written: it is seen again with the next dial.
+    // False when the queue is full; then the next dial reports it again.
     if shared.handle.saw_end(ended) {
         shared.metrics.ends_seen.increment();
         let proof = proof.as_str();
         tracing::info!(
             drain = %drain.id, service = drain.service, instance = drain.instance, proof,
-            "drained instance has ended, the next one registered in its place is let in"
+            "drained instance has ended; the next one registered in its place gets requests"
         );
     }
 }
 
-/// A registration with another `Meta.boot` proves an end as well.
-fn look_for_successors(shared: &Shared, watched: &Watched) {
+/// A registration with another `Meta.boot` proves the end as well.
+fn report_successors(shared: &Shared, watched: &WatchedDrains) {
     for drain in watched.values() {
         let entry = shared.handle.service(&drain.service).load();
         if entry.endpoints.iter().any(|it| drain.is_succeeded_by(it)) {
-            saw_end(shared, drain, Proof::Boot);
+            report_end(shared, drain, Proof::Boot);
         }
     }
 }
 
-/// Says once for each drain that its instance is registered again and refused.
-fn tell_registered(shared: &Shared, drains: &Drains, watched: &Watched, told: &mut BTreeSet<DrainId>) {
-    told.retain(|id| drains.records.contains_key(id));
+/// Logs once for each drain that its instance is registered again and still excluded.
+fn log_registered_again(
+    shared: &Shared,
+    drains: &Drains,
+    watched: &WatchedDrains,
+    logged: &mut BTreeSet<DrainId>,
+) {
+    logged.retain(|id| drains.records.contains_key(id));
     for drain in watched.values().filter(|it| it.phase == Phase::Done) {
-        if told.contains(&drain.id) {
+        if logged.contains(&drain.id) {
             continue;
         }
         let entry = shared.handle.service(&drain.service).load();
         if entry.endpoints.iter().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it)) {
-            told.insert(drain.id.clone());
+            logged.insert(drain.id.clone());
             tracing::info!(
                 drain = %drain.id, service = drain.service, instance = drain.instance,
-                "drained instance is registered again and refused until it is seen to end"
+                "drained instance is registered again; it gets no requests until it is seen to end"
             );
         }
     }
 }
 
-/// Says which instances are let in for another reason than that they were seen to end.
-fn tell_let_in(before: &Watched, drains: &Drains, now: Moment) {
-    for (drain, reason) in let_in(before, drains, now) {
+/// Logs which instances get requests again for another reason than that they were seen to end.
+fn log_readmitted(before: &WatchedDrains, drains: &Drains, now: Moment) {
+    for (drain, reason) in readmitted(before, drains, now) {
         tracing::info!(
             drain = %drain.id, service = drain.service, instance = drain.instance, reason,
-            "drained instance is let in again"
+            "drained instance gets requests again"
         );
     }
 }
 
-/// The drains that keep their instances out no more, and why, without having seen them end. Not those whose instance
-/// another drain keeps out.
-fn let_in<'a>(before: &'a Watched, drains: &Drains, now: Moment) -> Vec<(&'a Drain, &'static str)> {
+/// The drains that no longer exclude their instances although this gateway did not see them end, with the reason.
+/// Without those whose instance another drain excludes.
+fn readmitted<'a>(before: &'a WatchedDrains, drains: &Drains, now: Moment) -> Vec<(&'a Drain, &'static str)> {
     let over = before.values().filter(|drain| !drains.ended.contains(&drain.id));
     let over = over.filter(|drain| drains.also_holding(drain, now).is_none());
     let with_reason = |drain: &'a Arc<Drain>| {
@@ -227,8 +232,8 @@ fn let_in<'a>(before: &'a Watched, drains: &Drains, now: Moment) -> Vec<(&'a Dra
             None => "its record was removed",
             Some((_, it)) if drains.holds(it, now) => return None,
             Some((_, it)) if it.phase == Phase::Cancelled => "the drain was cancelled",
-            Some((_, it)) if !it.shuts(now) => "it lingered for as long as it may",
-            Some(_) => "every gateway that was there saw it end",
+            Some((_, it)) if !it.shuts(now) => "its linger time is over",
+            Some(_) => "every gateway that took part in the drain saw it end",
         };
         Some((&**drain, reason))
     };
@@ -261,23 +266,23 @@ mod tests {
         ]);
         all.ended.insert(DrainId("seen".into()));
         let ids = |drains: &Drains| {
-            sought(drains, Moment(0)).into_keys().map(|it| it.0).collect::<Vec<_>>().join(" ")
+            awaiting_end(drains, Moment(0)).into_keys().map(|it| it.0).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(ids(&all), "c d");
     }
 
     #[test]
-    fn too_many_take_turns() {
-        let watched = |count: usize| -> Watched {
+    fn too_many_are_dialled_in_several_rounds() {
+        let watched = |count: usize| -> WatchedDrains {
             let one = |at: usize| drain(&format!("{at:04}"), endpoint("web", 1), Phase::Done);
             (0..count).map(one).map(|it| (it.id.clone(), it)).collect()
         };
         let mut turn = 0;
-        assert_eq!(turns(&watched(3), &mut turn).count(), 3);
+        assert_eq!(round(&watched(3), &mut turn).count(), 3);
         let many = watched(MAX_DIALS * 3);
         let mut seen = BTreeSet::new();
         for _ in 0..3 {
-            let round: Vec<_> = turns(&many, &mut turn).map(|it| it.id.clone()).collect();
+            let round: Vec<_> = round(&many, &mut turn).map(|it| it.id.clone()).collect();
             assert_eq!(round.len(), MAX_DIALS);
             seen.extend(round);
         }
@@ -285,35 +290,36 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_this_gateway_has_no_way_to_hides_no_end() {
-        use Dialled::{NoWay, Refused, Unproven};
+    fn an_address_family_without_a_route_hides_no_end() {
+        use Dialled::{NoRoute, Refused, Unproven};
         let of = |kind: io::ErrorKind| failed(&io::Error::from(kind));
         let no_ipv6 = [
             of(io::ErrorKind::NetworkUnreachable),
             of(io::ErrorKind::AddrNotAvailable),
             failed(&io::Error::from_raw_os_error(97)),
         ];
-        assert_eq!(no_ipv6, [NoWay; 3]);
-        assert_eq!(of(io::ErrorKind::HostUnreachable), Unproven, "the way there may be broken");
-        assert!(all_refused(&[Refused, NoWay]) && all_refused(&[Refused, Refused]));
-        assert!(!all_refused(&[NoWay]) && !all_refused(&[]));
-        assert!(!all_refused(&[Refused, NoWay, Unproven]));
+        assert_eq!(no_ipv6, [NoRoute; 3]);
+        assert_eq!(of(io::ErrorKind::HostUnreachable), Unproven, "the network may be down");
+        assert!(all_refused(&[Refused, NoRoute]) && all_refused(&[Refused, Refused]));
+        assert!(!all_refused(&[NoRoute]) && !all_refused(&[]));
+        assert!(!all_refused(&[Refused, NoRoute, Unproven]));
     }
 
     #[test]
-    fn who_is_kept_out_by_a_newer_drain_is_not_said_to_be_let_in() {
+    fn an_instance_excluded_by_a_newer_drain_is_not_reported_as_readmitted() {
         let first = drain("first", endpoint("web", 1), Phase::Done);
-        let before: Watched = [(first.id.clone(), Arc::clone(&first))].into();
+        let before: WatchedDrains = [(first.id.clone(), Arc::clone(&first))].into();
         let cancelled = drain("first", endpoint("web", 1), Phase::Cancelled);
         let second = |phase| drain("second", endpoint("web", 1), phase);
-        let let_in = |records: Vec<Arc<Drain>>| let_in(&before, &drains(records), Moment(0)).len();
-        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Draining)]), 0);
-        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Done)]), 0);
-        assert_eq!(let_in(vec![Arc::clone(&cancelled), second(Phase::Cancelled)]), 1);
+        let readmitted_count =
+            |records: Vec<Arc<Drain>>| readmitted(&before, &drains(records), Moment(0)).len();
+        assert_eq!(readmitted_count(vec![Arc::clone(&cancelled), second(Phase::Draining)]), 0);
+        assert_eq!(readmitted_count(vec![Arc::clone(&cancelled), second(Phase::Done)]), 0);
+        assert_eq!(readmitted_count(vec![Arc::clone(&cancelled), second(Phase::Cancelled)]), 1);
         let other = drain("second", endpoint("web", 2), Phase::Draining);
-        assert_eq!(let_in(vec![Arc::clone(&cancelled), other]), 1);
-        assert_eq!(let_in(vec![second(Phase::Draining)]), 0, "its record was removed");
-        assert_eq!(let_in(vec![]), 1);
+        assert_eq!(readmitted_count(vec![Arc::clone(&cancelled), other]), 1);
+        assert_eq!(readmitted_count(vec![second(Phase::Draining)]), 0, "its record was removed");
+        assert_eq!(readmitted_count(vec![]), 1);
     }
 
     #[tokio::test]

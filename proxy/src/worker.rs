@@ -1,5 +1,5 @@
-//! One worker: a thread with its own listeners, connections and balancer state. Nothing in it is shared but
-//! what [`Shared`] holds, so picking takes no lock and a drain obeyed by this thread binds its next pick.
+//! One worker: a thread with its own listeners, connections and balancer state. It shares only what [`Shared`] holds,
+//! so a pick takes no lock, and a drain that this thread obeys applies to its next pick.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,6 +26,7 @@ use crate::{
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// A worker's state.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -96,7 +97,8 @@ impl Worker {
         self.shared.handle.lease_lapsed()
     }
 
-    /// Reads the drains again if this node may have missed some; the first request does, the others wait.
+    /// Reads the drains again if this node may have missed some. The first request does that, and the others wait for
+    /// it.
     pub(crate) async fn assure_lease(&self) {
         if !self.lease_lapsed() {
             return;
@@ -104,12 +106,12 @@ impl Worker {
         let _one = self.lease.lock().await;
         if self.lease_lapsed() {
             self.metrics().lease_lapses.increment();
-            tracing::warn!(worker = self.number, "own lease ran out, reading the drains again");
+            tracing::warn!(worker = self.number, "lease expired, reading the drains again");
             self.shared.handle.reread_drains(self.limits().lease_patience).await;
         }
     }
 
-    /// Picks an instance that was not tried yet, by the newest drains, and counts the request in.
+    /// Picks an instance that was not tried yet and that the newest drains do not exclude, and counts the request in.
     pub(crate) fn pick(&self, table: &Arc<Table>, backend: usize, tried: &[u64]) -> Option<Picked> {
         let now = self.shared.handle.now();
         let mut views = self.views.borrow_mut();
@@ -159,17 +161,17 @@ impl Worker {
         Ejection { after: limits.eject_after, base: limits.eject_for, at_most: limits.eject_at_most }
     }
 
-    /// An instance answered.
+    /// Notes that an instance answered.
     pub(crate) fn succeeded(&self, instance: &Instance) {
         let mut breakers = self.breakers.borrow_mut();
         if !breakers.is_empty()
             && let Some((breaker, instance)) = breakers.remove(&instance.number)
         {
-            forgive(breaker, &instance);
+            uncount_ejection(breaker, &instance);
         }
     }
 
-    /// An instance failed.
+    /// Notes that an instance failed.
     pub(crate) fn failed(&self, instance: &Arc<Instance>) {
         let mut breakers = self.breakers.borrow_mut();
         let (breaker, _) =
@@ -192,10 +194,10 @@ impl Worker {
             self.upstream.sweep();
             let (rule, now) = (self.ejection(), self.shared.handle.now());
             self.breakers.borrow_mut().retain(|_, (breaker, instance)| {
-                // Nobody else holds an instance that left the registry.
+                // An instance that left the registry has no other holder.
                 let stays = !breaker.stale(&rule, now) && Arc::strong_count(instance) > 1;
                 if !stays {
-                    forgive(*breaker, instance);
+                    uncount_ejection(*breaker, instance);
                 }
                 stays
             });
@@ -210,7 +212,7 @@ impl Worker {
         OpenConnection(Rc::clone(self))
     }
 
-    /// Waits until no client connection is left.
+    /// Waits until every client connection is closed.
     pub(crate) async fn all_closed(&self) {
         while self.open_connections.get() > 0 {
             self.ended.notified().await;
@@ -218,13 +220,13 @@ impl Worker {
     }
 }
 
-fn forgive(breaker: Breaker, instance: &Instance) {
+fn uncount_ejection(breaker: Breaker, instance: &Instance) {
     if breaker.ejected() {
         instance.ejected_by.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A client connection that is open.
+/// An open client connection; dropping it counts it out.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Rc<Worker>);
 

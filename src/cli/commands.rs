@@ -19,7 +19,7 @@ use super::{
     show,
 };
 use crate::{
-    admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
+    api::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
     out::{self, out},
 };
 

@@ -11,7 +11,7 @@ use super::{
     show,
 };
 use crate::{
-    control::DrainView,
+    api::DrainView,
     out::{out, outln},
 };
 

@@ -19,7 +19,7 @@ use super::{
     show,
     zones::{self, Origins},
 };
-use crate::{admin::FileText, config::Config, out};
+use crate::{api::FileText, config::Config, out};
 
 /// Files of one command, all together.
 const MAX_FILES: usize = 10_000;

@@ -18,7 +18,7 @@ use store::{
 
 use super::{Failure, Global, Outcome, client::Client, commands::print, show};
 use crate::{
-    admin::{Applied, Apply, FileText},
+    api::{Applied, Apply, FileText},
     out::{self, out},
 };
 

@@ -10,8 +10,7 @@ use store::{
 
 use super::{Failure, Outcome};
 use crate::{
-    admin::{Answering, Applied, DocumentChange, Explained, Simulated, Unserved},
-    control::{DrainView, StillRegistered},
+    api::{Answering, Applied, DocumentChange, DrainView, Explained, Simulated, StillRegistered, Unserved},
     out::outln,
 };
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Outcome, ShowStatus, client::Client, commands::print, show};
-use crate::admin::Status;
+use crate::api::Status;
 
 /// How often a watched status is asked for.
 const EVERY: Duration = Duration::from_secs(2);

@@ -25,7 +25,7 @@ use super::{
     show,
 };
 use crate::{
-    admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
+    api::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
     auth, out,
     token_file::TokenFile,
 };
@@ -60,7 +60,7 @@ pub(super) fn parse_role(text: &str) -> Result<Role, String> {
 
 /// What `token list` says below the tokens of a server.
 async fn unfinished(client: &Client) -> Result<String, Failure> {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     let waits = state.pending.map(|it| format!("\n{}", waiting(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
@@ -201,7 +201,7 @@ fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
 }
 
 async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     if let Some(operator) = state.operators.first() {
         let text = format!(
             "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
@@ -230,7 +230,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
             return Err(failure);
         }
     };
-    let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
+    let state: api::Bootstrap = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
         Err(failure) => return Err(unsettled(client, drafts, failure).await),
     };
@@ -243,7 +243,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
 
 /// True when a token for registering services is to be made. One that is there already is left as it is: it may be
 /// in use.
-fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
+fn wants_registrar(state: &api::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
     // Where nodes come through our face, registrations do as well.
     let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
     let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
@@ -252,7 +252,7 @@ fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, t
 
 /// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
 async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
-    let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
+    let state = client.get::<api::Bootstrap>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
         drafts.discard();
         return failure;
@@ -350,7 +350,7 @@ impl Drafts<'_> {
     }
 }
 
-fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
+fn told(files: &[Written], state: &api::Bootstrap, dir: &Path) -> String {
     let row = |it: &Written| {
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
@@ -389,7 +389,7 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
 }
 
 /// What becomes of programs that register services: nothing waits for them, because they send no heartbeat.
-fn registered(state: &admin::Bootstrap) -> Option<String> {
+fn registered(state: &api::Bootstrap) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {
         ([], _) => return None,
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn programs_that_register_services_are_thought_of() {
-        let mut state = admin::Bootstrap {
+        let mut state = api::Bootstrap {
             operators: Vec::new(),
             pending: None,
             without_token: BTreeMap::new(),

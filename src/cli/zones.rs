@@ -23,7 +23,7 @@ use store::{
 };
 
 use super::{Failure, Outcome, commands::print, show};
-use crate::admin::FileText;
+use crate::api::FileText;
 
 /// How a zone file is imported.
 #[derive(Clone, Copy, Debug, Default)]

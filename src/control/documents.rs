@@ -11,11 +11,10 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use store::{
     commit::{
-        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, FieldChange, Plan,
-        Planned, Stored,
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, Stored,
     },
     model::{
         self, Colour, Document, DocumentId, Generation, InputError, Kind, Name, Place, Placed, Places,
@@ -27,6 +26,7 @@ use uuid::Uuid;
 use super::bearers;
 use crate::{
     admin::{Admin, Asked, Caller, Problem, Sent, domain_name},
+    api::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument},
     auth::Right,
 };
 
@@ -35,109 +35,9 @@ const TRIES: u32 = 5;
 /// The first words of a backup; its generation follows.
 const BACKUP: &str = "# waypost backup, generation ";
 
-/// Documents to apply or compare.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Apply {
-    /// The files, as written.
-    pub files: Vec<FileText>,
-    /// Remove stored documents of the same kinds that are not among them.
-    #[serde(default)]
-    pub prune: bool,
-}
-
-/// One file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileText {
-    /// What mistakes call it.
-    pub name: String,
-    /// YAML or JSON documents.
-    pub text: String,
-}
-
-impl FileText {
-    /// The mistake of a file without a document. Such a file beside others was probably emptied by accident, and with
-    /// `prune` everything that was in it would be removed.
-    #[must_use]
-    pub fn without_documents(&self) -> InputError {
-        InputError {
-            file: self.name.as_str().into(),
-            line: None,
-            document: String::new(),
-            field: String::new(),
-            problem: "there is no document in it".to_owned(),
-            expected: "documents such as `kind: Site`".to_owned(),
-        }
-    }
-}
-
-/// What an apply did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Applied {
-    /// The generation that holds what was asked for.
-    pub generation: Generation,
-    /// What it changed; nothing when everything was as asked already.
-    pub differences: Vec<DocumentChange>,
-    /// The UUIDs of those services that were written without one: what they had, or the one they are given.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub uuids: BTreeMap<String, Uuid>,
-    /// What is allowed and probably not meant; of a comparison, only what it would bring.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<InputError>,
-}
-
-/// How one document changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DocumentChange {
-    /// The document and how it differs.
-    #[serde(flatten)]
-    pub difference: Difference,
-    /// Its fields with both values; only in the answer of a comparison.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub values: Vec<FieldChange>,
-    /// How many fields more differ than are listed.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub more: usize,
-}
-
-const fn is_zero(count: &usize) -> bool {
-    *count == 0
-}
-
-impl From<Difference> for DocumentChange {
-    fn from(difference: Difference) -> Self {
-        Self { difference, values: Vec::new(), more: 0 }
-    }
-}
-
 fn plain(generation: Generation, differences: Vec<Difference>, uuids: BTreeMap<String, Uuid>) -> Applied {
     let differences = differences.into_iter().map(DocumentChange::from).collect();
     Applied { generation, differences, uuids, warnings: Vec::new() }
-}
-
-/// A stored document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptDocument {
-    /// Its kind and name.
-    #[serde(flatten)]
-    pub id: DocumentId,
-    /// The generation that last changed it.
-    pub changed: Generation,
-    /// Its text.
-    pub yaml: String,
-    /// The same as JSON.
-    #[serde(default)]
-    pub document: serde_json::Value,
-}
-
-/// The record of writes as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Audited {
-    /// One write.
-    #[serde(with = "crate::moments")]
-    pub entry: AuditEntry,
 }
 
 pub(crate) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, Problem> {

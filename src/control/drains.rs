@@ -26,9 +26,9 @@ pub(super) use drained::follow as follow_drained;
 pub(super) use driver::drive_all;
 pub(super) use evidence::{Evidence, watch_nodes, watch_receipts};
 pub(super) use hook::Hooks;
-pub use view::{DrainView, HookState, StillRegistered};
 
 use super::{Refusal, Refused, Shared, intake::bounded};
+use crate::api::{DrainOrder, DrainView};
 
 /// Drains that may be under way at the same time.
 pub const MAX_DRAINS: usize = 256;
@@ -40,35 +40,6 @@ pub const MIN_LEASE: Duration = Duration::from_secs(6);
 const MAX_REPLACED: usize = 16;
 /// What a cancelled drain says while the registry still shows what was done for it.
 const READMITTING: &str = "maintenance that was set for this drain is being undone";
-
-/// An order to drain an instance.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainOrder {
-    /// A Service, or the name of a service in the registry.
-    pub service: String,
-    /// The instance's id there.
-    pub instance: String,
-    /// The node it is registered on; needed only where several nodes have an instance of this id.
-    #[serde(default)]
-    pub node: Option<String>,
-    /// Called with POST once every receipt is in.
-    #[serde(default)]
-    pub hook: Option<String>,
-    /// A gateway silent for longer is not waited for; absent: [`LEASE`].
-    #[serde(default)]
-    pub lease: Option<Span>,
-    /// Wait for silent gateways for ever.
-    #[serde(default)]
-    pub require_all: bool,
-    /// The longest time after `done` for which gateways refuse the instance; absent: control's setting, which is
-    /// usually none, so until it is seen to have ended.
-    #[serde(default)]
-    pub linger: Option<Span>,
-    /// Who orders it; not what the request says, but what its token does.
-    #[serde(skip)]
-    pub by: String,
-}
 
 /// Takes orders.
 #[derive(Debug)]

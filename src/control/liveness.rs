@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use crate::admin::ViewStatus;
-use serde::{Deserialize, Serialize};
 use store::{
     discovery::InstanceNote,
     drain::NodeHeartbeat,
@@ -22,6 +20,8 @@ use store::{
 };
 use tokio::{task::AbortHandle, time::Instant};
 
+use crate::api::{NodeStatus, ViewStatus};
+
 /// The heartbeats are read when they change, but never more often than this.
 const PACE: Duration = Duration::from_millis(500);
 /// How long a read waits for a change.
@@ -32,32 +32,6 @@ const MAX: usize = 10_000;
 const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// A longer time between two readings is not counted: we were frozen ourselves.
 const MAX_GAP: Duration = Duration::from_secs(25);
-
-/// One node, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub node: String,
-    /// Its site.
-    pub site: String,
-    /// Its roles.
-    pub roles: Vec<String>,
-    /// The generation it runs; absent before its first.
-    pub generation: Option<Generation>,
-    /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub view: Option<ViewStatus>,
-    /// How long its heartbeat has not moved, as seen from here. While the engine is away this does not grow.
-    pub silent: Span,
-    /// Silent for so long that it is probably gone.
-    pub lost: bool,
-    /// Instances it says something of that did not fit into its heartbeat.
-    #[serde(default)]
-    pub more_instances: usize,
-    /// How long it has run another generation than the control that shows this; absent while it runs the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lags: Option<Span>,
-}
 
 /// What the heartbeats say together.
 #[derive(Clone, Debug, Default)]

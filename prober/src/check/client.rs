@@ -1,6 +1,6 @@
-//! HTTP by a client library, for what the bare request in `http` does not do: HTTP/2, and bodies.
+//! HTTP checks through a client library, for what `http` does not do by itself: HTTP/2, and reading bodies.
 //!
-//! The connection is driven by the probe's own future, so that nothing of it outlives the probe.
+//! The connection is driven by the probe's own future, so that it ends with the probe.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,17 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fault, Phases, http::MAX_HEAD};
+use super::{Fault, Phases};
 
-/// A stream of any kind.
+/// A longer header block than this is a failure.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+
+/// A plain or TLS stream.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// What came back.
+/// A response.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     headers: HeaderMap,
@@ -29,7 +32,7 @@ pub(super) struct Answer {
     trailers: HeaderMap,
 }
 
-/// What an address is called where no name is given.
+/// The authority of a request: the check's host, or the address.
 pub(super) fn authority(host: Option<&str>, address: SocketAddr, usual: u16) -> String {
     match host {
         Some(host) => host.to_owned(),
@@ -44,10 +47,10 @@ fn lost(error: impl std::error::Error) -> Fault {
     if let Some(source) = error.source() {
         words = format!("{words}: {source}");
     }
-    Fault::Target(format!("no proper HTTP answer: {words}"))
+    Fault::Target(format!("no valid HTTP response: {words}"))
 }
 
-/// Sends the request of an HTTP check and reads as much of the answer as it asks for.
+/// Sends the request of an HTTP check and reads as much of the response as the check needs.
 pub(super) async fn send(
     it: &HttpProbe,
     stream: impl Stream,
@@ -152,7 +155,7 @@ async fn drive<E>(
     tokio::select! {
         biased;
         done = &mut exchange => return done,
-        // However it ended, the exchange learns of it and says it best.
+        // The exchange gets the connection's error as well and describes it better.
         _ = connection => {}
     }
     exchange.await

@@ -1,4 +1,4 @@
-//! The DNS check: one query (RFC 1035) over UDP, repeated over TCP if the answer is cut short and its records
+//! The DNS check: one query (RFC 1035) over UDP, repeated over TCP if the response is truncated and its records
 //! matter.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,8 +16,8 @@ use tokio::{
 
 use super::{Fault, Phases, fault, tcp};
 
-/// Asks and judges; the caller bounds the time.
-pub(super) async fn ask(it: &DnsProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
+/// Sends the query and judges the response; the caller bounds the time.
+pub(super) async fn query(it: &DnsProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
     let unsendable = |what: String| Fault::Local(format!("the query cannot be made: {what}"));
     let labels: Vec<Vec<u8>> = it.query.octets().map(std::borrow::Cow::into_owned).collect();
     let mut name = Name::from_labels(labels).map_err(|error| unsendable(error.to_string()))?;
@@ -35,7 +35,7 @@ pub(super) async fn ask(it: &DnsProbe, address: SocketAddr, phases: &mut Phases)
     judge(it, &answer)
 }
 
-async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Result<Message, Fault> {
+async fn over_udp(request: &[u8], sent: &Message, address: SocketAddr) -> Result<Message, Fault> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(|error| fault(&error))?;
@@ -44,8 +44,8 @@ async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Resul
     let mut buffer = vec![0; 4096];
     loop {
         let read = socket.recv(&mut buffer).await.map_err(|error| fault(&error))?;
-        // What answers another question may be anybody's; the real answer may still come.
-        if let Some(answer) = answer_to(asked, buffer.get(..read).unwrap_or_default()) {
+        // A datagram that answers another query may come from anywhere; the real response may still arrive.
+        if let Some(answer) = answer_to(sent, buffer.get(..read).unwrap_or_default()) {
             return Ok(answer);
         }
     }
@@ -53,7 +53,7 @@ async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Resul
 
 async fn over_tcp(
     request: &[u8],
-    asked: &Message,
+    sent: &Message,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Message, Fault> {
@@ -64,15 +64,15 @@ async fn over_tcp(
     let length = stream.read_u16().await.map_err(|error| fault(&error))?;
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await.map_err(|error| fault(&error))?;
-    let strange = || Fault::Target("not an answer to the query, over TCP".to_owned());
-    answer_to(asked, &answer).ok_or_else(strange)
+    let strange = || Fault::Target("not a response to the query, over TCP".to_owned());
+    answer_to(sent, &answer).ok_or_else(strange)
 }
 
-fn answer_to(asked: &Message, bytes: &[u8]) -> Option<Message> {
+fn answer_to(sent: &Message, bytes: &[u8]) -> Option<Message> {
     let answer = Message::from_vec(bytes).ok()?;
     let same = answer.metadata.message_type == MessageType::Response
-        && answer.metadata.id == asked.metadata.id
-        && (answer.queries == asked.queries || answer.queries.is_empty());
+        && answer.metadata.id == sent.metadata.id
+        && (answer.queries == sent.queries || answer.queries.is_empty());
     same.then_some(answer)
 }
 
@@ -128,7 +128,7 @@ mod tests {
             let mut buffer = [0; 512];
             let (read, from) = server.recv_from(&mut buffer).await.unwrap();
             let mut answer = Message::from_vec(&buffer[..read]).unwrap();
-            // A stranger's answer comes first.
+            // A datagram of another sender comes first.
             server.send_to(b"nonsense", from).await.unwrap();
             answer.metadata.message_type = MessageType::Response;
             answer.metadata.response_code = rcode;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_cut_short_is_asked_for_over_tcp_if_its_records_matter() {
+    async fn a_truncated_response_is_requested_over_tcp_if_its_records_matter() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = UdpSocket::bind(address).await.unwrap();
@@ -198,8 +198,8 @@ mod tests {
         };
         let Outcome::Success { phases, .. } = any else { panic!("{any:?}") };
         assert_eq!(phases.connect, None, "the rcode was enough");
-        let Outcome::Success { phases, said } = record else { panic!("{record:?}") };
-        assert!(phases.connect.is_some() && said.contains("192.0.2.1"), "{said}");
+        let Outcome::Success { phases, detail } = record else { panic!("{record:?}") };
+        assert!(phases.connect.is_some() && detail.contains("192.0.2.1"), "{detail}");
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Instances to forward to: well-behaved ones on hyper, and scripted ones on bare sockets.
+//! Instances to forward to: normal ones on hyper, and scripted ones on plain sockets.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::testing::endpoint;
 
-/// A request as an instance took it.
+/// A request as an instance received it.
 #[derive(Clone, Debug)]
 pub(super) struct Received {
     pub(super) head: Arc<http::request::Parts>,
@@ -51,8 +51,8 @@ impl Drop for Open {
     }
 }
 
-/// An address where nobody listens.
-pub(super) async fn nobody(id: &str) -> Endpoint {
+/// An address without a listener.
+pub(super) async fn unreachable(id: &str) -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     at(id, listener.local_addr().unwrap())
 }
@@ -62,7 +62,7 @@ fn at(id: &str, address: SocketAddr) -> Endpoint {
 }
 
 impl Instance {
-    /// One that answers: `/held` after [`Instance::release`], `/echo` with the body it got, anything else with
+    /// An instance that answers: `/held` after [`Instance::release`], `/echo` with the body it got, anything else with
     /// its id.
     pub(super) async fn new(id: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,7 +70,7 @@ impl Instance {
         Self::answering(endpoint, listener)
     }
 
-    /// A new process in the place of one that is gone.
+    /// A new process at the address of one that has ended.
     pub(super) async fn again(endpoint: Endpoint) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", endpoint.port)).await.unwrap();
         Self::answering(endpoint, listener)
@@ -97,7 +97,7 @@ impl Instance {
         instance
     }
 
-    /// One that does with its connections, which are numbered, whatever it was told.
+    /// An instance that handles its connections, which are numbered, with this function.
     pub(super) async fn scripted<F>(id: &str, serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -133,7 +133,7 @@ impl Instance {
         Self { endpoint, received: Arc::default(), connections, open, release: Arc::default(), task }
     }
 
-    /// One that reads a request's head, writes these bytes and closes.
+    /// An instance that reads a request's head, writes these bytes and closes the connection.
     pub(super) async fn saying(id: &str, bytes: &'static str) -> Self {
         let serve = move |mut stream: TcpStream, _| async move {
             read_head(&mut stream).await;
@@ -142,7 +142,7 @@ impl Instance {
         Self::scripted(id, serve).await
     }
 
-    /// In another site.
+    /// The same instance in another site.
     pub(super) fn in_site(mut self, site: &str) -> Self {
         self.endpoint.meta.insert("site".into(), site.into());
         self
@@ -164,7 +164,7 @@ impl Instance {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// It dies: nobody listens there any more, and its connections are gone.
+    /// Ends the process: its listener and its connections are closed.
     pub(super) async fn kill(self) -> Endpoint {
         self.task.abort();
         while !self.task.is_finished() {
@@ -203,7 +203,7 @@ async fn respond(
         .unwrap()
 }
 
-/// Reads up to the end of a head; what came with it.
+/// Reads up to the end of a head; returns everything read.
 pub(super) async fn read_head(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     while !read.windows(4).any(|it| it == b"\r\n\r\n") {
@@ -221,12 +221,12 @@ pub(super) async fn read_all(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
-/// What scripted instances heard.
-pub(super) type Heard = Arc<Mutex<Vec<String>>>;
+/// What scripted instances received.
+pub(super) type ReceivedText = Arc<Mutex<Vec<String>>>;
 
-/// An instance that never answers and notes what it hears on each connection once that ended.
-pub(super) async fn listening(id: &str) -> (Instance, Heard) {
-    let heard = Heard::default();
+/// An instance that never answers and records what it received on each connection once that ended.
+pub(super) async fn silent(id: &str) -> (Instance, ReceivedText) {
+    let heard = ReceivedText::default();
     let log = Arc::clone(&heard);
     let serve = move |stream, _| {
         let log = Arc::clone(&log);

@@ -3,28 +3,19 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
     commit::history::{self, NotKept},
     journal::{self, MAX_PAGES, Page},
     keys,
-    model::{Generation, Moment, World},
+    model::{Moment, World},
     snapshot::Snapshot,
 };
 
-use super::super::{Admin, Problem};
-
-/// What is added to an explanation of a past moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastExplained {
-    /// The moment.
-    pub at: String,
-    /// The generation that was in force then.
-    pub generation: Option<Generation>,
-    /// What this explanation is not sure of.
-    pub caveats: Vec<String>,
-}
+use crate::{
+    admin::{Admin, Problem},
+    api::PastExplained,
+};
 
 /// A past moment.
 pub(super) struct Then {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use store::model::Generation;
 
 use crate::{
-    admin::{
+    api::{
         Answering, DeadEnd, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
         TargetStatus,
     },
@@ -156,7 +156,7 @@ fn seen(target: &TargetStatus) -> String {
 
 fn vantages(text: &mut String, it: &Status) {
     let away = it.engine_error.is_some();
-    let row = |vantage: &crate::admin::VantageStatus| {
+    let row = |vantage: &crate::api::VantageStatus| {
         let state = match (vantage.fresh, vantage.withheld) {
             (true, false) => "fresh",
             (true, true) => "doubts itself",
@@ -171,7 +171,7 @@ fn vantages(text: &mut String, it: &Status) {
 
 fn nodes(text: &mut String, it: &Status) {
     let away = it.engine_error.is_some();
-    let row = |node: &crate::admin::NodeStatus| {
+    let row = |node: &crate::api::NodeStatus| {
         let beat = match (node.lost, away) {
             (true, _) => format!("LOST, silent for {}", node.silent),
             (false, true) => "not known, the engine is away".to_owned(),
@@ -250,7 +250,7 @@ fn records(text: &mut String, it: &Status) {
     if it.cnames_to_set.is_empty() {
         return;
     }
-    let row = |it: &crate::admin::CnameToSet| vec![format!("{}. CNAME {}.", it.host, it.target)];
+    let row = |it: &crate::api::CnameToSet| vec![format!("{}. CNAME {}.", it.host, it.target)];
     let rows: Vec<_> = it.cnames_to_set.iter().map(row).collect();
     section(text, "Records to be set by the owners of these zones", &["RECORD"], &rows);
 }

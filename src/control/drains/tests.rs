@@ -7,6 +7,7 @@ use store::{
 };
 
 use super::*;
+use crate::api::{HookState, StillRegistered};
 
 pub(super) fn endpoint(node: &str, id: &str) -> Endpoint {
     Endpoint {

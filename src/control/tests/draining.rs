@@ -11,8 +11,9 @@ use store::{
     model::{Moment, Span},
 };
 
+use crate::api::{DrainOrder, DrainView, HookState, StillRegistered};
 use crate::control::{
-    DrainOrder, DrainView, HookState, Refusal, StillRegistered,
+    Refusal,
     testing::{Platform, Running, World, eventually, logged},
 };
 

@@ -10,12 +10,9 @@ use store::{
 };
 
 use super::*;
-use crate::{
-    admin::{
-        DomainSite, InstanceStatus, Known, NodeStatus, Seen, ServiceStatus, VantageStatus,
-        explain::FailoverExplained,
-    },
-    control::{DrainView, HookState},
+use crate::api::{
+    DomainSite, DrainView, FailoverExplained, HookState, InstanceStatus, Known, NodeStatus, Seen,
+    ServiceStatus, VantageStatus,
 };
 
 const NOW: Moment = Moment(1_790_000_120_000);
@@ -229,7 +226,7 @@ fn a_site_whose_every_target_is_down_is_said_once() {
 
 #[test]
 fn a_recovered_site_is_held_back_with_its_reason() {
-    let held = |why: &str, until: Option<&str>, by_hand| Held {
+    let held = |why: &str, until: Option<&str>, by_hand| HeldBackStatus {
         why: why.into(),
         until: until.map(str::to_owned),
         by_hand,

@@ -3,7 +3,7 @@
 use store::model::Generation;
 
 use super::*;
-use crate::admin::{HeldBackStatus, Known, NodeStatus, VantageStatus};
+use crate::api::{HeldBackStatus, Known, NodeStatus, VantageStatus};
 
 fn finding(text: &str) -> Finding {
     Finding { kind: "kind".into(), about: "about".into(), text: text.into() }

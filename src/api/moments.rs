@@ -1,6 +1,6 @@
 //! Moments as people and scripts get them: RFC 3339 in UTC. Stored forms count milliseconds, and those who read them from
 //! the engine must go on to do so; the admin API shows the same records with this module around them:
-//! `#[serde(with = "crate::moments")]`.
+//! `#[serde(with = "crate::api::moments")]`.
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _, ser::Error as _,
