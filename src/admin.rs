@@ -4,8 +4,10 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
+mod documents;
 mod explain;
 mod health;
+mod nodes;
 pub mod routes;
 mod shown;
 mod simulate;
@@ -14,6 +16,7 @@ mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -41,7 +44,7 @@ pub use health::{Health, Reasons, router as health_router};
 use crate::{
     api::{DrainOrder, DrainView, OrderedDrain},
     auth::{Auth, Identity, Right},
-    control::{ControlHandle, Refusal, Refused, bearers, documents, liveness, tokens},
+    control::{ChangeError, ControlHandle, Refusal, Refused, Requester},
     repeats::Repeats,
 };
 
@@ -51,28 +54,21 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 /// What the handlers work with.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) handle: Handle,
+    engine: Arc<dyn Engine>,
+    handle: Handle,
     control: ControlHandle,
     auth: Auth,
-    nodes: liveness::Nodes,
-    pub(crate) bearers: bearers::Bearers,
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
-    /// The engine is in this process, so what is registered in it came through our listener.
-    pub(crate) own_engine: bool,
 }
 
 impl Admin {
-    /// Over an engine, this node's picture and control. Starts to watch the nodes' heartbeats.
+    /// Over an engine, this node's picture and control.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
-        let nodes = liveness::Nodes::watch(Arc::clone(&engine), handle.clone());
-        let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
-        let own_engine = false;
-        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets, own_engine }
+        Self { engine, handle, control, auth, refused, zones, targets }
     }
 
     /// Logs that a vantage's report was refused: once, and then how often.
@@ -82,18 +78,6 @@ impl Admin {
             let (reason, status) = (&problem.error, problem.status.as_u16());
             tracing::warn!(who, %vantage, reason, status, before, "a report was refused; more are only counted for a minute");
         }
-    }
-
-    /// Puts an operator's token in force once every node and vantage that it waits for has been heard with a token.
-    /// Runs for ever.
-    pub async fn complete_bootstraps(&self) {
-        tokens::complete(self).await;
-    }
-
-    /// With what is known of the engine: whether it is the one in this process.
-    #[must_use]
-    pub fn with_own_engine(self, own_engine: bool) -> Self {
-        Self { own_engine, ..self }
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
@@ -110,7 +94,7 @@ impl Admin {
 }
 
 /// A domain's name as documents have it, however a person wrote it: in lower case, without the final dot.
-pub(crate) fn domain_name(text: &str) -> String {
+fn domain_name(text: &str) -> String {
     text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
 }
 
@@ -154,22 +138,22 @@ async fn ui() -> Response {
 #[derive(Debug, Serialize)]
 pub struct Problem {
     #[serde(skip)]
-    pub(crate) status: StatusCode,
-    pub(crate) error: String,
+    status: StatusCode,
+    error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) mistakes: Vec<InputError>,
+    mistakes: Vec<InputError>,
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into(), mistakes: Vec::new() }
     }
 
-    pub(crate) fn wrong(error: impl Into<String>) -> Self {
+    fn wrong(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error)
     }
 
-    pub(crate) fn not_found(error: impl Into<String>) -> Self {
+    fn not_found(error: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
@@ -237,14 +221,18 @@ impl From<Refused> for Problem {
 
 /// Whose request it is; a handler asks it for the right it needs.
 #[derive(Debug)]
-pub(crate) struct Caller(pub(crate) Identity);
+pub(crate) struct Caller(Identity);
 
 impl Caller {
-    pub(crate) fn needs(&self, right: Right<'_>) -> Result<(), Problem> {
+    fn needs(&self, right: Right<'_>) -> Result<(), Problem> {
         if self.0.may(right) {
             return Ok(());
         }
-        Err(match &self.0 {
+        Err(self.denied(right))
+    }
+
+    fn denied(&self, right: Right<'_>) -> Problem {
+        match &self.0 {
             Identity::Anonymous => Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "this needs a token: send it as `Authorization: Bearer`, or name its file with --token-file",
@@ -254,7 +242,25 @@ impl Caller {
                 let text = format!("the token {} may not do this ({right:?})", identity.who());
                 Problem::new(StatusCode::FORBIDDEN, text)
             }
-        })
+        }
+    }
+
+    /// As control knows who asks for a change.
+    fn requester(&self) -> Requester<'_> {
+        let (name, authority) = (self.0.who(), self.0.authority());
+        Requester { name, authority, may_change_tokens: self.0.may(Right::Tokens) }
+    }
+
+    /// What this caller is answered when control refuses a change.
+    fn problem(&self, error: ChangeError) -> Problem {
+        match error {
+            ChangeError::Input(errors) => errors.into(),
+            ChangeError::TokensDenied => self.denied(Right::Tokens),
+            ChangeError::Refused(refused) => refused.into(),
+            ChangeError::Read(error) => error.into(),
+            ChangeError::Commit(error) => error.into(),
+            ChangeError::Engine(error) => error.into(),
+        }
     }
 }
 
@@ -317,7 +323,7 @@ async fn observations(
         Err(problem) => Err(problem),
     };
     let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
-    admin.bearers.heard(&vantage, caller.0.writer()).await;
+    admin.control.reported(&vantage, caller.0.writer()).await;
     Ok(Json(reply))
 }
 

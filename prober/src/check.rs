@@ -140,32 +140,37 @@ impl Sockets {
         tls::handshake(&self.trust.load_full(), stream, terms, address.ip(), phases).await
     }
 
-    async fn http(&self, it: &HttpProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
-        let Some(terms) = &it.tls else {
+    async fn http(
+        &self,
+        probe: &HttpProbe,
+        address: SocketAddr,
+        phases: &mut Phases,
+    ) -> Result<String, Fault> {
+        let Some(terms) = &probe.tls else {
             let stream = tcp::connect(address, phases).await?;
-            return http::send(it, stream, address, phases).await;
+            return http::send(probe, stream, address, phases).await;
         };
-        let alpn: &[&[u8]] = match it.http_version {
+        let alpn: &[&[u8]] = match probe.http_version {
             HttpVersion::One => &[b"http/1.1"],
             HttpVersion::Two => &[b"h2"],
         };
-        let session = self.session((terms, it.host.as_deref(), alpn), address, phases).await?;
-        let detail = http::send(it, session.stream, address, phases).await?;
+        let session = self.session((terms, probe.host.as_deref(), alpn), address, phases).await?;
+        let detail = http::send(probe, session.stream, address, phases).await?;
         Ok(with_warning(detail, session.warning))
     }
 
     async fn grpc(
         &self,
-        it: &store::model::GrpcProbe,
+        probe: &store::model::GrpcProbe,
         address: SocketAddr,
         phases: &mut Phases,
     ) -> Result<String, Fault> {
-        let Some(terms) = &it.tls else {
+        let Some(terms) = &probe.tls else {
             let stream = tcp::connect(address, phases).await?;
-            return client::grpc(it, stream, address, phases).await;
+            return client::grpc(probe, stream, address, phases).await;
         };
-        let session = self.session((terms, it.host.as_deref(), &[b"h2"]), address, phases).await?;
-        let detail = client::grpc(it, session.stream, address, phases).await?;
+        let session = self.session((terms, probe.host.as_deref(), &[b"h2"]), address, phases).await?;
+        let detail = client::grpc(probe, session.stream, address, phases).await?;
         Ok(with_warning(detail, session.warning))
     }
 

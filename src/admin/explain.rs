@@ -57,7 +57,7 @@ pub(super) async fn explain(
         Some(then) => (&then.board, then.moment),
         None => (&**admin.handle.board(), admin.handle.now()),
     };
-    let picture = admin.handle.picture().await;
+    let health_view = admin.handle.health_view().await;
     let (zones, targets) = (admin.zones.load(), admin.targets.load());
     let world = dns::World { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
     let family = match record_type {
@@ -73,7 +73,7 @@ pub(super) async fn explain(
         .steered
         .as_ref()
         .map(|steered| {
-            let asked = (family, past.is_none().then_some(&picture));
+            let asked = (family, past.is_none().then_some(&health_view));
             sites(&snapshot, steered, &located, (board, now), asked)
         })
         .unwrap_or_default();
@@ -110,14 +110,14 @@ pub(super) async fn explain(
     }))
 }
 
-/// The sites, best first, and whether an operator took out all that have the family. Without a picture of the present only
+/// The sites, best first, and whether an operator took out all that have the family. Without the present health view only
 /// what the board says is known of an address.
 fn sites(
     snapshot: &Snapshot,
     steered: &SteeredDomain,
     asker: &Located<'_>,
     (board, now): (&Board, Moment),
-    (family, picture): (Option<Family>, Option<&store::beliefs::Picture>),
+    (family, health_view): (Option<Family>, Option<&store::beliefs::HealthView>),
 ) -> (Vec<SiteExplained>, bool) {
     let ranking = steering::rank(steered, asker, board, now);
     let look = family.map(|family| Look { family, region: asker.region, board });
@@ -130,7 +130,8 @@ fn sites(
             let target = snapshot.targets.values().find(|target| Some(target.slot) == it.slot);
             let reading = it.slot.map(|slot| board.read(slot));
             let known = reading.filter(|it| it.since > Moment(0));
-            let observations = target.zip(picture).map(|(target, picture)| seen(picture, &target.key));
+            let observations =
+                target.zip(health_view).map(|(target, health_view)| seen(health_view, &target.key));
             AddressExplained {
                 address: it.ip,
                 verdict: reading.map(|it| it.state.as_str().to_owned()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use store::{
-    beliefs::{Picture, VantagePicture},
+    beliefs::{HealthView, VantageView},
     health::TargetKey,
     model::{Name, Override, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
@@ -48,8 +48,8 @@ pub(super) fn failover(snapshot: &Snapshot, domain: &SteeredDomain) -> Option<Fa
 }
 
 /// What each vantage sees of a target, by the vantage's name.
-pub(super) fn seen(picture: &Picture, key: &TargetKey) -> BTreeMap<String, Seen> {
-    let of = |(name, vantage): (&Name, &VantagePicture)| {
+pub(super) fn seen(health_view: &HealthView, key: &TargetKey) -> BTreeMap<String, Seen> {
+    let of = |(name, vantage): (&Name, &VantageView)| {
         let observation = vantage.observations.get(key)?;
         let seen = Seen {
             state: observation.state.as_str().to_owned(),
@@ -59,7 +59,7 @@ pub(super) fn seen(picture: &Picture, key: &TargetKey) -> BTreeMap<String, Seen>
         };
         Some((name.to_string(), seen))
     };
-    picture.vantages.iter().filter_map(of).collect()
+    health_view.vantages.iter().filter_map(of).collect()
 }
 
 /// A tier in words; for a site that is held down with what would let it back.

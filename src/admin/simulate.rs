@@ -199,10 +199,10 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
 
 /// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
 fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
-    let rates = admin.nodes.rates();
+    let rates = admin.control.nodes().rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {
-        let rate = |site: &Name| rates.get(&(cluster.name.to_string(), site.to_string())).copied();
+        let rate = |site: &Name| rates.get(&(cluster.name.clone(), site.to_string())).copied();
         let mut after: BTreeMap<&Name, f64> =
             cluster.gateways.keys().map(|site| (site, rate(site).unwrap_or(0.0))).collect();
         let moves = snapshot

@@ -12,16 +12,15 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use serde::Deserialize;
-use store::{beliefs::Picture, handle::Concern, keys, model::Span, snapshot::Snapshot};
+use store::{beliefs::HealthView, handle::Concern, keys, model::Span, snapshot::Snapshot};
 
 use super::{
-    Admin, Asked, Caller, Problem,
+    Admin, Asked, Caller, Problem, nodes,
     shown::{seen, view},
 };
 use crate::{
     api::{CnameToSet, Status, StillRegistered, TargetStatus, VantageStatus},
     auth::Right,
-    control::tokens,
 };
 
 /// How long the engine may take to show that it answers.
@@ -40,13 +39,14 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     caller.needs(Right::Read)?;
     let head = admin.engine.kv_get(keys::CONFIG_HEAD, None);
-    let (answer, picture) = tokio::join!(tokio::time::timeout(ENGINE_PATIENCE, head), admin.handle.picture());
+    let (answer, health_view) =
+        tokio::join!(tokio::time::timeout(ENGINE_PATIENCE, head), admin.handle.health_view());
     let refused = match answer {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("the engine does not answer within {}", Span(ENGINE_PATIENCE))),
     };
-    let nodes = admin.nodes.all(refused);
+    let nodes = nodes::all(&admin, refused);
     let (engine_error, away) = nodes.away.unzip();
     let snapshot = admin.handle.snapshot().unwrap_or_default();
     let drains = admin.control.drains();
@@ -60,14 +60,14 @@ pub(super) async fn status(
         engine_away: away.map(|it| Span(Duration::from_secs(it.as_secs()))),
         nodes: nodes.nodes,
         domains: domains::all(&admin, &snapshot),
-        targets: targets(&snapshot, &picture),
-        vantages: vantages(&snapshot, &picture),
+        targets: targets(&snapshot, &health_view),
+        vantages: vantages(&snapshot, &health_view),
         services: instances::services(&admin, &snapshot),
         drained_still_registered: StillRegistered::among(&drains),
         drains,
-        bootstrap: tokens::waiting(&admin, &snapshot).await,
-        frozen: picture.frozen.keys().map(ToString::to_string).collect(),
-        frozen_since: picture.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
+        bootstrap: admin.control.pending_bootstrap(&snapshot).await,
+        frozen: health_view.frozen.keys().map(ToString::to_string).collect(),
+        frozen_since: health_view.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
         ..Status::default()
     };
@@ -82,7 +82,7 @@ pub(super) async fn status(
     Ok(Json(status))
 }
 
-fn targets(snapshot: &Snapshot, picture: &Picture) -> Vec<TargetStatus> {
+fn targets(snapshot: &Snapshot, health_view: &HealthView) -> Vec<TargetStatus> {
     let mut all: Vec<TargetStatus> = snapshot
         .targets
         .values()
@@ -92,17 +92,17 @@ fn targets(snapshot: &Snapshot, picture: &Picture) -> Vec<TargetStatus> {
             address: target.address.to_string(),
             check: target.check.name.to_string(),
             clusters: target.clusters.iter().map(ToString::to_string).collect(),
-            verdict: picture.verdicts.get(&target.key).cloned().unwrap_or_default(),
-            observations: seen(picture, &target.key),
+            verdict: health_view.verdicts.get(&target.key).cloned().unwrap_or_default(),
+            observations: seen(health_view, &target.key),
         })
         .collect();
     all.sort_by(|a, b| (&a.site, &a.address, &a.check).cmp(&(&b.site, &b.address, &b.check)));
     all
 }
 
-fn vantages(snapshot: &Snapshot, picture: &Picture) -> Vec<VantageStatus> {
+fn vantages(snapshot: &Snapshot, health_view: &HealthView) -> Vec<VantageStatus> {
     let of = |vantage: &store::model::Vantage| {
-        let seen = picture.vantages.get(&vantage.name);
+        let seen = health_view.vantages.get(&vantage.name);
         VantageStatus {
             name: vantage.name.to_string(),
             fresh: seen.is_some_and(|it| it.fresh),

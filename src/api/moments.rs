@@ -1,6 +1,5 @@
-//! Moments as people and scripts get them: RFC 3339 in UTC. Stored forms count milliseconds, and those who read them from
-//! the engine must go on to do so; the admin API shows the same records with this module around them:
-//! `#[serde(with = "crate::api::moments")]`.
+//! Times as the admin API shows them: RFC 3339 in UTC. The stored records count milliseconds, and that format must not
+//! change; the admin API shows the same records through this module: `#[serde(with = "crate::api::moments")]`.
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _, ser::Error as _,
@@ -11,7 +10,7 @@ use store::model::Moment;
 /// The fields of stored records that hold a moment.
 const FIELDS: &[&str] = &["at", "created", "done", "ended", "since"];
 
-/// Serialises a record with its moments in words. A moment that never was is `null`.
+/// Serialises a record with its moments as text. The moment 0, which means never, is `null`.
 ///
 /// # Errors
 /// When the record cannot be serialised at all.
@@ -25,10 +24,10 @@ pub fn serialize<T: Serialize, S: Serializer>(record: &T, serializer: S) -> Resu
     value.serialize(serializer)
 }
 
-/// Reads a record whose moments are in words.
+/// Reads a record whose moments are text.
 ///
 /// # Errors
-/// When it is none.
+/// When the value is no such record.
 pub fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let mut value = Value::deserialize(deserializer)?;
     each_moment(&mut value, &|it| {
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_shown_in_words_and_read_back() {
+    fn moments_are_shown_as_text_and_read_back() {
         let at = Moment(1_790_000_000_123);
         let verdict =
             Verdict { since: at, history: [Transition { at, to: State::Up }].into(), ..Verdict::default() };

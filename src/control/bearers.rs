@@ -1,8 +1,7 @@
-//! Which nodes and vantages send heartbeats, and with which token: what decides whether an operator's token may be in
-//! force.
+//! Which nodes and vantages are heard, and with which token: what decides whether a change of the tokens locks one out.
 //!
-//! The Consul face notes who wrote each node's heartbeat, this module who reported for each vantage. [`Census`] is what
-//! is known at one moment; what follows from it is decided there, without clock and engine.
+//! The Consul face notes which token wrote each node's heartbeat, and this module which token reported for each
+//! vantage. [`Census`] is what is known at one moment; what follows from it is decided without clock and engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,29 +22,29 @@ use tokio::time::Instant;
 use super::liveness::Nodes;
 use crate::auth::{FIRST, Right, permits};
 
-/// Who was silent for longer does not count: it is gone, or was never there.
-pub(crate) const RECENT: Duration = Duration::from_secs(60);
+/// A bearer that was not heard for longer does not count: it has ended, or never started.
+pub(super) const RECENT: Duration = Duration::from_secs(60);
 
-/// What is known of the bearers at one moment.
+/// The bearers as they are known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
-    /// With which token of ours each was heard last, `None`: without one, or with one that has another secret now. Nodes
-    /// whose heartbeats bypass our listeners are not in it.
-    pub(crate) tokens: BTreeMap<Bearer, Option<String>>,
-    /// Who was heard in the last minute, and the role its token needs.
-    pub(crate) recent: BTreeMap<Bearer, Role>,
+pub(super) struct Census {
+    /// The token of ours with which each was heard last; `None` without a token, or with one whose secret has changed
+    /// since. Nodes whose heartbeats do not pass our listeners are missing.
+    pub(super) tokens: BTreeMap<Bearer, Option<String>>,
+    /// The bearers heard in the last minute, with the role that each one's token needs.
+    pub(super) recent: BTreeMap<Bearer, Role>,
 }
 
 impl Census {
-    /// Who was heard in the last minute without a token of ours: who an operator's token would lock out.
-    pub(crate) fn without_token(&self) -> BTreeMap<Bearer, Role> {
+    /// The bearers heard in the last minute without a token of ours: an operator's token would lock them out.
+    pub(super) fn without_token(&self) -> BTreeMap<Bearer, Role> {
         let without = |bearer: &Bearer| self.tokens.get(bearer).is_some_and(Option::is_none);
         self.recent.iter().filter(|(it, _)| without(it)).map(|(it, role)| (it.clone(), *role)).collect()
     }
 
-    /// Who was heard in the last minute with a token that a change of the tokens ends, or from which it takes a right
-    /// that its bearer needs; and with which token.
-    pub(crate) fn locked_out(&self, before: &[Token], after: &[Token]) -> Vec<(Bearer, String)> {
+    /// The bearers heard in the last minute with a token that a change ends, or that loses a right which its bearer
+    /// needs; each with the name of that token.
+    pub(super) fn locked_out(&self, before: &[Token], after: &[Token]) -> Vec<(Bearer, String)> {
         let lost = |(bearer, role): (&Bearer, &Role)| {
             let name = self.tokens.get(bearer)?.as_ref()?;
             let old = before.iter().find(|it| it.name.as_str() == name.as_str())?;
@@ -60,16 +59,29 @@ impl Census {
         self.recent.iter().filter_map(lost).collect()
     }
 
-    /// For whom an operator's token waits that waits for these: for each until it is heard with a token, and for
-    /// also if other nodes are then locked out.
-    pub(crate) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
+    /// The bearers that an operator's token with this `waits_for` still waits for: those not yet heard with a token, and
+    /// those that it would lock out.
+    pub(super) fn waiting(&self, waits_for: &[Bearer]) -> BTreeSet<Bearer> {
         let unheard = |it: &&Bearer| !self.tokens.get(it).is_some_and(Option::is_some);
         waits_for.iter().filter(unheard).cloned().chain(self.without_token().into_keys()).collect()
+    }
+
+    /// Why a change of the tokens is refused: it would lock out one of these bearers. `None` if it locks out none.
+    pub(super) fn refusal(&self, change: TokenChange, before: &[Token], after: &[Token]) -> Option<String> {
+        let without_token = match change {
+            TokenChange::FirstOperator => self.without_token(),
+            _ => BTreeMap::new(),
+        };
+        if !without_token.is_empty() {
+            return Some(refusal(&without_token));
+        }
+        let in_use = self.locked_out(before, after);
+        (!in_use.is_empty()).then(|| still_used(&in_use))
     }
 }
 
 /// The tokens among documents.
-pub(crate) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Token> {
+pub(super) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Token> {
     let token = |document: Arc<Document>| match &*document {
         Document::Token(it) => Some(it.clone()),
         _ => None,
@@ -77,7 +89,7 @@ pub(crate) fn tokens(documents: impl Iterator<Item = Arc<Document>>) -> Vec<Toke
     documents.filter_map(token).collect()
 }
 
-/// True when one of the rights is taken that a bearer cannot do its work without.
+/// True if one of the rights that a bearer needs for its work is taken.
 fn takes_any(bearer: &Bearer, role: Role, takes: impl Fn(Right<'_>) -> bool) -> bool {
     match bearer {
         Bearer::Vantage(name) => takes(Right::Vantage(name.as_str())),
@@ -90,101 +102,147 @@ fn takes_any(bearer: &Bearer, role: Role, takes: impl Fn(Right<'_>) -> bool) -> 
     }
 }
 
-/// True when a token that was there is gone, or is another one now.
-pub(crate) fn any_changed(before: &[Token], after: &[Token]) -> bool {
-    before.iter().any(|it| !after.contains(it))
+/// Whether a change of tokens may lock out a node, or take the last operator's token away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockout {
+    /// Such a change is refused.
+    Refused,
+    /// The requester asked for it explicitly.
+    Forced,
 }
 
+impl Lockout {
+    /// Forced, if the requester said so.
+    #[must_use]
+    pub const fn forced(force: bool) -> Self {
+        if force { Self::Forced } else { Self::Refused }
+    }
+}
+
+/// What a change does to the tokens. With an operator's token in force, every request needs a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenChange {
+    /// It changes and removes none.
+    None,
+    /// It changes or removes tokens. Those in use are checked also while no operator's token is in force: a listener may
+    /// have a first token of its own, and then needs them.
+    Some,
+    /// It puts the first operator's token in force.
+    FirstOperator,
+    /// It takes the last operator's token away.
+    EndsLastOperator,
+}
+
+impl TokenChange {
+    pub(super) fn between(before: &[Token], after: &[Token]) -> Self {
+        let needed = |tokens: &[Token]| tokens.iter().any(Token::makes_tokens_needed);
+        match (needed(before), needed(after)) {
+            (true, false) => Self::EndsLastOperator,
+            (false, true) => Self::FirstOperator,
+            (true, true) | (false, false) if before.iter().any(|it| !after.contains(it)) => Self::Some,
+            (true, true) | (false, false) => Self::None,
+        }
+    }
+}
+
+/// Why the last operator's token cannot be taken away.
+pub(super) const END_OF_LAST_OPERATOR: &str = "this would take the last operator's token away, and anyone who reaches a loopback listener would be an operator: \
+     make another operator's token first, or see `waypost token reset --help`";
+
 /// The operator's token that is not in force yet.
-pub(crate) fn pending(snapshot: &Snapshot) -> Option<&Token> {
+pub(super) fn pending(snapshot: &Snapshot) -> Option<&Token> {
     snapshot.tokens.iter().find(|it| it.role == Role::Operator && !it.makes_tokens_needed())
 }
 
-/// What one vantage's last report said of its reporter.
+/// The token of one vantage's last report.
 #[derive(Clone, Debug)]
-struct Heard {
+struct LastReport {
     writer: Writer,
     at: Instant,
-    /// The engine has it.
+    /// True if the engine has a note of it.
     noted: bool,
 }
 
-/// Who is heard. Clones share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Bearers {
+/// Who is heard with which token.
+#[derive(Debug)]
+pub(super) struct Bearers {
     engine: Arc<dyn Engine>,
     handle: Handle,
     nodes: Nodes,
-    heard: Arc<Mutex<BTreeMap<Name, Heard>>>,
+    reports: Mutex<BTreeMap<Name, LastReport>>,
 }
 
 impl Bearers {
-    pub(crate) fn new(engine: Arc<dyn Engine>, handle: Handle, nodes: Nodes) -> Self {
-        Self { engine, handle, nodes, heard: Arc::default() }
+    pub(super) fn new(engine: Arc<dyn Engine>, handle: Handle, nodes: Nodes) -> Self {
+        Self { engine, handle, nodes, reports: Mutex::default() }
     }
 
-    fn vantages(&self) -> MutexGuard<'_, BTreeMap<Name, Heard>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reports(&self) -> MutexGuard<'_, BTreeMap<Name, LastReport>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A vantage's report was taken. The engine records when the reporter's token is another one than before.
-    pub(crate) async fn heard(&self, vantage: &Name, writer: Writer) {
+    /// Takes note of an accepted report. The engine is written only when the token differs from the last report's.
+    pub(super) async fn reported(&self, vantage: &Name, writer: Writer) {
         let now = Instant::now();
         let noted = {
-            let mut heard = self.vantages();
-            let before = heard.get(vantage).is_some_and(|it| it.noted && it.writer == writer);
-            heard.insert(vantage.clone(), Heard { writer: writer.clone(), at: now, noted: before });
-            before
+            let mut reports = self.reports();
+            let noted = reports.get(vantage).is_some_and(|it| it.noted && it.writer == writer);
+            reports.insert(vantage.clone(), LastReport { writer: writer.clone(), at: now, noted });
+            noted
         };
         if noted {
             return;
         }
         match writers::note(self.engine.as_ref(), &Bearer::Vantage(vantage.clone()), &writer).await {
             Ok(()) => {
-                if let Some(it) = self.vantages().get_mut(vantage).filter(|it| it.writer == writer) {
+                if let Some(it) = self.reports().get_mut(vantage).filter(|it| it.writer == writer) {
                     it.noted = true;
                 }
             }
-            // Its next report tries again.
-            Err(error) => tracing::debug!(%vantage, %error, "who reports for a vantage cannot be noted yet"),
+            // The next report tries again.
+            Err(error) => tracing::debug!(%vantage, %error, "token of a vantage's reports not noted yet"),
         }
     }
 
-    /// Who is heard now, while these are the tokens.
+    /// The bearers that are heard now, with these tokens.
     ///
     /// # Errors
-    /// While the engine cannot be read: it is not known then who is there.
-    pub(crate) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
+    /// When the engine cannot be read: it is not known then which bearers there are.
+    pub(super) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
-        let picture = self.handle.picture().await;
+        let health_view = self.handle.health_view().await;
         let (now, moment) = (Instant::now(), self.handle.now());
         let unread = || EngineError::Unreachable("the nodes' heartbeats are not read yet".to_owned());
-        let recent = self.nodes.recent(RECENT).ok_or_else(unread)?;
         let mut census = Census::default();
-        for (name, roles) in recent.nodes {
-            let Ok(name) = name.parse() else { continue };
-            let role = if roles.contains("control") { Role::Control } else { Role::Node };
-            census.recent.insert(Bearer::Node(name), role);
-        }
-        let mut vantages: BTreeSet<Name> = picture
+        let readable_since = {
+            let nodes = self.nodes.borrow();
+            for node in nodes.heard_within(RECENT) {
+                let heartbeat = &node.heartbeat;
+                let Ok(name) = heartbeat.node.parse() else { continue };
+                let role = if heartbeat.roles.contains("control") { Role::Control } else { Role::Node };
+                census.recent.insert(Bearer::Node(name), role);
+            }
+            nodes.readable_since().ok_or_else(unread)?
+        };
+        let mut vantages: BTreeSet<Name> = health_view
             .vantages
             .into_iter()
             .filter(|(_, it)| it.moved.is_some_and(|at| moment.since(at) <= RECENT))
             .map(|(name, _)| name)
             .collect();
-        if now.duration_since(recent.since) <= RECENT {
-            // This process has not listened for a minute, so what it did not hear says nothing.
+        if now.duration_since(readable_since) <= RECENT {
+            // This control has not yet listened for a minute, so a vantage that it did not hear may still be alive.
             vantages.extend(self.configured(&noted));
         }
-        let mut heard = self.vantages();
-        heard.retain(|_, it| now.duration_since(it.at) <= RECENT);
-        for (name, it) in heard.iter() {
+        let mut reports = self.reports();
+        reports.retain(|_, it| now.duration_since(it.at) <= RECENT);
+        for (name, it) in reports.iter() {
             vantages.insert(name.clone());
             noted.insert(Bearer::Vantage(name.clone()), it.writer.clone());
         }
-        drop(heard);
+        drop(reports);
         census.recent.extend(vantages.into_iter().map(|it| (Bearer::Vantage(it), Role::Vantage)));
-        // A token that was deleted or given another secret since is none of ours any more.
+        // A token that was since deleted or given another secret does not count.
         let ours = |writer: &Writer| {
             writer.token.as_deref() == Some(FIRST) || tokens.iter().any(|it| writer.used(it))
         };
@@ -193,7 +251,7 @@ impl Bearers {
         Ok(census)
     }
 
-    /// The vantages that ever reported and still have a document.
+    /// The vantages that have reported at some time and still have a document.
     fn configured(&self, noted: &BTreeMap<Bearer, Writer>) -> Vec<Name> {
         let snapshot = self.handle.snapshot();
         let known = |name: &Name| {
@@ -208,7 +266,7 @@ impl Bearers {
 }
 
 /// Why an operator's token cannot be made yet, and what to do.
-pub(crate) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
+pub(super) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
     let named: Vec<String> = without_token.keys().map(ToString::to_string).collect();
     format!(
         "this would be the first operator's token, and from then on every request needs a token. Heard in the last \
@@ -224,7 +282,7 @@ pub(crate) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
 }
 
 /// Why a token cannot be taken away yet, and what to do.
-pub(crate) fn still_used(in_use: &[(Bearer, String)]) -> String {
+pub(super) fn still_used(in_use: &[(Bearer, String)]) -> String {
     let named: Vec<String> =
         in_use.iter().map(|(bearer, token)| format!("{bearer} (token {token})")).collect();
     format!(
@@ -243,7 +301,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::auth;
+    use crate::{
+        auth,
+        control::{self, Shared, liveness},
+    };
 
     fn census(known: &[(&str, Option<&str>, bool)]) -> Census {
         let mut census = Census::default();
@@ -290,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_tokens_is_judged_by_whether_requests_then_need_one() {
+        let operator = |name: &str| Token { role: Role::Operator, ..token(name, "a") };
+        let pending = Token { waits_for: vec!["node/gw".parse().unwrap()], ..operator("ops") };
+        let (ops, gw) = (operator("ops"), token("gw", "a"));
+        let between = TokenChange::between;
+        assert_eq!(between(&[], &[gw.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[gw.clone(), pending.clone()]), TokenChange::None);
+        assert_eq!(between(&[gw.clone()], &[]), TokenChange::Some);
+        assert_eq!(between(&[gw.clone(), pending], &[gw.clone(), ops.clone()]), TokenChange::FirstOperator);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[ops.clone()]), TokenChange::Some);
+        assert_eq!(between(&[ops.clone(), gw.clone()], &[gw]), TokenChange::EndsLastOperator);
+    }
+
+    #[test]
     fn a_token_in_use_is_not_taken_away() {
         let before = [token("gw", "a"), token("dns", "a"), token("idle", "a"), token("old", "a")];
         let after = [token("gw", "b"), token("dns", "a")];
@@ -328,8 +403,8 @@ mod tests {
         assert!(!locked_out("node/gw", Role::Node, &of(Role::Reader, None), &of(Role::Registrar, None)));
     }
 
-    /// An engine, what a node's picture says, and the bearers by both.
-    async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Bearers) {
+    /// A control over an engine in memory, with these vantages configured.
+    async fn bearers(vantages: &[&str]) -> (Arc<Embedded>, Arc<Shared>) {
         let engine = Embedded::in_memory(embedded::Options::default()).await;
         let (handle, publisher) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
         let vantages = vantages.iter().map(|it| format!("kind: Vantage\nname: {it}\n"));
@@ -341,22 +416,24 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.vantages = documents.into_iter().filter_map(vantage).collect();
         publisher.publish_snapshot(Arc::new(snapshot));
-        let nodes = Nodes::watch(Arc::clone(&engine) as Arc<dyn Engine>, handle.clone());
-        let bearers = Bearers::new(Arc::clone(&engine) as Arc<dyn Engine>, handle, nodes);
-        (engine, bearers)
+        let config = control::Config::new("c1".parse().unwrap(), "bj".parse().unwrap(), "boot".to_owned());
+        let shared = control::start(config, Arc::clone(&engine) as Arc<dyn Engine>, handle).shared;
+        tokio::spawn(liveness::follow(Arc::clone(&shared)));
+        (engine, shared)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_control_that_has_just_begun_counts_who_reported_before() {
-        let (engine, bearers) = bearers(&["gz", "cd"]).await;
-        assert!(bearers.nodes.recent(RECENT).is_none(), "the heartbeats were not read yet");
+    async fn a_control_that_has_just_started_counts_vantages_that_reported_before() {
+        let (engine, shared) = bearers(&["gz", "cd"]).await;
+        let bearers = &shared.bearers;
+        assert!(bearers.nodes.borrow().readable_since().is_none(), "the heartbeats were not read yet");
         for vantage in ["vantage/gz", "vantage/removed"] {
             writers::note(engine.as_ref(), &vantage.parse().unwrap(), &Writer::default()).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(30)).await;
         let census = bearers.census(&[]).await.unwrap();
         assert_eq!(names(census.without_token().into_keys()), ["vantage/gz"]);
-        bearers.heard(&"cd".parse().unwrap(), Writer::default()).await;
+        bearers.reported(&"cd".parse().unwrap(), Writer::default()).await;
         tokio::time::sleep(RECENT - Duration::from_secs(25)).await;
         let census = bearers.census(&[]).await.unwrap();
         assert_eq!(names(census.without_token().into_keys()), ["vantage/cd"]);
@@ -364,12 +441,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_whose_secret_was_replaced_counts_no_more() {
-        let (_engine, bearers) = bearers(&["gz"]).await;
+        let (_engine, shared) = bearers(&["gz"]).await;
+        let bearers = &shared.bearers;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (old, new) = (token("vantage-gz", "a"), token("vantage-gz", "b"));
         let mark = writers::mark(&old.secret_sha256).to_owned();
         let writer = Writer { token: Some("vantage-gz".to_owned()), mark: Some(mark) };
-        bearers.heard(&"gz".parse().unwrap(), writer).await;
+        bearers.reported(&"gz".parse().unwrap(), writer).await;
         let without =
             async |tokens: &[Token]| names(bearers.census(tokens).await.unwrap().without_token().into_keys());
         assert_eq!(without(&[old]).await, [""; 0]);
@@ -378,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bootstrap_waits_for_each_by_name_and_for_whoever_comes_without_a_token() {
+    fn a_bootstrap_waits_for_each_by_name_and_for_new_ones_without_a_token() {
         let waits_for: Vec<Bearer> =
             ["node/gw", "node/dead", "vantage/gz"].map(|it| it.parse().unwrap()).into();
         let known = census(&[

@@ -1,317 +1,246 @@
-//! The nodes of this engine, as their heartbeats show them: who lives is whose number moves, by our own clock.
+//! Which nodes are alive: the one view from which status, load, drains, tokens and locks take their answer.
 //!
-//! A node is silent while its number does not move between two readings that both succeeded. While the engine is away
-//! no node can be heard, so no node grows more silent.
+//! Every node rewrites its heartbeat every few seconds. The heartbeats are followed once, by [`follow`], and
+//! [`Liveness`] judges them: a node is silent for as long as the number of its heartbeat does not change between two
+//! readings that both succeeded. While the engine is away no node can be heard, so no node becomes more silent; and
+//! neither does one while this process was frozen. The clock is our own and comes in as an argument.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     discovery::InstanceNote,
-    drain::NodeHeartbeat,
-    engine::{Engine, Index, Wait},
-    handle::Handle,
+    drain::{Gateway, NodeHeartbeat},
     keys,
-    model::{Generation, Span},
-    vital,
+    model::{Generation, Name},
 };
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
-use crate::api::{NodeStatus, ViewStatus};
+use super::{Shared, watching};
 
-/// The heartbeats are read when they change, but never more often than this.
-const PACE: Duration = Duration::from_millis(500);
-/// How long a read waits for a change.
-const WAIT: Duration = Duration::from_secs(10);
-/// Nodes that are shown; more are too many for one engine.
-const MAX: usize = 10_000;
-/// A node that was silent for this long is shown as such.
-const SILENT_AFTER: Duration = Duration::from_secs(15);
-/// A longer time between two readings is not counted: we were frozen ourselves.
-const MAX_GAP: Duration = Duration::from_secs(25);
+/// A node that has been silent for this long is not alive: it is frozen, dead or cut off. Heartbeats are written every
+/// five seconds, so two of them are missing. A drain waits longer for a silent gateway, for the lease of its order.
+pub const SILENT_AFTER: Duration = Duration::from_secs(12);
+/// The longest wait for a change of the heartbeats. This is how precisely silence is measured.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// A longer time between two readings is not counted: this process was frozen, or the engine hung.
+const MAX_GAP: Duration = Duration::from_secs(10);
+/// Nodes that are known at the same time; one engine is not made for more.
+const MAX_NODES: usize = 10_000;
 
-/// What the heartbeats say together.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Picture {
-    /// By name.
-    pub(crate) nodes: Vec<NodeStatus>,
-    /// Why the engine cannot be read, and for how long that has been so.
-    pub(crate) away: Option<(String, Duration)>,
+/// True once a node has been silent for too long to be alive.
+pub(super) const fn is_silent(silent: Duration) -> bool {
+    silent.as_nanos() >= SILENT_AFTER.as_nanos()
 }
 
-/// Who was heard of late.
+/// One node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its last heartbeat.
+    pub heartbeat: NodeHeartbeat,
+    /// For how long that heartbeat has not changed.
+    pub silent: Duration,
+    /// For how long it has not been registered; `None` while it is. A node that ends takes its registration back.
+    absent: Option<Duration>,
+    /// Since when it has run another generation than this node.
+    lags_since: Option<Instant>,
+}
+
+impl Node {
+    /// True while it is heard.
+    #[must_use]
+    pub const fn is_alive(&self) -> bool {
+        self.is_registered() && !is_silent(self.silent)
+    }
+
+    /// True while the engine has its registration.
+    #[must_use]
+    pub const fn is_registered(&self) -> bool {
+        self.absent.is_none()
+    }
+
+    /// For how long it has run another generation than this node; `None` while it runs the same.
+    #[must_use]
+    pub fn lags(&self, now: Instant) -> Option<Duration> {
+        self.lags_since.map(|since| now.duration_since(since))
+    }
+}
+
+/// What the heartbeats show. Pure.
 #[derive(Clone, Debug)]
-pub(crate) struct Recent {
-    /// The nodes, with their roles.
-    pub(crate) nodes: Vec<(String, BTreeSet<String>)>,
-    /// Since when the engine is read without a failure: what was said before may have been missed.
-    pub(crate) since: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    heartbeats: BTreeMap<String, Known>,
-    /// When the heartbeats were last read; `None` while that fails.
-    read: Option<Instant>,
-    /// Since when that succeeds, each time; `None` while it fails.
-    since: Option<Instant>,
+pub struct Liveness {
+    settle: Duration,
+    nodes: BTreeMap<String, Node>,
+    /// When the heartbeats were last read; `None` while they cannot be.
+    read_at: Option<Instant>,
+    /// Since when every reading has succeeded; `None` while they fail.
+    readable_since: Option<Instant>,
+    /// For how long the heartbeats have been watched in all.
+    watched: Duration,
     /// Why they cannot be read, and since when.
-    error: Option<(String, Instant)>,
+    failure: Option<(String, Instant)>,
 }
 
-#[derive(Clone, Debug)]
-struct Known {
-    heartbeat: NodeHeartbeat,
-    silent: Duration,
-    /// Since when it has run another generation than we do.
-    lags: Option<Instant>,
-}
-
-/// Watches the heartbeats until the last clone is dropped.
-#[derive(Clone, Debug)]
-pub(crate) struct Nodes {
-    seen: Arc<Mutex<Seen>>,
-    _task: Arc<Ended>,
-}
-
-#[derive(Debug)]
-struct Ended(AbortHandle);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Nodes {
-    pub(crate) fn watch(engine: Arc<dyn Engine>, handle: Handle) -> Self {
-        let seen: Arc<Mutex<Seen>> = Arc::default();
-        let shared = Arc::clone(&seen);
-        let watching = async move {
-            let mut after = Index(0);
-            loop {
-                let read = read(engine.as_ref(), after).await;
-                after = read.as_ref().map_or(Index(0), |(index, _)| *index);
-                let heartbeats = read.map(|(_, heartbeats)| heartbeats);
-                let ours = handle.snapshot().map(|it| it.generation);
-                shared.lock().unwrap_or_else(PoisonError::into_inner).take_in(
-                    heartbeats,
-                    ours,
-                    Instant::now(),
-                );
-                tokio::time::sleep(PACE).await;
-            }
-        };
-        let task = tokio::spawn(vital::task("the watch of nodes", watching));
-        Self { seen, _task: Arc::new(Ended(task.abort_handle())) }
+impl Liveness {
+    /// Without any reading yet. Once watched for `settle` every node is known, and a node that takes its registration
+    /// back is remembered for as long.
+    #[must_use]
+    pub const fn new(settle: Duration) -> Self {
+        let watched = Duration::ZERO;
+        let nodes = BTreeMap::new();
+        Self { settle, nodes, read_at: None, readable_since: None, watched, failure: None }
     }
 
-    /// The nodes, and why they cannot be read at present. `refused` is what the engine has just said to another request:
-    /// a reading that waits for a change learns only later that the engine is gone.
-    pub(crate) fn all(&self, refused: Option<String>) -> Picture {
-        let (seen, now) = (self.seen.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        let picture = seen.picture(now);
-        let since = || seen.read.map_or(Duration::ZERO, |read| now.duration_since(read));
-        let away = picture.away.or_else(|| refused.map(|why| (why, since())));
-        Picture { away, ..picture }
+    /// The heartbeats could not be read. The time until they can be read again is not counted.
+    pub fn failed(&mut self, error: String, now: Instant) {
+        let since = self.failure.take().map_or_else(|| self.read_at.unwrap_or(now), |(_, since)| since);
+        self.failure = Some((error, since));
+        (self.read_at, self.readable_since) = (None, None);
     }
 
-    /// What living nodes say of single instances: the node and the note, by service in the registry.
-    pub(crate) fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut told: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for Known { heartbeat, silent, .. } in seen.heartbeats.values() {
-            if *silent <= SILENT_AFTER {
-                for note in &heartbeat.instances {
-                    told.entry(note.service.clone())
-                        .or_default()
-                        .push((heartbeat.node.clone(), note.clone()));
-                }
+    /// Takes in a reading of all heartbeats. `ours` is the generation that this node runs.
+    pub fn read(&mut self, heartbeats: Vec<NodeHeartbeat>, ours: Option<Generation>, now: Instant) {
+        let gap = self.read_at.map_or(Duration::ZERO, |last| now.duration_since(last));
+        let interrupted = gap > MAX_GAP;
+        let gap = if interrupted { Duration::ZERO } else { gap };
+        self.watched += gap;
+        self.readable_since = Some(self.readable_since.filter(|_| !interrupted).unwrap_or(now));
+        (self.read_at, self.failure) = (Some(now), None);
+        let known = std::mem::take(&mut self.nodes);
+        for heartbeat in heartbeats.into_iter().take(MAX_NODES) {
+            let before = known.get(&heartbeat.node);
+            let unchanged =
+                |it: &&Node| (it.heartbeat.number, &it.heartbeat.boot) == (heartbeat.number, &heartbeat.boot);
+            let silent = before.filter(unchanged).map_or(Duration::ZERO, |it| it.silent + gap);
+            let lags = heartbeat.generation != ours;
+            let lags_since = lags.then(|| before.and_then(|it| it.lags_since).unwrap_or(now));
+            let node = Node { silent, absent: None, lags_since, heartbeat };
+            self.nodes.insert(node.heartbeat.node.clone(), node);
+        }
+        // An engine that has lost its data shows no node. Each one is kept until it would have registered again.
+        for (name, node) in known {
+            let absent = node.absent.unwrap_or_default() + gap;
+            if absent < self.settle && !self.nodes.contains_key(&name) {
+                self.nodes.insert(name, Node { silent: node.silent + gap, absent: Some(absent), ..node });
             }
         }
-        told
     }
 
-    /// The nodes whose heartbeat moved within a span of time. A node that was there when the watch began counts as heard
-    /// then, and while the engine is away no node grows older. `None` before the heartbeats were read, and while they cannot
-    /// be.
-    pub(crate) fn recent(&self, within: Duration) -> Option<Recent> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = seen.since?;
-        let recent = seen.heartbeats.values().filter(|it| it.silent <= within);
-        Some(Recent {
-            nodes: recent.map(|it| (it.heartbeat.node.clone(), it.heartbeat.roles.clone())).collect(),
-            since,
-        })
+    /// A node by its name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
     }
 
-    /// What living gateways carry, by cluster and site.
-    pub(crate) fn rates(&self) -> BTreeMap<(String, String), f64> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The nodes that are registered, by name.
+    pub fn registered(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|it| it.is_registered())
+    }
+
+    /// The nodes that are alive, by name.
+    pub fn alive(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|it| it.is_alive())
+    }
+
+    /// The registered nodes that were heard within a span of time. A node that was there when the watch began counts as
+    /// heard then.
+    pub fn heard_within(&self, within: Duration) -> impl Iterator<Item = &Node> {
+        self.registered().filter(move |it| it.silent <= within)
+    }
+
+    /// Every gateway that a drain has to wait for: also those that took their registration back a moment ago.
+    #[must_use]
+    pub fn gateways(&self) -> BTreeMap<String, Gateway> {
+        let gateways = self.nodes.iter().filter(|(_, it)| it.heartbeat.roles.contains("proxy"));
+        let gateway = |it: &Node| Gateway { boot: it.heartbeat.boot.clone(), silent: it.silent };
+        gateways.map(|(name, it)| (name.clone(), gateway(it))).collect()
+    }
+
+    /// The requests per second that living gateways carry, by cluster and site. Absent where none of them says so.
+    #[must_use]
+    pub fn rates(&self) -> BTreeMap<(Name, String), f64> {
         let mut rates = BTreeMap::new();
-        for Known { heartbeat, silent, .. } in seen.heartbeats.values() {
-            if let Some(load) = heartbeat.load.as_ref().filter(|_| *silent <= SILENT_AFTER) {
-                *rates.entry((load.cluster.to_string(), heartbeat.site.clone())).or_default() += load.rate;
+        for Node { heartbeat, .. } in self.alive() {
+            if let Some(load) = &heartbeat.load {
+                *rates.entry((load.cluster.clone(), heartbeat.site.clone())).or_default() += load.rate;
             }
         }
         rates
     }
-}
 
-impl Known {
-    fn status(&self, now: Instant) -> NodeStatus {
-        let Self { heartbeat, silent, lags } = self;
-        NodeStatus {
-            node: heartbeat.node.clone(),
-            site: heartbeat.site.clone(),
-            roles: heartbeat.roles.iter().cloned().collect(),
-            generation: heartbeat.generation,
-            view: heartbeat.view.as_ref().map(ViewStatus::from),
-            silent: tenths(*silent),
-            lost: *silent > SILENT_AFTER,
-            more_instances: heartbeat.more_instances,
-            lags: lags.map(|since| Span(Duration::from_secs(now.duration_since(since).as_secs()))),
-        }
-    }
-}
-
-fn tenths(span: Duration) -> Span {
-    Span(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX) / 100 * 100))
-}
-
-async fn read(engine: &dyn Engine, after: Index) -> Result<(Index, Vec<NodeHeartbeat>), String> {
-    let wait = (after > Index(0)).then_some(Wait { after, at_most: WAIT });
-    let listed = tokio::time::timeout(WAIT * 2, engine.kv_list(keys::NODES, wait)).await;
-    let listed =
-        listed.map_err(|_| "the engine does not answer".to_owned())?.map_err(|error| error.to_string())?;
-    let heartbeats =
-        listed.value.iter().take(MAX).filter_map(|entry| serde_json::from_slice(&entry.value).ok());
-    Ok((listed.index, heartbeats.collect()))
-}
-
-impl Seen {
-    fn picture(&self, now: Instant) -> Picture {
-        let away = self.error.as_ref().map(|(error, since)| (error.clone(), now.duration_since(*since)));
-        Picture { nodes: self.heartbeats.values().map(|known| known.status(now)).collect(), away }
-    }
-
-    fn take_in(&mut self, read: Result<Vec<NodeHeartbeat>, String>, ours: Option<Generation>, now: Instant) {
-        let heartbeats = match read {
-            Ok(heartbeats) => heartbeats,
-            Err(error) => {
-                let since = self.error.take().map_or_else(|| self.read.unwrap_or(now), |(_, since)| since);
-                (self.error, self.read, self.since) = (Some((error, since)), None, None);
-                return;
+    /// What living nodes say of single instances: the node and its note, by service in the registry.
+    #[must_use]
+    pub fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
+        let mut instances: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for Node { heartbeat, .. } in self.alive() {
+            for note in &heartbeat.instances {
+                let of_service = instances.entry(note.service.clone()).or_default();
+                of_service.push((heartbeat.node.clone(), note.clone()));
             }
-        };
-        let gap = self.read.map_or(Duration::ZERO, |last| now.duration_since(last));
-        let frozen = gap > MAX_GAP;
-        // A reading that took longer waited for an engine that hung, and no heartbeat could be written meanwhile.
-        let gap = if frozen { Duration::ZERO } else { gap.min(WAIT + PACE) };
-        let since = self.since.filter(|_| !frozen).unwrap_or(now);
-        let known = std::mem::take(&mut self.heartbeats);
-        let judge = |heartbeat: NodeHeartbeat| {
-            let before = known.get(&heartbeat.node);
-            let same = |it: &&Known| {
-                (it.heartbeat.number, &it.heartbeat.boot) == (heartbeat.number, &heartbeat.boot)
-            };
-            let silent = before.filter(same).map_or(Duration::ZERO, |it| it.silent + gap);
-            let lags = (heartbeat.generation != ours).then(|| before.and_then(|it| it.lags).unwrap_or(now));
-            (heartbeat.node.clone(), Known { heartbeat, silent, lags })
-        };
-        let heartbeats = heartbeats.into_iter().map(judge).collect();
-        *self = Self { heartbeats, read: Some(now), since: Some(since), error: None };
+        }
+        instances
     }
+
+    /// True once the heartbeats were watched for long enough to know every node.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.watched >= self.settle
+    }
+
+    /// When the heartbeats were last read; `None` while they cannot be.
+    #[must_use]
+    pub const fn read_at(&self) -> Option<Instant> {
+        self.read_at
+    }
+
+    /// Since when every reading has succeeded: what was written before may have been missed. `None` before the first
+    /// reading, and while they fail.
+    #[must_use]
+    pub const fn readable_since(&self) -> Option<Instant> {
+        self.readable_since
+    }
+
+    /// Why the heartbeats cannot be read, and since when.
+    #[must_use]
+    pub fn failure(&self) -> Option<(&str, Instant)> {
+        self.failure.as_ref().map(|(error, since)| (error.as_str(), *since))
+    }
+}
+
+/// The view that all parts of control read. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Nodes(Arc<watch::Sender<Liveness>>);
+
+impl Nodes {
+    pub(super) fn new(settle: Duration) -> Self {
+        Self(Arc::new(watch::Sender::new(Liveness::new(settle))))
+    }
+
+    /// The view as it is now. Not to be held for long: no reading is taken in meanwhile.
+    pub(super) fn borrow(&self) -> watch::Ref<'_, Liveness> {
+        self.0.borrow()
+    }
+
+    /// Notified of every reading and failure.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Liveness> {
+        self.0.subscribe()
+    }
+}
+
+/// Follows the heartbeats for ever.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    watching::follow(&shared.engine, keys::NODES, MAX_WAIT, |read| match read {
+        Ok(entries) => {
+            let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+            let ours = shared.handle.snapshot().map(|it| it.generation);
+            shared.nodes.0.send_modify(|nodes| nodes.read(heartbeats, ours, Instant::now()));
+        }
+        Err(error) => {
+            shared.metrics.engine_failures.increment();
+            shared.nodes.0.send_modify(|nodes| nodes.failed(error.to_string(), Instant::now()));
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const OURS: Option<Generation> = Some(Generation { epoch: 1, number: 4 });
-
-    fn heartbeat(number: u64) -> NodeHeartbeat {
-        NodeHeartbeat {
-            node: "gw".into(),
-            site: "bj".into(),
-            roles: ["proxy".to_owned()].into(),
-            boot: "b".into(),
-            number,
-            generation: OURS,
-            load: None,
-            view: None,
-            instances: Vec::new(),
-            more_instances: 0,
-        }
-    }
-
-    fn gateway(seen: &Seen, now: Instant) -> NodeStatus {
-        seen.picture(now).nodes.remove(0)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_is_lost_when_its_heartbeat_stands_still() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        for after in [0, 10, 20] {
-            seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + after * SECOND);
-        }
-        let lost = gateway(&seen, start + 20 * SECOND);
-        assert!(lost.lost && lost.silent == Span(20 * SECOND), "{lost:?}");
-        seen.take_in(Ok(vec![heartbeat(2)]), OURS, start + 22 * SECOND);
-        assert!(!gateway(&seen, start + 23 * SECOND).lost);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn while_the_engine_is_away_nobody_grows_more_silent() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 2 * SECOND);
-        for after in [3, 30, 300] {
-            seen.take_in(Err("connection refused".into()), OURS, start + after * SECOND);
-        }
-        let picture = seen.picture(start + 301 * SECOND);
-        assert_eq!(
-            picture.away,
-            Some(("connection refused".to_owned(), 299 * SECOND)),
-            "since the last reading"
-        );
-        assert!(!picture.nodes[0].lost && picture.nodes[0].silent == Span(2 * SECOND), "{picture:?}");
-        assert_eq!(seen.since, None);
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 310 * SECOND);
-        assert_eq!((seen.picture(start).away, gateway(&seen, start).lost), (None, false));
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 312 * SECOND);
-        assert_eq!(seen.since, Some(start + 310 * SECOND));
-        // We were frozen ourselves.
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 900 * SECOND);
-        assert!(!gateway(&seen, start + 900 * SECOND).lost);
-        assert_eq!(seen.since, Some(start + 900 * SECOND));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reading_that_hung_with_the_engine_makes_no_node_lost() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
-        // The engine hung for 19 s and went on: the next heartbeats are on their way.
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start + 19 * SECOND);
-        let node = gateway(&seen, start + 19 * SECOND);
-        assert!(!node.lost, "{node:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_runs_another_generation_lags() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        seen.take_in(Ok(vec![heartbeat(1)]), OURS, start);
-        assert_eq!(gateway(&seen, start).lags, None);
-        let next = Some(Generation { epoch: 1, number: 5 });
-        seen.take_in(Ok(vec![heartbeat(2)]), next, start + 2 * SECOND);
-        seen.take_in(Ok(vec![heartbeat(3)]), next, start + 4 * SECOND);
-        assert_eq!(gateway(&seen, start + 9 * SECOND).lags, Some(Span(7 * SECOND)));
-        let caught_up = NodeHeartbeat { generation: next, ..heartbeat(4) };
-        seen.take_in(Ok(vec![caught_up]), next, start + 10 * SECOND);
-        assert_eq!(gateway(&seen, start + 10 * SECOND).lags, None);
-    }
-}
+mod tests;

@@ -1,43 +1,41 @@
-//! Tokens through the API: made, listed, and brought into a cluster that has none.
+//! Tokens: made, listed, and brought into a cluster that has none.
 //!
-//! A cluster without an operator's token takes every request on loopback. The first operator's token ends that for
-//! everybody at once, so it waits: `bootstrap` makes a token for each node and vantage that is heard without one, and
-//! the operator's with `waits_for`. Control puts it in force once each has been heard with its token. All of it is in
-//! the stored documents, so it survives every restart.
+//! A cluster without an operator's token accepts every request on loopback. The first operator's token ends that for
+//! everyone at once, so it waits: a bootstrap makes a token for each node and vantage that is heard without one, and
+//! the operator's token with `waits_for`. Control puts that token in force once each of them has been heard with its
+//! own. All of this is in the stored documents, so it survives restarts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
 use store::{
-    commit::{self, Change, Stored},
-    model::{Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, Token, encode},
+    commit::{self, Change, ReadError, Stored},
+    engine::EngineError,
+    model::{Authority, Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, Token, encode},
     snapshot::Snapshot,
 };
 
 use super::{
-    bearers::{self, Census, pending},
-    documents::{Lockout, commit_with, parse},
+    ControlHandle, Shared,
+    bearers::{self, Census, Lockout, pending},
+    documents::{ChangeError, Requester, commit_with, parse},
 };
 use crate::{
-    admin::{Admin, Caller, Problem, Sent},
     api::{Bootstrap, BootstrapOrder, FileText, MadeToken, NewToken, Pending, TokenView},
-    auth::{self, Identity, Right},
+    auth,
 };
 
-/// How often control checks whether all have been heard.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often control checks whether everyone that an operator's token waits for has been heard.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The name under which control records that it put an operator's token in force.
+const BOOTSTRAP: Requester<'_> =
+    Requester { name: "bootstrap", authority: Authority::Human, may_change_tokens: true };
 
-fn sha256(text: &str) -> Result<String, Problem> {
+fn sha256(text: &str) -> Result<String, ChangeError> {
     if text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit()) {
         return Ok(text.to_ascii_lowercase());
     }
-    // It is not repeated: it may be the secret itself.
-    Err(Problem::wrong("secret_sha256 is not the SHA-256 of a secret: 64 hexadecimal digits"))
+    // The message does not repeat the text: it may be the secret itself.
+    Err(ChangeError::wrong("secret_sha256 is not the SHA-256 of a secret: 64 hexadecimal digits"))
 }
 
 fn put(token: Token) -> Change {
@@ -48,83 +46,126 @@ fn stored_tokens(stored: &Stored) -> Vec<Token> {
     bearers::tokens(stored.documents())
 }
 
-pub(crate) async fn list(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Vec<TokenView>>, Problem> {
-    caller.needs(Right::Read)?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    let view = |it: Token| {
-        let in_force = it.role != Role::Operator || it.makes_tokens_needed();
-        TokenView { name: it.name, role: it.role, scope: it.scope, in_force }
-    };
-    let mut all: Vec<TokenView> = stored_tokens(&stored).into_iter().map(view).collect();
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Json(all))
-}
-
-pub(crate) async fn create(
-    State(admin): State<Admin>,
-    caller: Caller,
-    Sent(wanted): Sent<NewToken>,
-) -> Result<Response, Problem> {
-    caller.needs(Right::Tokens)?;
-    let NewToken { name, role, scope, secret, secret_sha256, replace } = wanted;
-    let (shown, digest) = match (secret, secret_sha256) {
-        (Some(_), Some(_)) => return Err(Problem::wrong("secret and secret_sha256: one of them is enough")),
+/// The digest of a new token's secret, and the secret itself if it was made here.
+fn secret_of(wanted: &NewToken) -> Result<(String, Option<String>), ChangeError> {
+    match (&wanted.secret, &wanted.secret_sha256) {
+        (Some(_), Some(_)) => Err(ChangeError::wrong("secret and secret_sha256: one of them is enough")),
         (Some(given), None) => match crate::token_file::secret(given.as_bytes()) {
-            Ok(secret) => (None, auth::digest(secret.expose())),
-            Err(_) => return Err(Problem::wrong("secret: expected at least 16 printable characters")),
+            Ok(secret) => Ok((auth::digest(secret.expose()), None)),
+            Err(_) => Err(ChangeError::wrong("secret: expected at least 16 printable characters")),
         },
-        (None, Some(digest)) => (None, sha256(&digest)?),
+        (None, Some(digest)) => Ok((sha256(digest)?, None)),
         (None, None) => {
             let secret = auth::new_secret();
-            let digest = auth::digest(&secret);
-            (Some(secret), digest)
+            Ok((auth::digest(&secret), Some(secret)))
         }
-    };
-    let id = DocumentId { kind: Kind::Token, name: name.to_string() };
-    let there = commit::read(admin.engine.as_ref(), None).await?;
-    if let Some(Document::Token(it)) = there.get(&id).map(|kept| &*kept.document)
-        && (it.role, &it.scope, &it.secret_sha256) != (role, &scope, &digest)
-        && !replace
-    {
-        let what = if it.secret_sha256 == digest { "change its role or scope" } else { "end its secret" };
-        let text = format!(
-            "there is a token {name} already, and this would {what}: take another name, or replace it on purpose \
-             (--replace)"
-        );
-        return Err(Problem::new(StatusCode::CONFLICT, text));
     }
-    let token = Token { name, role, scope, secret_sha256: digest, waits_for: Vec::new() };
-    // Read as every other document is, so that its mistakes are reported in the same words.
-    let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
-    let documents = parse(&[file])?;
-    let puts = || documents.iter().cloned().map(Change::Put).collect();
-    let applied = commit_with(&admin, &caller, "token", Lockout::Refused, |_| puts()).await?;
-    let made = MadeToken { generation: applied.generation, secret: shown };
-    Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
-/// How far the bootstrap is, for `status`; `None` when there is none.
-pub(crate) async fn waiting(admin: &Admin, snapshot: &Snapshot) -> Option<Pending> {
-    let token = pending(snapshot)?;
-    let waits_for = match admin.bearers.census(&snapshot.tokens).await {
-        Ok(census) => census.waiting(&token.waits_for),
-        // The engine is away, so it is not known who has been heard.
-        Err(_) => token.waits_for.iter().cloned().collect(),
-    };
-    Some(Pending { operator: token.name.clone(), waits_for })
+/// Refuses to change a token by making one of the same name.
+fn refuse_replacement(stored: &Stored, token: &Token) -> Result<(), ChangeError> {
+    let id = DocumentId { kind: Kind::Token, name: token.name.to_string() };
+    let Some(Document::Token(known)) = stored.get(&id).map(|kept| &*kept.document) else { return Ok(()) };
+    if (known.role, &known.scope, &known.secret_sha256) == (token.role, &token.scope, &token.secret_sha256) {
+        return Ok(());
+    }
+    let same_secret = known.secret_sha256 == token.secret_sha256;
+    let what = if same_secret { "change its role or scope" } else { "end its secret" };
+    Err(ChangeError::conflict(format!(
+        "there is a token {} already, and this would {what}: take another name, or replace it on purpose (--replace)",
+        token.name
+    )))
 }
 
-/// What is registered at an engine whose registry our tokens guard: one of ours, here or on another machine, which notes
-/// who writes the heartbeats.
-async fn registered(admin: &Admin, census: &Census) -> Result<Vec<String>, Problem> {
-    let ours = admin.own_engine || census.tokens.keys().any(|it| matches!(it, Bearer::Node(_)));
-    if !ours {
+impl ControlHandle {
+    /// Every token, by name.
+    ///
+    /// # Errors
+    /// When the stored documents cannot be read.
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, ReadError> {
+        let stored = commit::read(self.shared.engine.as_ref(), None).await?;
+        let view = |it: Token| {
+            let in_force = it.role != Role::Operator || it.makes_tokens_needed();
+            TokenView { name: it.name, role: it.role, scope: it.scope, in_force }
+        };
+        let mut all: Vec<TokenView> = stored_tokens(&stored).into_iter().map(view).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// Wrong: the secret or its digest cannot be used. Conflict: there is another token of that name, or the change
+    /// would lock out a node. Otherwise as [`ControlHandle::apply`].
+    pub async fn create_token(&self, by: Requester<'_>, wanted: NewToken) -> Result<MadeToken, ChangeError> {
+        let (secret_sha256, secret) = secret_of(&wanted)?;
+        let NewToken { name, role, scope, replace, .. } = wanted;
+        let token = Token { name, role, scope, secret_sha256, waits_for: Vec::new() };
+        if !replace {
+            refuse_replacement(&commit::read(self.shared.engine.as_ref(), None).await?, &token)?;
+        }
+        // Read as every other document is, so that its errors are reported in the same words.
+        let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
+        let documents = parse(&[file])?;
+        let puts = || documents.iter().cloned().map(Change::Put).collect();
+        let applied = commit_with(&self.shared, by, "token", Lockout::Refused, |_| puts()).await?;
+        Ok(MadeToken { generation: applied.generation, secret })
+    }
+
+    /// The state of the bootstrap, for `status`; `None` if there is none.
+    pub async fn pending_bootstrap(&self, snapshot: &Snapshot) -> Option<Pending> {
+        let token = pending(snapshot)?;
+        let waits_for = match self.shared.bearers.census(&snapshot.tokens).await {
+            Ok(census) => census.waiting(&token.waits_for),
+            // The engine is away, so it is not known who has been heard.
+            Err(_) => token.waits_for.iter().cloned().collect(),
+        };
+        Some(Pending { operator: token.name.clone(), waits_for })
+    }
+
+    /// The state of the bootstrap, with everything that a command prepares one from.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub async fn bootstrap(&self) -> Result<Bootstrap, ChangeError> {
+        let shared = &self.shared;
+        let tokens = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
+        let census = shared.bearers.census(&tokens).await?;
+        let registered = registered(shared, &census).await?;
+        Ok(view(&tokens, &census, registered))
+    }
+
+    /// Makes the tokens of a bootstrap, or adds to one that is under way.
+    ///
+    /// # Errors
+    /// Wrong: a digest cannot be used, or the operator's token is missing. Conflict: a bootstrap is under way or over, a
+    /// name is in use, or a node would be locked out. Otherwise as [`ControlHandle::apply`].
+    pub async fn order_bootstrap(
+        &self,
+        by: Requester<'_>,
+        order: &BootstrapOrder,
+    ) -> Result<Bootstrap, ChangeError> {
+        let shared = &self.shared;
+        let known = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
+        let census = shared.bearers.census(&known).await?;
+        let tokens = ordered(&known, &census, order)?;
+        let registered = registered(shared, &census).await?;
+        let puts = || tokens.iter().cloned().map(put).collect();
+        commit_with(shared, by, "token bootstrap", Lockout::forced(order.force), |_| puts()).await?;
+        let stored = commit::read(shared.engine.as_ref(), None).await?;
+        Ok(view(&stored_tokens(&stored), &census, registered))
+    }
+}
+
+/// The services registered at an engine whose registry our tokens guard: an embedded one, here or on another machine,
+/// which notes who writes the heartbeats.
+async fn registered(shared: &Shared, census: &Census) -> Result<Vec<String>, EngineError> {
+    let embedded = shared.config.own_engine || census.tokens.keys().any(|it| matches!(it, Bearer::Node(_)));
+    if !embedded {
         return Ok(Vec::new());
     }
-    let services = admin.engine.services(None).await?.value;
+    let services = shared.engine.services(None).await?.value;
     // A Consul lists itself.
     Ok(services.into_keys().filter(|it| it != "consul").collect())
 }
@@ -138,40 +179,12 @@ fn view(tokens: &[Token], census: &Census, registered: Vec<String>) -> Bootstrap
     Bootstrap { operators: operators.collect(), pending: waiting, without_token, registered }
 }
 
-pub(crate) async fn bootstrap(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Bootstrap>, Problem> {
-    caller.needs(Right::Read)?;
-    let tokens = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
-    let census = admin.bearers.census(&tokens).await?;
-    let registered = registered(&admin, &census).await?;
-    Ok(Json(view(&tokens, &census, registered)))
-}
-
-pub(crate) async fn order_bootstrap(
-    State(admin): State<Admin>,
-    caller: Caller,
-    Sent(order): Sent<BootstrapOrder>,
-) -> Result<Json<Bootstrap>, Problem> {
-    caller.needs(Right::Tokens)?;
-    let there = stored_tokens(&commit::read(admin.engine.as_ref(), None).await?);
-    let census = admin.bearers.census(&there).await?;
-    let tokens = ordered(&there, &census, &order)?;
-    let registered = registered(&admin, &census).await?;
-    let lockout = if order.force { Lockout::Meant } else { Lockout::Refused };
-    let puts = || tokens.iter().cloned().map(put).collect();
-    commit_with(&admin, &caller, "token bootstrap", lockout, |_| puts()).await?;
-    let stored = commit::read(admin.engine.as_ref(), None).await?;
-    Ok(Json(view(&stored_tokens(&stored), &census, registered)))
-}
-
-/// Refuses tokens whose names are taken: their secrets are in use, or will be. A token that is there as it was ordered is
-/// no obstacle, so that an order can be repeated.
-fn none_is_replaced(there: &[Token], made: &[Token]) -> Result<(), Problem> {
+/// Refuses tokens whose names are in use with another secret or role. A token that is stored exactly as it was ordered
+/// is accepted, so that an order can be repeated.
+fn refuse_reused_names(known: &[Token], made: &[Token]) -> Result<(), ChangeError> {
     let mut taken = Vec::new();
     for (at, token) in made.iter().enumerate() {
-        let before = there.iter().chain(&made[..at]).find(|it| it.name == token.name);
+        let before = known.iter().chain(&made[..at]).find(|it| it.name == token.name);
         let same = |it: &Token| {
             (it.role, &it.scope, &it.secret_sha256) == (token.role, &token.scope, &token.secret_sha256)
         };
@@ -189,14 +202,14 @@ fn none_is_replaced(there: &[Token], made: &[Token]) -> Result<(), Problem> {
          nothing uses (`waypost token delete NAME`)",
         taken.join(", ")
     );
-    Err(Problem::new(StatusCode::CONFLICT, text))
+    Err(ChangeError::conflict(text))
 }
 
-/// The tokens that an order makes or changes.
-fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<Vec<Token>, Problem> {
-    let conflict = |text: String| Err(Problem::new(StatusCode::CONFLICT, text));
+/// The tokens that an order makes or changes. Pure.
+fn ordered(known: &[Token], census: &Census, order: &BootstrapOrder) -> Result<Vec<Token>, ChangeError> {
+    let conflict = |text: String| Err(ChangeError::conflict(text));
     let in_force: Vec<&str> =
-        there.iter().filter(|it| it.makes_tokens_needed()).map(|it| it.name.as_str()).collect();
+        known.iter().filter(|it| it.makes_tokens_needed()).map(|it| it.name.as_str()).collect();
     if !in_force.is_empty() {
         return conflict(format!(
             "an operator's token is in force already ({}), so there is nothing to bootstrap: `waypost token create` \
@@ -204,7 +217,7 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
             in_force.join(", ")
         ));
     }
-    let pending = there.iter().find(|it| it.role == Role::Operator);
+    let pending = known.iter().find(|it| it.role == Role::Operator);
     let mut operator = match (pending, &order.operator) {
         (Some(pending), None) => pending.clone(),
         (Some(pending), Some(_)) => {
@@ -222,7 +235,7 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
             waits_for: Vec::new(),
         },
         (None, None) => {
-            return Err(Problem::wrong("operator: expected the operator's token of this bootstrap"));
+            return Err(ChangeError::wrong("operator: expected the operator's token of this bootstrap"));
         }
     };
     let covered = |it: &Bearer| order.tokens.contains_key(it) || operator.waits_for.contains(it);
@@ -255,55 +268,50 @@ fn ordered(there: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
         operator.waits_for.clear();
     }
     tokens.push(operator);
-    none_is_replaced(there, &tokens)?;
+    refuse_reused_names(known, &tokens)?;
     Ok(tokens)
 }
 
-/// Puts an operator's token in force once all that it waits for have been heard. Runs for ever.
-pub(crate) async fn complete(admin: &Admin) {
-    let name = "bootstrap".to_owned();
-    let caller =
-        Caller(Identity::Token { name, role: Role::Operator, scope: Scope::default(), mark: String::new() });
-    let mut snapshots = admin.handle.snapshots();
+/// Puts an operator's token in force once everyone that it waits for has been heard with a token. Runs for ever.
+pub(super) async fn complete(shared: Arc<Shared>) {
+    let mut snapshots = shared.handle.snapshots();
     loop {
-        let snapshot = admin.handle.snapshot().unwrap_or_default();
+        let snapshot = shared.handle.snapshot().unwrap_or_default();
         let Some(token) = pending(&snapshot) else {
             if snapshots.changed().await.is_err() {
-                // Nothing will change any more: the node is ending.
+                // The node is ending, so nothing changes any more.
                 return std::future::pending().await;
             }
             continue;
         };
-        if admin
-            .bearers
-            .census(&snapshot.tokens)
-            .await
-            .is_ok_and(|it| it.waiting(&token.waits_for).is_empty())
-        {
-            match put_in_force(admin, &caller, token).await {
+        let census = shared.bearers.census(&snapshot.tokens).await;
+        if census.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
+            match put_in_force(&shared, token).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    tracing::info!(operator = %token.name, "all were heard with a token: from now on every request needs one");
+                    tracing::info!(operator = %token.name, "operator's token in force: every request needs a token now");
                 }
-                Err(error) => tracing::warn!(error, "the operator's token is not in force yet; tried again"),
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(error, "operator's token not in force yet; will be tried again");
+                }
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     }
 }
 
-/// True when it was not in force before.
-async fn put_in_force(admin: &Admin, caller: &Caller, token: &Token) -> Result<bool, String> {
+/// True if it was not in force before.
+async fn put_in_force(shared: &Shared, token: &Token) -> Result<bool, ChangeError> {
     let change = |stored: &Stored| {
-        let there = stored_tokens(stored).into_iter().find(|it| it.name == token.name);
-        // What it waits for may have grown since this node's picture.
-        let same = there.filter(|it| it.waits_for == token.waits_for);
+        let known = stored_tokens(stored).into_iter().find(|it| it.name == token.name);
+        // What it waits for may have grown since this node's snapshot.
+        let same = known.filter(|it| it.waits_for == token.waits_for);
         same.map(|it| put(Token { waits_for: Vec::new(), ..it })).into_iter().collect()
     };
-    commit_with(admin, caller, "token bootstrap, all were heard", Lockout::Refused, change)
-        .await
-        .map(|applied| !applied.differences.is_empty())
-        .map_err(|problem| problem.error)
+    let applied =
+        commit_with(shared, BOOTSTRAP, "token bootstrap, all were heard", Lockout::Refused, change).await?;
+    Ok(!applied.differences.is_empty())
 }
 
 #[cfg(test)]
@@ -311,7 +319,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::api::Keyed;
+    use crate::{api::Keyed, control::Refusal};
 
     fn keyed(name: &str) -> Keyed {
         Keyed { name: name.parse().unwrap(), secret_sha256: auth::digest(name) }
@@ -351,16 +359,15 @@ mod tests {
         assert!(!tokens[3].makes_tokens_needed());
         // Who came since has to be given one as well.
         let error = ordered(&[], &seen, &order(Some("ops"), &all[1..], false)).unwrap_err();
-        assert!(error.error.contains("node/control"), "{error:?}");
+        assert!(error.to_string().contains("node/control"), "{error:?}");
         // While it waits, others can be added, and it can be forced.
         let more = ordered(&tokens, &seen, &order(None, &["node/new"], false)).unwrap();
         assert_eq!(more.last().unwrap().waits_for.len(), 4);
         let forced = ordered(&tokens, &seen, &order(None, &[], true)).unwrap();
         assert!(forced.last().unwrap().makes_tokens_needed());
         // And once it is in force there is nothing to bootstrap.
-        assert!(
-            ordered(&forced, &seen, &order(None, &[], false)).unwrap_err().error.contains("in force already")
-        );
+        let error = ordered(&forced, &seen, &order(None, &[], false)).unwrap_err();
+        assert!(error.to_string().contains("in force already"));
         assert!(ordered(&tokens, &seen, &order(Some("other"), &all, false)).is_err());
         assert!(ordered(&[], &seen, &order(None, &all, false)).is_err());
     }
@@ -389,14 +396,17 @@ mod tests {
                 token("ops", Role::Automation, "ops"),
             ];
             let error = ordered(&there, &seen, &wanted).unwrap_err();
-            assert_eq!(error.status, StatusCode::CONFLICT);
-            let said = &error.error;
+            let ChangeError::Refused(refused) = error else { panic!("{error:?}") };
+            assert_eq!(refused.kind, Refusal::Conflict);
+            let said = &refused.text;
             let named =
                 "node-gw (with another secret), registrar (with another secret), ops (with another role).";
             assert!(said.contains(named), "{said}");
         }
         // Two of one order.
         let twice = BootstrapOrder { operator: Some(keyed("registrar")), ..wanted };
-        assert!(ordered(&[], &seen, &twice).unwrap_err().error.contains("registrar (with another role)"));
+        assert!(
+            ordered(&[], &seen, &twice).unwrap_err().to_string().contains("registrar (with another role)")
+        );
     }
 }

@@ -167,6 +167,7 @@ impl Node {
         if let Some(section) = &config.control {
             (settings.history, settings.linger) = (section.history, section.linger);
         }
+        settings.own_engine = opened.embedded.is_some();
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let asked = control.handle();
         self.sources.push(asked.metrics());

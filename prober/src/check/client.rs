@@ -52,27 +52,27 @@ fn lost(error: impl std::error::Error) -> Fault {
 
 /// Sends the request of an HTTP check and reads as much of the response as the check needs.
 pub(super) async fn send(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Answer, Fault> {
-    let (scheme, usual) = if it.tls.is_some() { ("https", 443) } else { ("http", 80) };
-    let authority = authority(it.host.as_deref(), address, usual);
-    let mut request = Request::builder().method(it.method.as_str());
-    request = match it.http_version {
+    let (scheme, usual) = if probe.tls.is_some() { ("https", 443) } else { ("http", 80) };
+    let authority = authority(probe.host.as_deref(), address, usual);
+    let mut request = Request::builder().method(probe.method.as_str());
+    request = match probe.http_version {
         HttpVersion::One => {
-            request.uri(it.path.as_str()).header("host", &authority).header("connection", "close")
+            request.uri(probe.path.as_str()).header("host", &authority).header("connection", "close")
         }
-        HttpVersion::Two => request.uri(format!("{scheme}://{authority}{}", it.path)),
+        HttpVersion::Two => request.uri(format!("{scheme}://{authority}{}", probe.path)),
     };
     request = request.header("user-agent", "waypost-prober").header("accept", "*/*");
-    for header in &it.headers {
+    for header in &probe.headers {
         request = request.header(&header.name, &header.value);
     }
     let unsendable = |error: http::Error| Fault::Local(format!("the check cannot be sent: {error}"));
-    let most = if it.expect_body.is_some() { HttpProbe::MAX_BODY } else { 0 };
-    match it.http_version {
+    let most = if probe.expect_body.is_some() { HttpProbe::MAX_BODY } else { 0 };
+    match probe.http_version {
         HttpVersion::One => one(request.body(Empty::new()).map_err(unsendable)?, stream, most, phases).await,
         HttpVersion::Two => {
             two(request.body(()).map_err(unsendable)?, Bytes::new(), stream, most, phases).await
@@ -163,13 +163,13 @@ async fn drive<E>(
 
 /// Calls the health service of a gRPC server (grpc.health.v1).
 pub(super) async fn grpc(
-    it: &GrpcProbe,
+    probe: &GrpcProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<String, Fault> {
-    let (scheme, usual) = if it.tls.is_some() { ("https", 443) } else { ("http", 80) };
-    let authority = authority(it.host.as_deref(), address, usual);
+    let (scheme, usual) = if probe.tls.is_some() { ("https", 443) } else { ("http", 80) };
+    let authority = authority(probe.host.as_deref(), address, usual);
     let request = Request::builder()
         .method("POST")
         .uri(format!("{scheme}://{authority}/grpc.health.v1.Health/Check"))
@@ -178,7 +178,7 @@ pub(super) async fn grpc(
         .header("user-agent", "waypost-prober")
         .body(())
         .map_err(|error| Fault::Local(format!("the check cannot be sent: {error}")))?;
-    let answer = two(request, health_request(&it.service), stream, 1024, phases).await?;
+    let answer = two(request, health_request(&probe.service), stream, 1024, phases).await?;
     judge_grpc(&answer)
 }
 

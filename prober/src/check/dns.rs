@@ -17,22 +17,26 @@ use tokio::{
 use super::{Fault, Phases, fault, tcp};
 
 /// Sends the query and judges the response; the caller bounds the time.
-pub(super) async fn query(it: &DnsProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
+pub(super) async fn query(
+    probe: &DnsProbe,
+    address: SocketAddr,
+    phases: &mut Phases,
+) -> Result<String, Fault> {
     let unsendable = |what: String| Fault::Local(format!("the query cannot be made: {what}"));
-    let labels: Vec<Vec<u8>> = it.query.octets().map(std::borrow::Cow::into_owned).collect();
+    let labels: Vec<Vec<u8>> = probe.query.octets().map(std::borrow::Cow::into_owned).collect();
     let mut name = Name::from_labels(labels).map_err(|error| unsendable(error.to_string()))?;
     name.set_fqdn(true);
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, RecordType::from(it.record_type)));
+    message.add_query(Query::query(name, RecordType::from(probe.record_type)));
     let request = message.to_vec().map_err(|error| unsendable(error.to_string()))?;
     let started = Instant::now();
     let mut answer = over_udp(&request, &message, address).await?;
     phases.first_byte = Some(started.elapsed());
-    if answer.metadata.truncation && it.expect_record.is_some() {
+    if answer.metadata.truncation && probe.expect_record.is_some() {
         answer = over_tcp(&request, &message, address, phases).await?;
     }
-    judge(it, &answer)
+    judge(probe, &answer)
 }
 
 async fn over_udp(request: &[u8], sent: &Message, address: SocketAddr) -> Result<Message, Fault> {
@@ -76,14 +80,14 @@ fn answer_to(sent: &Message, bytes: &[u8]) -> Option<Message> {
     same.then_some(answer)
 }
 
-fn judge(it: &DnsProbe, answer: &Message) -> Result<String, Fault> {
+fn judge(probe: &DnsProbe, answer: &Message) -> Result<String, Fault> {
     let named = |code: u16| DnsProbe::rcode(code).map_or_else(|| format!("rcode {code}"), ToOwned::to_owned);
     let code = u16::from(answer.metadata.response_code);
-    if code != it.expect_rcode {
-        return Err(Fault::Target(format!("{}, expected {}", named(code), named(it.expect_rcode))));
+    if code != probe.expect_rcode {
+        return Err(Fault::Target(format!("{}, expected {}", named(code), named(probe.expect_rcode))));
     }
-    let Some(expected) = &it.expect_record else { return Ok(named(code)) };
-    let wanted = RecordType::from(it.record_type);
+    let Some(expected) = &probe.expect_record else { return Ok(named(code)) };
+    let wanted = RecordType::from(probe.record_type);
     let found = answer.answers.iter().any(|record| {
         let data = record.data.to_string();
         record.record_type() == wanted
@@ -121,9 +125,9 @@ mod tests {
         }
     }
 
-    async fn ask(it: DnsProbe, rcode: ResponseCode) -> Outcome {
+    async fn ask(question: DnsProbe, rcode: ResponseCode) -> Outcome {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let target = target_of(server.local_addr().unwrap(), Probe::Dns(Box::new(it)));
+        let target = target_of(server.local_addr().unwrap(), Probe::Dns(Box::new(question)));
         let serve = async {
             let mut buffer = [0; 512];
             let (read, from) = server.recv_from(&mut buffer).await.unwrap();

@@ -21,18 +21,18 @@ use super::{
 
 /// Sends the request over an open stream, and judges the response.
 pub(super) async fn send(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<String, Fault> {
-    if it.http_version == HttpVersion::One && it.expect_body.is_none() {
-        let status = bare(it, stream, address, phases).await?;
-        return judge(it, status);
+    if probe.http_version == HttpVersion::One && probe.expect_body.is_none() {
+        let status = bare(probe, stream, address, phases).await?;
+        return judge(probe, status);
     }
-    let answer = client::send(it, stream, address, phases).await?;
-    let detail = judge(it, answer.status.as_u16())?;
-    match &it.expect_body {
+    let answer = client::send(probe, stream, address, phases).await?;
+    let detail = judge(probe, answer.status.as_u16())?;
+    match &probe.expect_body {
         Some(words) if !tcp::contains(&answer.body, words.as_bytes()) => {
             let read = answer.body.len();
             Err(Fault::Target(format!("{detail}, but not what is expected in {read} bytes of its body")))
@@ -42,12 +42,12 @@ pub(super) async fn send(
 }
 
 async fn bare(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     mut stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<u16, Fault> {
-    let request = request(it, address)?;
+    let request = request(probe, address)?;
     let started = Instant::now();
     stream.write_all(request.as_bytes()).await.map_err(|error| fault(&error))?;
     stream.flush().await.map_err(|error| fault(&error))?;
@@ -70,19 +70,19 @@ async fn bare(
     }
 }
 
-fn request(it: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
-    let host = authority(it.host.as_deref(), address, if it.tls.is_some() { 443 } else { 80 });
-    let path = &it.path;
+fn request(probe: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
+    let host = authority(probe.host.as_deref(), address, if probe.tls.is_some() { 443 } else { 80 });
+    let path = &probe.path;
     let sendable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || !sendable(path) || !sendable(&host) {
         let reason = format!("the check cannot be sent: path {path:?}, host {host:?}");
         return Err(Fault::Local(reason));
     }
-    let method = it.method.as_str();
+    let method = probe.method.as_str();
     let mut text = format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: waypost-prober\r\nAccept: */*\r\nConnection: close\r\n"
     );
-    for header in &it.headers {
+    for header in &probe.headers {
         if !sendable(&header.name) || header.value.contains(char::is_control) {
             return Err(Fault::Local(format!("the check cannot be sent: header {:?}", header.name)));
         }
@@ -92,11 +92,11 @@ fn request(it: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
     Ok(text)
 }
 
-fn judge(it: &HttpProbe, status: u16) -> Result<String, Fault> {
-    if it.expect_status.iter().any(|range| range.contains(status)) {
+fn judge(probe: &HttpProbe, status: u16) -> Result<String, Fault> {
+    if probe.expect_status.iter().any(|range| range.contains(status)) {
         return Ok(format!("status {status}"));
     }
-    let expected: Vec<_> = it.expect_status.iter().take(8).map(ToString::to_string).collect();
+    let expected: Vec<_> = probe.expect_status.iter().take(8).map(ToString::to_string).collect();
     Err(Fault::Target(format!("status {status}, expected {}", expected.join(" or "))))
 }
 

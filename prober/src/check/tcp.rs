@@ -24,16 +24,16 @@ pub(super) async fn connect(address: SocketAddr, phases: &mut Phases) -> Result<
 
 /// Connects, sends and waits for what the check expects.
 pub(super) async fn check(
-    it: &TcpProbe,
+    probe: &TcpProbe,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Cow<'static, str>, Fault> {
     let started = Instant::now();
     let mut stream = connect(address, phases).await?;
-    if let Some(words) = &it.send {
+    if let Some(words) = &probe.send {
         stream.write_all(words.as_bytes()).await.map_err(|error| fault(&error))?;
     }
-    let Some(expected) = &it.expect else { return Ok(Cow::Borrowed("connected")) };
+    let Some(expected) = &probe.expect else { return Ok(Cow::Borrowed("connected")) };
     let mut heard = Vec::new();
     while !contains(&heard, expected.as_bytes()) {
         if heard.len() >= TcpProbe::MAX_READ {

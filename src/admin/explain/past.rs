@@ -38,7 +38,7 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     let known = history::as_of(engine, moment).await?.map_err(|why| Problem::gone(refusal(moment, why)))?;
     let entries = engine.kv_list(keys::JOURNAL, None).await?.value;
     let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
+    let past = journal::past(&pages, &admin.handle.health_view().await.verdicts, moment);
     // As long as no page was ever dropped, what is before the first one is before everything.
     let dropped = pages.len() >= MAX_PAGES;
     let begins = past.begins.filter(|_| dropped);

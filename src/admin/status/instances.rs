@@ -18,7 +18,7 @@ use crate::{
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
-    let told = admin.nodes.instances();
+    let told = admin.control.nodes().instances();
     let with_notes = |service: &Arc<Service>| {
         let noted = told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told));
         one(admin, snapshot, service, noted)

@@ -10,11 +10,12 @@ use store::{
     model::{Moment, Span},
 };
 
-use super::{Evidence, hook::shown};
+use super::{
+    Evidence,
+    hook::{address, shown},
+};
 use crate::api::{DrainView, HookState};
 
-/// A gateway that was silent for as long, three of its heartbeats, is not merely slow.
-const SILENT: Duration = Duration::from_secs(6);
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
 const SLOW: Duration = Duration::from_secs(15);
 
@@ -41,7 +42,7 @@ impl DrainView {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
             still_registered: registered && drain.phase == Phase::Done,
-            // What the hook's address may hold as a secret is the orderer's alone.
+            // The hook's URL may hold secrets.
             drain: Drain { hook: drain.hook.as_deref().map(shown), ..drain.clone() },
             receipts,
             awaited,
@@ -65,8 +66,7 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     }
     let age = now.since(drain.created);
     let reason = |name: &String| {
-        let silent = evidence.gateways.get(name).map_or(Duration::ZERO, |it| it.silent);
-        if silent >= SILENT {
+        if let Some(silent) = evidence.silence_of(name) {
             let silent = Span(Duration::from_secs(silent.as_secs()));
             let then = if drain.require_all {
                 "it is waited for without end (require_all)".to_owned()
@@ -84,10 +84,4 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     };
     let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-/// Where the instance serves.
-pub(super) fn address(drain: &Drain) -> String {
-    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }

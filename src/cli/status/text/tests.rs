@@ -71,7 +71,7 @@ fn troubled() -> Status {
 }
 
 #[test]
-fn what_is_wrong_stands_first() {
+fn problems_come_first() {
     let expected = "\
 NOT WELL, 1 problem; generation 1.4
 

@@ -1,6 +1,6 @@
 //! What every domain answers at a moment. Pure.
 //!
-//! A large world has a hundred thousand domains, most alike. What is the same for many is worked out and kept once.
+//! There may be a hundred thousand domains, most of them alike. What is the same for many is computed and kept once.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,19 +27,19 @@ const MAX_VARIANTS: usize = 8;
 
 /// What all domains answer at a moment.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Answers {
     pub(super) generation: String,
-    pub(super) domains: HashMap<DomainName, OneSeen>,
+    pub(super) domains: HashMap<DomainName, SharedAnswers>,
 }
 
 /// What one domain answers. Shared by all that are alike.
-pub(super) type OneSeen = Arc<Alike>;
+pub(super) type SharedAnswers = Arc<DomainAnswers>;
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Alike {
+pub(super) struct DomainAnswers {
     /// The answers for clients near a site; the last ones are for all others.
     pub(super) answers: Vec<(Text, Family, Answer)>,
-    /// How the sites are for all others.
+    /// The state of the sites for all others.
     pub(super) sites: Vec<AtSite>,
 }
 
@@ -52,21 +52,21 @@ pub(super) struct Answer {
     pub(super) brief: Text,
 }
 
-/// How a domain's site is.
+/// The state of a domain's site.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct AtSite {
     pub(super) site: Text,
-    /// How usable it is.
+    /// How usable the site is.
     pub(super) tier: Tier,
     /// The order in force there, in brackets; empty without one.
     pub(super) order: Text,
-    /// What is believed of each address, also of those that regions see by themselves; `None` without a check.
+    /// The verdict of each address, also of those that regions judge for themselves; `None` without a check.
     pub(super) addresses: Vec<(Text, Option<State>)>,
 }
 
-impl Alike {
-    /// What clients near a site, or all others, are answered. Clients near a site of which nothing is known are such
-    /// others.
+impl DomainAnswers {
+    /// The answer for clients near a site, or for all others. Clients near a site without an answer of its own are among
+    /// the others.
     pub(super) fn answer(&self, clients: &str, family: Family) -> Option<&Answer> {
         let of =
             |clients: &str| self.answers.iter().find(|(who, which, _)| **who == *clients && *which == family);
@@ -74,19 +74,20 @@ impl Alike {
     }
 }
 
-impl Seen {
+impl Answers {
     /// What the domains answer now.
     pub(super) fn at(snapshot: &Snapshot, board: &Board, now: Moment) -> Self {
         let homes = (0..).map(SiteId).zip(&snapshot.sites).filter(|(_, site)| !site.networks.is_empty());
         let homes = homes.map(|(id, site)| (Some(id), site.name.as_str())).chain([(None, OTHERS)]).collect();
         let view = View { snapshot, board, now, homes };
-        let mut shelf = Shelf::default();
-        let domains = snapshot.domains.iter().map(|(name, domain)| (name.clone(), shelf.seen(&view, domain)));
+        let mut interner = Interner::default();
+        let domains =
+            snapshot.domains.iter().map(|(name, domain)| (name.clone(), interner.answers(&view, domain)));
         Self { generation: snapshot.generation.to_string(), domains: domains.collect() }
     }
 }
 
-/// What a look looks at.
+/// What the answers are computed from.
 struct View<'s> {
     snapshot: &'s Snapshot,
     board: &'s Board,
@@ -94,16 +95,16 @@ struct View<'s> {
     homes: Vec<(Option<SiteId>, &'s str)>,
 }
 
-/// What a long run of domains shares.
+/// What domains share while all of them are computed.
 #[derive(Default)]
-struct Shelf<'s> {
+struct Interner<'s> {
     texts: BTreeSet<Text>,
-    alike: HashMap<OneSeen, ()>,
-    /// By their sites, usual domains with what was seen of them.
-    usual: HashMap<*const SteeredSite, Vec<(&'s Domain, OneSeen)>>,
+    alike: HashMap<SharedAnswers, ()>,
+    /// By their sites, usual domains with their answers.
+    usual: HashMap<*const SteeredSite, Vec<(&'s Domain, SharedAnswers)>>,
 }
 
-impl<'s> Shelf<'s> {
+impl<'s> Interner<'s> {
     fn text(&mut self, text: &str) -> Text {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
@@ -113,25 +114,25 @@ impl<'s> Shelf<'s> {
         new
     }
 
-    fn share(&mut self, seen: Alike) -> OneSeen {
-        if let Some((known, ())) = self.alike.get_key_value(&seen) {
+    fn share(&mut self, answers: DomainAnswers) -> SharedAnswers {
+        if let Some((known, ())) = self.alike.get_key_value(&answers) {
             return Arc::clone(known);
         }
-        let new = Arc::new(seen);
+        let new = Arc::new(answers);
         self.alike.insert(Arc::clone(&new), ());
         new
     }
 
-    fn seen(&mut self, view: &View<'s>, domain: &'s SteeredDomain) -> OneSeen {
+    fn answers(&mut self, view: &View<'s>, domain: &'s SteeredDomain) -> SharedAnswers {
         if domain.steering.is_some() {
-            return self.look(view, domain);
+            return self.compute(view, domain);
         }
         let sites = domain.sites.as_ptr();
         let known = self.usual.get(&sites).map_or(&[][..], Vec::as_slice);
         if let Some((_, seen)) = known.iter().find(|(other, _)| answers_as(&domain.domain, other)) {
             return Arc::clone(seen);
         }
-        let seen = self.look(view, domain);
+        let seen = self.compute(view, domain);
         let variants = self.usual.entry(sites).or_default();
         if variants.len() < MAX_VARIANTS {
             variants.push((&domain.domain, Arc::clone(&seen)));
@@ -139,9 +140,9 @@ impl<'s> Shelf<'s> {
         seen
     }
 
-    fn look(&mut self, view: &View<'_>, domain: &SteeredDomain) -> OneSeen {
+    fn compute(&mut self, view: &View<'_>, domain: &SteeredDomain) -> SharedAnswers {
         let View { snapshot, board, now, .. } = *view;
-        let mut seen = Alike { answers: Vec::new(), sites: Vec::new() };
+        let mut seen = DomainAnswers { answers: Vec::new(), sites: Vec::new() };
         for (home, called) in &view.homes {
             let located = snapshot.locality.at_home(*home);
             let ranking = steering::rank(domain, &located, board, now);

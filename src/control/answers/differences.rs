@@ -1,4 +1,4 @@
-//! What became different between two looks, in lines for the log. Pure.
+//! The differences between two comparisons, as lines for the log. Pure.
 
 use std::{
     cmp::Reverse,
@@ -11,16 +11,16 @@ use store::{
     steering::Tier,
 };
 
-use super::seen::{Alike, Answer, AtSite, NOTHING, OTHERS, OneSeen, Seen, Text};
+use super::current::{Answer, Answers, AtSite, DomainAnswers, NOTHING, OTHERS, SharedAnswers, Text};
 
-/// Lines of one look; what is left is counted.
+/// Lines of one comparison; the rest is counted.
 pub(super) const MAX_LINES: usize = 20;
 /// Domains that a line names; the others are counted.
 const MAX_NAMES: usize = 5;
 
-/// What became different, by what is said of it; and the domains it is said of.
+/// The differences, each with the domains that have it.
 #[derive(Debug, Default)]
-pub(super) struct Story {
+pub(super) struct Differences {
     answers: BTreeMap<Change, BTreeSet<DomainName>>,
     hold_downs: BTreeMap<(Text, HoldDown), BTreeSet<DomainName>>,
 }
@@ -54,12 +54,12 @@ pub(super) enum Line {
     More { kinds: usize, domains: usize },
 }
 
-impl Story {
-    pub(super) fn of(before: &Seen, after: &Seen) -> Self {
-        let mut story = Self::default();
+impl Differences {
+    pub(super) fn of(before: &Answers, after: &Answers) -> Self {
+        let mut found = Self::default();
         let generation = (before.generation != after.generation).then_some(after.generation.as_str());
-        // Equal pairs of shared values are looked at once.
-        let mut known: HashMap<[Option<*const Alike>; 2], Vec<Change>> = HashMap::new();
+        // Equal pairs of shared values are compared once.
+        let mut known: HashMap<[Option<*const DomainAnswers>; 2], Vec<Change>> = HashMap::new();
         let gone = before.domains.iter().filter(|(name, _)| !after.domains.contains_key(*name));
         let gone = gone.map(|(name, then)| (name, Some(then), None));
         let there = after.domains.iter().map(|(name, now)| (name, before.domains.get(name), Some(now)));
@@ -70,13 +70,13 @@ impl Story {
             let pair = [then, now].map(|it| it.map(std::sync::Arc::as_ptr));
             let changes = known.entry(pair).or_insert_with(|| changes(then, now, generation));
             for change in changes.iter() {
-                story.answers.entry(change.clone()).or_default().insert(name.clone());
+                found.answers.entry(change.clone()).or_default().insert(name.clone());
             }
-            for told in then.zip(now).map_or_else(Vec::new, |(then, now)| hold_downs(then, now)) {
-                story.hold_downs.entry(told).or_default().insert(name.clone());
+            for change in then.zip(now).map_or_else(Vec::new, |(then, now)| hold_downs(then, now)) {
+                found.hold_downs.entry(change).or_default().insert(name.clone());
             }
         }
-        story
+        found
     }
 
     /// The lines, those about most domains first.
@@ -104,7 +104,7 @@ impl Story {
     }
 }
 
-/// Domains of many clusters that leave a site have different addresses; they are told together by the names of the
+/// Domains of many clusters that leave a site have different addresses. They are logged together by the names of the
 /// sites, where those differ.
 fn without_addresses(
     answers: BTreeMap<Change, BTreeSet<DomainName>>,
@@ -121,7 +121,11 @@ fn without_addresses(
 }
 
 /// The answers that differ: for whom, of which family, from what to what, why. `None`: there is no such domain.
-fn changes(then: Option<&OneSeen>, now: Option<&OneSeen>, generation: Option<&str>) -> Vec<Change> {
+fn changes(
+    then: Option<&SharedAnswers>,
+    now: Option<&SharedAnswers>,
+    generation: Option<&str>,
+) -> Vec<Change> {
     let absent = Answer { full: "no such domain".into(), brief: "no such domain".into() };
     let why = why(then.map_or(&[], |it| &it.sites), now.map_or(&[], |it| &it.sites), generation);
     let mut clients: Vec<&str> = Vec::new();
@@ -130,24 +134,24 @@ fn changes(then: Option<&OneSeen>, now: Option<&OneSeen>, generation: Option<&st
             clients.push(who);
         }
     }
-    let mut turns: BTreeMap<(Family, &Answer, &Answer), Vec<&str>> = BTreeMap::new();
+    let mut differences: BTreeMap<(Family, &Answer, &Answer), Vec<&str>> = BTreeMap::new();
     for family in Family::BOTH {
         for who in &clients {
             let from = then.and_then(|it| it.answer(who, family)).unwrap_or(&absent);
             let to = now.and_then(|it| it.answer(who, family)).unwrap_or(&absent);
-            // A domain that comes or goes says nothing of a family it does not have.
-            let says_nothing =
+            // A domain that is added or removed has no difference in a family that it does not have.
+            let absent_family =
                 (then.is_none() && &*to.full == NOTHING) || (now.is_none() && &*from.full == NOTHING);
-            if from != to && !says_nothing {
-                turns.entry((family, from, to)).or_default().push(who);
+            if from != to && !absent_family {
+                differences.entry((family, from, to)).or_default().push(who);
             }
         }
     }
-    let turn = |((family, from, to), whose): ((Family, &Answer, &Answer), Vec<&str>)| {
-        let clients = if whose.len() == clients.len() { "everybody".to_owned() } else { near(&whose) };
+    let change = |((family, from, to), whose): ((Family, &Answer, &Answer), Vec<&str>)| {
+        let clients = if whose.len() == clients.len() { "all clients".to_owned() } else { near(&whose) };
         Change { clients: clients.into(), family, from: from.clone(), to: to.clone(), why: Text::clone(&why) }
     };
-    turns.into_iter().map(turn).collect()
+    differences.into_iter().map(change).collect()
 }
 
 fn near(clients: &[&str]) -> String {
@@ -159,7 +163,7 @@ fn near(clients: &[&str]) -> String {
 /// the configuration.
 fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
     let mut reasons = Vec::new();
-    // A domain that is new or gone is so as a whole.
+    // Of a domain that was added or removed, single sites are not named.
     let both = !then.is_empty() && !now.is_empty();
     for it in now.iter().filter(|_| both) {
         let site = &it.site;
@@ -173,7 +177,7 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
         }
     }
     for was in then.iter().filter(|was| both && now.iter().all(|it| it.site != was.site)) {
-        reasons.push(format!("{} is no site of it any more", was.site));
+        reasons.push(format!("{} is no longer one of its sites", was.site));
     }
     if let Some(generation) = generation {
         reasons.push(format!("configuration {generation}"));
@@ -186,11 +190,11 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
 
 /// What is different about the addresses of a site.
 fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
-    let (site, told) = (&it.site, |state: Option<State>| state.unwrap_or_default());
+    let (site, or_unknown) = (&it.site, |state: Option<State>| state.unwrap_or_default());
     for (address, state) in &it.addresses {
         match was.addresses.iter().find(|(known, _)| known == address) {
             Some((_, before)) if before != state => {
-                let (before, state) = (told(*before), told(*state));
+                let (before, state) = (or_unknown(*before), or_unknown(*state));
                 reasons.push(format!("{address} of {site} was {before} and is {state}"));
             }
             Some(_) => {}
@@ -199,7 +203,7 @@ fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
     }
     for (address, _) in &was.addresses {
         if it.addresses.iter().all(|(known, _)| known != address) {
-            reasons.push(format!("{address} is no address of {site} any more"));
+            reasons.push(format!("{address} is no longer an address of {site}"));
         }
     }
 }
@@ -216,27 +220,28 @@ const fn said(tier: Tier) -> &'static str {
 }
 
 /// The sites whose hold-down began or ended.
-fn hold_downs(then: &Alike, now: &Alike) -> Vec<(Text, HoldDown)> {
-    let held =
-        |seen: &Alike, site: &Text| seen.sites.iter().any(|it| it.site == *site && it.tier == Tier::HeldDown);
+fn hold_downs(then: &DomainAnswers, now: &DomainAnswers) -> Vec<(Text, HoldDown)> {
+    let held = |seen: &DomainAnswers, site: &Text| {
+        seen.sites.iter().any(|it| it.site == *site && it.tier == Tier::HeldDown)
+    };
     let begin = now.sites.iter().filter(|it| it.tier == Tier::HeldDown && !held(then, &it.site));
-    let mut told: Vec<_> = begin.map(|it| (Text::clone(&it.site), HoldDown::Begins)).collect();
+    let mut changes: Vec<_> = begin.map(|it| (Text::clone(&it.site), HoldDown::Begins)).collect();
     for was in then.sites.iter().filter(|it| it.tier == Tier::HeldDown && !held(now, &it.site)) {
         let end = end(now.sites.iter().find(|it| it.site == was.site));
-        told.push((Text::clone(&was.site), end));
+        changes.push((Text::clone(&was.site), end));
     }
-    told
+    changes
 }
 
 /// How the hold-down of a site ended; `None`: the domain does not have the site any more.
 fn end(site: Option<&AtSite>) -> HoldDown {
     let Some(AtSite { tier, order, .. }) = site else {
-        return HoldDown::Ends("it is no site of the domain any more".into());
+        return HoldDown::Ends("the domain no longer has the site".into());
     };
     match tier {
         Tier::Up => HoldDown::LetBack(format!("let back{order}").into()),
         Tier::Down => HoldDown::Ends("it is down again".into()),
-        Tier::Unknown => HoldDown::Ends("it is not known any more whether it is up".into()),
+        Tier::Unknown => HoldDown::Ends("it is no longer known whether it is up".into()),
         Tier::HeldDown | Tier::Draining | Tier::ForcedDown => {
             HoldDown::Ends(format!("it is {}{order}", said(*tier)).into())
         }
