@@ -10,7 +10,7 @@ use store::model::{
     tree::Value,
 };
 
-use super::sections::file;
+use super::values::file;
 
 const WINDOWS: std::ops::RangeInclusive<Span> =
     Span(std::time::Duration::from_secs(1))..=Span(rate::Config::MAX_WINDOW);
