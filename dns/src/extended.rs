@@ -1,8 +1,5 @@
 //! Extended errors: why an answer is what it is, for whoever looks at it (RFC 8914). Nobody acts on them.
 
-/// The option's number (RFC 8914 §2).
-pub(crate) const OPTION: u16 = 15;
-
 /// An extended error: a number of the registry and a few words (RFC 8914 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedError {

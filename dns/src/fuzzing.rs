@@ -26,7 +26,8 @@ use crate::{
     fast::{Scratch, Table},
     flatten::Targets,
     gate::{self, Gate},
-    respond::{Dropped, Response, Transport, respond},
+    packet::{Dropped, Response, Transport},
+    respond::respond,
     zonefile::{self, MAX_MISTAKES, NoFiles},
     zones_dir::Zones,
 };

@@ -18,8 +18,8 @@ use crate::{
     acl::Rules,
     cookie::{self, Cookie, Presented, Secrets},
     metrics::Metrics,
+    packet::Transport,
     rate::{self, Kind, Table, Verdict},
-    respond::Transport,
 };
 
 /// What the gate knows from the node's configuration.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use store::metrics::{Count, Descriptor, Sample, Source};
 
 use crate::{
-    fast::Fast,
+    packet::{Dropped, FastReply, Response, Transport},
     rate::{self, Verdict},
     record::Rcode,
-    respond::{Dropped, Response, Transport},
 };
 
 /// The server's counters; shared by all its tasks, never reset.
@@ -199,7 +198,7 @@ impl Tally {
     }
 
     /// A packet came, and the fast path answered it.
-    pub(crate) fn fast(&mut self, reply: Fast) {
+    pub(crate) fn fast(&mut self, reply: FastReply) {
         self.queries += 1;
         if reply.verdict == Verdict::Drop {
             self.dropped[Dropped::RateLimited.index()] += 1;

@@ -6,7 +6,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use crate::{record::RecordType, respond::Transport};
+use crate::{packet::Transport, record::RecordType};
 
 const KEEPALIVE: u16 = 11;
 const PADDING: u16 = 12;

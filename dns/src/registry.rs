@@ -35,11 +35,11 @@ use store::{
     model::{DomainName, Moment, RecordData, StartOfAuthority, Ttl},
 };
 
+pub(crate) use self::discovery::Discovery;
 use self::{
     asked::Asked,
     records::{Place, address_record, node_text},
 };
-pub(crate) use self::{discovery::Discovery, packet::MAX_DATAGRAM};
 pub use self::{
     discovery::Offer,
     face::{Registry, Server, bind},

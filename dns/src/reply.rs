@@ -9,16 +9,14 @@ use store::model::{DomainName, RecordData, Ttl};
 use crate::{
     answer::{Answer, Question},
     client::Subnet,
-    cookie::{self, Cookie},
+    cookie::Cookie,
+    edns::{self, SIGNATURES, SUBNET},
     encode::{Names, Unwritable, Writer},
-    extended::{self, ExtendedError},
+    extended::ExtendedError,
+    packet::PAYLOAD,
     record::{Data, Owner, Rcode, Record, RecordType, Soa},
-    request::{SIGNATURES, SUBNET},
     tsig::Tsig,
 };
-
-/// The largest datagram we send, and say we take: what passes every path unfragmented (RFC 9715 §3).
-pub(crate) const PAYLOAD: u16 = 1232;
 
 /// Everything a reply says.
 #[derive(Debug)]
@@ -183,8 +181,8 @@ impl ReplyEdns {
 
     fn options(self) -> Vec<u8> {
         let subnet = self.subnet.map(|(subnet, scope)| (SUBNET, subnet.echo(scope)));
-        let cookie = self.cookie.map(|cookie| (cookie::OPTION, cookie.to_vec()));
-        let extended = self.extended.map(|error| (extended::OPTION, error.data().collect()));
+        let cookie = self.cookie.map(|cookie| (edns::COOKIE, cookie.to_vec()));
+        let extended = self.extended.map(|error| (edns::EXTENDED_ERROR, error.data().collect()));
         let mut options = Vec::new();
         for (code, data) in [subnet, cookie, extended].into_iter().flatten() {
             options.extend(code.to_be_bytes());

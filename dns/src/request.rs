@@ -15,11 +15,11 @@ use hickory_proto::{
 use crate::{
     answer::Question,
     client::Subnet,
-    cookie,
+    edns::{COOKIE, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
+    packet::Dropped,
     record::{Rcode, RecordType},
-    respond::Dropped,
     tsig::{self, Tsig},
 };
 
@@ -53,13 +53,6 @@ pub(crate) struct Edns<'p> {
     /// It takes signatures (RFC 3225).
     pub(crate) signatures: bool,
 }
-
-/// The bit by which an asker takes signatures, DO, in the first octet of the flags (RFC 3225 §3).
-pub(crate) const SIGNATURES: u8 = 0x80;
-/// The option that names a client subnet (RFC 7871 §6).
-pub(crate) const SUBNET: u16 = 8;
-/// The option that carries cookies (RFC 7873 §4).
-pub(crate) const COOKIE: u16 = 10;
 
 impl<'p> Request<'p> {
     /// Reads a packet.
@@ -241,7 +234,7 @@ fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
                 let malformed = ExtendedError::other("malformed client subnet");
                 options.subnet = Some(Subnet::parse(option).ok_or(malformed)?);
             }
-            cookie::OPTION if options.cookie.is_none() => options.cookie = Some(option),
+            COOKIE if options.cookie.is_none() => options.cookie = Some(option),
             _ => {}
         }
         data = rest;

@@ -15,85 +15,12 @@ use crate::{
     extended::ExtendedError,
     gate::Guard,
     name::QueryName,
+    packet::{Dropped, MAX_QUERY, PAYLOAD, Response, Transport, max_reply},
     rate::{Kind, Subject, Verdict},
     record::{Owner, Rcode},
-    reply::{PAYLOAD, Reply, ReplyEdns},
+    reply::{Reply, ReplyEdns},
     request::{Edns, Request},
 };
-
-/// How a packet came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// One datagram; replies are bounded by what the asker takes, at most 1232 octets.
-    Udp,
-    /// A stream; replies may have up to 65535 octets.
-    Tcp,
-    /// A stream inside TLS (RFC 7858).
-    Tls,
-    /// An HTTPS request (RFC 8484).
-    Https,
-    /// A QUIC stream (RFC 9250).
-    Quic,
-    /// A request over HTTP/3 (RFC 8484, RFC 9114).
-    Http3,
-}
-
-/// A reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The packet.
-    pub bytes: Vec<u8>,
-    /// What it says.
-    pub rcode: Rcode,
-    /// It was too long, or beyond the rate, and asks to come again over TCP.
-    pub truncated: bool,
-    /// The query named a client subnet.
-    pub subnet: bool,
-    /// It says SERVFAIL because this node never had a snapshot.
-    pub no_snapshot: bool,
-}
-
-/// Why a packet gets no reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dropped {
-    /// Shorter than a header, so there is nobody to answer.
-    Short,
-    /// A datagram longer than any query.
-    Long,
-    /// A response.
-    NotAQuery,
-    /// It cannot be replied to: sent from port 0.
-    NoReturn,
-    /// Its answer was beyond the rate.
-    RateLimited,
-    /// A defect of ours; the packet costs its own answer and nothing else.
-    Defect,
-}
-
-impl Dropped {
-    /// Every one, in the order of [`Dropped::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Short, Self::Long, Self::NotAQuery, Self::NoReturn, Self::RateLimited, Self::Defect];
-
-    /// Its place in [`Dropped::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// As in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Short => "short",
-            Self::Long => "long",
-            Self::RateLimited => "rate_limited",
-            Self::NotAQuery => "not_a_query",
-            Self::NoReturn => "no_return",
-            Self::Defect => "defect",
-        }
-    }
-}
 
 /// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
 /// query gets SERVFAIL.
@@ -124,7 +51,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     fn exchange(&self, packet: &[u8], world: Option<World<'_>>) -> Result<Response, Dropped> {
-        if self.transport == Transport::Udp && packet.len() > MAX_DATAGRAM {
+        if self.transport == Transport::Udp && packet.len() > MAX_QUERY {
             return Err(Dropped::Long);
         }
         let mut request = Request::parse(packet)?;
@@ -193,12 +120,8 @@ impl Asker<'_> {
         }
     }
 
-    /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
     fn limit(&self, edns: Option<Edns<'_>>) -> u16 {
-        match self.transport {
-            Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-            _ => u16::MAX,
-        }
+        max_reply(self.transport, edns.map(|edns| edns.payload), PAYLOAD)
     }
 }
 
@@ -235,9 +158,6 @@ fn asked(name: &QueryName) -> Subject {
     wire.push(0);
     Subject::of(&wire)
 }
-
-/// The longest query that is read over UDP, in octets; nothing that asks is as long.
-pub(crate) const MAX_DATAGRAM: usize = 4096;
 
 #[cfg(test)]
 mod tests;

@@ -30,8 +30,9 @@ use crate::{
     flatten::{Targets, refresh::Refresher},
     gate::{self, Gate},
     metrics::Metrics,
-    registry::{Discovery, MAX_DATAGRAM, Offer},
-    respond::{Dropped, Transport, respond},
+    packet::{Dropped, MAX_DATAGRAM, Transport},
+    registry::{Discovery, Offer},
+    respond::respond,
     served::{self, Served},
     zones_dir::{Zones, ZonesDir},
 };

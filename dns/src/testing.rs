@@ -19,8 +19,9 @@ use crate::{
     explain::{Explanation, explain},
     flatten::Targets,
     gate::{self, Gate},
+    packet::{Dropped, Response, Transport},
     record::RecordType,
-    respond::{Dropped, Response, Transport, respond},
+    respond::respond,
     zones_dir::Zones,
 };
 

@@ -8,8 +8,9 @@ use super::{Scratch, Table};
 use crate::{
     cookie,
     gate::{self, Gate},
+    packet::{Dropped, Transport},
     rate::{self, Verdict},
-    respond::{Dropped, Transport, respond},
+    respond::respond,
     testing::{Small, query, with_option},
 };
 

@@ -3,9 +3,9 @@
 use super::name::Key;
 use crate::{
     client::Subnet,
+    edns::{COOKIE, SIGNATURES, SUBNET},
+    packet::{PAYLOAD, Transport, max_reply},
     record::RecordType,
-    reply::PAYLOAD,
-    request::{COOKIE, SIGNATURES, SUBNET},
 };
 
 /// Octets before the question.
@@ -61,7 +61,7 @@ impl<'p> Plain<'p> {
 
     /// The longest reply the asker takes, as for the general path.
     pub(super) fn limit(&self) -> usize {
-        self.edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)).into()
+        max_reply(Transport::Udp, self.edns.map(|edns| edns.payload), PAYLOAD).into()
     }
 }
 

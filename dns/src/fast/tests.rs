@@ -11,10 +11,7 @@ use store::{
 
 use super::{Scratch, Table};
 use crate::{
-    answer::World,
-    flatten::Targets,
-    respond::{Transport, respond},
-    testing::open_gate,
+    answer::World, flatten::Targets, packet::Transport, respond::respond, testing::open_gate,
     zones_dir::Zones,
 };
 

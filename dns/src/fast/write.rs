@@ -16,26 +16,12 @@ use crate::{
     answer::World,
     client::Client,
     cookie::{self, Cookie},
+    edns,
     gate::Guard,
+    packet::{FastReply, PAYLOAD, Transport},
     rate::{Kind as Counted, Subject, Verdict},
     record::{Rcode, RecordType},
-    reply::PAYLOAD,
-    request::SUBNET,
-    respond::Transport,
 };
-
-/// A reply that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fast {
-    /// How many octets.
-    pub(crate) octets: usize,
-    /// What it says.
-    pub(crate) rcode: Rcode,
-    /// The query named a client subnet.
-    pub(crate) subnet: bool,
-    /// What the gate made of it.
-    pub(crate) verdict: Verdict,
-}
 
 /// What a query is answered with, on the way into its datagram.
 struct Asked<'a> {
@@ -57,7 +43,7 @@ impl Table {
         (world, guard): (World<'_>, Guard<'_>),
         scratch: &mut Scratch,
         out: &mut [u8],
-    ) -> Option<Fast> {
+    ) -> Option<FastReply> {
         let (name, mut decisions) = scratch.parts();
         let plain = Plain::read(packet, name)?;
         let limit = plain.limit().min(out.len());
@@ -80,7 +66,7 @@ impl Table {
         let edns = asked.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
         let cookie = guard.cookie(&presented, source);
         if let Some(edns) = edns {
-            reply.edns(edns, cookie)?;
+            reply.opt(edns, cookie)?;
         }
         // Last, so that what is handed on is not counted twice.
         let verdict = guard.admit(source, Transport::Udp, &presented, counted);
@@ -88,12 +74,12 @@ impl Table {
             rcode = Rcode::NoError;
             reply.truncate(asked.plain.head.len());
             if let Some(edns) = edns {
-                reply.edns(edns, cookie)?;
+                reply.opt(edns, cookie)?;
             }
         }
         reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
         let octets = if verdict == Verdict::Drop { 0 } else { reply.at };
-        Some(Fast { octets, rcode, subnet: asked.client.subnet.is_some(), verdict })
+        Some(FastReply { octets, rcode, subnet: asked.client.subnet.is_some(), verdict })
     }
 
     fn entry(
@@ -319,7 +305,7 @@ impl Writer<'_> {
     }
 
     /// The OPT record, as [`crate::reply`] writes it.
-    fn edns(
+    fn opt(
         &mut self,
         (signatures, subnet): (u8, Option<(crate::client::Subnet, u8)>),
         cookie: Option<Cookie>,
@@ -330,10 +316,10 @@ impl Writer<'_> {
         self.octets(&[0, 0])?;
         if let Some((subnet, scope)) = subnet {
             let (octets, len) = subnet.octets(scope);
-            self.option(SUBNET, octets.get(..len)?)?;
+            self.option(edns::SUBNET, octets.get(..len)?)?;
         }
         if let Some(cookie) = cookie {
-            self.option(cookie::OPTION, &cookie)?;
+            self.option(edns::COOKIE, &cookie)?;
         }
         let options = u16::try_from(self.at - length - 2).ok()?;
         self.set(length, options.to_be_bytes());

@@ -34,9 +34,9 @@ use super::{
 use crate::{
     answer::{Answer, Question, unanswerable},
     extended::ExtendedError,
+    packet::{Dropped, Response, Transport},
     record::Rcode,
     request::Request,
-    respond::{Dropped, Response, Transport},
 };
 
 /// Which names, for whom.

@@ -16,14 +16,11 @@ use std::{
 
 use crate::{
     answer::{Answer, Question},
+    packet::{Dropped, Response, Transport, max_reply},
     record::{Rcode, RecordType},
     reply::{Encoded, Reply, ReplyEdns},
     request::{Edns, Request},
-    respond::{Dropped, Response, Transport},
 };
-
-/// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
-pub(crate) const MAX_DATAGRAM: u16 = 65_507;
 
 /// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.
 pub(super) fn respond(
@@ -33,7 +30,7 @@ pub(super) fn respond(
     decide: impl FnOnce(&Question) -> Answer,
 ) -> Result<Response, Dropped> {
     // Nothing outlives the call: a defect cannot leave anything half changed.
-    let limit = |edns: Option<Edns<'_>>| limit((transport, room), edns);
+    let limit = |edns: Option<Edns<'_>>| max_reply(transport, edns.map(|edns| edns.payload), room);
     catch_unwind(AssertUnwindSafe(|| exchange(packet, limit, decide))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
@@ -60,15 +57,6 @@ fn exchange(
         subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
         no_snapshot: false,
     })
-}
-
-/// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-fn limit((transport, room): (Transport, u16), edns: Option<Edns<'_>>) -> u16 {
-    match (transport, edns) {
-        (Transport::Udp, None) => 512,
-        (Transport::Udp, Some(edns)) => edns.payload.clamp(512, room),
-        _ => u16::MAX,
-    }
 }
 
 struct Asker<'a> {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use crate::{
-    respond::Transport,
+    packet::Transport,
     server::{Answers, end, receive_one, send_one},
 };
 

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{Answers, end, streams::Line};
-use crate::{options, respond::Dropped};
+use crate::{options, packet::Dropped};
 
 const PATH: &str = "/dns-query";
 const MESSAGE: &str = "application/dns-message";

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     metrics::{Metrics, OpenConnection},
-    respond::Transport,
+    packet::Transport,
 };
 
 /// Queries, or requests, of one connection at a time.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     metrics::OpenConnection,
     options,
-    respond::{Dropped, Transport},
+    packet::{Dropped, Transport},
 };
 
 /// How long to wait when the process is out of file descriptors or memory.

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{Answers, end, streams::Line};
-use crate::respond::Transport;
+use crate::packet::Transport;
 
 /// The certificate of the encrypted listeners; clones share it. Empty until [`Certificate::set`].
 #[derive(Clone)]

@@ -31,9 +31,8 @@ use crate::{
     flatten::Targets,
     gate::Guard,
     metrics::Tally,
-    registry::MAX_DATAGRAM,
-    reply::PAYLOAD,
-    respond::{Dropped, Response, Transport, respond},
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
+    respond::respond,
     served::Served,
 };
 

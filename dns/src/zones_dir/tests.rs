@@ -7,8 +7,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     World,
+    packet::Transport,
     record::Rcode,
-    respond::{Transport, respond},
+    respond::respond,
     testing::{Small, parsed, query},
 };
 

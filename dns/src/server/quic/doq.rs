@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{Answers, Line, code, end};
-use crate::{options, respond::Dropped};
+use crate::{options, packet::Dropped};
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
 pub(super) const NO_ERROR: VarInt = code(0);
