@@ -24,7 +24,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use dns::{flatten::Targets, zones_dir::Zones};
+use dns::{Targets, zones_dir::Zones};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use store::{

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dns::{
-    flatten::Targets,
+    Targets,
     registry::{self, Names, Registry},
     zones_dir::{Zones, ZonesDir},
 };

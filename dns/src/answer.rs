@@ -5,89 +5,24 @@
 //! `store::steering`'s.
 
 mod flattened;
-mod lookup;
 mod steered;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use store::{
-    board::Board,
-    model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
-    snapshot::{Owner as Entry, Reach, Snapshot, SteeredDomain, ZoneView},
+    model::{DomainName, RecordData, StartOfAuthority, StaticRecord, Ttl},
+    snapshot::{Owner as Entry, Reach, SteeredDomain, ZoneView},
     steering::{self, Family, Look},
 };
 
 use crate::{
     client::Client,
     extended::ExtendedError,
-    flatten::Targets,
-    name::QueryName,
+    lookup::{Found, MAX_ALIASES, World, alias, lookup, redirection, zone_for},
+    question::{Question, unanswerable},
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
-    zones_dir::Zones,
 };
-pub(crate) use lookup::{Found, alias, lookup, redirection};
 pub(crate) use steered::choose;
-
-/// What an answer depends on beside the question and the client.
-#[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
-    /// Configuration; of generation zero where there is none yet.
-    pub snapshot: &'a Snapshot,
-    /// Zones from files, beside those of the configuration.
-    pub zones: &'a Zones,
-    /// What ALIAS records outside these zones lead to.
-    pub targets: &'a Targets,
-    /// Health.
-    pub board: &'a Board,
-    /// Now; for hold-downs and expiring overrides.
-    pub now: Moment,
-}
-
-impl<'a> World<'a> {
-    /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
-    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
-        let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
-        match (configured, filed) {
-            (Some(configured), Some(filed)) => {
-                let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
-                Some(if depth(filed) > depth(configured) { filed } else { configured })
-            }
-            (configured, filed) => configured.or(filed),
-        }
-    }
-
-    /// Every zone; of two with one apex both.
-    pub(crate) fn every_zone(&self) -> impl Iterator<Item = &'a Arc<ZoneView>> {
-        self.snapshot.zones().chain(self.zones.iter())
-    }
-
-    /// True if there is an answer: without a configuration only in zones from files.
-    pub(crate) fn can_answer(&self, question: &Question) -> bool {
-        self.snapshot.generation != Generation::default() || self.zone_of(question.name.key()).is_some()
-    }
-}
-
-/// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The name.
-    pub name: QueryName,
-    /// The type.
-    pub record_type: RecordType,
-    /// The class; only IN (1) is served.
-    pub class: u16,
-}
-
-impl Question {
-    /// Class IN, what everybody asks.
-    pub const IN: u16 = 1;
-
-    /// A question of class IN.
-    #[must_use]
-    pub const fn new(name: QueryName, record_type: RecordType) -> Self {
-        Self { name, record_type, class: Self::IN }
-    }
-}
 
 /// An answer, before it becomes a packet.
 #[derive(Clone, Debug, Default)]
@@ -113,10 +48,6 @@ pub struct Answer {
     /// configuration nor health does.
     pub flattened: bool,
 }
-
-/// Longer chains end with their last alias, and the resolver goes on from there. More than any resolver follows (BIND 16,
-/// Unbound 11, NSD answers with 18), so that in practice a chain ends where the zones end it.
-pub const MAX_ALIASES: usize = 32;
 
 impl Answer {
     pub(crate) fn failed(rcode: Rcode, extended: ExtendedError) -> Self {
@@ -176,38 +107,6 @@ fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
         Some(Found::Entry { entry, wildcard: true }) => Some(entry),
         _ => None,
     }
-}
-
-/// Questions no zone's content can answer.
-pub(crate) const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
-    const fn because(rcode: Rcode, text: &'static str) -> Option<(Rcode, ExtendedError)> {
-        Some((rcode, ExtendedError::not_supported(text)))
-    }
-    if question.class != Question::IN {
-        return because(Rcode::Refused, "only class IN is served");
-    }
-    match question.record_type {
-        RecordType::AXFR | RecordType::IXFR => because(Rcode::Refused, "zones are not transferred"),
-        RecordType::OPT | RecordType::TKEY | RecordType::TSIG => {
-            because(Rcode::FormErr, "no type to ask for")
-        }
-        // MAILB and MAILA (RFC 1035 §3.2.3), long obsolete.
-        RecordType(253 | 254) => because(Rcode::NotImp, "an obsolete type"),
-        _ => None,
-    }
-}
-
-/// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
-pub(crate) fn zone_for<'a>(world: World<'a>, question: &Question) -> Option<&'a ZoneView> {
-    let name = question.name.key();
-    let zone = world.zone_of(name)?;
-    if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
-        let above = name.split_once('.').and_then(|(_, above)| world.zone_of(above));
-        if let Some(above) = above.filter(|it| it.get(name).is_some_and(lookup::delegates)) {
-            return Some(above);
-        }
-    }
-    Some(zone)
 }
 
 /// The way from the name that was asked to the records.

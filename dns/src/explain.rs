@@ -8,9 +8,11 @@ use store::{
 };
 
 use crate::{
-    answer::{Answer, Found, Question, World, alias, answer, lookup, zone_for},
+    answer::{Answer, answer},
     client::Client,
+    lookup::{Found, World, alias, lookup, zone_for},
     name::QueryName,
+    question::Question,
     record::{Data, Owner, Record},
 };
 use store::model::RecordData;

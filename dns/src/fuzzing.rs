@@ -22,12 +22,12 @@ use store::{
 };
 
 use crate::{
-    answer,
     fast::{Scratch, Table},
-    flatten::Targets,
     gate::{self, Gate},
+    lookup::World,
     packet::{Dropped, Response, Transport},
     respond::respond,
+    targets::Targets,
     zonefile::{self, MAX_MISTAKES, NoFiles},
     zones_dir::Zones,
 };
@@ -128,7 +128,7 @@ impl Fixed {
         Self { snapshot, board, gate, table }
     }
 
-    fn world(&self) -> answer::World<'_> {
+    fn world(&self) -> World<'_> {
         world(&self.snapshot, &self.board)
     }
 
@@ -138,9 +138,9 @@ impl Fixed {
     }
 }
 
-fn world<'w>(snapshot: &'w Snapshot, board: &'w Board) -> answer::World<'w> {
+fn world<'w>(snapshot: &'w Snapshot, board: &'w Board) -> World<'w> {
     let (zones, targets) = (Zones::none(), Targets::none());
-    answer::World { snapshot, zones, targets, board, now: Moment(1_000_000) }
+    World { snapshot, zones, targets, board, now: Moment(1_000_000) }
 }
 
 #[cfg(test)]

@@ -46,8 +46,9 @@ pub use self::{
     metrics::RegistryMetrics,
 };
 use crate::{
-    answer::{Answer, Question, unanswerable},
+    answer::Answer,
     extended::ExtendedError,
+    question::{Question, unanswerable},
     record::{Data, Owner, Rcode, Record, RecordType, Soa},
 };
 

@@ -7,13 +7,14 @@ use hickory_proto::op::{MessageType, Metadata, OpCode};
 use store::model::{DomainName, RecordData, Ttl};
 
 use crate::{
-    answer::{Answer, Question},
+    answer::Answer,
     client::Subnet,
     cookie::Cookie,
     edns::{self, SIGNATURES, SUBNET},
     encode::{Names, Unwritable, Writer},
     extended::ExtendedError,
     packet::PAYLOAD,
+    question::Question,
     record::{Data, Owner, Rcode, Record, RecordType, Soa},
     tsig::Tsig,
 };

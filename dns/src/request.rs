@@ -13,12 +13,12 @@ use hickory_proto::{
 };
 
 use crate::{
-    answer::Question,
     client::Subnet,
     edns::{COOKIE, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
     packet::Dropped,
+    question::Question,
     record::{Rcode, RecordType},
     tsig::{self, Tsig},
 };

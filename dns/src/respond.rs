@@ -9,13 +9,15 @@ use store::{model::DomainName, snapshot::ZoneView};
 
 use crate::{
     acl,
-    answer::{Answer, Question, World, answer, zone_for},
+    answer::{Answer, answer},
     client::Client,
     cookie::Presented,
     extended::ExtendedError,
     gate::Guard,
+    lookup::{World, zone_for},
     name::QueryName,
     packet::{Dropped, MAX_QUERY, PAYLOAD, Response, Transport, max_reply},
+    question::Question,
     rate::{Kind, Subject, Verdict},
     record::{Owner, Rcode},
     reply::{Reply, ReplyEdns},

@@ -14,7 +14,7 @@ use store::{
 };
 use tokio::sync::watch;
 
-use crate::{answer::World, fast::Table, flatten::Targets, gate::Gate, zones_dir::Zones};
+use crate::{fast::Table, gate::Gate, lookup::World, targets::Targets, zones_dir::Zones};
 
 /// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
 #[derive(Debug, Default)]

@@ -27,13 +27,14 @@ pub(crate) use batch::{receive_one, send_one};
 pub use tls::Certificate;
 
 use crate::{
-    flatten::{Targets, refresh::Refresher},
+    flatten::refresh::Refresher,
     gate::{self, Gate},
     metrics::Metrics,
     packet::{Dropped, MAX_DATAGRAM, Transport},
     registry::{Discovery, Offer},
     respond::respond,
     served::{self, Served},
+    targets::Targets,
     zones_dir::{Zones, ZonesDir},
 };
 

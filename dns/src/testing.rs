@@ -14,14 +14,15 @@ use store::{
 };
 
 use crate::{
-    answer::{Question, World},
     client::Client,
     explain::{Explanation, explain},
-    flatten::Targets,
     gate::{self, Gate},
+    lookup::World,
     packet::{Dropped, Response, Transport},
+    question::Question,
     record::RecordType,
     respond::respond,
+    targets::Targets,
     zones_dir::Zones,
 };
 

@@ -7,8 +7,9 @@ use store::{
 
 use super::Walk;
 use crate::{
-    flatten::{End, Sought, follow, moved},
+    flatten::{End, follow},
     record::{Data, Owner, Rcode, Record, RecordType, plain_type},
+    targets::{Sought, moved},
 };
 use store::model::rdata;
 

@@ -18,10 +18,12 @@ use super::{
     table::{Alias, Entry, INLINE, Image, Kind, NONE, Plan, Slot, Table, ZoneImage, first, tag},
 };
 use crate::{
-    answer::{Answer, Found, Question, World, absence_ttl, alias, answer, lookup, redirection, soa},
+    answer::{Answer, absence_ttl, answer, soa},
     client::Client,
     gate::Gate,
+    lookup::{Found, World, alias, lookup, redirection},
     name::QueryName,
+    question::Question,
     rate::Subject,
     record::{Data, Rcode, RecordType, plain_type},
     reply::{Reply, encode_soa, query_header},

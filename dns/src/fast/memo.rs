@@ -13,7 +13,7 @@ use store::{
 };
 
 use super::name::Key;
-use crate::answer::{World, choose};
+use crate::{answer::choose, lookup::World};
 
 /// What a worker keeps between packets. Belongs to one thread.
 #[derive(Debug)]

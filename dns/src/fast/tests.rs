@@ -11,7 +11,7 @@ use store::{
 
 use super::{Scratch, Table};
 use crate::{
-    answer::World, flatten::Targets, packet::Transport, respond::respond, testing::open_gate,
+    lookup::World, packet::Transport, respond::respond, targets::Targets, testing::open_gate,
     zones_dir::Zones,
 };
 

@@ -13,11 +13,11 @@ use super::{
     table::{Alias, Entry, Found, Image, Kind, Table},
 };
 use crate::{
-    answer::World,
     client::Client,
     cookie::{self, Cookie},
     edns,
     gate::Guard,
+    lookup::World,
     packet::{FastReply, PAYLOAD, Transport},
     rate::{Kind as Counted, Subject, Verdict},
     record::{Rcode, RecordType},

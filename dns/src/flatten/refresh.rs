@@ -33,8 +33,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Known, Sought, Targets, elsewhere, moved};
-use crate::{answer::World, metrics::Metrics, record::RecordType, zones_dir::Zones};
+use super::elsewhere;
+use crate::{
+    lookup::World,
+    metrics::Metrics,
+    record::RecordType,
+    targets::{Known, Sought, Targets, moved},
+    zones_dir::Zones,
+};
 
 /// A TTL counts as at least this, and as at most that.
 const SOONEST: Duration = Duration::from_secs(5);

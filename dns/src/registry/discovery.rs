@@ -32,9 +32,10 @@ use super::{
     packet,
 };
 use crate::{
-    answer::{Answer, Question, unanswerable},
+    answer::Answer,
     extended::ExtendedError,
     packet::{Dropped, Response, Transport},
+    question::{Question, unanswerable},
     record::Rcode,
     request::Request,
 };

@@ -15,8 +15,9 @@ use std::{
 };
 
 use crate::{
-    answer::{Answer, Question},
+    answer::Answer,
     packet::{Dropped, Response, Transport, max_reply},
+    question::Question,
     record::{Rcode, RecordType},
     reply::{Encoded, Reply, ReplyEdns},
     request::{Edns, Request},

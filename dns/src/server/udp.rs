@@ -28,12 +28,12 @@ use super::{
 };
 use crate::{
     fast::Scratch,
-    flatten::Targets,
     gate::Guard,
     metrics::Tally,
     packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
     respond::respond,
     served::Served,
+    targets::Targets,
 };
 
 /// How long to wait after the system failed us, so that a lasting error does not spin.
