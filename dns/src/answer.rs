@@ -18,7 +18,7 @@ use store::{
 use crate::{
     client::Client,
     extended::ExtendedError,
-    lookup::{Found, MAX_ALIASES, World, alias, lookup, redirection, zone_for},
+    lookup::{Found, Lookup, MAX_ALIASES, alias, find, redirection, zone_for},
     question::{Question, unanswerable},
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
 };
@@ -87,15 +87,15 @@ impl Answer {
 
 /// Answers a question.
 #[must_use]
-pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer {
+pub fn answer(lookup: Lookup<'_>, question: &Question, client: &Client) -> Answer {
     if let Some((rcode, extended)) = unanswerable(question) {
         return Answer::failed(rcode, extended);
     }
-    let Some(zone) = zone_for(world, question) else {
+    let Some(zone) = zone_for(lookup, question) else {
         return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE);
     };
     let answer = Answer { authoritative: true, ..Answer::default() };
-    let mut walk = Walk { world, client, wanted: question.record_type, answer };
+    let mut walk = Walk { lookup, client, wanted: question.record_type, answer };
     walk.run(zone, question.name.key());
     walk.answer
 }
@@ -103,7 +103,7 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
 /// What a wildcard has for a name server that is not in the zone itself.
 fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
     let within = server.is_within(&zone.zone.name);
-    match within.then(|| lookup(zone, server.as_str(), RecordType::A)) {
+    match within.then(|| find(zone, server.as_str(), RecordType::A)) {
         Some(Found::Entry { entry, wildcard: true }) => Some(entry),
         _ => None,
     }
@@ -111,7 +111,7 @@ fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
 
 /// The way from the name that was asked to the records.
 struct Walk<'a> {
-    world: World<'a>,
+    lookup: Lookup<'a>,
     client: &'a Client,
     wanted: RecordType,
     answer: Answer,
@@ -122,7 +122,7 @@ impl<'a> Walk<'a> {
         let mut name = Cow::Borrowed(asked);
         let mut owner = Owner::Asked;
         loop {
-            let target = match lookup(zone, &name, self.wanted) {
+            let target = match find(zone, &name, self.wanted) {
                 Found::Nothing => {
                     self.answer.rcode = Rcode::NxDomain;
                     return self.answer.absent(zone, Ttl::MAX);
@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
             if self.is_enough(asked, &target) {
                 return;
             }
-            let Some(further) = self.world.zone_of(target.as_str()) else { return };
+            let Some(further) = self.lookup.zone_of(target.as_str()) else { return };
             (zone, name, owner) = (further, Cow::Owned(target.as_str().to_owned()), Owner::At(target));
         }
     }
@@ -282,7 +282,7 @@ impl<'a> Walk<'a> {
     fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
         self.answer.absent(zone, Ttl::MAX);
         if let Some(domain) = entry.steered.as_ref().filter(|domain| domain.reach > Reach::Everyone) {
-            let located = self.client.locate(&self.world.snapshot.locality);
+            let located = self.client.locate(&self.lookup.snapshot.locality);
             self.answer.scope = steering::scope(domain, &located);
             self.answer.steered = Some(Arc::clone(domain));
         }
@@ -308,8 +308,8 @@ impl<'a> Walk<'a> {
     }
 
     fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
-        let located = self.client.locate(&self.world.snapshot.locality);
-        let World { board, now, .. } = self.world;
+        let located = self.client.locate(&self.lookup.snapshot.locality);
+        let Lookup { board, now, .. } = self.lookup;
         let (found, ttl) = if self.wanted == RecordType::HTTPS {
             steered::bind(domain, &located, board, now)
         } else {

@@ -14,7 +14,7 @@ use store::{
 };
 
 use crate::{
-    lookup::{Found, MAX_ALIASES, World, alias, lookup},
+    lookup::{Found, Lookup, MAX_ALIASES, alias, find},
     record::RecordType,
 };
 
@@ -32,12 +32,12 @@ pub(crate) enum End<'a> {
 }
 
 /// Follows the ALIAS at an entry, if there is one, through aliases of both kinds. With the TTL of the shortest.
-pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
+pub(crate) fn follow<'a>(lookup: Lookup<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
     let (target, mut ttl) = flattened(zone, entry)?;
     let mut target = Cow::Borrowed(target);
     for _ in 0..MAX_ALIASES {
-        let Some(zone) = world.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
-        let entry = match lookup(zone, target.as_str(), RecordType::A) {
+        let Some(zone) = lookup.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
+        let entry = match find(zone, target.as_str(), RecordType::A) {
             Found::Entry { entry, .. } => entry,
             Found::Nothing => return Some((End::Nothing, ttl)),
             Found::Redirection { owner, target: to, ttl: its } => {
@@ -69,11 +69,11 @@ fn flattened<'a>(zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, T
 }
 
 /// Every name of others that an ALIAS leads to.
-pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
-    let zones = world.snapshot.zones().chain(world.zones.iter());
+pub(crate) fn elsewhere(lookup: Lookup<'_>) -> BTreeSet<DomainName> {
+    let zones = lookup.snapshot.zones().chain(lookup.zones.iter());
     let entries = zones.flat_map(|zone| zone.names().map(move |(_, entry)| (zone, entry)));
     entries
-        .filter_map(|(zone, entry)| match follow(world, zone, entry)?.0 {
+        .filter_map(|(zone, entry)| match follow(lookup, zone, entry)?.0 {
             End::Elsewhere(name) => Some(name.into_owned()),
             _ => None,
         })
@@ -155,9 +155,9 @@ records:
 
     fn ask(snapshot: &Snapshot, targets: &Targets, name: &str, record_type: RecordType) -> Answer {
         let board = Board::default();
-        let world = World { snapshot, zones: Zones::none(), targets, board: &board, now: NOW };
+        let lookup = Lookup { snapshot, zones: Zones::none(), targets, board: &board, now: NOW };
         let question = Question::new(name.parse().unwrap(), record_type);
-        answer(world, &question, &Client::at(IpAddr::from([10, 1, 0, 9])))
+        answer(lookup, &question, &Client::at(IpAddr::from([10, 1, 0, 9])))
     }
 
     fn shown(answer: &Answer) -> Vec<String> {
@@ -246,14 +246,14 @@ records:
     #[test]
     fn names_to_resolve_are_those_of_others() {
         let (snapshot, board) = (snapshot(ZONES), Board::default());
-        let world = World {
+        let lookup = Lookup {
             snapshot: &snapshot,
             zones: Zones::none(),
             targets: Targets::none(),
             board: &board,
             now: NOW,
         };
-        let names: Vec<_> = elsewhere(world).iter().map(ToString::to_string).collect();
+        let names: Vec<_> = elsewhere(lookup).iter().map(ToString::to_string).collect();
         assert_eq!(names, ["further.other.test", "x.child.b.test", "x.other.test"]);
     }
 

@@ -24,7 +24,7 @@ use store::{
 use crate::{
     fast::{Scratch, Table},
     gate::{self, Gate},
-    lookup::World,
+    lookup::Lookup,
     packet::{Dropped, Response, Transport},
     respond::respond,
     targets::Targets,
@@ -61,9 +61,9 @@ pub fn fast(data: &[u8]) {
 /// Whether the fast path answered.
 fn agree(data: &[u8], source: IpAddr) -> bool {
     let mut out = [0xaa; 1280];
-    let (world, mut scratch) = (FIXED.world(), Scratch::default());
-    let guard = FIXED.gate.at(world.now);
-    let Some(fast) = FIXED.table.reply(data, source, (world, guard), &mut scratch, &mut out) else {
+    let (lookup, mut scratch) = (FIXED.lookup(), Scratch::default());
+    let guard = FIXED.gate.at(lookup.now);
+    let Some(fast) = FIXED.table.reply(data, source, (lookup, guard), &mut scratch, &mut out) else {
         return false;
     };
     let general = FIXED.general(data, source, Transport::Udp).expect("the fast path only answers queries");
@@ -124,23 +124,23 @@ impl Fixed {
         }
         let open = gate::Config { rate_limit: None, ..gate::Config::default() };
         let gate = Gate::new(open, Arc::default()).expect("random numbers");
-        let table = Table::compile(world(&snapshot, &board), &gate);
+        let table = Table::compile(lookup(&snapshot, &board), &gate);
         Self { snapshot, board, gate, table }
     }
 
-    fn world(&self) -> World<'_> {
-        world(&self.snapshot, &self.board)
+    fn lookup(&self) -> Lookup<'_> {
+        lookup(&self.snapshot, &self.board)
     }
 
     fn general(&self, data: &[u8], source: IpAddr, transport: Transport) -> Result<Response, Dropped> {
-        let world = self.world();
-        respond(data, source, transport, Some(world), self.gate.at(world.now))
+        let lookup = self.lookup();
+        respond(data, source, transport, Some(lookup), self.gate.at(lookup.now))
     }
 }
 
-fn world<'w>(snapshot: &'w Snapshot, board: &'w Board) -> World<'w> {
+fn lookup<'w>(snapshot: &'w Snapshot, board: &'w Board) -> Lookup<'w> {
     let (zones, targets) = (Zones::none(), Targets::none());
-    World { snapshot, zones, targets, board, now: Moment(1_000_000) }
+    Lookup { snapshot, zones, targets, board, now: Moment(1_000_000) }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub use client::{Client, Subnet};
 pub use explain::{Alias, Explanation, Step, explain};
 pub use extended::ExtendedError;
 pub use gate::{Gate, Guard};
-pub use lookup::World;
+pub use lookup::Lookup;
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
 pub use packet::{Dropped, Response, Transport};

@@ -15,7 +15,7 @@ use crate::{question::Question, record::RecordType, targets::Targets, zones_dir:
 
 /// What an answer depends on beside the question and the client.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct Lookup<'a> {
     /// Configuration; of generation zero where there is none yet.
     pub snapshot: &'a Snapshot,
     /// Zones from files, beside those of the configuration.
@@ -28,7 +28,7 @@ pub struct World<'a> {
     pub now: Moment,
 }
 
-impl<'a> World<'a> {
+impl<'a> Lookup<'a> {
     /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
     pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
         let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
@@ -57,11 +57,11 @@ impl<'a> World<'a> {
 pub(crate) const MAX_ALIASES: usize = 32;
 
 /// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
-pub(crate) fn zone_for<'a>(world: World<'a>, question: &Question) -> Option<&'a ZoneView> {
+pub(crate) fn zone_for<'a>(lookup: Lookup<'a>, question: &Question) -> Option<&'a ZoneView> {
     let name = question.name.key();
-    let zone = world.zone_of(name)?;
+    let zone = lookup.zone_of(name)?;
     if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
-        let above = name.split_once('.').and_then(|(_, above)| world.zone_of(above));
+        let above = name.split_once('.').and_then(|(_, above)| lookup.zone_of(above));
         if let Some(above) = above.filter(|it| it.get(name).is_some_and(delegates)) {
             return Some(above);
         }
@@ -98,7 +98,7 @@ pub(crate) enum Found<'a> {
 }
 
 /// Finds what a zone has for a name that lies in it.
-pub(crate) fn lookup<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Found<'a> {
+pub(crate) fn find<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Found<'a> {
     let apex = zone.zone.name.as_str();
     let mut encloser = apex;
     let mut above = zone.get(apex);

@@ -14,7 +14,7 @@ use crate::{
     cookie::Presented,
     extended::ExtendedError,
     gate::Guard,
-    lookup::{World, zone_for},
+    lookup::{Lookup, zone_for},
     name::QueryName,
     packet::{Dropped, MAX_QUERY, PAYLOAD, Response, Transport, max_reply},
     question::Question,
@@ -33,12 +33,12 @@ pub fn respond(
     packet: &[u8],
     source: IpAddr,
     transport: Transport,
-    world: Option<World<'_>>,
+    lookup: Option<Lookup<'_>>,
     guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
     let asker = Asker { source, transport, guard };
     // Nothing outlives the call but counters: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, world))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, lookup))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
@@ -52,7 +52,7 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn exchange(&self, packet: &[u8], world: Option<World<'_>>) -> Result<Response, Dropped> {
+    fn exchange(&self, packet: &[u8], lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
         if self.transport == Transport::Udp && packet.len() > MAX_QUERY {
             return Err(Dropped::Long);
         }
@@ -63,9 +63,10 @@ impl Asker<'_> {
             let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
             request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
         }
-        let world = world.filter(|world| request.question.as_ref().is_some_and(|it| world.can_answer(it)));
-        let answer = self.answer(&request, world);
-        let kind = kind(&answer, request.question.as_ref(), world);
+        let lookup =
+            lookup.filter(|lookup| request.question.as_ref().is_some_and(|it| lookup.can_answer(it)));
+        let answer = self.answer(&request, lookup);
+        let kind = kind(&answer, request.question.as_ref(), lookup);
         let verdict = self.guard.admit(self.source, self.transport, &presented, kind);
         let encoded = match verdict {
             Verdict::Drop => return Err(Dropped::RateLimited),
@@ -77,25 +78,25 @@ impl Asker<'_> {
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
-            no_snapshot: request.refusal.is_none() && request.question.is_some() && world.is_none(),
+            no_snapshot: request.refusal.is_none() && request.question.is_some() && lookup.is_none(),
         })
     }
 
-    fn answer(&self, request: &Request<'_>, world: Option<World<'_>>) -> Answer {
-        let (question, world) = match (request.refusal, &request.question, world) {
+    fn answer(&self, request: &Request<'_>, lookup: Option<Lookup<'_>>) -> Answer {
+        let (question, lookup) = match (request.refusal, &request.question, lookup) {
             (Some((rcode, extended)), ..) => return Answer { rcode, extended, ..Answer::default() },
-            (None, Some(question), Some(world)) => (question, world),
+            (None, Some(question), Some(lookup)) => (question, lookup),
             (None, ..) => return Answer::failed(Rcode::ServFail, ExtendedError::NOT_READY),
         };
         let is_closed = |zone: &ZoneView| !self.guard.allows(zone, self.source);
-        if zone_for(world, question).is_some_and(is_closed) {
+        if zone_for(lookup, question).is_some_and(is_closed) {
             self.guard.denied();
             return Answer::failed(Rcode::Refused, ExtendedError::PROHIBITED);
         }
         let subnet = request.edns.and_then(|edns| edns.subnet);
-        let mut answer = answer(world, question, &Client { source: self.source, subnet });
+        let mut answer = answer(lookup, question, &Client { source: self.source, subnet });
         let in_closed = |name: &DomainName| {
-            world.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
+            lookup.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
         };
         acl::end_where_closed(&mut answer, in_closed);
         answer
@@ -129,8 +130,8 @@ impl Asker<'_> {
 
 /// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
 /// zone they do not exist in, or whose wildcard covers them.
-pub(crate) fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
-    let (Some(question), Some(world)) = (question, world) else { return Kind::Error };
+pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<Lookup<'_>>) -> Kind {
+    let (Some(question), Some(lookup)) = (question, lookup) else { return Kind::Error };
     let authority = answer.authority.first().and_then(|record| match &record.owner {
         Owner::At(name) => Some(configured(name)),
         Owner::Asked => None,
@@ -139,7 +140,7 @@ pub(crate) fn kind(answer: &Answer, question: Option<&Question>, world: Option<W
         (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),
         (Rcode::NoError | Rcode::NxDomain, Some(zone)) => Kind::Absence(zone),
         (Rcode::NoError | Rcode::NxDomain, None) => {
-            let zone = world.zone_of(question.name.key());
+            let zone = lookup.zone_of(question.name.key());
             let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
             Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
         }

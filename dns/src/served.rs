@@ -14,7 +14,7 @@ use store::{
 };
 use tokio::sync::watch;
 
-use crate::{fast::Table, gate::Gate, lookup::World, targets::Targets, zones_dir::Zones};
+use crate::{fast::Table, gate::Gate, lookup::Lookup, targets::Targets, zones_dir::Zones};
 
 /// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
 #[derive(Debug, Default)]
@@ -31,13 +31,13 @@ impl Served {
     /// Compiles a world; takes as long as it takes.
     fn compile(snapshot: Arc<Snapshot>, zones: Arc<Zones>, board: &Board, gate: &Gate) -> Self {
         let mut served = Self { snapshot, zones, table: Table::default() };
-        served.table = Table::compile(served.world(Targets::none(), board, Moment::default()), gate);
+        served.table = Table::compile(served.lookup(Targets::none(), board, Moment::default()), gate);
         served
     }
 
     /// It at a moment.
-    pub(crate) fn world<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> World<'a> {
-        World { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
+    pub(crate) fn lookup<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> Lookup<'a> {
+        Lookup { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
     }
 }
 

@@ -349,8 +349,8 @@ impl Answers for Exchange {
             self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, MAX_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
             let (served, targets) = (self.served.load(), self.targets.load());
-            let world = served.world(&targets, self.store.board(), self.store.now());
-            respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now))
+            let lookup = served.lookup(&targets, self.store.board(), self.store.now());
+            respond(packet, peer.ip(), transport, Some(lookup), self.gate.at(lookup.now))
         });
         self.metrics.record(transport, &outcome);
         outcome.map(|response| response.bytes)

@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     explain::{Explanation, explain},
     gate::{self, Gate},
-    lookup::World,
+    lookup::Lookup,
     packet::{Dropped, Response, Transport},
     question::Question,
     record::RecordType,
@@ -155,8 +155,8 @@ impl Small {
         }
     }
 
-    pub(crate) fn world(&self) -> World<'_> {
-        World {
+    pub(crate) fn lookup(&self) -> Lookup<'_> {
+        Lookup {
             snapshot: &self.snapshot,
             zones: Zones::none(),
             targets: Targets::none(),
@@ -166,7 +166,7 @@ impl Small {
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {
-        explain(self.world(), &Question::new(name.parse().unwrap(), record_type), &client_at(client))
+        explain(self.lookup(), &Question::new(name.parse().unwrap(), record_type), &client_at(client))
     }
 
     /// The answer section, as text.
@@ -184,8 +184,8 @@ impl Small {
         packet: &[u8],
         transport: Transport,
     ) -> Result<Response, Dropped> {
-        let world = self.world();
-        respond(packet, source, transport, Some(world), self.gate.at(world.now))
+        let lookup = self.lookup();
+        respond(packet, source, transport, Some(lookup), self.gate.at(lookup.now))
     }
 }
 

@@ -28,7 +28,7 @@ impl<'a> Walk<'a> {
         if sought == Sought::Https && entry.records.iter().any(|it| plain_type(&it.data) == self.wanted) {
             return false;
         }
-        let Some((end, ttl)) = follow(self.world, zone, entry) else { return false };
+        let Some((end, ttl)) = follow(self.lookup, zone, entry) else { return false };
         self.answer.flattened = true;
         let before = (self.answer.answer.len(), self.answer.authority.len());
         match end {
@@ -57,7 +57,7 @@ impl<'a> Walk<'a> {
     }
 
     fn look_up(&mut self, target: &DomainName, sought: Sought, owner: &Owner) {
-        let Some((records, ttl)) = self.world.targets.get(target, sought, self.world.now) else {
+        let Some((records, ttl)) = self.lookup.targets.get(target, sought, self.lookup.now) else {
             self.answer.rcode = Rcode::ServFail;
             return;
         };

@@ -13,7 +13,7 @@ use store::{
 };
 
 use super::name::Key;
-use crate::{answer::choose, lookup::World};
+use crate::{answer::choose, lookup::Lookup};
 
 /// What a worker keeps between packets. Belongs to one thread.
 #[derive(Debug)]
@@ -96,11 +96,11 @@ impl Default for Decision {
 }
 
 impl Decision {
-    fn of(domain: &SteeredDomain, located: Located<'_>, world: World<'_>) -> Self {
+    fn of(domain: &SteeredDomain, located: Located<'_>, lookup: Lookup<'_>) -> Self {
         let mut decision = Self::default();
-        let ranking = steering::rank(domain, &located, world.board, world.now);
+        let ranking = steering::rank(domain, &located, lookup.board, lookup.now);
         decision.ttls = Family::BOTH.map(|family| {
-            let look = Look { family, region: located.region, board: world.board };
+            let look = Look { family, region: located.region, board: lookup.board };
             choose(domain, &ranking, look, &mut |ip| decision.add(ip))
         });
         decision
@@ -173,12 +173,12 @@ impl Decisions<'_> {
         plan: u32,
         domain: &SteeredDomain,
         located: Located<'_>,
-        world: World<'_>,
+        lookup: Lookup<'_>,
     ) -> Option<&Decision> {
         let asker = Asker::of(domain, &located);
         let place = self.places.get_mut(asker.place(plan, located.network))?;
         if (place.batch, place.plan, place.asker) != (self.batch, plan, asker) {
-            let decision = Decision::of(domain, located, world);
+            let decision = Decision::of(domain, located, lookup);
             *place = Remembered { batch: self.batch, plan, asker, decision };
         }
         Some(&place.decision)

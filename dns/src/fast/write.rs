@@ -17,7 +17,7 @@ use crate::{
     cookie::{self, Cookie},
     edns,
     gate::Guard,
-    lookup::World,
+    lookup::Lookup,
     packet::{FastReply, PAYLOAD, Transport},
     rate::{Kind as Counted, Subject, Verdict},
     record::{Rcode, RecordType},
@@ -25,7 +25,7 @@ use crate::{
 
 /// What a query is answered with, on the way into its datagram.
 struct Asked<'a> {
-    world: World<'a>,
+    lookup: Lookup<'a>,
     client: Client,
     plain: Plain<'a>,
 }
@@ -40,7 +40,7 @@ impl Table {
         &self,
         packet: &[u8],
         source: IpAddr,
-        (world, guard): (World<'_>, Guard<'_>),
+        (lookup, guard): (Lookup<'_>, Guard<'_>),
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Option<FastReply> {
@@ -54,7 +54,7 @@ impl Table {
             return None;
         }
         let subnet = plain.edns.and_then(|edns| edns.subnet);
-        let asked = Asked { world, client: Client { source, subnet }, plain };
+        let asked = Asked { lookup, client: Client { source, subnet }, plain };
         let Told { mut rcode, scope, counted } = match self.find(name.octets()) {
             Found::Elsewhere => return None,
             Found::Nothing(zone) => {
@@ -138,7 +138,7 @@ impl Table {
         decisions: &mut Decisions<'_>,
     ) -> Option<(u8, bool)> {
         let plan = self.plans.get(way.plan as usize)?;
-        let located = asked.client.locate(&asked.world.snapshot.locality);
+        let located = asked.client.locate(&asked.lookup.snapshot.locality);
         let scope = steering::scope(&plan.domain, &located);
         let wanted = asked.plain.record_type;
         if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
@@ -152,7 +152,7 @@ impl Table {
                 return Some((scope, true));
             }
         };
-        let decision = decisions.get(way.plan, &plan.domain, located, asked.world)?;
+        let decision = decisions.get(way.plan, &plan.domain, located, asked.lookup)?;
         if decision.too_many {
             return None;
         }

@@ -35,7 +35,7 @@ use tokio::{
 
 use super::elsewhere;
 use crate::{
-    lookup::World,
+    lookup::Lookup,
     metrics::Metrics,
     record::RecordType,
     targets::{Known, Sought, Targets, moved},
@@ -157,7 +157,7 @@ impl Refresher {
         let (snapshot, zones, store) = (snapshot.clone(), Arc::clone(zones), self.store.clone());
         let found = tokio::task::spawn_blocking(move || {
             let empty = Snapshot::default();
-            elsewhere(World {
+            elsewhere(Lookup {
                 snapshot: snapshot.as_deref().unwrap_or(&empty),
                 zones: &zones,
                 targets: Targets::none(),

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    World,
+    Lookup,
     packet::Transport,
     record::Rcode,
     respond::respond,
@@ -130,12 +130,12 @@ fn files_answer_beside_a_configuration_and_before_there_is_one() {
     ]);
     let (dir, _) = place.open();
     let (small, zones, nothing) = (Small::healthy(), dir.zones().load(), Snapshot::default());
-    let configured = World { zones: &zones, ..small.world() };
-    let bare = World { snapshot: &nothing, ..configured };
-    let ask = |world: World<'_>, name: &str| {
+    let configured = Lookup { zones: &zones, ..small.lookup() };
+    let bare = Lookup { snapshot: &nothing, ..configured };
+    let ask = |lookup: Lookup<'_>, name: &str| {
         let packet = query(name, WireType::A, None);
-        let guard = small.gate.at(world.now);
-        let response = respond(&packet, [10, 1, 0, 9].into(), Transport::Udp, Some(world), guard).unwrap();
+        let guard = small.gate.at(lookup.now);
+        let response = respond(&packet, [10, 1, 0, 9].into(), Transport::Udp, Some(lookup), guard).unwrap();
         let addresses: Vec<_> = parsed(&response).answers.iter().map(|it| it.data.to_string()).collect();
         (response.rcode, response.no_snapshot, addresses.join(" "))
     };
