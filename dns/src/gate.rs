@@ -19,7 +19,7 @@ use crate::{
     cookie::{self, Cookie, Presented, Secrets},
     metrics::Metrics,
     packet::Transport,
-    rate::{self, Kind, Table, Verdict},
+    rate::{self, Decision, Kind, Table},
 };
 
 /// What the gate knows from the node's configuration.
@@ -116,12 +116,12 @@ impl Guard<'_> {
 
     /// Decides whether a response is sent. Who is proven to be there, by a stream or by a cookie, gets everything.
     #[must_use]
-    pub fn admit(&self, source: IpAddr, transport: Transport, presented: &Presented, kind: Kind) -> Verdict {
+    pub fn admit(&self, source: IpAddr, transport: Transport, presented: &Presented, kind: Kind) -> Decision {
         match &self.gate.rate {
             Some(table) if transport == Transport::Udp && !presented.is_valid() => {
                 table.admit(source, kind, self.now)
             }
-            _ => Verdict::Send,
+            _ => Decision::Send,
         }
     }
 }

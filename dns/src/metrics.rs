@@ -6,7 +6,7 @@ use store::metrics::{Count, Descriptor, Sample, Source};
 
 use crate::{
     packet::{Dropped, FastReply, Response, Transport},
-    rate::{self, Verdict},
+    rate::{self, Decision},
     record::Rcode,
 };
 
@@ -200,13 +200,13 @@ impl Tally {
     /// A packet came, and the fast path answered it.
     pub(crate) fn fast(&mut self, reply: FastReply) {
         self.queries += 1;
-        if reply.verdict == Verdict::Drop {
+        if reply.decision == Decision::Drop {
             self.dropped[Dropped::RateLimited.index()] += 1;
             return;
         }
         self.fast += 1;
         self.answers[reply.rcode.index()] += 1;
-        self.truncated += u64::from(reply.verdict == Verdict::Slip);
+        self.truncated += u64::from(reply.decision == Decision::Slip);
         self.subnets += u64::from(reply.subnet);
     }
 }

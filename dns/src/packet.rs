@@ -3,7 +3,7 @@
 //!
 //! A module of its own, below reading, answering, limiting and counting, so that none of these needs another for it.
 
-use crate::{rate::Verdict, record::Rcode};
+use crate::{rate::Decision, record::Rcode};
 
 /// How a packet came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) struct FastReply {
     /// The query named a client subnet.
     pub(crate) subnet: bool,
     /// What the rate limit made of it.
-    pub(crate) verdict: Verdict,
+    pub(crate) decision: Decision,
 }
 
 /// Why a packet gets no reply.

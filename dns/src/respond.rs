@@ -18,7 +18,7 @@ use crate::{
     name::QueryName,
     packet::{Dropped, MAX_QUERY, PAYLOAD, Response, Transport, max_reply},
     question::Question,
-    rate::{Kind, Subject, Verdict},
+    rate::{Decision, Kind, Subject},
     record::{Owner, Rcode},
     reply::{Reply, ReplyEdns},
     request::{Edns, Request},
@@ -67,11 +67,11 @@ impl Asker<'_> {
             lookup.filter(|lookup| request.question.as_ref().is_some_and(|it| lookup.can_answer(it)));
         let answer = self.answer(&request, lookup);
         let kind = kind(&answer, request.question.as_ref(), lookup);
-        let verdict = self.guard.admit(self.source, self.transport, &presented, kind);
-        let encoded = match verdict {
-            Verdict::Drop => return Err(Dropped::RateLimited),
-            Verdict::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
-            Verdict::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
+        let decision = self.guard.admit(self.source, self.transport, &presented, kind);
+        let encoded = match decision {
+            Decision::Drop => return Err(Dropped::RateLimited),
+            Decision::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
+            Decision::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
         };
         Ok(Response {
             bytes: encoded.bytes,

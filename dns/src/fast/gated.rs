@@ -9,7 +9,7 @@ use crate::{
     cookie,
     gate::{self, Gate},
     packet::{Dropped, Transport},
-    rate::{self, Verdict},
+    rate::{self, Decision},
     respond::respond,
     testing::{Small, query, with_option},
 };
@@ -59,13 +59,13 @@ fn both_paths_let_the_same_through() {
                 match respond(packet, SOURCE, Transport::Udp, Some(small.lookup()), guard) {
                     Err(why) => {
                         assert_eq!((why, fast.octets), (Dropped::RateLimited, 0), "{name}");
-                        assert_eq!(fast.verdict, Verdict::Drop);
+                        assert_eq!(fast.decision, Decision::Drop);
                     }
                     Ok(general) => {
                         let message = |bytes: &[u8]| Message::from_vec(bytes).unwrap();
                         assert_eq!(message(&out[..fast.octets]), message(&general.bytes), "{name}");
                         assert_eq!(fast.rcode, general.rcode, "{name}");
-                        assert_eq!(fast.verdict == Verdict::Slip, general.truncated, "{name}");
+                        assert_eq!(fast.decision == Decision::Slip, general.truncated, "{name}");
                     }
                 }
             }

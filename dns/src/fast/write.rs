@@ -8,7 +8,7 @@ use store::{
 };
 
 use super::{
-    memo::{Decision, Decisions, Scratch},
+    memo::{Scratch, Selection, Selections},
     query::{HEADER, Plain},
     table::{Alias, Entry, Found, Image, Kind, Table},
 };
@@ -19,7 +19,7 @@ use crate::{
     gate::Guard,
     lookup::Lookup,
     packet::{FastReply, PAYLOAD, Transport},
-    rate::{Kind as Counted, Subject, Verdict},
+    rate::{Decision, Kind as Counted, Subject},
     record::{Rcode, RecordType},
 };
 
@@ -44,7 +44,7 @@ impl Table {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Option<FastReply> {
-        let (name, mut decisions) = scratch.parts();
+        let (name, mut selections) = scratch.parts();
         let plain = Plain::read(packet, name)?;
         let limit = plain.limit().min(out.len());
         let mut reply = Writer { out: out.get_mut(..limit)?, at: 0 };
@@ -61,7 +61,7 @@ impl Table {
                 self.absent(&mut reply, zone, name.octets(), Ttl::MAX)?;
                 Told { rcode: Rcode::NxDomain, scope: 0, counted: self.absence(zone)? }
             }
-            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut decisions)?,
+            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut selections)?,
         };
         let edns = asked.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
         let cookie = guard.cookie(&presented, source);
@@ -69,8 +69,8 @@ impl Table {
             reply.opt(edns, cookie)?;
         }
         // Last, so that what is handed on is not counted twice.
-        let verdict = guard.admit(source, Transport::Udp, &presented, counted);
-        if verdict == Verdict::Slip {
+        let decision = guard.admit(source, Transport::Udp, &presented, counted);
+        if decision == Decision::Slip {
             rcode = Rcode::NoError;
             reply.truncate(asked.plain.head.len());
             if let Some(edns) = edns {
@@ -78,8 +78,8 @@ impl Table {
             }
         }
         reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
-        let octets = if verdict == Verdict::Drop { 0 } else { reply.at };
-        Some(FastReply { octets, rcode, subnet: asked.client.subnet.is_some(), verdict })
+        let octets = if decision == Decision::Drop { 0 } else { reply.at };
+        Some(FastReply { octets, rcode, subnet: asked.client.subnet.is_some(), decision })
     }
 
     fn entry(
@@ -88,7 +88,7 @@ impl Table {
         entry: &Entry,
         name: &[u8],
         asked: &Asked<'_>,
-        decisions: &mut Decisions<'_>,
+        selections: &mut Selections<'_>,
     ) -> Option<Told> {
         let wanted = asked.plain.record_type;
         if let Some(image) = self.image(entry, wanted) {
@@ -107,7 +107,7 @@ impl Table {
             Kind::Alias => self.follow(reply, entry, wanted)?,
             Kind::Elsewhere | Kind::General => return None,
         };
-        let (scope, absent) = self.steer(reply, way, name, asked, decisions)?;
+        let (scope, absent) = self.steer(reply, way, name, asked, selections)?;
         let counted = if absent { self.absence(way.zone)? } else { Counted::Answer(Subject::of(name)) };
         Some(Told { rcode: Rcode::NoError, scope, counted })
     }
@@ -135,7 +135,7 @@ impl Table {
         way: Way,
         name: &[u8],
         asked: &Asked<'_>,
-        decisions: &mut Decisions<'_>,
+        selections: &mut Selections<'_>,
     ) -> Option<(u8, bool)> {
         let plan = self.plans.get(way.plan as usize)?;
         let located = asked.client.locate(&asked.lookup.snapshot.locality);
@@ -152,13 +152,13 @@ impl Table {
                 return Some((scope, true));
             }
         };
-        let decision = decisions.get(way.plan, &plan.domain, located, asked.lookup)?;
-        if decision.too_many {
+        let selection = selections.get(way.plan, &plan.domain, located, asked.lookup)?;
+        if selection.too_many {
             return None;
         }
-        let absent = reply.addresses(decision, way.owner, family)? == 0;
+        let absent = reply.addresses(selection, way.owner, family)? == 0;
         if absent {
-            self.absent(reply, way.zone, name, decision.ttl(family))?;
+            self.absent(reply, way.zone, name, selection.ttl(family))?;
         }
         Some((scope, absent))
     }
@@ -249,20 +249,20 @@ impl Writer<'_> {
     }
 
     /// The addresses of one family; says how many there were.
-    fn addresses(&mut self, decision: &Decision, owner: u16, family: Family) -> Option<u16> {
-        let ttl = decision.ttl(family).as_secs();
+    fn addresses(&mut self, selection: &Selection, owner: u16, family: Family) -> Option<u16> {
+        let ttl = selection.ttl(family).as_secs();
         let records = match family {
             Family::V4 => {
-                for ip in decision.v4() {
+                for ip in selection.v4() {
                     self.address::<4, 16>(owner, RecordType::A, ttl, ip.octets())?;
                 }
-                decision.v4().len()
+                selection.v4().len()
             }
             Family::V6 => {
-                for ip in decision.v6() {
+                for ip in selection.v6() {
                     self.address::<16, 28>(owner, RecordType::AAAA, ttl, ip.octets())?;
                 }
-                decision.v6().len()
+                selection.v6().len()
             }
         };
         let records = u16::try_from(records).ok()?;
