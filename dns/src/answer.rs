@@ -120,7 +120,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn run(&mut self, mut zone: &'a ZoneView, asked: &'a str) {
         let mut name = Cow::Borrowed(asked);
-        let mut owner = Owner::Asked;
+        let mut owner = Owner::QueryName;
         loop {
             let target = match find(zone, &name, self.wanted) {
                 Found::Nothing => {

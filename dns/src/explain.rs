@@ -96,7 +96,7 @@ pub fn explain(lookup: Lookup<'_>, question: &Question, client: &Client) -> Expl
 fn step(lookup: Lookup<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
     let Data::Plain(RecordData::Cname(target)) = &record.data else { return None };
     let name = match &record.owner {
-        Owner::Asked => asked.key(),
+        Owner::QueryName => asked.key(),
         Owner::At(name) => name.as_str(),
     };
     let zone = lookup.zone_of(name)?;
@@ -114,7 +114,7 @@ fn step(lookup: Lookup<'_>, record: &Record, asked: &QueryName) -> Option<Step> 
 
 fn line(record: &Record, asked: &QueryName) -> String {
     let owner = match &record.owner {
-        Owner::Asked => asked.to_string(),
+        Owner::QueryName => asked.to_string(),
         Owner::At(name) => format!("{name}."),
     };
     format!("{owner} {} IN {} {}", record.ttl.as_secs(), record.data.record_type(), record.data)

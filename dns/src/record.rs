@@ -147,7 +147,7 @@ impl Rcode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The name that was asked, in the asker's case; also where a wildcard covers it (RFC 4592 §3.3.1).
-    Asked,
+    QueryName,
     /// Another name.
     At(DomainName),
 }

@@ -16,12 +16,12 @@
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
 //! given and not followed: whoever asks goes on from there.
 
-mod asked;
 mod book;
 mod discovery;
 mod face;
 mod metrics;
 mod packet;
+mod query;
 mod records;
 mod udp;
 
@@ -36,14 +36,14 @@ use store::{
 };
 
 pub(crate) use self::discovery::Discovery;
-use self::{
-    asked::Asked,
-    records::{Place, address_record, node_text},
-};
 pub use self::{
     discovery::Offer,
     face::{Registry, Server, bind},
     metrics::RegistryMetrics,
+};
+use self::{
+    query::Query,
+    records::{Place, address_record, node_text},
 };
 use crate::{
     answer::Answer,
@@ -119,15 +119,15 @@ pub fn answer(view: &dyn View, names: &Names, question: &Question, draw: Draw) -
     }
     let answer = Answer { authoritative: true, ..Answer::default() };
     let mut search = Search { view, names, draw, wanted: question.record_type, answer };
-    match asked::read(question.name.key(), names) {
-        Asked::Outside => return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE),
-        Asked::Nothing => search.absent(),
-        Asked::Branch => search.nothing_of_that_type(),
-        Asked::Apex => search.apex(),
-        Asked::Service { name, tag } => search.service(name, tag),
-        Asked::Node(name) => search.node(name),
-        Asked::Address(ip) => search.address(ip),
-        Asked::Reverse(ip) => return search.reverse(ip),
+    match query::read(question.name.key(), names) {
+        Query::Outside => return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE),
+        Query::Nothing => search.absent(),
+        Query::Branch => search.nothing_of_that_type(),
+        Query::Apex => search.apex(),
+        Query::Service { name, tag } => search.service(name, tag),
+        Query::Node(name) => search.node(name),
+        Query::Address(ip) => search.address(ip),
+        Query::Reverse(ip) => return search.reverse(ip),
     }
     search.answer
 }
@@ -146,7 +146,7 @@ impl Search<'_> {
     }
 
     fn put(&mut self, data: RecordData) {
-        self.answer.answer.push(self.record(Owner::Asked, Data::Plain(data)));
+        self.answer.answer.push(self.record(Owner::QueryName, Data::Plain(data)));
     }
 
     fn add(&mut self, owner: &DomainName, data: RecordData) {
@@ -184,7 +184,7 @@ impl Search<'_> {
 
     fn apex(&mut self) {
         if self.wants(RecordType::SOA) {
-            self.answer.answer.push(self.record(Owner::Asked, self.soa()));
+            self.answer.answer.push(self.record(Owner::QueryName, self.soa()));
         }
         if self.wants(RecordType::NS) {
             self.name_server();
@@ -317,7 +317,7 @@ impl Search<'_> {
 
     fn describe_asked(&mut self, node: &Node<'_>) {
         for text in node_text(node) {
-            let record = self.record(Owner::Asked, Data::Plain(text));
+            let record = self.record(Owner::QueryName, Data::Plain(text));
             self.answer.additional.push(record);
         }
     }

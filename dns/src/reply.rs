@@ -155,10 +155,12 @@ impl Reply<'_> {
         for record in records {
             match (&record.owner, self.question) {
                 (Owner::At(name), _) => writer.name(name.octets(), Names::Compressed)?,
-                (Owner::Asked, Some(question)) => {
+                (Owner::QueryName, Some(question)) => {
                     writer.name(question.name.wire().iter(), Names::Compressed)?;
                 }
-                (Owner::Asked, None) => return Err(Unwritable::Malformed("an answer without a question")),
+                (Owner::QueryName, None) => {
+                    return Err(Unwritable::Malformed("an answer without a question"));
+                }
             }
             writer.word(record.data.record_type().0)?;
             writer.word(Question::IN)?;

@@ -134,7 +134,7 @@ pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<
     let (Some(question), Some(lookup)) = (question, lookup) else { return Kind::Error };
     let authority = answer.authority.first().and_then(|record| match &record.owner {
         Owner::At(name) => Some(configured(name)),
-        Owner::Asked => None,
+        Owner::QueryName => None,
     });
     match (answer.rcode, authority) {
         (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),

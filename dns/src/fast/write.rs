@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What a query is answered with, on the way into its datagram.
-struct Asked<'a> {
+struct Query<'a> {
     lookup: Lookup<'a>,
     client: Client,
     plain: Plain<'a>,
@@ -54,16 +54,16 @@ impl Table {
             return None;
         }
         let subnet = plain.edns.and_then(|edns| edns.subnet);
-        let asked = Asked { lookup, client: Client { source, subnet }, plain };
-        let Told { mut rcode, scope, counted } = match self.find(name.octets()) {
+        let query = Query { lookup, client: Client { source, subnet }, plain };
+        let Written { mut rcode, scope, counted } = match self.find(name.octets()) {
             Found::Elsewhere => return None,
             Found::Nothing(zone) => {
                 self.absent(&mut reply, zone, name.octets(), Ttl::MAX)?;
-                Told { rcode: Rcode::NxDomain, scope: 0, counted: self.absence(zone)? }
+                Written { rcode: Rcode::NxDomain, scope: 0, counted: self.absence(zone)? }
             }
-            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut selections)?,
+            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &query, &mut selections)?,
         };
-        let edns = asked.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
+        let edns = query.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
         let cookie = guard.cookie(&presented, source);
         if let Some(edns) = edns {
             reply.opt(edns, cookie)?;
@@ -72,14 +72,14 @@ impl Table {
         let decision = guard.admit(source, Transport::Udp, &presented, counted);
         if decision == Decision::Slip {
             rcode = Rcode::NoError;
-            reply.truncate(asked.plain.head.len());
+            reply.truncate(query.plain.head.len());
             if let Some(edns) = edns {
                 reply.opt(edns, cookie)?;
             }
         }
-        reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
+        reply.set(3, [query.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
         let octets = if decision == Decision::Drop { 0 } else { reply.at };
-        Some(FastReply { octets, rcode, subnet: asked.client.subnet.is_some(), decision })
+        Some(FastReply { octets, rcode, subnet: query.client.subnet.is_some(), decision })
     }
 
     fn entry(
@@ -87,29 +87,29 @@ impl Table {
         reply: &mut Writer<'_>,
         entry: &Entry,
         name: &[u8],
-        asked: &Asked<'_>,
+        query: &Query<'_>,
         selections: &mut Selections<'_>,
-    ) -> Option<Told> {
-        let wanted = asked.plain.record_type;
+    ) -> Option<Written> {
+        let wanted = query.plain.record_type;
         if let Some(image) = self.image(entry, wanted) {
             if image.len == 0 {
                 return None;
             }
             reply.image(image, self.octets(image.at, image.len))?;
-            return Some(Told { rcode: image.rcode, scope: 0, counted: image.counted });
+            return Some(Written { rcode: image.rcode, scope: 0, counted: image.counted });
         }
-        let way = match entry.kind {
+        let origin = match entry.kind {
             Kind::Static => {
                 self.absent(reply, entry.zone, name, Ttl::MAX)?;
-                return Some(Told { rcode: Rcode::NoError, scope: 0, counted: self.absence(entry.zone)? });
+                return Some(Written { rcode: Rcode::NoError, scope: 0, counted: self.absence(entry.zone)? });
             }
-            Kind::Steered => Way { plan: entry.link, zone: entry.zone, owner: QUESTION },
+            Kind::Steered => Origin { plan: entry.link, zone: entry.zone, owner: QUESTION },
             Kind::Alias => self.follow(reply, entry, wanted)?,
             Kind::Elsewhere | Kind::General => return None,
         };
-        let (scope, absent) = self.steer(reply, way, name, asked, selections)?;
-        let counted = if absent { self.absence(way.zone)? } else { Counted::Answer(Subject::of(name)) };
-        Some(Told { rcode: Rcode::NoError, scope, counted })
+        let (scope, absent) = self.steer(reply, origin, name, query, selections)?;
+        let counted = if absent { self.absence(origin.zone)? } else { Counted::Answer(Subject::of(name)) };
+        Some(Written { rcode: Rcode::NoError, scope, counted })
     }
 
     /// What an absence in a zone counts as.
@@ -118,7 +118,7 @@ impl Table {
     }
 
     /// Writes the aliases on the way to a steered name.
-    fn follow(&self, reply: &mut Writer<'_>, entry: &Entry, wanted: RecordType) -> Option<Way> {
+    fn follow(&self, reply: &mut Writer<'_>, entry: &Entry, wanted: RecordType) -> Option<Origin> {
         let alias: &Alias = self.aliases.get(entry.link as usize)?;
         if alias.mixed && !matches!(wanted, RecordType::A | RecordType::AAAA) {
             return None;
@@ -126,21 +126,21 @@ impl Table {
         let owner = reply.at + usize::from(alias.target);
         reply.octets(self.octets(alias.at, alias.len))?;
         reply.count(ANSWER, alias.records);
-        Some(Way { plan: alias.plan, zone: alias.zone, owner: 0xc000 | u16::try_from(owner).ok()? })
+        Some(Origin { plan: alias.plan, zone: alias.zone, owner: 0xc000 | u16::try_from(owner).ok()? })
     }
 
     fn steer(
         &self,
         reply: &mut Writer<'_>,
-        way: Way,
+        origin: Origin,
         name: &[u8],
-        asked: &Asked<'_>,
+        query: &Query<'_>,
         selections: &mut Selections<'_>,
     ) -> Option<(u8, bool)> {
-        let plan = self.plans.get(way.plan as usize)?;
-        let located = asked.client.locate(&asked.lookup.snapshot.locality);
+        let plan = self.plans.get(origin.plan as usize)?;
+        let located = query.client.locate(&query.lookup.snapshot.locality);
         let scope = steering::scope(&plan.domain, &located);
-        let wanted = asked.plain.record_type;
+        let wanted = query.plain.record_type;
         if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
             return None;
         }
@@ -148,17 +148,17 @@ impl Table {
             RecordType::A => Family::V4,
             RecordType::AAAA => Family::V6,
             _ => {
-                self.absent(reply, way.zone, name, Ttl::MAX)?;
+                self.absent(reply, origin.zone, name, Ttl::MAX)?;
                 return Some((scope, true));
             }
         };
-        let selection = selections.get(way.plan, &plan.domain, located, asked.lookup)?;
+        let selection = selections.get(origin.plan, &plan.domain, located, query.lookup)?;
         if selection.too_many {
             return None;
         }
-        let absent = reply.addresses(selection, way.owner, family)? == 0;
+        let absent = reply.addresses(selection, origin.owner, family)? == 0;
         if absent {
-            self.absent(reply, way.zone, name, selection.ttl(family))?;
+            self.absent(reply, origin.zone, name, selection.ttl(family))?;
         }
         Some((scope, absent))
     }
@@ -181,7 +181,7 @@ impl Table {
 }
 
 /// What was written.
-struct Told {
+struct Written {
     rcode: Rcode,
     scope: u8,
     counted: Counted,
@@ -189,7 +189,7 @@ struct Told {
 
 /// Where a name's addresses come from.
 #[derive(Clone, Copy)]
-struct Way {
+struct Origin {
     plan: u32,
     zone: u32,
     /// The owner of the addresses, as a pointer.

@@ -27,9 +27,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     Draw, Names, answer,
-    asked::{self, Asked},
     book::{Book, Page},
     packet,
+    query::{self, Query},
 };
 use crate::{
     answer::Answer,
@@ -125,7 +125,7 @@ impl Discovery {
             return None;
         }
         let question = Request::parse(packet).ok().filter(|it| it.refusal.is_none())?.question?;
-        let Asked::Service { name, .. } = asked::read(question.name.key(), &self.names) else { return None };
+        let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else { return None };
         let Page::Open(slot) = self.ask(name, self.handle.now()) else { return None };
         if unanswerable(&question).is_some() || slot.load().standing != Standing::Unread {
             return None;
@@ -151,7 +151,7 @@ impl Discovery {
         let now = self.handle.now();
         let draw = Draw { turn: self.turn.fetch_add(1, Ordering::Relaxed), now };
         let say = |view: &dyn View| answer(view, &self.names, question, draw);
-        let Asked::Service { name, .. } = asked::read(question.name.key(), &self.names) else {
+        let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else {
             return say(&Followed::default());
         };
         if unanswerable(question).is_some() {
