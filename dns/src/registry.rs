@@ -16,13 +16,13 @@
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
 //! given and not followed: whoever asks goes on from there.
 
-mod book;
 mod discovery;
-mod face;
+mod in_use;
 mod metrics;
 mod packet;
 mod query;
 mod records;
+mod server;
 mod udp;
 
 use std::{collections::HashSet, net::IpAddr};
@@ -38,8 +38,8 @@ use store::{
 pub(crate) use self::discovery::Discovery;
 pub use self::{
     discovery::Offer,
-    face::{Registry, Server, bind},
     metrics::RegistryMetrics,
+    server::{Registry, Server, bind},
 };
 use self::{
     query::Query,

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Draw, Names, answer,
-    book::{Book, Page},
+    in_use::{Admission, ServicesInUse},
     packet,
     query::{self, Query},
 };
@@ -77,7 +77,7 @@ pub(crate) struct Discovery {
     ending: Vec<u8>,
     clients: Vec<IpNet>,
     handle: Handle,
-    book: Mutex<Book>,
+    in_use: Mutex<ServicesInUse>,
     turn: AtomicUsize,
     waiting: Arc<Semaphore>,
 }
@@ -95,7 +95,7 @@ impl Discovery {
             names: Names::new(offer.domain, &offer.datacenter, offer.ttl),
             ending,
             clients: offer.clients,
-            book: Mutex::new(Book::new(handle.clone())),
+            in_use: Mutex::new(ServicesInUse::new(handle.clone())),
             handle,
             turn: AtomicUsize::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -126,7 +126,7 @@ impl Discovery {
         }
         let question = Request::parse(packet).ok().filter(|it| it.refusal.is_none())?.question?;
         let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else { return None };
-        let Page::Open(slot) = self.ask(name, self.handle.now()) else { return None };
+        let Admission::InUse(slot) = self.admit(name, self.handle.now()) else { return None };
         if unanswerable(&question).is_some() || slot.load().standing != Standing::Unread {
             return None;
         }
@@ -167,14 +167,14 @@ impl Discovery {
     }
 
     fn entry(&self, name: &str, now: Moment) -> Known {
-        match self.ask(name, now) {
-            Page::Open(slot) => Known::judge(slot.load()),
-            Page::Full => Known::Nothing,
+        match self.admit(name, now) {
+            Admission::InUse(slot) => Known::judge(slot.load()),
+            Admission::Refused => Known::Nothing,
         }
     }
 
-    fn ask(&self, name: &str, now: Moment) -> Page {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner).ask(name, now)
+    fn admit(&self, name: &str, now: Moment) -> Admission {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).admit(name, now)
     }
 }
 
