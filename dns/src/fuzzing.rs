@@ -28,7 +28,7 @@ use crate::{
     packet::{Dropped, Response, Transport},
     respond::respond,
     targets::Targets,
-    zonefile::{self, MAX_MISTAKES, NoFiles},
+    zonefile::{self, MAX_ERRORS, NoFiles},
     zones_dir::Zones,
 };
 
@@ -42,12 +42,12 @@ pub fn packet(data: &[u8]) {
     }
 }
 
-/// Any text as a zone file: a zone, or some mistakes of one line each.
+/// Any text as a zone file: a zone, or some errors of one line each.
 pub fn zonefile(data: &[u8]) {
-    let Err(mistakes) = zonefile::read("z", data, &ORIGIN, &NoFiles) else { return };
-    assert!((1..=MAX_MISTAKES).contains(&mistakes.len()), "{} mistakes", mistakes.len());
-    for mistake in mistakes {
-        assert!(!mistake.to_string().contains('\n'), "{mistake:?}");
+    let Err(errors) = zonefile::read("z", data, &ORIGIN, &NoFiles) else { return };
+    assert!((1..=MAX_ERRORS).contains(&errors.len()), "{} errors", errors.len());
+    for error in errors {
+        assert!(!error.to_string().contains('\n'), "{error:?}");
     }
 }
 

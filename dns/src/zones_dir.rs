@@ -1,7 +1,7 @@
 //! Zones from a folder: every `ORIGIN.zone` in it, without documents and without an engine.
 //!
 //! [`Zones`] is what is served: immutable, swapped whole. [`ZonesDir`] is the folder behind it; reading it again
-//! keeps the views of files that did not change, and the old view of a file that has a mistake now. A zone may
+//! keeps the views of files that did not change, and the old view of a file that has an error now. A zone may
 //! span several files (`$INCLUDE`), so what tells a change is the content of all of them.
 
 mod files;
@@ -80,7 +80,7 @@ pub struct Report {
     /// Files that could not be taken; where an older version was served, it still is.
     pub failed: usize,
     /// What is wrong with them, a line each; at most [`Report::MAX`].
-    pub mistakes: Vec<String>,
+    pub errors: Vec<String>,
     /// What was passed over, in the files that are new and in the folder, a line each; at most [`Report::MAX`].
     pub warnings: Vec<String>,
 }
@@ -89,10 +89,10 @@ impl Report {
     /// More lines than this are not kept.
     pub const MAX: usize = 200;
 
-    fn fail(&mut self, mistakes: impl IntoIterator<Item = String>) {
+    fn fail(&mut self, errors: impl IntoIterator<Item = String>) {
         self.failed += 1;
-        let room = Self::MAX.saturating_sub(self.mistakes.len());
-        self.mistakes.extend(mistakes.into_iter().take(room));
+        let room = Self::MAX.saturating_sub(self.errors.len());
+        self.errors.extend(errors.into_iter().take(room));
     }
 
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
@@ -117,8 +117,8 @@ impl Report {
 
     /// Tells the log.
     pub fn log(&self) {
-        for mistake in &self.mistakes {
-            tracing::error!("[dns] zones_dir: {mistake}");
+        for error in &self.errors {
+            tracing::error!("[dns] zones_dir: {error}");
         }
         for warning in &self.warnings {
             tracing::warn!("[dns] zones_dir: {warning}");
@@ -143,7 +143,7 @@ impl ZonesDir {
     /// Reads a folder for the first time.
     ///
     /// # Errors
-    /// Why the folder itself cannot be read. Files with mistakes are left out and reported.
+    /// Why the folder itself cannot be read. Files with errors are left out and reported.
     pub fn open(dir: &Path) -> Result<(Self, Report), std::io::Error> {
         let zones = Arc::new(ArcSwap::from_pointee(Zones::default()));
         let (loaded, failures) = (Count::default(), Count::default());
@@ -226,16 +226,16 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
         parts.extend(included.iter().filter_map(|part| part.canonicalize().ok()));
         let loaded = match loaded {
             Ok(loaded) => loaded,
-            Err(mut mistakes) => {
+            Err(mut errors) => {
                 let stays = before.map_or("is not served", |_| "is served as it was");
-                mistakes.push(format!("{}: the zone {origin} {stays}", path.display()));
+                errors.push(format!("{}: the zone {origin} {stays}", path.display()));
                 match before {
                     Some(before) => {
-                        report.fail(mistakes);
+                        report.fail(errors);
                         before.clone()
                     }
                     None => {
-                        failures.push((mistakes, path));
+                        failures.push((errors, path));
                         continue;
                     }
                 }
@@ -250,8 +250,8 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
     }
     // What is no zone by itself and is included in one is a part of it, whatever its name.
     let part = |path: &Path| path.canonicalize().is_ok_and(|path| parts.contains(&path));
-    for (mistakes, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
-        report.fail(mistakes);
+    for (errors, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
+        report.fail(errors);
     }
     report.zones = zones.len();
     report.removed = old.0.keys().filter(|origin| !zones.contains_key(*origin)).count();

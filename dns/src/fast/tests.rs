@@ -61,7 +61,7 @@ fn documents(records: &[String], (domain, orders): (&str, &str)) -> String {
 
 /// A world of these documents, if they are valid; invalid ones are the documents' own tests' concern.
 fn snapshot(text: &str, board: &Board) -> Result<Snapshot, String> {
-    let wrong = |mistakes: &dyn std::fmt::Debug| format!("{mistakes:?}");
+    let wrong = |errors: &dyn std::fmt::Debug| format!("{errors:?}");
     let documents = model::parse("random.yaml", text).map_err(|it| wrong(&it))?;
     let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     let world = model::World::check(placed, Moment(0)).map_err(|it| wrong(&it))?;
@@ -217,7 +217,7 @@ proptest! {
         queries in prop::collection::vec((query(), source()), 1..120),
     ) {
         let health = Board::default();
-        // An order about a site that the domain does not have is a mistake.
+        // An order about a site that the domain does not have is an error.
         let whole = (domain.0.as_str(), domain.1.as_str());
         let domain = if snapshot(&documents(&[], whole), &health).is_ok() { whole } else { (whole.0, "") };
         // Records that go together with nothing are left out one by one.
