@@ -4,14 +4,18 @@
 //! `store::steering`. Every route stands in [`routes::ROUTES`], from which the OpenAPI description is made and
 //! against which the router is tested. Every request is identified first; errors are one JSON object.
 
-mod bearers;
 mod documents;
-pub mod explain;
+mod explain;
 mod health;
 mod nodes;
 pub mod routes;
-pub mod simulate;
-pub mod status;
+mod shown;
+mod simulate;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::sync::Arc;
@@ -35,20 +39,12 @@ use store::{
     model::{InputError, Moment, Name, Span},
 };
 
-pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
-pub use explain::Explained;
 pub use health::{Health, Reasons, router as health_router};
-pub use nodes::NodeStatus;
-pub use simulate::{Simulated, Unserved};
-pub use status::{
-    Answering, CnameToSet, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, InstanceStatus, Known,
-    Seen, ServiceStatus, Status, TargetStatus, VantageStatus, ViewStatus,
-};
-pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
 
 use crate::{
+    api::{DrainOrder, DrainView, OrderedDrain},
     auth::{Auth, Identity, Right},
-    control::{ControlHandle, DrainOrder, DrainView, Refusal, Refused},
+    control::{ChangeError, ControlHandle, Refusal, Refused, Requester},
     repeats::Repeats,
 };
 
@@ -62,24 +58,17 @@ pub struct Admin {
     handle: Handle,
     control: ControlHandle,
     auth: Auth,
-    nodes: nodes::Nodes,
-    bearers: bearers::Bearers,
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
-    /// The engine is in this process, so what is registered in it came through our listener.
-    own_engine: bool,
 }
 
 impl Admin {
-    /// Over an engine, this node's picture and control. Starts to watch the nodes' heartbeats.
+    /// Over an engine, this node's picture and control.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
-        let nodes = nodes::Nodes::watch(Arc::clone(&engine), handle.clone());
-        let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
-        let own_engine = false;
-        Self { engine, handle, control, auth, nodes, bearers, refused, zones, targets, own_engine }
+        Self { engine, handle, control, auth, refused, zones, targets }
     }
 
     /// Logs that a vantage's report was refused: once, and then how often.
@@ -89,18 +78,6 @@ impl Admin {
             let (reason, status) = (&problem.error, problem.status.as_u16());
             tracing::warn!(who, %vantage, reason, status, before, "a report was refused; more are only counted for a minute");
         }
-    }
-
-    /// Puts an operator's token in force once every node and vantage that it waits for has been heard with a token.
-    /// Runs for ever.
-    pub async fn complete_bootstraps(&self) {
-        tokens::complete(self).await;
-    }
-
-    /// With what is known of the engine: whether it is the one in this process.
-    #[must_use]
-    pub fn with_own_engine(self, own_engine: bool) -> Self {
-        Self { own_engine, ..self }
     }
 
     /// With the zones this node serves from files, which `explain` then knows as well.
@@ -251,7 +228,11 @@ impl Caller {
         if self.0.may(right) {
             return Ok(());
         }
-        Err(match &self.0 {
+        Err(self.denied(right))
+    }
+
+    fn denied(&self, right: Right<'_>) -> Problem {
+        match &self.0 {
             Identity::Anonymous => Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "this needs a token: send it as `Authorization: Bearer`, or name its file with --token-file",
@@ -261,7 +242,25 @@ impl Caller {
                 let text = format!("the token {} may not do this ({right:?})", identity.who());
                 Problem::new(StatusCode::FORBIDDEN, text)
             }
-        })
+        }
+    }
+
+    /// As control knows who asks for a change.
+    fn requester(&self) -> Requester<'_> {
+        let (name, authority) = (self.0.who(), self.0.authority());
+        Requester { name, authority, may_change_tokens: self.0.may(Right::Tokens) }
+    }
+
+    /// What this caller is answered when control refuses a change.
+    fn problem(&self, error: ChangeError) -> Problem {
+        match error {
+            ChangeError::Input(errors) => errors.into(),
+            ChangeError::TokensDenied => self.denied(Right::Tokens),
+            ChangeError::Refused(refused) => refused.into(),
+            ChangeError::Read(error) => error.into(),
+            ChangeError::Commit(error) => error.into(),
+            ChangeError::Engine(error) => error.into(),
+        }
     }
 }
 
@@ -324,7 +323,7 @@ async fn observations(
         Err(problem) => Err(problem),
     };
     let reply = taken.inspect_err(|problem| admin.tell_refused(&caller, &vantage, problem))?;
-    admin.bearers.heard(&vantage, caller.0.writer()).await;
+    admin.control.reported(&vantage, caller.0.writer()).await;
     Ok(Json(reply))
 }
 
@@ -349,13 +348,6 @@ async fn work(
 async fn drains(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<DrainView>>, Problem> {
     caller.needs(Right::Read)?;
     Ok(Json(admin.control.drains()))
-}
-
-/// A drain's record as it is answered to its order.
-#[derive(Debug, Serialize)]
-struct OrderedDrain {
-    #[serde(flatten, with = "crate::moments")]
-    drain: store::drain::Drain,
 }
 
 async fn order_drain(

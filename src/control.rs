@@ -1,8 +1,8 @@
-//! The control role: takes observations in, hands work out, drives drains, publishes verdicts.
+//! The control role: accepts observations, hands out work, commits changes, drives drains, publishes verdicts.
 //!
-//! Control owns no truth. What probers report goes to the engine before it is acknowledged, a drain lives in its
-//! record, and every decision is a pure function of what was read; so a control may die at any point and its
-//! successor goes on. What only one control per engine may do (driving drains, publishing verdicts) is done under a
+//! Control keeps no state of its own. What probers report is in the engine before it is acknowledged, a drain is its
+//! record, and every decision is a pure function of what was read. So a control may die at any point, and its
+//! successor continues. What only one control per engine may do (driving drains, publishing verdicts) is done under a
 //! lock, and every write made for it is fenced by that lock.
 //!
 //! ```text
@@ -11,11 +11,14 @@
 //! ```
 
 mod answers;
+mod bearers;
+mod documents;
 mod drains;
 mod history;
 mod intake;
 mod journal;
 mod ledger;
+mod liveness;
 mod lock;
 mod metrics;
 mod overflow;
@@ -23,6 +26,7 @@ mod publish;
 mod shards;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod watching;
 mod work;
 
@@ -34,17 +38,23 @@ use store::{
     health::{Batch, BatchReply, Work},
     model::{Name, Span},
     vital,
+    writers::Writer,
 };
 use tokio::{sync::watch, task::JoinSet};
 
-pub use drains::{DrainOrder, DrainView, HookState, MAX_DRAINS, MIN_LEASE, StillRegistered};
+pub use bearers::Lockout;
+pub use documents::{ChangeError, Requester};
+pub use drains::{MAX_DRAINS, MIN_LEASE};
+pub use liveness::{Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
 
-use drains::Desk;
+use drains::DrainOrders;
 use lock::Lock;
-use work::Board;
+use work::WorkList;
 
-/// Who this control is, and its patience.
+use crate::api::{DrainOrder, DrainView};
+
+/// The identity of this control, and its time limits.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's name, unique among all nodes: a control that starts ends the sessions of its predecessor of the
@@ -54,8 +64,8 @@ pub struct Config {
     pub site: Name,
     /// Drawn at the start of the process; shown in the locks it holds.
     pub boot: String,
-    /// How long control must have watched the nodes before it believes that it knows every gateway, and for how
-    /// long a gateway that vanished is still waited for. Longer than the interval of the nodes' heartbeats.
+    /// How long control watches the nodes before it assumes that it knows every gateway, and for how long it waits for
+    /// a gateway that took its registration back. Longer than the interval of the nodes' heartbeats.
     pub settle: Duration,
     /// The longest one call of a drain's hook may take.
     pub hook_deadline: Duration,
@@ -64,10 +74,12 @@ pub struct Config {
     pub linger: Option<Span>,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
+    /// The engine is in this process, so our own tokens guard its registry.
+    pub own_engine: bool,
 }
 
 impl Config {
-    /// With the usual patience.
+    /// With the default time limits.
     #[must_use]
     pub fn new(node: Name, site: Name, boot: String) -> Self {
         Self {
@@ -78,6 +90,7 @@ impl Config {
             hook_deadline: Duration::from_secs(10),
             linger: None,
             history: store::commit::history::Limits::default(),
+            own_engine: false,
         }
     }
 }
@@ -95,7 +108,7 @@ pub enum Refusal {
     Unavailable,
 }
 
-/// Why control did not do what it was asked.
+/// Why control refused a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Refused {
@@ -117,7 +130,7 @@ impl From<EngineError> for Refused {
     }
 }
 
-/// Why control stopped before it was asked to.
+/// Why control stopped before shutdown was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The client that calls hooks cannot be made.
@@ -131,14 +144,16 @@ pub enum Error {
     Failed(#[from] tokio::task::JoinError),
 }
 
-/// What every part of control holds.
+/// What all parts of control share.
 #[derive(Debug)]
 struct Shared {
     config: Config,
     engine: Arc<dyn Engine>,
     handle: Handle,
     metrics: Arc<Metrics>,
-    work: Board,
+    work: WorkList,
+    nodes: liveness::Nodes,
+    bearers: bearers::Bearers,
     evidence: watch::Sender<Arc<drains::Evidence>>,
     /// The services that have a drained instance.
     following: Following,
@@ -152,18 +167,20 @@ pub struct Control {
     handle: ControlHandle,
 }
 
-/// What the admin API asks of control. Cheap to clone.
+/// Control's interface for the admin API. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     shared: Arc<Shared>,
     intake: intake::Inlet,
-    desk: Arc<Desk>,
+    drain_orders: Arc<DrainOrders>,
 }
 
-/// Prepares control over an engine and this node's picture of it. Nothing happens before [`Control::run`].
+/// Prepares control over an engine and this node's handle. Nothing happens before [`Control::run`].
 #[must_use]
 pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control {
-    let work = Board::starting_at(handle.now());
+    let work = WorkList::starting_at(handle.now());
+    let nodes = liveness::Nodes::new(config.settle);
+    let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
     let shared = Arc::new(Shared {
         config,
         engine,
@@ -171,22 +188,24 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         handle,
         metrics: Arc::default(),
         work,
+        nodes,
+        bearers,
         evidence: watch::Sender::new(Arc::default()),
     });
     let (intake, reports) = intake::channel();
-    let desk = Arc::new(Desk::new(Arc::clone(&shared)));
-    let handle = ControlHandle { shared: Arc::clone(&shared), intake, desk };
+    let drain_orders = Arc::new(DrainOrders::new(Arc::clone(&shared)));
+    let handle = ControlHandle { shared: Arc::clone(&shared), intake, drain_orders };
     Control { shared, reports, handle }
 }
 
 impl Control {
-    /// The admin API's end.
+    /// The interface for the admin API.
     #[must_use]
     pub fn handle(&self) -> ControlHandle {
         self.handle.clone()
     }
 
-    /// Runs until `shutdown` is over; then gives the locks back, so that a successor need not wait for them.
+    /// Runs until `shutdown` completes; then releases the locks, so that a successor need not wait for them.
     ///
     /// # Errors
     /// When a part of control cannot start, or ends by itself.
@@ -198,9 +217,11 @@ impl Control {
         tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
-        tasks.spawn(named("watch of nodes", drains::watch_nodes(Arc::clone(&shared))));
+        tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));
+        tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
+        tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
-        tasks.spawn(named("teller of answers", answers::tell(Arc::clone(&shared))));
+        tasks.spawn(named("log of changed answers", answers::log_changes(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
@@ -233,14 +254,14 @@ impl Control {
             Some(ended) = tasks.join_next() => Err(ended.map_or_else(Error::Failed, Error::Ended)),
         };
         stop.send_replace(true);
-        // The two leaders end by themselves once their locks are given back; the others when they are dropped.
+        // The two lock holders end by themselves once their locks are released; the others when they are dropped.
         let leaders_left = async {
             let mut left = 2;
             while left > 0 && tasks.join_next().await.is_some() {
                 left -= 1;
             }
         };
-        let _ = tokio::time::timeout(lock::GOODBYE, leaders_left).await;
+        let _ = tokio::time::timeout(lock::RELEASE_TIMEOUT, leaders_left).await;
         tasks.shutdown().await;
         ended
     }
@@ -252,8 +273,8 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 }
 
 impl ControlHandle {
-    /// Takes in what a prober reports; acknowledged once the engine has it. The caller has checked that the
-    /// reporter is this vantage.
+    /// Accepts what a prober reports; acknowledged once the engine has it. The caller has checked that the reporter may
+    /// report for this vantage.
     ///
     /// # Errors
     /// Not found: no such vantage is configured. Unavailable: the engine is away; the same batch may come again.
@@ -268,8 +289,19 @@ impl ControlHandle {
         reply
     }
 
-    /// A vantage's work. With the index of the last answer, waits (for at most `wait`) until there is something
-    /// new: other targets, or a target that another vantage suspects.
+    /// Takes note of the token that an accepted report of a vantage carried.
+    pub async fn reported(&self, vantage: &Name, writer: Writer) {
+        self.shared.bearers.reported(vantage, writer).await;
+    }
+
+    /// The nodes, and which of them are alive. Not to be held for long: no reading is taken in meanwhile.
+    #[must_use]
+    pub fn nodes(&self) -> watch::Ref<'_, Liveness> {
+        self.shared.nodes.borrow()
+    }
+
+    /// A vantage's work. With the index of the last answer, waits (for at most `wait`) until there is news: other
+    /// targets, or a target that another vantage suspects.
     ///
     /// # Errors
     /// Not found: no such vantage is configured. Unavailable: too many are waiting, or there is no configuration.
@@ -277,35 +309,35 @@ impl ControlHandle {
         work::work(&self.shared, vantage, index, wait).await
     }
 
-    /// Orders the drain of an instance. Durable when it returns; the rest happens by itself. An order that repeats
-    /// one that is under way gives that one.
+    /// Orders the drain of an instance. Durable when it returns; control then drives it. An order that repeats one that
+    /// is under way returns that drain.
     ///
     /// # Errors
     /// Not found: no such instance is registered. Wrong: a hook or lease that cannot be. Conflict: it is being drained
     /// in another way. Unavailable: the engine is away.
     pub async fn drain(&self, order: DrainOrder) -> Result<store::drain::Drain, Refused> {
-        self.desk.order(order).await
+        self.drain_orders.order(order).await
     }
 
     /// Every drain that is known, newest first.
     #[must_use]
     pub fn drains(&self) -> Vec<DrainView> {
-        self.desk.list()
+        self.drain_orders.list()
     }
 
     /// One drain.
     pub async fn drain_status(&self, id: &str) -> Option<DrainView> {
-        self.desk.status(id).await
+        self.drain_orders.status(id).await
     }
 
-    /// Calls a drain off: gateways may pick the instance again, and maintenance that was set for it is undone. One that
-    /// is done lets its instance in from now on, whether or not it was seen to end.
+    /// Cancels a drain: gateways may pick the instance again, and maintenance that was set for it is undone. If the drain
+    /// is done, its instance is admitted from now on, whether or not it was seen to end.
     ///
     /// # Errors
     /// Not found: no such drain. Conflict: it is over, and another drain keeps its instance out. Unavailable: the engine
     /// is away.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<store::drain::Drain, Refused> {
-        self.desk.cancel(id, by).await
+        self.drain_orders.cancel(id, by).await
     }
 
     /// Another drain that keeps the instance of this one out, as that of an instance at the same address.
@@ -316,7 +348,7 @@ impl ControlHandle {
         &self,
         drain: &store::drain::Drain,
     ) -> Result<Option<store::drain::DrainId>, Refused> {
-        self.desk.also_holding(drain).await
+        self.drain_orders.also_holding(drain).await
     }
 
     /// Control's counters.

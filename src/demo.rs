@@ -1,161 +1,27 @@
 //! `waypost demo`: the main job on one machine, every part a process of its own.
 //!
 //! Two sites on loopback addresses, a gateway each, three back ends each, three vantages, DNS, control and the
-//! engine, all children of this process and of this binary, wired as an operator would wire them: node
-//! configurations on disk, documents applied through the admin API. Kill any of them and watch.
+//! engine, all children of this process and of this binary, configured as an operator would configure them: node
+//! configurations on disk, documents applied through the admin API. Any of them can be killed, to see what happens.
 
 pub mod backend;
 pub mod client;
+mod error;
+mod layout;
 pub mod load;
 mod ports;
 mod processes;
 mod tour;
 mod world;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::process::ExitCode;
 
 use crate::out::outln;
 
+pub use error::DemoError;
+pub use layout::{GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout};
 pub use ports::free_port;
 pub use processes::Fleet;
-
-/// What the demo is asked for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Print one line of JSON ([`Layout`]) instead of a guide.
-    pub json: bool,
-    /// Where DNS listens; port 0 takes a free one.
-    pub dns: SocketAddr,
-    /// A Consul agent to use instead of the embedded engine.
-    pub consul: Option<String>,
-    /// Play every scene once, print what was measured, and end.
-    pub tour: bool,
-}
-
-/// Why the demo cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// A folder, a file or a process.
-    #[error("{what}: {error}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// Why it failed.
-        error: std::io::Error,
-    },
-    /// An address that was asked for by name is taken.
-    #[error("cannot use {address} for {by}: {error}")]
-    Taken {
-        /// The address.
-        address: SocketAddr,
-        /// The flag or the part that asked for it.
-        by: &'static str,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// The documents were refused, or control did not answer.
-    #[error("{0}")]
-    Admin(String),
-    /// Something did not come up in time.
-    #[error("{what} did not happen within {within:?}; logs are in {logs}")]
-    TooLate {
-        /// What was waited for.
-        what: String,
-        /// For how long.
-        within: Duration,
-        /// Where to look.
-        logs: PathBuf,
-    },
-    /// A scene of the tour did not show what it should.
-    #[error("{0}")]
-    Scene(String),
-}
-
-impl DemoError {
-    pub(crate) fn io(what: impl Into<String>, error: std::io::Error) -> Self {
-        Self::Io { what: what.into(), error }
-    }
-}
-
-/// Everything there is to know about a running demo; `--json` prints it as one line.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Layout {
-    /// Where DNS answers.
-    pub dns: SocketAddr,
-    /// The admin API.
-    pub admin: String,
-    /// The engine's HTTP API.
-    pub engine: String,
-    /// The zone.
-    pub zone: String,
-    /// The gateway domain.
-    pub gateway_domain: String,
-    /// The service.
-    pub service: ServiceLayout,
-    /// The sites, the one nearest to 127.0.0.1 first.
-    pub sites: Vec<SiteLayout>,
-    /// The processes of the roles.
-    pub processes: Vec<ProcessLayout>,
-}
-
-/// The demo's service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ServiceLayout {
-    /// Its name.
-    pub name: String,
-    /// Its host name.
-    pub host: String,
-    /// Its UUID domain.
-    pub uuid_domain: String,
-}
-
-/// One site of the demo.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SiteLayout {
-    /// Its name.
-    pub name: String,
-    /// Its gateway.
-    pub gateway: GatewayLayout,
-    /// Its back ends.
-    pub instances: Vec<InstanceLayout>,
-}
-
-/// One gateway of the demo.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct GatewayLayout {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its process.
-    pub pid: u32,
-}
-
-/// One back end of the demo.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InstanceLayout {
-    /// Its service in the registry.
-    pub service: String,
-    /// Its id there.
-    pub id: String,
-    /// Where it serves.
-    pub address: SocketAddr,
-    /// Its process.
-    pub pid: u32,
-}
-
-/// One process of a role.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProcessLayout {
-    /// `engine`, `control`, `dns`, `gateway` or `prober`.
-    pub role: String,
-    /// Its site; `null` for what stands outside.
-    pub site: Option<String>,
-    /// Its process.
-    pub pid: u32,
-    /// Brings it back: `waypost run --config CONFIG`.
-    pub config: PathBuf,
-}
 
 /// Runs the demo until interrupted, or the tour to its end.
 ///
@@ -180,8 +46,8 @@ pub async fn run(options: Options) -> Result<ExitCode, DemoError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ready once the terminal that the demo was started from is gone. SIGHUP alone does not end it, as it ends no node;
-/// but a demo whose window was closed would go on unseen.
+/// Ready once the terminal from which the demo was started is gone. SIGHUP alone does not end the demo, as it ends no
+/// node; but a demo whose window was closed would go on unseen.
 async fn terminal_gone() {
     let there = || std::fs::File::open("/dev/tty").is_ok();
     let started_from_one = there();
@@ -210,7 +76,7 @@ fn print_guide(layout: &Layout) {
         return;
     };
     let Some(instance) = near.instances.first() else { return };
-    // As it was started: a newcomer has no `waypost` on the path yet.
+    // The path by which this process was started: there may be no `waypost` on the PATH yet.
     let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
     outln!("\nTry, in another terminal:\n");
     outln!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);

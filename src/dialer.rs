@@ -1,6 +1,6 @@
-//! The prober's checks as the follower's dialer: whether an instance in doubt answers.
+//! The follower's dialer, made of the prober's checks: it finds out whether an instance in doubt answers.
 //!
-//! `store` may not name `prober`, so the program joins them here.
+//! `store` may not depend on `prober`, so the binary joins them here.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -13,9 +13,9 @@ use store::{
     model::{Check, Name, Probe, Quorum, Span},
 };
 
-/// How long a dial without a check of its own may take, and the resolving of a host name.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Addresses of a host name that are tried, all at once; one that answers is enough.
+/// Time limit of a dial without a check of its own, and of resolving a host name.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The most addresses of a host name that are dialled, all at once; one that answers is enough.
 const MAX_ADDRESSES: usize = 4;
 
 /// Dials over real sockets.
@@ -24,12 +24,12 @@ pub struct Checks {
     sockets: Sockets,
     connect: Check,
     site: Name,
-    /// True if this node was told whose certificates its checks believe beside the system's.
+    /// True if this node has certificate authorities for its checks beside the system's.
     knows_authorities: bool,
 }
 
 impl Checks {
-    /// For a node at a site, with what its prober (if it has one) may run and believes.
+    /// For a node at a site, with the external programs and authorities of its prober, if it has one.
     #[must_use]
     pub fn new(site: Name, prober: Option<&prober::Config>) -> Self {
         let (external, ca): (BTreeMap<Name, PathBuf>, _) =
@@ -38,8 +38,8 @@ impl Checks {
             name: site.clone(),
             probe: Probe::tcp(),
             port: 0,
-            interval: Span(PATIENCE),
-            timeout: Span(PATIENCE),
+            interval: Span(TIMEOUT),
+            timeout: Span(TIMEOUT),
             fall: 3,
             rise: 1,
             quorum: Quorum::Majority,
@@ -49,7 +49,7 @@ impl Checks {
         Self { sockets: Sockets::new(external, ca), connect, site, knows_authorities }
     }
 
-    /// Believes these authorities (PEM) from now on, as the prober of this node does.
+    /// Trusts these authorities (PEM) from now on, as the prober of this node does.
     ///
     /// # Errors
     /// Why they cannot be used.
@@ -79,8 +79,8 @@ impl Checks {
         worst
     }
 
-    /// False if the probe failed for want of an authority that only `[prober] check_ca_file` names: without one this
-    /// node cannot tell a certificate of a private authority from a wrong one.
+    /// False if the probe failed because the authority is unknown and this node has no `[prober] check_ca_file`: without it
+    /// a certificate of a private authority cannot be told from a wrong one.
     fn may_judge(&self, reason: &str) -> bool {
         self.knows_authorities || !reason.contains("UnknownIssuer")
     }
@@ -100,8 +100,8 @@ impl Dialer for Checks {
         let on_port = |check: &Check| Check { port: dial.port, ..check.clone() };
         let Some(check) = &dial.check else { return self.any(&on_port(&self.connect), &addresses).await };
         match self.any(&on_port(check), &addresses).await {
-            // The node may not send ICMP, run the program, or judge the certificate. What is dead must be found dead all
-            // the same.
+            // The node may not send ICMP, run the program, or judge the certificate. A dead instance must be found dead
+            // nevertheless, so a plain connection decides.
             Answer::Unable(why) => match self.any(&on_port(&self.connect), &addresses).await {
                 Answer::Answered => Answer::Answered,
                 Answer::Failed(reason) => Answer::Failed(reason),
@@ -112,19 +112,19 @@ impl Dialer for Checks {
     }
 }
 
-/// The addresses of an IP address or host name; without any, what that says of the instance.
+/// The addresses of an IP address or host name; if there are none, what follows for the instance.
 async fn resolve(address: &str) -> Result<Vec<IpAddr>, Answer> {
     if let Ok(ip) = address.parse() {
         return Ok(vec![ip]);
     }
-    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((address, 0))).await {
+    match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((address, 0))).await {
         Ok(Ok(found)) => Ok(found.map(|it| it.ip()).take(MAX_ADDRESSES).collect()),
         Ok(Err(error)) => Err(unresolved(address, &error.to_string())),
-        Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(PATIENCE)))),
+        Err(_) => Err(Answer::Unable(format!("{address} was not resolved within {}", Span(TIMEOUT)))),
     }
 }
 
-/// What `getaddrinfo` says of a name that does not exist or has no address: glibc, musl, BSD.
+/// Messages of `getaddrinfo` for a name that does not exist or has no address: glibc, musl, BSD.
 const NO_SUCH_NAME: [&str; 5] = [
     "Name or service not known",
     "No address associated with hostname",
@@ -133,12 +133,12 @@ const NO_SUCH_NAME: [&str; 5] = [
     "nodename nor servname provided",
 ];
 
-/// A name that does not exist is a failure: no gateway can reach what has it. That no name server answers is no word
-/// about the instance. The library tells the two apart by its words only.
+/// A name that does not exist is a failure: no gateway can reach an instance under it. If no name server answers, nothing
+/// is known about the instance. The standard library distinguishes the two only by the message.
 fn unresolved(address: &str, error: &str) -> Answer {
     let reason = format!("{address} cannot be resolved: {error}");
-    let exists_not = NO_SUCH_NAME.iter().any(|it| error.contains(it));
-    if exists_not { Answer::Failed(reason) } else { Answer::Unable(reason) }
+    let is_missing = NO_SUCH_NAME.iter().any(|it| error.contains(it));
+    if is_missing { Answer::Failed(reason) } else { Answer::Unable(reason) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! It knows `dns`, `proxy`, `prober` and `store`, wires them, and decides nothing they could decide.
 
 pub mod admin;
+pub mod api;
 pub mod auth;
 pub mod certificate;
 pub mod cli;
@@ -12,7 +13,6 @@ pub mod demo;
 pub mod dialer;
 pub mod face;
 pub mod listen;
-pub mod moments;
 pub mod node;
 pub mod out;
 pub mod repeats;

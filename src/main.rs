@@ -1,4 +1,4 @@
-//! The `waypost` binary; everything is in the library, so that tests can reach it.
+//! The `waypost` binary. Everything is in the library, so that tests can call it.
 
 use std::process::ExitCode;
 

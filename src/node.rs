@@ -548,6 +548,7 @@ impl Node {
         if let Some(section) = &config.control {
             (settings.history, settings.linger) = (section.history, section.linger);
         }
+        settings.own_engine = opened.embedded.is_some();
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let asked = control.handle();
         self.sources.push(asked.metrics());
@@ -595,8 +596,6 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
-            let admin = admin.with_own_engine(opened.embedded.is_some());
-            self.complete_bootstraps(admin.clone());
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
@@ -606,16 +605,6 @@ impl Node {
             });
             self.serve_one("the status listener", bound, admin::health_router(health, auth));
         }
-    }
-
-    fn complete_bootstraps(&mut self, admin: Admin) {
-        let ending = self.shutdown.begun();
-        self.spawn("bringing tokens into force", async move {
-            tokio::select! {
-                () = ending => Ok(()),
-                () = admin.complete_bootstraps() => Ok(()),
-            }
-        });
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {

@@ -1,9 +1,9 @@
-//! What commands print for people and scripts: to standard output, and notes to standard error.
+//! What commands print: results to standard output, messages to standard error.
 //!
-//! The library's `println!` panics when a write fails, so `waypost status | head -1` would end in a panic. Here a reader
-//! that is gone ends the printing quietly: later lines go nowhere, a command that has work left finishes it, and it
-//! succeeds. Any other failure (a full disk) is kept, and [`failure`] makes the command fail at its end.
-//! Clippy forbids the macros of the library in product code.
+//! The standard `println!` panics when a write fails, so `waypost status | head -1` would end in a panic. Here a closed pipe
+//! ends the printing quietly: later lines are dropped, a command that has work left finishes it, and it succeeds. Any other
+//! failure (a full disk) is stored, and [`failure`] makes the command fail at its end.
+//! Clippy forbids the standard macros in product code.
 
 use std::{
     fmt,
@@ -16,14 +16,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How long a note may wait for a reader of standard error that does not read.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a message may wait for a reader of standard error that does not read.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// What has become of standard output.
+/// The state of standard output.
 #[derive(Debug)]
 enum State {
     Open,
-    /// Its reader is gone.
+    /// The reader closed it.
     Closed,
     Failed(io::Error),
 }
@@ -42,7 +42,13 @@ macro_rules! out {
 
 pub(crate) use {out, outln};
 
-/// Prints text, whatever becomes of it.
+/// A number with its noun: `1 warning`, `2 warnings`.
+#[must_use]
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Prints text. A failure is stored for [`failure`].
 pub fn text(text: fmt::Arguments<'_>) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     if matches!(*state, State::Closed) {
@@ -59,7 +65,7 @@ pub fn text(text: fmt::Arguments<'_>) {
 /// # Errors
 /// What the system says. A full pipe is waited for instead.
 pub fn write(text: &str) -> io::Result<()> {
-    // Not through the library's buffer, which does not say how much of a text was written when a write fails.
+    // Without the standard buffer, which does not report how much of a text was written when a write fails.
     write_all(io::stdout().lock().as_fd(), text.as_bytes())
 }
 
@@ -85,21 +91,21 @@ fn wait_for_room(to: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// True when standard output is a pipe or a socket whose reader has left. Nothing is written to find that out, so that a
+/// True if standard output is a pipe or a socket whose reader closed it. This is found out without a write, so that a
 /// command which prints only when something changes can end as well.
 #[must_use]
 pub fn reader_is_gone() -> bool {
-    is_left(io::stdout().as_fd())
+    has_no_reader(io::stdout().as_fd())
 }
 
-fn is_left(to: BorrowedFd<'_>) -> bool {
+fn has_no_reader(to: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(to, PollFlags::empty())];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let asked = poll(&mut polled, Some(&at_once));
-    asked.is_ok() && polled.iter().any(|it| it.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+    let polled_now = poll(&mut polled, Some(&at_once));
+    polled_now.is_ok() && polled.iter().any(|it| it.revents().intersects(PollFlags::ERR | PollFlags::HUP))
 }
 
-/// What a write makes of standard output; nothing when it stays as it is. The first failure is the one that is reported.
+/// The next state of standard output after a write; `None` if it does not change. The first failure is reported.
 fn after(written: io::Result<()>, state: &State) -> Option<State> {
     match (written, state) {
         (Ok(()), _) => None,
@@ -109,7 +115,7 @@ fn after(written: io::Result<()>, state: &State) -> Option<State> {
     }
 }
 
-/// Why not everything could be printed, if that was not the reader's wish.
+/// Why not everything could be printed, unless the reader closed the pipe.
 #[must_use]
 pub fn failure() -> Option<String> {
     match &*STATE.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -118,11 +124,11 @@ pub fn failure() -> Option<String> {
     }
 }
 
-/// Tells standard error, whatever becomes of it; a reader that does not read is not waited for long.
+/// Prints a message to standard error. Failures are ignored, and a reader that does not read is not waited for long.
 pub fn note(text: &str) {
     let text: Arc<str> = format!("{text}\n").into();
     let (done, written) = mpsc::channel();
-    // There is no better place to say that this failed.
+    // There is no better place to report that this failed.
     let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
     let shared = Arc::clone(&text);
     let aside = move || {
@@ -130,8 +136,8 @@ pub fn note(text: &str) {
         let _ = done.send(());
     };
     match std::thread::Builder::new().name("note".to_owned()).spawn(aside) {
-        Ok(_) => drop(written.recv_timeout(PATIENCE)),
-        // A machine that has no thread left may make this wait, but what went wrong is said.
+        Ok(_) => drop(written.recv_timeout(MAX_WAIT)),
+        // Without a thread this may wait, but the message is printed.
         Err(_) => write(&text),
     }
 }
@@ -141,6 +147,11 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+
+    #[test]
+    fn one_thing_is_singular() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "file")), ["0 files", "1 file", "2 files"]);
+    }
 
     #[test]
     fn a_full_pipe_that_does_not_block_is_waited_for() {
@@ -158,16 +169,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_left_is_noticed_without_a_write() {
+    fn a_closed_pipe_is_noticed_without_a_write() {
         let (reader, writer) = io::pipe().unwrap();
-        assert!(!is_left(writer.as_fd()));
+        assert!(!has_no_reader(writer.as_fd()));
         drop(reader);
-        assert!(is_left(writer.as_fd()));
-        assert!(!is_left(tempfile::tempfile().unwrap().as_fd()), "a file has no reader");
+        assert!(has_no_reader(writer.as_fd()));
+        assert!(!has_no_reader(tempfile::tempfile().unwrap().as_fd()), "a file has no reader");
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is() {
+    fn a_closed_pipe_is_no_failure_and_a_full_disk_is() {
         let failed = |kind: io::ErrorKind| Err(io::Error::from(kind));
         assert!(after(Ok(()), &State::Open).is_none());
         assert!(matches!(after(failed(io::ErrorKind::BrokenPipe), &State::Open), Some(State::Closed)));

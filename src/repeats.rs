@@ -1,7 +1,7 @@
-//! What would be logged again and again is said once, then once a minute with how often it happened.
+//! Repeated events are logged once, then once a minute with how often they happened.
 //!
-//! A node whose token is refused sends its heartbeat every two seconds all the same, and a prober its report. The keys
-//! come from strangers, so that they are bounded: beyond the bound they are counted together.
+//! A node whose token is refused goes on sending its heartbeat every two seconds, and a prober its report. The keys come
+//! from outside, so their number is bounded: above the bound they are counted together.
 
 use std::{
     collections::HashMap,
@@ -9,45 +9,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long nothing is said of what was said.
+/// How long a logged event is not logged again.
 const QUIET: Duration = Duration::from_secs(60);
-/// Things that are counted separately.
+/// The most events that are counted separately.
 const MAX: usize = 1_024;
-/// What stands for the others.
+/// The key of all other events.
 const OTHERS: &str = "others";
 
-/// What was said, and when.
+/// Which events were logged, and when.
 #[derive(Debug, Default)]
-pub struct Repeats(Mutex<HashMap<String, Said>>);
+pub struct Repeats(Mutex<HashMap<String, Logged>>);
 
 #[derive(Debug)]
-struct Said {
+struct Logged {
     at: Instant,
-    /// How often it happened since then.
+    /// How often the event has happened since then.
     since: u64,
 }
 
 impl Repeats {
-    /// Whether to say now that `what` has happened; with how often it has happened without being said.
+    /// Whether to log now that `what` has happened; if so, how often it has happened without being logged.
     pub fn is_due(&self, what: &str, now: Instant) -> Option<u64> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let what = if said.len() < MAX || said.contains_key(what) {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = if logged.len() < MAX || logged.contains_key(what) {
             what
         } else {
-            said.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
-            if said.len() < MAX { what } else { OTHERS }
+            logged.retain(|_, it| now.saturating_duration_since(it.at) < QUIET);
+            if logged.len() < MAX { what } else { OTHERS }
         };
-        match said.get_mut(what) {
+        match logged.get_mut(what) {
             None => {
-                said.insert(what.to_owned(), Said { at: now, since: 0 });
+                logged.insert(what.to_owned(), Logged { at: now, since: 0 });
                 Some(0)
             }
-            Some(it) if now.saturating_duration_since(it.at) >= QUIET => {
-                it.at = now;
-                Some(std::mem::take(&mut it.since))
+            Some(event) if now.saturating_duration_since(event.at) >= QUIET => {
+                event.at = now;
+                Some(std::mem::take(&mut event.since))
             }
-            Some(it) => {
-                it.since += 1;
+            Some(event) => {
+                event.since += 1;
                 None
             }
         }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_repeats_is_said_once_a_minute_with_its_count() {
+    fn a_repeated_event_is_logged_once_a_minute_with_its_count() {
         let (repeats, start) = (Repeats::default(), Instant::now());
         let due = |what: &str, second: u64| repeats.is_due(what, start + Duration::from_secs(second));
         assert_eq!(due("a", 0), Some(0));
@@ -70,10 +70,10 @@ mod tests {
     }
 
     #[test]
-    fn many_are_counted_together() {
+    fn many_events_are_counted_together() {
         let (repeats, now) = (Repeats::default(), Instant::now());
-        let said = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
-        assert_eq!(said, MAX + 1);
+        let logged = (0..3 * MAX).filter_map(|n| repeats.is_due(&n.to_string(), now)).count();
+        assert_eq!(logged, MAX + 1);
         assert!(repeats.0.lock().unwrap().len() <= MAX + 1);
         let later = now + QUIET;
         assert_eq!(repeats.is_due("new", later), Some(0), "what is old gives its place");

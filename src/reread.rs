@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use store::metrics::{Count, Descriptor, Sample, Source};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use watch::Signature;
@@ -189,35 +188,19 @@ impl Content {
     }
 }
 
-/// What is counted of reading again.
-#[derive(Debug, Default)]
-pub struct RereadMetrics {
-    reread: Count,
-    kept: Count,
-}
-
-static DESCRIPTORS: [Descriptor; 2] = [
-    Descriptor::counter(
-        "waypost.files.reread",
-        "{reading}",
-        "Files that said something new when they were read again, and are in use.",
-    ),
-    Descriptor::counter(
-        "waypost.files.kept",
-        "{reading}",
-        "Files that could not be used when they were read again; what was in use stayed.",
-    ),
-];
-
-impl Source for RereadMetrics {
-    fn descriptors(&self) -> &'static [Descriptor] {
-        &DESCRIPTORS
-    }
-
-    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        for (metric, count) in DESCRIPTORS.iter().zip([&self.reread, &self.kept]) {
-            emit(Sample { metric, labels: &[], value: count.value() });
-        }
+store::metrics! {
+    /// What is counted when files are read again.
+    pub struct RereadMetrics {
+        reread: counter(
+            "waypost.files.reread",
+            "{reading}",
+            "Files that said something new when they were read again, and are in use."
+        );
+        kept: counter(
+            "waypost.files.kept",
+            "{reading}",
+            "Files that could not be used when they were read again; what was in use stayed."
+        );
     }
 }
 

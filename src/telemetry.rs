@@ -1,33 +1,28 @@
-//! Logs and metrics. Components count in their own atomics ([`store::metrics::Source`]); here those are read when
-//! Prometheus scrapes or the OTLP exporter's time comes, so both show the same numbers and hot paths know neither.
+//! Logs and metrics. Components count in their own atomics ([`store::metrics::Source`]); here each source is collected
+//! once per scrape ([`prometheus`]) and once per export ([`otlp`]), so both show the same numbers and hot paths know
+//! neither.
 
 pub mod log;
+mod otlp;
+mod prometheus;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use opentelemetry::{
-    KeyValue,
-    metrics::{Meter, MeterProvider as _},
-};
-use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
-use opentelemetry_sdk::{
-    Resource,
-    metrics::{PeriodicReader, SdkMeterProvider},
-};
-use prometheus::{Encoder as _, TextEncoder};
-use store::metrics::{Descriptor, Kind, Source};
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use store::metrics::Source;
 
-/// How often metrics are exported.
-const EXPORT_EVERY: Duration = Duration::from_secs(10);
+use otlp::Exporter;
 
 /// A node's metrics.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: prometheus::Registry,
-    provider: SdkMeterProvider,
+    sources: Vec<Arc<dyn Source>>,
+    resource: Resource,
+    exporter: Option<Exporter>,
 }
 
-/// Why metrics cannot be had.
+/// Why metrics cannot be exported.
 #[derive(Debug, thiserror::Error)]
 #[error("[telemetry]: {0}")]
 pub struct TelemetryError(String);
@@ -42,108 +37,56 @@ impl Metrics {
         sources: Vec<Arc<dyn Source>>,
         otlp: Option<&str>,
     ) -> Result<Self, TelemetryError> {
-        let registry = prometheus::Registry::new();
-        let fail = |error: &dyn std::fmt::Display| TelemetryError(error.to_string());
-        let scraped = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .scope_info_enabled(false)
-            .build()
-            .map_err(|error| fail(&error))?;
         let resource = Resource::builder()
             .with_service_name("waypost")
             .with_attribute(KeyValue::new("service.instance.id", node.to_owned()))
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
-        let mut provider = SdkMeterProvider::builder().with_resource(resource).with_reader(scraped);
-        if let Some(collector) = otlp {
-            let exporter = MetricExporter::builder().with_tonic().with_endpoint(collector).build();
-            let exporter = exporter.map_err(|error| fail(&error))?;
-            provider =
-                provider.with_reader(PeriodicReader::builder(exporter).with_interval(EXPORT_EVERY).build());
-        }
-        let provider = provider.build();
-        let meter = provider.meter("waypost");
-        for source in sources {
-            for descriptor in source.descriptors() {
-                observe(&meter, descriptor, Arc::clone(&source));
-            }
-        }
-        Ok(Self { registry, provider })
+        let exporter =
+            otlp.map(|collector| Exporter::start(collector, resource.clone(), &sources)).transpose()?;
+        Ok(Self { sources, resource, exporter })
     }
 
     /// In Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = Vec::new();
-        // Writing to memory cannot fail, and what was gathered is consistent by construction.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        String::from_utf8_lossy(&text).into_owned()
+        prometheus::text(&self.resource, &self.sources)
     }
 
     /// Exports what was counted last. Blocks for at most a second.
     pub fn close(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(Duration::from_secs(1)) {
-            tracing::debug!(%error, "the last metrics were not exported");
+        if let Some(exporter) = &self.exporter {
+            exporter.close();
         }
-    }
-}
-
-fn observe(meter: &Meter, descriptor: &'static Descriptor, source: Arc<dyn Source>) {
-    let callback = move |emit: &mut dyn FnMut(f64, &[KeyValue])| {
-        source.collect(&mut |sample| {
-            if sample.metric.name == descriptor.name {
-                let label = |(name, value): &(&'static str, &str)| KeyValue::new(*name, (*value).to_owned());
-                let labels: Vec<KeyValue> = sample.labels.iter().map(label).collect();
-                emit(sample.value, &labels);
-            }
-        });
-    };
-    let (name, unit, help) = (descriptor.name, descriptor.unit, descriptor.help);
-    // The provider keeps the instrument with its callback.
-    match descriptor.kind {
-        Kind::Counter => drop(
-            meter
-                .f64_observable_counter(name)
-                .with_unit(unit)
-                .with_description(help)
-                .with_callback(move |observer| callback(&mut |value, labels| observer.observe(value, labels)))
-                .build(),
-        ),
-        Kind::Gauge => drop(
-            meter
-                .f64_observable_gauge(name)
-                .with_unit(unit)
-                .with_description(help)
-                .with_callback(move |observer| callback(&mut |value, labels| observer.observe(value, labels)))
-                .build(),
-        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use store::metrics::{Count, Sample};
+    use std::time::Duration;
+
+    use store::metrics::{Count, Kind, Sample};
 
     use super::*;
 
-    #[derive(Debug, Default)]
-    struct Doors(Count);
+    const SIDES: [&str; 2] = ["left", "right"];
 
-    static DOORS: [Descriptor; 2] = [
-        Descriptor::counter("waypost.test.doors", "{door}", "Doors."),
-        Descriptor::gauge("waypost.test.open", "", "Open ones, by side."),
-    ];
-
-    impl Source for Doors {
-        fn descriptors(&self) -> &'static [Descriptor] {
-            &DOORS
+    store::metrics! {
+        struct Doors {
+            doors: counter("waypost.test.doors", "{door}", "Doors.");
+            open["side" = SIDES]: gauge("waypost.test.open", "", "Open ones, by side.");
         }
+        computed {
+            COLLECTED: gauge("waypost.test.collected", "s", "How often this was collected.");
+        }
+    }
 
-        fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-            emit(Sample { metric: &DOORS[0], labels: &[], value: self.0.value() });
-            for side in ["left", "right"] {
-                emit(Sample { metric: &DOORS[1], labels: &[("side", side)], value: 1.0 });
-            }
+    static COLLECTIONS: Count = Count::new();
+
+    impl Doors {
+        fn compute(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+            COLLECTIONS.increment();
+            emit(Sample { metric: &COLLECTED, labels: &[], value: COLLECTIONS.value() });
         }
     }
 
@@ -221,7 +164,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let collector = format!("http://{}", listener.local_addr().unwrap());
         let doors = Arc::new(Doors::default());
-        doors.0.add(3);
+        doors.doors.add(3);
         let metrics = Arc::new(Metrics::new("node-7", vec![doors], Some(&collector)).unwrap());
         let received = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -244,11 +187,24 @@ mod tests {
     fn prometheus_sees_what_was_counted() {
         let doors = Arc::new(Doors::default());
         let metrics = Metrics::new("n", vec![doors.clone()], None).unwrap();
-        doors.0.add(3);
+        doors.doors.add(3);
+        doors.open[0].set(1);
         let text = metrics.text();
         assert!(text.contains("waypost_test_doors_total 3"), "{text}");
         assert!(text.contains("waypost_test_open{side=\"left\"} 1"), "{text}");
-        doors.0.increment();
+        doors.doors.increment();
         assert!(metrics.text().contains("waypost_test_doors_total 4"));
+    }
+
+    #[test]
+    fn a_scrape_collects_each_source_once() {
+        let metrics = Metrics::new("n", vec![Arc::new(Doors::default())], None).unwrap();
+        let collected = |text: &str| {
+            let line = text.lines().find_map(|it| it.strip_prefix("waypost_test_collected_seconds "));
+            line.unwrap().parse::<u64>().unwrap()
+        };
+        let (first, second) = (collected(&metrics.text()), collected(&metrics.text()));
+        assert!(first < second, "{first} {second}");
+        assert!(metrics.text().starts_with("# HELP target_info Target metadata\n# TYPE target_info gauge\n"));
     }
 }

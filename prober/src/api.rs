@@ -1,4 +1,4 @@
-//! The two requests a prober makes of an admin address.
+//! The two requests that a prober sends to an admin address: reports, and the long poll for work.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,32 +13,32 @@ use store::{
 
 use crate::{Config, Error};
 
-/// How long a work poll may wait at the other end.
+/// How long the other end may hold a long poll for work.
 const WAIT: Duration = Duration::from_secs(30);
-/// The longest answer taken: the work of a hundred thousand targets.
+/// The largest response accepted: enough for the work of a hundred thousand targets.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a report may take: much shorter than a vantage stays fresh.
+/// How long a report may take: much less than the time for which a vantage stays fresh.
 const REPORT: Duration = Duration::from_secs(2);
-/// A large one may take longer.
+/// How long a large report may take.
 const LARGE_REPORT: Duration = Duration::from_secs(10);
 /// More observations than this make a report large.
 const LARGE: usize = 500;
 
-/// The rim of the prober towards control: one admin address. The simulation has another one.
+/// One admin address. The simulation has an implementation of its own.
 #[async_trait]
 pub trait Admin: fmt::Debug + Send + Sync + 'static {
-    /// What it is called in logs.
+    /// Its name in logs: the base URL.
     fn base(&self) -> &str;
 
-    /// Reports.
+    /// Sends a report.
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed>;
 
-    /// Waits for work that is newer than `index`.
+    /// Waits for work newer than `index`.
     async fn work(&self, index: u64) -> Result<Work, Failed>;
 
-    /// Trusts these certificates (PEM) in the place of all others, for connections that are made from now on; the error
-    /// says why they cannot be used. A rim without certificates has nothing to do.
+    /// Trusts these authorities (PEM) in place of all others, for new connections; the error says why they cannot be
+    /// used. Without TLS there is nothing to do.
     fn trust(&self, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
@@ -53,12 +53,12 @@ pub(crate) struct Api {
     token: Option<Credential>,
 }
 
-/// Why a request gave nothing.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// Nobody knows whether it was taken.
+    /// No response: it is unknown whether the request was accepted.
     Unanswered(String),
-    /// It was refused, in these words.
+    /// The request was refused, with this reason.
     Refused(String),
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Failed {
 impl Api {
     pub(crate) fn new(base: &str, config: &Config) -> Result<Self, Error> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Somebody else may have been faster, which is as good.
+            // Another part of the process may have installed it first, which is just as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let fail = |error: reqwest::Error| Error::Client(error.to_string());
@@ -96,7 +96,7 @@ impl Api {
             Some(secret) => request.bearer_auth(secret.expose()),
             None => request,
         };
-        let unanswered = |error: reqwest::Error| Failed::Unanswered(told(&error));
+        let unanswered = |error: reqwest::Error| Failed::Unanswered(with_causes(&error));
         let response = request.send().await.map_err(unanswered)?;
         let status = response.status();
         let body = bounded(response).await?;
@@ -127,7 +127,7 @@ impl Admin for Api {
         let request = self.client.load().post(format!("{}/v1/observations", self.base)).json(batch);
         let body = self.send(request.timeout(patience)).await?;
         serde_json::from_slice(&body)
-            .map_err(|error| Failed::Refused(format!("no answer to a batch: {error}")))
+            .map_err(|error| Failed::Refused(format!("the response to a report cannot be read: {error}")))
     }
 
     async fn work(&self, index: u64) -> Result<Work, Failed> {
@@ -135,11 +135,12 @@ impl Admin for Api {
             format!("{}/v1/vantages/{}/work?index={index}&wait={}", self.base, self.vantage, Span(WAIT));
         let request = self.client.load().get(url).timeout(WAIT + WAIT / 2);
         let body = self.send(request).await?;
-        serde_json::from_slice(&body).map_err(|error| Failed::Refused(format!("no work: {error}")))
+        serde_json::from_slice(&body)
+            .map_err(|error| Failed::Refused(format!("the response with the work cannot be read: {error}")))
     }
 }
 
-/// What makes requests, trusting these certificates alone, or the system's.
+/// A client that trusts only these authorities, or the system's.
 fn client(ca_pem: Option<&[u8]>, scheme: &str) -> reqwest::Result<Client> {
     let mut client = Client::builder()
         .no_proxy()
@@ -149,7 +150,7 @@ fn client(ca_pem: Option<&[u8]>, scheme: &str) -> reqwest::Result<Client> {
     if let Some(pem) = ca_pem {
         client = client.tls_certs_only(Certificate::from_pem_bundle(pem)?);
     } else if scheme == "http" {
-        // Reading the system's certificates takes longer than everything else.
+        // No TLS, so the system's certificates need not be read, which takes longer than everything else here.
         client = client.tls_certs_only([]);
     }
     client.build()
@@ -157,17 +158,17 @@ fn client(ca_pem: Option<&[u8]>, scheme: &str) -> reqwest::Result<Client> {
 
 async fn bounded(mut response: Response) -> Result<Vec<u8>, Failed> {
     let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| Failed::Unanswered(told(&error)))? {
+    while let Some(piece) = response.chunk().await.map_err(|error| Failed::Unanswered(with_causes(&error)))? {
         if body.len() + piece.len() > MAX_ANSWER {
-            return Err(Failed::Refused(format!("an answer of more than {MAX_ANSWER} bytes")));
+            return Err(Failed::Refused(format!("a response of more than {MAX_ANSWER} bytes")));
         }
         body.extend_from_slice(&piece);
     }
     Ok(body)
 }
 
-/// An error with its causes: the outermost alone says only which URL it was.
-fn told(error: &reqwest::Error) -> String {
+/// An error with its causes: the outermost alone only names the URL.
+fn with_causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(deeper) = cause {

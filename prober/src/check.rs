@@ -1,8 +1,8 @@
-//! One probe: dial a target, time its phases, say in words what came of it.
+//! One probe: it dials a target, measures its phases, and describes the outcome.
 //!
-//! The whole-probe timeout is applied here, around the [`Dialer`], so that a simulated dialer that never
-//! answers is a black hole like any other. A fault of this machine (no descriptors, no free port) is not the
-//! target's: it is inconclusive and never counts as a failure.
+//! The timeout of the whole probe is applied here, around the [`Dialer`], so that it works for a simulated dialer
+//! too. A fault of this machine (no file descriptors, no free port) is not the target's: it is inconclusive and never
+//! counts as a failure.
 
 mod client;
 mod dns;
@@ -31,62 +31,62 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// A canary that does not accept within this has failed.
 pub const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the phases of a probe took. There is none for resolving: targets are addresses.
+/// How long the phases of a probe took. Names are not resolved, since targets are addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// Until the connection stood; `None` if it never did.
+    /// Until the connection was made; `None` if it was not.
     pub connect: Option<Duration>,
-    /// The TLS handshake alone; `None` if there is none, or it was not completed.
+    /// The TLS handshake alone; `None` without one, or if it was not completed.
     pub tls: Option<Duration>,
-    /// From the request until the first byte of the answer; `None` if there is none, or the check waits for none.
+    /// From the request until the first byte of the response; `None` if none came, or the check waits for none.
     pub first_byte: Option<Duration>,
-    /// All of it.
+    /// The whole probe.
     pub whole: Duration,
 }
 
-/// What came of a probe.
+/// The outcome of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As expected.
+    /// The target answered as expected.
     Success {
-        /// How fast.
+        /// How long it took.
         phases: Phases,
-        /// What it said: `status 200`, `connected`.
-        said: Cow<'static, str>,
+        /// The result as text: `status 200`, `connected`.
+        detail: Cow<'static, str>,
     },
-    /// Not as expected, by the target's fault or the network's.
+    /// The target or the network failed.
     Failure {
         /// `connection refused`, `no answer within 800ms`, `status 503, expected 200`.
         reason: String,
     },
-    /// This prober could not even try.
+    /// This prober could not probe.
     Inconclusive {
         /// What was missing.
         reason: String,
     },
 }
 
-/// Whose fault it was that a dial did not succeed.
+/// Why a dial failed, and on which side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The target's, or the network's.
+    /// The target or the network failed.
     Target(String),
-    /// This machine's.
+    /// This machine failed.
     Local(String),
 }
 
-/// The rim of the prober towards its targets; the simulation has another one.
+/// Dials targets. The simulation has an implementation of its own.
 #[async_trait]
 pub trait Dialer: fmt::Debug + Send + Sync + 'static {
-    /// Dials the target once and says what it said. Notes each phase as it is reached: the call may be
-    /// dropped at any moment by the probe's timeout.
+    /// Dials the target once and returns the result as text. Sets each phase when it is reached, since the probe's
+    /// timeout may drop the call at any moment.
     async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault>;
 
     /// Opens and closes a connection to a canary.
     async fn reach(&self, canary: &Canary) -> Result<(), Fault>;
 
-    /// Believes these authorities (PEM) beside the system's, for dials that begin from now on; the error says why they
-    /// cannot be used. A rim without certificates has nothing to do.
+    /// Trusts these authorities (PEM) in addition to the system's, for new dials; the error says why they cannot be
+    /// used. Without TLS there is nothing to do.
     fn trust(&self, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
@@ -100,10 +100,10 @@ pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
     let answer = timeout(limit, dialer.dial(target, &mut phases)).await;
     phases.whole = started.elapsed();
     match answer {
-        Ok(Ok(said)) => Outcome::Success { phases, said },
+        Ok(Ok(detail)) => Outcome::Success { phases, detail },
         Ok(Err(Fault::Target(reason))) => Outcome::Failure { reason },
         Ok(Err(Fault::Local(reason))) => Outcome::Inconclusive { reason },
-        // What does not end here is a program of this machine, and no word of the target's.
+        // The program is this machine's, so its timeout shows nothing about the target.
         Err(_) if matches!(target.check.probe, Probe::External(_)) => Outcome::Inconclusive {
             reason: format!("the external program did not end within {} and was killed", Span(limit)),
         },
@@ -118,12 +118,12 @@ pub async fn probe(dialer: &dyn Dialer, target: &WorkTarget) -> Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     programs: Arc<BTreeMap<Name, PathBuf>>,
-    /// Another one once other authorities are believed; clones share it.
+    /// Replaced when other authorities are to be trusted; clones share it.
     trust: Arc<ArcSwap<tls::Trust>>,
 }
 
 impl Sockets {
-    /// With the programs external checks may run, and authorities (PEM) believed beside the system's.
+    /// With the programs that external checks may run, and authorities (PEM) trusted in addition to the system's.
     #[must_use]
     pub fn new(programs: BTreeMap<Name, PathBuf>, ca_pem: Option<Vec<u8>>) -> Self {
         let trust = Arc::new(ArcSwap::from_pointee(tls::Trust::new(ca_pem)));
@@ -140,33 +140,38 @@ impl Sockets {
         tls::handshake(&self.trust.load_full(), stream, terms, address.ip(), phases).await
     }
 
-    async fn http(&self, it: &HttpProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
-        let Some(terms) = &it.tls else {
+    async fn http(
+        &self,
+        probe: &HttpProbe,
+        address: SocketAddr,
+        phases: &mut Phases,
+    ) -> Result<String, Fault> {
+        let Some(terms) = &probe.tls else {
             let stream = tcp::connect(address, phases).await?;
-            return http::send(it, stream, address, phases).await;
+            return http::send(probe, stream, address, phases).await;
         };
-        let alpn: &[&[u8]] = match it.http_version {
+        let alpn: &[&[u8]] = match probe.http_version {
             HttpVersion::One => &[b"http/1.1"],
             HttpVersion::Two => &[b"h2"],
         };
-        let session = self.session((terms, it.host.as_deref(), alpn), address, phases).await?;
-        let said = http::send(it, session.stream, address, phases).await?;
-        Ok(with_warning(said, session.warning))
+        let session = self.session((terms, probe.host.as_deref(), alpn), address, phases).await?;
+        let detail = http::send(probe, session.stream, address, phases).await?;
+        Ok(with_warning(detail, session.warning))
     }
 
     async fn grpc(
         &self,
-        it: &store::model::GrpcProbe,
+        probe: &store::model::GrpcProbe,
         address: SocketAddr,
         phases: &mut Phases,
     ) -> Result<String, Fault> {
-        let Some(terms) = &it.tls else {
+        let Some(terms) = &probe.tls else {
             let stream = tcp::connect(address, phases).await?;
-            return client::grpc(it, stream, address, phases).await;
+            return client::grpc(probe, stream, address, phases).await;
         };
-        let session = self.session((terms, it.host.as_deref(), &[b"h2"]), address, phases).await?;
-        let said = client::grpc(it, session.stream, address, phases).await?;
-        Ok(with_warning(said, session.warning))
+        let session = self.session((terms, probe.host.as_deref(), &[b"h2"]), address, phases).await?;
+        let detail = client::grpc(probe, session.stream, address, phases).await?;
+        Ok(with_warning(detail, session.warning))
     }
 
     async fn external(&self, name: &Name, address: SocketAddr) -> Result<String, Fault> {
@@ -180,10 +185,10 @@ impl Sockets {
     }
 }
 
-fn with_warning(said: String, warning: Option<String>) -> String {
+fn with_warning(detail: String, warning: Option<String>) -> String {
     match warning {
-        Some(warning) => format!("{said}; {warning}"),
-        None => said,
+        Some(warning) => format!("{detail}; {warning}"),
+        None => detail,
     }
 }
 
@@ -196,15 +201,15 @@ impl Dialer for Sockets {
 
     async fn dial(&self, target: &WorkTarget, phases: &mut Phases) -> Result<Cow<'static, str>, Fault> {
         let address = SocketAddr::new(target.address, target.check.port);
-        // Boxed, all but the smallest: every probe in flight would otherwise be as large as the largest.
+        // All but the smallest are boxed, because otherwise every probe in flight would be as large as the largest.
         match &target.check.probe {
-            Probe::Tcp(it) => tcp::talk(it, address, phases).await,
+            Probe::Tcp(it) => tcp::check(it, address, phases).await,
             Probe::Tls(it) => {
                 let session = Box::pin(self.session((&it.tls, None, &[]), address, phases)).await?;
                 Ok(with_warning("TLS agreed".to_owned(), session.warning).into())
             }
             Probe::Http(it) => Box::pin(self.http(it, address, phases)).await.map(Cow::Owned),
-            Probe::Dns(it) => Box::pin(dns::ask(it, address, phases)).await.map(Cow::Owned),
+            Probe::Dns(it) => Box::pin(dns::query(it, address, phases)).await.map(Cow::Owned),
             Probe::Grpc(it) => Box::pin(self.grpc(it, address, phases)).await.map(Cow::Owned),
             Probe::Icmp {} => Box::pin(icmp::echo(target.address, phases)).await.map(Cow::Borrowed),
             Probe::External(it) => Box::pin(self.external(&it.program, address)).await.map(Cow::Owned),
@@ -221,9 +226,9 @@ impl Dialer for Sockets {
     }
 }
 
-/// Whose fault an I/O error is, in words.
+/// Which side an I/O error is the fault of, with a description.
 fn fault(error: &io::Error) -> Fault {
-    // Linux error numbers that std has no kind for: all say that this machine is short of something.
+    // Linux error numbers without a kind in std, which all mean that this machine lacks a resource.
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
@@ -235,7 +240,7 @@ fn fault(error: &io::Error) -> Fault {
         io::ErrorKind::ConnectionAborted => target("connection aborted"),
         io::ErrorKind::HostUnreachable => target("host unreachable"),
         io::ErrorKind::NetworkUnreachable => target("network unreachable"),
-        io::ErrorKind::TimedOut => target("the system gave up connecting"),
+        io::ErrorKind::TimedOut => target("connecting timed out"),
         io::ErrorKind::AddrNotAvailable => Fault::Local("no free local port or address".to_owned()),
         io::ErrorKind::OutOfMemory => Fault::Local("out of memory".to_owned()),
         io::ErrorKind::PermissionDenied => Fault::Local(format!("not permitted here: {error}")),
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_shortages_are_not_the_targets_fault() {
+    fn missing_resources_here_are_not_the_targets_fault() {
         for number in [23, 24, 105, 99, 12, 13, 1] {
             assert!(
                 matches!(fault(&io::Error::from_raw_os_error(number)), Fault::Local(_)),

@@ -1,36 +1,35 @@
-//! What a prober is told at its start. Everything else it learns from control.
+//! A prober's settings at its start. Everything else comes from control.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use store::{model::Name, secret::Credential};
 
-/// A prober's configuration; the bounds have defaults that suit most.
+/// A prober's settings; the limits have defaults that suit most.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The vantage it speaks for: the name of a Vantage document.
+    /// The vantage whose observations it reports: the name of a Vantage document.
     pub vantage: Name,
     /// Base addresses of the admin APIs it reports to and takes work from, such as `https://10.0.0.1:8580`:
     /// at least one, at most [`Config::MAX_ADDRESSES`]. Each gets every report, independently of the others.
     pub report_to: Vec<String>,
-    /// Sent as `Authorization: Bearer`; absent where the admin API asks for none. Changed in place when its file
-    /// changes.
+    /// Sent as `Authorization: Bearer`; absent where the admin API needs none. Replaced when its file changes.
     pub token: Option<Credential>,
     /// The only authorities trusted for `https` addresses, in PEM; absent: the system's.
     pub ca_pem: Option<Vec<u8>>,
-    /// Places that ought to be reachable from here whatever happens to the sites, dialled by TCP every second:
-    /// when more than half stop answering, this vantage withholds its votes. At most
-    /// [`Config::MAX_CANARIES`]; none: it withholds when every target (at two addresses or more) looks down.
+    /// Addresses that should be reachable from here whatever happens to the sites. They are dialled over TCP every
+    /// second; when more than half fail, this vantage withholds its votes. At most [`Config::MAX_CANARIES`]. Without
+    /// canaries it withholds when every target (at two addresses or more) looks down.
     pub canaries: Vec<Canary>,
-    /// More targets than this are not dialled (an error in the log and a metric say so).
+    /// More targets than this are not dialled; an error in the log and a metric show it.
     pub max_targets: usize,
-    /// Probes in flight at a time; each holds a file descriptor. Those that are due wait their turn, confirmations
-    /// first, so too low a bound under many black holes delays probes and never fails them: each of those holds its
-    /// place for the whole timeout, `fall` times over before it is Down.
+    /// Probes in flight at a time; each holds a file descriptor. Further probes that are due wait, confirmations
+    /// first. Too low a limit delays probes and never fails them: a target that drops packets occupies a probe for
+    /// the whole timeout, `fall` times before it is Down.
     pub max_dials: usize,
-    /// Authorities (PEM) that checks over TLS believe beside the system's.
+    /// Authorities (PEM) that checks over TLS trust in addition to the system's.
     pub check_ca_pem: Option<Vec<u8>>,
-    /// The programs `external` checks may run, by the names documents use; at most
-    /// [`Config::MAX_PROGRAMS`]. Each is given the address and the port as arguments and nothing else.
+    /// The programs that `external` checks may run, by their names in documents; at most [`Config::MAX_PROGRAMS`].
+    /// Their only arguments are the address and the port.
     pub external: BTreeMap<Name, PathBuf>,
 }
 
@@ -43,7 +42,7 @@ impl Config {
     /// More programs for external checks than this are refused.
     pub const MAX_PROGRAMS: usize = 64;
 
-    /// With the default bounds (100,000 targets, 1,024 dials), no token and no canaries.
+    /// With the default limits (100,000 targets, 1,024 dials), no token and no canaries.
     #[must_use]
     pub fn new(vantage: Name, report_to: Vec<String>) -> Self {
         Self {
@@ -60,14 +59,14 @@ impl Config {
     }
 }
 
-/// A place to dial by TCP: `host:port`, where the host is an address (IPv6 in brackets) or a name.
+/// An address to dial over TCP: `host:port`, where the host is an address (IPv6 in brackets) or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Canary {
     host: String,
     port: u16,
 }
 
-/// What a canary should have looked like.
+/// A text that is no canary; the message shows the form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("host:port such as 192.0.2.1:443, [2001:db8::1]:443 or resolver.example.net:53")]
 pub struct CanaryError;

@@ -1,5 +1,5 @@
-//! The one task that owns what this vantage believes: it starts dials when they are due, judges what came of
-//! them, and puts into the outbox what may be told.
+//! The one task that owns the state of the targets: it starts dials when they are due, judges their outcomes, and puts
+//! into the outbox what is to be reported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,22 +24,22 @@ use crate::{
     Config, Metrics,
     check::{Dialer, Outcome, probe},
     config::Canary,
-    doubt::{Doubt, Voucher},
-    judge::{Belief, forgive, judge},
+    judge::{TargetHealth, judge, reset_failures},
     outbox::Outbox,
     schedule::Schedule,
-    watched::{Roll, Told, Unvouched},
-    work::Given,
+    self_check::{Evidence, SelfCheck},
+    targets::{LastReported, PendingDown, TargetSet},
+    work::RequestedTargets,
 };
 
-/// Outcomes judged in one turn, so that what is due never waits for all of them.
+/// Outcomes judged on one wake-up, so that dials that are due never wait for all of them.
 const TOGETHER: usize = 64;
-/// So many turns to Down may be looked at again whenever something answers; when more wait, each costs
-/// [`PER_WAITING`] until the next look at all.
+/// Up to this many pending changes to Down are examined again whenever something answers. Each further one postpones
+/// the next examination of all by [`PER_WAITING`].
 const FEW_WAITING: usize = 256;
 const PER_WAITING: Duration = Duration::from_micros(1);
 
-/// Something that ended.
+/// The end of a probe or of a round of canaries.
 enum Done {
     Probe { key: TargetKey, start: u64, started: Instant, outcome: Outcome },
     Canaries { started: Instant, failed: usize },
@@ -51,19 +51,19 @@ pub(crate) struct Driver {
     metrics: Arc<Metrics>,
     clock: Clock,
     schedule: Schedule,
-    doubt: Doubt,
+    self_check: SelfCheck,
     canaries: Arc<[Canary]>,
-    watched: Roll,
-    /// Those that failed in this turn.
+    targets: TargetSet,
+    /// The targets that failed since the last wake-up.
     touched: Vec<TargetKey>,
-    /// Something changed that may decide about those who wait for a voucher.
-    news: bool,
-    /// When all of those may be looked at next.
+    /// Something changed that may decide pending changes to Down.
+    recheck: bool,
+    /// When all of them may be examined next.
     next_look: Instant,
     dials: JoinSet<Done>,
-    ill: bool,
-    /// When this vantage last trusted itself again.
-    trusted_since: Option<Instant>,
+    isolated: bool,
+    /// When this vantage was last found to be connected again.
+    connected_since: Option<Instant>,
     max_targets: usize,
     max_dials: usize,
 }
@@ -82,15 +82,15 @@ impl Driver {
             metrics,
             clock,
             schedule: Schedule::new(fastrand::f64()),
-            doubt: Doubt::new(config.canaries.len(), Instant::now()),
+            self_check: SelfCheck::new(config.canaries.len(), Instant::now()),
             canaries: config.canaries.clone().into(),
-            watched: Roll::default(),
+            targets: TargetSet::default(),
             touched: Vec::new(),
-            news: false,
+            recheck: false,
             next_look: Instant::now(),
             dials: JoinSet::new(),
-            ill: false,
-            trusted_since: None,
+            isolated: false,
+            connected_since: None,
             max_targets: config.max_targets,
             max_dials: config.max_dials.max(1),
         }
@@ -99,26 +99,26 @@ impl Driver {
     /// Runs until the work's sender is gone.
     pub(crate) async fn run(
         mut self,
-        mut given: watch::Receiver<Given>,
-        mut asked: mpsc::Receiver<TargetKey>,
+        mut requested: watch::Receiver<RequestedTargets>,
+        mut confirmations: mpsc::Receiver<TargetKey>,
     ) {
-        let mut asking = true;
+        let mut open = true;
         loop {
             self.start_due();
             let next = self.next_wake();
             tokio::select! {
                 // In a fixed order, so that a simulation can repeat itself; what is due is started above.
                 biased;
-                changed = given.changed() => {
+                changed = requested.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let given = given.borrow_and_update().clone();
-                    self.take_work(&given);
+                    let requested = requested.borrow_and_update().clone();
+                    self.take_work(&requested);
                 }
-                key = asked.recv(), if asking => match key {
+                key = confirmations.recv(), if open => match key {
                     Some(key) => self.confirm(&key),
-                    None => asking = false,
+                    None => open = false,
                 },
                 Some(done) = self.dials.join_next() => {
                     self.take_outcome(done);
@@ -137,40 +137,40 @@ impl Driver {
     fn next_wake(&self) -> Option<Instant> {
         let room = self.dials.len() < self.max_dials;
         let due = self.schedule.next_due().filter(|_| room);
-        let look = Some(self.next_look).filter(|_| self.news && !self.watched.waiting().is_empty());
-        let vouching = self.watched.next_deadline().into_iter().chain(look);
-        due.into_iter().chain(self.doubt.next_round()).chain(vouching).min()
+        let look = Some(self.next_look).filter(|_| self.recheck && !self.targets.waiting().is_empty());
+        let evidence = self.targets.next_deadline().into_iter().chain(look);
+        due.into_iter().chain(self.self_check.next_round()).chain(evidence).min()
     }
 
-    /// Takes over what is to be dialled.
-    fn take_work(&mut self, given: &Given) {
-        let wanted = given.targets();
+    /// Takes the new list of targets.
+    fn take_work(&mut self, requested: &RequestedTargets) {
+        let wanted = requested.targets();
         if wanted.len() > self.max_targets {
-            let (asked, most) = (wanted.len(), self.max_targets);
-            tracing::error!(asked, most, "more targets than max_targets; the rest is not dialled");
+            let (requested, limit) = (wanted.len(), self.max_targets);
+            tracing::error!(requested, limit, "more targets than max_targets; the others are not dialled");
         }
         self.metrics.refused.set(wanted.len().saturating_sub(self.max_targets) as u64);
         let wanted: BTreeMap<_, _> = wanted.into_iter().take(self.max_targets).collect();
-        let gone: Vec<_> = self.watched.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
+        let gone: Vec<_> = self.targets.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
-            self.watched.remove(&key);
+            self.targets.remove(&key);
             self.schedule.remove(&key);
             self.outbox.forget(&key);
         }
         let (now, moment) = (Instant::now(), self.clock.now());
         for (key, target) in wanted {
-            if !self.watched.contains(key) {
+            if !self.targets.contains(key) {
                 self.schedule.add(key.clone(), target.check.interval.0, now);
-                self.watched.add(Arc::clone(target), Belief::unknown(moment, "not probed yet"));
+                self.targets.add(Arc::clone(target), TargetHealth::unknown(moment, "not probed yet"));
             }
         }
-        self.metrics.targets.set(self.watched.standing().targets as u64);
-        self.news = true;
+        self.metrics.targets.set(self.targets.counts().targets as u64);
+        self.recheck = true;
     }
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        if self.doubt.begin_round(now) {
+        if self.self_check.begin_round(now) {
             self.start_round(now);
         }
         while self.dials.len() < self.max_dials {
@@ -185,19 +185,19 @@ impl Driver {
     }
 
     fn dial(&mut self, key: &TargetKey, now: Instant) {
-        let Some(watched) = self.watched.get_mut(key) else { return };
-        watched.starts += 1;
-        let (dialer, target) = (Arc::clone(&self.dialer), Arc::clone(&watched.target));
-        let (key, start) = (key.clone(), watched.starts);
+        let Some(probed) = self.targets.get_mut(key) else { return };
+        probed.starts += 1;
+        let (dialer, target) = (Arc::clone(&self.dialer), Arc::clone(&probed.target));
+        let (key, start) = (key.clone(), probed.starts);
         self.dials.spawn(async move {
-            let outcome = unpanicked(probe(dialer.as_ref(), &target)).await;
+            let outcome = catch_panic(probe(dialer.as_ref(), &target)).await;
             Done::Probe { key, start, started: now, outcome }
         });
     }
 
     fn start_round(&mut self, now: Instant) {
         if self.canaries.is_empty() {
-            let witnesses: Vec<_> = self.doubt.witnesses().cloned().collect();
+            let witnesses: Vec<_> = self.self_check.witnesses().cloned().collect();
             for key in &witnesses {
                 if !self.schedule.just_dialled(key, now) {
                     self.schedule.dial_now(key, now);
@@ -213,7 +213,7 @@ impl Driver {
         });
     }
 
-    /// Another vantage suspects a target.
+    /// Dials a target that another vantage suspects.
     fn confirm(&mut self, key: &TargetKey) {
         self.schedule.dial_soon(key, Instant::now());
     }
@@ -221,97 +221,97 @@ impl Driver {
     fn take_outcome(&mut self, done: Result<Done, JoinError>) {
         let now = Instant::now();
         match done {
-            Ok(Done::Canaries { started, failed }) => self.doubt.round_over(started, failed, now),
+            Ok(Done::Canaries { started, failed }) => self.self_check.round_over(started, failed, now),
             Ok(Done::Probe { key, start, started, outcome }) => {
                 self.judge(&key, start, started, &outcome, now)
             }
-            // No dial is ended before its time. What panics beside a probe is the driver's own.
+            // No dial is aborted, and panics of probes are caught, so this is a panic of the driver's own code.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
     fn judge(&mut self, key: &TargetKey, start: u64, started: Instant, outcome: &Outcome, now: Instant) {
-        let Some(watched) = self.watched.get_mut(key) else { return };
+        let Some(probed) = self.targets.get_mut(key) else { return };
         self.metrics.ended(outcome);
         let failed = matches!(outcome, Outcome::Failure { .. });
-        if failed && self.trusted_since.is_some_and(|trusted| started < trusted) {
-            // Dialled while we were cut off.
+        if failed && self.connected_since.is_some_and(|connected| started < connected) {
+            // It was dialled while this vantage was isolated.
             return;
         }
         match outcome {
             Outcome::Success { .. } => {
-                watched.failing_since = None;
-                self.doubt.answered(key, watched.target.address, started);
+                probed.failing_since = None;
+                self.self_check.answered(key, probed.target.address, started);
             }
-            Outcome::Failure { .. } => watched.failed = watched.failed.max(Some(started)),
+            Outcome::Failure { .. } => probed.failed = probed.failed.max(Some(started)),
             Outcome::Inconclusive { .. } => {}
         }
-        let target = Arc::clone(&watched.target);
-        let mut before = watched.belief().clone();
+        let target = Arc::clone(&probed.target);
+        let mut before = probed.health().clone();
         let moment = self.clock.now();
         if let Outcome::Success { .. } = outcome
-            && let Some(unvouched) = self.watched.stop_waiting(key)
+            && let Some(pending_down) = self.targets.stop_waiting(key)
         {
-            // It answers, and nobody was told that it does not: then it was us.
-            before = forgive(&unvouched.before, moment);
+            // It answers, and its failures were not reported yet: they were this vantage's own.
+            before = reset_failures(&pending_down.before, moment);
         }
-        let (belief, ruling) = judge(&before, start, outcome, &target.check, moment);
-        if ruling.first_failure {
-            if let Some(watched) = self.watched.get_mut(key) {
-                watched.failing_since = Some(started);
+        let (health, effects) = judge(&before, start, outcome, &target.check, moment);
+        if effects.first_failure {
+            if let Some(probed) = self.targets.get_mut(key) {
+                probed.failing_since = Some(started);
             }
-            self.doubt.ask(now);
+            self.self_check.request_round(now);
         }
-        if ruling.call_off {
-            self.schedule.call_off(key);
+        if effects.cancel_confirmations {
+            self.schedule.cancel_confirmations(key);
         }
-        if ruling.confirm > 0 {
-            self.schedule.confirm(key, ruling.confirm, now);
+        if effects.confirm > 0 {
+            self.schedule.confirm(key, effects.confirm, now);
         }
-        let state = belief.state;
-        self.watched.believe(key, belief);
+        let state = health.state;
+        self.targets.set_health(key, health);
         if state != State::Down {
-            self.watched.stop_waiting(key);
+            self.targets.stop_waiting(key);
         } else if before.state != State::Down {
-            let until = now + self.doubt.patience(target.check.timeout.0);
-            self.watched.wait(key, Unvouched { until, before, again: false });
+            let until = now + self.self_check.patience(target.check.timeout.0);
+            self.targets.wait(key, PendingDown { until, before, again: false });
         }
         if state == State::Down {
             self.touched.push(key.clone());
         }
-        self.tell(key);
+        self.report(key);
     }
 
-    /// What became decidable: whether we are ill, and which turns to Down may be told.
+    /// Decides whether this vantage is isolated, and which changes to Down are reported.
     fn settle(&mut self) {
-        let ill = self.doubt.ill(self.watched.standing());
-        if ill != self.ill {
-            self.ill = ill;
-            self.metrics.withheld.set(u64::from(ill));
-            if ill {
-                tracing::warn!("this vantage doubts itself and withholds its votes");
+        let isolated = self.self_check.isolated(self.targets.counts());
+        if isolated != self.isolated {
+            self.isolated = isolated;
+            self.metrics.withheld.set(u64::from(isolated));
+            if isolated {
+                tracing::warn!("this vantage looks isolated and withholds its votes");
                 self.outbox.withhold(true);
                 self.next_look = Instant::now();
             } else {
-                tracing::info!("this vantage trusts itself again");
+                tracing::info!("this vantage is connected again and votes");
                 self.recover();
                 self.outbox.withhold(false);
             }
-            self.news = true;
+            self.recheck = true;
         }
-        self.news |= self.doubt.take_news();
+        self.recheck |= self.self_check.take_changed();
         let touched = std::mem::take(&mut self.touched);
-        if self.watched.waiting().is_empty() {
-            self.news = false;
+        if self.targets.waiting().is_empty() {
+            self.recheck = false;
             return;
         }
         let now = Instant::now();
-        for key in touched.into_iter().chain(self.watched.overdue(now)) {
+        for key in touched.into_iter().chain(self.targets.overdue(now)) {
             self.settle_one(&key, now);
         }
-        if self.news && now >= self.next_look {
-            self.news = false;
-            let waiting: Vec<_> = self.watched.waiting().iter().cloned().collect();
+        if self.recheck && now >= self.next_look {
+            self.recheck = false;
+            let waiting: Vec<_> = self.targets.waiting().iter().cloned().collect();
             for key in &waiting {
                 self.settle_one(key, now);
             }
@@ -320,31 +320,32 @@ impl Driver {
         }
     }
 
-    /// Tells a turn to Down that need not wait any longer.
+    /// Reports a change to Down that need not wait any longer.
     fn settle_one(&mut self, key: &TargetKey, now: Instant) {
         if self.decided(key, now) {
-            self.watched.stop_waiting(key);
-            self.tell(key);
+            self.targets.stop_waiting(key);
+            self.report(key);
         }
     }
 
-    /// True if a turn to Down need not wait any longer. One that a later answer puts in doubt is dialled once more.
+    /// True if a change to Down need not wait any longer. When the evidence came too late, the target is dialled once
+    /// more.
     fn decided(&mut self, key: &TargetKey, now: Instant) -> bool {
-        let Some(watched) = self.watched.get(key) else { return false };
-        let Some(unvouched) = watched.unvouched() else { return false };
-        if self.ill || unvouched.until <= now {
+        let Some(probed) = self.targets.get(key) else { return false };
+        let Some(pending_down) = probed.pending_down() else { return false };
+        if self.isolated || pending_down.until <= now {
             return true;
         }
-        let since = watched.failing_since.unwrap_or(now);
-        let newest = watched.failed.unwrap_or(since);
-        match self.doubt.vouches(watched.target.address, since, newest, self.watched.standing()) {
-            Voucher::Good => true,
-            Voucher::None => false,
-            Voucher::TooLate => {
-                if !unvouched.again {
-                    let until = unvouched.until.max(now + watched.target.check.timeout.0);
-                    let again = Unvouched { until, again: true, before: unvouched.before.clone() };
-                    self.watched.wait(key, again);
+        let since = probed.failing_since.unwrap_or(now);
+        let newest = probed.failed.unwrap_or(since);
+        match self.self_check.evidence_since(probed.target.address, since, newest, self.targets.counts()) {
+            Evidence::Sufficient => true,
+            Evidence::None => false,
+            Evidence::TooLate => {
+                if !pending_down.again {
+                    let until = pending_down.until.max(now + probed.target.check.timeout.0);
+                    let again = PendingDown { until, again: true, before: pending_down.before.clone() };
+                    self.targets.wait(key, again);
                     self.schedule.dial_soon(key, now);
                 }
                 false
@@ -352,50 +353,50 @@ impl Driver {
         }
     }
 
-    /// What failed while we were cut off proves nothing.
+    /// Resets the failures that this vantage saw while it was isolated: they prove nothing.
     fn recover(&mut self) {
         let moment = self.clock.now();
-        self.trusted_since = Some(Instant::now());
-        let keys: BTreeSet<_> = self.watched.keys().cloned().collect();
+        self.connected_since = Some(Instant::now());
+        let keys: BTreeSet<_> = self.targets.keys().cloned().collect();
         for key in keys {
-            self.watched.stop_waiting(&key);
-            let Some(watched) = self.watched.get_mut(&key) else { continue };
-            watched.failing_since = None;
-            let belief = forgive(watched.belief(), moment);
-            self.watched.believe(&key, belief);
-            self.tell(&key);
+            self.targets.stop_waiting(&key);
+            let Some(probed) = self.targets.get_mut(&key) else { continue };
+            probed.failing_since = None;
+            let health = reset_failures(probed.health(), moment);
+            self.targets.set_health(&key, health);
+            self.report(&key);
         }
     }
 
-    /// Puts what may be told of a target into the outbox: its belief, or while a turn to Down waits for somebody
-    /// to vouch for us, that it is suspect.
-    fn tell(&mut self, key: &TargetKey) {
-        let Some(watched) = self.watched.get_mut(key) else { return };
-        let belief = watched.belief();
-        if watched.unvouched().is_some() && belief.state == State::Down {
-            // The others were told of the suspicion with the first failure; there is nothing to add yet.
+    /// Puts a target's state into the outbox if it has to be reported. While a change to Down is pending, only the
+    /// suspicion is reported.
+    fn report(&mut self, key: &TargetKey) {
+        let Some(probed) = self.targets.get_mut(key) else { return };
+        let health = probed.health();
+        if probed.pending_down().is_some() && health.state == State::Down {
+            // The suspicion was reported with the first failure; there is nothing to add yet.
             return;
         }
         let now = Instant::now();
-        let told = Told {
-            state: belief.state,
-            suspect: belief.suspect(),
-            since: belief.since,
-            reason: Arc::clone(&belief.reason),
+        let last_reported = LastReported {
+            state: health.state,
+            suspect: health.suspect(),
+            since: health.since,
+            reason: Arc::clone(&health.reason),
             at: now,
         };
-        if watched.told.as_ref().is_some_and(|before| !told.is_news_after(before)) {
+        if probed.last_reported.as_ref().is_some_and(|before| !last_reported.differs_from(before)) {
             return;
         }
-        self.outbox.tell(Observation {
+        self.outbox.put(Observation {
             target: key.clone(),
-            state: belief.state,
-            since: belief.since,
-            reason: belief.reason.to_string(),
-            latency: belief.latency.map(Span),
-            suspect: belief.suspect(),
+            state: health.state,
+            since: health.since,
+            reason: health.reason.to_string(),
+            latency: health.latency.map(Span),
+            suspect: health.suspect(),
         });
-        watched.told = Some(told);
+        probed.last_reported = Some(last_reported);
     }
 }
 
@@ -406,8 +407,8 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// A probe; a panic of it is a fault of this machine, and must not leave the target with what was believed of it before.
-async fn unpanicked(probing: impl Future<Output = Outcome>) -> Outcome {
+/// Runs a probe; a panic of it counts as a fault of this machine, so that the target does not keep its last state.
+async fn catch_panic(probing: impl Future<Output = Outcome>) -> Outcome {
     let panicked = |_| Outcome::Inconclusive { reason: "a defect: the check panicked".to_owned() };
     AssertUnwindSafe(probing).catch_unwind().await.unwrap_or_else(panicked)
 }
@@ -418,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_that_panics_is_inconclusive() {
-        let outcome = unpanicked(async { panic!("a test of a defect") }).await;
+        let outcome = catch_panic(async { panic!("a test of a defect") }).await;
         assert_eq!(outcome, Outcome::Inconclusive { reason: "a defect: the check panicked".to_owned() });
     }
 }

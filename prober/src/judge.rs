@@ -1,8 +1,8 @@
-//! The local judge: what one vantage believes of one target after one more probe.
+//! The local judge: the state that one vantage gives one target after one more probe.
 //!
-//! A pure function over a small state, so that its rules are a table and the simulation runs the very same
-//! code. Probes overlap, so answers come back out of order: a failure that *started* no later than the newest
-//! success started is older news and counts for nothing.
+//! A pure function over a small state, so that its rules can be tested as a table and the simulation runs the same
+//! code. Probes overlap, so their outcomes arrive out of order: a failure of a probe that started before the newest
+//! successful one is out of date and is ignored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,14 +13,14 @@ use store::{
 
 use crate::check::Outcome;
 
-/// What this vantage believes of one target.
+/// The state that this vantage gives one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Belief {
-    /// Up and Down are earned by `rise` and `fall`; Unknown until then.
+pub struct TargetHealth {
+    /// Unknown until `rise` successes make it Up or `fall` failures make it Down.
     pub state: State,
     /// Since when, by this vantage's clock.
     pub since: Moment,
-    /// What the newest probe said, in words.
+    /// The result of the newest probe, as text.
     pub reason: Arc<str>,
     /// How long the newest successful probe took.
     pub latency: Option<Duration>,
@@ -30,8 +30,8 @@ pub struct Belief {
     newest_success: Option<u64>,
 }
 
-impl Belief {
-    /// Nothing is known yet, for the reason given.
+impl TargetHealth {
+    /// Unknown, for this reason.
     #[must_use]
     pub fn unknown(since: Moment, reason: &str) -> Self {
         Self {
@@ -46,21 +46,21 @@ impl Belief {
         }
     }
 
-    /// Up, but the newest probes failed and are being confirmed: others should look at once. Recoveries are
-    /// never suspect, because they are not hurried.
+    /// Up, but the newest probes failed and are being confirmed, so the other vantages should probe at once. A
+    /// recovery is never suspect, because it is not urgent.
     #[must_use]
     pub fn suspect(&self) -> bool {
         self.state == State::Up && self.failures > 0
     }
 
-    /// Most probes say what the one before said.
-    fn say(&mut self, reason: &str) {
+    /// Allocates only when the text changed; most probes have the same result as the one before.
+    fn set_reason(&mut self, reason: &str) {
         if *self.reason != *reason {
             self.reason = reason.into();
         }
     }
 
-    fn turn(&mut self, state: State, now: Moment) {
+    fn set_state(&mut self, state: State, now: Moment) {
         if self.state != state {
             self.state = state;
             self.since = now;
@@ -68,40 +68,46 @@ impl Belief {
     }
 }
 
-/// What follows from a probe, beside the new belief.
+/// What follows from a probe, in addition to the new state of the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ruling {
-    /// The first of a run of failures: is it them, or is it us?
+pub struct Effects {
+    /// The first of a run of failures: this vantage must check itself.
     pub first_failure: bool,
-    /// Start this many confirmations, the first at once.
+    /// Start this many confirming probes, the first at once.
     pub confirm: u8,
-    /// Confirmations not started yet are needless now.
-    pub call_off: bool,
+    /// Confirming probes that have not started are no longer needed.
+    pub cancel_confirmations: bool,
 }
 
 /// Judges the outcome of the probe that was the `start`-th of its target to start.
 ///
-/// * `fall` failures in a row make Down. The first, unless the state is Down, asks for `fall - 1` confirmations.
-/// * `rise` successes in a row make Up. From Down they come at the check's interval; the very first success of
-///   an Unknown target is confirmed as quickly as a failure would be, because nothing can flap yet.
-/// * A success ends every run of failures and calls confirmations off.
-/// * `fall` inconclusive outcomes in a row make Unknown: this vantage cannot tell.
+/// * `fall` failures in a row make Down. The first, unless the state is Down, starts `fall - 1` confirmations.
+/// * `rise` successes in a row make Up. From Down they come at the check's interval; the first success of
+///   an Unknown target is confirmed as quickly as a failure, because nothing can flap yet.
+/// * A success ends every run of failures and cancels confirmations.
+/// * `fall` inconclusive outcomes in a row make Unknown.
 #[must_use]
-pub fn judge(belief: &Belief, start: u64, outcome: &Outcome, check: &Check, now: Moment) -> (Belief, Ruling) {
-    let mut next = belief.clone();
-    let ruling = match outcome {
-        Outcome::Success { phases, said } => {
+pub fn judge(
+    health: &TargetHealth,
+    start: u64,
+    outcome: &Outcome,
+    check: &Check,
+    now: Moment,
+) -> (TargetHealth, Effects) {
+    let mut next = health.clone();
+    let effects = match outcome {
+        Outcome::Success { phases, detail } => {
             next.latency = Some(phases.whole);
-            next.say(said);
+            next.set_reason(detail);
             success(&mut next, start, check, now)
         }
         Outcome::Failure { reason } => failure(&mut next, start, reason, check, now),
         Outcome::Inconclusive { reason } => inconclusive(&mut next, reason, check, now),
     };
-    (next, ruling)
+    (next, effects)
 }
 
-fn success(next: &mut Belief, start: u64, check: &Check, now: Moment) -> Ruling {
+fn success(next: &mut TargetHealth, start: u64, check: &Check, now: Moment) -> Effects {
     let first_look = next.state == State::Unknown && next.successes == 0 && next.failures == 0;
     let rise = check.rise.max(1);
     next.newest_success = next.newest_success.max(Some(start));
@@ -109,56 +115,60 @@ fn success(next: &mut Belief, start: u64, check: &Check, now: Moment) -> Ruling 
     next.inconclusive = 0;
     next.successes = next.successes.saturating_add(1);
     if next.successes >= rise {
-        next.turn(State::Up, now);
+        next.set_state(State::Up, now);
     }
-    Ruling { first_failure: false, confirm: if first_look { rise - 1 } else { 0 }, call_off: !first_look }
+    Effects {
+        first_failure: false,
+        confirm: if first_look { rise - 1 } else { 0 },
+        cancel_confirmations: !first_look,
+    }
 }
 
-fn failure(next: &mut Belief, start: u64, reason: &str, check: &Check, now: Moment) -> Ruling {
+fn failure(next: &mut TargetHealth, start: u64, reason: &str, check: &Check, now: Moment) -> Effects {
     if next.newest_success.is_some_and(|newest| start <= newest) {
-        return Ruling::default();
+        return Effects::default();
     }
     let fall = check.fall.max(1);
-    // An Unknown target that flips between success and failure is left to the interval: confirming each flip
-    // at once would dial it as fast as it answers.
+    // An Unknown target that alternates between success and failure is only probed at its interval. Confirming every
+    // change at once would dial it as fast as it answers.
     let broke_a_run = next.state == State::Unknown && next.successes > 0;
     let first = next.failures == 0 && next.state != State::Down;
-    next.say(reason);
+    next.set_reason(reason);
     next.successes = 0;
     next.inconclusive = 0;
     next.failures = next.failures.saturating_add(1);
     if next.failures >= fall {
-        next.turn(State::Down, now);
+        next.set_state(State::Down, now);
     }
-    Ruling {
+    Effects {
         first_failure: first,
         confirm: if first && !broke_a_run { fall - 1 } else { 0 },
-        call_off: false,
+        cancel_confirmations: false,
     }
 }
 
-fn inconclusive(next: &mut Belief, reason: &str, check: &Check, now: Moment) -> Ruling {
+fn inconclusive(next: &mut TargetHealth, reason: &str, check: &Check, now: Moment) -> Effects {
     next.inconclusive = next.inconclusive.saturating_add(1);
     if next.inconclusive >= check.fall.max(1) {
-        next.say(reason);
+        next.set_reason(reason);
         next.failures = 0;
         next.successes = 0;
-        next.turn(State::Unknown, now);
+        next.set_state(State::Unknown, now);
     }
-    Ruling::default()
+    Effects::default()
 }
 
-/// What is left of a belief when this vantage learns that it was cut off: a run of failures proves nothing
-/// then, so Down becomes Unknown and suspicion is dropped.
+/// The state of a target after this vantage found that it was cut off: its failures prove nothing then, so Down becomes
+/// Unknown, and Up is no longer suspect.
 #[must_use]
-pub fn forgive(belief: &Belief, now: Moment) -> Belief {
-    match belief.state {
-        State::Down => Belief {
-            latency: belief.latency,
-            newest_success: belief.newest_success,
-            ..Belief::unknown(now, "this vantage was cut off; looking again")
+pub fn reset_failures(health: &TargetHealth, now: Moment) -> TargetHealth {
+    match health.state {
+        State::Down => TargetHealth {
+            latency: health.latency,
+            newest_success: health.newest_success,
+            ..TargetHealth::unknown(now, "this vantage was cut off; probing again")
         },
-        State::Up | State::Unknown => Belief { failures: 0, ..belief.clone() },
+        State::Up | State::Unknown => TargetHealth { failures: 0, ..health.clone() },
     }
 }
 
@@ -173,7 +183,7 @@ mod tests {
     /// writes the state after each: `U`p, `D`own, `?`, with `!` for suspect and the confirmations asked for.
     fn play(from: &str, outcomes: &str) -> String {
         let check = check("1s", "800ms");
-        let mut belief = Belief::unknown(Moment(0), "not probed yet");
+        let mut health = TargetHealth::unknown(Moment(0), "not probed yet");
         let mut shown = Vec::new();
         for (start, letter) in (1..).zip(from.chars().chain(outcomes.chars())) {
             let outcome = match letter {
@@ -181,16 +191,16 @@ mod tests {
                 'f' => failed("connection refused"),
                 _ => unable(),
             };
-            let (next, ruling) = judge(&belief, start, &outcome, &check, Moment(start));
-            belief = next;
+            let (next, effects) = judge(&health, start, &outcome, &check, Moment(start));
+            health = next;
             if start > from.len() as u64 {
-                let state = match belief.state {
+                let state = match health.state {
                     State::Up => "U",
                     State::Down => "D",
                     State::Unknown => "?",
                 };
-                let suspect = if belief.suspect() { "!" } else { "" };
-                let confirm = if ruling.confirm > 0 { ruling.confirm.to_string() } else { String::new() };
+                let suspect = if health.suspect() { "!" } else { "" };
+                let confirm = if effects.confirm > 0 { effects.confirm.to_string() } else { String::new() };
                 shown.push(format!("{state}{suspect}{confirm}"));
             }
         }
@@ -200,7 +210,7 @@ mod tests {
     #[test]
     fn the_table() {
         let table = [
-            // (so far, then, what it believes after each); fall 4, rise 2
+            // (so far, then, the state after each); fall 4, rise 2
             ("", "ss", "?1 U"),
             ("", "ffff", "?3 ? ? D"),
             ("", "sf", "?1 ?"),
@@ -227,57 +237,57 @@ mod tests {
     fn fall_and_rise_of_one_decide_at_once_and_of_zero_are_one() {
         for (fall, rise) in [(1, 1), (0, 0)] {
             let check = Check { fall, rise, ..check("1s", "800ms") };
-            let belief = Belief::unknown(Moment(0), "");
-            let (up, ruling) = judge(&belief, 1, &ok(), &check, Moment(1));
-            assert_eq!((up.state, ruling.confirm), (State::Up, 0));
-            let (down, ruling) = judge(&up, 2, &failed("x"), &check, Moment(2));
-            assert_eq!((down.state, ruling.confirm, down.since), (State::Down, 0, Moment(2)));
+            let health = TargetHealth::unknown(Moment(0), "");
+            let (up, effects) = judge(&health, 1, &ok(), &check, Moment(1));
+            assert_eq!((up.state, effects.confirm), (State::Up, 0));
+            let (down, effects) = judge(&up, 2, &failed("x"), &check, Moment(2));
+            assert_eq!((down.state, effects.confirm, down.since), (State::Down, 0, Moment(2)));
         }
     }
 
     #[test]
-    fn a_late_failure_is_older_news_than_a_success_that_started_after_it() {
+    fn a_late_failure_is_out_of_date_after_a_success_that_started_later() {
         let check = check("1s", "800ms");
-        let mut belief = Belief::unknown(Moment(0), "");
+        let mut health = TargetHealth::unknown(Moment(0), "");
         for start in [1, 2] {
-            belief = judge(&belief, start, &ok(), &check, Moment(start)).0;
+            health = judge(&health, start, &ok(), &check, Moment(start)).0;
         }
         // Probe 3 hangs; 4 answers; only then does 3 run into its timeout.
-        belief = judge(&belief, 4, &ok(), &check, Moment(4)).0;
-        let (after, ruling) = judge(&belief, 3, &failed("no answer within 800ms"), &check, Moment(5));
-        assert_eq!(after, belief);
-        assert_eq!(ruling, Ruling::default());
-        let (after, ruling) = judge(&belief, 5, &failed("no answer within 800ms"), &check, Moment(6));
-        assert!(after.suspect() && ruling.first_failure);
+        health = judge(&health, 4, &ok(), &check, Moment(4)).0;
+        let (after, effects) = judge(&health, 3, &failed("no answer within 800ms"), &check, Moment(5));
+        assert_eq!(after, health);
+        assert_eq!(effects, Effects::default());
+        let (after, effects) = judge(&health, 5, &failed("no answer within 800ms"), &check, Moment(6));
+        assert!(after.suspect() && effects.first_failure);
     }
 
     #[test]
-    fn a_success_calls_confirmations_off_and_keeps_its_latency() {
+    fn a_success_cancels_confirmations_and_keeps_its_latency() {
         let check = check("1s", "800ms");
-        let mut belief = Belief::unknown(Moment(0), "");
+        let mut health = TargetHealth::unknown(Moment(0), "");
         for start in [1, 2] {
-            belief = judge(&belief, start, &ok(), &check, Moment(start)).0;
+            health = judge(&health, start, &ok(), &check, Moment(start)).0;
         }
-        belief = judge(&belief, 3, &failed("connection refused"), &check, Moment(3)).0;
-        assert_eq!(&*belief.reason, "connection refused");
-        let (belief, ruling) = judge(&belief, 4, &ok(), &check, Moment(4));
-        assert!(ruling.call_off);
-        assert_eq!(belief.latency, Some(Duration::from_millis(3)));
-        assert_eq!((belief.state, belief.since), (State::Up, Moment(2)));
+        health = judge(&health, 3, &failed("connection refused"), &check, Moment(3)).0;
+        assert_eq!(&*health.reason, "connection refused");
+        let (health, effects) = judge(&health, 4, &ok(), &check, Moment(4));
+        assert!(effects.cancel_confirmations);
+        assert_eq!(health.latency, Some(Duration::from_millis(3)));
+        assert_eq!((health.state, health.since), (State::Up, Moment(2)));
     }
 
     #[test]
     fn a_vantage_that_was_cut_off_forgets_what_it_saw_meanwhile() {
         let check = check("1s", "800ms");
-        let mut belief = Belief::unknown(Moment(0), "");
+        let mut health = TargetHealth::unknown(Moment(0), "");
         for start in 1..=4 {
-            belief = judge(&belief, start, &failed("network unreachable"), &check, Moment(start)).0;
+            health = judge(&health, start, &failed("network unreachable"), &check, Moment(start)).0;
         }
-        assert_eq!(belief.state, State::Down);
-        let belief = forgive(&belief, Moment(9));
-        assert_eq!((belief.state, belief.since), (State::Unknown, Moment(9)));
-        let (belief, ruling) = judge(&belief, 5, &ok(), &check, Moment(10));
-        assert_eq!((belief.state, ruling.confirm), (State::Unknown, 1), "learned again, and quickly");
+        assert_eq!(health.state, State::Down);
+        let health = reset_failures(&health, Moment(9));
+        assert_eq!((health.state, health.since), (State::Unknown, Moment(9)));
+        let (health, effects) = judge(&health, 5, &ok(), &check, Moment(10));
+        assert_eq!((health.state, effects.confirm), (State::Unknown, 1), "learned again, and quickly");
     }
 
     proptest! {
@@ -285,7 +295,7 @@ mod tests {
         #[test]
         fn states_are_earned(letters in proptest::collection::vec(0_u8..3, 0..60), fall in 1_u8..6, rise in 1_u8..6) {
             let check = Check { fall, rise, ..check("1s", "800ms") };
-            let mut belief = Belief::unknown(Moment(0), "");
+            let mut health = TargetHealth::unknown(Moment(0), "");
             let (mut failures, mut successes) = (0, 0);
             for (start, letter) in (1..).zip(letters) {
                 let outcome = match letter {
@@ -293,10 +303,10 @@ mod tests {
                     1 => { successes = 0; failures += 1; failed("x") }
                     _ => unable(),
                 };
-                let before = belief.state;
-                belief = judge(&belief, start, &outcome, &check, Moment(start)).0;
-                if before != belief.state {
-                    match belief.state {
+                let before = health.state;
+                health = judge(&health, start, &outcome, &check, Moment(start)).0;
+                if before != health.state {
+                    match health.state {
                         State::Up => prop_assert!(successes >= u32::from(rise)),
                         State::Down => prop_assert!(failures >= u32::from(fall)),
                         State::Unknown => { failures = 0; successes = 0; }

@@ -1,9 +1,9 @@
-//! The prober: dials targets as a user would, judges what it sees, and tells every control it reports to.
+//! The prober: dials targets as a user would, judges the results, and reports them to every control.
 //!
-//! Pure parts decide: [`schedule`] when a target is dialled, [`judge`] what one more outcome means, [`doubt`]
-//! whether it is us. One task (`driver`) owns their state; the rim around it is the dialer ([`check`]), one long
-//! poll for work per address (`work`) and one reporter per address (`report`), each at its own pace, so that an
-//! address that hangs delays no other.
+//! The decisions are pure functions: [`schedule`] when a target is dialled, [`judge`] what one more outcome means,
+//! [`self_check`] whether this vantage itself is cut off. One task (`driver`) owns their state. Around it are the
+//! dialer ([`check`]), one long poll for work per admin address (`work`) and one reporter per address (`report`),
+//! each in a task of its own, so that an address that hangs delays no other.
 //!
 //! ```text
 //!  work (long poll) ──▶ driver ◀── outcomes ── dials
@@ -11,27 +11,28 @@
 //! ```
 //!
 //! What it costs (`tests/bench/probes`; two processors, shared with target and control): 50,000 TCP targets every 5 s
-//! are 10,000 starts per second, none late, no second above 1.01 of the mean, with 0.4 of a processor and 105 MB; HTTP
-//! was kept up to 30,500 per second. The exporter's CPU for the same checks is 13 times as much over TCP, 18 times over
-//! HTTP. Most of a probe's 40 us are the kernel's `connect` and `close`. What bought it: nothing is counted over all
-//! targets at every turn (`watched`), a probe that says what the last one said takes no lock and allocates no words,
-//! and outcomes are judged by the batch. All targets down at once are all told within the interval and half a second.
+//! are 10,000 starts per second, none late, no second above 1.01 of the mean, with 0.4 of a processor and 105 MB;
+//! HTTP was kept up to 30,500 per second. The exporter's CPU for the same checks is 13 times as much over TCP, 18
+//! times over HTTP. Most of a probe's 40 us are the kernel's `connect` and `close`. The reasons: nothing is counted
+//! over all targets on every wake-up (`targets`), a probe with the same result as the one before takes no lock and
+//! allocates no text, and outcomes are judged in batches. When all targets go down at once, all are reported within
+//! the interval and half a second.
 
 mod api;
 pub mod check;
 pub mod config;
-pub mod doubt;
 mod driver;
 pub mod judge;
 mod metrics;
 mod outbox;
 mod report;
 pub mod schedule;
+pub mod self_check;
+mod targets;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod watched;
 mod work;
 
 use std::sync::Arc;
@@ -51,17 +52,17 @@ use crate::{
     report::Reporter,
 };
 
-/// Why a prober cannot start, or ended.
+/// Why a prober cannot start, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its configuration makes no sense.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(String),
-    /// The client for the admin addresses cannot be made.
+    /// The HTTP client for the admin addresses cannot be made.
     #[error("the client for the admin addresses cannot be made: {0}")]
     Client(String),
-    /// A task ended that should not.
-    #[error("a part of the prober ended by itself, which is a defect: {0}")]
+    /// A task ended that should run until shutdown.
+    #[error("a task of the prober ended, which is a defect: {0}")]
     Ended(String),
 }
 
@@ -96,8 +97,8 @@ pub fn start(config: Config, boot: String) -> Result<Prober, Error> {
     Ok(start_over(config, boot, apis, dialer, Clock::default()))
 }
 
-/// Prepares a prober over another rim: a simulation owns the way to control (one end per address of
-/// `report_to`, in its order), the way to the targets, and the clock.
+/// Prepares a prober with other inputs and outputs: a simulation provides the admin APIs (one per address of
+/// `report_to`, in its order), the dialer and the clock.
 #[must_use]
 pub fn start_over(
     config: Config,
@@ -106,7 +107,7 @@ pub fn start_over(
     dialer: Arc<dyn Dialer>,
     clock: Clock,
 ) -> Prober {
-    let metrics = Arc::new(Metrics::new(&config.report_to));
+    let metrics = Arc::new(Metrics::for_addresses(&config.report_to));
     Prober { config, boot, apis, dialer, metrics, clock }
 }
 
@@ -135,24 +136,25 @@ impl Prober {
     /// When one of its tasks ends.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let outbox = Arc::new(Outbox::default());
-        let (jobs, given) = watch::channel(work::Given::of(self.apis.len()));
-        let (asked, confirmations) = tokio::sync::mpsc::channel(work::CONFIRMATIONS);
-        let jobs = Arc::new(jobs);
+        let (requests, requested) = watch::channel(work::RequestedTargets::of(self.apis.len()));
+        let (confirm, confirmations) = tokio::sync::mpsc::channel(work::CONFIRMATIONS);
+        let requests = Arc::new(requests);
         let mut tasks = JoinSet::new();
         for (number, api) in self.apis.into_iter().enumerate() {
-            let inlet = work::Inlet { number, jobs: Arc::clone(&jobs), asked: asked.clone() };
+            let sink =
+                work::WorkSink { number, requests: Arc::clone(&requests), confirmations: confirm.clone() };
             let who = Reporter { vantage: self.config.vantage.clone(), boot: self.boot.clone() };
-            let following = work::follow(Arc::clone(&api), who.vantage.clone(), inlet);
+            let following = work::follow(Arc::clone(&api), who.vantage.clone(), sink);
             tasks.spawn(vital::task("the prober's follower of work", following));
             let reporting = report::report(api, number, who, Arc::clone(&outbox), Arc::clone(&self.metrics));
             tasks.spawn(vital::task("the prober's reports", reporting));
         }
         let driver = Driver::new(&self.config, self.dialer, outbox, self.metrics, self.clock);
-        tasks.spawn(vital::task("the prober's schedule", driver.run(given, confirmations)));
+        tasks.spawn(vital::task("the prober's schedule", driver.run(requested, confirmations)));
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             Some(ended) = tasks.join_next() => {
-                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
+                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "the task returned".to_owned())))
             }
         };
         tasks.shutdown().await;

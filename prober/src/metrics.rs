@@ -2,84 +2,58 @@
 
 use std::time::Duration;
 
-use store::metrics::{Count, Descriptor, Sample, Source};
+use store::metrics::{Count, Sample};
 
 use crate::{
     check::{Outcome, Phases},
     schedule::Why,
 };
 
-/// A start this late is counted as such.
+/// A probe that starts this late is counted as late.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The prober's counters.
-#[derive(Debug)]
-pub struct Metrics {
-    starts: [Count; 3],
-    outcomes: [Count; 3],
-    late: Count,
-    pub(crate) full: Count,
-    pub(crate) in_flight: Count,
-    pub(crate) targets: Count,
-    pub(crate) refused: Count,
-    pub(crate) withheld: Count,
-    reports: Vec<(String, Count, Count)>,
-    /// How many successes went through each phase, and the microseconds they took.
-    phases: [(Count, Count); 4],
+const REASONS: [&str; 3] = ["interval", "confirmation", "asked"];
+const OUTCOMES: [&str; 3] = ["success", "failure", "inconclusive"];
+const PHASES: [&str; 4] = ["connect", "tls", "first_byte", "whole"];
+
+/// The reports to one admin address: those that were taken and those that were not.
+type Reports = (String, Count, Count);
+/// How many successes went through each phase, and the microseconds they took.
+type PhaseTimes = [(Count, Count); PHASES.len()];
+
+store::metrics! {
+    /// The prober's counters.
+    pub struct Metrics(by_address: Vec<Reports>, by_phase: PhaseTimes) {
+        starts["why" = REASONS]: counter("waypost.prober.starts", "{probe}", "Probes started, by why.");
+        outcomes["outcome" = OUTCOMES]:
+            counter("waypost.prober.outcomes", "{probe}", "Probes ended, by outcome.");
+        late: counter(
+            "waypost.prober.late", "{probe}", "Probes that started 50 ms or more after their time.");
+        pub(crate) full: counter(
+            "waypost.prober.full", "{time}", "Times that probes were due and `max_dials` were in flight.");
+        pub(crate) in_flight: gauge("waypost.prober.in_flight", "{probe}", "Probes in flight.");
+        pub(crate) targets: gauge("waypost.prober.targets", "{target}", "Targets that are dialled.");
+        pub(crate) refused: gauge(
+            "waypost.prober.refused_targets", "{target}", "Targets beyond `max_targets`, not dialled.");
+        pub(crate) withheld: gauge(
+            "waypost.prober.withheld", "", "1 while this vantage doubts itself and its votes do not count.");
+    }
+    computed {
+        REPORTS: counter(
+            "waypost.prober.reports", "{report}", "Reports, by address and whether they were taken.");
+        PHASE: counter(
+            "waypost.prober.phases",
+            "{probe}",
+            "Successful probes that went through a phase (connect, tls, first_byte, whole).");
+        PHASE_TIME: counter(
+            "waypost.prober.phase_time", "s", "How long they were in that phase, all together.");
+    }
 }
 
-static DESCRIPTORS: [Descriptor; 11] = [
-    Descriptor::counter("waypost.prober.starts", "{probe}", "Probes started, by why."),
-    Descriptor::counter("waypost.prober.outcomes", "{probe}", "Probes ended, by outcome."),
-    Descriptor::counter(
-        "waypost.prober.late",
-        "{probe}",
-        "Probes that started 50 ms or more after their time.",
-    ),
-    Descriptor::counter(
-        "waypost.prober.full",
-        "{time}",
-        "Times that probes were due and `max_dials` were in flight.",
-    ),
-    Descriptor::gauge("waypost.prober.in_flight", "{probe}", "Probes in flight."),
-    Descriptor::gauge("waypost.prober.targets", "{target}", "Targets that are dialled."),
-    Descriptor::gauge(
-        "waypost.prober.refused_targets",
-        "{target}",
-        "Targets beyond `max_targets`, not dialled.",
-    ),
-    Descriptor::gauge(
-        "waypost.prober.withheld",
-        "",
-        "1 while this vantage doubts itself and its votes do not count.",
-    ),
-    Descriptor::counter(
-        "waypost.prober.reports",
-        "{report}",
-        "Reports, by address and whether they were taken.",
-    ),
-    Descriptor::counter(
-        "waypost.prober.phases",
-        "{probe}",
-        "Successful probes that went through a phase (connect, tls, first_byte, whole).",
-    ),
-    Descriptor::counter("waypost.prober.phase_time", "s", "How long they were in that phase, all together."),
-];
-
 impl Metrics {
-    pub(crate) fn new(addresses: &[String]) -> Self {
-        Self {
-            starts: Default::default(),
-            outcomes: Default::default(),
-            late: Count::default(),
-            full: Count::default(),
-            in_flight: Count::default(),
-            targets: Count::default(),
-            refused: Count::default(),
-            withheld: Count::default(),
-            reports: addresses.iter().map(|it| (it.clone(), Count::default(), Count::default())).collect(),
-            phases: Default::default(),
-        }
+    pub(crate) fn for_addresses(addresses: &[String]) -> Self {
+        let reports = addresses.iter().map(|it| (it.clone(), Count::default(), Count::default()));
+        Self::new(reports.collect(), PhaseTimes::default())
     }
 
     pub(crate) fn started(&self, why: Why, late: Duration) {
@@ -103,7 +77,7 @@ impl Metrics {
 
     fn took(&self, phases: &Phases) {
         let Phases { connect, tls, first_byte, whole } = *phases;
-        for ((count, time), took) in self.phases.iter().zip([connect, tls, first_byte, Some(whole)]) {
+        for ((count, time), took) in self.by_phase.iter().zip([connect, tls, first_byte, Some(whole)]) {
             if let Some(took) = took {
                 count.increment();
                 time.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
@@ -112,58 +86,42 @@ impl Metrics {
     }
 
     pub(crate) fn reported(&self, address: usize, taken: bool) {
-        if let Some((_, good, bad)) = self.reports.get(address) {
+        if let Some((_, good, bad)) = self.by_address.get(address) {
             if taken { good.increment() } else { bad.increment() }
         }
     }
-}
 
-impl Source for Metrics {
-    fn descriptors(&self) -> &'static [Descriptor] {
-        &DESCRIPTORS
-    }
-
-    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        let mut put = |at: usize, labels: &[(&'static str, &str)], count: &Count| {
-            emit(Sample { metric: &DESCRIPTORS[at], labels, value: count.value() });
-        };
-        for (why, count) in ["interval", "confirmation", "asked"].iter().zip(&self.starts) {
-            put(0, &[("why", why)], count);
+    fn compute(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        for (address, taken, lost) in &self.by_address {
+            for (word, count) in [("yes", taken), ("no", lost)] {
+                let labels = &[("address", address.as_str()), ("taken", word)];
+                emit(Sample { metric: &REPORTS, labels, value: count.value() });
+            }
         }
-        for (outcome, count) in ["success", "failure", "inconclusive"].iter().zip(&self.outcomes) {
-            put(1, &[("outcome", outcome)], count);
-        }
-        let plain = [&self.late, &self.full, &self.in_flight, &self.targets, &self.refused, &self.withheld];
-        for (at, count) in (2..).zip(plain) {
-            put(at, &[], count);
-        }
-        for (address, taken, lost) in &self.reports {
-            put(8, &[("address", address), ("taken", "yes")], taken);
-            put(8, &[("address", address), ("taken", "no")], lost);
-        }
-        for (phase, (count, time)) in ["connect", "tls", "first_byte", "whole"].into_iter().zip(&self.phases)
-        {
-            let labels = [("phase", phase)];
-            emit(Sample { metric: &DESCRIPTORS[9], labels: &labels, value: count.value() });
-            emit(Sample { metric: &DESCRIPTORS[10], labels: &labels, value: time.value() / 1e6 });
+        for (phase, (count, time)) in PHASES.into_iter().zip(&self.by_phase) {
+            let labels = &[("phase", phase)];
+            emit(Sample { metric: &PHASE, labels, value: count.value() });
+            emit(Sample { metric: &PHASE_TIME, labels, value: time.value() / 1e6 });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use store::metrics::Source as _;
+
     use super::*;
 
     #[test]
     fn the_phases_of_successes_add_up() {
-        let metrics = Metrics::new(&[]);
+        let metrics = Metrics::for_addresses(&[]);
         let phases = Phases {
             connect: Some(Duration::from_millis(500)),
             whole: Duration::from_millis(750),
             ..Phases::default()
         };
         for _ in 0..2 {
-            metrics.ended(&Outcome::Success { phases, said: "connected".into() });
+            metrics.ended(&Outcome::Success { phases, detail: "connected".into() });
         }
         metrics.ended(&Outcome::Failure { reason: "connection refused".to_owned() });
         let mut found = Vec::new();

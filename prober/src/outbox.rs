@@ -1,5 +1,5 @@
-//! What this vantage sees, ready to be told: every reporter takes what changed since what it last had taken, so
-//! that a slow address costs no memory and never an old observation after a newer one.
+//! The observations of this vantage, ready to be reported. Every reporter takes what changed since the version that its
+//! address acknowledged, so that a slow address costs no memory and never gets an old observation after a newer one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 use store::health::{Observation, TargetKey};
 use tokio::sync::watch;
 
-/// The newest observation of each target, numbered by its last change.
+/// The newest observation of each target, with the version of its last change.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
@@ -24,13 +24,13 @@ struct Inner {
     order: BTreeMap<u64, TargetKey>,
 }
 
-/// What a reporter takes.
+/// The changes that a reporter takes.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct Changes {
     pub(crate) version: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
-    /// There is more than was taken.
+    /// There are more changes than were taken.
     pub(crate) more: bool,
 }
 
@@ -42,8 +42,8 @@ impl Outbox {
         }
     }
 
-    /// Tells an observation that is news.
-    pub(crate) fn tell(&self, observation: Observation) {
+    /// Adds an observation that is to be reported.
+    pub(crate) fn put(&self, observation: Observation) {
         self.change(|inner| {
             let known = inner.seen.get(&observation.target);
             if let Some((before, _)) = known {
@@ -56,7 +56,7 @@ impl Outbox {
         });
     }
 
-    /// Forgets a target that is dialled no more. Nobody needs to be told: control knows it before we do.
+    /// Forgets a target that is no longer dialled. That is not reported, because control removed it.
     pub(crate) fn forget(&self, key: &TargetKey) {
         self.change(|inner| {
             if let Some((version, _)) = inner.seen.remove(key) {
@@ -66,7 +66,7 @@ impl Outbox {
         });
     }
 
-    /// Says whether this vantage's votes are to count.
+    /// Sets whether this vantage withholds its votes.
     pub(crate) fn withhold(&self, withheld: bool) {
         self.change(|inner| {
             let changed = inner.withheld != withheld;
@@ -76,8 +76,8 @@ impl Outbox {
         });
     }
 
-    /// The oldest changes after a version, so many `at_most`; from 0 on, everything there is.
-    pub(crate) fn since(&self, version: u64, at_most: usize) -> News {
+    /// The oldest changes after a version, `at_most` so many. After version 0 these are all observations.
+    pub(crate) fn since(&self, version: u64, at_most: usize) -> Changes {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut newer = inner.order.range(version + 1..);
         let taken: Vec<_> = newer.by_ref().take(at_most).collect();
@@ -85,10 +85,10 @@ impl Outbox {
         let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
         let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
         let observations = seen.map(|(_, it)| it.clone()).collect();
-        News { version: last, withheld: inner.withheld, observations, more }
+        Changes { version: last, withheld: inner.withheld, observations, more }
     }
 
-    /// Wakes with every change.
+    /// Signals every change.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -111,19 +111,19 @@ mod tests {
         }
     }
 
-    fn keys(news: &News) -> Vec<&str> {
-        news.observations.iter().map(|it| it.target.as_str()).collect()
+    fn keys(changes: &Changes) -> Vec<&str> {
+        changes.observations.iter().map(|it| it.target.as_str()).collect()
     }
 
     #[test]
-    fn a_reporter_gets_what_it_has_not_had() {
+    fn a_reporter_gets_what_it_has_not_sent_yet() {
         let outbox = Outbox::default();
-        outbox.tell(observation("a", State::Up));
-        outbox.tell(observation("b", State::Up));
+        outbox.put(observation("a", State::Up));
+        outbox.put(observation("b", State::Up));
         let first = outbox.since(0, usize::MAX);
         assert_eq!(keys(&first), ["a", "b"]);
-        assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing new");
-        outbox.tell(observation("a", State::Down));
+        assert!(outbox.since(first.version, usize::MAX).observations.is_empty(), "nothing has changed");
+        outbox.put(observation("a", State::Down));
         assert_eq!(keys(&outbox.since(first.version, usize::MAX)), ["a"]);
         assert_eq!(keys(&outbox.since(0, usize::MAX)), ["b", "a"]);
         outbox.forget(&TargetKey::from("b"));
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn much_news_is_taken_piece_by_piece() {
+    fn many_changes_are_taken_in_pieces() {
         let outbox = Outbox::default();
         for key in ["a", "b", "c"] {
-            outbox.tell(observation(key, State::Up));
+            outbox.put(observation(key, State::Up));
         }
         let first = outbox.since(0, 2);
         assert_eq!((keys(&first), first.more), (vec!["a", "b"], true));
-        outbox.tell(observation("a", State::Down));
+        outbox.put(observation("a", State::Down));
         let second = outbox.since(first.version, 2);
         assert_eq!((keys(&second), second.more), (vec!["c", "a"], false));
         outbox.withhold(true);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn withholding_is_news_by_itself() {
+    fn withholding_is_a_change_by_itself() {
         let outbox = Outbox::default();
         let mut changed = outbox.changed();
         changed.mark_unchanged();

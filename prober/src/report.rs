@@ -1,5 +1,5 @@
-//! One reporter per address: numbered batches of what changed, a heartbeat when nothing did, everything when the
-//! other end does not know where we are.
+//! One reporter per admin address: numbered batches of changes, a heartbeat when nothing changed, and all observations
+//! when the other end asks for them or may have missed some.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,40 +12,40 @@ use tokio::time::Instant;
 use crate::{
     Metrics,
     api::{Admin, Failed},
-    outbox::{News, Outbox},
+    outbox::{Changes, Outbox},
 };
 
-/// Observations in a batch that is not full. What one batch changes control writes before it acknowledges, and while
-/// it does, no heartbeat of ours is seen.
+/// Observations in a batch that is not full. Control writes a batch before it acknowledges it, and meanwhile sees no
+/// heartbeat of this prober.
 const MAX: usize = 5_000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Who reports.
+/// The sender of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     pub(crate) vantage: Name,
     pub(crate) boot: String,
 }
 
-/// Where a reporter stands with its address.
+/// What one address has been sent and has acknowledged.
 #[derive(Debug)]
-struct Standing {
+struct DeliveryState {
     number: u64,
     heartbeat: u64,
-    /// What the other end has, or may have.
-    had: u64,
+    /// The newest version that the other end acknowledged.
+    acknowledged: u64,
     full: bool,
 }
 
-impl Standing {
+impl DeliveryState {
     const fn new() -> Self {
-        Self { number: 0, heartbeat: 0, had: 0, full: true }
+        Self { number: 0, heartbeat: 0, acknowledged: 0, full: true }
     }
 
-    /// The next batch: its number moves only if it carries something.
-    fn batch(&mut self, who: &Reporter, news: News) -> Batch {
+    /// The next batch. Its number grows only when it carries observations.
+    fn batch(&mut self, who: &Reporter, changes: Changes) -> Batch {
         self.heartbeat += 1;
-        if self.full || !news.observations.is_empty() {
+        if self.full || !changes.observations.is_empty() {
             self.number += 1;
         }
         Batch {
@@ -53,9 +53,9 @@ impl Standing {
             boot: who.boot.clone(),
             number: self.number,
             heartbeat: self.heartbeat,
-            withheld: news.withheld,
+            withheld: changes.withheld,
             full: self.full,
-            observations: news.observations,
+            observations: changes.observations,
         }
     }
 
@@ -63,14 +63,14 @@ impl Standing {
         match reply {
             BatchReply::Accepted => {
                 self.full = false;
-                self.had = version;
+                self.acknowledged = version;
             }
             BatchReply::Resend => self.full = true,
         }
     }
 }
 
-/// Reports for ever.
+/// Reports until the task is ended.
 pub(crate) async fn report(
     api: Arc<dyn Admin>,
     number: usize,
@@ -79,27 +79,27 @@ pub(crate) async fn report(
     metrics: Arc<Metrics>,
 ) {
     let mut changed = outbox.changed();
-    let mut standing = Standing::new();
+    let mut delivery = DeliveryState::new();
     let mut failures = 0_u32;
-    // Of its own, so that it does not matter which of two addresses draws first.
+    // A generator per address, so that the order in which two of them draw does not matter.
     let mut random = fastrand::Rng::new();
     loop {
         changed.borrow_and_update();
-        let (after, at_most) = if standing.full { (0, usize::MAX) } else { (standing.had, MAX) };
-        let news = outbox.since(after, at_most);
-        let (version, more, sent) = (news.version, news.more, Instant::now());
-        let batch = standing.batch(&who, news);
+        let (after, at_most) = if delivery.full { (0, usize::MAX) } else { (delivery.acknowledged, MAX) };
+        let changes = outbox.since(after, at_most);
+        let (version, more, sent) = (changes.version, changes.more, Instant::now());
+        let batch = delivery.batch(&who, changes);
         match api.report(&batch).await {
             Ok(reply) => {
                 if failures > 0 {
-                    tracing::info!(address = api.base(), not_taken = failures, "reports are taken again");
+                    tracing::info!(address = api.base(), failed = failures, "reporting recovered");
                 }
                 failures = 0;
                 metrics.reported(number, true);
                 let again = reply == BatchReply::Resend;
-                standing.answered(reply, version);
+                delivery.answered(reply, version);
                 if again {
-                    // The other end does not know us: at once, but never in a tight circle.
+                    // The other end does not know this process: everything is sent at once, but never in a busy loop.
                     tokio::time::sleep(BACKOFF.0).await;
                     continue;
                 }
@@ -115,10 +115,10 @@ pub(crate) async fn report(
             }
             Err(failed) => {
                 metrics.reported(number, false);
-                // It may have been taken or not: everything once more settles it.
-                standing.full = true;
+                // It is unknown whether the report was accepted, so everything is sent again.
+                delivery.full = true;
                 if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "a report was not taken");
+                    tracing::warn!(address = api.base(), reason = %failed, "a report was not accepted");
                 }
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
                 failures = failures.saturating_add(1);

@@ -1,9 +1,8 @@
-//! When which target is dialled: pure, time is an argument.
+//! When each target is dialled. Pure; time is an argument.
 //!
-//! Every target keeps to a grid of its own, start to start, whose phase comes from the golden-ratio sequence:
-//! however many targets come, the starts of any of them in a row are spread evenly over the interval, so the
-//! load is flat where random phases would cluster. Confirmations stand in a queue of their own that goes first
-//! when dials have to wait for room.
+//! Every target starts on a grid of its own, whose phase comes from the golden-ratio sequence: however many targets are
+//! added, the starts of consecutive ones are spread evenly over the interval, so that the load is flat where random
+//! phases would cluster. Confirmations have a queue of their own, which goes first when dials have to wait.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,10 +28,10 @@ const MAX_URGENT: usize = 512;
 pub enum Why {
     /// Its interval is over.
     Interval,
-    /// To confirm what an earlier probe said.
+    /// To confirm the result of an earlier probe.
     Confirmation,
-    /// Somebody asked: another vantage suspects it, or this one needs a witness.
-    Asked,
+    /// On request: another vantage suspects it, or this one needs a target that answers.
+    Requested,
 }
 
 /// A dial to start now.
@@ -46,7 +45,7 @@ pub struct Start {
     pub why: Why,
 }
 
-/// Starts in the order of their time; the number keeps those of one instant apart.
+/// The time of a start; the number distinguishes those of one instant.
 type Ticket = (Instant, u64);
 
 /// The starts to come.
@@ -70,7 +69,7 @@ struct Plan {
 }
 
 impl Schedule {
-    /// An empty one; `phase` in 0..1 sets it apart from other vantages'.
+    /// An empty schedule; `phase` in 0..1 differs from vantage to vantage.
     #[must_use]
     pub fn new(phase: f64) -> Self {
         Self {
@@ -82,7 +81,7 @@ impl Schedule {
         }
     }
 
-    /// Dials `key` every `interval` from now on. One that is there already keeps its plan.
+    /// Dials `key` every `interval` from now on. A target that is there already keeps its plan.
     pub fn add(&mut self, key: TargetKey, interval: Duration, now: Instant) {
         if self.plans.contains_key(&key) {
             return;
@@ -96,7 +95,7 @@ impl Schedule {
         self.plans.insert(key, Plan { interval, grid, regular, urgent: Vec::new(), last_start: None });
     }
 
-    /// Never dials `key` again.
+    /// Stops dialling `key`.
     pub fn remove(&mut self, key: &TargetKey) {
         let Some(plan) = self.plans.remove(key) else { return };
         self.regular.remove(&plan.regular);
@@ -108,12 +107,12 @@ impl Schedule {
     /// Starts `count` confirmations of `key`, the first now, [`CONFIRMATION_SPACING`] apart.
     pub fn confirm(&mut self, key: &TargetKey, count: u8, now: Instant) {
         for place in 0..u32::from(count) {
-            self.hurry(key, now + CONFIRMATION_SPACING * place, Why::Confirmation);
+            self.start_urgently(key, now + CONFIRMATION_SPACING * place, Why::Confirmation);
         }
     }
 
-    /// Drops the confirmations of `key` that have not started.
-    pub fn call_off(&mut self, key: &TargetKey) {
+    /// Cancels the confirmations of `key` that have not started.
+    pub fn cancel_confirmations(&mut self, key: &TargetKey) {
         let Some(plan) = self.plans.get_mut(key) else { return };
         plan.urgent.retain(|(ticket, why)| {
             let keep = *why != Why::Confirmation;
@@ -124,24 +123,24 @@ impl Schedule {
         });
     }
 
-    /// Dials `key` now, beside its interval.
+    /// Dials `key` now, in addition to its interval.
     pub fn dial_now(&mut self, key: &TargetKey, now: Instant) {
-        self.hurry(key, now, Why::Asked);
+        self.start_urgently(key, now, Why::Requested);
     }
 
-    /// Dials `key` once more, now or as soon as its last dial is [`CONFIRMATION_SPACING`] old: what died right
-    /// after that dial is not missed, and many who ask at once cost one dial.
+    /// Dials `key` once more, now or as soon as its last dial is [`CONFIRMATION_SPACING`] old: a failure right after
+    /// that dial is not missed, and many requests at once cost one dial.
     pub fn dial_soon(&mut self, key: &TargetKey, now: Instant) {
         let Some(plan) = self.plans.get(key) else { return };
-        if plan.urgent.iter().any(|(_, why)| *why == Why::Asked) {
+        if plan.urgent.iter().any(|(_, why)| *why == Why::Requested) {
             return;
         }
         let earliest = plan.last_start.map_or(now, |at| now.max(at + CONFIRMATION_SPACING));
-        self.hurry(key, earliest, Why::Asked);
+        self.start_urgently(key, earliest, Why::Requested);
     }
 
-    /// True if a dial of `key` started within the last [`CONFIRMATION_SPACING`] or is about to: asking for
-    /// another would tell nothing new.
+    /// True if a dial of `key` started within the last [`CONFIRMATION_SPACING`] or is about to start, so that another
+    /// one would show nothing new.
     #[must_use]
     pub fn just_dialled(&self, key: &TargetKey, now: Instant) -> bool {
         self.plans.get(key).is_some_and(|plan| {
@@ -179,7 +178,7 @@ impl Schedule {
         let entry = self.regular.first_entry().filter(|entry| entry.key().0 <= now)?;
         let ((due, _), key) = entry.remove_entry();
         let interval = self.plans.get(&key)?.interval;
-        // A late start keeps to the grid and skips the points it missed; the first one may lie off the grid.
+        // A late start keeps to the grid and skips the points that it missed. The first start may be off the grid.
         let earliest = (due + interval / 2).max(now);
         let next = next_on_grid(self.plans.get(&key)?.grid, interval, earliest);
         let ticket = self.ticket(next);
@@ -189,7 +188,7 @@ impl Schedule {
         Some(Start { key, due, why: Why::Interval })
     }
 
-    fn hurry(&mut self, key: &TargetKey, at: Instant, why: Why) {
+    fn start_urgently(&mut self, key: &TargetKey, at: Instant, why: Why) {
         let ticket = self.ticket(at);
         let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.urgent.len() < MAX_URGENT) else {
             return;
@@ -224,7 +223,7 @@ mod tests {
         TargetKey::from(format!("t{n}").as_str())
     }
 
-    /// Runs the schedule for `length` as an idle driver would: every start at its time.
+    /// Runs the schedule for `length` with every start at its time.
     fn starts(schedule: &mut Schedule, from: Instant, length: Duration) -> Vec<(Duration, Start)> {
         let mut seen = Vec::new();
         while let Some(due) = schedule.next_due().filter(|due| *due < from + length) {
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_right_after_a_dial_gets_another_one() {
+    fn a_request_right_after_a_dial_gets_another_one() {
         let from = Instant::now();
         let mut schedule = Schedule::new(0.0);
         schedule.add(key(1), Duration::from_secs(60), from);
@@ -270,8 +269,8 @@ mod tests {
             schedule.dial_soon(&key(1), first + Duration::from_millis(10));
         }
         assert_eq!(schedule.next_due(), Some(first + CONFIRMATION_SPACING));
-        assert_eq!(schedule.pop(first + CONFIRMATION_SPACING).unwrap().why, Why::Asked);
-        assert!(schedule.next_due().unwrap() > first + Duration::from_secs(10), "one dial for all who asked");
+        assert_eq!(schedule.pop(first + CONFIRMATION_SPACING).unwrap().why, Why::Requested);
+        assert!(schedule.next_due().unwrap() > first + Duration::from_secs(10), "one dial for all requests");
     }
 
     #[test]
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn long_intervals_are_looked_at_soon_and_then_keep_their_grid() {
+    fn targets_with_long_intervals_are_dialled_soon_and_then_keep_their_grid() {
         let from = Instant::now();
         let mut schedule = Schedule::new(0.0);
         (0..100).for_each(|n| schedule.add(key(n), Duration::from_secs(60), from));
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn confirmations_start_100_ms_apart_go_first_and_are_called_off() {
+    fn confirmations_start_100_ms_apart_go_first_and_can_be_cancelled() {
         let now = Instant::now();
         let mut schedule = Schedule::new(0.0);
         schedule.add(key(1), Duration::from_secs(1), now);
@@ -318,13 +317,13 @@ mod tests {
         assert_eq!(schedule.pop(at), None);
         assert_eq!(schedule.next_due(), Some(at + CONFIRMATION_SPACING));
         schedule.dial_now(&key(1), at);
-        schedule.call_off(&key(1));
-        assert_eq!(schedule.pop(at).unwrap().why, Why::Asked, "what others asked for stays");
+        schedule.cancel_confirmations(&key(1));
+        assert_eq!(schedule.pop(at).unwrap().why, Why::Requested, "requested dials are kept");
         assert_eq!(schedule.pop(at + Duration::from_millis(300)), None);
     }
 
     #[test]
-    fn a_late_driver_skips_what_it_missed_and_keeps_the_grid() {
+    fn a_late_driver_skips_missed_starts_and_keeps_the_grid() {
         let now = Instant::now();
         let mut schedule = Schedule::new(0.5);
         schedule.add(key(1), Duration::from_secs(1), now);
@@ -347,7 +346,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is added, removed, confirmed and called off: both queues hold exactly what the plans say.
+        /// After any additions, removals, confirmations and cancellations both queues hold exactly the starts in the
+        /// plans.
         #[test]
         fn the_queues_agree_with_the_plans(steps in proptest::collection::vec((0_u8..6, 0_usize..5, 0_u64..400), 0..80)) {
             let from = Instant::now();
@@ -358,7 +358,7 @@ mod tests {
                     0 => schedule.add(key(n), Duration::from_millis(ms), now),
                     1 => schedule.remove(&key(n)),
                     2 => schedule.confirm(&key(n), (ms % 5) as u8, now),
-                    3 => schedule.call_off(&key(n)),
+                    3 => schedule.cancel_confirmations(&key(n)),
                     4 => schedule.dial_now(&key(n), now),
                     _ => {
                         now += Duration::from_millis(ms);

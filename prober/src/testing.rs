@@ -60,7 +60,7 @@ pub(crate) fn target_of(address: SocketAddr, probe: Probe) -> WorkTarget {
 
 pub(crate) fn ok() -> Outcome {
     let phases = Phases { whole: Duration::from_millis(3), ..Phases::default() };
-    Outcome::Success { phases, said: Cow::Borrowed("connected") }
+    Outcome::Success { phases, detail: Cow::Borrowed("connected") }
 }
 
 pub(crate) fn failed(reason: &str) -> Outcome {
@@ -71,7 +71,7 @@ pub(crate) fn unable() -> Outcome {
     Outcome::Inconclusive { reason: "no free local port or address".to_owned() }
 }
 
-/// A dialer that does what it is told.
+/// A dialer that returns prepared outcomes.
 #[derive(Debug)]
 pub(crate) struct Scripted;
 

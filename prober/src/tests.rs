@@ -1,4 +1,4 @@
-//! The whole prober against a stand-in for control and real listeners.
+//! The whole prober against a simple control and real listeners.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use crate::testing::tcp_target_at;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Stands in for control: gives work, keeps what is reported.
+/// A simple control: it hands out work and keeps what is reported.
 #[derive(Clone)]
 struct Control {
     work: Arc<watch::Sender<Work>>,
@@ -116,7 +116,7 @@ async fn listening() -> (TcpListener, WorkTarget) {
 }
 
 #[tokio::test]
-async fn a_target_is_up_and_then_down_and_others_are_told_of_the_suspicion() {
+async fn a_target_is_up_and_then_down_and_the_suspicion_is_reported() {
     let (listener, target) = listening().await;
     let (control, url) = Control::start(vec![target.clone()]).await;
     run(config(&[&url]));
@@ -151,7 +151,7 @@ async fn numbers_follow_each_other_and_heartbeats_repeat_them() {
 }
 
 #[tokio::test]
-async fn everything_is_sent_again_when_asked_for() {
+async fn everything_is_sent_again_on_request() {
     let (_listener, target) = listening().await;
     let (control, url) = Control::start(vec![target.clone()]).await;
     run(config(&[&url]));
@@ -179,7 +179,7 @@ async fn an_address_that_hangs_delays_no_other() {
 }
 
 #[tokio::test]
-async fn work_that_is_taken_back_stops_and_what_stays_goes_on() {
+async fn removed_targets_are_no_longer_dialled_and_the_others_are() {
     let (_one, first) = listening().await;
     let (_two, second) = listening().await;
     let (control, url) = Control::start(vec![first.clone(), second.clone()]).await;
@@ -213,7 +213,7 @@ async fn a_target_another_vantage_suspects_is_dialled_at_once() {
         });
         dials
     };
-    // The first look comes within five seconds and is confirmed once.
+    // The first probe comes within five seconds and is confirmed once.
     eventually("up", || control.newest(&target.key).is_some_and(|it| it.state == Health::Up)).await;
     let before = dials();
     drop(listener);

@@ -1,5 +1,5 @@
-//! What to dial, as each address says: one long poll each. What an address said last stands while it is away, and
-//! a target is dialled as long as any address asks for it.
+//! The targets to dial, from one long poll per admin address. The last list of an address stays valid while the address
+//! is unreachable, and a target is dialled as long as any address requests it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,70 +15,70 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::Admin;
 
-/// Confirm-now requests that may wait; more are not needed, because a dial answers them all.
+/// Requests for immediate confirmation that may wait. More are not needed, because one dial answers them all.
 pub(crate) const CONFIRMATIONS: usize = 1024;
 
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// What each address asks for.
+/// The targets that each address requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Given(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
+pub(crate) struct RequestedTargets(Vec<Option<Arc<Vec<Arc<WorkTarget>>>>>);
 
-impl Given {
+impl RequestedTargets {
     pub(crate) fn of(addresses: usize) -> Self {
         Self(vec![None; addresses])
     }
 
-    /// Everything that any address asks for.
+    /// The targets that any address requests.
     pub(crate) fn targets(&self) -> BTreeMap<&TargetKey, &Arc<WorkTarget>> {
         let all = self.0.iter().flatten().flat_map(|targets| targets.iter());
         all.map(|target| (&target.key, target)).collect()
     }
 }
 
-/// Where an address's work goes.
+/// Where the work of one address goes.
 #[derive(Debug)]
-pub(crate) struct Inlet {
+pub(crate) struct WorkSink {
     pub(crate) number: usize,
-    pub(crate) jobs: Arc<watch::Sender<Given>>,
-    pub(crate) asked: mpsc::Sender<TargetKey>,
+    pub(crate) requests: Arc<watch::Sender<RequestedTargets>>,
+    pub(crate) confirmations: mpsc::Sender<TargetKey>,
 }
 
-/// Polls one address for ever.
-pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
+/// Polls one address until the task is ended.
+pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, sink: WorkSink) {
     let (mut index, mut failures) = (0, 0_u32);
     let mut confirmed = None;
-    // Of its own, so that it does not matter which of two addresses draws first.
+    // A generator per address, so that the order in which two of them draw does not matter.
     let mut random = fastrand::Rng::new();
     loop {
         match api.work(index).await {
             Ok(work) => {
                 if failures > 0 {
-                    tracing::info!(address = api.base(), "work comes again");
+                    tracing::info!(address = api.base(), "work is received again");
                 }
                 failures = 0;
                 index = work.index;
                 if let Some(targets) = work.targets {
-                    inlet.jobs.send_if_modified(|given| replace(given, inlet.number, targets));
+                    sink.requests.send_if_modified(|requested| replace(requested, sink.number, targets));
                 }
-                // Requests from before our start were for somebody else.
+                // Requests from before the start of this process were for other vantages.
                 let newest = work.confirm.iter().map(|it| it.number).max();
                 for request in &work.confirm {
                     let new = confirmed.is_some_and(|seen| request.number > seen);
                     if new && request.by != vantage {
-                        // Full: a dial that is waiting answers this one as well.
-                        let _ = inlet.asked.try_send(request.target.clone());
+                        // When the queue is full, a dial that is waiting answers this request as well.
+                        let _ = sink.confirmations.try_send(request.target.clone());
                     }
                 }
                 confirmed = confirmed.max(newest).or(Some(0));
                 if index == 0 {
-                    // Nothing to wait on: not an answer to ask for in a circle.
+                    // Without an index the next poll would return at once.
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
             Err(failed) => {
                 if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "no work; what was given last stands");
+                    tracing::warn!(address = api.base(), reason = %failed, "no work received; the last targets are kept");
                 }
                 index = 0;
                 let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
@@ -89,19 +89,19 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, inlet: Inlet) {
     }
 }
 
-fn replace(given: &mut Given, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
-    let Some(place) = given.0.get_mut(number) else { return false };
-    if place.as_deref() == Some(&targets) {
+fn replace(requested: &mut RequestedTargets, number: usize, mut targets: Vec<Arc<WorkTarget>>) -> bool {
+    let Some(known) = requested.0.get_mut(number) else { return false };
+    if known.as_deref() == Some(&targets) {
         return false;
     }
-    // What stays is held once, by the list and by whoever took it from the list before.
-    let known: HashMap<_, _> = place.iter().flat_map(|it| it.iter()).map(|it| (&it.key, it)).collect();
+    // An unchanged target keeps its allocation, which the driver shares.
+    let by_key: HashMap<_, _> = known.iter().flat_map(|it| it.iter()).map(|it| (&it.key, it)).collect();
     for target in &mut targets {
-        if let Some(same) = known.get(&target.key).filter(|it| **it == target) {
+        if let Some(same) = by_key.get(&target.key).filter(|it| **it == target) {
             *target = Arc::clone(same);
         }
     }
-    *place = Some(Arc::new(targets));
+    *known = Some(Arc::new(targets));
     true
 }
 
@@ -111,16 +111,16 @@ mod tests {
     use crate::testing::tcp_target;
 
     #[test]
-    fn what_stays_is_held_once_and_the_same_again_is_no_news() {
+    fn an_unchanged_target_is_held_once_and_an_equal_list_is_no_change() {
         let target = |n: usize, interval| Arc::new(tcp_target(&format!("10.0.0.{n}"), interval, "800ms"));
-        let mut given = Given::of(1);
+        let mut requested = RequestedTargets::of(1);
         let first = vec![target(1, "1s"), target(2, "1s")];
-        assert!(replace(&mut given, 0, first.clone()));
-        assert!(!replace(&mut given, 0, vec![target(1, "1s"), target(2, "1s")]));
-        assert!(replace(&mut given, 0, vec![target(2, "1s"), target(1, "2s")]));
-        let now = given.targets();
+        assert!(replace(&mut requested, 0, first.clone()));
+        assert!(!replace(&mut requested, 0, vec![target(1, "1s"), target(2, "1s")]));
+        assert!(replace(&mut requested, 0, vec![target(2, "1s"), target(1, "2s")]));
+        let now = requested.targets();
         assert_eq!(now.len(), 2);
         assert!(Arc::ptr_eq(now[&first[1].key], &first[1]));
-        assert!(!replace(&mut given, 7, Vec::new()), "nobody's place");
+        assert!(!replace(&mut requested, 7, Vec::new()), "an unknown address");
     }
 }

@@ -1,10 +1,11 @@
-//! Passive ejection: an instance that fails several times in a row is left alone for a while.
+//! Passive ejection: an instance that fails several times in a row gets no requests for a while
+//! (a circuit breaker per worker and instance).
 //!
 //! ```text
-//!   Trusted --failures in a row--> Ejected --time--> one Trial --success--> Trusted
-//!                                     ^-----------------failure---'   (each time for longer)
+//!   Closed --failures in a row--> Open --time--> HalfOpen: one request --success--> Closed
+//!                                  ^--------------------- failure ---'   (each time for longer)
 //! ```
-//! A worker keeps a breaker only for instances that failed lately; time arrives as an argument.
+//! A worker keeps a breaker only for instances that failed recently. Time is an argument.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub(crate) struct Ejection {
     pub(crate) at_most: Duration,
 }
 
-/// What one worker thinks of an instance that failed.
+/// One worker's circuit breaker for an instance that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Breaker {
     failures: u8,
@@ -29,12 +30,12 @@ pub(crate) struct Breaker {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
-    Trusted,
-    Ejected {
+    Closed,
+    Open {
         until: Moment,
     },
-    /// One request is out to see; if nothing is heard of it until then, another may go.
-    Trial {
+    /// One request is sent as a trial. If it has no result by then, another one may be sent.
+    HalfOpen {
         until: Moment,
     },
 }
@@ -43,20 +44,20 @@ impl Breaker {
     /// True when a request may be sent.
     pub(crate) fn admits(&self, now: Moment) -> bool {
         match self.state {
-            State::Trusted => true,
-            State::Ejected { until } | State::Trial { until } => now >= until,
+            State::Closed => true,
+            State::Open { until } | State::HalfOpen { until } => now >= until,
         }
     }
 
     /// True while it counts as ejected, also during its trial.
     pub(crate) const fn ejected(&self) -> bool {
-        !matches!(self.state, State::Trusted)
+        !matches!(self.state, State::Closed)
     }
 
     /// A request is being sent.
     pub(crate) fn picked(&mut self, rule: &Ejection, now: Moment) {
         if self.ejected() && self.admits(now) {
-            self.state = State::Trial { until: now.after(rule.base) };
+            self.state = State::HalfOpen { until: now.after(rule.base) };
         }
     }
 
@@ -64,24 +65,24 @@ impl Breaker {
     pub(crate) fn failed(&mut self, rule: &Ejection, now: Moment) -> bool {
         self.failures = self.failures.saturating_add(1);
         let ejects = match self.state {
-            State::Trusted => self.failures >= rule.after,
-            State::Trial { .. } => true,
-            // A request that was under way when it was ejected.
-            State::Ejected { .. } => false,
+            State::Closed => self.failures >= rule.after,
+            State::HalfOpen { .. } => true,
+            // A request that was in flight when the instance was ejected.
+            State::Open { .. } => false,
         };
         if ejects {
             let doubled = rule.base.saturating_mul(1 << self.ejections.min(16));
             self.ejections = self.ejections.saturating_add(1);
-            self.state = State::Ejected { until: now.after(doubled.min(rule.at_most)) };
+            self.state = State::Open { until: now.after(doubled.min(rule.at_most)) };
         }
         ejects
     }
 
-    /// True when nothing was heard of it for so long that it can be forgotten.
+    /// True when there was no result for so long that the breaker can be forgotten.
     pub(crate) fn stale(&self, rule: &Ejection, now: Moment) -> bool {
         match self.state {
-            State::Trusted => false,
-            State::Ejected { until } | State::Trial { until } => now.since(until) > rule.at_most * 10,
+            State::Closed => false,
+            State::Open { until } | State::HalfOpen { until } => now.since(until) > rule.at_most * 10,
         }
     }
 }

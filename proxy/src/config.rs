@@ -1,4 +1,4 @@
-//! What a gateway is told: who it is, where it listens, how it ends, and every limit it keeps.
+//! A gateway's settings: its name and site, where it listens, how it shuts down, and every limit.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,25 +9,25 @@ use store::model::Name;
 pub struct Config {
     /// The cluster whose services it serves.
     pub cluster: Name,
-    /// The site it stands in: instances here are picked first.
+    /// Its site: instances in the same site are picked first.
     pub site: Name,
-    /// This node's name, as in its registration: signs receipts and `Via`.
+    /// This node's name, as in its registration; written into receipts and `Via`.
     pub node: String,
-    /// This process, drawn at its start: a restarted gateway proves drains anew.
+    /// Identifies this process, drawn at its start: a restarted gateway has to prove drains again.
     pub boot: String,
     /// Where to listen; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
     /// Worker threads, each with its own listeners, connection pool and balancer state; 0 is taken as 1.
     pub workers: usize,
-    /// How long it serves on after `/readyz` began to fail, so that the balancer in front can turn away.
+    /// How long it goes on serving after `/readyz` begins to fail, so that the load balancer in front can remove it.
     pub lameduck: Duration,
-    /// How long requests in flight may take after it stopped accepting; then they are cut off.
+    /// How long requests in flight may take after it stops accepting; then they are cut off.
     pub shutdown_deadline: Duration,
-    /// What it bounds.
+    /// Its limits.
     pub limits: Limits,
 }
 
-/// The bounds of a gateway. The defaults are meant to be kept.
+/// The limits of a gateway. The defaults suit most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Client connections at once, over all workers. Beyond it a connection gets a 503 and is closed.
@@ -38,18 +38,18 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a connection to an instance may take to be made.
     pub connect_timeout: Duration,
-    /// How long an instance may take to begin its response, counted from the last byte of the request it took.
+    /// How long an instance may take to begin its response, counted from the last byte of the request sent to it.
     pub response_timeout: Duration,
     /// Attempts on other instances after the first, for one request.
     pub retries: u8,
     /// Retries allowed per hundred requests, so that an outage is not amplified.
     pub retry_percent: u8,
-    /// Retries allowed per second and worker whatever the share says.
+    /// Retries allowed per second and worker in any case.
     pub retry_floor: u16,
-    /// Responses up to this many bytes to GET, HEAD and OPTIONS are held until they are whole, so that an
-    /// instance that dies in the middle of one costs a retry and not a failed request.
+    /// Responses to GET, HEAD and OPTIONS up to this many bytes are held until they are complete, so that an instance
+    /// that dies in the middle of one costs a retry and not a failed request.
     pub small_answer: u64,
-    /// How long such a response is held at most before it is passed on as it comes.
+    /// How long such a response is held before it is streamed.
     pub small_answer_patience: Duration,
     /// Idle connections kept per instance and worker.
     pub idle_per_instance: usize,
@@ -62,7 +62,7 @@ pub struct Limits {
     pub eject_for: Duration,
     /// The longest ejection.
     pub eject_at_most: Duration,
-    /// A request that came through more gateways than this is going in circles: 508.
+    /// A request that came through more gateways than this is in a forwarding loop: 508.
     pub max_hops: u8,
     /// How long a gateway whose lease ran out waits for fresh drains before it serves with what it has.
     pub lease_patience: Duration,
@@ -103,7 +103,7 @@ pub enum Error {
     Listen {
         /// The address asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A worker thread could not be started.
@@ -111,7 +111,7 @@ pub enum Error {
     Start {
         /// Which one, from 0.
         number: usize,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A worker thread ended before its time; its log line says why.

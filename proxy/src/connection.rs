@@ -1,5 +1,5 @@
-//! A client's connection: its bytes are watched for ambiguous framing on their way to the parser, and it ends
-//! the way its end is meant: in order, or by a reset when a response broke off.
+//! A client's connection. Its bytes are checked for ambiguous framing before the HTTP parser sees them, and it is
+//! closed gracefully, or by a reset when a response broke off.
 
 use std::{
     cell::Cell,
@@ -17,58 +17,58 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::framing::{Framing, Objection, Scan};
+use crate::framing::{Framing, FramingError, Scan};
 
-/// How long, and for how much, a closing side still reads: closing with unread bytes resets the connection
-/// and can destroy the answer on its way (RFC 9112 §9.6).
+/// How long a closed connection is still read, and how many bytes: closing with unread bytes resets the connection and
+/// can destroy the response on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// What the connection and the requests on it tell one another.
+/// What a client connection and the requests on it share.
 #[derive(Debug)]
-pub(crate) struct Talk {
+pub(crate) struct ConnectionState {
     /// The client.
     pub(crate) peer: SocketAddr,
     requests: Cell<u64>,
-    refused: Cell<Option<(u64, Objection)>>,
+    refused: Cell<Option<(u64, FramingError)>>,
     aborted: Cell<bool>,
 }
 
-impl Talk {
+impl ConnectionState {
     pub(crate) fn new(peer: SocketAddr) -> Rc<Self> {
         Rc::new(Self { peer, requests: Cell::new(0), refused: Cell::new(None), aborted: Cell::new(false) })
     }
 
-    /// Counts the next request; the objection to it, if there is one.
-    pub(crate) fn next_request(&self) -> Option<Objection> {
+    /// Counts the next request; returns the framing error in it, if there is one.
+    pub(crate) fn next_request(&self) -> Option<FramingError> {
         let number = self.requests.get() + 1;
         self.requests.set(number);
-        self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, objection)| objection)
+        self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, error)| error)
     }
 
-    /// True once a request on it was objected to.
+    /// True once a request on it had a framing error.
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.get().is_some()
     }
 
-    /// The connection must end in a reset.
+    /// From now on the connection is closed by a reset.
     pub(crate) fn abort(&self) {
         self.aborted.set(true);
     }
 }
 
-/// The client's socket, watched.
+/// The client's socket, whose input is checked.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct CheckedStream {
     stream: TcpStream,
     framing: Framing,
-    talk: Rc<Talk>,
+    client: Rc<ConnectionState>,
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Watched {
-    pub(crate) fn new(stream: TcpStream, talk: Rc<Talk>, max_header_bytes: usize) -> Self {
-        Self { stream, framing: Framing::new(max_header_bytes), talk, lingering: None }
+impl CheckedStream {
+    pub(crate) fn new(stream: TcpStream, client: Rc<ConnectionState>, max_header_bytes: usize) -> Self {
+        Self { stream, framing: Framing::new(max_header_bytes), client, lingering: None }
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -88,15 +88,15 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for CheckedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.talk.is_refused() {
-            // Nothing behind a refused head is looked at; the 400 that is on its way ends the connection.
+        if this.client.is_refused() {
+            // What follows a refused head is not read; the response 400 ends the connection.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
@@ -104,20 +104,20 @@ impl AsyncRead for Watched {
         let framing = &mut this.framing;
         match framing.scan(&buffer.filled()[before..]) {
             Scan::Clean => {}
-            Scan::RefuseHead { passed, objection } => {
+            Scan::RefuseHead { passed, error } => {
                 buffer.set_filled(before + passed);
-                this.talk.refused.set(Some((framing.heads(), objection)));
+                this.client.refused.set(Some((framing.heads(), error)));
             }
-            Scan::BrokenBody(objection) => {
+            Scan::BrokenBody(error) => {
                 buffer.set_filled(before);
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, objection.as_str())));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error.as_str())));
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for CheckedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -140,7 +140,7 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.talk.aborted.get() {
+        if this.client.aborted.get() {
             return Poll::Ready(Ok(()));
         }
         if this.lingering.is_none() {
@@ -150,16 +150,16 @@ impl AsyncWrite for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for CheckedStream {
     fn drop(&mut self) {
-        if self.talk.aborted.get() {
+        if self.client.aborted.get() {
             let _ = self.stream.set_zero_linger();
         }
     }
 }
 
-/// Answers a connection that is one too many, as well as that goes without waiting.
-pub(crate) fn turn_away(stream: &TcpStream) {
+/// Answers a connection over the limit with 503, as far as that is possible without waiting.
+pub(crate) fn refuse(stream: &TcpStream) {
     const ANSWER: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
     let _ = stream.try_write(ANSWER);

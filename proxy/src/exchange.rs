@@ -1,9 +1,6 @@
 //! One attempt: a request goes to one instance, and its response comes back.
-//!
-//! An [`Exchange`] counts as under way from the pick until the connection it used is idle again or closed, in
-//! whatever way it ends; so a drained instance's count is zero only when nothing of ours touches it any more.
 
-use std::{collections::VecDeque, io, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, response};
@@ -12,205 +9,150 @@ use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 use crate::{
-    body::{Progress, RequestBody, ResponseBody, Stream},
-    connection::Talk,
-    instance::InFlight,
+    connection::ConnectionState,
     message,
-    pool::Link,
-    worker::{Leaving, Picked, Worker},
+    request_body::{Progress, RequestBody},
+    response_body::{ResponseBody, Stream},
+    upstream::InUse,
+    worker::{Picked, Worker},
 };
 
-/// A request being exchanged with an instance.
-#[derive(Debug)]
-pub(crate) struct Exchange {
-    worker: Rc<Worker>,
-    link: Option<Link>,
-    flight: Option<InFlight>,
-}
-
-/// Why an attempt brought no response.
+/// Why an attempt gave no response.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Nothing was sent: no connection.
     NotSent(Request<RequestBody>, io::Error),
-    /// Nothing was sent: the instance was shut while the connection was made.
-    Shut(Request<RequestBody>),
-    /// It was sent and the answer was lost.
+    /// Nothing was sent: a drain excluded the instance while the connection was made.
+    Excluded(Request<RequestBody>),
+    /// The request was sent and the response was lost.
     Lost {
-        /// On a connection that had served before: perhaps only its end was missed.
+        /// The connection had served before. Perhaps the instance had just closed it because it was idle.
         reused: bool,
         /// What happened to the connection.
         reason: String,
     },
-    /// It was sent and not answered in time.
+    /// The request was sent and not answered in time.
     Late,
-    /// The client's body ended early.
+    /// The client's request body ended early.
     ClientBroke,
-    /// The answer must not be forwarded.
+    /// The response must not be forwarded.
     Refused(&'static str),
 }
 
 /// What an attempt needs to know of the request.
 #[derive(Debug)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct RequestContext<'a> {
     pub(crate) method: &'a Method,
-    pub(crate) talk: &'a Rc<Talk>,
+    pub(crate) client: &'a Rc<ConnectionState>,
     pub(crate) progress: &'a Rc<Progress>,
-    /// May be sent again: small answers are held until they are whole.
+    /// The request may be sent again, so a small response is held until it is complete.
     pub(crate) replayable: bool,
     /// Do not use an idle connection.
     pub(crate) fresh: bool,
 }
 
-impl Exchange {
-    /// Sends a request to the picked instance.
-    ///
-    /// # Errors
-    /// What became of the request instead.
-    pub(crate) async fn attempt(
-        worker: &Rc<Worker>,
-        picked: Picked,
-        request: Request<RequestBody>,
-        terms: &Terms<'_>,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        let instance = Arc::clone(picked.flight.instance());
-        let mut exchange = Self { worker: Rc::clone(worker), link: None, flight: Some(picked.flight) };
-        let mut request = request;
-        let mut reused = false;
-        if !terms.fresh {
-            exchange.link = worker.take_idle(&picked.places);
-        }
-        if let Some(link) = &mut exchange.link {
-            // The address may have been registered anew, under another id or as a host name, since it was made;
-            // a drain finds a connection by whom it served last.
-            link.instance = Arc::clone(&instance);
-        }
-        if exchange.link.is_some() {
-            match exchange.send(request, terms.progress).await {
-                // The idle connection had ended; nothing was written to it.
-                Err(Failure::NotSent(returned, _)) => {
-                    exchange.retire_link();
-                    request = returned;
-                }
-                sent => {
-                    reused = true;
-                    return exchange.receive(sent, reused, terms).await;
-                }
+/// Sends a request to the picked instance.
+///
+/// # Errors
+/// What became of the request instead.
+pub(crate) async fn attempt(
+    worker: &Rc<Worker>,
+    picked: Picked,
+    mut request: Request<RequestBody>,
+    context: &RequestContext<'_>,
+) -> Result<Response<ResponseBody>, Failure> {
+    let Picked { addresses, in_flight } = picked;
+    let mut in_use = InUse::new(&worker.upstream, in_flight);
+    if !context.fresh && in_use.take_idle(&addresses) {
+        match send(worker, &mut in_use, request, context.progress).await {
+            // The idle connection had ended; nothing was written to it.
+            Err(Failure::NotSent(returned, _)) => {
+                in_use.close_connection();
+                request = returned;
             }
+            sent => return receive(worker, in_use, sent, true, context).await,
         }
-        exchange.link = match worker.connect(&instance, &picked.places).await {
-            Ok(link) => Some(link),
-            Err(error) => return Err(Failure::NotSent(request, error)),
-        };
-        // Making a connection takes time, in which the instance may have been shut or we may have been frozen.
-        if worker.is_shut(&instance) || worker.lease_lapsed() {
-            return Err(Failure::Shut(request));
-        }
-        let sent = exchange.send(request, terms.progress).await;
-        exchange.receive(sent, reused, terms).await
     }
+    if let Err(error) = in_use.connect(&addresses).await {
+        return Err(Failure::NotSent(request, error));
+    }
+    // Connecting takes time. Meanwhile a drain may have excluded the instance, or this process may have been frozen.
+    let excluded = in_use.instance().is_some_and(|instance| worker.upstream.is_excluded(instance));
+    if excluded || worker.lease_lapsed() {
+        return Err(Failure::Excluded(request));
+    }
+    let sent = send(worker, &mut in_use, request, context.progress).await;
+    receive(worker, in_use, sent, false, context).await
+}
 
-    async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        progress: &Progress,
-    ) -> Result<Response<Incoming>, Failure> {
-        let Some(link) = &mut self.link else {
-            return Err(Failure::NotSent(request, io::ErrorKind::NotConnected.into()));
-        };
-        progress.moved.set(Instant::now());
-        let patience = self.worker.limits().response_timeout;
-        let mut sending = std::pin::pin!(link.sender.try_send_request(request));
-        loop {
-            tokio::select! {
-                answered = &mut sending => return answered.map_err(|mut error| match error.take_message() {
-                    Some(request) => Failure::NotSent(request, io::Error::other(error.into_error())),
-                    None if progress.broke.get() => Failure::ClientBroke,
-                    None => Failure::Lost { reused: false, reason: describe(&error.into_error()) },
-                }),
-                () = tokio::time::sleep_until(progress.moved.get() + patience) => {
-                    if progress.moved.get().elapsed() >= patience {
-                        return Err(Failure::Late);
-                    }
+async fn send(
+    worker: &Worker,
+    in_use: &mut InUse,
+    request: Request<RequestBody>,
+    progress: &Progress,
+) -> Result<Response<Incoming>, Failure> {
+    let Some(sender) = in_use.sender() else {
+        return Err(Failure::NotSent(request, io::ErrorKind::NotConnected.into()));
+    };
+    progress.moved.set(Instant::now());
+    let patience = worker.limits().response_timeout;
+    let mut sending = std::pin::pin!(sender.try_send_request(request));
+    loop {
+        tokio::select! {
+            answered = &mut sending => return answered.map_err(|mut error| match error.take_message() {
+                Some(request) => Failure::NotSent(request, io::Error::other(error.into_error())),
+                None if progress.broke.get() => Failure::ClientBroke,
+                None => Failure::Lost { reused: false, reason: describe(&error.into_error()) },
+            }),
+            () = tokio::time::sleep_until(progress.moved.get() + patience) => {
+                if progress.moved.get().elapsed() >= patience {
+                    return Err(Failure::Late);
                 }
             }
         }
     }
-
-    async fn receive(
-        self,
-        sent: Result<Response<Incoming>, Failure>,
-        reused: bool,
-        terms: &Terms<'_>,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        let response = sent.map_err(|failure| match failure {
-            Failure::Lost { reason, .. } => Failure::Lost { reused, reason },
-            other => other,
-        })?;
-        let (mut head, incoming) = response.into_parts();
-        message::admit_response(&mut head, terms.method).map_err(Failure::Refused)?;
-        self.forward(head, incoming, terms).await
-    }
-
-    async fn forward(
-        mut self,
-        head: response::Parts,
-        mut incoming: Incoming,
-        terms: &Terms<'_>,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        if incoming.is_end_stream() {
-            self.finish();
-            return Ok(Response::from_parts(head, ResponseBody::Whole(Bytes::new())));
-        }
-        let limits = self.worker.limits();
-        let small = incoming.size_hint().exact().is_some_and(|length| length <= limits.small_answer);
-        let mut held = VecDeque::new();
-        if small && terms.replayable && hold(&mut incoming, &mut held, limits.small_answer_patience).await? {
-            self.finish();
-            return Ok(Response::from_parts(head, ResponseBody::Whole(join(held))));
-        }
-        let talk = Rc::clone(terms.talk);
-        let stream = Box::new(Stream { held, incoming, exchange: self, talk });
-        Ok(Response::from_parts(head, ResponseBody::Instance(stream)))
-    }
-
-    /// The response was read to its end: the connection may serve again.
-    pub(crate) fn finish(&mut self) {
-        if let (Some(link), Some(flight)) = (self.link.take(), self.flight.take()) {
-            self.worker.give_back(link, flight);
-        }
-    }
-
-    /// The response broke off while it was being passed on.
-    pub(crate) fn short_answer(&mut self) {
-        self.worker.metrics().short_answers.increment();
-        if let Some(flight) = &self.flight {
-            self.worker.failed(flight.instance());
-        }
-        self.retire();
-    }
-
-    fn retire_link(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.worker.leave(Leaving::Link(link, None));
-        }
-    }
-
-    fn retire(&mut self) {
-        match self.link.take() {
-            Some(link) => self.worker.leave(Leaving::Link(link, self.flight.take())),
-            None => self.flight = None,
-        }
-    }
 }
 
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.retire();
-    }
+async fn receive(
+    worker: &Rc<Worker>,
+    in_use: InUse,
+    sent: Result<Response<Incoming>, Failure>,
+    reused: bool,
+    context: &RequestContext<'_>,
+) -> Result<Response<ResponseBody>, Failure> {
+    let response = sent.map_err(|failure| match failure {
+        Failure::Lost { reason, .. } => Failure::Lost { reused, reason },
+        other => other,
+    })?;
+    let (mut head, incoming) = response.into_parts();
+    message::admit_response(&mut head, context.method).map_err(Failure::Refused)?;
+    pass_on(worker, in_use, head, incoming, context).await
 }
 
-/// Holds a body back until it is whole (true) or patience ends (false).
+async fn pass_on(
+    worker: &Rc<Worker>,
+    mut in_use: InUse,
+    head: response::Parts,
+    mut incoming: Incoming,
+    context: &RequestContext<'_>,
+) -> Result<Response<ResponseBody>, Failure> {
+    if incoming.is_end_stream() {
+        in_use.give_back();
+        return Ok(Response::from_parts(head, ResponseBody::Whole(Bytes::new())));
+    }
+    let limits = worker.limits();
+    let small = incoming.size_hint().exact().is_some_and(|length| length <= limits.small_answer);
+    let mut held = VecDeque::new();
+    if small && context.replayable && hold(&mut incoming, &mut held, limits.small_answer_patience).await? {
+        in_use.give_back();
+        return Ok(Response::from_parts(head, ResponseBody::Whole(join(held))));
+    }
+    let (worker, client) = (Rc::clone(worker), Rc::clone(context.client));
+    let stream = Box::new(Stream { held, incoming, in_use, worker, client });
+    Ok(Response::from_parts(head, ResponseBody::Instance(stream)))
+}
+
+/// Holds a body back until it is complete (true) or the time is over (false).
 async fn hold(
     incoming: &mut Incoming,
     held: &mut VecDeque<Bytes>,
@@ -239,7 +181,7 @@ fn join(mut held: VecDeque<Bytes>) -> Bytes {
     all.freeze()
 }
 
-/// An error with its causes, for people.
+/// An error with its causes, as text.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -252,11 +194,11 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 }
 
 impl Failure {
-    /// True when it speaks against the instance.
+    /// True when the failure counts against the instance.
     pub(crate) const fn blames(&self) -> bool {
         match self {
             Self::NotSent(..) | Self::Late | Self::Refused(_) | Self::Lost { reused: false, .. } => true,
-            Self::Lost { reused: true, .. } | Self::Shut(_) | Self::ClientBroke => false,
+            Self::Lost { reused: true, .. } | Self::Excluded(_) | Self::ClientBroke => false,
         }
     }
 }

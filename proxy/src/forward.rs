@@ -1,4 +1,5 @@
-//! A request from its head to its response: refused, answered here, or forwarded with retries.
+//! One request, from its head to its response: it is refused, answered by the gateway itself, or forwarded with
+//! retries.
 
 use std::{cell::Cell, convert::Infallible, rc::Rc, sync::Arc};
 
@@ -13,87 +14,92 @@ use store::handle::asks_strictly;
 use tokio::time::Instant;
 
 use crate::{
-    body::{Progress, RequestBody, ResponseBody},
-    connection::Talk,
-    exchange::{Exchange, Failure, Terms},
-    message::{self, Asked, BodyFraming},
+    connection::ConnectionState,
+    exchange::{Failure, RequestContext, attempt},
+    message::{self, BodyFraming, RequestHead},
+    request_body::{Progress, RequestBody},
+    response_body::ResponseBody,
     route::Table,
     worker::Worker,
 };
 
-/// Answers a request.
+/// Answers a request and counts the response.
 pub(crate) async fn answer(
     worker: Rc<Worker>,
-    talk: Rc<Talk>,
+    client: Rc<ConnectionState>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let response = respond(&worker, &talk, request).await;
+    let response = respond(&worker, &client, request).await;
     worker.metrics().responded(response.status());
     Ok(response)
 }
 
-async fn respond(worker: &Rc<Worker>, talk: &Rc<Talk>, request: Request<Incoming>) -> Response<ResponseBody> {
-    if let Some(objection) = talk.next_request() {
+async fn respond(
+    worker: &Rc<Worker>,
+    client: &Rc<ConnectionState>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    if let Some(error) = client.next_request() {
         worker.metrics().refused_requests.increment();
-        tracing::debug!(peer = %talk.peer, reason = objection.as_str(), "request refused");
-        return last(plain(StatusCode::BAD_REQUEST, objection.as_str()));
+        tracing::debug!(peer = %client.peer, reason = error.as_str(), "request refused");
+        return closing(own_answer(StatusCode::BAD_REQUEST, error.as_str()));
     }
     let (head, body) = request.into_parts();
-    let asked = match Asked::read(&head) {
-        Ok(asked) => asked,
+    let request_head = match RequestHead::read(&head) {
+        Ok(request_head) => request_head,
         Err(refusal) => {
             worker.metrics().refused_requests.increment();
-            return last(plain(refusal.status(), refusal.as_str()));
+            return closing(own_answer(refusal.status(), refusal.as_str()));
         }
     };
     let Some(table) = worker.shared.table.load_full() else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "no snapshot yet");
+        return own_answer(StatusCode::SERVICE_UNAVAILABLE, "no snapshot yet");
     };
-    let host = asked.host();
-    if asked.path() == "/readyz" && is_ours(&asked, &host, &table) {
+    let host = request_head.host();
+    if request_head.path() == "/readyz" && is_ours(&request_head, &host, &table) {
         return readiness(worker, head.uri.query().unwrap_or_default());
     }
-    let Some(split) = table.find(&host, asked.path()) else {
-        return plain(StatusCode::NOT_FOUND, "no route");
+    let Some(split) = table.find(&host, request_head.path()) else {
+        return own_answer(StatusCode::NOT_FOUND, "no route");
     };
     if message::hops(&head.headers) >= worker.limits().max_hops {
         worker.metrics().loops.increment();
-        return plain(StatusCode::LOOP_DETECTED, "this request goes in circles between gateways");
+        return own_answer(StatusCode::LOOP_DETECTED, "forwarding loop between gateways");
     }
     let Some(backend) = split.draw(|below| fastrand::u32(..below)) else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "every share of this route is zero");
+        return own_answer(StatusCode::SERVICE_UNAVAILABLE, "every weight of this route is zero");
     };
-    let passage = Passage { worker, talk, table: &table, backend };
-    passage.forward(&asked, head, body).await
+    let forward = Forward { worker, client, table: &table, backend };
+    forward.run(&request_head, head, body).await
 }
 
-/// True for the names by which balancers and probers ask for this gateway itself.
-fn is_ours(asked: &Asked, host: &str, table: &Table) -> bool {
-    asked.by_address() || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
+/// True for the names that address the gateway itself: load balancers and probers ask for its readiness by them.
+fn is_ours(request_head: &RequestHead, host: &str, table: &Table) -> bool {
+    request_head.by_address() || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
 }
 
-/// Plain, whether balancers may send traffic here. With `?strict` also whether this gateway's picture may be out of date;
-/// why is for the operator's eyes, on the status listener.
+/// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date;
+/// the reasons are only on the status listener, for operators.
 fn readiness(worker: &Worker, query: &str) -> Response<ResponseBody> {
     match worker.shared.unready() {
         None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {
-            let text = "in doubt: the picture of this gateway may be out of date (see its log and metrics)";
-            plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            let text = "in doubt: the data of this gateway may be out of date (see its log and metrics)";
+            own_answer(StatusCode::SERVICE_UNAVAILABLE, text)
         }
-        None => plain(StatusCode::OK, "ready"),
-        Some(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason),
+        None => own_answer(StatusCode::OK, "ready"),
+        Some(reason) => own_answer(StatusCode::SERVICE_UNAVAILABLE, reason),
     }
 }
 
-/// A request on its way to a service.
-struct Passage<'a> {
+/// A request that is forwarded to a service.
+struct Forward<'a> {
     worker: &'a Rc<Worker>,
-    talk: &'a Rc<Talk>,
+    client: &'a Rc<ConnectionState>,
     table: &'a Arc<Table>,
     backend: usize,
 }
 
-/// What is sent: again if need be, or once.
+/// The request as it is sent: repeatable, or only once because the body passes through unread.
 enum Outbound {
     Replayable(request::Parts),
     Once(Option<Request<RequestBody>>),
@@ -114,10 +120,10 @@ impl Outbound {
     }
 }
 
-impl Passage<'_> {
-    async fn forward(
+impl Forward<'_> {
+    async fn run(
         &self,
-        asked: &Asked,
+        request_head: &RequestHead,
         mut head: request::Parts,
         body: Incoming,
     ) -> Response<ResponseBody> {
@@ -128,7 +134,7 @@ impl Passage<'_> {
             Some(length) => BodyFraming::Sized(length),
             None => BodyFraming::Chunked,
         };
-        self.worker.shared.introduction.prepare(&mut head, asked, self.talk.peer.ip(), framing);
+        self.worker.shared.forwarded_headers.prepare(&mut head, request_head, self.client.peer.ip(), framing);
         let progress = Rc::new(Progress { broke: Cell::new(false), moved: Cell::new(Instant::now()) });
         let replayable = empty && matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
         let outbound = if replayable {
@@ -138,39 +144,40 @@ impl Passage<'_> {
                 if empty { RequestBody::Empty } else { RequestBody::Client(body, Rc::clone(&progress)) };
             Outbound::Once(Some(Request::from_parts(head, body)))
         };
-        let talk = self.talk;
-        let terms = Terms { method: &method, talk, progress: &progress, replayable, fresh: false };
-        match self.attempts(outbound, terms).await {
+        let client = self.client;
+        let context =
+            RequestContext { method: &method, client, progress: &progress, replayable, fresh: false };
+        match self.attempts(outbound, context).await {
             Ok(response) => response,
             Err(failure) => self.give_up(failure),
         }
     }
 
-    /// Tries instance after instance; `None` as an error: there was none to try.
+    /// Tries one instance after the other. The error is `None` when there was none to try.
     async fn attempts(
         &self,
         mut outbound: Outbound,
-        mut terms: Terms<'_>,
+        mut context: RequestContext<'_>,
     ) -> Result<Response<ResponseBody>, Option<Failure>> {
         self.worker.budget.borrow_mut().earn(self.worker.shared.handle.now());
         let mut tried = Vec::new();
         let mut retries = self.worker.limits().retries;
         let mut failed = None;
-        let mut missed_end = false;
+        let mut idle_had_ended = false;
         loop {
             self.worker.assure_lease().await;
             let Some(picked) = self.worker.pick(self.table, self.backend, &tried) else {
-                if std::mem::take(&mut missed_end) {
-                    // Nobody else is left, and perhaps nothing is wrong but that idle connection.
+                if std::mem::take(&mut idle_had_ended) {
+                    // No other instance is left. Perhaps only the idle connection had ended, so a new one is tried.
                     tried.clear();
-                    terms.fresh = true;
+                    context.fresh = true;
                     continue;
                 }
                 return Err(failed);
             };
             let Some(request) = outbound.take() else { return Err(failed) };
-            let instance = Arc::clone(picked.flight.instance());
-            let failure = match Exchange::attempt(self.worker, picked, request, &terms).await {
+            let instance = Arc::clone(picked.in_flight.instance());
+            let failure = match attempt(self.worker, picked, request, &context).await {
                 Ok(response) => {
                     self.worker.succeeded(&instance);
                     return Ok(response);
@@ -181,7 +188,7 @@ impl Passage<'_> {
                 self.worker.failed(&instance);
             }
             let again = match failure {
-                Failure::Shut(request) => {
+                Failure::Excluded(request) => {
                     outbound.put_back(request);
                     continue;
                 }
@@ -192,9 +199,9 @@ impl Passage<'_> {
                 }
                 Failure::Lost { reused, reason } => {
                     self.worker.metrics().lost_answers.increment();
-                    missed_end |= reused;
+                    idle_had_ended |= reused;
                     failed = Some(Failure::Lost { reused, reason });
-                    terms.replayable
+                    context.replayable
                 }
                 failure => {
                     failed = Some(failure);
@@ -226,41 +233,44 @@ impl Passage<'_> {
         match failure {
             None => {
                 metrics.no_instance.increment();
-                plain(StatusCode::SERVICE_UNAVAILABLE, &format!("no instance of {service}"))
+                own_answer(StatusCode::SERVICE_UNAVAILABLE, &format!("no instance of {service}"))
             }
             Some(Failure::Late) => {
-                plain(StatusCode::GATEWAY_TIMEOUT, &format!("{service} did not answer in time"))
+                own_answer(StatusCode::GATEWAY_TIMEOUT, &format!("{service} did not answer in time"))
             }
             Some(Failure::ClientBroke) => {
                 metrics.short_requests.increment();
-                last(plain(StatusCode::BAD_REQUEST, "the request's body ended early"))
+                closing(own_answer(StatusCode::BAD_REQUEST, "the request body ended early"))
             }
             Some(Failure::Refused(reason)) => {
                 metrics.refused_answers.increment();
-                tracing::warn!(%service, reason, "an answer was not forwarded");
-                plain(StatusCode::BAD_GATEWAY, &format!("{service} gave an answer that cannot be forwarded"))
+                tracing::warn!(%service, reason, "a response was not forwarded");
+                own_answer(
+                    StatusCode::BAD_GATEWAY,
+                    &format!("{service} sent a response that cannot be forwarded"),
+                )
             }
             Some(Failure::Lost { reason, .. }) => {
                 tracing::debug!(%service, reason, "request failed");
-                plain(StatusCode::BAD_GATEWAY, &format!("{service} could not be reached"))
+                own_answer(StatusCode::BAD_GATEWAY, &format!("{service} could not be reached"))
             }
-            Some(Failure::NotSent(..) | Failure::Shut(_)) => {
-                plain(StatusCode::BAD_GATEWAY, &format!("{service} could not be reached"))
+            Some(Failure::NotSent(..) | Failure::Excluded(_)) => {
+                own_answer(StatusCode::BAD_GATEWAY, &format!("{service} could not be reached"))
             }
         }
     }
 }
 
-/// An answer of the gateway's own.
-fn plain(status: StatusCode, text: &str) -> Response<ResponseBody> {
+/// A response of the gateway itself.
+fn own_answer(status: StatusCode, text: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Bytes::from(format!("{text}\n"))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 
-/// The last answer on its connection.
-fn last(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+/// The same response, as the last one on its connection.
+fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,13 +1,16 @@
-//! Framing: where one request ends and the next begins, watched on the bytes before the HTTP parser sees them.
+//! Framing: where one request ends and the next begins, checked on the bytes before the HTTP parser sees them.
 //!
-//! The parser behind this (hyper) resolves some ambiguities silently: two equal Content-Lengths become one,
-//! a Content-Length beside a Transfer-Encoding vanishes. Two programs in a row that resolve them differently
-//! is how requests are smuggled, so a gateway must refuse them, and therefore must see them. This is a pure
-//! state machine: bytes in any pieces go in, an objection comes out. Where it is unsure it objects.
+//! The parser (hyper) resolves some ambiguities silently: two equal Content-Lengths become one, and a Content-Length
+//! beside a Transfer-Encoding is dropped. When two programs in a row resolve them differently, requests can be smuggled
+//! (RFC 9112 §11.2), so a gateway must refuse such requests. This is a pure state machine: it takes bytes in any pieces
+//! and returns an error. Where it is unsure, it refuses.
+//!
+//! Ours and not a crate's: httparse and hyper do not report what they resolved, and no crate follows the framing of a
+//! connection without parsing and buffering it a second time.
 
 /// What is wrong with a request's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Objection {
+pub(crate) enum FramingError {
     TwoLengths,
     BadLength,
     LengthAndCoding,
@@ -16,7 +19,7 @@ pub(crate) enum Objection {
     BadChunk,
 }
 
-impl Objection {
+impl FramingError {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::TwoLengths => "more than one Content-Length",
@@ -29,18 +32,18 @@ impl Objection {
     }
 }
 
-/// How far a piece of input may be handed on.
+/// How much of a piece of input may be passed on to the parser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scan {
     /// All of it.
     Clean,
     /// Up to here, the end of a head that must be answered with 400; nothing after it.
-    RefuseHead { passed: usize, objection: Objection },
-    /// None of it: a body whose head was handed on before broke its own framing.
-    BrokenBody(Objection),
+    RefuseHead { passed: usize, error: FramingError },
+    /// None of it: the framing error is in a body whose head was passed on before.
+    BrokenBody(FramingError),
 }
 
-/// Follows one connection.
+/// The framing of one connection.
 #[derive(Debug)]
 pub(crate) struct Framing {
     state: State,
@@ -68,7 +71,7 @@ enum State {
         length: usize,
         after_cr: bool,
     },
-    /// The head is larger than the parser accepts: it will refuse it.
+    /// The head is larger than the parser accepts, so the parser refuses it.
     Oversized,
 }
 
@@ -79,7 +82,7 @@ struct Head {
     request_line: bool,
     sized: Option<u64>,
     coded: bool,
-    objection: Option<Objection>,
+    error: Option<FramingError>,
 }
 
 impl Framing {
@@ -88,12 +91,12 @@ impl Framing {
         Self { state: State::Head, head: Head::default(), heads: 0, head_limit }
     }
 
-    /// The heads that were complete so far: the number of the request an objection is about.
+    /// The number of heads that were complete so far, which is the number of the request with the error.
     pub(crate) const fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Looks at the next piece.
+    /// Checks the next piece.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
         let mut head_end = None;
@@ -105,8 +108,8 @@ impl Framing {
                     at += self.head_line(rest);
                     if self.heads != before {
                         head_end = Some(at);
-                        if let Some(objection) = self.head.objection.take() {
-                            return Scan::RefuseHead { passed: at, objection };
+                        if let Some(error) = self.head.error.take() {
+                            return Scan::RefuseHead { passed: at, error };
                         }
                     }
                 }
@@ -116,11 +119,11 @@ impl Framing {
                         self.state = next;
                         at += 1;
                     }
-                    Err(objection) => {
+                    Err(error) => {
                         return match head_end {
-                            // The head is here too, so the request can be refused before it is forwarded.
-                            Some(passed) => Scan::RefuseHead { passed, objection },
-                            None => Scan::BrokenBody(objection),
+                            // The head is in the same piece, so the request can be refused before it is forwarded.
+                            Some(passed) => Scan::RefuseHead { passed, error },
+                            None => Scan::BrokenBody(error),
                         };
                     }
                 },
@@ -148,7 +151,7 @@ impl Framing {
         self.head.length += taken;
         if self.head.length > self.head_limit {
             self.state = State::Oversized;
-            self.head.objection = None;
+            self.head.error = None;
             return taken;
         }
         let piece = &rest[..taken];
@@ -167,13 +170,13 @@ impl Framing {
     fn complete_line(&mut self, line: &[u8]) {
         let without_lf = line.strip_suffix(b"\n").unwrap_or(line);
         let text = without_lf.strip_suffix(b"\r").unwrap_or_else(|| {
-            self.head.object(Objection::BareLineFeed);
+            self.head.refuse(FramingError::BareLineFeed);
             without_lf
         });
         match (text.is_empty(), self.head.request_line) {
             (true, true) => self.end_head(),
-            // Empty lines before a request are skipped (RFC 9112 §2.2). They do not count as the head's: it
-            // must not be found oversized here, and go unseen, when the parser would accept it.
+            // Empty lines before a request are skipped (RFC 9112 §2.2) and do not count as part of the head. Otherwise
+            // a head that the parser accepts could be found oversized here and pass unchecked.
             (true, false) => self.head.length = 0,
             (false, false) => self.head.request_line = true,
             (false, true) => self.head.field(text),
@@ -183,7 +186,7 @@ impl Framing {
     fn end_head(&mut self) {
         let head = std::mem::take(&mut self.head);
         self.heads += 1;
-        self.head.objection = head.objection;
+        self.head.error = head.error;
         self.state = match head.sized {
             _ if head.coded => State::ChunkSize { size: 0, digits: 0 },
             Some(length) if length > 0 => State::Sized(length),
@@ -191,7 +194,7 @@ impl Framing {
         };
     }
 
-    fn chunk_octet(&self, octet: u8) -> Result<State, Objection> {
+    fn chunk_octet(&self, octet: u8) -> Result<State, FramingError> {
         match (self.state, octet) {
             (State::ChunkSize { size, digits }, octet) => chunk_size(size, digits, octet),
             (State::ChunkExtension { size: 0, after_cr: true }, b'\n') => {
@@ -199,7 +202,7 @@ impl Framing {
             }
             (State::ChunkExtension { size, after_cr: true }, b'\n') => Ok(State::ChunkData(size)),
             (State::ChunkExtension { after_cr: true, .. }, _) | (State::ChunkExtension { .. }, b'\n') => {
-                Err(Objection::BadChunk)
+                Err(FramingError::BadChunk)
             }
             (State::ChunkExtension { size, .. }, octet) => {
                 Ok(State::ChunkExtension { size, after_cr: octet == b'\r' })
@@ -214,44 +217,44 @@ impl Framing {
                 let cr = octet == b'\r';
                 Ok(State::Trailer { length: length.saturating_add(usize::from(!cr)), after_cr: cr })
             }
-            _ => Err(Objection::BadChunk),
+            _ => Err(FramingError::BadChunk),
         }
     }
 }
 
-fn chunk_size(size: u64, digits: u8, octet: u8) -> Result<State, Objection> {
+fn chunk_size(size: u64, digits: u8, octet: u8) -> Result<State, FramingError> {
     if let Some(digit) = char::from(octet).to_digit(16) {
         let size = size.checked_mul(16).and_then(|size| size.checked_add(u64::from(digit)));
         return Ok(State::ChunkSize {
-            size: size.ok_or(Objection::BadChunk)?,
+            size: size.ok_or(FramingError::BadChunk)?,
             digits: digits.saturating_add(1),
         });
     }
     match octet {
         b'\r' if digits > 0 => Ok(State::ChunkExtension { size, after_cr: true }),
         b';' | b' ' | b'\t' if digits > 0 => Ok(State::ChunkExtension { size, after_cr: false }),
-        _ => Err(Objection::BadChunk),
+        _ => Err(FramingError::BadChunk),
     }
 }
 
 impl Head {
-    fn object(&mut self, objection: Objection) {
-        self.objection.get_or_insert(objection);
+    fn refuse(&mut self, error: FramingError) {
+        self.error.get_or_insert(error);
     }
 
     fn field(&mut self, line: &[u8]) {
         let Some(colon) = line.iter().position(|&octet| octet == b':') else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        // A name followed by white space is refused by the parser; it must not hide a length from us.
+        // The parser refuses a name followed by white space. It must not hide a length from this check.
         let name = name.trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             self.length_field(value);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.coded || !value.eq_ignore_ascii_case(b"chunked") {
-                self.object(Objection::UnknownCoding);
+                self.refuse(FramingError::UnknownCoding);
             }
             if self.sized.is_some() {
-                self.object(Objection::LengthAndCoding);
+                self.refuse(FramingError::LengthAndCoding);
             }
             self.coded = true;
         }
@@ -259,15 +262,15 @@ impl Head {
 
     fn length_field(&mut self, value: &[u8]) {
         if self.coded {
-            self.object(Objection::LengthAndCoding);
+            self.refuse(FramingError::LengthAndCoding);
         }
         if self.sized.is_some() {
-            self.object(Objection::TwoLengths);
+            self.refuse(FramingError::TwoLengths);
         }
         let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
         if number.is_none() {
-            self.object(Objection::BadLength);
+            self.refuse(FramingError::BadLength);
         }
         self.sized = Some(number.unwrap_or(0));
     }
@@ -278,35 +281,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(request: &str) -> Option<Objection> {
+    fn refused(request: &str) -> Option<FramingError> {
         match Framing::new(65_536).scan(request.as_bytes()) {
             Scan::Clean => None,
-            Scan::RefuseHead { objection, .. } | Scan::BrokenBody(objection) => Some(objection),
+            Scan::RefuseHead { error, .. } | Scan::BrokenBody(error) => Some(error),
         }
     }
 
     #[test]
-    fn ambiguous_framing_is_objected_to() {
+    fn ambiguous_framing_is_refused() {
         let cases = [
-            ("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", Some(Objection::TwoLengths)),
-            ("Content-Length: 5\r\ncontent-length: 6\r\n\r\nhello", Some(Objection::TwoLengths)),
-            ("Content-Length: 5, 5\r\n\r\nhello", Some(Objection::BadLength)),
-            ("Content-Length: +5\r\n\r\nhello", Some(Objection::BadLength)),
-            ("Content-Length:\r\n\r\n", Some(Objection::BadLength)),
-            ("Content-Length: 99999999999999999999\r\n\r\n", Some(Objection::BadLength)),
-            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Some(Objection::LengthAndCoding)),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", Some(Objection::LengthAndCoding)),
-            ("Transfer-Encoding: gzip, chunked\r\n\r\n", Some(Objection::UnknownCoding)),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", Some(FramingError::TwoLengths)),
+            ("Content-Length: 5\r\ncontent-length: 6\r\n\r\nhello", Some(FramingError::TwoLengths)),
+            ("Content-Length: 5, 5\r\n\r\nhello", Some(FramingError::BadLength)),
+            ("Content-Length: +5\r\n\r\nhello", Some(FramingError::BadLength)),
+            ("Content-Length:\r\n\r\n", Some(FramingError::BadLength)),
+            ("Content-Length: 99999999999999999999\r\n\r\n", Some(FramingError::BadLength)),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Some(FramingError::LengthAndCoding)),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", Some(FramingError::LengthAndCoding)),
+            ("Transfer-Encoding: gzip, chunked\r\n\r\n", Some(FramingError::UnknownCoding)),
             (
                 "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-                Some(Objection::UnknownCoding),
+                Some(FramingError::UnknownCoding),
             ),
-            ("Transfer-Encoding : xchunked\r\n\r\n", Some(Objection::UnknownCoding)),
-            ("Host: x\n\r\n", Some(Objection::BareLineFeed)),
-            ("Transfer-Encoding: chunked\r\n\r\n5\nhello", Some(Objection::BadChunk)),
-            ("Transfer-Encoding: chunked\r\n\r\nx\r\n", Some(Objection::BadChunk)),
-            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhelloo\r\n", Some(Objection::BadChunk)),
-            ("Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", Some(Objection::BadChunk)),
+            ("Transfer-Encoding : xchunked\r\n\r\n", Some(FramingError::UnknownCoding)),
+            ("Host: x\n\r\n", Some(FramingError::BareLineFeed)),
+            ("Transfer-Encoding: chunked\r\n\r\n5\nhello", Some(FramingError::BadChunk)),
+            ("Transfer-Encoding: chunked\r\n\r\nx\r\n", Some(FramingError::BadChunk)),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\nhelloo\r\n", Some(FramingError::BadChunk)),
+            ("Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", Some(FramingError::BadChunk)),
             ("Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nT: 1\r\n\r\n", None),
             ("Content-Length: 5\r\n\r\nhello", None),
             ("X-Content-Length: 5\r\nHost: x\r\n\r\n", None),
@@ -323,7 +326,7 @@ mod tests {
         let mut framing = Framing::new(65_536);
         let scan = framing.scan(format!("{first}{bad}abcGET /3 HTTP/1.1\r\n\r\n").as_bytes());
         let passed = first.len() + bad.len();
-        assert_eq!(scan, Scan::RefuseHead { passed, objection: Objection::TwoLengths });
+        assert_eq!(scan, Scan::RefuseHead { passed, error: FramingError::TwoLengths });
         assert_eq!(framing.heads(), 2);
     }
 
@@ -340,17 +343,17 @@ mod tests {
         let bad = "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n";
         let mut framing = Framing::new(128);
         let scan = framing.scan(format!("{}{bad}", "\r\n".repeat(100)).as_bytes());
-        assert_eq!(scan, Scan::RefuseHead { passed: 200 + bad.len(), objection: Objection::TwoLengths });
+        assert_eq!(scan, Scan::RefuseHead { passed: 200 + bad.len(), error: FramingError::TwoLengths });
         assert_eq!(framing.heads(), 1);
     }
 
     #[test]
-    fn a_bare_line_feed_before_a_request_is_held_against_it() {
+    fn a_bare_line_feed_before_a_request_refuses_it() {
         let mut framing = Framing::new(128);
         assert_eq!(framing.scan(b"\n"), Scan::Clean, "there is no head yet to refuse");
         let head = b"GET / HTTP/1.1\r\n\r\n";
         let scan = framing.scan(head);
-        assert_eq!(scan, Scan::RefuseHead { passed: head.len(), objection: Objection::BareLineFeed });
+        assert_eq!(scan, Scan::RefuseHead { passed: head.len(), error: FramingError::BareLineFeed });
     }
 
     #[test]
@@ -360,10 +363,10 @@ mod tests {
         let mut framing = Framing::new(128);
         let scan = framing.scan(format!("{first}{head}z").as_bytes());
         let passed = first.len() + head.len();
-        assert_eq!(scan, Scan::RefuseHead { passed, objection: Objection::BadChunk });
+        assert_eq!(scan, Scan::RefuseHead { passed, error: FramingError::BadChunk });
         let mut framing = Framing::new(128);
         assert_eq!(framing.scan(head.as_bytes()), Scan::Clean);
-        assert_eq!(framing.scan(b"z"), Scan::BrokenBody(Objection::BadChunk));
+        assert_eq!(framing.scan(b"z"), Scan::BrokenBody(FramingError::BadChunk));
     }
 
     fn request() -> impl Strategy<Value = String> {
@@ -384,7 +387,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn honest_requests_pass_in_any_pieces(
+        fn valid_requests_pass_in_any_pieces(
             requests in prop::collection::vec(request(), 1..6),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         ) {

@@ -1,7 +1,7 @@
-//! Instances as all workers share them: how many requests are under way to each.
+//! Instances as all workers share them, with the number of requests in flight to each.
 //!
-//! The count is what balancing compares and what a receipt proves, so it is one number per instance for the
-//! whole gateway. It is raised when an instance is picked and falls when the last of the exchange is over.
+//! Balancing compares this number and a receipt proves that it is zero, so there is one per instance for the whole
+//! gateway. It rises when an instance is picked and falls when its connection is idle again or closed.
 
 use std::{
     collections::HashMap,
@@ -23,9 +23,9 @@ use crate::metrics::Metrics;
 /// One instance of a service: a registration at an address.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// Never given to another instance.
+    /// Never reused for another instance.
     pub(crate) number: u64,
-    /// What identifies it; its health may be older than what discovery knows.
+    /// Its registration. The health in it may be older than that in discovery.
     pub(crate) endpoint: Endpoint,
     in_flight: AtomicUsize,
     /// How many workers have ejected it.
@@ -33,7 +33,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Requests under way.
+    /// Requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
     }
@@ -60,7 +60,7 @@ impl Key {
     }
 }
 
-/// Every instance somebody holds.
+/// Every instance that is in use.
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
     known: Mutex<HashMap<Key, Weak<Instance>>>,
@@ -71,12 +71,12 @@ pub(crate) struct Instances {
 }
 
 impl Instances {
-    /// None yet; requests under way are counted in `metrics`.
+    /// No instances yet; requests in flight are counted in `metrics`.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, ..Self::default() }
     }
 
-    /// The instance an endpoint is; the same for every worker as long as one holds it.
+    /// The instance of an endpoint; the same for every worker as long as one of them holds it.
     pub(crate) fn get(&self, endpoint: &Endpoint) -> Arc<Instance> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key::of(endpoint);
@@ -96,7 +96,7 @@ impl Instances {
         instance
     }
 
-    /// Every instance somebody holds, in the order of their names.
+    /// Every instance that is in use, in the order of service and id.
     pub(crate) fn all(&self) -> Vec<Arc<Instance>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = known.values().filter_map(Weak::upgrade).collect();
@@ -112,12 +112,12 @@ impl Instances {
         InFlight { instance: Arc::clone(instance), all: Arc::clone(self) }
     }
 
-    /// Requests under way to all instances.
+    /// Requests in flight to all instances.
     pub(crate) fn in_flight(&self) -> u64 {
         self.metrics.in_flight.get()
     }
 
-    /// Requests under way to whatever a drain shuts: by id and by address.
+    /// Requests in flight to the instances that a drain excludes, by id and by address.
     pub(crate) fn in_flight_for(&self, drain: &Arc<Drain>, now: Moment) -> usize {
         let mut alone = Drains::default();
         alone.records.insert(drain.id.clone(), (alone.index, Arc::clone(drain)));
@@ -130,13 +130,13 @@ impl Instances {
         self.watched.store(wanted, Ordering::SeqCst);
     }
 
-    /// Wakes when, while watched, an instance's last request was over.
+    /// Completes when, while watched, an instance's last request in flight has ended.
     pub(crate) async fn settled(&self) {
         self.settled.notified().await;
     }
 }
 
-/// A request under way; dropping it counts it out.
+/// A request in flight; dropping this value counts it out.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     instance: Arc<Instance>,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_nobody_holds_are_forgotten() {
+    fn instances_that_are_not_in_use_are_forgotten() {
         let instances = Instances::default();
         for number in 0..10_000 {
             drop(instances.get(&endpoint("web", number)));

@@ -1,42 +1,45 @@
-//! The gateway: it forwards requests to the instances that the registry names, and proves when it stops.
+//! The gateway: it forwards requests to the instances in the registry, and proves when it has stopped sending
+//! requests to one of them.
 //!
-//! [`bind`] takes every port; [`Proxy::run`] starts one thread per worker and then only watches: it compiles
-//! the routing table of each snapshot, says which services are in use, and sends receipts for drains. The
-//! workers (`worker`) share nothing mutable but counters. It dials drained instances until they have ended
-//! (`endings`). What decides (`route`, `pick`, `shut`, `breaker`, `budget`, `framing`, `message`, `receipts`) is pure:
-//! no socket, no clock.
+//! [`bind`] opens every port; [`Proxy::run`] starts one thread per worker and then does the background work: it
+//! compiles the routing table of each snapshot, reports which services are in use, and sends receipts for drains. The
+//! workers (`worker`) share no mutable state but counters. It dials drained instances until their processes have
+//! ended (`termination`). The decisions (`route`, `balance`, `excluded`, `breaker`, `retry_budget`, `framing`,
+//! `message`, `receipts`) are pure functions, without sockets or clocks.
 //!
 //! ```text
-//!  client -> connection (framing watched) -> forward -> route -> pick -> exchange -> instance
+//!  client -> connection (framing checked) -> forward -> route -> pick -> exchange -> instance
 //!                                               ^________ retry on another _____|
 //! ```
 
-mod body;
+mod balance;
 mod breaker;
-mod budget;
 mod config;
 mod connection;
-mod endings;
 mod exchange;
+mod excluded;
 mod forward;
 mod framing;
+mod happy_eyeballs;
 mod instance;
 mod listen;
 mod message;
 mod metrics;
-mod pick;
 mod pool;
-mod race;
 mod receipts;
+mod request_body;
 mod resolve;
+mod response_body;
+mod retry_budget;
 mod route;
 mod serve;
 mod shared;
-mod shut;
+mod termination;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod worker;
 
 use std::{
@@ -64,34 +67,34 @@ use crate::{listen::Listeners, receipts::Proved, route::Table, shared::Shared};
 
 /// How long readiness waits for the first reading of discovery after the first snapshot.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(3);
-/// How often a receipt is tried again that could not be handed over, or whose instance is still in use.
+/// How often a receipt is tried again when it could not be queued or its instance is still in use.
 const RECEIPT_RETRY: Duration = Duration::from_millis(500);
 
-/// A gateway that listens and does not serve yet.
+/// A gateway that listens and does not serve yet; [`Proxy::run`] serves.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
     listeners: Vec<Listeners>,
 }
 
-/// Asks and tells a gateway from outside; cheap to clone.
+/// Status and control of a running gateway; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ProxyHandle {
     shared: Arc<Shared>,
 }
 
-/// What a gateway is doing.
+/// The state of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Where it stands in its life.
+    /// The phase of its life.
     pub phase: Phase,
     /// Why `/readyz` fails; `None` when it does not.
     pub unready: Option<&'static str>,
     /// The generation its routes are of.
     pub generation: Option<Generation>,
-    /// Client connections that are open.
+    /// Open client connections.
     pub connections: usize,
-    /// Requests under way to instances.
+    /// Requests in flight to instances.
     pub in_flight: u64,
     /// The instances its workers know, by service and id.
     pub instances: Vec<InstanceStatus>,
@@ -106,20 +109,20 @@ pub struct InstanceStatus {
     pub id: String,
     /// Address and port as registered.
     pub address: String,
-    /// The site it says it stands in.
+    /// Its site, from its registration's `Meta.site`.
     pub site: Option<String>,
-    /// Requests under way to it.
+    /// Requests in flight to it.
     pub in_flight: usize,
     /// How many workers have ejected it.
     pub ejected_by: usize,
-    /// A drain keeps it from being picked.
-    pub shut: bool,
+    /// A drain excludes it from new requests.
+    pub excluded: bool,
 }
 
-/// Binds every listener of every worker.
+/// Binds every listener of every worker, so that a port in use is an error before anything runs.
 ///
 /// # Errors
-/// When there is no address, or one cannot be listened on: it is named.
+/// When there is no address, or one cannot be listened on; the message names it.
 pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
     let workers = config.workers.max(1);
     let (addresses, listeners) = listen::bind(&config.listen, workers)?;
@@ -128,41 +131,41 @@ pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
 }
 
 impl Proxy {
-    /// The addresses it listens on, in the order they were asked for, with their real ports.
+    /// The addresses it listens on, in the order of the configuration, with their real ports.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.shared.addresses
     }
 
-    /// A handle to it.
+    /// A handle to this gateway.
     #[must_use]
     pub fn handle(&self) -> ProxyHandle {
         ProxyHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Serves until [`ProxyHandle::shut_down`], then ends in order: `/readyz` fails, the lameduck time passes,
-    /// nothing is accepted any more, requests under way are finished or cut off at the deadline.
+    /// Serves until [`ProxyHandle::shut_down`], then shuts down gracefully: `/readyz` fails, the lameduck time passes,
+    /// no connection is accepted any more, and requests in flight are finished or cut off at the deadline.
     ///
     /// # Errors
     /// When a worker could not be started or died.
     pub async fn run(self) -> Result<(), Error> {
         let shared = self.shared;
         let _close = CloseOnDrop(Arc::clone(&shared));
-        // Before the first connection, so that a node with a snapshot answers from it at once.
+        // Done before the first connection, so that a node with a snapshot serves from it at once.
         let _ = follow_snapshot(&shared);
         let mut workers = FuturesUnordered::new();
         for (number, listeners) in self.listeners.into_iter().enumerate() {
             workers.push(start(&shared, number, listeners)?);
         }
-        let ending = end(&shared);
+        let shutdown = shutdown(&shared);
         let watching = async {
             tokio::join!(
                 follow_snapshots(&shared),
                 follow_discovery(&shared),
                 send_receipts(&shared),
-                endings::watch(&shared),
+                termination::watch(&shared),
                 shared.names.keep_resolved(),
-                shared.names.tell_unresolved(|names| shared.handle.cannot_resolve(names)),
+                shared.names.report_unresolved(|names| shared.handle.cannot_resolve(names)),
             )
         };
         let workers = async {
@@ -173,12 +176,12 @@ impl Proxy {
         };
         tokio::select! {
             ended = workers => ended,
-            _ = async { tokio::join!(ending, watching) } => Ok(()),
+            _ = async { tokio::join!(shutdown, watching) } => Ok(()),
         }
     }
 }
 
-/// The worker threads must not outlive the future that runs the gateway.
+/// Closes the worker threads when the future that runs the gateway is dropped.
 struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
@@ -187,7 +190,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Starts a worker's thread; the future ends with it.
+/// Starts a worker's thread; the future completes when the thread ends.
 fn start(
     shared: &Arc<Shared>,
     number: usize,
@@ -211,14 +214,14 @@ fn start(
     })
 }
 
-/// Goes through the phases of an end once it was asked for.
-async fn end(shared: &Shared) {
+/// Goes through the phases of a graceful shutdown once it was requested.
+async fn shutdown(shared: &Shared) {
     let mut phase = shared.phase.subscribe();
     if phase.wait_for(|phase| *phase >= Phase::Lameduck).await.is_ok() {
         tokio::time::sleep(shared.config.lameduck).await;
         shared.phase.send_replace(Phase::Closing);
     }
-    // What ends the gateway is the end of its workers.
+    // The gateway has ended when its workers have.
     std::future::pending::<()>().await;
 }
 
@@ -242,7 +245,7 @@ async fn follow_snapshots(shared: &Shared) {
     }
 }
 
-/// Keeps the host names among the instances resolved, and notices when everything in use was read once.
+/// Keeps the list of host names to resolve up to date, and notices when every service in use was read once.
 async fn follow_discovery(shared: &Shared) {
     let mut discovered = shared.handle.discovered();
     let mut snapshots = shared.handle.snapshots();
@@ -268,10 +271,10 @@ async fn follow_discovery(shared: &Shared) {
     }
 }
 
-/// Says which host names are in use; true when every service was read.
+/// Updates the host names to resolve; true when every service was read.
 fn names_in_use(shared: &Shared, table: &Table) -> bool {
     let drains = shared.handle.drains().borrow().clone();
-    let mut names: BTreeSet<String> = endings::hosts(&drains, shared.handle.now()).collect();
+    let mut names: BTreeSet<String> = termination::hosts(&drains, shared.handle.now()).collect();
     let mut all_read = true;
     for backend in &table.backends {
         let entry = backend.slot.load();
@@ -283,7 +286,7 @@ fn names_in_use(shared: &Shared, table: &Table) -> bool {
     all_read
 }
 
-/// Sends a receipt for each drain as soon as it is proved.
+/// Sends a receipt for each drain as soon as the conditions for it hold.
 async fn send_receipts(shared: &Shared) {
     let mut published = shared.handle.drains();
     let mut proved = Proved::default();
@@ -291,8 +294,8 @@ async fn send_receipts(shared: &Shared) {
         let drains = Arc::clone(&published.borrow_and_update());
         proved.forget(&drains);
         let now = shared.handle.now();
-        let shut = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
-        shared.metrics.drains_shut.set(shut as u64);
+        let excluded = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
+        shared.metrics.drains_shut.set(excluded as u64);
         let awaited: Vec<_> =
             proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
         shared.instances.watch(!awaited.is_empty());
@@ -311,7 +314,7 @@ async fn send_receipts(shared: &Shared) {
             {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
-                    "receipt sent: nothing goes to this instance any more"
+                    "receipt sent: no more requests go to this instance"
                 );
                 shared.metrics.receipts.increment();
                 proved.remember(&drain.id);
@@ -329,7 +332,7 @@ async fn send_receipts(shared: &Shared) {
 }
 
 impl ProxyHandle {
-    /// Asks it to end in order; it goes on from where it is when asked twice.
+    /// Starts a graceful shutdown; a second call changes nothing.
     pub fn shut_down(&self) {
         self.shared.phase.send_if_modified(|phase| {
             let serving = *phase == Phase::Serving;
@@ -346,7 +349,7 @@ impl ProxyHandle {
         &self.shared.addresses
     }
 
-    /// Why it should get no traffic; `None` when it may.
+    /// Why it should get no traffic; `None` when it is ready.
     #[must_use]
     pub fn unready(&self) -> Option<&'static str> {
         self.shared.unready()
@@ -364,7 +367,7 @@ impl ProxyHandle {
         &self.shared.config.cluster
     }
 
-    /// What it is doing.
+    /// Its present state.
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.shared;
@@ -376,7 +379,7 @@ impl ProxyHandle {
             site: it.endpoint.meta.get("site").cloned(),
             in_flight: it.in_flight(),
             ejected_by: it.ejected_by.load(Ordering::Relaxed),
-            shut: drains.shutting(&it.endpoint, now).is_some(),
+            excluded: drains.shutting(&it.endpoint, now).is_some(),
         });
         Status {
             phase: shared.phase(),

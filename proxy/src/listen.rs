@@ -24,13 +24,13 @@ pub(crate) fn bind(
     }
     let mut sets: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
-    for &asked in addresses {
-        let fail = |source| Error::Listen { address: asked, source };
-        // Another program of the same user with SO_REUSEPORT would silently share the port with us.
-        if asked.port() != 0 {
-            socket(asked).and_then(|it| it.bind(&asked.into())).map_err(fail)?;
+    for &requested in addresses {
+        let fail = |source| Error::Listen { address: requested, source };
+        // Without this check another program of the same user with SO_REUSEPORT would silently share the port.
+        if requested.port() != 0 {
+            socket(requested).and_then(|it| it.bind(&requested.into())).map_err(fail)?;
         }
-        let mut address = asked;
+        let mut address = requested;
         for set in &mut sets {
             let listener = listener(address).map_err(fail)?;
             address = listener.local_addr().map_err(fail)?;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_a_mistake() {
+    fn no_address_is_an_error() {
         assert!(matches!(super::bind(&[], 1), Err(Error::NoAddress)));
     }
 }

@@ -1,7 +1,7 @@
-//! What is read from a request's head and what is written into the heads that are forwarded.
+//! Reading a request's head, and writing the heads that are forwarded.
 //!
-//! Nothing of what a peer wrote is passed on unread: connection-level fields are taken out (RFC 9110 §7.6.1),
-//! lengths and codings are left to the serialiser, and the gateway's own fields are laid over the rest.
+//! Heads are never passed on as they came: connection-level fields are removed (RFC 9110 §7.6.1), lengths and codings
+//! are left to the serialiser, and the gateway sets its own fields.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -12,7 +12,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-/// Counts the gateways a request came through.
+/// The number of gateways that a request came through.
 pub(crate) const HOPS: HeaderName = HeaderName::from_static("waypost-hops");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -33,9 +33,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// What a request asks for.
+/// What routing and forwarding need of a request's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RequestHead {
     /// The host and port as forwarded; `None` from an HTTP/1.0 client that names none.
     pub(crate) authority: Option<Authority>,
     /// Path and query, in origin form.
@@ -74,7 +74,7 @@ impl Refusal {
     }
 }
 
-impl Asked {
+impl RequestHead {
     /// Reads a request's head.
     pub(crate) fn read(head: &request::Parts) -> Result<Self, Refusal> {
         if head.method == Method::CONNECT {
@@ -91,14 +91,14 @@ impl Asked {
         let absolute = head.uri.scheme_str().is_some_and(|it| it == "http" || it == "https");
         let authority = match head.uri.authority() {
             // An absolute target overrides the Host field (RFC 9112 §3.2.2).
-            Some(authority) if absolute && fits(authority) => Some(authority.clone()),
+            Some(authority) if absolute && is_valid(authority) => Some(authority.clone()),
             Some(_) => return Err(Refusal::BadTarget),
             None => named,
         };
         if origin || asterisk { Ok(Self { authority, target }) } else { Err(Refusal::BadTarget) }
     }
 
-    /// The host in lower case, without port and trailing dot; empty when the client named none.
+    /// The host in lower case, without port and trailing dot; empty when the request has none.
     pub(crate) fn host(&self) -> Cow<'_, str> {
         let host = self.authority.as_ref().map_or("", Authority::host);
         let host = host.strip_suffix('.').unwrap_or(host);
@@ -109,7 +109,7 @@ impl Asked {
         }
     }
 
-    /// True when the client dialled an address rather than a name, as balancers' checks do.
+    /// True when the host is an address and not a name, as in the checks of load balancers.
     pub(crate) fn by_address(&self) -> bool {
         let Some(authority) = &self.authority else { return true };
         authority.host().trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
@@ -130,10 +130,10 @@ fn host_field(head: &request::Parts) -> Result<Option<Authority>, Refusal> {
         return Err(Refusal::ManyHosts);
     }
     let authority = Authority::try_from(host.as_bytes()).map_err(|_| Refusal::BadHost)?;
-    if fits(&authority) { Ok(Some(authority)) } else { Err(Refusal::BadHost) }
+    if is_valid(&authority) { Ok(Some(authority)) } else { Err(Refusal::BadHost) }
 }
 
-fn fits(authority: &Authority) -> bool {
+fn is_valid(authority: &Authority) -> bool {
     let text = authority.as_str();
     let port_fits = match text.rsplit_once(':') {
         Some((_, port)) if !port.ends_with(']') => port.is_empty() || authority.port_u16().is_some(),
@@ -142,7 +142,7 @@ fn fits(authority: &Authority) -> bool {
     !authority.host().is_empty() && !text.contains('@') && port_fits
 }
 
-/// Takes out the fields that are about one connection only, also those that `Connection` lists.
+/// Removes the fields that are about one connection only, also those that `Connection` lists.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = headers
@@ -161,30 +161,30 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// How many gateways a request came through already.
+/// How many gateways a request has come through.
 pub(crate) fn hops(headers: &HeaderMap) -> u8 {
     let read = |value: &HeaderValue| value.to_str().ok().and_then(|text| text.parse().ok());
     headers.get(HOPS).map_or(0, |value| read(value).unwrap_or(u8::MAX))
 }
 
-/// What a gateway says about itself and the client in the requests it forwards.
+/// The fields about this gateway and the client in the requests that it forwards.
 #[derive(Clone, Debug)]
-pub(crate) struct Introduction {
+pub(crate) struct ForwardedHeaders {
     /// `1.1 <node>`.
     pub(crate) via: HeaderValue,
 }
 
-impl Introduction {
+impl ForwardedHeaders {
     pub(crate) fn new(node: &str) -> Self {
         let via = HeaderValue::from_str(&format!("1.1 {node}"));
         Self { via: via.unwrap_or_else(|_| HeaderValue::from_static("1.1 waypost")) }
     }
 
-    /// Rewrites a request's head for an instance. `sized` and `coded` say how its body will be framed.
+    /// Rewrites a request's head for an instance.
     pub(crate) fn prepare(
         &self,
         head: &mut request::Parts,
-        asked: &Asked,
+        request_head: &RequestHead,
         client: IpAddr,
         body: BodyFraming,
     ) {
@@ -201,7 +201,7 @@ impl Introduction {
                 headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        let host = asked.authority.as_ref().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+        let host = request_head.authority.as_ref().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
         match host {
             Some(host) => {
                 headers.insert(header::HOST, host.clone());
@@ -216,7 +216,7 @@ impl Introduction {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         headers.append(header::VIA, self.via.clone());
         headers.insert(HOPS, HeaderValue::from(u16::from(hops)));
-        head.uri = asked.target.clone().into();
+        head.uri = request_head.target.clone().into();
         head.version = Version::HTTP_11;
         head.extensions.clear();
     }
@@ -253,8 +253,8 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Makes an instance's response head fit to be forwarded; the text says what is wrong with it.
-pub(crate) fn admit_response(head: &mut response::Parts, asked: &Method) -> Result<(), &'static str> {
+/// Prepares an instance's response head to be forwarded; the error says what is wrong with it.
+pub(crate) fn admit_response(head: &mut response::Parts, method: &Method) -> Result<(), &'static str> {
     if head.status.is_informational() {
         return Err("switched protocols without being asked");
     }
@@ -271,8 +271,8 @@ pub(crate) fn admit_response(head: &mut response::Parts, asked: &Method) -> Resu
         _ => return Err("a Transfer-Encoding other than one 'chunked'"),
     }
     strip_hop_by_hop(&mut head.headers);
-    // With a body the serialiser writes the length it knows; without one, only HEAD may keep it.
-    if asked != Method::HEAD {
+    // With a body the serialiser writes the length. Without one, only a response to HEAD may keep it.
+    if method != Method::HEAD {
         head.headers.remove(header::CONTENT_LENGTH);
     }
     head.headers.remove(HOPS);
@@ -295,7 +295,8 @@ mod tests {
     }
 
     fn host(target: &str, fields: &[(&str, &str)]) -> Result<String, Refusal> {
-        Asked::read(&head("GET", target, Version::HTTP_11, fields)).map(|asked| asked.host().into_owned())
+        RequestHead::read(&head("GET", target, Version::HTTP_11, fields))
+            .map(|request_head| request_head.host().into_owned())
     }
 
     #[test]
@@ -324,15 +325,15 @@ mod tests {
 
     #[test]
     fn an_old_client_may_name_no_host() {
-        let asked = Asked::read(&head("GET", "/readyz", Version::HTTP_10, &[])).unwrap();
-        assert!(asked.by_address());
-        assert_eq!(asked.host(), "");
+        let request_head = RequestHead::read(&head("GET", "/readyz", Version::HTTP_10, &[])).unwrap();
+        assert!(request_head.by_address());
+        assert_eq!(request_head.host(), "");
     }
 
     #[test]
-    fn tunnels_and_strange_expectations_are_refused() {
+    fn tunnels_and_unknown_expectations_are_refused() {
         let read = |method, target, fields: &[(&str, &str)]| {
-            Asked::read(&head(method, target, Version::HTTP_11, fields)).unwrap_err()
+            RequestHead::read(&head(method, target, Version::HTTP_11, fields)).unwrap_err()
         };
         assert_eq!(read("CONNECT", "a.example:443", &[("host", "a.example:443")]), Refusal::Tunnel);
         assert_eq!(read("PUT", "/", &[("host", "a"), ("expect", "pigs-fly")]), Refusal::BadExpectation);
@@ -361,9 +362,9 @@ mod tests {
                 ("cookie", "a=b"),
             ],
         );
-        let asked = Asked::read(&sent).unwrap();
+        let request_head = RequestHead::read(&sent).unwrap();
         let client = "::ffff:198.51.100.7".parse().unwrap();
-        Introduction::new("gw-1").prepare(&mut sent, &asked, client, BodyFraming::None);
+        ForwardedHeaders::new("gw-1").prepare(&mut sent, &request_head, client, BodyFraming::None);
         let fields: Vec<_> =
             sent.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         let mut expected = [
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loop_guard_counts_and_distrusts() {
+    fn the_loop_guard_counts_and_takes_nonsense_for_a_loop() {
         let count =
             |value: &str| hops(&head("GET", "/", Version::HTTP_11, &[("waypost-hops", value)]).headers);
         assert_eq!((count("3"), count("-1"), count("many")), (3, u8::MAX, u8::MAX));

@@ -1,4 +1,4 @@
-//! One worker's connections to instances: made here, kept while idle, closed when their instance is shut.
+//! Connections to instances, and the pool of the idle ones. `upstream` decides what happens to them.
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,21 +6,21 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinHandle, time::Instant};
 
-use crate::{body::RequestBody, instance::Instance};
+use crate::{instance::Instance, request_body::RequestBody};
 
 /// A connection to an instance.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct UpstreamConnection {
     pub(crate) sender: SendRequest<RequestBody>,
     /// Ends when the connection is closed.
     pub(crate) task: JoinHandle<()>,
     pub(crate) address: SocketAddr,
-    /// Whom it served last, or was made for.
+    /// The instance that it served last, or was made for.
     pub(crate) instance: Arc<Instance>,
 }
 
-impl Link {
-    /// Speaks HTTP over a fresh connection.
+impl UpstreamConnection {
+    /// HTTP/1.1 over a new TCP connection.
     ///
     /// # Errors
     /// When the connection cannot be used.
@@ -37,13 +37,13 @@ impl Link {
             .await
             .map_err(io::Error::other)?;
         let task = tokio::task::spawn_local(async move {
-            // What went wrong is told to the request that was under way.
+            // The request in flight gets the error through its sender.
             let _ = connection.await;
         });
         Ok(Self { sender, task, address, instance })
     }
 
-    /// Closes it, and returns when it is closed.
+    /// Closes the connection, and returns when it is closed.
     pub(crate) async fn close(self) {
         drop(self.sender);
         self.task.abort();
@@ -54,59 +54,67 @@ impl Link {
 /// The idle connections.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: HashMap<SocketAddr, Vec<(Link, Instant)>>,
+    idle: HashMap<SocketAddr, Vec<(UpstreamConnection, Instant)>>,
     count: u64,
 }
 
 impl Pool {
     /// The connection to an address that was used last, if it is still open.
-    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<Link> {
-        let links = self.idle.get_mut(&address)?;
-        while let Some((link, _)) = links.pop() {
+    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<UpstreamConnection> {
+        let connections = self.idle.get_mut(&address)?;
+        while let Some((connection, _)) = connections.pop() {
             self.count -= 1;
-            if link.sender.is_ready() && !link.sender.is_closed() {
-                return Some(link);
+            if connection.sender.is_ready() && !connection.sender.is_closed() {
+                return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps a connection, unless there are `most` to its address already; then it is given back.
-    pub(crate) fn put(&mut self, link: Link, most: usize) -> Option<Link> {
-        let links = self.idle.entry(link.address).or_default();
-        if links.len() >= most {
-            return Some(link);
+    /// Keeps a connection, unless `most` to its address are there already; then it is returned.
+    pub(crate) fn put(&mut self, connection: UpstreamConnection, most: usize) -> Option<UpstreamConnection> {
+        let connections = self.idle.entry(connection.address).or_default();
+        if connections.len() >= most {
+            return Some(connection);
         }
-        links.push((link, Instant::now()));
+        connections.push((connection, Instant::now()));
         self.count += 1;
         None
     }
 
-    /// Takes out every connection for which `goes` is true.
-    pub(crate) fn remove(&mut self, goes: impl Fn(&Link) -> bool) -> Vec<Link> {
+    /// Takes out every connection for which `unwanted` is true.
+    pub(crate) fn remove(
+        &mut self,
+        unwanted: impl Fn(&UpstreamConnection) -> bool,
+    ) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
-        for links in self.idle.values_mut() {
-            removed.extend(links.extract_if(.., |(link, _)| goes(link)).map(|(link, _)| link));
+        for connections in self.idle.values_mut() {
+            removed.extend(
+                connections
+                    .extract_if(.., |(connection, _)| unwanted(connection))
+                    .map(|(connection, _)| connection),
+            );
         }
-        self.idle.retain(|_, links| !links.is_empty());
+        self.idle.retain(|_, connections| !connections.is_empty());
         self.count -= removed.len() as u64;
         removed
     }
 
-    /// Takes out what is closed or was idle for too long.
-    pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<Link> {
+    /// Takes out the connections that are closed or were idle for too long.
+    pub(crate) fn sweep(&mut self, kept_for: Duration) -> Vec<UpstreamConnection> {
         let mut removed = Vec::new();
-        for links in self.idle.values_mut() {
-            let over =
-                |(link, since): &mut (Link, Instant)| link.sender.is_closed() || since.elapsed() >= kept_for;
-            removed.extend(links.extract_if(.., over).map(|(link, _)| link));
+        for connections in self.idle.values_mut() {
+            let over = |(connection, since): &mut (UpstreamConnection, Instant)| {
+                connection.sender.is_closed() || since.elapsed() >= kept_for
+            };
+            removed.extend(connections.extract_if(.., over).map(|(connection, _)| connection));
         }
-        self.idle.retain(|_, links| !links.is_empty());
+        self.idle.retain(|_, connections| !connections.is_empty());
         self.count -= removed.len() as u64;
         removed
     }
 
-    /// How many there are.
+    /// The number of idle connections.
     pub(crate) const fn len(&self) -> u64 {
         self.count
     }

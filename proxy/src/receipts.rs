@@ -1,9 +1,9 @@
 //! Receipts: when this gateway may say that an instance gets no more traffic from it.
 //!
-//! Three things must hold at once: every worker has taken a state of the drains in which the instance is shut
-//! (so none can pick it), every worker has closed its idle connections to it (a worker acknowledges only
-//! after that), and no request to it is under way. The order matters: in-flight is read after the
-//! acknowledgements, so that a pick made before one is counted.
+//! Three conditions must hold at once: every worker obeys drains that exclude the instance (so none can pick it), every
+//! worker has closed its idle connections to it (a worker acknowledges only after that), and no request to it is in
+//! flight. The order matters: the number in flight is read after the acknowledgements, so that it includes every pick
+//! made before them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,7 +18,7 @@ use store::{
 pub(crate) struct Proved(BTreeSet<DrainId>);
 
 impl Proved {
-    /// Forgets the drains that are gone or over.
+    /// Forgets the drains that were removed or are over.
     pub(crate) fn forget(&mut self, drains: &Drains) {
         self.0.retain(|id| drains.records.get(id).is_some_and(|(_, drain)| !drain.is_over()));
     }
@@ -32,7 +32,7 @@ impl Proved {
             .map(|(index, drain)| (*index, drain))
     }
 
-    /// A receipt was handed over.
+    /// A receipt for this drain was handed over.
     pub(crate) fn remember(&mut self, id: &DrainId) {
         self.0.insert(id.clone());
     }

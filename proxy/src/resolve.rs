@@ -1,8 +1,9 @@
 //! Host names of instances, resolved in the background.
 //!
-//! Registries may hold host names where addresses are meant. A request never waits for the resolver: names in
-//! use are looked up ahead and again when their TTL ends, and the last answer is kept while no resolver answers. The two
-//! families are looked up apart (RFC 8305 §3), so that a name server that ignores questions for IPv6 delays nothing.
+//! A registry may hold host names in place of addresses. A request never waits for the resolver: names in use are
+//! looked up in advance and again when their TTL ends, and the last answer is kept while no resolver answers. The two
+//! address families are looked up separately (RFC 8305 §3), so that a name server that ignores queries for AAAA
+//! delays nothing.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,11 +25,11 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(300);
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// How soon a family without an address is asked for again.
+/// When a family without an address is looked up again.
 const AFTER_NONE: Duration = Duration::from_secs(30);
-/// More addresses of a family than this are left out.
+/// More addresses of a family than this are ignored.
 const MAX_ADDRESSES: usize = 16;
-/// More names than this are not resolved: the table is bounded.
+/// More names than this are not resolved, so that the table is bounded.
 const MAX_NAMES: usize = 4096;
 
 /// A name's addresses, as last answered.
@@ -36,11 +37,11 @@ const MAX_NAMES: usize = 4096;
 pub(crate) struct Resolved {
     v6: ArcSwap<Vec<IpAddr>>,
     v4: ArcSwap<Vec<IpAddr>>,
-    /// Lookups that failed since the last address.
+    /// Lookups that failed since the last answer with an address.
     failed_v6: AtomicU64,
     failed_v4: AtomicU64,
-    /// It was said that the name cannot be resolved.
-    said: AtomicBool,
+    /// It was logged that the name cannot be resolved.
+    logged: AtomicBool,
 }
 
 impl Resolved {
@@ -55,29 +56,29 @@ impl Resolved {
         self.v6.load().is_empty() && self.v4.load().is_empty()
     }
 
-    /// An answer about a family came.
+    /// Stores the answer for a family.
     pub(crate) fn set(&self, family: Family, mut addresses: Vec<IpAddr>) {
         addresses.truncate(MAX_ADDRESSES);
         self.of(family).store(Arc::new(addresses));
     }
 
-    /// A lookup failed; of a name that does not exist it failed for both families. True when there is no address for
-    /// the name after both were tried, and that was not said yet.
+    /// Counts a failed lookup; for a name that does not exist it counts for both families. True when the name has no
+    /// address after both were tried, and that was not logged yet.
     fn failed(&self, family: Family, exists: bool) -> bool {
         self.failures(family).fetch_add(1, Ordering::Relaxed);
         if !exists {
             self.failures(family.other()).fetch_max(1, Ordering::Relaxed);
         }
-        self.is_unresolved() && !self.said.swap(true, Ordering::Relaxed)
+        self.is_unresolved() && !self.logged.swap(true, Ordering::Relaxed)
     }
 
-    /// An address came. The lookups that failed before, if it was said that they did.
+    /// Resets the failures after an answer with an address; returns their number if they were logged.
     fn recovered(&self) -> Option<u64> {
         let failures = [Family::V6, Family::V4].map(|it| self.failures(it).swap(0, Ordering::Relaxed));
-        self.said.swap(false, Ordering::Relaxed).then(|| failures.iter().sum())
+        self.logged.swap(false, Ordering::Relaxed).then(|| failures.iter().sum())
     }
 
-    /// Both families were asked for, and neither has an address.
+    /// True when both families were looked up and neither has an address.
     fn is_unresolved(&self) -> bool {
         let failed = |it| self.failures(it).load(Ordering::Relaxed) > 0;
         self.is_empty() && failed(Family::V6) && failed(Family::V4)
@@ -98,7 +99,7 @@ impl Resolved {
     }
 }
 
-/// A family of addresses.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     V6,
@@ -122,7 +123,7 @@ type Resolvers = [(Family, Arc<TokioResolver>); 2];
 pub(crate) struct Names {
     known: Mutex<HashMap<String, Arc<Resolved>>>,
     wanted: watch::Sender<BTreeSet<String>>,
-    /// Moves when the names without an address may have changed.
+    /// Signals that the names without an address may have changed.
     changes: watch::Sender<()>,
 }
 
@@ -137,7 +138,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// The addresses of a name. Takes a lock: keep what it returns.
+    /// The addresses of a name. Takes a lock, so callers keep the result.
     pub(crate) fn get(&self, name: &str) -> Arc<Resolved> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = known.get(name) {
@@ -149,7 +150,7 @@ impl Names {
         Arc::clone(known.entry(name.to_owned()).or_default())
     }
 
-    /// Says which names to keep resolved, all of them.
+    /// Sets the names that are kept resolved.
     pub(crate) fn use_names(&self, mut names: BTreeSet<String>) {
         if names.len() > MAX_NAMES {
             tracing::warn!(names = names.len(), limit = MAX_NAMES, "too many host names among the instances");
@@ -169,16 +170,16 @@ impl Names {
         self.changes.send_replace(());
     }
 
-    /// Gives `tell` the names in use that have no address, all of them, now and whenever that changes; never ends.
-    pub(crate) async fn tell_unresolved(&self, tell: impl Fn(BTreeSet<String>)) {
+    /// Calls `report` with all names in use that have no address, now and after every change; never ends.
+    pub(crate) async fn report_unresolved(&self, report: impl Fn(BTreeSet<String>)) {
         let mut changes = self.changes.subscribe();
-        let mut told = None;
+        let mut reported = None;
         loop {
             changes.borrow_and_update();
             let now = self.unresolved();
-            if told.as_ref() != Some(&now) {
-                tell(now.clone());
-                told = Some(now);
+            if reported.as_ref() != Some(&now) {
+                report(now.clone());
+                reported = Some(now);
             }
             if changes.changed().await.is_err() {
                 return;
@@ -198,7 +199,7 @@ impl Names {
         self.keep_resolved_by(system_resolvers).await;
     }
 
-    /// As [`Names::keep_resolved`], by resolvers that are made when the first name is in use.
+    /// As [`Names::keep_resolved`], with resolvers that are made when the first name is in use.
     async fn keep_resolved_by(&self, make: impl Fn() -> Option<Resolvers>) {
         let mut wanted = self.wanted.subscribe();
         let mut resolvers = None;
@@ -246,13 +247,13 @@ fn system_resolvers() -> Option<Resolvers> {
     match both {
         (Ok(v6), Ok(v4)) => Some([(Family::V6, Arc::new(v6)), (Family::V4, Arc::new(v4))]),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "no resolver: instances registered by host name cannot be reached");
+            tracing::error!(%error, "no resolver: instances registered by host name get no requests");
             None
         }
     }
 }
 
-/// Keeps one family of a name resolved. That a name cannot be resolved is said once, and once that it can again.
+/// Keeps one family of a name resolved. Logs once that a name cannot be resolved, and once that it can be again.
 async fn follow(
     resolver: Arc<TokioResolver>,
     family: Family,
@@ -260,7 +261,7 @@ async fn follow(
     changes: watch::Sender<()>,
 ) {
     loop {
-        // What others answer must not end the gateway: a panic of the resolver is a lookup that failed.
+        // An answer from outside must not end the gateway: a panic of the resolver counts as a failed lookup.
         let Ok(answer) = AssertUnwindSafe(resolve(&resolver, &name)).catch_unwind().await else {
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
@@ -274,7 +275,7 @@ async fn follow(
                 }
                 valid.clamp(SOONEST, LATEST)
             }
-            // A name that has addresses of the other family has none of this one: that is an answer.
+            // The name exists and has addresses of the other family only, which is an answer.
             Err(error)
                 if error.is_no_records_found()
                     && !error.is_nx_domain()
@@ -288,7 +289,7 @@ async fn follow(
                     tracing::warn!(
                         name,
                         %error,
-                        "a host name among the instances cannot be resolved; its instances get no request until it can"
+                        "a host name among the instances cannot be resolved; its instances get no requests until it can be"
                     );
                     changes.send_replace(());
                 }
@@ -332,7 +333,7 @@ mod tests {
         })
         .await;
         names.use_names(BTreeSet::new());
-        assert!(!localhost.is_empty(), "the last answer stands");
+        assert!(!localhost.is_empty(), "the last answer is kept");
         keeper.abort();
     }
 
@@ -412,16 +413,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_ignores_questions_for_ipv6_delays_nothing() {
+    async fn a_server_that_ignores_queries_for_ipv6_delays_nothing() {
         let port = name_server(|kind| (kind == A).then(|| vec![[192, 0, 2, 1].into()])).await;
         resolved_by(port, &["192.0.2.1"]).await;
     }
 
-    /// Such a name is asked for every 2 s, for as long as it is registered.
+    /// Such a name is looked up every 2 s for as long as it is registered.
     #[test]
-    fn a_name_without_an_address_is_said_once_and_counted() {
+    fn a_name_without_an_address_is_logged_once_and_counted() {
         let resolved = Resolved::default();
-        // Of one family that is no news: the other one may have addresses.
+        // A failure of one family is not logged: the other one may have addresses.
         assert!(!resolved.failed(Family::V6, true) && !resolved.is_unresolved());
         assert!(resolved.failed(Family::V4, true) && resolved.is_unresolved());
         for _ in 0..30 {
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_without_an_address_are_told_until_they_have_one() {
+    async fn names_without_an_address_are_reported_until_they_have_one() {
         static ANSWERS: AtomicBool = AtomicBool::new(false);
         let port = name_server(|kind| {
             let is_there = kind == A && ANSWERS.load(Ordering::Relaxed);
@@ -448,25 +449,25 @@ mod tests {
         .await;
         let names = Arc::new(Names::default());
         names.use_names(["web.example.".to_owned()].into());
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let reported = Arc::new(Mutex::new(Vec::new()));
         let keeper = tokio::spawn({
-            let (names, told) = (Arc::clone(&names), Arc::clone(&told));
+            let (names, reported) = (Arc::clone(&names), Arc::clone(&reported));
             async move {
                 tokio::join!(
                     names.keep_resolved_by(|| Some(resolvers(port))),
-                    names.tell_unresolved(|all| told.lock().unwrap().push(all)),
+                    names.report_unresolved(|all| reported.lock().unwrap().push(all)),
                 )
             }
         });
         let last = |expected: &[&str]| {
-            let told = told.lock().unwrap();
-            told.last().is_some_and(|all| all.iter().map(String::as_str).eq(expected.iter().copied()))
+            let reported = reported.lock().unwrap();
+            reported.last().is_some_and(|all| all.iter().map(String::as_str).eq(expected.iter().copied()))
         };
-        crate::testing::eventually("it is told", || last(&["web.example."])).await;
+        crate::testing::eventually("it is reported", || last(&["web.example."])).await;
         ANSWERS.store(true, Ordering::Relaxed);
         crate::testing::eventually("it has an address", || last(&[])).await;
         ANSWERS.store(false, Ordering::Relaxed);
-        assert_eq!(told.lock().unwrap().len(), 3, "what did not change is not told");
+        assert_eq!(reported.lock().unwrap().len(), 3, "only changes are reported");
         keeper.abort();
     }
 

@@ -1,7 +1,10 @@
-//! Routing: which service a request is for. An immutable table, compiled from a snapshot and shared.
+//! Routing: which service a request is for. An immutable table, compiled from a snapshot and shared by all workers.
 //!
-//! Host first (exact), then the longest path prefix by whole segments; of routes that say the same, the first
-//! by name. [`Router`] is the lookup alone and equal in answer to a linear scan.
+//! The host is matched exactly, then the longest path prefix by whole segments; of equal routes the first by name wins.
+//! [`Router`] is the lookup alone; a property test compares it with a linear scan.
+//!
+//! Ours and not a crate's: `matchit` and `path-tree` match patterns, and refuse or decode what is a literal prefix here
+//! (`//`, `{`, `*`), while a trie of segments for the longest prefix is forty lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,7 +18,7 @@ use store::{
     snapshot::{SiteId, Snapshot, SteeredDomain},
 };
 
-/// Host and path to whatever lies there.
+/// A map from host and path prefix to a value.
 #[derive(Debug)]
 pub(crate) struct Router<T> {
     hosts: HashMap<Box<str>, Node<T>>,
@@ -40,7 +43,7 @@ impl<T> Default for Node<T> {
 }
 
 impl<T> Router<T> {
-    /// Lays `value` at a host (lower case) and prefix, unless something lies there already.
+    /// Inserts `value` at a host (lower case) and prefix, unless there is a value already.
     pub(crate) fn insert(&mut self, host: &str, prefix: &str, value: T) {
         let mut node = self.hosts.entry(host.into()).or_default();
         for segment in segments(prefix.trim_end_matches('/')) {
@@ -49,7 +52,7 @@ impl<T> Router<T> {
         node.here.get_or_insert(value);
     }
 
-    /// What the longest matching prefix leads to.
+    /// The value at the longest matching prefix.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&T> {
         let mut node = self.hosts.get(host)?;
         let mut found = node.here.as_ref();
@@ -76,18 +79,18 @@ pub(crate) struct Backend {
     pub(crate) registered: String,
     /// Tags its instances must carry.
     pub(crate) tags: Vec<String>,
-    /// What is known of its instances.
+    /// Its instances, as discovered.
     pub(crate) slot: Arc<ServiceSlot>,
     /// The sites it runs in.
     pub(crate) sites: BTreeSet<SiteId>,
-    /// The steered name its clients come through: how its sites are ranked.
+    /// The steered name that its clients use; its sites are ranked by it.
     pub(crate) entrance: Option<Arc<SteeredDomain>>,
 }
 
 /// Where a route leads: services by weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
-    /// Upper ends of the shares, growing, with the number of the backend.
+    /// The upper ends of the shares, in increasing order, each with the number of the backend.
     shares: Vec<(u32, usize)>,
 }
 
@@ -115,12 +118,12 @@ impl Split {
     }
 }
 
-/// Everything a worker needs of a snapshot.
+/// What a worker needs of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Table {
     /// The snapshot it was compiled from.
     pub(crate) snapshot: Arc<Snapshot>,
-    /// The cluster's gateway domain: `/readyz` is answered there.
+    /// The cluster's gateway domain; requests for `/readyz` there are about this gateway.
     pub(crate) gateway_domain: Option<DomainName>,
     /// This gateway's site; `None` if the snapshot does not know it.
     pub(crate) home: Option<SiteId>,
@@ -147,7 +150,7 @@ impl Table {
         routes.sort_by(|a, b| a.name.cmp(&b.name));
         for route in routes {
             let split = Arc::new(Split::new(&route.to, |name| numbers.get(name).copied()));
-            // A route of another cluster's services only is none of ours: 404, not 503.
+            // A route that leads only to services of other clusters does not belong here: 404, not 503.
             if split.shares.is_empty() && !route.to.iter().any(|it| numbers.contains_key(&it.service)) {
                 continue;
             }
@@ -166,7 +169,7 @@ impl Table {
         }
     }
 
-    /// Where a request leads.
+    /// The backends of the route for a request.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Split> {
         // `OPTIONS *` is about the host as a whole.
         let path = if path == "*" { "/" } else { path };
@@ -178,7 +181,7 @@ impl Table {
         self.backends.iter().map(|backend| backend.registered.clone()).collect()
     }
 
-    /// The generation it shows.
+    /// The generation that it was compiled from.
     pub(crate) fn generation(&self) -> Generation {
         self.snapshot.generation
     }
@@ -237,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_answers_like_a_linear_scan(
+        fn the_router_answers_like_a_linear_scan(
             routes in prop::collection::vec(("[xy]", "(/[abc]{0,2}){1,4}"), 0..40),
             host in "[xyz]",
             path in "(/[abc]{0,2}){1,5}",

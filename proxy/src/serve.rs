@@ -1,4 +1,4 @@
-//! A worker's life: accept, serve, and end in order.
+//! A worker's life: it accepts connections, serves them, and shuts down gracefully.
 
 use std::{rc::Rc, sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    connection::{Talk, Watched, turn_away},
+    connection::{CheckedStream, ConnectionState, refuse},
     forward,
     listen::Listeners,
     shared::{Phase, Shared},
@@ -29,15 +29,17 @@ pub(crate) fn run(shared: Arc<Shared>, number: usize, listeners: Listeners) -> s
 }
 
 async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std::io::Result<()> {
-    let (worker, left) = Worker::new(Arc::clone(&shared), number);
+    let (worker, to_close) = Worker::new(Arc::clone(&shared), number);
     let own = |worker: &Rc<Worker>| Rc::clone(worker);
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's receipts", async move { worker.see_off(left).await })
+        vital::task("the gateway's closing of connections", async move {
+            worker.upstream.close_in_order(to_close).await
+        })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's follower of drains", async move { worker.follow_drains().await })
+        vital::task("the gateway's follower of drains", async move { worker.upstream.follow_drains().await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
@@ -50,8 +52,8 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
         accepting.spawn_local(vital::task("a listener of the gateway", accepting_here));
     }
     while accepting.join_next().await.is_some() {}
-    if tokio::time::timeout(shared.config.shutdown_deadline, worker.silence()).await.is_err() {
-        tracing::warn!(worker = number, "requests were still under way at the deadline and are cut off");
+    if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
+        tracing::warn!(worker = number, "requests still in flight at the deadline are cut off");
     }
     Ok(())
 }
@@ -65,51 +67,51 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => begin(&worker, stream),
+            Ok((stream, _)) => spawn_connection(&worker, stream),
             Err(error) => {
-                // Most likely out of file descriptors; trying at once again would spin.
+                // Most likely the process is out of file descriptors. Retrying at once would spin.
                 tracing::error!(%error, "cannot accept connections");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
-    // Connections that the system completed already would be reset with the listener.
+    // Connections that the kernel has completed already would be reset when the listener is closed.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        begin(&worker, stream);
+        spawn_connection(&worker, stream);
     }
 }
 
-fn begin(worker: &Rc<Worker>, stream: TcpStream) {
+fn spawn_connection(worker: &Rc<Worker>, stream: TcpStream) {
     let shared = &worker.shared;
     let open = shared.connections.fetch_add(1, Ordering::Relaxed);
     if open >= shared.config.limits.max_connections {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
         shared.metrics.connections_refused.increment();
-        turn_away(&stream);
+        refuse(&stream);
         return;
     }
-    let conversation = worker.converse();
+    let open = worker.count_connection();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        talk(&worker, stream).await;
+        serve_connection(&worker, stream).await;
         worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        drop(conversation);
+        drop(open);
     });
 }
 
-async fn talk(worker: &Rc<Worker>, stream: TcpStream) {
+async fn serve_connection(worker: &Rc<Worker>, stream: TcpStream) {
     let Ok(peer) = stream.peer_addr() else { return };
-    // Without it small answers wait for the client's acknowledgement.
+    // Without it a small response waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let limits = worker.limits();
-    let talk = Talk::new(peer);
-    let watched = Watched::new(stream, Rc::clone(&talk), limits.max_header_bytes);
-    let service = service_fn(|request| forward::answer(Rc::clone(worker), Rc::clone(&talk), request));
+    let client = ConnectionState::new(peer);
+    let checked = CheckedStream::new(stream, Rc::clone(&client), limits.max_header_bytes);
+    let service = service_fn(|request| forward::answer(Rc::clone(worker), Rc::clone(&client), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.max_header_bytes)
-        .serve_connection(TokioIo::new(watched), service);
+        .serve_connection(TokioIo::new(checked), service);
     let mut connection = std::pin::pin!(connection);
     let mut phase = worker.shared.phase.subscribe();
     let ended = tokio::select! {

@@ -1,4 +1,4 @@
-//! What the workers of a gateway share: read-only tables, atomics, and where it stands in its life.
+//! What the workers of a gateway share: read-only tables, atomics, and the phase of its life.
 
 use std::{
     net::SocketAddr,
@@ -13,18 +13,18 @@ use store::{Handle, drain::Drains, handle::Following};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::Config, instance::Instances, message::Introduction, metrics::Metrics, resolve::Names,
+    config::Config, instance::Instances, message::ForwardedHeaders, metrics::Metrics, resolve::Names,
     route::Table,
 };
 
-/// Where a gateway stands in its life.
+/// The phase of a gateway's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// It serves.
     Serving,
-    /// It serves, but `/readyz` fails: balancers should turn away.
+    /// It serves, but `/readyz` fails, so that load balancers stop sending traffic.
     Lameduck,
-    /// It accepts no connections any more; requests under way are finished.
+    /// It accepts no connections any more; requests in flight are finished.
     Closing,
 }
 
@@ -33,17 +33,17 @@ pub enum Phase {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) handle: Handle,
-    /// The services it has routes to.
+    /// The services that its routes lead to.
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) introduction: Introduction,
+    pub(crate) forwarded_headers: ForwardedHeaders,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) connections: AtomicUsize,
-    /// Discovery was read for every service in use, or waiting for that took too long.
+    /// Discovery was read for every service in use, or took longer than `DISCOVERY_PATIENCE`.
     pub(crate) discovered: AtomicBool,
     /// The drains that each worker obeys.
     taken: Box<[ArcSwap<Drains>]>,
@@ -59,7 +59,7 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         Arc::new(Self {
-            introduction: Introduction::new(&config.node),
+            forwarded_headers: ForwardedHeaders::new(&config.node),
             config,
             following: handle.follow_services(),
             handle,
@@ -84,7 +84,7 @@ impl Shared {
         self.phase() == Phase::Closing
     }
 
-    /// Why this gateway should get no traffic; `None` when it may.
+    /// Why this gateway should get no traffic; `None` when it is ready.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         match self.phase() {
             _ if self.table.load().is_none() => Some("no snapshot yet"),
@@ -94,7 +94,7 @@ impl Shared {
         }
     }
 
-    /// A worker obeys these drains and has closed what they shut.
+    /// A worker obeys these drains and has closed the connections to the instances that they exclude.
     pub(crate) fn acknowledge(&self, worker: usize, drains: Arc<Drains>) {
         if let Some(taken) = self.taken.get(worker) {
             taken.store(drains);
@@ -102,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Wakes when a worker acknowledged.
+    /// Completes when a worker acknowledges drains.
     pub(crate) async fn acknowledged(&self) {
         self.acknowledged.notified().await;
     }

@@ -4,60 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use store::{
     board::Board,
-    drain::{Drain, DrainId, LEASE, Phase},
-    engine::{CheckStatus, Endpoint, Index},
-    model::{
-        Addresses, Cluster, ConsulService, Domain, Generation, Moment, Name, PathMatch, Recovery, Route,
-        RouteBy, RouteTarget, Service, Site, Sources, Span, Weight,
-    },
+    drain::{Drain, Phase},
+    engine::Endpoint,
+    model::{Domain, PathMatch, Recovery, Route, RouteTarget, Sources, Span, Weight},
     snapshot::Snapshot,
+    testing,
 };
 
-pub(crate) fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
+pub(crate) use store::testing::name;
 
 /// Instance `number` of a service, at 127.0.0.1 port `number`.
 pub(crate) fn endpoint(service: &str, number: u16) -> Endpoint {
-    Endpoint {
-        node: "n1".into(),
-        node_address: "127.0.0.1".into(),
-        external: false,
-        service: service.into(),
-        id: format!("{service}-{number}"),
-        address: "127.0.0.1".into(),
-        port: number,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
-    }
+    Endpoint { port: number, ..testing::endpoint(service, &format!("{service}-{number}")) }
 }
 
 pub(crate) fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Arc<Drain> {
-    Arc::new(Drain {
-        v: Drain::VERSION,
-        id: DrainId(id.into()),
-        service: endpoint.service.clone(),
-        instance: endpoint.id.clone(),
-        endpoint,
-        by: "ops".into(),
-        hook: None,
-        require_all: false,
-        lease: Span(LEASE),
-        created: Moment(0),
-        phase,
-        since: Moment(0),
-        unproven: [].into(),
-        trouble: None,
-        linger: None,
-        done: None,
-        ended: None,
-        note: None,
-    })
+    Arc::new(testing::drain(id, endpoint, phase))
 }
 
 /// A port of 127.0.0.1 without a listener.
@@ -68,56 +30,29 @@ pub(crate) fn unused_port() -> u16 {
 /// Sites `s0`, `s1`, `s2`; cluster `main` with the gateway domain `gw.example.com`; services `web` and `shop`
 /// (hosts `web.example.com` and `shop.example.com`), and a route of `web.example.com/shop` to `shop`.
 pub(crate) fn sources() -> Sources {
-    let sites = ["s0", "s1", "s2"];
-    let service = |text: &str| Service {
-        name: name(text),
-        uuid: None,
-        cluster: name("main"),
-        consul: ConsulService { service: text.into(), tags: vec![] },
-        hosts: vec![],
-        sites: None,
-        route_by: RouteBy::Gateway,
-        check: None,
-    };
     let route = |route: &str, host: &str, prefix: &str, to: &str| Route {
         name: name(route),
         hosts: vec![host.parse().unwrap()],
         paths: vec![PathMatch::Prefix(prefix.into())],
         to: vec![RouteTarget { service: name(to), weight: Weight(100) }],
     };
-    let gateway = |at: u8| Addresses { a: vec![[192, 0, 2, at].into()], aaaa: vec![] };
+    let recovery = Recovery { hold_down: Span::default(), ..Recovery::default() };
+    let domain = Domain { check: None, recovery, ..testing::domain() };
     Sources {
-        sites: sites
-            .map(|site| Site { name: name(site), location: None, networks: vec![], region: None })
-            .into(),
-        clusters: vec![Cluster {
-            name: name("main"),
-            zone: "example.com".parse().unwrap(),
-            gateway_domain: "gw.example.com".parse().unwrap(),
-            gateways: (0..3).map(|at| (name(sites[usize::from(at)]), gateway(at))).collect(),
-            capacity: [].into(),
-            keep: vec![],
-            guard: None,
-        }],
-        domains: vec![
-            Domain {
-                recovery: Recovery { hold_down: Span::default(), ..Recovery::default() },
-                ..Domain::usual("gw.example.com".parse().unwrap(), name("main"))
-            }
-            .into(),
-        ],
-        services: vec![service("web"), service("shop")],
+        checks: vec![],
+        domains: vec![domain.into()],
+        services: vec![testing::service("web"), testing::service("shop")],
         routes: vec![
             route("web", "web.example.com", "/", "web"),
             route("shop", "shop.example.com", "/", "shop"),
             route("web-shop", "web.example.com", "/shop", "shop"),
         ],
-        ..Sources::default()
+        ..testing::sources(3, 0)
     }
 }
 
 pub(crate) fn snapshot(sources: Sources) -> Arc<Snapshot> {
-    Arc::new(Snapshot::compile(sources, Generation { epoch: 1, number: 1 }, &Board::default()))
+    Arc::new(testing::compile(sources, &Board::default()))
 }
 
 /// Waits for a condition, for ten seconds at most.

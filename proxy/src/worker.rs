@@ -1,62 +1,44 @@
-//! One worker: a thread with its own listeners, connections and balancer state. Nothing in it is shared but
-//! what [`Shared`] holds, so picking takes no lock and a drain taken by this thread binds its next pick.
+//! One worker: a thread with its own listeners, connections and balancer state. It shares only what [`Shared`] holds,
+//! so a pick takes no lock, and a drain that this thread obeys applies to its next pick.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    io,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use store::{discovery::Entry, drain::Drains, model::Moment};
-use tokio::sync::{Notify, mpsc, watch};
+use store::{discovery::Entry, model::Moment};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
+    balance::{Candidate, Candidates, Eligibility, failover_order},
     breaker::{Breaker, Ejection},
-    budget::Budget,
     config::Limits,
+    happy_eyeballs::DialAddresses,
     instance::{InFlight, Instance},
     metrics::Metrics,
-    pick::{Candidate, Candidates, Fitness, takeover},
-    pool::{Link, Pool},
-    race::{self, Avoided, Places},
+    retry_budget::RetryBudget,
     route::Table,
     shared::Shared,
-    shut::Shut,
+    upstream::{ToClose, Upstream},
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long a connection may take to be ready for the next request after a response was read to its end.
-const READY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A worker's state.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     number: usize,
-    published: RefCell<watch::Receiver<Arc<Drains>>>,
-    taken: RefCell<Taken>,
+    pub(crate) upstream: Rc<Upstream>,
     views: RefCell<Views>,
     breakers: RefCell<HashMap<u64, (Breaker, Arc<Instance>)>>,
-    pub(crate) budget: RefCell<Budget>,
-    pool: RefCell<Pool>,
-    avoided: RefCell<Avoided>,
-    leaving: mpsc::UnboundedSender<Leaving>,
+    pub(crate) budget: RefCell<RetryBudget>,
     lease: tokio::sync::Mutex<()>,
-    conversations: Cell<usize>,
+    open_connections: Cell<usize>,
     ended: Notify,
-}
-
-/// The drains as this worker obeys them.
-#[derive(Debug, Default)]
-struct Taken {
-    all: Arc<Drains>,
-    /// Only those that shut their instance now.
-    shut: Shut,
-    /// Grows whenever `shut` changes.
-    version: u64,
 }
 
 /// The candidates per backend of a table.
@@ -73,45 +55,34 @@ struct View {
     candidates: Candidates,
 }
 
-/// What is on its way out of a worker, in order.
-#[derive(Debug)]
-pub(crate) enum Leaving {
-    /// A connection to be closed; whatever it carried is under way until it is.
-    Link(Link, Option<InFlight>),
-    /// Everything that these drains shut is closed once this is reached.
-    Taken(Arc<Drains>),
-}
-
-/// Somebody to send a request to.
+/// The instance that gets a request, with the request counted in.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    pub(crate) places: Places,
-    pub(crate) flight: InFlight,
+    pub(crate) addresses: DialAddresses,
+    pub(crate) in_flight: InFlight,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> (Rc<Self>, mpsc::UnboundedReceiver<Leaving>) {
-        // Bounded by the connections there are.
-        let (leaving, left) = mpsc::unbounded_channel();
+    /// The second value is the queue for [`Upstream::close_in_order`].
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> (Rc<Self>, mpsc::UnboundedReceiver<ToClose>) {
         let limits = &shared.config.limits;
+        let (upstream, queue) = Upstream::new(Arc::clone(&shared), number);
         let worker = Rc::new(Self {
             number,
-            published: RefCell::new(shared.handle.drains()),
-            taken: RefCell::default(),
+            upstream,
             views: RefCell::default(),
             breakers: RefCell::default(),
-            budget: RefCell::new(Budget::new(limits.retry_percent, limits.retry_floor, shared.handle.now())),
-            pool: RefCell::default(),
-            avoided: RefCell::default(),
-            leaving,
+            budget: RefCell::new(RetryBudget::new(
+                limits.retry_percent,
+                limits.retry_floor,
+                shared.handle.now(),
+            )),
             lease: tokio::sync::Mutex::default(),
-            conversations: Cell::new(0),
+            open_connections: Cell::new(0),
             ended: Notify::new(),
             shared,
         });
-        worker.published.borrow_mut().mark_changed();
-        worker.take_drains();
-        (worker, left)
+        (worker, queue)
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -122,38 +93,12 @@ impl Worker {
         &self.shared.metrics
     }
 
-    /// Obeys the newest drains from now on: their instances leave the pool, and once those connections are
-    /// closed, the state is acknowledged.
-    fn take_drains(&self) {
-        let now = self.shared.handle.now();
-        let mut published = self.published.borrow_mut();
-        let mut taken = self.taken.borrow_mut();
-        let fresh = published.has_changed().unwrap_or(false);
-        if !fresh && taken.shut.until.is_none_or(|until| now < until) {
-            return;
-        }
-        taken.all = Arc::clone(&published.borrow_and_update());
-        taken.shut = Shut::by(&taken.all, now);
-        taken.version += 1;
-        let shut = |link: &Link| taken.shut.contains(&link.instance.endpoint, now);
-        for link in self.pool.borrow_mut().remove(shut) {
-            self.metrics().idle.decrement();
-            self.leave(Leaving::Link(link, None));
-        }
-        self.leave(Leaving::Taken(Arc::clone(&taken.all)));
-    }
-
-    /// True when a drain keeps the instance from getting requests.
-    pub(crate) fn is_shut(&self, instance: &Instance) -> bool {
-        self.take_drains();
-        self.taken.borrow().shut.contains(&instance.endpoint, self.shared.handle.now())
-    }
-
     pub(crate) fn lease_lapsed(&self) -> bool {
         self.shared.handle.lease_lapsed()
     }
 
-    /// Reads the drains again if this node may have missed some; the first request does, the others wait.
+    /// Reads the drains again if this node may have missed some. The first request does that, and the others wait for
+    /// it.
     pub(crate) async fn assure_lease(&self) {
         if !self.lease_lapsed() {
             return;
@@ -161,32 +106,30 @@ impl Worker {
         let _one = self.lease.lock().await;
         if self.lease_lapsed() {
             self.metrics().lease_lapses.increment();
-            tracing::warn!(worker = self.number, "own lease ran out, reading the drains again");
+            tracing::warn!(worker = self.number, "lease expired, reading the drains again");
             self.shared.handle.reread_drains(self.limits().lease_patience).await;
         }
     }
 
-    /// Picks an instance that was not tried yet, by the newest drains, and counts the request in.
+    /// Picks an instance that was not tried yet and that the newest drains do not exclude, and counts the request in.
     pub(crate) fn pick(&self, table: &Arc<Table>, backend: usize, tried: &[u64]) -> Option<Picked> {
-        self.take_drains();
         let now = self.shared.handle.now();
         let mut views = self.views.borrow_mut();
         let candidates = self.candidates(&mut views, table, backend, now)?;
         let mut breakers = self.breakers.borrow_mut();
-        let fitness = |it: &Candidate| match breakers.get(&it.instance.number) {
-            _ if tried.contains(&it.instance.number) => Fitness::Out,
-            Some((breaker, _)) if !breaker.admits(now) => Fitness::Ejected,
-            _ => Fitness::Fit,
+        let eligibility = |it: &Candidate| match breakers.get(&it.instance.number) {
+            _ if tried.contains(&it.instance.number) => Eligibility::Out,
+            Some((breaker, _)) if !breaker.admits(now) => Eligibility::Ejected,
+            _ => Eligibility::Fit,
         };
         let board = self.shared.handle.board();
-        let away = || takeover(&table.snapshot, &table.backends[backend], table.home, board, now);
-        let picked = candidates.pick(fitness, away, |below| fastrand::u32(..below))?;
-        let avoided = self.avoided.borrow();
-        let places = picked.places(|all, port| avoided.order(all, port, fastrand::usize(..), now))?;
+        let away = || failover_order(&table.snapshot, &table.backends[backend], table.home, board, now);
+        let picked = candidates.pick(eligibility, away, |below| fastrand::u32(..below))?;
+        let addresses = picked.dial_addresses(|all, port| self.upstream.dial_order(all, port))?;
         if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
             breaker.picked(&self.ejection(), now);
         }
-        Some(Picked { places, flight: self.shared.instances.begin(&picked.instance) })
+        Some(Picked { addresses, in_flight: self.shared.instances.begin(&picked.instance) })
     }
 
     fn candidates<'a>(
@@ -201,14 +144,14 @@ impl Worker {
             views.of = table.backends.iter().map(|_| None).collect();
         }
         let backend = table.backends.get(number)?;
-        let taken = self.taken.borrow();
+        let obeyed = self.upstream.obeyed();
         let entry = backend.slot.load();
         let view = views.of.get_mut(number)?;
-        let current = |view: &View| Arc::ptr_eq(&view.entry, &entry) && view.version == taken.version;
+        let current = |view: &View| Arc::ptr_eq(&view.entry, &entry) && view.version == obeyed.version;
         if !view.as_ref().is_some_and(current) {
             let shared = (&*self.shared.instances, &self.shared.names);
-            let candidates = Candidates::build(&entry, backend, table, &taken.shut, now, shared);
-            *view = Some(View { entry, version: taken.version, candidates });
+            let candidates = Candidates::build(&entry, backend, table, &obeyed.excluded, now, shared);
+            *view = Some(View { entry, version: obeyed.version, candidates });
         }
         view.as_ref().map(|view| &view.candidates)
     }
@@ -218,17 +161,17 @@ impl Worker {
         Ejection { after: limits.eject_after, base: limits.eject_for, at_most: limits.eject_at_most }
     }
 
-    /// An instance answered.
+    /// Notes that an instance answered.
     pub(crate) fn succeeded(&self, instance: &Instance) {
         let mut breakers = self.breakers.borrow_mut();
         if !breakers.is_empty()
             && let Some((breaker, instance)) = breakers.remove(&instance.number)
         {
-            forgive(breaker, &instance);
+            uncount_ejection(breaker, &instance);
         }
     }
 
-    /// An instance failed.
+    /// Notes that an instance failed.
     pub(crate) fn failed(&self, instance: &Arc<Instance>) {
         let mut breakers = self.breakers.borrow_mut();
         let (breaker, _) =
@@ -237,99 +180,10 @@ impl Worker {
         if breaker.failed(&self.ejection(), self.shared.handle.now()) {
             self.metrics().ejections.increment();
             if !ejected {
-                instance.ejected_by.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                instance.ejected_by.fetch_add(1, Ordering::Relaxed);
             }
             let endpoint = &instance.endpoint;
             tracing::warn!(service = endpoint.service, instance = endpoint.id, "instance ejected");
-        }
-    }
-
-    /// An idle connection to one of these places.
-    pub(crate) fn take_idle(&self, places: &Places) -> Option<Link> {
-        let mut pool = self.pool.borrow_mut();
-        let before = pool.len();
-        let link = places.all().iter().find_map(|place| pool.take(*place));
-        for _ in pool.len()..before {
-            self.metrics().idle.decrement();
-        }
-        link
-    }
-
-    /// A new connection, to the first of these places that answers.
-    pub(crate) async fn connect(&self, instance: &Arc<Instance>, places: &Places) -> io::Result<Link> {
-        let limits = self.limits();
-        let race = race::connect(places.all(), limits.connect_timeout).await;
-        if let Places::Several(_) = places {
-            let winner = race.outcome.as_ref().ok().map(|(_, place)| *place);
-            self.avoided.borrow_mut().learn(&race.beaten, winner, self.shared.handle.now());
-        }
-        let link = match race.outcome {
-            Ok((stream, place)) => {
-                Link::over(stream, Arc::clone(instance), place, limits.max_header_bytes).await
-            }
-            Err(error) => Err(error),
-        };
-        if link.is_err() {
-            self.metrics().connect_failures.increment();
-        }
-        link
-    }
-
-    /// Takes a connection back after a whole exchange: into the pool, or out.
-    pub(crate) fn give_back(self: &Rc<Self>, link: Link, flight: InFlight) {
-        if link.sender.is_closed() || self.is_shut(&link.instance) || self.shared.is_closing() {
-            self.leave(Leaving::Link(link, Some(flight)));
-        } else if link.sender.is_ready() {
-            self.keep(link);
-        } else {
-            let worker = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                let mut link = link;
-                let ready = tokio::time::timeout(READY_PATIENCE, link.sender.ready()).await;
-                if matches!(ready, Ok(Ok(()))) && !worker.is_shut(&link.instance) {
-                    worker.keep(link);
-                    drop(flight);
-                } else {
-                    worker.leave(Leaving::Link(link, Some(flight)));
-                }
-            });
-        }
-    }
-
-    fn keep(&self, link: Link) {
-        match self.pool.borrow_mut().put(link, self.limits().idle_per_instance) {
-            None => self.metrics().idle.increment(),
-            Some(surplus) => self.leave(Leaving::Link(surplus, None)),
-        }
-    }
-
-    /// Sends something out; nobody is left to take it only when the thread ends, and then all is closed.
-    pub(crate) fn leave(&self, leaving: Leaving) {
-        let _ = self.leaving.send(leaving);
-    }
-
-    /// Closes what leaves, in order, and acknowledges drains when everything before is closed.
-    pub(crate) async fn see_off(&self, mut left: mpsc::UnboundedReceiver<Leaving>) {
-        while let Some(leaving) = left.recv().await {
-            match leaving {
-                Leaving::Link(link, flight) => {
-                    link.close().await;
-                    drop(flight);
-                }
-                Leaving::Taken(drains) => self.shared.acknowledge(self.number, drains),
-            }
-        }
-    }
-
-    /// Takes new drains also while no request comes in.
-    pub(crate) async fn follow_drains(&self) {
-        let mut published = self.shared.handle.drains();
-        loop {
-            // First of all what was published since this worker was made: nothing will announce it again.
-            self.take_drains();
-            if published.changed().await.is_err() {
-                return;
-            }
         }
     }
 
@@ -337,17 +191,13 @@ impl Worker {
     pub(crate) async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            for link in self.pool.borrow_mut().sweep(self.limits().idle_for) {
-                self.metrics().idle.decrement();
-                self.leave(Leaving::Link(link, None));
-            }
+            self.upstream.sweep();
             let (rule, now) = (self.ejection(), self.shared.handle.now());
-            self.avoided.borrow_mut().forget(now);
             self.breakers.borrow_mut().retain(|_, (breaker, instance)| {
-                // Nobody else holds an instance that left the registry.
+                // An instance that left the registry has no other holder.
                 let stays = !breaker.stale(&rule, now) && Arc::strong_count(instance) > 1;
                 if !stays {
-                    forgive(*breaker, instance);
+                    uncount_ejection(*breaker, instance);
                 }
                 stays
             });
@@ -355,34 +205,34 @@ impl Worker {
     }
 
     /// Counts a client connection in; the count falls when the value is dropped.
-    pub(crate) fn converse(self: &Rc<Self>) -> Conversation {
-        self.conversations.set(self.conversations.get() + 1);
+    pub(crate) fn count_connection(self: &Rc<Self>) -> OpenConnection {
+        self.open_connections.set(self.open_connections.get() + 1);
         self.metrics().connections.increment();
         self.metrics().connections_open.increment();
-        Conversation(Rc::clone(self))
+        OpenConnection(Rc::clone(self))
     }
 
-    /// Waits until no client connection is left.
-    pub(crate) async fn silence(&self) {
-        while self.conversations.get() > 0 {
+    /// Waits until every client connection is closed.
+    pub(crate) async fn all_closed(&self) {
+        while self.open_connections.get() > 0 {
             self.ended.notified().await;
         }
     }
 }
 
-fn forgive(breaker: Breaker, instance: &Instance) {
+fn uncount_ejection(breaker: Breaker, instance: &Instance) {
     if breaker.ejected() {
-        instance.ejected_by.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        instance.ejected_by.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A client connection that is open.
+/// An open client connection; dropping it counts it out.
 #[derive(Debug)]
-pub(crate) struct Conversation(Rc<Worker>);
+pub(crate) struct OpenConnection(Rc<Worker>);
 
-impl Drop for Conversation {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.conversations.set(self.0.conversations.get() - 1);
+        self.0.open_connections.set(self.0.open_connections.get() - 1);
         self.0.metrics().connections_open.decrement();
         self.0.ended.notify_one();
     }

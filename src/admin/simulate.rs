@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use store::{
     board::Board,
     health,
-    model::{Generation, Moment, Name},
+    model::{Moment, Name},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::{self, Destination, Family, FamilyOutcome, Look, Shift, shifts, without},
 };
 
-use super::{Admin, Answering, Asked, Caller, Problem, domain_name};
-use crate::auth::Right;
+use super::{Admin, Asked, Caller, Problem, domain_name};
+use crate::{
+    api::{Answering, DomainSimulated, GroupSimulated, LoadSimulated, Simulated, Unserved},
+    auth::Right,
+};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
@@ -21,76 +24,6 @@ pub(super) struct Wanted {
     kill_site: String,
     /// Only this domain.
     domain: Option<String>,
-}
-
-/// What would happen.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Simulated {
-    /// The generation it was found with.
-    pub generation: Generation,
-    /// The sites that would die.
-    pub killed: Vec<String>,
-    /// Domains whose clients would move, by name.
-    pub domains: Vec<DomainSimulated>,
-    /// How many others would answer as before.
-    pub unmoved: usize,
-    /// Every site there is would be dead.
-    #[serde(default)]
-    pub nothing_left: bool,
-    /// Domains whose clients, some or all, would reach no living site, by name.
-    #[serde(default)]
-    pub unserved: Vec<Unserved>,
-    /// The load of each cluster's sites.
-    pub load: Vec<LoadSimulated>,
-}
-
-/// A domain whose clients, some or all, would reach no living site.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unserved {
-    /// Its name.
-    pub domain: String,
-    /// The family of addresses, as `IPv6`, if only that one is concerned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub family: Option<String>,
-    /// What it would be answered with then.
-    pub answering: Answering,
-    /// The dead sites it would go on answering with.
-    pub answers: Vec<String>,
-}
-
-/// Where a domain's clients would go.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DomainSimulated {
-    /// Its name.
-    pub domain: String,
-    /// Its clients in groups; those that stay are left out.
-    pub groups: Vec<GroupSimulated>,
-}
-
-/// Clients near one site.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct GroupSimulated {
-    /// The site they are nearest to; absent: clients of nowhere in particular.
-    pub near: Option<String>,
-    /// Where they are sent now, in percent.
-    pub before: BTreeMap<String, f64>,
-    /// Where they would be sent.
-    pub after: BTreeMap<String, f64>,
-}
-
-/// The load of one site of a cluster.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LoadSimulated {
-    /// The cluster.
-    pub cluster: String,
-    /// The site.
-    pub site: String,
-    /// Requests per second now, as its gateways say; absent: none does.
-    pub rate: Option<f64>,
-    /// What would come: a dead site's load goes where the clients near it go.
-    pub after: f64,
-    /// What it is meant for.
-    pub capacity: Option<u32>,
 }
 
 pub(super) async fn simulate(
@@ -266,10 +199,10 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
 
 /// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
 fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
-    let rates = admin.nodes.rates();
+    let rates = admin.control.nodes().rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {
-        let rate = |site: &Name| rates.get(&(cluster.name.to_string(), site.to_string())).copied();
+        let rate = |site: &Name| rates.get(&(cluster.name.clone(), site.to_string())).copied();
         let mut after: BTreeMap<&Name, f64> =
             cluster.gateways.keys().map(|site| (site, rate(site).unwrap_or(0.0))).collect();
         let moves = snapshot
@@ -312,7 +245,7 @@ mod tests {
     use store::{
         board::Reading,
         health::State,
-        model::{self, World},
+        model::{self, Generation, World},
     };
 
     use super::*;

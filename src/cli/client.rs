@@ -1,4 +1,4 @@
-//! The admin API as the command line uses it: one request, one answer, errors in words.
+//! A client of the admin API: one request, one answer, errors as text.
 
 use std::{path::Path, time::Duration};
 
@@ -6,13 +6,13 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use store::model::InputError;
 
-use super::Failure;
+use super::{arguments::parse_url, failure::Failure};
 use crate::certificate;
 
-/// Longer than control takes to give up on an engine that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// A server that is there takes a connection within this; one whose site is dead does not hold a command up longer.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
+/// Longer than control waits for an engine that hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// A living server accepts a connection within this time, so a dead site does not delay a command any longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -43,7 +43,7 @@ impl Client {
         };
         let token = token_file.map(|path| token(path, &read(path)?)).transpose()?;
         let mut http =
-            reqwest::Client::builder().connect_timeout(CONNECTS_WITHIN).timeout(PATIENCE).no_proxy();
+            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).no_proxy();
         if let Some(path) = ca_file {
             let (pem, wrong) = (read(path)?, |error: &dyn std::fmt::Display| {
                 Failure::Wrong(format!(
@@ -90,19 +90,19 @@ impl Client {
             return Ok(body);
         }
         Err(match serde_json::from_str::<Problem>(&body) {
-            // What was asked for can not be: an unknown record type, a site that does not exist.
+            // The request itself is wrong: an unknown record type, a site that does not exist.
             Ok(Problem { error, mistakes }) if mistakes.is_empty() && status == StatusCode::BAD_REQUEST => {
                 Failure::Wrong(error)
             }
             Ok(Problem { error, mistakes }) if mistakes.is_empty() => Failure::Failed(error),
-            Ok(Problem { error, mistakes }) => Failure::Refused { mistakes, error },
+            Ok(Problem { error, mistakes }) => Failure::Refused { errors: mistakes, summary: error },
             Err(_) => Failure::Failed(format!("control answered {status}: {}", body.trim())),
         })
     }
 
     async fn parsed<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let body = self.send(request).await?;
-        let wrong = |error| Failure::Failed(format!("{} answered what is no answer: {error}", self.server));
+        let wrong = |error| Failure::Failed(format!("the answer of {} cannot be read: {error}", self.server));
         serde_json::from_str(&body).map_err(wrong)
     }
 
@@ -150,14 +150,7 @@ impl Client {
     }
 }
 
-/// A URL that can be asked.
-pub(super) fn parse_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text);
-    let fits = url.is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
-    if fits { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:8580".to_owned()) }
-}
-
-/// The token in a file. One that can be none is not sent: the server would only say that it knows no such token.
+/// The token in a file. A text that cannot be a token is not sent: the server would only answer that it is unknown.
 fn token(path: &Path, bytes: &[u8]) -> Result<String, Failure> {
     let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim();
     let problem = if text.is_empty() {

@@ -1,4 +1,4 @@
-//! The commands that ask control once.
+//! The commands that send one request to control.
 
 use std::{
     io::Write as _,
@@ -12,23 +12,21 @@ use serde_json::{Value, json};
 use store::model::{self, Colour, Document, Kind, Policy};
 
 use super::{
-    Failure, Outcome, Override, SetOverride,
+    arguments::{Override, SetOverride},
     client::{Client, segment},
+    explanation,
+    failure::{Failure, Outcome},
     files::documents,
     servers::{self, Answer, Servers},
-    show,
+    show::{self, print},
+    simulation, table,
 };
 use crate::{
-    admin::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
-    out::{self, out},
+    api::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
+    out,
 };
 
-pub(super) fn print(text: &str) -> Outcome {
-    out!("{text}");
-    Ok(())
-}
-
-pub(super) fn say_applied(applied: &Applied, json: bool) -> Outcome {
+pub(super) fn print_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
@@ -87,7 +85,7 @@ fn listed(kind: Kind, documents: &[KeptDocument]) -> String {
     documents.iter().map(one).collect::<Vec<_>>().join("---\n")
 }
 
-/// Documents of a kind at one server, and what is said below them. As JSON they are the documents alone.
+/// Documents of a kind at one server, and the text below them. In JSON there are only the documents.
 struct Listed {
     documents: Vec<KeptDocument>,
     below: String,
@@ -99,7 +97,7 @@ impl Serialize for Listed {
     }
 }
 
-/// Lists the documents of a kind at every server, with what is to be said below them.
+/// Lists the documents of a kind at every server, each list with a text below it.
 pub(super) async fn list(
     servers: &Servers,
     kind: Kind,
@@ -131,7 +129,7 @@ pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: 
         None => format!("there is no {what}\n"),
     };
     let answers = servers.report(ask, say).await?;
-    servers::conclude(&answers, servers::AGAIN)?;
+    servers::conclude(&answers, servers::RUN_AGAIN)?;
     if answers.iter().any(|it| matches!(it.result, Ok(Some(_)))) {
         return Ok(());
     }
@@ -157,19 +155,19 @@ pub(super) async fn explain(
     let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
     query.extend(at.as_deref().map(|it| ("at", it)));
     let explained: Explained = client.get("/v1/explain", &query).await?;
-    if json { show::json(&explained) } else { print(&show::explained(&explained)) }
+    if json { show::json(&explained) } else { print(&explanation::explained(&explained)) }
 }
 
 /// Applies one document that was made here.
 async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
     let wanted = Apply { files: vec![file], prune: false };
-    servers.each(async |client| give(client, &wanted, servers.json).await, show::applied).await
+    servers.each(async |client| apply_order(client, &wanted, servers.json).await, show::applied).await
 }
 
-/// Gives one control an order, after what it says of it beforehand: it may be over already by that control's clock.
-/// Warnings are only those that the order brings itself; in words they are said before it takes effect.
-async fn give(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
+/// Applies an override at one control, after a dry run: by the clock of that control it may have ended already.
+/// The warnings of the dry run are only those that the override causes; as text they are printed before it takes effect.
+async fn apply_order(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied, Failure> {
     let ahead: Applied = client.post("/v1/diff", wanted).await?;
     if let Some(past) = ahead.warnings.iter().find(|it| it.field == "expires") {
         let text = format!("by the clock of {}: {past}; nothing was changed", client.server());
@@ -183,14 +181,15 @@ async fn give(client: &Client, wanted: &Apply, as_json: bool) -> Result<Applied,
     Ok(Applied { warnings, ..applied })
 }
 
-pub(super) async fn order(servers: &Servers, order: Override) -> Outcome {
+pub(super) async fn run_override(servers: &Servers, order: Override) -> Outcome {
     match order {
         Override::List => list(servers, Kind::Override, async |_| Ok(String::new())).await,
         Override::Clear { name } => delete(servers, Kind::Override, &name).await,
         Override::Set(SetOverride { name, site, domain, state, over, owner, reason, expires, force }) => {
             if let Some(at) = expires.filter(|at| *at <= jiff::Timestamp::now()) {
-                let text =
-                    format!("--expires {at} is past, so this override would order nothing; nothing was sent");
+                let text = format!(
+                    "--expires {at} is in the past, so this override would have no effect; nothing was sent"
+                );
                 return Err(Failure::Wrong(text));
             }
             let mut target = serde_json::Map::new();
@@ -216,7 +215,7 @@ pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&s
     let mut query = vec![("kill_site", kill.as_str())];
     query.extend(domain.map(|it| ("domain", it)));
     let simulated: Simulated = client.get("/v1/simulate", &query).await?;
-    if json { show::json(&simulated) } else { print(&show::simulated(&simulated)) }
+    if json { show::json(&simulated) } else { print(&simulation::simulated(&simulated)) }
 }
 
 pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) -> Outcome {
@@ -229,9 +228,9 @@ pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) ->
     servers.each(async |client: &Client| client.post(&path, &json!({})).await, show::applied).await
 }
 
-/// The colour to switch to at every server: the one that none of them has in use. Each by itself would turn to what it
-/// does not have, and where they differ (one did not answer the last time) they would go on differing. So all must say
-/// which one they have: otherwise the same command, run again, would turn those back that it has turned before.
+/// The colour to switch to at every server: the one that none of them uses. If each server simply changed its colour,
+/// servers that differ (because one did not answer the last time) would go on differing, and the same command, run again,
+/// would switch back what it has switched before. So every server must report the colour that it uses.
 async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
     let path = path_of(Kind::Domain, domain);
     let ask = async |client: &Client| {
@@ -240,15 +239,15 @@ async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Fai
         active(&document).ok_or_else(none)
     };
     let answers = servers.ask(ask, |_| ()).await;
-    other_of_all(&answers, domain).inspect_err(|_| {
+    common_other_colour(&answers, domain).inspect_err(|_| {
         if !servers.json {
             let say = |it: &Colour| format!("{} is in use\n", it.as_str());
-            answers.iter().for_each(|it| out::note(servers.told(it, say).trim_end()));
+            answers.iter().for_each(|it| out::note(servers.describe(it, say).trim_end()));
         }
     })
 }
 
-fn other_of_all(answers: &[Answer<Colour>], domain: &str) -> Result<String, Failure> {
+fn common_other_colour(answers: &[Answer<Colour>], domain: &str) -> Result<String, Failure> {
     let failed: Vec<&Answer<Colour>> = answers.iter().filter(|it| it.result.is_err()).collect();
     if let [one, ..] = failed.as_slice() {
         let text = format!(
@@ -276,7 +275,7 @@ fn other_of_all(answers: &[Answer<Colour>], domain: &str) -> Result<String, Fail
         known => {
             let has = |(server, colour): &(&str, Colour)| format!("{} at {server}", colour.as_str());
             let has = known.iter().map(has).collect::<Vec<_>>().join(", ");
-            Err(Failure::Failed(format!("{domain} is {has}: say which one with --to; nothing was changed")))
+            Err(Failure::Failed(format!("{domain} is {has}: choose one with --to; nothing was changed")))
         }
     }
 }
@@ -301,7 +300,7 @@ pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
         let generation = it.generation.map_or_else(String::new, |it| it.to_string());
         vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
     };
-    print(&show::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
+    print(&table::table(&["WHEN", "WHO", "GENERATION", "WHAT"], &entries.iter().map(row).collect::<Vec<_>>()))
 }
 
 pub(super) async fn backup(client: &Client, output: &Path, as_json: bool) -> Outcome {
@@ -326,7 +325,7 @@ pub(super) async fn restore(client: &Client, file: &Path, force: bool, json: boo
     let text = text.map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
     let path = if force { "/v1/restore?force=true" } else { "/v1/restore" };
     let applied = client.post_text(path, text).await.map_err(Failure::of_files)?;
-    say_applied(&applied, json)
+    print_applied(&applied, json)
 }
 
 #[cfg(test)]
@@ -363,13 +362,13 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async { axum::serve(listener, router).await });
         let client = Client::new(&url, None, None).unwrap();
-        let result = give(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
+        let result = apply_order(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
         serving.abort();
         (result, applied.load(Ordering::Relaxed))
     }
 
     #[tokio::test]
-    async fn an_order_that_is_over_by_the_clock_of_control_is_not_given() {
+    async fn an_override_that_has_ended_by_the_clock_of_control_is_not_applied() {
         let (result, applied) = given("expires", false).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.code(), applied), (2, 0));
@@ -377,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn warnings_of_an_order_are_part_of_its_json() {
+    async fn warnings_of_an_override_are_part_of_its_json() {
         let (result, applied) = given("target", true).await;
         assert_eq!((result.unwrap().warnings.len(), applied), (1, 1));
         let (result, _) = given("target", false).await;
@@ -385,10 +384,10 @@ mod tests {
     }
 
     #[test]
-    fn a_colour_is_only_chosen_when_every_server_says_which_it_has() {
+    fn a_colour_is_only_chosen_if_every_server_reports_its_own() {
         let answer = |server: &str, result| Answer { server: server.to_owned(), result };
         let other = |answers: &[Answer<Colour>]| {
-            other_of_all(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))
+            common_other_colour(answers, "gw.example.com").map_err(|it| (it.code(), it.text()))
         };
         let away = || Err(Failure::failed("does not answer"));
         let wrong = || Err(Failure::Wrong("Domain gw.example.com has no policy of type blue_green".into()));

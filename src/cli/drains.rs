@@ -1,4 +1,4 @@
-//! `waypost drain`: ordering, watching, calling off.
+//! `waypost drain`: starting, following and cancelling drains.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,18 +6,20 @@ use serde_json::{Value, json};
 use store::drain::Phase;
 
 use super::{
-    Drain, Failure, Outcome,
+    arguments::Drain,
     client::{Client, segment},
+    failure::{Failure, Outcome},
     show,
+    table::table,
 };
 use crate::{
-    control::DrainView,
+    api::DrainView,
     out::{out, outln},
 };
 
-const POLL: Duration = Duration::from_millis(200);
-/// Control may be restarted while a drain is watched; longer than this it is not waited for.
-const AWAY: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(200);
+/// Control may be restarted while a drain is followed; after this time without an answer the command fails.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
     match drain {
@@ -26,7 +28,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
                 "service": service, "instance": id, "node": node, "hook": hook, "lease": lease,
                 "require_all": require_all,
             });
-            // Only where it is asked for: an older control does not know it.
+            // Only if it is given: an older control does not know the field.
             if let Some(linger) = linger {
                 body["linger"] = json!(linger);
             }
@@ -46,7 +48,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&all);
             }
-            out!("{}", show::table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
+            out!("{}", table(show::DRAIN_HEADS, &all.iter().map(show::drain_row).collect::<Vec<_>>()));
             Ok(())
         }
         Drain::Show { id } => {
@@ -54,7 +56,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             if json {
                 return show::json(&view);
             }
-            out!("{}", show::table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
+            out!("{}", table(show::DRAIN_HEADS, &[show::drain_row(&view)]));
             Ok(())
         }
         Drain::Cancel { id } => {
@@ -72,7 +74,7 @@ fn path(id: &str) -> String {
     format!("/v1/drains/{}", segment(id))
 }
 
-/// What a cancellation means, without claiming what did not happen.
+/// What a cancellation means. It names no step that did not happen.
 fn cancelled_text(cancelled: &Value) -> String {
     let text = |key: &str| cancelled[key].as_str().unwrap_or_default();
     let instance = format!("{} of {}", text("instance"), text("service"));
@@ -82,7 +84,7 @@ fn cancelled_text(cancelled: &Value) -> String {
         (false, true) => "it was done and its hook was called; ",
     };
     let after = if let Some(other) = cancelled["still_refused_by"].as_str() {
-        format!("drain {other} refuses {instance} still; to let it in: waypost drain cancel {other}")
+        format!("drain {other} still refuses {instance}; to let it in: waypost drain cancel {other}")
     } else if before.is_empty() && cancelled["deregistered"] != true {
         format!("gateways pick {instance} again")
     } else {
@@ -91,9 +93,9 @@ fn cancelled_text(cancelled: &Value) -> String {
     format!("{} cancelled: {before}{after}", text("id"))
 }
 
-/// Tells each step as it happens, until the drain is over.
+/// Prints each step as it happens, until the drain is over.
 async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
-    let mut told = Told::default();
+    let mut last = LastReported::default();
     let mut away = None;
     loop {
         let view = match client.get::<DrainView>(&path(id), &[]).await {
@@ -103,26 +105,27 @@ async fn follow(client: &Client, id: &str, json: bool) -> Outcome {
             }
             Err(failure) => {
                 let since = *away.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > AWAY {
+                if since.elapsed() > GIVE_UP_AFTER {
                     return Err(failure);
                 }
-                tokio::time::sleep(POLL * 5).await;
+                tokio::time::sleep(POLL_EVERY * 5).await;
                 continue;
             }
         };
         if !json {
-            told.tell(&view);
+            last.report(&view);
         }
         match view.drain.phase {
             Phase::Done => return if json { show::json(&view) } else { Ok(()) },
             Phase::Cancelled => return Err(Failure::Failed(format!("{id} was cancelled"))),
-            Phase::Draining | Phase::Deregistering | Phase::Calling => tokio::time::sleep(POLL).await,
+            Phase::Draining | Phase::Deregistering | Phase::Calling => tokio::time::sleep(POLL_EVERY).await,
         }
     }
 }
 
+/// What was printed of a drain, so that each step is printed once.
 #[derive(Default)]
-struct Told {
+struct LastReported {
     receipts: BTreeSet<String>,
     awaited: BTreeSet<String>,
     phase: Option<Phase>,
@@ -130,8 +133,8 @@ struct Told {
     stuck: bool,
 }
 
-impl Told {
-    fn tell(&mut self, view: &DrainView) {
+impl LastReported {
+    fn report(&mut self, view: &DrainView) {
         let drain = &view.drain;
         if self.phase.is_none() {
             outln!("{}: {} of {} at {}", drain.id, drain.instance, drain.service, view.address);
@@ -160,7 +163,7 @@ impl Told {
                 outln!("to let it in before that: waypost drain cancel {}", drain.id);
             }
         }
-        // Its words grow older by the second; that it is stuck is said once.
+        // The text contains a growing duration, so it is printed once.
         if let Some(why) = view.stuck.as_ref().filter(|_| !self.stuck && drain.trouble.is_none()) {
             outln!("stuck: {why}");
         }
@@ -179,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cancellation_claims_no_call_that_was_not_made() {
+    fn a_cancellation_names_no_hook_call_that_was_not_made() {
         let mut cancelled = json!({
             "id": "d1", "phase": "cancelled", "service": "orders", "instance": "o-1", "done": null, "hook_called": false,
         });

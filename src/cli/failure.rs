@@ -1,12 +1,12 @@
-//! How a command fails: what is said, in words or as JSON, and the exit code.
+//! How a command fails: the message, as text or JSON, and the exit code.
 //!
 //! | code | in general | `diff` | `status --check` |
 //! |---|---|---|---|
 //! | 0 | done | equal | well |
-//! | 1 | asked for rightly, and could not be done | different | not well |
+//! | 1 | the request was right and could not be done | different | not well |
 //! | 2 | wrong use, or a wrong file | could not be found out | could not be found out |
 //!
-//! Results go to standard output, failures to standard error, so that a script may trust what it reads. With `--json`
+//! Results go to standard output, failures to standard error, so that a script can rely on what it reads. With `--json`
 //! a failure is one line of JSON there: `{"error": "…", "exit": 1}`, with `mistakes` where single ones are known.
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -19,29 +19,29 @@ use crate::out::{self, out};
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Exit code 1: it was asked for rightly and could not be done. Without a text everything was said already.
+    /// Exit code 1: the request was right and could not be done. An empty text means that everything is printed already.
     Failed(String),
-    /// Exit code 2: it was asked for wrongly.
+    /// Exit code 2: wrong use.
     Wrong(String),
-    /// Exit code 1: what was asked for contradicts what is there.
+    /// Exit code 1: the request contradicts what is stored.
     Refused {
         /// Each contradiction.
-        mistakes: Vec<InputError>,
-        /// What it came to.
-        error: String,
+        errors: Vec<InputError>,
+        /// What follows from them for the command.
+        summary: String,
     },
-    /// Exit code 2: files have mistakes.
+    /// Exit code 2: files have errors.
     InvalidInput {
         /// Each of them.
-        mistakes: Vec<InputError>,
-        /// What it came to.
-        error: String,
+        errors: Vec<InputError>,
+        /// What follows from them for the command.
+        summary: String,
     },
-    /// Exit code 2: the question was right, and the answer could not be found out.
+    /// Exit code 2: the request was right, and the answer could not be found out.
     NotFoundOut(Box<Self>),
 }
 
-/// What a command comes to.
+/// The result of a command.
 pub(super) type Outcome = Result<(), Failure>;
 
 impl Failure {
@@ -49,12 +49,12 @@ impl Failure {
         Self::Failed(error.to_string())
     }
 
-    /// Something is as the command was to find out; its result says what.
+    /// The answer is the exit code: something differs, or is not well. The result is printed already.
     pub(super) const fn differs() -> Self {
         Self::Failed(String::new())
     }
 
-    /// Of a command whose exit code 1 is an answer: what is no answer.
+    /// For a command whose exit code 1 is an answer: a failure means that there is no answer.
     pub(super) fn not_found_out(self) -> Self {
         match self {
             Self::Failed(text) if text.is_empty() => Self::Failed(text),
@@ -62,22 +62,22 @@ impl Failure {
         }
     }
 
-    /// Of a command that sends files: mistakes are theirs.
+    /// For a command that sends files: the errors are in them.
     pub(super) fn of_files(self) -> Self {
         match self {
-            Self::Refused { mistakes, error } => Self::InvalidInput { mistakes, error },
+            Self::Refused { errors, summary } => Self::InvalidInput { errors, summary },
             other => other,
         }
     }
 
-    /// The mistakes of a node's configuration.
-    pub(super) const fn of_config(mistakes: Vec<InputError>) -> Self {
-        Self::InvalidInput { mistakes, error: String::new() }
+    /// The errors in a node's configuration.
+    pub(super) const fn of_config(errors: Vec<InputError>) -> Self {
+        Self::InvalidInput { errors, summary: String::new() }
     }
 
     /// Errors, a line each.
-    pub(super) fn mistakes(mistakes: &[InputError]) -> String {
-        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    pub(super) fn lines(errors: &[InputError]) -> String {
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     /// The exit code.
@@ -91,34 +91,33 @@ impl Failure {
     fn parts(&self) -> (&str, &[InputError]) {
         match self {
             Self::Failed(text) | Self::Wrong(text) => (text, &[]),
-            Self::Refused { mistakes, error } | Self::InvalidInput { mistakes, error } => (error, mistakes),
+            Self::Refused { errors, summary } | Self::InvalidInput { errors, summary } => (summary, errors),
             Self::NotFoundOut(inner) => inner.parts(),
         }
     }
 
-    /// In words: each mistake on a line, and what it came to.
+    /// As text: each error on a line, and what follows from them.
     pub(super) fn text(&self) -> String {
-        let (error, mistakes) = self.parts();
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        let error = Some(error.to_owned()).filter(|it| !it.is_empty());
-        lines.into_iter().chain(error).collect::<Vec<_>>().join("\n")
+        let (summary, errors) = self.parts();
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let summary = Some(summary.to_owned()).filter(|it| !it.is_empty());
+        lines.into_iter().chain(summary).collect::<Vec<_>>().join("\n")
     }
 
     fn json(&self) -> serde_json::Value {
-        let (error, mistakes) = self.parts();
-        let error = match (error, mistakes.len()) {
-            ("", 1) => "1 mistake".to_owned(),
-            ("", count) => format!("{count} mistakes"),
-            (error, _) => error.to_owned(),
+        let (summary, errors) = self.parts();
+        let error = match (summary, errors.len()) {
+            ("", count) => out::counted(count, "error"),
+            (summary, _) => summary.to_owned(),
         };
         let mut value = json!({ "error": error, "exit": self.code() });
-        if !mistakes.is_empty() {
-            value["mistakes"] = json!(mistakes);
+        if !errors.is_empty() {
+            value["mistakes"] = json!(errors);
         }
         value
     }
 
-    /// Says it, and gives the exit code.
+    /// Prints the failure, and returns the exit code.
     pub(super) fn tell(&self, as_json: bool) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
@@ -128,12 +127,12 @@ impl Failure {
     }
 }
 
-/// What a command comes to when standard output may have failed. Where the exit code is itself an answer, an answer that
-/// could not be printed is none.
+/// The result of a command when standard output may have failed. Where the exit code is an answer, an answer that could
+/// not be printed counts as not found out.
 pub(super) fn ended(outcome: Outcome, is_answer: bool, unprinted: Option<String>) -> Outcome {
     let Some(why) = unprinted.map(Failure::Failed) else { return outcome };
     match outcome {
-        // Its own reason comes first.
+        // The reason of the command comes first.
         Err(failure) if !failure.text().is_empty() => Err(failure),
         _ if is_answer => Err(why.not_found_out()),
         Ok(()) => Err(why),
@@ -141,7 +140,7 @@ pub(super) fn ended(outcome: Outcome, is_answer: bool, unprinted: Option<String>
     }
 }
 
-/// What clap has to say: a mistake on the command line, or the help that was asked for.
+/// Prints what clap returned: an error on the command line, or the help.
 pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
     let rendered = told.render();
     if !told.use_stderr() {
@@ -171,7 +170,7 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
 mod tests {
     use super::*;
 
-    fn mistake() -> InputError {
+    fn input_error() -> InputError {
         InputError {
             file: "w.yaml".into(),
             line: Some(3),
@@ -184,7 +183,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_failure_has_its_code() {
-        let refused = || Failure::Refused { mistakes: vec![mistake()], error: "nothing was changed".into() };
+        let refused =
+            || Failure::Refused { errors: vec![input_error()], summary: "nothing was changed".into() };
         assert_eq!(Failure::failed("x").code(), 1);
         assert_eq!(refused().code(), 1);
         assert_eq!(refused().of_files().code(), 2);
@@ -207,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_said_in_words_or_as_json() {
-        let failure = Failure::InvalidInput { mistakes: vec![mistake()], error: String::new() };
+    fn a_failure_is_text_or_json() {
+        let failure = Failure::InvalidInput { errors: vec![input_error()], summary: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
         let said = failure.not_found_out().json();
-        assert_eq!((&said["error"], &said["exit"]), (&json!("1 mistake"), &json!(2)));
+        assert_eq!((&said["error"], &said["exit"]), (&json!("1 error"), &json!(2)));
         assert_eq!(said["mistakes"][0]["file"], "w.yaml");
         assert_eq!(Failure::failed("no").json(), json!({ "error": "no", "exit": 1 }));
     }

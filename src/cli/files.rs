@@ -1,4 +1,4 @@
-//! The files that people name: which there are, what is in them, and `check`, which works offline.
+//! The files named on the command line: finding and reading them, and `check`, which works offline.
 
 use std::{
     collections::BTreeSet,
@@ -14,30 +14,29 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome,
-    commands::print,
-    show,
+    failure::{Failure, Outcome},
+    show::{self, print},
     zones::{self, Origins},
 };
-use crate::{admin::FileText, config::Config, out};
+use crate::{api::FileText, config::Config, out};
 
 /// Files of one command, all together.
 const MAX_FILES: usize = 10_000;
-/// What documents are called in a folder.
+/// Extensions of documents in a folder.
 const DOCUMENTS: &[&str] = &["yaml", "yml", "json"];
-/// What `check` reads in a folder: documents, configurations of nodes and zone files.
+/// Extensions that `check` reads in a folder: documents, node configurations and zone files.
 const CHECKED: &[&str] = &["yaml", "yml", "json", "toml", "zone"];
 
-fn is(path: &Path, extension: &str) -> bool {
+fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|it| it == extension)
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Wrong(format!("{}: {error}", path.display()))
 }
 
-/// The files that were named, those in folders included if they end so, in the order of their paths. A folder without
-/// any is a mistake: whoever names it means something in it.
+/// The named files, and in named folders those with one of these extensions, in the order of their paths. A folder
+/// without such a file is an error: it was named because of what is in it.
 fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     for path in paths {
@@ -46,7 +45,7 @@ fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
             continue;
         }
         let before = found.len();
-        look_into(path, endings, &mut found)?;
+        collect(path, endings, &mut found)?;
         if found.len() == before {
             let endings: Vec<String> = endings.iter().map(|it| format!(".{it}")).collect();
             let text = format!(
@@ -60,16 +59,16 @@ fn find(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-fn look_into(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<(), Failure> {
+fn collect(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let mut waiting = vec![folder.to_owned()];
     while let Some(path) = waiting.pop() {
         if !path.is_dir() {
             found.push(path);
         } else {
             let mut inside = Vec::new();
-            for entry in std::fs::read_dir(&path).map_err(|error| cannot(&path, &error))? {
-                let entry = entry.map_err(|error| cannot(&path, &error))?.path();
-                if entry.is_dir() || endings.iter().any(|it| is(&entry, it)) {
+            for entry in std::fs::read_dir(&path).map_err(|error| unreadable(&path, &error))? {
+                let entry = entry.map_err(|error| unreadable(&path, &error))?.path();
+                if entry.is_dir() || endings.iter().any(|it| has_extension(&entry, it)) {
                     inside.push(entry);
                 }
             }
@@ -86,35 +85,35 @@ fn look_into(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Resul
 fn read(path: &Path) -> Result<FileText, Failure> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(|error| cannot(path, &error))?;
+        std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable(path, &error))?;
         return Ok(FileText { name: "stdin".to_owned(), text });
     }
-    let text = std::fs::read_to_string(path).map_err(|error| cannot(path, &error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
     Ok(FileText { text, name: path.display().to_string() })
 }
 
-/// The documents that were named, with the zone files they name.
+/// The named documents, with the zone files that they name.
 pub(super) fn documents(paths: &[PathBuf]) -> Result<(Vec<FileText>, Origins), Failure> {
     let files: Result<Vec<_>, _> = find(paths, DOCUMENTS)?.iter().map(|it| read(it)).collect();
-    zones::expand(files?).map_err(|mistakes| {
-        let error = "nothing was sent".to_owned();
-        Failure::InvalidInput { mistakes, error }
+    zones::expand(files?).map_err(|errors| {
+        let summary = "nothing was sent".to_owned();
+        Failure::InvalidInput { errors, summary }
     })
 }
 
-/// What was looked at, and what is wrong with it.
+/// How much was checked, and what was found.
 #[derive(Debug, Default)]
 struct Checked {
     documents: usize,
     configurations: usize,
     zones: usize,
-    mistakes: Vec<InputError>,
+    errors: Vec<InputError>,
     warnings: Vec<InputError>,
 }
 
-/// Looks for mistakes in files of every kind.
+/// Looks for errors in files of every kind.
 pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
-    let checked = look(paths)?;
+    let checked = check_paths(paths)?;
     if !checked.warnings.is_empty() {
         let text = match json {
             true => json!({ "warnings": checked.warnings }).to_string(),
@@ -123,68 +122,69 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
         out::note(&text);
     }
     if json {
-        show::json(&checked.mistakes)?;
+        show::json(&checked.errors)?;
     }
-    if !checked.mistakes.is_empty() {
-        return Err(Failure::InvalidInput { mistakes: checked.mistakes, error: String::new() });
+    if !checked.errors.is_empty() {
+        return Err(Failure::InvalidInput { errors: checked.errors, summary: String::new() });
     }
     if json { Ok(()) } else { print(&summary(&checked)) }
 }
 
 fn summary(checked: &Checked) -> String {
-    let zones = if checked.zones == 0 { String::new() } else { format!(", {} zone files", checked.zones) };
-    let warnings = match checked.warnings.len() {
-        0 => String::new(),
-        count => format!(", {count} warnings"),
-    };
-    format!(
-        "{} documents and {} node configurations{zones}, no mistake{warnings}\n",
-        checked.documents, checked.configurations
-    )
+    let kinds = [
+        (checked.documents, "document"),
+        (checked.configurations, "node configuration"),
+        (checked.zones, "zone file"),
+    ];
+    let counted = |(count, noun): (usize, &str)| (count > 0).then(|| out::counted(count, noun));
+    let errors = std::iter::once("no errors".to_owned());
+    let warnings = counted((checked.warnings.len(), "warning"));
+    let parts = kinds.into_iter().filter_map(counted).chain(errors).chain(warnings);
+    format!("{}\n", parts.collect::<Vec<_>>().join(", "))
 }
 
-/// Looks at what was named, and in folders at what is in them.
-fn look(paths: &[PathBuf]) -> Result<Checked, Failure> {
+/// Checks the named files, and the files in named folders.
+fn check_paths(paths: &[PathBuf]) -> Result<Checked, Failure> {
     let mut checked = Checked::default();
     let (mut texts, mut zone_files) = (Vec::new(), Vec::new());
     for path in find(paths, CHECKED)? {
-        if is(&path, "zone") {
-            // Read as octets there: zone files need not be UTF-8.
+        if has_extension(&path, "zone") {
+            // Read as octets: zone files need not be UTF-8.
             zone_files.push(path);
         } else if is_misnamed(&path) {
             let problem = "this looks like a zone file, and its name does not say of which zone";
-            checked.mistakes.push(zones::misnamed(&path.display().to_string(), problem));
+            checked.errors.push(zones::misnamed(&path.display().to_string(), problem));
         } else {
             texts.push(read(&path)?);
         }
     }
     let (configurations, texts): (Vec<_>, Vec<_>) =
-        texts.into_iter().partition(|it| is(Path::new(&it.name), "toml"));
+        texts.into_iter().partition(|it| has_extension(Path::new(&it.name), "toml"));
     for file in configurations {
         checked.configurations += 1;
         match Config::parse(&file.name, &file.text) {
             Ok(config) => checked.warnings.extend(config.warnings),
-            Err(mistakes) => checked.mistakes.extend(mistakes),
+            Err(errors) => checked.errors.extend(errors),
         }
     }
-    // A zone file that a document names is that document's, and has its name from there.
+    // A zone file that a document names belongs to the document, which also says which zone it holds.
     let mut parts: BTreeSet<PathBuf> =
         zones::named_files(&texts).iter().filter_map(|it| it.canonicalize().ok()).collect();
-    let filed = look_at_zone_files(&zone_files, &mut parts, &mut checked);
-    checked.warnings.extend(passed_over(paths, &filed, &parts));
-    look_at_documents(texts, &filed, &mut checked);
+    let filed = check_zone_files(&zone_files, &mut parts, &mut checked);
+    checked.warnings.extend(unserved_files(paths, &filed, &parts));
+    check_documents(texts, &filed, &mut checked);
     Ok(checked)
 }
 
-/// True for a zone file by what is in it and not by its name, which is that of no other kind of file either.
+/// True for a file that holds a zone and whose name fits no kind of file that is checked.
 fn is_misnamed(path: &Path) -> bool {
-    let other = path.as_os_str() == "-" || CHECKED.iter().any(|it| is(path, it));
+    let other = path.as_os_str() == "-" || CHECKED.iter().any(|it| has_extension(path, it));
     !other && std::fs::read(path).is_ok_and(|text| zones::looks_like_a_zone(&text))
 }
 
-/// Looks at zone files that are named for their zone; gives those that hold one. A file that one of them includes is a
-/// part of that zone, and need not be one by itself; it joins `parts`.
-fn look_at_zone_files(
+/// Checks zone files that are named for their zone, and returns those that hold one. A file that one of them includes is a
+/// part of that zone and need not be a zone by itself; it is added to `parts`.
+fn check_zone_files(
     files: &[PathBuf],
     parts: &mut BTreeSet<PathBuf>,
     checked: &mut Checked,
@@ -203,17 +203,17 @@ fn look_at_zone_files(
                 filed.push((file, origin));
                 checked.warnings.extend(warnings);
             }
-            Err(mistakes) => failed.push((path, mistakes)),
+            Err(errors) => failed.push((path, errors)),
         }
     }
     let own = |path: &Path| path.canonicalize().is_ok_and(|it| parts.contains(&it));
-    checked.mistakes.extend(failed.into_iter().filter(|(path, _)| !own(path)).flat_map(|(_, it)| it));
-    checked.warnings.extend(zones::twice(&filed));
+    checked.errors.extend(failed.into_iter().filter(|(path, _)| !own(path)).flat_map(|(_, it)| it));
+    checked.warnings.extend(zones::duplicates(&filed));
     filed
 }
 
 /// Warns of the files that a node with one of these folders as its zones_dir would not serve.
-fn passed_over(
+fn unserved_files(
     paths: &[PathBuf],
     filed: &[(String, DomainName)],
     parts: &BTreeSet<PathBuf>,
@@ -226,13 +226,13 @@ fn passed_over(
     let mut warnings = Vec::new();
     for folder in folders {
         let inside = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| Some(it.ok()?.path()));
-        let passed_over = |path: &PathBuf| {
+        let is_unserved = |path: &PathBuf| {
             let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
             let part = || path.canonicalize().is_ok_and(|it| parts.contains(&it));
-            !hidden && path.is_file() && !CHECKED.iter().any(|it| is(path, it)) && !part()
+            !hidden && path.is_file() && !CHECKED.iter().any(|it| has_extension(path, it)) && !part()
         };
         let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut names: Vec<String> = inside.filter(passed_over).map(name).collect();
+        let mut names: Vec<String> = inside.filter(is_unserved).map(name).collect();
         names.sort();
         let count = names.len();
         if count > 0 {
@@ -242,27 +242,27 @@ fn passed_over(
             let problem = format!(
                 "as zones_dir it would not serve {count} of its files, whose names do not end in .zone: {names}{more}"
             );
-            warnings.push(zones::about(&folder.display().to_string(), problem, "ORIGIN.zone"));
+            warnings.push(zones::file_error(&folder.display().to_string(), problem, "ORIGIN.zone"));
         }
     }
     warnings
 }
 
-/// Looks at documents, beside zone files by their name and zone.
-fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked: &mut Checked) {
+/// Checks documents; `filed` are the zone files beside them, by name and zone.
+fn check_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked: &mut Checked) {
     let (files, origins) = match zones::expand(texts) {
         Ok(expanded) => expanded,
         Err(found) => {
-            checked.mistakes.extend(found);
+            checked.errors.extend(found);
             return;
         }
     };
-    let (mut documents, mut mistakes) = (Vec::new(), Vec::new());
+    let (mut documents, mut errors) = (Vec::new(), Vec::new());
     for file in &files {
         match model::parse(&file.name, &file.text) {
-            Ok(parsed) if parsed.is_empty() => mistakes.push(file.without_documents()),
+            Ok(parsed) if parsed.is_empty() => errors.push(file.without_documents()),
             Ok(parsed) => documents.extend(parsed),
-            Err(found) => mistakes.extend(found),
+            Err(found) => errors.extend(found),
         }
     }
     checked.documents = documents.len();
@@ -270,16 +270,16 @@ fn look_at_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], check
     let places = Places::of(&documents);
     let mut warnings = model::ended_overrides(&documents, now);
     let shadowed = zones::shadowed(filed, documents.iter().map(|it| &it.value));
-    if mistakes.is_empty() && !documents.is_empty() {
+    if errors.is_empty() && !documents.is_empty() {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         match World::check(placed, now) {
             Ok(world) => warnings.extend(world.family_warnings(now, &places)),
-            Err(found) => mistakes.extend(found),
+            Err(found) => errors.extend(found),
         }
     }
-    origins.point_out(&mut mistakes);
+    origins.point_out(&mut errors);
     origins.point_out(&mut warnings);
-    checked.mistakes.extend(mistakes);
+    checked.errors.extend(errors);
     checked.warnings.extend(origins.warnings.into_iter().chain(warnings).chain(shadowed));
 }
 
@@ -301,7 +301,7 @@ mod tests {
 
     fn checked(files: &[(&str, &str)]) -> Checked {
         let folder = folder(files);
-        look(&[folder.path().to_owned()]).unwrap()
+        check_paths(&[folder.path().to_owned()]).unwrap()
     }
 
     #[test]
@@ -309,23 +309,34 @@ mod tests {
         let right =
             [("a.yaml", "kind: Site\nname: bj\n"), ("zones/example.com.zone", ZONE), ("notes.txt", "x")];
         let found = checked(&right);
-        assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
+        assert_eq!((found.documents, found.zones, found.errors.len()), (1, 1, 0), "{found:?}");
         let wrong = [
             ("a.yaml", "kind: Site\nname: bj\n"),
             ("b/node.toml", "node = \"n\"\n"),
             ("example.com.zone", "@ SOA\n"),
         ];
-        let said: String = checked(&wrong).mistakes.iter().map(|it| format!("{it}\n")).collect();
+        let said: String = checked(&wrong).errors.iter().map(|it| format!("{it}\n")).collect();
         for needle in ["node.toml", "data_dir", "example.com.zone"] {
             assert!(said.contains(needle), "no {needle} in {said}");
         }
     }
 
     #[test]
+    fn the_summary_counts_what_was_checked() {
+        let zone = ZONE.replace("1h", "4294967295");
+        let found = checked(&[("a.yaml", "kind: Site\nname: bj\n"), ("example.com.zone", &zone)]);
+        assert_eq!(summary(&found), "1 document, 1 zone file, no errors, 1 warning\n");
+        assert_eq!(
+            summary(&Checked { configurations: 2, ..Checked::default() }),
+            "2 node configurations, no errors\n"
+        );
+    }
+
+    #[test]
     fn a_zone_file_that_a_document_names_has_its_name_from_there() {
         let zone = "kind: Zone\nname: example.com\nfile: zones/main.zone\n";
         let found = checked(&[("w.yaml", zone), ("zones/main.zone", ZONE)]);
-        assert_eq!((found.documents, found.zones, found.mistakes.len()), (1, 1, 0), "{found:?}");
+        assert_eq!((found.documents, found.zones, found.errors.len()), (1, 1, 0), "{found:?}");
     }
 
     #[test]
@@ -333,25 +344,21 @@ mod tests {
         let including = format!("{ZONE}$INCLUDE hosts.zone\n$INCLUDE more\n");
         let parts = [("hosts.zone", "x A 192.0.2.1\n"), ("more", "y A 192.0.2.1\n")];
         let found = checked(&[&[("ex.test.zone", including.as_str())][..], &parts].concat());
-        assert!(found.mistakes.is_empty() && found.warnings.is_empty(), "{found:?}");
+        assert!(found.errors.is_empty() && found.warnings.is_empty(), "{found:?}");
         let document = ("w.yaml", "kind: Zone\nname: ex.test\nfile: main.zone\n");
         let found = checked(&[&[document, ("main.zone", including.as_str())][..], &parts].concat());
-        assert!(found.mistakes.is_empty() && found.warnings.is_empty(), "{found:?}");
-        // A mistake in a part is one of the zone, told once.
+        assert!(found.errors.is_empty() && found.warnings.is_empty(), "{found:?}");
+        // An error in a part is one of the zone, and is reported once.
         let found = checked(&[("ex.test.zone", &including), ("hosts.zone", "x A 1\n"), ("more", "")]);
-        assert_eq!(found.mistakes.len(), 1, "{found:?}");
-        assert_eq!(
-            checked(&[("hosts.zone", "x A 192.0.2.1\n")]).mistakes.len(),
-            2,
-            "by itself it is no zone"
-        );
+        assert_eq!(found.errors.len(), 1, "{found:?}");
+        assert_eq!(checked(&[("hosts.zone", "x A 192.0.2.1\n")]).errors.len(), 2, "by itself it is no zone");
     }
 
     #[test]
     fn zone_files_that_would_not_be_served_are_named() {
         let said = |files: &[(&str, &str)]| {
             let found = checked(files);
-            assert!(found.mistakes.is_empty(), "{found:?}");
+            assert!(found.errors.is_empty(), "{found:?}");
             found.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let found =
@@ -361,9 +368,9 @@ mod tests {
         let found = said(&[("ex.test.zone", ZONE), ("Ex.test.zone", ZONE), ("sub/ex.test.zone", ZONE)]);
         assert!(found.len() == 1 && found[0].contains("a second file for ex.test, which"), "{found:?}");
         let folder = folder(&[("db.other", ZONE)]);
-        let found = look(&[folder.path().join("db.other")]).unwrap();
-        let said = found.mistakes[0].to_string();
-        assert!(found.mistakes.len() == 1 && said.contains("this looks like a zone file"), "{said}");
+        let found = check_paths(&[folder.path().join("db.other")]).unwrap();
+        let said = found.errors[0].to_string();
+        assert!(found.errors.len() == 1 && said.contains("this looks like a zone file"), "{said}");
         assert!(said.contains("ORIGIN.zone"), "{said}");
     }
 
@@ -379,13 +386,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_is_a_mistake() {
+    fn nothing_to_read_is_an_error() {
         let empty = folder(&[("notes.txt", "x")]);
         let said = |endings| find(&[empty.path().to_owned()], endings).unwrap_err().text();
         assert!(said(DOCUMENTS).ends_with("there is no file in this folder that ends in .yaml, .yml, .json"));
         assert!(said(CHECKED).ends_with(".toml, .zone"));
         let found = checked(&[("a.yaml", "# only a remark\n")]);
-        assert!(found.mistakes[0].to_string().contains("there is no document in it"), "{found:?}");
+        assert!(found.errors[0].to_string().contains("there is no document in it"), "{found:?}");
     }
 
     #[test]
@@ -395,7 +402,7 @@ mod tests {
                      gateways: { bj: { a: [192.0.2.1] } }\n---\nkind: Override\nname: old\ntarget: { site: bj }\n\
                      state: drain\nowner: ops\nreason: work\nexpires: 2020-01-01T00:00:00Z\n";
         let found = checked(&[("w.yaml", world)]);
-        assert!(found.mistakes.is_empty(), "{found:?}");
+        assert!(found.errors.is_empty(), "{found:?}");
         let said = found.warnings[0].to_string();
         assert!(said.contains("w.yaml:20: Override old: expires: 2020-01-01T00:00:00Z is past"), "{said}");
     }

@@ -1,9 +1,9 @@
-//! `token reset`: the way back when the operator's token is lost, by writing to the engine itself.
+//! `token reset`: the way back when the operator's token is lost, by writing to the engine directly.
 //!
-//! No control is asked and no token of ours is looked at. Whoever may open the embedded engine's folder, or write
-//! `waypost/` on a Consul, may do this; both are rights that are given out elsewhere. Only operators' tokens are
-//! touched: nodes and vantages go on with theirs. Where no operator's token was in force yet, the new one waits for those
-//! that the old one waited for, so that a reset locks no node out.
+//! It needs neither a control nor a token of ours. The right to do this is the right to open the embedded engine's folder,
+//! or to write `waypost/` on a Consul, and both are granted elsewhere. Only operators' tokens are changed: nodes and
+//! vantages keep theirs. If no operator's token was in force yet, the new one waits for the same nodes and vantages as
+//! the old one, so that a reset locks no node out.
 
 use std::{
     collections::BTreeSet,
@@ -27,10 +27,10 @@ use store::{
 };
 
 use super::{
-    Failure, Outcome, Reset,
-    commands::print,
-    show,
-    tokens::{waiting, write_secret},
+    arguments::Reset,
+    failure::{Failure, Outcome},
+    show::{self, print},
+    tokens::{waiting_text, write_secret},
 };
 use crate::{
     auth,
@@ -39,7 +39,7 @@ use crate::{
     token_file::{self, TokenFile},
 };
 
-/// Commits by others that a reset gives way to.
+/// How often a reset is tried again because of a concurrent commit.
 const TRIES: u32 = 5;
 
 /// An engine that was opened for this command alone.
@@ -71,13 +71,13 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
         Store::Embedded(it) => {
             let folder = config.data_dir.join("engine");
             if !folder.is_dir() {
-                let text = format!("{}: no engine was ever kept there; check data_dir", folder.display());
+                let text = format!("{}: there is no engine in this folder; check data_dir", folder.display());
                 return Err(Failure::Failed(text));
             }
             let opened = node::open_embedded(&config.node, &config.data_dir, it).await;
             let embedded = opened.map_err(|error| {
-                // What is wrong with the engine matters more than what is wrong here.
-                let _ = give_back(&folder);
+                // The error of the engine matters more than an error of this.
+                let _ = restore_owner(&folder);
                 Failure::Failed(format!("{error}\nThe engine must be stopped while its tokens are reset."))
             })?;
             let engine = Arc::clone(&embedded) as Arc<dyn Engine>;
@@ -89,7 +89,7 @@ async fn open(wanted: &Reset) -> Result<Opened, Failure> {
 
 fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
     let Some(url) = &wanted.consul else {
-        return Err(Failure::Wrong("--config FILE or --consul URL: which engine?".to_owned()));
+        return Err(Failure::Wrong("expected --config FILE or --consul URL".to_owned()));
     };
     let token = match &wanted.consul_token_file {
         None => None,
@@ -116,7 +116,7 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
     Ok(Opened { engine: Arc::new(engine), embedded: None, what: url.clone() })
 }
 
-/// What a reset changes: every operator's token ends, and this one begins.
+/// The changes of a reset: every operator's token is deleted, and this one is created.
 fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
     let gone = |document: Arc<Document>| match &*document {
         Document::Token(it) if it.role == Role::Operator => Some(document.id()),
@@ -139,7 +139,7 @@ fn operators(stored: &Stored) -> Vec<Token> {
     stored.documents().filter_map(operator).collect()
 }
 
-/// The token that is no operator's and has the name of a new one.
+/// A token of another role with the name of the new one.
 fn other_of_that_name(stored: &Stored, new: &Token) -> Option<Token> {
     let taken = |it: Arc<Document>| match &*it {
         Document::Token(it) if it.name == new.name && it.role != Role::Operator => Some(it.clone()),
@@ -148,7 +148,8 @@ fn other_of_that_name(stored: &Stored, new: &Token) -> Option<Token> {
     stored.documents().find_map(taken)
 }
 
-/// For whom a new operator's token waits: for those that the old ones waited for, unless one of them was in force.
+/// The nodes and vantages that a new operator's token waits for: those that the old ones waited for, unless one of them was
+/// in force.
 fn waits_for(before: &[Token]) -> Vec<Bearer> {
     if before.iter().any(Token::makes_tokens_needed) {
         return Vec::new();
@@ -157,9 +158,9 @@ fn waits_for(before: &[Token]) -> Vec<Bearer> {
     all.into_iter().collect()
 }
 
-/// Gives what this process made in a folder to the owner of the folder, as whom the engine will run: a file of root's
-/// would keep it from starting.
-fn give_back(folder: &Path) -> io::Result<()> {
+/// Changes the owner of what this process created in a folder to the owner of the folder, who runs the engine: with a file
+/// of root's it would not start.
+fn restore_owner(folder: &Path) -> io::Result<()> {
     let (owner, made_by) = (std::fs::metadata(folder)?, rustix::process::geteuid().as_raw());
     // A file with a second name may be one of another folder.
     let ours = |meta: &Metadata| meta.is_dir() || (meta.is_file() && meta.nlink() == 1);
@@ -206,7 +207,7 @@ async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<Done, 
         let now = Clock::default().now();
         let author = Author { authority: Authority::Human };
         let planned = commit::plan(&stored, changes(&stored, new.as_ref()), now, author);
-        let plan = match planned.map_err(|mistakes| Failure::Failed(Failure::mistakes(&mistakes)))? {
+        let plan = match planned.map_err(|errors| Failure::Failed(Failure::lines(&errors)))? {
             Planned::Unchanged(generation) => return Ok(Done { generation, ended, waits_for }),
             Planned::Changed(plan) => plan,
         };
@@ -225,13 +226,13 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     let new = secret.as_ref().map(|secret| operator(&wanted.operator, secret));
     let opened = open(&wanted).await?;
     if let (Some(path), Some(secret)) = (&wanted.out, &secret) {
-        // Before the commit: a token whose secret could not be written down would lock every node out.
+        // Before the commit: a token whose secret could not be stored would lock everyone out.
         write_secret(path, secret)?;
     }
     let done = commit_reset(opened.engine.as_ref(), new.as_ref()).await;
     if let Some((embedded, folder)) = &opened.embedded {
         embedded.close().await;
-        if let Err(error) = give_back(folder) {
+        if let Err(error) = restore_owner(folder) {
             out::note(&format!(
                 "{}: {error}: not all of it belongs to the folder's owner; `chown -R` before the node is started",
                 folder.display()
@@ -240,7 +241,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     }
     let Done { generation, ended, waits_for } = match (done, &wanted.out) {
         (Err(failure), Some(path)) => {
-            // Its digest is nowhere.
+            // The engine does not have its digest.
             let _ = std::fs::remove_file(path);
             return Err(failure);
         }
@@ -260,7 +261,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
             if waits_for.is_empty() {
                 text
             } else {
-                format!("{text}\n{}", waiting(&wanted.operator, &waits_for).trim_end())
+                format!("{text}\n{}", waiting_text(&wanted.operator, &waits_for).trim_end())
             }
         }
         None => "no operator's token is left: loopback listeners without a token_file take every request"
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_token_waits_for_whom_the_old_one_waited() {
+    async fn a_new_token_waits_for_the_same_nodes_as_the_old_one() {
         let engine = Embedded::in_memory(Options::default()).await;
         let engine = engine.as_ref() as &dyn Engine;
         let bearers: Vec<Bearer> = ["node/gw", "vantage/gz"].map(|it| it.parse().unwrap()).into();
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_belongs_to_the_owner_of_the_folder() {
+    fn new_files_belong_to_the_owner_of_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let engine = folder.path().join("engine");
         std::fs::create_dir_all(engine.join("blobs")).unwrap();
@@ -339,7 +340,7 @@ mod tests {
         // Only root can give a folder away; for any other user all of it has one owner.
         let root =
             std::fs::metadata(&engine).unwrap().uid() == 0 && lchown(&engine, Some(4711), Some(4711)).is_ok();
-        give_back(&engine).unwrap();
+        restore_owner(&engine).unwrap();
         let owner = std::fs::metadata(&engine).unwrap();
         for path in made {
             let meta = std::fs::metadata(&path).unwrap();

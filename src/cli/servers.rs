@@ -1,10 +1,10 @@
 //! Several controls at a time: `--server` repeated, for commands that write.
 //!
-//! Until engines of different sites know one another, each site's control is asked separately. All of them are asked at
-//! the same time, so that one that is dead delays no other, and each is reported as it answers. Nothing is rolled back:
-//! what one control took stays when another refused. The same command may be run again: what is done already is no
-//! failure the second time. Two commands would do something else then, so they ask first and write nothing if it would
-//! not be the same everywhere: `switch` without `--to`, and `token create` without `--replace`.
+//! Until engines of different sites know one another, each site's control gets its own request. The requests are sent at
+//! the same time, so that a dead control delays no other, and each answer is reported when it arrives. Nothing is rolled
+//! back: what one control accepted stays when another refused. The same command can be run again: what is done already
+//! is no failure the second time. Two commands would do something else then, so they read first and write nothing if the
+//! result would not be the same everywhere: `switch` without `--to`, and `token create` without `--replace`.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,28 @@ use store::{
     model::{self, Document, DocumentId, InputError, Kind},
 };
 
-use super::{Failure, Global, Outcome, client::Client, commands::print, show};
+use super::{
+    arguments::Global,
+    client::Client,
+    failure::{Failure, Outcome},
+    show::{self, print},
+};
 use crate::{
-    admin::{Applied, Apply, FileText},
+    api::{Applied, Apply, FileText},
     out::{self, out},
 };
 
-/// More servers than this are a mistake.
+/// The most servers of one command; more are an error.
 const MAX: usize = 64;
 
-/// The controls that a command goes to.
+/// The controls to which a command sends requests.
 #[derive(Debug)]
 pub(super) struct Servers {
     clients: Vec<Client>,
     pub(super) json: bool,
 }
 
-/// What came of asking one of them.
+/// What one of them answered.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) server: String,
@@ -46,7 +51,7 @@ impl Servers {
         for server in &global.server {
             let client = Client::new(server, global.token_file.as_deref(), global.ca_file.as_deref())?;
             if clients.iter().any(|it| it.server() == client.server()) {
-                return wrong(format!("--server {server}: is named twice"));
+                return wrong(format!("--server {server}: duplicate address"));
             }
             clients.push(client);
         }
@@ -61,19 +66,20 @@ impl Servers {
         self.clients.len() > 1
     }
 
-    /// The one server of a command that asks one: an answer of several would be none.
+    /// The server of a command that takes only one.
     pub(super) fn only(&self) -> Result<&Client, Failure> {
         match self.clients.as_slice() {
             [client] => Ok(client),
             clients => Err(Failure::Wrong(format!(
-                "this command asks one server, and {} are named: name one with --server (apply, delete, override, switch, \
+                "this command takes one server, and {} are given: name one with --server (apply, delete, override, switch, \
                  token create, token delete and token list take several)",
                 clients.len()
             ))),
         }
     }
 
-    /// Asks all at the same time; `done` sees each answer as it comes. In the order in which they were named.
+    /// Sends a request to all at the same time; `done` is called with each answer when it arrives. The answers are returned in
+    /// the order in which the servers were named.
     pub(super) async fn ask<T>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
@@ -95,7 +101,7 @@ impl Servers {
         answers.into_values().collect()
     }
 
-    /// Asks all of them for the same and reports each; fails if one did.
+    /// Sends the same request to all of them and reports each answer; fails if one of them failed.
     pub(super) async fn each<T: Serialize>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
@@ -106,21 +112,21 @@ impl Servers {
             return if self.json { show::json(&result) } else { print(&say(&result)) };
         }
         let answers = self.report(ask, say).await?;
-        conclude(&answers, AGAIN)
+        conclude(&answers, RUN_AGAIN)
     }
 
-    /// Asks all of them for the same and reports each.
+    /// Sends the same request to all of them and reports each answer.
     pub(super) async fn report<T: Serialize>(
         &self,
         ask: impl AsyncFn(&Client) -> Result<T, Failure>,
         say: impl Fn(&T) -> String,
     ) -> Result<Vec<Answer<T>>, Failure> {
         let report = |answer: &Answer<T>| {
-            let told = self.told(answer, &say);
+            let text = self.describe(answer, &say);
             match answer.result {
                 _ if self.json => {}
-                Ok(_) => out!("{told}"),
-                Err(_) => out::note(told.trim_end()),
+                Ok(_) => out!("{text}"),
+                Err(_) => out::note(text.trim_end()),
             }
         };
         let answers = self.ask(ask, report).await;
@@ -130,25 +136,24 @@ impl Servers {
         Ok(answers)
     }
 
-    /// What one server answered: its address, and below it the rest, indented.
-    pub(super) fn told<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
+    /// The answer of one server as text: its address, and below it the rest, indented.
+    pub(super) fn describe<T>(&self, answer: &Answer<T>, say: impl Fn(&T) -> String) -> String {
         let text = match &answer.result {
             Ok(result) => say(result),
-            Err(failure) => words(failure),
+            Err(failure) => text_of(failure),
         };
-        text.lines().fold(format!("{}\n", answer.server), |told, line| told + "  " + line + "\n")
+        text.lines().fold(format!("{}\n", answer.server), |all, line| all + "  " + line + "\n")
     }
 }
 
-/// Fails if any of them did: as wrong use, or a wrong file, if all of them say so.
+/// Fails if any of them failed: with exit code 2 if all of them say that the use or a file is wrong.
 pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
     let failures = || answers.iter().filter_map(|it| it.result.as_ref().err());
     let (failed, all) = (failures().count(), answers.len());
     if failed == 0 {
         Ok(())
     } else if failed < all {
-        let text =
-            format!("{failed} of {all} servers failed, and nothing was taken back at the others: {then}");
+        let text = format!("{failed} of {all} servers failed, and the others keep the change: {then}");
         Err(Failure::Failed(text))
     } else if failures().all(|it| it.code() == 2) {
         Err(Failure::Wrong(format!("all {all} servers refuse this, and nothing was changed")))
@@ -158,41 +163,41 @@ pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
 }
 
 /// What to do when some servers failed.
-pub(super) const AGAIN: &str = "run the same again";
+pub(super) const RUN_AGAIN: &str = "run the command again";
 
 impl<T: Serialize> Answer<T> {
     pub(super) fn to_json(&self) -> Value {
         match &self.result {
             Ok(result) => json!({ "server": self.server, "result": result }),
-            Err(Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error }) => {
-                json!({ "server": self.server, "error": error, "mistakes": mistakes })
+            Err(Failure::Refused { errors, summary } | Failure::InvalidInput { errors, summary }) => {
+                json!({ "server": self.server, "error": summary, "mistakes": errors })
             }
-            Err(failure) => json!({ "server": self.server, "error": words(failure) }),
+            Err(failure) => json!({ "server": self.server, "error": text_of(failure) }),
         }
     }
 }
 
-fn words(failure: &Failure) -> String {
+fn text_of(failure: &Failure) -> String {
     match failure {
         Failure::Failed(text) | Failure::Wrong(text) => text.clone(),
-        Failure::Refused { mistakes, error } | Failure::InvalidInput { mistakes, error } => {
-            format!("{}\n{error}", Failure::mistakes(mistakes))
+        Failure::Refused { errors, summary } | Failure::InvalidInput { errors, summary } => {
+            format!("{}\n{summary}", Failure::lines(errors))
         }
-        Failure::NotFoundOut(inner) => words(inner),
+        Failure::NotFoundOut(inner) => text_of(inner),
     }
 }
 
-/// One service as one server has it, or would have it.
+/// The UUID of a service at one server, stored or proposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     server: String,
     uuid: String,
-    /// It has the service already.
+    /// The server has the service already.
     stored: bool,
 }
 
-/// Makes sure that no service would have one UUID at one server and another one elsewhere. Servers that do not answer,
-/// or that would refuse the documents, are passed over: the apply itself tells about them.
+/// Makes sure that a service gets the same UUID at every server. Servers that do not answer, or that would refuse the
+/// documents, are skipped: the apply itself reports them.
 pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome {
     let services = without_uuid(&wanted.files);
     if !servers.are_several() || services.is_empty() {
@@ -221,7 +226,7 @@ pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome
     if differ.is_empty() { Ok(()) } else { Err(disagreement(&differ)) }
 }
 
-/// Where a service is written that has no UUID.
+/// Where a Service document without a UUID was read.
 #[derive(Clone, Debug)]
 struct Place {
     service: String,
@@ -232,7 +237,7 @@ struct Place {
 fn without_uuid(files: &[FileText]) -> Vec<Place> {
     let mut found = Vec::new();
     for file in files {
-        // A file with mistakes is refused by every server, in its own words.
+        // A file with errors is refused by every server, with its own message.
         for document in model::parse(&file.name, &file.text).unwrap_or_default() {
             if let Document::Service(service) = &document.value
                 && service.uuid.is_none()
@@ -246,13 +251,13 @@ fn without_uuid(files: &[FileText]) -> Vec<Place> {
 }
 
 fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
-    let mut mistakes = Vec::new();
+    let mut errors = Vec::new();
     let mut lines = String::new();
     for (place, known) in differ {
         let has = |it: &Known| format!("{} at {}", it.uuid, it.server);
-        // One that clients have been given already is worth more than one that would be new.
+        // A UUID that clients use already is kept rather than a new one.
         let Some(keep) = known.iter().find(|it| it.stored).or_else(|| known.first()) else { continue };
-        mistakes.push(InputError {
+        errors.push(InputError {
             file: place.file.as_str().into(),
             line: place.line,
             document: DocumentId { kind: Kind::Service, name: place.service.clone() }.to_string(),
@@ -268,7 +273,7 @@ fn disagreement(differ: &[(&Place, &Vec<Known>)]) -> Failure {
             place.service, keep.uuid
         ));
     }
-    Failure::Refused { mistakes, error: format!("{lines}nothing was written at any server") }
+    Failure::Refused { errors, summary: format!("{lines}nothing was written at any server") }
 }
 
 #[cfg(test)]
@@ -280,32 +285,35 @@ mod tests {
     }
 
     #[test]
-    fn what_all_servers_call_wrong_is_wrong_use() {
+    fn what_all_servers_refuse_is_wrong_use() {
         let wrong = || Err(Failure::Wrong("no".into()));
         let concluded = |results: Vec<Result<(), Failure>>| {
             let answer = |result| Answer { server: "http://a".into(), result };
             let answers: Vec<_> = results.into_iter().map(answer).collect();
-            conclude(&answers, AGAIN).map_err(|it| (it.code(), it.text()))
+            conclude(&answers, RUN_AGAIN).map_err(|it| (it.code(), it.text()))
         };
         assert_eq!(concluded(vec![Ok(()), Ok(())]), Ok(()));
         assert_eq!(concluded(vec![wrong(), wrong()]).unwrap_err().0, 2);
         assert_eq!(concluded(vec![wrong(), Err(Failure::failed("away"))]).unwrap_err().0, 1);
         let (code, text) = concluded(vec![wrong(), Ok(())]).unwrap_err();
         assert_eq!(code, 1);
-        assert!(text.starts_with("1 of 2 servers failed") && text.ends_with("run the same again"), "{text}");
+        assert!(
+            text.starts_with("1 of 2 servers failed") && text.ends_with("run the command again"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn the_line_to_write_is_that_of_a_stored_service() {
+    fn the_proposed_uuid_is_that_of_a_stored_service() {
         let place = Place { service: "web".into(), file: "w.yaml".into(), line: Some(2) };
         let known = vec![known("http://a", "1111", false), known("http://b", "2222", true)];
-        let Failure::Refused { mistakes, error } = disagreement(&[(&place, &known)]) else { panic!() };
+        let Failure::Refused { errors, summary } = disagreement(&[(&place, &known)]) else { panic!() };
         assert_eq!(
-            mistakes[0].to_string(),
+            errors[0].to_string(),
             "w.yaml:2: Service web: uuid: is not the same everywhere: 1111 at http://a, 2222 at http://b; expected the \
              line `uuid: 2222` in the document"
         );
-        assert!(error.lines().any(|line| line == "uuid: 2222"), "{error}");
+        assert!(summary.lines().any(|line| line == "uuid: 2222"), "{summary}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `waypost status`: once, again and again (`--watch`), or as one line for monitoring (`--check`).
 //!
-//! What is wrong was decided by control; here it is only shown, by [`text`], which is pure.
+//! Control decides what is wrong; here it is only formatted, by [`text`], which is pure.
 
 mod text;
 
@@ -9,12 +9,17 @@ use std::{io::IsTerminal as _, time::Duration};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, Outcome, ShowStatus, client::Client, commands::print, show};
-use crate::admin::Status;
+use super::{
+    arguments::ShowStatus,
+    client::Client,
+    failure::{Failure, Outcome},
+    show::{self, print},
+};
+use crate::api::Status;
 
-/// How often a watched status is asked for.
-const EVERY: Duration = Duration::from_secs(2);
-/// Clears a terminal, what was scrolled away excepted, and goes to its first line.
+/// How often a watched status is fetched.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Clears the screen of a terminal, but not its scrollback, and moves to the first line.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
@@ -22,13 +27,13 @@ pub(super) async fn run(client: &Client, wanted: &ShowStatus, json: bool) -> Out
         return watch(client, wanted, json).await;
     }
     if wanted.check {
-        return check(ask(client, wanted).await, json);
+        return check(fetch(client, wanted).await, json);
     }
-    let status = ask(client, wanted).await?;
+    let status = fetch(client, wanted).await?;
     if json { show::json(&shown(&status, wanted.problems)) } else { print(&rendered(&status, wanted)) }
 }
 
-async fn ask(client: &Client, wanted: &ShowStatus) -> Result<Status, Failure> {
+async fn fetch(client: &Client, wanted: &ShowStatus) -> Result<Status, Failure> {
     let about: Vec<(&str, &str)> = wanted.about.iter().map(|it| ("about", it.as_str())).collect();
     client.get("/v1/status", &about).await
 }
@@ -58,7 +63,7 @@ fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
         Err(failure) => {
             let why = failure.text().replace('\n', "; ");
             let value = json!({ "well": null, "summary": format!("it could not be found out: {why}"), "problems": [] });
-            // It was said already, and on the stream that is read.
+            // Monitoring reads standard output, where the reason is printed already.
             let silent = Failure::NotFoundOut(Box::new(Failure::Failed(String::new())));
             (format!("UNKNOWN: {why}"), value, Err(silent))
         }
@@ -72,24 +77,26 @@ fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
 }
 
 async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
-    let mut end = Ending::listen().map_err(Failure::failed)?;
+    let mut stop = StopSignals::listen().map_err(Failure::failed)?;
     let screen = !json && std::io::stdout().is_terminal();
     let mut last = String::new();
     loop {
-        let asked = tokio::select! {
-            asked = ask(client, wanted) => asked,
-            () = end.came() => return Ok(()),
+        let fetched = tokio::select! {
+            fetched = fetch(client, wanted) => fetched,
+            () = stop.received() => return Ok(()),
         };
-        let (mark, body) = match &asked {
+        let (mark, body) = match &fetched {
             Ok(status) if json => (text::mark(status), format!("{}\n", shown(status, wanted.problems))),
             Ok(status) => (text::mark(status), rendered(status, wanted)),
-            // The name may come to exist; a wrong token may not become right, but control may be told of it.
+            // The failure may end by itself: the name may be created, or control may learn the token.
             Err(failure) if json => (failure.text(), format!("{}\n", json!({ "error": failure.text() }))),
             Err(failure) => (failure.text(), format!("{}\nTrying again.\n", failure.text())),
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let out = match (screen, json) {
-            (true, _) => Some(format!("{CLEAR}{now}  every {}s, Ctrl-C ends\n\n{body}", EVERY.as_secs())),
+            (true, _) => {
+                Some(format!("{CLEAR}{now}  every {}s, Ctrl-C ends\n\n{body}", REFRESH_EVERY.as_secs()))
+            }
             (false, _) if mark == last => None,
             (false, true) => Some(body),
             (false, false) => Some(format!("--- {now}\n{body}\n")),
@@ -97,15 +104,15 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
         last = mark;
         match out.map_or(Ok(()), |text| write(&text)) {
             Ok(()) => {}
-            // Its reader has left: that is an end like any other.
+            // The reader closed the pipe, which ends the command like Ctrl-C.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
         }
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = end.came() => return Ok(()),
+            () = tokio::time::sleep(REFRESH_EVERY) => {}
+            () = stop.received() => return Ok(()),
         }
-        // One that left while nothing changed would be noticed at the next change only.
+        // Without this, a reader that left would be noticed only at the next change.
         if crate::out::reader_is_gone() {
             return Ok(());
         }
@@ -117,17 +124,17 @@ fn write(text: &str) -> std::io::Result<()> {
 }
 
 /// Ctrl-C, or a request to end.
-struct Ending {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Ending {
+impl StopSignals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn came(&mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,7 +1,7 @@
-//! The commands about tokens: made, listed, brought into a cluster that has none, and reset.
+//! The commands about tokens: create, list, delete, and bootstrap a cluster that has none.
 //!
-//! Secrets are made here and sent nowhere but into files of this machine; control gets their digests. A file is never
-//! written over, and only its owner may read it.
+//! Secrets are generated here and leave this machine only in the files that are written for them; control gets their
+//! digests. A file is never overwritten, and only its owner may read it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,27 +18,29 @@ use store::{
 };
 
 use super::{
-    Bootstrap, Failure, Outcome, Token,
+    arguments::{Bootstrap, Token},
     client::{Client, segment},
-    commands::{delete_at, list, print},
-    servers::{AGAIN, Answer, Servers, conclude},
-    show,
+    commands::{delete_at, list},
+    failure::{Failure, Outcome},
+    servers::{Answer, RUN_AGAIN, Servers, conclude},
+    show::{self, print},
+    table::table,
 };
 use crate::{
-    admin::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
+    api::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
     auth, out,
     token_file::TokenFile,
 };
 
 const BOOTSTRAP: &str = "/v1/tokens/bootstrap";
-/// What the token for registering services, and its file, are called.
+/// Name of the token for registering services, and of its file.
 const REGISTRAR: &str = "registrar";
-/// Services that are named when many are registered.
+/// How many registered services are named in a message.
 const MAX_NAMED: usize = 10;
 
 pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
     match token {
-        Token::List => list(servers, Kind::Token, unfinished).await,
+        Token::List => list(servers, Kind::Token, pending_text).await,
         Token::Delete { name, force } => {
             let path = format!("/v1/documents/token/{}", segment(&name));
             delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
@@ -48,25 +50,20 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
             create(servers, name, role, scope, replace).await
         }
         Token::Bootstrap(wanted) => bootstrap(servers.only()?, wanted, servers.json).await,
-        // It asks no control and was run before.
+        // It needs no control and was run before.
         Token::Reset(_) => Ok(()),
     }
 }
 
-pub(super) fn parse_role(text: &str) -> Result<Role, String> {
-    serde_json::from_value(text.into())
-        .map_err(|_| "expected operator, automation, vantage, registrar, node, control or reader".to_owned())
-}
-
-/// What `token list` says below the tokens of a server.
-async fn unfinished(client: &Client) -> Result<String, Failure> {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
-    let waits = state.pending.map(|it| format!("\n{}", waiting(&it.operator, &it.waits_for)));
+/// The text below the tokens of a server in `token list`.
+async fn pending_text(client: &Client) -> Result<String, Failure> {
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
 
-/// For whom an operator's token waits, as `token list`, `token bootstrap` and `status` say it.
-pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
+/// Which nodes and vantages an operator's token waits for, as `token list`, `token bootstrap` and `token reset` print it.
+pub(super) fn waiting_text(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     let named: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
     match named.len() {
         0 => format!(
@@ -80,12 +77,12 @@ pub(super) fn waiting(operator: &Name, waits_for: &BTreeSet<Bearer>) -> String {
     }
 }
 
-/// Makes one secret and puts its digest to every server. It is printed if any of them took it.
+/// Generates one secret and sends its digest to every server. The secret is printed if any of them accepted it.
 async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace: bool) -> Outcome {
     let secret = auth::new_secret();
     let secret_sha256 = Some(auth::digest(&secret));
     let wanted = NewToken { name: name.clone(), role, scope, secret: None, secret_sha256, replace };
-    // What does not fit together was given on the command line.
+    // Contradictions in the request come from the command line.
     let ask = async |client: &Client| {
         client.post::<MadeToken>("/v1/tokens", &wanted).await.map_err(Failure::of_files)
     };
@@ -97,30 +94,31 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
         return print_secret(&name, &secret);
     }
     if !replace {
-        nobody_has(servers, &name).await?;
+        refuse_if_present(servers, &name).await?;
     }
     let say = |made: &MadeToken| format!("+ Token {name}\ngeneration {}\n", made.generation);
     let done = |answer: &Answer<MadeToken>| {
         if !servers.json {
-            // Standard output is the secret's alone.
-            out::note(servers.told(answer, say).trim_end());
+            // Standard output has only the secret.
+            out::note(servers.describe(answer, say).trim_end());
         }
     };
     let answers = servers.ask(ask, done).await;
     let some = answers.iter().any(|it| it.result.is_ok());
     if servers.json {
-        let told: Vec<_> = answers.iter().map(Answer::to_json).collect();
-        show::json(&json!({ "secret": some.then_some(&secret), "servers": told }))?;
+        let results: Vec<_> = answers.iter().map(Answer::to_json).collect();
+        show::json(&json!({ "secret": some.then_some(&secret), "servers": results }))?;
     } else if some {
         print_secret(&name, &secret)?;
     }
-    let again = if some { "run it again with --replace, which puts one new secret to all" } else { AGAIN };
+    let again =
+        if some { "run it again with --replace, which puts one new secret to all" } else { RUN_AGAIN };
     conclude(&answers, again)
 }
 
-/// Refuses to make a token that a server has already: the others would take another secret. Servers that do not answer
-/// are passed over.
-async fn nobody_has(servers: &Servers, name: &Name) -> Outcome {
+/// Refuses to create a token that a server has already, because the others would get another secret. Servers that do not
+/// answer are skipped.
+async fn refuse_if_present(servers: &Servers, name: &Name) -> Outcome {
     let path = format!("/v1/documents/token/{}", segment(name.as_str()));
     let answers = servers.ask(async |client: &Client| client.has(&path).await, |_| ()).await;
     let has = |it: Answer<bool>| matches!(it.result, Ok(true)).then_some(it.server);
@@ -142,7 +140,7 @@ fn print_secret(name: &Name, secret: &str) -> Outcome {
     print(&format!("{secret}\n"))
 }
 
-/// A secret that is written down under a temporary name, and shown under its own once control has its digest.
+/// A secret in a file with a temporary name, which is renamed once control has the digest.
 struct Draft {
     part: PathBuf,
     path: PathBuf,
@@ -154,7 +152,7 @@ impl Draft {
         let failed =
             |error: io::Error| Failure::Failed(format!("{}: {error}; nothing was changed", path.display()));
         let part = dir.join(format!(".{name}.token.part"));
-        // Left by a run that was interrupted before control had its digest.
+        // A file of a run that was interrupted before control had the digest.
         match std::fs::remove_file(&part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -166,11 +164,11 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Gives the file its name, unless another process took it in between.
+    /// Renames the file, unless another process created one of that name in between.
     fn publish(self) -> Result<PathBuf, Failure> {
         let failed = |error: io::Error| {
             let (path, part) = (self.path.display(), self.part.display());
-            Failure::Failed(format!("{path}: {error}; the token is made, and its secret is in {part}"))
+            Failure::Failed(format!("{path}: {error}; the token is created, and its secret is in {part}"))
         };
         std::fs::hard_link(&self.part, &self.path).map_err(failed)?;
         std::fs::remove_file(&self.part).map_err(failed)?;
@@ -178,22 +176,22 @@ impl Draft {
     }
 
     fn discard(self) {
-        // What stays is never read, and its digest is nowhere.
+        // A file that remains is never read, and no server has the digest.
         let _ = std::fs::remove_file(self.part);
     }
 }
 
-/// Makes the folder if it is not there, for its owner alone.
+/// Creates the folder if it does not exist, readable by its owner only.
 fn private_folder(dir: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| Failure::Failed(format!("{}: {error}; nothing was changed", dir.display())))
 }
 
-/// What a bearer's token, and its file, are called.
+/// Name of a bearer's token, and of its file.
 fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
     let text = bearer.to_string().replacen('/', "-", 1);
     let name = text.parse::<Name>().or_else(|_| {
-        // Too long for a name: its digest is short, and as good a name for a file.
+        // The text is too long for a name; its digest is short and just as unique.
         let digest = auth::digest(&text);
         format!("token-{}", digest.get(..16).unwrap_or_default()).parse()
     });
@@ -201,7 +199,7 @@ fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
 }
 
 async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
-    let state: admin::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
     if let Some(operator) = state.operators.first() {
         let text = format!(
             "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
@@ -213,7 +211,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
     let mut bearers = BTreeMap::new();
     for bearer in state.without_token.keys() {
         let name = token_name(bearer)?;
-        // While a bootstrap is under way, most have been given theirs.
+        // While a bootstrap is under way, those that have a token already are left out.
         if state.pending.is_none() || !there.iter().any(|it| it.name == name) {
             bearers.insert(bearer.clone(), name);
         }
@@ -230,29 +228,28 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
             return Err(failure);
         }
     };
-    let state: admin::Bootstrap = match client.post(BOOTSTRAP, &order).await {
+    let state: api::Bootstrap = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
-        Err(failure) => return Err(unsettled(client, drafts, failure).await),
+        Err(failure) => return Err(after_failure(client, drafts, failure).await),
     };
     let files = drafts.publish()?;
     if json {
         return show::json(&json!({ "files": files, "bootstrap": state }));
     }
-    print(&told(&files, &state, &wanted.out))
+    print(&bootstrap_text(&files, &state, &wanted.out))
 }
 
-/// True when a token for registering services is to be made. One that is there already is left as it is: it may be
-/// in use.
-fn wants_registrar(state: &admin::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
-    // Where nodes come through our face, registrations do as well.
+/// True if a token for registering services is needed. An existing one is left as it is: it may be in use.
+fn wants_registrar(state: &api::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
+    // If nodes connect to our Consul face, programs that register services do as well.
     let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
     let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
     state.pending.is_none() && ours && !there.iter().any(made)
 }
 
-/// Control did not say that it made the tokens. Where it surely made none, no secret is left behind.
-async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
-    let state = client.get::<admin::Bootstrap>(BOOTSTRAP, &[]).await;
+/// Control did not confirm that it created the tokens. If it is known that it created none, the secrets are removed.
+async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
+    let state = client.get::<api::Bootstrap>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
         drafts.discard();
         return failure;
@@ -261,12 +258,12 @@ async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Fai
     if let Err(failure) = drafts.publish() {
         return failure;
     }
-    let note = format!("The secrets are in {dir}: it is not known whether their tokens were made.");
+    let note = format!("The secrets are in {dir}: it is not known whether their tokens were created.");
     match failure {
         Failure::Failed(text) => Failure::Failed(format!("{text}\n{note}")),
         Failure::Wrong(text) => Failure::Wrong(format!("{text}\n{note}")),
-        Failure::Refused { mistakes, error } => {
-            Failure::Refused { mistakes, error: format!("{error}\n{note}") }
+        Failure::Refused { errors, summary } => {
+            Failure::Refused { errors, summary: format!("{summary}\n{note}") }
         }
         other => other,
     }
@@ -276,11 +273,11 @@ async fn unsettled(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Fai
 struct Drafts<'a> {
     dir: &'a Path,
     all: Vec<(Owner, Draft)>,
-    /// Files that were there already.
+    /// Files that existed already.
     kept: Vec<Written>,
 }
 
-/// Who is to have a file.
+/// The user of a token file.
 #[derive(Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Owner {
@@ -289,7 +286,7 @@ enum Owner {
     Bearer(Bearer),
 }
 
-/// One file that was written.
+/// One file, written or found.
 #[derive(Debug, serde::Serialize)]
 struct Written {
     owner: Owner,
@@ -297,8 +294,8 @@ struct Written {
 }
 
 impl Drafts<'_> {
-    /// A secret for a file. A file that is there already keeps its secret, which is put to this cluster as well: so
-    /// several clusters can be given the same tokens, and a run that failed can be done again.
+    /// A secret for a file. An existing file keeps its secret, which is sent to this cluster as well: so several clusters
+    /// can have the same tokens, and a run that failed can be repeated.
     fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<Keyed, Failure> {
         let path = self.dir.join(format!("{file}.token"));
         let there = TokenFile { what: "--out", path: path.clone(), credential: Credential::default() };
@@ -350,12 +347,12 @@ impl Drafts<'_> {
     }
 }
 
-fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
+fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> String {
     let row = |it: &Written| {
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
             Owner::Operator => "you: --token-file".to_owned(),
-            Owner::Registrar => "whoever registers services: X-Consul-Token".to_owned(),
+            Owner::Registrar => "programs that register services: X-Consul-Token".to_owned(),
             Owner::Bearer(Bearer::Node(node)) => format!("node {node}: token_file in [store]"),
             Owner::Bearer(Bearer::Vantage(name)) => format!("the prober of {name}: token_file in [prober]"),
         };
@@ -364,12 +361,11 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     let mut text = String::new();
     if !files.is_empty() {
         let rows: Vec<_> = files.iter().map(row).collect();
-        text =
-            format!("In {}, readable by you alone:\n{}", dir.display(), show::table(&["FILE", "FOR"], &rows));
+        text = format!("In {}, readable by you alone:\n{}", dir.display(), table(&["FILE", "FOR"], &rows));
     }
     match (&state.pending, state.operators.first()) {
         (Some(pending), _) => {
-            text.push_str(&waiting(&pending.operator, &pending.waits_for));
+            text.push_str(&waiting_text(&pending.operator, &pending.waits_for));
             text.push_str(
                 "Put each file where its node's configuration names it as token_file; a node that names one already \
                  takes it up within 10 s, any other after a restart. `waypost token list` says who is missing.\n",
@@ -388,8 +384,8 @@ fn told(files: &[Written], state: &admin::Bootstrap, dir: &Path) -> String {
     text
 }
 
-/// What becomes of programs that register services: nothing waits for them, because they send no heartbeat.
-fn registered(state: &admin::Bootstrap) -> Option<String> {
+/// What programs that register services have to do: a bootstrap does not wait for them, because they send no heartbeat.
+fn registered(state: &api::Bootstrap) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {
         ([], _) => return None,
@@ -423,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_for_their_owner_and_never_written_over() {
+    fn secrets_are_readable_by_their_owner_and_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("tokens");
         private_folder(&dir).unwrap();
@@ -442,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_keeps_its_secret() {
+    fn an_existing_file_keeps_its_secret() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vantage-gz.token");
         std::fs::write(&path, "the-secret-of-another-cluster\n").unwrap();
@@ -466,8 +462,8 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_register_services_are_thought_of() {
-        let mut state = admin::Bootstrap {
+    fn programs_that_register_services_get_a_token() {
+        let mut state = api::Bootstrap {
             operators: Vec::new(),
             pending: None,
             without_token: BTreeMap::new(),
@@ -489,7 +485,7 @@ mod tests {
         state.registered = (0..12).map(|it| format!("s{it}")).collect();
         assert!(wants_registrar(&state, &BTreeMap::new(), &[]));
         state.operators = vec!["operator".parse().unwrap()];
-        let said = told(&[], &state, Path::new("tokens"));
+        let said = bootstrap_text(&[], &state, Path::new("tokens"));
         assert!(
             said.contains("s8, s9 and 2 more.")
                 && said.contains("registrar, or another of that role, from now on"),

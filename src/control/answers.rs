@@ -1,14 +1,15 @@
-//! Tells the log of every answer that changed: which domain, for whom, from what to what, and why; and of hold-downs.
+//! Logs every answer that changes (which domain, for which clients, from what to what, and why), and hold-downs.
 //!
 //! What is compared is what is answered: the addresses, for each family, for clients near each site and for all others.
-//! Every control does so by itself, whether or not it leads, as every node tells verdicts: the one that leads may die
-//! with the very site whose death moves the answers, and its lock outlives it by up to twenty seconds.
+//! Every control does this, whether or not it holds a lock, just as every node logs verdicts: the lock holder may be in
+//! the very site that fails, and its lock outlives it by up to twenty seconds.
 //!
-//! A look is taken at most once a second and for at most a twentieth of one core's time. Domains that change alike are
-//! logged together, so that the death of a data centre with a hundred thousand domains is a few lines.
+//! The answers are compared at most once a second, with at most a twentieth of one core's time. Domains that change in
+//! the same way are logged together, so that the failure of a data centre with a hundred thousand domains is a few
+//! lines.
 
-mod seen;
-mod story;
+mod current;
+mod differences;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,44 +17,44 @@ use store::{board::Board, model::Moment, snapshot::Snapshot, vital};
 use tokio::time::Instant;
 
 use super::Shared;
-use seen::Seen;
-use story::{HoldDown, Line, Story};
+use current::Answers;
+use differences::{Differences, HoldDown, Line};
 
-/// The shortest time between two looks.
+/// The shortest time between two comparisons.
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes long is followed by a pause of so many times as long.
+/// A comparison is followed by a pause that is this many times as long.
 const REST: u32 = 20;
-/// So many domains are looked at aside, so that nothing waits for it.
+/// From this many domains on, the comparison runs on a thread of its own, so that nothing waits for it.
 const MANY: usize = 1_000;
 
-/// Looks for ever. What changes before the first look is no news.
-pub(super) async fn tell(shared: Arc<Shared>) {
-    let mut before: Option<Seen> = None;
+/// Compares for ever. What changed before the first comparison is not logged.
+pub(super) async fn log_changes(shared: Arc<Shared>) {
+    let mut before: Option<Answers> = None;
     loop {
         let started = Instant::now();
         if let Some(snapshot) = shared.handle.snapshot() {
             let (board, now) = (Arc::clone(shared.handle.board()), shared.handle.now());
             let last = before.take();
             before = if snapshot.domains.len() < MANY {
-                Some(look(&snapshot, &board, now, last.as_ref()))
+                Some(compare(&snapshot, &board, now, last.as_ref()))
             } else {
-                // A defect here costs its line in the log, and the story begins anew.
-                let looking =
-                    tokio::task::spawn_blocking(move || look(&snapshot, &board, now, last.as_ref()));
-                vital::attempt("the log's story of changed answers", looking.await)
+                // After a defect here the comparison starts anew; only lines in the log are lost.
+                let comparing =
+                    tokio::task::spawn_blocking(move || compare(&snapshot, &board, now, last.as_ref()));
+                vital::attempt("the log of changed answers", comparing.await)
             };
         }
         tokio::time::sleep(EVERY.max(started.elapsed().saturating_mul(REST))).await;
     }
 }
 
-/// Sees what is answered now, and tells what became different.
-fn look(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Seen>) -> Seen {
-    let seen = Seen::at(snapshot, board, now);
+/// Works out what is answered now, and logs the differences.
+fn compare(snapshot: &Snapshot, board: &Board, now: Moment, before: Option<&Answers>) -> Answers {
+    let after = Answers::at(snapshot, board, now);
     if let Some(before) = before {
-        Story::of(before, &seen).lines().into_iter().for_each(log);
+        Differences::of(before, &after).lines().into_iter().for_each(log);
     }
-    seen
+    after
 }
 
 fn log(line: Line) {
@@ -70,7 +71,7 @@ fn log(line: Line) {
         Line::HoldDown { domains, site, what: HoldDown::Ends(why) } => {
             tracing::info!(domains, site, why = &*why, "hold-down ends, and the site was not let back");
         }
-        Line::More { kinds, domains } => tracing::info!(kinds, domains, "more changed at the same time"),
+        Line::More { kinds, domains } => tracing::info!(kinds, domains, "more changes at the same time"),
     }
 }
 

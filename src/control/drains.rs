@@ -1,7 +1,7 @@
-//! Drains: orders become records, records are driven to their end, and everybody can see where they stand.
+//! Drains: orders become records, records are driven to their end, and every control shows their state.
 //!
-//! Any control takes orders and cancellations, because both are one write of a record, guarded by its index. Only the
-//! holder of the lock drives ([`driver`]).
+//! Any control accepts orders and cancellations, because both are one write of a record, guarded by its index. Only the
+//! holder of the lock drives them ([`driver`]).
 
 mod drained;
 mod driver;
@@ -26,59 +26,30 @@ pub(super) use drained::follow as follow_drained;
 pub(super) use driver::drive_all;
 pub(super) use evidence::{Evidence, watch_nodes, watch_receipts};
 pub(super) use hook::Hooks;
-pub use view::{DrainView, HookState, StillRegistered};
 
 use super::{Refusal, Refused, Shared, intake::bounded};
+use crate::api::{DrainOrder, DrainView};
 
 /// Drains that may be under way at the same time.
 pub const MAX_DRAINS: usize = 256;
-/// Records that may be kept at the same time, also of drains that are done: an order beyond it is refused.
+/// Records that may be kept at the same time, also of drains that are done. Further orders are refused.
 const MAX_RECORDS: usize = 4_096;
 /// The shortest lease: a gateway shows that it lives every five seconds.
 pub const MIN_LEASE: Duration = Duration::from_secs(6);
-/// Earlier drains of an instance that one order replaces; there is one, unless two controls took orders at once.
+/// Earlier drains of an instance that one order replaces. There is one, unless two controls accepted orders at once.
 const MAX_REPLACED: usize = 16;
-/// What a cancelled drain says while the registry still shows what was done for it.
+/// The trouble of a cancelled drain while the registry still shows what was done for it.
 const READMITTING: &str = "maintenance that was set for this drain is being undone";
 
-/// An order to drain an instance.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainOrder {
-    /// A Service, or the name of a service in the registry.
-    pub service: String,
-    /// The instance's id there.
-    pub instance: String,
-    /// The node it is registered on; needed only where several nodes have an instance of this id.
-    #[serde(default)]
-    pub node: Option<String>,
-    /// Called with POST once every receipt is in.
-    #[serde(default)]
-    pub hook: Option<String>,
-    /// A gateway silent for longer is not waited for; absent: [`LEASE`].
-    #[serde(default)]
-    pub lease: Option<Span>,
-    /// Wait for silent gateways for ever.
-    #[serde(default)]
-    pub require_all: bool,
-    /// The longest time after `done` for which gateways refuse the instance; absent: control's setting, which is
-    /// usually none, so until it is seen to have ended.
-    #[serde(default)]
-    pub linger: Option<Span>,
-    /// Who orders it; not what the request says, but what its token does.
-    #[serde(skip)]
-    pub by: String,
-}
-
-/// Takes orders.
+/// Accepts orders and cancellations.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct DrainOrders {
     shared: Arc<Shared>,
     /// One order at a time, so that two for one instance see each other.
     ordering: Mutex<()>,
 }
 
-impl Desk {
+impl DrainOrders {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, ordering: Mutex::default() }
     }
@@ -121,7 +92,7 @@ impl Desk {
         }
         let drain = Drain { linger, ..self.fresh(order, service, endpoint, lease) };
         let what = format!("drain {}: {} of {} ordered", drain.id, drain.instance, drain.service);
-        // An earlier drain of the same instance has nothing more to say: cancelling this one must let it in.
+        // An earlier drain of the same instance is replaced, so that cancelling this one admits the instance.
         let earlier = known.iter().filter(|(_, it)| it.phase == Phase::Done && it.is_of(&drain.endpoint));
         let replaced = earlier.map(|(index, it)| {
             let note = Some(format!("replaced by drain {}", drain.id));
@@ -132,7 +103,7 @@ impl Desk {
             TxnOutcome::Committed(_) => {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
-                    address = view::address(&drain), by = drain.by,
+                    address = hook::address(&drain), by = drain.by,
                     hook = drain.hook.as_deref().map(hook::shown), "drain ordered"
                 );
                 Ok(drain)
@@ -168,7 +139,7 @@ impl Desk {
                     instance = cancelled.instance,
                     by,
                     done = cancelled.done.is_some(),
-                    "drain cancelled, it keeps the instance out no more"
+                    "drain cancelled, the instance is admitted again"
                 );
                 return Ok(cancelled);
             }
@@ -199,7 +170,7 @@ impl Desk {
         let seen = self.shared.handle.drains().borrow().records.get(&id).map(|(_, drain)| Arc::clone(drain));
         let drain = match seen {
             Some(drain) => drain,
-            // Ordered just now, perhaps.
+            // It may have been ordered a moment ago.
             None => Arc::new(self.record(&id.0).await.ok()??.1),
         };
         Some(self.view(&drain))
@@ -211,7 +182,7 @@ impl Desk {
         DrainView::new(drain, &evidence, registered, self.shared.handle.now())
     }
 
-    /// A Service's name in the registry; what is no Service is taken for such a name.
+    /// The name in the registry of a Service. Any other text is used as a name in the registry.
     fn registry_name(&self, text: &str) -> String {
         let snapshot = self.shared.handle.snapshot();
         let service = snapshot.as_ref().and_then(|it| it.services.get(text));
@@ -242,8 +213,8 @@ impl Desk {
         }
     }
 
-    /// Writes a record over the one read at `index`, with its entry in the record of writes and whatever must happen
-    /// in the same moment.
+    /// Writes a record over the one read at `index`, together with its entry in the record of writes and these
+    /// operations.
     async fn write(
         &self,
         drain: &Drain,
@@ -268,7 +239,7 @@ impl Desk {
 
     async fn record(&self, id: &str) -> Result<Option<(Index, Drain)>, Refused> {
         if uuid::Uuid::try_parse(id).is_err() {
-            // Not one of ours, and perhaps no key at all.
+            // Not an id of ours, and perhaps not usable in a key.
             return Ok(None);
         }
         read_record(&self.shared, &DrainId(id.to_owned())).await
@@ -290,7 +261,7 @@ fn stored(drain: &Drain) -> Bytes {
     serde_json::to_vec(drain).expect("texts and numbers have no failing serialiser").into()
 }
 
-/// The lease of an order that can be.
+/// The lease of a valid order.
 fn checked(order: &DrainOrder) -> Result<Span, Refused> {
     let wrong = |text: String| Refused::new(Refusal::Wrong, text);
     let lease = order.lease.unwrap_or(Span(LEASE));
@@ -340,9 +311,8 @@ fn about(drain: &Drain, endpoint: &Endpoint) -> bool {
     drain.service == endpoint.service && drain.instance == endpoint.id && drain.endpoint.node == endpoint.node
 }
 
-/// The record of a drain that is called off. From the moment the registry may have been touched, the driver undoes
-/// that first: until then the record carries a trouble. After `done` nothing is left there to be undone: what is
-/// registered now came later.
+/// The record of a cancelled drain. If the registry may have been changed, the driver undoes that first, and the record
+/// has a trouble until then. After `done` nothing is left to be undone: what is registered now came later.
 fn cancelled(drain: Drain, now: Moment) -> Drain {
     let touched = matches!(drain.phase, Phase::Deregistering | Phase::Calling);
     Drain { phase: Phase::Cancelled, since: now, trouble: touched.then(|| READMITTING.to_owned()), ..drain }

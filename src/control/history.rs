@@ -1,5 +1,5 @@
-//! Keeps the record of what commits changed from within its limits. Commits write it; whoever holds the lock of the
-//! journal removes what is too old, after every change of the configuration.
+//! Keeps the history of the configuration within its limits. Commits write it; the holder of the lock removes what is
+//! too old, after every change of the configuration.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "records of old commits cannot be removed");
+                    tracing::warn!(%error, "could not remove records of old commits");
                 }
                 backoff.wait().await;
             }
@@ -36,7 +36,7 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
     }
 }
 
-/// Removes what is too much; false when the lock has another holder.
+/// Removes what exceeds the limits; false if the lock has another holder.
 async fn forget(shared: &Shared, held: &Held) -> Result<bool, EngineError> {
     let found = bounded(shared.engine.kv_keys(keys::HISTORY)).await?;
     let excess = history::excess(&found, shared.config.history);

@@ -1,8 +1,8 @@
-//! Takes observations in: checks each batch against the vantage's [`Ledger`], writes what changed to the engine and
-//! acknowledges it then.
+//! Accepts observations: checks each batch against the vantage's [`Ledger`], writes what changed to the engine, and
+//! then acknowledges the batch.
 //!
-//! One task does it for all vantages. What waits while a transaction is under way goes into the next one together,
-//! so load makes transactions larger and not more. Every heartbeat also checks that the engine still holds what was
+//! One task does this for all vantages. Batches that arrive during a transaction go into the next one together, so load
+//! makes transactions larger and not more numerous. Every heartbeat also checks that the engine still holds what was
 //! written (another control may have written since, or the engine was restored); if not, it is read and repaired.
 
 use std::{
@@ -23,16 +23,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Refusal, Refused, Shared,
-    ledger::{Ledger, Ruling},
+    ledger::{Effects, Ledger},
     shards::{self, OBSERVATIONS, Write},
 };
 
-/// Batches that wait to be taken in.
+/// Batches that may wait to be accepted.
 const WAITING: usize = 1024;
-/// Batches taken in together.
+/// Batches accepted together.
 const TOGETHER: usize = 256;
-/// The longest one engine call may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that one engine call may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Shards that a heartbeat checks, in turn.
 const CHECKED: usize = 8;
 
@@ -75,7 +75,7 @@ impl Inlet {
     }
 }
 
-/// Takes batches in for ever.
+/// Accepts batches for ever.
 pub(super) async fn run(shared: Arc<Shared>, mut reports: Reports) {
     let mut intake = Intake { shared, vantages: BTreeMap::new(), to_clean: true };
     let mut snapshots = intake.shared.handle.snapshots();
@@ -95,7 +95,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut reports: Reports) {
             }
             intake.take_in(together).await;
         } else if reports.0.is_closed() {
-            // Nobody can report any more.
+            // No batch can arrive any more.
             std::future::pending::<()>().await;
         }
         if intake.to_clean {
@@ -122,7 +122,7 @@ struct Written {
     heartbeat: Option<Heartbeat>,
     /// The state of the ledger, and the configuration, that the shards show.
     shows: Option<(u64, Generation)>,
-    /// Where the next heartbeat goes on checking.
+    /// The shard at which the next heartbeat continues to check.
     checked: usize,
 }
 
@@ -167,7 +167,7 @@ impl Intake {
                 Some(reason) => Err(Refused::new(Refusal::Unavailable, reason.clone())),
                 None => Ok(BatchReply::Accepted),
             };
-            // Who asked may be gone; the prober sends it again.
+            // The request may have ended; the prober then sends the batch again.
             let _ = answer.send(reply);
         }
     }
@@ -181,8 +181,8 @@ impl Intake {
         }
         let suspected = match self.vantages.get_mut(&name) {
             Some(vantage) => match vantage.ledger.take(batch) {
-                Ruling::Taken(suspected) => suspected,
-                Ruling::Gap => return Ok(false),
+                Effects::Taken(suspected) => suspected,
+                Effects::Gap => return Ok(false),
             },
             None => {
                 let Some((ledger, suspected)) = Ledger::open(batch) else { return Ok(false) };
@@ -196,7 +196,7 @@ impl Intake {
         let pruned = self.vantages.get_mut(&name).map_or(0, |it| it.ledger.prune(snapshot));
         if pruned > 0 {
             self.shared.metrics.unknown_targets.add(pruned as u64);
-            tracing::warn!(vantage = %name, pruned, "too many targets that are not configured: forgotten");
+            tracing::warn!(vantage = %name, pruned, "too many observations of targets that are not configured: removed");
         }
         Ok(true)
     }
@@ -231,12 +231,12 @@ impl Intake {
                 return failed;
             }
         }
-        let beaten = "somebody else writes this vantage's observations at the same time; try again";
-        failed.extend(left.into_iter().map(|name| (name, beaten.to_owned())));
+        let conflict = "another control writes this vantage's observations at the same time; try again";
+        failed.extend(left.into_iter().map(|name| (name, conflict.to_owned())));
         failed
     }
 
-    /// Remembers that the engine shows what the ledgers of `done` hold; of the others nothing is known any more.
+    /// Notes that the engine shows what the ledgers hold; for those that failed or are tried again it has to be read.
     fn shown(
         &mut self,
         tried: &BTreeSet<Name>,
@@ -283,7 +283,7 @@ impl Intake {
         plan
     }
 
-    /// False when the engine refused: somebody else wrote in between.
+    /// False if the engine refused, because another control wrote in between.
     async fn commit(&mut self, writes: Vec<Write<About>>) -> Result<bool, EngineError> {
         let (about, ops): (Vec<_>, Vec<_>) = writes.into_iter().map(|it| (it.id, it.op)).unzip();
         let outcome = bounded(self.shared.engine.txn(ops)).await;
@@ -312,7 +312,7 @@ impl Intake {
         }
     }
 
-    /// Removes what vantages left behind that are not configured any more; tried again later if it fails.
+    /// Removes the observations of vantages that are no longer configured; tried again later if that fails.
     async fn clean(&mut self) {
         let Some(snapshot) = self.shared.handle.snapshot() else { return };
         let configured = |name: &Name| snapshot.vantages.iter().any(|it| it.name == *name);
@@ -328,7 +328,7 @@ impl Intake {
         let seen = observations.iter().filter_map(|key| Some(keys::parse_observations(key)?.0));
         let strangers: BTreeSet<Name> = named.chain(seen).filter(|name| !configured(name)).collect();
         for name in strangers {
-            tracing::info!(vantage = %name, "not configured any more: its observations are removed");
+            tracing::info!(vantage = %name, "vantage no longer configured: removing its observations");
             let ops = vec![
                 KvOp::Delete { key: keys::heartbeat(&name) },
                 KvOp::DeleteTree { prefix: keys::observations(&name, "") },
@@ -361,7 +361,7 @@ impl Vantage {
         plan
     }
 
-    /// The heartbeat; while the shards stay `untouched`, with a look at some of them.
+    /// The heartbeat; while the shards stay `untouched`, with a check that the engine still has some of them.
     fn heartbeat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
         let heartbeat = self.ledger.heartbeat().clone();
         let value = serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser");
@@ -404,6 +404,6 @@ pub(super) fn changes(
 
 /// An engine call with a deadline.
 pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
-    let late = || EngineError::Unreachable(format!("no answer within {} s", PATIENCE.as_secs()));
-    tokio::time::timeout(PATIENCE, call).await.unwrap_or_else(|_| Err(late()))
+    let late = || EngineError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs()));
+    tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|_| Err(late()))
 }

@@ -1,4 +1,4 @@
-//! Writes the decision journal: every turn of a verdict, within a second or two of it.
+//! Writes the decision journal: every change of a verdict, within a second or two of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,9 +32,9 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Err(error) => {
                 shared.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(%error, "the journal cannot be written");
+                    tracing::warn!(%error, "could not write the journal");
                 }
-                // What of it is there has to be read again.
+                // It is not known what was written, so it has to be read again.
                 written = None;
                 backoff.wait().await;
             }
@@ -50,12 +50,12 @@ async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> R
     };
     let known = written.insert(known);
     let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
-    let verdicts = shared.handle.picture().await.verdicts;
+    let verdicts = shared.handle.health_view().await.verdicts;
     let missing = known.missing(&verdicts, snapshot.generation);
     for page in &missing {
         let text = serde_json::to_string(page).expect("texts and numbers have no failing serialiser");
         let at = page.turns.last().map_or_else(|| shared.handle.now(), |turn| turn.at);
-        // Of the content, so that a page that is written twice is one page.
+        // From the content, so that a page that is written twice is one page.
         let digest = crate::auth::digest(&text);
         let key = keys::journal(at, digest.get(..8).unwrap_or_default());
         let ops = vec![held.fence(), KvOp::Set { key, value: text.into() }];

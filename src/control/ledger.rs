@@ -1,8 +1,8 @@
-//! What one vantage reported, and by which number: decides whether a batch fits. Pure.
+//! What one vantage reported, and by which number: decides whether a batch follows the last one. Pure.
 //!
-//! A batch with observations must bear the number after the last one; a heartbeat repeats it; a full batch replaces
-//! everything and starts the count anew. A prober that got no answer sends the same number again, perhaps with more
-//! in it, so the last number is taken in again and older ones are known already.
+//! A batch with observations has the number after the last one; a heartbeat repeats the number; a full batch replaces
+//! everything and starts a new count. A prober that got no answer sends the same number again, perhaps with more
+//! observations, so the last number is accepted again, and older ones are known already.
 
 use std::collections::BTreeSet;
 
@@ -19,12 +19,12 @@ const SPARE: usize = 10_000;
 /// The longest reason that is kept, in bytes.
 const MAX_REASON: usize = 300;
 
-/// What became of a batch.
+/// The effects of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ruling {
+pub(super) enum Effects {
     /// It is in the ledger; these targets are newly suspected.
     Taken(Vec<TargetKey>),
-    /// One is missing in between.
+    /// None: a batch is missing in between.
     Gap,
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Ledger {
     number: u64,
     heartbeat: Heartbeat,
     items: Items,
-    /// Targets whose last observation was a suspicion or Down: these raise no new one.
+    /// Targets whose last observation was a suspicion or Down. They raise no new suspicion.
     doubted: BTreeSet<TargetKey>,
-    /// Counts the changes of the items.
+    /// How often the items have changed.
     changes: u64,
 }
 
 impl Ledger {
-    /// Starts with a full batch; anything else leaves a gap.
+    /// Starts with a full batch; `None` for any other, which leaves a gap.
     pub(super) fn open(batch: Batch) -> Option<(Self, Vec<TargetKey>)> {
         if !batch.full {
             return None;
@@ -53,8 +53,8 @@ impl Ledger {
         Some((ledger, suspected))
     }
 
-    /// Takes a batch in.
-    pub(super) fn take(&mut self, batch: Batch) -> Ruling {
+    /// Accepts a batch.
+    pub(super) fn take(&mut self, batch: Batch) -> Effects {
         let same_process = batch.boot == self.heartbeat.boot;
         let old = same_process && batch.number < self.number;
         let heartbeat = heartbeat(&batch);
@@ -63,10 +63,10 @@ impl Ledger {
         } else if batch.full {
             self.replace(batch)
         } else if !same_process {
-            return Ruling::Gap;
+            return Effects::Gap;
         } else if batch.observations.is_empty() {
             if batch.number != self.number {
-                return Ruling::Gap;
+                return Effects::Gap;
             }
             Vec::new()
         } else if batch.number <= self.number + 1 {
@@ -74,12 +74,12 @@ impl Ledger {
             let withheld = batch.withheld;
             self.merge(batch.observations, withheld)
         } else {
-            return Ruling::Gap;
+            return Effects::Gap;
         };
         if !same_process || heartbeat.number >= self.heartbeat.number {
             self.heartbeat = heartbeat;
         }
-        Ruling::Taken(suspected)
+        Effects::Taken(suspected)
     }
 
     fn replace(&mut self, batch: Batch) -> Vec<TargetKey> {
@@ -118,7 +118,7 @@ impl Ledger {
         raised
     }
 
-    /// Forgets what nobody asks for, if there is too much of it; how many were forgotten.
+    /// Removes observations of targets that are not configured, if there are too many; returns how many.
     pub(super) fn prune(&mut self, snapshot: &Snapshot) -> usize {
         let before = self.items.len();
         if before > snapshot.targets.len() + SPARE {
@@ -129,17 +129,17 @@ impl Ledger {
         before - self.items.len()
     }
 
-    /// That the vantage lives.
+    /// The vantage's last heartbeat.
     pub(super) const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
-    /// What it sees, as JSON.
+    /// Its observations, as JSON.
     pub(super) const fn items(&self) -> &Items {
         &self.items
     }
 
-    /// Moves whenever the items change.
+    /// Grows whenever the items change.
     pub(super) const fn changes(&self) -> u64 {
         self.changes
     }
@@ -162,10 +162,10 @@ mod tests {
     use super::*;
     use crate::control::testing::{batch, full, seen, suspect};
 
-    fn targets(ruling: Ruling) -> Vec<String> {
-        match ruling {
-            Ruling::Taken(list) => list.iter().map(ToString::to_string).collect(),
-            Ruling::Gap => panic!("a gap"),
+    fn targets(effects: Effects) -> Vec<String> {
+        match effects {
+            Effects::Taken(list) => list.iter().map(ToString::to_string).collect(),
+            Effects::Gap => panic!("a gap"),
         }
     }
 
@@ -183,19 +183,19 @@ mod tests {
     #[test]
     fn numbers_must_follow_each_other() {
         let mut ledger = opened(vec![seen("a", State::Up)]);
-        assert_eq!(ledger.take(batch("v1", 2, vec![seen("b", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 2, vec![seen("b", State::Up)])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 2);
-        assert_eq!(ledger.take(batch("v1", 4, vec![seen("c", State::Up)])), Ruling::Gap);
+        assert_eq!(ledger.take(batch("v1", 4, vec![seen("c", State::Up)])), Effects::Gap);
         assert_eq!(
             ledger.take(batch("v1", 3, vec![])),
-            Ruling::Gap,
+            Effects::Gap,
             "a heartbeat after a batch that is missing"
         );
-        assert_eq!(ledger.take(batch("v1", 2, vec![])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 2, vec![])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 2);
-        assert_eq!(ledger.take(full("v1", 9, vec![seen("c", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(full("v1", 9, vec![seen("c", State::Up)])), Effects::Taken(vec![]));
         assert_eq!(ledger.items().len(), 1, "absent ones are forgotten");
-        assert_eq!(ledger.take(batch("v1", 10, vec![seen("a", State::Up)])), Ruling::Taken(vec![]));
+        assert_eq!(ledger.take(batch("v1", 10, vec![seen("a", State::Up)])), Effects::Taken(vec![]));
     }
 
     #[test]
@@ -221,8 +221,8 @@ mod tests {
             batch.heartbeat = 1;
             batch
         };
-        assert_eq!(ledger.take(other(batch("v1", 2, vec![seen("a", State::Up)]))), Ruling::Gap);
-        assert_eq!(ledger.take(other(batch("v1", 1, vec![]))), Ruling::Gap);
+        assert_eq!(ledger.take(other(batch("v1", 2, vec![seen("a", State::Up)]))), Effects::Gap);
+        assert_eq!(ledger.take(other(batch("v1", 1, vec![]))), Effects::Gap);
         targets(ledger.take(other(full("v1", 1, vec![]))));
         assert_eq!((ledger.heartbeat().boot.as_str(), ledger.heartbeat().number), ("other", 1));
         assert!(ledger.items().is_empty());
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_bounded() {
+    fn observations_of_unknown_targets_are_bounded() {
         let many = |count: usize| (0..count).map(|n| seen(&format!("t{n}"), State::Up)).collect();
         let mut ledger = opened(many(SPARE));
         assert_eq!(ledger.prune(&Snapshot::default()), 0);

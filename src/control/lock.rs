@@ -1,41 +1,52 @@
-//! Doing what only one control per engine may do: under a lock, held by a session.
+//! Work that only one control per engine may do, under a lock that a session holds.
 //!
-//! The lock decides who works; it does not make the work safe, because a holder that was frozen may wake and go on.
+//! The lock decides which control works. It does not make the work safe: a holder that was frozen may wake and go on.
 //! So every write made under it carries [`Held::fence`], which the engine refuses once the lock has another holder.
 //! That is why the lock needs no delay after its holder died.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use store::{
-    engine::{Engine, EngineError, Index, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
+    engine::{Engine, EngineError, Index, KvEntry, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
     follow::Backoff,
     keys,
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Metrics, Shared};
+use super::{
+    Metrics, Shared,
+    liveness::{Node, Nodes},
+};
 
 /// The session's TTL, the shortest that engines allow; Consul ends it after up to twice that.
 const TTL: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// The longest one look at a lock that somebody else holds.
-const LOOK: Duration = Duration::from_secs(30);
-/// The longest it takes to give a lock back.
-pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+/// The longest wait for a change of a lock that another control holds.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The longest time that it takes to release a lock.
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A lock to be taken.
+/// A lock to be acquired.
 #[derive(Debug)]
 pub(super) struct Lock {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
+    nodes: Nodes,
     name: &'static str,
     key: String,
     session_name: String,
     value: Bytes,
 }
 
-/// A lock that was taken.
+/// The holder of a lock, as the lock's value names it.
+#[derive(Deserialize)]
+struct Holder {
+    node: String,
+}
+
+/// A lock that was acquired.
 #[derive(Debug)]
 pub(super) struct Held {
     key: String,
@@ -43,7 +54,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Fails a transaction once somebody else holds the lock.
+    /// Fails a transaction once another control holds the lock.
     pub(super) fn fence(&self) -> KvOp {
         KvOp::CheckSession { key: self.key.clone(), session: self.session.clone() }
     }
@@ -56,6 +67,7 @@ impl Lock {
         Self {
             engine: Arc::clone(&shared.engine),
             metrics: Arc::clone(&shared.metrics),
+            nodes: shared.nodes.clone(),
             name,
             key: keys::lock(name),
             session_name: format!("waypost {} {name}", config.node),
@@ -63,11 +75,11 @@ impl Lock {
         }
     }
 
-    /// Ends the sessions that an earlier process of this node left behind.
+    /// Ends the sessions that an earlier process of this node left open.
     async fn end_predecessor(&self) -> Result<(), EngineError> {
         for session in self.engine.sessions().await? {
             if session.name == self.session_name {
-                tracing::info!(lock = self.name, "the session of this node's earlier process is ended");
+                tracing::info!(lock = self.name, "ending the session of this node's earlier process");
                 self.engine.session_destroy(&session.id).await?;
             }
         }
@@ -79,21 +91,39 @@ impl Lock {
         self.engine.session_create(&spec).await
     }
 
-    /// Waits until the lock is ours.
-    async fn take(&self, session: &SessionId) -> Result<Held, EngineError> {
+    /// Waits until this control holds the lock.
+    async fn acquire(&self, session: &SessionId) -> Result<Held, EngineError> {
         let mut after = Index(0);
+        let mut reported = None;
         loop {
             let (key, session) = (self.key.clone(), session.clone());
             let lock = KvOp::Lock { key: key.clone(), value: self.value.clone(), session: session.clone() };
             if let TxnOutcome::Committed(_) = self.engine.txn(vec![lock]).await? {
                 return Ok(Held { key, session });
             }
-            let read = self.engine.kv_get(&key, Some(Wait { after, at_most: LOOK })).await?;
+            let read = self.engine.kv_get(&key, Some(Wait { after, at_most: MAX_WAIT })).await?;
+            self.report_holder(read.value.as_ref(), &mut reported);
             after = if read.index < after { Index(0) } else { read.index.max(Index(1)) };
             if read.value.is_none_or(|entry| entry.session.is_none()) {
-                // Free, and yet refused: the session is gone, or a predecessor's lock delay is not over.
+                // It is free and yet was refused: our session has ended, or the lock delay of the last holder is not over.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
+        }
+    }
+
+    /// Logs which node holds the lock and whether it is alive, when either has changed. A holder that is not alive loses
+    /// the lock when its session ends, within twice its TTL.
+    fn report_holder(&self, entry: Option<&KvEntry>, reported: &mut Option<(String, Option<bool>)>) {
+        let held = entry.filter(|it| it.session.is_some());
+        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|it| {
+            let alive = self.nodes.borrow().node(&it.node).map(Node::is_alive);
+            (it.node, alive)
+        });
+        if holder != *reported {
+            if let Some((node, alive)) = &holder {
+                tracing::info!(lock = self.name, holder = node, alive, "waiting for the lock");
+            }
+            *reported = holder;
         }
     }
 
@@ -112,14 +142,14 @@ impl Lock {
         }
     }
 
-    /// One term: takes the lock and works until it is lost.
+    /// One term: acquires the lock and works until it is lost.
     async fn term<W>(&self, session: &SessionId, work: impl FnOnce(Arc<Held>) -> W) -> Result<(), EngineError>
     where
         W: Future<Output = ()>,
     {
         let working = async {
-            let held = self.take(session).await?;
-            tracing::info!(lock = self.name, "the lock is ours");
+            let held = self.acquire(session).await?;
+            tracing::info!(lock = self.name, "lock acquired");
             self.metrics.locks_held.increment();
             let _counted = Counted(&self.metrics);
             work(Arc::new(held)).await;
@@ -129,7 +159,7 @@ impl Lock {
             biased;
             done = working => done,
             () = self.keep(session) => {
-                tracing::warn!(lock = self.name, "the session is lost, and the lock with it");
+                tracing::warn!(lock = self.name, "lock lost: its session has ended");
                 Ok(())
             }
         }
@@ -145,8 +175,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Works whenever the lock is ours, until told to stop. The work ends when the lock is lost and begins anew when it
-/// comes back; work that ends by itself (the fence refused it) gives the lock up for a while.
+/// Works whenever this control holds the lock, until it is stopped. The work ends when the lock is lost and starts anew
+/// when it is acquired again. Work that ends by itself (the fence refused a write) releases the lock for a while.
 pub(super) async fn lead<W, F>(lock: Lock, mut stopping: watch::Receiver<bool>, work: F)
 where
     F: Fn(Arc<Held>) -> W,
@@ -175,8 +205,9 @@ where
                     ended = lock.term(&session, &work) => (ended, false),
                     () = stopped(&mut stopping) => (Ok(()), true),
                 };
-                // Either it ends now, or by its TTL.
-                let _ = tokio::time::timeout(GOODBYE / 2, lock.engine.session_destroy(&session)).await;
+                // If this fails, the session ends by its TTL.
+                let _ =
+                    tokio::time::timeout(RELEASE_TIMEOUT / 2, lock.engine.session_destroy(&session)).await;
                 if stop {
                     return;
                 }
@@ -188,7 +219,7 @@ where
             Err(error) => {
                 lock.metrics.engine_failures.increment();
                 if !backoff.is_failing() {
-                    tracing::warn!(lock = lock.name, %error, "the lock cannot be taken");
+                    tracing::warn!(lock = lock.name, %error, "could not acquire the lock");
                 }
             }
         }
@@ -212,30 +243,33 @@ mod tests {
     };
 
     use super::*;
-    use crate::control::testing::{World, eventually};
+    use crate::control::{
+        liveness,
+        testing::{World, eventually, logged},
+    };
 
-    /// Counts those who work, and keeps what the last of them held.
+    /// Counts the controls that work, and keeps what the last of them held.
     #[derive(Debug, Default)]
-    struct Desk {
+    struct Workers {
         working: AtomicUsize,
         most: AtomicUsize,
         terms: Mutex<Vec<(&'static str, Arc<Held>)>>,
     }
 
-    struct Seat<'a>(&'a Desk);
+    struct Working<'a>(&'a Workers);
 
-    impl Drop for Seat<'_> {
+    impl Drop for Working<'_> {
         fn drop(&mut self) {
             self.0.working.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    impl Desk {
+    impl Workers {
         async fn work(self: Arc<Self>, who: &'static str, held: Arc<Held>) {
             self.terms.lock().unwrap().push((who, held));
             let now = self.working.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(now, Ordering::SeqCst);
-            let _seat = Seat(&self);
+            let _working = Working(&self);
             std::future::pending::<()>().await;
         }
 
@@ -249,25 +283,25 @@ mod tests {
         }
     }
 
-    fn candidate(world: &World, desk: &Arc<Desk>, who: &'static str) -> watch::Sender<bool> {
+    fn candidate(world: &World, workers: &Arc<Workers>, who: &'static str) -> watch::Sender<bool> {
         let lock = Lock::new(&world.shared(who), "tests");
         let (stop, stopping) = watch::channel(false);
-        let desk = Arc::clone(desk);
-        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&desk).work(who, held)));
+        let workers = Arc::clone(workers);
+        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&workers).work(who, held)));
         stop
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_leads_and_a_lost_session_ends_its_term_and_its_writes() {
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let _first = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
-        let _second = candidate(&world, &desk, "b");
+        let workers = Arc::<Workers>::default();
+        let _first = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
+        let _second = candidate(&world, &workers, "b");
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(desk.leader(), Some("a"), "renewed all the time");
+        assert_eq!(workers.leader(), Some("a"), "renewed all the time");
 
-        let held = desk.held();
+        let held = workers.held();
         let write = || {
             let (key, value) = ("waypost/locks/tests-guarded".to_owned(), Bytes::from_static(b"x"));
             world.engine.txn(vec![held.fence(), KvOp::Set { key, value }])
@@ -275,26 +309,46 @@ mod tests {
         assert!(matches!(write().await.unwrap(), TxnOutcome::Committed(_)));
         world.engine.session_destroy(&held.session).await.unwrap();
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)), "from now on");
-        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_stops_gives_the_lock_back_and_who_restarts_takes_it_from_itself() {
+    async fn a_wait_for_a_dead_holder_says_that_it_is_dead() {
+        let (log, _guard) = logged();
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let stop = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let workers = Arc::<Workers>::default();
+        let holder = world.gateway("a");
+        let _first = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
+        let shared = world.shared("b");
+        tokio::spawn(liveness::follow(Arc::clone(&shared)));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let waiting = Lock::new(&shared, "tests");
+        tokio::spawn(async move { waiting.acquire(&waiting.session().await.unwrap()).await });
+        let said = |alive: &str| !log.lines(&["waiting for the lock", "holder=\"a\"", alive]).is_empty();
+        eventually("a holder that is alive", async || said("alive=true")).await;
+        holder.freeze();
+        tokio::time::sleep(liveness::SILENT_AFTER + MAX_WAIT * 2).await;
+        assert!(said("alive=false"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_that_stops_releases_the_lock_and_one_that_restarts_ends_its_own_session() {
+        let world = World::start().await;
+        let workers = Arc::<Workers>::default();
+        let stop = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
         let asked = Instant::now();
         stop.send_replace(true);
-        let _second = candidate(&world, &desk, "b");
-        eventually("the other leader", async || desk.leader() == Some("b")).await;
+        let _second = candidate(&world, &workers, "b");
+        eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-        assert_eq!(desk.most.load(Ordering::SeqCst), 1);
+        assert_eq!(workers.most.load(Ordering::SeqCst), 1);
 
-        let _restarted = candidate(&world, &desk, "b");
-        eventually("a new term", async || desk.terms.lock().unwrap().len() == 3).await;
-        let ended = desk.terms.lock().unwrap()[1].1.session.clone();
+        let _restarted = candidate(&world, &workers, "b");
+        eventually("a new term", async || workers.terms.lock().unwrap().len() == 3).await;
+        let ended = workers.terms.lock().unwrap()[1].1.session.clone();
         let live = world.engine.sessions().await.unwrap();
         assert!(live.iter().all(|it| it.id != ended), "its predecessor's session is ended");
     }
@@ -302,13 +356,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_is_away_ends_the_term_and_is_asked_seldom() {
         let world = World::start().await;
-        let desk = Arc::<Desk>::default();
-        let _stop = candidate(&world, &desk, "a");
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        let workers = Arc::<Workers>::default();
+        let _stop = candidate(&world, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
         world.engine.away.store(true, Ordering::Relaxed);
         tokio::time::sleep(TTL + RENEW_EVERY * 2).await;
-        assert_eq!(desk.leader(), None);
+        assert_eq!(workers.leader(), None);
         world.engine.away.store(false, Ordering::Relaxed);
-        eventually("a leader", async || desk.leader() == Some("a")).await;
+        eventually("a leader", async || workers.leader() == Some("a")).await;
     }
 }

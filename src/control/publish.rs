@@ -1,7 +1,7 @@
 //! Publishes the verdicts in the engine, for readers that start.
 //!
-//! Every reader draws its own verdicts; what is written here saves a starting one from knowing nothing. One control
-//! per engine writes, whatever changed, at most once a second.
+//! Every reader merges its own verdicts. Those published here let a reader that starts begin with known states. One
+//! control per engine writes what has changed, at most once a second.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use super::{
 
 /// The shortest time between two publications.
 const EVERY: Duration = Duration::from_secs(1);
-/// Without a change, this often it is made sure that the engine still has what was written.
+/// How often it is checked, without a change, that the engine still has what was written.
 const REVIEW_EVERY: Duration = Duration::from_secs(300);
 
 type Written = BTreeMap<String, (Index, Bytes)>;
@@ -51,7 +51,7 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
                 Err(error) => {
                     shared.metrics.engine_failures.increment();
                     if !backoff.is_failing() {
-                        tracing::warn!(%error, "verdicts cannot be published");
+                        tracing::warn!(%error, "could not publish verdicts");
                     }
                     written = None;
                     backoff.wait().await;
@@ -66,9 +66,9 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
 /// Writes what changed; false when the lock has another holder.
 async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> Result<bool, EngineError> {
     let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
-    let verdicts = shared.handle.picture().await.verdicts;
+    let verdicts = shared.handle.health_view().await.verdicts;
     if verdicts.is_empty() && !snapshot.targets.is_empty() {
-        // Nothing was judged yet, or nobody follows: that says nothing about what was published before.
+        // Nothing was judged yet, or nothing is followed. What was published before stays.
         return Ok(true);
     }
     let known = match written.take() {

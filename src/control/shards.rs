@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 16;
 /// Items as JSON, in the order of their places in the tree.
 pub(super) type Items = BTreeMap<(u64, TargetKey), String>;
 
-/// What stands around and between the items of a shard.
+/// The text before and after the items of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     pub(super) open: &'static str,
@@ -52,7 +52,7 @@ impl Frame {
     }
 }
 
-/// Where a target lies.
+/// A target's place in the tree.
 pub(super) fn place(target: &TargetKey) -> (u64, TargetKey) {
     let digest = Sha256::digest(target.as_str());
     let mut first = [0; 8];
@@ -100,15 +100,15 @@ fn name(place: u64, depth: usize) -> String {
     format!("x{}", digits.get(..depth).unwrap_or_default())
 }
 
-/// One write of a plan: `id` says what it is about, to whoever made the plan.
+/// One write of a plan. `id` is for the maker of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Write<I> {
     pub(super) id: I,
     pub(super) op: KvOp,
 }
 
-/// Packs groups of writes into transactions. A group stays together unless it is larger than a transaction can be;
-/// then what it adds comes before what it removes.
+/// Packs groups of writes into transactions. A group stays in one transaction unless it is too large for one; then its
+/// additions come before its removals.
 pub(super) fn pack<I>(groups: Vec<Vec<Write<I>>>, fences: usize) -> Vec<Vec<Write<I>>> {
     const ROOM: usize = MAX_TXN_BODY - 16 * 1024;
     let most_ops = MAX_TXN_OPS - fences;

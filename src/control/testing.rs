@@ -326,7 +326,7 @@ impl World {
         Some(serde_json::from_slice(&entry.value).unwrap())
     }
 
-    /// A gateway whose heartbeat moves until it is frozen.
+    /// A gateway whose heartbeat changes until it is frozen.
     pub(super) fn gateway(&self, node: &str) -> Gateway {
         let heartbeat = NodeHeartbeat {
             node: node.into(),
@@ -406,7 +406,7 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// Its heartbeat moves no more.
+    /// Its heartbeat no longer changes.
     pub(super) fn freeze(&self) {
         self.task.abort();
     }
@@ -464,7 +464,7 @@ pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
-/// The platform that a hook calls: refuses as often as it is told to, and remembers every call.
+/// The platform that a hook calls. Refuses the first calls, as many as set, and keeps a list of all.
 #[derive(Clone, Default)]
 pub(super) struct Platform {
     calls: Arc<Mutex<Vec<(String, serde_json::Value)>>>,

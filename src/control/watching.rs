@@ -7,7 +7,7 @@ use store::engine::{
     follower::{Follower, News, Watched},
 };
 
-/// Follows for ever. Every reading is handed on, also one that repeats the last, and every failure.
+/// Follows for ever. Passes on every reading, also one that repeats the last, and every failure.
 pub(super) async fn follow(
     engine: &Arc<dyn Engine>,
     prefix: &str,
@@ -20,7 +20,7 @@ pub(super) async fn follow(
             News::Read(reading) => on(Ok(&reading.read.value)),
             News::Failed { error, first } => {
                 if first {
-                    tracing::warn!(prefix, %error, "the engine cannot be read");
+                    tracing::warn!(prefix, %error, "could not read the engine");
                 }
                 on(Err(&error));
             }

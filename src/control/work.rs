@@ -1,7 +1,7 @@
-//! Hands work out: what to dial, and what to dial at once because another vantage suspects it.
+//! Hands out work: which targets to dial, and which to dial at once because another vantage suspects them.
 //!
-//! One counter numbers everything that is news to vantages. It starts at the time of day, so that it only ever grows,
-//! also across restarts; a vantage that brings another life's number is answered at once.
+//! One counter numbers everything that is news to vantages. It starts from the clock, so that it only grows, also across
+//! restarts. A vantage that sends a number of another process is answered at once.
 
 use std::{
     collections::VecDeque,
@@ -21,26 +21,26 @@ use tokio::{
 
 use super::{Refusal, Refused, Shared};
 
-/// Suspicions kept for vantages that ask late.
+/// Suspicions kept for vantages that request them late.
 const MAX_SUSPICIONS: usize = 1024;
-/// A suspicion is passed on for this long; later the regular interval has found out.
+/// A suspicion is passed on for this long. After that the regular checks have shown the state.
 const URGENT_FOR: Duration = Duration::from_secs(5);
-/// A target that was passed on this recently is not passed on again, whoever suspects it: all are looking.
+/// A target that was passed on this recently is not passed on again: all vantages are dialling it already.
 const REPEATED_AFTER: Duration = Duration::from_secs(1);
 /// The longest a vantage may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Vantages that may wait at the same time.
 const MAX_WAITING: usize = 4096;
 
-/// What there is to do.
+/// The work of all vantages.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct WorkList {
     state: Mutex<Tasks>,
     news: watch::Sender<u64>,
     waiting: Semaphore,
 }
 
-/// The pure part.
+/// The part without clock and waiting.
 #[derive(Debug)]
 struct Tasks {
     last: u64,
@@ -84,7 +84,7 @@ impl Tasks {
     /// The work of a vantage that has seen `index`; `None` while there is nothing new.
     fn after(&self, vantage: &str, index: u64, now: Moment) -> Option<Work> {
         let targets_at = self.targets_at?;
-        // Numbers this life never gave are no reason to leave anything out.
+        // A number that this process never gave says nothing about what the vantage has.
         let seen = if index > self.last { 0 } else { index };
         let confirm: Vec<ConfirmNow> = self
             .suspicions
@@ -98,7 +98,7 @@ impl Tasks {
     }
 }
 
-impl Board {
+impl WorkList {
     pub(super) fn starting_at(now: Moment) -> Self {
         Self {
             state: Mutex::new(Tasks::starting_at(now)),
@@ -107,7 +107,7 @@ impl Board {
         }
     }
 
-    /// Passes targets that a vantage suspects on to the others; how many were news.
+    /// Passes on targets that a vantage suspects to the others; returns how many were news.
     pub(super) fn suspect(
         &self,
         by: &Name,
@@ -122,8 +122,8 @@ impl Board {
         raised
     }
 
-    /// Takes the targets from a snapshot, unless it is the one they were taken from last. Also wakes vantages that
-    /// are not configured any more.
+    /// Takes the targets from a snapshot, unless they come from it already. Also wakes vantages that are no longer
+    /// configured.
     fn configure(&self, snapshot: &Snapshot) {
         if self.with(|tasks| tasks.generation) == Some(snapshot.generation) {
             return;
@@ -154,7 +154,7 @@ pub(super) async fn follow_snapshots(shared: Arc<Shared>) {
             shared.work.configure(&snapshot);
         }
         if snapshots.changed().await.is_err() {
-            // The follower is gone; what was last configured stays.
+            // The follower has ended; the last targets stay.
             std::future::pending::<()>().await;
         }
     }
@@ -167,12 +167,12 @@ pub(super) async fn work(
     index: u64,
     wait: Duration,
 ) -> Result<Work, Refused> {
-    let board = &shared.work;
+    let work_list = &shared.work;
     let too_many =
         |_| Refused::new(Refusal::Unavailable, format!("{MAX_WAITING} vantages are waiting already"));
-    let _place = board.waiting.try_acquire().map_err(too_many)?;
+    let _place = work_list.waiting.try_acquire().map_err(too_many)?;
     let deadline = Instant::now() + wait.min(MAX_WAIT);
-    let mut news = board.news.subscribe();
+    let mut news = work_list.news.subscribe();
     loop {
         news.borrow_and_update();
         let snapshot = shared.handle.snapshot();
@@ -181,11 +181,11 @@ pub(super) async fn work(
                 let text = format!("there is no Vantage {vantage} in generation {}", snapshot.generation);
                 return Err(Refused::new(Refusal::NotFound, text));
             }
-            // An empty list of targets would stop the vantage: never answer before they are known.
-            board.configure(snapshot);
+            // An empty list of targets would stop the vantage, so there is no answer before they are known.
+            work_list.configure(snapshot);
         }
         let now = shared.handle.now();
-        if let Some(work) = board.with(|tasks| tasks.after(vantage, index, now)) {
+        if let Some(work) = work_list.with(|tasks| tasks.after(vantage, index, now)) {
             return Ok(work);
         }
         let woken = tokio::time::timeout_at(deadline, news.changed()).await;
@@ -194,7 +194,9 @@ pub(super) async fn work(
                 return Err(Refused::new(Refusal::Unavailable, "this node has no configuration yet"));
             }
             let nothing = |tasks: &mut Tasks| Work { index: tasks.last, ..Work::default() };
-            return Ok(board.with(|tasks| tasks.after(vantage, index, now).unwrap_or_else(|| nothing(tasks))));
+            return Ok(
+                work_list.with(|tasks| tasks.after(vantage, index, now).unwrap_or_else(|| nothing(tasks)))
+            );
         }
     }
 }
@@ -250,7 +252,7 @@ mod tests {
         let mut tasks = tasks();
         let index = tasks.last;
         assert!(tasks.suspect(&name("v1"), TargetKey::from("a"), START));
-        assert!(!tasks.suspect(&name("v2"), TargetKey::from("a"), START), "everybody is looking");
+        assert!(!tasks.suspect(&name("v2"), TargetKey::from("a"), START), "all vantages dial it already");
         assert_eq!(numbers(&tasks, "v1", index, START), None);
         assert_eq!(numbers(&tasks, "v2", index, START), Some(vec![index + 1]));
         assert_eq!(numbers(&tasks, "v2", index + 1, START), None);

@@ -1,7 +1,7 @@
-//! A back end of the demo: a small HTTP server that registers itself with a TTL check, as a team's would.
+//! A back end of the demo: a small HTTP server that registers itself with a TTL check, as a real one would.
 //!
-//! It renews its check every second and registers itself again when the registry has forgotten it, which is
-//! also what it does while it is being drained: gateways must not be fooled by that.
+//! It renews its check every second and registers itself again if it is no longer registered, also while it is being
+//! drained: the gateways must go on refusing it nevertheless.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,15 +19,15 @@ use store::{
 };
 use tokio::net::TcpListener;
 
-use super::DemoError;
+use super::error::DemoError;
 use crate::{reread::Rereads, token_file::TokenFile};
 
-/// What a back end is.
+/// Options of a back end.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Its service in the registry.
     pub service: String,
-    /// Its id there; what `GET /` answers.
+    /// Its id there, which is also the answer to `GET /`.
     pub id: String,
     /// Where it serves.
     pub listen: SocketAddr,
@@ -35,21 +35,21 @@ pub struct Options {
     pub site: String,
     /// The registry.
     pub engine: String,
-    /// The registrar's token; the file may come later.
+    /// File with the registrar's token; it may be created later.
     pub token_file: PathBuf,
 }
 
 const TTL: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_secs(1);
-/// The longest `/slow` sleeps.
-const SLOWEST: Duration = Duration::from_secs(60);
+/// The longest sleep of `/slow`.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Serves until the process is ended.
 ///
 /// # Errors
-/// When it cannot listen, or the registry's address is none.
+/// When it cannot listen, or the address of the registry is invalid.
 pub async fn run(options: Options) -> Result<(), DemoError> {
-    let listener = TcpListener::bind(options.listen).await.map_err(|error| DemoError::Taken {
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| DemoError::AddressInUse {
         address: options.listen,
         by: "demo-backend --listen",
         error,
@@ -71,7 +71,7 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
             name = vital::lost() => return Err(DemoError::Scene(format!("a defect: {name} panicked"))),
         };
         let Ok((stream, _)) = accepted else {
-            // Out of descriptors: those in use will be given back.
+            // Out of file descriptors: some will be closed soon.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -80,7 +80,7 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
             let service = service_fn(move |request| answer(id.clone(), request));
             let mut server = hyper::server::conn::http1::Builder::new();
             let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            // A client that went away is no news.
+            // An error here means that the client closed the connection.
             let _ = connection.await;
         });
     }
@@ -96,7 +96,7 @@ async fn answer(id: Bytes, request: Request<Incoming>) -> Result<Response<Full<B
     match request.uri.path() {
         "/slow" => {
             let ms = request.uri.query().and_then(|it| it.strip_prefix("ms=")).and_then(|it| it.parse().ok());
-            tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(SLOWEST)).await;
+            tokio::time::sleep(Duration::from_millis(ms.unwrap_or(0)).min(MAX_SLEEP)).await;
         }
         "/" => {}
         _ => *response.status_mut() = StatusCode::NOT_FOUND,

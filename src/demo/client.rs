@@ -1,4 +1,4 @@
-//! The demo as seen by its clients: one DNS question, one HTTP request, the admin API.
+//! Clients of the demo: one DNS query, one HTTP request, the admin API.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,11 +15,11 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::DemoError;
+use super::error::DemoError;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What DNS said.
+/// Answer to a DNS query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// The names of the CNAME chain, in order.
@@ -45,7 +45,7 @@ pub async fn resolve(server: SocketAddr, name: &str) -> Result<DnsAnswer, std::i
     socket.send(&question.to_vec().map_err(std::io::Error::other)?).await?;
     let mut buffer = [0; 4096];
     let length =
-        tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
+        tokio::time::timeout(TIMEOUT, socket.recv(&mut buffer)).await.map_err(std::io::Error::other)??;
     let answer =
         Message::from_vec(buffer.get(..length).unwrap_or_default()).map_err(std::io::Error::other)?;
     if answer.metadata.id != question.metadata.id {
@@ -65,7 +65,7 @@ pub async fn resolve(server: SocketAddr, name: &str) -> Result<DnsAnswer, std::i
     Ok(read)
 }
 
-/// What a gateway said.
+/// Answer of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpAnswer {
     /// The status code.
@@ -74,7 +74,7 @@ pub struct HttpAnswer {
     pub body: Bytes,
 }
 
-/// Asks a gateway for a path of a host, on a connection of its own.
+/// Sends a gateway one GET for a path of a host, on a connection of its own.
 ///
 /// # Errors
 /// When the connection or the exchange fails.
@@ -104,7 +104,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// At this address, without a token: everything stands on loopback.
+    /// At this address, without a token, because everything is on loopback.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self { client: reqwest::Client::new(), url: url.to_owned() }
@@ -119,7 +119,7 @@ impl Admin {
         self.post("/v1/apply", &body).await.map(drop)
     }
 
-    /// Reads something.
+    /// Sends a GET.
     ///
     /// # Errors
     /// When control does not answer with success.
@@ -127,7 +127,7 @@ impl Admin {
         Self::read(self.client.get(format!("{}{path}", self.url))).await
     }
 
-    /// Orders something.
+    /// Sends a POST.
     ///
     /// # Errors
     /// When control does not answer with success.
@@ -156,7 +156,7 @@ impl Admin {
     }
 }
 
-/// How many targets have this verdict, in what `/v1/status` answers.
+/// How many targets have this verdict in the answer of `/v1/status`.
 fn count_states(status: &serde_json::Value, state: &str) -> usize {
     let targets = status["targets"].as_array();
     targets.map_or(0, |all| all.iter().filter(|it| it["verdict"]["state"] == state).count())

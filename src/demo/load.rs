@@ -1,7 +1,7 @@
-//! An open-loop load: requests leave at a fixed rate whatever happens to earlier ones, as real users' do.
+//! An open-loop load generator: requests are sent at a fixed rate whatever happens to earlier ones, as with real users.
 //!
-//! A closed loop would wait for a dead instance and so hide it; here every request that is due is sent, and every
-//! one that does not end in 200 counts as failed.
+//! A closed loop would wait for a dead instance and so hide it. Here every request that is due is sent, and every one that
+//! does not end in 200 counts as failed.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-/// What became of a load.
+/// Counts of requests and answers.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Requests that were sent.
@@ -43,9 +43,9 @@ impl Report {
     }
 }
 
-/// A running load.
+/// A running load generator.
 #[derive(Debug)]
-pub struct Load {
+pub struct LoadGenerator {
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
     shared: Arc<Shared>,
@@ -61,10 +61,10 @@ struct Shared {
 }
 
 /// A request that takes longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(2);
 
-impl Load {
+impl LoadGenerator {
     /// Sends `rate` GETs per second for a path of a host, to the gateways in turn.
     #[must_use]
     pub fn start(gateways: &[SocketAddr], host: &str, path: &str, rate: u32) -> Self {
@@ -80,7 +80,7 @@ impl Load {
         Self { stop, task, shared }
     }
 
-    /// What became of it so far.
+    /// The counts so far.
     #[must_use]
     pub fn so_far(&self) -> Report {
         self.shared.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -108,18 +108,21 @@ async fn send_all(shared: Arc<Shared>, rate: u32, stopped: watch::Receiver<bool>
         let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as u64;
         while sent < due {
             let gateway = shared.gateways[usize::try_from(sent).unwrap_or(0) % shared.gateways.len()];
-            requests.spawn(one(Arc::clone(&shared), gateway, outcomes.clone()));
+            requests.spawn(send_one(Arc::clone(&shared), gateway, outcomes.clone()));
             sent += 1;
         }
         while requests.try_join_next().is_some() {}
-        take_in(&shared, &mut outcome);
+        collect_outcomes(&shared, &mut outcome);
     }
     while requests.join_next().await.is_some() {}
-    take_in(&shared, &mut outcome);
+    collect_outcomes(&shared, &mut outcome);
     shared.report.lock().unwrap_or_else(PoisonError::into_inner).sent = sent;
 }
 
-fn take_in(shared: &Shared, outcome: &mut mpsc::UnboundedReceiver<(Result<String, String>, Duration)>) {
+fn collect_outcomes(
+    shared: &Shared,
+    outcome: &mut mpsc::UnboundedReceiver<(Result<String, String>, Duration)>,
+) {
     let mut report = shared.report.lock().unwrap_or_else(PoisonError::into_inner);
     while let Ok((result, took)) = outcome.try_recv() {
         report.sent += 1;
@@ -132,20 +135,20 @@ fn take_in(shared: &Shared, outcome: &mut mpsc::UnboundedReceiver<(Result<String
     }
 }
 
-async fn one(
+async fn send_one(
     shared: Arc<Shared>,
     gateway: SocketAddr,
     outcomes: mpsc::UnboundedSender<(Result<String, String>, Duration)>,
 ) {
     let started = Instant::now();
-    let result = tokio::time::timeout(PATIENCE, exchange(&shared, gateway)).await;
-    let result = result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+    let result = tokio::time::timeout(TIMEOUT, exchange(&shared, gateway)).await;
+    let result = result.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
     // The receiver lives as long as the sender of requests.
     let _ = outcomes.send((result, started.elapsed()));
 }
 
 async fn exchange(shared: &Shared, gateway: SocketAddr) -> Result<String, String> {
-    let mut sender = match idle(shared, gateway) {
+    let mut sender = match take_idle(shared, gateway) {
         Some(sender) => sender,
         None => connect(gateway).await?,
     };
@@ -162,7 +165,7 @@ async fn exchange(shared: &Shared, gateway: SocketAddr) -> Result<String, String
     Ok(String::from_utf8_lossy(&body).trim().to_owned())
 }
 
-fn idle(shared: &Shared, gateway: SocketAddr) -> Option<SendRequest<Empty<Bytes>>> {
+fn take_idle(shared: &Shared, gateway: SocketAddr) -> Option<SendRequest<Empty<Bytes>>> {
     let mut idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
     let senders = idle.get_mut(&gateway)?;
     while let Some(sender) = senders.pop() {

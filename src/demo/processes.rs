@@ -1,4 +1,4 @@
-//! The demo's child processes: written down, started in order, waited for, and gone with their parent.
+//! The demo's child processes: configured, started in order, waited for, and ended with their parent.
 
 use std::{
     collections::BTreeMap,
@@ -12,17 +12,18 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
-    DemoError, GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout,
     client::{Admin, resolve},
+    error::DemoError,
+    layout::{GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout},
     ports,
     world::{self, SITES, VANTAGES},
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(50);
 const BACK_ENDS: u8 = 3;
 
-/// A running demo. Dropping it ends every child; the kernel does so if this process is killed.
+/// A running demo. Dropping it ends every child; the kernel ends them if this process is killed.
 #[derive(Debug)]
 pub struct Fleet {
     layout: Layout,
@@ -31,8 +32,8 @@ pub struct Fleet {
     program: PathBuf,
 }
 
-/// Where everything will listen.
-struct Plan {
+/// The addresses on which the parts will listen.
+struct Addresses {
     dns: SocketAddr,
     admin: SocketAddr,
     engine: String,
@@ -40,12 +41,12 @@ struct Plan {
     gateway_port: u16,
 }
 
-impl Plan {
-    fn make(options: &Options) -> Result<Self, DemoError> {
+impl Addresses {
+    fn choose(options: &Options) -> Result<Self, DemoError> {
         let local = std::net::Ipv4Addr::LOCALHOST;
         let engine_http = match options.consul {
             Some(_) => None,
-            None => Some(ports::prefer(local, 8500)?),
+            None => Some(ports::preferred_or_free(local, 8500)?),
         };
         let engine = match (&options.consul, engine_http) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
@@ -55,10 +56,10 @@ impl Plan {
         let gateways: Vec<_> = (1..).take(SITES.len()).map(|site| ports::loopback(site, 1)).collect();
         Ok(Self {
             dns: ports::dns(options.dns)?,
-            admin: ports::prefer(local, 8580)?,
+            admin: ports::preferred_or_free(local, 8580)?,
             engine,
             engine_http,
-            gateway_port: ports::common(&gateways, 8080)?,
+            gateway_port: ports::free_on_all(&gateways, 8080)?,
         })
     }
 }
@@ -69,15 +70,15 @@ impl Fleet {
     /// # Errors
     /// When a part cannot be started or does not come up within a minute.
     pub async fn start(options: &Options) -> Result<Self, DemoError> {
-        let plan = Plan::make(options)?;
+        let addresses = Addresses::choose(options)?;
         let folder = tempfile::Builder::new().prefix("waypost-demo-").tempdir();
         let folder = folder.map_err(|error| DemoError::io("making a folder for the demo", error))?;
         let program =
             std::env::current_exe().map_err(|error| DemoError::io("finding this program", error))?;
         let layout = Layout {
-            dns: plan.dns,
-            admin: format!("http://{}", plan.admin),
-            engine: plan.engine.clone(),
+            dns: addresses.dns,
+            admin: format!("http://{}", addresses.admin),
+            engine: addresses.engine.clone(),
             zone: world::ZONE.to_owned(),
             gateway_domain: world::GATEWAY_DOMAIN.to_owned(),
             service: ServiceLayout {
@@ -89,9 +90,9 @@ impl Fleet {
             processes: Vec::new(),
         };
         let mut fleet = Self { layout, children: BTreeMap::new(), folder, program };
-        fleet.start_engine_and_control(&plan).await?;
-        fleet.start_sites(&plan)?;
-        fleet.start_outside(&plan)?;
+        fleet.start_engine_and_control(&addresses).await?;
+        fleet.start_sites(&addresses)?;
+        fleet.start_outside(&addresses)?;
         fleet.settle().await?;
         Ok(fleet)
     }
@@ -108,34 +109,34 @@ impl Fleet {
         self.folder.path()
     }
 
-    /// Where a process takes its token from once there is one: where `token bootstrap --out FOLDER/tokens` puts it.
+    /// The token file of a process, where `token bootstrap --out FOLDER/tokens` writes it; it may not exist yet.
     fn token_file(&self, name: &str) -> PathBuf {
         self.folder().join("tokens").join(format!("{name}.token"))
     }
 
-    fn store_section(&self, plan: &Plan, node: &str) -> String {
-        let token = plan.engine_http.map(|_| self.token_file(&format!("node-{node}")));
-        world::store_section(&plan.engine, token.as_deref())
+    fn store_section(&self, addresses: &Addresses, node: &str) -> String {
+        let token = addresses.engine_http.map(|_| self.token_file(&format!("node-{node}")));
+        world::store_section(&addresses.engine, token.as_deref())
     }
 
-    async fn start_engine_and_control(&mut self, plan: &Plan) -> Result<(), DemoError> {
-        if let Some(http) = plan.engine_http {
+    async fn start_engine_and_control(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
+        if let Some(http) = addresses.engine_http {
             self.start_node("engine", "engine", None, &world::engine_section(http))?;
             self.wait_for("the engine", || listening(http)).await?;
         }
-        let sections = self.store_section(plan, "control") + &world::control_section(plan.admin);
+        let sections = self.store_section(addresses, "control") + &world::control_section(addresses.admin);
         self.start_node("control", "control", None, &sections)?;
-        let admin = plan.admin;
+        let admin = addresses.admin;
         self.wait_for("control", || listening(admin)).await?;
-        let documents = world::documents(plan.gateway_port);
+        let documents = world::documents(addresses.gateway_port);
         Admin::new(&self.layout.admin).apply("demo.yaml", &documents).await
     }
 
-    fn start_sites(&mut self, plan: &Plan) -> Result<(), DemoError> {
+    fn start_sites(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
         for (number, site) in (1..).zip(SITES) {
-            let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), plan.gateway_port);
+            let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), addresses.gateway_port);
             let sections =
-                self.store_section(plan, &format!("gateway-{site}")) + &world::proxy_section(address);
+                self.store_section(addresses, &format!("gateway-{site}")) + &world::proxy_section(address);
             let pid = self.start_node(&format!("gateway-{site}"), "gateway", Some(site), &sections)?;
             let instances = (1..=BACK_ENDS)
                 .map(|n| self.start_back_end(site, number, n))
@@ -146,8 +147,8 @@ impl Fleet {
         Ok(())
     }
 
-    fn start_outside(&mut self, plan: &Plan) -> Result<(), DemoError> {
-        let sections = self.store_section(plan, "dns") + &world::dns_section(plan.dns);
+    fn start_outside(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
+        let sections = self.store_section(addresses, "dns") + &world::dns_section(addresses.dns);
         self.start_node("dns", "dns", None, &sections)?;
         for vantage in VANTAGES {
             let sections = world::prober_section(
@@ -195,7 +196,7 @@ impl Fleet {
         self.spawn(command, name)
     }
 
-    /// Brings a node back after it was killed, as an operator would, and notes its new pid.
+    /// Starts a node again after it was killed, as an operator would, and stores its new pid.
     ///
     /// # Errors
     /// When the process cannot be started.
@@ -214,10 +215,10 @@ impl Fleet {
     /// Kills a child with SIGKILL and reaps it.
     ///
     /// # Errors
-    /// When it is not a child of the demo's, or cannot be killed.
+    /// When the process is not a child of the demo, or cannot be killed.
     pub async fn kill(&mut self, pid: u32) -> Result<(), DemoError> {
         let child = self.children.remove(&pid);
-        let mut child = child.ok_or_else(|| DemoError::Scene(format!("{pid} is no child of the demo")))?;
+        let mut child = child.ok_or_else(|| DemoError::Scene(format!("{pid} is not a child of the demo")))?;
         child.kill().await.map_err(|error| DemoError::io(format!("killing {pid}"), error))
     }
 
@@ -237,7 +238,7 @@ impl Fleet {
         Ok(pid)
     }
 
-    /// Waits until a newcomer would find everything in order.
+    /// Waits until every part answers and every site is Up.
     async fn settle(&mut self) -> Result<(), DemoError> {
         let layout = self.layout.clone();
         for site in &layout.sites {
@@ -268,22 +269,22 @@ impl Fleet {
         C: FnMut() -> F,
         F: Future<Output = bool>,
     {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         while !condition().await {
             self.all_alive()?;
             if tokio::time::Instant::now() > deadline {
-                return Err(self.too_late(what));
+                return Err(self.timed_out(what));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
         Ok(())
     }
 
-    fn too_late(&mut self, what: &str) -> DemoError {
-        DemoError::TooLate { what: what.to_owned(), within: PATIENCE, logs: self.keep_folder() }
+    fn timed_out(&mut self, what: &str) -> DemoError {
+        DemoError::Timeout { what: what.to_owned(), within: TIMEOUT, logs: self.keep_folder() }
     }
 
-    /// Leaves configurations and logs behind, for people to read.
+    /// Keeps configurations and logs, so that they can be read.
     fn keep_folder(&mut self) -> PathBuf {
         self.folder.disable_cleanup(true);
         self.folder().to_owned()

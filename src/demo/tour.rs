@@ -1,4 +1,4 @@
-//! The tour: every scene once, with what was measured.
+//! The tour: plays every scene once and prints what was measured.
 
 use std::{
     collections::BTreeSet,
@@ -15,9 +15,11 @@ use tokio::time::Instant;
 use crate::out::outln;
 
 use super::{
-    DemoError, Fleet, InstanceLayout, Layout,
     client::{Admin, get, resolve},
-    load::Load,
+    error::DemoError,
+    layout::{InstanceLayout, Layout},
+    load::LoadGenerator,
+    processes::Fleet,
 };
 
 const LOAD: u32 = 500;
@@ -42,7 +44,7 @@ fn title(number: u8, text: &str) {
     outln!("\n{number}. {text}");
 }
 
-fn scene(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
     if holds { Ok(()) } else { Err(DemoError::Scene(otherwise())) }
 }
 
@@ -60,14 +62,14 @@ async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
         answer.addresses,
         answer.ttl
     );
-    scene(answer.chain == [layout.gateway_domain.clone()] && answer.addresses == [near.ip()], || {
+    ensure(answer.chain == [layout.gateway_domain.clone()] && answer.addresses == [near.ip()], || {
         format!("expected the gateway domain and {}, got {answer:?}", near.ip())
     })?;
     let reply = get(near, &layout.service.host, "/")
         .await
         .map_err(|error| DemoError::io("asking the gateway", error))?;
     outln!("   GET http://{near}/ -> {} from {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
-    scene(reply.status == 200, || format!("the gateway answered {}", reply.status))
+    ensure(reply.status == 200, || format!("the gateway answered {}", reply.status))
 }
 
 fn near(layout: &Layout) -> Result<SocketAddr, DemoError> {
@@ -80,7 +82,7 @@ fn config_of(layout: &Layout, pid: u32) -> Result<PathBuf, DemoError> {
     process.map(|it| it.config.clone()).ok_or_else(|| DemoError::Scene(format!("no configuration of {pid}")))
 }
 
-/// Asks DNS until it answers with this address; how long that took.
+/// Sends DNS queries until the answer is this address; returns how long that took.
 async fn until_answer(fleet: &Fleet, wanted: IpAddr, patience: Duration) -> Result<Duration, DemoError> {
     let layout = fleet.layout();
     let started = Instant::now();
@@ -113,7 +115,7 @@ async fn gateway_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
         near.gateway.address.ip(),
         back.as_secs_f64()
     );
-    scene(back >= Duration::from_secs(10), || "it came back before its hold-down".to_owned())
+    ensure(back >= Duration::from_secs(10), || "it came back before its hold-down".to_owned())
 }
 
 fn gateways(layout: &Layout) -> Vec<SocketAddr> {
@@ -128,7 +130,7 @@ fn instance(layout: &Layout, site: usize, at: usize) -> Result<InstanceLayout, D
 async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(3, "An instance dies (SIGKILL) under 500 requests a second");
     let victim = instance(fleet.layout(), 0, 2)?;
-    let load = Load::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
     tokio::time::sleep(Duration::from_secs(2)).await;
     fleet.kill(victim.pid).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -140,10 +142,10 @@ async fn instance_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
         report.failed(),
         report.slowest.as_millis()
     );
-    scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
+    ensure(report.failed() == 0, || format!("requests failed: {:?}", report.failures))
 }
 
-/// The platform: when the hook says so, it stops the process.
+/// The platform that would stop the process when its hook is called.
 #[derive(Clone, Default)]
 struct Platform {
     called: Arc<Mutex<Vec<(Instant, serde_json::Value)>>>,
@@ -163,7 +165,7 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let router = Router::new().route("/stop", post(hook)).with_state(platform.clone());
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
 
-    let load = Load::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let admin = Admin::new(&fleet.layout().admin);
     let order = serde_json::json!({
@@ -195,11 +197,11 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     );
     let gateways: BTreeSet<_> =
         fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
-    scene(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
+    ensure(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
         format!("receipts are missing: {done}")
     })?;
-    scene(!calls.is_empty(), || "the hook was not called".to_owned())?;
-    scene(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
+    ensure(!calls.is_empty(), || "the hook was not called".to_owned())?;
+    ensure(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
 }
 
 async fn wait_for_drain(admin: &Admin, id: &str) -> Result<serde_json::Value, DemoError> {
@@ -209,7 +211,7 @@ async fn wait_for_drain(admin: &Admin, id: &str) -> Result<serde_json::Value, De
         if drain["phase"] == "done" {
             return Ok(drain);
         }
-        scene(Instant::now() < deadline, || format!("the drain does not end: {drain}"))?;
+        ensure(Instant::now() < deadline, || format!("the drain does not end: {drain}"))?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -222,24 +224,24 @@ fn receipts(drain: &serde_json::Value) -> Vec<String> {
 async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(5, "Control and the engine die; DNS and gateways serve on, also when restarted");
     let layout = fleet.layout().clone();
-    let doomed: Vec<_> =
+    let killed: Vec<_> =
         layout.processes.iter().filter(|it| it.role == "engine" || it.role == "control").collect();
-    for process in &doomed {
+    for process in &killed {
         fleet.kill(process.pid).await?;
     }
     let near = near(&layout)?;
-    let load = Load::start(&gateways(&layout), &layout.service.host, "/", LOAD);
+    let load = LoadGenerator::start(&gateways(&layout), &layout.service.host, "/", LOAD);
     let answer = until_answer(fleet, near.ip(), Duration::from_secs(2)).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
-    let who = doomed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
+    let who = killed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
     outln!(
         "   {who} killed; DNS answered in {} ms; {} requests, {} failed",
         answer.as_millis(),
         report.sent,
         report.failed()
     );
-    scene(report.failed() == 0, || format!("requests failed: {:?}", report.failures))?;
+    ensure(report.failed() == 0, || format!("requests failed: {:?}", report.failures))?;
 
     let dns = layout
         .processes

@@ -1,11 +1,11 @@
 //! The log: lines into a bounded queue, and one thread that writes them out.
 //!
-//! Logging never fails and never waits. A caller puts a line into the queue; when the queue is full (a pipe that
-//! is not read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file;
-//! what cannot be written (the pipe's reader is gone, the disk is full) is dropped and counted as well, and once
-//! writing works again a line in the log says how many were lost. A log file that cannot be opened does not end the
+//! Logging never fails and never blocks. A caller puts a line into the queue; if the queue is full (a pipe that is not
+//! read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file; a line that
+//! cannot be written (a closed pipe, a full disk) is dropped and counted as well, and once writing works again a line in
+//! the log says how many were lost. A log file that cannot be opened does not end the
 //! program either: lines go to standard error, the first of them says why, and the file is tried again. Panics are logged
-//! the same way, because the standard hook writes to standard error itself and would wait there.
+//! the same way, because the standard hook writes to standard error itself and could block there.
 
 use std::{
     fs::File,
@@ -21,23 +21,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use store::{
-    metrics::{Count, Descriptor, Sample, Source},
-    vital,
-};
+use store::vital;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::reread::{Outcome, Part, Signature};
 
-/// Lines and octets that wait to be written; more are dropped.
+/// Limits of the lines and octets that wait to be written; further lines are dropped.
 const MAX_LINES: usize = 8_192;
 const MAX_OCTETS: usize = 4 * 1024 * 1024;
-/// The longest line; the rest of a longer one is cut off.
-const MAX: usize = 64 * 1024;
-/// How long the end of a process waits for the last lines to be written.
-const LAST_LINES: Duration = Duration::from_millis(500);
+/// The longest line in octets; the rest of a longer one is cut off.
+const MAX_LINE: usize = 64 * 1024;
+/// How long a process that ends waits for the last lines to be written.
+const FINISH_WITHIN: Duration = Duration::from_millis(500);
 /// How often a full pipe that does not block is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+const RETRY_EVERY: Duration = Duration::from_millis(10);
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,35 +63,19 @@ impl Default for Settings {
     }
 }
 
-/// What is counted of the log.
-#[derive(Debug, Default)]
-pub struct LogMetrics {
-    dropped: Count,
-    panics: Count,
-}
-
-static DESCRIPTORS: [Descriptor; 2] = [
-    Descriptor::counter(
-        "waypost.log.dropped",
-        "{line}",
-        "Lines of the log that were dropped: it could not be written, or not fast enough.",
-    ),
-    Descriptor::counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect."),
-];
-
-impl Source for LogMetrics {
-    fn descriptors(&self) -> &'static [Descriptor] {
-        &DESCRIPTORS
-    }
-
-    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        for (metric, count) in DESCRIPTORS.iter().zip([&self.dropped, &self.panics]) {
-            emit(Sample { metric, labels: &[], value: count.value() });
-        }
+store::metrics! {
+    /// What the log counts.
+    pub struct LogMetrics {
+        dropped: counter(
+            "waypost.log.dropped",
+            "{line}",
+            "Log lines that were dropped: the log could not be written, or not fast enough."
+        );
+        panics: counter("waypost.panics", "{panic}", "Panics in this process. Each one is a defect.");
     }
 }
 
-/// The log of this process: one, like its standard error.
+/// The log of this process. There is one, like standard error.
 static LOG: OnceLock<Lines> = OnceLock::new();
 
 /// Starts the log of this process. A second start (a test) keeps the first.
@@ -121,7 +102,7 @@ pub fn start(settings: &Settings) {
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&settings.directives);
     let colours = settings.file.is_none() && io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
-    // A subscriber that is there already belongs to a test.
+    // If there is a subscriber already, it belongs to a test.
     let _ = match settings.format {
         Format::Text => {
             tracing::subscriber::set_global_default(subscriber.with_ansi(colours).with_writer(lines).finish())
@@ -135,7 +116,7 @@ pub fn start(settings: &Settings) {
     }
 }
 
-/// Not the library's: its lock would be held for as long as a reader sleeps.
+/// A handle of our own: the lock of `io::stderr` would be held for as long as a reader does not read.
 fn standard_error() -> Box<dyn Write + Send> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(owned) => Box::new(File::from(owned)),
@@ -143,21 +124,21 @@ fn standard_error() -> Box<dyn Write + Send> {
     }
 }
 
-/// Waits for the last lines to be written, but not long. The process ends after this.
+/// Waits a short time for the last lines to be written, before the process ends.
 pub fn finish() {
     if let Some(log) = LOG.get() {
-        log.wait_until_written(LAST_LINES);
+        log.wait_until_written(FINISH_WITHIN);
     }
 }
 
-/// The counters of the log.
+/// The metrics of the log of this process.
 #[must_use]
 pub fn metrics() -> Arc<LogMetrics> {
     LOG.get().map_or_else(Arc::default, |log| Arc::clone(&log.0.metrics))
 }
 
-/// What opens the log file again, for programs that rotate logs: at SIGHUP, and when another file (or none) is at its
-/// path. While no file is open, because it could not be, it is tried at every look.
+/// Opens the log file again, for programs that rotate logs: at SIGHUP, and when another file (or none) is at its path.
+/// While no file is open, because opening failed, it is tried at every check.
 #[must_use]
 pub fn part(path: &Path) -> Part {
     let lines = LOG.get().cloned().unwrap_or_else(|| Lines::new(Format::default()));
@@ -167,9 +148,9 @@ pub fn part(path: &Path) -> Part {
 fn part_of(lines: Lines, path: &Path) -> Part {
     let (looked_at, path, looking) = (path.to_owned(), path.to_owned(), lines.clone());
     let look = move || match looking.open() {
-        // With the file that is open: opening puts one where there was none, and the next time there is none is another.
+        // Together with the file that is open: opening creates a missing file, so a file that is missing again is a change.
         Some(open) => Signature::of_identity(&looked_at).beside(open),
-        // Whether it can be opened may depend on what no look at it shows: a folder above it, the reader of a pipe.
+        // Whether it can be opened may depend on something else than the file: a folder above it, the reader of a pipe.
         None => Signature::of_text(&append_to(&looked_at).err().map(|it| it.to_string()).unwrap_or_default()),
     };
     Part::new("[telemetry] log_file", look, move || {
@@ -180,7 +161,7 @@ fn part_of(lines: Lines, path: &Path) -> Part {
             Ok(file) => file,
             Err(error) => return Outcome::Kept(error.to_string()),
         };
-        if !lines.send(Order::Target(Box::new(file))) {
+        if !lines.send(Message::Target(Box::new(file))) {
             return Outcome::Kept("too many lines wait to be written".to_owned());
         }
         let again = if lines.open().is_some() { "again" } else { "now" };
@@ -189,7 +170,7 @@ fn part_of(lines: Lines, path: &Path) -> Part {
     })
 }
 
-/// Opens a file to append to. A named pipe without a reader is an error: opening it the usual way would wait for one.
+/// Opens a file to append to. A named pipe without a reader is an error: opening it the usual way would block.
 fn append_to(path: &Path) -> io::Result<File> {
     let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = File::options().append(true).create(true).custom_flags(at_once).open(path);
@@ -197,7 +178,7 @@ fn append_to(path: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write to {}: {error}", path.display())))
 }
 
-/// Whether a log could be written to a file, found out without making it.
+/// Checks whether a log could be written to a file, without creating it.
 ///
 /// # Errors
 /// Why not.
@@ -213,20 +194,20 @@ pub fn try_file(path: &Path) -> io::Result<()> {
     access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)
 }
 
-enum Order {
+enum Message {
     Line(Box<[u8]>),
     Target(Box<dyn Write + Send>),
 }
 
-/// Takes lines; clones share the queue.
+/// Accepts lines; clones share the queue.
 #[derive(Clone)]
 struct Lines(Arc<Queue>);
 
 struct Queue {
     format: Format,
     waiting: AtomicUsize,
-    sender: OnceLock<SyncSender<Order>>,
-    /// Which file is open, if lines go to a file.
+    sender: OnceLock<SyncSender<Message>>,
+    /// Identity of the open file, if lines go to a file.
     open: Mutex<Option<Signature>>,
     metrics: Arc<LogMetrics>,
 }
@@ -238,13 +219,13 @@ impl Lines {
     }
 
     fn start_writing(&self, target: Box<dyn Write + Send>) {
-        let (sender, orders) = sync_channel(MAX_LINES);
+        let (sender, messages) = sync_channel(MAX_LINES);
         if self.0.sender.set(sender).is_err() {
             return;
         }
         let queue = Arc::clone(&self.0);
-        let output = Output { queue, target, unsaid: 0, torn: false };
-        let write = move || vital::thread("the log", || output.write_all(&orders));
+        let output = Output { queue, target, reported: 0, torn: false };
+        let write = move || vital::thread("the log", || output.write_all(&messages));
         if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(write) {
             crate::out::note(&format!("there is no log, because there is no thread to write it: {error}"));
         }
@@ -261,7 +242,7 @@ impl Lines {
     /// Puts a line into the queue, or drops and counts it.
     fn put(&self, line: &[u8]) {
         let cut;
-        let line = match line.get(..MAX) {
+        let line = match line.get(..MAX_LINE) {
             None => line,
             Some(beginning) => {
                 cut = [beginning, b" (cut off)\n"].concat();
@@ -270,14 +251,14 @@ impl Lines {
         };
         let before = self.0.waiting.fetch_add(line.len(), Ordering::Relaxed);
         let fits = before + line.len() <= MAX_OCTETS;
-        if !(fits && self.send(Order::Line(line.into()))) {
+        if !(fits && self.send(Message::Line(line.into()))) {
             self.0.waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.0.metrics.dropped.increment();
         }
     }
 
-    fn send(&self, order: Order) -> bool {
-        self.0.sender.get().is_some_and(|sender| sender.try_send(order).is_ok())
+    fn send(&self, message: Message) -> bool {
+        self.0.sender.get().is_some_and(|sender| sender.try_send(message).is_ok())
     }
 
     fn wait_until_written(&self, at_most: Duration) {
@@ -307,40 +288,40 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Where lines go, on the thread that writes them.
+/// The target of the lines, owned by the thread that writes them.
 struct Output {
     queue: Arc<Queue>,
     target: Box<dyn Write + Send>,
-    /// The number of dropped lines that a line in the log has told.
-    unsaid: u64,
-    /// The last line was written in part.
+    /// The number of dropped lines that the log has reported.
+    reported: u64,
+    /// True if the last line was written only in part.
     torn: bool,
 }
 
 impl Output {
-    fn write_all(mut self, orders: &Receiver<Order>) {
-        while let Ok(order) = orders.recv() {
-            match order {
-                Order::Line(line) => {
-                    self.say_what_was_dropped();
+    fn write_all(mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Line(line) => {
+                    self.report_dropped();
                     if !self.write(&line) {
                         self.queue.metrics.dropped.increment();
                     }
                     self.queue.waiting.fetch_sub(line.len(), Ordering::Relaxed);
                 }
-                Order::Target(target) => (self.target, self.torn) = (target, false),
+                Message::Target(target) => (self.target, self.torn) = (target, false),
             }
         }
     }
 
-    fn say_what_was_dropped(&mut self) {
+    fn report_dropped(&mut self) {
         let dropped = self.queue.metrics.dropped.get();
-        if dropped > self.unsaid {
-            let lost = dropped - self.unsaid;
+        if dropped > self.reported {
+            let lost = dropped - self.reported;
             let text =
-                format!("{lost} lines of the log were dropped: it could not be written, or not fast enough");
+                format!("{lost} log lines were dropped: the log could not be written, or not fast enough");
             if self.write(line(self.queue.format, "WARN", &text).as_bytes()) {
-                self.unsaid = dropped;
+                self.reported = dropped;
             }
         }
     }
@@ -362,7 +343,7 @@ impl Output {
     }
 }
 
-/// A line was not written as a whole; true: a part of it was.
+/// A line was not written completely; true if a part of it was.
 struct Torn(bool);
 
 fn write(target: &mut dyn Write, mut rest: &[u8]) -> Result<(), Torn> {
@@ -372,8 +353,8 @@ fn write(target: &mut dyn Write, mut rest: &[u8]) -> Result<(), Torn> {
             Ok(0) => return Err(Torn(rest.len() < whole)),
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the pipe one that does not block. This thread may wait.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(TRY_AGAIN),
+            // Another process made the pipe non-blocking. This thread may wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_EVERY),
             Err(_) => return Err(Torn(rest.len() < whole)),
         }
     }
@@ -395,7 +376,7 @@ fn line(format: Format, level: &str, text: &str) -> String {
     }
 }
 
-/// Logs a panic without going through anything that might panic or wait.
+/// Logs a panic without anything that could panic or block.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let Some(log) = LOG.get() else { return };
     log.0.metrics.panics.increment();

@@ -1,8 +1,8 @@
-//! Beliefs: everything a reader knows of health, and the verdicts it draws from that.
+//! Everything that one reader knows about health, and the verdicts that follow from it.
 //!
-//! Fed with heartbeats and observations as the engine delivers them, in any order, it decides which vantages are
-//! fresh by the reader's own clock and merges their votes with [`crate::health::merge`]. No clock and no
-//! engine inside: a simulation, or a test of two readers, owns the world.
+//! [`Beliefs`] takes heartbeats and observations as the engine delivers them, in any order, decides by the reader's
+//! own clock which vantages are fresh, and merges their votes with [`crate::health::merge`]. Clock and engine are
+//! outside, so that a simulation, or a test with two readers, can provide them.
 
 mod guard;
 mod view;
@@ -22,7 +22,7 @@ use view::{Heard, Watch};
 
 pub use view::View;
 
-/// What a reader knows of health.
+/// What one reader knows about health.
 #[derive(Clone, Debug, Default)]
 pub struct Beliefs {
     vantages: BTreeMap<Name, Seen>,
@@ -30,15 +30,15 @@ pub struct Beliefs {
     stale: Stale,
     guards: Guards,
     watch: Watch,
-    /// Something was taken in since verdicts were last drawn.
+    /// Something new arrived since verdicts were last computed.
     heard: bool,
 }
 
-/// What is known of one vantage.
+/// What is known about one vantage.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     heartbeat: Option<Heartbeat>,
-    /// When the heartbeat number was last seen to move; `None` until it moved once before our eyes.
+    /// When the heartbeat number last changed, by this reader's clock; `None` until it has seen a change.
     moved: Option<Moment>,
     fresh: bool,
     shards: HashMap<String, BTreeMap<TargetKey, Observation>>,
@@ -52,7 +52,7 @@ struct Ballot<'s> {
     quorum: Quorum,
 }
 
-/// Which verdicts have to be drawn again.
+/// The targets whose verdicts have to be computed again.
 #[derive(Clone, Debug, Default)]
 enum Stale {
     #[default]
@@ -60,27 +60,27 @@ enum Stale {
     Some(BTreeSet<TargetKey>),
 }
 
-/// A view of [`Beliefs`] for people: `status` and `explain`.
+/// A copy of [`Beliefs`] for `status` and `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Picture {
+pub struct HealthView {
     /// By vantage.
-    pub vantages: BTreeMap<Name, VantagePicture>,
+    pub vantages: BTreeMap<Name, VantageView>,
     /// By target.
     pub verdicts: BTreeMap<TargetKey, Verdict>,
-    /// The clusters whose verdicts are frozen because too much went down at once, and since when.
+    /// The clusters whose verdicts are frozen because too many targets went down at once, and since when.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frozen: BTreeMap<Name, Moment>,
 }
 
 /// What one vantage sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VantagePicture {
-    /// Its heartbeat moves, by this reader's clock.
+pub struct VantageView {
+    /// Its heartbeat number changes, by this reader's clock.
     pub fresh: bool,
-    /// When its heartbeat last moved, by this reader's clock; absent before it was seen to move.
+    /// When its heartbeat number last changed, by this reader's clock; absent before the first change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moment>,
-    /// It doubts itself.
+    /// It withholds its votes.
     pub withheld: bool,
     /// The last heartbeat number.
     pub heartbeat: Option<u64>,
@@ -88,20 +88,19 @@ pub struct VantagePicture {
     pub observations: BTreeMap<TargetKey, Observation>,
 }
 
-/// What one vantage says of one target.
+/// What one vantage reports about one target.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'b> {
-    /// Who says it.
+    /// The vantage.
     pub vantage: &'b Name,
-    /// What it says.
+    /// Its observation.
     pub observation: &'b Observation,
-    /// It is fresh and trusts itself.
+    /// It is fresh and does not withhold its votes.
     pub counts: bool,
 }
 
 impl Beliefs {
-    /// Takes over verdicts that were drawn by another reader, or by this one in an earlier life. Verdicts
-    /// already drawn stay.
+    /// Takes verdicts of another reader, or of this one before a restart. Verdicts that are there already are kept.
     pub fn adopt(&mut self, verdicts: impl IntoIterator<Item = (TargetKey, Verdict)>) {
         for (target, verdict) in verdicts {
             self.verdicts.entry(target).or_insert(verdict);
@@ -109,7 +108,7 @@ impl Beliefs {
         self.stale = Stale::All;
     }
 
-    /// Takes in the heartbeats of all vantages, as read together.
+    /// Takes the heartbeats of all vantages, as read together.
     pub fn heartbeats(&mut self, read: BTreeMap<Name, Heartbeat>, now: Moment) {
         for (name, heartbeat) in read {
             let seen = self.vantages.entry(name).or_default();
@@ -127,7 +126,7 @@ impl Beliefs {
         }
     }
 
-    /// Takes in one shard of a vantage's observations, replacing what it held.
+    /// Takes one shard of a vantage's observations, which replaces the former one.
     pub fn observations(&mut self, vantage: &Name, shard: &str, observations: Vec<Observation>) {
         let fresh: BTreeMap<_, _> = observations.into_iter().map(|it| (it.target.clone(), it)).collect();
         let seen = self.vantages.entry(vantage.clone()).or_default();
@@ -138,19 +137,19 @@ impl Beliefs {
         self.touch(targets);
     }
 
-    /// The configuration changed: every verdict is drawn again.
+    /// The configuration changed, so every verdict is computed again.
     pub fn reconfigured(&mut self) {
         self.heard = true;
         self.stale = Stale::All;
         self.watch.reconfigured();
     }
 
-    /// Draws the verdicts that may have changed and returns those that did. Verdicts of targets that are not
-    /// configured any more are forgotten.
+    /// Computes the verdicts that may have changed and returns those that did. Verdicts of targets that are no longer
+    /// configured are forgotten.
     ///
-    /// Silence alone turns no verdict: when a vantage grows stale, those that a small quorum leaves to decide have to be
-    /// heard once more. Who is cut off would otherwise see the vantages grow stale one after the other, and believe the
-    /// last of them.
+    /// Silence alone changes no verdict: when a vantage becomes stale, the remaining ones, which a small quorum would
+    /// let decide, have to be heard once more. Otherwise a reader that is cut off would see the vantages become stale
+    /// one after the other, and adopt the votes of the last one.
     pub fn judge(&mut self, snapshot: &Snapshot, now: Moment) -> Vec<(TargetKey, Verdict)> {
         self.refresh(now);
         let heard = std::mem::take(&mut self.heard);
@@ -179,7 +178,7 @@ impl Beliefs {
         changed
     }
 
-    /// Whether verdicts follow what the vantages see, as of the last [`Beliefs::judge`].
+    /// Whether verdicts follow the observations of the vantages, as of the last [`Beliefs::judge`].
     #[must_use]
     pub const fn view(&self) -> &View {
         self.watch.view()
@@ -198,7 +197,7 @@ impl Beliefs {
         heard
     }
 
-    /// The votes on a target: everybody's, and those of each region that has a verdict of its own.
+    /// The votes on a target: those of all vantages, and those of each region that has a verdict of its own.
     fn ballots<'s>(&self, snapshot: &'s Snapshot, key: &TargetKey) -> Vec<Ballot<'s>> {
         let Some(target) = snapshot.targets.get(key) else { return Vec::new() };
         let votes = |of: &dyn Fn(&Vantage) -> bool| {
@@ -206,11 +205,11 @@ impl Beliefs {
             vantages.map(|vantage| self.vote(&vantage.name, key)).collect()
         };
         let check = &target.check;
-        let everybody = Ballot { key: key.clone(), target, votes: votes(&|_| true), quorum: check.quorum };
+        let of_all = Ballot { key: key.clone(), target, votes: votes(&|_| true), quorum: check.quorum };
         let regions = snapshot.locality.regions().iter().zip((0..).map(RegionId));
         let regional = regions.filter_map(|(name, region)| {
             let key = Some(key.in_region(name)).filter(|key| snapshot.regional.contains_key(key))?;
-            // A number of all vantages means nothing to the few of a region.
+            // A number of vantages is meant for all of them, and cannot be applied to those of one region.
             let quorum = match check.quorum {
                 Quorum::Count(_) => Quorum::Majority,
                 quorum => quorum,
@@ -218,10 +217,10 @@ impl Beliefs {
             let own = |vantage: &Vantage| snapshot.region_of(vantage) == Some(region);
             Some(Ballot { key, target, votes: votes(&own), quorum })
         });
-        std::iter::once(everybody).chain(regional).collect()
+        std::iter::once(of_all).chain(regional).collect()
     }
 
-    /// What the votes make of a verdict; `None` where silence alone would turn it.
+    /// The verdict that follows from the votes; `None` where silence alone would change it.
     fn draft(&mut self, ballot: Ballot<'_>, heard: bool, now: Moment) -> Option<Draft> {
         let before = self.verdicts.get(&ballot.key).cloned().unwrap_or_default();
         let after = merge(&before, &ballot.votes, ballot.quorum, now);
@@ -240,7 +239,7 @@ impl Beliefs {
         &self.verdicts
     }
 
-    /// What each vantage that may speak says of a target, whether its vote counts at present or not.
+    /// The report of each known vantage about a target, whether its vote counts at present or not.
     pub fn reports<'b>(&'b self, target: &'b TargetKey) -> impl Iterator<Item = Report<'b>> {
         self.vantages.iter().filter_map(move |(vantage, seen)| {
             let observation = seen.shards.values().find_map(|shard| shard.get(target))?;
@@ -254,10 +253,10 @@ impl Beliefs {
         self.guards.frozen()
     }
 
-    /// A copy for people.
+    /// A copy for `status` and `explain`.
     #[must_use]
-    pub fn picture(&self) -> Picture {
-        let view = |seen: &Seen| VantagePicture {
+    pub fn health_view(&self) -> HealthView {
+        let view = |seen: &Seen| VantageView {
             fresh: seen.fresh,
             moved: seen.moved,
             withheld: seen.heartbeat.as_ref().is_some_and(|it| it.withheld),
@@ -266,10 +265,10 @@ impl Beliefs {
         };
         let vantages = self.vantages.iter().map(|(name, seen)| (name.clone(), view(seen))).collect();
         let frozen = self.frozen().map(|(name, since)| (name.clone(), since)).collect();
-        Picture { vantages, verdicts: self.verdicts.clone(), frozen }
+        HealthView { vantages, verdicts: self.verdicts.clone(), frozen }
     }
 
-    /// Re-decides who is fresh; a change concerns every target.
+    /// Decides again which vantages are fresh; a change concerns every target.
     fn refresh(&mut self, now: Moment) {
         for seen in self.vantages.values_mut() {
             let fresh = seen.moved.is_some_and(|moved| now.since(moved) < FRESH_FOR);

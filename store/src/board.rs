@@ -1,8 +1,7 @@
 //! The board: the verdict state of every target as one atomic word in an interned slot.
 //!
-//! Slots outlive snapshots: a snapshot holds slot numbers, so a verdict flips by one store that every
-//! reader sees at its next load, and no table is rebuilt. A slot is never freed; its number is only ever
-//! given to one target.
+//! Slots outlive snapshots. A snapshot holds slot numbers, so a verdict changes by one store that every reader sees
+//! at its next load, and no table is rebuilt. A slot is never freed, and its number is never used for another target.
 
 use std::{
     collections::HashMap,
@@ -17,11 +16,11 @@ use crate::{
     model::Moment,
 };
 
-/// The number of a target's place on the [`Board`].
+/// The number of a target's slot on the [`Board`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32);
 
-/// What a slot says, unpacked.
+/// The content of a slot, unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The verdict's state.
@@ -30,16 +29,16 @@ pub struct Reading {
     pub since: Moment,
     /// Up, after it was Down: the hold-down counts from `since`.
     pub recovered: bool,
-    /// Something is about to change: fresh vantages disagree with the verdict. Answers get the short TTL.
+    /// Fresh vantages disagree with the verdict, so it may change soon. Answers get the short TTL.
     pub unsettled: bool,
 }
 
-/// A part of a whole, in 65536ths: of a full site's clients, those that go elsewhere.
+/// A fraction in 65536ths: the part of a full site's clients that is sent elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(pub u32);
 
 impl Share {
-    /// The whole.
+    /// All clients.
     pub const ALL: Self = Self(1 << 16);
 }
 
@@ -65,7 +64,7 @@ impl std::fmt::Debug for Board {
 }
 
 impl Board {
-    /// The most targets one process can know in its life.
+    /// The maximum number of targets in the life of a process.
     pub const CAPACITY: usize = CHUNK * CHUNKS;
 
     /// The slot of a target, a new one (reading `Unknown`) if it has none. `None` when the board is full.
@@ -82,34 +81,34 @@ impl Board {
         Some(slot)
     }
 
-    /// What the slot says now. One relaxed load.
+    /// The present content of the slot. One relaxed load.
     #[must_use]
     pub fn read(&self, slot: Slot) -> Reading {
         self.word(slot).map_or_else(Reading::default, |word| unpack(word.load(Ordering::Relaxed)))
     }
 
-    /// Flips the slot.
+    /// Sets the slot.
     pub fn write(&self, slot: Slot, reading: Reading) {
         if let Some(word) = self.word(slot) {
             word.store(pack(reading), Ordering::Relaxed);
         }
     }
 
-    /// What a slot of shares says: see [`Share`].
+    /// The content of a slot that holds a [`Share`].
     #[must_use]
     pub fn share(&self, slot: Slot) -> Share {
         let word = self.word(slot).map_or(0, |word| word.load(Ordering::Relaxed));
         Share(u32::try_from(word).unwrap_or(0).min(Share::ALL.0))
     }
 
-    /// Sets a slot of shares.
+    /// Sets a slot that holds a [`Share`].
     pub fn set_share(&self, slot: Slot, share: Share) {
         if let Some(word) = self.word(slot) {
             word.store(u64::from(share.0), Ordering::Relaxed);
         }
     }
 
-    /// A board of its own that says the same, on which things can be imagined. Targets it has not met are not known to it.
+    /// A copy on which a hypothetical state can be set. It cannot intern targets that are new to it.
     #[must_use]
     pub fn imagine(&self) -> Self {
         let copy = |words: &[AtomicU64]| -> Box<[AtomicU64]> {

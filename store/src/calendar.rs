@@ -1,8 +1,8 @@
-//! Schedules compiled for asking: is it open now, when does it open, when does that change?
+//! Compiled schedules: whether a schedule is open now, when it opens, and when that changes.
 //!
-//! A question is a few comparisons without allocation, because steering asks while a query waits. So the offsets of
-//! the time zone are written out for decades ahead when the configuration is compiled, and the hours of the week are
-//! spans of minutes.
+//! An answer takes a few comparisons without allocation, because steering needs it while a query waits. So the
+//! offsets of the time zone are listed for decades ahead when the configuration is compiled, and the hours of the
+//! week are spans of milliseconds.
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -10,49 +10,49 @@ use model::{Moment, Schedule, TimeOfDay};
 
 const MINUTE: i64 = 60_000;
 const WEEK: i64 = 7 * 24 * 60 * MINUTE;
-/// Offsets written out per time zone: half a century where clocks change twice a year.
+/// Offsets listed per time zone: half a century where clocks change twice a year.
 const MAX_OFFSETS: usize = 100;
-/// The first moment a calendar has to answer for: 2025-01-01.
+/// The first moment that a calendar covers: 2025-01-01.
 const BEGINNING: i64 = 1_735_689_600_000;
 
-/// The hours of a week at a place.
+/// The hours of a week in a time zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calendar {
-    /// What is added to UTC, from when on; both in milliseconds. The first holds from ever.
+    /// The start of each offset and the offset from UTC, both in milliseconds. The first one has no start.
     offsets: Vec<(i64, i64)>,
     /// Sorted spans in milliseconds since Monday's midnight, none beyond Sunday's end.
     open: Vec<(i64, i64)>,
 }
 
 impl Calendar {
-    /// Compiles a schedule. A time zone that this program does not know (any more) is read as UTC.
+    /// Compiles a schedule. A time zone that this program does not know is taken as UTC.
     #[must_use]
     pub fn compile(schedule: &Schedule) -> Self {
         let zone = TimeZone::get(&schedule.time_zone).unwrap_or(TimeZone::UTC);
         Self { offsets: offsets(&zone), open: spans(schedule) }
     }
 
-    /// True within its hours.
+    /// True within the hours of the schedule.
     #[must_use]
     pub fn is_open(&self, now: Moment) -> bool {
         let local = self.local(millis(now));
         self.open.iter().any(|(from, to)| (*from..*to).contains(&local))
     }
 
-    /// The first moment from `now` on that lies within its hours; `None` if there is none for weeks.
+    /// The first moment from `now` on within the hours; `None` if there is none for weeks.
     #[must_use]
     pub fn next_open(&self, now: Moment) -> Option<Moment> {
         self.first(now, |calendar, at| calendar.is_open(at))
     }
 
-    /// The first moment after `now` that is not as `now` is; `None` if there is none for weeks.
+    /// The first moment after `now` at which the schedule opens or closes; `None` if there is none for weeks.
     #[must_use]
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
         let open = self.is_open(now);
         self.first(now, |calendar, at| calendar.is_open(at) != open)
     }
 
-    /// Goes from edge to edge: where a span begins or ends, or the clocks are changed.
+    /// Examines every edge in turn: the beginning and end of spans, and changes of the clocks.
     fn first(&self, now: Moment, fits: impl Fn(&Self, Moment) -> bool) -> Option<Moment> {
         // A week has two edges per day, and two more where the clocks change.
         const EDGES: usize = 2 * 16;
@@ -76,7 +76,7 @@ impl Calendar {
         changed.map_or(now + within_week, |changed| changed.min(now + within_week))
     }
 
-    /// Milliseconds since Monday's midnight by the place's clocks.
+    /// Milliseconds since Monday's midnight in local time.
     fn local(&self, now: i64) -> i64 {
         // The epoch was a Thursday.
         const EPOCH: i64 = 3 * 24 * 60 * MINUTE;

@@ -1,15 +1,15 @@
-//! The configuration in the engine: immutable shards and one head that says which of them are true.
+//! The configuration in the engine: immutable shards, and one head that names the shards in force.
 //!
 //! ```text
 //! waypost/config/shards/7f/1.41-<digest>/0   {"v":1,"documents":[…]}    written first, never changed
 //! waypost/history/1.41-<digest>-<bytes>/0    {"v":1,"before":[…]}       what the commit changed, for explain --at
-//! waypost/config/head                        {"v":1,"generation":…}     flipped last, by CAS: the commit
+//! waypost/config/head                        {"v":1,"generation":…}     replaced last, by CAS: the commit
 //! ```
 //!
-//! Until the flip nobody reads the new shards, so a commit that dies anywhere leaves the old generation whole.
-//! A commit is planned without the engine ([`plan`]), which is where documents are checked; writing it ([`commit`])
-//! either takes effect whole, finds that somebody else was faster ([`CommitError::Conflict`]: read and plan again),
-//! or fails. A node follows by reading only the shards whose version changed ([`read`]).
+//! Until the head is replaced no reader looks at the new shards, so a commit that fails anywhere leaves the old
+//! generation intact. A commit is planned without the engine ([`plan`]), where documents are checked. Writing it
+//! ([`commit`]) takes effect completely, or finds that another commit was faster ([`CommitError::Conflict`]: read and
+//! plan again), or fails. A node follows by reading only the shards whose version changed ([`read`]).
 
 mod audit;
 pub mod history;
@@ -49,7 +49,7 @@ const READS_AT_ONCE: usize = 16;
 struct ShardId(String);
 
 impl ShardId {
-    /// Where a document lives: spread evenly, and the same for ever.
+    /// The shard of a document: spread evenly, and never another one.
     fn of(id: &DocumentId) -> Self {
         let hash = Sha256::digest(format!("{}/{}", id.kind, id.name));
         let first = hash.first().copied().unwrap_or_default();
@@ -57,7 +57,7 @@ impl ShardId {
     }
 }
 
-/// What the head key holds.
+/// The content of the head key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
     v: u32,
@@ -69,21 +69,21 @@ struct Head {
     /// When it was committed; absent in heads of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<Moment>,
-    /// What its commit changed from.
+    /// The record of what its commit changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     undo: Option<history::UndoRef>,
 }
 
-/// Which version of a shard is true.
+/// The version of a shard that is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ShardVersion {
     generation: Generation,
     parts: usize,
-    /// SHA-256 of the whole, in hexadecimal.
+    /// SHA-256 of the complete content, in hexadecimal.
     digest: String,
 }
 
-/// What the parts of a shard hold together.
+/// The content of a shard, which its parts hold together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Shard {
     v: u32,
@@ -103,13 +103,13 @@ pub struct Kept {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stored {
     head: Head,
-    /// The head key's modify index, the comparand of the next commit; zero while there is none.
+    /// The head key's modify index, with which the next commit compares; zero while there is no head.
     head_index: Index,
     shards: BTreeMap<ShardId, Arc<Shard>>,
 }
 
 impl Stored {
-    /// Its number; 0.0 for an engine nothing was ever committed to.
+    /// Its generation; 0.0 for an engine without any commit.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.head.generation
@@ -131,14 +131,14 @@ impl Stored {
         self.shards.get(&ShardId::of(id))?.documents.iter().find(|kept| kept.document.id() == *id)
     }
 
-    /// The documents as a world; they were checked when they were committed.
+    /// The documents as a world. They were checked when they were committed.
     #[must_use]
     pub fn world(&self) -> World {
         World::assemble(self.documents())
     }
 }
 
-/// Why the configuration cannot be read. Who has an older one keeps it.
+/// Why the configuration cannot be read. A reader that has an older one keeps it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The engine failed.
@@ -154,7 +154,7 @@ pub enum ReadError {
         /// The version it has.
         found: u32,
     },
-    /// It is damaged, or not ours.
+    /// It is damaged, or not written by Waypost.
     #[error("{key} cannot be used: {reason}; `waypost restore` puts a backup in its place")]
     Unusable {
         /// The key.
@@ -173,7 +173,7 @@ impl ReadError {
     }
 }
 
-/// Reads the configuration; of what `previous` already holds, only what changed. An engine without any gives an
+/// Reads the configuration; only the shards that differ from `previous`. An engine without any configuration gives an
 /// empty one of generation 0.0.
 ///
 /// # Errors
@@ -192,14 +192,14 @@ pub async fn read(engine: &dyn Engine, previous: Option<&Stored>) -> Result<Stor
         if let Some(shards) = read_shards(engine, &head, previous).await? {
             return Ok(Stored { head, head_index: entry.modify_index, shards });
         }
-        // A shard vanished: the head has moved on since, unless the engine lost it.
+        // A shard is missing: the head was replaced since, unless the engine has lost the shard.
         last = Some(entry.modify_index);
     }
     Err(ReadError::Moving(TRIES))
 }
 
-/// What a restore builds on: as [`read`], but a configuration that is damaged counts as empty, so that a backup can
-/// take its place.
+/// The configuration that a restore replaces: as [`read`], but a damaged one counts as empty, so that it can be
+/// replaced by a backup.
 ///
 /// # Errors
 /// When the engine fails, or a newer program wrote the configuration.
@@ -219,7 +219,7 @@ pub async fn read_for_restore(engine: &dyn Engine) -> Result<Stored, ReadError> 
     }
 }
 
-/// The shards of a head; `None` if one is not there any more.
+/// The shards of a head; `None` if one of them is missing.
 async fn read_shards(
     engine: &dyn Engine,
     head: &Head,
@@ -273,7 +273,7 @@ async fn read_shard(
     parse(&prefix, &whole).map(Some)
 }
 
-/// Parses a stored form, its version first: a newer one may look entirely different.
+/// Parses a stored form, its version first, since a newer one may look entirely different.
 fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ReadError> {
     #[derive(Deserialize)]
     struct Versioned {

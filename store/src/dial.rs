@@ -1,7 +1,7 @@
-//! The dialer as this crate knows it: something that can tell whether an instance answers.
+//! The interface of a dialer, which finds out whether an instance answers.
 //!
-//! The prober's checks are what dials, and this crate may not name them, so the program passes them in as it passes
-//! the clock and the disk. A simulation passes its own network.
+//! The prober's checks do the dialling, and this crate may not depend on them, so the program passes them in, as it
+//! does with the clock and the disk. A simulation passes its own network.
 
 use std::fmt;
 
@@ -9,30 +9,31 @@ use async_trait::async_trait;
 
 use model::Check;
 
-/// Where to dial, and how.
+/// What to dial, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dial {
-    /// An IP address, or a host name of which any address will do.
+    /// An IP address, or a host name of which any address may answer.
     pub address: String,
     /// The port; never zero.
     pub port: u16,
-    /// The check that decides whether it answers; its own port means nothing here. `None`: it accepts a TCP connection.
+    /// The check that decides whether it answers; the check's own port is ignored. `None`: accepting a TCP connection
+    /// is enough.
     pub check: Option<Check>,
 }
 
-/// What came of a dial.
+/// The result of a dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is there.
+    /// The instance answers.
     Answered,
-    /// It is not, or not as the check expects: `connection refused`.
+    /// It does not, or not as the check expects: `connection refused`.
     Failed(String),
-    /// Nothing was learnt, because this machine could not even try: it counts neither way.
+    /// This machine could not dial, so the result counts neither way.
     Unable(String),
 }
 
-/// Dials instances whose removal is in doubt. Every call ends by itself, within about a second unless its check says
-/// otherwise.
+/// Dials instances whose removal is in doubt. Every call ends within about a second, or within the timeout of its
+/// check.
 #[async_trait]
 pub trait Dialer: fmt::Debug + Send + Sync + 'static {
     /// Dials once.

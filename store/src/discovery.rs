@@ -1,10 +1,11 @@
 //! Discovery: the instances of the services in use, kept through every outage of the registry.
 //!
-//! Removal needs positive proof, for each instance. What the registry says is judged by [`judge`], a pure function,
-//! before it is believed. What has no proof is a [`Doubt`]: the instance stays in use while it answers dials.
+//! Removing an instance needs positive proof. Every answer of the registry is judged by [`judge`], a pure function,
+//! before it takes effect. A removal without proof is a [`Doubt`]: the instance stays in use while it answers dials.
 //!
-//! An [`Entry`] holds what may be used: readers look at its endpoints and need not know of doubts. An instance that is
-//! critical together with all others, and answers, stands there with the status it had before.
+//! An [`Entry`] holds the instances that may be used, so readers look at its endpoints and need not know about
+//! doubts. An instance that is critical together with all others, and answers, is listed there with the status it had
+//! before.
 
 mod doubt;
 mod judge;
@@ -31,46 +32,46 @@ use crate::{
     model::Moment,
 };
 
-/// What is known of one service.
+/// What is known about one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Where in the registry's history the endpoints were read.
+    /// The registry's index at which the endpoints were read.
     pub index: Index,
-    /// The instances that may be used, also the critical ones that may not; those in doubt as they were last trusted.
+    /// The instances, including critical ones, which are not used; those in doubt as they were before the doubt.
     pub endpoints: Vec<Endpoint>,
-    /// How far they can be trusted.
+    /// How reliable the last answer of the registry is.
     pub standing: Standing,
     /// When this standing began.
     pub since: Moment,
-    /// The instances whose removal is not proved.
+    /// The instances whose removal is not proven.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<Doubt>,
-    /// Instances dropped a moment ago on the registry's word alone.
+    /// Instances dropped recently because of the registry's answer alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<Recent>,
 }
 
-/// The four values of a discovery answer, and their absence.
+/// The four values of a discovery answer, and the state before the first answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "standing")]
 pub enum Standing {
-    /// Never answered.
+    /// The registry has not answered yet.
     #[default]
     Unread,
     /// The registry has instances.
     Present,
     /// A newer index says that there are none.
     Gone,
-    /// The registry cannot be asked, or cannot be believed about some instances: they stay, without an end.
+    /// The registry does not answer, or its answer is invalid for some instances: they are kept without a time limit.
     Unreachable {
         /// Why.
         reason: String,
     },
-    /// The registry's answer is hard to believe: the instances in doubt stay while they answer.
+    /// The registry's answer is suspicious: the instances in doubt are kept while they answer.
     Suspicious {
-        /// What is strange.
+        /// What is suspicious.
         reason: String,
-        /// The answer in doubt, to compare the next with.
+        /// The index of that answer, to compare the next one with.
         index: Index,
         /// How many instances there are now.
         count: usize,
@@ -84,19 +85,19 @@ pub struct ServiceSlot {
 }
 
 impl ServiceSlot {
-    /// What is known of the service.
+    /// The present entry.
     #[must_use]
     pub fn load(&self) -> Arc<Entry> {
         self.entry.load_full()
     }
 
-    /// Replaces what is known of the service.
+    /// Replaces the entry.
     pub fn store(&self, entry: Entry) {
         self.entry.store(Arc::new(entry));
     }
 }
 
-/// The entries of all services ever used, each in a slot of its own, so that one instance's change costs
+/// The entries of all services that were used, each in a slot of its own, so that the change of one instance replaces
 /// one entry.
 #[derive(Debug, Default)]
 pub struct DiscoveryTable {
@@ -104,7 +105,7 @@ pub struct DiscoveryTable {
 }
 
 impl DiscoveryTable {
-    /// The slot of a service, an unread one if it is new. Takes a lock: keep the slot.
+    /// The slot of a service; a new one is unread. Takes a lock, so callers keep the slot.
     #[must_use]
     pub fn slot(&self, service: &str) -> Arc<ServiceSlot> {
         let known = self.slots.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
@@ -120,16 +121,16 @@ impl DiscoveryTable {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
     }
 
-    /// Removes the slot of a service unless somebody keeps it.
+    /// Removes the slot of a service unless it is still held elsewhere.
     pub fn forget(&self, service: &str) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock nobody can come to have it who does not have it.
+        // Under the lock no new holder can appear.
         if slots.get(service).is_some_and(|slot| Arc::strong_count(slot) == 1) {
             slots.remove(service);
         }
     }
 
-    /// What is known of every service that has a slot.
+    /// The entries of all services that have a slot.
     #[must_use]
     pub fn entries(&self) -> Vec<(String, Arc<Entry>)> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,7 @@
-//! The node's own memory: what it last believed, kept on disk so that it can start with nothing else reachable.
+//! The node's last good state, kept on disk so that it can start with nothing else reachable.
 //!
-//! Unlike the engine this store holds nothing that cannot be fetched again, so a corrupt one is moved
-//! aside instead of refusing to start. Every value carries its checksum: sled 0.34 does not notice every kind
-//! of damage by itself.
+//! Unlike the engine, this store holds nothing that cannot be fetched again, so a corrupt one is moved aside instead of
+//! preventing the start. Every value has a checksum, because sled 0.34 does not detect every kind of damage.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +15,7 @@ use engine::embedded::remove_unfinished_snapshots;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-/// Why the node's memory cannot be used.
+/// Why the last good state cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot keep this node's last good state in {path}: {reason}")]
 pub struct DiskError {
@@ -24,15 +23,15 @@ pub struct DiskError {
     reason: String,
 }
 
-/// The node's memory: a few named values, each replaced whole.
+/// The last good state: a few named values, each replaced as a whole.
 #[derive(Clone)]
 pub struct LastGood {
-    shelf: Shelf,
+    storage: Storage,
     path: PathBuf,
 }
 
 #[derive(Clone)]
-enum Shelf {
+enum Storage {
     Disk(Arc<sled::Db>),
     Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>),
 }
@@ -46,8 +45,8 @@ impl fmt::Debug for LastGood {
 const DIGEST: usize = 32;
 
 impl LastGood {
-    /// Opens the memory in a folder of its own, making it if absent. A corrupt one is renamed to
-    /// `<folder>.corrupt-<n>` and an empty one takes its place; the second value says where it went.
+    /// Opens the state in a folder of its own, which is made if it is absent. A corrupt one is renamed to
+    /// `<folder>.corrupt-<n>` and replaced by an empty one; the second value is its new path.
     ///
     /// # Errors
     /// When the folder cannot be made, written, or is in use by another process.
@@ -56,8 +55,8 @@ impl LastGood {
         std::fs::create_dir_all(path).map_err(|error| fail(error.to_string()))?;
         match Self::try_open(path) {
             Ok(memory) => Ok((memory, None)),
-            Err(Trouble::Unavailable(reason)) => Err(fail(reason)),
-            Err(Trouble::Corrupt(reason)) => {
+            Err(OpenError::Unavailable(reason)) => Err(fail(reason)),
+            Err(OpenError::Corrupt(reason)) => {
                 let aside = move_aside(path)
                     .map_err(|error| fail(format!("{reason}; and moving it aside: {error}")))?;
                 tracing::warn!(path = %path.display(), aside = %aside.display(), reason, "last good state was corrupt and is fetched again");
@@ -67,61 +66,60 @@ impl LastGood {
         }
     }
 
-    fn try_open(path: &Path) -> Result<Self, Trouble> {
+    fn try_open(path: &Path) -> Result<Self, OpenError> {
         remove_unfinished_snapshots(path);
         let open = || sled::Config::new().path(path).cache_capacity(16 * 1024 * 1024).open();
         let db = match catch_unwind(AssertUnwindSafe(open)) {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(error))) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
-                return Err(Trouble::Unavailable(error.to_string()));
+                return Err(OpenError::Unavailable(error.to_string()));
             }
-            Ok(Err(error)) => return Err(Trouble::Corrupt(error.to_string())),
-            Err(_) => return Err(Trouble::Corrupt("its store cannot be read at all".to_owned())),
+            Ok(Err(error)) => return Err(OpenError::Corrupt(error.to_string())),
+            Err(_) => return Err(OpenError::Corrupt("its store cannot be read at all".to_owned())),
         };
         match catch_unwind(AssertUnwindSafe(|| verify(&db))) {
             Ok(verified) => {
-                verified.map(|()| Self { shelf: Shelf::Disk(Arc::new(db)), path: path.to_owned() })
+                verified.map(|()| Self { storage: Storage::Disk(Arc::new(db)), path: path.to_owned() })
             }
-            Err(_) => Err(Trouble::Corrupt("its store cannot be read to the end".to_owned())),
+            Err(_) => Err(OpenError::Corrupt("its store cannot be read to the end".to_owned())),
         }
     }
 
-    /// A memory without a disk, for simulations: it lasts as long as a clone of it, also when the node that fills it
-    /// dies.
+    /// A state without a disk, for simulations. It lasts as long as a clone of it, also when its node ends.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { shelf: Shelf::Memory(Arc::default()), path: PathBuf::from("memory") }
+        Self { storage: Storage::Memory(Arc::default()), path: PathBuf::from("memory") }
     }
 
     /// True if writing may block.
     pub(crate) const fn blocks(&self) -> bool {
-        matches!(self.shelf, Shelf::Disk(_))
+        matches!(self.storage, Storage::Disk(_))
     }
 
-    /// The value kept under a name; `None` if there is none or an incompatible one.
+    /// The value of a name; `None` if there is none or an incompatible one.
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        match &self.shelf {
-            Shelf::Disk(db) => serde_json::from_slice(unseal(&db.get(name).ok()??)?).ok(),
-            Shelf::Memory(values) => {
+        match &self.storage {
+            Storage::Disk(db) => serde_json::from_slice(unseal(&db.get(name).ok()??)?).ok(),
+            Storage::Memory(values) => {
                 let values = values.lock().unwrap_or_else(PoisonError::into_inner);
                 serde_json::from_slice(unseal(values.get(name)?)?).ok()
             }
         }
     }
 
-    /// Replaces the value under a name. Returns before it is on the disk proper; see [`LastGood::flush`].
+    /// Replaces the value of a name. Returns before it is durable; see [`LastGood::flush`].
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk fails.
     pub fn put<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
         let fail = |reason: String| DiskError { path: self.path.clone(), reason };
         let sealed = seal(value).map_err(|error| fail(error.to_string()))?;
-        match &self.shelf {
-            Shelf::Disk(db) => {
+        match &self.storage {
+            Storage::Disk(db) => {
                 db.insert(name, sealed).map_err(|error| fail(error.to_string()))?;
             }
-            Shelf::Memory(values) => {
+            Storage::Memory(values) => {
                 let mut values = values.lock().unwrap_or_else(PoisonError::into_inner);
                 values.insert(name.to_owned(), sealed);
             }
@@ -129,51 +127,51 @@ impl LastGood {
         Ok(())
     }
 
-    /// Removes the value under a name.
+    /// Removes the value of a name.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk fails.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
-        match &self.shelf {
-            Shelf::Disk(db) => db.remove(name).map(drop).map_err(fail),
-            Shelf::Memory(values) => {
+        match &self.storage {
+            Storage::Disk(db) => db.remove(name).map(drop).map_err(fail),
+            Storage::Memory(values) => {
                 values.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
                 Ok(())
             }
         }
     }
 
-    /// Writes everything out. Blocks.
+    /// Writes everything to the disk. Blocks.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk fails.
     pub fn flush(&self) -> Result<(), DiskError> {
         let fail = |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
-        match &self.shelf {
-            Shelf::Disk(db) => db.flush().map(drop).map_err(fail),
-            Shelf::Memory(_) => Ok(()),
+        match &self.storage {
+            Storage::Disk(db) => db.flush().map(drop).map_err(fail),
+            Storage::Memory(_) => Ok(()),
         }
     }
 }
 
-fn verify(db: &sled::Db) -> Result<(), Trouble> {
+fn verify(db: &sled::Db) -> Result<(), OpenError> {
     for pair in db.iter() {
-        let (key, value) = pair.map_err(|error| Trouble::Corrupt(error.to_string()))?;
+        let (key, value) = pair.map_err(|error| OpenError::Corrupt(error.to_string()))?;
         if unseal(&value).is_none() {
             let key = String::from_utf8_lossy(&key).into_owned();
-            return Err(Trouble::Corrupt(format!("the checksum of {key:?} is wrong")));
+            return Err(OpenError::Corrupt(format!("the checksum of {key:?} is wrong")));
         }
     }
     Ok(())
 }
 
-enum Trouble {
+enum OpenError {
     Corrupt(String),
     Unavailable(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt(reason) | Self::Unavailable(reason) => f.write_str(reason),
@@ -181,7 +179,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// In one buffer: a configuration has tens of megabytes.
+/// Written into one buffer, because a configuration may have tens of megabytes.
 fn seal<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
     let mut sealed = vec![0; DIGEST];
     serde_json::to_writer(&mut sealed, value)?;
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_without_a_disk_outlives_who_fills_it() {
+    fn a_state_without_a_disk_outlives_its_node() {
         let kept = LastGood::in_memory();
         let used = kept.clone();
         used.put("a", &vec![1, 2, 3]).unwrap();
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_was_not_finished_is_no_damage() {
+    fn an_unfinished_snapshot_is_no_damage() {
         let dir = tempfile::tempdir().unwrap();
         let (memory, _) = LastGood::open(dir.path()).unwrap();
         memory.put("a", &"kept").unwrap();
@@ -258,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_told_so() {
+    fn a_second_process_gets_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let (_memory, _) = LastGood::open(dir.path()).unwrap();
         let error = LastGood::open(dir.path()).unwrap_err();

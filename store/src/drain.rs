@@ -1,11 +1,11 @@
-//! The drain of an instance: from the order to the receipt.
+//! The drain of an instance, from the order to the receipts.
 //!
-//! A drain is a record in the KV of every cluster that serves the instance, written before the registry is
-//! touched. Gateways obey the record whatever the registry says. Control drives it through its phases with
-//! [`advance`], a pure function of the record, the receipts and the gateways' leases.
+//! A drain is a record in the KV of every cluster that serves the instance, written before the registry is changed.
+//! Gateways obey the record whatever the registry contains. Control takes it through its phases with [`advance`], a
+//! pure function of the record, the receipts and the gateways' leases.
 //!
-//! A drain that is done still keeps the drained process out: a process that lives registers itself again. What ends
-//! that, and how long the record is needed for it, is in [`ending`].
+//! A drain that is done still excludes the drained process, because a process that goes on running registers itself
+//! again. What ends the exclusion, and how long the record is needed for it, is in [`ending`].
 
 pub mod ending;
 
@@ -25,7 +25,7 @@ use crate::{
     model::{Moment, Span},
 };
 
-/// Names a drain; also the hook's idempotency key.
+/// The id of a drain; also the hook's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DrainId(pub String);
@@ -47,31 +47,31 @@ pub struct Drain {
     pub service: String,
     /// The instance's id there.
     pub instance: String,
-    /// The instance as it was registered when the drain began: where it is deregistered, what is not picked.
+    /// The instance as it was registered when the drain began.
     pub endpoint: Endpoint,
     /// Who ordered it.
     pub by: String,
-    /// Called once every receipt is in: an `http://` URL that gets a POST. Absent: nobody is called.
+    /// An `http://` URL that gets a POST after deregistration. Absent: no hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// Wait for silent gateways for ever instead of ending `unproven`.
+    /// Wait for silent gateways without a time limit instead of ending `unproven`.
     #[serde(default)]
     pub require_all: bool,
     /// A gateway silent for longer than this is not waited for.
     pub lease: Span,
     /// When it was ordered.
     pub created: Moment,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
-    /// When it came there.
+    /// When that phase began.
     pub since: Moment,
-    /// Gateways that were given up on: nobody proved that they send nothing.
+    /// Gateways whose lease ran out without a receipt.
     #[serde(default)]
     pub unproven: BTreeSet<String>,
-    /// The last failure of the step that is being tried, for people.
+    /// The last failure of the present step, for display.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// The longest time after `done` for which the instance is kept out. Absent: until it is seen to have ended.
+    /// The longest time after `done` for which the instance is excluded. Absent: until it is seen to have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linger: Option<Span>,
     /// When it was done. Kept when a drain is cancelled after that.
@@ -80,40 +80,40 @@ pub struct Drain {
     /// When every gateway that ran at the time of `done` had seen the instance end ([`ending::has_ended`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Moment>,
-    /// Why it was cancelled, for people, when that was not an operator's wish.
+    /// Why it was cancelled, for display, when that was not ordered by an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Where a drain stands.
+/// The phase of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Recorded; receipts are being collected.
     Draining,
-    /// Every receipt is in; the instance is being deregistered.
+    /// Every receipt has arrived; the instance is being deregistered.
     Deregistering,
     /// Deregistered; the hook is being called.
     Calling,
-    /// The hook was called, the platform stops the process. Gateways go on refusing the instance until they see
-    /// that it has ended, in case it lives on and registers itself again.
+    /// The hook was called, and the platform stops the process. Gateways exclude the instance until they see that it
+    /// has ended, in case it goes on running and registers itself again.
     Done,
-    /// Called off: gateways may pick it again.
+    /// Cancelled: gateways may pick the instance again.
     Cancelled,
 }
 
-/// How long a finished drain of version 1 keeps its instance from being picked. Version 1 did not record what is
-/// needed to know that an instance has ended.
+/// How long a finished drain of version 1 excludes its instance. Version 1 does not record what is needed to know
+/// that an instance has ended.
 pub const LINGER_OF_VERSION_1: Duration = Duration::from_secs(30);
 /// The lease of a gateway unless configured otherwise.
 pub const LEASE: Duration = Duration::from_secs(60);
 
 impl Drain {
-    /// The version this program writes. Since 2 a finished drain holds until its instance has ended.
+    /// The version that this program writes. Since 2 a finished drain excludes its instance until that has ended.
     pub const VERSION: u32 = 2;
 
-    /// True while gateways must not pick the instance, as far as the record alone says. A gateway that has seen the
-    /// instance end picks it although this is true after `done`: see [`Drains::holds`].
+    /// True while gateways must not pick the instance, by the record alone. A gateway that has seen the instance end
+    /// picks it although this is true after `done`: see [`Drains::holds`].
     #[must_use]
     pub fn shuts(&self, now: Moment) -> bool {
         match self.phase {
@@ -123,14 +123,14 @@ impl Drain {
         }
     }
 
-    /// When a finished drain lets its instance in without any proof; `None` if it never does.
+    /// When a finished drain stops excluding its instance without any proof; `None` if it never does.
     #[must_use]
     pub fn lingers_until(&self) -> Option<Moment> {
         let linger = if self.v < 2 { Some(LINGER_OF_VERSION_1) } else { self.linger.map(|it| it.0) };
         linger.map(|linger| self.since.after(linger))
     }
 
-    /// True when nothing is left to be done for it.
+    /// True when control has nothing left to do for it.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Done | Phase::Cancelled)
@@ -142,8 +142,8 @@ impl Drain {
         self.endpoint.meta.get("boot").map(String::as_str)
     }
 
-    /// True if the drain is about this registration while it is under way: by id on the same node, or by address. A
-    /// registration of a draining instance under another id, address or port changes nothing.
+    /// True if the drain concerns this registration until it is done: by id on the same node, or by address.
+    /// Registering a draining instance under another id, address or port does not end the exclusion.
     #[must_use]
     pub fn concerns(&self, endpoint: &Endpoint) -> bool {
         let same_id = self.instance == endpoint.id && self.endpoint.node == endpoint.node;
@@ -178,7 +178,7 @@ pub struct Receipt {
     pub drain: DrainId,
     /// The gateway's node name.
     pub gateway: String,
-    /// The gateway process: a restarted gateway proves anew.
+    /// The gateway process: a restarted gateway has to prove drains again.
     pub boot: String,
     /// The record's index in the gateway's own engine.
     pub index: Index,
@@ -186,7 +186,7 @@ pub struct Receipt {
     pub at: Moment,
 }
 
-/// A node's registration and heartbeat, kept by itself in the engine.
+/// A node's registration and heartbeat, which the node writes to the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeHeartbeat {
     /// Its name.
@@ -201,22 +201,22 @@ pub struct NodeHeartbeat {
     pub number: u64,
     /// The generation it runs; `None` before its first snapshot.
     pub generation: Option<model::Generation>,
-    /// What a gateway carries.
+    /// The load of a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
-    /// Whether its verdicts follow what the vantages see; absent before it has looked.
+    /// Whether its verdicts follow the observations of the vantages; absent before the first judgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<View>,
-    /// The instances this node has something to say of, in doubt or never used; at most [`NodeHeartbeat::MAX_INSTANCES`].
+    /// Notes about instances in doubt or never used; at most [`NodeHeartbeat::MAX_INSTANCES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceNote>,
-    /// How many more there are.
+    /// The number of further ones.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_instances: usize,
 }
 
 impl NodeHeartbeat {
-    /// Instances that one heartbeat names. It is written every few seconds and has to stay small.
+    /// The maximum number of instances in a heartbeat, which is written every few seconds and has to stay small.
     pub const MAX_INSTANCES: usize = 32;
 }
 
@@ -234,12 +234,12 @@ pub struct Gateway {
     pub silent: Duration,
 }
 
-/// What control should do next for a drain.
+/// The next step of control for a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Wait for these gateways; each blocks by name.
+    /// Wait for the receipts of these gateways.
     AwaitReceipts(BTreeSet<String>),
-    /// Every receipt is in, but for the unproven: deregister the instance.
+    /// Every receipt has arrived, except the unproven ones: deregister the instance.
     Deregister {
         /// Gateways whose lease ran out without a receipt.
         unproven: BTreeSet<String>,
@@ -252,7 +252,7 @@ pub enum Step {
 
 /// Decides the next step of a drain from the receipts and the gateways' silence.
 ///
-/// A gateway that is not registered any more (it left cleanly) is not waited for.
+/// A gateway that is no longer registered (it shut down gracefully) is not waited for.
 #[must_use]
 pub fn advance(drain: &Drain, receipts: &[Receipt], gateways: &BTreeMap<String, Gateway>) -> Step {
     match drain.phase {
@@ -278,22 +278,22 @@ fn proved(drain: &Drain, receipts: &[Receipt], name: &str, gateway: &Gateway) ->
     receipts.iter().any(|it| it.drain == drain.id && it.gateway == name && it.boot == gateway.boot)
 }
 
-/// The drains as a gateway sees them: what not to pick, and what to prove.
+/// The drains as a gateway sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drains {
-    /// Where in its engine's history they were read.
+    /// The engine's index at which they were read.
     pub index: Index,
     /// Every record, with the index of its last change.
     pub records: BTreeMap<DrainId, (Index, Arc<Drain>)>,
     /// The drains whose instance this node itself has seen end, in this process or an earlier one.
     pub ended: BTreeSet<DrainId>,
-    /// The drains that this process, a gateway, has sent a receipt for. It was there, so it judges for itself whether
-    /// their instances have ended.
+    /// The drains for which this gateway process has sent a receipt. It took part in them, so it decides by its own
+    /// observation whether their instances have ended.
     pub witnessed: BTreeSet<DrainId>,
 }
 
 impl Drains {
-    /// True while a drain keeps its instance from being picked at this node.
+    /// True while a drain excludes its instance at this node.
     #[must_use]
     pub fn holds(&self, drain: &Drain, now: Moment) -> bool {
         let seen_to_end = || {
@@ -302,8 +302,8 @@ impl Drains {
         drain.shuts(now) && !(drain.phase == Phase::Done && seen_to_end())
     }
 
-    /// The drain that keeps an instance of a service (by its registry name) from being picked, if any. Until it is
-    /// done a drain shuts whatever has the instance's id or address; after that only the drained process itself.
+    /// The drain that excludes an instance of a service (by its registry name), if any. Until it is done, a drain
+    /// excludes every registration with the instance's id or address; after that only the drained process itself.
     #[must_use]
     pub fn shutting(&self, endpoint: &Endpoint, now: Moment) -> Option<&Arc<Drain>> {
         self.records.values().map(|(_, drain)| drain).find(|drain| {
@@ -316,8 +316,8 @@ impl Drains {
         })
     }
 
-    /// Another drain that keeps the instance of this one from being picked at this node, whichever process of it is
-    /// registered. Calling this one off lets nothing in while there is one.
+    /// Another drain that excludes the instance of this one at this node, whichever process of it is registered.
+    /// While there is one, cancelling this drain does not readmit the instance.
     #[must_use]
     pub fn also_holding(&self, drain: &Drain, now: Moment) -> Option<&Arc<Drain>> {
         let others = self.records.values().map(|(_, other)| other).filter(|other| other.id != drain.id);
@@ -327,7 +327,7 @@ impl Drains {
         })
     }
 
-    /// Takes over what this node knows by itself from an earlier reading of the records.
+    /// Keeps this node's own observations from an earlier reading of the records.
     pub(crate) fn remember(&mut self, earlier: &Self) {
         self.ended.extend(earlier.ended.iter().cloned());
         self.witnessed.extend(earlier.witnessed.iter().cloned());
@@ -339,45 +339,10 @@ impl Drains {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use engine::CheckStatus;
+    use crate::testing;
 
     pub(crate) fn drain(phase: Phase) -> Drain {
-        let endpoint = Endpoint {
-            node: "n1".into(),
-            node_address: "127.0.0.1".into(),
-            external: false,
-            service: "web".into(),
-            id: "web-1".into(),
-            address: "127.0.0.1".into(),
-            port: 80,
-            tags: vec![],
-            meta: [].into(),
-            weight: 1,
-            status: CheckStatus::Passing,
-            maintenance: false,
-            create_index: Index(1),
-            modify_index: Index(1),
-        };
-        Drain {
-            v: Drain::VERSION,
-            id: DrainId("d1".into()),
-            service: "web".into(),
-            instance: "web-1".into(),
-            endpoint,
-            by: "ops".into(),
-            hook: None,
-            require_all: false,
-            lease: Span(LEASE),
-            created: Moment(0),
-            phase,
-            since: Moment(0),
-            unproven: [].into(),
-            trouble: None,
-            linger: None,
-            done: None,
-            ended: None,
-            note: None,
-        }
+        testing::drain("d1", testing::endpoint("web", "web-1"), phase)
     }
 
     fn gateways(silent: &[(&str, u64)]) -> BTreeMap<String, Gateway> {
@@ -402,7 +367,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_restarted_gateway_proves_anew() {
+    fn a_restarted_gateway_has_to_prove_again() {
         let step = advance(&drain(Phase::Draining), &[receipt("g1", "earlier")], &gateways(&[("g1", 0)]));
         assert_eq!(step, Step::AwaitReceipts(names(&["g1"])));
     }
@@ -436,7 +401,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_reregistration_under_another_id_or_address_is_shut_too() {
+    fn a_registration_under_another_id_or_address_is_excluded_too() {
         let record = drain(Phase::Draining);
         let mut seen = Drains::default();
         seen.records.insert(record.id.clone(), (Index(3), Arc::new(record.clone())));
@@ -460,7 +425,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_finished_drain_refuses_the_same_instance_without_end_and_no_other() {
+    fn a_finished_drain_excludes_the_same_instance_without_a_time_limit_and_no_other() {
         let done = drain(Phase::Done);
         let drains = seen(&done);
         assert!(shut(&drains, &done.endpoint));
@@ -496,7 +461,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_node_lets_in_what_it_saw_end_once_the_drain_is_done() {
+    fn a_node_readmits_an_instance_that_it_saw_end_once_the_drain_is_done() {
         let mut drains = seen(&drain(Phase::Calling));
         let endpoint = drain(Phase::Done).endpoint;
         drains.ended.insert(DrainId("d1".into()));
@@ -507,18 +472,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn who_was_there_judges_for_itself_and_who_came_later_believes_the_others() {
+    fn a_gateway_decides_by_its_own_observation_and_a_later_one_by_those_of_others() {
         let endpoint = drain(Phase::Done).endpoint;
         let mut before = seen(&drain(Phase::Draining));
         before.witnessed.insert(DrainId("d1".into()));
         let mut witness = seen(&Drain { ended: Some(Moment(9)), ..drain(Phase::Done) });
         assert!(!shut(&witness, &endpoint), "a process that started later");
         witness.remember(&before);
-        assert!(shut(&witness, &endpoint), "one that was there");
+        assert!(shut(&witness, &endpoint), "one that took part");
     }
 
     #[test]
-    fn what_is_known_of_a_removed_record_is_forgotten() {
+    fn observations_of_a_removed_record_are_forgotten() {
         let mut earlier = seen(&drain(Phase::Calling));
         earlier.ended.insert(DrainId("d1".into()));
         let mut later = Drains::default();
@@ -527,7 +492,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn linger_bounds_how_long_an_instance_is_kept_out() {
+    fn the_linger_time_bounds_the_exclusion() {
         let bounded = Drain { linger: Some(Span(Duration::from_secs(60))), ..drain(Phase::Done) };
         assert!(bounded.shuts(Moment(59_999)) && !bounded.shuts(Moment(60_000)));
         let old = Drain { v: 1, ..drain(Phase::Done) };

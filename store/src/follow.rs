@@ -143,7 +143,7 @@ pub async fn start_from(
     };
     let mut tasks = JoinSet::new();
     let (leaving, left) = watch::channel(false);
-    let (pictures, picture_requests) = mpsc::channel(16);
+    let (views, view_requests) = mpsc::channel(16);
     let (rereads, reread_requests) = mpsc::channel(16);
     let (receipts, receipt_requests) = mpsc::channel(1024);
     let (endings, ending_requests) = mpsc::channel(1024);
@@ -159,7 +159,7 @@ pub async fn start_from(
         "the follower of the configuration",
         config::follow(shared.clone(), published, config_read),
     ));
-    let health = health::follow(shared.clone(), beliefs, picture_requests);
+    let health = health::follow(shared.clone(), beliefs, view_requests);
     tasks.spawn(vital::task("the follower of health", health));
     let drains = drains::follow(shared.clone(), drains_current, reread_requests);
     tasks.spawn(vital::task("the follower of drains", drains));
@@ -176,7 +176,7 @@ pub async fn start_from(
         "the sender of endings",
         heartbeat::send_endings(shared.clone(), ending_requests),
     ));
-    let dispatch = dispatch(requests, pictures, rereads, receipts, endings);
+    let dispatch = dispatch(requests, views, rereads, receipts, endings);
     tasks.spawn(vital::task("the follower's requests", dispatch));
 
     let mut drains_seen = drains_seen;
@@ -209,7 +209,7 @@ impl Follower {
 /// Hands each request to the task that answers it.
 async fn dispatch(
     mut requests: mpsc::Receiver<Request>,
-    pictures: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::Picture>>,
+    views: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::HealthView>>,
     rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
     receipts: mpsc::Sender<drain::Receipt>,
     endings: mpsc::Sender<drain::ending::Ended>,
@@ -219,7 +219,7 @@ async fn dispatch(
             Request::Receipt(receipt) => receipts.send(receipt).await.is_ok(),
             Request::Ended(ended) => endings.send(ended).await.is_ok(),
             Request::RereadDrains(done) => rereads.send(done).await.is_ok(),
-            Request::Picture(answer) => pictures.send(answer).await.is_ok(),
+            Request::HealthView(answer) => views.send(answer).await.is_ok(),
         };
         if !delivered {
             return;

@@ -1,6 +1,6 @@
-//! The handle through which roles see the shared picture: cheap to clone, never blocks a hot path.
+//! The handle through which roles read a node's shared state: cheap to clone, never blocks a hot path.
 //!
-//! The other end is the follower, which keeps it true; tests hold that end themselves.
+//! The follower publishes the state through the other end; tests use that end themselves.
 
 mod concerns;
 mod following;
@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    beliefs::{Picture, View},
+    beliefs::{HealthView, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt, ending::Ended},
@@ -35,7 +35,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// This node's steady clock: the wall clock at its making, advanced by the monotonic clock.
+/// This node's clock: the wall clock at the start, advanced by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -50,33 +50,33 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A clock that shows `wall` now.
+    /// A clock that is at `wall` now.
     #[must_use]
     pub fn starting_at(wall: Moment) -> Self {
         Self { started: Instant::now(), wall }
     }
 
-    /// The moment it is.
+    /// The present moment.
     #[must_use]
     pub fn now(&self) -> Moment {
         self.wall.after(self.started.elapsed())
     }
 }
 
-/// What a role asks of the follower.
+/// A request of a role to the follower.
 #[derive(Debug)]
 pub enum Request {
-    /// Write a gateway's receipt to the engine; retried until it is there.
+    /// Write a gateway's receipt to the engine; retried until it is written.
     Receipt(Receipt),
-    /// Write to the engine that a drained instance was seen to end; retried until it is there.
+    /// Write to the engine that a drained instance was seen to end; retried until it is written.
     Ended(Ended),
-    /// Read the drains again now, and answer when the handle shows them (or they could not be read).
+    /// Read the drains again now, and answer when they are published (or could not be read).
     RereadDrains(oneshot::Sender<()>),
-    /// Describe what is known of health.
-    Picture(oneshot::Sender<Picture>),
+    /// Return what is known about health.
+    HealthView(oneshot::Sender<HealthView>),
 }
 
-/// A role's view of the shared picture.
+/// A role's access to the shared state.
 #[derive(Clone, Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -102,16 +102,16 @@ struct Shared {
     requests: mpsc::Sender<Request>,
 }
 
-/// The follower's end: publishes what the roles see.
+/// The follower's end: publishes the state that the roles read.
 #[derive(Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
-    /// What the roles ask for.
+    /// The requests of the roles.
     pub requests: mpsc::Receiver<Request>,
 }
 
-/// A handle and the end that feeds it. `lease` is how long this node may go without a heartbeat of its own
-/// reaching the engine before it has to doubt its picture of the drains.
+/// A handle and its publisher. `lease` is how long the drains count as current after the last heartbeat of this node
+/// that reached the engine.
 #[must_use]
 pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
     let (requests, receiver) = mpsc::channel(1024);
@@ -150,13 +150,13 @@ impl Handle {
         self.shared.clock
     }
 
-    /// The newest snapshot; `None` on a node that never had one.
+    /// The newest snapshot; `None` on a node that has never had one.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.shared.snapshot.load_full()
     }
 
-    /// Wakes with every new snapshot.
+    /// Signals every new snapshot.
     #[must_use]
     pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
         self.shared.snapshots.subscribe()
@@ -168,26 +168,26 @@ impl Handle {
         &self.shared.board
     }
 
-    /// The entry of a service, by its name in the registry. Keep the slot: finding it takes a lock, reading
-    /// it does not. It is kept fresh only while a [`Following`] names it.
+    /// The slot of a service, by its name in the registry. Callers keep the slot, because finding it takes a lock and
+    /// reading it does not. It is kept up to date only while a [`Following`] names it.
     #[must_use]
     pub fn service(&self, name: &str) -> Arc<ServiceSlot> {
         self.shared.discovery.slot(name)
     }
 
-    /// Wakes whenever any entry changed; the number only grows.
+    /// Signals that an entry changed; the number only grows.
     #[must_use]
     pub fn discovered(&self) -> watch::Receiver<u64> {
         self.shared.discovered.subscribe()
     }
 
-    /// Becomes a user of services, of none so far: a role has one of these for as long as it runs.
+    /// A new user of services, at first of none. A role keeps it for as long as it runs.
     #[must_use]
     pub fn follow_services(&self) -> Following {
         Following::new(Arc::clone(&self.shared.users))
     }
 
-    /// The services in use, by anybody.
+    /// The services in use by any role.
     #[must_use]
     pub fn services_in_use(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
         self.shared.users.subscribe()
@@ -199,21 +199,21 @@ impl Handle {
         self.shared.drains.subscribe()
     }
 
-    /// Wakes whenever a verdict changed; the number only grows.
+    /// Signals that a verdict changed; the number only grows.
     #[must_use]
     pub fn judged(&self) -> watch::Receiver<u64> {
         self.shared.judged.subscribe()
     }
 
-    /// Whether verdicts follow what the vantages see; wakes when that changes. Never stale on a node without an
+    /// Whether verdicts follow the observations of the vantages; signals changes. Never stale on a node without an
     /// engine.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.shared.view.subscribe()
     }
 
-    /// Why this node's picture may differ from what is true, in words, one reason each; empty when it should not. The
-    /// node serves on all the same.
+    /// The reasons for which this node's state may be out of date, as texts; empty when it should not be. The node
+    /// goes on serving.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
         let view = Arc::clone(&self.shared.view.borrow());
@@ -236,16 +236,16 @@ impl Handle {
         self.shared.concerns.one(concern)
     }
 
-    /// What is known of health, for people; empty when nobody follows.
-    pub async fn picture(&self) -> Picture {
+    /// What is known about health, for `status` and `explain`; empty without a follower.
+    pub async fn health_view(&self) -> HealthView {
         let (send, answer) = oneshot::channel();
-        if self.shared.requests.send(Request::Picture(send)).await.is_err() {
-            return Picture::default();
+        if self.shared.requests.send(Request::HealthView(send)).await.is_err() {
+            return HealthView::default();
         }
         answer.await.unwrap_or_default()
     }
 
-    /// Hands a receipt over to be written; false when too many are waiting (try again).
+    /// Queues a receipt to be written; false when the queue is full (try again).
     #[must_use]
     pub fn send_receipt(&self, receipt: Receipt) -> bool {
         let drain = receipt.drain.clone();
@@ -253,68 +253,68 @@ impl Handle {
         if handed_over {
             self.shared.drains.send_if_modified(|current| {
                 Arc::make_mut(current).witnessed.insert(drain);
-                // Nothing that is picked changes by it.
+                // It does not change which instances are picked, so no change is signalled.
                 false
             });
         }
         handed_over
     }
 
-    /// This node has seen a drained instance end: from now on the drain, once done, does not keep it out here. Handed
-    /// over to be written, so that the node still knows after a restart; false when too many are waiting and nothing
-    /// has changed (try again).
+    /// This node has seen a drained instance end: from now on the drain, once done, does not exclude it here. It is
+    /// queued to be written, so that the node still knows it after a restart; false when the queue is full and
+    /// nothing has changed (try again).
     #[must_use]
     pub fn saw_end(&self, ended: Ended) -> bool {
         let drain = ended.drain.clone();
         let handed_over = self.shared.requests.try_send(Request::Ended(ended)).is_ok();
         if handed_over {
             self.shared.drains.send_if_modified(|current| {
-                let news = current.records.contains_key(&drain) && !current.ended.contains(&drain);
-                if news {
+                let new = current.records.contains_key(&drain) && !current.ended.contains(&drain);
+                if new {
                     Arc::make_mut(current).ended.insert(drain);
                 }
-                news
+                new
             });
         }
         handed_over
     }
 
-    /// True when this node's own lease ran out (it was frozen, or cut off from its engine): drains may have
-    /// been recorded that it has not seen. One relaxed load.
+    /// True when this node's lease has expired (it was frozen, or cut off from its engine), so there may be drains
+    /// that it has not seen. One relaxed load.
     #[must_use]
     pub fn lease_lapsed(&self) -> bool {
         let seen = Moment(self.shared.lease_seen.load(Ordering::Relaxed));
         self.now().since(seen) >= self.shared.lease
     }
 
-    /// Reads the drains again, for at most `patience`; afterwards the node serves with what it has, and its
-    /// lease counts anew.
+    /// Reads the drains again, for at most `patience`. Afterwards the node serves with the drains that it has, and
+    /// its lease begins again.
     pub async fn reread_drains(&self, patience: Duration) {
         let (done, answered) = oneshot::channel();
-        let asking = async {
+        let reread = async {
             if self.shared.requests.send(Request::RereadDrains(done)).await.is_ok() {
                 let _ = answered.await;
             }
         };
-        // Either outcome ends in serving the last good picture: the engine may be down for days, and even
-        // asking takes as long as the follower is behind with its requests.
-        let _ = tokio::time::timeout(patience, asking).await;
+        // In either case the last good drains are used: the engine may be down for days, and even the request may
+        // wait in a full queue.
+        let _ = tokio::time::timeout(patience, reread).await;
         self.renew_lease();
     }
 
-    /// Says what this node's gateway carries; told to others with the node's next heartbeat.
+    /// Sets the load of this node's gateway, which the node's next heartbeat contains.
     pub fn carry(&self, load: Load) {
         *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
     }
 
-    /// What this node's gateway carries.
+    /// The load of this node's gateway.
     #[must_use]
     pub fn load(&self) -> Option<Load> {
         self.shared.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says for which host names of instances this node's gateway has no address, all of them; told to others with the
-    /// node's next heartbeat.
+    /// Sets the host names of instances for which this node's gateway has no address. The node's next heartbeat
+    /// contains them.
     pub fn cannot_resolve(&self, names: BTreeSet<String>) {
         self.shared.unresolved.store(Arc::new(names));
     }
@@ -331,13 +331,13 @@ impl Handle {
 }
 
 impl Publisher {
-    /// A handle to what is published.
+    /// A handle to the published state.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Swaps the snapshot.
+    /// Replaces the snapshot.
     pub fn publish_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.shared.snapshot.store(Some(Arc::clone(&snapshot)));
         self.shared.snapshots.send_replace(Some(snapshot));
@@ -349,12 +349,12 @@ impl Publisher {
         &self.shared.discovery
     }
 
-    /// Wakes those who wait for discovery.
+    /// Signals that discovery entries changed.
     pub fn discovery_changed(&self) {
         self.shared.discovered.send_modify(|count| *count += 1);
     }
 
-    /// Replaces the drains. What this node knows of them by itself stays.
+    /// Replaces the drains. This node's own observations about them are kept.
     pub fn publish_drains(&self, mut drains: Drains) {
         self.shared.drains.send_if_modified(|current| {
             drains.remember(current);
@@ -366,26 +366,26 @@ impl Publisher {
         });
     }
 
-    /// Wakes those who wait for verdicts.
+    /// Signals that verdicts changed.
     pub fn verdicts_changed(&self) {
         self.shared.judged.send_modify(|count| *count += 1);
     }
 
-    /// Says whether verdicts follow what the vantages see; true if that turned.
+    /// Publishes whether verdicts follow the observations of the vantages; true if that changed.
     pub fn publish_view(&self, view: &View) -> bool {
-        let mut turned = false;
+        let mut changed_staleness = false;
         self.shared.view.send_if_modified(|current| {
             let changed = **current != *view;
             if changed {
-                turned = current.stale != view.stale;
+                changed_staleness = current.stale != view.stale;
                 *current = Arc::new(view.clone());
             }
             changed
         });
-        turned
+        changed_staleness
     }
 
-    /// Raises a concern, with its reason, or drops it.
+    /// Raises a concern with its reason, or clears it.
     pub fn concern(&self, concern: Concern, reason: Option<String>) {
         self.shared.concerns.set(concern, reason, self.shared.clock.now());
     }

@@ -1,7 +1,7 @@
-//! From what vantages see to what the program believes.
+//! From the observations of vantages to verdicts.
 //!
-//! Probers send [`Batch`]es of [`Observation`]s; control keeps them in the engine; every reader merges them for
-//! itself with [`merge`], a pure function, so that all nodes believe the same without asking one another.
+//! Probers send [`Batch`]es of [`Observation`]s, control keeps them in the engine, and every reader merges them with
+//! [`merge`], a pure function, so that all nodes reach the same verdicts without communicating.
 
 mod damping;
 
@@ -16,16 +16,16 @@ use crate::{
 
 pub use damping::damp;
 
-/// Health, as one vantage sees it or as the quorum believes it. Starts as `Unknown`, never as anything else.
+/// Health, as one vantage observes it or as the quorum decides it. The first state is always `Unknown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Not known: never probed, or by too few.
+    /// Not known: never probed, or by too few vantages.
     #[default]
     Unknown,
-    /// Serves.
+    /// It serves.
     Up,
-    /// Does not serve.
+    /// It does not serve.
     Down,
 }
 
@@ -47,8 +47,8 @@ impl fmt::Display for State {
     }
 }
 
-/// Identifies a target, the pair of an address and everything its check says: what a thousand domains ask
-/// for alike is dialled once. Safe to use as part of a key.
+/// Identifies a target, which is an address with all parameters of its check: a target of a thousand domains is dialled
+/// once. Safe to use as part of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TargetKey(Arc<str>);
@@ -68,7 +68,7 @@ impl TargetKey {
         Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
     }
 
-    /// The key of what one region's vantages believe of this target.
+    /// The key of the verdict of one region's vantages about this target.
     #[must_use]
     pub fn in_region(&self, region: &Name) -> Self {
         Self(format!("{}@{region}", self.0).into())
@@ -93,51 +93,51 @@ impl fmt::Display for TargetKey {
     }
 }
 
-/// What one vantage sees of one target.
+/// The observation of one target by one vantage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// The target.
     pub target: TargetKey,
-    /// What it sees, by its own rise and fall.
+    /// The state, by the vantage's own rise and fall.
     pub state: State,
-    /// Since when, by the vantage's clock; for people only.
+    /// Since when, by the vantage's clock; for display only.
     pub since: Moment,
-    /// Why, in words: `connection refused`, `status 503, expected 200`.
+    /// Why, as text: `connection refused`, `status 503, expected 200`.
     pub reason: String,
     /// How long the last successful probe took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Span>,
-    /// The last probe contradicts `state` and is being confirmed: the other vantages should look at once.
+    /// The last probe contradicts `state` and is being confirmed: the other vantages should probe at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspect: bool,
 }
 
-/// The observations of one prober, numbered so that a gap is noticed.
+/// Observations of one prober, numbered so that a gap is noticed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// Who reports.
     pub vantage: Name,
-    /// Drawn when the prober started; another one means it restarted and numbers begin anew.
+    /// Drawn when the prober starts. A new value means that it restarted and its numbers begin again.
     pub boot: String,
     /// Grows by one with every batch that carries observations; a heartbeat repeats the last.
     pub number: u64,
-    /// Grows with every heartbeat; freshness is seen by its moving.
+    /// Grows with every heartbeat; a vantage is fresh while it changes.
     pub heartbeat: u64,
-    /// The vantage doubts itself (canaries failed, or everything looks down): its votes do not count.
+    /// The vantage withholds its votes (its canaries failed, or everything looks down).
     pub withheld: bool,
-    /// Every target is in it, not only those that changed: absent ones are forgotten.
+    /// It contains every target, not only the changed ones: absent ones are forgotten.
     pub full: bool,
-    /// What it sees.
+    /// The observations.
     pub observations: Vec<Observation>,
 }
 
-/// What control answers to a batch.
+/// The answer of control to a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchReply {
-    /// Kept, or known already.
+    /// Stored, or known already.
     Accepted,
-    /// A batch is missing in between: send a full one.
+    /// A batch in between is missing: send a full one.
     Resend,
 }
 
@@ -146,9 +146,9 @@ pub enum BatchReply {
 pub struct Heartbeat {
     /// The prober's boot.
     pub boot: String,
-    /// The number that must move.
+    /// The number that must change.
     pub number: u64,
-    /// The vantage doubts itself.
+    /// The vantage withholds its votes.
     pub withheld: bool,
 }
 
@@ -157,11 +157,11 @@ pub struct Heartbeat {
 pub struct ObservationShard {
     /// Version of the stored form.
     pub v: u32,
-    /// What it sees.
+    /// The observations.
     pub observations: Vec<Observation>,
 }
 
-/// One shard of verdicts as one control publishes them in the engine, for readers that start.
+/// One shard of verdicts as one control publishes them in the engine, for readers that start later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerdictShard {
     /// Version of the stored form.
@@ -170,20 +170,20 @@ pub struct VerdictShard {
     pub verdicts: std::collections::BTreeMap<TargetKey, Verdict>,
 }
 
-/// A vantage counts while its heartbeat moved within this long, by the reader's own clock.
+/// A vantage counts while its heartbeat number changed within this time, by the reader's own clock.
 pub const FRESH_FOR: Duration = Duration::from_secs(6);
 /// A vantage sends a heartbeat this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 
-/// A vantage's work: what `GET /v1/vantages/NAME/work` answers.
+/// A vantage's work: the response to `GET /v1/vantages/NAME/work`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// Hand it back as `?index=` to wait for the next.
+    /// Sent back as `?index=` to wait for the next change.
     pub index: u64,
-    /// Everything to dial; absent if that has not changed since the index that was asked with.
+    /// All targets to dial; absent if they have not changed since the index of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<Arc<WorkTarget>>>,
-    /// Targets another vantage suspects: dial now. Each has a number that is never given twice.
+    /// Targets that another vantage suspects, to be dialled now. Numbers are never reused.
     pub confirm: Vec<ConfirmNow>,
 }
 
@@ -194,7 +194,7 @@ pub struct WorkTarget {
     pub key: TargetKey,
     /// The address; the port is the check's.
     pub address: std::net::IpAddr,
-    /// The site it stands in.
+    /// Its site.
     pub site: Name,
     /// How to dial.
     pub check: Check,
@@ -203,54 +203,54 @@ pub struct WorkTarget {
 /// A request to dial a target at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmNow {
-    /// Never given twice; remember the highest seen.
+    /// Never reused; a prober remembers the highest one.
     pub number: u64,
     /// The target.
     pub target: TargetKey,
-    /// The vantage that suspects it; it does not need to be told.
+    /// The vantage that suspects the target and so need not dial it.
     pub by: Name,
 }
 
-/// What one configured vantage contributes to a verdict.
+/// The vote of one configured vantage on a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vote {
-    /// What it sees.
+    /// The observations.
     pub state: State,
-    /// Its heartbeat moved and it does not doubt itself.
+    /// Its heartbeat is fresh and it does not withhold its votes.
     pub fresh: bool,
-    /// It is confirming a contradiction.
+    /// It is confirming a probe that contradicts its state.
     pub suspect: bool,
 }
 
-/// What the program believes of one target.
+/// The merged state of one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The state.
     pub state: State,
     /// Since when.
     pub since: Moment,
-    /// Too few fresh vantages agree on anything: the last state holds.
+    /// Too few fresh vantages agree, so the last state is kept.
     pub held: bool,
-    /// Some fresh vantage disagrees or is confirming.
+    /// A fresh vantage disagrees or is confirming.
     pub unsettled: bool,
     /// Up, and was Down at some time before: the hold-down applies from `since`.
     pub recovered: bool,
-    /// The votes say Up, but it went down too often lately: it stays Down until it has been quiet.
+    /// The votes are for Up, but it went down too often recently: it stays Down until it has been stable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub damped: bool,
-    /// It went down several times lately.
+    /// It went down several times recently.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flapping: bool,
-    /// The votes say Down, but so do those on too many others at once: the last state stays.
+    /// The votes are for Down, but so are those on too many other targets at once: the last state is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
-    /// How the votes stood.
+    /// The count of the votes.
     pub tally: Tally,
     /// The last changes, oldest first, at most [`Verdict::HISTORY`].
     pub history: VecDeque<Transition>,
 }
 
-/// How the votes of the configured vantages stood.
+/// The count of the configured vantages' votes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Fresh and Up.
@@ -273,16 +273,16 @@ pub struct Transition {
 }
 
 impl Verdict {
-    /// How many changes are remembered.
+    /// The number of changes that are kept.
     pub const HISTORY: usize = 16;
 
-    /// Time alone may change it: it has to be drawn again although nothing is heard.
+    /// It may change by time alone, so it has to be computed again without new votes.
     #[must_use]
     pub const fn waits(&self) -> bool {
         self.damped || self.flapping || self.frozen
     }
 
-    /// As on the board.
+    /// As it is written on the board.
     #[must_use]
     pub const fn reading(&self) -> board::Reading {
         board::Reading {
@@ -296,9 +296,9 @@ impl Verdict {
 
 /// Merges the votes of all configured vantages into the next verdict.
 ///
-/// Up and Down each need the quorum of the *configured* vantages, all of them fresh; otherwise the last state
-/// holds. When both reach a small quorum, the last state holds too (from Unknown, Up wins: fail open). The
-/// order of the votes does not matter.
+/// Up and Down each need the quorum of the *configured* vantages, all of them fresh; otherwise the last state is
+/// kept. When both reach a small quorum, the last state is kept too (from Unknown, Up wins: fail open). The order of
+/// the votes does not matter.
 #[must_use]
 pub fn merge(previous: &Verdict, votes: &[Vote], quorum: Quorum, now: Moment) -> Verdict {
     let needed = quorum.votes_needed(votes.len());

@@ -1,7 +1,7 @@
-//! The decision journal: every turn of a verdict, so that a past moment's answers can be explained.
+//! The decision journal: every change of a verdict, so that the answers of a past moment can be explained.
 //!
-//! A verdict remembers its own last turns; the journal keeps those of all targets for longer, in pages that control
-//! writes as they happen. What was believed at a moment is read back from both. Pure; the engine is elsewhere.
+//! A verdict contains its own last changes. The journal keeps those of all targets for longer, in pages that control
+//! writes as they happen. The verdicts of a past moment are computed from both. Pure; the engine is elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -13,44 +13,44 @@ use crate::{
     model::{Generation, Moment},
 };
 
-/// One turn of a verdict.
+/// One change of a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Turn {
     /// When.
     pub at: Moment,
-    /// Of which target.
+    /// The target.
     pub target: TargetKey,
-    /// To what.
+    /// The new state.
     pub to: State,
 }
 
-/// Turns that were written down together.
+/// Changes that were written together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// Version of the stored form.
     pub v: u32,
-    /// The generation that ran.
+    /// The generation in force.
     pub generation: Generation,
-    /// The turns, oldest first.
+    /// The changes, oldest first.
     pub turns: Vec<Turn>,
 }
 
 impl Page {
     /// The version this program writes.
     pub const VERSION: u32 = 1;
-    /// Turns on one page: far below what a value may hold.
+    /// The maximum number of changes on one page, far below the limit of a value.
     pub const MAX: usize = 300;
 }
 
-/// Pages that are kept; what is older is forgotten.
+/// The number of pages that are kept; older ones are removed.
 pub const MAX_PAGES: usize = 2_000;
 
-/// The last turn of each target that is written down.
+/// The last written change of each target.
 #[derive(Clone, Debug, Default)]
 pub struct Written(BTreeMap<TargetKey, Moment>);
 
 impl Written {
-    /// As the pages say.
+    /// From the pages.
     #[must_use]
     pub fn of<'p>(pages: impl IntoIterator<Item = &'p Page>) -> Self {
         let mut written = Self::default();
@@ -58,7 +58,7 @@ impl Written {
         written
     }
 
-    /// A page is written.
+    /// Notes that a page was written.
     pub fn note(&mut self, page: &Page) {
         for turn in &page.turns {
             let last = self.0.entry(turn.target.clone()).or_default();
@@ -66,7 +66,7 @@ impl Written {
         }
     }
 
-    /// The pages that are missing. What is not believed of any more is forgotten.
+    /// The pages that still have to be written. Targets without a verdict are forgotten.
     pub fn missing(&mut self, verdicts: &BTreeMap<TargetKey, Verdict>, generation: Generation) -> Vec<Page> {
         self.0.retain(|target, _| verdicts.contains_key(target));
         let mut turns: Vec<Turn> = turns(verdicts)
@@ -84,27 +84,27 @@ fn turns(verdicts: &BTreeMap<TargetKey, Verdict>) -> impl Iterator<Item = Turn> 
     })
 }
 
-/// What was believed at a moment.
+/// The verdicts at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Past {
-    /// Of each target that had turned by then.
+    /// The state of each target that had changed by then.
     pub readings: BTreeMap<TargetKey, Reading>,
-    /// The generation of the last turn by then.
+    /// The generation of the last change by then.
     pub generation: Option<Generation>,
-    /// From when on every turn is known, where older pages were dropped: the end of the oldest page. Without a page: the
-    /// oldest turn that a verdict remembers. Of what was before, only what present verdicts remember can be said.
+    /// From when on every change is known, where older pages were removed: the end of the oldest page. Without a
+    /// page: the oldest change in a verdict. For earlier moments only the changes in present verdicts are known.
     pub begins: Option<Moment>,
 }
 
-/// What was believed at a moment, from the pages and from what present verdicts remember themselves.
+/// The verdicts at a moment, from the pages and from the changes in present verdicts.
 #[must_use]
 pub fn past(pages: &[Page], verdicts: &BTreeMap<TargetKey, Verdict>, moment: Moment) -> Past {
     let mut all: Vec<Turn> =
         pages.iter().flat_map(|page| page.turns.iter().cloned()).chain(turns(verdicts)).collect();
     all.sort();
     all.dedup();
-    // Verdicts that never turn again remember turns from long before the oldest page, and may have been written down
-    // again on it, while the turns that others made since then are gone.
+    // Verdicts that do not change again contain changes from long before the oldest page, and may have been written
+    // again on it, while changes of other targets since then are gone.
     let pages_begin = pages.iter().filter_map(|page| page.turns.last()).map(|turn| turn.at).min();
     let begins = pages_begin.or_else(|| all.first().map(|turn| turn.at));
     let mut past = Past { begins, ..Past::default() };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn each_turn_is_written_once_also_by_a_successor() {
+    fn each_change_is_written_once_also_by_a_successor() {
         let first = verdicts(&[("a", &[(5, State::Up)]), ("b", &[(6, State::Up)])]);
         let mut written = Written::default();
         let pages = written.missing(&first, ONE);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_past_is_read_back_also_beyond_what_a_verdict_remembers() {
+    fn the_past_is_known_beyond_the_changes_in_a_verdict() {
         let turns = [(1, State::Up), (5, State::Down), (8, State::Up), (20, State::Down)];
         let all = verdicts(&[("a", &turns)]);
         let pages = Written::default().missing(&all, ONE);
@@ -175,11 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_not_known_because_another_target_never_turned() {
+    fn removed_changes_are_unknown_although_another_target_never_changed() {
         let turn = |at, target: &str, to| Turn { at: Moment(at), target: target.into(), to };
         let page = |turns: Vec<Turn>| Page { v: Page::VERSION, generation: ONE, turns };
-        // The page with the turns of `flaps` at 20 and 30 is dropped; `rock` turned once, at 5, and a successor of
-        // control wrote that down again.
+        // The page with the changes of `flaps` at 20 and 30 was removed; `rock` changed once, at 5, and a successor
+        // of control wrote that again.
         let pages = [
             page(vec![turn(5, "rock", State::Up), turn(40, "flaps", State::Up)]),
             page(vec![turn(50, "flaps", State::Down)]),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn many_turns_take_several_pages() {
+    fn many_changes_take_several_pages() {
         let names: Vec<String> = (0..700).map(|n| format!("t{n}")).collect();
         let turn: &[(u64, State)] = &[(1, State::Up)];
         let list: Vec<(&str, &[(u64, State)])> = names.iter().map(|name| (name.as_str(), turn)).collect();

@@ -1,4 +1,4 @@
-//! The layout of our part of the KV, in one place. Everything of ours lies below `waypost/`.
+//! The layout of Waypost's part of the KV, which is everything below `waypost/`.
 //!
 //! Keys use `[A-Za-z0-9/_.-]` only, because newer Consul versions refuse others.
 
@@ -7,7 +7,7 @@ use crate::{
     model::{Bearer, Generation, Moment, Name},
 };
 
-/// Everything of ours.
+/// The prefix of all keys.
 pub const ROOT: &str = "waypost/";
 /// The one key whose change is a commit.
 pub const CONFIG_HEAD: &str = "waypost/config/head";
@@ -15,27 +15,27 @@ pub const CONFIG_HEAD: &str = "waypost/config/head";
 pub const CONFIG_SHARDS: &str = "waypost/config/shards/";
 /// The record of writes.
 pub const AUDIT: &str = "waypost/audit/";
-/// What vantages see.
+/// The observations of the vantages.
 pub const OBSERVATIONS: &str = "waypost/observations/";
-/// That vantages live.
+/// The heartbeats of the vantages.
 pub const HEARTBEATS: &str = "waypost/heartbeats/";
-/// What one control believes, for starting readers.
+/// The verdicts of one control, for readers that start.
 pub const VERDICTS: &str = "waypost/verdicts/";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
-/// What gateways proved: that nothing goes to an instance any more, and later that it has ended.
+/// The receipts of gateways: that an instance gets no more requests, and later that it has ended.
 pub const RECEIPTS: &str = "waypost/receipts/";
-/// That nodes live.
+/// The registrations and heartbeats of the nodes.
 pub const NODES: &str = "waypost/nodes/";
-/// Who wrote each heartbeat last: what our listeners noted, see [`crate::writers`].
+/// Who wrote each heartbeat last, as noted by the listeners: see [`crate::writers`].
 pub const WRITERS: &str = "waypost/writers/";
 /// The decision journal.
 pub const JOURNAL: &str = "waypost/journal/";
-/// What each commit changed from.
+/// The records of what each commit changed.
 pub const HISTORY: &str = "waypost/history/";
-/// Which shares of full sites' clients go elsewhere.
+/// The shares of full sites' clients that are sent elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
-/// Who does what only one may do.
+/// Locks for work that only one node may do.
 pub const LOCKS: &str = "waypost/locks/";
 
 /// One part of one version of a configuration shard.
@@ -45,7 +45,7 @@ pub fn config_shard(shard: &str, generation: Generation, digest: &str, part: usi
 }
 
 /// Every part of one version of a configuration shard. The digest of its content is part of the name, so that
-/// two that try for one generation never write over each other.
+/// two commits that compete for one generation never overwrite each other.
 #[must_use]
 pub fn config_shard_version(shard: &str, generation: Generation, digest: &str) -> String {
     format!("{CONFIG_SHARDS}{shard}/{generation}-{}/", digest.get(..16).unwrap_or(digest))
@@ -140,7 +140,7 @@ pub fn receipts(drain: &DrainId) -> String {
     format!("{RECEIPTS}{drain}/")
 }
 
-/// That a gateway saw the instance of a drain end. Below the receipts, because it is written and removed with them.
+/// The observation of a gateway that the instance of a drain ended. Below the receipts, with which it is removed.
 #[must_use]
 pub fn ended(drain: &DrainId, node: &str) -> String {
     format!("{}/ended", receipt(drain, node))

@@ -1,13 +1,13 @@
 //! Every decision that the roles share, and what keeps a node's data current.
 //!
-//! The documents and the engine that stores them are crates of their own, [`model`] and [`engine`], which do not
-//! know one another; this crate brings them together and hands both on, so that the roles depend on `store` alone.
+//! The documents and the engine that stores them are crates of their own, [`model`] and [`engine`], which do not depend
+//! on one another. This crate combines them and re-exports both, so that the roles depend on `store` alone.
 //!
-//! Data goes one way here: documents are committed to an [`engine`], every node compiles them into a
-//! [`snapshot`] with a generation, and the roles (`dns`, `proxy`, `prober`) read that snapshot. Verdicts
-//! travel beside it on the [`board`], instances beside it as [`discovery`] entries, because both change
-//! far more often than configuration. Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are
-//! pure functions: no socket, no clock, no disk; time arrives as an argument.
+//! Data goes one way here: documents are committed to an [`engine`], every node compiles them into a [`snapshot`]
+//! with a generation, and the roles (`dns`, `proxy`, `prober`) read that snapshot. Verdicts are kept apart from it on
+//! the [`board`], and instances in [`discovery`] entries, because both change far more often than configuration.
+//! Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are pure functions without sockets, clocks and
+//! disks; time is an argument.
 
 pub mod beliefs;
 pub mod board;
@@ -28,8 +28,8 @@ pub mod locality;
 pub mod metrics;
 pub mod snapshot;
 pub mod steering;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod writers;
 
 pub use engine::{self, compat, secret, vital};

@@ -1,8 +1,9 @@
-//! Load: what a site's gateways carry, and which share of its clients goes elsewhere when that is too much.
+//! Load: the request rate of a site's gateways, and the share of its clients that is sent elsewhere when it is too
+//! high.
 //!
-//! Answers act slowly: a client that was sent elsewhere still comes for as long as resolvers remember. So a share is
-//! changed at most once in that time, estimated from what the site would carry if everybody came, and there is room
-//! between the load at which it grows and the load at which it falls.
+//! Answers take effect slowly, because resolvers cache them. So a share is changed at most once in that time,
+//! estimated from the load that the site would have with all of its clients, and the load at which it grows is above
+//! the one at which it falls.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,25 +14,25 @@ use crate::{
     model::{Moment, Name},
 };
 
-/// What a gateway carries, as it says itself.
+/// The load of a gateway, as it reports it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// The cluster whose services it serves.
     pub cluster: Name,
-    /// Requests answered per second, lately.
+    /// Requests answered per second, recently.
     pub rate: f64,
 }
 
-/// A share of a site's clients that goes elsewhere, with its history.
+/// The share of a site's clients that is sent elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflow {
     /// The share.
     pub share: Share,
-    /// When it was changed last.
+    /// When it was last changed.
     pub changed: Moment,
 }
 
-/// The shares of all sites that have some, by cluster and site: as kept in the engine.
+/// The shares of all sites that have one, by cluster and site, as kept in the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overflows {
     /// Version of the stored form.
@@ -45,16 +46,16 @@ impl Overflows {
     pub const VERSION: u32 = 1;
 }
 
-/// Below this part of its capacity a site takes clients back; in percent.
+/// Below this percentage of its capacity a site takes clients back.
 const TAKES_BACK: f64 = 85.0;
-/// What is aimed at between the two; in percent of the capacity.
+/// The target between the two limits, in percent of the capacity.
 const AIM: f64 = 95.0;
-/// However full a site is, some clients come: what they get says when it is better.
+/// However full a site is, some clients are sent there, so that its recovery is noticed.
 const MAX: f64 = 0.95;
 
 impl Overflow {
-    /// The next share of a site that carries `rate` and is meant for `capacity` requests per second. `settle`: how long
-    /// a change takes until its effect is seen.
+    /// The next share of a site with `rate` and `capacity` requests per second. `settle` is the time until a change
+    /// takes effect.
     #[must_use]
     pub fn step(self, rate: f64, capacity: u32, settle: Duration, now: Moment) -> Self {
         let capacity = f64::from(capacity);
@@ -67,7 +68,7 @@ impl Overflow {
         }
         let everybody = rate / (1.0 - share);
         let wanted = if everybody > 0.0 { 1.0 - capacity * AIM / 100.0 / everybody } else { 0.0 };
-        // What grows does not fall and what falls does not grow, whatever a noisy rate makes of the estimate.
+        // Above the limit the share never falls, and below it never grows, however noisy the rate is.
         let wanted = if full { wanted.max(share) } else { wanted.min(share) }.clamp(0.0, MAX);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^16")]
         let share = Share((wanted * f64::from(Share::ALL.0)) as u32);
@@ -81,7 +82,7 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_secs(20);
 
-    /// A site that gets what its share lets through, a settling time late; the share after each second.
+    /// A site that gets the clients of its share after the settling time; returns the share after each second.
     fn play(demand: impl Fn(u64) -> f64, seconds: u64) -> Vec<f64> {
         let mut overflow = Overflow::default();
         let mut shares: Vec<f64> = Vec::new();
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_goes_elsewhere_without_swinging() {
+    fn excess_load_is_sent_elsewhere_without_oscillation() {
         let shares = play(|_| 2_000.0, 600);
         let end = shares[599];
         assert!((0.5..0.55).contains(&end), "{end}");
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_went_comes_back_when_there_is_room() {
+    fn clients_come_back_when_there_is_capacity() {
         let shares = play(|second| if second < 200 { 3_000.0 } else { 400.0 }, 600);
         assert!(shares[199] > 0.6, "{}", shares[199]);
         assert!(shares[599] < 0.001, "{}", shares[599]);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_fits_moves_nobody() {
+    fn a_load_below_capacity_moves_no_client() {
         assert!(play(|second| 900.0 + (second % 7) as f64 * 10.0, 300).iter().all(|it| *it == 0.0));
     }
 }

@@ -1,8 +1,8 @@
 //! Locality: which sites are near to a client, in order.
 //!
-//! A client's network is found by longest prefix among the sites' networks; the site it belongs to comes first
-//! and the others follow by distance from there. Whom no network holds is nearest to the site that is nearest to where a
-//! GeoIP database says it is, if there is one. Orders are interned: one per site, and the default.
+//! A client's network is found by longest prefix among the sites' networks. The site of that network comes first, and
+//! the others follow by distance from it. A client in none of the networks gets the order of the site nearest to its
+//! place in a GeoIP database, if there is one. Orders are interned: one per site, and the default.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -36,13 +36,13 @@ pub struct Locality {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u16);
 
-/// The network a client is counted with wherever networks are told apart by hash: its /24 (IPv4) or /56 (IPv6), mixed
-/// so that any part of the range of numbers holds its share of networks. The same on every node and in every version.
+/// The network by whose hash a client is assigned: its /24 (IPv4) or /56 (IPv6), mixed so that every part of the
+/// range of numbers has its share of networks. The same on every node and in every version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Network(pub u64);
 
 impl Network {
-    /// Of a client.
+    /// The network of a client.
     #[must_use]
     pub const fn of(client: IpAddr) -> Self {
         let bits = match client.to_canonical() {
@@ -63,28 +63,28 @@ pub const fn mix(bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Who asks, as far as steering cares.
+/// What steering needs to know about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located<'a> {
     /// Every site, nearest first.
     pub order: &'a [SiteId],
-    /// The site whose network the client is in; `None`: the default order.
+    /// The site whose network contains the client; `None`: the default order.
     pub home: Option<SiteId>,
-    /// The site nearest to it: its home, or the one nearest to where the GeoIP database has it.
+    /// The site nearest to it: its home, or the one nearest to its place in the GeoIP database.
     pub near: Option<SiteId>,
     /// Every address that shares this many leading bits gets the same order (RFC 7871 §7.2.1); zero only
     /// where no network of that family is configured at all, otherwise at least 24 or 56.
     pub scope: u8,
-    /// The client, or the network it is asked for.
+    /// The client, or the client subnet of the query.
     pub address: IpAddr,
-    /// Every address that shares this many leading bits has the same [`Network`]; zero for who asked not to be told
-    /// apart.
+    /// Every address that shares this many leading bits has the same [`Network`]; zero for a client that asked not to
+    /// be distinguished.
     pub least: u8,
-    /// The network it is counted with.
+    /// The network by whose hash it is assigned.
     pub network: Network,
-    /// The country it is in, where that is known.
+    /// Its country, if known.
     pub country: Option<Country>,
-    /// The region its home site lies in.
+    /// The region of its home site.
     pub region: Option<RegionId>,
 }
 
@@ -124,7 +124,7 @@ impl Locality {
         locality
     }
 
-    /// Finds a client.
+    /// Locates a client.
     #[must_use]
     pub fn locate(&self, client: IpAddr) -> Located<'_> {
         let address = client.to_canonical();
@@ -149,8 +149,8 @@ impl Locality {
         Located { scope, order, region, near, country, ..located }
     }
 
-    /// With a database of where addresses are: clients that no site's networks hold are then nearest to the site that is
-    /// nearest to them, and in a country.
+    /// Adds a GeoIP database: clients in none of the sites' networks then get the order of the nearest site, and a
+    /// country.
     #[must_use]
     pub fn with_geo(mut self, geo: Option<Arc<Geo>>) -> Self {
         let sites: Vec<_> = (0..).map(SiteId).zip(&self.places).collect();
@@ -160,19 +160,19 @@ impl Locality {
         Self { geo, ..self }
     }
 
-    /// The database of where addresses are.
+    /// The GeoIP database.
     #[must_use]
     pub fn geo(&self) -> Option<Arc<Geo>> {
         self.geo.clone()
     }
 
-    /// Whether countries of clients are known.
+    /// Whether the countries of clients are known.
     #[must_use]
     pub const fn knows_countries(&self) -> bool {
         self.geo.is_some()
     }
 
-    /// Somebody of whom only the site is known, if that: a gateway, or a client that is not to be told apart.
+    /// A client of which at most the home site is known: a gateway, or a client that must not be distinguished.
     #[must_use]
     pub fn at_home(&self, home: Option<SiteId>) -> Located<'_> {
         Located {
@@ -188,13 +188,13 @@ impl Locality {
         }
     }
 
-    /// The number of a region that some site lies in.
+    /// The number of a region that has a site.
     #[must_use]
     pub fn region(&self, name: &Name) -> Option<RegionId> {
         u16::try_from(self.regions.binary_search(name).ok()?).ok().map(RegionId)
     }
 
-    /// Every region that some site lies in, by [`RegionId`].
+    /// Every region that has a site, by [`RegionId`].
     #[must_use]
     pub fn regions(&self) -> &[Name] {
         &self.regions
@@ -241,7 +241,7 @@ impl Trie {
         self.nodes[at].site = Some(site);
     }
 
-    /// The longest match, and how many leading bits decide it.
+    /// The longest match, and the number of leading bits that decide it.
     fn find(&self, bits: u128, width: u8) -> (Option<SiteId>, u8) {
         let Some(mut node) = self.nodes.first() else { return (None, 0) };
         let mut found = node.site;
@@ -261,7 +261,7 @@ const fn bit(bits: u128, depth: u8) -> usize {
     (bits >> (127 - depth) & 1) as usize
 }
 
-/// The site nearest to a place, the first of several.
+/// The site nearest to a place; the first one of several.
 fn nearest(sites: &[(SiteId, [f64; 3])], place: Location) -> Option<SiteId> {
     let here = direction(place);
     // The smaller the angle between two directions, the larger their product.
@@ -270,8 +270,8 @@ fn nearest(sites: &[(SiteId, [f64; 3])], place: Location) -> Option<SiteId> {
     farness.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, id)| id)
 }
 
-/// From the centre of the Earth, of length one. A database has a hundred thousand places, and for each the nearest site is
-/// sought with every snapshot: this costs a tenth of as many distances.
+/// The unit vector from the centre of the Earth. A database has a hundred thousand places, and the nearest site of
+/// each is computed with every snapshot; comparing vectors costs a tenth of computing distances.
 fn direction(place: Location) -> [f64; 3] {
     let (lat, lon) = (place.lat.to_radians(), place.lon.to_radians());
     [lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()]
@@ -295,7 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn whom_no_network_holds_is_nearest_to_the_site_nearest_to_it() {
+    fn a_client_outside_all_networks_gets_the_order_of_the_nearest_site() {
         let sites = [
             site("bj", 39.9, 116.4, &["10.1.0.0/16", "203.0.113.0/25"]),
             site("fr", 50.1, 8.7, &[]),
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distance_everyone_knows() {
+    fn a_well_known_distance() {
         let km = metres(Location { lat: 39.90, lon: 116.40 }, Location { lat: 31.23, lon: 121.47 }) / 1000;
         assert!((1060..1080).contains(&km), "{km}");
     }

@@ -65,11 +65,17 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     fn collect(&self, emit: &mut dyn FnMut(Sample<'_>));
 }
 
-/// A number many threads add to.
+/// A number that many threads add to.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
+    /// Zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds one.
     pub fn increment(&self) {
         self.add(1);

@@ -1,7 +1,7 @@
 //! The snapshot: configuration compiled for reading, numbered, immutable, swapped whole.
 //!
-//! Names are resolved, sites are numbered, targets have their slots on the board, implied domains and routes
-//! are spelled out. The roles read it without locks and never see half of a change.
+//! Names are resolved, sites are numbered, targets have slots on the board, implied domains and routes are written
+//! out. The roles read it without locks and never see a part of a change.
 
 mod failover;
 mod steered;
@@ -75,7 +75,7 @@ pub struct ZoneView {
     names: HashMap<DomainName, Owner>,
 }
 
-/// What lies at a name of a zone. All empty: an empty non-terminal (RFC 4592 §2.2.2), which exists.
+/// The content of a name of a zone. All empty: an empty non-terminal (RFC 4592 §2.2.2), which exists.
 #[derive(Clone, Debug, Default)]
 pub struct Owner {
     /// Static records, with the zone's glue; the apex's SOA and NS are not among them.
@@ -86,20 +86,20 @@ pub struct Owner {
     pub steered: Option<Arc<SteeredDomain>>,
 }
 
-/// Something to dial.
+/// An address with its check.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Its key.
     pub key: TargetKey,
     /// Its slot on the board.
     pub slot: Slot,
-    /// Where.
+    /// The address.
     pub address: IpAddr,
-    /// The site it stands in.
+    /// Its site.
     pub site: Name,
     /// The clusters it is an address of.
     pub clusters: BTreeSet<Name>,
-    /// How.
+    /// The check.
     pub check: Check,
 }
 
@@ -177,7 +177,7 @@ impl Snapshot {
         self.sites.get(usize::from(id.0))
     }
 
-    /// The zone a name lies in: the longest apex above it.
+    /// The zone of a name: the one with the longest apex above it.
     #[must_use]
     pub fn zone_of(&self, name: &str) -> Option<&Arc<ZoneView>> {
         let mut rest = name;
@@ -237,7 +237,7 @@ impl Snapshot {
         self.locality.regions().iter().zip((0..).map(RegionId)).map(&mut slot).collect()
     }
 
-    /// The region that a vantage speaks for: its own, else its site's.
+    /// The region of a vantage: its own, else its site's.
     #[must_use]
     pub fn region_of(&self, vantage: &Vantage) -> Option<RegionId> {
         let site = || self.site(self.site_id(vantage.site.as_ref()?)?);
@@ -281,7 +281,7 @@ impl Snapshot {
         views.into_iter().map(|(name, view)| (name, Arc::new(view))).collect()
     }
 
-    /// The CNAMEs a service's hosts have, or ought to have where the host lies in somebody else's zone.
+    /// The CNAMEs that a service's hosts have, or should have where the host is in another server's zone.
     #[must_use]
     pub fn aliases(&self, service: &Service) -> Vec<(DomainName, DomainName)> {
         let Some(target) = self.entrance(service) else { return Vec::new() };
@@ -309,13 +309,13 @@ impl ZoneView {
         view
     }
 
-    /// What lies at a name; `None` if nothing does, not even below it.
+    /// The content of a name; `None` if nothing does, not even below it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Owner> {
         self.names.get(name)
     }
 
-    /// A site's own name, unless something else lies there.
+    /// Adds a site's own name, unless the name has other content.
     fn add_site(&mut self, site: &SteeredSite, ttl: Ttl) {
         let Some(name) = &site.name else { return };
         let owner = self.owner(name);
@@ -331,7 +331,7 @@ impl ZoneView {
         owner.records.extend(site.addresses.iter().map(record));
     }
 
-    /// Every name with what lies there, in no order.
+    /// Every name with its content, in no order.
     pub fn names(&self) -> impl Iterator<Item = (&DomainName, &Owner)> {
         self.names.iter()
     }
@@ -339,7 +339,7 @@ impl ZoneView {
     fn add_static(&mut self, records: Vec<StaticRecord>) {
         self.owner(&self.zone.name.clone());
         for server in self.zone.nameservers.clone() {
-            // A name server without addresses of its own is no name in the zone: a wildcard may give it some.
+            // A name server without addresses is not a name of the zone, since a wildcard may give it some.
             let addressed = !server.a.is_empty() || !server.aaaa.is_empty();
             if !addressed || !server.name.is_within(&self.zone.name) {
                 continue;
@@ -387,8 +387,8 @@ fn holder<'a>(views: &'a mut HashMap<DomainName, ZoneView>, name: &DomainName) -
     views.get_mut(&apex)
 }
 
-/// Twelve bits of epoch above twenty of number: it grows with both, and two nodes agree on it whatever
-/// generations they happened to see in between.
+/// Twelve bits of epoch above twenty bits of number: it grows with both, and is the same on every node whatever
+/// generations it saw before.
 const fn serial(generation: Generation) -> u32 {
     (generation.epoch << 20).wrapping_add((generation.number & 0xffff_ffff) as u32)
 }

@@ -1,9 +1,9 @@
-//! Steering: which site a client is sent to. Decided here, once, for DNS, gateways, `explain` and simulation.
+//! Steering: which site a client is sent to. Decided in one place for DNS, gateways, `explain` and simulation.
 //!
-//! [`rank`] is a pure function into a fixed buffer. Sites are put into tiers by what the board and the overrides say
-//! (`admission` says when a recovered one is let back), and within a tier they keep the order of the policy that the
-//! client's rule names (`order`), those that are full for this client after the others. What that ranking means for one
-//! family of addresses is [`for_family`]'s to say.
+//! [`rank`] is a pure function into a fixed buffer. Sites are put into tiers by the board and the overrides
+//! (`admission` decides when a recovered one is readmitted). Within a tier they have the order of the policy of the
+//! client's rule (`order`), those that are full for this client after the others. [`for_family`] applies the ranking
+//! to one address family.
 
 mod admission;
 mod family;
@@ -33,13 +33,13 @@ pub enum Tier {
     /// Not known.
     #[default]
     Unknown,
-    /// Up again, but not yet for as long as the hold-down asks.
+    /// Up again, but not yet for the hold-down time.
     HeldDown,
     /// Down.
     Down,
     /// An operator drains it.
     Draining,
-    /// An operator forced it down: used when nothing else is left at all.
+    /// An operator forced it down: used only when no other site is left.
     ForcedDown,
 }
 
@@ -50,11 +50,11 @@ pub struct Ranked {
     pub site: SiteId,
     /// Its tier, overrides included.
     pub tier: Tier,
-    /// What the probes say, whatever the overrides say.
+    /// Its state by the probes alone.
     pub real: State,
-    /// Its place in [`SteeredDomain::sites`].
+    /// Its index in [`SteeredDomain::sites`].
     pub at: u16,
-    /// It is full, and this client is among those that go elsewhere while anybody else of its tier is left.
+    /// It is full, and this client is sent elsewhere while another site of its tier is left.
     pub overflows: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Ranking {
     len: usize,
     usable: usize,
     unsettled: bool,
-    /// How long until something changes by itself, as far as that is known.
+    /// How long until something changes by time alone, as far as known.
     left: Duration,
 }
 
@@ -76,37 +76,37 @@ impl Ranking {
         self.sites.get(..self.len).unwrap_or_default()
     }
 
-    /// The sites an answer may use, best first. With nobody Up or Unknown enough this is everyone (fail
-    /// open), unless the domain says otherwise: see [`Outcome`].
+    /// The sites that an answer may use, best first. With too few sites Up or Unknown these are all sites (fail
+    /// open), unless the domain is configured otherwise: see [`Outcome`].
     #[must_use]
     pub fn usable(&self) -> &[Ranked] {
         self.sites.get(..self.usable).unwrap_or_default()
     }
 }
 
-/// What a domain answers.
+/// The answer of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<'a> {
     /// The addresses of these sites, best first; at least one.
     Sites(&'a [Ranked]),
-    /// No site is left and the domain says `when_none: nodata`.
+    /// No site is left and the domain has `when_none: nodata`.
     Nodata,
-    /// No site is left and the domain says to answer with its backup addresses.
+    /// No site is left and the domain answers with its backup addresses.
     Backup(&'a model::Addresses),
 }
 
-/// What is asked for: everything a ranking depends on.
+/// Everything that a ranking depends on.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct Query<'a> {
     domain: &'a SteeredDomain,
-    asker: &'a Located<'a>,
+    located: &'a Located<'a>,
     board: &'a Board,
     now: Moment,
 }
 
 /// Ranks the sites of a domain for a client.
 #[must_use]
-pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Moment) -> Ranking {
+pub fn rank(domain: &SteeredDomain, located: &Located<'_>, board: &Board, now: Moment) -> Ranking {
     let mut ranking = Ranking {
         sites: [Ranked::default(); MAX_SITES],
         len: 0,
@@ -114,10 +114,10 @@ pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Mom
         unsettled: false,
         left: Duration::MAX,
     };
-    let asked = Asked { domain, asker, board, now };
-    let chosen = order::choose(domain, asker, now);
+    let query = Query { domain, located, board, now };
+    let chosen = order::choose(domain, located, now);
     ranking.left = ranking.left.min(chosen.left);
-    order::walk(domain, chosen.order, asker, |at, site| ranking.place(asked, at, site));
+    order::walk(domain, chosen.order, located, |at, site| ranking.place(query, at, site));
     let len = ranking.len;
     insertion_sort(ranking.sites.get_mut(..len).unwrap_or_default());
     ranking.usable = usable(ranking.all(), usize::from(domain.domain.min_up).max(1));
@@ -125,19 +125,19 @@ pub fn rank(domain: &SteeredDomain, asker: &Located<'_>, board: &Board, now: Mom
 }
 
 impl Ranking {
-    fn place(&mut self, asked: Asked<'_>, at: u16, site: &SteeredSite) {
+    fn place(&mut self, query: Query<'_>, at: u16, site: &SteeredSite) {
         let Some(slot) = self.sites.get_mut(self.len) else { return };
-        let health = health(site, asked.asker.region, asked.board);
-        let (tier, left) = tier(asked, site, health);
+        let health = health(site, query.located.region, query.board);
+        let (tier, left) = tier(query, site, health);
         self.unsettled |= health.unsettled;
         self.left = self.left.min(left);
-        let overflows = order::overflows(asked, site);
+        let overflows = order::overflows(query, site);
         *slot = Ranked { site: site.site, tier, real: health.state, at, overflows };
         self.len += 1;
     }
 }
 
-/// What the domain answers with this ranking.
+/// The answer of a domain with this ranking.
 #[must_use]
 pub fn outcome<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking) -> Outcome<'a> {
     let left = ranking.all().first().is_some_and(|best| best.tier <= Tier::HeldDown);
@@ -149,8 +149,8 @@ pub fn outcome<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking) -> Outcome<'
     }
 }
 
-/// The first `answers` sites; beyond the first only those that are Up (a back-up that is not Up is none),
-/// or of the first's tier when nobody is.
+/// The first `answers` sites; after the first one only those that are Up, since a back-up has to work, or those of the
+/// first one's tier when none is Up.
 fn answers<'a>(domain: &SteeredDomain, ranking: &'a Ranking) -> &'a [Ranked] {
     let usable = ranking.usable();
     let Some(first) = usable.first() else { return usable };
@@ -159,8 +159,8 @@ fn answers<'a>(domain: &SteeredDomain, ranking: &'a Ranking) -> &'a [Ranked] {
     usable.get(..alike).unwrap_or_default()
 }
 
-/// The TTL of an answer, by its distance to change: the least while vantages disagree or have not seen an address yet,
-/// otherwise no longer than until something changes that is known beforehand.
+/// The TTL of an answer, by the time until it may change: the minimum while vantages disagree or have not probed an
+/// address yet, otherwise at most until the next change that is known in advance.
 #[must_use]
 pub fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
     let (least, most) = (domain.domain.min_ttl, domain.domain.ttl);
@@ -171,8 +171,8 @@ pub fn ttl(domain: &SteeredDomain, ranking: &Ranking) -> Ttl {
     Ttl::from_secs(left).map_or(least, |left| left.clamp(least, most))
 }
 
-/// The order in force for a domain at a site at a moment. A person's outranks a tool's; of those that are left, the
-/// strictest. A `release` is none: it overrides nothing.
+/// The override in force for a domain at a site at a moment. An operator's outranks automation's; of the others the
+/// strictest is in force. A `release` does not count, since it overrides nothing.
 #[must_use]
 pub fn override_in_force(site: &SteeredSite, now: Moment) -> Option<&Override> {
     let rank = |order: &&Override| (order.authority, strictness(order.state));
@@ -192,7 +192,7 @@ fn in_force(order: &Override, now: Moment) -> bool {
     order.expires.is_none_or(|at| moment(at) > now)
 }
 
-/// A time of a document, on this node's clock.
+/// A time of a document, as a moment.
 fn moment(at: jiff::Timestamp) -> Moment {
     Moment(u64::try_from(at.as_millisecond()).unwrap_or(0))
 }
@@ -218,8 +218,8 @@ pub fn health(site: &SteeredSite, region: Option<RegionId>, board: &Board) -> Re
     Reading { unsettled, ..best.unwrap_or_default() }
 }
 
-/// What the region's own vantages say of an address, or all vantages where those do not know. An address that is checked
-/// and of which nothing is known yet is about to become Up or Down, so it is unsettled.
+/// The health of an address by the region's vantages, or by all vantages where those have no verdict. An address with
+/// a check and without a verdict will soon become Up or Down, so it is unsettled.
 fn address_health(address: &SteeredAddress, region: Option<RegionId>, board: &Board) -> Reading {
     let regional = region.and_then(|region| *address.regions.get(usize::from(region.0))?);
     let regional = regional.map(|slot| board.read(slot)).filter(|it| it.state != State::Unknown);
@@ -231,19 +231,19 @@ fn address_health(address: &SteeredAddress, region: Option<RegionId>, board: &Bo
     regional.unwrap_or_else(global)
 }
 
-/// The tier of a site, and how long that is sure to last if nothing happens.
-fn tier(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
-    let now = asked.now;
-    let Some(order) = override_in_force(site, now) else { return natural(asked, site, health) };
+/// The tier of a site, and how long it lasts without new information.
+fn tier(query: Query<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
+    let now = query.now;
+    let Some(order) = override_in_force(site, now) else { return natural(query, site, health) };
     let expires = order.expires.map_or(Duration::MAX, |at| moment(at).since(now));
     match (order.state, order.over, order.since) {
         (OverrideState::Down, _, _) => (Tier::ForcedDown, expires),
         (OverrideState::Drain, Some(over), Some(since)) => {
             let passed = now.since(moment(since));
-            if passed >= over.0 || order::is_among_first(asked, passed, over.0) {
+            if passed >= over.0 || order::is_among_first(query, passed, over.0) {
                 return (Tier::Draining, expires);
             }
-            let (tier, _) = natural(asked, site, health);
+            let (tier, _) = natural(query, site, health);
             (tier, Duration::ZERO)
         }
         (OverrideState::Drain, _, _) => (Tier::Draining, expires),
@@ -252,15 +252,15 @@ fn tier(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duratio
 }
 
 /// As [`tier`], by the probes alone.
-fn natural(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
-    let now = asked.now;
+fn natural(query: Query<'_>, site: &SteeredSite, health: Reading) -> (Tier, Duration) {
+    let now = query.now;
     match health.state {
-        State::Up if health.recovered => match admission(asked, site, health) {
+        State::Up if health.recovered => match admission(query, site, health) {
             Admission::Never => (Tier::HeldDown, Duration::MAX),
             Admission::At(at) if at > now => (Tier::HeldDown, at.since(now)),
             Admission::At(at) => {
-                let (passed, ramp) = (now.since(at), asked.domain.domain.recovery.ramp.0);
-                let moved = passed >= ramp || order::is_among_first(asked, passed, ramp);
+                let (passed, ramp) = (now.since(at), query.domain.domain.recovery.ramp.0);
+                let moved = passed >= ramp || order::is_among_first(query, passed, ramp);
                 if moved { (Tier::Up, Duration::MAX) } else { (Tier::HeldDown, Duration::ZERO) }
             }
         },
@@ -270,31 +270,32 @@ fn natural(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> (Tier, Dura
     }
 }
 
-/// Why a site that is up again does not serve all of its clients yet.
+/// Why a site that is up again does not get all of its clients yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBack {
-    /// Not before a person, a window or the gate lets it back.
+    /// Until a release, a window or the gate readmits it.
     UntilLetBack,
-    /// Until then.
+    /// Until this moment.
     Until(Moment),
-    /// Its clients come back network by network, the last of them then.
+    /// Its clients come back network by network, the last of them at this moment.
     Ramping(Moment),
 }
 
-/// Whether, and for how long, a recovered site is held back. `None`: it is not, or never was down, or an override decides.
+/// Whether, and for how long, a recovered site is held back. `None`: it is not, or was never down, or an override
+/// decides.
 #[must_use]
 pub fn held_back(
     domain: &SteeredDomain,
     site: &SteeredSite,
-    asker: &Located<'_>,
+    located: &Located<'_>,
     board: &Board,
     now: Moment,
 ) -> Option<HeldBack> {
-    let health = health(site, asker.region, board);
+    let health = health(site, located.region, board);
     if health.state != State::Up || !health.recovered || override_in_force(site, now).is_some() {
         return None;
     }
-    match admission(Asked { domain, asker, board, now }, site, health) {
+    match admission(Query { domain, located, board, now }, site, health) {
         Admission::Never => Some(HeldBack::UntilLetBack),
         Admission::At(at) if at > now => Some(HeldBack::Until(at)),
         Admission::At(at) => {
@@ -316,7 +317,7 @@ fn insertion_sort(sites: &mut [Ranked]) {
     }
 }
 
-/// The `min_up` ladder: the shortest run of tiers that holds `min_up` sites, else everyone.
+/// The `min_up` ladder: the first tiers that together have `min_up` sites, else all sites.
 fn usable(sites: &[Ranked], min_up: usize) -> usize {
     for tier in [Tier::Up, Tier::Unknown, Tier::HeldDown] {
         let count = sites.iter().filter(|it| it.tier <= tier).count();
@@ -327,7 +328,7 @@ fn usable(sites: &[Ranked], min_up: usize) -> usize {
     sites.len()
 }
 
-/// Ranks for a client address: what everyone but the DNS fast path calls.
+/// Ranks for a client address; only the DNS fast path calls [`rank`] itself.
 #[must_use]
 pub fn rank_for(
     snapshot: &Snapshot,

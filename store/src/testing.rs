@@ -1,28 +1,44 @@
-//! A small world for this crate's tests.
+//! Builders of documents, instances and drains for tests, in this crate and, with the feature `testing`, in those
+//! above it.
 
 use crate::{
     board::Board,
+    drain::{Drain, DrainId, LEASE, Phase},
+    engine::{CheckStatus, Endpoint, Index},
     model::{
-        Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Name, Policy, Probe,
-        Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage, WhenNone, Zone,
+        Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name, Policy,
+        Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage, WhenNone,
+        Zone,
     },
     snapshot::Snapshot,
 };
 use std::time::Duration;
 
-pub(crate) fn name(text: &str) -> Name {
-    text.parse().unwrap()
+/// A name.
+///
+/// # Panics
+/// When the text is no name.
+#[must_use]
+pub fn name(text: &str) -> Name {
+    text.parse().expect("a valid name")
 }
 
-pub(crate) fn span(text: &str) -> Span {
-    text.parse().unwrap()
+/// A span such as `10s`.
+///
+/// # Panics
+/// When the text is no span.
+#[must_use]
+pub fn span(text: &str) -> Span {
+    text.parse().expect("a valid span")
 }
 
 fn ttl(secs: u32) -> Ttl {
-    Ttl::from_secs(secs).unwrap()
+    Ttl::from_secs(secs).expect("a valid TTL")
 }
 
-pub(crate) fn check(quorum: Quorum) -> Check {
+/// The check `web`: TCP on port 80 every second.
+#[must_use]
+pub fn check(quorum: Quorum) -> Check {
     Check {
         name: name("web"),
         probe: Probe::tcp(),
@@ -36,9 +52,14 @@ pub(crate) fn check(quorum: Quorum) -> Check {
     }
 }
 
-pub(crate) fn domain() -> Domain {
+/// The domain `gw.example.com` of the cluster `main`, with the check `web` and a hold-down of 10 s.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn domain() -> Domain {
     Domain {
-        name: "gw.example.com".parse().unwrap(),
+        name: "gw.example.com".parse().expect("valid"),
         cluster: name("main"),
         sites: None,
         policy: Policy::Nearest {},
@@ -61,12 +82,17 @@ pub(crate) fn domain() -> Domain {
     }
 }
 
-/// `sites` sites `s0`, `s1`, … each with the network 10.<n>.0.0/16 and the gateway 192.0.2.<n>.
-pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
+/// The cluster `main` in the zone `example.com`, with `sites` sites `s0`, `s1`, …, each with the network
+/// 10.<n>.0.0/16 and the gateway 192.0.2.<n>, and with `vantages` vantages `v0`, `v1`, ….
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn sources(sites: u8, vantages: u8) -> Sources {
     let site = |n: u8| Site {
         name: name(&format!("s{n}")),
         location: None,
-        networks: vec![format!("10.{n}.0.0/16").parse().unwrap()],
+        networks: vec![format!("10.{n}.0.0/16").parse().expect("valid")],
         region: None,
     };
     let gateway =
@@ -75,7 +101,7 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
     Sources {
         sites: (0..sites).map(site).collect(),
         zones: vec![Zone {
-            name: "example.com".parse().unwrap(),
+            name: "example.com".parse().expect("valid"),
             nameservers: vec![],
             soa: None,
             ttl: ttl(3600),
@@ -85,8 +111,8 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
         }],
         clusters: vec![Cluster {
             name: name("main"),
-            zone: "example.com".parse().unwrap(),
-            gateway_domain: "gw.example.com".parse().unwrap(),
+            zone: "example.com".parse().expect("valid"),
+            gateway_domain: "gw.example.com".parse().expect("valid"),
             gateways: (0..sites).map(gateway).collect(),
             capacity: [].into(),
             keep: vec![],
@@ -99,11 +125,15 @@ pub(crate) fn sources(sites: u8, vantages: u8) -> Sources {
     }
 }
 
-pub(crate) fn compile(sources: Sources, board: &Board) -> Snapshot {
+/// The snapshot of these documents, of generation 1.1.
+#[must_use]
+pub fn compile(sources: Sources, board: &Board) -> Snapshot {
     Snapshot::compile(sources, Generation { epoch: 1, number: 1 }, board)
 }
 
-pub(crate) fn service(registered_as: &str) -> Service {
+/// A service of the cluster `main` with this name, also in the registry.
+#[must_use]
+pub fn service(registered_as: &str) -> Service {
     Service {
         name: name(registered_as),
         uuid: None,
@@ -113,5 +143,51 @@ pub(crate) fn service(registered_as: &str) -> Service {
         sites: None,
         route_by: RouteBy::Gateway,
         check: None,
+    }
+}
+
+/// An instance at 127.0.0.1:80 on the node `n1`, which passes its checks.
+#[must_use]
+pub fn endpoint(service: &str, id: &str) -> Endpoint {
+    Endpoint {
+        node: "n1".to_owned(),
+        node_address: "127.0.0.1".to_owned(),
+        external: false,
+        service: service.to_owned(),
+        id: id.to_owned(),
+        address: "127.0.0.1".to_owned(),
+        port: 80,
+        tags: vec![],
+        meta: [].into(),
+        weight: 1,
+        status: CheckStatus::Passing,
+        maintenance: false,
+        create_index: Index(1),
+        modify_index: Index(1),
+    }
+}
+
+/// A drain of an instance, ordered by `ops` at moment 0.
+#[must_use]
+pub fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Drain {
+    Drain {
+        v: Drain::VERSION,
+        id: DrainId(id.to_owned()),
+        service: endpoint.service.clone(),
+        instance: endpoint.id.clone(),
+        endpoint,
+        by: "ops".to_owned(),
+        hook: None,
+        require_all: false,
+        lease: Span(LEASE),
+        created: Moment(0),
+        phase,
+        since: Moment(0),
+        unproven: [].into(),
+        trouble: None,
+        linger: None,
+        done: None,
+        ended: None,
+        note: None,
     }
 }

@@ -1,8 +1,8 @@
-//! Who wrote each heartbeat last: noted in the engine by the listener that saw the token.
+//! Who wrote each heartbeat last, noted in the engine by the listener that saw the token.
 //!
-//! The Consul face notes nodes, the admin API notes vantages; both may stand in other processes than the control that
-//! asks. A note is written when it changes and not with every heartbeat. A node without a note sends its heartbeats past our
-//! listeners: from the engine's own process, or on a real Consul, whose own ACLs guard the keys there.
+//! The Consul face notes nodes, and the admin API notes vantages; both may run in other processes than the control
+//! that reads the notes. A note is written only when it changes. A node without a note does not use Waypost's
+//! listeners: it runs in the engine's own process, or writes to a real Consul, whose ACLs protect the keys.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ use crate::{
 /// Who wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// The name of the token; `None` for a request without a token of ours.
+    /// The name of the token; `None` for a request without a Waypost token.
     pub token: Option<String>,
-    /// Which secret of that name it was, see [`mark`]; absent in notes of earlier versions, and for a listener's own
-    /// first token.
+    /// The secret of that token, see [`mark`]; absent in notes of earlier versions, and for a listener's own first
+    /// token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
 }
 
 impl Writer {
-    /// True when this token was used, with the secret that it has now.
+    /// True when this token was used with its present secret.
     #[must_use]
     pub fn used(&self, token: &Token) -> bool {
         self.token.as_deref() == Some(token.name.as_str())
@@ -40,7 +40,7 @@ pub fn mark(secret_sha256: &str) -> &str {
     secret_sha256.get(..16).unwrap_or(secret_sha256)
 }
 
-/// Notes who wrote a heartbeat, unless the engine says so already.
+/// Notes who wrote a heartbeat, unless the note is there already.
 ///
 /// # Errors
 /// When the engine fails.

@@ -1,22 +1,29 @@
 //! The command line against a running control, as an operator and as a script would use it.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::harness::{Backing, Demo, ensure, eventually, run, runs};
+use crate::harness::{Backing, Demo, ensure, eventually, run, runs, waypost};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("cli::wrong_use_exits_with_2", wrong_use),
+        Trial::test("cli::exit_codes_of_every_command_and_closed_pipes", exit_codes),
+        Trial::test("cli::completions_are_scripts_of_their_shells", completions),
+        Trial::test("cli::man_pages_can_be_read", man_pages),
         Trial::test("cli::the_life_of_a_document", life_of_a_document),
         Trial::test("cli::an_override_moves_the_answer_and_shows_the_real_state", overrides),
-        Trial::test("cli::a_family_that_an_order_takes_out_is_told_beforehand", family),
+        Trial::test("cli::an_override_that_leaves_a_family_without_answers_warns_first", family),
         Trial::test("cli::colours_are_switched_and_deaths_are_simulated", steering),
-        Trial::test("cli::safety_rules_bind_everybody", safety),
+        Trial::test("cli::safety_rules_bind_every_override", safety),
         Trial::test("cli::backup_and_restore_raise_the_epoch", backup),
-        Trial::test("cli::a_killed_demo_leaves_nobody_behind", killed_demo),
+        Trial::test("cli::a_killed_demo_leaves_no_process_behind", killed_demo),
     ]
 }
 
@@ -32,6 +39,202 @@ fn wrong_use() -> Result<(), Failed> {
     ensure(output.status.code() == Some(1) && said.contains("127.0.0.1:1"), || {
         format!("{:?}: {said}", output.status)
     })
+}
+
+/// Files that the commands of the table read and write.
+fn files_for_commands(folder: &Path) -> Result<(), Failed> {
+    let files = [
+        ("right.yaml", "kind: Site\nname: gz\n"),
+        ("wrong.yaml", "kind: Site\nname: gz\ncolour: red\n"),
+        ("wrong.toml", "node = 1\n"),
+        ("example.com.zone", "$TTL 1h\n@ SOA ns1 h 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n"),
+        ("wrong.example.zone", "@ SOA\n"),
+    ];
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// Commands against a demo and their exit codes, as DESIGN §8 has them: 0 done, 1 failed, 2 wrong use or a wrong file; of
+/// `diff` and `status --check` 1 is an answer, and 2 that there is none. They run in this order, in a folder with the files.
+const EXIT_CODES: &[(i32, &str)] = &[
+    (1, "diff -f right.yaml"),
+    (0, "apply -f right.yaml"),
+    (0, "diff -f right.yaml"),
+    (0, "get site"),
+    (0, "get site gz"),
+    (0, "export"),
+    (0, "check right.yaml example.com.zone"),
+    (0, "import zone example.com.zone --origin example.com"),
+    (0, "status"),
+    (0, "status gw.waypost.test --problems"),
+    (0, "explain orders.waypost.test"),
+    (0, "simulate --kill-site bj"),
+    (0, "drain list"),
+    (0, "override set work --site gz --state up --owner ops --reason test"),
+    (0, "override list"),
+    (0, "override clear work"),
+    (0, "token create ci --role automation"),
+    (0, "token list"),
+    (0, "token delete ci"),
+    (0, "audit"),
+    (0, "backup -o backup"),
+    (0, "restore backup"),
+    (0, "delete site gz"),
+    (0, "completions fish"),
+    (0, "man man1"),
+    (0, "--help"),
+    (0, "--version"),
+    (0, "drain instance --help"),
+    // Right use of what is not there, or cannot be done.
+    (1, "get site nowhere"),
+    (1, "delete site nowhere"),
+    (1, "explain orders.waypost.test --at 2020-01-01T00:00:00Z"),
+    (1, "drain instance orders nowhere"),
+    (1, "drain show 9916a821-0551-4019-9daa-27d43fda1ac9"),
+    (1, "drain cancel 9916a821-0551-4019-9daa-27d43fda1ac9"),
+    (1, "override clear nothing"),
+    (1, "token delete nothing"),
+    (1, "backup -o nowhere/backup"),
+    (1, "man right.yaml"),
+    (1, "token reset --consul http://127.0.0.1:1"),
+    (1, "status --server http://127.0.0.1:1"),
+    (1, "apply -f right.yaml --server http://127.0.0.1:1"),
+    (2, "diff -f right.yaml --server http://127.0.0.1:1"),
+    (2, "status --check --server http://127.0.0.1:1"),
+    // Wrong use.
+    (2, "fly"),
+    (2, ""),
+    (2, "drain"),
+    (2, "apply"),
+    (2, "man"),
+    (2, "run"),
+    (2, "completions nonsense"),
+    (2, "get nonsense"),
+    (2, "explain orders.waypost.test --type NONSENSE"),
+    (2, "explain orders.waypost.test --at yesterday"),
+    (2, "explain orders.waypost.test --client nobody"),
+    (2, "switch gw.waypost.test"),
+    (2, "switch gw.waypost.test --to red"),
+    (2, "override set o --site bj --state sideways --owner ops --reason x"),
+    (2, "override set o --site bj --state down --owner ops --reason x --expires 2020-01-01T00:00:00Z"),
+    (2, "token create x --role king"),
+    (2, "demo --dns nowhere"),
+    (2, "import zone example.com.zone --origin a..b"),
+    (2, "export --server http://127.0.0.1:1 --server http://127.0.0.1:2"),
+    (2, "status --server nonsense"),
+    // A wrong file, or none.
+    (2, "apply -f wrong.yaml"),
+    (2, "apply -f nowhere.yaml"),
+    (2, "diff -f wrong.yaml"),
+    (2, "check wrong.yaml"),
+    (2, "check wrong.toml"),
+    (2, "check wrong.example.zone"),
+    (2, "import zone wrong.example.zone --origin wrong.example"),
+    (2, "import zone nowhere --origin example.com"),
+    (2, "restore nowhere"),
+    (2, "restore right.yaml"),
+    (2, "run --config nowhere.toml"),
+    (2, "run --config wrong.toml"),
+    (2, "token reset --config nowhere.toml"),
+    (2, "status --token-file nowhere"),
+    (2, "status --ca-file right.yaml"),
+];
+
+fn exit_codes() -> Result<(), Failed> {
+    let demo = Demo::start(&Backing::Embedded)?;
+    let folder = tempfile::tempdir()?;
+    files_for_commands(folder.path())?;
+    let run = |words: &str, stdout: Stdio| {
+        let mut command = waypost();
+        command.args(words.split_whitespace()).env("WAYPOST_SERVER", &demo.layout.admin);
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        command.spawn()?.wait_with_output()
+    };
+    let mut wrong = Vec::new();
+    for (code, words) in EXIT_CODES {
+        let output = run(words, Stdio::piped())?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(*code) || said.contains("panicked") {
+            wrong.push(format!("waypost {words}: {}, not {code}: {said}", output.status));
+        }
+        if *code == 2 && said.is_empty() && !words.contains("--check") {
+            wrong.push(format!("waypost {words}: no reason"));
+        }
+    }
+    let well = || run("status --check", Stdio::piped()).is_ok_and(|it| it.status.code() == Some(0));
+    eventually("a demo that is well", Duration::from_secs(20), well)?;
+    // What only reads, and clap's own output, into a pipe that nobody reads.
+    let changes = ["apply", "delete", "override", "token", "restore"];
+    let harmless = |words: &str| !changes.iter().any(|it| words.starts_with(it));
+    let readers = EXIT_CODES.iter().filter(|(code, words)| *code == 0 && harmless(words));
+    for words in readers.map(|(_, words)| *words).filter(|it| !it.contains("gz") && !it.starts_with("diff")) {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = run(words, writer.into())?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(0) || !said.is_empty() {
+            wrong.push(format!("waypost {words} | head: {}: {said}", output.status));
+        }
+    }
+    ensure(wrong.is_empty(), || wrong.join("\n"))
+}
+
+/// True if a program is there to look at our output with.
+fn is_installed(program: &str) -> bool {
+    let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    there.is_ok()
+}
+
+fn completions() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure(output.status.success() && script.contains("completions"), || format!("{shell}: {script}"))?;
+        ensure(!script.contains("demo-backend"), || format!("{shell} offers a command that is hidden"))?;
+        let file = folder.path().join(shell);
+        std::fs::write(&file, script)?;
+        if matches!(shell, "bash" | "fish" | "zsh") && is_installed(shell) {
+            let read = Command::new(shell).arg("-n").arg(&file).output()?;
+            ensure(read.status.success(), || String::from_utf8_lossy(&read.stderr).into_owned())?;
+        }
+    }
+    // What bash offers after a word.
+    let script = folder.path().join("bash");
+    let asked = format!(
+        "source {}; COMP_WORDS=(waypost drain i); COMP_CWORD=2; _waypost waypost i drain; echo \"${{COMPREPLY[@]}}\"",
+        script.display()
+    );
+    let offered = Command::new("bash").args(["-c", &asked]).output()?;
+    let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
+    ensure(offered.trim() == "instance", || format!("bash offers {offered:?}"))
+}
+
+fn man_pages() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().join("man1");
+    let output = run(&["man", dir.to_str().unwrap(), "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout)?;
+    let files = told["files"].as_array().ok_or("no files")?;
+    ensure(files.len() > 30, || told.to_string())?;
+    for file in files.iter().filter_map(Value::as_str) {
+        let page = std::fs::read_to_string(file)?;
+        for section in ["NAME", "SYNOPSIS", "EXAMPLES", "\"EXIT STATUS\""] {
+            ensure(page.contains(&format!(".SH {section}\n")), || format!("{file} has no {section}"))?;
+        }
+    }
+    if is_installed("groff") {
+        let page = dir.join("waypost-diff.1");
+        let shown = Command::new("groff").args(["-man", "-Tascii", "-ww"]).arg(page).output()?;
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let complaints = String::from_utf8_lossy(&shown.stderr).into_owned();
+        ensure(complaints.is_empty() && text.contains("waypost diff -f world.yaml"), || {
+            format!("{complaints}{text}")
+        })?;
+    }
+    Ok(())
 }
 
 fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {

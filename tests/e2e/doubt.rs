@@ -12,7 +12,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use waypost::demo::{client::Admin, load::Load};
+use waypost::demo::{client::Admin, load::LoadGenerator};
 
 use crate::{
     components::Components,
@@ -268,13 +268,13 @@ impl Node {
         Ok(())
     }
 
-    fn load(&self) -> Load {
+    fn load(&self) -> LoadGenerator {
         let _entered = self.runtime.enter();
-        Load::start(&[self.gateway], HOST, "/", 100)
+        LoadGenerator::start(&[self.gateway], HOST, "/", 100)
     }
 
     /// Ends a load in which nothing may have failed, and that every one of these has answered.
-    fn unharmed(&self, load: Load, by: &[&str]) -> Result<(), Failed> {
+    fn unharmed(&self, load: LoadGenerator, by: &[&str]) -> Result<(), Failed> {
         let report = self.runtime.block_on(load.finish());
         println!("  {} requests, {} failed, answers {:?}", report.sent, report.failed(), report.answers);
         ensure(report.failed() == 0, || {

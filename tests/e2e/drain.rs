@@ -10,7 +10,7 @@ use axum::{Json, Router, extract::State, http::HeaderMap, routing::post};
 use libtest_mimic::Failed;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use waypost::demo::{InstanceLayout, load::Load};
+use waypost::demo::{InstanceLayout, load::LoadGenerator};
 
 use crate::harness::{Backing, Demo, ensure, eventually, full, signal};
 
@@ -88,9 +88,9 @@ fn awaited(drain: &Value) -> String {
     drain["awaited"].to_string()
 }
 
-fn load(demo: &Demo, rate: u32) -> Load {
+fn load(demo: &Demo, rate: u32) -> LoadGenerator {
     let _runtime = demo.enter();
-    Load::start(&demo.gateways(), &demo.layout.service.host, "/", rate)
+    LoadGenerator::start(&demo.gateways(), &demo.layout.service.host, "/", rate)
 }
 
 pub fn under_load(backing: Backing) -> Result<(), Failed> {

@@ -111,7 +111,7 @@ fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
     ] {
         ensure(control.contains(step), || format!("control's log says nothing of {step:?}:\n{control}"))?;
     }
-    let refused = "is registered again and refused";
+    let refused = "is registered again; it gets no requests";
     eventually("the gateway's line", PATIENCE, || log(&demo.gateway_process(0)).contains(refused)).map(drop)
 }
 

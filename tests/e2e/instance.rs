@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use waypost::demo::load::Load;
+use waypost::demo::load::LoadGenerator;
 
 use crate::harness::{Backing, Demo, ensure, eventually, full};
 
@@ -13,7 +13,7 @@ pub fn killed_under_load(backing: Backing) -> Result<(), Failed> {
         let victim = demo.instance(1, at);
         let load = {
             let _runtime = demo.enter();
-            Load::start(&demo.gateways(), &demo.layout.service.host, "/", 500)
+            LoadGenerator::start(&demo.gateways(), &demo.layout.service.host, "/", 500)
         };
         let patience = Duration::from_secs(30);
         eventually("a first thousand answers", patience, || load.so_far().sent >= 1_000)?;

@@ -41,6 +41,7 @@ mod several;
 mod stale;
 mod starts;
 mod status;
+mod stored;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
     trials.extend(several::trials());
     trials.extend(starts::trials());
     trials.extend(status::trials());
+    trials.extend(stored::trials(&components));
     trials.extend(tokens::trials(&components));
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));

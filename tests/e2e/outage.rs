@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use rustix::process::Signal;
-use waypost::demo::load::Load;
+use waypost::demo::load::LoadGenerator;
 
 use crate::harness::{Backing, Demo, ensure, eventually, signal};
 
@@ -21,7 +21,7 @@ pub fn engine_and_control_killed(backing: Backing) -> Result<(), Failed> {
     }
     let load = {
         let _runtime = demo.enter();
-        Load::start(&demo.gateways(), &demo.layout.service.host, "/", 200)
+        LoadGenerator::start(&demo.gateways(), &demo.layout.service.host, "/", 200)
     };
     eventually("a thousand answers", Duration::from_secs(30), || load.so_far().sent >= 1_000)?;
     let report = demo.block_on(load.finish());

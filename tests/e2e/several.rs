@@ -303,9 +303,9 @@ fn one_only() -> Result<(), Failed> {
         let mut command = waypost();
         let output = command.args(arguments).env("WAYPOST_SERVER", servers.join(",")).output()?;
         let said = exits(&output, 2)?;
-        ensure(said.contains("asks one server, and 2 are named"), || said.clone())?;
+        ensure(said.contains("takes one server, and 2 are given"), || said.clone())?;
     }
     let twice =
         waypost().args(["delete", "site", "bj", "--server", servers[0], "--server", servers[0]]).output()?;
-    ensure(exits(&twice, 2)?.contains("named twice"), || text(&twice))
+    ensure(exits(&twice, 2)?.contains("duplicate address"), || text(&twice))
 }

@@ -426,7 +426,7 @@ fn values() -> Result<(), Failed> {
     })?;
     std::fs::write(&file, document.to_string())?;
     let same = stdout(&answers(&demo, &["diff", "-f", path], 0)?);
-    ensure(same == "no difference\n", || same.clone())?;
+    ensure(same == "no differences\n", || same.clone())?;
     std::fs::write(&file, document.to_string().replace("20s", "1m"))?;
     let said = stdout(&answers(&demo, &["diff", "-f", path], 1)?);
     ensure(said.contains("~ Domain gw.waypost.test\n") && said.contains("    ttl: 20s -> 1m\n"), || {

@@ -1,6 +1,6 @@
-//! HTTP by a client library, for what the bare request in `http` does not do: HTTP/2, and bodies.
+//! HTTP checks through a client library, for what `http` does not do by itself: HTTP/2, and reading bodies.
 //!
-//! The connection is driven by the probe's own future, so that nothing of it outlives the probe.
+//! The connection is driven by the probe's own future, so that it ends with the probe.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,17 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fault, Phases, http::MAX_HEAD};
+use super::{Fault, Phases};
 
-/// A stream of any kind.
+/// A longer header block than this is a failure.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+
+/// A plain or TLS stream.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// What came back.
+/// A response.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     headers: HeaderMap,
@@ -29,7 +32,7 @@ pub(super) struct Answer {
     trailers: HeaderMap,
 }
 
-/// What an address is called where no name is given.
+/// The authority of a request: the check's host, or the address.
 pub(super) fn authority(host: Option<&str>, address: SocketAddr, usual: u16) -> String {
     match host {
         Some(host) => host.to_owned(),
@@ -44,32 +47,32 @@ fn lost(error: impl std::error::Error) -> Fault {
     if let Some(source) = error.source() {
         words = format!("{words}: {source}");
     }
-    Fault::Target(format!("no proper HTTP answer: {words}"))
+    Fault::Target(format!("no valid HTTP response: {words}"))
 }
 
-/// Sends the request of an HTTP check and reads as much of the answer as it asks for.
+/// Sends the request of an HTTP check and reads as much of the response as the check needs.
 pub(super) async fn send(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Answer, Fault> {
-    let (scheme, usual) = if it.tls.is_some() { ("https", 443) } else { ("http", 80) };
-    let authority = authority(it.host.as_deref(), address, usual);
-    let mut request = Request::builder().method(it.method.as_str());
-    request = match it.http_version {
+    let (scheme, usual) = if probe.tls.is_some() { ("https", 443) } else { ("http", 80) };
+    let authority = authority(probe.host.as_deref(), address, usual);
+    let mut request = Request::builder().method(probe.method.as_str());
+    request = match probe.http_version {
         HttpVersion::One => {
-            request.uri(it.path.as_str()).header("host", &authority).header("connection", "close")
+            request.uri(probe.path.as_str()).header("host", &authority).header("connection", "close")
         }
-        HttpVersion::Two => request.uri(format!("{scheme}://{authority}{}", it.path)),
+        HttpVersion::Two => request.uri(format!("{scheme}://{authority}{}", probe.path)),
     };
     request = request.header("user-agent", "waypost-prober").header("accept", "*/*");
-    for header in &it.headers {
+    for header in &probe.headers {
         request = request.header(&header.name, &header.value);
     }
     let unsendable = |error: http::Error| Fault::Local(format!("the check cannot be sent: {error}"));
-    let most = if it.expect_body.is_some() { HttpProbe::MAX_BODY } else { 0 };
-    match it.http_version {
+    let most = if probe.expect_body.is_some() { HttpProbe::MAX_BODY } else { 0 };
+    match probe.http_version {
         HttpVersion::One => one(request.body(Empty::new()).map_err(unsendable)?, stream, most, phases).await,
         HttpVersion::Two => {
             two(request.body(()).map_err(unsendable)?, Bytes::new(), stream, most, phases).await
@@ -152,7 +155,7 @@ async fn drive<E>(
     tokio::select! {
         biased;
         done = &mut exchange => return done,
-        // However it ended, the exchange learns of it and says it best.
+        // The exchange gets the connection's error as well and describes it better.
         _ = connection => {}
     }
     exchange.await
@@ -160,13 +163,13 @@ async fn drive<E>(
 
 /// Calls the health service of a gRPC server (grpc.health.v1).
 pub(super) async fn grpc(
-    it: &GrpcProbe,
+    probe: &GrpcProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<String, Fault> {
-    let (scheme, usual) = if it.tls.is_some() { ("https", 443) } else { ("http", 80) };
-    let authority = authority(it.host.as_deref(), address, usual);
+    let (scheme, usual) = if probe.tls.is_some() { ("https", 443) } else { ("http", 80) };
+    let authority = authority(probe.host.as_deref(), address, usual);
     let request = Request::builder()
         .method("POST")
         .uri(format!("{scheme}://{authority}/grpc.health.v1.Health/Check"))
@@ -175,7 +178,7 @@ pub(super) async fn grpc(
         .header("user-agent", "waypost-prober")
         .body(())
         .map_err(|error| Fault::Local(format!("the check cannot be sent: {error}")))?;
-    let answer = two(request, health_request(&it.service), stream, 1024, phases).await?;
+    let answer = two(request, health_request(&probe.service), stream, 1024, phases).await?;
     judge_grpc(&answer)
 }
 

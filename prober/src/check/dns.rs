@@ -1,4 +1,4 @@
-//! The DNS check: one query (RFC 1035) over UDP, repeated over TCP if the answer is cut short and its records
+//! The DNS check: one query (RFC 1035) over UDP, repeated over TCP if the response is truncated and its records
 //! matter.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,26 +16,30 @@ use tokio::{
 
 use super::{Fault, Phases, fault, tcp};
 
-/// Asks and judges; the caller bounds the time.
-pub(super) async fn ask(it: &DnsProbe, address: SocketAddr, phases: &mut Phases) -> Result<String, Fault> {
+/// Sends the query and judges the response; the caller bounds the time.
+pub(super) async fn query(
+    probe: &DnsProbe,
+    address: SocketAddr,
+    phases: &mut Phases,
+) -> Result<String, Fault> {
     let unsendable = |what: String| Fault::Local(format!("the query cannot be made: {what}"));
-    let labels: Vec<Vec<u8>> = it.query.octets().map(std::borrow::Cow::into_owned).collect();
+    let labels: Vec<Vec<u8>> = probe.query.octets().map(std::borrow::Cow::into_owned).collect();
     let mut name = Name::from_labels(labels).map_err(|error| unsendable(error.to_string()))?;
     name.set_fqdn(true);
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, RecordType::from(it.record_type)));
+    message.add_query(Query::query(name, RecordType::from(probe.record_type)));
     let request = message.to_vec().map_err(|error| unsendable(error.to_string()))?;
     let started = Instant::now();
     let mut answer = over_udp(&request, &message, address).await?;
     phases.first_byte = Some(started.elapsed());
-    if answer.metadata.truncation && it.expect_record.is_some() {
+    if answer.metadata.truncation && probe.expect_record.is_some() {
         answer = over_tcp(&request, &message, address, phases).await?;
     }
-    judge(it, &answer)
+    judge(probe, &answer)
 }
 
-async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Result<Message, Fault> {
+async fn over_udp(request: &[u8], sent: &Message, address: SocketAddr) -> Result<Message, Fault> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(|error| fault(&error))?;
@@ -44,8 +48,8 @@ async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Resul
     let mut buffer = vec![0; 4096];
     loop {
         let read = socket.recv(&mut buffer).await.map_err(|error| fault(&error))?;
-        // What answers another question may be anybody's; the real answer may still come.
-        if let Some(answer) = answer_to(asked, buffer.get(..read).unwrap_or_default()) {
+        // A datagram that answers another query may come from anywhere; the real response may still arrive.
+        if let Some(answer) = answer_to(sent, buffer.get(..read).unwrap_or_default()) {
             return Ok(answer);
         }
     }
@@ -53,7 +57,7 @@ async fn over_udp(request: &[u8], asked: &Message, address: SocketAddr) -> Resul
 
 async fn over_tcp(
     request: &[u8],
-    asked: &Message,
+    sent: &Message,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Message, Fault> {
@@ -64,26 +68,26 @@ async fn over_tcp(
     let length = stream.read_u16().await.map_err(|error| fault(&error))?;
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await.map_err(|error| fault(&error))?;
-    let strange = || Fault::Target("not an answer to the query, over TCP".to_owned());
-    answer_to(asked, &answer).ok_or_else(strange)
+    let strange = || Fault::Target("not a response to the query, over TCP".to_owned());
+    answer_to(sent, &answer).ok_or_else(strange)
 }
 
-fn answer_to(asked: &Message, bytes: &[u8]) -> Option<Message> {
+fn answer_to(sent: &Message, bytes: &[u8]) -> Option<Message> {
     let answer = Message::from_vec(bytes).ok()?;
     let same = answer.metadata.message_type == MessageType::Response
-        && answer.metadata.id == asked.metadata.id
-        && (answer.queries == asked.queries || answer.queries.is_empty());
+        && answer.metadata.id == sent.metadata.id
+        && (answer.queries == sent.queries || answer.queries.is_empty());
     same.then_some(answer)
 }
 
-fn judge(it: &DnsProbe, answer: &Message) -> Result<String, Fault> {
+fn judge(probe: &DnsProbe, answer: &Message) -> Result<String, Fault> {
     let named = |code: u16| DnsProbe::rcode(code).map_or_else(|| format!("rcode {code}"), ToOwned::to_owned);
     let code = u16::from(answer.metadata.response_code);
-    if code != it.expect_rcode {
-        return Err(Fault::Target(format!("{}, expected {}", named(code), named(it.expect_rcode))));
+    if code != probe.expect_rcode {
+        return Err(Fault::Target(format!("{}, expected {}", named(code), named(probe.expect_rcode))));
     }
-    let Some(expected) = &it.expect_record else { return Ok(named(code)) };
-    let wanted = RecordType::from(it.record_type);
+    let Some(expected) = &probe.expect_record else { return Ok(named(code)) };
+    let wanted = RecordType::from(probe.record_type);
     let found = answer.answers.iter().any(|record| {
         let data = record.data.to_string();
         record.record_type() == wanted
@@ -121,14 +125,14 @@ mod tests {
         }
     }
 
-    async fn ask(it: DnsProbe, rcode: ResponseCode) -> Outcome {
+    async fn ask(question: DnsProbe, rcode: ResponseCode) -> Outcome {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let target = target_of(server.local_addr().unwrap(), Probe::Dns(Box::new(it)));
+        let target = target_of(server.local_addr().unwrap(), Probe::Dns(Box::new(question)));
         let serve = async {
             let mut buffer = [0; 512];
             let (read, from) = server.recv_from(&mut buffer).await.unwrap();
             let mut answer = Message::from_vec(&buffer[..read]).unwrap();
-            // A stranger's answer comes first.
+            // A datagram of another sender comes first.
             server.send_to(b"nonsense", from).await.unwrap();
             answer.metadata.message_type = MessageType::Response;
             answer.metadata.response_code = rcode;
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_cut_short_is_asked_for_over_tcp_if_its_records_matter() {
+    async fn a_truncated_response_is_requested_over_tcp_if_its_records_matter() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = UdpSocket::bind(address).await.unwrap();
@@ -198,8 +202,8 @@ mod tests {
         };
         let Outcome::Success { phases, .. } = any else { panic!("{any:?}") };
         assert_eq!(phases.connect, None, "the rcode was enough");
-        let Outcome::Success { phases, said } = record else { panic!("{record:?}") };
-        assert!(phases.connect.is_some() && said.contains("192.0.2.1"), "{said}");
+        let Outcome::Success { phases, detail } = record else { panic!("{record:?}") };
+        assert!(phases.connect.is_some() && detail.contains("192.0.2.1"), "{detail}");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
-//! The external check: a program of this machine's own configuration, given the address and the port.
+//! The external check: a program from this machine's configuration, called with the address and the port.
 //!
-//! Exit 0 is Up, 1 is Down; anything else, silence until the timeout, or too much output says nothing of the
-//! target. However it ends, its whole process group is killed.
+//! Exit code 0 is Up, 1 is Down; any other code, a timeout, or too much output is inconclusive. In every case its whole
+//! process group is killed.
 
 use std::{net::SocketAddr, path::Path, process::Stdio};
 
@@ -10,22 +10,22 @@ use tokio::{io::AsyncReadExt as _, process::Command};
 
 use super::Fault;
 
-/// More output than this is a flood.
+/// More output than this makes the check inconclusive.
 pub(super) const MAX_OUTPUT: usize = 4096;
 
-/// Kills what is left of a process group when it goes out of sight, also when the probe's timeout drops it.
+/// Kills what is left of a process group when it is dropped, also by the probe's timeout.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // Nobody left to kill is what a program that ended properly leaves.
+            // It fails when no process is left, which is the usual case.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// Runs it to its end; the caller bounds the time.
+/// Runs the program to its end; the caller bounds the time.
 pub(super) async fn run(name: &str, program: &Path, address: SocketAddr) -> Result<String, Fault> {
     let unable = |what: String| Fault::Local(format!("the external program {name}: {what}"));
     let mut command = Command::new(program);
@@ -44,8 +44,9 @@ pub(super) async fn run(name: &str, program: &Path, address: SocketAddr) -> Resu
     }
     let status = child.wait().await.map_err(|error| unable(error.to_string()))?;
     drop(group);
-    let said = first_line(&output);
-    let ended = |code: i32| if said.is_empty() { format!("{name} exited with {code}") } else { said.clone() };
+    let detail = first_line(&output);
+    let ended =
+        |code: i32| if detail.is_empty() { format!("{name} exited with {code}") } else { detail.clone() };
     match status.code() {
         Some(0) => Ok(ended(0)),
         Some(1) => Err(Fault::Target(ended(1))),
@@ -53,7 +54,7 @@ pub(super) async fn run(name: &str, program: &Path, address: SocketAddr) -> Resu
     }
 }
 
-/// What it says for people: its first line, bounded and printable.
+/// The first line of the output, bounded and printable.
 fn first_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(160).collect()
@@ -83,8 +84,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_exit_code_decides() {
-        let Outcome::Success { said, .. } = outcome("echo \"$1 $2\"").await else { panic!() };
-        assert_eq!(said, "127.0.0.1 7");
+        let Outcome::Success { detail, .. } = outcome("echo \"$1 $2\"").await else { panic!() };
+        assert_eq!(detail, "127.0.0.1 7");
         assert_eq!(outcome("echo full; exit 1").await, Outcome::Failure { reason: "full".to_owned() });
         for strange in ["exit 2", "exit 127", "kill -9 $$"] {
             assert!(matches!(outcome(strange).await, Outcome::Inconclusive { .. }), "{strange}");
@@ -111,7 +112,7 @@ mod tests {
         assert!(matches!(outcome(&script).await, Outcome::Inconclusive { .. }));
         let pid: i32 = std::fs::read_to_string(pids).unwrap().trim().parse().unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Killed at once; somebody else reaps it.
+        // It is killed at once and reaped by another process.
         while !state().is_empty() && !state().contains(") Z") {
             tokio::task::yield_now().await;
         }

@@ -1,8 +1,9 @@
-//! The HTTP check: one request, judged by its status once the header block is complete, and by its body if asked.
+//! The HTTP check: one request, judged by its status once the header block is complete, and by its body if the check
+//! says so.
 //!
-//! The usual one, HTTP/1.1 without a look at the body, is written over the bare stream: it needs a dozen lines of
-//! request and the head of the answer, and a client library's connection would cost more than the probe. The
-//! others go through `client`.
+//! The usual case, HTTP/1.1 without reading the body, is written directly to the stream: it needs a dozen lines of
+//! request and the head of the response, and a client library's connection would cost more than the probe. The other
+//! cases go through `client`.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
@@ -14,42 +15,39 @@ use tokio::{
 
 use super::{
     Fault, Phases,
-    client::{self, Stream, authority},
+    client::{self, MAX_HEAD, Stream, authority},
     fault, tcp,
 };
 
-/// A longer header block than this is a failure.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
-
-/// Sends the request over a stream that stands, and judges the answer.
+/// Sends the request over an open stream, and judges the response.
 pub(super) async fn send(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<String, Fault> {
-    if it.http_version == HttpVersion::One && it.expect_body.is_none() {
-        let status = bare(it, stream, address, phases).await?;
-        return judge(it, status);
+    if probe.http_version == HttpVersion::One && probe.expect_body.is_none() {
+        let status = bare(probe, stream, address, phases).await?;
+        return judge(probe, status);
     }
-    let answer = client::send(it, stream, address, phases).await?;
-    let said = judge(it, answer.status.as_u16())?;
-    match &it.expect_body {
+    let answer = client::send(probe, stream, address, phases).await?;
+    let detail = judge(probe, answer.status.as_u16())?;
+    match &probe.expect_body {
         Some(words) if !tcp::contains(&answer.body, words.as_bytes()) => {
             let read = answer.body.len();
-            Err(Fault::Target(format!("{said}, but not what is expected in {read} bytes of its body")))
+            Err(Fault::Target(format!("{detail}, but not what is expected in {read} bytes of its body")))
         }
-        _ => Ok(said),
+        _ => Ok(detail),
     }
 }
 
 async fn bare(
-    it: &HttpProbe,
+    probe: &HttpProbe,
     mut stream: impl Stream,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<u16, Fault> {
-    let request = request(it, address)?;
+    let request = request(probe, address)?;
     let started = Instant::now();
     stream.write_all(request.as_bytes()).await.map_err(|error| fault(&error))?;
     stream.flush().await.map_err(|error| fault(&error))?;
@@ -72,19 +70,19 @@ async fn bare(
     }
 }
 
-fn request(it: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
-    let host = authority(it.host.as_deref(), address, if it.tls.is_some() { 443 } else { 80 });
-    let path = &it.path;
+fn request(probe: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
+    let host = authority(probe.host.as_deref(), address, if probe.tls.is_some() { 443 } else { 80 });
+    let path = &probe.path;
     let sendable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || !sendable(path) || !sendable(&host) {
         let reason = format!("the check cannot be sent: path {path:?}, host {host:?}");
         return Err(Fault::Local(reason));
     }
-    let method = it.method.as_str();
+    let method = probe.method.as_str();
     let mut text = format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: waypost-prober\r\nAccept: */*\r\nConnection: close\r\n"
     );
-    for header in &it.headers {
+    for header in &probe.headers {
         if !sendable(&header.name) || header.value.contains(char::is_control) {
             return Err(Fault::Local(format!("the check cannot be sent: header {:?}", header.name)));
         }
@@ -94,16 +92,16 @@ fn request(it: &HttpProbe, address: SocketAddr) -> Result<String, Fault> {
     Ok(text)
 }
 
-fn judge(it: &HttpProbe, status: u16) -> Result<String, Fault> {
-    if it.expect_status.iter().any(|range| range.contains(status)) {
+fn judge(probe: &HttpProbe, status: u16) -> Result<String, Fault> {
+    if probe.expect_status.iter().any(|range| range.contains(status)) {
         return Ok(format!("status {status}"));
     }
-    let expected: Vec<_> = it.expect_status.iter().take(8).map(ToString::to_string).collect();
+    let expected: Vec<_> = probe.expect_status.iter().take(8).map(ToString::to_string).collect();
     Err(Fault::Target(format!("status {status}, expected {}", expected.join(" or "))))
 }
 
-/// The status of the answer once its header block is complete; interim answers (RFC 9110 §15.2) are dropped
-/// from `head`.
+/// The status of the response once its header block is complete. Interim responses (RFC 9110 §15.2) are removed from
+/// `head`.
 fn final_status(head: &mut Vec<u8>) -> Result<Option<u16>, Fault> {
     loop {
         let Some(end) = end_of_head(head) else {
@@ -132,7 +130,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Refuses at once what can no longer become an HTTP/1 answer, instead of waiting for its end.
+/// Refuses at once what can no longer become an HTTP/1 response, instead of waiting for its end.
 fn check_start(head: &[u8]) -> Result<(), Fault> {
     let expected = b"HTTP/1.";
     let shared = head.len().min(expected.len());
@@ -175,7 +173,7 @@ mod tests {
             assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
         }
         for piece in answer.chunks(answer.len().div_ceil(pieces).max(1)) {
-            // The prober may have seen enough and gone.
+            // The prober may have closed the connection already.
             if stream.write_all(piece).await.is_err() {
                 break;
             }
@@ -199,7 +197,7 @@ mod tests {
 
     fn reason(outcome: &Outcome) -> &str {
         match outcome {
-            Outcome::Success { said, .. } => said,
+            Outcome::Success { detail, .. } => detail,
             Outcome::Failure { reason } | Outcome::Inconclusive { reason } => reason,
         }
     }
@@ -208,8 +206,8 @@ mod tests {
     async fn an_expected_status_succeeds_with_its_phases() {
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbody that is never read";
         let (outcome, request) = ask(answer, 1, true).await;
-        let Outcome::Success { phases, said } = outcome else { panic!("{outcome:?}") };
-        assert_eq!(said, "status 200");
+        let Outcome::Success { phases, detail } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(detail, "status 200");
         assert!(phases.connect.unwrap() <= phases.whole);
         assert!(phases.first_byte.unwrap() <= phases.whole);
         assert!(request.starts_with("GET /readyz HTTP/1.1\r\nHost: gw.example.com\r\n"), "{request}");
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_and_what_is_said_of_them() {
+    async fn responses_and_their_outcomes() {
         let table = [
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "status 503, expected 200 or 204"),
             ("HTTP/1.0 204\r\n\r\n", "status 204"),
@@ -242,7 +240,7 @@ mod tests {
         for (answer, expected) in table {
             for pieces in [1, 7] {
                 let (outcome, _) = ask(answer, pieces, false).await;
-                // What is no answer is told at its first piece, however long that is.
+                // A response that is not HTTP is refused at its first piece, however long that is.
                 let expected = if pieces > 1 { expected.split(": it").next().unwrap() } else { expected };
                 assert!(reason(&outcome).starts_with(expected), "{answer:?} in {pieces}: {outcome:?}");
             }

@@ -1,8 +1,8 @@
 //! The ICMP check: one echo request (RFC 792, RFC 4443 §4).
 //!
-//! Over a datagram ICMP socket where the system permits that without a privilege (`net.ipv4.ping_group_range`); its
-//! kernel chooses the identifier and the checksum. Else over a raw socket, which needs CAP_NET_RAW: there IPv4 replies
-//! come with their IP header, and the checksum of IPv4 requests is ours.
+//! Over a datagram ICMP socket where the system permits that without a privilege (`net.ipv4.ping_group_range`): there
+//! the kernel sets the identifier and the checksum. Otherwise over a raw socket, which needs CAP_NET_RAW: there IPv4
+//! replies include their IP header, and the checksum of IPv4 requests is computed here.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,7 +55,7 @@ fn request(address: IpAddr, secret: u64) -> [u8; 16] {
     packet[7] = 1;
     packet[8..].copy_from_slice(&secret.to_be_bytes());
     if address.is_ipv4() {
-        // A datagram socket writes it again, and ICMPv6's is always the kernel's.
+        // On a datagram socket the kernel sets it again, and that of ICMPv6 is always set by the kernel.
         let sum = checksum(&packet);
         packet[2..4].copy_from_slice(&sum.to_be_bytes());
     }
@@ -105,7 +105,7 @@ mod tests {
     async fn loopback_answers_or_it_is_not_permitted() {
         let target = target_of("127.0.0.1:0".parse().unwrap(), Probe::Icmp {});
         match probe(&Sockets::default(), &target).await {
-            Outcome::Success { said, .. } => assert_eq!(said, "echo reply"),
+            Outcome::Success { detail, .. } => assert_eq!(detail, "echo reply"),
             Outcome::Inconclusive { reason } => assert!(reason.contains("not permitted"), "{reason}"),
             Outcome::Failure { reason } => panic!("{reason}"),
         }

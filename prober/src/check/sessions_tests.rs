@@ -41,9 +41,9 @@ fn terms(server_name: Option<&str>, verify: bool, warn_before: Option<&str>) -> 
     }
 }
 
-fn said(outcome: Outcome) -> (bool, String) {
+fn result_of(outcome: Outcome) -> (bool, String) {
     match outcome {
-        Outcome::Success { said, .. } => (true, said.into_owned()),
+        Outcome::Success { detail, .. } => (true, detail.into_owned()),
         Outcome::Failure { reason } | Outcome::Inconclusive { reason } => (false, reason),
     }
 }
@@ -58,7 +58,7 @@ async fn checked<F: Future<Output = ()>>(
     let mut target = target_of(listener.local_addr().unwrap(), kind);
     target.check.timeout = "20s".parse().unwrap();
     let serving = async { serve(listener.accept().await.unwrap().0).await };
-    said(tokio::join!(probe(&sockets, &target), serving).0)
+    result_of(tokio::join!(probe(&sockets, &target), serving).0)
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_handshake_is_judged_by_its_terms() {
 }
 
 #[tokio::test]
-async fn other_authorities_are_believed_without_a_restart() {
+async fn other_authorities_are_trusted_without_a_restart() {
     let (authority, acceptor) = identity();
     let sockets = Sockets::new(BTreeMap::new(), Some(identity().0));
     let clone = sockets.clone();
@@ -122,7 +122,7 @@ async fn answer_one(mut stream: impl client::Stream) {
         assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
     }
     let answer = b"HTTP/1.1 201 Ok\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n4\r\nady!\r\n0\r\n\r\n";
-    // The prober may have seen enough and gone.
+    // The prober may have closed the connection already.
     let _ = stream.write_all(answer).await;
     let _ = stream.flush().await;
 }
@@ -174,7 +174,7 @@ async fn http_2_with_and_without_tls() {
 }
 
 #[tokio::test]
-async fn a_grpc_server_says_how_it_is() {
+async fn a_grpc_servers_health_is_reported() {
     for (body, status, up, words) in [
         (&[0, 0, 0, 0, 2, 8, 1], "0", true, "SERVING"),
         (&[0, 0, 0, 0, 2, 8, 2], "0", false, "NOT_SERVING"),
@@ -191,7 +191,7 @@ async fn a_grpc_server_says_how_it_is() {
 }
 
 #[tokio::test]
-async fn a_grpc_server_behind_tls_is_asked_too() {
+async fn a_grpc_server_behind_tls_is_checked_too() {
     let acceptor = identity().1;
     let tls = Some(terms(None, false, None));
     let it = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
@@ -257,8 +257,8 @@ proptest! {
                     outcome = probe(&sockets, &target) => outcome,
                     () = serve => unreachable!("it never ends"),
                 };
-                // Bytes drawn at random may be what a check expects only where little is expected.
-                let _ = said(outcome);
+                // Random bytes may be what a check expects only where it expects little.
+                let _ = result_of(outcome);
             }
         });
     }

@@ -1,7 +1,7 @@
-//! The TCP check: the port accepts a connection, and says what it should.
+//! The TCP check: the port accepts a connection, and sends what the check expects.
 //!
-//! It is closed in order. A reset would leave no TIME_WAIT here, but to the target it is a client that broke off; and
-//! a source port is taken only for the address that was dialled, so that each has all of them.
+//! The connection is closed gracefully. A reset would leave no TIME_WAIT here, but the target would see a client that
+//! broke off; and a source port is in use only for the address that was dialled, so every target can use all of them.
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{Fault, Phases, fault};
 
-/// Connects; every check over TCP begins so.
+/// Connects, as every check over TCP does first.
 pub(super) async fn connect(address: SocketAddr, phases: &mut Phases) -> Result<TcpStream, Fault> {
     let started = Instant::now();
     let stream = TcpStream::connect(address).await.map_err(|error| fault(&error))?;
@@ -22,18 +22,18 @@ pub(super) async fn connect(address: SocketAddr, phases: &mut Phases) -> Result<
     Ok(stream)
 }
 
-/// Connects, sends and waits for what is expected, as far as the check asks for it.
-pub(super) async fn talk(
-    it: &TcpProbe,
+/// Connects, sends and waits for what the check expects.
+pub(super) async fn check(
+    probe: &TcpProbe,
     address: SocketAddr,
     phases: &mut Phases,
 ) -> Result<Cow<'static, str>, Fault> {
     let started = Instant::now();
     let mut stream = connect(address, phases).await?;
-    if let Some(words) = &it.send {
+    if let Some(words) = &probe.send {
         stream.write_all(words.as_bytes()).await.map_err(|error| fault(&error))?;
     }
-    let Some(expected) = &it.expect else { return Ok(Cow::Borrowed("connected")) };
+    let Some(expected) = &probe.expect else { return Ok(Cow::Borrowed("connected")) };
     let mut heard = Vec::new();
     while !contains(&heard, expected.as_bytes()) {
         if heard.len() >= TcpProbe::MAX_READ {
@@ -44,7 +44,7 @@ pub(super) async fn talk(
             (&mut stream).take(room as u64).read_buf(&mut heard).await.map_err(|error| fault(&error))?;
         if read == 0 {
             let start = heard.get(..heard.len().min(24)).unwrap_or_default();
-            let text = format!("closed without what is expected: it said \"{}\"", start.escape_ascii());
+            let text = format!("closed without what is expected: it sent \"{}\"", start.escape_ascii());
             return Err(Fault::Target(text));
         }
         phases.first_byte.get_or_insert_with(|| started.elapsed());
@@ -52,7 +52,7 @@ pub(super) async fn talk(
     Ok(Cow::Borrowed("it says what is expected"))
 }
 
-/// True where `words` stand somewhere in `text`.
+/// True where `text` contains `words`.
 pub(super) fn contains(text: &[u8], words: &[u8]) -> bool {
     words.is_empty() || text.windows(words.len()).any(|window| window == words)
 }
@@ -73,10 +73,10 @@ mod tests {
     async fn an_open_port_succeeds_and_a_closed_one_is_refused() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = tcp_target_at(listener.local_addr().unwrap());
-        let Outcome::Success { phases, said } = probe(&Sockets::default(), &target).await else {
+        let Outcome::Success { phases, detail } = probe(&Sockets::default(), &target).await else {
             panic!("not up")
         };
-        assert_eq!(said, "connected");
+        assert_eq!(detail, "connected");
         assert!(phases.connect.unwrap() <= phases.whole);
         drop(listener);
         let refused = Outcome::Failure { reason: "connection refused".to_owned() };
@@ -84,16 +84,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_decides_where_something_is_expected() {
+    async fn the_response_decides_where_one_is_expected() {
         for (answer, up) in [("220 ready\r\n", true), ("500 no\r\n", false), ("", false)] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let it = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
             let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(it));
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut said = [0; 6];
-                stream.read_exact(&mut said).await.unwrap();
-                assert_eq!(&said, b"HELO\r\n");
+                let mut sent = [0; 6];
+                stream.read_exact(&mut sent).await.unwrap();
+                assert_eq!(&sent, b"HELO\r\n");
                 stream.write_all(answer.as_bytes()).await.unwrap();
             };
             let sockets = Sockets::default();
@@ -108,7 +108,7 @@ mod tests {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
-        // Nobody accepts: after one or two connections the kernel drops further SYNs without a word.
+        // No connection is accepted: after one or two of them the kernel drops further SYNs.
         let mut queued = Vec::new();
         while let Ok(stream) =
             tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await

@@ -1,6 +1,6 @@
-//! TLS under a check: the handshake, whom it trusts, and when the certificate ends.
+//! TLS for checks: the handshake, the trusted authorities, and when the certificate expires.
 //!
-//! No session is resumed: every probe sees the certificate that a new client would see.
+//! No session is resumed, so that every probe sees the certificate that a new client would see.
 
 mod expiry;
 
@@ -26,10 +26,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Fault, Phases, fault};
 
-/// Whose certificates are believed, made when first needed.
+/// The trusted authorities. The configurations are made when they are first needed.
 #[derive(Default)]
 pub(super) struct Trust {
-    /// Authorities in PEM, believed beside the system's.
+    /// Authorities in PEM, trusted in addition to the system's.
     extra: Option<Vec<u8>>,
     verified: OnceLock<Result<ClientConfig, String>>,
     any: OnceLock<Result<ClientConfig, String>>,
@@ -46,7 +46,7 @@ impl Trust {
         Self { extra, ..Self::default() }
     }
 
-    /// Trust in these authorities beside the system's; the error says why they cannot be used.
+    /// Trusts these authorities in addition to the system's; the error says why they cannot be used.
     pub(super) fn in_authorities(pem: &[u8]) -> Result<Self, String> {
         if CertificateDer::pem_slice_iter(pem).next().is_none() {
             return Err("there is no certificate in it".to_owned());
@@ -81,7 +81,8 @@ fn verified(extra: Option<&[u8]>) -> Result<ClientConfig, String> {
         roots.add(certificate).map_err(|error| format!("the check_ca_file: {error}"))?;
     }
     if roots.is_empty() {
-        return Err("this prober trusts no authority: no system certificates, no check_ca_file".to_owned());
+        return Err("this prober trusts no authority: there are no system certificates and no check_ca_file"
+            .to_owned());
     }
     let versions = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let mut config =
@@ -95,17 +96,17 @@ fn unverified() -> Result<ClientConfig, String> {
     let mut config = versions
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider())))
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-/// Believes any certificate, but not that a stranger holds its key.
+/// Accepts any certificate, but checks that the server has its key.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -140,14 +141,14 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// A session and what is to be said of its certificate.
+/// A session, with a warning about its certificate.
 pub(super) struct Session {
     pub(super) stream: TlsStream<TcpStream>,
-    /// A warning, if the certificate ends soon.
+    /// A warning, if the certificate expires soon.
     pub(super) warning: Option<String>,
 }
 
-/// Completes a handshake; `host` is the Host header's name, if the check has one.
+/// Completes a handshake; `host` is the check's Host header, if it has one.
 pub(super) async fn handshake(
     trust: &Trust,
     stream: TcpStream,
@@ -192,10 +193,10 @@ fn server_name(tls: &Tls, host: Option<&str>, address: IpAddr) -> Result<ServerN
     Ok(named.unwrap_or_else(|| ServerName::IpAddress(address.into())))
 }
 
-/// What is said of a certificate that ends within `before` of `now`, the time since 1970.
+/// The warning about a certificate that expires within `before` of `now`, the time since 1970.
 fn warning(certificate: &[u8], before: Span, now: Duration) -> Option<String> {
     let Some(ends) = expiry::not_after(certificate) else {
-        return Some("the end of the certificate cannot be read".to_owned());
+        return Some("the expiry of the certificate cannot be read".to_owned());
     };
     let left = ends.saturating_sub(now.as_secs());
     let soon = left <= before.0.as_secs();

@@ -1,11 +1,11 @@
-//! Who gets the requests.
+//! Which instances get the requests.
 
 use std::collections::BTreeMap;
 
 use store::engine::CheckStatus;
 
 use super::{
-    instances::{Instance, nobody},
+    instances::{Instance, unreachable},
     world::{World, alone, config},
 };
 
@@ -40,12 +40,12 @@ async fn passing_instances_share_the_requests_and_others_get_none() {
 }
 
 #[tokio::test]
-async fn busy_instances_are_spared() {
+async fn busy_instances_get_fewer_requests() {
     let (a, b) = (Instance::new("a").await, Instance::new("b").await);
     let world = World::of(&[&a, &b]).await;
     let mut held = world.client().await;
     held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    crate::testing::eventually("the request is under way", || a.count() + b.count() == 1).await;
+    crate::testing::eventually("the request is in flight", || a.count() + b.count() == 1).await;
     let free = if a.count() == 1 { "200 b" } else { "200 a" };
     assert_eq!(spread(&world, 50).await, [(free.to_owned(), 50)].into());
 }
@@ -81,14 +81,14 @@ async fn the_next_site_takes_over_and_gives_back() {
 #[tokio::test]
 async fn a_home_that_refuses_connections_is_left_for_the_next_site() {
     let near = Instance::new("near").await.in_site("s0");
-    let world = World::start(alone(|_| {}), &[nobody("home").await, near.endpoint.clone()]).await;
+    let world = World::start(alone(|_| {}), &[unreachable("home").await, near.endpoint.clone()]).await;
     assert_eq!(spread(&world, 30).await, [("200 near".to_owned(), 30)].into());
     assert_eq!(world.metrics().ejections.get(), 1, "and not dialled for every request");
     assert_eq!(world.metrics().connect_failures.get(), 3);
 }
 
 #[tokio::test]
-async fn nobody_at_all_is_a_503_that_says_so() {
+async fn no_instance_is_a_503_that_says_so() {
     let world = World::start(config(), &[]).await;
     assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
     assert_eq!(world.get("/shop").await, (503, "no instance of shop\n".into()));
@@ -96,9 +96,9 @@ async fn nobody_at_all_is_a_503_that_says_so() {
 }
 
 #[tokio::test]
-async fn an_instance_that_fails_is_left_alone_for_a_while_and_then_tried() {
+async fn an_instance_that_fails_is_ejected_for_a_while_and_then_tried() {
     let good = Instance::new("good").await;
-    let bad = nobody("bad").await;
+    let bad = unreachable("bad").await;
     let config = alone(|limits| limits.eject_for = std::time::Duration::from_millis(300));
     let world = World::start(config, &[good.endpoint.clone(), bad.clone()]).await;
     while world.metrics().ejections.get() == 0 {

@@ -1,4 +1,4 @@
-//! Bodies and connections: what passes through must arrive whole, as it was, and on time.
+//! Bodies and connections: everything passed through must arrive complete, unchanged and on time.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -10,7 +10,7 @@ use crate::testing::eventually;
 
 const BIG: usize = 10 * 1024 * 1024;
 
-/// Bytes in which every shift shows.
+/// Bytes in which any displacement shows.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 % 251) as u8).collect()
 }
@@ -87,7 +87,7 @@ async fn a_streaming_answer_is_passed_on_before_it_ends() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_with_its_connection_gets_a_framing_of_its_own() {
+async fn a_response_that_ends_with_its_connection_gets_its_own_framing() {
     let web = Instance::saying("web-1", "HTTP/1.1 200 OK\r\n\r\nuntil the end").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
@@ -114,7 +114,7 @@ async fn head_answers_have_a_length_and_no_body() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_leave_the_connection_in_step() {
+async fn responses_without_a_body_leave_the_connection_usable() {
     let serve = |mut stream: tokio::net::TcpStream, _| async move {
         for status in [
             "204 No Content",
@@ -189,7 +189,7 @@ async fn old_and_closing_clients_are_closed_after_their_answer() {
     let answer = closing.ask("GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n").await;
     assert_eq!((answer.text().as_str(), answer.field("connection")), ("web-1", Some("close")));
     assert!(closing.is_closed().await);
-    assert_eq!(web.accepted(), 1, "the instance's connection is none of the client's business");
+    assert_eq!(web.accepted(), 1, "the instance's connection is independent of the client's");
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     assert_eq!(client.answer().await.text(), "hello");
     let mut lost = world.client().await;
     lost.send(head.replace("web.example.com", "nowhere.example.com")).await;
-    assert_eq!(lost.answer().await.status, 404, "the body is not asked for in vain");
+    assert_eq!(lost.answer().await.status, 404, "the body is not requested");
 }
 
 #[tokio::test]
@@ -219,13 +219,13 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_takes_its_request_with_it() {
+async fn a_client_that_disconnects_cancels_its_request() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
     client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    eventually("the request is under way", || web.count() == 1).await;
+    eventually("the request is in flight", || web.count() == 1).await;
     drop(client);
-    eventually("it is not any more", || world.metrics().in_flight.get() == 0).await;
+    eventually("it is cancelled", || world.metrics().in_flight.get() == 0).await;
     eventually("its connection is closed", || web.open() == 0).await;
 }

@@ -1,4 +1,4 @@
-//! A client that writes bytes and reads answers, and believes nothing it was not told.
+//! A client that writes bytes and reads responses strictly.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ pub(super) struct Client {
     unread: Vec<u8>,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -59,7 +59,7 @@ impl Client {
         self.answer_to(false).await.unwrap()
     }
 
-    /// Reads one answer; an error when it is not whole.
+    /// Reads one response; an error when it is not complete.
     pub(super) async fn answer_to(&mut self, bodiless: bool) -> io::Result<Answer> {
         let read = self.read_answer(bodiless);
         tokio::time::timeout(Duration::from_secs(10), read).await.map_err(|_| io::ErrorKind::TimedOut)?
@@ -133,7 +133,7 @@ impl Client {
         Ok(std::mem::take(&mut self.unread))
     }
 
-    /// True when the gateway closes the connection within five seconds and says nothing more.
+    /// True when the gateway closes the connection within five seconds and sends nothing more.
     pub(super) async fn is_closed(&mut self) -> bool {
         let ended = tokio::time::timeout(Duration::from_secs(5), self.more()).await;
         self.unread.is_empty() && matches!(ended, Ok(Ok(0) | Err(_)))

@@ -1,4 +1,4 @@
-//! Removal needs positive proof: what the gateway does while the registry is away or strange.
+//! Removal needs positive proof: what the gateway does while the registry is unreachable or suspicious.
 
 use store::{discovery::Standing, engine::Index};
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn an_unreachable_or_suspicious_registry_drops_nobody() {
+async fn an_unreachable_or_suspicious_registry_drops_no_instance() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     for standing in [
@@ -34,14 +34,14 @@ async fn an_instance_may_be_registered_by_host_name() {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     let mut answer = world.get("/").await;
     while answer.0 != 200 && tokio::time::Instant::now() < deadline {
-        // 503 until the name is resolved; 502 where it is, to an address at which nobody listens.
+        // 503 until the name is resolved; 502 where it resolves to an address without a listener.
         answer = world.get("/").await;
     }
     assert_eq!(answer, (200, "web-1".into()));
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_resolved_yet_is_nobody() {
+async fn an_instance_whose_name_is_not_resolved_yet_is_not_picked() {
     let web = Instance::new("web-1").await;
     let mut named = web.endpoint.clone();
     (named.id, named.address) = ("named".into(), "nowhere.invalid".into());
@@ -57,7 +57,7 @@ async fn an_instance_that_left_the_registry_finishes_what_it_has() {
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
     client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    crate::testing::eventually("the request is under way", || web.count() == 1).await;
+    crate::testing::eventually("the request is in flight", || web.count() == 1).await;
     world.discover("web", &[]);
     assert_eq!(world.get("/").await.0, 503);
     web.release.notify_one();
@@ -72,5 +72,5 @@ async fn only_services_with_a_route_are_followed() {
     assert_eq!(followed(), ["shop", "web"]);
     routed.routes.truncate(1);
     world.publisher.publish_snapshot(crate::testing::snapshot(routed));
-    crate::testing::eventually("the other is let go", || followed() == ["web"]).await;
+    crate::testing::eventually("the other service is no longer followed", || followed() == ["web"]).await;
 }

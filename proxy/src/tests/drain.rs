@@ -42,7 +42,7 @@ async fn a_receipt_is_sent_once_when_the_last_request_is_over() {
     let mut idle = world.client().await;
     let mut slow = world.client().await;
     slow.send(HELD).await;
-    eventually("the slow request is under way", || web.count() == 1).await;
+    eventually("the slow request is in flight", || web.count() == 1).await;
     assert_eq!(idle.get("web.example.com", "/").await.status, 200);
     assert_eq!(web.open(), 2, "one connection is in use, one is idle");
 
@@ -52,22 +52,24 @@ async fn a_receipt_is_sent_once_when_the_last_request_is_over() {
     answered_by(&world, "web-2").await;
     assert_eq!(idle.get("web.example.com", "/").await.text(), "web-2");
     assert_eq!(web.count(), 2);
-    assert!(world.proxy.status().instances.iter().any(|it| it.id == "web-1" && it.shut && it.in_flight == 1));
-    assert!(world.asked_nothing(), "no receipt while a request is under way");
+    assert!(
+        world.proxy.status().instances.iter().any(|it| it.id == "web-1" && it.excluded && it.in_flight == 1)
+    );
+    assert!(world.requested_nothing(), "no receipt while a request is in flight");
 
     web.release.notify_one();
-    assert_eq!(slow.answer().await.text(), "web-1", "the slow request is finished in peace");
+    assert_eq!(slow.answer().await.text(), "web-1", "the slow request is finished");
     let receipt = receipt(&mut world).await;
     assert_eq!((receipt.drain.0.as_str(), receipt.index), ("d1", Index(7)));
     assert_eq!((receipt.gateway.as_str(), receipt.boot.as_str()), ("gw-1", "boot-1"));
     eventually("its last connection is closed", || web.open() == 0).await;
 
-    // The record goes on through its phases, under newer indexes; the proof stands.
+    // The record goes through its phases, under newer indexes; the receipt stays valid.
     world.drains(9, &[record(&web, Phase::Deregistering)]);
     world.drains(11, &[record(&web, Phase::Calling)]);
     answered_by(&world, "web-2").await;
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert!(world.asked_nothing(), "exactly one receipt");
+    assert!(world.requested_nothing(), "exactly one receipt");
     assert_eq!((web.count(), world.metrics().receipts.get()), (2, 1));
 }
 
@@ -91,18 +93,18 @@ async fn a_long_body_counts_until_its_last_byte() {
             "PUT /echo HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
         )
         .await;
-    eventually("the upload is under way", || web.open() == 1).await;
+    eventually("the upload is in flight", || web.open() == 1).await;
     world.discover("web", &[web.endpoint.clone(), other.endpoint.clone()]);
     world.drains(5, &[record(&web, Phase::Draining)]);
     answered_by(&world, "web-2").await;
-    assert!(world.asked_nothing());
+    assert!(world.requested_nothing());
     client.send("0\r\n\r\n").await;
     assert_eq!(client.answer().await.text(), "hello");
     assert_eq!(receipt(&mut world).await.index, Index(5));
 }
 
 #[tokio::test]
-async fn a_cancelled_drain_gives_the_instance_back() {
+async fn a_cancelled_drain_readmits_the_instance() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let mut world = World::of(&[&web, &other]).await;
     world.drains(3, &[record(&web, Phase::Draining)]);
@@ -110,7 +112,7 @@ async fn a_cancelled_drain_gives_the_instance_back() {
     answered_by(&world, "web-2").await;
     world.drains(4, &[record(&web, Phase::Cancelled)]);
     while world.get("/").await.1 != "web-1" {}
-    assert!(world.asked_nothing());
+    assert!(world.requested_nothing());
 }
 
 #[tokio::test]
@@ -136,11 +138,11 @@ fn done(world: &World, instance: &Instance) -> Arc<Drain> {
     Arc::new(Drain { since: now, done: Some(now), ..Drain::clone(&record(instance, Phase::Done)) })
 }
 
-/// Asks until an instance answers.
+/// Sends requests until this instance answers.
 async fn until_answered_by(world: &World, id: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while world.get("/").await.1 != id {
-        assert!(tokio::time::Instant::now() < deadline, "{id} is never asked");
+        assert!(tokio::time::Instant::now() < deadline, "{id} never gets a request");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -152,7 +154,7 @@ async fn dials(world: &World, number: u64) {
 }
 
 #[tokio::test]
-async fn a_drained_instance_that_lives_is_refused_without_end_and_its_successor_is_let_in() {
+async fn a_drained_instance_that_goes_on_running_stays_excluded_and_its_successor_gets_requests() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let mut world = World::of(&[&web, &other]).await;
     world.drains(3, &[record(&web, Phase::Draining)]);
@@ -160,12 +162,12 @@ async fn a_drained_instance_that_lives_is_refused_without_end_and_its_successor_
     assert_eq!(world.metrics().end_dials.get(), 0, "nothing is dialled before the hook is called");
     world.drains(4, &[record(&web, Phase::Calling)]);
     dials(&world, 2).await;
-    // As if it was done long ago: time alone lets nothing in.
+    // As if the drain was done long ago: time alone ends no exclusion.
     world.drains(5, &[record(&web, Phase::Done)]);
     dials(&world, 4).await;
     answered_by(&world, "web-2").await;
-    assert_eq!(web.count(), 0, "it is dialled, and asked nothing");
-    assert!(world.asked_nothing(), "nothing was seen to end");
+    assert_eq!(web.count(), 0, "it is dialled, and gets no requests");
+    assert!(world.requested_nothing(), "no end was seen");
 
     let endpoint = web.kill().await;
     let Request::Ended(seen) = world.request().await else { panic!("not an end") };
@@ -224,7 +226,7 @@ async fn after_done_another_id_address_or_boot_is_a_new_instance() {
 }
 
 #[tokio::test]
-async fn a_drain_cancelled_after_done_lets_the_instance_in() {
+async fn a_drain_cancelled_after_done_readmits_the_instance() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let world = World::of(&[&web, &other]).await;
     world.drains(4, &[done(&world, &web)]);
@@ -234,7 +236,7 @@ async fn a_drain_cancelled_after_done_lets_the_instance_in() {
 }
 
 #[tokio::test]
-async fn a_gateway_believes_others_about_an_end_only_if_it_was_not_there() {
+async fn a_gateway_accepts_others_reports_of_an_end_only_if_it_started_later() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let ended = |world: &World| {
         let over = Drain::clone(&done(world, &web));
@@ -270,7 +272,7 @@ async fn a_connection_made_under_an_older_registration_is_closed_too() {
 }
 
 #[tokio::test]
-async fn a_drain_with_a_linger_lets_its_living_instance_in_when_that_is_over() {
+async fn a_drain_with_a_linger_time_readmits_its_running_instance_after_it() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let world = World::of(&[&web, &other]).await;
     let linger = Some(Span(Duration::from_millis(1_500)));
@@ -280,7 +282,8 @@ async fn a_drain_with_a_linger_lets_its_living_instance_in_when_that_is_over() {
 }
 
 async fn with_lease(lease: Duration, instances: &[&Instance]) -> World {
-    let world = World::ignorant(alone(|limits| limits.lease_patience = Duration::from_millis(400)), lease);
+    let world =
+        World::without_snapshot(alone(|limits| limits.lease_patience = Duration::from_millis(400)), lease);
     world.publisher.publish_snapshot(snapshot(sources()));
     let web: Vec<_> = instances.iter().map(|it| it.endpoint.clone()).collect();
     world.discover("web", &web);
@@ -290,7 +293,7 @@ async fn with_lease(lease: Duration, instances: &[&Instance]) -> World {
 }
 
 #[tokio::test]
-async fn a_gateway_whose_lease_ran_out_reads_the_drains_before_it_picks() {
+async fn a_gateway_whose_lease_expired_reads_the_drains_before_it_picks() {
     let (web, other) = (Instance::new("web-1").await, Instance::new("web-2").await);
     let mut world = with_lease(Duration::from_millis(500), &[&web, &other]).await;
     eventually("the lease ran out", || world.publisher.handle().lease_lapsed()).await;
@@ -311,12 +314,12 @@ async fn a_dead_engine_delays_the_first_request_and_no_other() {
     eventually("the lease ran out", || world.publisher.handle().lease_lapsed()).await;
     let asked = tokio::time::Instant::now();
     let (first, second) = tokio::join!(world.get("/"), world.get("/"));
-    assert_eq!((first.0, second.0), (200, 200), "its last good picture is served");
+    assert_eq!((first.0, second.0), (200, 200), "it serves with its last good drains");
     let waited = asked.elapsed();
     assert!((350..1_300).contains(&waited.as_millis()), "{waited:?}");
     assert_eq!(world.get("/").await.0, 200);
     assert!(matches!(world.request().await, Request::RereadDrains(_)));
-    assert!(world.asked_nothing(), "one rereading for all of them");
+    assert!(world.requested_nothing(), "one rereading for all of them");
     assert_eq!(world.metrics().lease_lapses.get(), 1);
 }
 
@@ -330,5 +333,5 @@ async fn a_gateway_that_sends_heartbeats_reads_nothing_again() {
         world.publisher.heartbeat();
         assert_eq!(world.get("/").await.0, 200);
     }
-    assert!(world.asked_nothing());
+    assert!(world.requested_nothing());
 }

@@ -1,4 +1,4 @@
-//! The end of a gateway, in order.
+//! The graceful shutdown of a gateway.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     let mut world = World::start(ending(400, 5_000), std::slice::from_ref(&web.endpoint)).await;
     let (mut slow, mut kept, mut idle) = (world.client().await, world.client().await, world.client().await);
     slow.send(HELD).await;
-    eventually("the slow request is under way", || web.count() == 1).await;
+    eventually("the slow request is in flight", || web.count() == 1).await;
     assert_eq!(idle.get("web.example.com", "/").await.status, 200);
 
     let asked = Instant::now();
@@ -40,7 +40,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     assert_eq!(world.proxy.unready(), Some("shutting down"));
     let readiness = kept.get("127.0.0.1", "/readyz").await;
     assert_eq!((readiness.status, readiness.text().as_str()), (503, "shutting down\n"));
-    assert_eq!(world.get("/").await.0, 200, "a lame duck still serves, on new connections too");
+    assert_eq!(world.get("/").await.0, 200, "it still serves during the lameduck time, also new connections");
 
     eventually("it closes", || world.proxy.status().phase == Phase::Closing).await;
     assert!(asked.elapsed() >= Duration::from_millis(400));
@@ -48,7 +48,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     let address = world.address();
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(5), refused).await.expect("new connections are refused");
-    assert!(!world.running.is_finished(), "a request is still under way");
+    assert!(!world.running.is_finished(), "a request is still in flight");
 
     web.release.notify_one();
     let answer = slow.answer().await;
@@ -64,7 +64,7 @@ async fn the_deadline_cuts_off_what_does_not_end() {
     let mut world = World::start(ending(0, 300), std::slice::from_ref(&web.endpoint)).await;
     let mut slow = world.client().await;
     slow.send(HELD).await;
-    eventually("the slow request is under way", || web.count() == 1).await;
+    eventually("the slow request is in flight", || web.count() == 1).await;
     let asked = Instant::now();
     world.proxy.shut_down();
     ended(&mut world).await;
@@ -88,7 +88,7 @@ async fn a_request_that_is_being_sent_when_it_closes_is_answered() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_dropped_leaves_its_port() {
+async fn a_gateway_that_is_dropped_closes_its_port() {
     let web = Instance::new("web-1").await;
     let world = World::start(ending(0, 100), std::slice::from_ref(&web.endpoint)).await;
     let address = world.address();

@@ -1,4 +1,4 @@
-//! Instances to forward to: well-behaved ones on hyper, and scripted ones on bare sockets.
+//! Instances to forward to: normal ones on hyper, and scripted ones on plain sockets.
 
 use std::{
     convert::Infallible,
@@ -23,9 +23,9 @@ use tokio::{
 
 use crate::testing::endpoint;
 
-/// A request as an instance took it.
+/// A request as an instance received it.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
+pub(super) struct Received {
     pub(super) head: Arc<http::request::Parts>,
     pub(super) body: Bytes,
 }
@@ -33,7 +33,7 @@ pub(super) struct Taken {
 /// An instance of `web` that runs until this is dropped.
 pub(super) struct Instance {
     pub(super) endpoint: Endpoint,
-    pub(super) taken: Arc<Mutex<Vec<Taken>>>,
+    pub(super) received: Arc<Mutex<Vec<Received>>>,
     /// Connections it accepted.
     pub(super) connections: Arc<AtomicUsize>,
     /// Connections that are open.
@@ -51,8 +51,8 @@ impl Drop for Open {
     }
 }
 
-/// An address where nobody listens.
-pub(super) async fn nobody(id: &str) -> Endpoint {
+/// An address without a listener.
+pub(super) async fn unreachable(id: &str) -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     at(id, listener.local_addr().unwrap())
 }
@@ -62,7 +62,7 @@ fn at(id: &str, address: SocketAddr) -> Endpoint {
 }
 
 impl Instance {
-    /// One that answers: `/held` after [`Instance::release`], `/echo` with the body it got, anything else with
+    /// An instance that answers: `/held` after [`Instance::release`], `/echo` with the body it got, anything else with
     /// its id.
     pub(super) async fn new(id: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,7 +70,7 @@ impl Instance {
         Self::answering(endpoint, listener)
     }
 
-    /// A new process in the place of one that is gone.
+    /// A new process at the address of one that has ended.
     pub(super) async fn again(endpoint: Endpoint) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", endpoint.port)).await.unwrap();
         Self::answering(endpoint, listener)
@@ -78,8 +78,8 @@ impl Instance {
 
     fn answering(endpoint: Endpoint, listener: TcpListener) -> Self {
         let id = endpoint.id.clone();
-        let (taken, release): (Arc<Mutex<Vec<Taken>>>, Arc<Notify>) = Default::default();
-        let (id_text, log, held) = (id, Arc::clone(&taken), Arc::clone(&release));
+        let (received, release): (Arc<Mutex<Vec<Received>>>, Arc<Notify>) = Default::default();
+        let (id_text, log, held) = (id, Arc::clone(&received), Arc::clone(&release));
         let answer = move |request: Request<Incoming>| {
             let (id, log, held) = (id_text.clone(), Arc::clone(&log), Arc::clone(&held));
             async move { Ok::<_, Infallible>(respond(id, &log, &held, request).await) }
@@ -93,11 +93,11 @@ impl Instance {
             }
         };
         let mut instance = Self::doing(endpoint, listener, serve);
-        (instance.taken, instance.release) = (taken, release);
+        (instance.received, instance.release) = (received, release);
         instance
     }
 
-    /// One that does with its connections, which are numbered, whatever it was told.
+    /// An instance that handles its connections, which are numbered, with this function.
     pub(super) async fn scripted<F>(id: &str, serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -130,10 +130,10 @@ impl Instance {
                 });
             }
         });
-        Self { endpoint, taken: Arc::default(), connections, open, release: Arc::default(), task }
+        Self { endpoint, received: Arc::default(), connections, open, release: Arc::default(), task }
     }
 
-    /// One that reads a request's head, writes these bytes and closes.
+    /// An instance that reads a request's head, writes these bytes and closes the connection.
     pub(super) async fn saying(id: &str, bytes: &'static str) -> Self {
         let serve = move |mut stream: TcpStream, _| async move {
             read_head(&mut stream).await;
@@ -142,18 +142,18 @@ impl Instance {
         Self::scripted(id, serve).await
     }
 
-    /// In another site.
+    /// The same instance in another site.
     pub(super) fn in_site(mut self, site: &str) -> Self {
         self.endpoint.meta.insert("site".into(), site.into());
         self
     }
 
     pub(super) fn count(&self) -> usize {
-        self.taken.lock().unwrap().len()
+        self.received.lock().unwrap().len()
     }
 
-    pub(super) fn last(&self) -> Taken {
-        self.taken.lock().unwrap().last().cloned().unwrap()
+    pub(super) fn last(&self) -> Received {
+        self.received.lock().unwrap().last().cloned().unwrap()
     }
 
     pub(super) fn accepted(&self) -> usize {
@@ -164,7 +164,7 @@ impl Instance {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// It dies: nobody listens there any more, and its connections are gone.
+    /// Ends the process: its listener and its connections are closed.
     pub(super) async fn kill(self) -> Endpoint {
         self.task.abort();
         while !self.task.is_finished() {
@@ -182,16 +182,16 @@ impl Drop for Instance {
 
 async fn respond(
     id: String,
-    log: &Mutex<Vec<Taken>>,
+    log: &Mutex<Vec<Received>>,
     held: &Notify,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    // A request counts as taken only when it was whole.
+    // A request counts as received only when it was whole.
     let Ok(body) = body.collect().await else { return Response::new(Full::default()) };
     let body = body.to_bytes();
-    log.lock().unwrap().push(Taken { head: Arc::new(head), body: body.clone() });
+    log.lock().unwrap().push(Received { head: Arc::new(head), body: body.clone() });
     if path == "/held" {
         held.notified().await;
     }
@@ -203,7 +203,7 @@ async fn respond(
         .unwrap()
 }
 
-/// Reads up to the end of a head; what came with it.
+/// Reads up to the end of a head; returns everything read.
 pub(super) async fn read_head(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     while !read.windows(4).any(|it| it == b"\r\n\r\n") {
@@ -221,12 +221,12 @@ pub(super) async fn read_all(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
-/// What scripted instances heard.
-pub(super) type Heard = Arc<Mutex<Vec<String>>>;
+/// What scripted instances received.
+pub(super) type ReceivedText = Arc<Mutex<Vec<String>>>;
 
-/// An instance that never answers and notes what it hears on each connection once that ended.
-pub(super) async fn listening(id: &str) -> (Instance, Heard) {
-    let heard = Heard::default();
+/// An instance that never answers and records what it received on each connection once that ended.
+pub(super) async fn silent(id: &str) -> (Instance, ReceivedText) {
+    let heard = ReceivedText::default();
     let log = Arc::clone(&heard);
     let serve = move |stream, _| {
         let log = Arc::clone(&log);

@@ -23,7 +23,7 @@ async fn named(port: u16, v6: &[&str], v4: &[&str]) -> World {
     world
 }
 
-/// All of sixty requests, each on a connection of its own, are answered.
+/// All of sixty requests, each on its own connection, are answered.
 async fn sixty_of_sixty(world: &World) {
     for number in 0..60 {
         assert_eq!(world.get("/").await, (200, "web-1".to_owned()), "request {number}");

@@ -1,15 +1,15 @@
-//! What is not forwarded: ambiguous requests, halves of requests, halves of answers.
+//! What is not forwarded: ambiguous requests, incomplete requests, incomplete responses.
 
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    instances::{Instance, listening, read_head},
+    instances::{Instance, read_head, silent},
     world::{World, alone},
 };
 use crate::testing::eventually;
 
-/// Sends a request in one piece and reads what becomes of it: the status, and that the connection is closed
-/// with a tail that would have been the next request.
+/// Sends a request in one piece, followed by a second one. Returns the status, and checks that the connection is closed
+/// without serving the second request.
 async fn refused(world: &World, request: &str) -> u16 {
     let mut client = world.client().await;
     client.send(format!("{request}GET /smuggled HTTP/1.1\r\nHost: web.example.com\r\n\r\n")).await;
@@ -82,8 +82,8 @@ async fn requests_before_an_ambiguous_one_are_answered() {
 }
 
 #[tokio::test]
-async fn a_bad_chunk_in_the_middle_of_a_body_is_never_a_whole_request() {
-    let (web, heard) = listening("web-1").await;
+async fn a_bad_chunk_in_the_middle_of_a_body_is_never_a_complete_request() {
+    let (web, heard) = silent("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
     client
@@ -100,7 +100,7 @@ async fn a_bad_chunk_in_the_middle_of_a_body_is_never_a_whole_request() {
 }
 
 #[tokio::test]
-async fn a_request_that_ends_early_is_never_whole_for_the_instance() {
+async fn a_request_that_ends_early_is_never_complete_for_the_instance() {
     for (fields, body) in [
         ("Content-Length: 10\r\n", "hello"),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n"),
@@ -108,7 +108,7 @@ async fn a_request_that_ends_early_is_never_whole_for_the_instance() {
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n"),
     ] {
         for half_closed in [true, false] {
-            let (web, heard) = listening("web-1").await;
+            let (web, heard) = silent("web-1").await;
             let good = Instance::new("web-2").await;
             let world = World::of(&[&web]).await;
             let mut client = world.client().await;
@@ -125,7 +125,7 @@ async fn a_request_that_ends_early_is_never_whole_for_the_instance() {
             assert!(!heard.ends_with("0\r\n\r\n"), "{heard:?}");
             let (_, sent) = heard.split_once("\r\n\r\n").unwrap_or_default();
             assert!(sent.len() < 10 + 5, "{heard:?}");
-            eventually("nothing is under way", || world.metrics().in_flight.get() == 0).await;
+            eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
             assert_eq!((good.count(), web.accepted()), (0, 1), "and it was not sent elsewhere");
             assert_eq!(world.metrics().ejections.get(), 0, "the instance is not to blame");
         }
@@ -144,9 +144,9 @@ async fn an_answer_that_ends_early_breaks_the_clients_connection() {
             let mut client = world.client().await;
             client.send(format!("GET / HTTP/{version}\r\nHost: web.example.com\r\n\r\n")).await;
             let answer = client.answer_to(false).await;
-            assert!(answer.is_err(), "{said:?} passed for whole: {answer:?}");
+            assert!(answer.is_err(), "{said:?} passed as complete: {answer:?}");
             assert_eq!(world.metrics().short_answers.get(), 1, "{said:?}");
-            eventually("nothing is under way", || world.metrics().in_flight.get() == 0).await;
+            eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Failures of instances that a client should not see, and those it must.
+//! Failures of instances that a client does not notice, and those that it must.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    instances::{Instance, nobody, read_head},
+    instances::{Instance, read_head, unreachable},
     world::{World, alone, config},
 };
 use crate::testing::eventually;
@@ -25,7 +25,7 @@ fn ask(method: &str, path: &str, body: &str) -> String {
 async fn any_request_that_was_not_sent_goes_to_another() {
     let good = Instance::new("good").await;
     let config = alone(|limits| limits.eject_after = 255);
-    let world = World::start(config, &[nobody("bad").await, good.endpoint.clone()]).await;
+    let world = World::start(config, &[unreachable("bad").await, good.endpoint.clone()]).await;
     let mut client = world.client().await;
     for _ in 0..20 {
         assert_eq!(client.ask(&ask("GET", "/", "")).await.text(), "good");
@@ -34,19 +34,24 @@ async fn any_request_that_was_not_sent_goes_to_another() {
     }
     assert!(world.metrics().retries.get() > 0);
     assert!(
-        good.taken.lock().unwrap().iter().filter(|it| it.head.method == "POST").all(|it| it.body == "hello")
+        good.received
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|it| it.head.method == "POST")
+            .all(|it| it.body == "hello")
     );
     assert_eq!((good.count(), world.metrics().lost_answers.get()), (60, 0));
 }
 
-/// Instances that read a request's head and hang up.
-async fn quitter(id: &str) -> Instance {
+/// An instance that reads a request head and closes the connection.
+async fn hanging_up(id: &str) -> Instance {
     Instance::saying(id, "").await
 }
 
 #[tokio::test]
 async fn safe_requests_are_sent_again_and_others_are_not() {
-    let (good, bad) = (Instance::new("good").await, quitter("bad").await);
+    let (good, bad) = (Instance::new("good").await, hanging_up("bad").await);
     let config = alone(|limits| limits.eject_after = 255);
     let world = World::start(config, &[good.endpoint.clone(), bad.endpoint.clone()]).await;
     let mut client = world.client().await;
@@ -72,7 +77,7 @@ async fn safe_requests_are_sent_again_and_others_are_not() {
 
 #[tokio::test]
 async fn a_get_with_a_body_is_not_sent_twice() {
-    let bad = [quitter("a").await, quitter("b").await];
+    let bad = [hanging_up("a").await, hanging_up("b").await];
     let world = World::of(&[&bad[0], &bad[1]]).await;
     let mut client = world.client().await;
     assert_eq!(client.ask(&ask("GET", "/", "hello")).await.status, 502);
@@ -80,7 +85,7 @@ async fn a_get_with_a_body_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn a_small_answer_that_breaks_off_is_asked_for_again() {
+async fn a_small_answer_that_breaks_off_is_requested_again() {
     let bad = Instance::saying("bad", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await;
     let good = Instance::new("good").await;
     let world = World::of(&[&bad, &good]).await;
@@ -109,7 +114,7 @@ async fn nothing_is_sent_again_once_the_client_got_a_byte() {
 #[tokio::test]
 async fn an_idle_connection_that_was_closed_costs_no_request() {
     let serve = |mut stream: tokio::net::TcpStream, number| async move {
-        // The first connection serves once and hangs up over the second request, as on a keep-alive's end.
+        // The first connection serves once and is closed during the second request, as when keep-alive ends.
         for turn in 0..if number == 0 { 2 } else { 100 } {
             if read_head(&mut stream).await.is_empty() || (number == 0 && turn == 1) {
                 return;
@@ -128,7 +133,7 @@ async fn an_idle_connection_that_was_closed_costs_no_request() {
 
 #[tokio::test]
 async fn a_silent_instance_is_a_504_and_no_retry() {
-    let (silent, _heard) = super::instances::listening("silent").await;
+    let (silent, _heard) = super::instances::silent("silent").await;
     let good = Instance::new("good").await;
     let config = alone(|limits| limits.response_timeout = Duration::from_millis(100));
     let world = World::start(config, std::slice::from_ref(&silent.endpoint)).await;
@@ -141,8 +146,8 @@ async fn a_silent_instance_is_a_504_and_no_retry() {
 }
 
 #[tokio::test]
-async fn when_all_are_down_the_clients_are_told() {
-    let bad = [nobody("a").await, nobody("b").await, nobody("c").await];
+async fn when_all_are_down_the_clients_get_an_error() {
+    let bad = [unreachable("a").await, unreachable("b").await, unreachable("c").await];
     let world = World::start(config(), &bad).await;
     let mut client = world.client().await;
     for _ in 0..300 {

@@ -1,4 +1,4 @@
-//! Where a request goes and what is written into it on the way.
+//! Where a request is sent, and how its head is rewritten.
 
 use super::{
     instances::Instance,
@@ -53,7 +53,7 @@ async fn a_new_snapshot_changes_the_routes_of_open_connections() {
 }
 
 #[tokio::test]
-async fn the_instance_reads_what_the_gateway_wrote() {
+async fn the_instance_gets_the_head_that_the_gateway_wrote() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
@@ -85,7 +85,7 @@ async fn the_instance_reads_what_the_gateway_wrote() {
 }
 
 #[tokio::test]
-async fn a_request_that_goes_in_circles_is_stopped() {
+async fn a_forwarding_loop_is_stopped() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
@@ -99,7 +99,7 @@ async fn a_request_that_goes_in_circles_is_stopped() {
 
 #[tokio::test]
 async fn readiness_waits_for_a_snapshot_and_for_discovery() {
-    let world = World::ignorant(config(), std::time::Duration::from_secs(60));
+    let world = World::without_snapshot(config(), std::time::Duration::from_secs(60));
     let mut client = world.client().await;
     let early = client.get("127.0.0.1", "/readyz").await;
     assert_eq!((early.status, early.text().as_str()), (503, "no snapshot yet\n"));
@@ -122,7 +122,7 @@ async fn readiness_waits_for_a_snapshot_and_for_discovery() {
 }
 
 #[tokio::test]
-async fn asked_strictly_a_gateway_is_ready_only_while_its_view_is_fresh() {
+async fn with_strict_a_gateway_is_ready_only_while_its_view_is_fresh() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
@@ -132,7 +132,7 @@ async fn asked_strictly_a_gateway_is_ready_only_while_its_view_is_fresh() {
     let strict = client.get("127.0.0.1", "/readyz?strict").await;
     assert_eq!(strict.status, 503);
     assert!(!strict.text().contains("v1"), "clients read this too: {}", strict.text());
-    assert_eq!(client.get("127.0.0.1", "/readyz").await.status, 200, "it serves on");
+    assert_eq!(client.get("127.0.0.1", "/readyz").await.status, 200, "it goes on serving");
     assert_eq!(client.get("web.example.com", "/").await.status, 200);
     world.publisher.publish_view(&store::beliefs::View::default());
     assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 200);
@@ -142,14 +142,14 @@ async fn asked_strictly_a_gateway_is_ready_only_while_its_view_is_fresh() {
 
 #[tokio::test]
 async fn readiness_does_not_wait_for_ever_for_a_dead_registry() {
-    let world = World::ignorant(config(), std::time::Duration::from_secs(60));
+    let world = World::without_snapshot(config(), std::time::Duration::from_secs(60));
     world.publisher.publish_snapshot(snapshot(sources()));
     world.ready().await;
     assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_turned_away() {
+async fn a_connection_over_the_limit_is_refused() {
     let web = Instance::new("web-1").await;
     let world =
         World::start(alone(|limits| limits.max_connections = 1), std::slice::from_ref(&web.endpoint)).await;
@@ -165,12 +165,12 @@ async fn a_connection_over_the_limit_is_turned_away() {
 }
 
 #[tokio::test]
-async fn what_it_says_of_itself_is_true() {
+async fn the_status_is_true() {
     let web = Instance::new("web-1").await;
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
     client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    eventually("the request is under way", || web.count() == 1).await;
+    eventually("the request is in flight", || web.count() == 1).await;
     let status = world.proxy.status();
     assert_eq!((status.phase, status.unready, status.in_flight), (crate::Phase::Serving, None, 1));
     assert_eq!((status.connections, status.instances.len()), (1, 1));
@@ -178,5 +178,5 @@ async fn what_it_says_of_itself_is_true() {
     assert_eq!(world.proxy.cluster(), &name("main"));
     web.release.notify_one();
     assert_eq!(client.answer().await.status, 200);
-    eventually("nothing is under way", || world.proxy.status().in_flight == 0).await;
+    eventually("nothing is in flight", || world.proxy.status().in_flight == 0).await;
 }

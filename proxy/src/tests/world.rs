@@ -1,4 +1,4 @@
-//! A gateway that runs, and the end that feeds it.
+//! A running gateway, and the publisher that a follower would be.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ pub(super) fn config() -> Config {
     }
 }
 
-/// With one worker, so that what one worker knows is what the gateway does.
+/// A configuration with one worker, so that the state of one worker is that of the gateway.
 pub(super) fn alone(change: impl FnOnce(&mut Limits)) -> Config {
     let mut config = Config { workers: 1, ..config() };
     change(&mut config.limits);
@@ -47,8 +47,8 @@ pub(super) fn alone(change: impl FnOnce(&mut Limits)) -> Config {
 }
 
 impl World {
-    /// A gateway that knows nothing yet.
-    pub(super) fn ignorant(config: Config, lease: Duration) -> Self {
+    /// A gateway without a snapshot.
+    pub(super) fn without_snapshot(config: Config, lease: Duration) -> Self {
         let (handle, publisher) = handle::channel(Clock::default(), lease);
         let proxy = bind(config, handle).unwrap();
         Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) }
@@ -60,7 +60,7 @@ impl World {
     }
 
     pub(super) async fn start_with(config: Config, sources: Sources, web: &[Endpoint]) -> Self {
-        let world = Self::ignorant(config, Duration::from_secs(60));
+        let world = Self::without_snapshot(config, Duration::from_secs(60));
         world.publisher.publish_snapshot(snapshot(sources));
         world.discover("web", web);
         world.discover("shop", &[]);
@@ -121,8 +121,8 @@ impl World {
         next.await.expect("the gateway asks for something within five seconds").expect("it runs")
     }
 
-    /// True when the follower was asked for nothing.
-    pub(super) fn asked_nothing(&mut self) -> bool {
+    /// True when the gateway sent no request to the follower.
+    pub(super) fn requested_nothing(&mut self) -> bool {
         self.publisher.requests.try_recv().is_err()
     }
 }

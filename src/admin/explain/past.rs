@@ -3,28 +3,19 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
     commit::history::{self, NotKept},
     journal::{self, MAX_PAGES, Page},
     keys,
-    model::{Generation, Moment, World},
+    model::{Moment, World},
     snapshot::Snapshot,
 };
 
-use super::super::{Admin, Problem};
-
-/// What is added to an explanation of a past moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PastExplained {
-    /// The moment.
-    pub at: String,
-    /// The generation that was in force then.
-    pub generation: Option<Generation>,
-    /// What this explanation is not sure of.
-    pub caveats: Vec<String>,
-}
+use crate::{
+    admin::{Admin, Problem},
+    api::PastExplained,
+};
 
 /// A past moment.
 pub(super) struct Then {
@@ -47,7 +38,7 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     let known = history::as_of(engine, moment).await?.map_err(|why| Problem::gone(refusal(moment, why)))?;
     let entries = engine.kv_list(keys::JOURNAL, None).await?.value;
     let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-    let past = journal::past(&pages, &admin.handle.picture().await.verdicts, moment);
+    let past = journal::past(&pages, &admin.handle.health_view().await.verdicts, moment);
     // As long as no page was ever dropped, what is before the first one is before everything.
     let dropped = pages.len() >= MAX_PAGES;
     let begins = past.begins.filter(|_| dropped);

@@ -1,104 +1,26 @@
 //! The steered domains: how each is answered, and where its sites stand.
 
-use serde::{Deserialize, Serialize};
 use store::{
     board::Board,
     health::State,
-    model::{RecoveryMode, Span},
-    snapshot::{SiteId, Snapshot, SteeredDomain, SteeredSite},
+    model::{Moment, RecoveryMode},
+    snapshot::{Snapshot, SteeredDomain, SteeredSite},
     steering::{self, Family, FamilyOutcome, HeldBack, Look, Outcome, Ranked, Ranking, Tier},
 };
 
-use super::{Admin, Forced, forced};
-use crate::admin::explain::{FailoverExplained, tier};
-
-/// One steered domain.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct DomainStatus {
-    /// Its name.
-    pub name: String,
-    /// The policy's name.
-    pub policy: String,
-    /// Its sites with their tiers.
-    pub sites: Vec<DomainSite>,
-    /// From a site's death to the last client's last wrong answer, at most; absent without a check.
-    #[serde(default)]
-    pub failover: Option<FailoverExplained>,
-    /// What a client of nowhere in particular is answered: site names, best first.
-    pub answers: Vec<String>,
-    /// What that answer is worth.
-    #[serde(default)]
-    pub answering: Answering,
-    /// The families whose clients are sent to a dead site, each with that site.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dead_ends: Vec<DeadEnd>,
-}
-
-/// A family whose clients are sent to a dead site.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadEnd {
-    /// The family, as `IPv6`.
-    pub family: String,
-    /// The site.
-    pub site: String,
-}
-
-/// What the answer of a domain is worth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answering {
-    /// Its sites are as they should be, or are not checked.
-    #[default]
-    Normal,
-    /// Nothing is known of the site that is answered.
-    Unknown,
-    /// It is answered with a site that is dead, drained or forced down, because no better one is left; or with one that is
-    /// dead and forced up.
-    FailOpen,
-    /// No site is left, and the domain answers nothing then.
-    Nodata,
-    /// No site is left, and the domain answers its backup addresses then.
-    Backup,
-}
-
-/// One site of a domain.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct DomainSite {
-    /// The site.
-    pub site: String,
-    /// What the probes say.
-    pub state: String,
-    /// Its tier, overrides included, for a client of nowhere in particular.
-    #[serde(default)]
-    pub tier: String,
-    /// The override in force, by name.
-    pub forced: Option<Forced>,
-    /// It is up again, and not yet, or not wholly, let back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_back: Option<HeldBackStatus>,
-}
-
-/// Why a recovered site is held back.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HeldBackStatus {
-    /// Why, as `hold-down` or `recovery by hand`.
-    pub why: String,
-    /// Until when, in RFC 3339; absent: until something happens.
-    pub until: Option<String>,
-    /// Nothing but a person's order lets it back.
-    #[serde(default)]
-    pub by_hand: bool,
-}
+use crate::{
+    admin::{
+        Admin,
+        shown::{failover, forced, site_name, tier},
+    },
+    api::{Answering, DeadEnd, DomainSite, DomainStatus, HeldBackStatus},
+};
 
 pub(super) fn all(admin: &Admin, snapshot: &Snapshot) -> Vec<DomainStatus> {
     let mut all: Vec<DomainStatus> =
         snapshot.domains.values().map(|steered| one(admin, snapshot, steered)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
-}
-
-fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
-    snapshot.site(id).map_or_else(String::new, |site| site.name.to_string())
 }
 
 fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainStatus {
@@ -127,7 +49,7 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
     DomainStatus {
         name: steered.domain.name.to_string(),
         policy: steered.domain.policy.as_str().to_owned(),
-        failover: FailoverExplained::of(snapshot, steered),
+        failover: failover(snapshot, steered),
         sites: steered.sites.iter().enumerate().map(site).collect(),
         answers,
         answering,
@@ -161,7 +83,7 @@ fn dead_ends(snapshot: &Snapshot, steered: &SteeredDomain, ranking: &Ranking, bo
 
 fn held_back(held: HeldBack, steered: &SteeredDomain) -> HeldBackStatus {
     let recovery = &steered.domain.recovery;
-    let at = |at: store::model::Moment| Some(at.rfc3339());
+    let at = |at: Moment| Some(at.rfc3339());
     match held {
         HeldBack::Until(moment) => {
             let why = match recovery.mode {
@@ -184,11 +106,6 @@ fn held_back(held: HeldBack, steered: &SteeredDomain) -> HeldBackStatus {
             HeldBackStatus { why, until: None, by_hand }
         }
     }
-}
-
-/// A span in whole seconds, as people say it.
-pub(super) const fn seconds(span: std::time::Duration) -> Span {
-    Span(std::time::Duration::from_secs(span.as_secs()))
 }
 
 #[cfg(test)]

@@ -8,29 +8,21 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use store::{drain::Phase, health::State, model::Moment};
+use store::{
+    drain::Phase,
+    health::State,
+    model::{Moment, Span},
+};
 
-use super::{
-    Answering, DeadEnd, DomainSite, DomainStatus, Forced, HeldBackStatus, Status, TargetStatus, ViewStatus,
-    domains::{HeldBackStatus as Held, seconds},
+use crate::api::{
+    Answering, DeadEnd, DomainSite, DomainStatus, Finding, Forced, HeldBackStatus, Status, TargetStatus,
+    ViewStatus,
 };
 
 /// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
 const MAY_LAG: Duration = Duration::from_secs(10);
 /// Findings of one kind that are listed one by one.
 const MAX_ALIKE: usize = 20;
-
-/// One thing that is not as usual.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What kind of thing, for scripts: `fail_open`, `node_lost`, …
-    pub kind: String,
-    /// What it is about: the name of a domain, a site, a node, …
-    pub about: String,
-    /// The whole of it, for people.
-    pub text: String,
-}
 
 #[derive(Default)]
 struct Found {
@@ -261,7 +253,7 @@ fn recoveries(status: &Status, found: &mut Found) {
             }
         }
     }
-    for ((site, Held { why, until, by_hand }), domains) in held {
+    for ((site, HeldBackStatus { why, until, by_hand }), domains) in held {
         let domains = list(&domains);
         let until = until.as_ref().map_or_else(String::new, |it| format!(", until {it}"));
         let text = format!("{site} is up again and is held back in {domains}: {why}{until}");
@@ -512,6 +504,11 @@ fn bootstrap(status: &Status, found: &mut Found) {
         ),
     };
     found.note("bootstrap", operator.to_string(), text);
+}
+
+/// A span in whole seconds.
+const fn seconds(span: Duration) -> Span {
+    Span(Duration::from_secs(span.as_secs()))
 }
 
 /// A few names, and how many more there are.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Status;
-use crate::admin::domain_name;
+use crate::{admin::domain_name, api::Status};
 
 /// What is about a name; `None` if nothing is called so. A site comes with what stands there, a domain with its sites, a
 /// service with the domains that lead to it. `sites` are those that there are: nothing may stand at one yet.
@@ -72,10 +71,7 @@ fn site(mut status: Status, name: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        admin::{DomainSite, DomainStatus, NodeStatus, ServiceStatus},
-        control::{DrainView, StillRegistered},
-    };
+    use crate::api::{DomainSite, DomainStatus, DrainView, NodeStatus, ServiceStatus, StillRegistered};
 
     fn world() -> Status {
         let domain = |name: &str, sites: &[&str]| DomainStatus {

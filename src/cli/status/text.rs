@@ -1,44 +1,47 @@
-//! A status as text: first whether all is well, then what is wrong, then the tables. Pure: data in, text out.
+//! A status as text: first whether all is well, then the problems, then the tables. Pure: data in, text out.
 
 use std::fmt::Write as _;
 
 use store::model::Generation;
 
 use crate::{
-    admin::{
+    api::{
         Answering, DeadEnd, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
         TargetStatus,
     },
-    cli::show::{DRAIN_HEADS, drain_row, section, still_registered},
+    cli::{
+        show::{DRAIN_HEADS, drain_row, still_registered},
+        table::section,
+    },
 };
 
 /// Everything.
-pub(super) fn whole(it: &Status) -> String {
-    let mut text = head(it);
-    findings(&mut text, "Problems", &it.problems);
-    findings(&mut text, "Notes", &it.notes);
-    domains(&mut text, it);
-    targets(&mut text, it);
-    vantages(&mut text, it);
-    nodes(&mut text, it);
-    services(&mut text, it);
-    section(&mut text, "Drains", DRAIN_HEADS, &it.drains.iter().map(drain_row).collect::<Vec<_>>());
-    text.push_str(&still_registered(&it.drained_still_registered));
-    records(&mut text, it);
+pub(super) fn whole(status: &Status) -> String {
+    let mut text = head(status);
+    findings(&mut text, "Problems", &status.problems);
+    findings(&mut text, "Notes", &status.notes);
+    domains(&mut text, status);
+    targets(&mut text, status);
+    vantages(&mut text, status);
+    nodes(&mut text, status);
+    services(&mut text, status);
+    section(&mut text, "Drains", DRAIN_HEADS, &status.drains.iter().map(drain_row).collect::<Vec<_>>());
+    text.push_str(&still_registered(&status.drained_still_registered));
+    records(&mut text, status);
     text
 }
 
-/// Only what is wrong.
-pub(super) fn problems(it: &Status) -> String {
-    let mut text = head(it);
-    findings(&mut text, "Problems", &it.problems);
+/// Only the problems.
+pub(super) fn problems(status: &Status) -> String {
+    let mut text = head(status);
+    findings(&mut text, "Problems", &status.problems);
     text
 }
 
 /// One line for monitoring: the first problem, and how many more there are.
-pub(super) fn check(it: &Status) -> String {
-    let Some(first) = it.problems.first() else { return format!("OK: {}", it.summary) };
-    let more = match it.problems.len() - 1 {
+pub(super) fn check(status: &Status) -> String {
+    let Some(first) = status.problems.first() else { return format!("OK: {}", status.summary) };
+    let more = match status.problems.len() - 1 {
         0 => String::new(),
         1 => "; and 1 more problem".to_owned(),
         more => format!("; and {more} more problems"),
@@ -46,33 +49,33 @@ pub(super) fn check(it: &Status) -> String {
     format!("NOT WELL: {}{more}", first.text)
 }
 
-/// What must differ before a watched status that is not on a screen is printed again. Durations grow by themselves and
-/// are none of it.
-pub(super) fn mark(it: &Status) -> String {
-    let mut mark = format!("{} {}", it.generation, it.engine_error.is_some());
-    for finding in it.problems.iter().chain(&it.notes) {
+/// A watched status that is not on a screen is printed again only if this text changed. It contains no durations, because
+/// they always change.
+pub(super) fn mark(status: &Status) -> String {
+    let mut mark = format!("{} {}", status.generation, status.engine_error.is_some());
+    for finding in status.problems.iter().chain(&status.notes) {
         let _ = write!(mark, "\n{} {}", finding.kind, finding.about);
     }
-    for domain in &it.domains {
+    for domain in &status.domains {
         let _ = write!(mark, "\n{} {}", domain.name, domain.answers.join(","));
     }
-    for target in &it.targets {
+    for target in &status.targets {
         let _ = write!(mark, "\n{} {}", target.key, target.verdict.state);
     }
-    for node in &it.nodes {
+    for node in &status.nodes {
         let _ = write!(mark, "\n{} {} {:?}", node.node, node.lost, node.generation);
     }
-    for drain in &it.drains {
+    for drain in &status.drains {
         let _ = write!(mark, "\n{} {:?} {}", drain.drain.id, drain.drain.phase, drain.receipts.len());
     }
-    for instance in it.services.iter().flat_map(|it| &it.instances) {
+    for instance in status.services.iter().flat_map(|it| &it.instances) {
         let _ = write!(mark, "\n{} {} {}", instance.node, instance.id, instance.state);
     }
     mark
 }
 
-fn head(it: &Status) -> String {
-    format!("{}\n\n", it.summary)
+fn head(status: &Status) -> String {
+    format!("{}\n\n", status.summary)
 }
 
 fn findings(text: &mut String, title: &str, all: &[Finding]) {
@@ -86,7 +89,7 @@ fn findings(text: &mut String, title: &str, all: &[Finding]) {
     text.push('\n');
 }
 
-fn domains(text: &mut String, it: &Status) {
+fn domains(text: &mut String, status: &Status) {
     let row = |domain: &DomainStatus| {
         let sites = domain.sites.iter().map(site).collect::<Vec<_>>().join(", ");
         let failover = domain.failover.as_ref().map_or_else(String::new, |it| match it.budget {
@@ -108,7 +111,7 @@ fn domains(text: &mut String, it: &Status) {
         };
         vec![domain.name.clone(), domain.policy.clone(), sites, failover, answers]
     };
-    let rows: Vec<_> = it.domains.iter().map(row).collect();
+    let rows: Vec<_> = status.domains.iter().map(row).collect();
     section(text, "Domains", &["NAME", "POLICY", "SITES", "FAILOVER", "ANSWERS"], &rows);
 }
 
@@ -125,7 +128,7 @@ fn site(site: &DomainSite) -> String {
     format!("{} {}{held}", site.site, site.state)
 }
 
-fn targets(text: &mut String, it: &Status) {
+fn targets(text: &mut String, status: &Status) {
     let row = |target: &TargetStatus| {
         let verdict = &target.verdict;
         let why = match (verdict.frozen, verdict.damped, verdict.held) {
@@ -137,7 +140,7 @@ fn targets(text: &mut String, it: &Status) {
         let verdict = format!("{}{why}", verdict.state);
         vec![target.site.clone(), target.address.clone(), target.check.clone(), verdict, seen(target)]
     };
-    let rows: Vec<_> = it.targets.iter().map(row).collect();
+    let rows: Vec<_> = status.targets.iter().map(row).collect();
     section(text, "Targets", &["SITE", "ADDRESS", "CHECK", "VERDICT", "SEEN BY"], &rows);
 }
 
@@ -154,9 +157,9 @@ fn seen(target: &TargetStatus) -> String {
     target.observations.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn vantages(text: &mut String, it: &Status) {
-    let away = it.engine_error.is_some();
-    let row = |vantage: &crate::admin::VantageStatus| {
+fn vantages(text: &mut String, status: &Status) {
+    let away = status.engine_error.is_some();
+    let row = |vantage: &crate::api::VantageStatus| {
         let state = match (vantage.fresh, vantage.withheld) {
             (true, false) => "fresh",
             (true, true) => "doubts itself",
@@ -165,13 +168,13 @@ fn vantages(text: &mut String, it: &Status) {
         };
         vec![vantage.name.clone(), state.to_owned()]
     };
-    let rows: Vec<_> = it.vantages.iter().map(row).collect();
+    let rows: Vec<_> = status.vantages.iter().map(row).collect();
     section(text, "Vantages", &["NAME", "STATE"], &rows);
 }
 
-fn nodes(text: &mut String, it: &Status) {
-    let away = it.engine_error.is_some();
-    let row = |node: &crate::admin::NodeStatus| {
+fn nodes(text: &mut String, status: &Status) {
+    let away = status.engine_error.is_some();
+    let row = |node: &crate::api::NodeStatus| {
         let beat = match (node.lost, away) {
             (true, _) => format!("LOST, silent for {}", node.silent),
             (false, true) => "not known, the engine is away".to_owned(),
@@ -184,15 +187,15 @@ fn nodes(text: &mut String, it: &Status) {
         let running = format!("{}{lags}", generation(node.generation));
         vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
     };
-    let rows: Vec<_> = it.nodes.iter().map(row).collect();
-    section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST BEAT"], &rows);
+    let rows: Vec<_> = status.nodes.iter().map(row).collect();
+    section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST HEARTBEAT"], &rows);
 }
 
 fn generation(it: Option<Generation>) -> String {
     it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
 }
 
-fn services(text: &mut String, it: &Status) {
+fn services(text: &mut String, status: &Status) {
     let row = |service: &ServiceStatus| {
         let known =
             service.known.map_or_else(String::new, |it| format!("{} of {} usable", it.usable, it.all));
@@ -203,14 +206,14 @@ fn services(text: &mut String, it: &Status) {
             known,
         ]
     };
-    let rows: Vec<_> = it.services.iter().map(row).collect();
+    let rows: Vec<_> = status.services.iter().map(row).collect();
     section(text, "Services", &["NAME", "HOSTS", "UUID DOMAIN", "INSTANCES"], &rows);
-    for service in it.services.iter().filter(|it| !it.instances.is_empty() || it.reason.is_some()) {
+    for service in status.services.iter().filter(|it| !it.instances.is_empty() || it.reason.is_some()) {
         instances(text, service);
     }
 }
 
-/// What is said of an instance. The last three are of the nodes that use it, and only where they doubt it.
+/// Columns of the instances. The last three come from nodes that use an instance and doubt it.
 const INSTANCE_HEADS: &[&str] =
     &["SITE", "INSTANCE", "NODE", "ADDRESS", "STATE", "REASON", "LAST DIAL", "SINCE", "SEEN BY"];
 
@@ -221,7 +224,7 @@ fn instances(text: &mut String, service: &ServiceStatus) {
     if service.instances.is_empty() {
         return;
     }
-    // The last columns are of nodes that doubt an instance, and mostly there is none.
+    // The last columns come from nodes that doubt an instance; usually there are none.
     let shown = match service.instances.iter().any(|it| !it.seen_by.is_empty()) {
         true => INSTANCE_HEADS,
         false => INSTANCE_HEADS.split_at(6).0,
@@ -246,12 +249,12 @@ fn instances(text: &mut String, service: &ServiceStatus) {
     section(text, &title, shown, &rows);
 }
 
-fn records(text: &mut String, it: &Status) {
-    if it.cnames_to_set.is_empty() {
+fn records(text: &mut String, status: &Status) {
+    if status.cnames_to_set.is_empty() {
         return;
     }
-    let row = |it: &crate::admin::CnameToSet| vec![format!("{}. CNAME {}.", it.host, it.target)];
-    let rows: Vec<_> = it.cnames_to_set.iter().map(row).collect();
+    let row = |it: &crate::api::CnameToSet| vec![format!("{}. CNAME {}.", it.host, it.target)];
+    let rows: Vec<_> = status.cnames_to_set.iter().map(row).collect();
     section(text, "Records to be set by the owners of these zones", &["RECORD"], &rows);
 }
 

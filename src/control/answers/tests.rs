@@ -1,4 +1,4 @@
-//! Stories of small worlds that are answered for real, and of many domains that are not.
+//! Differences of small configurations whose answers are computed, and of many domains with made-up answers.
 
 use store::{
     board::Reading,
@@ -8,8 +8,8 @@ use store::{
 };
 
 use super::{
-    seen::{Alike, Answer, AtSite, OTHERS, OneSeen},
-    story::MAX_LINES,
+    current::{Answer, AtSite, DomainAnswers, OTHERS, SharedAnswers},
+    differences::MAX_LINES,
     *,
 };
 
@@ -46,23 +46,23 @@ min_ttl: 2s
 const NOW: Moment = Moment(1_790_000_000_000);
 
 /// What is logged of one world after another.
-struct Told {
+struct Watched {
     board: Board,
     generation: u64,
     snapshot: Snapshot,
-    before: Option<Seen>,
+    before: Option<Answers>,
 }
 
-impl Told {
+impl Watched {
     /// All addresses are up.
     fn of(gateways: &str) -> Self {
         let board = Board::default();
         let snapshot = compile(gateways, 1, &board);
-        let mut told = Self { board, generation: 1, snapshot, before: None };
-        let ips: Vec<String> = told.snapshot.targets.values().map(|it| it.address.to_string()).collect();
-        ips.iter().for_each(|ip| told.set(ip, State::Up));
-        assert_eq!(told.look(), [""; 0]);
-        told
+        let mut watched = Self { board, generation: 1, snapshot, before: None };
+        let ips: Vec<String> = watched.snapshot.targets.values().map(|it| it.address.to_string()).collect();
+        ips.iter().for_each(|ip| watched.set(ip, State::Up));
+        assert_eq!(watched.look(), [""; 0]);
+        watched
     }
 
     fn set(&self, ip: &str, state: State) {
@@ -80,10 +80,12 @@ impl Told {
     }
 
     fn look(&mut self) -> Vec<String> {
-        let seen = Seen::at(&self.snapshot, &self.board, NOW);
+        let seen = Answers::at(&self.snapshot, &self.board, NOW);
         let before = self.before.replace(seen);
         let after = self.before.as_ref().unwrap();
-        before.map_or_else(Vec::new, |before| Story::of(&before, after).lines().iter().map(said).collect())
+        before.map_or_else(Vec::new, |before| {
+            Differences::of(&before, after).lines().iter().map(said).collect()
+        })
     }
 }
 
@@ -112,39 +114,40 @@ fn said(line: &Line) -> String {
 
 #[test]
 fn a_whole_failover_of_one_family_is_an_answer_that_changed() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2], aaaa: ['2001:db8::2'] } }");
-    told.set("192.0.2.2", State::Down);
+    let mut watched =
+        Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2], aaaa: ['2001:db8::2'] } }");
+    watched.set("192.0.2.2", State::Down);
     let near = "gw.example.com IPv4 near sh: sh 192.0.2.2 -> bj 192.0.2.1";
-    assert_eq!(told.look(), [format!("{near} (192.0.2.2 of sh was up and is down)")]);
-    told.set("2001:db8::2", State::Down);
-    assert_eq!(told.look(), [""; 0], "a family is not left empty because of health, so nothing changed");
-    told.set("192.0.2.2", State::Up);
+    assert_eq!(watched.look(), [format!("{near} (192.0.2.2 of sh was up and is down)")]);
+    watched.set("2001:db8::2", State::Down);
+    assert_eq!(watched.look(), [""; 0], "a family is not left empty because of health, so nothing changed");
+    watched.set("192.0.2.2", State::Up);
     let back = "gw.example.com IPv4 near sh: bj 192.0.2.1 -> sh 192.0.2.2 (sh was down and is up)";
-    assert_eq!(told.look(), [back]);
+    assert_eq!(watched.look(), [back]);
 }
 
 #[test]
-fn an_address_that_leaves_the_answer_of_its_site_is_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
-    told.set("192.0.2.3", State::Down);
+fn an_address_that_leaves_the_answer_of_its_site_is_logged() {
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1, 192.0.2.3] }, sh: { a: [192.0.2.2] } }");
+    watched.set("192.0.2.3", State::Down);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 192.0.2.3 -> bj 192.0.2.1";
-    assert_eq!(told.look(), [format!("{change} (192.0.2.3 of bj was up and is down)")]);
-    assert_eq!(told.look(), [""; 0], "once");
+    assert_eq!(watched.look(), [format!("{change} (192.0.2.3 of bj was up and is down)")]);
+    assert_eq!(watched.look(), [""; 0], "once");
 }
 
 #[test]
-fn other_addresses_in_the_configuration_are_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
-    told.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
-    told.set("192.0.2.9", State::Up);
+fn other_addresses_in_the_configuration_are_logged() {
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    watched.configure("{ bj: { a: [192.0.2.9] }, sh: { a: [192.0.2.2] } }");
+    watched.set("192.0.2.9", State::Up);
     let change = "gw.example.com IPv4 near bj, all others: bj 192.0.2.1 -> bj 192.0.2.9";
-    let why = "192.0.2.9 of bj is new; 192.0.2.1 is no address of bj any more; configuration 1.2";
-    assert_eq!(told.look(), [format!("{change} ({why})")]);
+    let why = "192.0.2.9 of bj is new; 192.0.2.1 is no longer an address of bj; configuration 1.2";
+    assert_eq!(watched.look(), [format!("{change} ({why})")]);
 }
 
 #[test]
-fn a_domain_that_comes_or_goes_is_told() {
-    let mut told = Told::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+fn a_domain_that_is_added_or_removed_is_logged() {
+    let mut watched = Watched::of("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     let service = "{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
 ---
 kind: Service
@@ -153,19 +156,19 @@ uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10
 cluster: main
 consul: { service: orders }
 hosts: [orders.example.com]";
-    told.configure(service);
+    watched.configure(service);
     let (uuid, no) = ("6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10.example.com IPv4", "no such domain");
     let lines = [
         format!("{uuid} near bj, all others: {no} -> bj 192.0.2.1 (configuration 1.2)"),
         format!("{uuid} near sh: {no} -> sh 192.0.2.2 (configuration 1.2)"),
     ];
-    assert_eq!(told.look(), lines);
-    told.configure("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    assert_eq!(watched.look(), lines);
+    watched.configure("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
     let lines = [
         format!("{uuid} near bj, all others: bj 192.0.2.1 -> {no} (configuration 1.3)"),
         format!("{uuid} near sh: sh 192.0.2.2 -> {no} (configuration 1.3)"),
     ];
-    assert_eq!(told.look(), lines);
+    assert_eq!(watched.look(), lines);
 }
 
 #[test]
@@ -183,9 +186,9 @@ name: empty.example.com
 cluster: main
 check: web
 when_none: nodata";
-    let told = Told::of(gateways);
-    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| told.set(ip, State::Down));
-    let seen = Seen::at(&told.snapshot, &told.board, NOW);
+    let watched = Watched::of(gateways);
+    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| watched.set(ip, State::Down));
+    let seen = Answers::at(&watched.snapshot, &watched.board, NOW);
     let answer = |name: &str| &*seen.domains[name].answer(OTHERS, Family::V4).unwrap().full;
     assert_eq!(answer("gw.example.com"), "bj 192.0.2.1");
     assert_eq!(answer("other.example.com"), "bj 192.0.2.1, sh 192.0.2.2");
@@ -200,49 +203,50 @@ fn the_end_of_a_hold_down_says_whether_the_site_was_let_back() {
         format!("{gateways}\n{order}\nstate: {state}")
     };
     let held = || {
-        let mut told = Told::of(gateways);
-        told.set("192.0.2.1", State::Down);
-        told.look();
-        told.read("192.0.2.1", Reading { state: State::Up, since: NOW, recovered: true, unsettled: false });
-        assert_eq!(told.look(), ["gw.example.com bj: begins"]);
-        told
+        let mut watched = Watched::of(gateways);
+        watched.set("192.0.2.1", State::Down);
+        watched.look();
+        watched
+            .read("192.0.2.1", Reading { state: State::Up, since: NOW, recovered: true, unsettled: false });
+        assert_eq!(watched.look(), ["gw.example.com bj: begins"]);
+        watched
     };
-    let last = |mut told: Told| told.look().pop().unwrap();
-    let told = held();
-    told.set("192.0.2.1", State::Up);
-    assert_eq!(last(told), "gw.example.com bj: let back");
-    let told = held();
-    told.set("192.0.2.1", State::Down);
-    assert_eq!(last(told), "gw.example.com bj: ends, it is down again");
-    let mut told = held();
-    told.configure(&forced("down"));
+    let last = |mut watched: Watched| watched.look().pop().unwrap();
+    let watched = held();
+    watched.set("192.0.2.1", State::Up);
+    assert_eq!(last(watched), "gw.example.com bj: let back");
+    let watched = held();
+    watched.set("192.0.2.1", State::Down);
+    assert_eq!(last(watched), "gw.example.com bj: ends, it is down again");
+    let mut watched = held();
+    watched.configure(&forced("down"));
     let why = "it is forced down (override work: down, by ops: test)";
-    assert_eq!(last(told), format!("gw.example.com bj: ends, {why}"));
-    let mut told = held();
-    told.configure(&forced("up"));
-    assert_eq!(last(told), "gw.example.com bj: let back (override work: up, by ops: test)");
+    assert_eq!(last(watched), format!("gw.example.com bj: ends, {why}"));
+    let mut watched = held();
+    watched.configure(&forced("up"));
+    assert_eq!(last(watched), "gw.example.com bj: let back (override work: up, by ops: test)");
 }
 
 fn answer(text: &str) -> Answer {
     Answer { full: text.into(), brief: text.split(' ').next().unwrap().into() }
 }
 
-fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier)]) -> OneSeen {
+fn alike(answers: &[(&str, &str)], sites: &[(&str, Tier)]) -> SharedAnswers {
     let site = |(site, tier): &(&str, Tier)| AtSite {
         site: (*site).into(),
         tier: *tier,
         order: "".into(),
         addresses: vec![],
     };
-    Arc::new(Alike {
+    Arc::new(DomainAnswers {
         answers: answers.iter().map(|(who, what)| ((*who).into(), Family::V4, answer(what))).collect(),
         sites: sites.iter().map(site).collect(),
     })
 }
 
-fn seen<'s>(domains: impl IntoIterator<Item = (String, &'s OneSeen)>) -> Seen {
+fn seen<'s>(domains: impl IntoIterator<Item = (String, &'s SharedAnswers)>) -> Answers {
     let domains = domains.into_iter().map(|(name, seen)| (name.parse().unwrap(), Arc::clone(seen)));
-    Seen { generation: "1".to_owned(), domains: domains.collect() }
+    Answers { generation: "1".to_owned(), domains: domains.collect() }
 }
 
 #[test]
@@ -250,7 +254,7 @@ fn a_hundred_thousand_domains_that_change_alike_are_one_line() {
     let up = alike(&[("bj", "bj 192.0.2.1"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Up)]);
     let down = alike(&[("bj", "sh 192.0.2.2"), ("sh", "sh 192.0.2.2")], &[("bj", Tier::Down)]);
     let world = |one| seen((0..100_000).map(|n| (format!("d{n:06}.example"), one)));
-    let lines = Story::of(&world(&up), &world(&down)).lines();
+    let lines = Differences::of(&world(&up), &world(&down)).lines();
     let Line::Answer { domains, from, to, why, .. } = &lines[0] else { panic!("{lines:?}") };
     assert_eq!(lines.len(), 1);
     assert_eq!([from, to, why], ["bj 192.0.2.1", "sh 192.0.2.2", "bj was up and is down"]);
@@ -259,25 +263,25 @@ fn a_hundred_thousand_domains_that_change_alike_are_one_line() {
 
 #[test]
 fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
-    let worlds = |site: &str, tier| -> Vec<OneSeen> {
+    let worlds = |site: &str, tier| -> Vec<SharedAnswers> {
         (0..50).map(|n| alike(&[(OTHERS, &format!("{site} 192.0.2.{n}"))], &[("bj", tier)])).collect()
     };
     let [up, down] = [worlds("bj", Tier::Up), worlds("sh", Tier::Down)];
-    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
-    let lines = Story::of(&world(&up), &world(&down)).lines();
-    let line = "IPv4 everybody: bj -> sh (bj was up and is down)";
+    let world = |all: &[SharedAnswers]| seen((0..).map(|n| format!("d{n:02}.example")).zip(all));
+    let lines = Differences::of(&world(&up), &world(&down)).lines();
+    let line = "IPv4 all clients: bj -> sh (bj was up and is down)";
     let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
     assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
 }
 
 #[test]
 fn changes_that_are_all_different_are_bounded() {
-    let worlds = |of: &str| -> Vec<OneSeen> {
+    let worlds = |of: &str| -> Vec<SharedAnswers> {
         (0..50).map(|n| alike(&[(OTHERS, &format!("{of}{n} 192.0.2.1"))], &[("bj", Tier::Up)])).collect()
     };
     let [then, now] = [worlds("a"), worlds("b")];
-    let world = |all: &[OneSeen]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
-    let lines = Story::of(&world(&then), &world(&now)).lines();
+    let world = |all: &[SharedAnswers]| seen((0..).map(|n| format!("d{n}.example")).zip(all));
+    let lines = Differences::of(&world(&then), &world(&now)).lines();
     assert_eq!(lines.len(), MAX_LINES + 1);
     assert_eq!(lines.last(), Some(&Line::More { kinds: 30, domains: 30 }));
 }

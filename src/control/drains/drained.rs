@@ -25,7 +25,7 @@ use super::{
 /// Ended records removed in one transaction, two operations each.
 const SWEPT_TOGETHER: usize = 30;
 
-/// Follows the services that have a drained instance, so that it is known whether the registry has it, for ever.
+/// Follows the services that have a drained instance, so that it is known whether the registry has it. Runs for ever.
 pub(in crate::control) async fn follow(shared: Arc<Shared>) {
     let mut drains = shared.handle.drains();
     loop {
@@ -52,7 +52,7 @@ pub(super) fn is_registered(shared: &Shared, drain: &Drain) -> bool {
     }
 }
 
-/// True if the registry may have it: it has, or cannot be asked.
+/// True if the registry has it, or cannot be read.
 fn may_be_registered(shared: &Shared, drain: &Drain) -> bool {
     let entry = shared.handle.service(&drain.service).load();
     !matches!(entry.standing, Standing::Present | Standing::Gone) || is_registered(shared, drain)
@@ -77,7 +77,7 @@ pub(super) fn newly_ended(drains: &Drains, evidence: &Evidence, now: Moment) -> 
     all
 }
 
-/// Records them. What fails is tried again with the next evidence.
+/// Records them. A failed write is tried again with the next evidence.
 pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, evidence: &Evidence) {
     for (index, drain) in newly_ended(drains, evidence, shared.handle.now()).into_iter().take(SWEPT_TOGETHER)
     {
@@ -87,22 +87,24 @@ pub(super) async fn record_ended(shared: &Shared, held: &Held, drains: &Drains, 
                 drain = %drain.id, service = drain.service, instance = drain.instance,
                 "drained instance has ended, as every gateway that was there has seen"
             ),
-            Err(error) => tracing::debug!(drain = %drain.id, %error, "an end is not recorded yet"),
+            Err(error) => {
+                tracing::debug!(drain = %drain.id, %error, "could not record the end of a drained instance yet")
+            }
         }
     }
 }
 
-/// Says each end that a gateway has seen, once.
-pub(super) fn tell_endings(
+/// Logs each end that a gateway has seen, once.
+pub(super) fn log_endings(
     drains: &Drains,
     evidence: &Evidence,
-    told: &mut Option<BTreeSet<(DrainId, String)>>,
+    reported: &mut Option<BTreeSet<(DrainId, String)>>,
 ) {
     let known: BTreeSet<(DrainId, String)> =
         evidence.endings.iter().map(|it| (it.drain.clone(), it.gateway.clone())).collect();
-    // What was there before this control drove the drains is no news.
-    if let Some(told) = told {
-        let news = |it: &&Ended| !told.contains(&(it.drain.clone(), it.gateway.clone()));
+    // What was known before this control drove the drains is not logged.
+    if let Some(reported) = reported {
+        let news = |it: &&Ended| !reported.contains(&(it.drain.clone(), it.gateway.clone()));
         for ended in evidence.endings.iter().filter(news) {
             let drain = drains.records.get(&ended.drain).map(|(_, it)| it);
             tracing::info!(
@@ -111,11 +113,10 @@ pub(super) fn tell_endings(
             );
         }
     }
-    *told = Some(known);
+    *reported = Some(known);
 }
 
-/// Removes records that are not needed any more, with what gateways proved for them. What fails is tried again at the
-/// next sweep.
+/// Removes records that are no longer needed, with their receipts. A failed write is tried again at the next sweep.
 pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
     let records = drains.records.values().map(|(_, drain)| &**drain);
     let old = spared(records, |drain| may_be_registered(shared, drain), shared.handle.now());
@@ -127,6 +128,6 @@ pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
     if ops.len() > 1
         && let Err(error) = bounded(shared.engine.txn(ops)).await
     {
-        tracing::warn!(%error, "old drains stay for now");
+        tracing::warn!(%error, "could not remove old drains; will be tried again");
     }
 }

@@ -1,8 +1,8 @@
 //! Drives every drain to its end, one task each.
 //!
 //! A task decides with [`next`], a pure function, and does one thing at a time: each step is recorded, guarded by the
-//! record's index and fenced by the lock, before the next begins. Whatever is interrupted is done again by the
-//! successor: deregistering twice is harmless, and the hook is called at least once.
+//! record's index and fenced by the lock, before the next begins. An interrupted step is repeated by the successor:
+//! deregistering twice is harmless, and the hook is called at least once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use super::{
     read_record, steps, stored,
 };
 
-/// How often records that are not needed any more are looked for.
+/// How often records that are no longer needed are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// The longest that taking an instance out of the registry, or back, may take.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
@@ -44,11 +44,11 @@ enum Move {
     Call(String, Box<Drain>),
     /// Undo maintenance, then record this.
     Readmit(Box<Drain>),
-    /// It is over.
+    /// The drain is over.
     Stop,
 }
 
-/// Decides. `called`: the hook has answered already, only the record does not say so yet.
+/// Decides. `called`: the hook has answered already, and the record does not show it yet.
 fn next(drain: &Drain, evidence: &Evidence, called: bool, now: Moment) -> Move {
     let to = |phase: Phase| {
         let done = (phase == Phase::Done).then_some(now);
@@ -72,7 +72,7 @@ fn next(drain: &Drain, evidence: &Evidence, called: bool, now: Moment) -> Move {
     }
 }
 
-/// A cancelled drain whose traces in the registry are not removed yet.
+/// True for a cancelled drain whose changes of the registry are not undone yet.
 fn to_readmit(drain: &Drain) -> bool {
     drain.phase == Phase::Cancelled && drain.trouble.is_some()
 }
@@ -86,11 +86,11 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
     let mut drains = shared.handle.drains();
     let mut tasks = JoinSet::new();
     let mut driven: BTreeSet<DrainId> = BTreeSet::new();
-    // Our own last writes, which the picture of the drains may not show yet.
+    // The last writes of our own, which the followed drains may not show yet.
     let mut ended: BTreeMap<DrainId, Index> = BTreeMap::new();
     let _active = Active(&shared);
     let mut evidence = shared.evidence.subscribe();
-    let mut endings_told = None;
+    let mut endings_reported = None;
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -112,13 +112,13 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
                     ended.insert(id, index);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a drain's driver failed; every drain is taken up anew");
+                    tracing::error!(%error, "a drain's driver failed; all drains are started again");
                     return;
                 }
             },
             Ok(()) = evidence.changed() => {
                 let known = Arc::clone(&evidence.borrow_and_update());
-                drained::tell_endings(&seen, &known, &mut endings_told);
+                drained::log_endings(&seen, &known, &mut endings_reported);
                 drained::record_ended(&shared, &held, &seen, &known).await;
             }
             _ = sweep.tick() => drained::remove_old(&shared, &held, &seen).await,
@@ -126,7 +126,7 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
     }
 }
 
-/// Who does not lead drives nothing.
+/// Sets the gauge to zero when this control no longer holds the lock.
 struct Active<'a>(&'a Shared);
 
 impl Drop for Active<'_> {
@@ -144,7 +144,7 @@ struct Driver {
     evidence: watch::Receiver<Arc<Evidence>>,
     backoff: Backoff,
     called: bool,
-    told: steps::Told,
+    reported: steps::LastReported,
 }
 
 /// A record and its index.
@@ -161,16 +161,16 @@ impl Driver {
             evidence: shared.evidence.subscribe(),
             backoff: Backoff::default(),
             called: false,
-            told: steps::Told::default(),
+            reported: steps::LastReported::default(),
         }
     }
 
-    /// Drives until the drain is over; gives back the index of its last record.
+    /// Drives until the drain is over; returns the index of its last record.
     async fn run(mut self) -> (DrainId, Index) {
         let mut known = self.read().await;
         while let Some((index, drain)) = known.take() {
             let evidence = Arc::clone(&self.evidence.borrow_and_update());
-            self.told.progress(&drain, &evidence);
+            self.reported.progress(&drain, &evidence);
             known = match next(&drain, &evidence, self.called, self.shared.handle.now()) {
                 Move::Stop => return (self.id, index),
                 Move::Wait => self.changed((index, drain)).await,
@@ -198,7 +198,7 @@ impl Driver {
         (self.id, Index(u64::MAX))
     }
 
-    /// The record as the engine has it; asks until it answers.
+    /// The record as the engine has it; tries until the engine answers.
     async fn read(&mut self) -> Option<Known> {
         loop {
             match read_record(&self.shared, &self.id).await {
@@ -219,13 +219,13 @@ impl Driver {
         }
     }
 
-    /// Records the next state; whatever happens, what is then known is what the engine says.
+    /// Records the next state; returns the record as the engine then has it.
     async fn record(&mut self, index: Index, drain: Drain) -> Option<Known> {
         let write = KvOp::Cas { key: keys::drain(&self.id), value: stored(&drain), expected: index };
         match bounded(self.shared.engine.txn(vec![self.held.fence(), write])).await {
             Ok(TxnOutcome::Committed(indexes)) => {
                 self.backoff.reset();
-                self.tell(&drain);
+                self.report(&drain);
                 match indexes.get(1).copied().flatten() {
                     Some(index) => Some((index, drain)),
                     None => self.read().await,
@@ -244,7 +244,7 @@ impl Driver {
         }
     }
 
-    /// Records that a step is done, or why it is not, once for each reason, and waits before the next attempt.
+    /// Records that a step is done. If it failed, records the reason, once for each, and waits before the next attempt.
     async fn after(&mut self, done: Result<(), String>, known: Known, then: Drain) -> Option<Known> {
         let (index, drain) = known;
         let Err(trouble) = done else { return self.record(index, then).await };
@@ -263,7 +263,7 @@ impl Driver {
         }
     }
 
-    /// As [`Driver::record`], without forgetting how often the step itself has failed.
+    /// As [`Driver::record`], but the back-off of the step itself goes on.
     async fn record_trouble(&mut self, index: Index, drain: Drain) -> Option<Known> {
         let failures = std::mem::take(&mut self.backoff);
         let known = self.record(index, drain).await;
@@ -271,8 +271,8 @@ impl Driver {
         known
     }
 
-    /// The drain of the process that is registered now. It may have been started again since the order, and it is this
-    /// one that the hook will stop: its `Meta.boot` must not pass for that of a successor.
+    /// The drain of the process that is registered now. It may have been restarted since the order, and the hook will
+    /// stop this process: its `Meta.boot` must not be taken for that of a successor.
     async fn as_registered(&self, mut drain: Drain) -> Drain {
         if let Ok(read) = bounded(self.shared.engine.health(&drain.service, None)).await
             && let Some(registered) = read.value.into_iter().find(|it| drain.is_of(it))
@@ -309,7 +309,7 @@ impl Driver {
         Some(called.map(drop))
     }
 
-    fn tell(&self, drain: &Drain) {
+    fn report(&self, drain: &Drain) {
         if drain.trouble.is_some() {
             return;
         }
@@ -326,12 +326,12 @@ impl Driver {
     fn failed(&self, error: &str) {
         self.shared.metrics.engine_failures.increment();
         if !self.backoff.is_failing() {
-            tracing::warn!(drain = %self.id, error, "the drain's record is out of reach");
+            tracing::warn!(drain = %self.id, error, "could not read or write the drain's record");
         }
     }
 }
 
-/// Waits until the picture of the drains shows a newer record than the one at `index`; `None` when it was removed.
+/// Waits until the followed drains show a newer record than the one at `index`; `None` if it was removed.
 async fn newer(drains: &mut watch::Receiver<Arc<Drains>>, id: &DrainId, index: Index) -> Option<Known> {
     loop {
         let seen = Arc::clone(&drains.borrow_and_update());

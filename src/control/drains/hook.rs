@@ -1,4 +1,4 @@
-//! Calls the platform: at least once, keyed by the drain's id.
+//! Calls a drain's hook, by which the platform stops the process: at least once, with the drain's id as the key.
 
 use std::time::Duration;
 
@@ -6,9 +6,7 @@ use reqwest::{Client, StatusCode, Url, redirect};
 use serde::Serialize;
 use store::drain::Drain;
 
-use super::view::address;
-
-/// The longest address of a hook.
+/// The longest URL of a hook, in bytes.
 const MAX: usize = 2_048;
 
 /// Calls hooks.
@@ -17,7 +15,7 @@ pub(in crate::control) struct Hooks {
     client: Client,
 }
 
-/// What a hook is told.
+/// The body of a call.
 #[derive(Serialize)]
 struct Call<'a> {
     drain: &'a str,
@@ -28,10 +26,10 @@ struct Call<'a> {
 }
 
 impl Hooks {
-    /// With the longest that one call may take.
+    /// With the longest time that one call may take.
     pub(in crate::control) fn new(deadline: Duration) -> Result<Self, reqwest::Error> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Somebody else may be faster, which is as good.
+            // Another thread may install it first, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = Client::builder()
@@ -43,7 +41,7 @@ impl Hooks {
         Ok(Self { client })
     }
 
-    /// One attempt, and the status it was answered with; anything but 2xx is a failure, in words.
+    /// One attempt; the status of the answer. Any status but 2xx is a failure, described in words.
     pub(super) async fn call(&self, url: &str, drain: &Drain) -> Result<StatusCode, String> {
         let call = Call {
             drain: &drain.id.0,
@@ -76,11 +74,11 @@ fn reasons(error: &reqwest::Error) -> String {
     if text.is_empty() { error.to_string() } else { text }
 }
 
-/// A hook's address as people and logs may see it: without a name, password, query or fragment, which may be secrets.
+/// A hook's URL as people and logs may see it: without user name, password, query and fragment, which may be secrets.
 pub(super) fn shown(hook: &str) -> String {
     let Ok(mut url) = Url::parse(hook) else { return "(no URL)".to_owned() };
     let before = url.clone();
-    // Both fail only for addresses that can have neither.
+    // Both fail only for URLs that can have neither.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -88,7 +86,16 @@ pub(super) fn shown(hook: &str) -> String {
     if url == before { hook.to_owned() } else { url.into() }
 }
 
-/// What is wrong with a hook's address, if anything.
+/// Where the instance serves.
+pub(super) fn address(drain: &Drain) -> String {
+    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Checks a hook's URL.
+///
+/// # Errors
+/// What is wrong with it.
 pub(super) fn check(hook: &str) -> Result<(), String> {
     let expected = || format!("hook {hook:?} is not a URL such as http://127.0.0.1:9000/stop");
     let url = Url::parse(hook).map_err(|_| expected())?;

@@ -1,27 +1,21 @@
-//! Tells the steps of a drain in the log, each once.
+//! Logs the steps of a drain, each once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
-use store::drain::{Drain, Gateway, Phase, Step, advance};
+use store::drain::{Drain, Phase, Step, advance};
 
 use super::{Evidence, hook::shown};
 
-/// A gateway that is silent for so long is named.
-const SILENT: Duration = Duration::from_secs(10);
-
-/// What was told of one drain.
+/// What was last logged about one drain.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastReported {
     awaited: BTreeSet<String>,
     receipts: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
 
-impl Told {
-    /// Tells what the evidence has brought while receipts are awaited.
+impl LastReported {
+    /// Logs what is new in the evidence while receipts are awaited.
     pub(super) fn progress(&mut self, drain: &Drain, evidence: &Evidence) {
         if drain.phase != Phase::Draining {
             return;
@@ -39,13 +33,13 @@ impl Told {
         if awaited != self.awaited && !awaited.is_empty() {
             tracing::info!(drain = %id, instance = drain.instance, gateways = list(&awaited), "waiting for receipts");
         }
-        self.silence(drain, &awaited, &evidence.gateways);
+        self.silence(drain, &awaited, evidence);
         self.awaited = awaited;
     }
 
-    fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, gateways: &BTreeMap<String, Gateway>) {
-        let silent = |name: &&String| gateways.get(*name).is_some_and(|it| it.silent >= SILENT);
-        let silent: BTreeSet<String> = awaited.iter().filter(silent).cloned().collect();
+    fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence) {
+        let silent = awaited.iter().filter(|name| evidence.silence_of(name).is_some());
+        let silent: BTreeSet<String> = silent.cloned().collect();
         for gateway in silent.difference(&self.silent) {
             let (require_all, lease) = (drain.require_all, drain.lease.to_string());
             tracing::warn!(
@@ -57,7 +51,7 @@ impl Told {
     }
 }
 
-/// Tells that a drain has come to its phase.
+/// Logs that a drain has entered its phase.
 pub(super) fn phase(drain: &Drain) {
     let (id, service, instance) = (&drain.id, &drain.service, &drain.instance);
     match drain.phase {

@@ -1,53 +1,18 @@
-use store::{
-    drain::{
-        Drains, Gateway, Receipt,
-        ending::{Ended, Proof},
-    },
-    engine::CheckStatus,
+use store::drain::{
+    Drains, Gateway, Receipt,
+    ending::{Ended, Proof},
 };
 
 use super::*;
+use crate::api::{HookState, StillRegistered};
 
 pub(super) fn endpoint(node: &str, id: &str) -> Endpoint {
-    Endpoint {
-        node: node.into(),
-        node_address: "127.0.0.1".into(),
-        external: false,
-        service: "web".into(),
-        id: id.into(),
-        address: "127.0.0.1".into(),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
-    }
+    Endpoint { node: node.into(), ..store::testing::endpoint("web", id) }
 }
 
 pub(super) fn drain(phase: Phase, hook: Option<&str>) -> Drain {
-    Drain {
-        v: Drain::VERSION,
-        id: DrainId("d1".into()),
-        service: "web".into(),
-        instance: "web-1".into(),
-        endpoint: endpoint("n1", "web-1"),
-        by: "ops".into(),
-        hook: hook.map(str::to_owned),
-        require_all: false,
-        lease: Span(LEASE),
-        created: Moment(0),
-        phase,
-        since: Moment(0),
-        unproven: [].into(),
-        trouble: None,
-        linger: None,
-        done: None,
-        ended: None,
-        note: None,
-    }
+    let hook = hook.map(str::to_owned);
+    Drain { hook, ..store::testing::drain("d1", endpoint("n1", "web-1"), phase) }
 }
 
 pub(super) fn seen_by(gateway: &str) -> Ended {

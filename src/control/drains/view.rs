@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use store::{
     drain::{
         Drain, Phase, Receipt, Step, advance,
@@ -11,94 +10,14 @@ use store::{
     model::{Moment, Span},
 };
 
-use super::{Evidence, hook::shown};
+use super::{
+    Evidence,
+    hook::{address, shown},
+};
+use crate::api::{DrainView, HookState};
 
-/// A gateway that was silent for as long, three of its heartbeats, is not merely slow.
-const SILENT: Duration = Duration::from_secs(6);
 /// A living gateway that owes its receipt for longer is named as what a drain waits for.
 const SLOW: Duration = Duration::from_secs(15);
-
-/// A drain with what is known about its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DrainView {
-    /// The record.
-    #[serde(flatten, with = "crate::moments")]
-    pub drain: Drain,
-    /// Where the instance serves, or served: `address:port`.
-    pub address: String,
-    /// The proofs so far.
-    #[serde(with = "crate::moments")]
-    pub receipts: Vec<Receipt>,
-    /// Gateways it waits for, by name.
-    pub awaited: BTreeSet<String>,
-    /// What became of the hook.
-    pub hook_state: HookState,
-    /// Which gateways saw the instance end after the hook was called.
-    #[serde(default, with = "crate::moments")]
-    pub endings: Vec<Ended>,
-    /// The gateways that go on refusing the instance although the drain is done: they have not seen it end.
-    #[serde(default)]
-    pub refused_by: BTreeSet<String>,
-    /// The drain is done, and the registry has the instance.
-    #[serde(default)]
-    pub still_registered: bool,
-    /// Why it does not move, in a sentence; absent while it does, and when it is over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stuck: Option<String>,
-}
-
-/// An instance that was drained, is registered (again or still) and is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StillRegistered {
-    /// The service in the registry.
-    pub service: String,
-    /// The instance's id there.
-    pub instance: String,
-    /// Its node there.
-    pub node: String,
-    /// Where it serves: `address:port`.
-    pub address: String,
-    /// The gateways that refuse it.
-    pub refused_by: BTreeSet<String>,
-    /// The drain.
-    pub drain: String,
-    /// The command that lets it in.
-    pub let_in: String,
-}
-
-impl StillRegistered {
-    /// What these drains keep out although it is registered.
-    #[must_use]
-    pub fn among(drains: &[DrainView]) -> Vec<Self> {
-        let refused = |it: &&DrainView| it.still_registered && !it.refused_by.is_empty();
-        let of = |it: &DrainView| Self {
-            service: it.drain.service.clone(),
-            instance: it.drain.instance.clone(),
-            node: it.drain.endpoint.node.clone(),
-            address: it.address.clone(),
-            refused_by: it.refused_by.clone(),
-            drain: it.drain.id.to_string(),
-            let_in: format!("waypost drain cancel {}", it.drain.id),
-        };
-        drains.iter().filter(refused).map(of).collect()
-    }
-}
-
-/// What became of a drain's hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HookState {
-    /// The order named none.
-    None,
-    /// Not yet.
-    Waiting,
-    /// It is being called until it answers with 2xx.
-    Calling,
-    /// It answered with 2xx.
-    Called,
-    /// The drain was cancelled before it answered.
-    Cancelled,
-}
 
 impl DrainView {
     pub(super) fn new(drain: &Drain, evidence: &Evidence, registered: bool, now: Moment) -> Self {
@@ -123,7 +42,7 @@ impl DrainView {
             address: address(drain),
             refused_by: refusing(drain, &receipts, &endings, &evidence.gateways, now),
             still_registered: registered && drain.phase == Phase::Done,
-            // What the hook's address may hold as a secret is the orderer's alone.
+            // The hook's URL may hold secrets.
             drain: Drain { hook: drain.hook.as_deref().map(shown), ..drain.clone() },
             receipts,
             awaited,
@@ -147,8 +66,7 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     }
     let age = now.since(drain.created);
     let reason = |name: &String| {
-        let silent = evidence.gateways.get(name).map_or(Duration::ZERO, |it| it.silent);
-        if silent >= SILENT {
+        if let Some(silent) = evidence.silence_of(name) {
             let silent = Span(Duration::from_secs(silent.as_secs()));
             let then = if drain.require_all {
                 "it is waited for without end (require_all)".to_owned()
@@ -166,10 +84,4 @@ fn stuck(drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence, now: Mo
     };
     let reasons: Vec<String> = awaited.iter().filter_map(reason).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
-}
-
-/// Where the instance serves.
-pub(super) fn address(drain: &Drain) -> String {
-    let (address, port) = (&drain.endpoint.address, drain.endpoint.port);
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }

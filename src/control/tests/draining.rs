@@ -11,8 +11,9 @@ use store::{
     model::{Moment, Span},
 };
 
+use crate::api::{DrainOrder, DrainView, HookState, StillRegistered};
 use crate::control::{
-    DrainOrder, DrainView, HookState, Refusal, StillRegistered,
+    Refusal,
     testing::{Platform, Running, World, eventually, logged},
 };
 
@@ -136,7 +137,7 @@ async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
 #[tokio::test]
 async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellation_up() {
     let world = World::start().await;
-    // The kernel accepts for it; nobody ever answers.
+    // The kernel accepts the connection, and no answer ever comes.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hook = format!("http://{}/stop", silent.local_addr().unwrap());
     world.instance("o-1").await;

@@ -79,7 +79,7 @@ fn a_full_disk_costs_lines_and_the_log_says_how_many() {
     let text = place.text();
     let told: Vec<_> = text.lines().collect();
     assert_eq!((told.len(), told[0], told[2]), (3, "tor", "again"), "{text}");
-    assert!(told[1].contains("WARN") && told[1].contains(": 2 lines of the log were dropped"), "{text}");
+    assert!(told[1].contains("WARN") && told[1].contains(": 2 log lines were dropped"), "{text}");
 }
 
 #[test]
@@ -94,18 +94,18 @@ fn a_reader_that_sleeps_is_not_waited_for() {
     assert!(dropped >= more - MAX_LINES - 2, "{dropped}");
     place.change(|it| it.asleep = false);
     written(&lines);
-    assert!(place.text().contains("lines of the log were dropped"), "it is said once there is room");
+    assert!(place.text().contains("log lines were dropped"), "it is said once there is room");
 }
 
 #[test]
 fn long_lines_are_cut_and_octets_are_bounded() {
     let (lines, place) = log();
-    lines.put(&[b'x'; 2 * MAX]);
+    lines.put(&[b'x'; 2 * MAX_LINE]);
     written(&lines);
-    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < MAX + 20);
+    assert!(place.text().ends_with("x (cut off)\n") && place.text().len() < MAX_LINE + 20);
     place.change(|it| it.asleep = true);
-    for _ in 0..=MAX_OCTETS / MAX {
-        lines.put(&[b'x'; 2 * MAX]);
+    for _ in 0..=MAX_OCTETS / MAX_LINE {
+        lines.put(&[b'x'; 2 * MAX_LINE]);
     }
     assert!(lines.0.waiting.load(Ordering::Relaxed) <= MAX_OCTETS);
     assert!(lines.0.metrics.dropped.get() > 0);

@@ -1,7 +1,7 @@
-//! The blast-radius guard: when more of a cluster's targets go down at once than ever should, it is likelier that we are
-//! wrong than that they are dead, so the last good verdicts stay and somebody is told.
+//! The blast-radius guard: when more of a cluster's targets go down at once than configured, a fault of the
+//! observation is likelier than that of the targets, so the last good verdicts are kept and an alarm is raised.
 //!
-//! Pure: verdicts as they would become go in, and come out with what must not happen undone.
+//! Pure: it takes the verdicts as they would become, and returns them without the changes that must not happen.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,7 +14,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A verdict as it would become.
+/// The next verdict, if the guard lets it pass.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) key: TargetKey,
@@ -29,12 +29,12 @@ pub(super) struct Guards {
 }
 
 impl Guards {
-    /// Every cluster that is frozen.
+    /// The clusters that are frozen, and since when.
     pub(super) fn frozen(&self) -> impl Iterator<Item = (&Name, Moment)> {
         self.frozen.iter().map(|(name, since)| (name, *since))
     }
 
-    /// Holds back the turns to Down that are too many for their cluster.
+    /// Holds back the changes to Down of clusters with too many of them.
     pub(super) fn hold(
         &mut self,
         snapshot: &Snapshot,
@@ -47,7 +47,7 @@ impl Guards {
             let of_cluster: HashSet<&TargetKey> =
                 snapshot.targets.values().filter(|it| it.clusters.contains(name)).map(|it| &it.key).collect();
             let since = self.frozen.get(name).copied().unwrap_or(now);
-            let fell = |verdict: &Verdict| is_down_lately(verdict, since, guard.window.0);
+            let fell = |verdict: &Verdict| went_down_recently(verdict, since, guard.window.0);
             let before = of_cluster.iter().filter(|key| verdicts.get(**key).is_some_and(fell)).count();
             let mut falling: Vec<&mut Draft> = drafts
                 .iter_mut()
@@ -55,7 +55,7 @@ impl Guards {
                     of_cluster.contains(&draft.target) && falls(verdicts.get(&draft.key), &draft.after)
                 })
                 .collect();
-            // A region's view of a target is no target of its own.
+            // The verdict of a region about a target does not count as another target.
             let new = falling.iter().filter(|draft| draft.key == draft.target).count();
             if !is_too_many(guard, before + new, of_cluster.len()) {
                 self.frozen.remove(name);
@@ -74,17 +74,17 @@ impl Guards {
 }
 
 fn is_too_many(guard: BlastRadius, down: usize, all: usize) -> bool {
-    // One target is no blast, however few there are.
+    // A single target is never too many, however few there are.
     down > 1 && down * 100 > all * usize::from(guard.percent)
 }
 
-/// It would leave a state that was good.
+/// True if it would change from Up to Down.
 fn falls(before: Option<&Verdict>, after: &Verdict) -> bool {
     after.state == State::Down && before.is_some_and(|before| before.state == State::Up)
 }
 
-/// It went from Up to Down within a window that ends with `until`, or later.
-fn is_down_lately(verdict: &Verdict, until: Moment, window: Duration) -> bool {
+/// True if it changed from Up to Down within a window that ends with `until`, or later.
+fn went_down_recently(verdict: &Verdict, until: Moment, window: Duration) -> bool {
     let was_up = verdict.history.iter().rev().nth(1).is_some_and(|it| it.to == State::Up);
     verdict.state == State::Down && was_up && until.since(verdict.since) < window
 }

@@ -11,7 +11,7 @@ use crate::{
 
 const VANTAGES: u8 = 3;
 
-/// What happens in a world: a heartbeat, a sighting, or time going by.
+/// An event: a heartbeat, an observation, or the passing of time.
 #[derive(Clone, Debug)]
 enum Event {
     Heartbeat(u8, bool),
@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// Shows the engine's content to a reader, the vantages in an order of choice.
+    /// Gives the engine's content to a reader, with the vantages in either order.
     fn show(&self, reader: &mut Beliefs, reverse: bool) {
         reader.heartbeats(self.heartbeats.clone(), self.now);
         let mut shards: Vec<_> = self.observations.iter().collect();
@@ -106,7 +106,7 @@ fn a_heartbeat_seen_once_is_not_fresh() {
 }
 
 #[test]
-fn silence_makes_stale_and_the_verdict_holds() {
+fn silence_makes_stale_and_keeps_the_verdict() {
     let mut world = World::new();
     let mut reader = Beliefs::default();
     for _ in 0..2 {
@@ -125,10 +125,10 @@ fn silence_makes_stale_and_the_verdict_holds() {
     assert_eq!((verdict.state, verdict.held, verdict.tally.stale), (State::Up, true, 3));
 }
 
-/// With a small quorum Up and Down can both have their votes. Who is cut off sees the vantages grow stale one after the
-/// other, and must not believe the last of them.
+/// With a small quorum both Up and Down can have enough votes. A reader that is cut off sees the vantages become
+/// stale one after the other, and must not adopt the vote of the last one.
 #[test]
-fn silence_alone_turns_no_verdict() {
+fn silence_alone_changes_no_verdict() {
     let mut world = World::new();
     let mut small = sources(2, VANTAGES);
     small.checks = vec![check(Quorum::Any)];
@@ -171,10 +171,11 @@ proptest! {
         }
     }
 
-    /// A reader that restarts adopts the published verdicts. It cannot know at once who is fresh, so it holds
-    /// them until every living vantage has sent one more heartbeat; from then on it agrees with one that ran on.
+    /// A reader that restarts takes the published verdicts. It cannot know at once which vantages are fresh, so it
+    /// keeps them until every running vantage has sent one more heartbeat; from then on it agrees with a reader that
+    /// kept running.
     #[test]
-    fn a_restarted_reader_agrees_with_one_that_ran_on(before in events(), after in events()) {
+    fn a_restarted_reader_agrees_with_one_that_kept_running(before in events(), after in events()) {
         let mut world = World::new();
         let mut old = Beliefs::default();
         for event in &before {
@@ -203,7 +204,7 @@ proptest! {
     }
 }
 
-/// A reader of a cluster of ten sites with a guard, whose one vantage sees them as told.
+/// A reader of a cluster of ten sites with a guard, and one vantage with given observations.
 struct Guarded {
     snapshot: Snapshot,
     reader: Beliefs,
@@ -223,7 +224,7 @@ impl Guarded {
         guarded
     }
 
-    /// At a second, the first so many sites are down.
+    /// At this second the first `down` sites are down.
     fn sees(&mut self, second: u64, down: usize) {
         let now = Moment(1_000_000 + second * 1_000);
         self.heartbeat += 1;
@@ -248,12 +249,12 @@ impl Guarded {
 
     fn frozen(&self) -> (usize, bool) {
         let held = self.reader.verdicts().values().filter(|it| it.frozen).count();
-        (held, self.reader.picture().frozen.contains_key(&name("main")))
+        (held, self.reader.health_view().frozen.contains_key(&name("main")))
     }
 }
 
 #[test]
-fn a_blast_freezes_what_is_good_until_it_is_over() {
+fn too_many_failures_freeze_the_good_verdicts_until_they_are_over() {
     let mut all = Guarded::new();
     all.sees(1, 10);
     assert_eq!((all.down(), all.frozen()), (0, (10, true)), "everything at once is our own mistake");

@@ -1,8 +1,8 @@
-//! Whether the vantages that are heard are enough for verdicts to change: if not, a reader's view is stale.
+//! Whether enough vantages are heard for verdicts to change. If not, the reader's view is stale.
 //!
-//! A stale view changes no answer. It means that a site may die, or come back, and this reader would not notice: the
-//! verdicts it has stay as they are. It is decided here, beside the votes and by the same clock, so that `status`,
-//! metrics, logs and `/readyz?strict` say the same.
+//! A stale view changes no answer. It means that this reader would not notice when a site fails or recovers, because
+//! its verdicts stay as they are. It is decided in one place and by the same clock as the votes, so that `status`,
+//! metrics, logs and `/readyz?strict` agree.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// The most vantages a reason names.
+/// The maximum number of vantages that a reason names.
 const NAMED: usize = 8;
 
-/// Whether a reader's verdicts follow what the vantages see.
+/// Whether a reader's verdicts follow the observations of the vantages.
 ///
-/// Stale: for at least one target, fewer vantages are heard than its check's quorum asks for. A vantage is heard while
-/// its heartbeat number moves (within [`FRESH_FOR`]) and it does not doubt itself. Without any target, or without any
-/// configured vantage, a view is never stale.
+/// Stale: for at least one target, fewer vantages are heard than its check's quorum needs. A vantage is heard while
+/// its heartbeat number changes (within [`FRESH_FOR`]) and it does not withhold its votes. Without any target, or
+/// without any configured vantage, a view is never stale.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// Too few vantages are heard.
@@ -34,7 +34,7 @@ pub struct View {
     pub reason: Option<String>,
 }
 
-/// How the vantages stand at a moment.
+/// Which vantages are heard at a moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) heard: usize,
@@ -67,15 +67,15 @@ impl Heard {
     }
 }
 
-/// Watches for staleness.
+/// Decides over time whether the view is stale.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     view: View,
     /// When enough vantages were last heard, or waiting for them began.
     enough: Option<Moment>,
-    /// They were heard under the present configuration; until then a vantage has [`FRESH_FOR`] to show itself.
+    /// Enough were heard under the present configuration. Until then a vantage has [`FRESH_FOR`] to be heard.
     proven: bool,
-    /// How many targets ask for how many votes, under the present configuration.
+    /// The number of targets by the number of votes that they need, under the present configuration.
     wanted: Option<BTreeMap<usize, usize>>,
 }
 
@@ -84,7 +84,7 @@ impl Watch {
         &self.view
     }
 
-    /// Other targets and vantages may be asked for now.
+    /// The configuration changed: other targets and vantages may be needed now.
     pub(super) fn reconfigured(&mut self) {
         self.wanted = None;
         self.proven = self.view.stale;
@@ -103,7 +103,7 @@ impl Watch {
             (self.view, self.enough, self.proven) = (View::default(), None, false);
             return;
         }
-        // Never more than there are, so that a wrong quorum is not taken for silence.
+        // Never more than there are vantages, so that a wrong quorum is not taken for silence.
         let concerned = |(needed, targets): (&usize, &usize)| {
             if (*needed).min(votes) > heard.heard { *targets } else { 0 }
         };

@@ -19,16 +19,16 @@ const MAX: usize = 2_000;
 pub struct AuditEntry {
     /// When.
     pub at: Moment,
-    /// Who: the name of the token, or `local`.
+    /// By whom: the name of the token, or `local`.
     pub who: String,
-    /// What, for people: `apply: Domain gw.example.com changed (ttl)`.
+    /// What, as text: `apply: Domain gw.example.com changed (ttl)`.
     pub what: String,
-    /// The generation it made; absent for what is no configuration, as a drain.
+    /// The generation that it made; absent for writes that are no configuration, such as a drain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
 }
 
-/// The write of an entry, to stand in the transaction of what it records.
+/// The write of an entry, to be part of the transaction that it records.
 #[must_use]
 pub fn write(entry: &AuditEntry) -> KvOp {
     let mut entry = entry.clone();
@@ -61,7 +61,7 @@ pub async fn record(engine: &dyn Engine, entry: AuditEntry) -> Result<(), Engine
     Ok(())
 }
 
-/// The record of writes, newest first; at most [`MAX_AUDITED`] entries. What cannot be read is left out.
+/// The record of writes, newest first; at most [`MAX_AUDITED`] entries. Entries that cannot be read are left out.
 ///
 /// # Errors
 /// When the engine fails.
@@ -78,7 +78,7 @@ pub(super) async fn trim(engine: &dyn Engine) {
     for batch in keys.get(..excess).unwrap_or_default().chunks(MAX_TXN_OPS) {
         let ops = batch.iter().map(|key| KvOp::Delete { key: key.clone() }).collect();
         if let Err(error) = engine.txn(ops).await {
-            tracing::warn!(%error, "old entries of the record of writes stay for now");
+            tracing::warn!(%error, "old entries of the record of writes could not be removed");
             return;
         }
     }

@@ -1,11 +1,11 @@
-//! What the configuration was before each commit, so that a past moment can be explained with the documents of then.
+//! The configuration before each commit, so that a past moment can be explained with the documents of that time.
 //!
-//! Every commit writes, beside its shards, what each document that it changes was before: enough to undo it. The head
-//! names the record of the last commit, and each record names the one before, so that a commit that lost the race for
-//! the head leaves a record that is never followed. [`as_of`] starts from the present documents and undoes commits until it
-//! reaches the moment. Records are bounded in number and in bytes ([`excess`]); what is older can not be asked.
+//! Every commit writes, together with its shards, the former content of each document that it changes, which is
+//! enough to undo it. The head names the record of the last commit, and each record names the one before, so a commit
+//! that lost the race for the head leaves a record that is never read. [`as_of`] starts from the present documents
+//! and undoes commits until it reaches the moment. Records are bounded in number and in bytes ([`excess`]).
 //!
-//! Tokens are left out: no answer depends on them, and the digest of a deleted secret should not outlive it.
+//! Tokens are left out: no answer depends on them, and the digest of a secret should not outlive its deletion.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,10 +22,10 @@ use crate::{
     model::{Document, DocumentId, Generation, Kind, Moment},
 };
 
-/// The largest record. A commit that replaces more than this is not recorded, and nothing before it can be asked.
+/// The largest record. A commit that replaces more than this is not recorded, and earlier moments are no longer known.
 const MAX: usize = 16 * 1024 * 1024;
 
-/// How much of the past is kept. When either is exceeded the oldest records go first.
+/// How much history is kept. When either limit is exceeded, the oldest records are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Commits.
@@ -40,7 +40,7 @@ impl Default for Limits {
     }
 }
 
-/// Where a record is.
+/// A reference to a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct UndoRef {
     generation: Generation,
@@ -59,11 +59,11 @@ impl UndoRef {
     }
 }
 
-/// What one commit changed from.
+/// What one commit changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Undo {
     v: u32,
-    /// The generation that was in force before.
+    /// The generation in force before.
     replaced: Generation,
     /// Since when; absent if an older program made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,7 +74,7 @@ struct Undo {
     before: Vec<Before>,
 }
 
-/// One document as it was.
+/// One document before the commit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Before {
     #[serde(flatten)]
@@ -84,7 +84,7 @@ struct Before {
     document: Option<Arc<Document>>,
 }
 
-/// The record of a commit and the keys to write it to. None where the present state is not known (a damaged
+/// The record of a commit and the keys to write it to. `None` where the present state is not known (a damaged
 /// configuration that is being restored) or the record would be too large.
 pub(super) fn record(
     current: &Stored,
@@ -135,9 +135,9 @@ pub enum NotKept {
         /// The moment of the first commit.
         first: Moment,
     },
-    /// It was forgotten, or made by a program that kept nothing.
+    /// Its record was removed, or it was made by a program without records.
     Forgotten {
-        /// The earliest moment that can be asked; absent: not even that is known, and only commits from now on will be.
+        /// The earliest known moment; absent if only commits from now on will be recorded.
         earliest: Option<Moment>,
     },
 }
@@ -149,7 +149,7 @@ pub enum NotKept {
 pub async fn as_of(engine: &dyn Engine, moment: Moment) -> Result<Result<AsOf, NotKept>, ReadError> {
     let stored = read(engine, None).await?;
     let mut past = Rewound::start(&stored);
-    // Generations of an older program do not say when they were made; the record of writes does.
+    // The generations of an older program have no time. The record of writes has it.
     let mut made: Option<HashMap<Generation, Moment>> = None;
     loop {
         if past.began.is_none() && past.generation > Generation::default() {
@@ -178,13 +178,13 @@ pub async fn as_of(engine: &dyn Engine, moment: Moment) -> Result<Result<AsOf, N
     }
 }
 
-/// A configuration on its way back in time. Pure.
+/// A configuration while commits are undone. Pure.
 struct Rewound {
     documents: HashMap<DocumentId, Arc<Document>>,
     generation: Generation,
     /// When this generation came into force, as far as that is known.
     began: Option<Moment>,
-    /// When the one after it did.
+    /// When the one after it came into force.
     later: Option<Moment>,
     undo: Option<UndoRef>,
 }
@@ -235,7 +235,7 @@ async fn read_undo(engine: &dyn Engine, reference: &UndoRef) -> Result<Option<Un
     parse(&prefix, &whole).map(Some)
 }
 
-/// The prefixes of the records that are too many or too large together, of the keys below [`keys::HISTORY`].
+/// The prefixes of the records that exceed the limits, from the keys below [`keys::HISTORY`].
 #[must_use]
 pub fn excess(found: &[String], limits: Limits) -> Vec<&str> {
     let records: BTreeMap<(Generation, &str), u64> = found
@@ -275,10 +275,6 @@ mod tests {
         let plenty = Limits { commits: 100, bytes: 100_000 };
         assert!(excess(&found, plenty).is_empty());
         assert_eq!(numbers(Limits { commits: 10, ..plenty }), [2, 1]);
-        assert_eq!(
-            numbers(Limits { bytes: 950, ..plenty }),
-            [3, 2, 1],
-            "by number, not by the letters of it"
-        );
+        assert_eq!(numbers(Limits { bytes: 950, ..plenty }), [3, 2, 1], "by number, not by text");
     }
 }

@@ -1,4 +1,4 @@
-//! What a commit will write, decided without the engine.
+//! What a commit will write, decided without the engine. Documents are checked here.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,30 +18,29 @@ use crate::{
     },
 };
 
-/// One wish.
+/// One requested change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// The document is to be as written. A service without a UUID keeps the one it has, or is given the one that follows
-    /// from its name and its cluster's zone ([`Service::uuid_in`]); an override
-    /// without `since` keeps its own, or begins now.
+    /// Writes the document. A service without a UUID keeps the one it has, or gets the one that follows from its name
+    /// and its cluster's zone ([`Service::uuid_in`]); an override without `since` keeps its own, or begins now.
     Put(Placed<Document>),
     /// The document is to be gone; wishing away what is not there is a mistake.
     Delete(DocumentId),
 }
 
-/// Who commits.
+/// The author of a commit.
 #[derive(Clone, Copy, Debug)]
 pub struct Author {
-    /// What overrides are worth that it orders.
+    /// The authority of the overrides that it orders.
     pub authority: Authority,
 }
 
-/// What came of planning.
+/// The result of planning.
 #[derive(Clone, Debug)]
 pub enum Planned {
-    /// Everything is as wished already.
+    /// Nothing has to be changed.
     Unchanged(Generation),
-    /// This is to be committed.
+    /// This has to be committed.
     Changed(Box<Plan>),
 }
 
@@ -49,7 +48,7 @@ pub enum Planned {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(super) head: Head,
-    /// What the head key must still be.
+    /// The head key's index that the commit expects.
     pub(super) expected: Index,
     /// The parts of the new shards.
     pub(super) parts: Vec<(String, Bytes)>,
@@ -58,19 +57,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The generation it will make.
+    /// The generation that it will make.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.head.generation
     }
 
-    /// What it changes.
+    /// The differences that it makes.
     #[must_use]
     pub fn differences(&self) -> &[Difference] {
         &self.differences
     }
 
-    /// The world after it.
+    /// The documents after it.
     #[must_use]
     pub const fn world(&self) -> &World {
         &self.world
@@ -92,14 +91,14 @@ pub struct Difference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "difference", rename_all = "lowercase")]
 pub enum DifferenceKind {
-    /// It is new.
+    /// The document is new.
     Added,
-    /// These of its fields are different.
+    /// These fields differ.
     Changed {
         /// The fields, by name.
         fields: Vec<String>,
     },
-    /// It is gone.
+    /// The document is removed.
     Removed,
 }
 
@@ -157,9 +156,9 @@ pub fn plan(
     }
 }
 
-/// Plans to put exactly these documents in the place of everything, as a generation above both the engine's and the
-/// backup's, under a higher epoch: every node takes them although they are older, also when the engine is a new one
-/// that knows nothing. Always changes, even if nothing differs.
+/// Plans to replace everything with exactly these documents, as a generation above both the engine's and the
+/// backup's, under a higher epoch, so that every node takes them although they are older, also from a new and empty
+/// engine. There is always something to commit, even if no document differs.
 ///
 /// # Errors
 /// Every mistake that the documents make together.
@@ -195,8 +194,8 @@ fn not_there(id: &DocumentId) -> InputError {
     }
 }
 
-/// Fills in what documents leave open: a service always has a UUID once stored, an override a beginning and a rank. One
-/// that was written without keeps what it had.
+/// Fills in what documents leave open: a stored service always has a UUID, an override a beginning and an authority. A
+/// document written without one keeps its own.
 struct Completion<'c> {
     current: &'c Stored,
     /// The zones of the clusters that are written at the same time.
@@ -266,13 +265,13 @@ impl<'c> Completion<'c> {
     }
 }
 
-/// Whether two overrides order the same, whenever and by whom.
+/// Whether two overrides are equal but for their beginning and author.
 fn is_the_same(order: &Override, had: &Override) -> bool {
     let same_begin = order.since.is_none() || order.since == had.since;
     same_begin && Override { since: had.since, authority: had.authority, ..order.clone() } == *had
 }
 
-/// A tool neither changes nor ends what a person ordered.
+/// Automation neither changes nor ends an override that a person ordered.
 fn outranked(
     id: &DocumentId,
     wanted: Option<&Document>,
@@ -344,14 +343,14 @@ fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
 }
 
 /// How documents differ from what is stored. With `prune`, stored documents that are not wanted count as removed,
-/// but for kinds that no wanted document has: a file that describes sites says nothing of tokens and overrides.
+/// except for kinds of which no document is wanted: a file with sites does not remove tokens and overrides.
 #[must_use]
 pub fn diff<'d>(
     current: &Stored,
     wanted: impl IntoIterator<Item = &'d Document>,
     prune: bool,
 ) -> Vec<Difference> {
-    // A service without a UUID keeps its own, and that is no difference.
+    // A service without a UUID keeps its own, which is no difference.
     let author = Author { authority: Authority::Human };
     let wanted: Vec<&Document> = wanted.into_iter().collect();
     let completion = Completion::of(current, wanted.iter().copied(), Moment(0), author);
@@ -362,7 +361,8 @@ pub fn diff<'d>(
     compare(current, &wanted, |kind| prune && kinds.contains(&kind))
 }
 
-/// The differences from stored to wanted, by kind and name; what is not wanted counts where `removable` says so.
+/// The differences from stored to wanted, by kind and name. Documents that are not wanted count if their kind is
+/// `removable`.
 fn compare(current: &Stored, wanted: &World, removable: impl Fn(Kind) -> bool) -> Vec<Difference> {
     let stored = by_id(current);
     let mut differences = Vec::new();

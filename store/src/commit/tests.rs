@@ -43,7 +43,7 @@ reason: switch
 ";
 const LATER: Moment = Moment(1_795_000_000_000);
 
-/// An engine that takes commits of people and tools.
+/// An engine with commits of operators and automation.
 struct Engine(Arc<Embedded>);
 
 impl Engine {
@@ -91,7 +91,7 @@ impl Engine {
 }
 
 #[tokio::test]
-async fn what_a_document_leaves_open_is_given_once_and_kept() {
+async fn what_a_document_leaves_open_is_completed_once_and_kept() {
     let engine = Engine::with(WORLD).await;
     let uuid = engine.stored().await.world().service("web").unwrap().uuid;
     assert!(uuid.is_some());
@@ -119,10 +119,11 @@ impl Engine {
 }
 
 #[tokio::test]
-async fn engines_that_do_not_know_one_another_give_a_service_the_same_uuid() {
+async fn independent_engines_give_a_service_the_same_uuid() {
     let (one, other) = (Engine::with(WORLD).await, Engine::with(WORLD).await);
     assert_eq!(one.uuid().await, other.uuid().await);
-    // As every other program computes it: python3 -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS, "web.example.com"))'
+    // As every other program computes it: python3 -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS,
+    // "web.example.com"))'
     assert_eq!(one.uuid().await.to_string(), UUID_OF_WEB);
     // A service that comes after its cluster, and a zone that was written otherwise.
     let (cluster, service) = WORLD.split_once("---\nkind: Service").unwrap();
@@ -167,7 +168,7 @@ async fn what_a_diff_compares_is_what_a_commit_would_write() {
 }
 
 #[tokio::test]
-async fn a_service_of_no_cluster_is_a_mistake_and_gets_no_uuid() {
+async fn a_service_of_no_cluster_is_an_error_and_gets_no_uuid() {
     let engine = Engine::with(WORLD).await;
     let service = "kind: Service\nname: lost\ncluster: nowhere\nhosts: [lost.example.com]\n";
     let refused = engine.apply(service, Authority::Human, LATER).await.unwrap_err();
@@ -175,7 +176,7 @@ async fn a_service_of_no_cluster_is_a_mistake_and_gets_no_uuid() {
 }
 
 #[tokio::test]
-async fn a_tool_does_not_touch_what_a_person_ordered() {
+async fn automation_does_not_change_the_override_of_an_operator() {
     let engine = Engine::with(&format!("{WORLD}---\n{ORDER}")).await;
     let changed = ORDER.replace("drain\nover: 10m", "up");
     let refused = engine.apply(&changed, Authority::Tool, LATER).await.unwrap_err();
@@ -285,7 +286,7 @@ async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() 
 }
 
 #[tokio::test]
-async fn a_restore_can_be_looked_behind() {
+async fn the_past_before_a_restore_is_known() {
     let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
     let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
     let author = Author { authority: Authority::Human };
@@ -305,7 +306,7 @@ mod rewinding {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Whatever sites come, change and go: each generation reads back as it was.
+        /// After any additions, changes and removals each generation reads back as it was.
         #[test]
         fn every_generation_reads_back_as_it_was(
             rounds in prop::collection::vec(prop::collection::vec((0_u8..6, 0_u8..4), 1..5), 1..8)

@@ -1,4 +1,4 @@
-//! How two documents differ, field by field with both values: what `diff` shows.
+//! The differences between two documents, field by field with both values, for `diff`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use model::{Document, encode};
 
-/// Changes of one document that are listed; the rest is counted.
+/// Changes of one document that are listed; further ones are counted.
 pub const MAX_CHANGES: usize = 100;
 /// What is shown instead of a secret's digest.
 const HIDDEN: &str = "(hidden)";
@@ -19,10 +19,10 @@ const SECRET: &[&str] = &["secret_sha256"];
 pub struct FieldChange {
     /// The field, as `policy.type` or `gateways.bj.a[1]`.
     pub field: String,
-    /// Its value as stored; absent: it has none.
+    /// Its stored value; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
-    /// Its value as wanted; absent: it would have none.
+    /// Its wanted value; absent if it would have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
@@ -67,13 +67,13 @@ fn compare(path: String, before: Option<&Value>, after: Option<&Value>, all: &mu
     }
 }
 
-/// True for what is listed field by field. Nothing at all may be that as well as any other value.
+/// True for values that are listed field by field. An absent value may be.
 fn is_branch(value: Option<&Value>) -> bool {
     value.is_none_or(|it| it.as_object().is_some_and(|map| !map.is_empty()))
 }
 
-/// Elements in their places where as many stay; else what left and what came, since one that is put in front would
-/// make every other one differ.
+/// Compares elements by position in lists of equal length. Otherwise lists removed and added ones, since a new first
+/// element would make all others differ.
 fn lists(path: &str, before: &[Value], after: &[Value], all: &mut Vec<FieldChange>) {
     if before.len() == after.len() {
         for (n, (before, after)) in before.iter().zip(after).enumerate() {
@@ -111,7 +111,7 @@ mod tests {
         parse("t.yaml", text).unwrap().remove(0).value
     }
 
-    fn told(before: Option<&str>, after: Option<&str>) -> Vec<String> {
+    fn listed(before: Option<&str>, after: Option<&str>) -> Vec<String> {
         let (before, after) = (before.map(document), after.map(document));
         let (changes, more) = changes_of(before.as_ref(), after.as_ref());
         assert_eq!(more, 0);
@@ -122,22 +122,22 @@ mod tests {
     const DOMAIN: &str = "kind: Domain\nname: gw.example.com\ncluster: main\npolicy: { type: failover, order: [bj, sh] }\nttl: 20s\n";
 
     #[test]
-    fn each_field_is_told_with_both_values() {
+    fn each_field_is_listed_with_both_values() {
         let other = DOMAIN.replace("20s", "1m").replace("[bj, sh]", "[sh, bj]");
         assert_eq!(
-            told(Some(DOMAIN), Some(&other)),
+            listed(Some(DOMAIN), Some(&other)),
             [r#"policy.order[0] "bj" "sh""#, r#"policy.order[1] "sh" "bj""#, r#"ttl "20s" "1m""#]
         );
         let longer = DOMAIN.replace("[bj, sh]", "[gz, bj, sh]");
-        assert_eq!(told(Some(DOMAIN), Some(&longer)), [r#"policy.order[0] - "gz""#]);
-        assert_eq!(told(Some(DOMAIN), Some(DOMAIN)), [""; 0]);
+        assert_eq!(listed(Some(DOMAIN), Some(&longer)), [r#"policy.order[0] - "gz""#]);
+        assert_eq!(listed(Some(DOMAIN), Some(DOMAIN)), [""; 0]);
     }
 
     #[test]
-    fn what_is_new_or_gone_is_told_whole() {
+    fn new_and_removed_documents_are_listed_completely() {
         let site = "kind: Site\nname: gz\nlocation: { lat: 23.13, lon: 113.26 }\n";
-        assert_eq!(told(None, Some(site)), ["location.lat - 23.13", "location.lon - 113.26"]);
-        assert_eq!(told(Some(site), None), ["location.lat 23.13 -", "location.lon 113.26 -"]);
+        assert_eq!(listed(None, Some(site)), ["location.lat - 23.13", "location.lon - 113.26"]);
+        assert_eq!(listed(Some(site), None), ["location.lat 23.13 -", "location.lon 113.26 -"]);
     }
 
     #[test]
@@ -146,8 +146,8 @@ mod tests {
             let digest = digit.repeat(64);
             format!("kind: Token\nname: ops\nrole: operator\nsecret_sha256: \"{digest}\"\n")
         };
-        let told = told(Some(&token("1")), Some(&token("2")));
-        assert_eq!(told, [r#"secret_sha256 "(hidden)" "(hidden)""#]);
+        let listed = listed(Some(&token("1")), Some(&token("2")));
+        assert_eq!(listed, [r#"secret_sha256 "(hidden)" "(hidden)""#]);
     }
 
     #[test]

@@ -17,23 +17,23 @@ use crate::{
 /// Shard versions that readers of the last few generations may still be reading.
 const GENERATIONS_KEPT: u64 = 4;
 
-/// Why nothing was committed, or why nobody knows.
+/// Why nothing was committed, or why that is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Somebody else committed in between: read again, plan again.
+    /// Another commit came in between: read and plan again.
     #[error("the configuration changed in the meantime; nothing was written")]
     Conflict,
     /// The engine failed before the commit; nothing took effect.
     #[error("nothing was changed: {0}")]
     Engine(#[from] EngineError),
-    /// The engine failed at the very flip and could not be asked since. Planning the same changes again settles
-    /// it: they are either there already or not.
+    /// The engine failed while the head was replaced and could not be read since. Planning the same changes again shows
+    /// whether they took effect.
     #[error("it is not known whether the change took effect; do it again, which is safe: {0}")]
     Unknown(EngineError),
 }
 
 /// Writes a plan: its shards first, then head and audit entry in one transaction. Durable when it returns the new
-/// generation; afterwards versions nobody reads any more are removed, as far as the engine lets us.
+/// generation. Afterwards versions that are no longer read are removed, as far as the engine permits.
 ///
 /// # Errors
 /// See [`CommitError`].
@@ -64,13 +64,13 @@ pub async fn commit(
     Ok(generation)
 }
 
-/// The flip was sent and no answer came: the head itself knows.
+/// The head was sent and no answer came: the head itself shows whether the commit took effect.
 async fn settle(engine: &dyn Engine, wanted: &Bytes, error: EngineError) -> Result<(), CommitError> {
     let head = engine.kv_get(keys::CONFIG_HEAD, None).await.map_or(None, |head| head.value);
     if head.is_some_and(|entry| entry.value == *wanted) {
         return Ok(());
     }
-    // It may still be on its way, even if the head shows nothing of it yet.
+    // The write may still arrive, even if the head does not show it yet.
     Err(CommitError::Unknown(error))
 }
 
@@ -95,8 +95,8 @@ fn batches(parts: Vec<(String, Bytes)>) -> Vec<Vec<KvOp>> {
     batches
 }
 
-/// Removes shard versions that no reader of the last few generations needs. Best effort: what stays is removed by a
-/// later commit, and who reads slower than that reads again.
+/// Removes shard versions that no reader of the last few generations needs. Best effort: a later commit removes the
+/// rest, and a reader that is too slow reads again.
 async fn collect(
     engine: &dyn Engine,
     generation: Generation,
@@ -111,14 +111,14 @@ async fn collect(
     for batch in dead.chunks(MAX_TXN_OPS) {
         let ops = batch.iter().map(|prefix| KvOp::DeleteTree { prefix: (*prefix).to_owned() }).collect();
         if let Err(error) = engine.txn(ops).await {
-            tracing::warn!(%error, "old versions of the configuration stay for now");
+            tracing::warn!(%error, "old versions of the configuration could not be removed");
             return;
         }
     }
 }
 
 /// Prefixes of versions that are not live and were followed by another one long enough ago. Generations above the
-/// head's are left alone: somebody may be writing them.
+/// head's are left alone, because they may be being written.
 fn dead_versions<'k>(found: &'k [String], live: &BTreeSet<String>, head: Generation) -> Vec<&'k str> {
     let old = |generation: Generation| generation.number + GENERATIONS_KEPT <= head.number + 1;
     let mut shards: BTreeMap<&str, BTreeSet<(Generation, &str)>> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn dead_versions<'k>(found: &'k [String], live: &BTreeSet<String>, head: Generat
     }
     let mut dead = Vec::new();
     for (shard, versions) in shards {
-        // A shard without documents has no version in the head, and needs none.
+        // A shard without documents has no version in the head and needs none.
         let emptied =
             !live.iter().any(|prefix| prefix.starts_with(&format!("{}{shard}/", keys::CONFIG_SHARDS)));
         let floor =
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_die_once_nobody_reads_them() {
+    fn versions_that_are_no_longer_read_are_removed() {
         let key = |shard: &str, number: u64| keys::config_shard(shard, generation(number), "d", 0);
         let prefix = |shard: &str, number: u64| keys::config_shard_version(shard, generation(number), "d");
         // Shard 01 changed long ago, 02 in every generation, 03 just now, 04 lost its last document long ago.

@@ -1,7 +1,7 @@
-//! What is known of one instance whose removal is not proved.
+//! One instance whose removal is not proven.
 //!
 //! A doubt belongs to one instance, never to a service: three instances that vanish together are three doubts, and each
-//! ends for itself.
+//! ends separately.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::{
     model::Moment,
 };
 
-/// What makes a registration the same: who it is, and where.
+/// What identifies a registration: node, id, address and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceKey {
     /// Its node.
@@ -37,9 +37,9 @@ impl InstanceKey {
         }
     }
 
-    /// True if both are reached at the same place.
+    /// True if both have the same address and port.
     #[must_use]
-    pub fn same_place(&self, other: &Self) -> bool {
+    pub fn same_address(&self, other: &Self) -> bool {
         self.port == other.port && self.address == other.address
     }
 }
@@ -54,7 +54,7 @@ impl fmt::Display for InstanceKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Missing together with all or most others, at an index that grew. The only doubt that time ends.
+    /// Missing together with all or most others, at an index that grew. The only doubt with a time limit.
     Missing,
     /// Missing after the index went back.
     StepBack {
@@ -65,11 +65,11 @@ pub enum Cause {
     },
     /// Missing although the index did not grow: the answer was filtered.
     NotGrown,
-    /// Missing, and this node's token reads nothing else in the registry either.
+    /// Missing, and this node's token cannot read anything else in the registry either.
     Blind,
     /// Critical together with all others.
     Critical,
-    /// Not known before, in an answer whose index went back: an old registration, perhaps of something long dead.
+    /// New, in an answer whose index went back: an old registration, whose process may have ended long ago.
     Newcomer,
 }
 
@@ -80,7 +80,7 @@ impl Cause {
         matches!(self, Self::Critical | Self::Newcomer)
     }
 
-    /// True if the registry cannot be believed about the instance at all, so that no time ends the doubt.
+    /// True if the registry's answer is invalid for the instance, so that the doubt has no time limit.
     #[must_use]
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::StepBack { .. } | Self::NotGrown | Self::Blind)
@@ -115,46 +115,46 @@ impl fmt::Display for Cause {
 /// One instance in doubt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
-    /// The instance as it was when it was last trusted, with what the registry has said of it since.
+    /// The instance as it was before the doubt, with the newer data of its registration.
     pub endpoint: Endpoint,
     /// Why it is in doubt.
     pub cause: Cause,
-    /// Since when, for this cause.
+    /// Since when it has been in doubt for this cause.
     pub since: Moment,
-    /// The index of the answer that brought the doubt.
+    /// The index of the answer that caused the doubt.
     pub index: Index,
-    /// True while it is used as if nothing had happened; false once dials failed, or until a first one answers.
+    /// True while it is used as before; false after failed dials, or until the first successful one.
     pub held: bool,
     /// Failed dials in a row.
     #[serde(default)]
     pub failures: u32,
-    /// What the last dial said; empty before the first.
+    /// The result of the last dial; empty before the first.
     #[serde(default)]
     pub dialled: String,
 }
 
 impl Doubt {
-    /// Its instance.
+    /// The key of its instance.
     #[must_use]
     pub fn key(&self) -> InstanceKey {
         InstanceKey::of(&self.endpoint)
     }
 
-    /// True if it is about this instance.
+    /// True if the doubt is about this instance.
     #[must_use]
     pub fn is_of(&self, key: &InstanceKey) -> bool {
         let it = &self.endpoint;
         it.port == key.port && it.id == key.id && it.address == key.address && it.node == key.node
     }
 
-    /// True if the registry has to be asked again and again: no long poll shows that a right is back, nor that the place
-    /// of a missing instance belongs to another service for good.
+    /// True if the registry has to be read again periodically: no long poll shows that a permission was granted
+    /// again, nor that the address of a missing instance now belongs to another service.
     #[must_use]
     pub const fn needs_reading(&self) -> bool {
         !self.cause.is_listed()
     }
 
-    /// One word for people and metrics: `doubtful`, `unreachable` or `left_out`.
+    /// One word for `status` and metrics: `doubtful`, `unreachable` or `left_out`.
     #[must_use]
     pub const fn state(&self) -> &'static str {
         match (self.held, self.cause.is_unreachable()) {
@@ -165,37 +165,37 @@ impl Doubt {
     }
 }
 
-/// An instance whose removal, or whose turn to critical, was believed a moment ago. When the others follow it within
-/// seconds, it was part of something larger and is reconsidered.
+/// An instance whose removal, or whose change to critical, was accepted recently. When the others follow within
+/// seconds, it was part of a larger event and is reconsidered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recent {
-    /// The instance as it was when it was last trusted.
+    /// The instance as it was before.
     pub endpoint: Endpoint,
-    /// When the registry was believed.
+    /// When the registry's answer was accepted.
     pub at: Moment,
 }
 
-/// What the registry shows beside the service in question.
+/// What the registry shows apart from the service in question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sight {
-    /// It was not looked at.
+    /// It was not read.
     #[default]
     Unknown,
-    /// Others: the token reads.
+    /// Other services, so the token can read.
     Sees,
-    /// Nothing, or the very name that has no instance: a right is missing.
+    /// Nothing, or the name of the service without its instances: a permission is missing.
     Blind,
 }
 
-/// The service that Consul's servers register for themselves: it is there also in a catalog that was emptied.
+/// The service that Consul's servers register themselves; it is there even in an empty catalog.
 const OF_CONSUL: &str = "consul";
 
 impl Sight {
-    /// What the names in the catalog say of the registry's answer that a service has no instance.
+    /// What the names in the catalog show when the registry answers that a service has no instance.
     #[must_use]
     pub fn of(service: &str, names: &[String]) -> Self {
         let others = names.iter().any(|it| it != service && it != OF_CONSUL);
-        // A name without instances is one whose nodes may not be read.
+        // A name without instances means that the nodes may not be read.
         let named = names.iter().any(|it| it == service);
         if named || !others { Self::Blind } else { Self::Sees }
     }
@@ -208,32 +208,32 @@ pub enum Fate {
     Doubted,
     /// In doubt from now on, and not used before a dial has answered.
     Awaited,
-    /// The doubt has another cause than before.
+    /// Still in doubt, for another cause.
     Recast,
-    /// The registry lists it again, or for the first time believably.
+    /// The registry lists it again, or for the first time in a valid answer.
     Cleared,
-    /// Left out while the doubt lasts: its dials failed.
+    /// In doubt and no longer used: its dials failed.
     LeftOut,
-    /// Taken in again while the doubt lasts: it answers.
+    /// In doubt and used again: it answers.
     TakenIn,
-    /// Out: deregistered while most others stay.
+    /// Dropped: deregistered while most others stay.
     Deregistered,
-    /// Out: deregistered long enough ago.
+    /// Dropped: missing for long enough.
     Believed,
-    /// Out: its dials failed.
+    /// Dropped: its dials failed.
     Dead,
-    /// Out: its place belongs to another registration, which is named.
+    /// Dropped: its address belongs to another registration, which is named.
     Reassigned(String),
-    /// Out: a drain record.
+    /// Dropped: a drain record.
     Drained,
-    /// Critical, and believed.
+    /// Critical, in a valid answer.
     Critical,
     /// In maintenance.
     Maintenance,
 }
 
 impl Fate {
-    /// For the metric that counts why instances were dropped; `None` if this drops none.
+    /// The label of the metric that counts dropped instances; `None` if this drops none.
     #[must_use]
     pub const fn proof(&self) -> Option<&'static str> {
         match self {

@@ -1,15 +1,15 @@
-//! What one more answer of the registry, one more dial, or a drain record means for each instance of a service.
+//! What an answer of the registry, a dial, or a drain record means for each instance of a service.
 //!
-//! Everything here is a pure function of what was known, what was learnt, and the time. An instance that was used is
-//! dropped only with one of these proofs:
+//! Pure functions of the previous entry, the new information, and the time. An instance in use is dropped only with
+//! one of these proofs:
 //!
 //! - a drain record, or maintenance of the instance or its node;
-//! - a deregistration, or a turn to critical, at a growing index while others of the service stay in use;
-//! - its address and port registered for another;
+//! - a deregistration, or a change to critical, at a growing index while others of the service stay in use;
+//! - its address and port are registered for another;
 //! - `fall` failed dials in a row while it is in doubt;
 //! - the end of a bounded doubt: missing together with most others, at an index that grew.
 //!
-//! Without a proof it is in doubt ([`Doubt`]), and used as before for as long as it answers.
+//! Without a proof it is in doubt ([`Doubt`]), and used as before while it answers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,25 +27,25 @@ use crate::{
     model::Moment,
 };
 
-/// How long the registry must go on saying that a service is gone before it is believed, unless configured.
+/// How long a service must be missing in the registry before that is accepted, unless configured.
 pub const BELIEVE_AFTER: Duration = Duration::from_secs(60);
 /// Instances deregistered one after the other within this time count as missing together.
 pub const TOGETHER: Duration = Duration::from_secs(5);
-/// Instances that turned critical one after the other within this time count as critical together: Consul finds the
-/// death of many agents one by one.
+/// Instances that became critical one after the other within this time count as critical together: Consul detects the
+/// failure of many agents one by one.
 pub const CRITICAL_TOGETHER: Duration = Duration::from_secs(60);
 
-/// What a judgement needs to know beside the registry's answer.
+/// What a judgement needs in addition to the registry's answer.
 pub struct Context<'a> {
     /// The time.
     pub now: Moment,
     /// How long a bounded doubt lasts.
     pub believe_after: Duration,
-    /// True where doubtful instances are dialled: only then can anything wait for an answer.
+    /// True where doubtful instances are dialled; only then can an instance wait for a successful dial.
     pub dials: bool,
-    /// What the registry shows of other services.
+    /// What the registry shows about other services.
     pub sight: Sight,
-    /// True for an instance that a drain record shuts.
+    /// True for an instance that a drain record excludes.
     pub drained: &'a dyn Fn(&Endpoint) -> bool,
 }
 
@@ -55,16 +55,16 @@ impl fmt::Debug for Context<'_> {
     }
 }
 
-/// What was decided.
+/// The result of a judgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// The entry from now on.
+    /// The new entry.
     pub entry: Entry,
-    /// What changed for which instances.
+    /// What changed, by instance.
     pub fates: Vec<(InstanceKey, Fate)>,
 }
 
-/// Judges a reading of a service against what is known of it.
+/// Judges a reading of a service against the previous entry.
 #[must_use]
 pub fn judge(previous: &Entry, reading: Reading, context: &Context<'_>) -> Judgement {
     match reading {
@@ -74,7 +74,7 @@ pub fn judge(previous: &Entry, reading: Reading, context: &Context<'_>) -> Judge
             let entry = Entry { standing: Standing::Unreachable { reason }, since, ..previous.clone() };
             Judgement { entry, fates: Vec::new() }
         }
-        Reading::Answered(answer) => Bench::new(previous, &answer, context).judge(),
+        Reading::Answered(answer) => Comparison::new(previous, &answer, context).judge(),
     }
 }
 
@@ -82,13 +82,13 @@ fn serves(endpoint: &Endpoint) -> bool {
     endpoint.status != CheckStatus::Critical && !endpoint.maintenance
 }
 
-fn place(endpoint: &Endpoint) -> (&str, u16) {
+fn address_of(endpoint: &Endpoint) -> (&str, u16) {
     (&endpoint.address, endpoint.port)
 }
 
-/// Whether an answer contradicts the one before: it lists a registration that is older than that and was not in it, or
-/// an older form of one that was. After a snapshot was restored the next write may raise the index beyond what was seen,
-/// so that the index alone looks well.
+/// Whether an answer contradicts the one before: it lists a registration that is older than that answer and was not
+/// in it, or an older form of one that was. After a snapshot was restored, the next write may raise the index beyond
+/// the last one seen, so the index alone does not show it.
 fn is_another_history(previous: &Entry, answer: &Indexed<Vec<Endpoint>>) -> bool {
     let known: HashMap<_, _> = previous
         .endpoints
@@ -104,18 +104,18 @@ fn is_another_history(previous: &Entry, answer: &Indexed<Vec<Endpoint>>) -> bool
     previous.index > Index(0) && !known.is_empty() && answer.value.iter().any(contradicts)
 }
 
-/// One answer, laid beside what was known.
-struct Bench<'a> {
+/// One answer, compared with the previous entry.
+struct Comparison<'a> {
     previous: &'a Entry,
     answer: &'a Indexed<Vec<Endpoint>>,
     context: &'a Context<'a>,
-    /// What was known and not in doubt, by key.
+    /// The known instances that were not in doubt, by key.
     before: HashMap<InstanceKey, &'a Endpoint>,
     in_doubt: HashMap<InstanceKey, &'a Doubt>,
     listed: HashSet<InstanceKey>,
-    /// Who else is registered at a place now, and was not known before.
-    places: HashMap<(&'a str, u16), &'a Endpoint>,
-    /// Node and id of registrations made since the last answer.
+    /// New registrations by address and port.
+    new_at: HashMap<(&'a str, u16), &'a Endpoint>,
+    /// Node and id of the registrations made since the last answer.
     made: HashSet<(&'a str, &'a str)>,
     all_critical: bool,
     went_back: bool,
@@ -125,7 +125,7 @@ struct Bench<'a> {
     fates: Vec<(InstanceKey, Fate)>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> Comparison<'a> {
     fn new(previous: &'a Entry, answer: &'a Indexed<Vec<Endpoint>>, context: &'a Context<'a>) -> Self {
         let in_doubt: HashMap<_, _> = previous.doubts.iter().map(|it| (it.key(), it)).collect();
         let known = previous.endpoints.iter().map(|it| (InstanceKey::of(it), it));
@@ -139,13 +139,13 @@ impl<'a> Bench<'a> {
             answer.value.iter().filter(move |it| !known(it))
         };
         let made = |it: &&Endpoint| it.modify_index > previous.index;
-        // What a restored snapshot lists is older than what was known. It proves nothing against another at its place,
-        // unless that place goes on being used by its name.
+        // A registration from a restored snapshot is older than the known ones. It proves nothing against another one
+        // at its address, unless it serves there.
         let takes_over = |it: &&Endpoint| made(it) || serves(it);
         Self {
             went_back: answer.index < previous.index || is_another_history(previous, answer),
             listed: answer.value.iter().map(InstanceKey::of).collect(),
-            places: new().filter(takes_over).map(|it| (place(it), it)).collect(),
+            new_at: new().filter(takes_over).map(|it| (address_of(it), it)).collect(),
             made: new().filter(made).map(|it| (it.node.as_str(), it.id.as_str())).collect(),
             all_critical: judged.peek().is_some() && judged.all(|it| it.status == CheckStatus::Critical),
             plain: Vec::new(),
@@ -164,7 +164,7 @@ impl<'a> Bench<'a> {
         self.answer.index > self.previous.index && !self.went_back
     }
 
-    /// The token reads: also an answer that is not empty shows it.
+    /// Whether the token can read. An answer that is not empty shows that as well.
     fn sight(&self) -> Sight {
         if self.answer.value.is_empty() { self.context.sight } else { Sight::Sees }
     }
@@ -174,9 +174,9 @@ impl<'a> Bench<'a> {
         for endpoint in &self.answer.value {
             self.take_listed(endpoint);
         }
-        let newly = self.go_through_missing();
+        let newly = self.judge_missing();
         self.decide_together(newly);
-        self.let_the_dead_go();
+        self.drop_the_dead();
         let entry =
             settle(self.previous, self.answer.index, self.plain, self.doubts, self.recent, self.context.now);
         Judgement { entry, fates: self.fates }
@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
         self.previous.recent.iter().filter(fits).cloned().collect()
     }
 
-    fn tell(&mut self, key: InstanceKey, fate: Fate) {
+    fn note(&mut self, key: InstanceKey, fate: Fate) {
         self.fates.push((key, fate));
     }
 
@@ -201,7 +201,7 @@ impl<'a> Bench<'a> {
         let was_used = doubt.is_some_and(|it| it.held) || self.before.get(&key).is_some_and(|it| serves(it));
         if endpoint.maintenance {
             if was_used {
-                self.tell(key, Fate::Maintenance);
+                self.note(key, Fate::Maintenance);
             }
             self.plain.push(endpoint.clone());
         } else if endpoint.status == CheckStatus::Critical {
@@ -220,29 +220,29 @@ impl<'a> Bench<'a> {
         was_used: bool,
     ) {
         match doubt {
-            // Registered again since the index went back: no longer a thing of the past.
+            // Not registered again since the index went back, so it still has to answer first.
             Some(it) if it.cause == Cause::Newcomer && endpoint.modify_index <= it.index => {
                 self.doubts.push(Doubt { endpoint: endpoint.clone(), ..it.clone() });
             }
-            // Also what was known to be down: that it passes is a thing of the past.
-            _ if !was_used && self.is_of_the_past(endpoint) => {
-                self.tell(key, Fate::Awaited);
+            // This includes known instances that were critical: that they pass may be old data.
+            _ if !was_used && self.must_answer_first(endpoint) => {
+                self.note(key, Fate::Awaited);
                 let newcomer = self.doubt(endpoint.clone(), Cause::Newcomer, false);
                 let (failures, dialled) =
                     doubt.map(|it| (it.failures, it.dialled.clone())).unwrap_or_default();
                 self.doubts.push(Doubt { failures, dialled, ..newcomer });
             }
             Some(_) => {
-                self.tell(key, Fate::Cleared);
+                self.note(key, Fate::Cleared);
                 self.plain.push(endpoint.clone());
             }
             None => self.plain.push(endpoint.clone()),
         }
     }
 
-    /// Whether something in an answer that was not used has to answer first: the index went back, there are others to use
-    /// meanwhile, and it is not at the place of one that is used.
-    fn is_of_the_past(&self, endpoint: &Endpoint) -> bool {
+    /// Whether an instance that was not used has to answer a dial first: the index went back, other instances are in
+    /// use meanwhile, and none of them has the same address.
+    fn must_answer_first(&self, endpoint: &Endpoint) -> bool {
         let mut used = self.previous.endpoints.iter().filter(|it| serves(it)).peekable();
         let registered_since =
             self.answer.index > self.previous.index && endpoint.modify_index > self.previous.index;
@@ -251,7 +251,7 @@ impl<'a> Bench<'a> {
             && self.context.dials
             && endpoint.port != 0
             && used.peek().is_some()
-            && used.all(|it| place(it) != place(endpoint))
+            && used.all(|it| address_of(it) != address_of(endpoint))
     }
 
     fn take_critical(
@@ -262,13 +262,13 @@ impl<'a> Bench<'a> {
         was_used: bool,
     ) {
         let continued = doubt.filter(|it| it.cause == Cause::Critical);
-        let turned = self.recent.iter().find(|it| InstanceKey::of(&it.endpoint) == key);
+        let changed = self.recent.iter().find(|it| InstanceKey::of(&it.endpoint) == key);
         let trusted = doubt
             .filter(|it| it.cause != Cause::Newcomer)
             .map(|it| it.endpoint.status)
             .or_else(|| self.before.get(&key).filter(|it| serves(it)).map(|it| it.status))
-            .or_else(|| turned.map(|it| it.endpoint.status));
-        // What turned critical as the index went back stays in doubt until the index moves on.
+            .or_else(|| changed.map(|it| it.endpoint.status));
+        // An instance that became critical when the index went back stays in doubt until the index grows.
         let unconfirmed = continued.is_some_and(|it| self.answer.index <= it.index);
         let doubtful = self.all_critical || self.went_back || unconfirmed;
         let Some(status) = trusted.filter(|_| endpoint.port != 0) else {
@@ -278,7 +278,7 @@ impl<'a> Bench<'a> {
         let as_trusted = Endpoint { status, ..endpoint.clone() };
         if !doubtful {
             if was_used {
-                self.tell(key, Fate::Critical);
+                self.note(key, Fate::Critical);
                 self.recent.push(Recent { endpoint: as_trusted, at: self.context.now });
             }
             self.plain.push(endpoint.clone());
@@ -288,7 +288,7 @@ impl<'a> Bench<'a> {
         match continued {
             Some(it) => self.doubts.push(Doubt { endpoint: as_trusted, ..it.clone() }),
             None => {
-                self.tell(key, if was_used { Fate::Doubted } else { Fate::Awaited });
+                self.note(key, if was_used { Fate::Doubted } else { Fate::Awaited });
                 self.doubts.push(self.doubt(as_trusted, Cause::Critical, was_used));
             }
         }
@@ -299,9 +299,9 @@ impl<'a> Bench<'a> {
         Doubt { endpoint, cause, since, index, held, failures: 0, dialled: String::new() }
     }
 
-    /// Every known instance that the answer does not list: keeps what was in doubt already, drops what is proved
-    /// gone, and returns the others.
-    fn go_through_missing(&mut self) -> Vec<Endpoint> {
+    /// Judges every known instance that the answer does not list: keeps those in doubt, drops those with a proof, and
+    /// returns the others.
+    fn judge_missing(&mut self) -> Vec<Endpoint> {
         let mut newly = Vec::new();
         for doubt in &self.previous.doubts {
             let key = doubt.key();
@@ -309,7 +309,7 @@ impl<'a> Bench<'a> {
                 continue;
             }
             if let Some(fate) = self.proof(&doubt.endpoint) {
-                self.tell(key, fate);
+                self.note(key, fate);
             } else if doubt.cause == Cause::Critical {
                 if doubt.held {
                     newly.push(doubt.endpoint.clone());
@@ -323,30 +323,31 @@ impl<'a> Bench<'a> {
             if self.listed.contains(&key) || !self.before.contains_key(&key) {
                 continue;
             }
-            // What was not used loses nothing.
+            // An instance that was not used needs no proof.
             if !serves(endpoint) || endpoint.port == 0 {
                 continue;
             }
             match self.proof(endpoint) {
-                Some(fate) => self.tell(key, fate),
+                Some(fate) => self.note(key, fate),
                 None => newly.push(endpoint.clone()),
             }
         }
         newly
     }
 
-    /// What proves by itself that a missing instance is gone.
+    /// A proof for a missing instance that needs no comparison with others.
     fn proof(&self, endpoint: &Endpoint) -> Option<Fate> {
         if (self.context.drained)(endpoint) {
             return Some(Fate::Drained);
         }
-        if let Some(other) = self.places.get(&place(endpoint)) {
+        if let Some(other) = self.new_at.get(&address_of(endpoint)) {
             return Some(Fate::Reassigned(format!(
                 "{} of {} (node {})",
                 other.id, other.service, other.node
             )));
         }
-        // The same id was registered elsewhere since. An older registration of it is one that a restored snapshot lists.
+        // The same id was registered at another address since. An older registration would come from a restored
+        // snapshot.
         let moved = self.grew() && self.made.contains(&(endpoint.node.as_str(), endpoint.id.as_str()));
         moved.then_some(Fate::Deregistered)
     }
@@ -361,12 +362,12 @@ impl<'a> Bench<'a> {
         };
         let ended = self.context.now.since(doubt.since) >= self.context.believe_after;
         if doubt.cause == Cause::Missing && cause == Cause::Missing && ended && sight == Sight::Sees {
-            self.tell(key, Fate::Believed);
+            self.note(key, Fate::Believed);
             return;
         }
         let mut doubt = doubt.clone();
         if cause != doubt.cause {
-            self.tell(key, Fate::Recast);
+            self.note(key, Fate::Recast);
             doubt.since = self.context.now;
             doubt.cause = cause;
         }
@@ -377,8 +378,8 @@ impl<'a> Bench<'a> {
         Cause::StepBack { from: self.previous.index, to: self.answer.index }
     }
 
-    /// Decides about those that this answer misses for the first time: all of them together, and with them those
-    /// that went a moment ago.
+    /// Decides about the instances that are missing for the first time, all of them together, and with them those
+    /// that were dropped recently.
     fn decide_together(&mut self, newly: Vec<Endpoint>) {
         if newly.is_empty() {
             return;
@@ -391,8 +392,8 @@ impl<'a> Bench<'a> {
             let stays = |it: &&Endpoint| {
                 serves(it) && self.before.get(&InstanceKey::of(it)).is_some_and(|it| serves(it))
             };
-            // Those that were critical together with all others before are listed and in use, too. What turns critical
-            // in this very answer is news itself, and says nothing for it.
+            // Instances that were critical together with all others before are listed and in use, too. Those that
+            // become critical in this answer are themselves part of the change and do not count.
             let was_critical =
                 |it: &&Doubt| self.in_doubt.get(&it.key()).is_some_and(|it| it.cause == Cause::Critical);
             let critical = self.doubts.iter().filter(|it| it.cause == Cause::Critical && it.held);
@@ -403,7 +404,7 @@ impl<'a> Bench<'a> {
             let missing = self.doubts.iter().filter(|it| !it.cause.is_listed());
             if stay >= newly.len() + let_go.count() + missing.count() {
                 for endpoint in newly {
-                    self.tell(InstanceKey::of(&endpoint), Fate::Deregistered);
+                    self.note(InstanceKey::of(&endpoint), Fate::Deregistered);
                     self.recent.push(Recent { endpoint, at: self.context.now });
                 }
                 return;
@@ -411,7 +412,7 @@ impl<'a> Bench<'a> {
             if self.sight() == Sight::Blind { Cause::Blind } else { Cause::Missing }
         };
         for endpoint in newly {
-            self.tell(InstanceKey::of(&endpoint), Fate::Doubted);
+            self.note(InstanceKey::of(&endpoint), Fate::Doubted);
             self.doubts.push(self.doubt(endpoint, cause.clone(), true));
         }
         let (let_go, others) = std::mem::take(&mut self.recent)
@@ -419,17 +420,18 @@ impl<'a> Bench<'a> {
             .partition::<Vec<_>, _>(|it| !self.listed.contains(&InstanceKey::of(&it.endpoint)));
         self.recent = others;
         for Recent { endpoint, .. } in let_go {
-            // Without dials nothing would ever let it in or drop it.
+            // Without dials nothing would ever readmit or drop it.
             if self.context.dials && self.proof(&endpoint).is_none() {
-                self.tell(InstanceKey::of(&endpoint), Fate::Awaited);
+                self.note(InstanceKey::of(&endpoint), Fate::Awaited);
                 self.doubts.push(self.doubt(endpoint, cause.clone(), false));
             }
         }
     }
 
-    /// A registry whose index has grown since, and that lists others in use, works again. Those that it still misses and
-    /// that do not answer are gone after the same time as any bounded doubt: nothing else would ever end theirs.
-    fn let_the_dead_go(&mut self) {
+    /// A registry whose index has grown since, and that lists other instances in use, works again. Instances that are
+    /// still missing and do not answer are dropped after the same time as a bounded doubt; nothing else would end
+    /// their doubt.
+    fn drop_the_dead(&mut self) {
         if self.went_back || !self.plain.iter().any(serves) {
             return;
         }
@@ -441,12 +443,12 @@ impl<'a> Bench<'a> {
         let (gone, stay) = std::mem::take(&mut self.doubts).into_iter().partition::<Vec<_>, _>(dead);
         self.doubts = stay;
         for doubt in gone {
-            self.tell(doubt.key(), Fate::Dead);
+            self.note(doubt.key(), Fate::Dead);
         }
     }
 }
 
-/// The entry of what is certain and what is in doubt.
+/// The entry with the certain instances and those in doubt.
 fn settle(
     previous: &Entry,
     index: Index,
@@ -466,7 +468,7 @@ fn settle(
             (_, false) => {}
         }
     }
-    endpoints.sort_by(|a, b| (&a.node, &a.id, place(a)).cmp(&(&b.node, &b.id, place(b))));
+    endpoints.sort_by(|a, b| (&a.node, &a.id, address_of(a)).cmp(&(&b.node, &b.id, address_of(b))));
     let standing = standing(&endpoints, &doubts);
     let same = std::mem::discriminant(&standing) == std::mem::discriminant(&previous.standing);
     let since = if same { previous.since } else { now };
@@ -474,7 +476,8 @@ fn settle(
 }
 
 fn standing(endpoints: &[Endpoint], doubts: &[Doubt]) -> Standing {
-    // What is left out does no harm while others are in use. Without them it is the reason why nothing is left.
+    // Instances that are left out do not matter while others are in use. Otherwise they are the reason that none is
+    // left.
     let in_use = endpoints.iter().any(serves);
     let alarms = |it: &&Doubt| it.held || it.cause == Cause::Critical || !in_use;
     let doubts: Vec<_> = doubts.iter().filter(alarms).collect();
@@ -491,7 +494,7 @@ fn standing(endpoints: &[Endpoint], doubts: &[Doubt]) -> Standing {
     Standing::Suspicious { reason, index: worst.index, count }
 }
 
-/// What one more dial of a doubtful instance means; `None` if it changes nothing, or the instance is not in doubt.
+/// Judges the result of dialling an instance in doubt; `None` if nothing changes, or the instance is not in doubt.
 #[must_use]
 pub fn dialled(
     previous: &Entry,
@@ -501,8 +504,8 @@ pub fn dialled(
     now: Moment,
 ) -> Option<Judgement> {
     let at = previous.doubts.iter().position(|it| it.is_of(key))?;
-    // The usual case, once a second for each: nothing is copied for it.
-    if previous.doubts.get(at).is_some_and(|it| says_nothing_new(it, answer, fall)) {
+    // The usual case, once a second for each instance, copies nothing.
+    if previous.doubts.get(at).is_some_and(|it| changes_nothing(it, answer, fall)) {
         return None;
     }
     let mut doubts = previous.doubts.clone();
@@ -543,7 +546,7 @@ pub fn dialled(
 
 const ANSWERS: &str = "it answers";
 
-fn says_nothing_new(doubt: &Doubt, answer: &Answer, fall: u32) -> bool {
+fn changes_nothing(doubt: &Doubt, answer: &Answer, fall: u32) -> bool {
     match answer {
         Answer::Answered => {
             doubt.held && doubt.cause != Cause::Newcomer && doubt.failures == 0 && doubt.dialled == ANSWERS
@@ -553,7 +556,7 @@ fn says_nothing_new(doubt: &Doubt, answer: &Answer, fall: u32) -> bool {
     }
 }
 
-/// A doubtful instance's place is registered for another, which is named. `None` if it is not in doubt.
+/// Drops an instance in doubt whose address is registered for another, which is named. `None` if it is not in doubt.
 #[must_use]
 pub fn reassigned(previous: &Entry, key: &InstanceKey, to: &str, now: Moment) -> Option<Judgement> {
     previous.doubts.iter().find(|it| it.is_of(key) && !it.cause.is_listed())?;
@@ -562,17 +565,17 @@ pub fn reassigned(previous: &Entry, key: &InstanceKey, to: &str, now: Moment) ->
     Some(Judgement { entry, fates: vec![(key.clone(), Fate::Reassigned(to.to_owned()))] })
 }
 
-/// Drops doubtful instances that a drain record shuts. `None` if there are none.
+/// Drops the instances in doubt that a drain record excludes. `None` if there are none.
 #[must_use]
-pub fn drained(previous: &Entry, shut: &dyn Fn(&Endpoint) -> bool, now: Moment) -> Option<Judgement> {
-    let gone = |it: &Doubt| !it.cause.is_listed() && shut(&it.endpoint);
+pub fn drained(previous: &Entry, excluded: &dyn Fn(&Endpoint) -> bool, now: Moment) -> Option<Judgement> {
+    let gone = |it: &Doubt| !it.cause.is_listed() && excluded(&it.endpoint);
     let (out, doubts): (Vec<_>, Vec<_>) = previous.doubts.iter().cloned().partition(gone);
     let fates: Vec<_> = out.iter().map(|it| (it.key(), Fate::Drained)).collect();
     (!fates.is_empty())
         .then(|| Judgement { entry: resettle(previous, certain(previous), doubts, now), fates })
 }
 
-/// What is known and not in doubt.
+/// The known instances that are not in doubt.
 fn certain(entry: &Entry) -> Vec<Endpoint> {
     let in_doubt: HashSet<_> = entry.doubts.iter().map(Doubt::key).collect();
     entry.endpoints.iter().filter(|it| !in_doubt.contains(&InstanceKey::of(it))).cloned().collect()
@@ -580,7 +583,7 @@ fn certain(entry: &Entry) -> Vec<Endpoint> {
 
 fn resettle(previous: &Entry, plain: Vec<Endpoint>, doubts: Vec<Doubt>, now: Moment) -> Entry {
     let settled = settle(previous, previous.index, plain, doubts, previous.recent.clone(), now);
-    // While the registry cannot be asked, that is the reason people must see.
+    // While the registry is unreachable, that is the reason to show.
     let asked = !matches!(previous.standing, Standing::Unreachable { .. })
         || previous.doubts.iter().any(|it| it.cause.is_unreachable());
     if asked {

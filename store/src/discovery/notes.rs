@@ -1,4 +1,4 @@
-//! What people should know of single instances: those in doubt, and those that no gateway will ever use.
+//! Notes about single instances for operators: those in doubt, and those that no gateway will ever use.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// One instance that is not simply in use, as one node sees it.
+/// One instance that is in doubt or never used, as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceNote {
     /// The service, by its name in the registry.
@@ -22,13 +22,13 @@ pub struct InstanceNote {
     pub node: String,
     /// Its address and port, as registered.
     pub address: String,
-    /// `doubtful` (used while it answers dials), `unreachable` (used while it answers; the registry cannot be believed
-    /// about it), `left_out` (in doubt and not used) or `unused` (not used while
-    /// it is registered so, or while its host name has no address).
+    /// `doubtful` (used while it answers dials), `unreachable` (used while it answers; the registry's answer is
+    /// invalid for it), `left_out` (in doubt and not used) or `unused` (not used because of its registration, or
+    /// because its host name has no address).
     pub state: String,
     /// Why.
     pub reason: String,
-    /// What the last dial said; empty if it was not dialled.
+    /// The result of the last dial; empty if it was not dialled.
     #[serde(default)]
     pub dial: String,
     /// Since when; absent for `unused`.
@@ -56,8 +56,8 @@ impl InstanceNote {
     }
 }
 
-/// What is to be said of a service's instances, those in doubt first. `unresolved` are the host names for which this
-/// node's gateway has no address.
+/// The notes about a service's instances, those in doubt first. `unresolved` are the host names for which this node's
+/// gateway has no address.
 pub fn notes<'a>(
     entry: &'a Entry,
     snapshot: &'a Snapshot,
@@ -65,18 +65,18 @@ pub fn notes<'a>(
 ) -> impl Iterator<Item = InstanceNote> + 'a {
     let doubts = entry.doubts.iter().map(InstanceNote::of_doubt);
     let unused = entry.endpoints.iter().filter_map(|it| {
-        let nowhere = || unresolved.contains(&it.address).then(|| no_address(&it.address));
-        let why = unused(snapshot, it).or_else(nowhere)?;
+        let no_address = || unresolved.contains(&it.address).then(|| cannot_be_resolved(&it.address));
+        let why = unused(snapshot, it).or_else(no_address)?;
         Some(InstanceNote::of(it, "unused", why))
     });
     doubts.chain(unused)
 }
 
-fn no_address(name: &str) -> String {
+fn cannot_be_resolved(name: &str) -> String {
     format!("its address {name:?} is a host name that cannot be resolved")
 }
 
-/// Why no gateway will ever use an instance; `None` if one may, or if no Service takes it.
+/// Why no gateway will ever use an instance; `None` if one may, or if it belongs to no Service.
 #[must_use]
 pub fn unused(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<String> {
     let services = snapshot.services_in_registry(&endpoint.service);
@@ -94,12 +94,12 @@ pub fn unused(snapshot: &Snapshot, endpoint: &Endpoint) -> Option<String> {
             known.join(", ")
         ));
     };
-    let stands_in = |service: &Service| match (&service.sites, snapshot.clusters.get(&service.cluster)) {
+    let runs_in = |service: &Service| match (&service.sites, snapshot.clusters.get(&service.cluster)) {
         (Some(sites), _) => sites.contains(&name),
         (None, Some(cluster)) => cluster.gateways.contains_key(&name),
         (None, None) => true,
     };
-    let elsewhere = !services.iter().any(|it| stands_in(it));
+    let elsewhere = !services.iter().any(|it| runs_in(it));
     elsewhere.then(|| {
         let names: Vec<&str> = services.iter().map(|it| it.name.as_str()).collect();
         format!("its Meta.site is {site:?}, which is not among the sites of the Service {}", names.join(", "))

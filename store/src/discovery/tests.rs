@@ -16,22 +16,8 @@ fn serving(it: &Endpoint) -> bool {
 }
 
 pub(super) fn endpoint(id: usize) -> Endpoint {
-    Endpoint {
-        node: "n1".into(),
-        node_address: "127.0.0.1".into(),
-        external: false,
-        service: "web".into(),
-        id: format!("web-{id}"),
-        address: format!("10.0.{}.{}", id / 250, id % 250),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
-    }
+    let address = format!("10.0.{}.{}", id / 250, id % 250);
+    Endpoint { address, ..crate::testing::endpoint("web", &format!("web-{id}")) }
 }
 
 fn critical(id: usize) -> Endpoint {
@@ -50,7 +36,7 @@ fn key(id: usize) -> InstanceKey {
     InstanceKey::of(&endpoint(id))
 }
 
-/// A service and what happens to it, second by second.
+/// A service and the events around it, second by second.
 struct World {
     entry: Entry,
     now: u64,
@@ -128,7 +114,7 @@ impl World {
         self.dial(ids, &Answer::Answered)
     }
 
-    /// So many failures in a row, for each.
+    /// This many failures in a row, for each.
     fn fail(&mut self, times: usize, ids: impl IntoIterator<Item = usize> + Clone) -> &mut Self {
         for _ in 0..times {
             self.dial(ids.clone(), &Answer::Failed("connection refused".into()));
@@ -144,7 +130,7 @@ impl World {
         ids
     }
 
-    /// The ids among these that are used where they are, and not at an earlier place of theirs.
+    /// The ids that are used at their present address and not at an earlier one.
     fn used_at_home(&self) -> BTreeSet<String> {
         let home = self.entry.endpoints.iter().filter(|it| serving(it) && it.port == 80);
         home.filter(|it| it.id.starts_with("web-")).map(|it| it.id.clone()).collect()
@@ -162,7 +148,7 @@ impl World {
 }
 
 #[test]
-fn deregistrations_at_a_growing_index_while_most_others_stay_are_believed_at_once() {
+fn deregistrations_at_a_growing_index_while_most_others_stay_are_accepted_at_once() {
     for (before, after) in [(0, 3), (3, 5), (3, 2), (2, 1), (4, 2), (6, 3), (100, 50)] {
         let mut world = World::of(5, of(0..before));
         world.after(1).reads(9, of(0..after)).uses(0..after);
@@ -171,7 +157,7 @@ fn deregistrations_at_a_growing_index_while_most_others_stay_are_believed_at_onc
 }
 
 #[test]
-fn those_missing_together_are_in_doubt_until_their_dials_fail() {
+fn instances_missing_together_are_in_doubt_until_their_dials_fail() {
     for (before, after) in [(1, 0), (3, 0), (3, 1), (5, 2), (100, 49)] {
         let mut world = World::of(5, of(0..before));
         world.after(1).reads(9, of(0..after)).uses(0..before);
@@ -183,7 +169,7 @@ fn those_missing_together_are_in_doubt_until_their_dials_fail() {
 }
 
 #[test]
-fn a_service_taken_off_on_purpose_is_believed_after_its_time_if_the_token_reads() {
+fn a_deregistered_service_is_dropped_after_its_time_if_the_token_can_read() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(9, vec![]);
     for _ in 0..59 {
@@ -194,13 +180,13 @@ fn a_service_taken_off_on_purpose_is_believed_after_its_time_if_the_token_reads(
     world.reads(9, vec![]).uses([]);
     assert_eq!((&world.entry.standing, world.entry.doubts.len()), (&Standing::Gone, 0));
     assert!(world.fates.iter().all(|(_, fate)| *fate == Fate::Believed));
-    // Others of the service that stay show that the token reads.
+    // Other instances of the service show that the token can read.
     let mut world = World::of(5, of(0..5));
     world.after(1).reads(9, of(0..1)).after(60).reads(9, of(0..1)).uses(0..1);
 }
 
 #[test]
-fn with_a_token_that_reads_nothing_else_no_time_ends_the_doubt() {
+fn with_a_token_that_reads_nothing_else_the_doubt_has_no_time_limit() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(9, vec![]);
     world.sight = Sight::Blind;
@@ -208,7 +194,7 @@ fn with_a_token_that_reads_nothing_else_no_time_ends_the_doubt() {
         world.after(60).reads(9, vec![]).uses(0..3);
     }
     assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
-    // It reads again: the time counts from here.
+    // The token can read again: the time limit begins here.
     world.sight = Sight::Sees;
     world.after(60).reads(9, vec![]).uses(0..3);
     world.after(59).reads(9, vec![]).uses(0..3);
@@ -216,7 +202,7 @@ fn with_a_token_that_reads_nothing_else_no_time_ends_the_doubt() {
 }
 
 #[test]
-fn a_filtered_answer_has_the_index_of_the_whole_one_and_proves_nothing() {
+fn a_filtered_answer_has_the_index_of_the_complete_one_and_proves_nothing() {
     for left in [0..0, 0..1, 0..2] {
         let mut world = World::of(15, of(0..3));
         world.sight = Sight::Sees;
@@ -233,13 +219,13 @@ fn a_filtered_answer_has_the_index_of_the_whole_one_and_proves_nothing() {
 }
 
 #[test]
-fn an_old_snapshot_brings_back_the_dead_and_loses_nobody() {
-    // 0 to 2 live and are not in the snapshot; 3 to 5 are in it and are long dead.
+fn an_old_snapshot_lists_ended_instances_and_loses_no_other() {
+    // 0 to 2 are running and not in the snapshot; 3 to 5 are in it and ended long ago.
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, of(3..6)).uses(0..3);
     world.fail(3, 3..6).answer(0..3).uses(0..3);
     world.after(3_600).reads(61, of(3..6)).after(1).reads(64, of(3..6)).uses(0..3);
-    // Anti-entropy brings the living back and takes the dead off.
+    // Anti-entropy registers the running ones again and removes the others.
     world.after(1).reads(270, of(0..6)).uses(0..3);
     world.after(1).reads(273, of(0..3)).uses(0..3);
     assert_eq!((world.entry.doubts.len(), &world.entry.standing), (0, &Standing::Present));
@@ -261,18 +247,18 @@ fn an_old_snapshot_is_known_also_when_the_next_write_has_raised_its_index() {
 }
 
 #[test]
-fn what_the_snapshot_has_and_answers_is_let_in() {
+fn an_instance_of_the_snapshot_that_answers_is_used() {
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, of(2..5)).uses(0..3);
     world.answer(3..4).uses(0..4);
-    // Registered since: not a thing of the past.
+    // Registered since, so it is not old data.
     let again = Endpoint { modify_index: Index(300), ..endpoint(4) };
     world.after(1).reads(300, [of(2..4), vec![again]].concat()).uses(0..5);
-    // One at the place of a living one is let in with it.
+    // One at the address of a running instance is used with it.
     let mut world = World::of(253, of(0..1));
     let renamed = Endpoint { id: "web-9".into(), ..endpoint(0) };
     world.after(1).reads(61, vec![renamed]).uses([9]);
-    // Without anything to use meanwhile, or without dials, there is no waiting.
+    // Without other instances to use, or without dials, it is used at once.
     let mut world = World::of(253, vec![]);
     world.after(1).reads(61, of(0..2)).uses(0..2);
     let mut world = World::of(253, of(0..1));
@@ -280,12 +266,12 @@ fn what_the_snapshot_has_and_answers_is_let_in() {
     world.after(1).reads(61, of(1..2)).uses(0..2);
 }
 
-/// A registration of an earlier time: the same id at another port.
+/// An older registration: the same id at another port.
 fn elsewhere(id: usize) -> Endpoint {
     Endpoint { port: 81, create_index: Index(2), modify_index: Index(2), ..endpoint(id) }
 }
 
-/// A registration of an earlier time under another id, at the same place.
+/// An older registration under another id at the same address.
 fn alias(id: usize, status: CheckStatus) -> Endpoint {
     Endpoint {
         id: format!("alias-{id}"),
@@ -297,9 +283,9 @@ fn alias(id: usize, status: CheckStatus) -> Endpoint {
 }
 
 #[test]
-fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_nobody() {
+fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_none() {
     let mut world = World::of(80, of(0..3));
-    // So many of the old registrations were written again since, at this index.
+    // This many of the old registrations were written again since, at this index.
     let old = |count: usize, index| {
         let written = (0..count).map(move |id| Endpoint { modify_index: Index(index), ..elsewhere(id) });
         written.chain((count..3).map(elsewhere)).collect::<Vec<_>>()
@@ -310,7 +296,7 @@ fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_nobody() {
         world.after(5).reads(index, listed);
         assert_eq!(world.used_at_home().len(), 3, "at index {index}: {:#?}", world.entry.doubts);
     }
-    // Registered at a third place for the first time, and since: moved.
+    // Registered since at a third address, for the first time: moved.
     let moved = Endpoint { port: 82, modify_index: Index(70), ..endpoint(1) };
     world.after(5).reads(70, [old(2, 66), vec![moved]].concat());
     let home: Vec<_> = world.used_at_home().into_iter().collect();
@@ -318,14 +304,14 @@ fn a_snapshot_that_has_the_same_ids_at_other_ports_loses_nobody() {
 }
 
 #[test]
-fn who_shared_the_place_all_along_proves_nothing() {
+fn an_instance_that_always_shared_the_address_proves_nothing() {
     let other = || alias(1, CheckStatus::Critical);
     for index in [5, 20] {
         let mut world = World::of(20, vec![endpoint(0), endpoint(1), other()]);
         world.after(1).reads(index, vec![endpoint(0), other()]).uses([0, 1]);
         world.after(1).reads(index, vec![endpoint(0), other()]).uses([0, 1]);
     }
-    // Nor does an old registration at its place that does not serve.
+    // Nor does an old registration at its address that does not serve.
     let mut world = World::of(253, of(0..2));
     world
         .after(1)
@@ -336,7 +322,7 @@ fn who_shared_the_place_all_along_proves_nothing() {
 }
 
 #[test]
-fn what_was_known_to_be_down_has_to_answer_before_an_old_snapshot_is_believed() {
+fn an_instance_that_was_down_has_to_answer_before_an_old_snapshot_is_accepted() {
     let passing =
         || (0..3).map(|id| Endpoint { modify_index: Index(10), ..endpoint(id) }).collect::<Vec<_>>();
     for down in [critical(1), in_maintenance(1)] {
@@ -350,23 +336,23 @@ fn what_was_known_to_be_down_has_to_answer_before_an_old_snapshot_is_believed() 
     world.after(1).reads(101, (0..3).map(critical).collect()).fail(3, 1..2).uses([0, 2]);
     world.after(1).reads(50, passing()).uses([0, 2]);
     world.answer(1..2).uses(0..3);
-    // Registered since, it is no thing of the past.
+    // Registered since, so it is not old data.
     let mut world = World::of(100, vec![endpoint(0), critical(1)]);
     world.after(1).reads(101, of(0..2)).uses(0..2);
 }
 
 #[test]
-fn a_deregistration_is_believed_also_while_all_are_critical() {
+fn a_deregistration_is_accepted_also_while_all_are_critical() {
     let mut world = World::of(30, of(0..3));
     world.after(1).reads(31, (0..3).map(critical).collect()).uses(0..3);
     world.after(1).reads(32, (1..3).map(critical).collect()).uses(1..3);
     assert!(!world.states().contains_key("web-0"));
-    // The most of them are missing together, as ever.
+    // Most of them are missing together, as always.
     world.after(10).reads(33, vec![]).uses(1..3);
 }
 
 #[test]
-fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_forgotten_in_time() {
+fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_dropped_after_a_while() {
     let again = |id| Endpoint { modify_index: Index(290), ..endpoint(id) };
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, vec![]).fail(3, 2..3).uses(0..2);
@@ -377,11 +363,11 @@ fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_forgotte
     world.after(60).reads(300, (0..2).map(again).collect()).uses(0..2);
     assert_eq!(world.entry.doubts, []);
     assert_eq!(world.fates, [("web-2".to_owned(), Fate::Dead)]);
-    // What answers is kept, and the alarm with it.
+    // An instance that answers is kept, and so is the alarm.
     let mut world = World::of(253, of(0..3));
     world.after(1).reads(61, vec![]).after(600).reads(300, (0..2).map(again).collect()).uses(0..3);
     assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
-    // Where all are left out nothing is left, and the status gives the reason.
+    // When all are left out, none is used, and the status has the reason.
     let mut world = World::of(253, of(0..2));
     world.after(1).reads(61, vec![]).fail(3, 0..2).after(600).reads(64, vec![]).uses([]);
     assert!(matches!(world.entry.standing, Standing::Unreachable { .. }));
@@ -389,7 +375,7 @@ fn the_alarm_ends_when_the_others_are_registered_again_and_the_dead_are_forgotte
 }
 
 #[test]
-fn a_catalog_that_names_others_is_read_and_one_that_names_only_the_lost_service_is_not() {
+fn a_catalog_with_other_names_is_readable_and_one_with_only_the_missing_service_is_not() {
     let names = |all: &[&str]| all.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
     assert_eq!(Sight::of("web", &names(&["consul", "x"])), Sight::Sees);
     assert_eq!(Sight::of("web", &names(&["x"])), Sight::Sees);
@@ -399,7 +385,7 @@ fn a_catalog_that_names_others_is_read_and_one_that_names_only_the_lost_service_
 }
 
 #[test]
-fn new_instances_beside_missing_ones_are_let_in_at_once() {
+fn new_instances_beside_missing_ones_are_used_at_once() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(9, of(3..6)).uses(0..6);
     world.fail(3, 0..3).uses(3..6);
@@ -407,7 +393,7 @@ fn new_instances_beside_missing_ones_are_let_in_at_once() {
 }
 
 #[test]
-fn a_rolling_replacement_is_believed_step_by_step() {
+fn a_rolling_replacement_is_accepted_step_by_step() {
     let mut world = World::of(5, of(0..3));
     let mut now = vec![0, 1, 2];
     for n in 0..3 {
@@ -425,17 +411,17 @@ fn a_catalog_emptied_one_by_one_is_missing_together() {
     world.uses(1..3);
     assert_eq!(world.states()["web-0"], "left_out", "it has to answer first");
     world.answer(0..1).uses(0..3);
-    // Long after one another they are not together, but the last is still all there is.
+    // With a long time between them they are not missing together, but the last one is all that is left.
     let mut world = World::of(5, of(0..3));
     world.reads(6, of(1..3)).after(30).reads(7, of(2..3)).after(30).reads(8, vec![]).uses(2..3);
 }
 
 #[test]
-fn critical_together_is_doubtful_and_alone_is_believed() {
+fn critical_together_is_doubtful_and_alone_is_accepted() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(6, vec![critical(0), endpoint(1), endpoint(2)]).uses(1..3);
     assert_eq!(world.entry.doubts, []);
-    // The others follow, as when every agent dies: the first is reconsidered, and has to answer first.
+    // The others follow, as when every agent fails: the first one is reconsidered and has to answer first.
     world.after(2).reads(7, vec![critical(0), critical(1), critical(2)]).uses(1..3);
     world.answer(0..3).uses(0..3);
     world.fail(3, 1..2).uses([0, 2]);
@@ -443,31 +429,31 @@ fn critical_together_is_doubtful_and_alone_is_believed() {
     assert_eq!(shown.status, CheckStatus::Critical, "the registry lists it still");
     world.after(100_000).reads(8, vec![critical(0), critical(1), critical(2)]).uses([0, 2]);
     world.after(1).answer(1..2).uses(0..3);
-    // One passes again: now the registry tells them apart.
+    // One passes again, so the registry distinguishes them now.
     world.after(1).reads(9, vec![critical(0), critical(1), endpoint(2)]).uses(2..3);
     assert_eq!(world.entry.doubts, []);
 }
 
 #[test]
-fn what_was_never_trusted_is_not_used_because_all_are_critical() {
+fn an_instance_that_was_never_in_use_is_not_used_because_all_are_critical() {
     let mut world = World::of(5, vec![critical(0)]);
     world.uses([]);
     world.after(1).reads(6, vec![critical(0), critical(1)]).answer(0..2).uses([]);
-    // Critical for long before the others.
+    // It was critical long before the others.
     let mut world = World::of(5, of(0..2));
     world.reads(6, vec![critical(0), endpoint(1)]);
     world.after(3_600).reads(7, vec![critical(0), critical(1)]).answer(0..2).uses(1..2);
 }
 
 #[test]
-fn maintenance_is_out_at_once_also_when_all_are_critical() {
+fn an_instance_in_maintenance_is_dropped_at_once_also_when_all_are_critical() {
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(6, vec![in_maintenance(0), in_maintenance(1), in_maintenance(2)]).uses([]);
     assert_eq!(world.entry.doubts, []);
     let mut world = World::of(5, of(0..3));
     world.after(1).reads(6, vec![critical(0), critical(1), critical(2)]).uses(0..3);
     world.after(1).reads(7, vec![in_maintenance(0), critical(1), critical(2)]).uses(1..3);
-    // And one that was in maintenance leaves without a doubt.
+    // One that was in maintenance is deregistered without a doubt.
     world.after(1).reads(8, vec![]).uses(1..3);
     assert!(!world.states().contains_key("web-0"));
 }
@@ -487,7 +473,7 @@ fn a_drain_record_is_proof_whatever_the_index_does() {
 }
 
 #[test]
-fn a_place_that_belongs_to_another_is_proof_whatever_answers() {
+fn an_address_that_belongs_to_another_is_proof_whatever_answers() {
     for index in [3, 5, 9] {
         let mut world = World::of(5, of(0..3));
         let other = Endpoint { id: "web-7".into(), ..endpoint(0) };
@@ -496,7 +482,7 @@ fn a_place_that_belongs_to_another_is_proof_whatever_answers() {
         world.take(judged);
         world.answer(0..3).uses([2, 7]);
     }
-    // The same id at another place, at a growing index: moved.
+    // The same id at another address, at a growing index: moved.
     let mut world = World::of(5, of(0..1));
     let moved = Endpoint { port: 81, ..endpoint(0) };
     world.after(1).reads(6, vec![moved]);
@@ -510,7 +496,7 @@ fn an_outage_keeps_endpoints_doubts_and_its_beginning() {
     let since = world.entry.since;
     world.after(200).outage().uses(0..3);
     assert_eq!(world.entry.since, since);
-    // Dials go on; what is missing at a grown index and does not answer is dead.
+    // Dials go on; an instance missing at a grown index that does not answer is dropped.
     world.fail(3, 0..1).uses(1..3);
     assert!(matches!(&world.entry.standing, Standing::Unreachable { reason } if reason == "refused"));
     let again = Endpoint { modify_index: Index(10), ..endpoint(0) };
@@ -519,7 +505,7 @@ fn an_outage_keeps_endpoints_doubts_and_its_beginning() {
 }
 
 #[test]
-fn what_cannot_be_dialled_here_counts_neither_way() {
+fn a_dial_that_is_impossible_here_counts_neither_way() {
     let mut world = World::of(5, of(0..1));
     world.after(1).reads(3, vec![]).fail(2, 0..1);
     world.dial(0..1, &Answer::Unable("no descriptors".into())).uses(0..1);
@@ -528,7 +514,7 @@ fn what_cannot_be_dialled_here_counts_neither_way() {
 }
 
 #[test]
-fn what_is_not_routable_is_never_in_doubt() {
+fn an_instance_without_a_port_is_never_in_doubt() {
     let portless = Endpoint { port: 0, ..endpoint(0) };
     let mut world = World::of(5, vec![portless.clone()]);
     world.after(1).reads(3, vec![]);
@@ -549,7 +535,7 @@ fn an_entry_of_an_older_version_is_read_and_a_new_one_keeps_its_doubts() {
     assert_eq!(kept, world.entry);
 }
 
-/// The captures of a real agent whose token loses its rights: what each answer showed, and at which index.
+/// Captures of a real agent whose token loses its permissions: the content and index of each answer.
 #[test]
 fn captured_filtered_answers_never_drop_an_instance() {
     #[derive(serde::Deserialize)]
@@ -567,7 +553,7 @@ fn captured_filtered_answers_never_drop_an_instance() {
 }
 
 #[test]
-fn an_instance_whose_host_name_has_no_address_is_told() {
+fn an_instance_whose_host_name_has_no_address_is_noted() {
     use crate::testing::{compile, sources};
     let mut world = sources(1, 1);
     world.services = vec![crate::testing::service("web")];
@@ -576,10 +562,10 @@ fn an_instance_whose_host_name_has_no_address_is_told() {
     let entry = Entry { endpoints: vec![endpoint(0), named.clone()], ..Entry::default() };
     assert_eq!(notes(&entry, &snapshot, &BTreeSet::new()).count(), 0);
     let unresolved = BTreeSet::from(["nowhere.invalid".to_owned(), "else.invalid".to_owned()]);
-    let told: Vec<_> = notes(&entry, &snapshot, &unresolved).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((&told[0].id, told[0].state.as_str()), (&named.id, "unused"));
-    assert!(told[0].reason.contains("\"nowhere.invalid\"") && told[0].reason.contains("resolve"));
+    let noted: Vec<_> = notes(&entry, &snapshot, &unresolved).collect();
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert_eq!((&noted[0].id, noted[0].state.as_str()), (&named.id, "unused"));
+    assert!(noted[0].reason.contains("\"nowhere.invalid\"") && noted[0].reason.contains("resolve"));
 }
 
 #[test]
@@ -612,6 +598,6 @@ fn a_registration_is_never_used_if_its_site_is_none_of_its_services() {
 }
 
 #[test]
-fn believed_after_a_minute_by_default() {
+fn a_missing_service_is_dropped_after_a_minute_by_default() {
     assert_eq!(BELIEVE_AFTER, Duration::from_secs(60));
 }

@@ -1,8 +1,8 @@
-//! The end of a drained process: who proves it, when it holds for everybody, and how long a record is needed.
+//! The end of a drained process: how it is proven, when it is valid for all gateways, and how long a record is needed.
 //!
-//! After `done` each gateway goes on refusing the drained instance until it has itself seen that the process ended.
-//! What a gateway saw is kept in the engine, so that it still knows after its own restart. A gateway that started
-//! later can have seen nothing: it believes those that were there, once all of them agree.
+//! After `done` each gateway excludes the drained instance until it has itself seen that the process ended. This is
+//! kept in the engine, so that the gateway still knows it after a restart. A gateway that started later cannot have
+//! seen it, so it relies on the gateways that took part in the drain, once all of them agree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// In words.
+    /// As text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Proof {
     }
 }
 
-/// That a gateway saw a drained process end, as kept in the engine.
+/// The observation of a gateway that a drained process ended, as kept in the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// The drain.
@@ -46,12 +46,13 @@ pub struct Ended {
     pub boot: String,
     /// When, by the gateway's clock.
     pub at: Moment,
-    /// How it knows.
+    /// The proof.
     pub proof: Proof,
 }
 
-/// True when a drained instance has ended for everybody who was not there: at least one gateway saw it, and so did
-/// every gateway that runs since before `done` (its receipt carries its present boot) and is heard of.
+/// True when a drained instance has ended for gateways that did not take part: at least one gateway saw the end, and
+/// so did every gateway that has been running since before `done` (its receipt has its present boot) and is not
+/// silent.
 #[must_use]
 pub fn has_ended(
     drain: &Drain,
@@ -72,8 +73,8 @@ pub fn has_ended(
         && receipts.iter().filter(there).all(|it| seen.contains(it.gateway.as_str()))
 }
 
-/// The gateways that go on refusing the instance of a drain that is done, by name: those that have not seen it end
-/// themselves, unless they came later and the others agree that it did.
+/// The names of the gateways that still exclude the instance of a drain that is done: those that have not seen it end
+/// themselves, unless they started later and the others agree that it did.
 #[must_use]
 pub fn refusing(
     drain: &Drain,
@@ -97,14 +98,14 @@ pub fn refusing(
 
 /// How long the record of an ended drain is kept.
 pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// More records than this are not kept: the oldest that can be spared go first.
+/// More records than this are not kept; the oldest that can be spared are removed first.
 pub const MAX_KEPT: usize = 1_000;
-/// While there are too many, the record of an instance that was not seen to end, and is not registered, goes after
-/// this.
+/// While there are too many, the record of an instance that was not seen to end, and is not registered, is removed
+/// after this time.
 const MIN_KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// The records that are not needed any more, oldest first. `registered` says whether the registry has, or may have,
-/// the drained instance: a record that keeps a registered instance out is always needed.
+/// The records that are no longer needed, oldest first. `registered` tells whether the registry has, or may have, the
+/// drained instance: a record that excludes a registered instance is always needed.
 #[must_use]
 pub fn spared<'a>(
     records: impl IntoIterator<Item = &'a Drain>,
@@ -115,7 +116,7 @@ pub fn spared<'a>(
     let mut removable: Vec<(&Drain, Duration)> = Vec::new();
     for drain in records {
         kept += 1;
-        // A cancelled drain with a trouble has still something to be undone.
+        // A cancelled drain with a failure still has a step to undo.
         if !drain.is_over() || (drain.phase == Phase::Cancelled && drain.trouble.is_some()) {
             continue;
         }
@@ -157,25 +158,25 @@ mod tests {
         Ended { drain, gateway: gateway.into(), boot: "b".into(), at, proof: Proof::Refused }
     }
 
-    /// Gateways with their boots, and for how many seconds each was silent.
+    /// Gateways with their boots, and the seconds for which each was silent.
     fn gateways(all: &[(&str, &str, u64)]) -> BTreeMap<String, Gateway> {
         let gateway = |boot: &str, silent| Gateway { boot: boot.into(), silent: Duration::from_secs(silent) };
         all.iter().map(|(name, boot, silent)| ((*name).to_owned(), gateway(boot, *silent))).collect()
     }
 
     #[test]
-    fn every_gateway_that_was_there_must_have_seen_it() {
+    fn every_gateway_that_took_part_must_have_seen_it() {
         let done = drain(Phase::Done);
         let receipts = [receipt("g1", "b"), receipt("g2", "b")];
         let both = gateways(&[("g1", "b", 0), ("g2", "b", 0)]);
         assert!(!has_ended(&done, &receipts, &[], &both));
-        assert!(!has_ended(&done, &receipts, &[seen("g1")], &both), "each judges for itself");
+        assert!(!has_ended(&done, &receipts, &[seen("g1")], &both), "each decides by its own observation");
         assert!(has_ended(&done, &receipts, &[seen("g1"), seen("g2")], &both));
         assert!(!has_ended(&drain(Phase::Calling), &receipts, &[seen("g1"), seen("g2")], &both));
     }
 
     #[test]
-    fn gateways_that_came_later_or_are_gone_have_no_say() {
+    fn gateways_that_started_later_or_are_gone_do_not_count() {
         let done = drain(Phase::Done);
         let receipts = [receipt("g1", "b"), receipt("g2", "b")];
         for others in [("g2", "started again", 0), ("g2", "b", LEASE.as_secs()), ("g3", "b", 0)] {
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn who_still_refuses_is_known_by_name() {
+    fn the_gateways_that_still_exclude_the_instance_are_named() {
         let receipts = [receipt("g1", "b"), receipt("g2", "b")];
         let all = gateways(&[("g1", "b", 0), ("g2", "b", 0), ("later", "b", 0)]);
         let names = |drain: &Drain, seen: &[Ended]| {
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_keeps_a_registered_instance_out_is_kept_without_end() {
+    fn a_record_that_excludes_a_registered_instance_is_kept_without_a_time_limit() {
         let records = [
             aged("registered", Phase::Done, 900),
             aged("absent", Phase::Done, 24),

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Shared, turns::Turns};
 use crate::{
-    beliefs::{Beliefs, Picture},
+    beliefs::{Beliefs, HealthView},
     engine::{
         Index, KvEntry,
         follower::{Follower, News, Watched},
@@ -72,7 +72,7 @@ enum Read {
 pub(super) async fn follow(
     shared: Shared,
     mut beliefs: Beliefs,
-    mut pictures: mpsc::Receiver<oneshot::Sender<Picture>>,
+    mut view_requests: mpsc::Receiver<oneshot::Sender<HealthView>>,
 ) {
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
@@ -93,7 +93,7 @@ pub(super) async fn follow(
             // In a fixed order, so that a simulation can repeat itself; each of them is rare.
             biased;
             Some(read) = read.recv() => known.take_in(read, &mut beliefs, handle.now()),
-            Some(answer) = pictures.recv() => { let _ = answer.send(beliefs.picture()); continue }
+            Some(answer) = view_requests.recv() => { let _ = answer.send(beliefs.health_view()); continue }
             Ok(()) = snapshots.changed() => {
                 beliefs.reconfigured();
                 restore_board(&shared, &beliefs, handle.snapshot().as_deref());

@@ -1,4 +1,5 @@
-//! What makes a node's picture questionable although it serves on: the reasons of `/readyz?strict`.
+//! The reasons for which a node's state may be out of date while it goes on serving: those that `/readyz?strict`
+//! reports.
 
 use std::{
     collections::BTreeMap,
@@ -7,21 +8,21 @@ use std::{
 
 use model::Moment;
 
-/// One thing that may be amiss.
+/// One such reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
     /// The engine cannot be read.
     Reading,
     /// This node's heartbeat cannot be written.
     Writing,
-    /// The engine's configuration cannot be used, and the last good one stays.
+    /// The engine's configuration cannot be used, so the last good one stays in use.
     Configuration,
     /// Verdicts are frozen, because too many targets went down at once.
     Frozen,
 }
 
 impl Concern {
-    const fn words(self) -> &'static str {
+    const fn text(self) -> &'static str {
         match self {
             Self::Reading => "the engine cannot be read",
             Self::Writing => "this node's heartbeat cannot be written",
@@ -31,7 +32,7 @@ impl Concern {
     }
 }
 
-/// Those that are raised, since when, and why.
+/// The raised concerns, each with its beginning and reason.
 #[derive(Debug, Default)]
 pub(super) struct Concerns(Mutex<BTreeMap<Concern, (Moment, String)>>);
 
@@ -60,11 +61,10 @@ impl Concerns {
 }
 
 fn text(concern: Concern, (since, reason): &(Moment, String)) -> String {
-    format!("{} since {}: {reason}", concern.words(), since.rfc3339())
+    format!("{} since {}: {reason}", concern.text(), since.rfc3339())
 }
 
-/// Whether the query of a request for `/readyz` asks for doubts too: `strict`, alone or with a value that does not take it
-/// back.
+/// Whether the query of a request for `/readyz` has `strict`, alone or with a value other than `false` and `0`.
 #[must_use]
 pub fn asks_strictly(query: &str) -> bool {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strict_is_asked_for_by_name() {
+    fn strict_is_requested_by_name() {
         for query in ["strict", "strict=1", "strict=true", "verbose&strict", "strict="] {
             assert!(asks_strictly(query), "{query}");
         }

@@ -1,5 +1,5 @@
-//! Which services a node follows: whatever any of its roles uses. Each role says so for itself, and none can let go
-//! of what another still needs.
+//! Which services a node follows: those that any of its roles uses. Each role sets its own, and none can release a service
+//! that another one still needs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,16 +13,16 @@ use crate::discovery::DiscoveryTable;
 
 type Names = Arc<BTreeSet<String>>;
 
-/// What every user asked for, and the union of it.
+/// The services that every user needs, and their union.
 #[derive(Debug, Default)]
 pub(super) struct Users {
-    asked: Mutex<Asked>,
+    needed: Mutex<Needed>,
     all: watch::Sender<Names>,
     table: Arc<DiscoveryTable>,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
+struct Needed {
     users: BTreeMap<u64, BTreeSet<String>>,
     next: u64,
 }
@@ -36,11 +36,11 @@ impl Users {
         self.all.subscribe()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Asked)) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut asked);
-        let names: BTreeSet<String> = asked.users.values().flatten().cloned().collect();
-        // Under the lock, so that what was said last is what is followed.
+    fn change(&self, change: impl FnOnce(&mut Needed)) {
+        let mut needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut needed);
+        let names: BTreeSet<String> = needed.users.values().flatten().cloned().collect();
+        // Under the lock, so that the last change is the one that takes effect.
         self.all.send_if_modified(|current| {
             let changed = **current != names;
             if changed {
@@ -51,7 +51,7 @@ impl Users {
     }
 }
 
-/// One user's part of the services in use. Dropping it gives them up.
+/// One user's part of the services in use. Dropping it releases them.
 pub struct Following {
     users: Arc<Users>,
     id: u64,
@@ -66,20 +66,20 @@ impl fmt::Debug for Following {
 impl Following {
     pub(super) fn new(users: Arc<Users>) -> Self {
         let mut id = 0;
-        users.change(|asked| {
-            id = asked.next;
-            asked.next += 1;
+        users.change(|needed| {
+            id = needed.next;
+            needed.next += 1;
         });
         Self { users, id }
     }
 
-    /// Says which services (by their names in the registry) this user needs, all of them.
+    /// Sets the services (by their names in the registry) that this user needs.
     pub fn set(&self, names: BTreeSet<String>) {
-        self.users.change(|asked| drop(asked.users.insert(self.id, names)));
+        self.users.change(|needed| drop(needed.users.insert(self.id, names)));
     }
 
-    /// Forgets what is known of a service that nobody follows and whose slot nobody keeps. For users whose
-    /// services are named by strangers; what is configured is remembered.
+    /// Forgets the entry of a service that no user follows and whose slot is not held. For users whose services are named in
+    /// queries from outside; the entries of configured services are kept.
     pub fn forget(&self, service: &str) {
         let used = self.users.all.borrow().contains(service);
         if !used {
@@ -90,7 +90,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.users.change(|asked| drop(asked.users.remove(&self.id)));
+        self.users.change(|needed| drop(needed.users.remove(&self.id)));
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_anybody_uses_is_followed_until_nobody_does() {
+    fn a_service_is_followed_while_any_user_needs_it() {
         let (handle, _publisher) = channel(Clock::default(), std::time::Duration::MAX);
         let mut in_use = handle.services_in_use();
         let now = || (*handle.services_in_use().borrow()).as_ref().clone();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_needs_is_forgotten() {
+    fn only_a_service_without_users_is_forgotten() {
         let (handle, publisher) = channel(Clock::default(), std::time::Duration::MAX);
         let (gateway, dns) = (handle.follow_services(), handle.follow_services());
         gateway.set(names(&["web"]));

@@ -1,22 +1,22 @@
-//! Flap damping: a target that goes down again and again is not believed when it comes up, until it has been quiet.
+//! Flap damping: a target that goes down repeatedly stays Down when it recovers, until it has been stable for a while.
 //!
-//! As routers do it (RFC 2439): each turn to Down costs a penalty of one that halves with every half-life. Above a limit
-//! the target stays Down whatever the votes say, until the penalty has fallen below another. Failures are never delayed.
-//! The penalty is computed from the verdict's history, so that readers agree without keeping anything more.
+//! As in routers (RFC 2439): each change to Down adds a penalty of one that halves with every half-life. Above a
+//! limit the target stays Down whatever the votes, until the penalty has fallen below another limit. Failures are
+//! never delayed. The penalty is computed from the verdict's history, so that readers agree without further state.
 
 use std::time::Duration;
 
 use super::{State, Verdict};
 use model::Moment;
 
-/// From this penalty on, a target that is down stays so.
+/// From this penalty on a target that is down stays Down.
 const SUPPRESS: f64 = 5.0;
-/// Until the penalty is below this.
+/// Damping ends below this penalty.
 const REUSE: f64 = 2.0;
-/// From this penalty on it may turn any moment, so answers are remembered for a short time only.
+/// From this penalty on the state may change at any moment, so answers get the short TTL.
 const FLAPPING: f64 = 2.0;
 
-/// A verdict as the votes made it from `before`, damped.
+/// The damped verdict, from the one before and the one that the votes give.
 #[must_use]
 pub fn damp(before: &Verdict, after: Verdict, half_life: Duration, now: Moment) -> Verdict {
     if half_life.is_zero() {
@@ -33,7 +33,7 @@ pub fn damp(before: &Verdict, after: Verdict, half_life: Duration, now: Moment) 
     Verdict { damped: false, flapping, unsettled: after.unsettled || flapping, ..after }
 }
 
-/// What its turns to Down still cost it.
+/// The present penalty.
 fn penalty(verdict: &Verdict, half_life: Duration, now: Moment) -> f64 {
     let downs = verdict.history.iter().filter(|it| it.to == State::Down);
     downs.map(|it| (-now.since(it.at).as_secs_f64() / half_life.as_secs_f64()).exp2()).sum()
@@ -55,7 +55,7 @@ mod tests {
         damp(before, merge(before, &votes, Quorum::Any, now), HALF_LIFE, now)
     }
 
-    /// Down and up again, so many times, every `period` seconds.
+    /// Down and up again `times` times, every `period` seconds.
     fn flap(times: u64, period: u64) -> (Verdict, u64) {
         let mut verdict = step(&Verdict::default(), State::Up, 0);
         for n in 0..times {
@@ -67,13 +67,13 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_now_and_then_is_believed_at_once() {
+    fn a_target_that_fails_rarely_is_up_at_once() {
         let (verdict, _) = flap(20, 20);
         assert_eq!((verdict.state, verdict.damped), (State::Up, false));
     }
 
     #[test]
-    fn who_flaps_stays_down_until_the_penalty_has_halved_twice() {
+    fn a_flapping_target_stays_down_until_the_penalty_has_halved_twice() {
         let (verdict, now) = flap(8, 3);
         assert_eq!((verdict.state, verdict.damped, verdict.unsettled), (State::Down, true, true));
         let mut verdict = verdict;
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_down_for_good_is_not_damped() {
+    fn a_target_that_stays_down_is_not_damped() {
         let (verdict, now) = flap(8, 3);
         let down = step(&verdict, State::Down, now + 1);
         assert_eq!((down.state, down.damped), (State::Down, false));

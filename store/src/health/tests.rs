@@ -20,7 +20,7 @@ fn a_majority_of_the_configured_vantages_decides() {
 }
 
 #[test]
-fn the_last_verdict_holds_without_a_quorum() {
+fn the_last_verdict_is_kept_without_a_quorum() {
     let up = merge(&Verdict::default(), &[vote(State::Up); 3], Quorum::Majority, Moment(5));
     let held = merge(&up, &[vote(State::Down), STALE_UP, STALE_UP], Quorum::Majority, Moment(9));
     assert_eq!((held.state, held.since, held.held), (State::Up, Moment(5), true));

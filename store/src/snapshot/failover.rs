@@ -5,20 +5,20 @@ use std::time::Duration;
 use super::{Snapshot, SteeredDomain};
 use model::Check;
 
-/// Between two confirmations of a first failure.
+/// The time between two confirmations of a first failure.
 const CONFIRM_EVERY: Duration = Duration::from_millis(100);
-/// From a vantage's decision to changed answers on every node whose network is well: a report, the engine's watch and
-/// the next batch of queries take a few milliseconds each; what is left is for a busy machine.
+/// From a vantage's decision to changed answers on every node with a working network: a report, the engine's watch
+/// and the next batch of queries take a few milliseconds each; the rest is for a busy machine.
 const PROPAGATE: Duration = Duration::from_millis(200);
 
 /// How long a failover takes at most, in its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
-    /// Until a vantage is sure, when packets vanish right after a probe that went well.
+    /// Until a vantage has decided, when packets are lost right after a successful probe.
     pub detect: Duration,
-    /// Until every node answers otherwise.
+    /// Until every node gives the new answer.
     pub propagate: Duration,
-    /// Until the last resolver has forgotten the answer from before.
+    /// Until the last resolver has dropped the old answer from its cache.
     pub ttl: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Failover {
         }
     }
 
-    /// All of it.
+    /// The sum of the parts.
     #[must_use]
     pub fn whole(&self) -> Duration {
         self.detect + self.propagate + self.ttl
@@ -41,7 +41,7 @@ impl Failover {
 }
 
 impl Snapshot {
-    /// How long a domain's failover takes at most; `None` where nobody would notice, without a check.
+    /// How long a domain's failover takes at most; `None` without a check, since then a failure is not noticed.
     #[must_use]
     pub fn failover(&self, domain: &SteeredDomain) -> Option<Failover> {
         let slot = domain.sites.iter().flat_map(|site| &site.addresses).find_map(|it| it.slot)?;

@@ -1,7 +1,7 @@
 //! Steered domains compiled: their sites with slots on the board, their policies as orders of those sites.
 //!
-//! A large world has hundreds of thousands of them, most alike: what is the same for many is kept once, and what only
-//! few have (an order of their own, rules, a window) is behind one pointer that is empty for the others.
+//! A large configuration has hundreds of thousands of them, most of them alike: shared parts are kept once, and parts
+//! that only few have (an order of their own, rules, a window) are behind one pointer that is empty for the others.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -25,16 +25,16 @@ pub struct SteeredDomain {
     pub domain: SharedDomain,
     /// Its sites, by [`SiteId`]. Shared by the domains that have the same ones, which in a large world most do.
     pub sites: Arc<[SteeredSite]>,
-    /// Who may be answered differently at the same moment.
+    /// Which clients may get different answers at the same moment.
     pub reach: Reach,
-    /// What the usual domain does not have: `None` ranks by locality.
+    /// The parts that the usual domain does not have; `None` ranks by locality.
     pub steering: Option<Box<Steering>>,
 }
 
-/// Who may be answered differently at the same moment.
+/// Which clients may get different answers at the same moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
-    /// Nobody: one answer for all.
+    /// None: one answer for all.
     #[default]
     Everyone,
     /// Clients of different localities.
@@ -46,11 +46,11 @@ pub enum Reach {
 /// How an unusual domain ranks its sites.
 #[derive(Debug)]
 pub struct Steering {
-    /// For whom no rule fits.
+    /// For clients that match no rule.
     pub order: Order,
-    /// In front of it; the first that fits decides.
+    /// Examined first; the first that matches decides.
     pub rules: Box<[SteeredRule]>,
-    /// When recovered sites are let back.
+    /// When recovered sites are readmitted.
     pub window: Option<Arc<Calendar>>,
     /// Mixed into hashes of networks, so that two domains do not move the same clients first.
     pub salt: u64,
@@ -65,18 +65,18 @@ pub enum Order {
     Written(Box<[u16]>),
     /// By weight, each site's at its place.
     Weighted(Box<[u16]>),
-    /// Those that are true first, each half by the client's locality.
+    /// The sites marked true first, both parts by the client's locality.
     Coloured(Box<[bool]>),
 }
 
 /// A rule with its policy as an order.
 #[derive(Debug)]
 pub struct SteeredRule {
-    /// Clients in one of these; empty: everybody.
+    /// Clients in one of these; empty: all clients.
     pub networks: Box<[IpNet]>,
-    /// Clients in one of these; empty: everybody.
+    /// Clients in one of these; empty: all clients.
     pub countries: Box<[Country]>,
-    /// Only then.
+    /// Only within these hours.
     pub during: Option<Arc<Calendar>>,
     /// The order for them.
     pub order: Order,
@@ -89,11 +89,11 @@ pub struct SteeredSite {
     pub site: SiteId,
     /// A name of its own within the domain, where HTTPS records lead to one.
     pub name: Option<DomainName>,
-    /// Where clients are sent there, and where their health stands on the board.
+    /// Its addresses, with the slots of their health on the board.
     pub addresses: Vec<SteeredAddress>,
-    /// Overrides that are about this domain at this site, expired ones too.
+    /// Overrides for this domain at this site, including expired ones.
     pub overrides: Vec<Arc<Override>>,
-    /// Where the share of clients that goes elsewhere stands on the board; `None` without a capacity.
+    /// The slot of the share of clients that is sent elsewhere; `None` without a capacity.
     pub overflow: Option<Slot>,
 }
 
@@ -106,7 +106,7 @@ pub struct SteeredAddress {
     pub slot: Option<Slot>,
     /// Whether it is ready to come back; `None` without a gate.
     pub gate: Option<Slot>,
-    /// Its health as each region's own vantages see it, by region; empty where the verdict is global.
+    /// Its health by the vantages of each region; empty where the verdict is global.
     pub regions: Box<[Option<Slot>]>,
 }
 
@@ -248,13 +248,13 @@ impl Shared {
     }
 }
 
-/// Where the share of a site's clients that go elsewhere stands; `None` without a capacity.
+/// The slot of the share of a site's clients that is sent elsewhere; `None` without a capacity.
 pub(crate) fn overflow_slot(cluster: &Cluster, site: &Name, board: &Board) -> Option<Slot> {
     cluster.capacity.get(site)?;
     board.intern(&format!("overflow/{}/{site}", cluster.name).as_str().into())
 }
 
-/// Whether something moves a site's clients network by network.
+/// Whether a site's clients may be moved network by network.
 fn moves_by_hash(site: &SteeredSite) -> bool {
     site.overflow.is_some() || site.overrides.iter().any(|order| order.over.is_some())
 }

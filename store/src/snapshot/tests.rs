@@ -20,7 +20,7 @@ fn service(route_by: RouteBy) -> Service {
 }
 
 #[test]
-fn a_zone_knows_every_name_and_what_lies_between() {
+fn a_zone_knows_every_name_and_empty_non_terminals() {
     let mut world = sources(2, 1);
     world.services = vec![service(RouteBy::Gateway)];
     let snapshot = compile(world, &Board::default());
@@ -81,7 +81,7 @@ fn the_serial_grows_with_the_generation_and_with_the_epoch() {
 }
 
 #[test]
-fn an_override_is_laid_where_it_belongs() {
+fn an_override_is_kept_with_its_sites() {
     let mut world = sources(2, 1);
     world.overrides = vec![Override {
         name: name("work"),

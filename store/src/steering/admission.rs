@@ -1,6 +1,6 @@
-//! When a site that was down is let back: hold-down, then the domain's own condition, then its gate.
+//! When a site that was down is readmitted: after the hold-down, then the domain's own condition, then its gate.
 
-use super::{Asked, moment};
+use super::{Query, moment};
 use crate::{
     board::{Board, Reading},
     health::State,
@@ -8,17 +8,17 @@ use crate::{
     snapshot::SteeredSite,
 };
 
-/// When a recovered site is let back, as far as can be known now.
+/// When a recovered site is readmitted, as far as known now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Not before somebody or something acts.
+    /// Not before a release, a window or the gate.
     Never,
-    /// From then on; its ramp begins there.
+    /// From this moment on; its ramp begins then.
     At(Moment),
 }
 
-pub(super) fn admission(asked: Asked<'_>, site: &SteeredSite, health: Reading) -> Admission {
-    let Asked { domain, board, .. } = asked;
+pub(super) fn admission(query: Query<'_>, site: &SteeredSite, health: Reading) -> Admission {
+    let Query { domain, board, .. } = query;
     let recovery = &domain.domain.recovery;
     let settled = health.since.after(recovery.hold_down.0);
     let allowed = match &recovery.mode {
@@ -36,8 +36,8 @@ pub(super) fn admission(asked: Asked<'_>, site: &SteeredSite, health: Reading) -
     }
 }
 
-/// When the first release since the site came up lets it back. A release that ends after that has done its work: the
-/// site stays. One that ends before lets nothing back.
+/// When the first release since the site came up readmits it. The site stays when the release ends after that. A
+/// release that ends before has no effect.
 fn released(site: &SteeredSite, up_since: Moment, settled: Moment) -> Option<Moment> {
     let releases = site.overrides.iter().filter(|it| it.state == OverrideState::Release);
     let lets_back = releases.filter_map(|it| {
@@ -54,7 +54,7 @@ enum Gate {
     OpenSince(Moment),
 }
 
-/// Whether a site is ready: one of its addresses is enough, as for its health.
+/// Whether a site is ready. One of its addresses is enough, as for its health.
 fn gate(site: &SteeredSite, board: &Board) -> Gate {
     let mut gate = Gate::None;
     for slot in site.addresses.iter().filter_map(|it| it.gate) {

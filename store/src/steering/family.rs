@@ -1,13 +1,13 @@
-//! What a ranking means for one family of addresses.
+//! The answer for one address family.
 //!
-//! Sites are ranked once, whatever the family that is asked for, so that a client's IPv4 and IPv6 connections go to the
-//! same site wherever that site has both. The answer for a family is that ranking without the sites that lack the
-//! family: those without an address of it and, while another site has one that works, those whose addresses of it are
-//! all down. Health alone never leaves a family empty: in the end a site that is down is used.
+//! Sites are ranked once, independently of the family in the query, so that a client's IPv4 and IPv6 connections go
+//! to the same site wherever that site has both. The answer for a family is that ranking without the sites that lack
+//! the family: those without an address of it and, while another site has one that works, those whose addresses of it
+//! are all down. Health alone never leaves a family empty: as a last resort a site that is down is used.
 //!
-//! An operator's order counts more than that. A site that is drained or forced down stands in for a family only when no
-//! better site of the domain is left for either family. Otherwise the family has no answer until the order ends, because
-//! clients have another family to go to and the operator wants this site empty.
+//! An operator's override has precedence. A site that is drained or forced down is used for a family only when no
+//! better site of the domain is left for either family. Otherwise the family has no answer until the override ends,
+//! because clients can use the other family and the operator wants this site empty.
 
 use std::net::IpAddr;
 
@@ -20,27 +20,27 @@ use crate::{
     snapshot::{SteeredAddress, SteeredDomain, SteeredSite},
 };
 
-/// What a domain answers for one family.
+/// The answer of a domain for one family.
 #[derive(Clone, Copy, Debug)]
 pub enum FamilyOutcome<'a> {
     /// These sites; at least one, each with an address of the family.
     Sites(FamilySites<'a>),
-    /// No site is left and the domain says `when_none: nodata`, or no site has this family at all.
+    /// No site is left and the domain has `when_none: nodata`, or no site has this family.
     Nodata,
-    /// An operator took out every site that has this family, and others are left.
+    /// An operator excluded every site that has this family, and other sites are left.
     TakenOut,
-    /// No site is left and the domain says to answer with its backup addresses.
+    /// No site is left and the domain answers with its backup addresses.
     Backup(&'a Addresses),
 }
 
-/// Who looks at the addresses of sites, and on which board.
+/// The family, region and board by which the addresses of sites are examined.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
-    /// The family that is asked for.
+    /// The family in the query.
     pub family: Family,
     /// The region of the client.
     pub region: Option<RegionId>,
-    /// What is believed.
+    /// The verdicts.
     pub board: &'a Board,
 }
 
@@ -49,13 +49,13 @@ impl<'a> Look<'a> {
         address_health(address, self.region, self.board).state == State::Down
     }
 
-    /// The site has an address of the family.
+    /// True if the site has an address of the family.
     fn is_there(self, site: &SteeredSite) -> bool {
         site.addresses.iter().any(|it| self.family.holds(it.ip))
     }
 
-    /// The site has an address of the family that is not down, or none of any family: then it was ranked as it is in spite
-    /// of that.
+    /// True if the site has an address of the family that is not down, or if all its addresses of both families are
+    /// down: that is part of its rank already.
     fn works(self, site: &SteeredSite) -> bool {
         let mut others_work = false;
         for address in &site.addresses {
@@ -68,7 +68,7 @@ impl<'a> Look<'a> {
         !others_work && self.is_there(site)
     }
 
-    /// The addresses of the family to answer with at a site: those that are not down if there are any, else all.
+    /// The addresses of the family at a site for the answer: those that are not down if there are any, else all.
     pub fn addresses(self, site: &'a SteeredSite) -> impl Iterator<Item = IpAddr> + 'a {
         let family = move || site.addresses.iter().filter(move |it| self.family.holds(it.ip));
         let all_down = family().all(|it| self.is_down(it));
@@ -81,16 +81,16 @@ impl<'a> Look<'a> {
 pub struct FamilySites<'a> {
     domain: &'a SteeredDomain,
     look: Look<'a>,
-    /// From the first of them on, with others between them.
+    /// The ranking from the first of them on, with other sites between them.
     ranked: &'a [Ranked],
     /// The tier of all of them.
     tier: Tier,
-    /// They were chosen because their addresses of the family work.
+    /// True if they were chosen because their addresses of the family work.
     working: bool,
 }
 
 impl<'a> FamilySites<'a> {
-    /// The sites in order: the first, and as back-ups others of its tier, `answers` in all.
+    /// The sites in order: the first one, and as back-ups others of its tier, `answers` in all.
     pub fn iter(self) -> impl Iterator<Item = (&'a Ranked, &'a SteeredSite)> {
         let back_ups = usize::from(self.domain.domain.answers).saturating_sub(1);
         let (first, rest) = match self.ranked.split_first() {
@@ -100,12 +100,12 @@ impl<'a> FamilySites<'a> {
         let with_site = move |it: &'a Ranked| Some((it, site(self.domain, it)?));
         let alike = rest.iter().take_while(move |it| it.tier == self.tier).filter_map(with_site);
         let alike = alike.filter(move |(_, site)| has(self.look, site, self.working));
-        // The first was looked at when it was chosen.
+        // The first one was examined when it was chosen.
         first.and_then(with_site).into_iter().chain(alike.take(back_ups))
     }
 
-    /// The first of them, if it is dead for this family: all of its addresses of the family are down, and clients are
-    /// sent there because nothing better is left or because an override forces it up.
+    /// The first of them, if all of its addresses of the family are down. Clients are sent there because nothing
+    /// better is left or because an override forces it up.
     #[must_use]
     pub fn dead(self) -> Option<&'a SteeredSite> {
         let (_, first) = self.iter().next()?;
@@ -113,7 +113,7 @@ impl<'a> FamilySites<'a> {
         family.all(|it| self.look.is_down(it)).then_some(first)
     }
 
-    /// Their addresses; an address that two sites share comes twice.
+    /// Their addresses; an address that two sites share is listed twice.
     pub fn addresses(self) -> impl Iterator<Item = IpAddr> + 'a {
         self.iter().flat_map(move |(_, site)| self.look.addresses(site))
     }
@@ -127,8 +127,8 @@ fn has(look: Look<'_>, site: &SteeredSite, working: bool) -> bool {
     if working { look.works(site) } else { look.is_there(site) }
 }
 
-/// What the domain answers for one family with this ranking. `when_none` and `min_up` have been counted over all sites;
-/// `answers` counts within the family.
+/// The answer of a domain for one family with this ranking. `when_none` and `min_up` apply to all sites, and
+/// `answers` within the family.
 #[must_use]
 pub fn for_family<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking, look: Look<'a>) -> FamilyOutcome<'a> {
     match outcome(domain, ranking) {
@@ -153,7 +153,7 @@ pub fn for_family<'a>(domain: &'a SteeredDomain, ranking: &'a Ranking, look: Loo
     }
 }
 
-/// Why a site that stands before those that answer for a family is not among them; for people.
+/// Why a site that is ranked before those that answer for a family is not among them, as text.
 #[must_use]
 pub fn lacks(site: &SteeredSite, look: Look<'_>) -> Option<String> {
     let family = look.family.as_str();

@@ -1,4 +1,5 @@
-//! Answers for one family: the cases of the design by name, and all of them against a second reading of its words.
+//! Answers for one family: the cases of the design by name, and all of them against a second implementation of its
+//! rules.
 
 use proptest::prelude::*;
 
@@ -54,13 +55,13 @@ fn order(n: u8, state: OverrideState) -> Override {
     }
 }
 
-/// A world with health, ready to be asked.
-struct Asked {
+/// A world with health.
+struct Queried {
     snapshot: Snapshot,
     board: Board,
 }
 
-impl Asked {
+impl Queried {
     /// `health` of each site: of its IPv4 address, and of its IPv6 address.
     fn of(world: Sources, health: &[(State, State)]) -> Self {
         let board = Board::default();
@@ -103,72 +104,72 @@ use Has::{Both, V4, V6};
 
 #[test]
 fn a_family_that_is_sent_to_a_dead_site_says_so() {
-    let dead = |asked: &Asked, family| {
-        let ranking = asked.ranking();
-        match for_family(asked.domain(), &ranking, Look { family, region: None, board: &asked.board }) {
+    let dead = |queried: &Queried, family| {
+        let ranking = queried.ranking();
+        match for_family(queried.domain(), &ranking, Look { family, region: None, board: &queried.board }) {
             FamilyOutcome::Sites(sites) => sites.dead().map(|it| it.site.0),
             _ => None,
         }
     };
-    let families = |asked: &Asked| Family::BOTH.map(|it| dead(asked, it));
+    let families = |queried: &Queried| Family::BOTH.map(|it| dead(queried, it));
     // IPv6 is only at the site that is down, or only its IPv6 address is down.
-    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Down, Down), (Up, Up)])), [None, Some(0)]);
-    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Up, Down), (Up, Up)])), [None, Some(0)]);
+    assert_eq!(families(&Queried::of(world(&[Both, V4]), &[(Down, Down), (Up, Up)])), [None, Some(0)]);
+    assert_eq!(families(&Queried::of(world(&[Both, V4]), &[(Up, Down), (Up, Up)])), [None, Some(0)]);
     // Nothing is left, or nothing is known, or all is well.
-    assert_eq!(families(&Asked::of(world(&[Both, V4]), &[(Down, Down), (Down, Up)])), [Some(0), Some(0)]);
-    assert_eq!(families(&Asked::of(world(&[Both]), &[(Unknown, Unknown)])), [None, None]);
-    assert_eq!(families(&Asked::of(world(&[Both, Both]), &[(Down, Down), (Up, Up)])), [None, None]);
+    assert_eq!(families(&Queried::of(world(&[Both, V4]), &[(Down, Down), (Down, Up)])), [Some(0), Some(0)]);
+    assert_eq!(families(&Queried::of(world(&[Both]), &[(Unknown, Unknown)])), [None, None]);
+    assert_eq!(families(&Queried::of(world(&[Both, Both]), &[(Down, Down), (Up, Up)])), [None, None]);
     // It is down and forced up.
     let mut forced = world(&[Both, Both]);
     forced.overrides = vec![order(0, OverrideState::Up)];
-    assert_eq!(families(&Asked::of(forced, &[(Down, Down), (Up, Up)])), [Some(0), Some(0)]);
+    assert_eq!(families(&Queried::of(forced, &[(Down, Down), (Up, Up)])), [Some(0), Some(0)]);
 }
 
 #[test]
 fn the_next_site_with_the_family_answers_where_the_first_lacks_it() {
     // bj is down, gz has no IPv6, sh has.
-    let asked = Asked::of(world(&[Both, V4, Both]), &[(Down, Down), (Up, Up), (Up, Up)]);
-    assert_eq!(asked.both(), [Ok(vec![1]), Ok(vec![2])]);
+    let queried = Queried::of(world(&[Both, V4, Both]), &[(Down, Down), (Up, Up), (Up, Up)]);
+    assert_eq!(queried.both(), [Ok(vec![1]), Ok(vec![2])]);
     // And when sh is down too, the first of those that are down.
-    let asked = Asked::of(world(&[Both, V4, Both]), &[(Down, Down), (Up, Up), (Down, Down)]);
-    assert_eq!(asked.both(), [Ok(vec![1]), Ok(vec![0])]);
-    // What is not there is not there, whatever health says.
-    let asked = Asked::of(world(&[V4, V4]), &[(Up, Up), (Down, Down)]);
-    assert_eq!(asked.both(), [Ok(vec![0]), Err("nodata")]);
+    let queried = Queried::of(world(&[Both, V4, Both]), &[(Down, Down), (Up, Up), (Down, Down)]);
+    assert_eq!(queried.both(), [Ok(vec![1]), Ok(vec![0])]);
+    // A site without the family never answers for it.
+    let queried = Queried::of(world(&[V4, V4]), &[(Up, Up), (Down, Down)]);
+    assert_eq!(queried.both(), [Ok(vec![0]), Err("nodata")]);
 }
 
 #[test]
-fn a_family_that_is_dead_at_a_living_site_is_answered_by_the_next() {
+fn a_family_that_is_down_at_a_site_that_is_up_is_answered_by_the_next() {
     let health = [(Up, Down), (Up, Up)];
-    assert_eq!(Asked::of(world(&[Both, Both]), &health).both(), [Ok(vec![0]), Ok(vec![1])]);
+    assert_eq!(Queried::of(world(&[Both, Both]), &health).both(), [Ok(vec![0]), Ok(vec![1])]);
     // With no better site, it is answered all the same.
-    assert_eq!(Asked::of(world(&[Both, V4]), &health).both(), [Ok(vec![0]), Ok(vec![0])]);
-    // Who is up by an operator's word is answered as that says.
+    assert_eq!(Queried::of(world(&[Both, V4]), &health).both(), [Ok(vec![0]), Ok(vec![0])]);
+    // A site that an operator forces up is used in any case.
     let mut forced = world(&[Both, Both]);
     forced.overrides = vec![order(0, OverrideState::Up)];
     let all_down = [(Down, Down), (Up, Up)];
-    assert_eq!(Asked::of(forced, &all_down).both(), [Ok(vec![0]), Ok(vec![0])]);
+    assert_eq!(Queried::of(forced, &all_down).both(), [Ok(vec![0]), Ok(vec![0])]);
 }
 
 #[test]
-fn a_site_that_an_operator_took_out_stands_in_only_when_nothing_better_of_either_family_is_left() {
+fn a_site_that_an_operator_excluded_is_used_only_when_nothing_better_of_either_family_is_left() {
     for state in [OverrideState::Drain, OverrideState::Down] {
         let mut one_left = world(&[V4, Both]);
         one_left.overrides = vec![order(1, state)];
-        let asked = Asked::of(one_left.clone(), &[(Up, Up), (Up, Up)]);
-        assert_eq!(asked.both(), [Ok(vec![0]), Err("taken out")], "{state:?}");
+        let queried = Queried::of(one_left.clone(), &[(Up, Up), (Up, Up)]);
+        assert_eq!(queried.both(), [Ok(vec![0]), Err("taken out")], "{state:?}");
         // Also when what is left is down: it is better than what was taken out.
-        let asked = Asked::of(one_left.clone(), &[(Down, Down), (Up, Up)]);
-        assert_eq!(asked.both(), [Ok(vec![0]), Err("taken out")], "{state:?}");
+        let queried = Queried::of(one_left.clone(), &[(Down, Down), (Up, Up)]);
+        assert_eq!(queried.both(), [Ok(vec![0]), Err("taken out")], "{state:?}");
         one_left.overrides.push(order(0, state));
-        let asked = Asked::of(one_left, &[(Up, Up), (Up, Up)]);
-        assert_eq!(asked.both(), [Ok(vec![0]), Ok(vec![1])], "{state:?}");
+        let queried = Queried::of(one_left, &[(Up, Up), (Up, Up)]);
+        assert_eq!(queried.both(), [Ok(vec![0]), Ok(vec![1])], "{state:?}");
     }
     let mut drained = world(&[V4, V6]);
     drained.overrides = vec![order(0, OverrideState::Drain), order(1, OverrideState::Down)];
-    let asked = Asked::of(drained, &[(Up, Up), (Up, Up)]);
+    let queried = Queried::of(drained, &[(Up, Up), (Up, Up)]);
     assert_eq!(
-        asked.both(),
+        queried.both(),
         [Ok(vec![0]), Err("taken out")],
         "a drained site is better than one forced down"
     );
@@ -181,28 +182,28 @@ fn when_none_and_min_up_count_all_sites_and_answers_those_of_the_family() {
     for when_none in [WhenNone::Nodata, backup()] {
         let mut some = world(&[Both, V4]);
         some.domains[0].when_none = when_none.clone();
-        let asked = Asked::of(some.clone(), &[(Down, Down), (Up, Up)]);
-        assert_eq!(asked.both(), [Ok(vec![1]), Ok(vec![0])], "a site is left, though none with IPv6");
-        let asked = Asked::of(some, &[(Down, Down), (Down, Down)]);
+        let queried = Queried::of(some.clone(), &[(Down, Down), (Up, Up)]);
+        assert_eq!(queried.both(), [Ok(vec![1]), Ok(vec![0])], "a site is left, though none with IPv6");
+        let queried = Queried::of(some, &[(Down, Down), (Down, Down)]);
         let none = if when_none == WhenNone::Nodata { "nodata" } else { "backup" };
-        assert_eq!(asked.both(), [Err(none), Err(none)]);
+        assert_eq!(queried.both(), [Err(none), Err(none)]);
     }
     let mut two = world(&[V4, Both, V4, Both, Both]);
     two.domains[0].answers = 2;
     two.domains[0].min_up = 4;
     let mut health = [(Up, Up); 5];
-    assert_eq!(Asked::of(two.clone(), &health).both(), [Ok(vec![0, 1]), Ok(vec![1, 3])]);
+    assert_eq!(Queried::of(two.clone(), &health).both(), [Ok(vec![0, 1]), Ok(vec![1, 3])]);
     health[3] = (Unknown, Unknown);
-    assert_eq!(Asked::of(two, &health).both(), [Ok(vec![0, 1]), Ok(vec![1, 4])], "back-ups are Up alone");
+    assert_eq!(Queried::of(two, &health).both(), [Ok(vec![0, 1]), Ok(vec![1, 4])], "back-ups are Up alone");
 }
 
 #[test]
 fn an_address_that_was_never_probed_has_the_shortest_ttl() {
-    let asked = Asked::of(world(&[Both, V4]), &[(Up, Up), (Up, Up)]);
-    let ttl = || ttl(asked.domain(), &asked.ranking()).as_secs();
+    let queried = Queried::of(world(&[Both, V4]), &[(Up, Up), (Up, Up)]);
+    let ttl = || ttl(queried.domain(), &queried.ranking()).as_secs();
     assert_eq!(ttl(), 20);
-    let slot = asked.domain().sites[1].addresses[0].slot.unwrap();
-    asked.board.write(slot, Reading::default());
+    let slot = queried.domain().sites[1].addresses[0].slot.unwrap();
+    queried.board.write(slot, Reading::default());
     assert_eq!(ttl(), 2);
     let mut unchecked = world(&[Both, V4]);
     unchecked.domains[0].check = None;
@@ -210,7 +211,11 @@ fn an_address_that_was_never_probed_has_the_shortest_ttl() {
     let snapshot = compile(unchecked, &board);
     let domain = &snapshot.domains["gw.example.com"];
     let ranking = rank_for(&snapshot, domain, [10, 0, 0, 1].into(), &board, NOW);
-    assert_eq!(super::ttl(domain, &ranking).as_secs(), 20, "what nobody probes does not change by itself");
+    assert_eq!(
+        super::ttl(domain, &ranking).as_secs(),
+        20,
+        "an address without a check does not change by itself"
+    );
 }
 
 prop_compose! {
@@ -249,11 +254,11 @@ proptest! {
     /// DESIGN invariant 3 and §4, for each family: what a site that has it is worth, counted a second time.
     #[test]
     fn health_never_empties_a_family((world, health, families) in worlds()) {
-        let asked = Asked::of(world, &health);
-        let ranking = asked.ranking();
-        let whole = outcome(asked.domain(), &ranking);
+        let queried = Queried::of(world, &health);
+        let ranking = queried.ranking();
+        let whole = outcome(queried.domain(), &ranking);
         for (family, lacking) in [(Family::V4, V6), (Family::V6, V4)] {
-            let given = asked.sites(family);
+            let given = queried.sites(family);
             let has = |it: &&Ranked| families[usize::from(it.site.0)] != lacking;
             let with: Vec<&Ranked> = ranking.all().iter().filter(has).collect();
             match whole {
@@ -277,10 +282,10 @@ proptest! {
                         continue;
                     }
                     let alike = from.iter().filter(|it| it.tier == first.tier).map(|it| it.site.0);
-                    let expected: Vec<u16> = alike.take(asked.domain().domain.answers.into()).collect();
+                    let expected: Vec<u16> = alike.take(queried.domain().domain.answers.into()).collect();
                     prop_assert_eq!(given, Ok(expected));
-                    let look = Look { family, region: None, board: &asked.board };
-                    let FamilyOutcome::Sites(sites) = for_family(asked.domain(), &ranking, look) else { panic!() };
+                    let look = Look { family, region: None, board: &queried.board };
+                    let FamilyOutcome::Sites(sites) = for_family(queried.domain(), &ranking, look) else { panic!() };
                     prop_assert!(sites.iter().all(|(_, site)| look.addresses(site).next().is_some()));
                 }
             }

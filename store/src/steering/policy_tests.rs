@@ -121,7 +121,7 @@ fn weights_are_shares_of_networks_and_each_keeps_its_site() {
     let found = shares(&world, 20_000);
     assert_eq!(found.get(&2), None, "{found:?}");
     assert!((1_800..2_200).contains(&found[&1]), "a tenth: {found:?}");
-    // Everybody of a network goes to one site, at any time.
+    // All clients of a network go to one site at any time.
     for client in clients(100) {
         let IpAddr::V4(ip) = client else { unreachable!("clients have IPv4 addresses") };
         let neighbour = IpAddr::from([ip.octets()[0], ip.octets()[1], ip.octets()[2], 200]);
@@ -133,7 +133,7 @@ fn weights_are_shares_of_networks_and_each_keeps_its_site() {
         let (before, after) = (world.first(client, NOW), more.first(client, NOW));
         assert!(before == after || after == 1, "{client}: {before} -> {after}");
     }
-    // Who has no weight serves when nobody else does.
+    // A site without weight serves when no other does.
     world.set(0, State::Down);
     world.set(1, State::Down);
     assert_eq!(shares(&world, 100), [(2, 100)].into());
@@ -147,7 +147,7 @@ fn the_colour_in_use_comes_first_nearest_first() {
     let switched = World::of(3, blue_green(Colour::Green));
     assert_eq!(switched.order("10.1.0.1"), [2, 1, 0]);
     switched.set(2, State::Down);
-    assert_eq!(switched.order("10.1.0.1"), [1, 0, 2], "the other colour is better than nobody");
+    assert_eq!(switched.order("10.1.0.1"), [1, 0, 2], "the other colour is better than none");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn the_first_rule_that_fits_decides() {
     assert_eq!(first("10.1.2.33", midnight), [0, 2, 1], "the /28 ends at .15");
     let noon = midnight.after(Duration::from_secs(12 * 3600));
     assert_eq!(first("10.1.2.33", noon), [1, 0, 2], "no rule fits: nearest");
-    // Before the hours end answers are remembered no longer than until then.
+    // Before the hours end the TTL reaches at most until then.
     let ranking = world.ranking("10.1.2.33".parse().unwrap(), Moment(noon.0 - 7_500));
     assert_eq!(ttl(world.domain(), &ranking).as_secs(), 7);
     let located = world.snapshot.locality.locate("10.1.2.3".parse().unwrap());
@@ -213,7 +213,7 @@ fn a_ramp_moves_every_network_once_and_all_in_the_end() {
 }
 
 #[test]
-fn who_recovers_by_hand_waits_for_a_release_that_is_younger() {
+fn manual_recovery_waits_for_a_release_that_is_newer() {
     let manual = |released: Option<Moment>| {
         let world = World::new(2, |sources| {
             sources.domains[0].policy = Policy::Failover { order: vec![name("s0"), name("s1")] };
@@ -236,11 +236,11 @@ fn who_recovers_by_hand_waits_for_a_release_that_is_younger() {
     assert_eq!(released.first(client, later(10)), 0);
     let never_down = manual(None);
     never_down.set(0, Up);
-    assert_eq!(never_down.first(client, NOW), 0, "who was not down needs no release");
+    assert_eq!(never_down.first(client, NOW), 0, "a site that was not down needs no release");
 }
 
 #[test]
-fn a_release_that_ends_after_it_let_a_site_back_does_not_take_it_away_again() {
+fn a_release_that_ends_after_it_readmitted_a_site_does_not_exclude_it_again() {
     let expiring = |expires: Moment| {
         let world = World::new(2, |sources| {
             sources.domains[0].policy = Policy::Failover { order: vec![name("s0"), name("s1")] };
@@ -261,7 +261,7 @@ fn a_release_that_ends_after_it_let_a_site_back_does_not_take_it_away_again() {
 }
 
 #[test]
-fn a_window_lets_back_in_its_hours_and_who_is_back_stays() {
+fn a_window_readmits_within_its_hours_and_the_site_stays() {
     let nightly = Schedule {
         time_zone: "Asia/Shanghai".into(),
         days: Day::ALL.iter().map(|(_, day)| *day).collect(),
@@ -278,7 +278,7 @@ fn a_window_lets_back_in_its_hours_and_who_is_back_stays() {
     world.recovered(0, at_hour(8));
     assert_eq!(world.first(client, at_hour(17)), 1);
     assert_eq!(world.first(client, at_hour(18)), 0, "02:00 in Shanghai");
-    assert_eq!(world.first(client, at_hour(22)), 0, "back is back");
+    assert_eq!(world.first(client, at_hour(22)), 0, "it stays readmitted");
     let ranking = world.ranking(client, Moment(at_hour(18).0 - 5_000));
     assert_eq!(ttl(world.domain(), &ranking).as_secs(), 5, "it is known when it will change");
 }
@@ -292,7 +292,7 @@ fn a_gate_holds_a_recovered_site_until_it_opens() {
     });
     let client = "192.0.2.1".parse().unwrap();
     let gate = world.domain().sites[0].addresses[0].gate.unwrap();
-    assert_eq!(world.first(client, NOW), 0, "who was not down passes no gate");
+    assert_eq!(world.first(client, NOW), 0, "a site that was not down needs no gate");
     world.recovered(0, NOW);
     assert_eq!(world.first(client, later(60)), 1);
     world.board.write(gate, Reading { state: Up, since: later(20), ..Reading::default() });
@@ -317,11 +317,11 @@ fn a_drain_over_a_time_takes_networks_away_one_after_the_other() {
     assert_eq!(there(later(100)), 0);
     let left = |now| clients(1_000).filter(|client| world.first(*client, now) == 1).collect::<Vec<_>>();
     let (early, late) = (left(later(30)), left(later(60)));
-    assert!(early.iter().all(|client| late.contains(client)), "nobody comes back");
+    assert!(early.iter().all(|client| late.contains(client)), "no client comes back");
 }
 
 #[test]
-fn people_outrank_tools_and_the_strictest_of_equals_wins() {
+fn operators_outrank_automation_and_the_strictest_of_equals_wins() {
     let in_force = |orders: &[(OverrideState, Authority)]| {
         let world = World::new(2, |sources| {
             sources.overrides = orders.iter().map(|(state, authority)| order(*state, *authority)).collect();
@@ -349,14 +349,14 @@ fn a_full_site_sends_its_share_to_the_next_nearest() {
     assert!(quarter.iter().all(|n| world.first(client(*n), NOW) == 0), "the next nearest");
     world.board.set_share(slot, crate::board::Share(1 << 15));
     let half = elsewhere();
-    assert!(quarter.iter().all(|n| half.contains(n)), "who went stays away");
+    assert!(quarter.iter().all(|n| half.contains(n)), "clients sent away stay away");
     world.set(0, State::Down);
     world.set(2, State::Down);
     assert!(elsewhere().is_empty(), "a full site is better than a dead one");
 }
 
 #[test]
-fn a_region_believes_its_own_vantages() {
+fn a_region_uses_the_verdicts_of_its_own_vantages() {
     let world = World::new(2, |sources| {
         sources.domains[0].verdict = Jurisdiction::Regional;
         sources.sites[0].region = Some(name("north"));
@@ -367,7 +367,7 @@ fn a_region_believes_its_own_vantages() {
     let south = world.snapshot.locality.region(&name("south")).unwrap();
     let slot = address.regions[usize::from(south.0)].unwrap();
     world.board.write(slot, Reading { state: State::Down, ..Reading::default() });
-    assert_eq!(world.order("10.0.0.1"), [0, 1], "the north cannot say: everybody's verdict");
+    assert_eq!(world.order("10.0.0.1"), [0, 1], "no verdict of the north: that of all vantages");
     world.set(1, State::Down);
     assert_eq!(world.order("10.1.0.1"), [1, 0], "both down for the south, nearest first");
     world.set(1, Up);
@@ -389,9 +389,9 @@ prop_compose! {
 }
 
 proptest! {
-    /// RFC 7871 §7.2.1: everybody inside the scope is answered alike, whatever the policy, the rules and the ramp.
+    /// RFC 7871 §7.2.1: all clients inside the scope get the same answer, whatever the policy, the rules and the ramp.
     #[test]
-    fn scopes_are_honest(
+    fn scopes_are_correct(
         policy in policies(),
         rule in prop::option::of((policies(), 20..=32u8, any::<u16>())),
         (ramp, passed) in (0..60u64, 0..80u64),

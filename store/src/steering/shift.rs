@@ -1,7 +1,7 @@
-//! What would happen if: where clients would go when sites die, by the same ranking that answers.
+//! Where clients would be sent if sites failed, by the same ranking as for answers.
 //!
-//! Clients are asked for in groups: those near each site, and the rest. Where a domain tells networks apart, a sample of
-//! networks stands for each group, so shares are exact only as far as the sample is large.
+//! Clients are examined in groups: those near each site, and the others. Where a domain distinguishes networks, each
+//! group is represented by a sample of networks, so the precision of shares depends on its size.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -16,32 +16,32 @@ use crate::{
     snapshot::{Reach, SiteId, Snapshot, SteeredDomain},
 };
 
-/// Networks that stand for a group.
+/// The number of sampled networks per group.
 const SAMPLE: u32 = 256;
 
 /// Where the clients of a group are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shift {
-    /// The site they are nearest to; `None`: those that no site's networks hold.
+    /// The site nearest to them; `None`: clients in none of the sites' networks.
     pub near: Option<SiteId>,
-    /// How many of the sample are sent where now.
+    /// The number of sampled networks by present destination.
     pub before: BTreeMap<Destination, u32>,
-    /// And afterwards.
+    /// The same after the failure.
     pub after: BTreeMap<Destination, u32>,
 }
 
 /// Where a client is sent first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Destination {
-    /// To a site.
+    /// A site.
     Site(Name),
-    /// To the domain's backup addresses.
+    /// The domain's backup addresses.
     Backup,
-    /// Nowhere: NODATA.
+    /// None: NODATA.
     Nowhere,
 }
 
-/// The board as it would be if sites died: nothing that can be seen of them is Up.
+/// The board as it would be if sites failed: none of their targets is Up.
 #[must_use]
 pub fn without(snapshot: &Snapshot, board: &Board, dead: &[Name], now: Moment) -> Board {
     let imagined = board.imagine();
@@ -73,9 +73,15 @@ pub fn shifts(
         .map(|(near, networks)| {
             let mut shift = Shift { near, before: BTreeMap::new(), after: BTreeMap::new() };
             for n in 0..sample {
-                let asker = asker(snapshot, near, networks, n);
-                *shift.before.entry(destination(snapshot, domain, &asker, before, now)).or_default() += 1;
-                *shift.after.entry(destination(snapshot, domain, &asker, after, now)).or_default() += 1;
+                let sampled_client = sampled_client(snapshot, near, networks, n);
+                *shift
+                    .before
+                    .entry(destination(snapshot, domain, &sampled_client, before, now))
+                    .or_default() += 1;
+                *shift
+                    .after
+                    .entry(destination(snapshot, domain, &sampled_client, after, now))
+                    .or_default() += 1;
             }
             shift
         })
@@ -83,7 +89,12 @@ pub fn shifts(
 }
 
 /// The n-th network of a group.
-fn asker<'s>(snapshot: &'s Snapshot, near: Option<SiteId>, networks: &[IpNet], n: u32) -> Located<'s> {
+fn sampled_client<'s>(
+    snapshot: &'s Snapshot,
+    near: Option<SiteId>,
+    networks: &[IpNet],
+    n: u32,
+) -> Located<'s> {
     let nth = |net: &IpNet, n: u32| -> IpAddr {
         match net {
             IpNet::V4(net) => {
@@ -98,7 +109,7 @@ fn asker<'s>(snapshot: &'s Snapshot, near: Option<SiteId>, networks: &[IpNet], n
     };
     let count = u32::try_from(networks.len()).unwrap_or(u32::MAX).max(1);
     let located = networks.get((n % count) as usize).map(|net| snapshot.locality.locate(nth(net, n / count)));
-    // A site may have a part of another's network.
+    // A part of a site's network may belong to another site.
     let at_home = located.filter(|it| it.home == near);
     at_home.unwrap_or_else(|| Located {
         network: Network(mix(u64::from(n))),
@@ -110,11 +121,11 @@ fn asker<'s>(snapshot: &'s Snapshot, near: Option<SiteId>, networks: &[IpNet], n
 fn destination(
     snapshot: &Snapshot,
     domain: &SteeredDomain,
-    asker: &Located<'_>,
+    sampled_client: &Located<'_>,
     board: &Board,
     now: Moment,
 ) -> Destination {
-    match outcome(domain, &rank(domain, asker, board, now)) {
+    match outcome(domain, &rank(domain, sampled_client, board, now)) {
         Outcome::Sites(sites) => {
             let site = sites.first().and_then(|it| snapshot.site(it.site));
             site.map_or(Destination::Nowhere, |site| Destination::Site(site.name.clone()))

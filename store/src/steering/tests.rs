@@ -69,7 +69,7 @@ fn the_nearest_healthy_site_comes_first() {
 }
 
 #[test]
-fn a_failover_order_is_the_same_for_everyone() {
+fn a_failover_order_is_the_same_for_all_clients() {
     let mut world = sources(3, 1);
     world.domains[0].policy = Policy::Failover { order: vec![name("s2"), name("s0"), name("s1")] };
     assert_eq!(ranked(world.clone(), &[Up, Up, Up], "10.1.0.1"), [2, 0, 1]);
@@ -121,7 +121,7 @@ fn a_domain_may_ask_for_nodata_or_a_backup() {
         let board = Board::default();
         let snapshot = compile(world, &board);
         let domain = &snapshot.domains["gw.example.com"];
-        let say = || {
+        let outcome_of = || {
             let ranking = rank_for(&snapshot, domain, "10.0.0.1".parse().unwrap(), &board, NOW);
             match outcome(domain, &ranking) {
                 Outcome::Sites(_) => "sites",
@@ -129,14 +129,14 @@ fn a_domain_may_ask_for_nodata_or_a_backup() {
                 Outcome::Backup(_) => "backup",
             }
         };
-        assert_eq!(say(), "sites", "nobody knows anything yet");
+        assert_eq!(outcome_of(), "sites", "nothing is known yet");
         set(&board, &snapshot, &[(Down, false); 2]);
-        assert_eq!(say(), expected);
+        assert_eq!(outcome_of(), expected);
     }
 }
 
 #[test]
-fn a_down_address_of_a_living_site_is_left_out() {
+fn a_down_address_of_a_site_that_is_up_is_left_out() {
     let mut world = sources(1, 1);
     world.clusters[0].gateways.get_mut(&name("s0")).unwrap().a.push([192, 0, 2, 100].into());
     let board = Board::default();

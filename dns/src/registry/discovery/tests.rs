@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -29,20 +29,12 @@ fn start() -> (Discovery, Publisher) {
 
 fn endpoint(address: &str, status: CheckStatus) -> Endpoint {
     Endpoint {
-        node: "n1".into(),
         node_address: "10.0.0.9".into(),
-        external: false,
-        service: "web".into(),
-        id: address.into(),
         address: address.into(),
-        port: 80,
         tags: vec!["v1".into()],
-        meta: BTreeMap::new(),
         weight: 7,
         status,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
+        ..store::testing::endpoint("web", address)
     }
 }
 

@@ -1,12 +1,12 @@
-//! When a certificate ends: the one field of X.509 (RFC 5280 §4.1.2.5) a check reads, found by walking the DER
-//! to it.
+//! When a certificate expires: the one field of X.509 (RFC 5280 §4.1.2.5) that a check reads. A certificate parser
+//! would be another dependency for it.
 
-/// The seconds since 1970 at which it ends; `None` if this is no certificate.
+/// The seconds since 1970 at which the certificate expires; `None` if this is no certificate.
 pub(super) fn not_after(der: &[u8]) -> Option<u64> {
     const SEQUENCE: u8 = 0x30;
     let (_, certificate, _) = element(der, Some(SEQUENCE))?;
     let (_, mut rest, _) = element(certificate, Some(SEQUENCE))?;
-    // [0] version, where it stands at all.
+    // [0] version, which is optional.
     if rest.first() == Some(&0xa0) {
         rest = element(rest, None)?.2;
     }
@@ -24,7 +24,7 @@ pub(super) fn not_after(der: &[u8]) -> Option<u64> {
     }
 }
 
-/// The tag, the content and what follows.
+/// The tag and content of an element, and what follows it.
 fn element(der: &[u8], expected: Option<u8>) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, length], rest) = der.split_first_chunk()?;
     if expected.is_some_and(|it| it != tag) {

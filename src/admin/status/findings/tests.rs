@@ -3,19 +3,15 @@
 use std::collections::BTreeMap;
 
 use store::{
-    drain::{Drain, DrainId},
-    engine::{CheckStatus, Endpoint, Index},
+    drain::Drain,
     health::{Tally, Verdict},
     model::Generation,
 };
 
 use super::*;
-use crate::{
-    admin::{
-        DomainSite, InstanceStatus, Known, NodeStatus, Seen, ServiceStatus, VantageStatus,
-        explain::FailoverExplained,
-    },
-    control::{DrainView, HookState},
+use crate::api::{
+    DomainSite, DrainView, FailoverExplained, HookState, InstanceStatus, Known, NodeStatus, Seen,
+    ServiceStatus, VantageStatus,
 };
 
 const NOW: Moment = Moment(1_790_000_120_000);
@@ -229,7 +225,7 @@ fn a_site_whose_every_target_is_down_is_said_once() {
 
 #[test]
 fn a_recovered_site_is_held_back_with_its_reason() {
-    let held = |why: &str, until: Option<&str>, by_hand| Held {
+    let held = |why: &str, until: Option<&str>, by_hand| HeldBackStatus {
         why: why.into(),
         until: until.map(str::to_owned),
         by_hand,
@@ -360,42 +356,9 @@ fn services_without_usable_instances_are_said() {
 }
 
 fn drain(phase: Phase, stuck: Option<&str>, unproven: &[&str]) -> DrainView {
-    let endpoint = Endpoint {
-        node: "n1".into(),
-        node_address: "127.0.0.1".into(),
-        external: false,
-        service: "web".into(),
-        id: "web-1".into(),
-        address: "127.0.0.1".into(),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
-    };
-    let drain = Drain {
-        v: Drain::VERSION,
-        id: DrainId("d1".into()),
-        service: "web".into(),
-        instance: "web-1".into(),
-        endpoint,
-        by: "ops".into(),
-        hook: None,
-        require_all: false,
-        lease: "1m".parse().unwrap(),
-        created: Moment(0),
-        phase,
-        since: Moment(0),
-        unproven: unproven.iter().map(|it| (*it).to_owned()).collect(),
-        trouble: None,
-        linger: None,
-        done: None,
-        ended: None,
-        note: None,
-    };
+    let unproven = unproven.iter().map(|it| (*it).to_owned()).collect();
+    let endpoint = store::testing::endpoint("web", "web-1");
+    let drain = Drain { unproven, ..store::testing::drain("d1", endpoint, phase) };
     DrainView {
         drain,
         address: "127.0.0.1:80".into(),

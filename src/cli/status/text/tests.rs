@@ -3,7 +3,7 @@
 use store::model::Generation;
 
 use super::*;
-use crate::admin::{HeldBackStatus, Known, NodeStatus, VantageStatus};
+use crate::api::{HeldBackStatus, Known, NodeStatus, VantageStatus};
 
 fn finding(text: &str) -> Finding {
     Finding { kind: "kind".into(), about: "about".into(), text: text.into() }
@@ -71,7 +71,7 @@ fn troubled() -> Status {
 }
 
 #[test]
-fn what_is_wrong_stands_first() {
+fn problems_come_first() {
     let expected = "\
 NOT WELL, 1 problem; generation 1.4
 

@@ -30,7 +30,7 @@ fn every_receipt_is_awaited_and_then_the_step_is_recorded_before_it_is_done() {
 }
 
 #[test]
-fn nobody_to_wait_for_is_believed_only_once_everybody_had_time_to_show_up() {
+fn an_empty_list_of_gateways_counts_only_once_every_gateway_had_time_to_register() {
     let order = drain(Phase::Draining, None);
     let unsettled = Evidence { settled: false, ..evidence(&[], &[]) };
     assert_eq!(moves(&order, &unsettled), Move::Wait);
@@ -38,7 +38,7 @@ fn nobody_to_wait_for_is_believed_only_once_everybody_had_time_to_show_up() {
 }
 
 #[test]
-fn who_is_given_up_on_is_recorded_by_name_and_stays() {
+fn an_unproven_gateway_is_recorded_by_name_and_stays() {
     let order = drain(Phase::Draining, None);
     let Move::Record(recorded) = moves(&order, &evidence(&[("g1", 0), ("g2", 60)], &["g1"])) else {
         panic!("not recorded");

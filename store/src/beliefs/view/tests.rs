@@ -11,7 +11,7 @@ use crate::{
     testing::{check, compile, name, sources},
 };
 
-/// A reader, and what the vantages write.
+/// A reader, and the heartbeats that the vantages write.
 struct Reader {
     snapshot: Snapshot,
     beliefs: Beliefs,
@@ -42,7 +42,7 @@ impl Reader {
         self.beliefs.judge(&self.snapshot, self.now);
     }
 
-    /// Two heartbeats, so that the number is seen to move.
+    /// Two heartbeats, so that the number changes.
     fn hear(&mut self, vantages: &[u8]) {
         self.heartbeat(vantages, false);
         self.heartbeat(vantages, false);
@@ -77,13 +77,13 @@ fn a_view_is_stale_once_no_vantage_is_heard_and_until_enough_are_again() {
     reader.later(60);
     assert_eq!(reader.beliefs.view().since, view.since);
     reader.heartbeat(&[0], false);
-    assert!(reader.stale(), "one of three turns nothing");
+    assert!(reader.stale(), "one of three changes no verdict");
     reader.heartbeat(&[1], false);
     assert_eq!(reader.beliefs.view(), &View::default());
 }
 
 #[test]
-fn as_many_are_needed_as_the_quorum_asks_for() {
+fn as_many_are_needed_as_the_quorum_requires() {
     for (quorum, heard, stale) in [
         (Quorum::Majority, &[0_u8, 1][..], false),
         (Quorum::Majority, &[0], true),
@@ -102,7 +102,7 @@ fn as_many_are_needed_as_the_quorum_asks_for() {
 }
 
 #[test]
-fn with_two_vantages_the_death_of_one_is_said() {
+fn with_two_vantages_the_failure_of_one_is_reported() {
     let mut reader = Reader::with(2, Quorum::Majority);
     reader.hear(&[0, 1]);
     reader.later(6);
@@ -111,7 +111,7 @@ fn with_two_vantages_the_death_of_one_is_said() {
 }
 
 #[test]
-fn a_vantage_that_doubts_itself_is_not_heard() {
+fn a_vantage_that_withholds_its_votes_is_not_heard() {
     let mut reader = Reader::with(3, Quorum::Majority);
     reader.hear(&[0, 1, 2]);
     reader.heartbeat(&[1, 2], true);
@@ -120,7 +120,7 @@ fn a_vantage_that_doubts_itself_is_not_heard() {
 }
 
 #[test]
-fn who_starts_waits_for_the_vantages_before_calling_itself_stale() {
+fn a_reader_that_starts_waits_for_the_vantages_before_it_is_stale() {
     let mut reader = Reader::with(3, Quorum::Majority);
     reader.later(5);
     assert!(!reader.stale());
@@ -134,7 +134,7 @@ fn who_starts_waits_for_the_vantages_before_calling_itself_stale() {
 }
 
 #[test]
-fn new_vantages_are_waited_for_but_not_for_ever() {
+fn new_vantages_are_waited_for_with_a_time_limit() {
     let mut reader = Reader::with(1, Quorum::Majority);
     reader.hear(&[0]);
     for second in 1..=6 {
@@ -169,9 +169,9 @@ fn a_reason_names_a_few_of_many() {
 }
 
 proptest! {
-    /// While a view is stale nothing turns, and once enough are heard it is not stale.
+    /// While a view is stale no verdict changes, and once enough vantages are heard it is not stale.
     #[test]
-    fn stale_means_that_no_verdict_turns(
+    fn stale_means_that_no_verdict_changes(
         steps in prop::collection::vec((0_u8..3, prop::bool::weighted(0.1), any::<bool>(), 0_u64..4), 1..80)
     ) {
         let mut reader = Reader::with(3, Quorum::Majority);

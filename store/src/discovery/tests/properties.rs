@@ -126,7 +126,7 @@ proptest! {
                         let rows = [registered(listed, critical, maintenance), old.rows()].concat();
                         let others = rows.iter().filter(|it| serving(it)).count();
                         // Its place goes on being used under a name that was not known.
-                        let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_place(&key(id)));
+                        let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_address(&key(id)));
                         let renamed = renamed.map(InstanceKey::of).any(|it| {
                             let known = entry.endpoints.iter().chain(entry.doubts.iter().map(|it| &it.endpoint));
                             it != key(id) && known.map(InstanceKey::of).all(|known| known != it)
@@ -161,11 +161,11 @@ proptest! {
             for it in maintained {
                 prop_assert!(!after.contains(&it.id));
             }
-            // What people are told fits what is in doubt.
+            // The reported standing fits the doubts.
             let nothing_left = !world.entry.endpoints.iter().any(serving);
             let in_doubt = world.entry.doubts.iter().any(|it| it.held || nothing_left);
-            let told = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
-            prop_assert!(told || !in_doubt);
+            let reported = matches!(world.entry.standing, Standing::Suspicious { .. } | Standing::Unreachable { .. });
+            prop_assert!(reported || !in_doubt);
             for doubt in &world.entry.doubts {
                 if world.entry.doubts.iter().filter(|it| it.key() == doubt.key()).count() != 1 {
                     prop_assert!(false, "twice: {doubt:?}");

@@ -1,0 +1,243 @@
+//! Load balancing: which instance gets a request.
+//!
+//! Instances are grouped by site and health when discovery or drains change, so that a pick only goes through the
+//! groups: the home site first, then the other sites in the order in which steering ranks them; within a site passing
+//! instances before those with warnings; within those the less loaded of two drawn by weight (power of two choices).
+//! Ejected instances are skipped while any other instance is left at any site; when none is, all are used (panic mode).
+//!
+//! Ours and not a crate's: `tower`'s balancer knows neither sites nor drains, and its ready queue would need a task per
+//! instance.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use store::{
+    discovery::Entry,
+    engine::{CheckStatus, Endpoint},
+    model::Moment,
+    snapshot::{SiteId, Snapshot},
+    steering,
+};
+
+use crate::{
+    excluded::Excluded,
+    happy_eyeballs::DialAddresses,
+    instance::{Instance, Instances},
+    resolve::{Names, Resolved},
+    route::{Backend, Table},
+};
+
+/// An instance that may get a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// The instance.
+    pub(crate) instance: Arc<Instance>,
+    address: Address,
+    weight: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Ip(IpAddr),
+    Name(Arc<Resolved>),
+}
+
+impl Candidate {
+    /// The addresses to dial; `None` while its host name has none. `order` sorts several into the order in which they
+    /// are dialled.
+    pub(crate) fn dial_addresses(
+        &self,
+        order: impl FnOnce(&[IpAddr], u16) -> Vec<SocketAddr>,
+    ) -> Option<DialAddresses> {
+        let port = self.instance.endpoint.port;
+        match &self.address {
+            Address::Ip(ip) => Some(DialAddresses::One(SocketAddr::new(*ip, port))),
+            Address::Name(resolved) => {
+                let addresses = resolved.addresses();
+                (!addresses.is_empty()).then(|| DialAddresses::Several(order(&addresses, port)))
+            }
+        }
+    }
+
+    fn addressable(&self) -> bool {
+        match &self.address {
+            Address::Ip(_) => true,
+            Address::Name(resolved) => !resolved.is_empty(),
+        }
+    }
+}
+
+/// The candidates of one service at one site.
+#[derive(Debug, Default)]
+struct Group {
+    /// `None` is this gateway's own site.
+    site: Option<SiteId>,
+    passing: Vec<Candidate>,
+    warning: Vec<Candidate>,
+}
+
+/// The candidates of one service.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    home: Group,
+    away: Vec<Group>,
+}
+
+/// Whether a candidate may get a request now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Eligibility {
+    /// It may.
+    Fit,
+    /// Only when no other instance is left.
+    Ejected,
+    /// No: it was tried already for this request.
+    Out,
+}
+
+impl Candidates {
+    /// Groups the instances in a discovery entry, without those in maintenance, without a port or excluded by a drain.
+    pub(crate) fn build(
+        entry: &Entry,
+        backend: &Backend,
+        table: &Table,
+        excluded: &Excluded,
+        now: Moment,
+        (instances, names): (&Instances, &Names),
+    ) -> Self {
+        let mut candidates = Self::default();
+        for endpoint in &entry.endpoints {
+            let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
+            let open = !endpoint.maintenance && endpoint.port != 0 && !excluded.contains(endpoint, now);
+            let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
+            let address = endpoint.address.parse();
+            let candidate = Candidate {
+                instance: instances.get(endpoint),
+                address: address.map_or_else(|_| Address::Name(names.get(&endpoint.address)), Address::Ip),
+                weight: endpoint.weight.max(1),
+            };
+            let group = candidates.group(site);
+            match endpoint.status {
+                CheckStatus::Passing => group.passing.push(candidate),
+                CheckStatus::Warning => group.warning.push(candidate),
+                CheckStatus::Critical => {}
+            }
+        }
+        candidates
+    }
+
+    fn group(&mut self, site: Option<SiteId>) -> &mut Group {
+        if site.is_none() {
+            return &mut self.home;
+        }
+        let at = self.away.iter().position(|group| group.site == site).unwrap_or_else(|| {
+            self.away.push(Group { site, ..Group::default() });
+            self.away.len() - 1
+        });
+        &mut self.away[at]
+    }
+
+    /// Picks an instance. `away` orders the other sites and is called only when the home site has no instance left;
+    /// `draw` returns a random number below its argument.
+    pub(crate) fn pick(
+        &self,
+        eligibility: impl Fn(&Candidate) -> Eligibility,
+        away: impl FnOnce() -> Vec<SiteId>,
+        mut draw: impl FnMut(u32) -> u32,
+    ) -> Option<&Candidate> {
+        let usable = |wanted: Eligibility| {
+            let eligibility = &eligibility;
+            move |it: &Candidate| it.addressable() && eligibility(it) <= wanted
+        };
+        let fit = usable(Eligibility::Fit);
+        if let Some(found) = self.home.pick(&fit, &mut draw) {
+            return Some(found);
+        }
+        let order = if self.away.is_empty() { Vec::new() } else { away() };
+        let away = |site: &SiteId| self.away.iter().find(|group| group.site == Some(*site));
+        let groups: Vec<&Group> = std::iter::once(&self.home).chain(order.iter().filter_map(away)).collect();
+        let panic = usable(Eligibility::Ejected);
+        let first = groups.iter().find_map(|group| group.pick(&fit, &mut draw));
+        first.or_else(|| groups.iter().find_map(|group| group.pick(&panic, &mut draw)))
+    }
+}
+
+impl Group {
+    fn pick(
+        &self,
+        usable: &impl Fn(&Candidate) -> bool,
+        draw: &mut impl FnMut(u32) -> u32,
+    ) -> Option<&Candidate> {
+        less_loaded(&self.passing, usable, draw).or_else(|| less_loaded(&self.warning, usable, draw))
+    }
+}
+
+/// The less loaded, relative to its weight, of two usable candidates drawn by weight. The first drawn when both are
+/// equally loaded, so that idle instances get their shares.
+fn less_loaded<'a>(
+    all: &'a [Candidate],
+    usable: &impl Fn(&Candidate) -> bool,
+    draw: &mut impl FnMut(u32) -> u32,
+) -> Option<&'a Candidate> {
+    let mut usable: Vec<&Candidate> = all.iter().filter(|it| usable(it)).collect();
+    if usable.len() < 2 {
+        return usable.pop();
+    }
+    let one = usable.swap_remove(at_share(&usable, draw(total(&usable))));
+    let two = usable[at_share(&usable, draw(total(&usable)))];
+    let load = |it: &Candidate| it.instance.in_flight() as u64;
+    let (left, right) = (load(one) * u64::from(two.weight), load(two) * u64::from(one.weight));
+    Some(if left <= right { one } else { two })
+}
+
+fn total(candidates: &[&Candidate]) -> u32 {
+    candidates.iter().fold(0u32, |sum, it| sum.saturating_add(it.weight))
+}
+
+fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
+    for (at, candidate) in candidates.iter().enumerate() {
+        if drawn < candidate.weight {
+            return at;
+        }
+        drawn -= candidate.weight;
+    }
+    candidates.len() - 1
+}
+
+/// The site of an endpoint: `Some(None)` is the home site (also when the registration names none), `None` a site that
+/// the service does not run in.
+fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<SiteId>> {
+    let Some(name) = endpoint.meta.get("site") else { return Some(None) };
+    let site = name.parse().ok().and_then(|name| table.snapshot.site_id(&name))?;
+    match site {
+        site if !backend.sites.contains(&site) => None,
+        site if Some(site) == table.home => Some(None),
+        site => Some(Some(site)),
+    }
+}
+
+/// The sites other than the home site in the order of failover, as steering ranks them for a client at the home site.
+/// Sites that steering does not rank for this service follow by distance.
+pub(crate) fn failover_order(
+    snapshot: &Snapshot,
+    backend: &Backend,
+    home: Option<SiteId>,
+    board: &store::board::Board,
+    now: Moment,
+) -> Vec<SiteId> {
+    let here = snapshot.locality.at_home(home);
+    let near = here.order;
+    let mut order: Vec<SiteId> = Vec::with_capacity(near.len());
+    if let Some(domain) = &backend.entrance {
+        order.extend(steering::rank(domain, &here, board, now).all().iter().map(|ranked| ranked.site));
+    }
+    let unranked: Vec<SiteId> = near.iter().filter(|site| !order.contains(site)).copied().collect();
+    order.extend(unranked);
+    order.retain(|site| Some(*site) != home && backend.sites.contains(site));
+    order
+}
+
+#[cfg(test)]
+#[path = "balance_tests.rs"]
+mod tests;

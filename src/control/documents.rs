@@ -1,0 +1,508 @@
+//! Changes of the configuration: apply, delete, switch and restore, and what a change would do.
+//!
+//! Every change is planned from what is stored and committed whole; if another commit came first it is planned again.
+//! A change of tokens is checked before it is committed, so that it locks out no node that is in use. The admin API
+//! reads requests, checks rights and answers; what is decided here knows nothing of HTTP.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use store::{
+    commit::{
+        self, AuditEntry, Author, Change, CommitError, Difference, DifferenceKind, Plan, Planned, ReadError,
+        Stored,
+    },
+    engine::EngineError,
+    model::{
+        self, Authority, Colour, Document, DocumentId, Generation, InputError, Kind, Name, Place, Placed,
+        Places, Policy, encode,
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    ControlHandle, Refusal, Refused, Shared,
+    bearers::{self, Lockout, TokenChange},
+};
+use crate::api::{Applied, DocumentChange, FileText, KeptDocument};
+
+/// Commits by others that a change gives way to before it fails.
+const MAX_CONFLICTS: u32 = 5;
+/// The first words of a backup; its generation follows.
+const BACKUP: &str = "# waypost backup, generation ";
+/// How long a change of tokens waits for this node to follow it.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who asks for a change, as the admin API has identified them.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    /// The name for the record of writes.
+    pub name: &'a str,
+    /// What an override is worth that this requester orders.
+    pub authority: Authority,
+    /// True if documents of kind Token may be changed as well.
+    pub may_change_tokens: bool,
+}
+
+impl Requester<'_> {
+    const fn author(&self) -> Author {
+        Author { authority: self.authority }
+    }
+
+    fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
+        AuditEntry { at, who: self.name.to_owned(), what, generation: None }
+    }
+}
+
+/// Why the configuration was not read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The documents have errors; nothing was changed.
+    #[error("the documents have {} errors", .0.len())]
+    Input(Vec<InputError>),
+    /// The change concerns tokens, which this requester may not change.
+    #[error("this requester may not change tokens")]
+    TokensDenied,
+    /// The request cannot be carried out.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The stored documents could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The commit failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl From<Vec<InputError>> for ChangeError {
+    fn from(errors: Vec<InputError>) -> Self {
+        Self::Input(errors)
+    }
+}
+
+impl ChangeError {
+    pub(super) fn wrong(text: impl Into<String>) -> Self {
+        Refused::new(Refusal::Wrong, text).into()
+    }
+
+    pub(super) fn conflict(text: impl Into<String>) -> Self {
+        Refused::new(Refusal::Conflict, text).into()
+    }
+
+    fn not_found(text: impl Into<String>) -> Self {
+        Refused::new(Refusal::NotFound, text).into()
+    }
+}
+
+fn plain(generation: Generation, differences: Vec<Difference>, uuids: BTreeMap<String, Uuid>) -> Applied {
+    let differences = differences.into_iter().map(DocumentChange::from).collect();
+    Applied { generation, differences, uuids, warnings: Vec::new() }
+}
+
+/// Reads every document of these files, with the errors of all of them.
+pub(super) fn parse(files: &[FileText]) -> Result<Vec<Placed<Document>>, ChangeError> {
+    let (mut documents, mut errors) = (Vec::new(), Vec::<InputError>::new());
+    for file in files {
+        match model::parse(&file.name, &file.text) {
+            Ok(parsed) if parsed.is_empty() => errors.push(file.without_documents()),
+            Ok(parsed) => documents.extend(parsed),
+            Err(found) => errors.extend(found),
+        }
+    }
+    match (errors.is_empty(), documents.is_empty()) {
+        (true, true) => Err(ChangeError::wrong("there is no document in what was sent")),
+        (true, false) => Ok(documents),
+        (false, _) => Err(errors.into()),
+    }
+}
+
+fn describe(differences: &[Difference]) -> String {
+    let one = |it: &Difference| match &it.kind {
+        DifferenceKind::Added => format!("{} added", it.id),
+        DifferenceKind::Removed => format!("{} removed", it.id),
+        DifferenceKind::Changed { fields } => format!("{} changed ({})", it.id, fields.join(", ")),
+    };
+    differences.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Refuses a change that would lock out nodes or vantages, or take the last operator's token away.
+async fn refuse_lockout(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
+    let before = bearers::tokens(stored.documents());
+    let after = bearers::tokens(plan.world().documents().cloned());
+    let refused = match TokenChange::between(&before, &after) {
+        TokenChange::None => None,
+        TokenChange::EndsLastOperator => Some(bearers::END_OF_LAST_OPERATOR.to_owned()),
+        change => shared.bearers.census(&before).await?.refusal(change, &before, &after),
+    };
+    refused.map_or(Ok(()), |text| Err(ChangeError::conflict(text)))
+}
+
+/// Waits until this node runs a generation, so that a new token works here when the command that made it returns.
+async fn wait_until_followed(shared: &Shared, generation: Generation) {
+    let mut snapshots = shared.handle.snapshots();
+    let followed =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
+    // The change is committed in any case, and this node follows it soon.
+    let _ = tokio::time::timeout(PUBLISH_TIMEOUT, followed).await;
+}
+
+/// Commits changes that are made from what is stored. They are made again if another commit came first.
+pub(super) async fn commit_with(
+    shared: &Shared,
+    by: Requester<'_>,
+    verb: &str,
+    lockout: Lockout,
+    changes: impl Fn(&Stored) -> Vec<Change>,
+) -> Result<Applied, ChangeError> {
+    let engine = shared.engine.as_ref();
+    let mut conflicts = 0;
+    loop {
+        let stored = commit::read(engine, None).await?;
+        let now = shared.handle.now();
+        let changes = changes(&stored);
+        let places = places(&changes);
+        let services = without_uuid(&changes);
+        let planned = commit::plan(&stored, changes, now, by.author())?;
+        let uuids = uuids(services, &stored, &planned);
+        let plan = match planned {
+            Planned::Unchanged(generation) => {
+                let warnings = stored.world().family_warnings(now, &places);
+                return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
+            }
+            Planned::Changed(plan) => plan,
+        };
+        let differences = plan.differences().to_vec();
+        let warnings = plan.world().family_warnings(now, &places);
+        let changes_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
+        if changes_tokens && !by.may_change_tokens {
+            return Err(ChangeError::TokensDenied);
+        }
+        if changes_tokens && lockout == Lockout::Refused {
+            refuse_lockout(shared, &stored, &plan).await?;
+        }
+        let entry = by.entry(now, format!("{verb}: {}", describe(&differences)));
+        match commit::commit(engine, *plan, entry).await {
+            Ok(generation) => {
+                tracing::info!(%generation, who = by.name, changes = differences.len(), "committed");
+                if changes_tokens {
+                    wait_until_followed(shared, generation).await;
+                }
+                return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
+            }
+            Err(CommitError::Conflict) if conflicts < MAX_CONFLICTS => conflicts += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl ControlHandle {
+    /// Puts documents; with `prune`, stored documents of the same kinds that are not among them are removed.
+    ///
+    /// # Errors
+    /// When the documents have errors, the requester may not change them, the change would lock out a node, or the
+    /// engine fails.
+    pub async fn apply(
+        &self,
+        by: Requester<'_>,
+        files: &[FileText],
+        prune: bool,
+    ) -> Result<Applied, ChangeError> {
+        let documents = parse(files)?;
+        let applied = commit_with(&self.shared, by, "apply", Lockout::Refused, |stored| {
+            let removed = if prune { removed(stored, &documents) } else { Vec::new() };
+            let puts = documents.iter().cloned().map(Change::Put);
+            puts.chain(removed.into_iter().map(Change::Delete)).collect()
+        });
+        let mut applied = applied.await?;
+        let mut warnings = model::ended_overrides(&documents, self.shared.handle.now());
+        warnings.extend(std::mem::take(&mut applied.warnings));
+        Ok(Applied { warnings, ..applied })
+    }
+
+    /// What [`ControlHandle::apply`] would change, with the values of every field. Nothing is written.
+    ///
+    /// # Errors
+    /// When the documents could not be applied, or the engine fails.
+    pub async fn compare(
+        &self,
+        by: Requester<'_>,
+        files: &[FileText],
+        prune: bool,
+    ) -> Result<Applied, ChangeError> {
+        let documents = parse(files)?;
+        let stored = self.stored().await?;
+        Ok(comparison(&stored, &documents, prune, self.shared.handle.now(), by.author())?)
+    }
+
+    /// Removes a document.
+    ///
+    /// # Errors
+    /// Not found: there is no such document. Otherwise as [`ControlHandle::apply`].
+    pub async fn delete(
+        &self,
+        by: Requester<'_>,
+        id: DocumentId,
+        lockout: Lockout,
+    ) -> Result<Applied, ChangeError> {
+        if self.stored().await?.get(&id).is_none() {
+            return Err(ChangeError::not_found(format!("there is no {id}")));
+        }
+        commit_with(&self.shared, by, "delete", lockout, |_| vec![Change::Delete(id.clone())]).await
+    }
+
+    /// Switches a domain to a colour, or to its other colour. Nothing else of the document changes, even if another
+    /// commit changes it at the same time.
+    ///
+    /// # Errors
+    /// Not found: there is no such domain. Wrong: its policy has no colours. Otherwise as [`ControlHandle::apply`].
+    pub async fn switch(
+        &self,
+        by: Requester<'_>,
+        domain: String,
+        to: Option<Colour>,
+    ) -> Result<Applied, ChangeError> {
+        let id = DocumentId { kind: Kind::Domain, name: domain };
+        let stored = self.stored().await?;
+        let Some(found) = stored.get(&id) else {
+            return Err(ChangeError::not_found(format!("there is no {id}")));
+        };
+        if switched(&found.document, to).is_none() {
+            return Err(ChangeError::wrong(format!("{id} has no policy of type blue_green")));
+        }
+        let change = |stored: &Stored| {
+            let switched = stored.get(&id).and_then(|kept| switched(&kept.document, to));
+            let put = |value| Change::Put(Placed { value, place: Place::elsewhere("switch") });
+            switched.map(put).into_iter().collect()
+        };
+        commit_with(&self.shared, by, "switch", Lockout::Refused, change).await
+    }
+
+    /// Puts a backup in the place of everything that is stored.
+    ///
+    /// # Errors
+    /// Wrong: it is no backup. Conflict: it would lock out a node, unless that is forced. Otherwise as
+    /// [`ControlHandle::apply`].
+    pub async fn restore(
+        &self,
+        by: Requester<'_>,
+        backup: String,
+        lockout: Lockout,
+    ) -> Result<Applied, ChangeError> {
+        let generation = generation_of(&backup)
+            .ok_or_else(|| ChangeError::wrong(format!("no backup: its first line is not `{BACKUP}E.N`")))?;
+        let documents = parse(&[FileText { name: "backup".to_owned(), text: backup }])?;
+        let shared = &self.shared;
+        let stored = commit::read_for_restore(shared.engine.as_ref()).await?;
+        let now = shared.handle.now();
+        let plan = commit::plan_restore(&stored, generation, documents, now, by.author())?;
+        if lockout == Lockout::Refused {
+            refuse_lockout(shared, &stored, &plan).await?;
+        }
+        let differences = plan.differences().to_vec();
+        let warnings = plan.world().family_warnings(now, &Places::default());
+        let entry = by.entry(now, format!("restore of {generation}: {}", describe(&differences)));
+        let generation = commit::commit(shared.engine.as_ref(), plan, entry).await?;
+        Ok(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) })
+    }
+
+    /// Every stored document as YAML, with the generation in the first line, for [`ControlHandle::restore`].
+    ///
+    /// # Errors
+    /// When the stored documents cannot be read.
+    pub async fn backup(&self) -> Result<String, ReadError> {
+        let stored = self.stored().await?;
+        Ok(format!("{BACKUP}{}\n{}", stored.generation(), yaml(&stored, &HashSet::new())))
+    }
+
+    /// The stored documents as YAML, without those of hidden kinds.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn export(&self, hidden: &HashSet<Kind>) -> Result<String, ReadError> {
+        Ok(yaml(&self.stored().await?, hidden))
+    }
+
+    /// The stored documents that are wanted, by kind and name.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn documents(
+        &self,
+        wanted: impl Fn(&DocumentId) -> bool,
+    ) -> Result<Vec<KeptDocument>, ReadError> {
+        let stored = self.stored().await?;
+        let mut all: Vec<_> = stored.kept().filter(|it| wanted(&it.document.id())).map(kept).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    /// One stored document.
+    ///
+    /// # Errors
+    /// When the stored documents cannot be read.
+    pub async fn document(&self, id: &DocumentId) -> Result<Option<KeptDocument>, ReadError> {
+        Ok(self.stored().await?.get(id).map(kept))
+    }
+
+    /// The record of writes, newest first.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub async fn audit(&self) -> Result<Vec<AuditEntry>, EngineError> {
+        commit::audit(self.shared.engine.as_ref()).await
+    }
+
+    async fn stored(&self) -> Result<Stored, ReadError> {
+        commit::read(self.shared.engine.as_ref(), None).await
+    }
+}
+
+/// The stored documents that a pruning apply of these removes.
+fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
+    let differences = commit::diff(stored, wanted.iter().map(|it| &it.value), true);
+    let gone = differences.into_iter().filter(|it| it.kind == DifferenceKind::Removed);
+    gone.map(|it| it.id).collect()
+}
+
+/// What an apply of these documents would change. What could not be applied is an error and no difference. Pure.
+fn comparison(
+    stored: &Stored,
+    documents: &[Placed<Document>],
+    prune: bool,
+    now: model::Moment,
+    author: Author,
+) -> Result<Applied, Vec<InputError>> {
+    let differences = commit::diff(stored, documents.iter().map(|it| &it.value), prune);
+    let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
+    let changes: Vec<_> =
+        documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
+    let services = without_uuid(&changes);
+    let planned = commit::plan(stored, changes, now, author)?;
+    let uuids = uuids(services, stored, &planned);
+    let compared = differences.into_iter().map(|it| compared(it, stored, documents, &planned)).collect();
+    let mut warnings = model::ended_overrides(documents, now);
+    if let Planned::Changed(plan) = &planned {
+        let places = Places::of(documents);
+        let known = stored.world().family_warnings(now, &places);
+        let all = plan.world().family_warnings(now, &places);
+        warnings.extend(all.into_iter().filter(|it| !known.contains(it)));
+    }
+    Ok(Applied { generation: stored.generation(), differences: compared, uuids, warnings })
+}
+
+/// Where the documents that change were written.
+fn places(changes: &[Change]) -> Places {
+    Places::of(changes.iter().filter_map(|change| match change {
+        Change::Put(document) => Some(document),
+        Change::Delete(_) => None,
+    }))
+}
+
+/// The services that are written without a UUID.
+fn without_uuid(changes: &[Change]) -> Vec<Name> {
+    let of = |change: &Change| match change {
+        Change::Put(Placed { value: Document::Service(it), .. }) if it.uuid.is_none() => {
+            Some(it.name.clone())
+        }
+        _ => None,
+    };
+    changes.iter().filter_map(of).collect()
+}
+
+/// The UUIDs that these services have after a commit.
+fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<String, Uuid> {
+    let kept;
+    let world = match planned {
+        Planned::Changed(plan) => plan.world(),
+        Planned::Unchanged(_) => {
+            kept = stored.world();
+            &kept
+        }
+    };
+    let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
+    services.into_iter().filter_map(of).collect()
+}
+
+/// A difference with its values, as they will be stored. A new override is shown as it was written: when it begins is
+/// known only once it is applied.
+fn compared(
+    difference: Difference,
+    stored: &Stored,
+    documents: &[Placed<Document>],
+    planned: &Planned,
+) -> DocumentChange {
+    let id = &difference.id;
+    let before = stored.get(id).map(|kept| &*kept.document);
+    let after = match (&difference.kind, planned) {
+        (DifferenceKind::Removed, _) => None,
+        (kind, Planned::Changed(plan)) if *kind != DifferenceKind::Added || id.kind != Kind::Override => {
+            plan.world().get(id).map(|it| &**it)
+        }
+        _ => documents.iter().map(|it| &it.value).find(|it| it.id() == *id),
+    };
+    let (values, more) = commit::changes_of(before, after);
+    DocumentChange { difference, values, more }
+}
+
+/// The same domain with another active colour; `None` if the document has no colours.
+fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
+    let mut switched = document.clone();
+    let Document::Domain(domain) = &mut switched else { return None };
+    let Policy::BlueGreen(it) = &mut domain.policy else { return None };
+    it.active = to.unwrap_or_else(|| it.active.other());
+    Some(switched)
+}
+
+fn kept(it: &commit::Kept) -> KeptDocument {
+    let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
+    KeptDocument { id: it.document.id(), changed: it.changed, yaml, document }
+}
+
+fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {
+    let mut documents: Vec<_> = stored.documents().filter(|it| !hidden.contains(&it.id().kind)).collect();
+    documents.sort_by_key(|it| it.id());
+    encode::yaml_all(documents.iter().map(AsRef::as_ref))
+}
+
+/// The generation that a backup was made of; `None` if the text is no backup.
+fn generation_of(backup: &str) -> Option<Generation> {
+    let (epoch, number) = backup.lines().next()?.strip_prefix(BACKUP)?.trim().split_once('.')?;
+    Some(Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_document_is_an_error_also_beside_others() {
+        let file = |name: &str, text: &str| FileText { name: name.into(), text: text.into() };
+        let right = file("a.yaml", "kind: Site\nname: bj\n");
+        assert_eq!(parse(std::slice::from_ref(&right)).unwrap().len(), 1);
+        for text in ["", "# only a remark\n", "---\n"] {
+            let error = parse(&[right.clone(), file("b.yaml", text)]).unwrap_err();
+            let ChangeError::Input(errors) = error else { panic!("{error:?}") };
+            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                said,
+                ["b.yaml: there is no document in it; expected documents such as `kind: Site`"],
+                "{text:?}"
+            );
+        }
+        assert!(parse(&[]).unwrap_err().to_string().contains("there is no document in what was sent"));
+    }
+
+    #[test]
+    fn a_backup_says_its_generation() {
+        let generation = Generation { epoch: 3, number: 41 };
+        assert_eq!(generation_of(&format!("{BACKUP}{generation}\nkind: Site\n")), Some(generation));
+        for none in ["", "kind: Site\n", "# waypost backup, generation x\n"] {
+            assert_eq!(generation_of(none), None);
+        }
+    }
+}
