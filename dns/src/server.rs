@@ -1,7 +1,9 @@
 //! The sockets: bound all at once, served until told to stop, every task owned.
 
 mod batch;
+mod connection;
 mod https;
+pub(crate) mod limits;
 mod quic;
 pub(crate) mod streams;
 mod tcp;
@@ -18,9 +20,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use limits::Limits;
 use socket2::{Domain, Protocol, Socket, Type};
 use store::vital;
-use streams::{Encrypted, Limits, Service};
+use streams::{Encrypted, Service};
 use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use batch::{receive_one, send_one};

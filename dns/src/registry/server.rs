@@ -19,8 +19,10 @@ use crate::{
     metrics::Metrics,
     packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
     server::{
-        Answers, Error, GRACE, Listener, listen,
-        streams::{self, Limits, Service},
+        Answers, Error, GRACE, Listener,
+        limits::Limits,
+        listen,
+        streams::{self, Service},
     },
 };
 

@@ -154,9 +154,7 @@ fn files_include_files() {
 fn one_line_generates_many_records() {
     let zone = loaded(&format!("{HEAD}$GENERATE 1-3/2 h${{0,2}} 60 A 192.0.2.$\n"));
     assert_eq!(records(&zone)[1..], ["h01.example.com 60 A 192.0.2.1", "h03.example.com 60 A 192.0.2.3"]);
-    assert!(
-        errors("$GENERATE 1-300 h$ A 192.0.2.$")[0].starts_with("z:5:1: \"192.0.2.256\" is not an IPv4")
-    );
+    assert!(errors("$GENERATE 1-300 h$ A 192.0.2.$")[0].starts_with("z:5:1: \"192.0.2.256\" is not an IPv4"));
 }
 
 #[test]

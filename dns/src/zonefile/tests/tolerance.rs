@@ -139,8 +139,7 @@ fn an_old_signature_may_stand_beside_a_cname() {
     let sig = "SIG A 5 3 86400 20300101000000 20200101000000 1 example. AQID";
     assert_eq!(said(&format!("a CNAME b\na {sig}\n")).len(), 2);
     assert!(
-        errors(&format!("a CNAME b\na {sig}\na TXT x\n"))[0]
-            .contains("is a CNAME, and there is other data")
+        errors(&format!("a CNAME b\na {sig}\na TXT x\n"))[0].contains("is a CNAME, and there is other data")
     );
 }
 
