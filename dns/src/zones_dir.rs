@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use store::{
-    metrics::{Count, Descriptor, Sample, Source},
+    metrics::{Descriptor, Sample, Source},
     model::DomainName,
     snapshot::ZoneView,
 };
@@ -135,8 +135,7 @@ pub struct ZonesDir {
     zones: Arc<ArcSwap<Zones>>,
     changes: watch::Sender<u64>,
     one_at_a_time: Mutex<()>,
-    loaded: Count,
-    failures: Count,
+    metrics: Metrics,
 }
 
 impl ZonesDir {
@@ -146,10 +145,14 @@ impl ZonesDir {
     /// Why the folder itself cannot be read. Files with errors are left out and reported.
     pub fn open(dir: &Path) -> Result<(Self, Report), std::io::Error> {
         let zones = Arc::new(ArcSwap::from_pointee(Zones::default()));
-        let (loaded, failures) = (Count::default(), Count::default());
         let changes = watch::Sender::new(0);
-        let dir =
-            Self { dir: dir.to_owned(), zones, changes, one_at_a_time: Mutex::default(), loaded, failures };
+        let dir = Self {
+            dir: dir.to_owned(),
+            zones,
+            changes,
+            one_at_a_time: Mutex::default(),
+            metrics: Metrics::default(),
+        };
         let report = dir.take_in()?;
         Ok((dir, report))
     }
@@ -175,7 +178,7 @@ impl ZonesDir {
     /// Reads the folder again; blocks as long as that takes.
     pub fn reread(&self) -> Report {
         self.take_in().unwrap_or_else(|error| {
-            self.failures.increment();
+            self.metrics.failures.increment();
             let mut report = Report { zones: self.zones.load().len(), ..Report::default() };
             report.fail([format!("{}: {error}; every zone stays as it is", self.dir.display())]);
             report
@@ -190,8 +193,8 @@ impl ZonesDir {
         let part = |file: &PathBuf| file.canonicalize().is_ok_and(|file| parts.contains(&file));
         let others: Vec<PathBuf> = others.into_iter().filter(|file| !part(file)).collect();
         report.pass_over(&others);
-        self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
-        self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
+        self.metrics.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
+        self.metrics.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
         // What was compiled from the same zones is right as it is.
         if report.changed + report.removed > 0 {
             self.zones.store(Arc::new(zones));
@@ -258,24 +261,25 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
     (Zones(zones), parts, report)
 }
 
-static DESCRIPTORS: &[Descriptor] = &[
-    Descriptor::gauge("waypost.dns.zones_dir.zones", "{zone}", "Zones served from zones_dir."),
-    Descriptor::counter(
-        "waypost.dns.zones_dir.failures",
-        "{file}",
-        "Files in zones_dir that could not be taken when it was read; an older version of them stays.",
-    ),
-];
+store::metrics! {
+    /// What a folder of zone files counts.
+    struct Metrics {
+        loaded: gauge("waypost.dns.zones_dir.zones", "{zone}", "Zones served from zones_dir.");
+        failures: counter(
+            "waypost.dns.zones_dir.failures",
+            "{file}",
+            "Files in zones_dir that could not be taken when it was read; an older version of them stays."
+        );
+    }
+}
 
 impl Source for ZonesDir {
     fn descriptors(&self) -> &'static [Descriptor] {
-        DESCRIPTORS
+        self.metrics.descriptors()
     }
 
     fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        for (metric, count) in DESCRIPTORS.iter().zip([&self.loaded, &self.failures]) {
-            emit(Sample { metric, labels: &[], value: count.value() });
-        }
+        self.metrics.collect(emit);
     }
 }
 
