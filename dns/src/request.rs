@@ -14,7 +14,7 @@ use hickory_proto::{
 
 use crate::{
     client::Subnet,
-    edns::{COOKIE, SIGNATURES, SUBNET},
+    edns::{self, COOKIE, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
     packet::Dropped,
@@ -228,7 +228,8 @@ const MAX_NAME: usize = 254;
 fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
     let mut options = Options::default();
     while !data.is_empty() {
-        let (code, option, rest) = option(data).ok_or(ExtendedError::other("malformed EDNS options"))?;
+        let (code, option, rest) =
+            edns::option(data).ok_or(ExtendedError::other("malformed EDNS options"))?;
         match code {
             SUBNET if options.subnet.is_none() => {
                 let malformed = ExtendedError::other("malformed client subnet");
@@ -240,12 +241,4 @@ fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
         data = rest;
     }
     Ok(options)
-}
-
-/// The first option's number and data, and what follows it.
-fn option(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let (&[code_high, code_low, length_high, length_low], rest) = data.split_first_chunk::<4>()?;
-    let length = usize::from(u16::from_be_bytes([length_high, length_low]));
-    let (option, rest) = rest.split_at_checked(length)?;
-    Some((u16::from_be_bytes([code_high, code_low]), option, rest))
 }

@@ -3,7 +3,7 @@
 use super::name::Key;
 use crate::{
     client::Subnet,
-    edns::{COOKIE, SIGNATURES, SUBNET},
+    edns::{self, COOKIE, SIGNATURES, SUBNET},
     packet::{PAYLOAD, Transport, max_reply},
     record::RecordType,
 };
@@ -84,9 +84,7 @@ impl<'p> PlainEdns<'p> {
         let payload = u16::from_be_bytes([payload_high, payload_low]);
         let mut edns = Self { payload, subnet: None, cookie: None, signatures: flags & SIGNATURES };
         while !options.is_empty() {
-            let (head, rest) = options.split_first_chunk::<4>()?;
-            let [code, length] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_be_bytes);
-            let (option, rest) = rest.split_at_checked(length.into())?;
+            let (code, option, rest) = edns::option(options)?;
             match code {
                 SUBNET if edns.subnet.is_none() => edns.subnet = Some(Subnet::parse(option)?),
                 COOKIE if edns.cookie.is_none() => edns.cookie = Some(option),
