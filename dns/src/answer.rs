@@ -42,7 +42,7 @@ pub struct Answer {
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
-    /// Why it is so, for whoever looks.
+    /// Why the answer is what it is, for people (RFC 8914).
     pub extended: Option<ExtendedError>,
     /// An ALIAS had its say: what others answer is in here, so that the next answer may differ although neither
     /// configuration nor health does.
@@ -54,7 +54,7 @@ impl Answer {
         Self { rcode, extended: Some(extended), ..Self::default() }
     }
 
-    /// True where the answer sends the resolver to somebody else's name servers.
+    /// True where the answer refers the resolver to other name servers.
     #[must_use]
     pub fn is_referral(&self) -> bool {
         self.authority.iter().any(|record| record.data.record_type() == RecordType::NS)

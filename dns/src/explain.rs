@@ -41,7 +41,7 @@ pub struct Explanation {
 /// One alias that was followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The name it stands at.
+    /// The name that is an alias.
     pub name: String,
     /// Where it points.
     pub target: DomainName,

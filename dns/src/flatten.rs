@@ -1,8 +1,8 @@
-//! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where no CNAME can stand.
+//! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where a CNAME is not allowed.
 //!
 //! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
 //! from an immutable table of what the resolver last said ([`Targets`](crate::targets::Targets)). A task behind it (`refresh`) asks again
-//! before that ends; no query ever waits for it, and while nobody answers it the last answer stands.
+//! before that ends; no query ever waits for it, and while its questions fail the last answer is served.
 
 pub(crate) mod refresh;
 
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) enum End<'a> {
     /// To a name of ours, with what lies there.
     Here { zone: &'a ZoneView, name: Cow<'a, DomainName>, entry: &'a Entry },
-    /// To somebody else's name.
+    /// To a name outside our zones.
     Elsewhere(Cow<'a, DomainName>),
     /// To a name in our zones that does not exist.
     Nothing,
@@ -50,7 +50,7 @@ pub(crate) fn follow<'a>(lookup: Lookup<'a>, zone: &'a ZoneView, entry: &'a Entr
                 (target, ttl) = (Cow::Owned(next), ttl.min(its));
                 continue;
             }
-            // Whatever else there is between us and the name, a resolver finds its way through.
+            // A delegation: a resolver follows it.
             _ => return Some((End::Elsewhere(target), ttl)),
         };
         let Some((next, its)) = alias(zone, entry).or_else(|| flattened(zone, entry)) else {
@@ -68,7 +68,7 @@ fn flattened<'a>(zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, T
     })
 }
 
-/// Every name of others that an ALIAS leads to.
+/// Every name outside our zones that an ALIAS leads to.
 pub(crate) fn elsewhere(lookup: Lookup<'_>) -> BTreeSet<DomainName> {
     let zones = lookup.snapshot.zones().chain(lookup.zones.iter());
     let entries = zones.flat_map(|zone| zone.names().map(move |(_, entry)| (zone, entry)));

@@ -1,6 +1,6 @@
 //! What the fuzz targets of `dns/fuzz` ask, each with octets that mean nothing to it; a panic is what they look for.
 //!
-//! It stands here, behind the feature `fuzzing`, because the fast path is nobody else's, and because the seeds of
+//! It is here, behind the feature `fuzzing`, because the fast path is private to this crate, and because the seeds of
 //! every target are replayed as tests of this crate.
 
 #![allow(clippy::missing_panics_doc, reason = "panicking is what these functions are for")]
@@ -83,7 +83,7 @@ fn whole(data: &[u8], reply: &[u8]) -> Message {
     message
 }
 
-/// A client subnet of family 0 and no bits asks not to be told apart (RFC 7871 §7.1.2) and is echoed as it came. The
+/// A client subnet of family 0 and no bits asks for an untailored answer (RFC 7871 §7.1.2) and is echoed as it came. The
 /// library that reads replies here knows no such family, so it is shown another.
 fn readable(reply: &[u8]) -> Vec<u8> {
     const NOBODY: [u8; 8] = [0, 8, 0, 4, 0, 0, 0, 0];

@@ -3,8 +3,8 @@
 //! Three layers, each testable without the next. [`answer()`] decides: a pure function of a snapshot, the board, a
 //! question and a client; which site a client is sent to it asks `store::steering` and never ranks itself.
 //! [`respond()`] speaks the protocol: a packet in, a packet out, still pure. [`Server`] owns the sockets.
-//! [`explain()`] shows a decision instead of encoding it. Before every answer stands the [`gate`]: cookies, response
-//! rates, and who may ask; whoever answers in another way than [`respond()`] asks it in the same order.
+//! [`explain()`] shows a decision instead of encoding it. Every query passes the [`gate`] first: cookies, response
+//! rates, and who may ask; the fast path asks it in the same order as [`respond()`].
 //!
 //! Encoding comes from `hickory-proto`, HTTP from `hyper`, encryption from `rustls`, whose configuration is what a
 //! [`Certificate`] takes. The accept and receive loops and the framing of streams are our own, because a server has

@@ -79,7 +79,7 @@ pub(crate) enum Found<'a> {
         /// It is a wildcard's (RFC 4592 §3.3.1).
         wildcard: bool,
     },
-    /// Somebody else answers from here downwards.
+    /// Other name servers answer from here downwards.
     Delegation {
         /// The name servers of the highest delegated name on the way.
         entry: &'a Entry,
@@ -125,7 +125,7 @@ fn wildcard<'a>(zone: &'a ZoneView, encloser: &str) -> Found<'a> {
     entry.map_or(Found::Nothing, |entry| Found::Entry { entry, wildcard: true })
 }
 
-/// True where static NS records hand the name and all below it to somebody else. Those at an apex are not
+/// True where static NS records delegate the name and all below it. Those at an apex are not
 /// static records, and a wildcard delegates nothing (RFC 4592 §4.2).
 pub(crate) fn delegates(entry: &Entry) -> bool {
     let delegates = |data: &RecordData| matches!(data, RecordData::Ns(_));

@@ -137,7 +137,7 @@ impl Metrics {
         self.alias_lookups[usize::from(absent)].increment();
     }
 
-    /// Nobody could say.
+    /// No server could say.
     pub(crate) fn alias_failed(&self) {
         self.alias_lookups[2].increment();
     }

@@ -53,7 +53,7 @@ pub(crate) struct FastReply {
 /// Why a packet gets no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dropped {
-    /// Shorter than a header, so there is nobody to answer.
+    /// Shorter than a header, so there is no id to answer.
     Short,
     /// A datagram longer than any query.
     Long,

@@ -1,6 +1,9 @@
-//! Response-rate limiting: a forged source shall not turn this server against whoever owns that address.
+//! Response-rate limiting, so that queries with a forged source address cannot make this server flood its owner.
 //!
-//! Over UDP nobody knows who asks. So the same kind of answer goes to the same network only so many times a
+//! Our own, because general rate limiters keep a map that grows with the number of clients, and hickory limits
+//! nothing by network and kind of answer.
+//!
+//! Over UDP a source address proves nothing. So the same kind of answer goes to the same network only so many times a
 //! second; what is beyond that is dropped, and every n-th of it sent empty and truncated, so that a real client
 //! comes again over TCP, where addresses are proven. As BIND, NSD and Knot know it. Clients with a valid
 //! [cookie](crate::cookie) are not asked about here at all.

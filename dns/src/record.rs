@@ -179,7 +179,7 @@ pub enum Data {
 pub struct Soa {
     /// The primary name server.
     pub mname: DomainName,
-    /// The mailbox of whoever answers for the zone, as a name.
+    /// The mailbox of the person responsible for the zone, as a name.
     pub rname: DomainName,
     /// The zone's own, or derived from the generation.
     pub serial: u32,

@@ -14,7 +14,7 @@
 //! It parts from Consul where Consul parts from the standards or from the truth: an answer that does not fit is
 //! marked (TC) and whole over TCP; a name that has names below it exists (`service.consul` is empty, not absent,
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
-//! given and not followed: whoever asks goes on from there.
+//! given and not followed: the resolver goes on from there.
 
 mod discovery;
 mod in_use;
@@ -329,14 +329,14 @@ impl Search<'_> {
         }
     }
 
-    /// The node with an address, else a service. Addresses the catalog does not know are somebody else's.
+    /// The node with an address, else a service. Addresses the catalog does not know are not ours.
     fn reverse(mut self, ip: IpAddr) -> Answer {
         let node = self.view.node_at(ip).and_then(|it| self.names.of_node(it.name));
         let service = || self.names.below(&format!("{}.service", self.view.service_at(ip)?));
         let Some(name) = node.or_else(service) else {
             return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE);
         };
-        // Without an SOA where PTR is not wanted: the zone around it is not ours (and nobody remembers it so).
+        // Without an SOA where PTR is not wanted: the zone is not ours, and without it the absence is not cached.
         if self.wants(RecordType::PTR) {
             self.put(RecordData::Ptr(name));
         }

@@ -1,7 +1,7 @@
 //! Writing a reply: an answer as a packet, within the size the asker takes.
 //!
 //! What does not fit is left out whole: first the additional records, then everything. A truncated reply (TC)
-//! carries no records at all, so that nobody takes half a record set for the whole (RFC 2181 §9).
+//! carries no records at all, so that a resolver never takes half a record set for the whole (RFC 2181 §9).
 
 use hickory_proto::op::{MessageType, Metadata, OpCode};
 use store::model::{DomainName, RecordData, Ttl};
@@ -90,7 +90,7 @@ impl Reply<'_> {
 
     /// Writes nothing but what asks to come again over TCP.
     pub(crate) fn truncate(&self, limit: u16) -> Encoded {
-        // What is empty and says that the name does not exist might be believed.
+        // A resolver might take an empty NXDOMAIN for the answer, although TC is set.
         let rcode = if self.answer.rcode == Rcode::NxDomain { Rcode::NoError } else { self.answer.rcode };
         let bytes = self.write(Part::Nothing, rcode, true, limit).unwrap_or_default();
         Encoded { bytes, rcode, truncated: true }

@@ -1,4 +1,4 @@
-//! Reading a query: everything a packet must be before anybody looks for an answer.
+//! Reading a query: everything a packet must be before an answer is looked up.
 //!
 //! Read here and not by the library's message type, because what is wrong decides what is said: a malformed
 //! subnet option still has a question and an EDNS version to repeat, and the library has dropped both by then.
@@ -175,7 +175,7 @@ impl<'p> Body<'p> {
             (2.., _) => Some((Rcode::FormErr, Some(ExtendedError::other("more than one question")))),
             (_, Some(Opt { version: 1.., .. })) => Some((Rcode::BadVers, None)),
             (_, Some(Opt { options: Err(why), .. })) => Some((Rcode::FormErr, Some(why))),
-            // RFC 7873 §5.4: whoever asks for nothing but a cookie gets one.
+            // RFC 7873 §5.4: a query that asks for nothing but a cookie gets one.
             (0, Some(Opt { options: Ok(Options { cookie: Some(_), .. }), .. })) => {
                 Some((Rcode::NoError, None))
             }

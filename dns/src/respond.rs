@@ -44,7 +44,7 @@ pub fn respond(
     })
 }
 
-/// Who asks, how, and what stands before the answer.
+/// The client, the transport, and the gate in front of the answer.
 struct Asker<'a> {
     source: IpAddr,
     transport: Transport,
@@ -104,7 +104,7 @@ impl Asker<'_> {
 
     fn reply<'r>(&self, request: &'r Request<'_>, answer: &'r Answer, presented: &Presented) -> Reply<'r> {
         let subnet = request.edns.and_then(|edns| edns.subnet);
-        // An error is not tailored to anybody, so it names no subnet.
+        // An error is the same for every client, so it names no subnet.
         let answered = matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain);
         let subnet = subnet.filter(|_| answered).map(|subnet| (subnet, answer.scope));
         let cookie = self.guard.cookie(presented, self.source);

@@ -198,7 +198,7 @@ impl Server {
         Arc::clone(&self.exchange.zones)
     }
 
-    /// The folder of zones, to be read again when somebody asks for it.
+    /// The folder of zones, to be read again on request.
     #[must_use]
     pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
         self.zones_dir.clone()
@@ -275,7 +275,7 @@ impl Server {
         tasks.spawn(vital::task("the resolver of ALIAS targets", refreshing));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         self.quic.spawn(&mut tasks, &limits, &self.exchange, &stopped);
-        // Ends only with those who publish, which ends nobody else.
+        // It ends with the publisher of snapshots, which must not end the server.
         let following = following.run(self.zones_dir.as_ref().map(|dir| dir.changes()));
         let following = tokio::spawn(vital::task("the follower of DNS snapshots", following));
         let mut workers = udp::Workers::default();
@@ -310,7 +310,7 @@ impl Server {
     }
 }
 
-/// How long conversations may go on after the end was announced.
+/// How long connections may go on after the end was announced.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// What answers the packets of a socket, and what counts them; cheap to clone.
@@ -368,7 +368,7 @@ impl Answers for Exchange {
     }
 }
 
-/// Ready once the end was announced, or nobody is left to announce it.
+/// Ready once the end was announced, or its sender is gone.
 pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -395,7 +395,7 @@ pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Er
         tries += 1;
         match (0..workers).map(bind).collect() {
             Ok(udp) => return Ok(Listener { udp, tcp }),
-            // A free TCP port that somebody uses for UDP: try the next.
+            // A free TCP port that another program uses for UDP: try the next.
             Err(error) if address.port() == 0 && in_use(&error) && tries < PORTS_TRIED => {}
             Err(source) => return Err(Error::Listen { address, protocol: "UDP", source }),
         }

@@ -189,7 +189,7 @@ impl Small {
     }
 }
 
-/// A gate without a limit: tests ask faster than anybody.
+/// A gate without a limit: tests ask faster than any client.
 pub(crate) fn open_gate() -> Gate {
     let open = gate::Config { rate_limit: None, ..gate::Config::default() };
     Gate::new(open, Arc::default()).unwrap()

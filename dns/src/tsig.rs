@@ -40,7 +40,7 @@ pub(crate) struct Raw<'p> {
 }
 
 impl Tsig {
-    /// Reads the record (RFC 8945 §4.2); `owner` stands at its name. `None`: it is malformed.
+    /// Reads the record (RFC 8945 §4.2); `owner` is at its name. `None`: it is malformed.
     pub(crate) fn read(mut owner: BinDecoder<'_>, raw: Raw<'_>) -> Option<Self> {
         if raw.class != ANY || raw.ttl != 0 {
             return None;

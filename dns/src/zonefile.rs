@@ -4,6 +4,8 @@
 //! data are `store::model::rdata`'s; here are owners, TTLs, classes, directives (`entries`) and what a
 //! zone as a whole must be (`whole`). Nothing is loaded from a file with an error.
 //!
+//! Our own reader, because hickory's stops at the first error, keeps no place for each record, and has no `$GENERATE`.
+//!
 //! A file that both NSD and BIND load is loaded here too, and answered as NSD answers from it; `tests/zonefiles/peers`
 //! compares the three. What they pass over with a warning is passed over with a warning ([`Read::warnings`]). Signed
 //! zones are refused, because DNSSEC is not served: a validator that finds DNSKEY records without signatures rejects
@@ -85,7 +87,7 @@ impl fmt::Display for ZoneFileError {
 /// Reads the zone `origin` from a text; `file` is what errors call it.
 ///
 /// Every name server is in `nameservers`, every other record in `records`, addresses of name servers too. A
-/// record that stands there twice is taken once (RFC 2181 §5).
+/// record that is there twice is taken once (RFC 2181 §5).
 ///
 /// # Errors
 /// Every error, up to [`MAX_ERRORS`], in the order of the file.
@@ -174,7 +176,7 @@ pub fn read_with_parts(
     (read, parts.iter().map(|(part, _)| folder.path_of(part)).collect())
 }
 
-/// Where a record stands.
+/// Where a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
@@ -183,7 +185,7 @@ pub struct Place {
     pub line: u32,
 }
 
-/// Where the parts of a zone stand.
+/// Where the parts of a zone are.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The SOA.

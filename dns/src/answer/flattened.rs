@@ -15,7 +15,7 @@ use store::model::rdata;
 
 impl<'a> Walk<'a> {
     /// Answers for an ALIAS at an entry; false if that is not what the question is about. The ALIAS itself is
-    /// nobody's business: asked for by its number it is not there.
+    /// never shown: asked for by its number it is not there.
     pub(super) fn flatten(&mut self, zone: &'a ZoneView, owner: &Owner, entry: &'a Entry) -> bool {
         // Data of that number in the form for unknown types is no ALIAS.
         let is_alias = |record: &StaticRecord| matches!(record.data, RecordData::Alias(_));

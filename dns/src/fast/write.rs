@@ -199,7 +199,7 @@ struct Origin {
 /// The bit of the header that a reply repeats (RFC 4035 §3.1.6).
 const CHECKING_DISABLED: u8 = 0b0001_0000;
 
-/// Where the counts of the sections stand in the header.
+/// Where the counts of the sections are in the header.
 const ANSWER: usize = 6;
 const AUTHORITY: usize = 8;
 const ADDITIONAL: usize = 10;

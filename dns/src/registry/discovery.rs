@@ -3,7 +3,7 @@
 //!
 //! A name that is asked for is put into use, and the follower keeps it fresh from then on; how many are in use, and
 //! how fast new ones come, is bounded. Nothing here asks the registry: a query finds an entry, or [`Discovery::wait`]s
-//! for it apart from the others and for a moment, or is told SERVFAIL. While the registry is away the last
+//! for it apart from the others and for a moment, or gets SERVFAIL. While the registry is away the last
 //! instances are answered.
 
 use std::{
@@ -102,7 +102,7 @@ impl Discovery {
         }
     }
 
-    /// The reply to a packet, if it is about a name of ours and from somebody who may know. Cheap to ask of every
+    /// The reply to a packet, if it is about one of our names and from a client that may know. Cheap to ask of every
     /// packet: the name is read in place. A datagram has room for so many octets, whatever the client's
     /// address is: these are the clients that the operator calls inside.
     pub(crate) fn respond(
@@ -136,7 +136,7 @@ impl Discovery {
             let read = async {
                 while slot.load().standing == Standing::Unread && discovered.changed().await.is_ok() {}
             };
-            // Who waited in vain is told so.
+            // A client that waited in vain gets SERVFAIL.
             let _ = tokio::time::timeout(PATIENCE, read).await;
             drop(place);
         }))
@@ -199,7 +199,7 @@ impl Known {
     fn judge(entry: Arc<Entry>) -> Self {
         match &entry.standing {
             Standing::Present | Standing::Gone => Self::Fresh(entry),
-            // Without instances nobody can tell what is not there from what was never read.
+            // Without instances, what is absent cannot be told from what was never read.
             Standing::Unread | Standing::Unreachable { .. } | Standing::Suspicious { .. }
                 if entry.endpoints.is_empty() =>
             {

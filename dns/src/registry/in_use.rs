@@ -1,5 +1,5 @@
-//! Which services are in use because somebody asked for them: so many, the least recently asked for leave, and new
-//! ones come no faster than a registry and a log can bear. The names are chosen by whoever asks.
+//! Which services are in use because a client asked for them: a bounded number, of which the least recently used leave.
+//! New ones are admitted at a limited rate, because clients choose the names and the registry has to be asked for each.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +27,7 @@ pub(super) struct ServicesInUse {
     services: HashMap<String, Service>,
     /// Counts the questions; the smaller an entry's number, the longer ago it was asked for.
     asked: u64,
-    /// When the budget for new names would be whole again, if nobody asked for one.
+    /// When the budget for new names would be whole again, if none was asked for.
     whole_at: Moment,
 }
 
@@ -40,9 +40,9 @@ struct Service {
 /// What becomes of a question.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// The service is in use; what is known of it stands in its slot.
+    /// The service is in use; what is known of it is in its slot.
     InUse(Arc<ServiceSlot>),
-    /// Too many new names came of late.
+    /// Too many new names were asked for recently.
     Refused,
 }
 

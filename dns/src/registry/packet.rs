@@ -6,7 +6,7 @@
 //!
 //! A client inside is answered in as large a datagram as it offers to take, because HAProxy and others like it read only
 //! datagrams, and each cut answer holds another part of the instances. Paths inside carry that, in fragments if need be,
-//! and whoever forges an address from there turns nobody else's into a target. Others get at most what passes every path.
+//! and an address forged from there only reaches clients inside. Others get at most what passes every path.
 //! Who is inside is for the caller to say, by the room that it gives.
 
 use std::{
@@ -68,7 +68,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     fn reply<'r>(&'r self, answer: &'r Answer) -> Reply<'r> {
-        // Nobody's answer depends on where they are, which is what an absent subnet option says.
+        // No answer depends on where the client is, which is what an absent subnet option says.
         let edns = self.request.edns.map(|edns| ReplyEdns {
             extended: answer.extended,
             signatures: edns.signatures,

@@ -1,4 +1,4 @@
-//! The registry's face: one address, UDP and TCP, as Consul's 8600.
+//! The registry's DNS server: one address, over UDP and TCP, as Consul's port 8600.
 
 use std::{
     net::{IpAddr, SocketAddr},

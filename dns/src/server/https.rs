@@ -1,6 +1,6 @@
 //! DNS over HTTPS (RFC 8484), over HTTP/2 or HTTP/1.1 as the client chose by ALPN.
 //!
-//! A request becomes a message or a refusal with a line of text before anybody looks for an answer. What a client
+//! A request becomes a message or a refusal with a line of text before an answer is looked up. What a client
 //! can make us keep is bounded: headers, streams, bodies, and the time between two requests.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -208,7 +208,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
         return Err(NOT_DNS);
     }
     let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(None) };
-    // Of several that differ none is believed.
+    // Several that differ are an error (RFC 9110 §8.6).
     if headers.get_all(CONTENT_LENGTH).iter().any(|it| it != length) {
         return Err(BAD_LENGTH);
     }
@@ -221,7 +221,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// The message in a GET's query (RFC 8484 §6); of several parameters `dns` none is believed.
+/// The message in a GET's query (RFC 8484 §6); several parameters `dns` are an error.
 fn parameter(query: &str) -> Result<Bytes, Refusal> {
     let mut given = query.split('&').filter_map(|it| it.strip_prefix("dns="));
     let (Some(text), None) = (given.next(), given.next()) else { return Err(NO_MESSAGE) };

@@ -1,7 +1,7 @@
 //! Listeners of streams: who is let in, and what is spoken with them.
 //!
-//! Plain TCP, TLS and HTTPS share one accept loop and one count of connections per client, so that nobody gets
-//! three times the share by coming three ways. An accept loop of our own, because it has to bound its connections
+//! Plain TCP, TLS and HTTPS share one accept loop and one count of connections per client, so that no client
+//! gets three times the share by using three transports. An accept loop of our own, because it has to bound its connections
 //! and to survive every error of `accept`.
 
 use std::{

@@ -120,7 +120,7 @@ async fn speak(
             Err(_) => return Ending::Slow,
         }
     }
-    // Says goodbye where the transport has a way to; nobody waits for the answer.
+    // Sends the transport's closing message where it has one (TLS close_notify), and does not wait for the client's.
     let _ = timeout(idle, writer.shutdown()).await;
     Ending::Orderly
 }

@@ -1,7 +1,7 @@
 //! Encryption: the certificate of DNS over TLS (RFC 7858), HTTPS (RFC 8484) and QUIC (RFC 9250), and the TLS handshake.
 //!
-//! Whoever runs the server reads the certificate and gives it in, at any time and again; listeners without one
-//! stay shut. Connections that are there keep the one they began with.
+//! The program around this crate reads the certificate and sets it, at any time and repeatedly; listeners without one
+//! stay closed. Open connections keep the certificate they began with.
 
 use std::{fmt, sync::Arc};
 

@@ -407,7 +407,7 @@ impl Reading<'_> {
 
 const SOA: u16 = 6;
 
-/// What stands between the owner and the data.
+/// What is between the owner and the data of a record.
 struct Head<'w> {
     /// In seconds, with its word.
     ttl: Option<(u32, Word<'w>)>,

@@ -16,7 +16,7 @@ use crate::record::plain_type;
 pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     let Found { soa, records, file, mut warnings } = found;
     let mut errors = Vec::new();
-    // What signs a zone is one error, and none of what it lies beside: RRSIG and NSEC may stand beside a CNAME
+    // What signs a zone is one error, and not one for each record beside it: RRSIG and NSEC are allowed beside a CNAME
     // (RFC 4035 §2.5).
     let signed = signed(apex, &records).filter(|_| dnssec == Dnssec::Refuse);
     let (records, stripped) = match (dnssec, &signed) {
