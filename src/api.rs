@@ -1,22 +1,36 @@
 //! The requests and answers of the admin API, as the server, the command line and the demo use them.
 //!
-//! Plain types: what they mean on the wire is what serde makes of them, and nothing here knows of HTTP.
+//! These are plain types: serde decides how they look on the wire, and the OpenAPI document takes their schemas. Nothing
+//! here depends on HTTP.
 
 mod documents;
 mod domains;
 mod drains;
 mod explain;
 pub mod moments;
+mod probing;
+mod problem;
+mod schema;
 mod services;
 mod simulate;
 mod status;
 mod tokens;
 
-pub use documents::{Applied, Apply, Audited, DocumentChange, FileText, KeptDocument};
-pub use domains::{Answering, DeadEnd, DomainSite, DomainStatus, FailoverExplained, Forced, HeldBackStatus};
-pub use drains::{DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
-pub use explain::{AddressExplained, Explained, PastExplained, SiteExplained};
-pub use services::{InstanceStatus, Known, ServiceStatus};
-pub use simulate::{DomainSimulated, GroupSimulated, LoadSimulated, Simulated, Unserved};
-pub use status::{CnameToSet, Finding, NodeStatus, Seen, Status, TargetStatus, VantageStatus, ViewStatus};
-pub use tokens::{Bootstrap, BootstrapOrder, Keyed, MadeToken, NewToken, Pending, TokenView};
+pub use documents::{
+    Applied, Apply, AuditRecord, DocumentChange, DocumentsQuery, FileText, ForceQuery, StoredDocument,
+    SwitchQuery,
+};
+pub use domains::{
+    Answering, DeadEnd, DomainSite, DomainStatus, FailoverTime, HeldBackStatus, OverrideInForce,
+};
+pub use drains::{CancelledDrain, DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
+pub use explain::{ExplainQuery, ExplainedAddress, ExplainedSite, Explanation, PastMoment};
+pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
+pub use problem::Problem;
+pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
+pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
+pub use status::{
+    CnameToSet, Finding, NodeStatus, SeenByVantage, Status, StatusQuery, TargetStatus, VantageStatus,
+    ViewStatus,
+};
+pub use tokens::{BootstrapOrder, BootstrapState, MadeToken, NewToken, PendingToken, TokenDigest, TokenView};

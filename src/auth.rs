@@ -1,8 +1,9 @@
-//! Who may do what: tokens to identities, and one table of rights.
+//! Who may do what: from tokens to identities, and one table of rights.
 //!
 //! Tokens are documents and hold only the SHA-256 of their secret. Until an operator's token is in force, a listener on
-//! loopback takes each request for one of the machine's own operator, whatever token it carries; from then on, and off
-//! loopback always, every request has to carry a token of ours. The table ([`permits`]) is pure; both the admin API and the Consul face ask it.
+//! loopback treats every request as an operator's, whatever token it carries. From then on, and on other addresses
+//! always, every request needs a known token. The table ([`permits`]) is a pure function; the admin API and the Consul
+//! face both use it.
 
 use std::net::IpAddr;
 
@@ -18,13 +19,13 @@ use store::{
 };
 use subtle::ConstantTimeEq as _;
 
-/// What the bearer of a listener's own first token is called.
+/// The name of the bearer of a listener's own first token.
 pub const FIRST: &str = "first-operator";
 
-/// Whose request it is.
+/// Who sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// Whoever reaches loopback while there are no tokens.
+    /// A caller on loopback while there are no tokens.
     Local,
     /// The bearer of the node's own first token.
     First,
@@ -39,14 +40,14 @@ pub enum Identity {
         /// Which secret of that name it was, see [`writers::mark`].
         mark: String,
     },
-    /// Nobody in particular, where a token is needed.
+    /// A caller without a token where one is needed.
     Anonymous,
-    /// The bearer of something that is no token of ours.
+    /// The bearer of an unknown token.
     Unknown,
 }
 
 impl Identity {
-    /// Which token of ours the request carried, to be noted.
+    /// The token that the request carried, as it is noted for each heartbeat.
     #[must_use]
     pub fn writer(&self) -> Writer {
         match self {
@@ -56,7 +57,7 @@ impl Identity {
         }
     }
 
-    /// As in the record of writes.
+    /// The name in the record of writes.
     #[must_use]
     pub fn who(&self) -> &str {
         match self {
@@ -68,7 +69,7 @@ impl Identity {
         }
     }
 
-    /// What an override is worth that it orders.
+    /// The authority of an override that it orders.
     #[must_use]
     pub const fn authority(&self) -> Authority {
         match self {
@@ -88,24 +89,24 @@ impl Identity {
     }
 }
 
-/// Something to be allowed.
+/// A right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right<'a> {
-    /// Look at configuration, status and decisions.
+    /// Read configuration, status and explanations.
     Read,
     /// Change documents other than tokens; order drains.
     Change,
     /// Change tokens.
     Tokens,
-    /// Put a backup in the place of everything.
+    /// Replace everything by a backup.
     Restore,
-    /// Report and take work for this vantage.
+    /// Report for this vantage, and fetch its work.
     Vantage(&'a str),
     /// Read the registry.
     Registry,
     /// Register this service and its checks.
     Register(&'a str),
-    /// Change nodes and what is no service in the registry.
+    /// Change what is in the registry besides services: nodes and their checks.
     RegistryNodes,
     /// Read this key, or everything below this prefix.
     KeyRead(&'a str),
@@ -140,7 +141,7 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
         }
         (Role::Node, Right::Vantage(name)) => scope.vantage.as_ref().is_none_or(|own| own.as_str() == name),
         (Role::Node, _) => false,
-        // Its writes are documents, drains, verdicts, and what it deregisters.
+        // It writes documents, drains and verdicts, and deregisters instances.
         (Role::Control, Right::KeyWrite(key)) => key.starts_with(keys::ROOT),
         (
             Role::Control,
@@ -160,7 +161,7 @@ pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
     }
 }
 
-/// Tells whose requests are whose on one listener.
+/// Identifies the callers of one listener.
 #[derive(Clone, Debug)]
 pub struct Auth {
     handle: Handle,
@@ -168,15 +169,15 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// By this node's picture of the tokens, and the listener's own first token, as its file says at present. With a
-    /// first token every request needs one.
+    /// With the tokens of this node's configuration, and the listener's own first token as its file has it at present. With
+    /// a first token, every request needs a token.
     #[must_use]
     pub fn new(handle: Handle, first: Option<&Credential>) -> Self {
         Self { handle, first: first.cloned() }
     }
 
-    /// Whose request it is, by its secret and its headers. What a browser sends on behalf of a stranger's page is
-    /// nobody's, although it comes from this machine.
+    /// Identifies a caller by its secret and its headers. A request that a page of another origin made a browser send is
+    /// anonymous, although it comes from this machine.
     #[must_use]
     pub fn identify_request(&self, secret: Option<&str>, headers: &HeaderMap) -> Identity {
         match self.identify(secret) {
@@ -185,7 +186,7 @@ impl Auth {
         }
     }
 
-    /// Whose secret it is.
+    /// Identifies a caller by its secret.
     #[must_use]
     pub fn identify(&self, secret: Option<&str>) -> Identity {
         let snapshot = self.handle.snapshot();
@@ -198,7 +199,7 @@ impl Auth {
                 let first = self.first.as_ref().and_then(Credential::load);
                 let first: Option<[u8; 32]> = first.map(|it| Sha256::digest(it.expose()).into());
                 match find(secret, first.as_ref(), tokens) {
-                    // Where no token is needed, one that means nothing here changes nothing.
+                    // Where no token is needed, an unknown one is ignored.
                     Identity::Unknown if !needed => Identity::Local,
                     identity => identity,
                 }
@@ -207,8 +208,8 @@ impl Auth {
     }
 }
 
-/// True for a request that a page of another origin made a browser send, or that reached loopback under somebody
-/// else's name (DNS rebinding).
+/// True for a request that a page of another origin made a browser send, or that reached loopback under a foreign host
+/// name (DNS rebinding).
 #[must_use]
 pub fn foreign(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|it| it.to_str().unwrap_or_default());
@@ -253,7 +254,7 @@ pub fn digest(secret: &str) -> String {
     Sha256::digest(secret).iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// Looks at every token, so that the time says nothing about which ones there are.
+/// Compares with every token, so that the time it takes reveals nothing about them.
 fn find(secret: &str, first: Option<&[u8; 32]>, tokens: &[Token]) -> Identity {
     let shown = digest(secret);
     let mut found = Identity::Unknown;
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_writes_what_is_not_theirs() {
+    fn each_role_has_only_its_own_rights() {
         use Role::{Automation, Control, Node, Operator, Reader, Registrar};
         assert_eq!(who_may(Right::Tokens), [Operator]);
         assert_eq!(who_may(Right::Restore), [Operator]);
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_page_is_not_the_operator() {
+    fn a_page_of_another_origin_is_not_the_operator() {
         let headers = |host: &'static str, origin: Option<&'static str>| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());

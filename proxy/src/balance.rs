@@ -5,8 +5,8 @@
 //! instances before those with warnings; within those the less loaded of two drawn by weight (power of two choices).
 //! Ejected instances are skipped while any other instance is left at any site; when none is, all are used (panic mode).
 //!
-//! Ours and not a crate's: `tower`'s balancer knows neither sites nor drains, and its ready queue would need a task per
-//! instance.
+//! Ours and not a crate's: `tower`'s balancer draws from one set of equal services, without sites, weights, ejection and
+//! drains.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -5,8 +5,8 @@
 //! (RFC 9112 §11.2), so a gateway must refuse such requests. This is a pure state machine: it takes bytes in any pieces
 //! and returns an error. Where it is unsure, it refuses.
 //!
-//! Ours and not a crate's: httparse and hyper do not report what they resolved, and no crate follows the framing of a
-//! connection without parsing and buffering it a second time.
+//! Ours and not a crate's: hyper and httparse do not report what they resolved, and we know of no crate that follows the
+//! framing of a connection without parsing and buffering it a second time.
 
 /// What is wrong with a request's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

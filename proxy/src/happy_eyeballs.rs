@@ -4,8 +4,8 @@
 //! the other, families interleaved, each a little later than the one before, or at once when that one failed; the first
 //! connection is used. Addresses that failed recently come last, so that a dead one delays a single connection.
 //!
-//! Ours and not hyper-util's connector: that one dials a family's addresses strictly in turn, remembers no failures,
-//! and does not report which address was used, which the pool and drains have to know.
+//! Ours and not hyper-util's connector: that one dials the addresses of a family strictly in turn and remembers no
+//! failures, so that a dead address would delay every new connection.
 
 use std::{
     collections::HashMap,

@@ -3,8 +3,8 @@
 //! The host is matched exactly, then the longest path prefix by whole segments; of equal routes the first by name wins.
 //! [`Router`] is the lookup alone; a property test compares it with a linear scan.
 //!
-//! Ours and not a crate's: `matchit` and `path-tree` match patterns, and refuse or decode what is a literal prefix here
-//! (`//`, `{`, `*`), while a trie of segments for the longest prefix is forty lines.
+//! Ours and not a crate's: in `matchit` and its like a route is a pattern, so a literal prefix would need escaping and two
+//! patterns (`/a` and `/a/{*rest}`), while a trie of segments for the longest prefix is forty lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -5,31 +5,24 @@ use std::collections::HashSet;
 use axum::{
     Json,
     extract::{Path, State},
-    http::header,
-    response::{IntoResponse, Response},
 };
-use serde::Deserialize;
-use store::model::{Colour, DocumentId, Kind};
+use store::model::{DocumentId, Kind};
 
-use super::{Admin, Asked, Caller, Problem, Sent, domain_name};
+use super::{
+    Admin, Caller, JsonBody, Problem, QueryParams,
+    describe::{List, Yaml},
+    domain_name,
+};
 use crate::{
-    api::{Applied, Apply, Audited, KeptDocument},
+    api::{Applied, Apply, AuditRecord, DocumentsQuery, ForceQuery, StoredDocument, SwitchQuery},
     auth::Right,
     control::Lockout,
 };
 
-/// Query parameters of a change that may lock out nodes.
-#[derive(Debug, Deserialize)]
-pub(super) struct Forced {
-    /// Also when it takes the last operator's token away, or locks nodes out.
-    #[serde(default)]
-    force: bool,
-}
-
 pub(super) async fn apply(
     State(admin): State<Admin>,
     caller: Caller,
-    Sent(wanted): Sent<Apply>,
+    JsonBody(wanted): JsonBody<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let applied = admin.control.apply(caller.requester(), &wanted.files, wanted.prune).await;
@@ -39,32 +32,22 @@ pub(super) async fn apply(
 pub(super) async fn diff(
     State(admin): State<Admin>,
     caller: Caller,
-    Sent(wanted): Sent<Apply>,
+    JsonBody(wanted): JsonBody<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Read)?;
     let compared = admin.control.compare(caller.requester(), &wanted.files, wanted.prune).await;
     compared.map(Json).map_err(|error| caller.problem(error))
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Switch {
-    to: Option<Colour>,
-}
-
 pub(super) async fn switch(
     State(admin): State<Admin>,
     caller: Caller,
     Path(name): Path<String>,
-    Asked(wanted): Asked<Switch>,
+    QueryParams(wanted): QueryParams<SwitchQuery>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let switched = admin.control.switch(caller.requester(), domain_name(&name), wanted.to).await;
     switched.map(Json).map_err(|error| caller.problem(error))
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    kind: Option<String>,
 }
 
 fn kind(text: &str) -> Result<Kind, Problem> {
@@ -79,13 +62,13 @@ fn hidden(caller: &Caller) -> HashSet<Kind> {
 pub(super) async fn list(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Vec<KeptDocument>>, Problem> {
+    QueryParams(wanted): QueryParams<DocumentsQuery>,
+) -> Result<List<StoredDocument>, Problem> {
     let only = wanted.kind.as_deref().map(kind).transpose()?;
     caller.needs(Right::Read)?;
     let hidden = hidden(&caller);
     let shown = |id: &DocumentId| only.is_none_or(|kind| id.kind == kind) && !hidden.contains(&id.kind);
-    Ok(Json(admin.control.documents(shown).await?))
+    Ok(List(admin.control.documents(shown).await?))
 }
 
 fn named(of: &str, name: String) -> Result<DocumentId, Problem> {
@@ -98,7 +81,7 @@ pub(super) async fn one(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
-) -> Result<Json<KeptDocument>, Problem> {
+) -> Result<Json<StoredDocument>, Problem> {
     let id = named(&kind, name)?;
     caller.needs(Right::Read)?;
     let found = admin.control.document(&id).await?.filter(|it| !hidden(&caller).contains(&it.id.kind));
@@ -109,7 +92,7 @@ pub(super) async fn delete(
     State(admin): State<Admin>,
     caller: Caller,
     Path((kind, name)): Path<(String, String)>,
-    Asked(wanted): Asked<Forced>,
+    QueryParams(wanted): QueryParams<ForceQuery>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
@@ -117,24 +100,20 @@ pub(super) async fn delete(
     deleted.map(Json).map_err(|error| caller.problem(error))
 }
 
-fn yaml(body: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/yaml; charset=utf-8")], body).into_response()
-}
-
-pub(super) async fn export(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn export(State(admin): State<Admin>, caller: Caller) -> Result<Yaml, Problem> {
     caller.needs(Right::Read)?;
-    Ok(yaml(admin.control.export(&hidden(&caller)).await?))
+    Ok(Yaml(admin.control.export(&hidden(&caller)).await?))
 }
 
-pub(super) async fn backup(State(admin): State<Admin>, caller: Caller) -> Result<Response, Problem> {
+pub(super) async fn backup(State(admin): State<Admin>, caller: Caller) -> Result<Yaml, Problem> {
     caller.needs(Right::Restore)?;
-    Ok(yaml(admin.control.backup().await?))
+    Ok(Yaml(admin.control.backup().await?))
 }
 
 pub(super) async fn restore(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Forced>,
+    QueryParams(wanted): QueryParams<ForceQuery>,
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;
@@ -142,10 +121,10 @@ pub(super) async fn restore(
     restored.map(Json).map_err(|error| caller.problem(error))
 }
 
-pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<Json<Vec<Audited>>, Problem> {
+pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<List<AuditRecord>, Problem> {
     caller.needs(Right::Read)?;
     let entries = admin.control.audit().await?;
-    Ok(Json(entries.into_iter().map(|entry| Audited { entry }).collect()))
+    Ok(List(entries.into_iter().map(|entry| AuditRecord { entry }).collect()))
 }
 
 #[cfg(test)]

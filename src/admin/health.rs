@@ -1,34 +1,38 @@
-//! `/livez`, `/readyz` and `/metrics`: on every node, on the control port or a listener of their own.
+//! `/livez`, `/readyz` and `/metrics`, on every node: with the admin API, or on a listener of their own.
 
 use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
     extract::{RawQuery, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
+    http::HeaderMap,
 };
-
+use serde::Deserialize;
 use store::handle::asks_strictly;
+use utoipa::IntoParams;
 
-use super::{Caller, bearer};
+use super::{
+    Caller, Problem,
+    describe::{MetricsText, NotReady},
+    request::bearer,
+    route::{Needs, Route, get, router_of},
+};
 use crate::{
     auth::{Auth, Right},
     telemetry::Metrics,
 };
 
-/// Reasons in words, as they are at the moment of asking.
+/// Reasons in words, as they are at the moment of the call.
 pub type Reasons = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What the three answer from.
+/// What the three paths answer from.
 #[derive(Clone)]
 pub struct Health {
     /// The node's metrics.
     pub metrics: Arc<Metrics>,
-    /// Why the node should get no traffic; empty when it may.
+    /// Why the node should get no traffic; empty if it may.
     pub unready: Reasons,
-    /// Why its picture may differ from what is true, although it serves on; empty when it should not.
+    /// Why what the node knows may be out of date although it serves; empty if it should not be.
     pub doubts: Reasons,
 }
 
@@ -38,35 +42,58 @@ impl fmt::Debug for Health {
     }
 }
 
-/// The three routes. Health needs no token; metrics need a token where there is something that knows tokens
-/// and asks for one.
-pub fn router(health: Health, auth: Option<Auth>) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state((health, auth))
+/// How strictly readiness is judged.
+#[derive(Debug, Deserialize, IntoParams)]
+#[expect(dead_code, reason = "only its description is used: the parameter has no value")]
+struct ReadyzQuery {
+    /// Also fail while what the node knows may be out of date. The parameter needs no value.
+    strict: Option<String>,
 }
 
-/// Plain, it says whether the node may get traffic: it serves on with its last good picture, whatever is away. With
-/// `?strict` it also fails while that picture may differ from what is true.
-async fn readyz(State((health, _)): State<(Health, Option<Auth>)>, RawQuery(query): RawQuery) -> Response {
+/// The three routes.
+pub(super) fn routes() -> Vec<Route<(Health, Option<Auth>)>> {
+    let ready = get(
+        "/readyz",
+        Needs::Nothing,
+        "200 if the node may get traffic, otherwise 503 with the reasons. With `?strict` also 503 while its view may be \
+         out of date: its health view is stale, its engine is away, it runs an older configuration, or verdicts are \
+         frozen.",
+        readyz,
+    );
+    vec![
+        get("/livez", Needs::Nothing, "The process runs.", livez),
+        ready.asking::<ReadyzQuery>(),
+        get("/metrics", Needs::Read, "Metrics in Prometheus' text format.", metrics),
+    ]
+}
+
+/// The three routes as a router. Health needs no token. Metrics need one if `auth` asks for tokens.
+pub fn router(health: Health, auth: Option<Auth>) -> Router {
+    router_of(routes()).with_state((health, auth))
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Without `?strict`, a node is ready as long as it can answer from the last good state that it knows.
+async fn readyz(
+    State((health, _)): State<(Health, Option<Auth>)>,
+    RawQuery(query): RawQuery,
+) -> Result<&'static str, NotReady> {
     let mut reasons = (health.unready)();
     if asks_strictly(query.as_deref().unwrap_or_default()) {
         reasons.extend((health.doubts)());
     }
-    if reasons.is_empty() {
-        return "ok\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reasons.join("\n"))).into_response()
+    if reasons.is_empty() { Ok("ok\n") } else { Err(NotReady(reasons)) }
 }
 
-async fn metrics(State((health, auth)): State<(Health, Option<Auth>)>, headers: HeaderMap) -> Response {
-    if let Some(auth) = auth
-        && let Err(problem) = Caller(auth.identify_request(bearer(&headers), &headers)).needs(Right::Read)
-    {
-        return problem.into_response();
+async fn metrics(
+    State((health, auth)): State<(Health, Option<Auth>)>,
+    headers: HeaderMap,
+) -> Result<MetricsText, Problem> {
+    if let Some(auth) = auth {
+        Caller(auth.identify_request(bearer(&headers), &headers)).needs(Right::Read)?;
     }
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], health.metrics.text()).into_response()
+    Ok(MetricsText(health.metrics.text()))
 }

@@ -1,237 +1,255 @@
-//! The routes of the admin API with what they are for; the OpenAPI description is made from this table.
+//! The table of routes. The router and the OpenAPI document are both made from it.
 
-use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
-/// One route.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// `get`, `post` or `delete`.
-    pub method: &'static str,
-    /// As in OpenAPI: parameters in braces.
-    pub path: &'static str,
-    /// What it does.
-    pub summary: &'static str,
-    /// The right a token needs.
-    pub right: &'static str,
-    /// Query parameters.
-    pub query: &'static [&'static str],
-    /// What the body is, for those that take one.
-    pub body: Option<&'static str>,
+use axum::Router;
+use utoipa::openapi::{
+    Components, InfoBuilder, OpenApi, OpenApiBuilder, Paths,
+    security::{Http, HttpAuthScheme, SecurityScheme},
+};
+
+use super::{
+    Admin,
+    describe::{OpenApiText, Page},
+    documents, drains, explain,
+    health::{self, Health},
+    probing,
+    route::{Needs, Route, delete, describe, get, post, router_of},
+    simulate, status, tokens,
+};
+use crate::auth::Auth;
+
+/// The routes of the admin API, except those of [`health::routes`].
+fn routes() -> Vec<Route<Admin>> {
+    let mut all = pages();
+    all.extend(configuration());
+    all.extend(operation());
+    all
 }
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    right: &'static str,
-    query: &'static [&'static str],
-    body: Option<&'static str>,
-    summary: &'static str,
-) -> Route {
-    Route { method, path, summary, right, query, body }
+fn pages() -> Vec<Route<Admin>> {
+    vec![
+        get("/", Needs::Nothing, "The status as a page, for a browser.", page),
+        get("/openapi.json", Needs::Nothing, "This document.", openapi),
+    ]
 }
 
-/// Every route.
-pub const ROUTES: &[Route] = &[
-    route("get", "/livez", "none", &[], None, "The process runs."),
-    route(
-        "get",
-        "/readyz",
-        "none",
-        &["strict"],
-        None,
-        "200 when the node may get traffic, else 503 with the reasons. With `?strict` also 503 while its picture may be \
-         out of date: its view is stale, its engine is away, an older configuration stays, or verdicts are frozen.",
-    ),
-    route("get", "/metrics", "read", &[], None, "Metrics in Prometheus' text format."),
-    route("get", "/openapi.json", "none", &[], None, "This description."),
-    route(
-        "post",
-        "/v1/apply",
-        "change",
-        &[],
-        Some("{\"files\": [{\"name\", \"text\"}], \"prune\": false}"),
-        "Makes documents true, all or none.",
-    ),
-    route("post", "/v1/diff", "read", &[], Some("as for /v1/apply"), "What an apply would change."),
-    route("get", "/v1/documents", "read", &["kind"], None, "The stored documents."),
-    route("get", "/v1/documents/{kind}/{name}", "read", &[], None, "One document."),
-    route("delete", "/v1/documents/{kind}/{name}", "change", &["force"], None, "Deletes one document."),
-    route(
-        "post",
-        "/v1/domains/{name}/switch",
-        "change",
-        &["to"],
-        None,
-        "Switches a blue_green domain to the other colour, or to the one named.",
-    ),
-    route("get", "/v1/tokens", "read", &[], None, "The tokens, without anything of their secrets."),
-    route(
-        "post",
-        "/v1/tokens",
-        "tokens",
-        &[],
-        Some("{\"name\", \"role\", \"scope\"?, \"secret\"? | \"secret_sha256\"?, \"replace\"?}"),
-        "Makes a token. Without secret and secret_sha256 the secret is made here and answered once; with one of \
-         them the caller keeps it, and may put the same token to other servers.",
-    ),
-    route(
-        "get",
-        "/v1/tokens/bootstrap",
-        "read",
-        &[],
-        None,
-        "Who is heard without a token, and for whom an operator's token that is not in force yet waits.",
-    ),
-    route(
-        "post",
-        "/v1/tokens/bootstrap",
-        "tokens",
-        &[],
-        Some(
-            "{\"operator\"?: {\"name\", \"secret_sha256\"}, \"tokens\": {\"node/NAME\": {\"name\", \"secret_sha256\"}}, \"force\"?}",
+fn configuration() -> Vec<Route<Admin>> {
+    vec![
+        post("/v1/apply", Needs::Change, "Applies documents, all of them or none.", documents::apply),
+        post("/v1/diff", Needs::Read, "Shows what an apply would change.", documents::diff),
+        get("/v1/documents", Needs::Read, "The stored documents.", documents::list),
+        get("/v1/documents/{kind}/{name}", Needs::Read, "One document.", documents::one),
+        delete("/v1/documents/{kind}/{name}", Needs::Change, "Deletes one document.", documents::delete),
+        post(
+            "/v1/domains/{name}/switch",
+            Needs::Change,
+            "Switches a blue_green domain to the other colour, or to the one named.",
+            documents::switch,
         ),
-        "Makes the tokens of a cluster that has none; the operator's is in force once every bearer was heard.",
-    ),
-    route("get", "/v1/export", "read", &[], None, "Every document as YAML."),
-    route("get", "/v1/backup", "restore", &[], None, "Every document with its generation, for /v1/restore."),
-    route(
-        "post",
-        "/v1/restore",
-        "restore",
-        &["force"],
-        Some("a backup, as text"),
-        "Puts a backup in the place of everything, under a higher epoch.",
-    ),
-    route("get", "/v1/audit", "read", &[], None, "The record of writes, newest first."),
-    route(
-        "get",
-        "/v1/status",
-        "read",
-        &["about"],
-        None,
-        "What is wrong, then nodes, domains, targets, vantages, services, drains; or what of it is about one \
-         domain, service or site.",
-    ),
-    route(
-        "get",
-        "/v1/explain",
-        "read",
-        &["name", "type", "client", "at"],
-        None,
-        "Why a name is answered as it is.",
-    ),
-    route(
-        "get",
-        "/v1/simulate",
-        "read",
-        &["kill_site", "domain"],
-        None,
-        "Where clients and load would go if sites died.",
-    ),
-    route("post", "/v1/observations", "vantage", &[], Some("a numbered batch"), "What a prober saw."),
-    route(
-        "get",
-        "/v1/vantages/{name}/work",
-        "vantage",
-        &["index", "wait"],
-        None,
-        "What a vantage is to dial, unless it has that; a long poll with the last index.",
-    ),
-    route("get", "/v1/drains", "read", &[], None, "The drains, newest first."),
-    route(
-        "post",
-        "/v1/drains",
-        "change",
-        &[],
-        Some("{\"service\", \"instance\", \"node\"?, \"hook\"?, \"lease\"?, \"require_all\"?}"),
-        "Orders the drain of an instance; answered once the record is durable.",
-    ),
-    route("get", "/v1/drains/{id}", "read", &[], None, "One drain: receipts, laggards, hook."),
-    route("delete", "/v1/drains/{id}", "change", &[], None, "Cancels a drain."),
-];
-
-/// The description, as OpenAPI 3.1.
-#[must_use]
-pub fn openapi() -> Value {
-    let mut paths = Map::new();
-    for route in ROUTES {
-        let entry = paths.entry(route.path).or_insert_with(|| json!({}));
-        if let Value::Object(methods) = entry {
-            methods.insert(route.method.to_owned(), operation(route));
-        }
-    }
-    json!({
-        "openapi": "3.1.0",
-        "info": { "title": "Waypost admin API", "version": env!("CARGO_PKG_VERSION") },
-        "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } } },
-        "paths": paths,
-    })
+        get("/v1/tokens", Needs::Read, "The tokens, without anything of their secrets.", tokens::list),
+        post(
+            "/v1/tokens",
+            Needs::Tokens,
+            "Makes a token. Without secret and secret_sha256 the server makes the secret and answers with it once.",
+            tokens::create,
+        ),
+        get(
+            "/v1/tokens/bootstrap",
+            Needs::Read,
+            "Which nodes and vantages send no token, and for which of them a pending operator's token waits.",
+            tokens::bootstrap,
+        ),
+        post(
+            "/v1/tokens/bootstrap",
+            Needs::Tokens,
+            "Makes the tokens of a cluster that has none. The operator's token is in force once every node and vantage \
+             that it waits for was heard with its own.",
+            tokens::order_bootstrap,
+        ),
+        get("/v1/export", Needs::Read, "Every document as YAML.", documents::export),
+        get(
+            "/v1/backup",
+            Needs::Restore,
+            "Every document with its generation, for /v1/restore.",
+            documents::backup,
+        ),
+        post(
+            "/v1/restore",
+            Needs::Restore,
+            "Replaces every document by those of a backup, under a higher epoch.",
+            documents::restore,
+        ),
+        get("/v1/audit", Needs::Read, "The record of writes, newest first.", documents::audit),
+    ]
 }
 
-fn operation(route: &Route) -> Value {
-    let parameter = |name: &str, place: &str| json!({ "name": name, "in": place, "required": place == "path", "schema": { "type": "string" } });
-    let in_path = route.path.split('/').filter_map(|it| it.strip_prefix('{')?.strip_suffix('}'));
-    let parameters: Vec<Value> = in_path
-        .map(|name| parameter(name, "path"))
-        .chain(route.query.iter().map(|name| parameter(name, "query")))
-        .collect();
-    let mut operation = json!({
-        "summary": route.summary,
-        "description": format!("Needs the right: {}.", route.right),
-        "parameters": parameters,
-        "responses": {
-            "default": { "description": "`{\"error\", \"mistakes\"?}` when it was not done; else what was asked for." }
-        },
-    });
-    if route.right != "none" {
-        operation["security"] = json!([{ "token": [] }]);
-    }
-    if let Some(body) = route.body {
-        operation["requestBody"] = json!({ "required": true, "description": body });
-    }
-    operation
+fn operation() -> Vec<Route<Admin>> {
+    vec![
+        get(
+            "/v1/status",
+            Needs::Read,
+            "What is wrong, then nodes, domains, targets, vantages, services and drains; or what of it is about one \
+             domain, service or site.",
+            status::status,
+        ),
+        get("/v1/explain", Needs::Read, "Why a name is answered as it is.", explain::explain),
+        get(
+            "/v1/simulate",
+            Needs::Read,
+            "Where clients and load would go if sites failed.",
+            simulate::simulate,
+        ),
+        post("/v1/observations", Needs::Vantage, "Takes the report of a prober.", probing::observations),
+        get(
+            "/v1/vantages/{name}/work",
+            Needs::Vantage,
+            "What a vantage is to dial; with the last index, a long poll.",
+            probing::work,
+        ),
+        get("/v1/drains", Needs::Read, "The drains, newest first.", drains::list),
+        post(
+            "/v1/drains",
+            Needs::Change,
+            "Orders the drain of an instance; answered once the record is durable.",
+            drains::order,
+        ),
+        get("/v1/drains/{id}", Needs::Read, "One drain.", drains::one),
+        delete("/v1/drains/{id}", Needs::Change, "Cancels a drain.", drains::cancel),
+    ]
+}
+
+async fn page() -> Page {
+    Page(include_str!("ui.html"))
+}
+
+async fn openapi() -> OpenApiText {
+    OpenApiText(&DOCUMENT)
+}
+
+/// The routes of the admin API, except those of health and metrics.
+pub(super) fn router() -> Router<Admin> {
+    router_of(routes())
+}
+
+/// The OpenAPI document.
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    let mut text = document().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+});
+
+fn document() -> OpenApi {
+    let info = InfoBuilder::new().title("Waypost admin API").version(env!("CARGO_PKG_VERSION"));
+    let (mut paths, mut components) = (Paths::new(), Components::new());
+    describe::<Admin>(routes(), &mut paths, &mut components);
+    describe::<(Health, Option<Auth>)>(health::routes(), &mut paths, &mut components);
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    components.add_security_scheme("token", token);
+    OpenApiBuilder::new().info(info.build()).paths(paths).components(Some(components)).build()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::{collections::BTreeMap, path::Path};
 
-    use axum::{body::Body, http::Request};
-    use http_body_util::BodyExt as _;
-    use hyper::service::Service as _;
-    use hyper_util::service::TowerToHyperService;
-    use store::engine::embedded::{Embedded, Options};
+    use serde_json::Value;
+    use utoipa::openapi::{
+        Required,
+        path::{HttpMethod, Parameter},
+    };
 
     use super::*;
-    use crate::{admin, auth::Auth, control, telemetry::Metrics};
+    use crate::admin::testing::Api;
 
-    #[tokio::test]
+    #[test]
+    fn the_openapi_document_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+        if std::env::var_os("WAYPOST_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &*DOCUMENT).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(kept == *DOCUMENT, "run this test with WAYPOST_WRITE_DOCS=1 to write {}", path.display());
+    }
+
+    /// The operations of the document that is kept, not of the table.
+    fn documented() -> Vec<(String, String)> {
+        let kept: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+        let paths = kept["paths"].as_object().unwrap().clone().into_iter();
+        let operations = |(path, item): (String, Value)| {
+            let methods: Vec<String> = item.as_object().unwrap().keys().cloned().collect();
+            methods.into_iter().map(move |method| (method, path.clone()))
+        };
+        paths.flat_map(operations).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn every_route_of_the_table_is_served() {
-        let engine = Embedded::in_memory(Options::default()).await;
-        // Nobody feeds the handle: there is no configuration and no picture.
-        let (handle, _) = store::handle::channel(store::handle::Clock::default(), Duration::MAX);
-        let name = |text: &str| text.parse().unwrap();
-        let settings = control::Config::new(name("n"), name("bj"), "boot".to_owned());
-        let control = control::start(settings, engine.clone(), handle.clone());
-        let metrics = Arc::new(Metrics::new("n", Vec::new(), None).unwrap());
-        let health = admin::Health { metrics, unready: Arc::new(Vec::new), doubts: Arc::new(Vec::new) };
-        let auth = Auth::new(handle.clone(), None);
-        let router = admin::router(admin::Admin::new(engine, handle, control.handle(), auth), health);
-        let service = TowerToHyperService::new(router);
-        for route in ROUTES {
-            let path = route.path.replace("{kind}", "site").replace("{name}", "x").replace("{id}", "x");
-            let method = route.method.to_uppercase();
-            let request = Request::builder().method(method.as_str()).uri(&path).body(Body::empty()).unwrap();
-            let answer = service.call(request).await.unwrap();
-            let status = answer.status().as_u16();
-            let body = answer.into_body().collect().await.unwrap().to_bytes();
-            let text = String::from_utf8_lossy(&body);
+        let api = Api::start().await;
+        let documented = documented();
+        assert!(documented.len() > 25, "{documented:?}");
+        for (method, template) in documented {
+            let path = template.replace("{kind}", "site").replace("{name}", "x").replace("{id}", "x");
+            let method = method.to_uppercase();
+            let answer = api.ask(&method, &path, "").await;
+            let (status, text) = (answer.status, answer.text);
             assert!(status != 405 && !text.contains("no such path"), "{method} {path}: {status} {text}");
         }
-        let described = openapi();
-        assert_eq!(
-            described["paths"]["/v1/documents/{kind}/{name}"]["delete"]["parameters"][0]["name"],
-            "kind"
-        );
+    }
+
+    /// Axum does not list the routes of a router, so this reads the sources.
+    #[test]
+    fn only_the_table_adds_routes() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+        let mut files: Vec<_> = std::fs::read_dir(&sources).unwrap().map(|it| it.unwrap().path()).collect();
+        files.push(sources.with_extension("rs"));
+        let adds =
+            |text: &str| [concat!(".rou", "te("), concat!("axum::rou", "ting")].map(|it| text.contains(it));
+        let mut found = Vec::new();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|it| it == "rs")) {
+            let text = std::fs::read_to_string(file).unwrap();
+            if adds(&text).contains(&true) && !file.ends_with("route.rs") {
+                found.push(file.display().to_string());
+            }
+        }
+        assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn one_name_is_one_schema() {
+        let (admin, health) = (routes(), health::routes());
+        let descriptions =
+            admin.iter().map(|it| &it.description).chain(health.iter().map(|it| &it.description));
+        let mut named: BTreeMap<&str, Value> = BTreeMap::new();
+        for (name, schema) in descriptions.flat_map(|it| &it.schemas) {
+            let schema = serde_json::to_value(schema).unwrap();
+            let before = named.entry(name).or_insert_with(|| schema.clone());
+            assert_eq!(*before, schema, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_without_a_token_gets_what_needs_no_right() {
+        let api = Api::guarded().await;
+        let asked = |route: &Route<Admin>| {
+            let without_body = route.description.body.is_none();
+            let optional = |it: &Parameter| matches!(it.required, Required::False);
+            without_body && route.description.query.iter().all(optional)
+        };
+        for route in routes().iter().filter(|route| asked(route)) {
+            let path = route.path.replace("{kind}", "site").replace("{name}", "x").replace("{id}", "x");
+            let method = match route.method {
+                HttpMethod::Post => "POST",
+                HttpMethod::Delete => "DELETE",
+                _ => "GET",
+            };
+            let answer = api.ask(method, &path, "").await;
+            assert_eq!(
+                answer.status == 401,
+                route.needs != Needs::Nothing,
+                "{method} {path}: {}",
+                answer.text
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use store::{
 };
 
 use super::Admin;
-use crate::api::{FailoverExplained, Forced, Seen, ViewStatus};
+use crate::api::{FailoverTime, OverrideInForce, SeenByVantage, ViewStatus};
 
 /// Whether the verdicts of this control follow what the vantages see.
 pub(super) fn view(admin: &Admin) -> ViewStatus {
@@ -24,8 +24,8 @@ pub(super) fn site_name(snapshot: &Snapshot, id: SiteId) -> String {
 }
 
 /// An override.
-pub(super) fn forced(order: &Override) -> Forced {
-    Forced {
+pub(super) fn forced(order: &Override) -> OverrideInForce {
+    OverrideInForce {
         name: order.name.to_string(),
         state: order.state.as_str().to_owned(),
         authority: order.authority.as_str().to_owned(),
@@ -36,9 +36,9 @@ pub(super) fn forced(order: &Override) -> Forced {
 }
 
 /// How long a failover of a domain may take; `None` without a check.
-pub(super) fn failover(snapshot: &Snapshot, domain: &SteeredDomain) -> Option<FailoverExplained> {
+pub(super) fn failover(snapshot: &Snapshot, domain: &SteeredDomain) -> Option<FailoverTime> {
     let failover = snapshot.failover(domain)?;
-    Some(FailoverExplained {
+    Some(FailoverTime {
         detect: Span(failover.detect),
         propagate: Span(failover.propagate),
         ttl: Span(failover.ttl),
@@ -48,10 +48,10 @@ pub(super) fn failover(snapshot: &Snapshot, domain: &SteeredDomain) -> Option<Fa
 }
 
 /// What each vantage sees of a target, by the vantage's name.
-pub(super) fn seen(health_view: &HealthView, key: &TargetKey) -> BTreeMap<String, Seen> {
+pub(super) fn seen(health_view: &HealthView, key: &TargetKey) -> BTreeMap<String, SeenByVantage> {
     let of = |(name, vantage): (&Name, &VantageView)| {
         let observation = vantage.observations.get(key)?;
-        let seen = Seen {
+        let seen = SeenByVantage {
             state: observation.state.as_str().to_owned(),
             fresh: vantage.fresh && !vantage.withheld,
             reason: observation.reason.clone(),

@@ -1,9 +1,8 @@
-//! `/v1/simulate`: where clients and load would go if sites died, before anybody dares.
+//! `/v1/simulate`: where clients and load would go if sites failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
 use store::{
     board::Board,
     health,
@@ -12,53 +11,45 @@ use store::{
     steering::{self, Destination, Family, FamilyOutcome, Look, Shift, shifts, without},
 };
 
-use super::{Admin, Asked, Caller, Problem, domain_name};
+use super::{Admin, Caller, Problem, QueryParams, domain_name};
 use crate::{
-    api::{Answering, DomainSimulated, GroupSimulated, LoadSimulated, Simulated, Unserved},
+    api::{Answering, MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain},
     auth::Right,
 };
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    /// The sites, by comma.
-    kill_site: String,
-    /// Only this domain.
-    domain: Option<String>,
-}
 
 pub(super) async fn simulate(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Simulated>, Problem> {
+    QueryParams(query): QueryParams<SimulateQuery>,
+) -> Result<Json<Simulation>, Problem> {
     caller.needs(Right::Read)?;
     let snapshot = admin.handle.snapshot();
     let snapshot = snapshot.ok_or_else(|| Problem::not_found("this node has no configuration yet"))?;
-    let killed = killed(&snapshot, &wanted.kill_site)?;
+    let killed = killed(&snapshot, &query.kill_site)?;
     let (board, now) = (admin.handle.board(), admin.handle.now());
-    let imagined = without(&snapshot, board, &killed, now);
-    let boards = (&**board, &imagined);
-    let only = wanted.domain.as_deref().map(domain_name);
+    let simulated = without(&snapshot, board, &killed, now);
+    let boards = (&**board, &simulated);
+    let only = query.domain.as_deref().map(domain_name);
     let Domains { moved, unserved, unmoved } = domains(&snapshot, &killed, only.as_deref(), boards, now);
     if moved.is_empty() && unmoved == 0 && unserved.is_empty() {
-        return Err(Problem::not_found(format!("no domain is called {}", wanted.domain.unwrap_or_default())));
+        return Err(Problem::not_found(format!("no domain is called {}", query.domain.unwrap_or_default())));
     }
     let load = load(&admin, &snapshot, &killed, boards);
     let nothing_left = snapshot.sites.iter().all(|site| killed.contains(&site.name));
     let killed = killed.iter().map(ToString::to_string).collect();
     let generation = snapshot.generation;
-    Ok(Json(Simulated { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
+    Ok(Json(Simulation { generation, killed, domains: moved, unmoved, nothing_left, unserved, load }))
 }
 
-/// What becomes of the domains.
+/// What happens to the domains.
 #[derive(Debug, Default)]
 struct Domains {
-    moved: Vec<DomainSimulated>,
-    unserved: Vec<Unserved>,
+    moved: Vec<MovedDomain>,
+    unserved: Vec<UnservedDomain>,
     unmoved: usize,
 }
 
-/// What becomes of the domains, or of one of them, between what is and what is imagined.
+/// What happens to the domains, or to the one named, between the present board and the simulated one.
 fn domains(
     snapshot: &Snapshot,
     killed: &[Name],
@@ -70,14 +61,14 @@ fn domains(
     let asked = |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
     for steered in snapshot.domains.values().filter(asked) {
         let shifts = shifts(snapshot, steered, boards, now);
-        let unserved = Imagined { snapshot, steered, killed, boards, now }.unserved(&shifts);
-        let groups: Vec<GroupSimulated> = shifts
+        let unserved = SimulatedDomain { snapshot, steered, killed, boards, now }.unserved(&shifts);
+        let groups: Vec<MovedClients> = shifts
             .iter()
             .filter(|shift| shift.before != shift.after)
             .map(|shift| group(snapshot, shift))
             .collect();
         if !groups.is_empty() {
-            all.moved.push(DomainSimulated { domain: steered.domain.name.to_string(), groups });
+            all.moved.push(MovedDomain { domain: steered.domain.name.to_string(), groups });
         } else if unserved.is_empty() {
             all.unmoved += 1;
         }
@@ -88,10 +79,9 @@ fn domains(
     all
 }
 
-/// A domain in the world that is imagined. Whether its clients reach a living site is decided by what they would be
-/// answered, not by what the probes would say: an override, or a domain without a check, may go on sending them to a
-/// site that is dead.
-struct Imagined<'a> {
+/// A domain in the simulation. Whether its clients reach a living site depends on the answer they would get, not on the
+/// verdicts: an override, or a domain without a check, may still send them to a dead site.
+struct SimulatedDomain<'a> {
     snapshot: &'a Snapshot,
     steered: &'a SteeredDomain,
     killed: &'a [Name],
@@ -99,7 +89,7 @@ struct Imagined<'a> {
     now: Moment,
 }
 
-impl Imagined<'_> {
+impl SimulatedDomain<'_> {
     fn name(&self, site: SiteId) -> Option<&Name> {
         self.snapshot.site(site).map(|it| &it.name)
     }
@@ -110,8 +100,8 @@ impl Imagined<'_> {
         self.killed.contains(name) || sites().any(is_down)
     }
 
-    /// Which of its clients would reach no living site. A domain that has none of the killed sites is left out.
-    fn unserved(&self, shifts: &[Shift]) -> Vec<Unserved> {
+    /// Which of its clients would reach no living site. A domain with none of the failed sites is left out.
+    fn unserved(&self, shifts: &[Shift]) -> Vec<UnservedDomain> {
         let mut names = self.steered.sites.iter().filter_map(|it| self.name(it.site));
         if !names.any(|name| self.killed.contains(name)) {
             return Vec::new();
@@ -137,8 +127,8 @@ impl Imagined<'_> {
         }
     }
 
-    /// Of a domain that most clients reach: a family that they would not.
-    fn family(&self, family: Family) -> Option<Unserved> {
+    /// An address family whose clients would reach no living site although those of the other would.
+    fn family(&self, family: Family) -> Option<UnservedDomain> {
         let nowhere = self.snapshot.locality.at_home(None);
         let (was, board) = self.boards;
         let look = |board| Look { family, region: None, board };
@@ -160,9 +150,9 @@ impl Imagined<'_> {
         }
     }
 
-    fn one(&self, family: Option<Family>, answering: Answering, answers: Vec<String>) -> Unserved {
+    fn one(&self, family: Option<Family>, answering: Answering, answers: Vec<String>) -> UnservedDomain {
         let family = family.map(|it| it.as_str().to_owned());
-        Unserved { domain: self.steered.domain.name.to_string(), family, answering, answers }
+        UnservedDomain { domain: self.steered.domain.name.to_string(), family, answering, answers }
     }
 }
 
@@ -181,9 +171,9 @@ fn killed(snapshot: &Snapshot, text: &str) -> Result<Vec<Name>, Problem> {
     names.iter().map(site).collect()
 }
 
-fn group(snapshot: &Snapshot, shift: &Shift) -> GroupSimulated {
+fn group(snapshot: &Snapshot, shift: &Shift) -> MovedClients {
     let near = shift.near.and_then(|id| snapshot.site(id)).map(|site| site.name.to_string());
-    GroupSimulated { near, before: percent(&shift.before), after: percent(&shift.after) }
+    MovedClients { near, before: percent(&shift.before), after: percent(&shift.after) }
 }
 
 fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
@@ -197,8 +187,8 @@ fn percent(shares: &BTreeMap<Destination, u32>) -> BTreeMap<String, f64> {
     shares.iter().map(|(to, count)| (name(to), share(*count))).collect()
 }
 
-/// A dead site's load, sent where the clients near it would be sent by the cluster's gateway domain.
-fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<LoadSimulated> {
+/// The load of each site: that of a dead site goes where the cluster's gateway domain would send the clients near it.
+fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &Board)) -> Vec<SiteLoad> {
     let rates = admin.control.nodes().rates();
     let mut all = Vec::new();
     for cluster in snapshot.clusters.values() {
@@ -218,7 +208,7 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
             let Some(shift) = shift else { continue };
             let whole: u32 = shift.after.values().sum();
             for (to, count) in &shift.after {
-                // What is sent to the dead is lost.
+                // Load that is sent to a dead site is lost.
                 if let Destination::Site(site) = to
                     && !killed.contains(site)
                     && let Some(sum) = after.get_mut(site)
@@ -227,7 +217,7 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
                 }
             }
         }
-        all.extend(cluster.gateways.keys().map(|site| LoadSimulated {
+        all.extend(cluster.gateways.keys().map(|site| SiteLoad {
             cluster: cluster.name.to_string(),
             site: site.to_string(),
             rate: rate(site),
@@ -280,7 +270,7 @@ cluster: main
 policy: { type: failover, order: [bj, sh] }
 ";
 
-    /// What the death of bj would bring, with `more` written below the world, whose last document is the domain.
+    /// The simulated failure of bj. `more` follows the documents, whose last one is the domain.
     fn killed_bj(more: &str) -> Domains {
         let documents = model::parse("w", &format!("{WORLD}{more}")).unwrap();
         let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
@@ -290,8 +280,8 @@ policy: { type: failover, order: [bj, sh] }
             board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
         }
         let killed = ["bj".parse().unwrap()];
-        let imagined = without(&snapshot, &board, &killed, Moment(5));
-        domains(&snapshot, &killed, Some("gw.example.com"), (&board, &imagined), Moment(5))
+        let simulated = without(&snapshot, &board, &killed, Moment(5));
+        domains(&snapshot, &killed, Some("gw.example.com"), (&board, &simulated), Moment(5))
     }
 
     fn order(site: &str, state: &str) -> String {
@@ -301,8 +291,8 @@ policy: { type: failover, order: [bj, sh] }
         )
     }
 
-    fn unserved(family: Option<&str>, answering: Answering, answers: &[&str]) -> Unserved {
-        Unserved {
+    fn unserved(family: Option<&str>, answering: Answering, answers: &[&str]) -> UnservedDomain {
+        UnservedDomain {
             domain: "gw.example.com".into(),
             family: family.map(str::to_owned),
             answering,
@@ -311,10 +301,9 @@ policy: { type: failover, order: [bj, sh] }
     }
 
     #[test]
-    fn clients_that_would_still_be_sent_to_the_dead_site_are_said() {
+    fn clients_that_would_still_be_sent_to_the_dead_site_are_listed() {
         let dead = [unserved(None, Answering::FailOpen, &["bj"])];
-        // Nothing else may serve, whatever the probes say of it; bj is believed to live; or the change would not be
-        // visible.
+        // The other site may not serve; or an override keeps bj up; or the domain has no check, so nothing is noticed.
         let cases = [order("sh", "down"), order("sh", "drain"), order("bj", "up"), "ttl: 20s\n".to_owned()];
         for more in cases {
             let found = killed_bj(&more);
@@ -326,14 +315,14 @@ policy: { type: failover, order: [bj, sh] }
     }
 
     #[test]
-    fn a_family_that_only_the_dead_site_has_is_said() {
+    fn a_family_that_only_the_dead_site_has_is_listed() {
         let found = killed_bj("check: web\n");
         assert_eq!(found.unserved, [unserved(Some("IPv6"), Answering::FailOpen, &["bj"])]);
         assert_eq!((found.moved.len(), found.unmoved), (1, 0));
     }
 
     #[test]
-    fn a_domain_that_goes_on_is_none_of_them() {
+    fn a_domain_that_reaches_a_living_site_is_not_listed() {
         let elsewhere = killed_bj("check: web\nsites: [sh]\n");
         assert!(elsewhere.unserved.is_empty() && elsewhere.moved.is_empty(), "{elsewhere:?}");
         assert_eq!(elsewhere.unmoved, 1);

@@ -1,7 +1,7 @@
 //! `/v1/status`: everything an operator looks at first, in one answer.
 //!
-//! What is gathered here is judged in `findings`, once for the command line, the page and scripts, and cut down to one
-//! domain, service or site in `narrow`. Both are pure.
+//! This module gathers what is known. `findings` concludes what is wrong, once for the command line, the page and scripts;
+//! `narrow` reduces a status to one domain, service or site. Both are pure functions.
 
 mod domains;
 mod findings;
@@ -11,31 +11,30 @@ mod narrow;
 use std::time::Duration;
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
-use store::{beliefs::HealthView, handle::Concern, keys, model::Span, snapshot::Snapshot};
+use store::{
+    beliefs::HealthView,
+    handle::Concern,
+    keys,
+    model::{RouteBy, Span, Vantage},
+    snapshot::Snapshot,
+};
 
 use super::{
-    Admin, Asked, Caller, Problem, nodes,
+    Admin, Caller, Problem, QueryParams, nodes,
     shown::{seen, view},
 };
 use crate::{
-    api::{CnameToSet, Status, StillRegistered, TargetStatus, VantageStatus},
+    api::{CnameToSet, Status, StatusQuery, StillRegistered, TargetStatus, VantageStatus},
     auth::Right,
 };
 
-/// How long the engine may take to show that it answers.
+/// How long the engine may take to answer.
 const ENGINE_PATIENCE: Duration = Duration::from_millis(1_500);
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    /// A domain, a service or a site.
-    about: Option<String>,
-}
 
 pub(super) async fn status(
     State(admin): State<Admin>,
     caller: Caller,
-    Asked(wanted): Asked<Wanted>,
+    QueryParams(query): QueryParams<StatusQuery>,
 ) -> Result<Json<Status>, Problem> {
     caller.needs(Right::Read)?;
     let head = admin.engine.kv_get(keys::CONFIG_HEAD, None);
@@ -57,7 +56,7 @@ pub(super) async fn status(
         view: view(&admin),
         engine_error,
         engine_refuses: admin.handle.concern(Concern::Writing),
-        engine_away: away.map(|it| Span(Duration::from_secs(it.as_secs()))),
+        engine_away: away.map(|away| Span(Duration::from_secs(away.as_secs()))),
         nodes: nodes.nodes,
         domains: domains::all(&admin, &snapshot),
         targets: targets(&snapshot, &health_view),
@@ -71,7 +70,7 @@ pub(super) async fn status(
         cnames_to_set: cnames_to_set(&snapshot),
         ..Status::default()
     };
-    if let Some(name) = &wanted.about {
+    if let Some(name) = &query.about {
         let sites: Vec<&str> = snapshot.sites.iter().map(|site| site.name.as_str()).collect();
         status = narrow::to(status, name, &sites).ok_or_else(|| {
             Problem::not_found(format!("no domain, host name, service or site is called {name}"))
@@ -101,12 +100,12 @@ fn targets(snapshot: &Snapshot, health_view: &HealthView) -> Vec<TargetStatus> {
 }
 
 fn vantages(snapshot: &Snapshot, health_view: &HealthView) -> Vec<VantageStatus> {
-    let of = |vantage: &store::model::Vantage| {
+    let of = |vantage: &Vantage| {
         let seen = health_view.vantages.get(&vantage.name);
         VantageStatus {
             name: vantage.name.to_string(),
-            fresh: seen.is_some_and(|it| it.fresh),
-            withheld: seen.is_some_and(|it| it.withheld),
+            fresh: seen.is_some_and(|seen| seen.fresh),
+            withheld: seen.is_some_and(|seen| seen.withheld),
         }
     };
     snapshot.vantages.iter().map(of).collect()
@@ -118,7 +117,7 @@ fn cnames_to_set(snapshot: &Snapshot) -> Vec<CnameToSet> {
         let Some(cluster) = snapshot.clusters.get(&service.cluster) else { continue };
         for host in service.hosts.iter().filter(|host| snapshot.zone_of(host.as_str()).is_none()) {
             let target = match (service.route_by, service.uuid) {
-                (store::model::RouteBy::Uuid, Some(uuid)) => format!("{uuid}.{}", cluster.zone),
+                (RouteBy::Uuid, Some(uuid)) => format!("{uuid}.{}", cluster.zone),
                 _ => cluster.gateway_domain.to_string(),
             };
             all.push(CnameToSet { host: host.to_string(), target });

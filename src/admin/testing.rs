@@ -17,6 +17,7 @@ use store::{
     handle::{Clock, Handle},
     keys,
     model::Moment,
+    secret::{Credential, Secret},
 };
 
 use super::{Admin, Health, router};
@@ -42,6 +43,15 @@ pub(super) struct Answer {
 
 impl Api {
     pub(super) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// One that needs a token for everything.
+    pub(super) async fn guarded() -> Self {
+        Self::with(Some(&Credential::from(Secret::new("the-first-operator")))).await
+    }
+
+    async fn with(first: Option<&Credential>) -> Self {
         let engine = Embedded::in_memory(Options::default()).await;
         let folder = tempfile::tempdir().unwrap();
         let (memory, _) = LastGood::open(folder.path()).unwrap();
@@ -64,7 +74,7 @@ impl Api {
         let control = control::start(settings, Arc::<Embedded>::clone(&engine), handle.clone());
         let controlling = control.handle();
         tokio::spawn(control.run(std::future::pending()));
-        let auth = Auth::new(handle.clone(), None);
+        let auth = Auth::new(handle.clone(), first);
         let admin = Admin::new(Arc::<Embedded>::clone(&engine), handle.clone(), controlling, auth);
         let metrics = Arc::new(Metrics::new("control-1", Vec::new(), None).unwrap());
         let health = Health { metrics, unready: Arc::new(Vec::new), doubts: Arc::new(Vec::new) };

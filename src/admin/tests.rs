@@ -2,9 +2,11 @@
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::testing::{Answer, Api};
+
+mod schemas;
 
 /// Two sites, one of them forced down, a service of this zone and one outside, and a domain with two colours.
 const DOCUMENTS: &str = "\
@@ -80,6 +82,11 @@ impl Record {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let answer = self.api.ask(method, path, body).await;
         self.keep(&format!("{method} {path}"), body, &answer);
+        if answer.status < 300
+            && let Ok(sent) = serde_json::from_str::<Value>(body)
+        {
+            schemas::check_request(method, path, &sent);
+        }
         answer
     }
 
@@ -94,6 +101,12 @@ impl Record {
     }
 
     fn keep(&mut self, what: &str, body: &str, answer: &Answer) {
+        let (method, path) = what.split_once(' ').unwrap_or_default();
+        if let Ok(value) = serde_json::from_str::<Value>(&answer.text)
+            && path != "/v1/nothing"
+        {
+            schemas::check_answer(method, path, answer.status, &value);
+        }
         let sent = if body.is_empty() || body.len() > 300 { String::new() } else { format!("{body}\n") };
         let text = laid_out(&answer.text);
         let kept = format!("### {what}\n{sent}{}\n{}\n\n", answer.status, text.trim_end());
@@ -231,8 +244,7 @@ async fn drains(record: &mut Record) {
     let order =
         json!({ "service": "orders", "instance": "o-1", "hook": "http://127.0.0.1:9/stop", "linger": "1h" });
     let ordered = record.api.ask("POST", "/v1/drains", &order.to_string()).await;
-    let id =
-        serde_json::from_str::<serde_json::Value>(&ordered.text).unwrap()["id"].as_str().unwrap().to_owned();
+    let id = serde_json::from_str::<Value>(&ordered.text).unwrap()["id"].as_str().unwrap().to_owned();
     record.names.push((id.clone(), "DRAIN"));
     record.keep("POST /v1/drains", &order.to_string(), &ordered);
     record.settled(&format!("/v1/drains/{id}"), &["\"awaited\":[\"gw-1\"]"]).await;

@@ -1,41 +1,35 @@
 //! Tokens through the API: made, listed, and brought into a cluster that has none.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State};
 
-use super::{Admin, Caller, Problem, Sent};
+use super::{
+    Admin, Caller, JsonBody, Problem,
+    describe::{Created, List},
+};
 use crate::{
-    api::{Bootstrap, BootstrapOrder, NewToken, TokenView},
+    api::{BootstrapOrder, BootstrapState, MadeToken, NewToken, TokenView},
     auth::Right,
 };
 
-pub(super) async fn list(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<Json<Vec<TokenView>>, Problem> {
+pub(super) async fn list(State(admin): State<Admin>, caller: Caller) -> Result<List<TokenView>, Problem> {
     caller.needs(Right::Read)?;
-    Ok(Json(admin.control.tokens().await?))
+    Ok(List(admin.control.tokens().await?))
 }
 
 pub(super) async fn create(
     State(admin): State<Admin>,
     caller: Caller,
-    Sent(wanted): Sent<NewToken>,
-) -> Result<Response, Problem> {
+    JsonBody(wanted): JsonBody<NewToken>,
+) -> Result<Created<MadeToken>, Problem> {
     caller.needs(Right::Tokens)?;
     let made = admin.control.create_token(caller.requester(), wanted).await;
-    let made = made.map_err(|error| caller.problem(error))?;
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    made.map(Created).map_err(|error| caller.problem(error))
 }
 
 pub(super) async fn bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
-) -> Result<Json<Bootstrap>, Problem> {
+) -> Result<Json<BootstrapState>, Problem> {
     caller.needs(Right::Read)?;
     admin.control.bootstrap().await.map(Json).map_err(|error| caller.problem(error))
 }
@@ -43,8 +37,8 @@ pub(super) async fn bootstrap(
 pub(super) async fn order_bootstrap(
     State(admin): State<Admin>,
     caller: Caller,
-    Sent(order): Sent<BootstrapOrder>,
-) -> Result<Json<Bootstrap>, Problem> {
+    JsonBody(order): JsonBody<BootstrapOrder>,
+) -> Result<Json<BootstrapState>, Problem> {
     caller.needs(Right::Tokens)?;
     let ordered = admin.control.order_bootstrap(caller.requester(), &order).await;
     ordered.map(Json).map_err(|error| caller.problem(error))

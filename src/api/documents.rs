@@ -1,38 +1,41 @@
-//! Documents: what is applied, what that changes, and what is stored.
+//! Documents: what is sent to be applied or compared, what that changes, and what is stored.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use store::{
     commit::{AuditEntry, Difference, FieldChange},
-    model::{DocumentId, Generation, InputError},
+    model::{Colour, DocumentId, Generation, InputError},
 };
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-/// Documents to apply or compare.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+use super::schema;
+
+/// Documents to apply or to compare.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Apply {
-    /// The files, as written.
+    /// The files, as they were written.
     pub files: Vec<FileText>,
-    /// Remove stored documents of the same kinds that are not among them.
+    /// Also remove the stored documents of the same kinds that are in none of these files.
     #[serde(default)]
     pub prune: bool,
 }
 
 /// One file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileText {
-    /// What mistakes call it.
+    /// The name that errors give it.
     pub name: String,
-    /// YAML or JSON documents.
+    /// Documents in YAML or JSON.
     pub text: String,
 }
 
 impl FileText {
-    /// The mistake of a file without a document. Such a file beside others was probably emptied by accident, and with
-    /// `prune` everything that was in it would be removed.
+    /// The error for a file without a document. Such a file among others was probably emptied by accident, and `prune`
+    /// would remove everything that was in it.
     #[must_use]
     pub fn without_documents(&self) -> InputError {
         InputError {
@@ -46,31 +49,36 @@ impl FileText {
     }
 }
 
-/// What an apply did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a change of documents did, or would do.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Applied {
-    /// The generation that holds what was asked for.
+    /// The generation that holds the result; of a comparison, the one that it was compared with.
+    #[schema(value_type = schema::Generation)]
     pub generation: Generation,
-    /// What it changed; nothing when everything was as asked already.
+    /// What changed; empty if everything was stored like this already.
     pub differences: Vec<DocumentChange>,
-    /// The UUIDs of those services that were written without one: what they had, or the one they are given.
+    /// The UUIDs of the services that were written without one, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub uuids: BTreeMap<String, Uuid>,
-    /// What is allowed and probably not meant; of a comparison, only what it would bring.
+    /// What is allowed but probably not intended; of a comparison, only what the change would add.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::InputError>)]
     pub warnings: Vec<InputError>,
 }
 
 /// How one document changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DocumentChange {
     /// The document and how it differs.
     #[serde(flatten)]
+    #[schema(value_type = schema::Difference)]
     pub difference: Difference,
-    /// Its fields with both values; only in the answer of a comparison.
+    /// The fields that differ, with both values; only in a comparison.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::FieldChange>)]
     pub values: Vec<FieldChange>,
-    /// How many fields more differ than are listed.
+    /// The number of differing fields that are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: usize,
 }
@@ -86,25 +94,51 @@ impl From<Difference> for DocumentChange {
 }
 
 /// A stored document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptDocument {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StoredDocument {
     /// Its kind and name.
     #[serde(flatten)]
+    #[schema(value_type = schema::DocumentId)]
     pub id: DocumentId,
     /// The generation that last changed it.
+    #[schema(value_type = schema::Generation)]
     pub changed: Generation,
-    /// Its text.
+    /// The document in YAML.
     pub yaml: String,
-    /// The same as JSON.
+    /// The same as JSON; its fields are in docs/documents.md.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub document: serde_json::Value,
 }
 
-/// The record of writes as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Audited {
-    /// One write.
-    #[serde(with = "crate::api::moments")]
+/// One entry of the record of writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditRecord {
+    /// Who wrote what, and when.
+    #[serde(flatten, with = "super::moments")]
+    #[schema(value_type = schema::AuditEntry)]
     pub entry: AuditEntry,
+}
+
+/// Which documents to list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+pub struct DocumentsQuery {
+    /// Only the documents of this kind, such as `site`.
+    pub kind: Option<String>,
+}
+
+/// The colour to switch a domain to.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams)]
+pub struct SwitchQuery {
+    /// `blue` or `green`; absent: the one that is not active.
+    #[param(value_type = Option<String>)]
+    pub to: Option<Colour>,
+}
+
+/// Whether a change is made although it locks nodes out.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams)]
+pub struct ForceQuery {
+    /// Make the change even if it removes the last token of an operator, or locks nodes out.
+    #[serde(default)]
+    pub force: bool,
 }

@@ -1,88 +1,99 @@
-//! Drains: the order, and what becomes of it.
+//! Drains: the order, what became of it, and its cancellation.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use store::{
-    drain::{Drain, Receipt, ending::Ended},
+    drain::{Drain, DrainId, Phase, Receipt, ending::Ended},
     model::Span,
 };
+use utoipa::ToSchema;
+
+use super::schema;
 
 /// An order to drain an instance.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DrainOrder {
     /// A Service, or the name of a service in the registry.
     pub service: String,
-    /// The instance's id there.
+    /// The instance's id in the registry.
     pub instance: String,
-    /// The node it is registered on; needed only where several nodes have an instance of this id.
+    /// The node it is registered on; needed only if several nodes have an instance with this id.
     #[serde(default)]
     pub node: Option<String>,
-    /// Called with POST once every receipt is in.
+    /// A URL that is called with POST once every receipt has arrived.
     #[serde(default)]
     pub hook: Option<String>,
-    /// A gateway silent for longer is not waited for; absent: [`store::drain::LEASE`].
+    /// A gateway that has been silent for longer is not waited for; absent: 60 s.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub lease: Option<Span>,
-    /// Wait for silent gateways for ever.
+    /// Wait for silent gateways without end.
     #[serde(default)]
     pub require_all: bool,
-    /// The longest time after `done` for which gateways refuse the instance; absent: control's setting, which is
-    /// usually none, so until it is seen to have ended.
-    #[serde(default)]
+    /// How long gateways refuse the instance at most after the drain is done; absent: as control is configured, which is
+    /// normally until the instance is seen to have ended.
+    // An older control does not know the field and refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub linger: Option<Span>,
-    /// Who orders it; not what the request says, but what its token does.
+    /// Who orders it: the name of the token, not something that the request says.
     #[serde(skip)]
+    #[schema(ignore)]
     pub by: String,
 }
 
-/// A drain's record as it is answered to its order.
-#[derive(Debug, Serialize)]
+/// The record of a drain, as the answer to its order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderedDrain {
-    #[serde(flatten, with = "crate::api::moments")]
     /// The record.
+    #[serde(flatten, with = "super::moments")]
+    #[schema(value_type = schema::Drain)]
     pub drain: Drain,
 }
 
-/// A drain with what is known about its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A drain with what is known about its progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainView {
     /// The record.
-    #[serde(flatten, with = "crate::api::moments")]
+    #[serde(flatten, with = "super::moments")]
+    #[schema(value_type = schema::Drain)]
     pub drain: Drain,
     /// Where the instance serves, or served: `address:port`.
     pub address: String,
-    /// The proofs so far.
-    #[serde(with = "crate::api::moments")]
+    /// The receipts that have arrived.
+    #[serde(with = "super::moments")]
+    #[schema(value_type = Vec<schema::Receipt>)]
     pub receipts: Vec<Receipt>,
-    /// Gateways it waits for, by name.
+    /// The gateways whose receipts are missing, by name.
     pub awaited: BTreeSet<String>,
-    /// What became of the hook.
+    /// The state of the hook.
     pub hook_state: HookState,
-    /// Which gateways saw the instance end after the hook was called.
-    #[serde(default, with = "crate::api::moments")]
+    /// The gateways that saw the instance end after the hook was called.
+    #[serde(default, with = "super::moments")]
+    #[schema(value_type = Vec<schema::Ended>)]
     pub endings: Vec<Ended>,
-    /// The gateways that go on refusing the instance although the drain is done: they have not seen it end.
+    /// The gateways that refuse the instance although the drain is done, because they have not seen it end.
     #[serde(default)]
     pub refused_by: BTreeSet<String>,
-    /// The drain is done, and the registry has the instance.
+    /// The drain is done, and the instance is registered.
     #[serde(default)]
     pub still_registered: bool,
-    /// Why it does not move, in a sentence; absent while it does, and when it is over.
+    /// Why it makes no progress; absent while it does, and when it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<String>,
 }
 
-/// What became of a drain's hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The state of a drain's hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HookState {
     /// The order named none.
     None,
-    /// Not yet.
+    /// It has not been called yet.
     Waiting,
-    /// It is being called until it answers with 2xx.
+    /// It is called until it answers with 2xx.
     Calling,
     /// It answered with 2xx.
     Called,
@@ -91,13 +102,13 @@ pub enum HookState {
 }
 
 /// An instance that was drained, is registered (again or still) and is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StillRegistered {
     /// The service in the registry.
     pub service: String,
-    /// The instance's id there.
+    /// The instance's id in the registry.
     pub instance: String,
-    /// Its node there.
+    /// The node that it is registered on.
     pub node: String,
     /// Where it serves: `address:port`.
     pub address: String,
@@ -105,24 +116,50 @@ pub struct StillRegistered {
     pub refused_by: BTreeSet<String>,
     /// The drain.
     pub drain: String,
-    /// The command that lets it in.
+    /// The command that readmits it.
     pub let_in: String,
 }
 
 impl StillRegistered {
-    /// What these drains keep out although it is registered.
+    /// The instances that these drains keep out although they are registered.
     #[must_use]
     pub fn among(drains: &[DrainView]) -> Vec<Self> {
-        let refused = |it: &&DrainView| it.still_registered && !it.refused_by.is_empty();
-        let of = |it: &DrainView| Self {
-            service: it.drain.service.clone(),
-            instance: it.drain.instance.clone(),
-            node: it.drain.endpoint.node.clone(),
-            address: it.address.clone(),
-            refused_by: it.refused_by.clone(),
-            drain: it.drain.id.to_string(),
-            let_in: format!("waypost drain cancel {}", it.drain.id),
+        let refused = |view: &&DrainView| view.still_registered && !view.refused_by.is_empty();
+        let of = |view: &DrainView| Self {
+            service: view.drain.service.clone(),
+            instance: view.drain.instance.clone(),
+            node: view.drain.endpoint.node.clone(),
+            address: view.address.clone(),
+            refused_by: view.refused_by.clone(),
+            drain: view.drain.id.to_string(),
+            let_in: format!("waypost drain cancel {}", view.drain.id),
         };
         drains.iter().filter(refused).map(of).collect()
     }
+}
+
+/// A drain that was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CancelledDrain {
+    /// The registry no longer has the instance, or gateways may have seen it without.
+    #[serde(default)]
+    pub deregistered: bool,
+    /// When the drain was done, in RFC 3339; `null` if it was cancelled before.
+    pub done: Option<String>,
+    /// The hook was called before the drain was cancelled.
+    #[serde(default)]
+    pub hook_called: bool,
+    /// The drain.
+    #[schema(value_type = String)]
+    pub id: DrainId,
+    /// The instance's id in the registry.
+    pub instance: String,
+    /// The phase of the drain.
+    #[schema(value_type = schema::Phase)]
+    pub phase: Phase,
+    /// The service in the registry.
+    pub service: String,
+    /// Another drain that keeps gateways from the instance.
+    #[schema(value_type = Option<String>)]
+    pub still_refused_by: Option<DrainId>,
 }

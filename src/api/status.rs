@@ -1,4 +1,4 @@
-//! The status: what is wrong, and the nodes, targets and vantages it was found with.
+//! The status: what is wrong, and the nodes, targets and vantages from which that was concluded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,42 +7,52 @@ use store::{
     health::Verdict,
     model::{Generation, Moment, Span},
 };
+use utoipa::{IntoParams, ToSchema};
 
-use super::{DomainStatus, DrainView, Pending, ServiceStatus, StillRegistered};
+use super::{DomainStatus, DrainView, PendingToken, ServiceStatus, StillRegistered, schema};
 
-/// The whole picture of one control, or the part of it that is about one name.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// What to show of the status.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+pub struct StatusQuery {
+    /// Only what is about this domain, host name, service or site.
+    pub about: Option<String>,
+}
+
+/// Everything that one control knows, or the part of it that is about one name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// When it was drawn, in RFC 3339.
+    /// When this was gathered, in RFC 3339.
     #[serde(default)]
     pub at: String,
-    /// The domain, service or site it is about; absent: everything.
+    /// The domain, service or site that it is about; absent: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
-    /// There is no problem.
+    /// True if there is no problem.
     #[serde(default)]
     pub well: bool,
-    /// The whole in one line.
+    /// A summary in one line.
     #[serde(default)]
     pub summary: String,
-    /// What is wrong, the gravest first.
+    /// What is wrong, the most severe first.
     #[serde(default)]
     pub problems: Vec<Finding>,
-    /// What is not as usual, but meant or passing.
+    /// What is unusual, but intended or temporary.
     #[serde(default)]
     pub notes: Vec<Finding>,
-    /// The generation this control runs.
+    /// The generation that this control runs.
+    #[schema(value_type = schema::Generation)]
     pub generation: Generation,
     /// Whether this control's verdicts follow what the vantages see.
     #[serde(default)]
     pub view: ViewStatus,
-    /// Why the engine cannot be read at present; absent when it can.
+    /// Why the engine cannot be read at present; absent if it can.
     pub engine_error: Option<String>,
-    /// Why the engine takes no writes at present, by this control's own heartbeat, and since when; absent when it does.
+    /// Why the engine refuses this control's heartbeat at present, and since when; absent if it accepts writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_refuses: Option<String>,
-    /// For how long it could not be read. What nodes, vantages and drains report is as old.
+    /// How long the engine has been unreadable. What nodes, vantages and drains report is as old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub engine_away: Option<Span>,
     /// The nodes, by name.
     pub nodes: Vec<NodeStatus>,
@@ -54,44 +64,44 @@ pub struct Status {
     pub vantages: Vec<VantageStatus>,
     /// The services, by name.
     pub services: Vec<ServiceStatus>,
-    /// Drains, newest first.
+    /// The drains, newest first.
     pub drains: Vec<DrainView>,
-    /// Instances that were drained, are registered and are refused, with the command that lets each in.
+    /// The instances that were drained, are registered and are refused, with the command that readmits each of them.
     #[serde(default)]
     pub drained_still_registered: Vec<StillRegistered>,
-    /// The clusters whose last good verdicts are kept because too much went down at once.
+    /// The clusters whose last good verdicts are kept because too many targets went down at once.
     #[serde(default)]
     pub frozen: Vec<String>,
     /// Since when each of them has been frozen, in RFC 3339.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frozen_since: BTreeMap<String, String>,
-    /// The operator's token that is not in force yet, and for whom it waits.
+    /// The operator's token that is not in force yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bootstrap: Option<Pending>,
-    /// Host names outside every zone: their owners must set these CNAMEs.
+    pub bootstrap: Option<PendingToken>,
+    /// The CNAME records that the owners of host names outside every zone have to set.
     pub cnames_to_set: Vec<CnameToSet>,
 }
 
 /// One thing that is not as usual.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// What kind of thing, for scripts: `fail_open`, `node_lost`, …
+    /// Its kind, for scripts: `fail_open`, `node_lost`, …
     pub kind: String,
     /// What it is about: the name of a domain, a site, a node, …
     pub about: String,
-    /// The whole of it, for people.
+    /// A sentence for people.
     pub text: String,
 }
 
 /// Whether a node's verdicts follow what the vantages see.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ViewStatus {
-    /// Too few vantages are heard: verdicts stay as they are, and no death of a site is noticed.
+    /// Too few vantages report: verdicts do not change, and the failure of a site is not noticed.
     pub stale: bool,
-    /// When enough of them were last heard, as RFC 3339; absent while the view is not stale.
+    /// When enough of them last reported, in RFC 3339; absent while the view is not stale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Which vantages are not heard, and how many targets that concerns; absent while the view is not stale.
+    /// Which vantages do not report, and how many targets that concerns; absent while the view is not stale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -103,8 +113,8 @@ impl From<&store::beliefs::View> for ViewStatus {
     }
 }
 
-/// One node, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// Its name.
     pub node: String,
@@ -112,25 +122,28 @@ pub struct NodeStatus {
     pub site: String,
     /// Its roles.
     pub roles: Vec<String>,
-    /// The generation it runs; absent before its first.
+    /// The generation that it runs; absent before its first.
+    #[schema(value_type = Option<schema::Generation>)]
     pub generation: Option<Generation>,
-    /// Whether its verdicts follow what the vantages see, as it said itself; absent where it did not say.
+    /// Whether its verdicts follow what the vantages see, as it reports itself; absent if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewStatus>,
-    /// How long its heartbeat has not moved, as seen from here. While the engine is away this does not grow.
+    /// How long its heartbeat has not changed, as seen from here. This does not grow while the engine is away.
+    #[schema(value_type = String)]
     pub silent: Span,
-    /// Silent for so long that it is probably gone.
+    /// It has been silent for so long that it probably ended.
     pub lost: bool,
-    /// Instances it says something of that did not fit into its heartbeat.
+    /// The number of instances that it reports on and that did not fit into its heartbeat.
     #[serde(default)]
     pub more_instances: usize,
-    /// How long it has run another generation than the control that shows this; absent while it runs the same.
+    /// How long it has run another generation than this control; absent while both run the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub lags: Option<Span>,
 }
 
-/// One target with its verdict and what each vantage sees.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One target: its verdict, and what each vantage sees.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TargetStatus {
     /// Its key.
     pub key: String,
@@ -140,45 +153,47 @@ pub struct TargetStatus {
     pub address: String,
     /// Its check.
     pub check: String,
-    /// The clusters it is an address of.
+    /// The clusters that have this address.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub clusters: BTreeSet<String>,
-    /// What is believed of it.
-    #[serde(with = "crate::api::moments")]
+    /// Its verdict.
+    #[serde(with = "super::moments")]
+    #[schema(value_type = schema::Verdict)]
     pub verdict: Verdict,
-    /// What each vantage sees.
-    pub observations: BTreeMap<String, Seen>,
+    /// What each vantage sees, by the vantage's name.
+    pub observations: BTreeMap<String, SeenByVantage>,
 }
 
 /// What one vantage sees of one target.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Seen {
-    /// The state.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SeenByVantage {
+    /// `up`, `down` or `unknown`.
     pub state: String,
     /// Its vote counts.
     pub fresh: bool,
-    /// Why.
+    /// Why, such as `connection refused`.
     pub reason: String,
-    /// How fast.
+    /// How long the last successful probe took.
+    #[schema(value_type = Option<String>)]
     pub latency: Option<Span>,
 }
 
 /// One vantage.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct VantageStatus {
     /// Its name.
     pub name: String,
-    /// Its heartbeat moves.
+    /// It reports.
     pub fresh: bool,
-    /// It doubts itself.
+    /// It doubts its own network, so its votes do not count.
     pub withheld: bool,
 }
 
-/// A CNAME that somebody else has to set.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A CNAME record that the owner of a zone outside has to set.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CnameToSet {
     /// The host name.
     pub host: String,
-    /// Where it must point.
+    /// The name that it must point to.
     pub target: String,
 }

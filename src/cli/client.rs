@@ -4,10 +4,9 @@ use std::{path::Path, time::Duration};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
-use store::model::InputError;
 
 use super::{arguments::parse_url, failure::Failure};
-use crate::certificate;
+use crate::{api::Problem, certificate};
 
 /// Longer than control waits for an engine that hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -19,13 +18,6 @@ pub(super) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
-}
-
-#[derive(serde::Deserialize)]
-struct Problem {
-    error: String,
-    #[serde(default)]
-    mistakes: Vec<InputError>,
 }
 
 impl Client {

@@ -22,7 +22,7 @@ use super::{
     simulation, table,
 };
 use crate::{
-    api::{Applied, Apply, Audited, Explained, FileText, KeptDocument, Simulated},
+    api::{Applied, Apply, AuditRecord, Explanation, FileText, Simulation, StoredDocument},
     out,
 };
 
@@ -63,7 +63,7 @@ fn path_of(kind: Kind, name: &str) -> String {
 }
 
 pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: bool) -> Outcome {
-    let documents: Vec<KeptDocument> = match name {
+    let documents: Vec<StoredDocument> = match name {
         Some(name) => vec![client.get(&path_of(kind, name), &[]).await?],
         None => client.get("/v1/documents", &[("kind", kind.as_str())]).await?,
     };
@@ -77,17 +77,17 @@ pub(super) async fn get(client: &Client, kind: Kind, name: Option<&str>, json: b
     print(&listed(kind, &documents))
 }
 
-fn listed(kind: Kind, documents: &[KeptDocument]) -> String {
+fn listed(kind: Kind, documents: &[StoredDocument]) -> String {
     if documents.is_empty() {
         return format!("no {kind}\n");
     }
-    let one = |it: &KeptDocument| format!("# {}, since generation {}\n{}", it.id, it.changed, it.yaml);
+    let one = |it: &StoredDocument| format!("# {}, since generation {}\n{}", it.id, it.changed, it.yaml);
     documents.iter().map(one).collect::<Vec<_>>().join("---\n")
 }
 
 /// Documents of a kind at one server, and the text below them. In JSON there are only the documents.
 struct Listed {
-    documents: Vec<KeptDocument>,
+    documents: Vec<StoredDocument>,
     below: String,
 }
 
@@ -138,7 +138,7 @@ pub(super) async fn delete_at(servers: &Servers, what: &str, path: &str, query: 
 
 pub(super) async fn export(client: &Client, json: bool) -> Outcome {
     if json {
-        let documents: Vec<KeptDocument> = client.get("/v1/documents", &[]).await?;
+        let documents: Vec<StoredDocument> = client.get("/v1/documents", &[]).await?;
         return show::json(&documents.into_iter().map(|it| it.document).collect::<Vec<Value>>());
     }
     print(&client.text("/v1/export").await?)
@@ -154,7 +154,7 @@ pub(super) async fn explain(
     let (who, at) = (who.to_string(), at.map(|it| it.to_string()));
     let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
     query.extend(at.as_deref().map(|it| ("at", it)));
-    let explained: Explained = client.get("/v1/explain", &query).await?;
+    let explained: Explanation = client.get("/v1/explain", &query).await?;
     if json { show::json(&explained) } else { print(&explanation::explained(&explained)) }
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn simulate(client: &Client, kill: &[String], domain: Option<&s
     let kill = kill.join(",");
     let mut query = vec![("kill_site", kill.as_str())];
     query.extend(domain.map(|it| ("domain", it)));
-    let simulated: Simulated = client.get("/v1/simulate", &query).await?;
+    let simulated: Simulation = client.get("/v1/simulate", &query).await?;
     if json { show::json(&simulated) } else { print(&simulation::simulated(&simulated)) }
 }
 
@@ -234,7 +234,7 @@ pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) ->
 async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Failure> {
     let path = path_of(Kind::Domain, domain);
     let ask = async |client: &Client| {
-        let document: KeptDocument = client.get(&path, &[]).await?;
+        let document: StoredDocument = client.get(&path, &[]).await?;
         let none = || Failure::Wrong(format!("Domain {domain} has no policy of type blue_green"));
         active(&document).ok_or_else(none)
     };
@@ -280,7 +280,7 @@ fn common_other_colour(answers: &[Answer<Colour>], domain: &str) -> Result<Strin
     }
 }
 
-fn active(document: &KeptDocument) -> Option<Colour> {
+fn active(document: &StoredDocument) -> Option<Colour> {
     let documents = model::parse("domain", &document.yaml).ok()?;
     documents.into_iter().find_map(|it| match it.value {
         Document::Domain(domain) => match &domain.policy {
@@ -292,11 +292,11 @@ fn active(document: &KeptDocument) -> Option<Colour> {
 }
 
 pub(super) async fn audit(client: &Client, json: bool) -> Outcome {
-    let entries: Vec<Audited> = client.get("/v1/audit", &[]).await?;
+    let entries: Vec<AuditRecord> = client.get("/v1/audit", &[]).await?;
     if json {
         return show::json(&entries);
     }
-    let row = |Audited { entry: it }: &Audited| {
+    let row = |AuditRecord { entry: it }: &AuditRecord| {
         let generation = it.generation.map_or_else(String::new, |it| it.to_string());
         vec![it.at.rfc3339(), it.who.clone(), generation, it.what.clone()]
     };

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde_json::{Value, json};
 use store::drain::Phase;
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
     table::table,
 };
 use crate::{
-    api::DrainView,
+    api::{CancelledDrain, DrainOrder, DrainView, OrderedDrain},
     out::{out, outln},
 };
 
@@ -24,16 +23,19 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
     match drain {
         Drain::Instance { service, id, node, hook, lease, require_all, linger, wait } => {
-            let mut body = json!({
-                "service": service, "instance": id, "node": node, "hook": hook, "lease": lease,
-                "require_all": require_all,
-            });
-            // Only if it is given: an older control does not know the field.
-            if let Some(linger) = linger {
-                body["linger"] = json!(linger);
-            }
-            let ordered: Value = client.post("/v1/drains", &body).await?;
-            let drain = ordered["id"].as_str().unwrap_or_default().to_owned();
+            let instance = id;
+            let order = DrainOrder {
+                service,
+                instance,
+                node,
+                hook,
+                lease,
+                require_all,
+                linger,
+                ..DrainOrder::default()
+            };
+            let ordered: OrderedDrain = client.post("/v1/drains", &order).await?;
+            let drain = ordered.drain.id.to_string();
             if wait {
                 return follow(client, &drain, json).await;
             }
@@ -60,7 +62,7 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
             Ok(())
         }
         Drain::Cancel { id } => {
-            let cancelled: Value = client.delete(&path(&id)).await?;
+            let cancelled: CancelledDrain = client.delete(&path(&id)).await?;
             if json {
                 return show::json(&cancelled);
             }
@@ -75,22 +77,21 @@ fn path(id: &str) -> String {
 }
 
 /// What a cancellation means. It names no step that did not happen.
-fn cancelled_text(cancelled: &Value) -> String {
-    let text = |key: &str| cancelled[key].as_str().unwrap_or_default();
-    let instance = format!("{} of {}", text("instance"), text("service"));
-    let before = match (cancelled["done"].is_null(), cancelled["hook_called"] == true) {
-        (true, _) => "",
-        (false, false) => "it was done; ",
-        (false, true) => "it was done and its hook was called; ",
+fn cancelled_text(cancelled: &CancelledDrain) -> String {
+    let instance = format!("{} of {}", cancelled.instance, cancelled.service);
+    let before = match (cancelled.done.is_some(), cancelled.hook_called) {
+        (false, _) => "",
+        (true, false) => "it was done; ",
+        (true, true) => "it was done and its hook was called; ",
     };
-    let after = if let Some(other) = cancelled["still_refused_by"].as_str() {
+    let after = if let Some(other) = &cancelled.still_refused_by {
         format!("drain {other} still refuses {instance}; to let it in: waypost drain cancel {other}")
-    } else if before.is_empty() && cancelled["deregistered"] != true {
+    } else if before.is_empty() && !cancelled.deregistered {
         format!("gateways pick {instance} again")
     } else {
         format!("gateways let {instance} in again as soon as it is registered")
     };
-    format!("{} cancelled: {before}{after}", text("id"))
+    format!("{} cancelled: {before}{after}", cancelled.id)
 }
 
 /// Prints each step as it happens, until the drain is over.
@@ -179,23 +180,27 @@ impl LastReported {
 
 #[cfg(test)]
 mod tests {
+    use store::drain::DrainId;
+
     use super::*;
 
     #[test]
     fn a_cancellation_names_no_hook_call_that_was_not_made() {
-        let mut cancelled = json!({
+        // An older control answers with fewer fields.
+        let mut cancelled: CancelledDrain = serde_json::from_value(serde_json::json!({
             "id": "d1", "phase": "cancelled", "service": "orders", "instance": "o-1", "done": null, "hook_called": false,
-        });
+        }))
+        .unwrap();
         assert_eq!(cancelled_text(&cancelled), "d1 cancelled: gateways pick o-1 of orders again");
-        cancelled["deregistered"] = json!(true);
+        cancelled.deregistered = true;
         let again = "gateways let o-1 of orders in again as soon as it is registered";
         assert_eq!(cancelled_text(&cancelled), format!("d1 cancelled: {again}"), "while the hook is called");
-        cancelled["done"] = json!("2026-11-26T17:00:00Z");
+        cancelled.done = Some("2026-11-26T17:00:00Z".to_owned());
         assert!(!cancelled_text(&cancelled).contains("hook"));
-        cancelled["hook_called"] = json!(true);
+        cancelled.hook_called = true;
         let text = cancelled_text(&cancelled);
         assert!(text.contains("its hook was called") && text.ends_with(again), "{text}");
-        cancelled["still_refused_by"] = json!("d2");
+        cancelled.still_refused_by = Some(DrainId("d2".to_owned()));
         let text = cancelled_text(&cancelled);
         assert!(text.ends_with("waypost drain cancel d2") && !text.contains("in again"), "{text}");
     }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::api::{AddressExplained, Explained, SiteExplained};
+use crate::api::{ExplainedAddress, ExplainedSite, Explanation};
 
 /// The whole decision.
-pub(super) fn explained(explained: &Explained) -> String {
+pub(super) fn explained(explained: &Explanation) -> String {
     let mut text = format!("generation {}\n", explained.generation);
     moment(&mut text, explained);
     client(&mut text, explained);
@@ -18,7 +18,7 @@ pub(super) fn explained(explained: &Explained) -> String {
 }
 
 /// Of which moment the decision is, and whether verdicts can change at all.
-fn moment(text: &mut String, explained: &Explained) {
+fn moment(text: &mut String, explained: &Explanation) {
     if let Some(past) = &explained.past {
         let _ = writeln!(text, "as of      {}", past.at);
         for caveat in &past.caveats {
@@ -33,7 +33,7 @@ fn moment(text: &mut String, explained: &Explained) {
 }
 
 /// Where the client is.
-fn client(text: &mut String, explained: &Explained) {
+fn client(text: &mut String, explained: &Explanation) {
     let home = match (&explained.home, &explained.near) {
         (Some(home), _) => format!("in the networks of {home}"),
         (None, Some(near)) => format!("in no site's networks, by GeoIP nearest to {near}"),
@@ -53,7 +53,7 @@ fn client(text: &mut String, explained: &Explained) {
 }
 
 /// Which zone, aliases and domain the name leads to.
-fn name(text: &mut String, explained: &Explained) {
+fn name(text: &mut String, explained: &Explanation) {
     let _ = writeln!(text, "zone       {}", explained.zone.as_deref().unwrap_or("none of ours"));
     for alias in &explained.chain {
         let _ = writeln!(text, "alias      {alias}");
@@ -73,7 +73,7 @@ fn name(text: &mut String, explained: &Explained) {
 }
 
 /// One site of the ranking.
-fn site(text: &mut String, place: usize, site: &SiteExplained) {
+fn site(text: &mut String, place: usize, site: &ExplainedSite) {
     let usable = match (site.usable, site.full) {
         (true, true) => "full, this client goes elsewhere",
         (true, false) => "usable",
@@ -96,7 +96,7 @@ fn site(text: &mut String, place: usize, site: &SiteExplained) {
 }
 
 /// One address of a site, with what each vantage observed.
-fn address(text: &mut String, address: &AddressExplained) {
+fn address(text: &mut String, address: &ExplainedAddress) {
     let verdict = match (&address.verdict, &address.lasting) {
         (Some(verdict), Some(lasting)) => format!("{verdict} for {lasting}"),
         (Some(verdict), None) => verdict.clone(),
@@ -110,7 +110,7 @@ fn address(text: &mut String, address: &AddressExplained) {
     }
 }
 
-fn answer(text: &mut String, explained: &Explained) {
+fn answer(text: &mut String, explained: &Explanation) {
     let best = explained.sites.first().map(|site| site.tier.as_str());
     if matches!(best, Some("down" | "draining" | "forced down")) {
         text.push_str("fails open no site is up: the answer is what when_none and min_up leave\n");

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::Serialize;
-use serde_json::{Value, json};
 use store::{
     commit::DifferenceKind,
     model::{self, Document, DocumentId, InputError, Kind},
@@ -162,17 +161,30 @@ pub(super) fn conclude<T>(answers: &[Answer<T>], then: &str) -> Outcome {
     }
 }
 
+/// The answer of one server, as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct ServerAnswer<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mistakes: Option<&'a [InputError]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a T>,
+    server: &'a str,
+}
+
 /// What to do when some servers failed.
 pub(super) const RUN_AGAIN: &str = "run the command again";
 
 impl<T: Serialize> Answer<T> {
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> ServerAnswer<'_, T> {
+        let answer = ServerAnswer { error: None, mistakes: None, result: None, server: &self.server };
         match &self.result {
-            Ok(result) => json!({ "server": self.server, "result": result }),
+            Ok(result) => ServerAnswer { result: Some(result), ..answer },
             Err(Failure::Refused { errors, summary } | Failure::InvalidInput { errors, summary }) => {
-                json!({ "server": self.server, "error": summary, "mistakes": errors })
+                ServerAnswer { error: Some(summary.clone()), mistakes: Some(errors), ..answer }
             }
-            Err(failure) => json!({ "server": self.server, "error": text_of(failure) }),
+            Err(failure) => ServerAnswer { error: Some(text_of(failure)), ..answer },
         }
     }
 }

@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 
 use super::table::section;
 use crate::{
-    api::{Answering, Simulated, Unserved},
+    api::{Answering, Simulation, UnservedDomain},
     out::counted,
 };
 
 /// The domains whose clients would not reach a living site.
-fn unserved(simulated: &Simulated) -> String {
+fn unserved(simulated: &Simulation) -> String {
     const SHOWN: usize = 50;
     let mut text = String::new();
     if simulated.nothing_left {
         text.push_str("NO SITE WOULD BE LEFT: these are all there are. Requests would fail everywhere.\n\n");
     }
-    let then = |it: &Unserved| match (it.answering, &it.family) {
+    let then = |it: &UnservedDomain| match (it.answering, &it.family) {
         (Answering::Nodata, None) => "it would be answered with nothing (when_none: nodata)".to_owned(),
         (Answering::Nodata, Some(family)) => format!(
             "for {family} it would be answered with nothing: an override takes every other site with {family} out"
@@ -30,7 +30,7 @@ fn unserved(simulated: &Simulated) -> String {
             format!("its {family} clients would still be sent to {dead}, which would be dead")
         }
     };
-    let row = |it: &Unserved| vec![it.domain.clone(), then(it)];
+    let row = |it: &UnservedDomain| vec![it.domain.clone(), then(it)];
     let rows: Vec<_> = simulated.unserved.iter().take(SHOWN).map(row).collect();
     if !rows.is_empty() {
         section(&mut text, "Domains whose clients would reach no living site", &["DOMAIN", "THEN"], &rows);
@@ -42,7 +42,7 @@ fn unserved(simulated: &Simulated) -> String {
 }
 
 /// `waypost simulate` as text.
-pub(super) fn simulated(simulated: &Simulated) -> String {
+pub(super) fn simulated(simulated: &Simulation) -> String {
     let mut text =
         format!("If {} died (generation {}):\n\n", simulated.killed.join(" and "), simulated.generation);
     text.push_str(&unserved(simulated));

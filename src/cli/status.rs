@@ -6,7 +6,7 @@ mod text;
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use serde_json::json;
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     failure::{Failure, Outcome},
     show::{self, print},
 };
-use crate::api::Status;
+use crate::api::{Finding, Problem, Status};
 
 /// How often a watched status is fetched.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
@@ -42,38 +42,62 @@ fn rendered(status: &Status, wanted: &ShowStatus) -> String {
     if wanted.problems { text::problems(status) } else { text::whole(status) }
 }
 
-/// As JSON: the whole, or what is wrong.
-fn shown(status: &Status, problems: bool) -> serde_json::Value {
-    if problems {
-        return json!({
-            "at": status.at, "well": status.well, "summary": status.summary, "problems": status.problems,
-        });
+/// A status as JSON: all of it, or only what is wrong.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Whole(&'a Status),
+    Problems(Problems<'a>),
+}
+
+/// What is wrong, as JSON.
+#[derive(Debug, Serialize)]
+struct Problems<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<&'a str>,
+    problems: &'a [Finding],
+    summary: &'a str,
+    /// Not known if no status could be read.
+    well: Option<bool>,
+}
+
+impl<'a> Problems<'a> {
+    fn of(status: &'a Status) -> Self {
+        let Status { at, problems, summary, well, .. } = status;
+        Self { at: Some(at), problems, summary, well: Some(*well) }
     }
-    json!(status)
+}
+
+fn shown(status: &Status, problems: bool) -> Shown<'_> {
+    if problems { Shown::Problems(Problems::of(status)) } else { Shown::Whole(status) }
 }
 
 /// One line on standard output, as monitoring plugins print it, and an exit code.
 fn check(status: Result<Status, Failure>, json: bool) -> Outcome {
-    let (line, value, outcome) = match status {
+    match status {
         Ok(status) => {
-            let line = text::check(&status);
-            let outcome = if status.well { Ok(()) } else { Err(Failure::differs()) };
-            (line, shown(&status, true), outcome)
+            show_line(&text::check(&status), &Problems::of(&status), json)?;
+            if status.well { Ok(()) } else { Err(Failure::differs()) }
         }
         Err(failure) => {
             let why = failure.text().replace('\n', "; ");
-            let value = json!({ "well": null, "summary": format!("it could not be found out: {why}"), "problems": [] });
+            let summary = format!("it could not be found out: {why}");
+            let value = Problems { at: None, problems: &[], summary: &summary, well: None };
+            show_line(&format!("UNKNOWN: {why}"), &value, json)?;
             // Monitoring reads standard output, where the reason is printed already.
-            let silent = Failure::NotFoundOut(Box::new(Failure::Failed(String::new())));
-            (format!("UNKNOWN: {why}"), value, Err(silent))
+            Err(Failure::NotFoundOut(Box::new(Failure::Failed(String::new()))))
         }
-    };
-    if json {
-        show::json(&value)?
-    } else {
-        print(&format!("{line}\n"))?
     }
-    outcome
+}
+
+fn show_line(line: &str, value: &Problems<'_>, json: bool) -> Outcome {
+    if json { show::json(value) } else { print(&format!("{line}\n")) }
+}
+
+/// One line of JSON.
+fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value).map_err(Failure::failed)?;
+    Ok(text + "\n")
 }
 
 async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
@@ -86,10 +110,12 @@ async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {
             () = stop.received() => return Ok(()),
         };
         let (mark, body) = match &fetched {
-            Ok(status) if json => (text::mark(status), format!("{}\n", shown(status, wanted.problems))),
+            Ok(status) if json => (text::mark(status), json_line(&shown(status, wanted.problems))?),
             Ok(status) => (text::mark(status), rendered(status, wanted)),
             // The failure may end by itself: the name may be created, or control may learn the token.
-            Err(failure) if json => (failure.text(), format!("{}\n", json!({ "error": failure.text() }))),
+            Err(failure) if json => {
+                (failure.text(), json_line(&Problem { error: failure.text(), mistakes: Vec::new() })?)
+            }
             Err(failure) => (failure.text(), format!("{}\nTrying again.\n", failure.text())),
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();

@@ -27,7 +27,7 @@ use super::{
     table::table,
 };
 use crate::{
-    api::{self, BootstrapOrder, Keyed, MadeToken, NewToken, TokenView},
+    api::{self, BootstrapOrder, MadeToken, NewToken, TokenDigest, TokenView},
     auth, out,
     token_file::TokenFile,
 };
@@ -57,7 +57,7 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
 
 /// The text below the tokens of a server in `token list`.
 async fn pending_text(client: &Client) -> Result<String, Failure> {
-    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::BootstrapState = client.get(BOOTSTRAP, &[]).await?;
     let waits = state.pending.map(|it| format!("\n{}", waiting_text(&it.operator, &it.waits_for)));
     Ok(waits.unwrap_or_default())
 }
@@ -199,7 +199,7 @@ fn token_name(bearer: &Bearer) -> Result<Name, Failure> {
 }
 
 async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
-    let state: api::Bootstrap = client.get(BOOTSTRAP, &[]).await?;
+    let state: api::BootstrapState = client.get(BOOTSTRAP, &[]).await?;
     if let Some(operator) = state.operators.first() {
         let text = format!(
             "the operator's token {operator} is in force already, so there is nothing to bootstrap: `waypost token \
@@ -228,7 +228,7 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
             return Err(failure);
         }
     };
-    let state: api::Bootstrap = match client.post(BOOTSTRAP, &order).await {
+    let state: api::BootstrapState = match client.post(BOOTSTRAP, &order).await {
         Ok(state) => state,
         Err(failure) => return Err(after_failure(client, drafts, failure).await),
     };
@@ -240,7 +240,11 @@ async fn bootstrap(client: &Client, wanted: Bootstrap, json: bool) -> Outcome {
 }
 
 /// True if a token for registering services is needed. An existing one is left as it is: it may be in use.
-fn wants_registrar(state: &api::Bootstrap, bearers: &BTreeMap<Bearer, Name>, there: &[TokenView]) -> bool {
+fn wants_registrar(
+    state: &api::BootstrapState,
+    bearers: &BTreeMap<Bearer, Name>,
+    there: &[TokenView],
+) -> bool {
     // If nodes connect to our Consul face, programs that register services do as well.
     let ours = bearers.keys().any(|it| matches!(it, Bearer::Node(_))) || !state.registered.is_empty();
     let made = |it: &TokenView| it.name.as_str() == REGISTRAR && it.role == Role::Registrar;
@@ -249,7 +253,7 @@ fn wants_registrar(state: &api::Bootstrap, bearers: &BTreeMap<Bearer, Name>, the
 
 /// Control did not confirm that it created the tokens. If it is known that it created none, the secrets are removed.
 async fn after_failure(client: &Client, drafts: Drafts<'_>, failure: Failure) -> Failure {
-    let state = client.get::<api::Bootstrap>(BOOTSTRAP, &[]).await;
+    let state = client.get::<api::BootstrapState>(BOOTSTRAP, &[]).await;
     if state.is_ok_and(|it| it.pending.is_none() && it.operators.is_empty()) {
         drafts.discard();
         return failure;
@@ -296,7 +300,7 @@ struct Written {
 impl Drafts<'_> {
     /// A secret for a file. An existing file keeps its secret, which is sent to this cluster as well: so several clusters
     /// can have the same tokens, and a run that failed can be repeated.
-    fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<Keyed, Failure> {
+    fn keyed(&mut self, owner: Owner, name: &Name, file: &str) -> Result<TokenDigest, Failure> {
         let path = self.dir.join(format!("{file}.token"));
         let there = TokenFile { what: "--out", path: path.clone(), credential: Credential::default() };
         let secret =
@@ -311,7 +315,7 @@ impl Drafts<'_> {
                     secret
                 }
             };
-        Ok(Keyed { name: name.clone(), secret_sha256: auth::digest(secret.expose()) })
+        Ok(TokenDigest { name: name.clone(), secret_sha256: auth::digest(secret.expose()) })
     }
 
     fn order(
@@ -347,7 +351,7 @@ impl Drafts<'_> {
     }
 }
 
-fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> String {
+fn bootstrap_text(files: &[Written], state: &api::BootstrapState, dir: &Path) -> String {
     let row = |it: &Written| {
         let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let of = match &it.owner {
@@ -385,7 +389,7 @@ fn bootstrap_text(files: &[Written], state: &api::Bootstrap, dir: &Path) -> Stri
 }
 
 /// What programs that register services have to do: a bootstrap does not wait for them, because they send no heartbeat.
-fn registered(state: &api::Bootstrap) -> Option<String> {
+fn registered(state: &api::BootstrapState) -> Option<String> {
     let (named, more) = state.registered.split_at(state.registered.len().min(MAX_NAMED));
     let named = match (named, more.len()) {
         ([], _) => return None,
@@ -463,7 +467,7 @@ mod tests {
 
     #[test]
     fn programs_that_register_services_get_a_token() {
-        let mut state = api::Bootstrap {
+        let mut state = api::BootstrapState {
             operators: Vec::new(),
             pending: None,
             without_token: BTreeMap::new(),

@@ -26,7 +26,7 @@ use super::{
     ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
 };
-use crate::api::{Applied, DocumentChange, FileText, KeptDocument};
+use crate::api::{Applied, DocumentChange, FileText, StoredDocument};
 
 /// Commits by others that a change gives way to before it fails.
 const MAX_CONFLICTS: u32 = 5;
@@ -334,7 +334,7 @@ impl ControlHandle {
     pub async fn documents(
         &self,
         wanted: impl Fn(&DocumentId) -> bool,
-    ) -> Result<Vec<KeptDocument>, ReadError> {
+    ) -> Result<Vec<StoredDocument>, ReadError> {
         let stored = self.stored().await?;
         let mut all: Vec<_> = stored.kept().filter(|it| wanted(&it.document.id())).map(kept).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
@@ -345,7 +345,7 @@ impl ControlHandle {
     ///
     /// # Errors
     /// When the stored documents cannot be read.
-    pub async fn document(&self, id: &DocumentId) -> Result<Option<KeptDocument>, ReadError> {
+    pub async fn document(&self, id: &DocumentId) -> Result<Option<StoredDocument>, ReadError> {
         Ok(self.stored().await?.get(id).map(kept))
     }
 
@@ -458,9 +458,9 @@ fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
     Some(switched)
 }
 
-fn kept(it: &commit::Kept) -> KeptDocument {
+fn kept(it: &commit::Kept) -> StoredDocument {
     let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
-    KeptDocument { id: it.document.id(), changed: it.changed, yaml, document }
+    StoredDocument { id: it.document.id(), changed: it.changed, yaml, document }
 }
 
 fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {

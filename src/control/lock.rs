@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use crate::control::{
         liveness,
-        testing::{World, eventually, logged},
+        testing::{Fixture, eventually, logged},
     };
 
     /// Counts the controls that work, and keeps what the last of them held.
@@ -283,8 +283,8 @@ mod tests {
         }
     }
 
-    fn candidate(world: &World, workers: &Arc<Workers>, who: &'static str) -> watch::Sender<bool> {
-        let lock = Lock::new(&world.shared(who), "tests");
+    fn candidate(fixture: &Fixture, workers: &Arc<Workers>, who: &'static str) -> watch::Sender<bool> {
+        let lock = Lock::new(&fixture.shared(who), "tests");
         let (stop, stopping) = watch::channel(false);
         let workers = Arc::clone(workers);
         tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&workers).work(who, held)));
@@ -293,21 +293,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_leads_and_a_lost_session_ends_its_term_and_its_writes() {
-        let world = World::start().await;
+        let fixture = Fixture::start().await;
         let workers = Arc::<Workers>::default();
-        let _first = candidate(&world, &workers, "a");
+        let _first = candidate(&fixture, &workers, "a");
         eventually("a leader", async || workers.leader() == Some("a")).await;
-        let _second = candidate(&world, &workers, "b");
+        let _second = candidate(&fixture, &workers, "b");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(workers.leader(), Some("a"), "renewed all the time");
 
         let held = workers.held();
         let write = || {
             let (key, value) = ("waypost/locks/tests-guarded".to_owned(), Bytes::from_static(b"x"));
-            world.engine.txn(vec![held.fence(), KvOp::Set { key, value }])
+            fixture.engine.txn(vec![held.fence(), KvOp::Set { key, value }])
         };
         assert!(matches!(write().await.unwrap(), TxnOutcome::Committed(_)));
-        world.engine.session_destroy(&held.session).await.unwrap();
+        fixture.engine.session_destroy(&held.session).await.unwrap();
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)), "from now on");
         eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(matches!(write().await.unwrap(), TxnOutcome::Refused(_)));
@@ -316,12 +316,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_a_dead_holder_says_that_it_is_dead() {
         let (log, _guard) = logged();
-        let world = World::start().await;
+        let fixture = Fixture::start().await;
         let workers = Arc::<Workers>::default();
-        let holder = world.gateway("a");
-        let _first = candidate(&world, &workers, "a");
+        let holder = fixture.gateway("a");
+        let _first = candidate(&fixture, &workers, "a");
         eventually("a leader", async || workers.leader() == Some("a")).await;
-        let shared = world.shared("b");
+        let shared = fixture.shared("b");
         tokio::spawn(liveness::follow(Arc::clone(&shared)));
         tokio::time::sleep(Duration::from_secs(5)).await;
         let waiting = Lock::new(&shared, "tests");
@@ -335,34 +335,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_control_that_stops_releases_the_lock_and_one_that_restarts_ends_its_own_session() {
-        let world = World::start().await;
+        let fixture = Fixture::start().await;
         let workers = Arc::<Workers>::default();
-        let stop = candidate(&world, &workers, "a");
+        let stop = candidate(&fixture, &workers, "a");
         eventually("a leader", async || workers.leader() == Some("a")).await;
         let asked = Instant::now();
         stop.send_replace(true);
-        let _second = candidate(&world, &workers, "b");
+        let _second = candidate(&fixture, &workers, "b");
         eventually("the other leader", async || workers.leader() == Some("b")).await;
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         assert_eq!(workers.most.load(Ordering::SeqCst), 1);
 
-        let _restarted = candidate(&world, &workers, "b");
+        let _restarted = candidate(&fixture, &workers, "b");
         eventually("a new term", async || workers.terms.lock().unwrap().len() == 3).await;
         let ended = workers.terms.lock().unwrap()[1].1.session.clone();
-        let live = world.engine.sessions().await.unwrap();
+        let live = fixture.engine.sessions().await.unwrap();
         assert!(live.iter().all(|it| it.id != ended), "its predecessor's session is ended");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_is_away_ends_the_term_and_is_asked_seldom() {
-        let world = World::start().await;
+        let fixture = Fixture::start().await;
         let workers = Arc::<Workers>::default();
-        let _stop = candidate(&world, &workers, "a");
+        let _stop = candidate(&fixture, &workers, "a");
         eventually("a leader", async || workers.leader() == Some("a")).await;
-        world.engine.away.store(true, Ordering::Relaxed);
+        fixture.engine.away.store(true, Ordering::Relaxed);
         tokio::time::sleep(TTL + RENEW_EVERY * 2).await;
         assert_eq!(workers.leader(), None);
-        world.engine.away.store(false, Ordering::Relaxed);
+        fixture.engine.away.store(false, Ordering::Relaxed);
         eventually("a leader", async || workers.leader() == Some("a")).await;
     }
 }

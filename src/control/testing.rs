@@ -1,4 +1,4 @@
-//! Small pieces, and a small world, for this module's tests.
+//! Builders, and a control with its engine and node, for this module's tests.
 
 use std::{
     collections::BTreeMap,
@@ -125,7 +125,7 @@ kind: Vantage
 name: v3
 ";
 
-/// An engine that can be cut off, and counts what it is asked.
+/// An engine that can be cut off, and that counts its calls.
 #[derive(Debug)]
 pub(super) struct Remote {
     inner: Arc<Embedded>,
@@ -227,14 +227,14 @@ impl Engine for Remote {
 }
 
 /// An engine with a configuration, and a node that follows it.
-pub(super) struct World {
+pub(super) struct Fixture {
     pub(super) engine: Arc<Remote>,
     pub(super) handle: Handle,
     _follower: Follower,
     _dir: tempfile::TempDir,
 }
 
-impl World {
+impl Fixture {
     pub(super) async fn start() -> Self {
         let inner = Embedded::in_memory(Options::default()).await;
         let engine = Arc::new(Remote {
@@ -258,7 +258,7 @@ impl World {
         Self { engine, handle, _follower: follower, _dir: dir }
     }
 
-    /// A control on this world.
+    /// A control over this engine and node.
     pub(super) fn control(&self, node: &str) -> Running {
         let config = Config {
             settle: Duration::from_millis(100),
@@ -293,7 +293,7 @@ impl World {
         self.register(id, [].into()).await;
     }
 
-    /// Registers an instance of `orders` that says which process it is.
+    /// Registers an instance of `orders` that names its process.
     pub(super) async fn booted_instance(&self, id: &str, boot: &str) {
         self.register(id, [("boot".to_owned(), boot.to_owned())].into()).await;
     }
@@ -352,7 +352,7 @@ impl World {
         Gateway { node: node.into(), task }
     }
 
-    /// What a gateway proves.
+    /// Writes a gateway's receipt.
     pub(super) async fn receipt(&self, drain: &DrainId, node: &str) {
         let receipt = Receipt {
             drain: drain.clone(),
@@ -386,13 +386,13 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Ends it well.
+    /// Ends it in order.
     pub(super) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap().unwrap();
     }
 
-    /// Ends it as a crash would: nothing is given back.
+    /// Ends it as a crash would: no lock is released.
     pub(super) async fn crash(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
@@ -412,9 +412,9 @@ impl Gateway {
     }
 
     /// It takes its registration back.
-    pub(super) async fn leave(self, world: &World) {
+    pub(super) async fn leave(self, fixture: &Fixture) {
         self.task.abort();
-        world.engine.inner.txn(vec![KvOp::Delete { key: keys::node(&self.node) }]).await.unwrap();
+        fixture.engine.inner.txn(vec![KvOp::Delete { key: keys::node(&self.node) }]).await.unwrap();
     }
 }
 
@@ -455,7 +455,7 @@ impl std::io::Write for Log {
     }
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
     while !holds().await {

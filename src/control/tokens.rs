@@ -20,7 +20,7 @@ use super::{
     documents::{ChangeError, Requester, commit_with, parse},
 };
 use crate::{
-    api::{Bootstrap, BootstrapOrder, FileText, MadeToken, NewToken, Pending, TokenView},
+    api::{BootstrapOrder, BootstrapState, FileText, MadeToken, NewToken, PendingToken, TokenView},
     auth,
 };
 
@@ -114,21 +114,21 @@ impl ControlHandle {
     }
 
     /// The state of the bootstrap, for `status`; `None` if there is none.
-    pub async fn pending_bootstrap(&self, snapshot: &Snapshot) -> Option<Pending> {
+    pub async fn pending_bootstrap(&self, snapshot: &Snapshot) -> Option<PendingToken> {
         let token = pending(snapshot)?;
         let waits_for = match self.shared.bearers.census(&snapshot.tokens).await {
             Ok(census) => census.waiting(&token.waits_for),
             // The engine is away, so it is not known who has been heard.
             Err(_) => token.waits_for.iter().cloned().collect(),
         };
-        Some(Pending { operator: token.name.clone(), waits_for })
+        Some(PendingToken { operator: token.name.clone(), waits_for })
     }
 
     /// The state of the bootstrap, with everything that a command prepares one from.
     ///
     /// # Errors
     /// When the engine cannot be read.
-    pub async fn bootstrap(&self) -> Result<Bootstrap, ChangeError> {
+    pub async fn bootstrap(&self) -> Result<BootstrapState, ChangeError> {
         let shared = &self.shared;
         let tokens = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
         let census = shared.bearers.census(&tokens).await?;
@@ -145,7 +145,7 @@ impl ControlHandle {
         &self,
         by: Requester<'_>,
         order: &BootstrapOrder,
-    ) -> Result<Bootstrap, ChangeError> {
+    ) -> Result<BootstrapState, ChangeError> {
         let shared = &self.shared;
         let known = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
         let census = shared.bearers.census(&known).await?;
@@ -170,13 +170,13 @@ async fn registered(shared: &Shared, census: &Census) -> Result<Vec<String>, Eng
     Ok(services.into_keys().filter(|it| it != "consul").collect())
 }
 
-fn view(tokens: &[Token], census: &Census, registered: Vec<String>) -> Bootstrap {
+fn view(tokens: &[Token], census: &Census, registered: Vec<String>) -> BootstrapState {
     let operators = tokens.iter().filter(|it| it.makes_tokens_needed()).map(|it| it.name.clone());
     let waiting = tokens.iter().find(|it| it.role == Role::Operator && !it.makes_tokens_needed());
-    let waiting =
-        waiting.map(|it| Pending { operator: it.name.clone(), waits_for: census.waiting(&it.waits_for) });
+    let waiting = waiting
+        .map(|it| PendingToken { operator: it.name.clone(), waits_for: census.waiting(&it.waits_for) });
     let without_token = census.without_token();
-    Bootstrap { operators: operators.collect(), pending: waiting, without_token, registered }
+    BootstrapState { operators: operators.collect(), pending: waiting, without_token, registered }
 }
 
 /// Refuses tokens whose names are in use with another secret or role. A token that is stored exactly as it was ordered
@@ -319,10 +319,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{api::Keyed, control::Refusal};
+    use crate::{api::TokenDigest, control::Refusal};
 
-    fn keyed(name: &str) -> Keyed {
-        Keyed { name: name.parse().unwrap(), secret_sha256: auth::digest(name) }
+    fn keyed(name: &str) -> TokenDigest {
+        TokenDigest { name: name.parse().unwrap(), secret_sha256: auth::digest(name) }
     }
 
     fn census(bearers: &[(&str, Role)]) -> Census {

@@ -13,9 +13,12 @@ use hickory_proto::{
 use http::{Request, header::HOST};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use store::health::State;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::error::DemoError;
+use crate::api::{Applied, Apply, FileText, Status};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -115,15 +118,16 @@ impl Admin {
     /// # Errors
     /// When they are refused or control does not answer.
     pub async fn apply(&self, file: &str, text: &str) -> Result<(), DemoError> {
-        let body = serde_json::json!({ "files": [{ "name": file, "text": text }] });
-        self.post("/v1/apply", &body).await.map(drop)
+        let file = FileText { name: file.to_owned(), text: text.to_owned() };
+        let order = Apply { files: vec![file], prune: false };
+        self.post::<Applied>("/v1/apply", &order).await.map(drop)
     }
 
     /// Sends a GET.
     ///
     /// # Errors
     /// When control does not answer with success.
-    pub async fn get(&self, path: &str) -> Result<serde_json::Value, DemoError> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, DemoError> {
         Self::read(self.client.get(format!("{}{path}", self.url))).await
     }
 
@@ -131,11 +135,11 @@ impl Admin {
     ///
     /// # Errors
     /// When control does not answer with success.
-    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value, DemoError> {
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, DemoError> {
         Self::read(self.client.post(format!("{}{path}", self.url)).json(body)).await
     }
 
-    async fn read(request: reqwest::RequestBuilder) -> Result<serde_json::Value, DemoError> {
+    async fn read<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, DemoError> {
         let fail = |error: reqwest::Error| DemoError::Admin(format!("control: {error}"));
         let response = request.timeout(Duration::from_secs(90)).send().await.map_err(fail)?;
         let status = response.status();
@@ -146,18 +150,13 @@ impl Admin {
         serde_json::from_str(&text).map_err(|error| DemoError::Admin(format!("control: {error} in {text:?}")))
     }
 
-    /// True when the gateway domain's sites are all Up.
+    /// True when the targets of every site are up.
     ///
     /// # Errors
     /// When control does not answer with success.
     pub async fn all_up(&self) -> Result<bool, DemoError> {
-        let status = self.get("/v1/status").await?;
-        Ok(count_states(&status, "up") >= super::world::SITES.len() && count_states(&status, "down") == 0)
+        let status: Status = self.get("/v1/status").await?;
+        let count = |state| status.targets.iter().filter(|target| target.verdict.state == state).count();
+        Ok(count(State::Up) >= super::world::SITES.len() && count(State::Down) == 0)
     }
-}
-
-/// How many targets have this verdict in the answer of `/v1/status`.
-fn count_states(status: &serde_json::Value, state: &str) -> usize {
-    let targets = status["targets"].as_array();
-    targets.map_or(0, |all| all.iter().filter(|it| it["verdict"]["state"] == state).count())
 }

@@ -10,9 +10,13 @@ use std::{
 };
 
 use axum::{Json, Router, extract::State, routing::post};
+use store::drain::{DrainId, Phase};
 use tokio::time::Instant;
 
-use crate::out::outln;
+use crate::{
+    api::{DrainOrder, DrainView, OrderedDrain},
+    out::outln,
+};
 
 use super::{
     client::{Admin, get, resolve},
@@ -168,13 +172,15 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let load = LoadGenerator::start(&gateways(fleet.layout()), &fleet.layout().service.host, "/", LOAD);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let admin = Admin::new(&fleet.layout().admin);
-    let order = serde_json::json!({
-        "service": leaver.service, "instance": leaver.id, "hook": format!("http://{address}/stop"),
-    });
+    let order = DrainOrder {
+        service: leaver.service.clone(),
+        instance: leaver.id.clone(),
+        hook: Some(format!("http://{address}/stop")),
+        ..DrainOrder::default()
+    };
     let started = Instant::now();
-    let drain = admin.post("/v1/drains", &order).await?;
-    let id = drain["id"].as_str().unwrap_or_default().to_owned();
-    let done = wait_for_drain(&admin, &id).await?;
+    let ordered: OrderedDrain = admin.post("/v1/drains", &order).await?;
+    let done = wait_for_drain(&admin, &ordered.drain.id).await?;
     let calls = platform.called.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let before = load.so_far().answers.get(&leaver.id).copied().unwrap_or(0);
     fleet.kill(leaver.pid).await?;
@@ -198,27 +204,26 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
     let gateways: BTreeSet<_> =
         fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
     ensure(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
-        format!("receipts are missing: {done}")
+        format!("receipts are missing: {done:?}")
     })?;
     ensure(!calls.is_empty(), || "the hook was not called".to_owned())?;
     ensure(report.failed() == 0 && after == before, || format!("requests failed: {:?}", report.failures))
 }
 
-async fn wait_for_drain(admin: &Admin, id: &str) -> Result<serde_json::Value, DemoError> {
+async fn wait_for_drain(admin: &Admin, id: &DrainId) -> Result<DrainView, DemoError> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let drain = admin.get(&format!("/v1/drains/{id}")).await?;
-        if drain["phase"] == "done" {
-            return Ok(drain);
+        let view: DrainView = admin.get(&format!("/v1/drains/{id}")).await?;
+        if view.drain.phase == Phase::Done {
+            return Ok(view);
         }
-        ensure(Instant::now() < deadline, || format!("the drain does not end: {drain}"))?;
+        ensure(Instant::now() < deadline, || format!("the drain does not end: {view:?}"))?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn receipts(drain: &serde_json::Value) -> Vec<String> {
-    let list = drain["receipts"].as_array().cloned().unwrap_or_default();
-    list.iter().filter_map(|it| it["gateway"].as_str().map(str::to_owned)).collect()
+fn receipts(view: &DrainView) -> Vec<String> {
+    view.receipts.iter().map(|receipt| receipt.gateway.clone()).collect()
 }
 
 async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {

@@ -72,7 +72,7 @@ const EXIT_CODES: &[(i32, &str)] = &[
     (0, "explain orders.waypost.test"),
     (0, "simulate --kill-site bj"),
     (0, "drain list"),
-    (0, "override set work --site gz --state up --owner ops --reason test"),
+    (0, "override set work --site sh --state up --owner ops --reason test"),
     (0, "override list"),
     (0, "override clear work"),
     (0, "token create ci --role automation"),

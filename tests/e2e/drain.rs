@@ -61,7 +61,7 @@ fn order(demo: &Demo, leaver: &InstanceLayout, hook: SocketAddr, extra: &Value) 
     for (key, value) in extra.as_object().into_iter().flatten() {
         body[key] = value.clone();
     }
-    let drain = demo.block_on(demo.admin().post("/v1/drains", &body))?;
+    let drain: Value = demo.block_on(demo.admin().post("/v1/drains", &body))?;
     Ok(drain["id"].as_str().ok_or("a drain without an id")?.to_owned())
 }
 

@@ -27,10 +27,10 @@ pub fn trials() -> Vec<Trial> {
 fn drained(demo: &Demo, leaver: &InstanceLayout, hook: Option<SocketAddr>) -> Result<String, Failed> {
     let hook = hook.map(|it| format!("http://{it}/restart"));
     let body = json!({ "service": leaver.service, "instance": leaver.id, "hook": hook });
-    let drain = demo.block_on(demo.admin().post("/v1/drains", &body))?;
+    let drain: Value = demo.block_on(demo.admin().post("/v1/drains", &body))?;
     let id = drain["id"].as_str().ok_or("a drain without an id")?.to_owned();
     eventually("the end of the drain", PATIENCE, || {
-        let drain = demo.block_on(demo.admin().get(&format!("/v1/drains/{id}"))).unwrap_or_default();
+        let drain: Value = demo.block_on(demo.admin().get(&format!("/v1/drains/{id}"))).unwrap_or_default();
         drain["phase"] == "done"
     })?;
     Ok(id)

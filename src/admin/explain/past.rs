@@ -1,5 +1,7 @@
-//! The world as it was at a past moment: the documents of then, compiled as every node compiles them, and the verdicts
-//! of then from the journal. What decides on top of it is the ordinary ranking.
+//! The configuration and the verdicts of a moment in the past.
+//!
+//! The documents come from the history of commits and are compiled as every node compiles them; the verdicts come from
+//! the journal. The ranking on top of both is the same as for the present.
 
 use std::sync::Arc;
 
@@ -14,32 +16,32 @@ use store::{
 
 use crate::{
     admin::{Admin, Problem},
-    api::PastExplained,
+    api::PastMoment,
 };
 
-/// A past moment.
-pub(super) struct Then {
+/// What was known at a moment in the past.
+pub(super) struct Past {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) board: Board,
     pub(super) moment: Moment,
-    pub(super) told: PastExplained,
+    pub(super) shown: PastMoment,
 }
 
-/// The world at a moment.
+/// What was known at a moment.
 ///
 /// # Errors
-/// When the moment lies ahead or before what is kept, or the engine cannot be read.
-pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then, Problem> {
+/// If the moment is in the future or before everything that is kept, or the engine cannot be read.
+pub(super) async fn at(admin: &Admin, at: jiff::Timestamp) -> Result<Past, Problem> {
     let moment = Moment(u64::try_from(at.as_millisecond()).unwrap_or(0));
     if moment > admin.handle.now() {
-        return Err(Problem::wrong(format!("at: {at} lies ahead; `simulate` looks forward")));
+        return Err(Problem::wrong(format!("at: {at} is in the future; expected a moment in the past")));
     }
     let engine = admin.engine.as_ref();
     let known = history::as_of(engine, moment).await?.map_err(|why| Problem::gone(refusal(moment, why)))?;
     let entries = engine.kv_list(keys::JOURNAL, None).await?.value;
     let pages: Vec<Page> = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
     let past = journal::past(&pages, &admin.handle.health_view().await.verdicts, moment);
-    // As long as no page was ever dropped, what is before the first one is before everything.
+    // Unless a page was dropped, nothing happened before the first page.
     let dropped = pages.len() >= MAX_PAGES;
     let begins = past.begins.filter(|_| dropped);
     if let Some(begins) = begins.filter(|begins| *begins > moment) {
@@ -52,23 +54,23 @@ pub(super) async fn world_at(admin: &Admin, at: jiff::Timestamp) -> Result<Then,
     let mut snapshot = Snapshot::compile(sources, known.generation, &board);
     let geo = admin.handle.snapshot().and_then(|now| now.locality.geo());
     snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(geo);
-    let slots = snapshot.targets.values().map(|it| (&it.key, it.slot));
-    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, it)| (key, it.slot))) {
+    let slots = snapshot.targets.values().map(|target| (&target.key, target.slot));
+    for (key, slot) in slots.chain(snapshot.regional.iter().map(|(key, regional)| (key, regional.slot))) {
         board.write(slot, past.readings.get(key).copied().unwrap_or_default());
     }
     let mut caveats = vec![
         "what each vantage saw and how loaded sites were is not kept; zone files and the targets of ALIAS records \
-         are those of now"
+         are the present ones"
             .to_owned(),
     ];
     let silent = snapshot.targets.keys().filter(|key| !past.readings.contains_key(*key)).count();
     if dropped && silent > 0 {
         caveats.push(format!(
-            "of {silent} targets no verdict of then is kept: they count as unknown, as a new target does"
+            "no verdict of {silent} targets is kept for this moment: they count as unknown, as new targets do"
         ));
     }
-    let told = PastExplained { at: at.to_string(), generation: Some(known.generation), caveats };
-    Ok(Then { snapshot: Arc::new(snapshot), board, moment, told })
+    let shown = PastMoment { at: at.to_string(), generation: Some(known.generation), caveats };
+    Ok(Past { snapshot: Arc::new(snapshot), board, moment, shown })
 }
 
 fn refusal(moment: Moment, why: NotKept) -> String {

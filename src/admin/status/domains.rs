@@ -1,4 +1,4 @@
-//! The steered domains: how each is answered, and where its sites stand.
+//! The steered domains: the answer of each, and the tiers of its sites.
 
 use store::{
     board::Board,
@@ -29,21 +29,21 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
     let ranking = steering::rank(steered, &nowhere, board, now);
     let (answers, answering) = match steering::outcome(steered, &ranking) {
         Outcome::Sites(sites) => {
-            let names = sites.iter().map(|it| site_name(snapshot, it.site)).collect();
-            (names, worth(sites.first(), steered.domain.check.is_some()))
+            let names = sites.iter().map(|ranked| site_name(snapshot, ranked.site)).collect();
+            (names, quality(sites.first(), steered.domain.check.is_some()))
         }
         Outcome::Nodata => (Vec::new(), Answering::Nodata),
         Outcome::Backup(_) => (vec!["backup addresses".to_owned()], Answering::Backup),
     };
     let site = |(at, site): (usize, &SteeredSite)| {
-        let ranked = ranking.all().iter().find(|it| usize::from(it.at) == at);
+        let ranked = ranking.all().iter().find(|ranked| usize::from(ranked.at) == at);
         let held = steering::held_back(steered, site, &nowhere, board, now);
         DomainSite {
             site: site_name(snapshot, site.site),
             state: steering::health(site, None, board).state.as_str().to_owned(),
-            tier: ranked.map_or_else(String::new, |it| tier(it.tier, steered)),
+            tier: ranked.map_or_else(String::new, |ranked| tier(ranked.tier, steered)),
             forced: steering::override_in_force(site, now).map(forced),
-            held_back: held.map(|it| held_back(it, steered)),
+            held_back: held.map(|held| held_back(held, steered)),
         }
     };
     DomainStatus {
@@ -57,8 +57,9 @@ fn one(admin: &Admin, snapshot: &Snapshot, steered: &SteeredDomain) -> DomainSta
     }
 }
 
-fn worth(best: Option<&Ranked>, checked: bool) -> Answering {
-    match best.map(|it| (it.tier, it.real)) {
+/// How good an answer is whose first site is `best`.
+fn quality(best: Option<&Ranked>, checked: bool) -> Answering {
+    match best.map(|best| (best.tier, best.real)) {
         Some((Tier::Down | Tier::Draining | Tier::ForcedDown, _)) => Answering::FailOpen,
         // Forced up.
         Some((Tier::Up, State::Down)) => Answering::FailOpen,
@@ -68,7 +69,8 @@ fn worth(best: Option<&Ranked>, checked: bool) -> Answering {
     }
 }
 
-/// The families whose clients are sent to a dead site. One of them may be although a living site is left for the other.
+/// The families whose clients are sent to a dead site. That can happen to one family while a living site is left for the
+/// other.
 fn dead_ends(snapshot: &Snapshot, steered: &SteeredDomain, ranking: &Ranking, board: &Board) -> Vec<DeadEnd> {
     let dead_end =
         |family: Family| match steering::for_family(steered, ranking, Look { family, region: None, board }) {
@@ -113,20 +115,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_worth_what_its_best_site_is() {
-        let worth = |tier, real, checked| worth(Some(&Ranked { tier, real, ..Ranked::default() }), checked);
-        assert_eq!(worth(Tier::Up, State::Up, true), Answering::Normal);
-        assert_eq!(worth(Tier::HeldDown, State::Up, true), Answering::Normal);
-        assert_eq!(worth(Tier::Unknown, State::Unknown, true), Answering::Unknown);
+    fn an_answer_is_as_good_as_its_best_site() {
+        let quality =
+            |tier, real, checked| quality(Some(&Ranked { tier, real, ..Ranked::default() }), checked);
+        assert_eq!(quality(Tier::Up, State::Up, true), Answering::Normal);
+        assert_eq!(quality(Tier::HeldDown, State::Up, true), Answering::Normal);
+        assert_eq!(quality(Tier::Unknown, State::Unknown, true), Answering::Unknown);
         assert_eq!(
-            worth(Tier::Unknown, State::Unknown, false),
+            quality(Tier::Unknown, State::Unknown, false),
             Answering::Normal,
-            "nobody asked for its health"
+            "its health is not checked"
         );
-        assert_eq!(worth(Tier::Up, State::Down, true), Answering::FailOpen, "forced up");
-        assert_eq!(worth(Tier::Up, State::Unknown, true), Answering::Normal, "forced up");
+        assert_eq!(quality(Tier::Up, State::Down, true), Answering::FailOpen, "forced up");
+        assert_eq!(quality(Tier::Up, State::Unknown, true), Answering::Normal, "forced up");
         for dead in [Tier::Down, Tier::Draining, Tier::ForcedDown] {
-            assert_eq!(worth(dead, State::Down, false), Answering::FailOpen);
+            assert_eq!(quality(dead, State::Down, false), Answering::FailOpen);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What is wrong, decided once for everything that shows it: the command line, its `--check`, the page and scripts.
+//! What is wrong, concluded once for everything that shows it: the command line, its `--check`, the page and scripts.
 //!
-//! Pure: a gathered [`Status`] in, findings and a summary out. While the engine is away, nothing that is only heard
-//! through it counts against a node: that would call every living node lost.
+//! This is a pure function of a gathered [`Status`]. While the engine is away, a node's silence is no finding, because
+//! heartbeats come through the engine and every living node would look lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +15,13 @@ use store::{
 };
 
 use crate::api::{
-    Answering, DeadEnd, DomainSite, DomainStatus, Finding, Forced, HeldBackStatus, Status, TargetStatus,
-    ViewStatus,
+    Answering, DeadEnd, DomainSite, DomainStatus, Finding, HeldBackStatus, OverrideInForce, Status,
+    TargetStatus, ViewStatus,
 };
 
 /// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
 const MAY_LAG: Duration = Duration::from_secs(10);
-/// Findings of one kind that are listed one by one.
+/// The number of findings of one kind that are listed.
 const MAX_ALIKE: usize = 20;
 
 #[derive(Default)]
@@ -61,7 +61,7 @@ pub(super) fn add(status: &mut Status, now: Moment) {
     status.summary = summary(status);
 }
 
-/// Of many findings of a kind the first ones and how many more there are.
+/// Keeps the first findings of each kind, and adds how many more there are.
 fn few(found: Vec<Finding>) -> Vec<Finding> {
     let mut alike: BTreeMap<String, usize> = BTreeMap::new();
     let mut kept = Vec::new();
@@ -97,7 +97,7 @@ fn engine(status: &Status, found: &mut Found) {
     found.problem("engine_away", "engine", text);
 }
 
-/// A view that too few vantages refresh. While the engine is away there is nothing else to be expected.
+/// A stale health view. While the engine is away that is no finding of its own, because observations come through it.
 fn stale(status: &Status, found: &mut Found) {
     if status.engine_error.is_some() {
         return;
@@ -142,7 +142,7 @@ fn ago(at: &str, now: Moment) -> String {
     at.map_or_else(String::new, |at| format!(" ({})", seconds(now.since(Moment(at)))))
 }
 
-/// Domains that are answered alike are said together: what is wrong with a site is wrong for all of them.
+/// Domains with the same answer share one finding, because a failed site affects all of them.
 fn answers(status: &Status, found: &mut Found) {
     let mut alike: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for domain in &status.domains {
@@ -174,7 +174,7 @@ fn answers(status: &Status, found: &mut Found) {
         alike.entry(said).or_default().push(domain.name.clone());
     }
     for ((kind, text), mut domains) in alike {
-        // Names that people gave are shorter than those of UUIDs.
+        // Shorter names first: those of UUID domains are long and tell people less.
         domains.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         let first = domains.first().cloned().unwrap_or_default();
         let verb = match (kind, domains.len()) {
@@ -199,7 +199,8 @@ fn answers(status: &Status, found: &mut Found) {
     }
 }
 
-/// Domains of which only some clients are sent to a dead site: those of one family, or those for whom a site that is forced up comes first.
+/// Domains of which only some clients are sent to a dead site: those of one address family, or those for which a site that
+/// is forced up ranks first.
 fn partly_dead(status: &Status, found: &mut Found) {
     let mut alike: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut note = |text: String, domain: &DomainStatus| {
@@ -225,21 +226,21 @@ fn partly_dead(status: &Status, found: &mut Found) {
 }
 
 impl DomainSite {
-    /// An override forces it up, and the probes say that it is down.
+    /// An override forces it up although its verdict is down.
     fn is_forced_up_dead(&self) -> bool {
         self.state == State::Down.as_str() && self.forced.as_ref().is_some_and(|order| order.state == "up")
     }
 }
 
 impl DomainStatus {
-    /// The site that is answered first is dead and forced up.
+    /// The first site of the answer is dead and forced up.
     fn is_answered_by_force(&self) -> bool {
         let first = self.sites.iter().find(|it| Some(&it.site) == self.answers.first());
         first.is_some_and(DomainSite::is_forced_up_dead)
     }
 }
 
-/// The sites of a domain, each with where it stands.
+/// The sites of a domain, each with its tier.
 fn tiers(domain: &DomainStatus) -> String {
     domain.sites.iter().map(|it| format!("{} {}", it.site, it.tier)).collect::<Vec<_>>().join(", ")
 }
@@ -332,7 +333,7 @@ fn why(target: &TargetStatus, now: Moment) -> String {
     format!("{since}{}{flaps}", why_seen(target))
 }
 
-/// Who sees a target down, and why.
+/// How many vantages see a target down, and why.
 fn why_seen(target: &TargetStatus) -> String {
     let seen: Vec<_> = target.observations.values().filter(|it| it.state == "down").collect();
     let reason = seen.iter().map(|it| it.reason.as_str()).find(|it| !it.is_empty());
@@ -400,7 +401,7 @@ fn drains(status: &Status, found: &mut Found) {
 }
 
 fn vantages(status: &Status, found: &mut Found) {
-    // A stale view names them all.
+    // The finding of a stale view names them all.
     if status.engine_error.is_some() || status.view.stale {
         return;
     }
@@ -449,7 +450,7 @@ fn nodes(status: &Status, found: &mut Found) {
 }
 
 fn orders(status: &Status, found: &mut Found) {
-    let mut orders: BTreeMap<&str, (&Forced, BTreeSet<&str>, Vec<String>)> = BTreeMap::new();
+    let mut orders: BTreeMap<&str, (&OverrideInForce, BTreeSet<&str>, Vec<String>)> = BTreeMap::new();
     for domain in &status.domains {
         for site in &domain.sites {
             if let Some(order) = &site.forced {

@@ -1,4 +1,4 @@
-//! The services and, where one is asked for, its instances with what is thought of each and why.
+//! The services, their instances, and what is known of each instance.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use store::{
 
 use crate::{
     admin::Admin,
-    api::{InstanceStatus, Known, ServiceStatus, Status},
+    api::{InstanceCount, InstanceStatus, ServiceStatus, Status},
 };
 
 /// How long the registry may take to name a service's instances.
@@ -61,21 +61,26 @@ fn standing(entry: &Entry) -> (&'static str, Option<String>) {
     }
 }
 
-/// Counts; `noted` is what nodes say.
-fn count(admin: &Admin, snapshot: &Snapshot, endpoints: &[Endpoint], noted: &[InstanceStatus]) -> Known {
+/// Counts instances; `noted` is what nodes report of them.
+fn count(
+    admin: &Admin,
+    snapshot: &Snapshot,
+    endpoints: &[Endpoint],
+    noted: &[InstanceStatus],
+) -> InstanceCount {
     let usable =
         endpoints.iter().map(|it| instance(admin, snapshot, it)).filter(|it| is_usable(it, noted)).count();
-    Known { all: endpoints.len(), usable }
+    InstanceCount { all: endpoints.len(), usable }
 }
 
-/// Requests may be sent to it, by the registry and by what nodes say of it.
+/// True if requests may be sent to the instance, according to the registry and to what nodes report.
 fn is_usable(it: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
     let unused =
         |note: &InstanceStatus| note.state == "unused" && (&note.id, &note.node) == (&it.id, &it.node);
     matches!(it.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
 }
 
-/// Names the instances of the services that are shown. Those that this node does not follow are read from the registry.
+/// Lists the instances of the services that are shown. Services that this node does not follow are read from the registry.
 pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status) {
     for service in &mut status.services {
         let entry = admin.handle.service(&service.registry).load();
@@ -104,10 +109,10 @@ pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status
     }
 }
 
-/// An instance in one state, as all nodes that say so see it, and the earliest moment that one of them names.
+/// An instance in one state, and the earliest moment since which one of the nodes reports it.
 type Noted = (InstanceStatus, Option<Moment>);
 
-/// What nodes say of a service's instances, laid together: by instance and state.
+/// What nodes report of a service's instances, combined by instance and state.
 fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
     let mut all: BTreeMap<(&str, &str, &str, &str), Noted> = BTreeMap::new();
     for (node, note) in told {
@@ -171,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nodes_do_not_use_is_not_usable() {
+    fn an_instance_that_nodes_do_not_use_is_not_usable() {
         let at = |id: &str, state: &str| InstanceStatus {
             id: id.to_owned(),
             node: "n1".to_owned(),

@@ -1,11 +1,11 @@
 //! The part of a status that is about one domain, host name, service or site. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{admin::domain_name, api::Status};
 
-/// What is about a name; `None` if nothing is called so. A site comes with what stands there, a domain with its sites, a
-/// service with the domains that lead to it. `sites` are those that there are: nothing may stand at one yet.
+/// The part of a status that is about a name; `None` if nothing has this name. A site comes with what is at it, a domain
+/// with its sites, a service with the domains that lead to it. `sites` are the configured sites, which may be empty.
 pub(super) fn to(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
     let mut status = about(status, name, sites)?;
     let drains: BTreeSet<String> = status.drains.iter().map(|it| it.drain.id.to_string()).collect();
@@ -45,7 +45,7 @@ fn about(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
             status.services = vec![service];
         }
         None => {
-            // The gateway domain leads to every service, which says nothing of any of them.
+            // The gateway domain leads to every service, so it selects none of them.
             let own = |it: &Option<String>| it.as_ref().is_some_and(|it| domains.contains(it));
             status.services.retain(|it| own(&it.uuid_domain));
             let services: BTreeSet<&String> = status.services.iter().map(|it| &it.registry).collect();
@@ -62,8 +62,7 @@ fn site(mut status: Status, name: &str) -> Status {
     status.nodes.retain(|it| it.site == name);
     status.services.clear();
     status.cnames_to_set.clear();
-    let at_site =
-        |meta: &std::collections::BTreeMap<String, String>| meta.get("site").is_some_and(|it| it == name);
+    let at_site = |meta: &BTreeMap<String, String>| meta.get("site").is_some_and(|site| site == name);
     status.drains.retain(|it| at_site(&it.drain.endpoint.meta));
     status
 }

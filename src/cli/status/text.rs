@@ -6,8 +6,8 @@ use store::model::Generation;
 
 use crate::{
     api::{
-        Answering, DeadEnd, DomainSite, DomainStatus, Finding, InstanceStatus, Seen, ServiceStatus, Status,
-        TargetStatus,
+        Answering, DeadEnd, DomainSite, DomainStatus, Finding, InstanceStatus, SeenByVantage, ServiceStatus,
+        Status, TargetStatus,
     },
     cli::{
         show::{DRAIN_HEADS, drain_row, still_registered},
@@ -145,7 +145,7 @@ fn targets(text: &mut String, status: &Status) {
 }
 
 fn seen(target: &TargetStatus) -> String {
-    let one = |(vantage, seen): (&String, &Seen)| {
+    let one = |(vantage, seen): (&String, &SeenByVantage)| {
         let stale = if seen.fresh { "" } else { " (stale)" };
         let why = match seen.state.as_str() {
             "up" => String::new(),

@@ -14,7 +14,7 @@ use store::{
 use crate::api::{DrainOrder, DrainView, HookState, StillRegistered};
 use crate::control::{
     Refusal,
-    testing::{Platform, Running, World, eventually, logged},
+    testing::{Fixture, Platform, Running, eventually, logged},
 };
 
 fn order(instance: &str, hook: &str) -> DrainOrder {
@@ -44,21 +44,21 @@ fn laggards(view: &DrainView) -> Vec<&str> {
 
 #[tokio::test]
 async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let _gateways = [world.gateway("g1"), world.gateway("g2")];
-    world.instance("o-1").await;
-    world.instance("o-2").await;
-    let control = world.control("c1");
+    let _gateways = [fixture.gateway("g1"), fixture.gateway("g2")];
+    fixture.instance("o-1").await;
+    fixture.instance("o-2").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     assert_eq!((drain.phase, drain.service.as_str()), (Phase::Draining, "orders-in-registry"));
-    assert_eq!(world.get::<Drain>(&keys::drain(&drain.id)).await.unwrap(), drain, "recorded first");
+    assert_eq!(fixture.get::<Drain>(&keys::drain(&drain.id)).await.unwrap(), drain, "recorded first");
     until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "the laggard's name", |view| laggards(view) == ["g2"]).await;
-    assert_eq!((world.instances().await.len(), platform.calls().len()), (2, 0));
+    assert_eq!((fixture.instances().await.len(), platform.calls().len()), (2, 0));
 
-    world.receipt(&drain.id, "g2").await;
+    fixture.receipt(&drain.id, "g2").await;
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     let [(key, body)] = platform.calls().try_into().unwrap();
     assert_eq!(key, drain.id.0);
@@ -67,12 +67,12 @@ async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
         "unproven": [],
     });
     assert_eq!(body, told);
-    let left: Vec<String> = world.instances().await.into_iter().map(|it| it.id).collect();
+    let left: Vec<String> = fixture.instances().await.into_iter().map(|it| it.id).collect();
     assert_eq!(left, ["o-2"]);
     let done = view(&control, &drain.id).await;
     assert_eq!((done.receipts.len(), done.hook_state), (2, HookState::Called));
     assert_eq!(control.handle.drains().len(), 1);
-    let audit = store::commit::audit(&*world.engine).await.unwrap();
+    let audit = store::commit::audit(&*fixture.engine).await.unwrap();
     assert!(audit.iter().any(|it| it.who == "ops" && it.what.contains(&drain.id.0)), "{audit:?}");
     control.stop().await;
     assert_eq!(platform.calls().len(), 1);
@@ -80,18 +80,18 @@ async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
 
 #[tokio::test]
 async fn a_gateway_silent_beyond_its_lease_is_unproven_by_name() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let (_alive, frozen) = (world.gateway("g1"), world.gateway("g2"));
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let (_alive, frozen) = (fixture.gateway("g1"), fixture.gateway("g2"));
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
     frozen.freeze();
     // A lease that orders may not have, so that the test is short.
     let short = Drain { lease: Span(Duration::from_millis(400)), ..drain.clone() };
-    world.set(keys::drain(&drain.id), &short).await;
-    world.receipt(&drain.id, "g1").await;
+    fixture.set(keys::drain(&drain.id), &short).await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(view(&control, &drain.id).await.drain.unproven, ["g2".to_owned()].into());
     assert_eq!(platform.calls()[0].1["unproven"], serde_json::json!(["g2"]));
@@ -101,15 +101,15 @@ async fn a_gateway_silent_beyond_its_lease_is_unproven_by_name() {
 
 #[tokio::test]
 async fn a_gateway_that_left_is_not_waited_for() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (_platform, hook) = Platform::start(0).await;
-    let (_stays, leaver) = (world.gateway("g1"), world.gateway("g2"));
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let (_stays, leaver) = (fixture.gateway("g1"), fixture.gateway("g2"));
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
-    world.receipt(&drain.id, "g1").await;
-    leaver.leave(&world).await;
+    fixture.receipt(&drain.id, "g1").await;
+    leaver.leave(&fixture).await;
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert!(view(&control, &drain.id).await.drain.unproven.is_empty());
     control.stop().await;
@@ -117,10 +117,10 @@ async fn a_gateway_that_left_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(2).await;
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "its trouble", |view| {
         view.drain.trouble.as_ref().is_some_and(|it| it.contains("503"))
@@ -136,12 +136,12 @@ async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
 
 #[tokio::test]
 async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellation_up() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     // The kernel accepts the connection, and no answer ever comes.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hook = format!("http://{}/stop", silent.local_addr().unwrap());
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "its trouble", |view| {
         view.drain.trouble.as_ref().is_some_and(|it| it.contains("no answer in time"))
@@ -160,22 +160,22 @@ async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellati
 
 #[tokio::test]
 async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
     let cancelled = control.handle.cancel(&drain.id.0, "ops").await.unwrap();
     assert_eq!(cancelled.phase, Phase::Cancelled);
     assert_eq!(control.handle.cancel(&drain.id.0, "ops").await.unwrap().phase, Phase::Cancelled, "again");
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "the new state", |view| view.hook_state == HookState::Cancelled).await;
-    assert_eq!(world.instances().await.len(), 1);
+    assert_eq!(fixture.instances().await.len(), 1);
     let again = control.handle.drain(order("o-1", &hook)).await.unwrap();
     assert_ne!(again.id, drain.id, "and may be drained again");
-    world.receipt(&again.id, "g1").await;
+    fixture.receipt(&again.id, "g1").await;
     until(&control, &again.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
     // After that, cancelling lets the instance in without further proof that it has ended.
@@ -189,10 +189,10 @@ async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
 
 #[tokio::test]
 async fn a_drain_cancelled_while_its_hook_fails_is_readmitted() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(u64::MAX).await;
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     eventually("a call", async || !platform.calls().is_empty()).await;
     let cancelled = control.handle.cancel(&drain.id.0, "ops").await.unwrap();
@@ -209,19 +209,19 @@ async fn a_drain_cancelled_while_its_hook_fails_is_readmitted() {
 
 #[tokio::test]
 async fn a_control_that_crashed_is_succeeded_in_the_middle() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let _gateways = [world.gateway("g1"), world.gateway("g2")];
-    world.instance("o-1").await;
-    let first = world.control("c1");
+    let _gateways = [fixture.gateway("g1"), fixture.gateway("g2")];
+    fixture.instance("o-1").await;
+    let first = fixture.control("c1");
     let drain = first.handle.drain(order("o-1", &hook)).await.unwrap();
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&first, &drain.id, "the laggard's name", |view| laggards(view) == ["g2"]).await;
     first.crash().await;
-    world.receipt(&drain.id, "g2").await;
+    fixture.receipt(&drain.id, "g2").await;
 
     // The same node: its predecessor's session is ended, so that the lock is free at once and not after its TTL.
-    let second = world.control("c1");
+    let second = fixture.control("c1");
     until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
     assert_eq!(view(&second, &drain.id).await.receipts.len(), 2);
@@ -230,20 +230,20 @@ async fn a_control_that_crashed_is_succeeded_in_the_middle() {
 
 #[tokio::test]
 async fn only_one_control_drives_and_the_other_takes_over() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let first = world.control("c1");
+    let gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let first = fixture.control("c1");
     eventually("the locks", async || first.handle.metrics().locks_held.get() == 2).await;
-    let second = world.control("c2");
+    let second = fixture.control("c2");
     let drain = second.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&second, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
     eventually("a driver", async || first.handle.metrics().drains_active.get() == 1).await;
     assert_eq!(second.handle.metrics().locks_held.get(), 0);
     first.stop().await;
     eventually("the locks", async || second.handle.metrics().locks_held.get() == 2).await;
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
     drop(gateway);
@@ -252,10 +252,10 @@ async fn only_one_control_drives_and_the_other_takes_over() {
 
 #[tokio::test]
 async fn orders_that_repeat_or_contradict() {
-    let world = World::start().await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let fixture = Fixture::start().await;
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let hook = "http://127.0.0.1:9/stop";
     let drain = control.handle.drain(order("o-1", hook)).await.unwrap();
     assert_eq!(control.handle.drain(order("o-1", hook)).await.unwrap().id, drain.id);
@@ -272,23 +272,23 @@ async fn orders_that_repeat_or_contradict() {
 
 #[tokio::test]
 async fn an_engine_that_is_away_stops_a_drain_and_nothing_spins() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     until(&control, &drain.id, "its name", |view| laggards(view) == ["g1"]).await;
-    world.engine.away.store(true, Ordering::Relaxed);
+    fixture.engine.away.store(true, Ordering::Relaxed);
     let refused = control.handle.drain(order("o-1", &hook)).await.unwrap_err();
     assert_eq!(refused.kind, Refusal::Unavailable);
-    world.receipt(&drain.id, "g1").await;
-    let before = world.engine.calls.load(Ordering::Relaxed);
+    fixture.receipt(&drain.id, "g1").await;
+    let before = fixture.engine.calls.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let calls = world.engine.calls.load(Ordering::Relaxed) - before;
+    let calls = fixture.engine.calls.load(Ordering::Relaxed) - before;
     assert!(calls < 200, "{calls} calls in two seconds");
     assert!(platform.calls().is_empty());
-    world.engine.away.store(false, Ordering::Relaxed);
+    fixture.engine.away.store(false, Ordering::Relaxed);
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(platform.calls().len(), 1);
     control.stop().await;
@@ -296,44 +296,44 @@ async fn an_engine_that_is_away_stops_a_drain_and_nothing_spins() {
 
 #[tokio::test]
 async fn records_that_ended_long_ago_are_removed_with_their_receipts() {
-    let world = World::start().await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let first = world.control("c1");
+    let fixture = Fixture::start().await;
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let first = fixture.control("c1");
     let drain = first.handle.drain(order("o-1", "http://127.0.0.1:9/stop")).await.unwrap();
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     first.stop().await;
     let old = Drain { phase: Phase::Done, since: Moment(0), ended: Some(Moment(0)), ..drain.clone() };
-    world.set(keys::drain(&drain.id), &old).await;
-    let recent = Drain { id: DrainId("recent".into()), since: world.handle.now(), ..old };
-    world.set(keys::drain(&recent.id), &recent).await;
-    eventually("both", async || world.handle.drains().borrow().records.contains_key(&recent.id)).await;
-    let second = world.control("c1");
+    fixture.set(keys::drain(&drain.id), &old).await;
+    let recent = Drain { id: DrainId("recent".into()), since: fixture.handle.now(), ..old };
+    fixture.set(keys::drain(&recent.id), &recent).await;
+    eventually("both", async || fixture.handle.drains().borrow().records.contains_key(&recent.id)).await;
+    let second = fixture.control("c1");
     eventually("only the recent one", async || second.handle.drains().len() == 1).await;
     assert_eq!(second.handle.drains()[0].drain.id, recent.id);
-    assert!(world.get::<Receipt>(&keys::receipt(&drain.id, "g1")).await.is_none());
+    assert!(fixture.get::<Receipt>(&keys::receipt(&drain.id, "g1")).await.is_none());
     second.stop().await;
 }
 
 #[tokio::test]
 async fn a_drained_instance_that_registers_itself_again_is_listed_until_it_is_let_in() {
-    let world = World::start().await;
-    let gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let fixture = Fixture::start().await;
+    let gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let drain =
         control.handle.drain(DrainOrder { hook: None, ..order("o-1", "") }).await.expect("it is ordered");
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert!(!view(&control, &drain.id).await.still_registered);
-    world.instance("o-1").await;
+    fixture.instance("o-1").await;
     until(&control, &drain.id, "its return", |view| view.still_registered).await;
     let listed = StillRegistered::among(&control.handle.drains());
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].refused_by, ["g1".to_owned()].into());
 
     // The only gateway that was there sees it end: so it has, also for gateways that come later.
-    world.set(keys::ended(&drain.id, "g1"), &ended(&drain.id, "g1")).await;
+    fixture.set(keys::ended(&drain.id, "g1"), &ended(&drain.id, "g1")).await;
     until(&control, &drain.id, "the end of its process", |view| view.drain.ended.is_some()).await;
     assert_eq!(StillRegistered::among(&control.handle.drains()), []);
     drop(gateway);
@@ -342,16 +342,16 @@ async fn a_drained_instance_that_registers_itself_again_is_listed_until_it_is_le
 
 #[tokio::test]
 async fn a_hook_that_fails_again_and_again_is_logged_once_and_without_its_secrets() {
-    let world = World::start().await;
+    let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(3).await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
     let (log, _until_the_end) = logged();
-    let control = world.control("c1");
+    let control = fixture.control("c1");
     let hook = format!("{}?token=xyz", hook.replace("http://", "http://user:secret@"));
     let drain = control.handle.drain(order("o-1", &hook)).await.unwrap();
     assert_eq!(drain.hook.as_deref(), Some(&*hook), "called as ordered");
-    world.receipt(&drain.id, "g1").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "its trouble", |view| view.stuck.is_some()).await;
     let shown = serde_json::to_string(&view(&control, &drain.id).await).unwrap();
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
@@ -374,15 +374,15 @@ fn ended(drain: &DrainId, gateway: &str) -> Ended {
 
 #[tokio::test]
 async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
-    let world = World::start().await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let control = world.control("c1");
+    let fixture = Fixture::start().await;
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let control = fixture.control("c1");
     let hook = "http://127.0.0.1:9/stop";
     let first = control.handle.drain(DrainOrder { hook: None, ..order("o-1", hook) }).await.unwrap();
-    world.receipt(&first.id, "g1").await;
+    fixture.receipt(&first.id, "g1").await;
     until(&control, &first.id, "the end", |view| view.drain.phase == Phase::Done).await;
-    world.instance("o-1").await;
+    fixture.instance("o-1").await;
     let second = control.handle.drain(order("o-1", hook)).await.unwrap();
     until(&control, &first.id, "its replacement", |view| view.drain.phase == Phase::Cancelled).await;
     let note = view(&control, &first.id).await.drain.note.unwrap();
@@ -400,27 +400,27 @@ async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
 
 #[tokio::test]
 async fn the_record_that_keeps_a_registered_instance_out_is_never_removed() {
-    let world = World::start().await;
-    let _gateway = world.gateway("g1");
-    world.instance("o-1").await;
-    let endpoint = world.instances().await.remove(0);
+    let fixture = Fixture::start().await;
+    let _gateway = fixture.gateway("g1");
+    fixture.instance("o-1").await;
+    let endpoint = fixture.instances().await.remove(0);
     let text = serde_json::json!({
         "v": 2, "id": "held", "service": endpoint.service, "instance": endpoint.id, "endpoint": endpoint, "by": "ops",
         "lease": "60s", "created": 0, "since": 0, "phase": "done",
     });
     let held: Drain = serde_json::from_value(text).unwrap();
     let gone = Drain { id: DrainId("gone".into()), instance: "o-9".into(), ..held.clone() };
-    world.set(keys::drain(&held.id), &held).await;
-    world.set(keys::drain(&gone.id), &gone).await;
-    eventually("both", async || world.handle.drains().borrow().records.len() == 2).await;
-    let control = world.control("c1");
+    fixture.set(keys::drain(&held.id), &held).await;
+    fixture.set(keys::drain(&gone.id), &gone).await;
+    eventually("both", async || fixture.handle.drains().borrow().records.len() == 2).await;
+    let control = fixture.control("c1");
     eventually("the registry is read", async || {
         control.handle.drains().iter().any(|it| it.still_registered && it.drain.id == held.id)
     })
     .await;
     control.stop().await;
     // The next one to lead looks for old records at once.
-    let control = world.control("c1");
+    let control = fixture.control("c1");
     eventually("the other record is removed", async || control.handle.drains().len() == 1).await;
     assert_eq!(control.handle.drains()[0].drain.id, held.id);
     control.stop().await;
@@ -428,14 +428,14 @@ async fn the_record_that_keeps_a_registered_instance_out_is_never_removed() {
 
 #[tokio::test]
 async fn a_process_that_started_again_while_it_was_drained_is_no_successor() {
-    let world = World::start().await;
-    let _gateway = world.gateway("g1");
-    world.booted_instance("o-1", "first").await;
-    let control = world.control("c1");
+    let fixture = Fixture::start().await;
+    let _gateway = fixture.gateway("g1");
+    fixture.booted_instance("o-1", "first").await;
+    let control = fixture.control("c1");
     let drain = control.handle.drain(DrainOrder { hook: None, ..order("o-1", "") }).await.unwrap();
     assert_eq!(drain.boot(), Some("first"));
-    world.booted_instance("o-1", "second").await;
-    world.receipt(&drain.id, "g1").await;
+    fixture.booted_instance("o-1", "second").await;
+    fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
     assert_eq!(
         view(&control, &drain.id).await.drain.boot(),

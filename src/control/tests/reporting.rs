@@ -13,15 +13,15 @@ use store::{
 
 use crate::control::{
     Refusal,
-    testing::{World, apply, batch, eventually, full, logged, name, seen, suspect},
+    testing::{Fixture, apply, batch, eventually, full, logged, name, seen, suspect},
 };
 
 fn see(target: &TargetKey, state: State) -> store::health::Observation {
     seen(target.as_str(), state)
 }
 
-async fn written(world: &World) -> Option<Vec<(TargetKey, State)>> {
-    let shard: ObservationShard = world.get(&keys::observations(&name("v1"), "x")).await?;
+async fn written(fixture: &Fixture) -> Option<Vec<(TargetKey, State)>> {
+    let shard: ObservationShard = fixture.get(&keys::observations(&name("v1"), "x")).await?;
     let mut all: Vec<_> = shard.observations.into_iter().map(|it| (it.target, it.state)).collect();
     all.sort();
     Some(all)
@@ -29,21 +29,21 @@ async fn written(world: &World) -> Option<Vec<(TargetKey, State)>> {
 
 #[tokio::test(start_paused = true)]
 async fn observations_are_in_the_engine_when_they_are_acknowledged() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, b] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, b] = fixture.targets();
     let early = control.handle.observe(batch("v1", 5, vec![see(&a, State::Up)])).await;
     assert_eq!(early, Ok(BatchReply::Resend), "a control that starts wants all of it");
     let whole = full("v1", 5, vec![see(&a, State::Up), see(&b, State::Up)]);
     assert_eq!(control.handle.observe(whole).await, Ok(BatchReply::Accepted));
-    assert_eq!(written(&world).await.unwrap(), [(a.clone(), State::Up), (b.clone(), State::Up)]);
-    let heartbeat: Heartbeat = world.get(&keys::heartbeat(&name("v1"))).await.unwrap();
+    assert_eq!(written(&fixture).await.unwrap(), [(a.clone(), State::Up), (b.clone(), State::Up)]);
+    let heartbeat: Heartbeat = fixture.get(&keys::heartbeat(&name("v1"))).await.unwrap();
     assert_eq!((heartbeat.boot.as_str(), heartbeat.number, heartbeat.withheld), ("boot", 15, false));
     assert_eq!(
         control.handle.observe(batch("v1", 6, vec![see(&b, State::Down)])).await,
         Ok(BatchReply::Accepted)
     );
-    assert_eq!(written(&world).await.unwrap(), [(a, State::Up), (b.clone(), State::Down)]);
+    assert_eq!(written(&fixture).await.unwrap(), [(a, State::Up), (b.clone(), State::Down)]);
     assert_eq!(
         control.handle.observe(batch("v1", 8, vec![see(&b, State::Up)])).await,
         Ok(BatchReply::Resend)
@@ -56,9 +56,9 @@ async fn observations_are_in_the_engine_when_they_are_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_changed_is_written() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, _] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, _] = fixture.targets();
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up)])).await.unwrap();
     for heartbeat in 20..30 {
         let mut report = batch("v1", 1, vec![]);
@@ -66,85 +66,85 @@ async fn only_what_changed_is_written() {
         assert_eq!(control.handle.observe(report).await, Ok(BatchReply::Accepted));
     }
     control.handle.observe(full("v1", 2, vec![see(&a, State::Up)])).await.unwrap();
-    assert_eq!(world.engine.writes(keys::OBSERVATIONS), 1);
-    assert_eq!(world.engine.writes(keys::HEARTBEATS), 11);
+    assert_eq!(fixture.engine.writes(keys::OBSERVATIONS), 1);
+    assert_eq!(fixture.engine.writes(keys::HEARTBEATS), 11);
     control.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn reports_that_come_together_are_written_together() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, _] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, _] = fixture.targets();
     let report = |vantage: &'static str| control.handle.observe(full(vantage, 1, vec![see(&a, State::Up)]));
     let replies = tokio::join!(report("v1"), report("v2"), report("v3"));
     assert_eq!(replies, (Ok(BatchReply::Accepted), Ok(BatchReply::Accepted), Ok(BatchReply::Accepted)));
     let heartbeats = |keys: &Vec<String>| keys.iter().filter(|key| key.starts_with(keys::HEARTBEATS)).count();
     let written: Vec<usize> =
-        world.engine.written.lock().unwrap().iter().map(heartbeats).filter(|it| *it > 0).collect();
+        fixture.engine.written.lock().unwrap().iter().map(heartbeats).filter(|it| *it > 0).collect();
     assert_eq!(written, [3], "one transaction, and one sync of the disk");
     control.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_could_not_be_written_is_taken_when_it_comes_again() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, _] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, _] = fixture.targets();
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up)])).await.unwrap();
-    world.engine.away.store(true, Ordering::Relaxed);
+    fixture.engine.away.store(true, Ordering::Relaxed);
     let refused = control.handle.observe(batch("v1", 2, vec![see(&a, State::Down)])).await.unwrap_err();
     assert_eq!(refused.kind, Refusal::Unavailable);
-    world.engine.away.store(false, Ordering::Relaxed);
-    assert_eq!(written(&world).await.unwrap(), [(a.clone(), State::Up)]);
+    fixture.engine.away.store(false, Ordering::Relaxed);
+    assert_eq!(written(&fixture).await.unwrap(), [(a.clone(), State::Up)]);
     let again = control.handle.observe(batch("v1", 2, vec![see(&a, State::Down)])).await;
     assert_eq!(again, Ok(BatchReply::Accepted));
-    assert_eq!(written(&world).await.unwrap(), [(a, State::Down)]);
+    assert_eq!(written(&fixture).await.unwrap(), [(a, State::Down)]);
     control.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_lost_observations_gets_them_back_with_the_next_heartbeat() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, _] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, _] = fixture.targets();
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up)])).await.unwrap();
     let lost = KvOp::DeleteTree { prefix: keys::OBSERVATIONS.into() };
-    world.engine.txn(vec![lost]).await.unwrap();
+    fixture.engine.txn(vec![lost]).await.unwrap();
     let mut report = batch("v1", 1, vec![]);
     report.heartbeat = 30;
     assert_eq!(control.handle.observe(report).await, Ok(BatchReply::Accepted));
-    assert_eq!(written(&world).await.unwrap(), [(a, State::Up)]);
+    assert_eq!(written(&fixture).await.unwrap(), [(a, State::Up)]);
     control.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_configured_is_not_written_and_what_a_vantage_left_is_removed() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, _] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, _] = fixture.targets();
     control
         .handle
         .observe(full("v1", 1, vec![see(&a, State::Up), seen("stranger", State::Up)]))
         .await
         .unwrap();
-    assert_eq!(written(&world).await.unwrap(), [(a, State::Up)]);
-    let stored = store::commit::read(&*world.engine, None).await.unwrap();
+    assert_eq!(written(&fixture).await.unwrap(), [(a, State::Up)]);
+    let stored = store::commit::read(&*fixture.engine, None).await.unwrap();
     let id = store::model::DocumentId { kind: store::model::Kind::Vantage, name: "v1".into() };
     let changes = vec![store::commit::Change::Delete(id)];
     let author = Author { authority: Authority::Human };
-    let planned = store::commit::plan(&stored, changes, world.handle.now(), author).unwrap();
+    let planned = store::commit::plan(&stored, changes, fixture.handle.now(), author).unwrap();
     let store::commit::Planned::Changed(plan) = planned else { panic!("nothing to commit") };
     let entry = store::commit::AuditEntry {
-        at: world.handle.now(),
+        at: fixture.handle.now(),
         who: "t".into(),
         what: "t".into(),
         generation: None,
     };
-    store::commit::commit(&*world.engine, *plan, entry).await.unwrap();
+    store::commit::commit(&*fixture.engine, *plan, entry).await.unwrap();
     eventually("its traces to be gone", async || {
-        written(&world).await.is_none()
-            && world.get::<Heartbeat>(&keys::heartbeat(&name("v1"))).await.is_none()
+        written(&fixture).await.is_none()
+            && fixture.get::<Heartbeat>(&keys::heartbeat(&name("v1"))).await.is_none()
     })
     .await;
     let refused = control.handle.observe(batch("v1", 2, vec![])).await.unwrap_err();
@@ -154,9 +154,9 @@ async fn what_is_not_configured_is_not_written_and_what_a_vantage_left_is_remove
 
 #[tokio::test(start_paused = true)]
 async fn a_first_failure_is_confirmed_by_the_others_at_once() {
-    let world = World::start().await;
-    let control = world.control("c1");
-    let [a, b] = world.targets();
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
+    let [a, b] = fixture.targets();
     let first = control.handle.work("v2", 0, Duration::ZERO).await.unwrap();
     let mut targets: Vec<_> = first.targets.iter().flatten().map(|it| it.key.clone()).collect();
     targets.sort();
@@ -192,22 +192,22 @@ async fn a_first_failure_is_confirmed_by_the_others_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn new_targets_wake_the_vantages() {
-    let world = World::start().await;
-    let control = world.control("c1");
+    let fixture = Fixture::start().await;
+    let control = fixture.control("c1");
     let first = control.handle.work("v1", 0, Duration::ZERO).await.unwrap();
     let handle = control.handle.clone();
     let waiting =
         tokio::spawn(async move { handle.work("v1", first.index, Duration::from_secs(30)).await.unwrap() });
     let site = "kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\ngateways:\n  \
                 bj: { a: [192.0.2.1] }\n  sh: { a: [192.0.2.2, 192.0.2.3] }\n";
-    apply(&*world.engine, site).await;
+    apply(&*fixture.engine, site).await;
     let woken = waiting.await.unwrap();
     assert_eq!(woken.targets.unwrap().len(), 3);
     control.stop().await;
 }
 
-async fn report_all(world: &World, control: &crate::control::ControlHandle, rounds: u64) {
-    let [a, b] = world.targets();
+async fn report_all(fixture: &Fixture, control: &crate::control::ControlHandle, rounds: u64) {
+    let [a, b] = fixture.targets();
     for round in 1..=rounds {
         for vantage in ["v1", "v2", "v3"] {
             let mut report = full(vantage, 1, vec![see(&a, State::Up), see(&b, State::Up)]);
@@ -220,16 +220,16 @@ async fn report_all(world: &World, control: &crate::control::ControlHandle, roun
 
 #[tokio::test(start_paused = true)]
 async fn verdicts_are_published_once_by_one_control() {
-    let world = World::start().await;
-    let [first, second] = [world.control("c1"), world.control("c2")];
-    report_all(&world, &first.handle, 3).await;
+    let fixture = Fixture::start().await;
+    let [first, second] = [fixture.control("c1"), fixture.control("c2")];
+    report_all(&fixture, &first.handle, 3).await;
     let states = async || {
-        let shard: Option<VerdictShard> = world.get(&keys::verdicts("x")).await;
+        let shard: Option<VerdictShard> = fixture.get(&keys::verdicts("x")).await;
         shard.map(|it| it.verdicts.into_values().map(|it| it.state).collect::<Vec<_>>())
     };
     eventually("both verdicts", async || states().await == Some(vec![State::Up, State::Up])).await;
-    let so_far = world.engine.writes(keys::VERDICTS);
-    report_all(&world, &first.handle, 0).await;
+    let so_far = fixture.engine.writes(keys::VERDICTS);
+    report_all(&fixture, &first.handle, 0).await;
     for round in 10..15 {
         for vantage in ["v1", "v2", "v3"] {
             let mut report = batch(vantage, 1, vec![]);
@@ -238,7 +238,7 @@ async fn verdicts_are_published_once_by_one_control() {
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    assert_eq!(world.engine.writes(keys::VERDICTS), so_far, "nothing changed, nothing is written");
+    assert_eq!(fixture.engine.writes(keys::VERDICTS), so_far, "nothing changed, nothing is written");
     let [one, other] = [&first, &second].map(|it| it.handle.metrics().verdicts_written.get());
     assert!(one == 0 || other == 0, "{one} and {other}");
     assert_eq!(one + other, so_far as u64);
@@ -248,17 +248,17 @@ async fn verdicts_are_published_once_by_one_control() {
 
 #[tokio::test(start_paused = true)]
 async fn a_control_that_does_not_lead_tells_of_the_answers_that_the_leaders_death_moved() {
-    let world = World::start().await;
-    let snapshot = world.handle.snapshot().unwrap();
+    let fixture = Fixture::start().await;
+    let snapshot = fixture.handle.snapshot().unwrap();
     let turn = |ip: &str, state: State| {
         let of = snapshot.targets.values().filter(|it| it.address.to_string() == ip);
-        of.for_each(|it| world.handle.board().write(it.slot, Reading { state, ..Reading::default() }));
+        of.for_each(|it| fixture.handle.board().write(it.slot, Reading { state, ..Reading::default() }));
     };
     ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| turn(ip, State::Up));
-    let leader = world.control("c1");
+    let leader = fixture.control("c1");
     eventually("a leader", async || leader.handle.metrics().locks_held.get() == 2).await;
     let (log, _until_the_end) = logged();
-    let other = world.control("c2");
+    let other = fixture.control("c2");
     tokio::time::sleep(Duration::from_secs(3)).await;
     leader.crash().await;
     turn("192.0.2.1", State::Down);

@@ -10,7 +10,7 @@ use store::{
 
 use super::*;
 use crate::api::{
-    DomainSite, DrainView, FailoverExplained, HookState, InstanceStatus, Known, NodeStatus, Seen,
+    DomainSite, DrainView, FailoverTime, HookState, InstanceCount, InstanceStatus, NodeStatus, SeenByVantage,
     ServiceStatus, VantageStatus,
 };
 
@@ -22,7 +22,8 @@ fn site(name: &str, tier: &str) -> DomainSite {
 
 fn target(site: &str, state: State) -> TargetStatus {
     let see = |name: &str, state: State, reason: &str| {
-        let seen = Seen { state: state.as_str().into(), fresh: true, reason: reason.into(), latency: None };
+        let seen =
+            SeenByVantage { state: state.as_str().into(), fresh: true, reason: reason.into(), latency: None };
         (name.to_owned(), seen)
     };
     let reason = if state == State::Down { "connection refused" } else { "" };
@@ -160,7 +161,7 @@ fn clients_of_a_family_or_of_a_forced_site_that_go_to_a_dead_one_are_said() {
         ["gw.example.com: IPv6 clients are still sent to bj, whose IPv6 addresses are down"]
     );
     let force = |it: &mut Status| {
-        let order = Forced {
+        let order = OverrideInForce {
             name: "bj-up".into(),
             state: "up".into(),
             authority: "human".into(),
@@ -344,11 +345,11 @@ fn services_without_usable_instances_are_said() {
         ..ServiceStatus::default()
     };
     let said = |service: ServiceStatus| problems(|it| it.services = vec![service]);
-    assert!(said(service("present", None, Some(Known { all: 3, usable: 1 }))).is_empty());
+    assert!(said(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
     assert!(said(service("unread", None, None)).is_empty());
     assert_eq!(said(service("gone", None, None)), ["the registry has no instance of service web"]);
     assert_eq!(
-        said(service("present", None, Some(Known { all: 3, usable: 0 }))),
+        said(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
         ["none of the 3 instances of service web is passing"]
     );
     let doubted = said(service("suspicious", Some("index went back from 9 to 1"), None));
@@ -410,7 +411,7 @@ fn an_engine_that_takes_no_writes_is_a_problem() {
 
 #[test]
 fn orders_in_force_are_notes() {
-    let order = |state: &str| Forced {
+    let order = |state: &str| OverrideInForce {
         name: "bj-work".into(),
         state: state.into(),
         authority: "human".into(),
@@ -431,7 +432,7 @@ fn orders_in_force_are_notes() {
 fn a_budget_that_cannot_be_kept_is_a_problem() {
     let found = problems(|it| {
         let (whole, budget) = ("31s".parse().unwrap(), Some("20s".parse().unwrap()));
-        it.domains[0].failover = Some(FailoverExplained { whole, budget, ..FailoverExplained::default() });
+        it.domains[0].failover = Some(FailoverTime { whole, budget, ..FailoverTime::default() });
     });
     assert_eq!(found, ["a failover of gw.example.com may take 31s, which is more than its budget of 20s"]);
 }

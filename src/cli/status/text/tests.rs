@@ -3,7 +3,7 @@
 use store::model::Generation;
 
 use super::*;
-use crate::api::{HeldBackStatus, Known, NodeStatus, VantageStatus};
+use crate::api::{HeldBackStatus, InstanceCount, NodeStatus, VantageStatus};
 
 fn finding(text: &str) -> Finding {
     Finding { kind: "kind".into(), about: "about".into(), text: text.into() }
@@ -54,7 +54,7 @@ fn troubled() -> Status {
             name: "web".into(),
             registry: "web-registry".into(),
             hosts: vec!["web.example.com".into()],
-            known: Some(Known { all: 1, usable: 0 }),
+            known: Some(InstanceCount { all: 1, usable: 0 }),
             instances: vec![InstanceStatus {
                 id: "web-1".into(),
                 node: "n1".into(),
