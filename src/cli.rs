@@ -4,6 +4,7 @@
 //! or well, 1 different or not well, 2 could not be found out. `failure` has the one table of them.
 
 mod arguments;
+mod bootstrap;
 mod client;
 mod commands;
 mod drains;
@@ -13,6 +14,7 @@ mod files;
 mod process;
 mod reference;
 mod reset;
+mod secret_file;
 mod servers;
 mod show;
 mod simulation;

@@ -28,9 +28,10 @@ use store::{
 
 use super::{
     arguments::Reset,
+    bootstrap::waiting_text,
     failure::{Failure, Outcome},
+    secret_file::write_secret,
     show::{self, print},
-    tokens::{waiting_text, write_secret},
 };
 use crate::{
     auth,
