@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test binary")]
 
+#[path = "tidy/circles.rs"]
+mod circles;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -163,4 +166,22 @@ fn words_that_say_nothing_are_not_used() {
 fn architecture_stays_short() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+}
+
+/// The circles of modules that are left: the crate, the modules, and why they are.
+const CIRCLES: [(&str, &[&str], &str); 0] = [];
+
+#[test]
+fn modules_form_no_circles() {
+    let mut found = Vec::new();
+    for folder in MEMBERS.iter().map(|(folder, _)| *folder).chain(["."]) {
+        for circle in circles::of_crate(&root().join(folder).join("src")) {
+            let known = CIRCLES.iter().any(|(at, modules, _)| *at == folder && *modules == circle.modules);
+            if !known {
+                let (modules, arrows) = (circle.modules.join(", "), circle.arrows.join("\n    "));
+                found.push(format!("{folder}: {modules}\n    {arrows}"));
+            }
+        }
+    }
+    none("circles of modules", &found);
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use store::{
+    engine::{Backoff, Retry},
     health::{Batch, BatchReply, HEARTBEAT_EVERY},
     model::Name,
 };
@@ -18,7 +19,10 @@ use crate::{
 /// Observations in a batch that is not full. Control writes a batch before it acknowledges it, and meanwhile sees no
 /// heartbeat of this prober.
 const MAX: usize = 5_000;
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The longest wait after failures in a row: shorter than a vantage stays fresh.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// The wait before everything is sent again, at the latest after the first failure, and when it was asked for.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The sender of a report.
 #[derive(Clone, Debug)]
@@ -80,9 +84,7 @@ pub(crate) async fn report(
 ) {
     let mut changed = outbox.changed();
     let mut delivery = DeliveryState::new();
-    let mut failures = 0_u32;
-    // A generator per address, so that the order in which two of them draw does not matter.
-    let mut random = fastrand::Rng::new();
+    let mut retry = Retry::new("reporting").subject(api.base()).backoff(Backoff::new(AGAIN, MAX_PAUSE));
     loop {
         changed.borrow_and_update();
         let (after, at_most) = if delivery.full { (0, usize::MAX) } else { (delivery.acknowledged, MAX) };
@@ -91,16 +93,13 @@ pub(crate) async fn report(
         let batch = delivery.batch(&who, changes);
         match api.report(&batch).await {
             Ok(reply) => {
-                if failures > 0 {
-                    tracing::info!(address = api.base(), failed = failures, "reporting recovered");
-                }
-                failures = 0;
+                retry.succeeded();
                 metrics.reported(number, true);
                 let again = reply == BatchReply::Resend;
                 delivery.answered(reply, version);
                 if again {
                     // The other end does not know this process: everything is sent at once, but never in a busy loop.
-                    tokio::time::sleep(BACKOFF.0).await;
+                    tokio::time::sleep(AGAIN).await;
                     continue;
                 }
                 if more {
@@ -117,14 +116,9 @@ pub(crate) async fn report(
                 metrics.reported(number, false);
                 // It is unknown whether the report was accepted, so everything is sent again.
                 delivery.full = true;
-                if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "a report was not accepted");
-                }
-                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
-                failures = failures.saturating_add(1);
+                let pause = retry.failed(&failed);
                 let refused = matches!(failed, Failed::Refused(_));
-                let wait = if refused { BACKOFF.1 } else { cap.mul_f64(random.f64()).max(BACKOFF.0 / 2) };
-                tokio::time::sleep(wait).await;
+                tokio::time::sleep(if refused { MAX_PAUSE } else { pause }).await;
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use store::{
+    engine::Retry,
     health::{TargetKey, WorkTarget},
     model::Name,
 };
@@ -17,8 +18,6 @@ use crate::api::Admin;
 
 /// Requests for immediate confirmation that may wait. More are not needed, because one dial answers them all.
 pub(crate) const CONFIRMATIONS: usize = 1024;
-
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The targets that each address requests.
 #[derive(Clone, Debug)]
@@ -46,17 +45,14 @@ pub(crate) struct WorkSink {
 
 /// Polls one address until the task is ended.
 pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, sink: WorkSink) {
-    let (mut index, mut failures) = (0, 0_u32);
+    let mut index = 0;
     let mut confirmed = None;
-    // A generator per address, so that the order in which two of them draw does not matter.
-    let mut random = fastrand::Rng::new();
+    let mut retry =
+        Retry::new("asking for work").meanwhile("the last targets are dialled").subject(api.base());
     loop {
         match api.work(index).await {
             Ok(work) => {
-                if failures > 0 {
-                    tracing::info!(address = api.base(), "work is received again");
-                }
-                failures = 0;
+                retry.succeeded();
                 index = work.index;
                 if let Some(targets) = work.targets {
                     sink.requests.send_if_modified(|requested| replace(requested, sink.number, targets));
@@ -77,13 +73,8 @@ pub(crate) async fn follow(api: Arc<dyn Admin>, vantage: Name, sink: WorkSink) {
                 }
             }
             Err(failed) => {
-                if failures == 0 {
-                    tracing::warn!(address = api.base(), reason = %failed, "no work received; the last targets are kept");
-                }
                 index = 0;
-                let cap = (BACKOFF.0 * 2_u32.saturating_pow(failures.min(10))).min(BACKOFF.1);
-                failures = failures.saturating_add(1);
-                tokio::time::sleep(cap.mul_f64(random.f64()).max(BACKOFF.0 / 2)).await;
+                retry.wait_after(&failed).await;
             }
         }
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use store::model::{InputErrors, tree::Node};
 
-use super::{Config, Store};
+use super::settings::{Config, Store};
 
 /// An address that a node listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]

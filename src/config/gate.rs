@@ -10,7 +10,7 @@ use store::model::{
     tree::Value,
 };
 
-use super::sections::file;
+use super::values::file;
 
 const WINDOWS: std::ops::RangeInclusive<Span> =
     Span(std::time::Duration::from_secs(1))..=Span(rate::Config::MAX_WINDOW);
@@ -29,10 +29,7 @@ fn secrets(at: &Reader<'_>) -> Option<Secrets> {
     let secrets = String::from_utf8_lossy(&bytes).parse();
     secrets
         .map_err(|error: dns::cookie::NotASecret| {
-            at.mistake(
-                error.to_string(),
-                "a line of 32 hexadecimal digits, and one more while secrets change",
-            );
+            at.error(error.to_string(), "a line of 32 hexadecimal digits, and one more while secrets change");
         })
         .ok()
 }
@@ -59,7 +56,7 @@ fn rate_limit(at: &Reader<'_>) -> Option<rate::Config> {
 fn networks(at: &Reader<'_>) -> Option<Vec<IpNet>> {
     let networks = at.distinct(|it| it.net())?;
     if networks.len() > rate::Config::MAX_EXEMPT {
-        at.mistake(
+        at.error(
             format!("{} networks, and every answer looks through them", networks.len()),
             format!("at most {} networks", rate::Config::MAX_EXEMPT),
         );
@@ -73,21 +70,21 @@ fn rules(at: &Reader<'_>) -> Option<BTreeMap<DomainName, Vec<IpNet>>> {
     let mut rules = BTreeMap::new();
     for (zone, at) in at.entries()? {
         let Ok(name) = zone.trim_end_matches('.').parse::<DomainName>() else {
-            at.mistake(format!("{zone:?} is no zone's name"), EXPECTED);
+            at.error(format!("{zone:?} is no zone's name"), EXPECTED);
             continue;
         };
         let before = at.count();
         // A name without quotes is a path of tables.
         if matches!(at.node().value, Value::Map(_)) {
-            at.mistake("is a table, not a zone with its networks", EXPECTED);
+            at.error("is a table, not a zone with its networks", EXPECTED);
             continue;
         }
         let Some(networks) = at.distinct(|it| it.net()) else { continue };
         if networks.is_empty() && at.count() == before {
-            at.mistake("is empty, so nobody could ask", "at least one network such as 10.0.0.0/8");
+            at.error("is empty, so nobody could ask", "at least one network such as 10.0.0.0/8");
         }
         if rules.insert(name, networks).is_some() {
-            at.mistake(format!("{zone} stands here twice"), "each zone once");
+            at.error(format!("{zone} stands here twice"), "each zone once");
         }
     }
     Some(rules)

@@ -1,42 +1,28 @@
 //! The sections, field by field.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use store::{
     discovery::BELIEVE_AFTER,
     engine::consul,
-    geo::Geo,
     model::{
         Name, Span, Ttl,
         read::{Fields, Reader},
-        tree::Value,
     },
-    secret::{Credential, Secret},
 };
 
-use dns::registry::Offer;
-
-use crate::{
-    certificate::{CertificateFiles, server_config},
-    reread::{Content, FileInUse, Files, read_file},
-    telemetry::log,
-    token_file::{self, TokenFile},
+use super::{
+    dns_role::{dns_section, within},
+    guard::{ca_file, guard, must_be_guarded, must_be_meant, token_files, token_to_send},
+    settings::{Config, Control, Embedded, Guard, NodeEngine, Proxy, Store, Telemetry},
+    values::{MAX, address, addresses, authorities, cpus, name, path, span, url},
 };
+use crate::telemetry::log;
 
-use super::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry, Tls};
-
-const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
-const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
-const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
-const URL: &str = "a URL such as http://127.0.0.1:8580";
 /// What everybody's names of a registry end in.
 const CONSUL: &str = "consul";
-const MAX: usize = 4096;
-/// The longest token or certificate file.
-const MAX_FILE: u64 = 1024 * 1024;
 const LINGERS: std::ops::RangeInclusive<Span> =
     Span(Duration::ZERO)..=Span(Duration::from_secs(365 * 24 * 3600));
-const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
 
 pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let fields = root.fields()?;
@@ -67,12 +53,12 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
             && fields.get("store").is_none()
             && !(role == "dns" && has_zones(&there))
         {
-            there.mistake("needs an engine, and there is no [store]", "a [store] section");
+            there.error("needs an engine, and there is no [store]", "a [store] section");
         }
     }
     let roles = ["store", "dns", "proxy", "prober", "control"];
     if roles.iter().all(|role| fields.get(role).is_none()) {
-        root.mistake(
+        root.error(
             "turns nothing on",
             "at least one of the sections [store], [dns], [proxy], [prober], [control]",
         );
@@ -175,121 +161,6 @@ fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Opti
     }
 }
 
-/// A database of where clients are.
-fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
-    fields.optional("geoip", |it| {
-        let path = path(&it)?;
-        let read = read_file(&path, GeoIp::MAX).and_then(|octets| {
-            let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok((geo, Content::of(&[octets])))
-        });
-        match read {
-            Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
-            Err(error) => {
-                it.mistake(error, "a database in the MaxMind format (.mmdb)");
-                None
-            }
-        }
-    })
-}
-
-struct DnsSection {
-    config: dns::Config,
-    certificate: Option<CertificateFiles>,
-    geoip: Option<GeoIp>,
-    cookies: Option<FileInUse>,
-}
-
-fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
-    let defaults = dns::Config::default();
-    let listen = fields.optional("listen", addresses);
-    let discovery = discovery(fields);
-    // Before it is read for use: a change in between is then seen later.
-    let cookies = fields.optional("cookie_secret_file", |it| {
-        let path = path(&it)?;
-        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
-        Some(FileInUse { path, content })
-    });
-    let config = dns::Config {
-        discovery,
-        listen: listen.unwrap_or(defaults.listen),
-        workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
-        tls_listen: fields.optional("tls_listen", addresses).unwrap_or_default(),
-        https_listen: fields.optional("https_listen", addresses).unwrap_or_default(),
-        quic_listen: fields.optional("quic_listen", addresses).unwrap_or_default(),
-        h3_listen: fields.optional("h3_listen", addresses).unwrap_or_default(),
-        certificate: dns::Certificate::default(),
-        tcp_connections_per_client: fields.or(
-            "tcp_connections_per_client",
-            defaults.tcp_connections_per_client,
-            |it| it.int(1..=1_000_000),
-        ),
-        tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
-        tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
-        resolvers: fields.optional("resolvers", addresses).unwrap_or_default(),
-        gate: super::gate::gate(fields),
-        zones_dir: fields.optional("zones_dir", |it| folder(&it)),
-    };
-    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields), cookies })
-}
-
-/// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
-fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
-    let files = fields.get("tls").and_then(|at| at.fields()).map(|tls| {
-        let certificate = tls.required("certificate", CERTIFICATE, |it| path(&it));
-        let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
-        Some(CertificateFiles { certificate: certificate?, key: key? })
-    });
-    for name in ["tls_listen", "https_listen", "quic_listen", "h3_listen"] {
-        if let Some(at) = fields.get(name)
-            && files.is_none()
-        {
-            at.mistake("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
-        }
-    }
-    files.flatten()
-}
-
-/// Names may have the registry's data centre as a label, where it is known.
-fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
-    let datacenter = match store {
-        Some(Store::Embedded(it)) => Some(it.datacenter.clone()),
-        Some(Store::Consul(it)) => it.datacenter.clone(),
-        None => None,
-    };
-    if let Some(offer) = &mut dns.discovery {
-        offer.datacenter = datacenter.unwrap_or_default();
-    }
-    dns
-}
-
-/// The names of services for clients inside; the registry's data centre is put in where the engine is known.
-fn discovery(fields: &Fields<'_>) -> Option<Offer> {
-    let clients = fields.or("discovery_clients", Offer::inside(), |it| {
-        let networks = it.distinct(|network| network.net())?;
-        if networks.is_empty() && it.count() == 0 {
-            it.mistake(
-                "is empty, so nobody would be answered",
-                "a list of networks such as [\"10.0.0.0/8\"]",
-            );
-        }
-        Some(networks)
-    });
-    let ttl = fields.or("discovery_ttl", Ttl::ZERO, |it| it.ttl());
-    let Some(at) = fields.get("discovery_domain") else {
-        for key in ["discovery_clients", "discovery_ttl"] {
-            if let Some(there) = fields.get(key) {
-                there.mistake(
-                    "is about names that are not served",
-                    "`discovery_domain = \"consul\"` beside it",
-                );
-            }
-        }
-        return None;
-    };
-    Some(Offer { domain: at.parse()?, datacenter: String::new(), clients, ttl })
-}
-
 fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
     let cluster = fields.required("cluster", "the name of the cluster it serves", name);
     let listen = fields.optional("listen", addresses);
@@ -364,12 +235,12 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
                 }
                 found.insert(name, PathBuf::from(text));
             }
-            Err(error) => path.mistake(format!("{name:?} is no name for a program"), format!("{error}")),
+            Err(error) => path.error(format!("{name:?} is no name for a program"), format!("{error}")),
         }
     }
     let most = prober::Config::MAX_PROGRAMS;
     if found.len() > most {
-        field.mistake(format!("{} programs", found.len()), format!("at most {most}"));
+        field.error(format!("{} programs", found.len()), format!("at most {most}"));
     }
     Some(found)
 }
@@ -394,7 +265,7 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let directives = fields.or("log", log::Settings::default().directives, |it| {
         let text = it.text(MAX)?;
         if let Err(problem) = directives(text) {
-            it.mistake(
+            it.error(
                 problem,
                 "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
             );
@@ -407,7 +278,7 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     if listen.is_none() {
         for key in ["tls", "token_file"] {
             if let Some(there) = fields.get(key) {
-                there.mistake("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+                there.error("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
             }
         }
     }
@@ -431,170 +302,4 @@ fn directives(text: &str) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Certificates to trust, in PEM: at least one.
-fn authorities(at: &Reader<'_>) -> Option<Vec<u8>> {
-    let pem = file(at)?;
-    if let Err(problem) = crate::certificate::authorities(&pem) {
-        at.mistake(problem, "a file of certificates in PEM (BEGIN CERTIFICATE)");
-        return None;
-    }
-    Some(pem)
-}
-
-/// Certificate, key and first token of a listener.
-fn guard(fields: &Fields<'_>) -> Guard {
-    let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
-        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
-        let cert = tls.required("cert", CERTIFICATE, read);
-        let key = tls.required("key", "the file of its key, in PEM", read);
-        let ((certificate, cert), (key_file, key)) = (cert?, key?);
-        let files = CertificateFiles { certificate, key: key_file };
-        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
-            at.mistake(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
-        }
-        Some(Tls { files, cert, key })
-    });
-    Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
-}
-
-fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
-    if address.ip().is_loopback() || (guard.tls.is_some() && guard.token.is_some()) {
-        return;
-    }
-    at.mistake(
-        format!("{what} {address} is off loopback, where it takes tokens and TLS"),
-        "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
-    );
-}
-
-/// Whoever reaches the registry's names reads them: DNS knows no tokens.
-fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
-    if address.ip().is_loopback() || exposed {
-        return;
-    }
-    at.mistake(
-        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
-        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
-    );
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
-fn name(at: Reader<'_>) -> Option<Name> {
-    at.parse()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
-fn span(at: Reader<'_>) -> Option<Duration> {
-    at.span_within(SPANS).map(|span| span.0)
-}
-
-fn address(at: &Reader<'_>) -> Option<SocketAddr> {
-    at.parse_as(ADDRESS)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
-fn addresses(at: Reader<'_>) -> Option<Vec<SocketAddr>> {
-    let all = at.distinct(|it| address(&it))?;
-    if all.is_empty() && at.count() == 0 {
-        at.mistake("is empty", ADDRESS);
-    }
-    Some(all)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
-fn url(at: Reader<'_>) -> Option<String> {
-    let text = at.text(MAX)?;
-    let fits =
-        reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    if !fits {
-        at.wrong(URL);
-        return None;
-    }
-    Some(text.trim_end_matches('/').to_owned())
-}
-
-fn path(at: &Reader<'_>) -> Option<PathBuf> {
-    at.text(MAX).map(PathBuf::from)
-}
-
-/// A folder that is there.
-fn folder(at: &Reader<'_>) -> Option<PathBuf> {
-    let path = path(at)?;
-    if !path.is_dir() {
-        at.mistake(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
-    }
-    Some(path)
-}
-
-pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
-    let path = path(at)?;
-    let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE);
-    match std::fs::read(&path) {
-        Ok(_) if large => {
-            at.mistake(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file")
-        }
-        Ok(bytes) => return Some(bytes),
-        Err(error) => {
-            at.mistake(format!("cannot read {}: {error}", path.display()), "a file this user may read")
-        }
-    }
-    None
-}
-
-fn secret(at: &Reader<'_>) -> Option<Secret> {
-    let bytes = file(at)?;
-    token_file::secret(&bytes).map_err(|error| at.mistake(error, token_file::EXPECTED)).ok()
-}
-
-/// The token of a client. Its file may come later: `token bootstrap` writes it.
-fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
-    if path(at)?.try_exists().is_ok_and(|there| !there) {
-        return Some(Credential::default());
-    }
-    secret(at).map(Credential::from)
-}
-
-/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
-/// one that it is not.
-fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> Option<FileInUse> {
-    let section = fields.get(section)?;
-    let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
-    let path = PathBuf::from(&path.text);
-    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
-    Some(FileInUse { path, content })
-}
-
-/// The token files that a node rereads, with the credentials that are made of them.
-fn token_files(
-    fields: &Fields<'_>,
-    store: Option<&Store>,
-    prober: Option<&prober::Config>,
-    [control, telemetry]: [Option<&Guard>; 2],
-) -> Vec<TokenFile> {
-    let stores = store.and_then(|it| match it {
-        Store::Embedded(it) => it.guard.token.as_ref(),
-        Store::Consul(it) => it.token.as_ref(),
-    });
-    let found = [
-        ("store", "[store] token_file", stores),
-        ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
-        ("control", "[control] token_file", control.and_then(|it| it.token.as_ref())),
-        ("telemetry", "[telemetry] token_file", telemetry.and_then(|it| it.token.as_ref())),
-    ];
-    let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
-        let credential = credential?.clone();
-        // It was read as a text before: there is a credential.
-        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
-            return None;
-        };
-        Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
-    };
-    found.into_iter().filter_map(named).collect()
-}
-
-/// The CPUs this process may use (the cgroup's, where one is set).
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }

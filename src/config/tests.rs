@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 const ALL_IN_ONE: &str = include_str!("../../deploy/config.sample.toml");

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use store::{
     commit::history,
-    engine::{EngineError, KvOp, MAX_TXN_OPS, TxnOutcome},
-    follow::Backoff,
+    engine::{EngineError, KvOp, MAX_TXN_OPS, Retry, TxnOutcome},
     keys,
 };
 
@@ -15,11 +14,11 @@ use super::{Shared, intake::bounded, lock::Held};
 /// Removes until the lock is lost (and this future dropped), or its fence refuses a write.
 pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
     let mut snapshots = shared.handle.snapshots();
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("removing the records of old commits");
     loop {
         match forget(&shared, &held).await {
             Ok(true) => {
-                backoff.reset();
+                retry.succeeded();
                 if snapshots.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -27,10 +26,7 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Ok(false) => return,
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(%error, "could not remove records of old commits");
-                }
-                backoff.wait().await;
+                retry.wait_after(&error).await;
             }
         }
     }

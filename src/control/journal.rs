@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use store::{
-    engine::{EngineError, KvOp, MAX_TXN_OPS, TxnOutcome},
-    follow::Backoff,
+    engine::{EngineError, KvOp, MAX_TXN_OPS, Retry, TxnOutcome},
     journal::{MAX_PAGES, Page, Written},
     keys,
 };
@@ -18,11 +17,11 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
     let mut judged = shared.handle.judged();
     let mut written: Option<Written> = None;
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("writing the journal");
     loop {
         match round(&shared, &held, &mut written).await {
             Ok(true) => {
-                backoff.reset();
+                retry.succeeded();
                 tokio::time::sleep(EVERY).await;
                 if judged.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -31,12 +30,9 @@ pub(super) async fn keep(shared: Arc<Shared>, held: Arc<Held>) {
             Ok(false) => return,
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(%error, "could not write the journal");
-                }
                 // It is not known what was written, so it has to be read again.
                 written = None;
-                backoff.wait().await;
+                retry.wait_after(&error).await;
             }
         }
     }

@@ -228,7 +228,8 @@ impl Nodes {
 
 /// Follows the heartbeats for ever.
 pub(super) async fn follow(shared: Arc<Shared>) {
-    watching::follow(&shared.engine, keys::NODES, MAX_WAIT, |read| match read {
+    let activity = ("reading the heartbeats of nodes", "no node becomes more silent");
+    watching::follow(&shared.engine, keys::NODES, MAX_WAIT, activity, |read| match read {
         Ok(entries) => {
             let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             let ours = shared.handle.snapshot().map(|it| it.generation);

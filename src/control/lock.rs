@@ -9,8 +9,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::Deserialize;
 use store::{
-    engine::{Engine, EngineError, Index, KvEntry, KvOp, SessionId, SessionSpec, TxnOutcome, Wait},
-    follow::Backoff,
+    engine::{
+        Engine, EngineError, KvEntry, KvOp, Retry, SessionId, SessionSpec, TxnOutcome,
+        follower::{Follower, News, Watched},
+    },
     keys,
 };
 use tokio::{sync::watch, time::Instant};
@@ -25,6 +27,8 @@ const TTL: Duration = Duration::from_secs(10);
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// The longest wait for a change of a lock that another control holds.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The pause after a term that ended without an error of the engine.
+const AFTER_TERM: Duration = Duration::from_millis(100);
 /// The longest time that it takes to release a lock.
 pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -93,7 +97,9 @@ impl Lock {
 
     /// Waits until this control holds the lock.
     async fn acquire(&self, session: &SessionId) -> Result<Held, EngineError> {
-        let mut after = Index(0);
+        // A failure ends the attempt, and the caller reports it.
+        let watched = Watched::Key(self.key.clone());
+        let mut follower = Follower::new(Arc::clone(&self.engine), watched, MAX_WAIT);
         let mut reported = None;
         loop {
             let (key, session) = (self.key.clone(), session.clone());
@@ -101,10 +107,12 @@ impl Lock {
             if let TxnOutcome::Committed(_) = self.engine.txn(vec![lock]).await? {
                 return Ok(Held { key, session });
             }
-            let read = self.engine.kv_get(&key, Some(Wait { after, at_most: MAX_WAIT })).await?;
-            self.report_holder(read.value.as_ref(), &mut reported);
-            after = if read.index < after { Index(0) } else { read.index.max(Index(1)) };
-            if read.value.is_none_or(|entry| entry.session.is_none()) {
+            let holder = match follower.next().await {
+                News::Read(reading) => reading.read.value.into_iter().next(),
+                News::Failed { error, .. } => return Err(error),
+            };
+            self.report_holder(holder.as_ref(), &mut reported);
+            if holder.is_none_or(|entry| entry.session.is_none()) {
                 // It is free and yet was refused: our session has ended, or the lock delay of the last holder is not over.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -143,12 +151,18 @@ impl Lock {
     }
 
     /// One term: acquires the lock and works until it is lost.
-    async fn term<W>(&self, session: &SessionId, work: impl FnOnce(Arc<Held>) -> W) -> Result<(), EngineError>
+    async fn term<W>(
+        &self,
+        session: &SessionId,
+        retry: &mut Retry,
+        work: impl FnOnce(Arc<Held>) -> W,
+    ) -> Result<(), EngineError>
     where
         W: Future<Output = ()>,
     {
         let working = async {
             let held = self.acquire(session).await?;
+            retry.succeeded();
             tracing::info!(lock = self.name, "lock acquired");
             self.metrics.locks_held.increment();
             let _counted = Counted(&self.metrics);
@@ -182,7 +196,7 @@ where
     F: Fn(Arc<Held>) -> W,
     W: Future<Output = ()>,
 {
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("acquiring the lock").subject(lock.name);
     let mut predecessor_ended = false;
     loop {
         let begun = async {
@@ -202,7 +216,7 @@ where
                 predecessor_ended = true;
                 let (ended, stop) = tokio::select! {
                     biased;
-                    ended = lock.term(&session, &work) => (ended, false),
+                    ended = lock.term(&session, &mut retry, &work) => (ended, false),
                     () = stopped(&mut stopping) => (Ok(()), true),
                 };
                 // If this fails, the session ends by its TTL.
@@ -214,17 +228,15 @@ where
                 ended
             }
         };
-        match ended {
-            Ok(()) => backoff.reset(),
+        let pause = match ended {
+            Ok(()) => AFTER_TERM,
             Err(error) => {
                 lock.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(lock = lock.name, %error, "could not acquire the lock");
-                }
+                retry.failed(&error)
             }
-        }
+        };
         tokio::select! {
-            () = backoff.wait() => {}
+            () = tokio::time::sleep(pause) => {}
             () = stopped(&mut stopping) => return,
         }
     }

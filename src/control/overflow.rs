@@ -5,8 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
-    engine::{EngineError, KvOp, TxnOutcome},
-    follow::Backoff,
+    engine::{EngineError, KvOp, Retry, TxnOutcome},
     keys,
     load::{Overflow, Overflows},
     model::{Moment, Name},
@@ -22,7 +21,8 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
     let mut overflows: BTreeMap<(Name, Name), Overflow> = BTreeMap::new();
     let mut written: Option<Overflows> = None;
-    let mut backoff = Backoff::default();
+    let mut retry =
+        Retry::new("writing the overflow of full sites").meanwhile("the shares of clients stay as they are");
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(snapshot) = shared.handle.snapshot() else { continue };
@@ -44,15 +44,12 @@ pub(super) async fn decide(shared: Arc<Shared>, held: Arc<Held>) {
             Ok(true) => {
                 tracing::info!(shares = ?wanted.shares, "clients of full sites that go elsewhere, in 65536ths");
                 written = Some(wanted);
-                backoff.reset();
+                retry.succeeded();
             }
             Ok(false) => return,
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                if !backoff.is_failing() {
-                    tracing::warn!(%error, "could not write the overflow of full sites; it stays as it is");
-                }
-                backoff.wait().await;
+                retry.wait_after(&error).await;
             }
         }
     }

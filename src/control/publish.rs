@@ -7,8 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use store::{
-    engine::{EngineError, Index, KvOp, TxnOutcome},
-    follow::Backoff,
+    engine::{EngineError, Index, KvOp, Retry, TxnOutcome},
     health::{TargetKey, Verdict},
     keys,
     snapshot::Snapshot,
@@ -35,7 +34,7 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
     let mut review = tokio::time::interval(REVIEW_EVERY);
     review.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut written: Option<Written> = None;
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("publishing the verdicts");
     loop {
         tokio::select! {
             // In a fixed order, so that a simulation can repeat itself.
@@ -50,15 +49,12 @@ pub(super) async fn publish(shared: Arc<Shared>, held: Arc<Held>) {
                 Ok(false) => return,
                 Err(error) => {
                     shared.metrics.engine_failures.increment();
-                    if !backoff.is_failing() {
-                        tracing::warn!(%error, "could not publish verdicts");
-                    }
                     written = None;
-                    backoff.wait().await;
+                    retry.wait_after(&error).await;
                 }
             }
         }
-        backoff.reset();
+        retry.succeeded();
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -12,18 +12,15 @@ pub(super) async fn follow(
     engine: &Arc<dyn Engine>,
     prefix: &str,
     at_most: Duration,
+    (activity, meanwhile): (&'static str, &'static str),
     mut on: impl FnMut(Result<&[KvEntry], &EngineError>),
 ) {
-    let mut follower = Follower::new(Arc::clone(engine), Watched::Prefix(prefix.to_owned()), at_most);
+    let mut follower = Follower::new(Arc::clone(engine), Watched::Prefix(prefix.to_owned()), at_most)
+        .reporting(activity, meanwhile);
     loop {
         match follower.next().await {
             News::Read(reading) => on(Ok(&reading.read.value)),
-            News::Failed { error, first } => {
-                if first {
-                    tracing::warn!(prefix, %error, "could not read the engine");
-                }
-                on(Err(&error));
-            }
+            News::Failed { error, .. } => on(Err(&error)),
         }
     }
 }

@@ -1,61 +1,20 @@
-//! What a start looks at before anything else, and which of its failures no restart mends.
-//!
-//! Those are reported as a wrong configuration (exit code 2), which the systemd unit does not start again. Failures that
-//! may pass by themselves stay failures (exit code 1): an address that another process still has, a full disk, an engine
-//! that is in use.
+//! What a start looks at before anything else: the node's folder and its addresses.
 
 use std::{
-    io,
     path::Path,
     time::{Duration, Instant},
 };
 
-use crate::{
-    config::{
-        Config,
-        addresses::{absent, listened},
-    },
-    listen::ListenError,
+use super::error::NodeError;
+use crate::config::{
+    Config,
+    addresses::{absent, listened},
 };
-
-use super::NodeError;
 
 /// How long addresses that this machine does not have are waited for: at its boot they may come a moment after the
 /// network (DHCP, the detection of duplicate IPv6 addresses).
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-impl NodeError {
-    /// True when the configuration, or what it names, has to be changed before a start can succeed.
-    #[must_use]
-    pub fn is_of_configuration(&self) -> bool {
-        match self {
-            Self::Folder { error, .. } => is_of_the_folder(error),
-            Self::NoSuchAddress { .. }
-            | Self::Listen(ListenError::Tls { .. })
-            | Self::Dns(dns::Error::NoAddress | dns::Error::ZonesDir { .. })
-            | Self::Proxy(proxy::Error::NoAddress)
-            | Self::Prober(prober::Error::Config(_)) => true,
-            Self::Listen(ListenError::Bind { source, .. })
-            | Self::Dns(dns::Error::Listen { source, .. })
-            | Self::Registry(dns::Error::Listen { source, .. })
-            | Self::Proxy(proxy::Error::Listen { source, .. }) => {
-                matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrNotAvailable)
-            }
-            _ => false,
-        }
-    }
-}
-
-fn is_of_the_folder(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
-    };
-    matches!(
-        error.kind(),
-        AlreadyExists | InvalidInput | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
-    )
-}
 
 /// Makes the node's folder where it is absent, and sees that it can be written.
 pub(super) fn make_folder(path: &Path) -> Result<(), NodeError> {
@@ -86,7 +45,10 @@ pub(super) async fn wait_for_addresses(config: &Config) -> Result<(), NodeError>
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::listen::ListenError;
 
     fn bind(kind: io::ErrorKind) -> [NodeError; 4] {
         let address = "127.0.0.1:1".parse().unwrap();

@@ -287,11 +287,7 @@ fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ReadError> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    model::sha256_hex(bytes)
 }
 
 #[cfg(test)]

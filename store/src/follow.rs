@@ -28,7 +28,6 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use engine::Backoff;
 pub use metrics::FollowMetrics;
 
 use crate::{

@@ -57,14 +57,13 @@ impl TargetKey {
     /// The key of an address under a check.
     #[must_use]
     pub fn new(address: std::net::IpAddr, check: &Check) -> Self {
-        use sha2::{Digest as _, Sha256};
         let Check { name: _, probe, port, interval, timeout, fall, rise, quorum, damping } = check;
         let mut what = format!("{probe:?} {interval} {timeout} {fall} {rise} {quorum:?}");
         if *damping != Check::DAMPING {
             what.push_str(&format!(" {damping}"));
         }
-        let digest = Sha256::digest(what.as_bytes());
-        let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let digest = model::sha256_hex(what);
+        let digest = digest.get(..8).unwrap_or_default();
         Self(format!("{}_{port}_{digest}", address.to_string().replace(':', "-")).into())
     }
 

@@ -12,8 +12,7 @@ use std::{
 
 use store::{
     drain::{Drain, DrainId, Drains, Phase, Step, advance},
-    engine::{EngineError, Index, KvOp, TxnOutcome},
-    follow::Backoff,
+    engine::{Backoff, EngineError, Index, KvOp, Retry, TxnOutcome},
     keys,
     model::Moment,
 };
@@ -142,6 +141,9 @@ struct Driver {
     id: DrainId,
     drains: watch::Receiver<Arc<Drains>>,
     evidence: watch::Receiver<Arc<Evidence>>,
+    /// Of the record itself, in the engine.
+    access: Retry,
+    /// Of the step that the record is in.
     backoff: Backoff,
     called: bool,
     reported: steps::LastReported,
@@ -156,6 +158,7 @@ impl Driver {
             shared: Arc::clone(shared),
             held: Arc::clone(held),
             hooks: hooks.clone(),
+            access: Retry::new("reading and writing the record of a drain").subject(id.to_string()),
             id,
             drains: shared.handle.drains(),
             evidence: shared.evidence.subscribe(),
@@ -202,11 +205,11 @@ impl Driver {
     async fn read(&mut self) -> Option<Known> {
         loop {
             match read_record(&self.shared, &self.id).await {
-                Ok(known) => return known,
-                Err(error) => {
-                    self.failed(&error.to_string());
-                    self.backoff.wait().await;
+                Ok(known) => {
+                    self.access.succeeded();
+                    return known;
                 }
+                Err(error) => self.failed(&error).await,
             }
         }
     }
@@ -224,6 +227,7 @@ impl Driver {
         let write = KvOp::Cas { key: keys::drain(&self.id), value: stored(&drain), expected: index };
         match bounded(self.shared.engine.txn(vec![self.held.fence(), write])).await {
             Ok(TxnOutcome::Committed(indexes)) => {
+                self.access.succeeded();
                 self.backoff.reset();
                 self.report(&drain);
                 match indexes.get(1).copied().flatten() {
@@ -237,8 +241,7 @@ impl Driver {
                 self.read().await
             }
             Err(error) => {
-                self.failed(&error.to_string());
-                self.backoff.wait().await;
+                self.failed(&error).await;
                 self.read().await
             }
         }
@@ -256,7 +259,7 @@ impl Driver {
         };
         let (index, _) = known.as_ref()?;
         let index = *index;
-        let pause = self.backoff.next(fastrand::f64());
+        let pause = self.backoff.next_random();
         tokio::select! {
             () = tokio::time::sleep(pause) => known,
             newer = newer(&mut self.drains, &self.id, index) => newer,
@@ -323,11 +326,9 @@ impl Driver {
         }
     }
 
-    fn failed(&self, error: &str) {
+    async fn failed(&mut self, error: &impl std::fmt::Display) {
         self.shared.metrics.engine_failures.increment();
-        if !self.backoff.is_failing() {
-            tracing::warn!(drain = %self.id, error, "could not read or write the drain's record");
-        }
+        self.access.wait_after(error).await;
     }
 }
 

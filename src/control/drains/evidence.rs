@@ -50,7 +50,8 @@ pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
 
 /// Follows the receipts, and what gateways have seen to end, for ever.
 pub(in crate::control) async fn watch_receipts(shared: Arc<Shared>) {
-    watching::follow(&shared.engine, keys::RECEIPTS, MAX_WAIT, |read| match read {
+    let activity = ("reading the receipts of drains", "drains wait");
+    watching::follow(&shared.engine, keys::RECEIPTS, MAX_WAIT, activity, |read| match read {
         Ok(entries) => {
             let receipts = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
             let endings = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();

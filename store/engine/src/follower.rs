@@ -6,17 +6,21 @@
 //!   Readings that bring nothing new are therefore paced, and content is compared. An idle node costs its engine one
 //!   long poll per key or prefix that it follows, and no more than one read a second for each of them on a busy KV.
 //! - An index that goes back means that the engine was restarted or restored: everything is read again.
-//! - Failures are retried after a backoff with full jitter.
+//! - Failures are retried after a backoff with jitter, and an outage is logged once when it begins and once when it ends.
 //! - A poll is never dropped while the follower lives. Consul keeps the slot of a dropped poll until its wait ends.
 //!
 //! A follower is pulled: [`Follower::next`] may be dropped and called again at any time, for example in a `select!`.
+//! The watches of Consul's catalog follow other things than keys; they share the [`cursor`] with it.
+
+pub(crate) mod cursor;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Backoff, Engine, EngineError, Index, Indexed, KvEntry, Result, Wait, pace::Bucket};
+use self::cursor::Cursor;
+use super::{Engine, EngineError, Index, Indexed, KvEntry, Result, Retry, Wait, pace::Bucket};
 
 /// Readings that may follow one another at once, …
 const BURST: u32 = 5;
@@ -82,15 +86,13 @@ pub struct Follower {
     engine: Arc<dyn Engine>,
     watched: Watched,
     at_most: Duration,
-    after: Index,
+    cursor: Cursor,
     anew: bool,
     /// Key and modify index of everything in the last reading.
     last: Option<Vec<(String, Index)>>,
     polling: Option<Poll>,
-    pace: Bucket,
     idle_pace: Bucket,
     not_before: Option<Instant>,
-    backoff: Backoff,
     /// A reading was handed out, and it was not reported as unusable so far.
     delivered: bool,
 }
@@ -99,30 +101,37 @@ impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Follower")
             .field("watched", &self.watched)
-            .field("after", &self.after)
+            .field("after", &self.cursor.after())
             .finish_non_exhaustive()
     }
 }
 
 impl Follower {
-    /// Follows `watched`; one poll waits for at most `at_most` (30 s to 60 s keeps an idle engine idle).
+    /// Follows `watched`; one poll waits for at most `at_most` (30 s to 60 s keeps an idle engine idle). Failures are
+    /// returned and not logged, unless [`Follower::reporting`] says under which name.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, watched: Watched, at_most: Duration) -> Self {
-        let now = Instant::now();
         Self {
             engine,
             watched,
             at_most,
-            after: Index(0),
+            cursor: Cursor::new(BURST, PER_SECOND, Retry::default()),
             anew: true,
             last: None,
             polling: None,
-            pace: Bucket::new(BURST, PER_SECOND, now),
-            idle_pace: Bucket::new(IDLE_BURST, IDLE_PER_SECOND, now),
+            idle_pace: Bucket::new(IDLE_BURST, IDLE_PER_SECOND, Instant::now()),
             not_before: None,
-            backoff: Backoff::default(),
             delivered: false,
         }
+    }
+
+    /// Logs the first failure of a row as that of `activity` ("reading the drains"), with what is true `meanwhile` ("the
+    /// last known drains are obeyed"), and logs the recovery after it.
+    #[must_use]
+    pub fn reporting(mut self, activity: &'static str, meanwhile: &'static str) -> Self {
+        let retry = Retry::new(activity).meanwhile(meanwhile).subject(self.watched.to_string());
+        self.cursor.report_by(retry);
+        self
     }
 
     /// What is followed.
@@ -135,7 +144,7 @@ impl Follower {
     pub async fn next(&mut self) -> News {
         // Only now is it known that the last reading could be used.
         if std::mem::take(&mut self.delivered) {
-            self.backoff.reset();
+            self.cursor.succeeded();
         }
         loop {
             if let Some(until) = self.not_before {
@@ -143,13 +152,13 @@ impl Follower {
                 self.not_before = None;
             }
             if self.polling.is_none()
-                && let Err(wait) = self.pace.take(Instant::now())
+                && let Err(wait) = self.cursor.take(Instant::now())
             {
                 self.not_before = Some(Instant::now() + wait);
                 continue;
             }
             let (engine, watched) = (&self.engine, &self.watched);
-            let wait = Wait { after: self.after, at_most: self.at_most };
+            let wait = self.cursor.wait(self.at_most);
             let poll = self.polling.get_or_insert_with(|| Poll {
                 started: Instant::now(),
                 answer: Box::pin(read(Arc::clone(engine), watched.clone(), wait)),
@@ -158,10 +167,8 @@ impl Follower {
             self.polling = None;
             match answer {
                 Err(error) => return self.failed(error),
-                Ok(read) if read.index < self.after => {
-                    // The engine started over. This answer may be one that waited in vain for the old index.
-                    (self.after, self.anew) = (Index(0), true);
-                }
+                // This answer may be one that waited in vain for the old index.
+                Ok(read) if self.cursor.went_back(read.index) => self.anew = true,
                 Ok(read) => return News::Read(self.take_in(read, started)),
             }
         }
@@ -172,9 +179,9 @@ impl Follower {
     /// for as long as readings cannot be used, also when the engine itself answers each time.
     pub fn failed(&mut self, error: EngineError) -> News {
         self.delivered = false;
-        let first = !self.backoff.is_failing();
-        self.not_before = Some(Instant::now() + self.backoff.next_random());
-        (self.after, self.anew, self.last) = (Index(0), true, None);
+        let first = !self.cursor.is_failing();
+        self.not_before = Some(Instant::now() + self.cursor.failed(&error));
+        (self.anew, self.last) = (true, None);
         News::Failed { error, first }
     }
 
@@ -190,8 +197,6 @@ impl Follower {
             self.not_before = Some(now + self.idle_pace.charge(now));
         }
         self.last = Some(entries);
-        // Index zero would not block.
-        self.after = read.index.max(Index(1));
         Reading { read, changed, anew }
     }
 }

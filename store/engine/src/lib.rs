@@ -18,6 +18,7 @@ pub mod consul;
 pub mod embedded;
 pub mod follower;
 mod pace;
+mod retry;
 pub mod secret;
 pub mod vital;
 
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 pub use backoff::Backoff;
+pub use retry::Retry;
 
 /// A position in the engine's history, as in `X-Consul-Index`: grows with every change of what was read.
 ///

@@ -1,7 +1,7 @@
-//! How fast to ask an engine: a token bucket for answers that come too quickly, a backoff for errors.
+//! How fast to ask an engine: a token bucket for answers that come too quickly.
 //!
-//! Both are used by everything that follows an engine: the watch of services ([`super::consul`]) and the follower of
-//! keys ([`super::follower`]).
+//! It is used by everything that follows an engine: the watch of services ([`super::consul`]) and the follower of keys
+//! ([`super::follower`]). What to do after errors is [`super::Backoff`]'s and [`super::Retry`]'s business.
 
 use std::time::Duration;
 
@@ -65,13 +65,6 @@ impl Bucket {
     }
 }
 
-/// How long to wait after so many failures in a row: full jitter between 100 ms and a ceiling that doubles
-/// up to 5 s, so that watchers of a cluster that comes back do not all come at once.
-pub(super) fn backoff(failures: u32) -> Duration {
-    let ceiling = (100_u64 << failures.min(6)).min(5_000);
-    Duration::from_millis(fastrand::u64(100..=ceiling.max(100)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,16 +92,5 @@ mod tests {
         let waits: Vec<_> = (0..4).map(|_| bucket.charge(start).as_secs()).collect();
         assert_eq!(waits, [0, 0, 1, 2]);
         assert_eq!(bucket.charge(start + Duration::from_secs(2)), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn backoff_stays_in_its_bounds() {
-        for failures in 0..40 {
-            for _ in 0..50 {
-                let wait = backoff(failures);
-                assert!(wait >= Duration::from_millis(100) && wait <= Duration::from_secs(5), "{wait:?}");
-            }
-        }
-        assert!((0..200).any(|_| backoff(20) > Duration::from_secs(3)));
     }
 }

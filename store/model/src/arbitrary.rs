@@ -215,7 +215,7 @@ fn http() -> impl Strategy<Value = HttpProbe> {
 fn probe() -> impl Strategy<Value = (Probe, u16)> {
     let words = || option::of("[\\x00-\\x7f]{1,9}").prop_map(|it| it.map(String::into_boxed_str));
     let tcp = (words(), words()).prop_map(|(send, expect)| Probe::Tcp(TcpProbe { send, expect }));
-    let rcode = sample::select(DnsProbe::RCODES.map(|(_, code)| code).to_vec());
+    let rcode = sample::select(DnsProbe::RCODES.map(Rcode::code).to_vec());
     let dns = (domain_name(), 1..=40u16, rcode, option::of(line())).prop_map(
         |(query, record_type, expect_rcode, expect_record)| {
             let expect_record = expect_record.filter(|_| expect_rcode == 0);
@@ -261,7 +261,7 @@ fn check() -> impl Strategy<Value = Check> {
 
 fn schedule() -> impl Strategy<Value = Schedule> {
     let zone = sample::select(vec!["UTC", "Asia/Shanghai", "America/New_York"]);
-    let days = distinct(sample::select(Day::ALL.map(|(_, day)| day).to_vec()), 1);
+    let days = distinct(sample::select(Day::ALL.to_vec()), 1);
     let time = || (0..=TimeOfDay::DAY).prop_map(|minutes| TimeOfDay::from_minutes(minutes).unwrap());
     (zone, days, time(), time())
         .prop_filter("a span", |(_, _, from, to)| from != to)

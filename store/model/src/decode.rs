@@ -14,38 +14,38 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Addresses, BlastRadius, Cluster, Document, DomainName, InputError, InputErrors, Keep, Kind, Location,
-    Name, Role, Scope, Site, Token, Vantage,
+    Name, Role, Scope, Site, Token, Vantage, Words as _,
     input_error::suggestion,
-    read::{Fields, Reader, join},
+    read::{Fields, Reader},
     tree::{Node, Place, Placed},
     yaml,
 };
 
-/// Reads every document of a text in YAML or JSON; `file` stands in mistakes.
+/// Reads every document of a text in YAML or JSON; `file` is its name in errors.
 ///
 /// # Errors
-/// Every mistake of the file, by line, if there is any. A text without documents is not a mistake.
+/// Every error of the file, by line, if there is any. A text without documents is not an error.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Placed<Document>>, Vec<InputError>> {
-    let mistakes = InputErrors::new(file.into());
-    let trees = yaml::parse(text, &mistakes);
+    let errors = InputErrors::new(file.into());
+    let trees = yaml::parse(text, &errors);
     let mut documents = Vec::with_capacity(trees.len());
     for tree in trees {
-        if let Some(value) = document(&tree, &mistakes) {
-            let place = Place::written(Arc::clone(mistakes.file()), Arc::new(tree));
+        if let Some(value) = document(&tree, &errors) {
+            let place = Place::written(Arc::clone(errors.file()), Arc::new(tree));
             documents.push(Placed { value, place });
         }
     }
-    if mistakes.count() == 0 { Ok(documents) } else { Err(mistakes.into_vec()) }
+    if errors.count() == 0 { Ok(documents) } else { Err(errors.into_vec()) }
 }
 
-/// Decodes one document; `None` if anything in it is a mistake.
+/// Decodes one document; `None` if anything in it is an error.
 #[must_use]
-pub fn document(tree: &Node, mistakes: &InputErrors) -> Option<Document> {
-    let before = mistakes.count();
+pub fn document(tree: &Node, errors: &InputErrors) -> Option<Document> {
+    let before = errors.count();
     let called = label(tree);
-    let reader = Reader::new(mistakes, &called, tree);
+    let reader = Reader::new(errors, &called, tree);
     let mut fields = reader.fields()?;
-    let Some(kind) = fields.required("kind", &kinds(), kind) else {
+    let Some(kind) = fields.required("kind", &Kind::expected(), kind) else {
         fields.ignore_rest();
         return None;
     };
@@ -62,10 +62,10 @@ pub fn document(tree: &Node, mistakes: &InputErrors) -> Option<Document> {
         Kind::Token => token(&fields).map(Document::Token),
     };
     drop(fields);
-    document.filter(|_| mistakes.count() == before)
+    document.filter(|_| errors.count() == before)
 }
 
-/// What mistakes call the document, as far as it says: `Domain gw.example.com`.
+/// What errors call the document, as far as it says: `Domain gw.example.com`.
 fn label(tree: &Node) -> String {
     let word = |key| match tree.entry(key).map(|entry| &entry.value.value) {
         Some(super::tree::Value::Scalar(scalar)) => {
@@ -77,19 +77,15 @@ fn label(tree: &Node) -> String {
     format!("{kind} {name}").trim().to_owned()
 }
 
-fn kinds() -> String {
-    format!("one of {}", join(Kind::ALL.iter().map(|kind| kind.as_str())))
-}
-
 fn kind(field: Reader<'_>) -> Option<Kind> {
     let text = field.text(80)?;
-    let found = Kind::ALL.into_iter().find(|kind| kind.as_str() == text);
+    let found = Kind::of_word(text);
     if found.is_none() {
         let hint = match Kind::parse(text) {
             Some(kind) => format!("; did you mean {:?}?", kind.as_str()),
             None => suggestion(text, Kind::ALL.iter().map(|kind| kind.as_str())),
         };
-        field.mistake(format!("{text:?} is not a kind{hint}"), kinds());
+        field.error(format!("{text:?} is not a kind{hint}"), Kind::expected());
     }
     found
 }
@@ -101,11 +97,11 @@ fn name(fields: &Fields<'_>) -> Option<Name> {
     fields.required("name", A_NAME, |field| field.parse())
 }
 
-/// A domain name that stands for itself, not a wildcard.
+/// A domain name that is not a wildcard.
 fn host(field: Reader<'_>) -> Option<DomainName> {
     let name: DomainName = field.parse()?;
     if name.as_str().starts_with("*.") || name.as_str() == "*" {
-        field.mistake("a wildcard is not supported here yet", "each name in full");
+        field.error("a wildcard is not supported here yet", "each name in full");
         return None;
     }
     Some(name)
@@ -119,7 +115,7 @@ fn some<T: Clone + Eq + std::hash::Hash>(
     let before = field.count();
     let items = field.distinct(read)?;
     if items.is_empty() && field.count() == before {
-        field.mistake("the list is empty", "at least one");
+        field.error("the list is empty", "at least one");
     }
     (!items.is_empty()).then_some(items)
 }
@@ -141,7 +137,7 @@ fn some_addresses(field: &Reader<'_>) -> Option<Addresses> {
     let before = field.count();
     let found = addresses(&field.fields()?);
     if found.a.is_empty() && found.aaaa.is_empty() && field.count() == before {
-        field.mistake("no address", "at least one address in `a` or `aaaa`");
+        field.error("no address", "at least one address in `a` or `aaaa`");
     }
     Some(found)
 }
@@ -183,7 +179,7 @@ fn capacity(field: &Reader<'_>) -> Option<BTreeMap<Name, u32>> {
     for (key, at) in field.entries()? {
         match key.parse::<Name>() {
             Ok(site) => capacity.extend(at.int(1..=u32::MAX).map(|rate| (site, rate))),
-            Err(expected) => at.mistake(format!("{key:?} is not {expected}"), expected.to_string()),
+            Err(expected) => at.error(format!("{key:?} is not {expected}"), expected.to_string()),
         }
     }
     Some(capacity)
@@ -196,7 +192,7 @@ fn keep(field: &Reader<'_>) -> Option<Keep> {
     let (at_least, of): (u8, Vec<Name>) = (at_least?, of?);
     if usize::from(at_least) > of.len() {
         let problem = format!("{at_least} of {} sites can never stay on", of.len());
-        field.mistake(problem, "at most as many as it names sites");
+        field.error(problem, "at most as many as it names sites");
     }
     Some(Keep { at_least, of })
 }
@@ -213,13 +209,13 @@ fn guard(field: &Reader<'_>) -> Option<BlastRadius> {
 fn gateways(field: Reader<'_>) -> Option<BTreeMap<Name, Addresses>> {
     let entries = field.entries()?;
     if entries.is_empty() {
-        field.mistake("no site", "at least one site with its addresses");
+        field.error("no site", "at least one site with its addresses");
     }
     let mut gateways = BTreeMap::new();
     for (key, at) in entries {
         match key.parse::<Name>() {
             Ok(site) => gateways.extend(some_addresses(&at).map(|found| (site, found))),
-            Err(expected) => at.mistake(format!("{key:?} is not {expected}"), expected.to_string()),
+            Err(expected) => at.error(format!("{key:?} is not {expected}"), expected.to_string()),
         }
     }
     Some(gateways)
@@ -234,20 +230,10 @@ fn vantage(fields: &Fields<'_>) -> Option<Vantage> {
 
 fn token(fields: &Fields<'_>) -> Option<Token> {
     let name = name(fields);
-    let roles = [
-        ("operator", Role::Operator),
-        ("automation", Role::Automation),
-        ("vantage", Role::Vantage),
-        ("registrar", Role::Registrar),
-        ("node", Role::Node),
-        ("control", Role::Control),
-        ("reader", Role::Reader),
-    ];
-    let expected = format!("one of {}", join(roles.iter().map(|(word, _)| *word)));
-    let role = fields.required("role", &expected, |field| field.word(&roles));
+    let role = fields.required_word("role");
     let scope = fields.or("scope", Scope::default(), |field| scope(&field, role));
     if role == Some(Role::Vantage) && fields.get("scope").is_none() {
-        fields.whole().mistake("a vantage's token has no scope", "scope: { vantage: NAME }");
+        fields.whole().error("a vantage's token has no scope", "scope: { vantage: NAME }");
     }
     let sha256 = "the SHA-256 of the secret: 64 hexadecimal digits, as `waypost token create` prints them";
     let secret_sha256 = fields.required("secret_sha256", sha256, |field| {
@@ -255,7 +241,7 @@ fn token(fields: &Fields<'_>) -> Option<Token> {
         let fits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if !fits {
             // The text is not repeated: it may be the secret itself.
-            field.mistake(format!("is not {sha256}"), sha256);
+            field.error(format!("is not {sha256}"), sha256);
         }
         fits.then(|| text.to_ascii_lowercase())
     });
@@ -263,7 +249,7 @@ fn token(fields: &Fields<'_>) -> Option<Token> {
     if let Some(at) = fields.get("waits_for")
         && role.is_some_and(|role| role != Role::Operator)
     {
-        at.mistake("means nothing in this role", "no such key but in an operator's token");
+        at.error("means nothing in this role", "no such key but in an operator's token");
     }
     Some(Token { name: name?, role: role?, scope, secret_sha256: secret_sha256?, waits_for })
 }
@@ -277,14 +263,16 @@ fn scope(field: &Reader<'_>, role: Option<Role>) -> Option<Scope> {
         if let (Some(at), Some(role)) = (fields.get(key), role)
             && role != of
         {
-            at.mistake("limits nothing in this role", "no such key in the scope of this role");
+            at.error("limits nothing in this role", "no such key in the scope of this role");
         }
     }
     if role == Some(Role::Vantage) && fields.get("vantage").is_none() {
-        field.mistake("a vantage's token names no vantage", "scope: { vantage: NAME }");
+        field.error("a vantage's token names no vantage", "scope: { vantage: NAME }");
     }
     Some(Scope { vantage, services })
 }
 
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainName, Name, Span, Weight};
+use super::{
+    DomainName, Name, Span, Weight,
+    words::{tagged, words},
+};
 
 mod check;
 mod domain;
@@ -24,71 +27,28 @@ pub use policy::*;
 pub use token::*;
 pub use zone::*;
 
-/// A document of any kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind")]
-#[expect(missing_docs, reason = "each variant is its type, documented there")]
-pub enum Document {
-    Site(Site),
-    Cluster(Cluster),
-    Zone(Zone),
-    Check(Check),
-    Domain(SharedDomain),
-    Service(Service),
-    Route(Route),
-    Vantage(Vantage),
-    Override(Override),
-    Token(Token),
-}
-
-/// The kinds, in the order in which documents may refer to one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names of the document types")]
-pub enum Kind {
-    Site,
-    Zone,
-    Cluster,
-    Check,
-    Domain,
-    Service,
-    Route,
-    Vantage,
-    Override,
-    Token,
+tagged! {
+    /// A document of any kind.
+    #[derive(Clone, Debug, PartialEq)]
+    #[serde(tag = "kind")]
+    #[expect(missing_docs, reason = "each variant is its type, documented there")]
+    pub enum Document {
+        "Site" Site(Site),
+        "Zone" Zone(Zone),
+        "Cluster" Cluster(Cluster),
+        "Check" Check(Check),
+        "Domain" Domain(SharedDomain),
+        "Service" Service(Service),
+        "Route" Route(Route),
+        "Vantage" Vantage(Vantage),
+        "Override" Override(Override),
+        "Token" Token(Token),
+    }
+    /// The kinds, in the order in which documents may refer to one another.
+    pub enum Kind;
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 10] = [
-        Self::Site,
-        Self::Zone,
-        Self::Cluster,
-        Self::Check,
-        Self::Domain,
-        Self::Service,
-        Self::Route,
-        Self::Vantage,
-        Self::Override,
-        Self::Token,
-    ];
-
-    /// As written in documents: `Site`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Site => "Site",
-            Self::Zone => "Zone",
-            Self::Cluster => "Cluster",
-            Self::Check => "Check",
-            Self::Domain => "Domain",
-            Self::Service => "Service",
-            Self::Route => "Route",
-            Self::Vantage => "Vantage",
-            Self::Override => "Override",
-            Self::Token => "Token",
-        }
-    }
-
     /// The kind a person means, in any case, singular or plural: `site`, `Sites`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -97,12 +57,6 @@ impl Kind {
             let name = kind.as_str().to_ascii_lowercase();
             lower == name || lower.strip_suffix('s') == Some(&name)
         })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -125,19 +79,19 @@ impl Document {
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> DocumentId {
-        let (kind, name) = match self {
-            Self::Site(it) => (Kind::Site, it.name.as_str()),
-            Self::Cluster(it) => (Kind::Cluster, it.name.as_str()),
-            Self::Zone(it) => (Kind::Zone, it.name.as_str()),
-            Self::Check(it) => (Kind::Check, it.name.as_str()),
-            Self::Domain(it) => (Kind::Domain, it.name.as_str()),
-            Self::Service(it) => (Kind::Service, it.name.as_str()),
-            Self::Route(it) => (Kind::Route, it.name.as_str()),
-            Self::Vantage(it) => (Kind::Vantage, it.name.as_str()),
-            Self::Override(it) => (Kind::Override, it.name.as_str()),
-            Self::Token(it) => (Kind::Token, it.name.as_str()),
+        let name = match self {
+            Self::Site(it) => it.name.as_str(),
+            Self::Zone(it) => it.name.as_str(),
+            Self::Cluster(it) => it.name.as_str(),
+            Self::Check(it) => it.name.as_str(),
+            Self::Domain(it) => it.name.as_str(),
+            Self::Service(it) => it.name.as_str(),
+            Self::Route(it) => it.name.as_str(),
+            Self::Vantage(it) => it.name.as_str(),
+            Self::Override(it) => it.name.as_str(),
+            Self::Token(it) => it.name.as_str(),
         };
-        DocumentId { kind, name: name.to_owned() }
+        DocumentId { kind: self.kind(), name: name.to_owned() }
     }
 }
 
@@ -146,7 +100,7 @@ impl Document {
 pub struct Site {
     /// Its name.
     pub name: Name,
-    /// Where it stands; decides which site is the next nearest.
+    /// Where it is; decides which site is the next nearest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
     /// Clients that are nearest here, whatever geography says; the longest prefix of all sites wins.
@@ -192,10 +146,10 @@ pub struct Cluster {
     /// as many as come.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Name, u32>,
-    /// What no override may break, whoever orders it.
+    /// What no override may break.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<Keep>,
-    /// When so many targets fail at once that it is likelier our own mistake. Absent: never.
+    /// When so many targets fail at once that it is likelier a fault of our own. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BlastRadius>,
 }
@@ -272,15 +226,16 @@ pub struct ConsulService {
     pub tags: Vec<String>,
 }
 
-/// Where service domains point.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RouteBy {
-    /// To the cluster's gateway domain.
-    #[default]
-    Gateway,
-    /// To the service's own UUID domain.
-    Uuid,
+words! {
+    /// Where service domains point.
+    #[derive(Default)]
+    pub enum RouteBy {
+        /// To the cluster's gateway domain.
+        #[default]
+        "gateway" Gateway,
+        /// To the service's own UUID domain.
+        "uuid" Uuid,
+    }
 }
 
 /// What requests go to which service.
@@ -318,7 +273,7 @@ pub struct RouteTarget {
 pub struct Vantage {
     /// Its name.
     pub name: Name,
-    /// The site it stands in; absent: outside every site.
+    /// The site it is in; absent: outside every site.
     #[serde(default)]
     pub site: Option<Name>,
     /// The region it speaks for; absent: its site's, if that has one.
@@ -362,60 +317,39 @@ pub struct OverrideTarget {
     /// The site; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<Name>,
-    /// A domain or a glob (`*` stands for any run of characters); absent: all.
+    /// A domain or a glob (`*` matches any run of characters); absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
 }
 
-/// What an operator ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OverrideState {
-    /// Use it whatever probes say.
-    Up,
-    /// Use it only when nothing else is left at all.
-    Down,
-    /// Stop sending new clients there; before `down` when nothing else is left.
-    Drain,
-    /// Let back what recovered before this order, where a domain's recovery is `manual`. It overrides nothing else.
-    Release,
-}
-
-impl OverrideState {
-    /// As in documents and views.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Drain => "drain",
-            Self::Release => "release",
-        }
+words! {
+    /// What an operator ordered.
+    pub enum OverrideState {
+        /// Use it whatever probes say.
+        "up" Up,
+        /// Use it only when nothing else is left at all.
+        "down" Down,
+        /// Stop sending new clients there; before `down` when nothing else is left.
+        "drain" Drain,
+        /// Let back what recovered before this order, where a domain's recovery is `manual`. It overrides nothing else.
+        "release" Release,
     }
 }
 
-/// Whose order it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Authority {
-    /// A tool's.
-    Tool,
-    /// A person's.
-    #[default]
-    Human,
+words! {
+    /// Whose order it is. A person's outranks a tool's.
+    #[derive(Default)]
+    pub enum Authority {
+        /// A tool's.
+        "tool" Tool,
+        /// A person's.
+        #[default]
+        "human" Human,
+    }
 }
 
 impl Authority {
     const fn is_human(&self) -> bool {
         matches!(self, Self::Human)
-    }
-
-    /// As in documents and views.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tool => "tool",
-            Self::Human => "human",
-        }
     }
 }

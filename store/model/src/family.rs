@@ -21,7 +21,7 @@ impl Family {
         matches!((self, ip), (Self::V4, IpAddr::V4(_)) | (Self::V6, IpAddr::V6(_)))
     }
 
-    /// As people write it.
+    /// Its usual name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

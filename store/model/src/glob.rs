@@ -1,6 +1,6 @@
 //! Globs, as overrides and tokens use them to cover several names.
 
-/// Whether a glob covers a name; `*` stands for any run of characters.
+/// Whether a glob covers a name; `*` matches any run of characters.
 #[must_use]
 pub fn matches(glob: &str, name: &str) -> bool {
     let Some((head, tail)) = glob.split_once('*') else { return glob == name };

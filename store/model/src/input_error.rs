@@ -1,15 +1,21 @@
 //! What is wrong with what was written, and where.
 
-use std::{cell::RefCell, fmt, ops::RangeInclusive, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-/// One mistake. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
+/// One error. Prints as one line: `world.yaml:12: Domain gw.example.com: ttl: "0s" is not a TTL of …`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputError {
-    /// The file, or what stands for it: `stored`, `stdin`.
+    /// The file, or where else the document came from: `stored`, `stdin`.
     pub file: Arc<str>,
-    /// The line, 1-based; absent for what stands in no file.
+    /// The line, 1-based; absent for what did not come from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
     /// The document, as `Domain gw.example.com`; empty where none is known.
@@ -43,21 +49,82 @@ impl fmt::Display for InputError {
     }
 }
 
-/// The mistakes of one file, collected while readers go on reading.
+/// The errors of one file, collected while readers go on reading.
 #[derive(Debug)]
 pub struct InputErrors {
     file: Arc<str>,
     list: RefCell<Vec<InputError>>,
+    asked: Option<RefCell<Asked>>,
+}
+
+/// Which fields a reader asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    fields: BTreeSet<String>,
+    /// Places under free keys, such as `gateways.bj`, with what they are called: `gateways.*`.
+    free: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// A place without the keys and the numbers of this one text: `rules[].policy`, `gateways.*.a`.
+    fn general(&self, place: &str) -> String {
+        let below = |(from, to): (&String, &String)| {
+            let rest = place
+                .strip_prefix(from.as_str())
+                .filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))?;
+            Some((from.len(), format!("{to}{rest}")))
+        };
+        let found = self.free.iter().filter_map(below).max_by_key(|(length, _)| *length);
+        let place = found.map_or_else(|| place.to_owned(), |(_, place)| place);
+        let parts = place.split('[').enumerate().map(|(n, part)| match part.split_once(']') {
+            Some((_, rest)) if n > 0 => format!("[]{rest}"),
+            _ => part.to_owned(),
+        });
+        parts.collect()
+    }
 }
 
 impl InputErrors {
-    /// More than this many help nobody; further ones are not kept.
+    /// No more than this many are kept: nobody reads further ones.
     pub const MAX: usize = 1_000;
 
     /// None so far.
     #[must_use]
     pub const fn new(file: Arc<str>) -> Self {
-        Self { file, list: RefCell::new(Vec::new()) }
+        Self { file, list: RefCell::new(Vec::new()), asked: None }
+    }
+
+    /// As [`InputErrors::new`], and remembers every field that readers ask for, so that a page of reference can be
+    /// compared with what is really read.
+    #[must_use]
+    pub fn recording(file: Arc<str>) -> Self {
+        Self { asked: Some(RefCell::default()), ..Self::new(file) }
+    }
+
+    /// The fields that readers have asked for: `rules[].policy.type`, and `gateways.*.a` where keys are free.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.iter().flat_map(|asked| asked.borrow().fields.clone()).collect()
+    }
+
+    /// Notes that a reader asked for a field of the map at `place`.
+    pub(crate) fn note(&self, place: &str, key: &str) {
+        if let Some(asked) = &self.asked {
+            let mut asked = asked.borrow_mut();
+            let place = asked.general(place);
+            let dot = if place.is_empty() { "" } else { "." };
+            asked.fields.insert(format!("{place}{dot}{key}"));
+        }
+    }
+
+    /// Notes that the map at `place` has free keys, of which this is one.
+    pub(crate) fn note_free(&self, place: &str, key: &str) {
+        self.note(place, "*");
+        if let Some(asked) = &self.asked {
+            let mut asked = asked.borrow_mut();
+            let general = format!("{}.*", asked.general(place));
+            asked.free.insert(format!("{place}.{key}"), general);
+        }
     }
 
     /// The file they are in.
@@ -85,7 +152,7 @@ impl InputErrors {
     #[must_use]
     pub fn into_vec(self) -> Vec<InputError> {
         let mut list = self.list.into_inner();
-        list.sort_by_key(|mistake| mistake.line);
+        list.sort_by_key(|error| error.line);
         list
     }
 }
@@ -157,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line() {
-        let mut mistake = InputError {
+    fn an_error_is_one_line() {
+        let mut error = InputError {
             file: "world.yaml".into(),
             line: Some(12),
             document: "Domain gw.example.com".to_owned(),
@@ -166,9 +233,9 @@ mod tests {
             problem: "\"0s\" is not a TTL".to_owned(),
             expected: "a TTL".to_owned(),
         };
-        assert_eq!(mistake.to_string(), "world.yaml:12: Domain gw.example.com: ttl: \"0s\" is not a TTL");
-        mistake.problem = "is missing".to_owned();
-        mistake.line = None;
-        assert_eq!(mistake.to_string(), "world.yaml: Domain gw.example.com: ttl: is missing; expected a TTL");
+        assert_eq!(error.to_string(), "world.yaml:12: Domain gw.example.com: ttl: \"0s\" is not a TTL");
+        error.problem = "is missing".to_owned();
+        error.line = None;
+        assert_eq!(error.to_string(), "world.yaml: Domain gw.example.com: ttl: is missing; expected a TTL");
     }
 }

@@ -1,30 +1,36 @@
 //! The vocabulary: names, units and the declarative documents every part of the program speaks of.
 //!
 //! These types are what *runs*, not what was written: they exist only once decoding has accepted a document,
-//! so nobody downstream checks again. They serialise to the stored and the JSON form; people write YAML, read by
-//! a reader into a tree that remembers lines, so that every mistake can name its place.
+//! so no later code checks again. They serialise to the stored and the JSON form; files have YAML, read by
+//! a reader into a tree that remembers lines, so that every error can name its place.
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
 pub mod decode;
+mod digest;
 mod documents;
 pub mod encode;
 mod family;
 pub mod glob;
 mod input_error;
 mod name;
+mod rcode;
 pub mod rdata;
 pub mod read;
 pub mod tree;
 mod units;
+mod words;
 mod world;
 pub mod yaml;
 
 pub use decode::parse;
+pub use digest::sha256_hex;
 pub use documents::*;
 pub use family::Family;
 pub use input_error::{InputError, InputErrors};
 pub use name::{DomainName, Name, NameError};
+pub use rcode::Rcode;
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
+pub use words::{UnknownWord, Words};
 pub use world::{MAX_SITES, Origin, Places, Sources, Steered, World, ended_overrides};

@@ -20,7 +20,7 @@ pub enum NameError {
         "a domain name such as gw.example.com: labels of 1 to 63 characters a-z, 0-9, '-' or '_', at most 253 in all"
     )]
     Domain,
-    /// For DNS, where any octets may stand in a label.
+    /// For DNS, where a label may have any octets.
     #[error(
         "a domain name: labels of 1 to 63 octets, at most 255 in all, unusual ones written \\DDD (RFC 1035 §5.1)"
     )]
@@ -54,7 +54,7 @@ impl FromStr for Name {
 }
 
 /// A fully qualified domain name in lower case, without the trailing dot. Only the root has no label; its text is
-/// empty, and it stands nowhere but in record data ([`DomainName::root`]).
+/// empty, and it occurs only in record data ([`DomainName::root`]).
 ///
 /// Names of documents are host-like (letters, digits, `-`, `_`, and a leading `*` label), which is what
 /// [`FromStr`] takes. Owners and targets of records may hold any octets (RFC 2181 §11): in the text those are
@@ -155,7 +155,7 @@ impl DomainName {
         Self::joined(origin, Self::labels_of(relative)?)
     }
 
-    /// As [`DomainName::below`], of a word of a zone file: any octet may stand in a label, since the words are parted
+    /// As [`DomainName::below`], of a word of a zone file: a label may have any octet, since the words are parted
     /// already. In quotes, `@` is a name as any other.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl DomainName {
     /// The labels of a name in presentation form (RFC 1035 §5.1), as they are written, and whether a dot ends it.
     ///
     /// # Errors
-    /// Octets that only stand escaped, an escape that is none, or an empty label. The lengths are not looked at.
+    /// Octets that must be escaped, a malformed escape, or an empty label. The lengths are not looked at.
     pub fn labels_of(text: &[u8]) -> Result<(Vec<Vec<u8>>, bool), NameError> {
         let mut rest = text;
         while let [octet, after @ ..] = rest {
@@ -240,7 +240,7 @@ fn unescape(text: &[u8]) -> Vec<Vec<u8>> {
     labels
 }
 
-/// What stands behind a backslash: three decimal digits are an octet, anything else stands for itself
+/// What follows a backslash: three decimal digits are an octet, any other character is itself
 /// (RFC 1035 §5.1).
 pub(crate) fn escaped(text: &[u8]) -> Option<(u8, &[u8])> {
     match text {

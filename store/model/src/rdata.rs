@@ -1,7 +1,10 @@
-//! Record data: as people write it (RFC 1035 §5.1), and as octets on the wire.
+//! Record data: in presentation form (RFC 1035 §5.1), and as octets on the wire.
+//!
+//! hickory-proto reads zone files too, but fewer types, and its errors name neither the word
+//! nor what would be right.
 //!
 //! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
-//! become [`RecordData`]; so a type is one line, and every mistake can name its word. Documents and zone files
+//! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
 //! both read through here.
 
 mod assigned;
@@ -9,6 +12,7 @@ pub(super) mod layout;
 mod location;
 mod rare;
 mod read;
+mod record_type;
 mod service;
 mod types;
 mod wire;
@@ -18,6 +22,7 @@ mod write;
 use super::{DomainName, RecordData, StartOfAuthority, Ttl};
 use read::Cursor;
 pub use read::period;
+pub use record_type::{NotAType, RecordType};
 pub use types::{mnemonic, mnemonics, number, signs, signs_only_at_apex};
 pub use words::{Entry, Malformed, Scanner, Word};
 pub use write::text;
@@ -110,10 +115,10 @@ pub fn form(record_type: u16) -> &'static str {
     types::shape(record_type).map_or(r"\# and the data in hexadecimal: \# 2 0a0b", |shape| shape.form)
 }
 
-/// Why records of a type cannot exist: SOA is the zone's own, others stand only in messages.
+/// Why records of a type cannot exist: SOA is the zone's own, others occur only in messages.
 fn no_record(record_type: u16) -> Option<&'static str> {
     match record_type {
-        6 => Some("a SOA stands only at the zone's apex"),
+        6 => Some("a SOA record is only at the zone's apex"),
         0 | 41 | 128..=255 => Some("a type for questions and messages, not for data"),
         _ => None,
     }

@@ -1,15 +1,15 @@
-//! Reads a tree into types and collects every mistake on the way instead of stopping at the first.
+//! Reads a tree into types and collects every error on the way instead of stopping at the first.
 //!
-//! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records a mistake and gives
+//! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records an error and gives
 //! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
-//! [`Fields`], which reports, when it is dropped, the keys nobody asked for: an unknown key cannot slip through.
+//! [`Fields`], which reports, when it is dropped, the keys that were not asked for, so that no unknown key is overlooked.
 
 use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
 
 use ipnet::IpNet;
 
 use super::{
-    Span, Ttl,
+    Span, Ttl, Words,
     input_error::{InputErrors, suggestion},
     tree::{Node, Scalar, Value},
 };
@@ -17,7 +17,7 @@ use super::{
 /// A cursor on one node.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
-    mistakes: &'a InputErrors,
+    errors: &'a InputErrors,
     document: &'a str,
     field: String,
     line: u32,
@@ -25,10 +25,10 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// At the root of a tree. `document` says in mistakes what the tree is, as `Domain gw.example.com`.
+    /// At the root of a tree. `document` says in errors what the tree is, as `Domain gw.example.com`.
     #[must_use]
-    pub const fn new(mistakes: &'a InputErrors, document: &'a str, node: &'a Node) -> Self {
-        Self { mistakes, document, field: String::new(), line: node.line, node }
+    pub const fn new(errors: &'a InputErrors, document: &'a str, node: &'a Node) -> Self {
+        Self { errors, document, field: String::new(), line: node.line, node }
     }
 
     /// The node it is on.
@@ -43,20 +43,20 @@ impl<'a> Reader<'a> {
         &self.field
     }
 
-    /// Records a mistake here: what is wrong, and what would be right (empty if the problem says it).
-    pub fn mistake(&self, problem: impl Into<String>, expected: impl Into<String>) {
-        self.mistakes.add(self.line, self.document, &self.field, problem.into(), expected.into());
+    /// Records an error here: what is wrong, and what would be right (empty if the problem says it).
+    pub fn error(&self, problem: impl Into<String>, expected: impl Into<String>) {
+        self.errors.add(self.line, self.document, &self.field, problem.into(), expected.into());
     }
 
-    /// Records that what stands here is not `expected`.
+    /// Records that the value here is not `expected`.
     pub fn wrong(&self, expected: impl fmt::Display) {
-        self.mistake(format!("{} is not {expected}", self.node.found()), expected.to_string());
+        self.error(format!("{} is not {expected}", self.node.found()), expected.to_string());
     }
 
-    /// How many mistakes there are so far, here and elsewhere.
+    /// How many errors there are so far, here and elsewhere.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.mistakes.count()
+        self.errors.count()
     }
 
     /// True for `null` and for a key without a value.
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         matches!(&self.node.value, Value::Scalar(scalar) if scalar.is_null())
     }
 
-    /// The scalar here, unless it is null; otherwise a mistake.
+    /// The scalar here, unless it is null; otherwise an error.
     fn scalar(&self, expected: &dyn fmt::Display) -> Option<&'a Scalar> {
         match &self.node.value {
             Value::Scalar(scalar) if !scalar.is_null() => Some(scalar),
@@ -202,17 +202,39 @@ impl<'a> Reader<'a> {
         Some(net)
     }
 
-    /// One of a few words; `T` is what each stands for.
+    /// One of the words of an enumeration.
+    #[must_use]
+    pub fn one_of<T: Words>(&self) -> Option<T> {
+        let text = match &self.node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => scalar.text.as_str(),
+            _ => {
+                self.wrong(T::expected());
+                return None;
+            }
+        };
+        let found = T::of_word(text);
+        if found.is_none() {
+            self.no_such_word(text, T::EVERY.iter().map(|value| value.word()));
+        }
+        found
+    }
+
+    /// One of a few words that are no enumeration of their own; `T` is what each means.
     #[must_use]
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let expected = format!("one of {}", join(words.iter().map(|(word, _)| *word)));
         let text = self.scalar(&expected)?.text.as_str();
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let hint = suggestion(text, words.iter().map(|(word, _)| *word));
-            self.mistake(format!("{} is not {expected}{hint}", self.node.found()), expected);
+            self.no_such_word(text, words.iter().map(|(word, _)| *word));
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    fn no_such_word<'w>(&self, text: &str, words: impl Iterator<Item = &'w str> + Clone) {
+        let expected = format!("one of {}", join(words.clone()));
+        let hint = suggestion(text, words);
+        self.error(format!("{} is not {expected}{hint}", self.node.found()), expected);
     }
 
     /// The items of a list, each read by `read`; all wrong ones are reported. `None` only if it is no list.
@@ -232,13 +254,13 @@ impl<'a> Reader<'a> {
             if seen.insert(value.clone()) {
                 values.push(value);
             } else {
-                at.mistake(format!("{} stands here twice", at.node.found()), "each once");
+                at.error(format!("{} is a duplicate value", at.node.found()), "each value once");
             }
         }
         Some(values)
     }
 
-    /// Cursors on the items of a list; a mistake that says `expected` if it is none.
+    /// Cursors on the items of a list; an error that says `expected` if it is none.
     fn items(&self, expected: &str) -> Option<Vec<Self>> {
         let Value::List(items) = &self.node.value else {
             self.wrong(expected);
@@ -249,7 +271,7 @@ impl<'a> Reader<'a> {
     }
 
     fn step(&self, field: String, line: u32, node: &'a Node) -> Self {
-        Self { mistakes: self.mistakes, document: self.document, field, line, node }
+        Self { errors: self.errors, document: self.document, field, line, node }
     }
 
     /// The fields of a map with fixed keys.
@@ -271,6 +293,7 @@ impl<'a> Reader<'a> {
         };
         let prefix = self.prefix();
         let at = |entry: &'a super::tree::Entry| {
+            self.errors.note_free(&self.field, &entry.key);
             let field = format!("{prefix}{}", entry.key);
             (entry.key.as_str(), self.step(field, entry.line, &entry.value))
         };
@@ -292,7 +315,7 @@ pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
     }
 }
 
-/// The fields of a map. When dropped, every key that was not asked for is a mistake.
+/// The fields of a map. When dropped, every key that was not asked for is an error.
 #[derive(Debug)]
 pub struct Fields<'a> {
     at: Reader<'a>,
@@ -301,7 +324,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// A cursor on the map itself, for mistakes about the whole.
+    /// A cursor on the map itself, for errors about the whole.
     #[must_use]
     pub const fn whole(&self) -> &Reader<'a> {
         &self.at
@@ -310,6 +333,7 @@ impl<'a> Fields<'a> {
     /// A cursor on a field, if it was written (null counts as written).
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
+        self.at.errors.note(&self.at.field, key);
         let mut asked = self.asked.borrow_mut();
         if !asked.contains(&key) {
             asked.push(key);
@@ -328,10 +352,16 @@ impl<'a> Fields<'a> {
     ) -> Option<T> {
         let Some(field) = self.get(key) else {
             let missing = self.at.step(format!("{}{key}", self.at.prefix()), self.at.line, self.at.node);
-            missing.mistake("is missing", expected);
+            missing.error("is missing", expected);
             return None;
         };
         read(field)
+    }
+
+    /// A field that must be there and be one of the words of an enumeration.
+    #[must_use]
+    pub fn required_word<T: Words>(&self, key: &'static str) -> Option<T> {
+        self.required(key, &T::expected(), |field| field.one_of())
     }
 
     /// A field that may be absent or null.
@@ -340,7 +370,7 @@ impl<'a> Fields<'a> {
         self.get(key).filter(|field| !field.is_null()).and_then(read)
     }
 
-    /// A field with a default, which is also what a wrong value reads as: the mistake is recorded anyway.
+    /// A field with a default, which is also what a wrong value reads as: the error is recorded anyway.
     #[must_use]
     pub fn or<T>(&self, key: &'static str, default: T, read: impl FnOnce(Reader<'a>) -> Option<T>) -> T {
         self.optional(key, read).unwrap_or(default)
@@ -349,11 +379,11 @@ impl<'a> Fields<'a> {
     /// Refuses a field that means something, but not yet: says what is supported instead.
     pub fn not_yet(&self, key: &'static str, supported: &str) {
         if let Some(field) = self.get(key) {
-            field.mistake(format!("not supported yet; supported are {supported}"), supported);
+            field.error(format!("not supported yet; supported are {supported}"), supported);
         }
     }
 
-    /// Takes keys nobody asked for as they are, for a map that is refused for another reason.
+    /// Accepts keys that were not asked for, for a map that is refused for another reason.
     pub const fn ignore_rest(&mut self) {
         self.strict = false;
     }
@@ -367,7 +397,7 @@ impl Drop for Fields<'_> {
             let hint = suggestion(&entry.key, asked.iter().copied());
             let known = format!("one of the keys {}", join(asked.iter().copied()));
             let at = self.at.step(format!("{}{}", self.at.prefix(), entry.key), entry.line, &entry.value);
-            at.mistake(format!("unknown key{hint}"), known);
+            at.error(format!("unknown key{hint}"), known);
         }
     }
 }
@@ -377,18 +407,18 @@ mod tests {
     use super::*;
     use crate::{InputError, Name, yaml};
 
-    /// Reads one document and returns the mistakes, as printed.
+    /// Reads one document and returns the errors, as printed.
     fn read(text: &str, with: impl FnOnce(&Fields<'_>)) -> Vec<String> {
-        let mistakes = InputErrors::new("t.yaml".into());
-        let trees = yaml::parse(text, &mistakes);
-        assert_eq!(mistakes.count(), 0, "the YAML itself");
-        let root = Reader::new(&mistakes, "Thing x", &trees[0]);
+        let errors = InputErrors::new("t.yaml".into());
+        let trees = yaml::parse(text, &errors);
+        assert_eq!(errors.count(), 0, "the YAML itself");
+        let root = Reader::new(&errors, "Thing x", &trees[0]);
         with(&root.fields().unwrap());
-        mistakes.into_vec().iter().map(InputError::to_string).collect()
+        errors.into_vec().iter().map(InputError::to_string).collect()
     }
 
     #[test]
-    fn every_mistake_in_one_run() {
+    fn every_error_in_one_run() {
         let text = "a: 70000\nb: nope\nc: [x, B, x]\nd: {e: 0s}\nsiet: 1\n";
         let found = read(text, |fields| {
             assert_eq!(fields.or("a", 9u16, |r| r.int(1..=65535)), 9);
@@ -409,7 +439,7 @@ mod tests {
                 "t.yaml:1: Thing x: g: is missing; expected a name".to_owned(),
                 "t.yaml:2: Thing x: b: \"nope\" is not true or false".to_owned(),
                 format!("t.yaml:3: Thing x: c[1]: \"B\" is not {name}"),
-                "t.yaml:3: Thing x: c[2]: \"x\" stands here twice; expected each once".to_owned(),
+                "t.yaml:3: Thing x: c[2]: \"x\" is a duplicate value; expected each value once".to_owned(),
                 "t.yaml:4: Thing x: d.e: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d"
                     .to_owned(),
                 "t.yaml:5: Thing x: siet: unknown key; did you mean \"site\"?; expected one of the keys \

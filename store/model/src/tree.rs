@@ -11,7 +11,7 @@ use std::{fmt, sync::Arc};
 pub struct Node {
     /// 1-based, within its file.
     pub line: u32,
-    /// What stands there.
+    /// The value.
     pub value: Value,
 }
 
@@ -22,7 +22,7 @@ pub enum Value {
     Scalar(Scalar),
     /// A list.
     List(Vec<Node>),
-    /// Keys with their values, in the order written; no key stands there twice.
+    /// Keys with their values, in the order written; keys are distinct.
     Map(Vec<Entry>),
 }
 
@@ -53,7 +53,7 @@ impl Scalar {
         !self.quoted && matches!(self.text.as_str(), "" | "~" | "null" | "Null" | "NULL")
     }
 
-    /// The truth value, if an unquoted one stands here (YAML 1.2 core schema: `yes` and `on` are texts).
+    /// The truth value, if it is an unquoted one (YAML 1.2 core schema: `yes` and `on` are texts).
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         match self.text.as_str() {
@@ -64,7 +64,7 @@ impl Scalar {
         }
     }
 
-    /// The whole number, if an unquoted decimal one stands here.
+    /// The whole number, if it is an unquoted decimal one.
     #[must_use]
     pub fn as_int(&self) -> Option<i64> {
         let digits = self.text.strip_prefix('-').unwrap_or(&self.text);
@@ -72,7 +72,7 @@ impl Scalar {
         (!self.quoted && decimal).then(|| self.text.parse().ok()).flatten()
     }
 
-    /// The number, if an unquoted finite one stands here.
+    /// The number, if it is an unquoted finite one.
     #[must_use]
     pub fn as_float(&self) -> Option<f64> {
         let numeric =
@@ -115,7 +115,7 @@ impl Node {
         }
     }
 
-    /// What stands here, in a few words, for people: `"20s"`, `a list`, `nothing`.
+    /// The value in a few words, for messages: `"20s"`, `a list`, `nothing`.
     #[must_use]
     pub fn found(&self) -> String {
         match &self.value {
@@ -149,7 +149,7 @@ impl Node {
     }
 }
 
-/// A text in quotes for people: one line, at most some 80 characters.
+/// A text in quotes for messages: one line, at most some 80 characters.
 pub(crate) fn quote(text: &str) -> String {
     const MAX: usize = 80;
     let end = text.char_indices().nth(MAX).map(|(at, _)| at);
@@ -176,7 +176,7 @@ impl Place {
         Self { file: called.into(), node: None }
     }
 
-    /// The file's name, or what stands for it.
+    /// The file's name, or where else the document came from.
     #[must_use]
     pub const fn file(&self) -> &Arc<str> {
         &self.file

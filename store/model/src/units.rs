@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Ttl {
 }
 
 impl Ttl {
-    /// The TTL of a record in a zone, as people write it: zero is allowed.
+    /// The TTL of a record in a zone from a document: zero is allowed.
     ///
     /// # Errors
     /// When it is not of whole seconds, or above [`Ttl::MAX`].
@@ -66,7 +66,7 @@ impl Ttl {
         Self::of_soa_in(span).ok().filter(|ttl| *ttl <= Self::MAX).ok_or(SpanError::NotARecordTtl)
     }
 
-    /// A time of a SOA as people write it: any number that fits the wire.
+    /// A time of a SOA from a document: any number that fits the wire.
     ///
     /// # Errors
     /// When it is not of whole seconds, or more than 2^32-1 of them.
@@ -86,7 +86,7 @@ impl TryFrom<Span> for Ttl {
     }
 }
 
-/// A duration as people write it: `800ms`, `20s`, `1m30s`, `1h`, `7d`.
+/// A duration in its text form: `800ms`, `20s`, `1m30s`, `1h`, `7d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
@@ -207,7 +207,7 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// As RFC 3339, for people and logs.
+    /// As RFC 3339, for messages and logs.
     #[must_use]
     pub fn rfc3339(self) -> String {
         i64::try_from(self.0)

@@ -1,6 +1,6 @@
 //! All documents together, checked against one another, with what they imply spelled out.
 //!
-//! A [`World`] comes from [`World::check`], which finds every mistake between documents at once, or from
+//! A [`World`] comes from [`World::check`], which finds every error between documents at once, or from
 //! [`World::assemble`], for documents that were checked when they were committed. Nothing here looks at the engine
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
@@ -15,15 +15,13 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest as _, Sha256};
-
 pub use families::Places;
 pub use overlays::ended_overrides;
 
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment, Name,
     Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,
-    Vantage, Weight, Zone,
+    Vantage, Weight, Zone, sha256_hex,
 };
 
 /// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
@@ -134,7 +132,7 @@ impl World {
     /// overrides have ended.
     ///
     /// # Errors
-    /// Every mistake between documents, by file and line.
+    /// Every error between documents, by file and line.
     pub fn check<D: Into<Arc<Document>>>(
         documents: impl IntoIterator<Item = Placed<D>>,
         now: Moment,
@@ -190,7 +188,7 @@ impl World {
 
     /// Every steered name: the declared domains, each cluster's gateway domain and each service's UUID domain.
     ///
-    /// A gateway domain nobody declared is steered as usual and not checked. A UUID domain nobody declared is
+    /// A gateway domain without a document has the defaults and no check. A UUID domain without a document is
     /// steered as its cluster's gateway domain, over the service's own sites.
     #[must_use]
     pub fn domains(&self) -> Vec<Steered> {
@@ -299,8 +297,8 @@ const IMPLIED: &str = "implied.";
 /// The name of a service's implied route. A long service name is cut and told apart by its hash.
 fn implied_route(service: &Name) -> Name {
     format!("{IMPLIED}{service}").parse().unwrap_or_else(|_| {
-        let hash: String =
-            Sha256::digest(service.as_str()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let hash = sha256_hex(service.as_str());
+        let hash = hash.get(..8).unwrap_or_default();
         let head = service.as_str().get(..44).unwrap_or_default();
         format!("{IMPLIED}{head}-{hash}")
             .parse()

@@ -1,8 +1,11 @@
 //! YAML (and therefore JSON) into trees, with bounds against hostile text.
 //!
 //! The text is cut at its document markers first, and every document is parsed by itself: a syntax error in one
-//! hides no mistake in the others, and an oversized one is refused before anything parses it. Anchors, aliases and
+//! hides no error in the others, and an oversized one is refused before anything parses it. Anchors, aliases and
 //! tags are refused: they make small texts large and say nothing our documents need.
+//!
+//! Only the events of saphyr-parser are used. Crates that read YAML into types stop at the first error and lose the line
+//! of every field, and both are needed here.
 
 use std::collections::HashSet;
 
@@ -18,24 +21,24 @@ pub const MAX_DOCUMENT: usize = 512 * 1024;
 /// The deepest nesting of maps and lists; real documents need five levels.
 const MAX_DEPTH: usize = 32;
 
-/// Every document of a text that is well-formed; mistakes for the others. Empty documents are skipped.
+/// Every document of a text that is well-formed; errors for the others. Empty documents are skipped.
 #[must_use]
-pub fn parse(text: &str, mistakes: &InputErrors) -> Vec<Node> {
+pub fn parse(text: &str, errors: &InputErrors) -> Vec<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut trees = Vec::new();
     for (first_line, document) in documents(text) {
         if document.len() > MAX_DOCUMENT {
             let problem = format!("the document has {} bytes, more than 512 KiB", document.len());
-            mistakes.add(first_line, "", "", problem, format!("at most {MAX_DOCUMENT} bytes"));
+            errors.add(first_line, "", "", problem, format!("at most {MAX_DOCUMENT} bytes"));
             continue;
         }
-        Builder { mistakes, first_line, stack: Vec::new() }.read(document, &mut trees);
+        Builder { errors, first_line, stack: Vec::new() }.read(document, &mut trees);
     }
     trees
 }
 
 /// Cuts a text at its `---` lines; each piece with the number of its first line. A line that starts so is a marker
-/// wherever it stands, also inside a block scalar (YAML 1.2 §9.1.2).
+/// wherever it is, also inside a block scalar (YAML 1.2 §9.1.2).
 fn documents(text: &str) -> Vec<(u32, &str)> {
     let marker = |line: &str| {
         line.strip_prefix("---")
@@ -61,7 +64,7 @@ enum Open {
 }
 
 struct Builder<'m> {
-    mistakes: &'m InputErrors,
+    errors: &'m InputErrors,
     first_line: u32,
     stack: Vec<Open>,
 }
@@ -74,7 +77,7 @@ impl Builder<'_> {
                 Err(error) => {
                     let line = self.line(error.marker().line());
                     let problem = format!("not YAML: {}", error.info());
-                    self.mistakes.add(line, "", "", problem, String::new());
+                    self.errors.add(line, "", "", problem, String::new());
                     return;
                 }
             };
@@ -91,7 +94,7 @@ impl Builder<'_> {
                 Ok(Some(root)) => trees.push(root),
                 Ok(None) => {}
                 Err((problem, expected)) => {
-                    self.mistakes.add(line, "", "", problem, expected.to_owned());
+                    self.errors.add(line, "", "", problem, expected.to_owned());
                     return;
                 }
             }
@@ -151,7 +154,7 @@ impl Builder<'_> {
             Some(Open::Map { entries, keys, key, .. }) => match key.take() {
                 Some((key, line)) if keys.contains(&key) => {
                     let expected = "each key once".to_owned();
-                    self.mistakes.add(line, "", &key, "stands here twice".to_owned(), expected);
+                    self.errors.add(line, "", &key, "duplicate key".to_owned(), expected);
                 }
                 Some((text, line)) => {
                     keys.insert(text.clone());
@@ -177,17 +180,17 @@ mod tests {
     use crate::InputError;
 
     fn both(text: &str) -> (Vec<Node>, Vec<String>) {
-        let mistakes = InputErrors::new("w.yaml".into());
-        let trees = parse(text, &mistakes);
-        (trees, mistakes.into_vec().iter().map(InputError::to_string).collect())
+        let errors = InputErrors::new("w.yaml".into());
+        let trees = parse(text, &errors);
+        (trees, errors.into_vec().iter().map(InputError::to_string).collect())
     }
 
     #[test]
     fn lines_are_those_of_the_file() {
-        let (trees, mistakes) = both(
+        let (trees, errors) = both(
             "# a comment\n\nkind: Site\nname: bj\n---\nkind: Zone # more\nrecords:\n  - { name: www,\n      data: gw }\n",
         );
-        assert_eq!(mistakes, Vec::<String>::new());
+        assert_eq!(errors, Vec::<String>::new());
         assert_eq!(trees.len(), 2);
         assert_eq!(trees[0].line, 3);
         assert_eq!(trees[0].line_of("name"), 4);
@@ -198,18 +201,18 @@ mod tests {
 
     #[test]
     fn an_error_in_one_document_hides_no_other() {
-        let (trees, mistakes) = both("a: [1\n---\nb: 1\nb: 2\n---\nc: 3\n");
+        let (trees, errors) = both("a: [1\n---\nb: 1\nb: 2\n---\nc: 3\n");
         assert_eq!(trees.len(), 2, "the duplicate is reported, the rest of its document is read");
-        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
-        assert!(mistakes[0].contains("not YAML"), "{mistakes:?}");
-        assert_eq!(mistakes[1], "w.yaml:4: b: stands here twice; expected each key once");
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].contains("not YAML"), "{errors:?}");
+        assert_eq!(errors[1], "w.yaml:4: b: duplicate key; expected each key once");
     }
 
     #[test]
     fn json_is_read_too() {
-        let (trees, mistakes) =
+        let (trees, errors) =
             both("{\"kind\":\"Site\",\"n\":[1,2.5,true,null,\"4\"],\"m\":{},\n\t\"o\":\"a\\u0041\\n\"}");
-        assert_eq!(mistakes, Vec::<String>::new());
+        assert_eq!(errors, Vec::<String>::new());
         let list = &trees[0].entry("n").unwrap().value;
         let Value::List(items) = &list.value else { panic!("{list:?}") };
         assert_eq!(items[0], Node::plain(1, "1"));
@@ -234,17 +237,17 @@ mod tests {
             ("a: !!str 5\n", "the tag"),
             ("? [a]\n: b\n", "as a key"),
         ] {
-            let (trees, mistakes) = both(text);
-            assert!(trees.is_empty() && mistakes.len() == 1 && mistakes[0].contains(word), "{mistakes:?}");
+            let (trees, errors) = both(text);
+            assert!(trees.is_empty() && errors.len() == 1 && errors[0].contains(word), "{errors:?}");
         }
     }
 
     #[test]
     fn depth_is_bounded() {
         for deep in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
-            let (trees, mistakes) = both(&deep);
+            let (trees, errors) = both(&deep);
             assert!(trees.is_empty());
-            assert_eq!(mistakes.len(), 1);
+            assert_eq!(errors.len(), 1);
         }
         let nested = (0..40).fold(String::new(), |mut text, n| {
             let _ = writeln!(text, "{}a:", " ".repeat(n));
@@ -256,11 +259,11 @@ mod tests {
     #[test]
     fn an_oversized_document_is_named_with_its_line() {
         let text = format!("a: 1\n---\nb: {}\n---\nc: 3\n", "x".repeat(MAX_DOCUMENT));
-        let (trees, mistakes) = both(&text);
+        let (trees, errors) = both(&text);
         assert_eq!(trees.len(), 2);
         let size = MAX_DOCUMENT + "---\nb: \n".len();
         assert_eq!(
-            mistakes,
+            errors,
             [format!(
                 "w.yaml:2: the document has {size} bytes, more than 512 KiB; expected at most 524288 bytes"
             )]

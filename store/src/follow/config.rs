@@ -32,7 +32,8 @@ pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
 /// nothing.
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
-    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+        .reporting("reading the configuration", "the last good one stays");
     // Why what the engine has is not used, as of the last reading that said something new.
     let mut refused = None;
     let mut geo = shared.options.geo.clone();
@@ -58,11 +59,8 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                 shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
             }
-            News::Failed { error, first } => {
+            News::Failed { error, .. } => {
                 shared.metrics.engine_failures.increment();
-                if first {
-                    tracing::warn!(%error, "configuration cannot be read, the last good one stays");
-                }
                 shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }
         }

@@ -81,7 +81,8 @@ pub(super) async fn follow(
     mut rereads: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
     let watched = Watched::Prefix(keys::DRAINS.to_owned());
-    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+        .reporting("reading the drains", "the last known ones are obeyed");
     let mut published = Index(0);
     let mut earlier = EarlierLife::new(&shared);
     loop {
@@ -96,11 +97,8 @@ pub(super) async fn follow(
                     }
                     turn(&current, true);
                 }
-                News::Failed { error, first } => {
+                News::Failed { .. } => {
                     shared.metrics.engine_failures.increment();
-                    if first {
-                        tracing::warn!(%error, "drains cannot be read, the last known are obeyed");
-                    }
                     turn(&current, false);
                 }
             },

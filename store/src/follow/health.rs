@@ -210,7 +210,8 @@ fn decode<T: DeserializeOwned>(entry: &KvEntry) -> Option<T> {
 /// Follows a prefix and hands every reading on.
 async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Read, out: mpsc::Sender<Read>) {
     let watched = Watched::Prefix(prefix.to_owned());
-    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+        .reporting("reading health", "the last verdicts stay");
     loop {
         match follower.next().await {
             News::Read(reading) => {
@@ -219,11 +220,8 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
                     return;
                 }
             }
-            News::Failed { error, first } => {
+            News::Failed { error, .. } => {
                 shared.metrics.engine_failures.increment();
-                if first {
-                    tracing::warn!(prefix, %error, "health cannot be read, the last verdicts hold");
-                }
                 shared.publisher.concern(Concern::Reading, Some(error.to_string()));
             }
         }

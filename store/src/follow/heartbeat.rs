@@ -2,11 +2,11 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Backoff, Shared};
+use super::Shared;
 use crate::{
     discovery::{InstanceNote, notes},
     drain::{DrainId, NodeHeartbeat, Receipt, ending::Ended},
-    engine::{KvOp, TxnOutcome},
+    engine::{KvOp, Retry, TxnOutcome},
     handle::{Concern, Handle},
     keys,
 };
@@ -24,7 +24,7 @@ pub(super) async fn follow(
     let mut every = tokio::time::interval(shared.options.heartbeat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut number = 0;
-    let mut failures = 0_u64;
+    let mut retry = Retry::new("writing this node's heartbeat");
     loop {
         tokio::select! {
             biased;
@@ -59,17 +59,12 @@ pub(super) async fn follow(
         let sent = write(&shared, keys::node(&shared.identity.node), &heartbeat).await;
         match &sent {
             Ok(()) => {
-                if failures > 0 {
-                    tracing::info!(failures, "this node's heartbeat is written again");
-                }
-                failures = 0;
+                retry.succeeded();
                 shared.publisher.heartbeat();
             }
+            // The next is due soon enough.
             Err(error) => {
-                if failures == 0 {
-                    tracing::warn!(error, "this node's heartbeat cannot be written; it is tried again");
-                }
-                failures += 1;
+                retry.failed(error);
             }
         }
         shared.publisher.concern(Concern::Writing, sent.err());
@@ -123,13 +118,11 @@ pub(super) async fn send_endings(shared: Shared, mut endings: mpsc::Receiver<End
 }
 
 async fn deliver(shared: &Shared, key: String, drain: &DrainId, value: &impl serde::Serialize) {
-    let mut backoff = Backoff::default();
+    let mut retry = Retry::new("writing what this gateway proved for a drain").subject(drain.to_string());
     while let Err(error) = write(shared, key.clone(), value).await {
-        if !backoff.is_failing() {
-            tracing::warn!(%drain, error, "what this gateway proved for a drain cannot be written yet");
-        }
-        backoff.wait().await;
+        retry.wait_after(&error).await;
     }
+    retry.succeeded();
 }
 
 async fn write(shared: &Shared, key: String, value: &impl serde::Serialize) -> Result<(), String> {

@@ -16,7 +16,8 @@ pub(super) async fn follow(shared: Shared) {
     let handle = shared.publisher.handle();
     let mut snapshots = handle.snapshots();
     let watched = Watched::Key(keys::OVERFLOW.to_owned());
-    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait);
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+        .reporting("reading the overflow of full sites", "the last known shares stay");
     let mut known = Overflows::default();
     loop {
         tokio::select! {

@@ -155,7 +155,7 @@ fn the_first_rule_that_fits_decides() {
     let failover = |order: &[&str]| Policy::Failover { order: order.iter().map(|it| name(it)).collect() };
     let hours = Schedule {
         time_zone: "UTC".into(),
-        days: Day::ALL.iter().map(|(_, day)| *day).collect(),
+        days: Day::ALL.to_vec(),
         from: "00:00".parse().unwrap(),
         to: "12:00".parse().unwrap(),
     };
@@ -264,7 +264,7 @@ fn a_release_that_ends_after_it_readmitted_a_site_does_not_exclude_it_again() {
 fn a_window_readmits_within_its_hours_and_the_site_stays() {
     let nightly = Schedule {
         time_zone: "Asia/Shanghai".into(),
-        days: Day::ALL.iter().map(|(_, day)| *day).collect(),
+        days: Day::ALL.to_vec(),
         from: "02:00".parse().unwrap(),
         to: "05:00".parse().unwrap(),
     };

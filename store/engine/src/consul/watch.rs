@@ -34,9 +34,8 @@ use super::{
     wire,
 };
 use crate::{
-    Endpoint, Engine, EngineError, Index, Indexed, Result, ServiceChange, ServicesInUse, Wait,
-    pace::{Bucket, backoff},
-    vital,
+    Backoff, Endpoint, Engine, EngineError, Index, Indexed, Result, Retry, ServiceChange, ServicesInUse,
+    Wait, follower::cursor::Cursor, pace::Bucket, vital,
 };
 
 /// How long a poll waits: long enough to be cheap, short enough for its place to come free again soon.
@@ -59,6 +58,16 @@ const ROUND: Duration = Duration::from_secs(300);
 const TICK: Duration = Duration::from_secs(1);
 /// Changes on their way to the receiver.
 const CHANGES: usize = 256;
+
+/// The wait after a failure: from 100 ms, so that the watchers of a cluster in trouble are no burden to it.
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
+}
+
+/// A cursor for one long poll. Failures are told to whoever follows the services, who logs them by service.
+fn cursor() -> Cursor {
+    Cursor::new(BURST, PER_SECOND, Retry::default().backoff(backoff()))
+}
 
 /// Starts the watch; it ends when the receiver is dropped.
 pub(super) fn start(consul: Arc<Consul>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
@@ -346,28 +355,22 @@ async fn poll(
     jitter: Duration,
 ) -> Ended {
     tokio::time::sleep(jitter.mul_f64(fastrand::f64())).await;
-    let mut bucket = Bucket::new(BURST, PER_SECOND, Instant::now());
-    let mut wait = Wait { after: Index(0), at_most: WAIT.mul_f64(0.5 + fastrand::f64() / 2.0) };
-    let mut failures = 0;
+    let mut cursor = cursor();
+    let mut at_most = WAIT.mul_f64(0.5 + fastrand::f64() / 2.0);
     while followed.is_wanted() {
-        bucket.wait().await;
-        let blocked = wait.after > Index(0);
+        cursor.ready().await;
+        let wait = cursor.wait(at_most);
         let read = ask(&consul, &followed.service, wait, &mut place).await;
         let pause = match &read {
             Ok(answer) => {
-                // A step back means another history, of which we know no index yet.
-                wait.after = if answer.index < wait.after { Index(0) } else { answer.index };
-                if blocked {
-                    wait.at_most = WAIT;
+                cursor.went_back(answer.index);
+                cursor.succeeded();
+                if wait.after > Index(0) {
+                    at_most = WAIT;
                 }
-                failures = 0;
                 None
             }
-            Err(_) => {
-                wait.after = Index(0);
-                failures += 1;
-                Some(backoff(failures - 1))
-            }
+            Err(error) => Some(cursor.failed(error)),
         };
         let mut told = followed.hold().await;
         if followed.tell(&mut told, &outlet, read).await == Err(Unheard) {

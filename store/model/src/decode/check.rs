@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::name;
 use crate::{
     Check, Quorum, Span,
-    read::{Fields, Reader},
+    read::{Fields, Reader, join},
     tree::Value,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn check(fields: &Fields<'_>) -> Option<Check> {
         && timeout > interval
     {
         let problem = format!("an interval ({interval}) shorter than its timeout ({timeout})");
-        field.mistake(problem, format!("at most the interval, {interval}"));
+        field.error(problem, format!("at most the interval, {interval}"));
     }
     let fall = fields.or("fall", 4, |field| field.int(1..=100));
     let rise = fields.or("rise", 2, |field| field.int(1..=100));
@@ -47,7 +47,8 @@ fn quorum(field: Reader<'_>) -> Option<Quorum> {
                 Value::List(_) | Value::Map(_) => None,
             };
             if found.is_none() {
-                field.wrong("majority, any, all or a number of vantages");
+                let words = words.iter().map(|(word, _)| *word);
+                field.wrong(join(words.chain(["a number of vantages"])));
             }
             found.map(|(_, quorum)| quorum)
         }

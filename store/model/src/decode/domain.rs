@@ -8,7 +8,8 @@ use super::{
     sites, some_addresses,
 };
 use crate::{
-    Domain, DomainName, Https, Jurisdiction, Name, Policy, Recovery, RecoveryMode, Ttl, WhenNone,
+    Domain, DomainName, Https, Jurisdiction, Name, Policy, Recovery, RecoveryKind, RecoveryMode, Ttl,
+    WhenNone,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -42,9 +43,6 @@ impl Domain {
     }
 }
 
-const JURISDICTIONS: [(&str, Jurisdiction); 2] =
-    [("global", Jurisdiction::Global), ("regional", Jurisdiction::Regional)];
-
 pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     let name = fields.required("name", A_DOMAIN, host);
     let cluster = fields.required("cluster", "the name of a Cluster", |field| field.parse());
@@ -53,7 +51,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
     if let (Some(min_ttl), Some(field)) = (min_ttl, fields.get("min_ttl"))
         && min_ttl > ttl
     {
-        field.mistake(format!("{min_ttl} is more than the ttl"), format!("at most the ttl, {ttl}"));
+        field.error(format!("{min_ttl} is more than the ttl"), format!("at most the ttl, {ttl}"));
     }
     let domain = Domain {
         name: name?,
@@ -68,7 +66,7 @@ pub(super) fn domain(fields: &Fields<'_>) -> Option<Domain> {
         min_up: fields.or("min_up", Domain::MIN_UP, |field| field.int(1..=255)),
         when_none: fields.or("when_none", WhenNone::default(), |field| when_none(&field)),
         recovery: fields.or("recovery", Recovery::default(), |field| recovery(&field)),
-        verdict: fields.or("verdict", Jurisdiction::default(), |field| field.word(&JURISDICTIONS)),
+        verdict: fields.or("verdict", Jurisdiction::default(), |field| field.one_of()),
         budget: fields.optional("budget", |field| field.span_within(millis(1)..=DAY)),
         https: fields.optional("https", |field| https(&field).map(Box::new)),
     };
@@ -80,7 +78,7 @@ fn https(field: &Reader<'_>) -> Option<Https> {
     let alpn = fields.required("alpn", "a list of protocols such as [h2, http/1.1]", |field| {
         let before = field.count();
         let found = field.distinct(|item| item.text(255).map(str::to_owned))?;
-        // All of them stand in one parameter of a record; eight say more than any client reads.
+        // All of them are in one parameter of a record; clients know fewer than eight.
         if field.count() == before && !(1..=8).contains(&found.len()) {
             field.wrong("one to eight protocols such as [h2, http/1.1]");
         }
@@ -120,28 +118,20 @@ fn when_none(field: &Reader<'_>) -> Option<WhenNone> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Mode {
-    Automatic,
-    Manual,
-    Window,
-}
-
 fn recovery(field: &Reader<'_>) -> Option<Recovery> {
     let fields = field.fields()?;
     let usual = Recovery::default();
-    let modes = [("automatic", Mode::Automatic), ("manual", Mode::Manual), ("window", Mode::Window)];
-    let mode = match fields.or("mode", Mode::Automatic, |field| field.word(&modes)) {
-        Mode::Automatic => Some(RecoveryMode::Automatic),
-        Mode::Manual => Some(RecoveryMode::Manual),
-        Mode::Window => {
+    let mode = match fields.or("mode", RecoveryKind::Automatic, |field| field.one_of()) {
+        RecoveryKind::Automatic => Some(RecoveryMode::Automatic),
+        RecoveryKind::Manual => Some(RecoveryMode::Manual),
+        RecoveryKind::Window => {
             let expected = "{ time_zone, days, from, to }";
             let window = fields.required("window", expected, |field| schedule(&field));
             window.map(|window| RecoveryMode::Window { window: Box::new(window) })
         }
     };
     if let (Some(RecoveryMode::Automatic | RecoveryMode::Manual), Some(at)) = (&mode, fields.get("window")) {
-        at.mistake("means nothing in this mode", "mode: window, or no window");
+        at.error("means nothing in this mode", "mode: window, or no window");
     }
     let recovery = Recovery {
         mode: mode.unwrap_or_default(),

@@ -16,17 +16,11 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
         let site = fields.optional("site", |field| field.parse());
         let domain = fields.optional("domain", glob);
         if fields.get("site").is_none() && fields.get("domain").is_none() {
-            field.mistake("names nothing", "a site, a domain or both");
+            field.error("names nothing", "a site, a domain or both");
         }
         Some(OverrideTarget { site, domain })
     });
-    let states = [
-        ("up", OverrideState::Up),
-        ("down", OverrideState::Down),
-        ("drain", OverrideState::Drain),
-        ("release", OverrideState::Release),
-    ];
-    let state = fields.required("state", "one of up, down, drain or release", |field| field.word(&states));
+    let state = fields.required_word("state");
     let owner = fields.required("owner", "who answers for it", |field| field.text(255));
     let reason = fields.required("reason", "why", |field| field.text(1_000));
     let moment = "a moment as in RFC 3339, such as 2026-12-01T04:00:00Z";
@@ -36,10 +30,9 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
     if let (Some(at), Some(state)) = (fields.get("over"), state)
         && state != OverrideState::Drain
     {
-        at.mistake("means nothing in this state", "state: drain, or no over");
+        at.error("means nothing in this state", "state: drain, or no over");
     }
-    let authorities = [("human", Authority::Human), ("tool", Authority::Tool)];
-    let authority = fields.or("authority", Authority::Human, |field| field.word(&authorities));
+    let authority = fields.or("authority", Authority::default(), |field| field.one_of());
     let force = fields.or("force", false, |field| field.boolean());
     let (owner, reason) = (owner?.to_owned(), reason?.to_owned());
     Some(Override {
@@ -56,7 +49,7 @@ pub(super) fn over_ride(fields: &Fields<'_>) -> Option<Override> {
     })
 }
 
-/// A domain name in which `*` stands for any run of characters.
+/// A domain name in which `*` matches any run of characters.
 fn glob(field: Reader<'_>) -> Option<String> {
     let text = field.text(253)?;
     let glob = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();

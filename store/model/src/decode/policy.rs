@@ -4,32 +4,16 @@ use std::collections::BTreeMap;
 
 use super::some;
 use crate::{
-    BlueGreen, Colour, Country, Day, Name, NotACountry, Policy, Rule, Schedule, TimeOfDay, Weight,
-    read::{Fields, Reader, join},
+    BlueGreen, Country, Day, Name, NotACountry, Policy, PolicyType, Rule, Schedule, TimeOfDay, Weight,
+    read::{Fields, Reader},
 };
 
 /// What one rule may list, so that a client can be compared with all of them.
 const MAX_LISTED: usize = 64;
 
-#[derive(Clone, Copy)]
-enum PolicyType {
-    Nearest,
-    Failover,
-    Weighted,
-    BlueGreen,
-}
-
-const TYPES: [(&str, PolicyType); 4] = [
-    ("nearest", PolicyType::Nearest),
-    ("failover", PolicyType::Failover),
-    ("weighted", PolicyType::Weighted),
-    ("blue_green", PolicyType::BlueGreen),
-];
-
 pub(super) fn policy(field: &Reader<'_>) -> Option<Policy> {
     let mut fields = field.fields()?;
-    let expected = format!("one of {}", join(TYPES.iter().map(|(word, _)| *word)));
-    match fields.required("type", &expected, |field| field.word(&TYPES)) {
+    match fields.required_word("type") {
         Some(PolicyType::Nearest) => Some(Policy::Nearest {}),
         Some(PolicyType::Failover) => {
             let expected = "every site of the domain, first choice first";
@@ -54,18 +38,17 @@ fn weights(field: Reader<'_>) -> Option<BTreeMap<Name, Weight>> {
     for (key, at) in field.entries()? {
         match key.parse::<Name>() {
             Ok(site) => weights.extend(at.int(0..=u16::MAX).map(|weight| (site, Weight(weight)))),
-            Err(expected) => at.mistake(format!("{key:?} is not {expected}"), expected.to_string()),
+            Err(expected) => at.error(format!("{key:?} is not {expected}"), expected.to_string()),
         }
     }
     if field.count() == before && weights.values().all(|weight| weight.0 == 0) {
-        field.mistake("no site has a weight above 0", "at least one site that gets traffic");
+        field.error("no site has a weight above 0", "at least one site that gets traffic");
     }
     Some(weights)
 }
 
 fn blue_green(fields: &Fields<'_>) -> Option<Policy> {
-    let colours = [("blue", Colour::Blue), ("green", Colour::Green)];
-    let active = fields.required("active", "blue or green", |field| field.word(&colours));
+    let active = fields.required_word("active");
     let sites = |key| fields.required(key, "its sites", |field| some(&field, |item| item.parse()));
     let (blue, green): (Option<Vec<Name>>, Option<Vec<Name>>) = (sites("blue"), sites("green"));
     Some(Policy::BlueGreen(Box::new(BlueGreen { active: active?, blue: blue?, green: green? })))
@@ -76,7 +59,7 @@ pub(super) fn rules(field: &Reader<'_>) -> Option<Vec<Rule>> {
     const MAX: usize = 32;
     let rules = field.list(|item| rule(&item))?;
     if rules.len() > MAX {
-        field.mistake(format!("{} rules", rules.len()), format!("at most {MAX}"));
+        field.error(format!("{} rules", rules.len()), format!("at most {MAX}"));
     }
     Some(rules)
 }
@@ -88,7 +71,7 @@ fn rule(field: &Reader<'_>) -> Option<Rule> {
     let during = fields.optional("during", |field| schedule(&field));
     let policy = fields.required("policy", "{ type: … }", |field| policy(&field));
     if ["networks", "countries", "during"].iter().all(|key| fields.get(key).is_none()) {
-        field.mistake("has no condition", "networks, countries or during");
+        field.error("has no condition", "networks, countries or during");
     }
     Some(Rule {
         networks: networks.unwrap_or_default(),
@@ -109,7 +92,7 @@ fn few<T: Clone + Eq + std::hash::Hash>(
 ) -> Option<Vec<T>> {
     let found = some(field, read)?;
     if found.len() > MAX_LISTED {
-        field.mistake(format!("{} of them", found.len()), format!("at most {MAX_LISTED}"));
+        field.error(format!("{} of them", found.len()), format!("at most {MAX_LISTED}"));
     }
     Some(found)
 }
@@ -124,18 +107,22 @@ pub(super) fn schedule(field: &Reader<'_>) -> Option<Schedule> {
         if !known {
             let names: Vec<String> = jiff::tz::db().available().map(|it| it.to_string()).collect();
             let hint = super::suggestion(text, names.iter().map(String::as_str));
-            field.mistake(format!("there is no time zone {text:?}{hint}"), zone);
+            field.error(format!("there is no time zone {text:?}{hint}"), zone);
         }
         known.then(|| text.to_owned())
     });
-    let days = fields.optional("days", |field| some(&field, |item| item.word(&Day::ALL)));
+    let days = fields.optional("days", |field| some(&field, |item| item.one_of()));
     let time = |key| fields.required(key, "a time of day such as \"02:30\"", |field| field.parse());
     let (from, to): (Option<TimeOfDay>, Option<TimeOfDay>) = (time("from"), time("to"));
     if let (Some(from), Some(to), Some(at)) = (from, to, fields.get("to"))
         && from == to
     {
-        at.mistake("ends when it begins", "another time; a whole day is from \"00:00\" to \"24:00\"");
+        at.error("ends when it begins", "another time; a whole day is from \"00:00\" to \"24:00\"");
     }
-    let every = || Day::ALL.iter().map(|(_, day)| *day).collect();
-    Some(Schedule { time_zone: time_zone?, days: days.unwrap_or_else(every), from: from?, to: to? })
+    Some(Schedule {
+        time_zone: time_zone?,
+        days: days.unwrap_or_else(|| Day::ALL.to_vec()),
+        from: from?,
+        to: to?,
+    })
 }

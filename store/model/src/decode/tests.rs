@@ -7,13 +7,13 @@ fn example() -> String {
     include_str!("example.yaml").replace('…', secret)
 }
 
-fn mistakes(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     parse("w.yaml", text).unwrap_err().iter().map(InputError::to_string).collect()
 }
 
-/// The one mistake of a text.
-fn mistake(text: &str) -> String {
-    let found = mistakes(text);
+/// The one error of a text.
+fn error(text: &str) -> String {
+    let found = errors(text);
     assert_eq!(found.len(), 1, "{text}: {found:#?}");
     found.into_iter().next().unwrap()
 }
@@ -95,12 +95,12 @@ fn defaults_follow_what_was_written() {
 }
 
 #[test]
-fn every_mistake_of_a_file_at_once() {
+fn every_error_of_a_file_at_once() {
     let text = "kind: Domain\nname: gw.example.com\ncluster: main\nttl: 0s\npollicy: { type: nearest }\n\
                 ---\nkind: Check\nname: web\ntype: http\nport: 0\ninterval: 1s\ntimeout: 2s\nfall: 0\n\
                 ---\nkind: Sevice\nname: x\n---\nkind: Site\nnetworks: [10.0.0.0/8, ten]\n";
     assert_eq!(
-        mistakes(text),
+        errors(text),
         [
             "w.yaml:4: Domain gw.example.com: ttl: \"0s\" is not a TTL of whole seconds, from 1s up to 24855d",
             "w.yaml:5: Domain gw.example.com: pollicy: unknown key; did you mean \"policy\"?; expected one of the \
@@ -130,13 +130,13 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ),
         ("kind: Service\nname: s\ncluster: c\nhosts: ['*.a.b']\n", "a wildcard is not supported here yet"),
     ] {
-        let found = mistake(text);
+        let found = error(text);
         assert!(found.contains(words), "{found}");
     }
 }
 
 #[test]
-fn mistakes_of_steering_are_told_apart() {
+fn errors_of_steering_are_told_apart() {
     let domain = |field: &str| format!("kind: Domain\nname: a.b\ncluster: c\n{field}\n");
     let hours = "time_zone: UTC, from: \"02:00\", to: \"05:00\"";
     for (field, words) in [
@@ -182,7 +182,7 @@ fn mistakes_of_steering_are_told_apart() {
         ("recovery: { mode: window }".to_owned(), "recovery.window: is missing"),
         ("verdict: local".to_owned(), "one of global or regional"),
     ] {
-        let found = mistake(&domain(&field));
+        let found = error(&domain(&field));
         assert!(found.contains(words), "{field}: {found}");
     }
     let cluster = "kind: Cluster\nname: m\nzone: z\ngateway_domain: g.z\ngateways: {a: {a: [192.0.2.1]}}\n";
@@ -191,16 +191,16 @@ fn mistakes_of_steering_are_told_apart() {
         ("guard: { percent: 0, window: 30s }", "guard.percent: \"0\" is not a whole number from 1 to 99"),
         ("capacity: { a: 0 }", "capacity.a: \"0\""),
     ] {
-        let found = mistake(&format!("{cluster}{field}\n"));
+        let found = error(&format!("{cluster}{field}\n"));
         assert!(found.contains(words), "{field}: {found}");
     }
     let order = "kind: Override\nname: o\ntarget: { site: a }\nowner: me\nreason: why\n";
-    let found = mistake(&format!("{order}state: down\nover: 10m\n"));
+    let found = error(&format!("{order}state: down\nover: 10m\n"));
     assert!(found.contains("over: means nothing in this state"), "{found}");
 }
 
 #[test]
-fn small_mistakes_are_told_apart() {
+fn small_errors_are_told_apart() {
     for (text, words) in [
         ("[1]\n", "a list is not a map"),
         ("name: x\n", "kind: is missing; expected one of Site"),
@@ -225,11 +225,14 @@ fn small_mistakes_are_told_apart() {
         ("kind: Domain\nname: a.b\ncluster: c\npolicy: { type: failover }\n", "policy.order: is missing"),
         ("kind: Domain\nname: a.b\ncluster: c\nwhen_none: backup\n", "{ backup: { a:"),
         ("kind: Service\nname: s\ncluster: c\nuuid: 1\n", "a UUID such as"),
-        ("kind: Service\nname: s\ncluster: c\nhosts: [a.b, A.b.]\n", "hosts[1]: \"A.b.\" stands here twice"),
+        (
+            "kind: Service\nname: s\ncluster: c\nhosts: [a.b, A.b.]\n",
+            "hosts[1]: \"A.b.\" is a duplicate value",
+        ),
         ("kind: Route\nname: r\nhosts: []\nto: [{service: s}]\n", "hosts: the list is empty"),
         ("kind: Route\nname: r\nhosts: [a.b]\nto: []\n", "no service gets a request"),
         ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s, weight: 0}]\n", "no service gets a request"),
-        ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s}, {service: s}]\n", "stands here twice"),
+        ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s}, {service: s}]\n", "is listed twice"),
         (
             "kind: Route\nname: r\nhosts: [a.b]\npaths: [{prefix: /a/}]\nto: [{service: s}]\n",
             "no slash at its end",
@@ -244,14 +247,14 @@ fn small_mistakes_are_told_apart() {
         ),
         ("kind: Token\nname: t\nrole: vantage\nsecret_sha256: hunter2\n", "has no scope"),
     ] {
-        let found = mistakes(text).join("\n");
+        let found = errors(text).join("\n");
         assert!(found.contains(words), "{text}: {found}");
     }
 }
 
 #[test]
 fn a_secret_in_the_wrong_place_is_not_repeated() {
-    let found = mistake("kind: Token\nname: t\nrole: reader\nsecret_sha256: hunter2\n");
+    let found = error("kind: Token\nname: t\nrole: reader\nsecret_sha256: hunter2\n");
     assert!(found.contains("64 hexadecimal digits") && !found.contains("hunter2"), "{found}");
 }
 
@@ -315,7 +318,7 @@ fn records_that_are_wrong_say_the_form() {
         ("{ name: x, type: SRV, data: 1 2 99999 t }", "priority, weight, port and a name"),
         ("{ name: x, type: TSLA, data: x }", "did you mean \"TLSA\"?; expected a record type"),
         ("{ name: x, type: TLSA, data: 3 1 1 0x }", "\"0x\" is not hexadecimal digits"),
-        ("{ name: x, type: SOA, data: a b 1 2 3 4 5 }", "stands only at the zone's apex"),
+        ("{ name: x, type: SOA, data: a b 1 2 3 4 5 }", "record is only at the zone's apex"),
         ("{ name: x, type: HTTPS, data: 1 . port=x }", "\"port=x\" is not port=8443"),
         ("{ name: x.org., type: A, data: 1.2.3.4 }", "lies outside the zone example.com"),
         ("{ name: x.example.com, type: A, data: 1.2.3.4 }", "would mean x.example.com.example.com"),
@@ -329,11 +332,11 @@ fn records_that_are_wrong_say_the_form() {
 }
 
 #[test]
-fn glue_of_name_servers_stands_where_it_belongs() {
-    let with = |servers: &str| mistake(&format!("kind: Zone\nname: a.b\nnameservers: {servers}\n"));
+fn glue_is_only_for_name_servers_in_the_zone() {
+    let with = |servers: &str| error(&format!("kind: Zone\nname: a.b\nnameservers: {servers}\n"));
     assert!(with("[{ name: ns1.c., a: [1.2.3.4] }]").contains("lies outside the zone"));
     assert!(with("[]").contains("the list is empty"));
     let soa = "[{ name: '*.ns', a: [1.2.3.4] }]\nsoa: { serial: 7 }\nallow_query: [10.0.0.0/8]";
     assert!(with(soa).contains("the name of a host"), "no other field is called unknown");
-    assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("stands here twice"));
+    assert!(with("[{ name: n.c. }, { name: n.c. }]").contains("is listed twice"));
 }

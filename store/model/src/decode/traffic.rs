@@ -14,8 +14,7 @@ pub(super) fn service(fields: &Fields<'_>) -> Option<Service> {
     let consul = fields.optional("consul", |field| consul(&field));
     let hosts = fields.or("hosts", Vec::new(), |field| field.distinct(host));
     let sites = sites(fields);
-    let ways = [("gateway", RouteBy::Gateway), ("uuid", RouteBy::Uuid)];
-    let route_by = fields.or("route_by", RouteBy::default(), |field| field.word(&ways));
+    let route_by = fields.or("route_by", RouteBy::default(), |field| field.one_of());
     let check = fields.optional("check", |field| field.parse());
     let name = name?;
     let consul =
@@ -31,7 +30,7 @@ fn consul(field: &Reader<'_>) -> Option<ConsulService> {
     Some(ConsulService { service: service?, tags })
 }
 
-/// What can stand in a path and a query of the registry's API without a second reading.
+/// A text that needs no escaping in a path or a query of the registry's API.
 fn registry_word(field: Reader<'_>) -> Option<String> {
     let text = field.text(255)?;
     let fits =
@@ -86,9 +85,9 @@ fn to(field: Reader<'_>) -> Option<Vec<RouteTarget>> {
     }
     let twice = (1..targets.len()).find(|&n| targets[..n].iter().any(|it| it.service == targets[n].service));
     if let Some(n) = twice {
-        field.mistake(format!("the service {} stands here twice", targets[n].service), "each service once");
+        field.error(format!("the service {} is listed twice", targets[n].service), "each service once");
     } else if targets.iter().all(|target| target.weight.0 == 0) {
-        field.mistake("no service gets a request", "at least one service with a weight above 0");
+        field.error("no service gets a request", "at least one service with a weight above 0");
     }
     Some(targets)
 }

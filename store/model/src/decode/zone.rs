@@ -11,12 +11,10 @@ use crate::{
 pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     let name = fields.required("name", A_DOMAIN, host);
     if let Some(field) = fields.get("file") {
-        field.mistake(
-            "a zone file is read where the document is",
-            "`records`, or waypost apply, diff or check",
-        );
+        field
+            .error("a zone file is read where the document is", "`records`, or waypost apply, diff or check");
     }
-    // Without an apex nothing relative can be resolved; any will do to find the other mistakes.
+    // Without an apex nothing relative can be resolved; any will do to find the other errors.
     let apex = name.clone().or_else(|| "invalid".parse().ok())?;
     let expected = "at least one { name, a, aaaa }";
     let nameservers = fields.required("nameservers", expected, |field| nameservers(&field, &apex));
@@ -62,9 +60,9 @@ fn nameservers(field: &Reader<'_>, apex: &DomainName) -> Option<Vec<Nameserver>>
     }
     let twice = (1..found.len()).find(|&n| found[..n].iter().any(|it| it.name == found[n].name));
     if let Some(n) = twice {
-        field.mistake(format!("the name server {} stands here twice", found[n].name), "each once");
+        field.error(format!("the name server {} is listed twice", found[n].name), "each once");
     } else if found.is_empty() {
-        field.mistake("the list is empty", "at least one { name, a, aaaa }");
+        field.error("the list is empty", "at least one { name, a, aaaa }");
     }
     Some(found)
 }
@@ -82,14 +80,14 @@ fn nameserver(item: &Reader<'_>, apex: &DomainName) -> Option<Nameserver> {
     let glue = !a.is_empty() || !aaaa.is_empty();
     if glue && !name.is_within(apex) {
         let problem = format!("{name} lies outside the zone, which cannot give its address");
-        item.mistake(problem, "no `a` and `aaaa` here");
+        item.error(problem, "no `a` and `aaaa` here");
     }
     Some(Nameserver { name, a, aaaa })
 }
 
 /// A name relative to the apex, `@`, or absolute with a trailing dot.
 fn relative(at: &Reader<'_>, text: &str, apex: &DomainName) -> Option<DomainName> {
-    below(text, apex).map_err(|what| at.mistake(what.problem, what.expected)).ok()
+    below(text, apex).map_err(|what| at.error(what.problem, what.expected)).ok()
 }
 
 /// As [`relative`], where `.` is the root.
@@ -127,7 +125,7 @@ fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
     let name = fields.required("name", "a name relative to the zone, or @", |field| {
         let name = relative(&field, field.text(1_100)?, apex)?;
         if !name.is_within(apex) {
-            field.mistake(format!("{name} lies outside the zone {apex}"), format!("a name below {apex}"));
+            field.error(format!("{name} lies outside the zone {apex}"), format!("a name below {apex}"));
             return None;
         }
         Some(name)
@@ -138,7 +136,7 @@ fn record(item: &Reader<'_>, apex: &DomainName) -> Option<StaticRecord> {
         if signs(kind, name.as_ref() == Some(apex)) {
             let problem =
                 format!("{} belongs to a signed zone, and DNSSEC is not served yet", rdata::mnemonic(kind));
-            field.mistake(
+            field.error(
                 problem,
                 "no such record; waypost import zone --strip-dnssec leaves it out of a zone file",
             );
@@ -165,7 +163,7 @@ fn record_type(field: &Reader<'_>) -> Option<u16> {
     let found = rdata::number(text);
     if found.is_none() {
         let hint = suggestion(text, rdata::mnemonics());
-        field.mistake(format!("{text:?} is not {A_TYPE}{hint}"), A_TYPE);
+        field.error(format!("{text:?} is not {A_TYPE}{hint}"), A_TYPE);
     }
     found
 }
@@ -175,7 +173,7 @@ fn data(field: &Reader<'_>, kind: u16, text: &str, apex: &DomainName) -> Option<
     let words = match Scanner::data(text.as_bytes()).next()? {
         Ok(entry) => entry.words,
         Err(wrong) => {
-            field.mistake(format!("{} has {}", field.node().found(), wrong.problem), form);
+            field.error(format!("{} has {}", field.node().found(), wrong.problem), form);
             return None;
         }
     };
@@ -193,7 +191,7 @@ fn data(field: &Reader<'_>, kind: u16, text: &str, apex: &DomainName) -> Option<
         Ok(data) => Some(data),
         Err(wrong) => {
             let expected = misnamed.map_or_else(|| form.to_owned(), |what| what.expected);
-            field.mistake(wrong.what.problem, expected);
+            field.error(wrong.what.problem, expected);
             None
         }
     }

@@ -5,8 +5,8 @@ mod probe;
 use std::time::Duration;
 
 pub use probe::{
-    DnsProbe, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, StatusError,
-    StatusRange, TcpProbe, Tls, TlsProbe,
+    DnsProbe, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, ProbeType,
+    StatusError, StatusRange, TcpProbe, Tls, TlsProbe,
 };
 
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Addresses, Policy, Rule, Schedule};
-use crate::{DomainName, Name, Span, Ttl};
+use crate::{
+    DomainName, Name, Span, Ttl,
+    words::{tagged, words},
+};
 
 /// A steered name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,15 +117,16 @@ pub enum WhenNone {
     Backup(Box<Addresses>),
 }
 
-/// Whose word decides whether a site is down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Jurisdiction {
-    /// All vantages', for all clients.
-    #[default]
-    Global,
-    /// For clients of a region, its own vantages'; where those cannot say, all vantages'.
-    Regional,
+words! {
+    /// Whose observations decide whether a site is down.
+    #[derive(Default)]
+    pub enum Jurisdiction {
+        /// All vantages', for all clients.
+        #[default]
+        "global" Global,
+        /// For clients of a region, its own vantages'; where those cannot say, all vantages'.
+        "regional" Regional,
+    }
 }
 
 impl Jurisdiction {
@@ -146,30 +150,22 @@ pub struct Recovery {
     pub gate: Option<Name>,
 }
 
-/// Who or what lets a recovered site back, its hold-down and its gate aside.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "lowercase")]
-pub enum RecoveryMode {
-    /// Nothing more.
-    #[default]
-    Automatic,
-    /// An override `release`.
-    Manual,
-    /// The hours of a schedule. Let back once, a site stays when they are over.
-    Window {
-        /// When.
-        window: Box<Schedule>,
-    },
-}
-
-impl RecoveryMode {
-    /// As in documents and views.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Automatic => "automatic",
-            Self::Manual => "manual",
-            Self::Window { .. } => "window",
-        }
+tagged! {
+    /// Who or what lets a recovered site back, its hold-down and its gate aside.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[serde(tag = "mode")]
+    pub enum RecoveryMode {
+        /// Nothing more.
+        #[default]
+        "automatic" Automatic,
+        /// An override `release`.
+        "manual" Manual,
+        /// The hours of a schedule. Let back once, a site stays when they are over.
+        "window" Window {
+            /// When.
+            window: Box<Schedule>,
+        },
     }
+    /// What a [`RecoveryMode`] is called.
+    pub enum RecoveryKind;
 }

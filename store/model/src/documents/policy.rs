@@ -5,27 +5,34 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, Weight};
+use crate::{
+    Name, Weight,
+    words::{tagged, words},
+};
 
-/// How sites are ranked among those of equal health.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Policy {
-    /// By the client's locality.
-    Nearest {},
-    /// In this order.
-    Failover {
-        /// Every site of the domain, first choice first.
-        order: Vec<Name>,
-    },
-    /// By shares: each client network is given one of the sites by consistent hash and keeps it while the weights and
-    /// the sites' health stay as they are.
-    Weighted {
-        /// The share of every site of the domain, relative to the others; zero: only when nobody else is left.
-        weights: BTreeMap<Name, Weight>,
-    },
-    /// The sites of one colour first, nearest first, then those of the other.
-    BlueGreen(Box<BlueGreen>),
+tagged! {
+    /// How sites are ranked among those of equal health.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[serde(tag = "type")]
+    pub enum Policy {
+        /// By the client's locality.
+        "nearest" Nearest {},
+        /// In this order.
+        "failover" Failover {
+            /// Every site of the domain, first choice first.
+            order: Vec<Name>,
+        },
+        /// By shares: each client network is given one of the sites by consistent hash and keeps it while the weights
+        /// and the sites' health stay as they are.
+        "weighted" Weighted {
+            /// The share of every site of the domain, relative to the others; zero: only when no other is left.
+            weights: BTreeMap<Name, Weight>,
+        },
+        /// The sites of one colour first, nearest first, then those of the other.
+        "blue_green" BlueGreen(Box<BlueGreen>),
+    }
+    /// What a [`Policy`] is called.
+    pub enum PolicyType;
 }
 
 /// Two sets of sites, of which one is in use.
@@ -50,28 +57,16 @@ impl BlueGreen {
     }
 }
 
-impl Policy {
-    /// As in documents and views.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Nearest {} => "nearest",
-            Self::Failover { .. } => "failover",
-            Self::Weighted { .. } => "weighted",
-            Self::BlueGreen(_) => "blue_green",
-        }
+words! {
+    /// One of two sets of sites, of which one is in use.
+    #[derive(Default)]
+    pub enum Colour {
+        /// The blue one.
+        #[default]
+        "blue" Blue,
+        /// The green one.
+        "green" Green,
     }
-}
-
-/// One of two sets of sites, of which one is in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Colour {
-    /// The blue one.
-    #[default]
-    Blue,
-    /// The green one.
-    Green,
 }
 
 impl Colour {
@@ -83,15 +78,6 @@ impl Colour {
             Self::Green => Self::Blue,
         }
     }
-
-    /// As in documents and views.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Blue => "blue",
-            Self::Green => "green",
-        }
-    }
 }
 
 /// Another policy for some clients, or for some time. The first rule whose conditions all hold decides.
@@ -101,7 +87,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
     /// Clients in one of these countries (ISO 3166-1 alpha-2), as the node's GeoIP database has it; empty: everybody. On a
-    /// node without one nobody is in any country.
+    /// node without one no client is in any country.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub countries: Vec<Country>,
     /// Only then; absent: always.
@@ -164,36 +150,17 @@ pub struct Schedule {
     pub to: TimeOfDay,
 }
 
-/// A day of the week.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the days")]
-pub enum Day {
-    Mon,
-    Tue,
-    Wed,
-    Thu,
-    Fri,
-    Sat,
-    Sun,
-}
-
-impl Day {
-    /// The week, from Monday.
-    pub const ALL: [(&'static str, Self); 7] = [
-        ("mon", Self::Mon),
-        ("tue", Self::Tue),
-        ("wed", Self::Wed),
-        ("thu", Self::Thu),
-        ("fri", Self::Fri),
-        ("sat", Self::Sat),
-        ("sun", Self::Sun),
-    ];
-
-    /// As in documents.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        Self::ALL[self as usize].0
+words! {
+    /// A day of the week.
+    #[expect(missing_docs, reason = "the days")]
+    pub enum Day {
+        "mon" Mon,
+        "tue" Tue,
+        "wed" Wed,
+        "thu" Thu,
+        "fri" Fri,
+        "sat" Sat,
+        "sun" Sun,
     }
 }
 

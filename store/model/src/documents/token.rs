@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::super::Name;
+use super::super::{Name, words::words};
 
 /// A credential of the admin API and the Consul face.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,25 +32,25 @@ impl Token {
     }
 }
 
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Everything, tokens included.
-    Operator,
-    /// Everything but tokens, backup and restore.
-    Automation,
-    /// Its own observations and work.
-    Vantage,
-    /// Services and checks in the catalog; nothing below `waypost/`.
-    Registrar,
-    /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
-    Node,
-    /// What a node with control needs of the engine: what a node needs, every key below `waypost/`, sessions, and the
-    /// registry. Through the admin API no more than a node.
-    Control,
-    /// Read, but for secrets.
-    Reader,
+words! {
+    /// What a token may do.
+    pub enum Role {
+        /// Everything, tokens included.
+        "operator" Operator,
+        /// Everything but tokens, backup and restore.
+        "automation" Automation,
+        /// Its own observations and work.
+        "vantage" Vantage,
+        /// Services and checks in the catalog; nothing below `waypost/`.
+        "registrar" Registrar,
+        /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
+        "node" Node,
+        /// What a node with control needs of the engine: what a node needs, every key below `waypost/`, sessions, and
+        /// the registry. Through the admin API no more than a node.
+        "control" Control,
+        /// Read, but for secrets.
+        "reader" Reader,
+    }
 }
 
 /// What a token's role is limited to.

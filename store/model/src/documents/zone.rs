@@ -1,4 +1,4 @@
-//! Zones: what is delegated to us, and what stands in it.
+//! Zones: what is delegated to us, and the records in it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +34,7 @@ pub struct Zone {
 pub struct StartOfAuthority {
     /// The primary name server.
     pub mname: DomainName,
-    /// The mailbox of whoever answers for the zone, as a name: `john\046doe.example.com`.
+    /// The mailbox of the zone's administrator, as a name: `john\046doe.example.com`.
     pub rname: DomainName,
     /// The serial; absent: derived from the generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,7 +143,7 @@ pub enum RecordData {
         /// The tag's value.
         value: String,
     },
-    /// Addresses that are another name's. Never sent: whoever asks gets the addresses, so that it may stand where
+    /// Addresses that are another name's. Never sent: answers have the addresses, so that it may be where
     /// a CNAME may not, as at the apex.
     #[serde(rename = "ALIAS")]
     Alias(DomainName),

@@ -1,5 +1,5 @@
-//! Trees as a text in which every node stands on its line, so that mistakes in it name the lines of what people
-//! wrote, whatever was put in between.
+//! Trees as a text in which every node is on its line, so that errors in it name the lines of the original file,
+//! whatever was put in between.
 
 use super::quoted;
 use crate::tree::{Node, Scalar, Value};
@@ -79,9 +79,9 @@ mod tests {
     use crate::{InputErrors, arbitrary, encode::yaml, yaml as reading};
 
     fn trees(text: &str) -> Vec<Node> {
-        let mistakes = InputErrors::new("x".into());
-        let trees = reading::parse(text, &mistakes);
-        assert_eq!(mistakes.count(), 0, "{text}");
+        let errors = InputErrors::new("x".into());
+        let trees = reading::parse(text, &errors);
+        assert_eq!(errors.count(), 0, "{text}");
         trees
     }
 

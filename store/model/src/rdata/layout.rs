@@ -1,7 +1,7 @@
 //! Whether octets are what a type's data is on the wire.
 //!
 //! Data in the form for unknown types (RFC 3597 §5) may be written for every type. Where the type is known, octets that
-//! do not fit it would make a malformed message, so they are a mistake. Checked is what a reader of the
+//! do not fit it would make a malformed message, so they are an error. Checked is what a reader of the
 //! message depends on: lengths, names, and lists that end with the data. What a value means is not.
 
 use super::{

@@ -1,7 +1,7 @@
 //! Record data of types that are seldom seen, each with a form of its own: services, prefixes, gateways, relays,
 //! host identities and addresses of other networks.
 //!
-//! They stand apart from `read`, so that what nearly every zone holds can be read there without them.
+//! They are apart from `read`, so that what nearly every zone holds can be read there without them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::{
     Names, Unfit, Word, Wrong, location, rare, service,
@@ -302,12 +303,7 @@ pub fn period(text: &[u8]) -> Option<u32> {
 }
 
 pub(super) fn hex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|it| u8::try_from(it).ok());
-    let pairs = text.chunks(2).map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    });
-    pairs.collect()
+    HEXLOWER_PERMISSIVE.decode(text).ok()
 }
 
 fn eui(text: &str, octets: usize) -> Option<Vec<u8>> {

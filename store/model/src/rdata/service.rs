@@ -47,7 +47,7 @@ impl Params {
             return wrong("a mandatory parameter is not there", "each key of `mandatory` as a parameter");
         }
         if self.0.contains_key(&2) && !self.0.contains_key(&1) {
-            return wrong("no-default-alpn stands without alpn", "alpn=… beside it");
+            return wrong("no-default-alpn without alpn", "alpn=… beside it");
         }
         let mut out = Vec::new();
         for (key, value) in self.0 {

@@ -124,7 +124,7 @@ fn the_models_own_types_come_out_as_themselves() {
 }
 
 #[test]
-fn mistakes_name_their_word() {
+fn errors_name_their_word() {
     let cases = [
         ("A", "192.0.2", Some(0), "an IPv4 address"),
         ("MX", "x mail", Some(0), "a whole number from 0 to 65535"),

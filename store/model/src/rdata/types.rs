@@ -47,7 +47,7 @@ pub(super) enum Field {
     Location,
     /// As `Base64`, perhaps nothing.
     KeyOrNothing,
-    /// As `Base64`, where `-` or nothing at all stands for nothing.
+    /// As `Base64`, where `-` or no word at all means no octets.
     Base64OrDash,
     /// Well-known services: an address, a protocol and ports (RFC 1035 §3.4.2).
     Services,
@@ -91,7 +91,7 @@ pub(super) struct Shape {
     pub(super) mnemonic: &'static str,
     /// `None`: only the form for unknown types is read.
     pub(super) fields: Option<&'static [Field]>,
-    /// An example or a description, for mistakes.
+    /// An example or a description, for errors.
     pub(super) form: &'static str,
 }
 
@@ -221,6 +221,10 @@ pub(super) static SHAPES: &[Shape] = &[
     raw(65533, "KEYDATA"),
 ];
 
+/// Types of questions and of messages' own records, which no zone holds: [`number`] does not know them.
+pub(super) static QUESTIONS: &[(u16, &str)] =
+    &[(41, "OPT"), (249, "TKEY"), (250, "TSIG"), (251, "IXFR"), (252, "AXFR"), (255, "ANY")];
+
 pub(super) fn shape(record_type: u16) -> Option<&'static Shape> {
     SHAPES.iter().find(|shape| shape.number == record_type)
 }
@@ -247,7 +251,7 @@ pub fn mnemonic(record_type: u16) -> Cow<'static, str> {
 }
 
 /// True for the types that make a zone a signed one: RRSIG, NSEC, DNSKEY, NSEC3 and NSEC3PARAM (RFC 4034, RFC 5155).
-/// A DS is none of them: it stands in an unsigned zone as well.
+/// A DS is none of them: an unsigned zone may have one as well.
 #[must_use]
 pub const fn signs(record_type: u16) -> bool {
     matches!(record_type, 46 | 47 | 48 | 50 | 51)

@@ -7,9 +7,9 @@ use crate::name::escaped;
 /// One word, as it was written: escapes are still in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
-    /// What stands there; of a quoted word, what stands between the quotes.
+    /// The text; of a quoted word, the text between the quotes.
     pub text: &'a [u8],
-    /// It stands in quotes.
+    /// Whether it is in quotes.
     pub quoted: bool,
     /// Its line, 1-based.
     pub line: u32,
@@ -30,7 +30,7 @@ impl Word<'_> {
         !self.quoted && self.text.eq_ignore_ascii_case(text.as_bytes())
     }
 
-    /// The word for people: cut short, control characters out.
+    /// The word for messages: cut short, without control characters.
     #[must_use]
     pub fn shown(&self) -> String {
         let text = String::from_utf8_lossy(self.text.get(..80).unwrap_or(self.text));
@@ -61,7 +61,7 @@ impl<'a> Word<'a> {
         !self.quoted && self.text.contains(&b'"')
     }
 
-    /// The character strings that a word of a text stands for: one, unless quotes begin inside it, as in `v="a b"`,
+    /// The character strings that a word is made of: one, unless quotes begin inside it, as in `v="a b"`,
     /// which is `v=` and `a b` (as NSD and BIND read it).
     pub(super) fn strings(&self) -> Vec<Self> {
         if !self.holds_quotes() {
@@ -117,7 +117,7 @@ pub struct Malformed {
     pub expected: &'static str,
 }
 
-/// Cuts a text into entries. After a mistake it goes on with the next line.
+/// Cuts a text into entries. After an error it goes on with the next line.
 #[derive(Clone, Debug)]
 pub struct Scanner<'a> {
     text: &'a [u8],
@@ -135,7 +135,7 @@ impl<'a> Scanner<'a> {
         Self { text, at: 0, line: 1, line_start: 0, file: true }
     }
 
-    /// Of record data by itself, where neither comments nor parentheses are expected and stand for themselves.
+    /// Of record data by itself, where neither comments nor parentheses have a meaning.
     #[must_use]
     pub const fn data(text: &'a [u8]) -> Self {
         Self { file: false, ..Self::new(text) }
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_costs_its_own_line() {
+    fn an_error_costs_its_own_line() {
         assert_eq!(words("a \"b\nc )d\ne"), [Err((1, 3)), Err((2, 3)), line(false, &["e"])]);
         assert_eq!(words("a (\nb\n"), [Err((1, 3))]);
     }

@@ -1,4 +1,4 @@
-//! Wire octets as people write them, by the same table; what the table does not say, or octets that do not fit
+//! Wire octets in presentation form, by the same table; types that the table does not describe, and octets that do not fit
 //! their type, in the form for unknown types (RFC 3597 §5).
 
 use std::{
@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use data_encoding::HEXLOWER;
 
 use super::{
     Scanner, octets,
@@ -40,10 +41,7 @@ fn unknown(data: &[u8]) -> String {
 }
 
 fn hex(data: &[u8]) -> String {
-    data.iter().fold(String::with_capacity(data.len() * 2), |mut out, octet| {
-        let _ = write!(out, "{octet:02x}");
-        out
-    })
+    HEXLOWER.encode(data)
 }
 
 /// A character string in quotes, everything unusual escaped.
@@ -145,7 +143,7 @@ impl<'w> Shown<'w> {
             Field::Types => self.types(),
             Field::Eui(octets) => {
                 let octets = wire::take(&mut self.rest, octets)?;
-                self.say(octets.iter().map(|it| format!("{it:02x}")).collect::<Vec<_>>().join("-"))
+                self.say(octets.iter().map(|octet| hex(&[*octet])).collect::<Vec<_>>().join("-"))
             }
             Field::Params => {
                 while !self.rest.is_empty() {

@@ -30,26 +30,26 @@ pub(super) fn check(
             }
         }
     }
-    let mut checker = Checker { world: &world, places, mistakes: Vec::new(), hints: 20 };
+    let mut checker = Checker { world: &world, places, errors: Vec::new(), hints: 20 };
     for (id, place, first) in twice {
-        let problem = format!("is there twice; the first is at {first}");
+        let problem = format!("is declared twice; the first is at {first}");
         checker.report_at(&place, &id, "name", problem, "each name once within its kind".to_owned());
     }
     checker.all(now);
-    let mut mistakes = checker.mistakes;
-    if mistakes.is_empty() {
+    let mut errors = checker.errors;
+    if errors.is_empty() {
         return Ok(world);
     }
     let order = |it: &InputError| (Arc::clone(&it.file), it.line, it.document.clone(), it.field.clone());
-    mistakes.sort_by_cached_key(order);
-    Err(mistakes)
+    errors.sort_by_cached_key(order);
+    Err(errors)
 }
 
 /// Collects what is wrong with a world.
 pub(super) struct Checker<'w> {
     pub(super) world: &'w World,
     places: HashMap<DocumentId, Place>,
-    mistakes: Vec<InputError>,
+    errors: Vec<InputError>,
     /// How many more suggestions are worth their time: each looks at every name.
     hints: u32,
 }
@@ -60,8 +60,8 @@ pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
 
 impl Checker<'_> {
     fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
-        if self.mistakes.len() < InputErrors::MAX {
-            self.mistakes.push(InputError {
+        if self.errors.len() < InputErrors::MAX {
+            self.errors.push(InputError {
                 file: Arc::clone(place.file()),
                 line: place.line_of(field),
                 document: id.to_string(),
@@ -72,7 +72,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Records a mistake in a field of a document.
+    /// Records an error in a field of a document.
     pub(super) fn report(
         &mut self,
         id: &DocumentId,
@@ -84,7 +84,7 @@ impl Checker<'_> {
         self.report_at(&place, id, field, problem.into(), expected.into());
     }
 
-    /// Where a document was written, for people.
+    /// Where a document was written, for messages.
     pub(super) fn place(&self, id: &DocumentId) -> String {
         self.places.get(id).map(Place::to_string).unwrap_or_default()
     }

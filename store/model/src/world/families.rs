@@ -1,4 +1,4 @@
-//! Families of addresses that some sites have and others lack: no mistake, but something to know beforehand.
+//! Families of addresses that some sites have and others lack: no error, but something to know beforehand.
 //!
 //! A family's answer leaves out the sites that lack it, so its clients go elsewhere than the other family's. And where an
 //! operator takes out every site that has a family while others are left, that family has no answer.
@@ -24,7 +24,7 @@ impl Places {
         Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
     }
 
-    /// Something that is allowed and may be meant otherwise, in the form of a mistake: about a document as people know
+    /// Something that is allowed and may be meant otherwise, in the form of an error: about a document as it is known
     /// it, at the field of the one that says so.
     fn warning(
         &self,

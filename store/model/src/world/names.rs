@@ -34,7 +34,7 @@ impl What<'_> {
         matches!(self, Self::Host | Self::Static(RecordData::Cname(_)))
     }
 
-    /// True for what a steered name cannot stand beside.
+    /// True for what cannot be at a name that is steered.
     const fn is_address_or_cut(self) -> bool {
         self.is_flattened()
             || matches!(
@@ -43,7 +43,7 @@ impl What<'_> {
             )
     }
 
-    /// True for SIG, which may stand beside a CNAME (RFC 2535 §2.3.5).
+    /// True for SIG, which may be at the name of a CNAME (RFC 2535 §2.3.5).
     const fn is_old_signature(self) -> bool {
         matches!(self, Self::Static(RecordData::Other { record_type: 24, .. }))
     }
@@ -124,7 +124,7 @@ fn subtree_aliases(world: &World) -> HashSet<&str> {
     records.filter(dname).map(|record| record.name.as_str()).collect()
 }
 
-/// Names below which somebody else answers: static NS records that are not at an apex.
+/// Names below which other servers answer: static NS records that are not at an apex.
 fn cuts(world: &World) -> HashSet<&str> {
     let records = world.zones().flat_map(|zone| zone.records.iter().map(move |record| (zone, record)));
     records
@@ -214,7 +214,7 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
     let apex = checker.world.zone(name.as_str()).is_some();
     let steered = claims.iter().any(|claim| claim.what == What::Steered);
     for (n, claim) in claims.iter().enumerate() {
-        // Of two CNAMEs the second is the mistake.
+        // Of two CNAMEs the second is the error.
         let beside = |(m, other): &(usize, &Claim<'_>)| {
             (*m < n || (*m > n && !other.what.is_alias())) && !other.what.is_old_signature()
         };
@@ -224,7 +224,7 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
             let problem = format!("{name} is a zone's apex, where no CNAME can stand");
             checker.report(&claim.by, &claim.field, problem, "a name below the apex (RFC 1912 §2.4)");
         } else if let Some(first) = before {
-            let problem = format!("{name} is there twice; first in {}", called(checker, first));
+            let problem = format!("{name} is declared twice; first in {}", called(checker, first));
             checker.report(&claim.by, &claim.field, problem, "each once");
         } else if let Some(other) = other
             && claim.what.is_alias()
@@ -309,7 +309,7 @@ fn target(world: &World, claims: &Claims<'_>, name: &DomainName) -> Option<Domai
 
 /// The CNAME that answers for a name: its own, or a wildcard's if nothing lies at the name.
 fn alias<'c>(claims: &'c Claims<'_>, name: &DomainName) -> Option<(DomainName, &'c Claim<'c>)> {
-    // At a steered name the chain ends, whatever else wrongly stands there.
+    // At a steered name the chain ends, whatever else is wrongly there.
     let end = |claims: &[Claim<'_>]| claims.iter().any(|claim| claim.what == What::Steered);
     let own = |name: &DomainName| {
         let at = claims.get(name)?;

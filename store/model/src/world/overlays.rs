@@ -58,7 +58,7 @@ impl Checker<'_> {
             if sites.len() >= least && left < least {
                 let names: Vec<&str> = rule.of.iter().map(Name::as_str).collect();
                 let problem = format!(
-                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, whoever orders otherwise",
+                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, whatever overrides say",
                     names.join(", "),
                     it.domain.name,
                     cluster.name
@@ -81,7 +81,7 @@ impl Checker<'_> {
         format!("{glob} matches no domain{}", suggestion(glob, names))
     }
 
-    /// Forcing down every site of a domain takes `force: true`. UUID domains nobody is sent to do not count: a
+    /// Forcing down every site of a domain takes `force: true`. UUID domains to which no client is sent do not count: a
     /// service that lives at one site must not keep that site from being maintained.
     fn never_all_down(&mut self, steered: &[Steered], down: &[&Override]) {
         if down.is_empty() {

@@ -21,7 +21,7 @@ pub(super) fn check(checker: &mut Checker<'_>, at: &DocumentId, domain: &Domain,
     }
 }
 
-/// Somebody must speak for a region, and somebody live in it.
+/// At least one vantage must have a region in which a site lies.
 fn regional(checker: &mut Checker<'_>, at: &DocumentId) {
     let world = checker.world;
     let lived_in = |region: &Name| world.sites().any(|site| site.region.as_ref() == Some(region));
@@ -64,7 +64,7 @@ impl Part<'_, '_> {
             if !self.sites.contains(site) {
                 self.no_site(&field, site, expected);
             } else if order[..n].contains(site) {
-                self.checker.report(self.at, &field, format!("{site} stands here twice"), expected);
+                self.checker.report(self.at, &field, format!("{site} is a duplicate value"), expected);
             }
         }
         for site in self.sites.iter().filter(|site| !order.contains(site)) {

@@ -22,8 +22,8 @@ fn world(more: &str) -> World {
     check_with(more).unwrap_or_else(|found| panic!("{more}: {found:#?}"))
 }
 
-/// The mistakes without their place.
-fn mistakes(more: &str) -> Vec<String> {
+/// The errors without their place.
+fn errors(more: &str) -> Vec<String> {
     let without_place = |line: String| line.split_once(": ").unwrap().1.to_owned();
     check_with(more)
         .err()
@@ -34,8 +34,8 @@ fn mistakes(more: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn mistake(more: &str, words: &str) {
-    let found = mistakes(more);
+fn error(more: &str, words: &str) {
+    let found = errors(more);
     assert_eq!(found.len(), 1, "{more}: {found:#?}");
     assert!(found[0].contains(words), "{more}: {}", found[0]);
 }
@@ -46,7 +46,7 @@ fn records(lines: &str) -> String {
 }
 
 #[test]
-fn a_name_server_in_its_zone_has_an_address_from_whoever_answers_there() {
+fn a_name_server_in_its_zone_has_an_address_from_the_server_that_answers_there() {
     let zone = |server: &str, more: &str| {
         format!("kind: Zone\nname: z.org\nnameservers: [{{ name: {server} }}]\n{more}")
     };
@@ -55,8 +55,8 @@ fn a_name_server_in_its_zone_has_an_address_from_whoever_answers_there() {
         zone("ns1", "records: [{ name: ns1, type: TXT, data: x }]\n"),
         zone("ns.sub", "---\nkind: Zone\nname: sub.z.org\nnameservers: [{ name: ns.x. }]\n"),
     ] {
-        mistake(&lonely, "nameservers[0]: ");
-        mistake(&lonely, ".z.org lies in the zone and has no address");
+        error(&lonely, "nameservers[0]: ");
+        error(&lonely, ".z.org lies in the zone and has no address");
     }
     for fine in [
         zone("ns1", "records: [{ name: ns1, type: AAAA, data: '::1' }]\n"),
@@ -99,7 +99,7 @@ fn the_example_needs_only_its_second_site() {
 
 #[test]
 fn every_missing_reference_at_once_with_close_names() {
-    let found = mistakes(
+    let found = errors(
         "kind: Domain\nname: gw.g.example.com\ncluster: mian\ncheck: webb\n---\n\
          kind: Check\nname: web\ntype: http\n---\n\
          kind: Service\nname: orders\ncluster: mian\n---\n\
@@ -120,7 +120,7 @@ fn every_missing_reference_at_once_with_close_names() {
     ] {
         assert!(found.iter().any(|it| it.contains(words)), "{words}: {found:#?}");
     }
-    // The gateway domain belongs to a cluster that does not exist, which is a mistake of its own.
+    // The gateway domain belongs to a cluster that does not exist, which is an error of its own.
     assert_eq!(found.len(), 8, "{found:#?}");
 }
 
@@ -130,26 +130,27 @@ fn a_name_is_there_once() {
     assert_eq!(
         found,
         [
-            "w.yaml:21: Site bj: name: is there twice; the first is at w.yaml:1; expected each name once within its kind"
+            "w.yaml:21: Site bj: name: is declared twice; the first is at w.yaml:1; expected each name once within its kind"
         ]
     );
     let service = |name: &str, more: &str| format!("kind: Service\nname: {name}\ncluster: main\n{more}---\n");
     let hosts = service("a", "hosts: [x.g.example.com]\n") + &service("b", "hosts: [x.g.example.com]\n");
-    let found = mistakes(&hosts);
+    let found = errors(&hosts);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].contains("Service b: hosts[0]: x.g.example.com is there twice; first in Service a hosts[0]")
+        found[0]
+            .contains("Service b: hosts[0]: x.g.example.com is declared twice; first in Service a hosts[0]")
     );
     let uuid = "uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10\n";
-    let found = mistakes(&(service("a", uuid) + &service("b", uuid)));
+    let found = errors(&(service("a", uuid) + &service("b", uuid)));
     assert!(found[0].contains("is the UUID of the Service a too"), "{found:#?}");
-    mistake(&service("a", "hosts: [gw.g.example.com]\n"), "there is also Cluster main gateway_domain");
-    mistake(&service("a", "hosts: [ns1.g.example.com]\n"), "there is also Zone g.example.com nameservers[0]");
-    mistake(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME can stand");
-    mistake(
+    error(&service("a", "hosts: [gw.g.example.com]\n"), "there is also Cluster main gateway_domain");
+    error(&service("a", "hosts: [ns1.g.example.com]\n"), "there is also Zone g.example.com nameservers[0]");
+    error(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME can stand");
+    error(
         "kind: Cluster\nname: other\nzone: g.example.com\ngateway_domain: gw.g.example.com\n\
          gateways: { bj: { a: [203.0.113.11] } }\n",
-        "Cluster other: gateway_domain: gw.g.example.com is there twice; first in Cluster main gateway_domain",
+        "Cluster other: gateway_domain: gw.g.example.com is declared twice; first in Cluster main gateway_domain",
     );
 }
 
@@ -179,7 +180,7 @@ fn static_records_keep_to_the_rules_of_cnames() {
         ),
         (
             "  - { name: a, type: A, data: 192.0.2.1 }\n  - { name: a, type: A, data: 192.0.2.1 }\n",
-            "records[1]: a.z.org is there twice",
+            "records[1]: a.z.org is declared twice",
         ),
         ("  - { name: ns1, type: CNAME, data: b }\n", "nameservers[0]"),
         ("  - { name: '@', type: NS, data: b }\n", "the zone's name servers in `nameservers`"),
@@ -194,7 +195,7 @@ fn static_records_keep_to_the_rules_of_cnames() {
             "x.d.z.org lies below d.z.org",
         ),
     ] {
-        let found = mistakes(&records(lines));
+        let found = errors(&records(lines));
         assert!(found.iter().any(|it| it.contains(words)), "{lines}: {found:#?}");
         assert!(found.len() <= 2, "{lines}: {found:#?}");
     }
@@ -218,7 +219,7 @@ fn what_is_fine_in_a_zone() {
     let txt = "kind: Zone\nname: z.org\nnameservers: [{ name: ns.a. }]\nrecords: [{ name: '@', type: MX, data: 1 m }]\n---\n\
                kind: Cluster\nname: c\nzone: z.org\ngateway_domain: z.org\ngateways: { bj: { a: [203.0.113.10] } }\n";
     world(txt);
-    mistake(&txt.replace("MX, data: 1 m", "A, data: 1.2.3.4"), "z.org is steered");
+    error(&txt.replace("MX, data: 1 m", "A, data: 1.2.3.4"), "z.org is steered");
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn nothing_lies_below_a_dname_and_little_beside_it() {
             "in.d.z.org lies below the DNAME",
         ),
     ] {
-        mistake(&records(&format!("{dname}{more}")), words);
+        error(&records(&format!("{dname}{more}")), words);
     }
 }
 
@@ -248,7 +249,7 @@ fn nothing_lies_below_a_dname_and_little_beside_it() {
 fn names_below_a_delegation_are_not_ours() {
     let zone = records("  - { name: d, type: NS, data: ns.elsewhere. }\n");
     let service = "---\nkind: Service\nname: a\ncluster: main\nhosts: [x.d.z.org]\n";
-    mistake(&format!("{zone}{service}"), "x.d.z.org lies below the delegation of d.z.org");
+    error(&format!("{zone}{service}"), "x.d.z.org lies below the delegation of d.z.org");
 }
 
 fn domain(more: &str) -> String {
@@ -258,19 +259,19 @@ fn domain(more: &str) -> String {
 #[test]
 fn domains_fit_their_cluster() {
     world(&domain("policy: { type: failover, order: [sh, bj] }"));
-    mistake(&domain("policy: { type: failover, order: [sh] }"), "policy.order: the site bj is missing");
-    mistake(
+    error(&domain("policy: { type: failover, order: [sh] }"), "policy.order: the site bj is missing");
+    error(
         &domain("policy: { type: failover, order: [sh, bj, sz] }"),
         "policy.order[2]: sz is no site of the domain",
     );
-    mistake(&domain("sites: [sz]"), "the cluster main has no gateway at sz");
-    mistake(&domain("min_up: 3"), "3 is more than the domain has sites; expected at most 2");
-    mistake(&domain("").replace("vip.g.", "vip."), "lies outside the zone of its cluster main");
-    mistake(
+    error(&domain("sites: [sz]"), "the cluster main has no gateway at sz");
+    error(&domain("min_up: 3"), "3 is more than the domain has sites; expected at most 2");
+    error(&domain("").replace("vip.g.", "vip."), "lies outside the zone of its cluster main");
+    error(
         "kind: Service\nname: a\ncluster: main\nsites: [bj, sz]\n",
         "sites[1]: the cluster main has no gateway at sz",
     );
-    mistake(
+    error(
         "kind: Cluster\nname: c\nzone: g.example.com\ngateway_domain: gw.example.org\ngateways: { bj: { a: [203.0.113.11] } }\n",
         "gw.example.org lies outside the cluster's zone",
     );
@@ -285,18 +286,18 @@ fn order_with_a_site_twice() {
     let found = World::check(documents, NOW).unwrap_err();
     assert_eq!(
         found[0].to_string(),
-        "stored: Domain vip.g.example.com: policy.order[2]: bj stands here twice; expected every site of the domain, each once"
+        "stored: Domain vip.g.example.com: policy.order[2]: bj is a duplicate value; expected every site of the domain, each once"
     );
 }
 
 #[test]
 fn sites_checks_and_routes() {
-    mistake(
+    error(
         "kind: Site\nname: a\nnetworks: [10.0.0.0/8]\n---\nkind: Site\nname: b\nnetworks: [10.0.0.0/8]\n",
         "Site b: networks[0]: 10.0.0.0/8 is claimed by the Site a too",
     );
     world("kind: Site\nname: a\nnetworks: [10.0.0.0/8]\n---\nkind: Site\nname: b\nnetworks: [10.1.0.0/16]\n");
-    mistake("kind: Check\nname: c\ntype: http\nquorum: 2\n", "2 vantages can never agree: 1 are configured");
+    error("kind: Check\nname: c\ntype: http\nquorum: 2\n", "2 vantages can never agree: 1 are configured");
     let service = "kind: Service\nname: s\ncluster: main\n---\n";
     let route = |name: &str, path: &str| {
         format!(
@@ -304,16 +305,16 @@ fn sites_checks_and_routes() {
         )
     };
     world(&format!("{service}{}{}", route("a", "/"), route("b", "/api")));
-    mistake(
+    error(
         &format!("{service}{}{}", route("a", "/api"), route("b", "/api")),
         "Route b: hosts[0]: h.org/api is taken by the Route a already",
     );
-    mistake(&format!("{service}{}", route("implied.s", "/")), "kept for the routes that services imply");
+    error(&format!("{service}{}", route("implied.s", "/")), "kept for the routes that services imply");
     let many = (0..63).fold(String::new(), |mut text, n| {
         let _ = write!(text, "kind: Site\nname: s{n}\n---\n");
         text
     });
-    mistake(&many, "one site too many");
+    error(&many, "one site too many");
 }
 
 fn order(name: &str, target: &str, more: &str) -> String {
@@ -323,14 +324,14 @@ fn order(name: &str, target: &str, more: &str) -> String {
 #[test]
 fn overrides_are_about_something() {
     world(&order("o", "{ domain: 'gw.*' }", "force: true\n"));
-    mistake(&order("o", "{ domain: 'wg.*' }", ""), "target.domain: wg.* matches no domain");
-    mistake(&order("o", "{ domain: 'gw.g.example.con' }", ""), "did you mean \"gw.g.example.com\"?");
-    mistake(
+    error(&order("o", "{ domain: 'wg.*' }", ""), "target.domain: wg.* matches no domain");
+    error(&order("o", "{ domain: 'gw.g.example.con' }", ""), "did you mean \"gw.g.example.com\"?");
+    error(
         &format!("kind: Site\nname: idle\n---\n{}", order("o", "{ site: idle }", "")),
         "no domain has this site",
     );
     let only_bj = domain("sites: [bj]");
-    mistake(
+    error(
         &format!("{only_bj}---\n{}", order("o", "{ site: sh, domain: 'vip.*' }", "")),
         "no domain that matches vip.* has this site",
     );
@@ -340,17 +341,17 @@ fn overrides_are_about_something() {
 fn forcing_everything_down_takes_force() {
     let (bj, sh) = (order("a", "{ site: bj }", ""), order("b", "{ site: sh }", ""));
     world(&bj);
-    mistake(&format!("{bj}{sh}"), "Override b: state: forces down every site of gw.g.example.com (bj, sh)");
-    mistake(&order("all", "{ domain: 'gw.*' }", ""), "or force: true (--force)");
+    error(&format!("{bj}{sh}"), "Override b: state: forces down every site of gw.g.example.com (bj, sh)");
+    error(&order("all", "{ domain: 'gw.*' }", ""), "or force: true (--force)");
     world(&format!("{bj}{}", order("b", "{ site: sh }", "force: true\n")));
     // What has ended forces nothing down any more.
     world(&format!("{bj}{}", order("b", "{ site: sh }", "expires: 2020-01-01T00:00:00Z\n")));
-    mistake(&format!("{bj}{}", order("b", "{ site: sh }", "expires: 2100-01-01T00:00:00Z\n")), "forces down");
+    error(&format!("{bj}{}", order("b", "{ site: sh }", "expires: 2100-01-01T00:00:00Z\n")), "forces down");
     // A service that lives at one site only keeps that site up once clients are sent to its UUID domain.
     let service =
         "kind: Service\nname: s\ncluster: main\nsites: [bj]\nuuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10\n";
     world(&format!("{service}---\n{bj}"));
-    mistake(&format!("{service}route_by: uuid\n---\n{bj}"), "forces down every site of 6f0c1f6e");
+    error(&format!("{service}route_by: uuid\n---\n{bj}"), "forces down every site of 6f0c1f6e");
 }
 
 #[test]

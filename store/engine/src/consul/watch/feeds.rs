@@ -15,10 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{BURST, PER_SECOND, WAIT};
-use crate::pace::{Bucket, backoff};
+use super::{WAIT, cursor};
+use crate::follower::cursor::Cursor;
 use crate::{
-    CheckStatus, EngineError, Index, Indexed, Wait,
+    CheckStatus, EngineError, Indexed,
     consul::{
         Consul,
         client::{Place, Request, read},
@@ -164,9 +164,7 @@ struct FeedLoop<M> {
     needed: watch::Receiver<bool>,
     news: mpsc::Sender<(Feed, News)>,
     memory: M,
-    bucket: Bucket,
-    index: Index,
-    failures: u32,
+    cursor: Cursor,
     works: bool,
 }
 
@@ -178,8 +176,7 @@ impl<M: Memory> FeedLoop<M> {
         news: mpsc::Sender<(Feed, News)>,
         memory: M,
     ) -> Self {
-        let bucket = Bucket::new(BURST, PER_SECOND, Instant::now());
-        Self { feed, consul, needed, news, memory, bucket, index: Index(0), failures: 0, works: false }
+        Self { feed, consul, needed, news, memory, cursor: cursor(), works: false }
     }
 
     async fn run(mut self) {
@@ -195,15 +192,14 @@ impl<M: Memory> FeedLoop<M> {
             }
             // What was remembered is too old to compare with when the feed is needed again.
             self.works = false;
-            self.failures = 0;
-            self.index = Index(0);
+            self.cursor.start_over();
         }
     }
 
     async fn round(&mut self, place: &mut Place) -> Result<(), ()> {
-        self.bucket.wait().await;
+        self.cursor.ready().await;
         let request = self.consul.client.here(M::request());
-        let wait = Wait { after: self.index, at_most: WAIT };
+        let wait = self.cursor.wait(WAIT);
         let answer = self.consul.client.poll(request, wait, place).await;
         let started = Instant::now();
         let read = match answer {
@@ -225,28 +221,27 @@ impl<M: Memory> FeedLoop<M> {
 
     /// What the answer says; nothing if the poll only ran out.
     fn compare(&mut self, answer: Indexed<Option<M::Answer>>) -> Option<Changed> {
-        let (before, now) = (self.index, answer.index);
-        if now == before && self.works {
+        let before = self.cursor.after();
+        let stepped_back = self.cursor.went_back(answer.index);
+        self.cursor.succeeded();
+        if self.cursor.after() == before && self.works {
             return None;
         }
-        let stepped_back = now < before;
-        self.index = if stepped_back { Index(0) } else { now };
         let mut changed = self.memory.differ(answer.value.unwrap_or_default());
         changed.works_again = !self.works;
         changed.perhaps_all |= stepped_back || !self.works;
         self.works = true;
-        self.failures = 0;
         Some(changed)
     }
 
     async fn failed(&mut self, error: &EngineError) -> Result<(), ()> {
-        self.index = Index(0);
         self.works = false;
-        if self.failures == 0 {
+        let first = !self.cursor.is_failing();
+        let pause = self.cursor.failed(error);
+        if first {
             self.news.send((self.feed, News::Failed(error.to_string()))).await.map_err(drop)?;
         }
-        tokio::time::sleep(backoff(self.failures)).await;
-        self.failures = self.failures.saturating_add(1);
+        tokio::time::sleep(pause).await;
         Ok(())
     }
 }

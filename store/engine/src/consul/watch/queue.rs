@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use crate::pace::backoff;
+use super::backoff;
+use crate::Backoff;
 
 /// How pressing a reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +27,7 @@ pub(super) struct Queue {
     places: HashMap<String, (Lane, u64)>,
     next_number: u64,
     reading: HashSet<String>,
-    failures: HashMap<String, u32>,
+    failures: HashMap<String, Backoff>,
     later: BTreeSet<(Instant, String)>,
 }
 
@@ -70,9 +71,8 @@ impl Queue {
             self.failures.remove(service);
             return;
         }
-        let failures = self.failures.entry(service.to_owned()).or_default();
-        let due = now + backoff(*failures);
-        *failures = failures.saturating_add(1);
+        let failures = self.failures.entry(service.to_owned()).or_insert_with(backoff);
+        let due = now + failures.next_random();
         self.later.insert((due, service.to_owned()));
     }
 

@@ -1,43 +1,20 @@
 //! The part of a check that its `type` decides.
 //!
 //! [`KEYS`] says which key belongs to which type. Every key is known whatever the type is, so that a wrong type, or
-//! a key of another type, is one mistake that says what it is.
+//! a key of another type, is one error that says what it is.
 
 use super::super::some;
 use crate::{
-    DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, Span,
-    StatusRange, TcpProbe, Tls, TlsProbe, rdata,
+    DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, ProbeType,
+    Span, StatusRange, TcpProbe, Tls, TlsProbe, rdata,
     read::{Fields, Reader, join},
     tree::Value,
 };
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Http,
-    Https,
-    Tcp,
-    Tls,
-    Dns,
-    Grpc,
-    Icmp,
-    External,
-}
-
-use Type::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
-
-const TYPES: [(&str, Type); 8] = [
-    ("http", Http),
-    ("https", Https),
-    ("tcp", Tcp),
-    ("tls", TlsOnly),
-    ("dns", Dns),
-    ("grpc", Grpc),
-    ("icmp", Icmp),
-    ("external", External),
-];
+use ProbeType::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
 
 /// The keys that not every type has, with those that have them.
-const KEYS: [(&str, &[Type]); 20] = [
+const KEYS: [(&str, &[ProbeType]); 20] = [
     ("port", &[Http, Https, Tcp, TlsOnly, Dns, Grpc, External]),
     ("send", &[Tcp]),
     ("expect", &[Tcp]),
@@ -62,16 +39,13 @@ const KEYS: [(&str, &[Type]); 20] = [
 
 /// The probe and its port.
 pub(super) fn read(fields: &Fields<'_>) -> Option<(Probe, u16)> {
-    let expected = format!("one of {}", join(TYPES.iter().map(|(word, _)| *word)));
-    let kind = fields.required("type", &expected, |field| field.word(&TYPES));
+    let kind = fields.required_word("type");
     for (key, types) in KEYS {
         let Some(field) = fields.get(key) else { continue };
-        if let Some((word, kind)) = TYPES.into_iter().find(|(_, it)| Some(*it) == kind)
-            && !types.contains(&kind)
-        {
-            let having = TYPES.iter().filter(|(_, it)| types.contains(it)).map(|(word, _)| *word);
+        if let Some(kind) = kind.filter(|kind| !types.contains(kind)) {
+            let having = ProbeType::ALL.iter().filter(|it| types.contains(it)).map(|it| it.as_str());
             let expected = format!("this key only with type: {}", join(having));
-            field.mistake(format!("means nothing to a check of type {word}"), expected);
+            field.error(format!("means nothing to a check of type {kind}"), expected);
         }
     }
     match kind? {
@@ -89,7 +63,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Option<(Probe, u16)> {
             if let Some(field) = fields.get("tls")
                 && field.boolean() == Some(false)
             {
-                field.mistake("contradicts type: https", "type: http for a check without TLS");
+                field.error("contradicts type: https", "type: http for a check without TLS");
             }
             Some((http(fields, Some(terms(fields))), fields.or("port", 443, port)))
         }
@@ -138,7 +112,7 @@ fn tls_if_asked(fields: &Fields<'_>) -> Option<Tls> {
     }
     for key in ["server_name", "verify", "warn_before"] {
         if let Some(field) = fields.get(key) {
-            field.mistake("means nothing to a check without TLS", "this key only with tls: true");
+            field.error("means nothing to a check without TLS", "this key only with tls: true");
         }
     }
     None
@@ -190,19 +164,17 @@ fn path(field: Reader<'_>) -> Option<&str> {
 
 fn http(fields: &Fields<'_>, tls: Option<Tls>) -> Probe {
     let ok = StatusRange::new(200, 200).into_iter().collect();
-    let method =
-        fields.or("method", Method::Get, |field| field.word(&[("GET", Method::Get), ("HEAD", Method::Head)]));
+    let method = fields.or("method", Method::default(), |field| field.one_of());
     let expect_body = fields.optional("expect_body", |field| words(&field, TcpProbe::MAX));
     if let (Some(field), Method::Head) = (fields.get("expect_body"), method) {
-        field.mistake("an answer to HEAD has no body", "method: GET");
+        field.error("an answer to HEAD has no body", "method: GET");
     }
-    let versions = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];
     Probe::Http(Box::new(HttpProbe {
         path: fields.or("path", "/readyz", path).to_owned(),
         host: fields.optional("host", host),
         expect_status: fields.or("expect_status", ok, |field| some(&field, |item| item.parse())),
         method,
-        http_version: fields.or("http_version", HttpVersion::One, |field| field.word(&versions)),
+        http_version: fields.or("http_version", HttpVersion::default(), |field| field.one_of()),
         headers: fields.or("headers", Vec::new(), headers),
         expect_body,
         tls,
@@ -229,22 +201,20 @@ fn headers(field: Reader<'_>) -> Option<Vec<Header>> {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || name.len() > 100 || !name.bytes().all(token) {
             let expected = "a name of letters, digits and '-' (RFC 9110 section 5.1)";
-            value.mistake(format!("{name:?} is not a header name"), expected);
+            value.error(format!("{name:?} is not a header name"), expected);
         } else if TAKEN.contains(&name.as_str()) {
             let expected = if name == "host" { "the key `host` for it" } else { "any other header" };
-            value.mistake(format!("the header {name} is set by the checker itself"), expected);
+            value.error(format!("the header {name} is set by the checker itself"), expected);
         } else if found.iter().any(|it| it.name == name) {
-            value.mistake(format!("the header {name} stands here twice"), "each once, in any case");
+            value.error(format!("the header {name} is listed twice"), "each once, in any case");
         }
         if let Some(text) = header_value(&value) {
             found.push(Header { name, value: text });
         }
     }
     if found.len() > HttpProbe::MAX_HEADERS {
-        field.mistake(
-            format!("{} headers", found.len()),
-            format!("at most {} of them", HttpProbe::MAX_HEADERS),
-        );
+        field
+            .error(format!("{} headers", found.len()), format!("at most {} of them", HttpProbe::MAX_HEADERS));
     }
     Some(found)
 }
@@ -262,10 +232,12 @@ fn dns(fields: &Fields<'_>) -> Option<DnsProbe> {
     let query =
         fields.required("query", "the name to ask for, such as www.example.com", |field| field.parse());
     let record_type = fields.or("record_type", 1, record_type);
-    let expect_rcode = fields.or("expect_rcode", 0, |field| field.word(&DnsProbe::RCODES));
+    let expect_rcode = fields.or("expect_rcode", 0, |field| {
+        field.word(&DnsProbe::RCODES.map(|rcode| (rcode.as_str(), rcode.code())))
+    });
     let expect_record = fields.optional("expect_record", |field| field.text(1_000).map(str::to_owned));
     if let (Some(field), 1..) = (fields.get("expect_record"), expect_rcode) {
-        field.mistake("no record comes with that expect_rcode", "expect_rcode: NOERROR");
+        field.error("no record comes with that expect_rcode", "expect_rcode: NOERROR");
     }
     Some(DnsProbe { query: query?, record_type, expect_rcode, expect_record })
 }
@@ -298,7 +270,7 @@ mod tests {
         match parse("w.yaml", &text).map(|mut placed| placed.remove(0).value) {
             Ok(Document::Check(check)) => Ok(check),
             Ok(other) => panic!("{other:?}"),
-            Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
+            Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
     }
 
@@ -318,15 +290,15 @@ mod tests {
             ("type: external\nprogram: disk\nport: 9", "external", 9),
             ("type: external\nprogram: disk", "external", 0),
         ] {
-            let check = check(text).unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}"));
-            assert_eq!((check.probe.kind(), check.port), (kind, port), "{text}");
+            let check = check(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+            assert_eq!((check.probe.kind().as_str(), check.port), (kind, port), "{text}");
         }
         let Probe::Http(http) = check("type: http\nheaders: { X-A: b }").unwrap().probe else { panic!() };
         assert_eq!((http.headers[0].name.as_str(), http.headers[0].value.as_str()), ("x-a", "b"));
     }
 
     #[test]
-    fn a_mistake_says_where_it_is_and_what_would_be_right() {
+    fn an_error_says_where_it_is_and_what_would_be_right() {
         for (text, place, words) in [
             ("type: tcp", "port", "is missing; expected a port"),
             ("type: dns", "query", "is missing; expected the name to ask for"),
@@ -357,14 +329,14 @@ mod tests {
             ("type: tcp\nport: 1\nexpect: ''", "expect", "a text of 1 to 1024 bytes"),
             ("type: htpp", "type", "did you mean \"http\"?"),
         ] {
-            let mistakes = check(text).unwrap_err();
-            let [only] = mistakes.as_slice() else { panic!("{text}: {mistakes:#?}") };
+            let errors = check(text).unwrap_err();
+            let [only] = errors.as_slice() else { panic!("{text}: {errors:#?}") };
             assert!(only.contains(&format!(": {place}: ")) && only.contains(words), "{text}: {only}");
         }
     }
 
     #[test]
-    fn all_mistakes_of_a_check_at_once() {
+    fn all_errors_of_a_check_at_once() {
         let text = "type: https\nport: 0\npath: x\nexpect_status: [600]\nwarn_before: 0s\nquery: a.b\ninterval: 1s\n\
                     timeout: 2s\nheaders: { te: a }";
         assert_eq!(check(text).unwrap_err().len(), 7);

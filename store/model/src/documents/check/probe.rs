@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{DomainName, Name, Span};
+use crate::{DomainName, Name, Rcode, Span, words::words};
 
 /// What a probe dials and what it expects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,19 +35,34 @@ impl Probe {
         Self::Tcp(TcpProbe { send: None, expect: None })
     }
 
-    /// The word for its kind, as documents write it; `https` for HTTP over TLS.
+    /// Its type, as documents have it: `https` for HTTP over TLS.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> ProbeType {
         match self {
-            Self::Tcp(_) => "tcp",
-            Self::Tls(_) => "tls",
-            Self::Http(it) if it.tls.is_some() => "https",
-            Self::Http(_) => "http",
-            Self::Dns(_) => "dns",
-            Self::Grpc(_) => "grpc",
-            Self::Icmp {} => "icmp",
-            Self::External(_) => "external",
+            Self::Tcp(_) => ProbeType::Tcp,
+            Self::Tls(_) => ProbeType::Tls,
+            Self::Http(it) if it.tls.is_some() => ProbeType::Https,
+            Self::Http(_) => ProbeType::Http,
+            Self::Dns(_) => ProbeType::Dns,
+            Self::Grpc(_) => ProbeType::Grpc,
+            Self::Icmp {} => ProbeType::Icmp,
+            Self::External(_) => ProbeType::External,
         }
+    }
+}
+
+words! {
+    /// The `type` of a check in its document. The stored form knows no `https`: there it is `http` with TLS terms.
+    #[expect(missing_docs, reason = "the variants of `Probe`, documented there")]
+    pub enum ProbeType {
+        "http" Http,
+        "https" Https,
+        "tcp" Tcp,
+        "tls" Tls,
+        "dns" Dns,
+        "grpc" Grpc,
+        "icmp" Icmp,
+        "external" External,
     }
 }
 
@@ -57,7 +72,7 @@ pub struct TcpProbe {
     /// Sent once connected, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send: Option<Box<str>>,
-    /// What must stand somewhere in the first [`TcpProbe::MAX_READ`] bytes that come back.
+    /// What must be somewhere in the first [`TcpProbe::MAX_READ`] bytes that come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Box<str>>,
 }
@@ -115,7 +130,7 @@ pub struct HttpProbe {
     /// Sent beside those every request has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<Header>,
-    /// What must stand somewhere in the first [`HttpProbe::MAX_BODY`] bytes of the body.
+    /// What must be somewhere in the first [`HttpProbe::MAX_BODY`] bytes of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_body: Option<String>,
     /// Over TLS, on these terms; absent: in the clear.
@@ -154,55 +169,38 @@ pub struct Header {
     pub value: String,
 }
 
-/// How a resource is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    /// GET.
-    #[default]
-    Get,
-    /// HEAD: no body comes back.
-    Head,
+words! {
+    /// The method of a check's request, as on the wire.
+    #[derive(Default)]
+    pub enum Method {
+        /// GET.
+        #[default]
+        "GET" Get,
+        /// HEAD: no body comes back.
+        "HEAD" Head,
+    }
 }
 
 impl Method {
-    /// As on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-        }
-    }
-
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     const fn is_get(&self) -> bool {
         matches!(self, Self::Get)
     }
 }
 
-/// The HTTP version a check speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum HttpVersion {
-    /// HTTP/1.1.
-    #[default]
-    #[serde(rename = "1.1")]
-    One,
-    /// HTTP/2: agreed by ALPN over TLS, known beforehand without (RFC 9113 §3).
-    #[serde(rename = "2")]
-    Two,
+words! {
+    /// The HTTP version a check speaks.
+    #[derive(Default)]
+    pub enum HttpVersion {
+        /// HTTP/1.1.
+        #[default]
+        "1.1" One,
+        /// HTTP/2: agreed by ALPN over TLS, known beforehand without (RFC 9113 §3).
+        "2" Two,
+    }
 }
 
 impl HttpVersion {
-    /// As documents write it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::One => "1.1",
-            Self::Two => "2",
-        }
-    }
-
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     const fn is_one(&self) -> bool {
         matches!(self, Self::One)
@@ -314,14 +312,14 @@ pub struct DnsProbe {
 }
 
 impl DnsProbe {
-    /// The response codes documents may name, with their numbers.
-    pub const RCODES: [(&'static str, u16); 6] =
-        [("NOERROR", 0), ("FORMERR", 1), ("SERVFAIL", 2), ("NXDOMAIN", 3), ("NOTIMP", 4), ("REFUSED", 5)];
+    /// The response codes documents may name.
+    pub const RCODES: [Rcode; 6] =
+        [Rcode::NoError, Rcode::FormErr, Rcode::ServFail, Rcode::NxDomain, Rcode::NotImp, Rcode::Refused];
 
     /// What documents call a response code.
     #[must_use]
     pub fn rcode(number: u16) -> Option<&'static str> {
-        Self::RCODES.into_iter().find(|(_, code)| *code == number).map(|(word, _)| word)
+        Self::RCODES.into_iter().find(|rcode| rcode.code() == number).map(Rcode::as_str)
     }
 }
 

@@ -1,0 +1,132 @@
+//! The section `[dns]`.
+
+use std::sync::Arc;
+
+use dns::registry::Offer;
+use store::{
+    geo::Geo,
+    model::{Ttl, read::Fields},
+};
+
+use super::{
+    gate::gate,
+    guard::CERTIFICATE,
+    settings::{GeoIp, Store},
+    values::{addresses, cpus, folder, path, span},
+};
+use crate::{
+    certificate::CertificateFiles,
+    reread::{Content, FileInUse, Files, read_file},
+};
+
+const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
+
+pub(super) struct DnsSection {
+    pub(super) config: dns::Config,
+    pub(super) certificate: Option<CertificateFiles>,
+    pub(super) geoip: Option<GeoIp>,
+    pub(super) cookies: Option<FileInUse>,
+}
+
+pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
+    let defaults = dns::Config::default();
+    let listen = fields.optional("listen", addresses);
+    let discovery = discovery(fields);
+    // Before it is read for use: a change in between is then seen later.
+    let cookies = fields.optional("cookie_secret_file", |it| {
+        let path = path(&it)?;
+        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+        Some(FileInUse { path, content })
+    });
+    let config = dns::Config {
+        discovery,
+        listen: listen.unwrap_or(defaults.listen),
+        workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
+        tls_listen: fields.optional("tls_listen", addresses).unwrap_or_default(),
+        https_listen: fields.optional("https_listen", addresses).unwrap_or_default(),
+        quic_listen: fields.optional("quic_listen", addresses).unwrap_or_default(),
+        h3_listen: fields.optional("h3_listen", addresses).unwrap_or_default(),
+        certificate: dns::Certificate::default(),
+        tcp_connections_per_client: fields.or(
+            "tcp_connections_per_client",
+            defaults.tcp_connections_per_client,
+            |it| it.int(1..=1_000_000),
+        ),
+        tcp_connections: fields.or("tcp_connections", defaults.tcp_connections, |it| it.int(1..=1_000_000)),
+        tcp_idle: fields.or("tcp_idle", defaults.tcp_idle, span),
+        resolvers: fields.optional("resolvers", addresses).unwrap_or_default(),
+        gate: gate(fields),
+        zones_dir: fields.optional("zones_dir", |it| folder(&it)),
+    };
+    Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields), cookies })
+}
+
+/// A database of where clients are.
+fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
+    fields.optional("geoip", |it| {
+        let path = path(&it)?;
+        let read = read_file(&path, GeoIp::MAX).and_then(|octets| {
+            let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok((geo, Content::of(&[octets])))
+        });
+        match read {
+            Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
+            Err(error) => {
+                it.error(error, "a database in the MaxMind format (.mmdb)");
+                None
+            }
+        }
+    })
+}
+
+/// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
+fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
+    let files = fields.get("tls").and_then(|at| at.fields()).map(|tls| {
+        let certificate = tls.required("certificate", CERTIFICATE, |it| path(&it));
+        let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
+        Some(CertificateFiles { certificate: certificate?, key: key? })
+    });
+    for name in ["tls_listen", "https_listen", "quic_listen", "h3_listen"] {
+        if let Some(at) = fields.get(name)
+            && files.is_none()
+        {
+            at.error("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
+        }
+    }
+    files.flatten()
+}
+
+/// Names may have the registry's data centre as a label, where it is known.
+pub(super) fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
+    let datacenter = match store {
+        Some(Store::Embedded(it)) => Some(it.datacenter.clone()),
+        Some(Store::Consul(it)) => it.datacenter.clone(),
+        None => None,
+    };
+    if let Some(offer) = &mut dns.discovery {
+        offer.datacenter = datacenter.unwrap_or_default();
+    }
+    dns
+}
+
+/// The names of services for clients inside; the registry's data centre is put in where the engine is known.
+fn discovery(fields: &Fields<'_>) -> Option<Offer> {
+    let clients = fields.or("discovery_clients", Offer::inside(), |it| {
+        let networks = it.distinct(|network| network.net())?;
+        if networks.is_empty() && it.count() == 0 {
+            it.error("is empty, so nobody would be answered", "a list of networks such as [\"10.0.0.0/8\"]");
+        }
+        Some(networks)
+    });
+    let ttl = fields.or("discovery_ttl", Ttl::ZERO, |it| it.ttl());
+    let Some(at) = fields.get("discovery_domain") else {
+        for key in ["discovery_clients", "discovery_ttl"] {
+            if let Some(there) = fields.get(key) {
+                there
+                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
+            }
+        }
+        return None;
+    };
+    Some(Offer { domain: at.parse()?, datacenter: String::new(), clients, ttl })
+}

@@ -1,0 +1,111 @@
+//! How listeners are guarded, and the secrets that a node sends.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use store::{
+    model::{
+        read::{Fields, Reader},
+        tree::Value,
+    },
+    secret::{Credential, Secret},
+};
+
+use super::{
+    settings::{Guard, Store, Tls},
+    values::{file, path},
+};
+use crate::{
+    certificate::{CertificateFiles, server_config},
+    reread::{Content, FileInUse, Files, read_file},
+    token_file::{self, TokenFile},
+};
+
+pub(super) const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
+
+/// Certificate, key and first token of a listener.
+pub(super) fn guard(fields: &Fields<'_>) -> Guard {
+    let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
+        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
+        let cert = tls.required("cert", CERTIFICATE, read);
+        let key = tls.required("key", "the file of its key, in PEM", read);
+        let ((certificate, cert), (key_file, key)) = (cert?, key?);
+        let files = CertificateFiles { certificate, key: key_file };
+        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
+            at.error(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
+        }
+        Some(Tls { files, cert, key })
+    });
+    Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
+}
+
+pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, guard: &Guard) {
+    if address.ip().is_loopback() || (guard.tls.is_some() && guard.token.is_some()) {
+        return;
+    }
+    at.error(
+        format!("{what} {address} is off loopback, where it takes tokens and TLS"),
+        "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+    );
+}
+
+/// Whoever reaches the registry's names reads them: DNS knows no tokens.
+pub(super) fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
+    if address.ip().is_loopback() || exposed {
+        return;
+    }
+    at.error(
+        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
+        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
+    );
+}
+
+fn secret(at: &Reader<'_>) -> Option<Secret> {
+    let bytes = file(at)?;
+    token_file::secret(&bytes).map_err(|error| at.error(error, token_file::EXPECTED)).ok()
+}
+
+/// The token of a client. Its file may come later: `token bootstrap` writes it.
+pub(super) fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
+    if path(at)?.try_exists().is_ok_and(|there| !there) {
+        return Some(Credential::default());
+    }
+    secret(at).map(Credential::from)
+}
+
+/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
+/// one that it is not.
+pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> Option<FileInUse> {
+    let section = fields.get(section)?;
+    let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
+    let path = PathBuf::from(&path.text);
+    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    Some(FileInUse { path, content })
+}
+
+/// The token files that a node rereads, with the credentials that are made of them.
+pub(super) fn token_files(
+    fields: &Fields<'_>,
+    store: Option<&Store>,
+    prober: Option<&prober::Config>,
+    [control, telemetry]: [Option<&Guard>; 2],
+) -> Vec<TokenFile> {
+    let stores = store.and_then(|it| match it {
+        Store::Embedded(it) => it.guard.token.as_ref(),
+        Store::Consul(it) => it.token.as_ref(),
+    });
+    let found = [
+        ("store", "[store] token_file", stores),
+        ("prober", "[prober] token_file", prober.and_then(|it| it.token.as_ref())),
+        ("control", "[control] token_file", control.and_then(|it| it.token.as_ref())),
+        ("telemetry", "[telemetry] token_file", telemetry.and_then(|it| it.token.as_ref())),
+    ];
+    let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
+        let credential = credential?.clone();
+        // It was read as a text before: there is a credential.
+        let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
+            return None;
+        };
+        Some(TokenFile { what, path: PathBuf::from(&path.text), credential })
+    };
+    found.into_iter().filter_map(named).collect()
+}

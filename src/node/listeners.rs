@@ -1,0 +1,45 @@
+//! The node's own HTTP listeners: bound first, served last.
+
+use crate::{
+    config::{Config, Store},
+    listen::{self, Bound, ListenError},
+    reread::Part,
+};
+
+/// What is bound and not yet served.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub(super) face: Option<Bound>,
+    pub(super) admin: Option<Bound>,
+    pub(super) status: Option<Bound>,
+}
+
+pub(super) async fn bind(config: &Config) -> Result<Listeners, ListenError> {
+    let mut listeners = Listeners::default();
+    if let Some(Store::Embedded(embedded)) = &config.store
+        && let Some(address) = embedded.http
+    {
+        listeners.face = Some(listen::bind("[store] http", address, embedded.guard.tls.as_ref()).await?);
+    }
+    if let Some(control) = &config.control {
+        listeners.admin =
+            Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
+    }
+    if let Some(address) = config.telemetry.listen {
+        listeners.status =
+            Some(listen::bind("[telemetry] listen", address, config.telemetry.guard.tls.as_ref()).await?);
+    }
+    Ok(listeners)
+}
+
+/// What reads the certificates of the node's own listeners again.
+pub(super) fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
+    let face = match &config.store {
+        Some(Store::Embedded(it)) => it.guard.tls.as_ref(),
+        _ => None,
+    };
+    let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
+    let status = config.telemetry.guard.tls.as_ref();
+    let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
+    listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
+}

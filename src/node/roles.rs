@@ -1,0 +1,196 @@
+//! Starting the roles.
+
+use std::{sync::Arc, time::Duration};
+
+use dns::registry::{self, Names, Registry};
+use store::{
+    engine::embedded,
+    follow::Follower,
+    handle::{Clock, Handle},
+    load::Load,
+    metrics::Source,
+    model::Name,
+};
+
+use super::{
+    engine::Opened,
+    error::NodeError,
+    listeners::Listeners,
+    parts::Node,
+    rereads::{authorities_part, cookie_part, zones_part},
+    serve::doubts,
+};
+use crate::{
+    admin::Health,
+    config::{self, Config, Store},
+    control,
+    telemetry::{Metrics, log},
+};
+
+impl Node {
+    /// Binds the roles and starts all parts. The DNS role and the gateway come first: what they need is there
+    /// already, from disk if nowhere else.
+    pub(super) fn start(
+        &mut self,
+        config: &Config,
+        listeners: Listeners,
+        opened: Option<&Opened>,
+        handle: Option<&Handle>,
+        follower: Option<&Follower>,
+    ) -> Result<Arc<Metrics>, NodeError> {
+        self.sources.extend([log::metrics() as Arc<dyn Source>, self.rereads.metrics()]);
+        if let Some(follower) = follower {
+            self.sources.push(follower.metrics());
+        }
+        if let (Some(Store::Embedded(it)), Some(embedded)) =
+            (&config.store, opened.and_then(|it| it.embedded.as_ref()))
+        {
+            self.start_registry(it, embedded)?;
+        }
+        if let Some(handle) = handle {
+            self.start_roles(config, handle)?;
+        }
+        if let Some(prober) = &config.prober {
+            let prober = prober::start(prober.clone(), self.boot.clone())?;
+            self.sources.push(prober.metrics());
+            let admins = prober.admins();
+            self.rereads.extend(config.prober_ca.as_ref().map(|file| {
+                authorities_part("[prober] ca_file", file, move |pem| {
+                    admins.iter().try_for_each(|it| it.trust(pem))
+                })
+            }));
+            let (dialer, checks) = (prober.dialer(), Arc::clone(&self.checks));
+            self.rereads.extend(config.prober_check_ca.as_ref().map(|file| {
+                authorities_part("[prober] check_ca_file", file, move |pem| {
+                    dialer.trust(pem).and_then(|()| checks.trust(pem))
+                })
+            }));
+            let ending = self.shutdown.begun();
+            self.spawn("the prober", async move { prober.run(ending).await.map_err(Into::into) });
+        }
+        let control = match (&config.control, opened, handle) {
+            (Some(_), Some(opened), Some(handle)) => Some(self.start_control(config, opened, handle)),
+            _ => None,
+        };
+        let otlp = config.telemetry.otlp.as_deref();
+        let metrics = Arc::new(Metrics::new(config.node.as_str(), std::mem::take(&mut self.sources), otlp)?);
+        let (unready, doubts) = (self.unready(handle), doubts(handle));
+        let health = Health { metrics: Arc::clone(&metrics), unready, doubts };
+        self.serve(config, listeners, opened, handle, control, health);
+        self.start_rereading();
+        Ok(metrics)
+    }
+
+    /// The embedded engine's names over DNS.
+    fn start_registry(
+        &mut self,
+        config: &config::Embedded,
+        engine: &Arc<embedded::Embedded>,
+    ) -> Result<(), NodeError> {
+        let Some(address) = config.dns else { return Ok(()) };
+        let options = engine.options();
+        let names = Names::new(config.dns_domain.clone(), &options.datacenter, config.dns_ttl);
+        let names = names.served_by(&options.node);
+        let answers = Registry::new(Arc::clone(engine) as _, names, Clock::default());
+        let server = registry::bind(address, answers).map_err(NodeError::Registry)?;
+        self.sources.push(server.metrics());
+        let ending = self.shutdown.begun();
+        self.spawn(
+            "the registry's DNS",
+            async move { server.run(ending).await.map_err(NodeError::Registry) },
+        );
+        Ok(())
+    }
+
+    fn start_roles(&mut self, config: &Config, handle: &Handle) -> Result<(), NodeError> {
+        if let Some(dns) = &config.dns {
+            if let Some(files) = &config.dns_certificate {
+                let shown = dns.certificate.clone();
+                let part = files.part("[dns.tls]", None, move |config| shown.set(&config));
+                // A node whose certificate cannot be used serves what needs none, so this is no reason to end.
+                part.read_now();
+                self.rereads.extend([part]);
+            }
+            let server = dns::bind(dns.clone(), handle.clone())?;
+            self.sources.push(server.metrics());
+            (self.zones, self.targets) = (server.zones(), server.targets());
+            if let Some(zones) = server.zones_dir() {
+                self.sources.push(Arc::clone(&zones) as Arc<dyn Source>);
+                self.rereads.extend([zones_part(zones)]);
+            }
+            if let Some(file) = &config.dns_cookies {
+                self.rereads.extend([cookie_part(file, server.gate())]);
+            }
+            let ending = self.shutdown.begun();
+            self.spawn("the DNS server", async move { server.run(ending).await.map_err(Into::into) });
+        }
+        if let Some(proxy) = &config.proxy {
+            let gateway = proxy::bind(self.gateway_config(config, proxy), handle.clone())?;
+            let running = gateway.handle();
+            self.sources.push(running.metrics());
+            self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
+            self.spawn("the gateway", async move { gateway.run().await.map_err(Into::into) });
+            self.report_load(proxy.cluster.clone(), handle.clone());
+        }
+        Ok(())
+    }
+
+    /// Measures what the gateway carries, for as long as it runs.
+    fn report_load(&mut self, cluster: Name, handle: Handle) {
+        let Some((gateway, _)) = &self.gateway else { return };
+        let metrics = gateway.metrics();
+        let ending = self.shutdown.begun();
+        self.spawn("measuring the load", async move {
+            tokio::select! {
+                () = ending => Ok(()),
+                () = carried(&metrics, cluster, &handle) => Ok(()),
+            }
+        });
+    }
+
+    fn gateway_config(&self, config: &Config, proxy: &config::Proxy) -> proxy::Config {
+        proxy::Config {
+            cluster: proxy.cluster.clone(),
+            site: config.site.clone(),
+            node: config.node.to_string(),
+            boot: self.boot.clone(),
+            listen: proxy.listen.clone(),
+            workers: proxy.workers,
+            lameduck: proxy.lameduck,
+            shutdown_deadline: proxy.shutdown_deadline,
+            limits: proxy.limits.clone(),
+        }
+    }
+
+    fn start_control(&mut self, config: &Config, opened: &Opened, handle: &Handle) -> control::ControlHandle {
+        let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
+        if let Some(section) = &config.control {
+            (settings.history, settings.linger) = (section.history, section.linger);
+        }
+        settings.own_engine = opened.embedded.is_some();
+        let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
+        let asked = control.handle();
+        self.sources.push(asked.metrics());
+        let ending = self.shutdown.begun();
+        self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
+        asked
+    }
+}
+
+/// Says what a gateway carries: the mean of the last seconds.
+async fn carried(metrics: &proxy::Metrics, cluster: Name, handle: &Handle) {
+    const EVERY: Duration = Duration::from_secs(1);
+    const MEAN_OVER: f64 = 4.0;
+    let answered = || metrics.responses.iter().map(|it| it.value()).sum::<f64>();
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut before, mut at, mut rate) = (answered(), tick.tick().await, 0.0);
+    loop {
+        let now = tick.tick().await;
+        let after = answered();
+        let newest = (after - before) / now.duration_since(at).as_secs_f64().max(0.001);
+        rate += (newest - rate) / MEAN_OVER;
+        (before, at) = (after, now);
+        handle.carry(Load { cluster: cluster.clone(), rate });
+    }
+}

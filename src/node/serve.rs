@@ -1,0 +1,84 @@
+//! Serving the node's own HTTP listeners: the Consul face, the admin API, and its status.
+
+use std::sync::Arc;
+
+use store::{handle::Handle, vital};
+
+use super::{
+    engine::{Opened, standing},
+    listeners::Listeners,
+    parts::Node,
+};
+use crate::{
+    admin::{self, Admin, Health},
+    auth::Auth,
+    config::{Config, Store},
+    control,
+    listen::Bound,
+};
+
+/// Why this node's picture may differ from what is true.
+pub(super) fn doubts(handle: Option<&Handle>) -> admin::Reasons {
+    let handle = handle.cloned();
+    Arc::new(move || handle.as_ref().map(Handle::doubts).unwrap_or_default())
+}
+
+impl Node {
+    /// Why this node should get no traffic.
+    pub(super) fn unready(&self, handle: Option<&Handle>) -> admin::Reasons {
+        let gateway = self.gateway.as_ref().map(|(gateway, _)| gateway.clone());
+        let handle = handle.cloned();
+        Arc::new(move || {
+            let panicked = |name| format!("{name} panicked; this node is about to end");
+            let mut reasons: Vec<_> = vital::names_lost().into_iter().map(panicked).collect();
+            let stuck =
+                |name| format!("{name} panicked, which is a defect: what it made before stays in use");
+            reasons.extend(vital::names_stuck().into_iter().map(stuck));
+            if handle.as_ref().is_some_and(|handle| handle.snapshot().is_none()) {
+                reasons.push("no snapshot: this node never had a configuration".to_owned());
+            }
+            reasons.extend(gateway.as_ref().and_then(|it| it.unready()).map(str::to_owned));
+            reasons
+        })
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        config: &Config,
+        listeners: Listeners,
+        opened: Option<&Opened>,
+        handle: Option<&Handle>,
+        control: Option<control::ControlHandle>,
+        health: Health,
+    ) {
+        if let (Some(bound), Some(Store::Embedded(it)), Some(embedded), Some(handle)) =
+            (listeners.face, &config.store, opened.and_then(|it| it.embedded.as_ref()), handle)
+        {
+            let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
+            self.serve_one("the Consul face", bound, crate::face::router(Arc::clone(embedded), auth));
+        }
+        if let (Some(bound), Some(it), Some(opened), Some(handle), Some(control)) =
+            (listeners.admin, &config.control, opened, handle, control)
+        {
+            let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
+            let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
+            let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
+        }
+        if let Some(bound) = listeners.status {
+            let auth = config.telemetry.guard.token.as_ref().map(|first| {
+                // A node without an engine knows no tokens but this one.
+                Auth::new(handle.cloned().unwrap_or_else(standing), Some(first))
+            });
+            self.serve_one("the status listener", bound, admin::health_router(health, auth));
+        }
+    }
+
+    fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {
+        let ending = self.shutdown.begun();
+        self.spawn(name, async move {
+            bound.serve(router, ending).await;
+            Ok(())
+        });
+    }
+}
