@@ -29,7 +29,7 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode};
-use dns::{flatten::Targets, zones_dir::Zones};
+use dns::{Targets, zones_dir::Zones};
 use store::{engine::Engine, handle::Handle, model::Name};
 
 pub use health::{Health, Reasons, router as health_router};

@@ -1,5 +1,5 @@
 //! Logs and metrics. Components count in their own atomics ([`store::metrics::Source`]); here each source is collected
-//! once per scrape ([`prometheus`]) and once per export ([`otlp`]), so both show the same numbers and hot paths know
+//! once per scrape (`prometheus`) and once per export (`otlp`), so both show the same numbers and hot paths know
 //! neither.
 
 pub mod log;

@@ -1,6 +1,6 @@
 //! Who may ask about which zone.
 //!
-//! The address a packet came from decides, and never a client subnet: that is only what somebody says. A zone without
+//! The address a packet came from decides, and never a client subnet, which a client can state as it likes. A zone without
 //! a rule is open. A document's zone carries its rule; the zones of a folder have none to carry, so theirs are in
 //! the node's configuration.
 

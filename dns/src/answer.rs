@@ -5,89 +5,24 @@
 //! `store::steering`'s.
 
 mod flattened;
-mod lookup;
 mod steered;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use store::{
-    board::Board,
-    model::{DomainName, Generation, Moment, RecordData, StartOfAuthority, StaticRecord, Ttl},
-    snapshot::{Owner as Entry, Reach, Snapshot, SteeredDomain, ZoneView},
+    model::{DomainName, RecordData, StartOfAuthority, StaticRecord, Ttl},
+    snapshot::{Owner as Entry, Reach, SteeredDomain, ZoneView},
     steering::{self, Family, Look},
 };
 
 use crate::{
     client::Client,
     extended::ExtendedError,
-    flatten::Targets,
-    name::QueryName,
+    lookup::{Found, Lookup, MAX_ALIASES, alias, find, redirection, zone_for},
+    question::{Question, unanswerable},
     record::{Data, Owner, Rcode, Record, RecordType, Soa, plain_type},
-    zones_dir::Zones,
 };
-pub(crate) use lookup::{Found, alias, lookup, redirection};
 pub(crate) use steered::choose;
-
-/// What an answer depends on beside the question and the client.
-#[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
-    /// Configuration; of generation zero where there is none yet.
-    pub snapshot: &'a Snapshot,
-    /// Zones from files, beside those of the configuration.
-    pub zones: &'a Zones,
-    /// What ALIAS records outside these zones lead to.
-    pub targets: &'a Targets,
-    /// Health.
-    pub board: &'a Board,
-    /// Now; for hold-downs and expiring overrides.
-    pub now: Moment,
-}
-
-impl<'a> World<'a> {
-    /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
-    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
-        let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
-        match (configured, filed) {
-            (Some(configured), Some(filed)) => {
-                let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
-                Some(if depth(filed) > depth(configured) { filed } else { configured })
-            }
-            (configured, filed) => configured.or(filed),
-        }
-    }
-
-    /// Every zone; of two with one apex both.
-    pub(crate) fn every_zone(&self) -> impl Iterator<Item = &'a Arc<ZoneView>> {
-        self.snapshot.zones().chain(self.zones.iter())
-    }
-
-    /// True if there is an answer: without a configuration only in zones from files.
-    pub(crate) fn can_answer(&self, question: &Question) -> bool {
-        self.snapshot.generation != Generation::default() || self.zone_of(question.name.key()).is_some()
-    }
-}
-
-/// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The name.
-    pub name: QueryName,
-    /// The type.
-    pub record_type: RecordType,
-    /// The class; only IN (1) is served.
-    pub class: u16,
-}
-
-impl Question {
-    /// Class IN, what everybody asks.
-    pub const IN: u16 = 1;
-
-    /// A question of class IN.
-    #[must_use]
-    pub const fn new(name: QueryName, record_type: RecordType) -> Self {
-        Self { name, record_type, class: Self::IN }
-    }
-}
 
 /// An answer, before it becomes a packet.
 #[derive(Clone, Debug, Default)]
@@ -107,23 +42,19 @@ pub struct Answer {
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
-    /// Why it is so, for whoever looks.
+    /// Why the answer is what it is, for people (RFC 8914).
     pub extended: Option<ExtendedError>,
     /// An ALIAS had its say: what others answer is in here, so that the next answer may differ although neither
     /// configuration nor health does.
     pub flattened: bool,
 }
 
-/// Longer chains end with their last alias, and the resolver goes on from there. More than any resolver follows (BIND 16,
-/// Unbound 11, NSD answers with 18), so that in practice a chain ends where the zones end it.
-pub const MAX_ALIASES: usize = 32;
-
 impl Answer {
     pub(crate) fn failed(rcode: Rcode, extended: ExtendedError) -> Self {
         Self { rcode, extended: Some(extended), ..Self::default() }
     }
 
-    /// True where the answer sends the resolver to somebody else's name servers.
+    /// True where the answer refers the resolver to other name servers.
     #[must_use]
     pub fn is_referral(&self) -> bool {
         self.authority.iter().any(|record| record.data.record_type() == RecordType::NS)
@@ -156,15 +87,15 @@ impl Answer {
 
 /// Answers a question.
 #[must_use]
-pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer {
+pub fn answer(lookup: Lookup<'_>, question: &Question, client: &Client) -> Answer {
     if let Some((rcode, extended)) = unanswerable(question) {
         return Answer::failed(rcode, extended);
     }
-    let Some(zone) = zone_for(world, question) else {
+    let Some(zone) = zone_for(lookup, question) else {
         return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE);
     };
     let answer = Answer { authoritative: true, ..Answer::default() };
-    let mut walk = Walk { world, client, wanted: question.record_type, answer };
+    let mut walk = Walk { lookup, client, wanted: question.record_type, answer };
     walk.run(zone, question.name.key());
     walk.answer
 }
@@ -172,47 +103,15 @@ pub fn answer(world: World<'_>, question: &Question, client: &Client) -> Answer 
 /// What a wildcard has for a name server that is not in the zone itself.
 fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
     let within = server.is_within(&zone.zone.name);
-    match within.then(|| lookup(zone, server.as_str(), RecordType::A)) {
+    match within.then(|| find(zone, server.as_str(), RecordType::A)) {
         Some(Found::Entry { entry, wildcard: true }) => Some(entry),
         _ => None,
     }
 }
 
-/// Questions no zone's content can answer.
-pub(crate) const fn unanswerable(question: &Question) -> Option<(Rcode, ExtendedError)> {
-    const fn because(rcode: Rcode, text: &'static str) -> Option<(Rcode, ExtendedError)> {
-        Some((rcode, ExtendedError::not_supported(text)))
-    }
-    if question.class != Question::IN {
-        return because(Rcode::Refused, "only class IN is served");
-    }
-    match question.record_type {
-        RecordType::AXFR | RecordType::IXFR => because(Rcode::Refused, "zones are not transferred"),
-        RecordType::OPT | RecordType::TKEY | RecordType::TSIG => {
-            because(Rcode::FormErr, "no type to ask for")
-        }
-        // MAILB and MAILA (RFC 1035 §3.2.3), long obsolete.
-        RecordType(253 | 254) => because(Rcode::NotImp, "an obsolete type"),
-        _ => None,
-    }
-}
-
-/// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
-pub(crate) fn zone_for<'a>(world: World<'a>, question: &Question) -> Option<&'a ZoneView> {
-    let name = question.name.key();
-    let zone = world.zone_of(name)?;
-    if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
-        let above = name.split_once('.').and_then(|(_, above)| world.zone_of(above));
-        if let Some(above) = above.filter(|it| it.get(name).is_some_and(lookup::delegates)) {
-            return Some(above);
-        }
-    }
-    Some(zone)
-}
-
 /// The way from the name that was asked to the records.
 struct Walk<'a> {
-    world: World<'a>,
+    lookup: Lookup<'a>,
     client: &'a Client,
     wanted: RecordType,
     answer: Answer,
@@ -221,9 +120,9 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn run(&mut self, mut zone: &'a ZoneView, asked: &'a str) {
         let mut name = Cow::Borrowed(asked);
-        let mut owner = Owner::Asked;
+        let mut owner = Owner::QueryName;
         loop {
-            let target = match lookup(zone, &name, self.wanted) {
+            let target = match find(zone, &name, self.wanted) {
                 Found::Nothing => {
                     self.answer.rcode = Rcode::NxDomain;
                     return self.answer.absent(zone, Ttl::MAX);
@@ -247,7 +146,7 @@ impl<'a> Walk<'a> {
             if self.is_enough(asked, &target) {
                 return;
             }
-            let Some(further) = self.world.zone_of(target.as_str()) else { return };
+            let Some(further) = self.lookup.zone_of(target.as_str()) else { return };
             (zone, name, owner) = (further, Cow::Owned(target.as_str().to_owned()), Owner::At(target));
         }
     }
@@ -383,7 +282,7 @@ impl<'a> Walk<'a> {
     fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
         self.answer.absent(zone, Ttl::MAX);
         if let Some(domain) = entry.steered.as_ref().filter(|domain| domain.reach > Reach::Everyone) {
-            let located = self.client.locate(&self.world.snapshot.locality);
+            let located = self.client.locate(&self.lookup.snapshot.locality);
             self.answer.scope = steering::scope(domain, &located);
             self.answer.steered = Some(Arc::clone(domain));
         }
@@ -409,8 +308,8 @@ impl<'a> Walk<'a> {
     }
 
     fn steer(&mut self, zone: &ZoneView, owner: &Owner, domain: &Arc<SteeredDomain>) {
-        let located = self.client.locate(&self.world.snapshot.locality);
-        let World { board, now, .. } = self.world;
+        let located = self.client.locate(&self.lookup.snapshot.locality);
+        let Lookup { board, now, .. } = self.lookup;
         let (found, ttl) = if self.wanted == RecordType::HTTPS {
             steered::bind(domain, &located, board, now)
         } else {

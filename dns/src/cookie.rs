@@ -175,7 +175,7 @@ pub enum Presented {
         /// It gets old, or the secret is rolled over: the client should have a new one.
         renew: bool,
     },
-    /// A server cookie that is not ours, of somebody else, too old, or ahead of the time; as good as none.
+    /// A server cookie of another server or client, too old, or ahead of the time; treated as none.
     Invalid([u8; CLIENT]),
 }
 
@@ -186,7 +186,7 @@ impl Presented {
         matches!(self, Self::Valid { .. })
     }
 
-    /// The option's data for the reply; `None` if there is nobody to give a cookie to.
+    /// The option's data for the reply; `None` if the query brought no client cookie.
     #[must_use]
     pub fn reply(&self, ip: IpAddr, now: Moment, secrets: &Secrets) -> Option<Cookie> {
         match *self {

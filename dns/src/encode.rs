@@ -177,7 +177,7 @@ impl Writer {
         }
     }
 
-    /// Where a name stands in the message, or the free place for it.
+    /// Where a name is in the message, or the free place for it.
     fn find(&self, name: &[u8]) -> Result<u16, usize> {
         let mut at = hash(name) % PLACES;
         // Half of the places are free.
@@ -190,7 +190,7 @@ impl Writer {
         Err(at)
     }
 
-    /// Whether a name stands at a place. Pointers of ours lead backwards, so this ends.
+    /// Whether a name is at a place. Our pointers lead backwards, so this ends.
     fn is_at(&self, mut at: usize, mut name: &[u8]) -> bool {
         loop {
             match (self.bytes.get(at), name.first()) {

@@ -8,9 +8,11 @@ use store::{
 };
 
 use crate::{
-    answer::{Answer, Found, Question, World, alias, answer, lookup, zone_for},
+    answer::{Answer, answer},
     client::Client,
+    lookup::{Found, Lookup, alias, find, zone_for},
     name::QueryName,
+    question::Question,
     record::{Data, Owner, Record},
 };
 use store::model::RecordData;
@@ -39,7 +41,7 @@ pub struct Explanation {
 /// One alias that was followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The name it stands at.
+    /// The name that is an alias.
     pub name: String,
     /// Where it points.
     pub target: DomainName,
@@ -75,12 +77,13 @@ impl fmt::Display for Alias {
 
 /// Answers a question and says how.
 #[must_use]
-pub fn explain(world: World<'_>, question: &Question, client: &Client) -> Explanation {
-    let Answer { rcode, scope, answer, authority, additional, steered, .. } = answer(world, question, client);
+pub fn explain(lookup: Lookup<'_>, question: &Question, client: &Client) -> Explanation {
+    let Answer { rcode, scope, answer, authority, additional, steered, .. } =
+        answer(lookup, question, client);
     let text = |records: &[Record]| records.iter().map(|it| line(it, &question.name)).collect();
     Explanation {
-        zone: zone_for(world, question).map(|zone| zone.zone.name.clone()),
-        chain: answer.iter().filter_map(|record| step(world, record, &question.name)).collect(),
+        zone: zone_for(lookup, question).map(|zone| zone.zone.name.clone()),
+        chain: answer.iter().filter_map(|record| step(lookup, record, &question.name)).collect(),
         steered,
         rcode: rcode.as_str(),
         scope,
@@ -90,14 +93,14 @@ pub fn explain(world: World<'_>, question: &Question, client: &Client) -> Explan
     }
 }
 
-fn step(world: World<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
+fn step(lookup: Lookup<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
     let Data::Plain(RecordData::Cname(target)) = &record.data else { return None };
     let name = match &record.owner {
-        Owner::Asked => asked.key(),
+        Owner::QueryName => asked.key(),
         Owner::At(name) => name.as_str(),
     };
-    let zone = world.zone_of(name)?;
-    let why = match lookup(zone, name, record.data.record_type()) {
+    let zone = lookup.zone_of(name)?;
+    let why = match find(zone, name, record.data.record_type()) {
         Found::Entry { wildcard: true, .. } => Alias::Wildcard,
         Found::Entry { entry, .. } if alias(zone, entry).is_some_and(|_| entry.alias.is_none()) => {
             Alias::Record
@@ -111,7 +114,7 @@ fn step(world: World<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
 
 fn line(record: &Record, asked: &QueryName) -> String {
     let owner = match &record.owner {
-        Owner::Asked => asked.to_string(),
+        Owner::QueryName => asked.to_string(),
         Owner::At(name) => format!("{name}."),
     };
     format!("{owner} {} IN {} {}", record.ttl.as_secs(), record.data.record_type(), record.data)

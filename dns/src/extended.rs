@@ -1,7 +1,4 @@
-//! Extended errors: why an answer is what it is, for whoever looks at it (RFC 8914). Nobody acts on them.
-
-/// The option's number (RFC 8914 §2).
-pub(crate) const OPTION: u16 = 15;
+//! Extended errors (RFC 8914): why an answer is what it is. They are for people; programs must not act on them.
 
 /// An extended error: a number of the registry and a few words (RFC 8914 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

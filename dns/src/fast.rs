@@ -25,4 +25,3 @@ mod write;
 
 pub(crate) use memo::Scratch;
 pub(crate) use table::Table;
-pub(crate) use write::Fast;

@@ -1,120 +1,29 @@
-//! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where no CNAME can stand.
+//! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where a CNAME is not allowed.
 //!
 //! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
-//! from an immutable table of what the resolver last said ([`Targets`]). A task behind it (`refresh`) asks again
-//! before that ends; no query ever waits for it, and while nobody answers it the last answer stands.
+//! from an immutable table of what the resolver last said ([`Targets`](crate::targets::Targets)). A task behind it (`refresh`) asks again
+//! before that ends; no query ever waits for it, and while its questions fail the last answer is served.
 
 pub(crate) mod refresh;
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use store::{
-    model::{DomainName, Moment, RecordData, Ttl},
+    model::{DomainName, RecordData, Ttl},
     snapshot::{Owner as Entry, ZoneView},
 };
 
 use crate::{
-    answer::{Found, MAX_ALIASES, World, alias, lookup},
+    lookup::{Found, Lookup, MAX_ALIASES, alias, find},
     record::RecordType,
 };
-
-/// How long an answer may be remembered that the resolver could not renew: as stale data elsewhere (RFC 8767 §4).
-const STALE: Duration = Duration::from_secs(30);
-
-/// One of the types an ALIAS is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Sought {
-    V4,
-    V6,
-    /// How to reach the service over HTTPS (RFC 9460). Without it a client of the name would not learn of HTTP/3 or
-    /// Encrypted ClientHello, and one that follows HTTPS records before addresses would find none.
-    Https,
-}
-
-impl Sought {
-    pub(crate) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Https];
-
-    pub(crate) const fn of(wanted: RecordType) -> Option<Self> {
-        match wanted {
-            RecordType::A => Some(Self::V4),
-            RecordType::AAAA => Some(Self::V6),
-            RecordType::HTTPS => Some(Self::Https),
-            _ => None,
-        }
-    }
-}
-
-/// The records of names outside our zones, as last resolved; immutable.
-#[derive(Clone, Debug, Default)]
-pub struct Targets(HashMap<DomainName, [Option<Arc<Known>>; 3]>);
-
-/// What the resolver said.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) records: Vec<RecordData>,
-    pub(crate) until: Moment,
-}
-
-static NONE: LazyLock<Targets> = LazyLock::new(Targets::default);
-
-impl Targets {
-    /// No name was ever resolved.
-    #[must_use]
-    pub fn none() -> &'static Self {
-        &NONE
-    }
-
-    /// A name's records and how long they may be remembered; `None` if that was never known.
-    pub(crate) fn get(&self, name: &DomainName, sought: Sought, now: Moment) -> Option<(&[RecordData], Ttl)> {
-        let known = self.0.get(name)?[sought as usize].as_deref()?;
-        let left = known.until.since(now);
-        let left = if left.is_zero() { STALE } else { left };
-        Some((&known.records, seconds(left)))
-    }
-}
-
-/// Whole seconds, at least one.
-fn seconds(span: Duration) -> Ttl {
-    let secs = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
-    Ttl::from_secs(secs.clamp(1, Ttl::MAX.as_secs())).unwrap_or(Ttl::MAX)
-}
-
-/// An HTTPS record of a name as it says the same under another name: a target of `.` in ServiceMode means the record's
-/// own owner (RFC 9460 §2.5), which is written out. In AliasMode it means that there is no service, and stays.
-pub(crate) fn moved(data: RecordData, owner: &DomainName) -> RecordData {
-    match data {
-        RecordData::Other { record_type, data } if record_type == RecordType::HTTPS.0 => {
-            let data = match data.as_slice() {
-                [0, 0, ..] => data,
-                [high, low, 0, parameters @ ..] => {
-                    let mut moved = vec![*high, *low];
-                    for label in owner.octets() {
-                        moved.extend(u8::try_from(label.len()));
-                        moved.extend_from_slice(&label);
-                    }
-                    moved.push(0);
-                    moved.extend_from_slice(parameters);
-                    moved
-                }
-                _ => data,
-            };
-            RecordData::Other { record_type, data }
-        }
-        data => data,
-    }
-}
 
 /// Where an ALIAS leads.
 #[derive(Clone, Debug)]
 pub(crate) enum End<'a> {
     /// To a name of ours, with what lies there.
     Here { zone: &'a ZoneView, name: Cow<'a, DomainName>, entry: &'a Entry },
-    /// To somebody else's name.
+    /// To a name outside our zones.
     Elsewhere(Cow<'a, DomainName>),
     /// To a name in our zones that does not exist.
     Nothing,
@@ -123,12 +32,12 @@ pub(crate) enum End<'a> {
 }
 
 /// Follows the ALIAS at an entry, if there is one, through aliases of both kinds. With the TTL of the shortest.
-pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
+pub(crate) fn follow<'a>(lookup: Lookup<'a>, zone: &'a ZoneView, entry: &'a Entry) -> Option<(End<'a>, Ttl)> {
     let (target, mut ttl) = flattened(zone, entry)?;
     let mut target = Cow::Borrowed(target);
     for _ in 0..MAX_ALIASES {
-        let Some(zone) = world.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
-        let entry = match lookup(zone, target.as_str(), RecordType::A) {
+        let Some(zone) = lookup.zone_of(target.as_str()) else { return Some((End::Elsewhere(target), ttl)) };
+        let entry = match find(zone, target.as_str(), RecordType::A) {
             Found::Entry { entry, .. } => entry,
             Found::Nothing => return Some((End::Nothing, ttl)),
             Found::Redirection { owner, target: to, ttl: its } => {
@@ -141,7 +50,7 @@ pub(crate) fn follow<'a>(world: World<'a>, zone: &'a ZoneView, entry: &'a Entry)
                 (target, ttl) = (Cow::Owned(next), ttl.min(its));
                 continue;
             }
-            // Whatever else there is between us and the name, a resolver finds its way through.
+            // A delegation: a resolver follows it.
             _ => return Some((End::Elsewhere(target), ttl)),
         };
         let Some((next, its)) = alias(zone, entry).or_else(|| flattened(zone, entry)) else {
@@ -159,12 +68,12 @@ fn flattened<'a>(zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, T
     })
 }
 
-/// Every name of others that an ALIAS leads to.
-pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
-    let zones = world.snapshot.zones().chain(world.zones.iter());
+/// Every name outside our zones that an ALIAS leads to.
+pub(crate) fn elsewhere(lookup: Lookup<'_>) -> BTreeSet<DomainName> {
+    let zones = lookup.snapshot.zones().chain(lookup.zones.iter());
     let entries = zones.flat_map(|zone| zone.names().map(move |(_, entry)| (zone, entry)));
     entries
-        .filter_map(|(zone, entry)| match follow(world, zone, entry)?.0 {
+        .filter_map(|(zone, entry)| match follow(lookup, zone, entry)?.0 {
             End::Elsewhere(name) => Some(name.into_owned()),
             _ => None,
         })
@@ -172,34 +81,22 @@ pub(crate) fn elsewhere(world: World<'_>) -> BTreeSet<DomainName> {
 }
 
 #[cfg(test)]
-impl Targets {
-    /// One name at 198.51.100.`last`, with HTTPS `1 . alpn=h2`.
-    pub(crate) fn knowing(name: &str, last: u8, until: Moment) -> Self {
-        let owner = name.parse().unwrap();
-        let known = |record| Some(Arc::new(Known { records: vec![moved(record, &owner)], until }));
-        let address = known(RecordData::A([198, 51, 100, last].into()));
-        let https =
-            RecordData::Other { record_type: 65, data: b"\x00\x01\x00\x00\x01\x00\x03\x02h2".to_vec() };
-        let https = known(https);
-        Self(HashMap::from([(owner, [address, None, https])]))
-    }
-}
-
-#[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, sync::Arc};
 
     use store::{
         board::Board,
-        model::{self, Generation, Placed},
+        model::{self, Generation, Moment, Placed},
         snapshot::Snapshot,
     };
 
     use super::*;
     use crate::{
-        answer::{Answer, Question, answer},
+        answer::{Answer, answer},
         client::Client,
+        question::Question,
         record::Rcode,
+        targets::Targets,
         testing::Small,
         zones_dir::Zones,
     };
@@ -258,9 +155,9 @@ records:
 
     fn ask(snapshot: &Snapshot, targets: &Targets, name: &str, record_type: RecordType) -> Answer {
         let board = Board::default();
-        let world = World { snapshot, zones: Zones::none(), targets, board: &board, now: NOW };
+        let lookup = Lookup { snapshot, zones: Zones::none(), targets, board: &board, now: NOW };
         let question = Question::new(name.parse().unwrap(), record_type);
-        answer(world, &question, &Client::at(IpAddr::from([10, 1, 0, 9])))
+        answer(lookup, &question, &Client::at(IpAddr::from([10, 1, 0, 9])))
     }
 
     fn shown(answer: &Answer) -> Vec<String> {
@@ -277,7 +174,9 @@ records:
         let ask = |name, record_type| ask(&snapshot, Targets::none(), name, record_type);
         let apex = ask("a.test", RecordType::A);
         assert_eq!(shown(&apex), ["50 192.0.2.1", "50 192.0.2.2"], "of its TTLs the shortest");
-        assert!(apex.authoritative && apex.answer.iter().all(|it| it.owner == crate::record::Owner::Asked));
+        assert!(
+            apex.authoritative && apex.answer.iter().all(|it| it.owner == crate::record::Owner::QueryName)
+        );
         assert_eq!(shown(&ask("x.w.a.test", RecordType::A)).len(), 2, "a wildcard's too");
         assert_eq!(shown(&ask("a.test", RecordType::TXT)), ["3600 \"t\""], "other types are its own");
         assert_eq!(ask("a.test", RecordType::NS).answer.len(), 1);
@@ -349,14 +248,14 @@ records:
     #[test]
     fn names_to_resolve_are_those_of_others() {
         let (snapshot, board) = (snapshot(ZONES), Board::default());
-        let world = World {
+        let lookup = Lookup {
             snapshot: &snapshot,
             zones: Zones::none(),
             targets: Targets::none(),
             board: &board,
             now: NOW,
         };
-        let names: Vec<_> = elsewhere(world).iter().map(ToString::to_string).collect();
+        let names: Vec<_> = elsewhere(lookup).iter().map(ToString::to_string).collect();
         assert_eq!(names, ["further.other.test", "x.child.b.test", "x.other.test"]);
     }
 

@@ -1,6 +1,6 @@
 //! What the fuzz targets of `dns/fuzz` ask, each with octets that mean nothing to it; a panic is what they look for.
 //!
-//! It stands here, behind the feature `fuzzing`, because the fast path is nobody else's, and because the seeds of
+//! It is here, behind the feature `fuzzing`, because the fast path is private to this crate, and because the seeds of
 //! every target are replayed as tests of this crate.
 
 #![allow(clippy::missing_panics_doc, reason = "panicking is what these functions are for")]
@@ -22,12 +22,13 @@ use store::{
 };
 
 use crate::{
-    answer,
     fast::{Scratch, Table},
-    flatten::Targets,
     gate::{self, Gate},
-    respond::{Dropped, Response, Transport, respond},
-    zonefile::{self, MAX_MISTAKES, NoFiles},
+    lookup::Lookup,
+    packet::{Dropped, Response, Transport},
+    respond::respond,
+    targets::Targets,
+    zonefile::{self, MAX_ERRORS, NoFiles},
     zones_dir::Zones,
 };
 
@@ -41,12 +42,12 @@ pub fn packet(data: &[u8]) {
     }
 }
 
-/// Any text as a zone file: a zone, or some mistakes of one line each.
+/// Any text as a zone file: a zone, or some errors of one line each.
 pub fn zonefile(data: &[u8]) {
-    let Err(mistakes) = zonefile::read("z", data, &ORIGIN, &NoFiles) else { return };
-    assert!((1..=MAX_MISTAKES).contains(&mistakes.len()), "{} mistakes", mistakes.len());
-    for mistake in mistakes {
-        assert!(!mistake.to_string().contains('\n'), "{mistake:?}");
+    let Err(errors) = zonefile::read("z", data, &ORIGIN, &NoFiles) else { return };
+    assert!((1..=MAX_ERRORS).contains(&errors.len()), "{} errors", errors.len());
+    for error in errors {
+        assert!(!error.to_string().contains('\n'), "{error:?}");
     }
 }
 
@@ -60,9 +61,9 @@ pub fn fast(data: &[u8]) {
 /// Whether the fast path answered.
 fn agree(data: &[u8], source: IpAddr) -> bool {
     let mut out = [0xaa; 1280];
-    let (world, mut scratch) = (FIXED.world(), Scratch::default());
-    let guard = FIXED.gate.at(world.now);
-    let Some(fast) = FIXED.table.reply(data, source, (world, guard), &mut scratch, &mut out) else {
+    let (lookup, mut scratch) = (FIXED.lookup(), Scratch::default());
+    let guard = FIXED.gate.at(lookup.now);
+    let Some(fast) = FIXED.table.reply(data, source, (lookup, guard), &mut scratch, &mut out) else {
         return false;
     };
     let general = FIXED.general(data, source, Transport::Udp).expect("the fast path only answers queries");
@@ -82,7 +83,7 @@ fn whole(data: &[u8], reply: &[u8]) -> Message {
     message
 }
 
-/// A client subnet of family 0 and no bits asks not to be told apart (RFC 7871 §7.1.2) and is echoed as it came. The
+/// A client subnet of family 0 and no bits asks for an untailored answer (RFC 7871 §7.1.2) and is echoed as it came. The
 /// library that reads replies here knows no such family, so it is shown another.
 fn readable(reply: &[u8]) -> Vec<u8> {
     const NOBODY: [u8; 8] = [0, 8, 0, 4, 0, 0, 0, 0];
@@ -123,23 +124,23 @@ impl Fixed {
         }
         let open = gate::Config { rate_limit: None, ..gate::Config::default() };
         let gate = Gate::new(open, Arc::default()).expect("random numbers");
-        let table = Table::compile(world(&snapshot, &board), &gate);
+        let table = Table::compile(lookup(&snapshot, &board), &gate);
         Self { snapshot, board, gate, table }
     }
 
-    fn world(&self) -> answer::World<'_> {
-        world(&self.snapshot, &self.board)
+    fn lookup(&self) -> Lookup<'_> {
+        lookup(&self.snapshot, &self.board)
     }
 
     fn general(&self, data: &[u8], source: IpAddr, transport: Transport) -> Result<Response, Dropped> {
-        let world = self.world();
-        respond(data, source, transport, Some(world), self.gate.at(world.now))
+        let lookup = self.lookup();
+        respond(data, source, transport, Some(lookup), self.gate.at(lookup.now))
     }
 }
 
-fn world<'w>(snapshot: &'w Snapshot, board: &'w Board) -> answer::World<'w> {
+fn lookup<'w>(snapshot: &'w Snapshot, board: &'w Board) -> Lookup<'w> {
     let (zones, targets) = (Zones::none(), Targets::none());
-    answer::World { snapshot, zones, targets, board, now: Moment(1_000_000) }
+    Lookup { snapshot, zones, targets, board, now: Moment(1_000_000) }
 }
 
 #[cfg(test)]

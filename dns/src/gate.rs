@@ -1,7 +1,7 @@
-//! What stands between strangers and answers: cookies, response rates, and who may ask about which zone.
+//! What every query passes before it is answered: cookies, response rates, and who may ask about which zone.
 //!
 //! One [`Gate`] is shared by everything that answers. It is asked without a lock, an allocation or a clock: a
-//! [`Guard`] is the gate at a moment, which whoever answers a batch reads once. The order is always the same. The
+//! [`Guard`] is the gate at a moment, read once for each batch. The order is always the same. The
 //! cookie is read first, because it proves the source address; then the zone's rule is asked; the rate comes last,
 //! because it counts answers by their kind.
 
@@ -18,8 +18,8 @@ use crate::{
     acl::Rules,
     cookie::{self, Cookie, Presented, Secrets},
     metrics::Metrics,
-    rate::{self, Kind, Table, Verdict},
-    respond::Transport,
+    packet::Transport,
+    rate::{self, Decision, Kind, Table},
 };
 
 /// What the gate knows from the node's configuration.
@@ -63,7 +63,7 @@ impl Gate {
         })
     }
 
-    /// True if everybody may ask about the zone. Whoever makes answers ahead, for nobody in particular, may do so for
+    /// True if every client may ask about the zone. Answers may be written ahead, before a client is known, only for
     /// names in such zones whose aliases stay in such zones.
     #[must_use]
     pub fn leaves_open(&self, zone: &ZoneView) -> bool {
@@ -114,14 +114,14 @@ impl Guard<'_> {
         self.gate.metrics.denied.increment();
     }
 
-    /// Decides whether a response is sent. Who is proven to be there, by a stream or by a cookie, gets everything.
+    /// Decides whether a response is sent. A client whose address is proven, by a stream or by a cookie, is not limited.
     #[must_use]
-    pub fn admit(&self, source: IpAddr, transport: Transport, presented: &Presented, kind: Kind) -> Verdict {
+    pub fn admit(&self, source: IpAddr, transport: Transport, presented: &Presented, kind: Kind) -> Decision {
         match &self.gate.rate {
             Some(table) if transport == Transport::Udp && !presented.is_valid() => {
                 table.admit(source, kind, self.now)
             }
-            _ => Verdict::Send,
+            _ => Decision::Send,
         }
     }
 }

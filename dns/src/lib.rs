@@ -3,8 +3,8 @@
 //! Three layers, each testable without the next. [`answer()`] decides: a pure function of a snapshot, the board, a
 //! question and a client; which site a client is sent to it asks `store::steering` and never ranks itself.
 //! [`respond()`] speaks the protocol: a packet in, a packet out, still pure. [`Server`] owns the sockets.
-//! [`explain()`] shows a decision instead of encoding it. Before every answer stands the [`gate`]: cookies, response
-//! rates, and who may ask; whoever answers in another way than [`respond()`] asks it in the same order.
+//! [`explain()`] shows a decision instead of encoding it. Every query passes the [`gate`] first: cookies, response
+//! rates, and who may ask; the fast path asks it in the same order as [`respond()`].
 //!
 //! Encoding comes from `hickory-proto`, HTTP from `hyper`, encryption from `rustls`, whose configuration is what a
 //! [`Certificate`] takes. The accept and receive loops and the framing of streams are our own, because a server has
@@ -22,24 +22,28 @@
 //! * 100,000 verdicts flipped at once: written in 0.9 ms at most, the last old answer 0.3 ms later, no query around it
 //!   waited longer than 1.1 ms (`benches/flips.rs`).
 //!
-//! [`flatten`] keeps what ALIAS records need of other people's zones, so that answering stays a look at memory.
+//! `flatten` keeps what ALIAS records need of other people's zones, so that answering stays a look at memory.
 
 mod acl;
-pub mod answer;
+mod answer;
 mod client;
 pub mod cookie;
+mod edns;
 mod encode;
 mod explain;
 mod extended;
 mod fast;
-pub mod flatten;
+mod flatten;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gate;
+mod lookup;
 mod metrics;
 mod name;
 mod options;
+mod packet;
+mod question;
 pub mod rate;
 mod record;
 pub mod registry;
@@ -48,19 +52,24 @@ mod request;
 mod respond;
 mod served;
 mod server;
+mod targets;
 #[cfg(test)]
 mod testing;
 mod tsig;
 pub mod zonefile;
 pub mod zones_dir;
 
-pub use answer::{Answer, Question, World, answer};
+pub use answer::{Answer, answer};
 pub use client::{Client, Subnet};
 pub use explain::{Alias, Explanation, Step, explain};
 pub use extended::ExtendedError;
 pub use gate::{Gate, Guard};
+pub use lookup::Lookup;
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
+pub use packet::{Dropped, Response, Transport};
+pub use question::Question;
 pub use record::{Data, NotAType, Owner, Rcode, Record, RecordType, Soa};
-pub use respond::{Dropped, Response, Transport, respond};
+pub use respond::respond;
 pub use server::{Certificate, Config, Error, Server, bind};
+pub use targets::Targets;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use store::metrics::{Count, Descriptor, Sample, Source};
 
 use crate::{
-    fast::Fast,
-    rate::{self, Verdict},
+    packet::{Dropped, FastReply, Response, Transport},
+    rate::{self, Decision},
     record::Rcode,
-    respond::{Dropped, Response, Transport},
 };
 
 /// The server's counters; shared by all its tasks, never reset.
@@ -138,7 +137,7 @@ impl Metrics {
         self.alias_lookups[usize::from(absent)].increment();
     }
 
-    /// Nobody could say.
+    /// No server could say.
     pub(crate) fn alias_failed(&self) {
         self.alias_lookups[2].increment();
     }
@@ -199,15 +198,15 @@ impl Tally {
     }
 
     /// A packet came, and the fast path answered it.
-    pub(crate) fn fast(&mut self, reply: Fast) {
+    pub(crate) fn fast(&mut self, reply: FastReply) {
         self.queries += 1;
-        if reply.verdict == Verdict::Drop {
+        if reply.decision == Decision::Drop {
             self.dropped[Dropped::RateLimited.index()] += 1;
             return;
         }
         self.fast += 1;
         self.answers[reply.rcode.index()] += 1;
-        self.truncated += u64::from(reply.verdict == Verdict::Slip);
+        self.truncated += u64::from(reply.decision == Decision::Slip);
         self.subnets += u64::from(reply.subnet);
     }
 }

@@ -1,12 +1,12 @@
 //! EDNS options that belong to the way a message travels and not to its answer: padding (RFC 7830, RFC 8467) and
-//! the keepalive of connections (RFC 7828). Added to a finished reply, so that whoever writes replies, ahead or
+//! the keepalive of connections (RFC 7828). Added to a finished reply, so that writing replies, ahead or
 //! on demand, need not know of streams.
 //!
 //! It rests on one property of our replies: OPT is the last record, so that an option can be appended.
 
 use std::{ops::Range, time::Duration};
 
-use crate::{record::RecordType, respond::Transport};
+use crate::{packet::Transport, record::RecordType};
 
 const KEEPALIVE: u16 = 11;
 const PADDING: u16 = 12;

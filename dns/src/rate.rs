@@ -1,6 +1,9 @@
-//! Response-rate limiting: a forged source shall not turn this server against whoever owns that address.
+//! Response-rate limiting, so that queries with a forged source address cannot make this server flood its owner.
 //!
-//! Over UDP nobody knows who asks. So the same kind of answer goes to the same network only so many times a
+//! Our own, because general rate limiters keep a map that grows with the number of clients, and hickory limits
+//! nothing by network and kind of answer.
+//!
+//! Over UDP a source address proves nothing. So the same kind of answer goes to the same network only so many times a
 //! second; what is beyond that is dropped, and every n-th of it sent empty and truncated, so that a real client
 //! comes again over TCP, where addresses are proven. As BIND, NSD and Knot know it. Clients with a valid
 //! [cookie](crate::cookie) are not asked about here at all.
@@ -121,7 +124,7 @@ impl Subject {
 
 /// What becomes of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It is sent.
     Send,
     /// A truncated one without records is sent instead.
@@ -196,7 +199,7 @@ impl Table {
 
     /// Decides about a response over UDP to a client whose address is not proven, and books it.
     #[must_use]
-    pub fn admit(&self, client: IpAddr, kind: Kind, now: Moment) -> Verdict {
+    pub fn admit(&self, client: IpAddr, kind: Kind, now: Moment) -> Decision {
         let (index, subject) = match kind {
             Kind::Answer(subject) => (0, subject.0),
             Kind::Absence(subject) => (1, subject.0),
@@ -204,16 +207,16 @@ impl Table {
         };
         let cost = self.costs[index];
         if cost == 0 || self.is_exempt(client) {
-            return Verdict::Send;
+            return Decision::Send;
         }
         let key = self.key(self.network(client), index as u64, subject);
-        let verdict = self.book(key, cost, now.0.wrapping_mul(1000) & PAID);
-        match verdict {
-            Verdict::Send => {}
-            Verdict::Slip => self.counts.slipped.increment(),
-            Verdict::Drop => self.counts.dropped.increment(),
+        let decision = self.book(key, cost, now.0.wrapping_mul(1000) & PAID);
+        match decision {
+            Decision::Send => {}
+            Decision::Slip => self.counts.slipped.increment(),
+            Decision::Drop => self.counts.dropped.increment(),
         }
-        verdict
+        decision
     }
 
     fn is_exempt(&self, client: IpAddr) -> bool {
@@ -238,19 +241,19 @@ impl Table {
     }
 
     /// Books a response on its account.
-    fn book(&self, key: u64, cost: u64, now: u64) -> Verdict {
+    fn book(&self, key: u64, cost: u64, now: u64) -> Decision {
         // Lines by the low bits, tags by the high ones: they are independent.
         let at = key as usize & (self.lines.len() - 1);
-        let Some(Line(words)) = self.lines.get(at) else { return Verdict::Send };
+        let Some(Line(words)) = self.lines.get(at) else { return Decision::Send };
         // Zero is an unused word's tag.
         let tag = (key >> TAG_AT).max(1);
-        let mut verdict = Verdict::Send;
+        let mut decision = Decision::Send;
         for _ in 0..TRIES {
             let (word, old) = self.find(words, tag, now);
             let account = Account::read(old).filter(|it| it.tag == tag);
             let before = account.unwrap_or(Account { tag, refused: 0, paid: now });
             let after;
-            (after, verdict) = self.charge(before, cost, now);
+            (after, decision) = self.charge(before, cost, now);
             let exchanged =
                 word.compare_exchange_weak(old, after.word(), Ordering::Relaxed, Ordering::Relaxed);
             if exchanged.is_ok() {
@@ -260,7 +263,7 @@ impl Table {
                 break;
             }
         }
-        verdict
+        decision
     }
 
     /// The account with this tag, or the word that is missed least.
@@ -288,17 +291,17 @@ impl Table {
     }
 
     /// An account after one more response, and what becomes of that.
-    fn charge(&self, account: Account, cost: u64, now: u64) -> (Account, Verdict) {
+    fn charge(&self, account: Account, cost: u64, now: u64) -> (Account, Decision) {
         let ahead = self.ahead(account.word(), now);
         let paid = |ahead: u64| (now + ahead.min(BURST + self.window)) & PAID;
         if ahead + cost <= BURST {
-            return (Account { refused: 0, paid: paid(ahead + cost), ..account }, Verdict::Send);
+            return (Account { refused: 0, paid: paid(ahead + cost), ..account }, Decision::Send);
         }
         let refused = account.refused + 1;
         let slips = self.slip > 0 && refused >= self.slip;
         let after =
             Account { refused: if slips { 0 } else { refused.min(15) }, paid: paid(ahead + cost), ..account };
-        (after, if slips { Verdict::Slip } else { Verdict::Drop })
+        (after, if slips { Decision::Slip } else { Decision::Drop })
     }
 }
 

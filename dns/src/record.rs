@@ -13,7 +13,7 @@ pub use store::model::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The name that was asked, in the asker's case; also where a wildcard covers it (RFC 4592 §3.3.1).
-    Asked,
+    QueryName,
     /// Another name.
     At(DomainName),
 }
@@ -45,7 +45,7 @@ pub enum Data {
 pub struct Soa {
     /// The primary name server.
     pub mname: DomainName,
-    /// The mailbox of whoever answers for the zone, as a name.
+    /// The mailbox of the person responsible for the zone, as a name.
     pub rname: DomainName,
     /// The zone's own, or derived from the generation.
     pub serial: u32,

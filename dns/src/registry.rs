@@ -14,15 +14,15 @@
 //! It parts from Consul where Consul parts from the standards or from the truth: an answer that does not fit is
 //! marked (TC) and whole over TCP; a name that has names below it exists (`service.consul` is empty, not absent,
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
-//! given and not followed: whoever asks goes on from there.
+//! given and not followed: the resolver goes on from there.
 
-mod asked;
-mod book;
 mod discovery;
-mod face;
+mod in_use;
 mod metrics;
 mod packet;
+mod query;
 mod records;
+mod server;
 mod udp;
 
 use std::{collections::HashSet, net::IpAddr};
@@ -35,19 +35,20 @@ use store::{
     model::{DomainName, Moment, RecordData, StartOfAuthority, Ttl},
 };
 
-use self::{
-    asked::Asked,
-    records::{Place, address_record, node_text},
-};
-pub(crate) use self::{discovery::Discovery, packet::MAX_DATAGRAM};
+pub(crate) use self::discovery::Discovery;
 pub use self::{
     discovery::Offer,
-    face::{Registry, Server, bind},
     metrics::RegistryMetrics,
+    server::{Registry, Server, bind},
+};
+use self::{
+    query::Query,
+    records::{Place, address_record, node_text},
 };
 use crate::{
-    answer::{Answer, Question, unanswerable},
+    answer::Answer,
     extended::ExtendedError,
+    question::{Question, unanswerable},
     record::{Data, Owner, Rcode, Record, RecordType, Soa},
 };
 
@@ -118,15 +119,15 @@ pub fn answer(view: &dyn View, names: &Names, question: &Question, draw: Draw) -
     }
     let answer = Answer { authoritative: true, ..Answer::default() };
     let mut search = Search { view, names, draw, wanted: question.record_type, answer };
-    match asked::read(question.name.key(), names) {
-        Asked::Outside => return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE),
-        Asked::Nothing => search.absent(),
-        Asked::Branch => search.nothing_of_that_type(),
-        Asked::Apex => search.apex(),
-        Asked::Service { name, tag } => search.service(name, tag),
-        Asked::Node(name) => search.node(name),
-        Asked::Address(ip) => search.address(ip),
-        Asked::Reverse(ip) => return search.reverse(ip),
+    match query::read(question.name.key(), names) {
+        Query::Outside => return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE),
+        Query::Nothing => search.absent(),
+        Query::Branch => search.nothing_of_that_type(),
+        Query::Apex => search.apex(),
+        Query::Service { name, tag } => search.service(name, tag),
+        Query::Node(name) => search.node(name),
+        Query::Address(ip) => search.address(ip),
+        Query::Reverse(ip) => return search.reverse(ip),
     }
     search.answer
 }
@@ -145,7 +146,7 @@ impl Search<'_> {
     }
 
     fn put(&mut self, data: RecordData) {
-        self.answer.answer.push(self.record(Owner::Asked, Data::Plain(data)));
+        self.answer.answer.push(self.record(Owner::QueryName, Data::Plain(data)));
     }
 
     fn add(&mut self, owner: &DomainName, data: RecordData) {
@@ -183,7 +184,7 @@ impl Search<'_> {
 
     fn apex(&mut self) {
         if self.wants(RecordType::SOA) {
-            self.answer.answer.push(self.record(Owner::Asked, self.soa()));
+            self.answer.answer.push(self.record(Owner::QueryName, self.soa()));
         }
         if self.wants(RecordType::NS) {
             self.name_server();
@@ -316,7 +317,7 @@ impl Search<'_> {
 
     fn describe_asked(&mut self, node: &Node<'_>) {
         for text in node_text(node) {
-            let record = self.record(Owner::Asked, Data::Plain(text));
+            let record = self.record(Owner::QueryName, Data::Plain(text));
             self.answer.additional.push(record);
         }
     }
@@ -328,14 +329,14 @@ impl Search<'_> {
         }
     }
 
-    /// The node with an address, else a service. Addresses the catalog does not know are somebody else's.
+    /// The node with an address, else a service. Addresses the catalog does not know are not ours.
     fn reverse(mut self, ip: IpAddr) -> Answer {
         let node = self.view.node_at(ip).and_then(|it| self.names.of_node(it.name));
         let service = || self.names.below(&format!("{}.service", self.view.service_at(ip)?));
         let Some(name) = node.or_else(service) else {
             return Answer::failed(Rcode::Refused, ExtendedError::NOT_AUTHORITATIVE);
         };
-        // Without an SOA where PTR is not wanted: the zone around it is not ours (and nobody remembers it so).
+        // Without an SOA where PTR is not wanted: the zone is not ours, and without it the absence is not cached.
         if self.wants(RecordType::PTR) {
             self.put(RecordData::Ptr(name));
         }

@@ -1,24 +1,23 @@
 //! Writing a reply: an answer as a packet, within the size the asker takes.
 //!
 //! What does not fit is left out whole: first the additional records, then everything. A truncated reply (TC)
-//! carries no records at all, so that nobody takes half a record set for the whole (RFC 2181 §9).
+//! carries no records at all, so that a resolver never takes half a record set for the whole (RFC 2181 §9).
 
 use hickory_proto::op::{MessageType, Metadata, OpCode};
 use store::model::{DomainName, RecordData, Ttl};
 
 use crate::{
-    answer::{Answer, Question},
+    answer::Answer,
     client::Subnet,
-    cookie::{self, Cookie},
+    cookie::Cookie,
+    edns::{self, SIGNATURES, SUBNET},
     encode::{Names, Unwritable, Writer},
-    extended::{self, ExtendedError},
+    extended::ExtendedError,
+    packet::PAYLOAD,
+    question::Question,
     record::{Data, Owner, Rcode, Record, RecordType, Soa},
-    request::{SIGNATURES, SUBNET},
     tsig::Tsig,
 };
-
-/// The largest datagram we send, and say we take: what passes every path unfragmented (RFC 9715 §3).
-pub(crate) const PAYLOAD: u16 = 1232;
 
 /// Everything a reply says.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ impl Reply<'_> {
 
     /// Writes nothing but what asks to come again over TCP.
     pub(crate) fn truncate(&self, limit: u16) -> Encoded {
-        // What is empty and says that the name does not exist might be believed.
+        // A resolver might take an empty NXDOMAIN for the answer, although TC is set.
         let rcode = if self.answer.rcode == Rcode::NxDomain { Rcode::NoError } else { self.answer.rcode };
         let bytes = self.write(Part::Nothing, rcode, true, limit).unwrap_or_default();
         Encoded { bytes, rcode, truncated: true }
@@ -156,10 +155,12 @@ impl Reply<'_> {
         for record in records {
             match (&record.owner, self.question) {
                 (Owner::At(name), _) => writer.name(name.octets(), Names::Compressed)?,
-                (Owner::Asked, Some(question)) => {
+                (Owner::QueryName, Some(question)) => {
                     writer.name(question.name.wire().iter(), Names::Compressed)?;
                 }
-                (Owner::Asked, None) => return Err(Unwritable::Malformed("an answer without a question")),
+                (Owner::QueryName, None) => {
+                    return Err(Unwritable::Malformed("an answer without a question"));
+                }
             }
             writer.word(record.data.record_type().0)?;
             writer.word(Question::IN)?;
@@ -183,8 +184,8 @@ impl ReplyEdns {
 
     fn options(self) -> Vec<u8> {
         let subnet = self.subnet.map(|(subnet, scope)| (SUBNET, subnet.echo(scope)));
-        let cookie = self.cookie.map(|cookie| (cookie::OPTION, cookie.to_vec()));
-        let extended = self.extended.map(|error| (extended::OPTION, error.data().collect()));
+        let cookie = self.cookie.map(|cookie| (edns::COOKIE, cookie.to_vec()));
+        let extended = self.extended.map(|error| (edns::EXTENDED_ERROR, error.data().collect()));
         let mut options = Vec::new();
         for (code, data) in [subnet, cookie, extended].into_iter().flatten() {
             options.extend(code.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Reading a query: everything a packet must be before anybody looks for an answer.
+//! Reading a query: everything a packet must be before an answer is looked up.
 //!
 //! Read here and not by the library's message type, because what is wrong decides what is said: a malformed
 //! subnet option still has a question and an EDNS version to repeat, and the library has dropped both by then.
@@ -13,13 +13,13 @@ use hickory_proto::{
 };
 
 use crate::{
-    answer::Question,
     client::Subnet,
-    cookie,
+    edns::{self, COOKIE, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
+    packet::Dropped,
+    question::Question,
     record::{Rcode, RecordType},
-    respond::Dropped,
     tsig::{self, Tsig},
 };
 
@@ -53,13 +53,6 @@ pub(crate) struct Edns<'p> {
     /// It takes signatures (RFC 3225).
     pub(crate) signatures: bool,
 }
-
-/// The bit by which an asker takes signatures, DO, in the first octet of the flags (RFC 3225 §3).
-pub(crate) const SIGNATURES: u8 = 0x80;
-/// The option that names a client subnet (RFC 7871 §6).
-pub(crate) const SUBNET: u16 = 8;
-/// The option that carries cookies (RFC 7873 §4).
-pub(crate) const COOKIE: u16 = 10;
 
 impl<'p> Request<'p> {
     /// Reads a packet.
@@ -182,7 +175,7 @@ impl<'p> Body<'p> {
             (2.., _) => Some((Rcode::FormErr, Some(ExtendedError::other("more than one question")))),
             (_, Some(Opt { version: 1.., .. })) => Some((Rcode::BadVers, None)),
             (_, Some(Opt { options: Err(why), .. })) => Some((Rcode::FormErr, Some(why))),
-            // RFC 7873 §5.4: whoever asks for nothing but a cookie gets one.
+            // RFC 7873 §5.4: a query that asks for nothing but a cookie gets one.
             (0, Some(Opt { options: Ok(Options { cookie: Some(_), .. }), .. })) => {
                 Some((Rcode::NoError, None))
             }
@@ -235,24 +228,17 @@ const MAX_NAME: usize = 254;
 fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
     let mut options = Options::default();
     while !data.is_empty() {
-        let (code, option, rest) = option(data).ok_or(ExtendedError::other("malformed EDNS options"))?;
+        let (code, option, rest) =
+            edns::option(data).ok_or(ExtendedError::other("malformed EDNS options"))?;
         match code {
             SUBNET if options.subnet.is_none() => {
                 let malformed = ExtendedError::other("malformed client subnet");
                 options.subnet = Some(Subnet::parse(option).ok_or(malformed)?);
             }
-            cookie::OPTION if options.cookie.is_none() => options.cookie = Some(option),
+            COOKIE if options.cookie.is_none() => options.cookie = Some(option),
             _ => {}
         }
         data = rest;
     }
     Ok(options)
-}
-
-/// The first option's number and data, and what follows it.
-fn option(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let (&[code_high, code_low, length_high, length_low], rest) = data.split_first_chunk::<4>()?;
-    let length = usize::from(u16::from_be_bytes([length_high, length_low]));
-    let (option, rest) = rest.split_at_checked(length)?;
-    Some((u16::from_be_bytes([code_high, code_low]), option, rest))
 }

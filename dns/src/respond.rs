@@ -9,91 +9,20 @@ use store::{model::DomainName, snapshot::ZoneView};
 
 use crate::{
     acl,
-    answer::{Answer, Question, World, answer, zone_for},
+    answer::{Answer, answer},
     client::Client,
     cookie::Presented,
     extended::ExtendedError,
     gate::Guard,
+    lookup::{Lookup, zone_for},
     name::QueryName,
-    rate::{Kind, Subject, Verdict},
+    packet::{Dropped, MAX_QUERY, PAYLOAD, Response, Transport, max_reply},
+    question::Question,
+    rate::{Decision, Kind, Subject},
     record::{Owner, Rcode},
-    reply::{PAYLOAD, Reply, ReplyEdns},
+    reply::{Reply, ReplyEdns},
     request::{Edns, Request},
 };
-
-/// How a packet came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// One datagram; replies are bounded by what the asker takes, at most 1232 octets.
-    Udp,
-    /// A stream; replies may have up to 65535 octets.
-    Tcp,
-    /// A stream inside TLS (RFC 7858).
-    Tls,
-    /// An HTTPS request (RFC 8484).
-    Https,
-    /// A QUIC stream (RFC 9250).
-    Quic,
-    /// A request over HTTP/3 (RFC 8484, RFC 9114).
-    Http3,
-}
-
-/// A reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The packet.
-    pub bytes: Vec<u8>,
-    /// What it says.
-    pub rcode: Rcode,
-    /// It was too long, or beyond the rate, and asks to come again over TCP.
-    pub truncated: bool,
-    /// The query named a client subnet.
-    pub subnet: bool,
-    /// It says SERVFAIL because this node never had a snapshot.
-    pub no_snapshot: bool,
-}
-
-/// Why a packet gets no reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dropped {
-    /// Shorter than a header, so there is nobody to answer.
-    Short,
-    /// A datagram longer than any query.
-    Long,
-    /// A response.
-    NotAQuery,
-    /// It cannot be replied to: sent from port 0.
-    NoReturn,
-    /// Its answer was beyond the rate.
-    RateLimited,
-    /// A defect of ours; the packet costs its own answer and nothing else.
-    Defect,
-}
-
-impl Dropped {
-    /// Every one, in the order of [`Dropped::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Short, Self::Long, Self::NotAQuery, Self::NoReturn, Self::RateLimited, Self::Defect];
-
-    /// Its place in [`Dropped::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// As in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Short => "short",
-            Self::Long => "long",
-            Self::RateLimited => "rate_limited",
-            Self::NotAQuery => "not_a_query",
-            Self::NoReturn => "no_return",
-            Self::Defect => "defect",
-        }
-    }
-}
 
 /// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
 /// query gets SERVFAIL.
@@ -104,18 +33,18 @@ pub fn respond(
     packet: &[u8],
     source: IpAddr,
     transport: Transport,
-    world: Option<World<'_>>,
+    lookup: Option<Lookup<'_>>,
     guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
     let asker = Asker { source, transport, guard };
     // Nothing outlives the call but counters: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, world))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, lookup))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
 }
 
-/// Who asks, how, and what stands before the answer.
+/// The client, the transport, and the gate in front of the answer.
 struct Asker<'a> {
     source: IpAddr,
     transport: Transport,
@@ -123,8 +52,8 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn exchange(&self, packet: &[u8], world: Option<World<'_>>) -> Result<Response, Dropped> {
-        if self.transport == Transport::Udp && packet.len() > MAX_DATAGRAM {
+    fn exchange(&self, packet: &[u8], lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
+        if self.transport == Transport::Udp && packet.len() > MAX_QUERY {
             return Err(Dropped::Long);
         }
         let mut request = Request::parse(packet)?;
@@ -134,39 +63,40 @@ impl Asker<'_> {
             let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
             request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
         }
-        let world = world.filter(|world| request.question.as_ref().is_some_and(|it| world.can_answer(it)));
-        let answer = self.answer(&request, world);
-        let kind = kind(&answer, request.question.as_ref(), world);
-        let verdict = self.guard.admit(self.source, self.transport, &presented, kind);
-        let encoded = match verdict {
-            Verdict::Drop => return Err(Dropped::RateLimited),
-            Verdict::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
-            Verdict::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
+        let lookup =
+            lookup.filter(|lookup| request.question.as_ref().is_some_and(|it| lookup.can_answer(it)));
+        let answer = self.answer(&request, lookup);
+        let kind = kind(&answer, request.question.as_ref(), lookup);
+        let decision = self.guard.admit(self.source, self.transport, &presented, kind);
+        let encoded = match decision {
+            Decision::Drop => return Err(Dropped::RateLimited),
+            Decision::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
+            Decision::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
         };
         Ok(Response {
             bytes: encoded.bytes,
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
-            no_snapshot: request.refusal.is_none() && request.question.is_some() && world.is_none(),
+            no_snapshot: request.refusal.is_none() && request.question.is_some() && lookup.is_none(),
         })
     }
 
-    fn answer(&self, request: &Request<'_>, world: Option<World<'_>>) -> Answer {
-        let (question, world) = match (request.refusal, &request.question, world) {
+    fn answer(&self, request: &Request<'_>, lookup: Option<Lookup<'_>>) -> Answer {
+        let (question, lookup) = match (request.refusal, &request.question, lookup) {
             (Some((rcode, extended)), ..) => return Answer { rcode, extended, ..Answer::default() },
-            (None, Some(question), Some(world)) => (question, world),
+            (None, Some(question), Some(lookup)) => (question, lookup),
             (None, ..) => return Answer::failed(Rcode::ServFail, ExtendedError::NOT_READY),
         };
         let is_closed = |zone: &ZoneView| !self.guard.allows(zone, self.source);
-        if zone_for(world, question).is_some_and(is_closed) {
+        if zone_for(lookup, question).is_some_and(is_closed) {
             self.guard.denied();
             return Answer::failed(Rcode::Refused, ExtendedError::PROHIBITED);
         }
         let subnet = request.edns.and_then(|edns| edns.subnet);
-        let mut answer = answer(world, question, &Client { source: self.source, subnet });
+        let mut answer = answer(lookup, question, &Client { source: self.source, subnet });
         let in_closed = |name: &DomainName| {
-            world.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
+            lookup.zone_of(name.as_str()).is_some_and(|zone| !self.guard.allows(zone, self.source))
         };
         acl::end_where_closed(&mut answer, in_closed);
         answer
@@ -174,7 +104,7 @@ impl Asker<'_> {
 
     fn reply<'r>(&self, request: &'r Request<'_>, answer: &'r Answer, presented: &Presented) -> Reply<'r> {
         let subnet = request.edns.and_then(|edns| edns.subnet);
-        // An error is not tailored to anybody, so it names no subnet.
+        // An error is the same for every client, so it names no subnet.
         let answered = matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain);
         let subnet = subnet.filter(|_| answered).map(|subnet| (subnet, answer.scope));
         let cookie = self.guard.cookie(presented, self.source);
@@ -193,28 +123,24 @@ impl Asker<'_> {
         }
     }
 
-    /// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
     fn limit(&self, edns: Option<Edns<'_>>) -> u16 {
-        match self.transport {
-            Transport::Udp => edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)),
-            _ => u16::MAX,
-        }
+        max_reply(self.transport, edns.map(|edns| edns.payload), PAYLOAD)
     }
 }
 
 /// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
 /// zone they do not exist in, or whose wildcard covers them.
-pub(crate) fn kind(answer: &Answer, question: Option<&Question>, world: Option<World<'_>>) -> Kind {
-    let (Some(question), Some(world)) = (question, world) else { return Kind::Error };
+pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<Lookup<'_>>) -> Kind {
+    let (Some(question), Some(lookup)) = (question, lookup) else { return Kind::Error };
     let authority = answer.authority.first().and_then(|record| match &record.owner {
         Owner::At(name) => Some(configured(name)),
-        Owner::Asked => None,
+        Owner::QueryName => None,
     });
     match (answer.rcode, authority) {
         (Rcode::NoError, Some(cut)) if answer.is_referral() => Kind::Answer(cut),
         (Rcode::NoError | Rcode::NxDomain, Some(zone)) => Kind::Absence(zone),
         (Rcode::NoError | Rcode::NxDomain, None) => {
-            let zone = world.zone_of(question.name.key());
+            let zone = lookup.zone_of(question.name.key());
             let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
             Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
         }
@@ -235,9 +161,6 @@ fn asked(name: &QueryName) -> Subject {
     wire.push(0);
     Subject::of(&wire)
 }
-
-/// The longest query that is read over UDP, in octets; nothing that asks is as long.
-pub(crate) const MAX_DATAGRAM: usize = 4096;
 
 #[cfg(test)]
 mod tests;

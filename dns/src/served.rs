@@ -1,6 +1,6 @@
 //! What is served: a snapshot and the fast path's table of it, swapped together.
 //!
-//! A table takes time to compile (about a second for a million names), and until it is there the world before it is
+//! A table takes time to compile (about a second for a million names), and until it is there the previous configuration is
 //! served, by every transport: an answer never depends on which of them was asked.
 
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use store::{
 };
 use tokio::sync::watch;
 
-use crate::{answer::World, fast::Table, flatten::Targets, gate::Gate, zones_dir::Zones};
+use crate::{fast::Table, gate::Gate, lookup::Lookup, targets::Targets, zones_dir::Zones};
 
-/// A world as it is served. Without a snapshot, and without zones from files, it has nothing to answer with.
+/// What is served: a configuration with its zones and its table. Without a snapshot, and without zones from files, it has nothing to answer with.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     /// Its configuration.
@@ -28,16 +28,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Compiles a world; takes as long as it takes.
+    /// Compiles a configuration; this may take a second.
     fn compile(snapshot: Arc<Snapshot>, zones: Arc<Zones>, board: &Board, gate: &Gate) -> Self {
         let mut served = Self { snapshot, zones, table: Table::default() };
-        served.table = Table::compile(served.world(Targets::none(), board, Moment::default()), gate);
+        served.table = Table::compile(served.lookup(Targets::none(), board, Moment::default()), gate);
         served
     }
 
     /// It at a moment.
-    pub(crate) fn world<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> World<'a> {
-        World { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
+    pub(crate) fn lookup<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> Lookup<'a> {
+        Lookup { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
     }
 }
 
@@ -56,7 +56,7 @@ fn shadowed(snapshot: &Snapshot, zones: &Zones) -> Vec<DomainName> {
     names
 }
 
-/// Says which zones of files a new world does not serve, if those are others than before.
+/// Says which zones of files a new configuration does not serve, if those are others than before.
 fn say_shadowed(before: &Served, now: &Served) {
     const MAX: usize = 20;
     let of = |served: &Served| shadowed(&served.snapshot, &served.zones);
@@ -72,7 +72,7 @@ fn say_shadowed(before: &Served, now: &Served) {
     }
 }
 
-/// What keeps the served world at the newest snapshot and files.
+/// What keeps what is served at the newest snapshot and files.
 pub(crate) struct Follow {
     pub(crate) store: store::Handle,
     pub(crate) zones: Arc<ArcSwap<Zones>>,
@@ -94,18 +94,20 @@ impl Follow {
         match vital::attempt("the compiler of what DNS answers", compiling.await) {
             Some(compiled) => {
                 let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
-                tracing::debug!(%generation, names, "serving a new world");
+                tracing::debug!(%generation, names, "serving a new configuration");
                 if let Some(domain) = asks_for_countries(&compiled.snapshot) {
-                    tracing::warn!(%domain, "a rule asks for countries, and this node has no [dns] geoip: nobody is in any");
+                    tracing::warn!(%domain, "a rule asks for countries, and this node has no [dns] geoip: no client matches it");
                 }
                 say_shadowed(&served, &compiled);
                 self.served.store(Arc::new(compiled));
             }
-            None => tracing::error!("a world cannot be compiled; the one before stays, and /readyz fails"),
+            None => tracing::error!(
+                "the answers of a new configuration cannot be compiled; the previous ones stay, and /readyz fails"
+            ),
         }
     }
 
-    /// Keeps it up to date. Ends when nobody publishes snapshots any more and there are no files.
+    /// Keeps it up to date. Ends when the publisher of snapshots is gone.
     pub(crate) async fn run(self, mut files: Option<watch::Receiver<u64>>) {
         let mut snapshots = self.store.snapshots();
         loop {

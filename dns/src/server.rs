@@ -1,7 +1,9 @@
 //! The sockets: bound all at once, served until told to stop, every task owned.
 
 mod batch;
+mod connection;
 mod https;
+pub(crate) mod limits;
 mod quic;
 pub(crate) mod streams;
 mod tcp;
@@ -18,21 +20,24 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use limits::Limits;
 use socket2::{Domain, Protocol, Socket, Type};
 use store::vital;
-use streams::{Encrypted, Limits, Service};
+use streams::{Encrypted, Service};
 use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use batch::{receive_one, send_one};
 pub use tls::Certificate;
 
 use crate::{
-    flatten::{Targets, refresh::Refresher},
+    flatten::refresh::Refresher,
     gate::{self, Gate},
     metrics::Metrics,
-    registry::{Discovery, MAX_DATAGRAM, Offer},
-    respond::{Dropped, Transport, respond},
+    packet::{Dropped, MAX_DATAGRAM, Transport},
+    registry::{Discovery, Offer},
+    respond::respond,
     served::{self, Served},
+    targets::Targets,
     zones_dir::{Zones, ZonesDir},
 };
 
@@ -193,7 +198,7 @@ impl Server {
         Arc::clone(&self.exchange.zones)
     }
 
-    /// The folder of zones, to be read again when somebody asks for it.
+    /// The folder of zones, to be read again on request.
     #[must_use]
     pub fn zones_dir(&self) -> Option<Arc<ZonesDir>> {
         self.zones_dir.clone()
@@ -270,7 +275,7 @@ impl Server {
         tasks.spawn(vital::task("the resolver of ALIAS targets", refreshing));
         self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
         self.quic.spawn(&mut tasks, &limits, &self.exchange, &stopped);
-        // Ends only with those who publish, which ends nobody else.
+        // It ends with the publisher of snapshots, which must not end the server.
         let following = following.run(self.zones_dir.as_ref().map(|dir| dir.changes()));
         let following = tokio::spawn(vital::task("the follower of DNS snapshots", following));
         let mut workers = udp::Workers::default();
@@ -305,7 +310,7 @@ impl Server {
     }
 }
 
-/// How long conversations may go on after the end was announced.
+/// How long connections may go on after the end was announced.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// What answers the packets of a socket, and what counts them; cheap to clone.
@@ -347,8 +352,8 @@ impl Answers for Exchange {
             self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, MAX_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
             let (served, targets) = (self.served.load(), self.targets.load());
-            let world = served.world(&targets, self.store.board(), self.store.now());
-            respond(packet, peer.ip(), transport, Some(world), self.gate.at(world.now))
+            let lookup = served.lookup(&targets, self.store.board(), self.store.now());
+            respond(packet, peer.ip(), transport, Some(lookup), self.gate.at(lookup.now))
         });
         self.metrics.record(transport, &outcome);
         outcome.map(|response| response.bytes)
@@ -363,7 +368,7 @@ impl Answers for Exchange {
     }
 }
 
-/// Ready once the end was announced, or nobody is left to announce it.
+/// Ready once the end was announced, or its sender is gone.
 pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -390,7 +395,7 @@ pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Er
         tries += 1;
         match (0..workers).map(bind).collect() {
             Ok(udp) => return Ok(Listener { udp, tcp }),
-            // A free TCP port that somebody uses for UDP: try the next.
+            // A free TCP port that another program uses for UDP: try the next.
             Err(error) if address.port() == 0 && in_use(&error) && tries < PORTS_TRIED => {}
             Err(source) => return Err(Error::Listen { address, protocol: "UDP", source }),
         }

@@ -14,13 +14,15 @@ use store::{
 };
 
 use crate::{
-    answer::{Question, World},
     client::Client,
     explain::{Explanation, explain},
-    flatten::Targets,
     gate::{self, Gate},
+    lookup::Lookup,
+    packet::{Dropped, Response, Transport},
+    question::Question,
     record::RecordType,
-    respond::{Dropped, Response, Transport, respond},
+    respond::respond,
+    targets::Targets,
     zones_dir::Zones,
 };
 
@@ -153,8 +155,8 @@ impl Small {
         }
     }
 
-    pub(crate) fn world(&self) -> World<'_> {
-        World {
+    pub(crate) fn lookup(&self) -> Lookup<'_> {
+        Lookup {
             snapshot: &self.snapshot,
             zones: Zones::none(),
             targets: Targets::none(),
@@ -164,7 +166,7 @@ impl Small {
     }
 
     pub(crate) fn explain(&self, name: &str, record_type: RecordType, client: &str) -> Explanation {
-        explain(self.world(), &Question::new(name.parse().unwrap(), record_type), &client_at(client))
+        explain(self.lookup(), &Question::new(name.parse().unwrap(), record_type), &client_at(client))
     }
 
     /// The answer section, as text.
@@ -182,12 +184,12 @@ impl Small {
         packet: &[u8],
         transport: Transport,
     ) -> Result<Response, Dropped> {
-        let world = self.world();
-        respond(packet, source, transport, Some(world), self.gate.at(world.now))
+        let lookup = self.lookup();
+        respond(packet, source, transport, Some(lookup), self.gate.at(lookup.now))
     }
 }
 
-/// A gate without a limit: tests ask faster than anybody.
+/// A gate without a limit: tests ask faster than any client.
 pub(crate) fn open_gate() -> Gate {
     let open = gate::Config { rate_limit: None, ..gate::Config::default() };
     Gate::new(open, Arc::default()).unwrap()

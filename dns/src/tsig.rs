@@ -2,7 +2,7 @@
 //!
 //! No key can be configured, so every key is unknown here and no signature can be checked. A signed query is therefore
 //! never answered from a zone: it gets NOTAUTH with the error BADKEY in an unsigned TSIG record (RFC 8945 §5.2.1, §5.3.2),
-//! which tells its sender that the key is the mistake. A record that is malformed or in the wrong place is FORMERR.
+//! which tells its sender that the key is what is wrong. A record that is malformed or in the wrong place is FORMERR.
 
 use hickory_proto::{
     rr::Name,
@@ -40,7 +40,7 @@ pub(crate) struct Raw<'p> {
 }
 
 impl Tsig {
-    /// Reads the record (RFC 8945 §4.2); `owner` stands at its name. `None`: it is malformed.
+    /// Reads the record (RFC 8945 §4.2); `owner` is at its name. `None`: it is malformed.
     pub(crate) fn read(mut owner: BinDecoder<'_>, raw: Raw<'_>) -> Option<Self> {
         if raw.class != ANY || raw.ttl != 0 {
             return None;

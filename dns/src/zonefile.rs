@@ -1,8 +1,10 @@
-//! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of mistakes with places.
+//! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of errors with places.
 //!
 //! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
 //! data are `store::model::rdata`'s; here are owners, TTLs, classes, directives (`entries`) and what a
-//! zone as a whole must be (`whole`). Nothing is loaded from a file with a mistake.
+//! zone as a whole must be (`whole`). Nothing is loaded from a file with an error.
+//!
+//! Our own reader, because hickory's stops at the first error, keeps no place for each record, and has no `$GENERATE`.
 //!
 //! A file that both NSD and BIND load is loaded here too, and answered as NSD answers from it; `tests/zonefiles/peers`
 //! compares the three. What they pass over with a warning is passed over with a warning ([`Read::warnings`]). Signed
@@ -25,8 +27,8 @@ pub use folder::Folder;
 pub(crate) use folder::{Noted, digest, read_file};
 use store::model::{DomainName, Zone};
 
-/// More mistakes than this are not looked for.
-pub const MAX_MISTAKES: usize = 20;
+/// More errors than this are not looked for.
+pub const MAX_ERRORS: usize = 20;
 /// More warnings than this are only counted.
 pub const MAX_WARNINGS: usize = 20;
 /// Files may include files this many levels deep, as many as NSD follows.
@@ -43,7 +45,7 @@ pub trait Files {
     fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String>;
 }
 
-/// No files: every `$INCLUDE` is a mistake.
+/// No files: every `$INCLUDE` is an error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoFiles;
 
@@ -53,7 +55,7 @@ impl Files for NoFiles {
     }
 }
 
-/// A mistake in a zone file. Prints as one line: `example.com.zone:12:5: "x" is not a record type; expected …`.
+/// An error in a zone file. Prints as one line: `example.com.zone:12:5: "x" is not a record type; expected …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneFileError {
     /// The file.
@@ -82,13 +84,13 @@ impl fmt::Display for ZoneFileError {
     }
 }
 
-/// Reads the zone `origin` from a text; `file` is what mistakes call it.
+/// Reads the zone `origin` from a text; `file` is what errors call it.
 ///
 /// Every name server is in `nameservers`, every other record in `records`, addresses of name servers too. A
-/// record that stands there twice is taken once (RFC 2181 §5).
+/// record that is there twice is taken once (RFC 2181 §5).
 ///
 /// # Errors
-/// Every mistake, up to [`MAX_MISTAKES`], in the order of the file.
+/// Every error, up to [`MAX_ERRORS`], in the order of the file.
 pub fn read(
     file: &str,
     text: &[u8],
@@ -101,7 +103,7 @@ pub fn read(
 /// What is done with a signed zone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dnssec {
-    /// It is a mistake.
+    /// It is an error.
     #[default]
     Refuse,
     /// Signatures, keys and proofs of absence are left out, with what depends on them ([`Read::stripped`]).
@@ -147,12 +149,12 @@ pub fn origin_of(file: &Path) -> Option<DomainName> {
 /// Reads a zone file of the disk, included files from its folder.
 ///
 /// # Errors
-/// As [`read`]; one mistake without a line where the file cannot be read.
+/// As [`read`]; one error without a line where the file cannot be read.
 pub fn read_from(path: &Path, origin: &DomainName, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     read_with_parts(path, origin, dnssec).0
 }
 
-/// As [`read_from`], with the paths of the files that were included, also where there are mistakes.
+/// As [`read_from`], with the paths of the files that were included, also where there are errors.
 pub fn read_with_parts(
     path: &Path,
     origin: &DomainName,
@@ -163,9 +165,9 @@ pub fn read_with_parts(
         Ok(text) => text,
         Err(problem) => {
             let expected = "a zone file (RFC 1035 §5)".to_owned();
-            let mistake =
+            let error =
                 ZoneFileError { file: file.as_str().into(), line: None, column: None, problem, expected };
-            return (Err(vec![mistake]), Vec::new());
+            return (Err(vec![error]), Vec::new());
         }
     };
     let files = Noted::new(Folder::of(path));
@@ -174,7 +176,7 @@ pub fn read_with_parts(
     (read, parts.iter().map(|(part, _)| folder.path_of(part)).collect())
 }
 
-/// Where a record stands.
+/// Where a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
@@ -183,7 +185,7 @@ pub struct Place {
     pub line: u32,
 }
 
-/// Where the parts of a zone stand.
+/// Where the parts of a zone are.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The SOA.

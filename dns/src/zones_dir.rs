@@ -1,7 +1,7 @@
 //! Zones from a folder: every `ORIGIN.zone` in it, without documents and without an engine.
 //!
 //! [`Zones`] is what is served: immutable, swapped whole. [`ZonesDir`] is the folder behind it; reading it again
-//! keeps the views of files that did not change, and the old view of a file that has a mistake now. A zone may
+//! keeps the views of files that did not change, and the old view of a file that has an error now. A zone may
 //! span several files (`$INCLUDE`), so what tells a change is the content of all of them.
 
 mod files;
@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use store::{
-    metrics::{Count, Descriptor, Sample, Source},
+    metrics::{Descriptor, Sample, Source},
     model::DomainName,
     snapshot::ZoneView,
 };
@@ -80,7 +80,7 @@ pub struct Report {
     /// Files that could not be taken; where an older version was served, it still is.
     pub failed: usize,
     /// What is wrong with them, a line each; at most [`Report::MAX`].
-    pub mistakes: Vec<String>,
+    pub errors: Vec<String>,
     /// What was passed over, in the files that are new and in the folder, a line each; at most [`Report::MAX`].
     pub warnings: Vec<String>,
 }
@@ -89,10 +89,10 @@ impl Report {
     /// More lines than this are not kept.
     pub const MAX: usize = 200;
 
-    fn fail(&mut self, mistakes: impl IntoIterator<Item = String>) {
+    fn fail(&mut self, errors: impl IntoIterator<Item = String>) {
         self.failed += 1;
-        let room = Self::MAX.saturating_sub(self.mistakes.len());
-        self.mistakes.extend(mistakes.into_iter().take(room));
+        let room = Self::MAX.saturating_sub(self.errors.len());
+        self.errors.extend(errors.into_iter().take(room));
     }
 
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
@@ -117,8 +117,8 @@ impl Report {
 
     /// Tells the log.
     pub fn log(&self) {
-        for mistake in &self.mistakes {
-            tracing::error!("[dns] zones_dir: {mistake}");
+        for error in &self.errors {
+            tracing::error!("[dns] zones_dir: {error}");
         }
         for warning in &self.warnings {
             tracing::warn!("[dns] zones_dir: {warning}");
@@ -135,21 +135,24 @@ pub struct ZonesDir {
     zones: Arc<ArcSwap<Zones>>,
     changes: watch::Sender<u64>,
     one_at_a_time: Mutex<()>,
-    loaded: Count,
-    failures: Count,
+    metrics: Metrics,
 }
 
 impl ZonesDir {
     /// Reads a folder for the first time.
     ///
     /// # Errors
-    /// Why the folder itself cannot be read. Files with mistakes are left out and reported.
+    /// Why the folder itself cannot be read. Files with errors are left out and reported.
     pub fn open(dir: &Path) -> Result<(Self, Report), std::io::Error> {
         let zones = Arc::new(ArcSwap::from_pointee(Zones::default()));
-        let (loaded, failures) = (Count::default(), Count::default());
         let changes = watch::Sender::new(0);
-        let dir =
-            Self { dir: dir.to_owned(), zones, changes, one_at_a_time: Mutex::default(), loaded, failures };
+        let dir = Self {
+            dir: dir.to_owned(),
+            zones,
+            changes,
+            one_at_a_time: Mutex::default(),
+            metrics: Metrics::default(),
+        };
         let report = dir.take_in()?;
         Ok((dir, report))
     }
@@ -175,7 +178,7 @@ impl ZonesDir {
     /// Reads the folder again; blocks as long as that takes.
     pub fn reread(&self) -> Report {
         self.take_in().unwrap_or_else(|error| {
-            self.failures.increment();
+            self.metrics.failures.increment();
             let mut report = Report { zones: self.zones.load().len(), ..Report::default() };
             report.fail([format!("{}: {error}; every zone stays as it is", self.dir.display())]);
             report
@@ -190,8 +193,8 @@ impl ZonesDir {
         let part = |file: &PathBuf| file.canonicalize().is_ok_and(|file| parts.contains(&file));
         let others: Vec<PathBuf> = others.into_iter().filter(|file| !part(file)).collect();
         report.pass_over(&others);
-        self.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
-        self.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
+        self.metrics.loaded.set(u64::try_from(zones.len()).unwrap_or(u64::MAX));
+        self.metrics.failures.add(u64::try_from(report.failed).unwrap_or(u64::MAX));
         // What was compiled from the same zones is right as it is.
         if report.changed + report.removed > 0 {
             self.zones.store(Arc::new(zones));
@@ -226,16 +229,16 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
         parts.extend(included.iter().filter_map(|part| part.canonicalize().ok()));
         let loaded = match loaded {
             Ok(loaded) => loaded,
-            Err(mut mistakes) => {
+            Err(mut errors) => {
                 let stays = before.map_or("is not served", |_| "is served as it was");
-                mistakes.push(format!("{}: the zone {origin} {stays}", path.display()));
+                errors.push(format!("{}: the zone {origin} {stays}", path.display()));
                 match before {
                     Some(before) => {
-                        report.fail(mistakes);
+                        report.fail(errors);
                         before.clone()
                     }
                     None => {
-                        failures.push((mistakes, path));
+                        failures.push((errors, path));
                         continue;
                     }
                 }
@@ -250,32 +253,33 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
     }
     // What is no zone by itself and is included in one is a part of it, whatever its name.
     let part = |path: &Path| path.canonicalize().is_ok_and(|path| parts.contains(&path));
-    for (mistakes, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
-        report.fail(mistakes);
+    for (errors, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
+        report.fail(errors);
     }
     report.zones = zones.len();
     report.removed = old.0.keys().filter(|origin| !zones.contains_key(*origin)).count();
     (Zones(zones), parts, report)
 }
 
-static DESCRIPTORS: &[Descriptor] = &[
-    Descriptor::gauge("waypost.dns.zones_dir.zones", "{zone}", "Zones served from zones_dir."),
-    Descriptor::counter(
-        "waypost.dns.zones_dir.failures",
-        "{file}",
-        "Files in zones_dir that could not be taken when it was read; an older version of them stays.",
-    ),
-];
+store::metrics! {
+    /// What a folder of zone files counts.
+    struct Metrics {
+        loaded: gauge("waypost.dns.zones_dir.zones", "{zone}", "Zones served from zones_dir.");
+        failures: counter(
+            "waypost.dns.zones_dir.failures",
+            "{file}",
+            "Files in zones_dir that could not be taken when it was read; an older version of them stays."
+        );
+    }
+}
 
 impl Source for ZonesDir {
     fn descriptors(&self) -> &'static [Descriptor] {
-        DESCRIPTORS
+        self.metrics.descriptors()
     }
 
     fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        for (metric, count) in DESCRIPTORS.iter().zip([&self.loaded, &self.failures]) {
-            emit(Sample { metric, labels: &[], value: count.value() });
-        }
+        self.metrics.collect(emit);
     }
 }
 

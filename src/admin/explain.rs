@@ -50,7 +50,7 @@ pub(super) async fn explain(
     };
     let health_view = admin.handle.health_view().await;
     let (zones, targets) = (admin.zones.load(), admin.targets.load());
-    let world = dns::World { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
+    let world = dns::Lookup { snapshot: &snapshot, zones: &zones, targets: &targets, board, now };
     let family = match record_type {
         dns::RecordType::A => Some(Family::V4),
         dns::RecordType::AAAA => Some(Family::V6),

@@ -162,7 +162,7 @@ fn without_moments(line: &str) -> String {
     let Some(at) = line.find("2026-09-21T") else { return line.to_owned() };
     let end = line[at..].find('Z').map_or(line.len(), |end| at + end + 1);
     let rest = ["(0s)", "(1s)"].iter().find_map(|ago| line[end..].trim_start().strip_prefix(ago));
-    format!("{}*{}", &line[..at], without_moments(rest.unwrap_or(&line[end..])))
+    format!("{}*{}", &line[..at], without_moments(rest.unwrap_or_else(|| &line[end..])))
 }
 
 /// The body of an apply.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use dns::{flatten::Targets, zones_dir::Zones};
+use dns::{Targets, zones_dir::Zones};
 use store::{metrics::Source, vital};
 use tokio::task::JoinSet;
 

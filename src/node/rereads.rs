@@ -74,8 +74,8 @@ pub(super) fn zones_part(zones: Arc<ZonesDir>) -> Part {
     let look = move || Signature::of_folder(&folder);
     Part::new("[dns] zones_dir", look, move || {
         let report = zones.reread();
-        for mistake in &report.mistakes {
-            tracing::error!("[dns] zones_dir: {mistake}");
+        for error in &report.errors {
+            tracing::error!("[dns] zones_dir: {error}");
         }
         for warning in &report.warnings {
             tracing::warn!("[dns] zones_dir: {warning}");

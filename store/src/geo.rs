@@ -208,8 +208,11 @@ impl<A: Bits> Networks<A> {
 #[derive(Default)]
 struct Places {
     by_offset: HashMap<usize, Option<PlaceIndex>>,
-    distinct: HashMap<(Option<Country>, Option<[u64; 2]>), Option<PlaceIndex>>,
+    distinct: HashMap<Distinct, Option<PlaceIndex>>,
 }
+
+/// What tells places apart: the country, and the bits of latitude and longitude.
+type Distinct = (Option<Country>, Option<[u64; 2]>);
 
 impl Places {
     /// The number of a network's place, which is added to `all` if it is new; `None` for a network without data.

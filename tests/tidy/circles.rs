@@ -163,7 +163,7 @@ impl Names {
     }
 
     /// A path from the crate's root. One that begins with a plain name may lead into a child of this file's module.
-    fn from_root(&self, written: &[String]) -> Option<Module> {
+    fn path_from_root(&self, written: &[String]) -> Option<Module> {
         let child = || (self.inner == 0).then(|| [self.module.clone(), written.to_vec()].concat());
         self.resolve(written).or_else(child)
     }
@@ -185,7 +185,7 @@ impl Names {
         };
         let mut written = above.clone();
         written.extend(end.clone().filter(|it| it != "self"));
-        let Some(path) = self.from_root(&written) else { return };
+        let Some(path) = self.path_from_root(&written) else { return };
         if hands_on && end.is_none() {
             self.handed_on_whole.insert(path.clone());
         } else if hands_on {
@@ -241,7 +241,7 @@ impl<'ast> Visit<'ast> for Names {
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let written: Vec<_> = path.segments.iter().map(|it| it.ident.to_string()).collect();
         if written.len() > 1 {
-            self.named.extend(self.from_root(&written));
+            self.named.extend(self.path_from_root(&written));
         }
         visit::visit_path(self, path);
     }

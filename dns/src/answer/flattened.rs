@@ -7,14 +7,15 @@ use store::{
 
 use super::Walk;
 use crate::{
-    flatten::{End, Sought, follow, moved},
+    flatten::{End, follow},
     record::{Data, Owner, Rcode, Record, RecordType, plain_type},
+    targets::{Sought, moved},
 };
 use store::model::rdata;
 
 impl<'a> Walk<'a> {
     /// Answers for an ALIAS at an entry; false if that is not what the question is about. The ALIAS itself is
-    /// nobody's business: asked for by its number it is not there.
+    /// never shown: asked for by its number it is not there.
     pub(super) fn flatten(&mut self, zone: &'a ZoneView, owner: &Owner, entry: &'a Entry) -> bool {
         // Data of that number in the form for unknown types is no ALIAS.
         let is_alias = |record: &StaticRecord| matches!(record.data, RecordData::Alias(_));
@@ -27,7 +28,7 @@ impl<'a> Walk<'a> {
         if sought == Sought::Https && entry.records.iter().any(|it| plain_type(&it.data) == self.wanted) {
             return false;
         }
-        let Some((end, ttl)) = follow(self.world, zone, entry) else { return false };
+        let Some((end, ttl)) = follow(self.lookup, zone, entry) else { return false };
         self.answer.flattened = true;
         let before = (self.answer.answer.len(), self.answer.authority.len());
         match end {
@@ -56,7 +57,7 @@ impl<'a> Walk<'a> {
     }
 
     fn look_up(&mut self, target: &DomainName, sought: Sought, owner: &Owner) {
-        let Some((records, ttl)) = self.world.targets.get(target, sought, self.world.now) else {
+        let Some((records, ttl)) = self.lookup.targets.get(target, sought, self.lookup.now) else {
             self.answer.rcode = Rcode::ServFail;
             return;
         };

@@ -142,7 +142,7 @@ fn names_below_a_delegation_are_referred() {
         assert_eq!(found.additional, ["ns.child.example.com. 3600 IN A 198.51.100.53"]);
     }
     let question = Question::new("x.child.example.com".parse().unwrap(), RecordType::A);
-    let referral = answer(small.world(), &question, &client_at("10.1.0.1"));
+    let referral = answer(small.lookup(), &question, &client_at("10.1.0.1"));
     assert!(!referral.authoritative && referral.is_referral());
 }
 
@@ -282,10 +282,10 @@ proptest! {
         // Half of the clients are where the networks are.
         let client = if near { [10, client[1] % 5, client[2], client[3]] } else { client };
         let question = Question::new(HOST.parse().unwrap(), if v6 { RecordType::AAAA } else { RecordType::A });
-        let first = answer(small.world(), &question, &Client::at(client.into()));
+        let first = answer(small.lookup(), &question, &Client::at(client.into()));
         let keep = u32::MAX.checked_shl(32 - u32::from(first.scope)).unwrap_or(0);
         let other = (u32::from_be_bytes(client) & keep) | (noise & !keep);
-        let second = answer(small.world(), &question, &Client::at(other.to_be_bytes().into()));
+        let second = answer(small.lookup(), &question, &Client::at(other.to_be_bytes().into()));
         prop_assert!(same(&first, &second), "{client:?} and {:?} within /{}", other.to_be_bytes(), first.scope);
     }
 
@@ -296,8 +296,8 @@ proptest! {
         let question = Question::new(HOST.parse().unwrap(), RecordType::A);
         let subnet = Subnet::parse(&[0, 1, 24, 0, 10, site, third]).unwrap();
         let asked = Client { source: "10.1.0.1".parse().unwrap(), subnet: Some(subnet) };
-        let there = answer(small.world(), &question, &Client::at([10, site, third, 1].into()));
-        prop_assert!(same(&answer(small.world(), &question, &asked), &there));
+        let there = answer(small.lookup(), &question, &Client::at([10, site, third, 1].into()));
+        prop_assert!(same(&answer(small.lookup(), &question, &asked), &there));
     }
 
     /// Whatever is known of health, there is an answer.
@@ -309,7 +309,7 @@ proptest! {
         }
         for record_type in [RecordType::A, RecordType::AAAA] {
             let question = Question::new(HOST.parse().unwrap(), record_type);
-            let found = answer(small.world(), &question, &Client::at(client.into()));
+            let found = answer(small.lookup(), &question, &Client::at(client.into()));
             prop_assert_eq!(found.answer.len(), 2, "{}", record_type);
         }
     }

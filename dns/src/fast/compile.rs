@@ -18,10 +18,12 @@ use super::{
     table::{Alias, Entry, INLINE, Image, Kind, NONE, Plan, Slot, Table, ZoneImage, first, tag},
 };
 use crate::{
-    answer::{Answer, Found, Question, World, absence_ttl, alias, answer, lookup, redirection, soa},
+    answer::{Answer, absence_ttl, answer, soa},
     client::Client,
     gate::Gate,
+    lookup::{Found, Lookup, alias, find, redirection},
     name::QueryName,
+    question::Question,
     rate::Subject,
     record::{Data, Rcode, RecordType, plain_type},
     reply::{Reply, encode_soa, query_header},
@@ -34,8 +36,8 @@ const MAX_IMAGE: usize = 1100;
 
 impl Table {
     /// Compiles a world's configuration; its health and time play no part.
-    pub(crate) fn compile(world: World<'_>, gate: &Gate) -> Self {
-        let mut compiling = Compiling::new(world, gate);
+    pub(crate) fn compile(lookup: Lookup<'_>, gate: &Gate) -> Self {
+        let mut compiling = Compiling::new(lookup, gate);
         for (number, zone) in compiling.zones.clone().into_iter().enumerate() {
             compiling.zone(number as u32, &zone);
         }
@@ -45,7 +47,7 @@ impl Table {
 
 /// A table being made.
 struct Compiling<'w> {
-    world: World<'w>,
+    lookup: Lookup<'w>,
     gate: &'w Gate,
     zones: Vec<Arc<ZoneView>>,
     entries: Vec<Entry>,
@@ -65,11 +67,11 @@ struct Shape {
 }
 
 impl<'w> Compiling<'w> {
-    fn new(world: World<'w>, gate: &'w Gate) -> Self {
+    fn new(lookup: Lookup<'w>, gate: &'w Gate) -> Self {
         Self {
-            world,
+            lookup,
             gate,
-            zones: world.every_zone().cloned().collect(),
+            zones: lookup.every_zone().cloned().collect(),
             entries: Vec::new(),
             long_names: Vec::new(),
             images: Vec::new(),
@@ -88,7 +90,7 @@ impl<'w> Compiling<'w> {
             .collect();
         for (name, names) in zone.names() {
             // A name at or below the apex of a zone inside this one is that zone's.
-            let ours = self.world.zone_of(name.as_str()).is_some_and(|it| Arc::ptr_eq(it, zone));
+            let ours = self.lookup.zone_of(name.as_str()).is_some_and(|it| Arc::ptr_eq(it, zone));
             if !ours {
                 continue;
             }
@@ -116,7 +118,7 @@ impl<'w> Compiling<'w> {
         if !self.gate.leaves_open(zone) {
             return general;
         }
-        if !matches!(lookup(zone, name.as_str(), RecordType::A), Found::Entry { wildcard: false, .. }) {
+        if !matches!(find(zone, name.as_str(), RecordType::A), Found::Entry { wildcard: false, .. }) {
             return general;
         }
         // What others answer is looked up each time.
@@ -160,7 +162,7 @@ impl<'w> Compiling<'w> {
     /// False for an alias into a zone that is closed to some.
     fn stays_open(&self, data: &Data) -> bool {
         let Data::Plain(RecordData::Cname(target)) = data else { return true };
-        self.world.zone_of(target.as_str()).is_none_or(|zone| self.gate.leaves_open(zone))
+        self.lookup.zone_of(target.as_str()).is_none_or(|zone| self.gate.leaves_open(zone))
     }
 
     /// The aliases on the way to a steered name; [`NONE`] where they cannot be written ahead.
@@ -197,7 +199,7 @@ impl<'w> Compiling<'w> {
 
     /// The zone a name lies in.
     fn holder(&self, name: &DomainName) -> Option<(u32, Arc<ZoneView>)> {
-        let zone = self.world.zone_of(name.as_str())?;
+        let zone = self.lookup.zone_of(name.as_str())?;
         let number = self.zones.iter().position(|it| Arc::ptr_eq(it, zone))?;
         Some((number as u32, Arc::clone(zone)))
     }
@@ -206,7 +208,7 @@ impl<'w> Compiling<'w> {
     fn ask(&self, name: &DomainName, record_type: RecordType) -> (Question, Answer) {
         let question = Question::new(QueryName::from(name), record_type);
         let everyone = Client::at(Ipv4Addr::UNSPECIFIED.into());
-        let found = answer(self.world, &question, &everyone);
+        let found = answer(self.lookup, &question, &everyone);
         (question, found)
     }
 
@@ -221,7 +223,7 @@ impl<'w> Compiling<'w> {
         let octets = self.write(name, &found)?;
         let count = |records: &[_]| records.len() as u16;
         let counts = [count(&found.answer), count(&found.authority), count(&found.additional)];
-        let counted = kind(&found, Some(&question), Some(self.world));
+        let counted = kind(&found, Some(&question), Some(self.lookup));
         let len = octets.len() as u16;
         Some(Image { record_type, rcode: found.rcode, counted, counts, at: self.keep(&octets), len })
     }

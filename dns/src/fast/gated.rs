@@ -8,8 +8,9 @@ use super::{Scratch, Table};
 use crate::{
     cookie,
     gate::{self, Gate},
-    rate::{self, Verdict},
-    respond::{Dropped, Transport, respond},
+    packet::{Dropped, Transport},
+    rate::{self, Decision},
+    respond::respond,
     testing::{Small, query, with_option},
 };
 
@@ -30,12 +31,12 @@ fn both_paths_let_the_same_through() {
     let cookie = cookie::write(
         [7; 8],
         SOURCE,
-        small.world().now,
+        small.lookup().now,
         &"e5e973e5a6b2a43f48e7dc849e37bfcf".parse().unwrap(),
     );
     for slip in 0..3 {
         let (one, other) = (gate(slip), gate(slip));
-        let table = Table::compile(small.world(), &one);
+        let table = Table::compile(small.lookup(), &one);
         for (name, record_type) in [
             ("gw.example.com.", WireType::A),
             ("orders.example.com.", WireType::A),
@@ -50,20 +51,21 @@ fn both_paths_let_the_same_through() {
             let client = with_option(name, cookie::OPTION, &[7; 8]);
             let proven = with_option(name, cookie::OPTION, &cookie);
             for packet in [&plain, &plain, &plain, &plain, &client, &proven] {
-                let world = (small.world(), one.at(small.world().now));
+                let lookup = (small.lookup(), one.at(small.lookup().now));
                 let mut out = [0; 1280];
-                let fast = table.reply(packet, SOURCE, world, &mut Scratch::default(), &mut out).expect(name);
-                let guard = other.at(small.world().now);
-                match respond(packet, SOURCE, Transport::Udp, Some(small.world()), guard) {
+                let fast =
+                    table.reply(packet, SOURCE, lookup, &mut Scratch::default(), &mut out).expect(name);
+                let guard = other.at(small.lookup().now);
+                match respond(packet, SOURCE, Transport::Udp, Some(small.lookup()), guard) {
                     Err(why) => {
                         assert_eq!((why, fast.octets), (Dropped::RateLimited, 0), "{name}");
-                        assert_eq!(fast.verdict, Verdict::Drop);
+                        assert_eq!(fast.decision, Decision::Drop);
                     }
                     Ok(general) => {
                         let message = |bytes: &[u8]| Message::from_vec(bytes).unwrap();
                         assert_eq!(message(&out[..fast.octets]), message(&general.bytes), "{name}");
                         assert_eq!(fast.rcode, general.rcode, "{name}");
-                        assert_eq!(fast.verdict == Verdict::Slip, general.truncated, "{name}");
+                        assert_eq!(fast.decision == Decision::Slip, general.truncated, "{name}");
                     }
                 }
             }
@@ -74,14 +76,14 @@ fn both_paths_let_the_same_through() {
 #[test]
 fn closed_zones_and_malformed_cookies_are_for_the_general_path() {
     let small = Small::healthy();
-    let now = small.world().now;
+    let now = small.lookup().now;
     let allow_query = [("example.com".parse().unwrap(), vec!["10.0.0.0/8".parse().unwrap()])].into();
     let closed = Gate::new(gate::Config { allow_query, ..gate::Config::default() }, Arc::default()).unwrap();
     let open = gate(0);
     let mut out = [0; 1280];
     let mut ask = |gate: &Gate, packet: &[u8]| {
-        let table = Table::compile(small.world(), gate);
-        table.reply(packet, SOURCE, (small.world(), gate.at(now)), &mut Scratch::default(), &mut out)
+        let table = Table::compile(small.lookup(), gate);
+        table.reply(packet, SOURCE, (small.lookup(), gate.at(now)), &mut Scratch::default(), &mut out)
     };
     for name in ["gw.example.com.", "www.example.com.", "none.example.com.", "example.com."] {
         assert!(ask(&closed, &query(name, WireType::A, None)).is_none(), "{name}");

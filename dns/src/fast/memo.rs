@@ -1,6 +1,6 @@
-//! Decisions remembered for the length of one batch.
+//! Selections remembered for the length of one batch.
 //!
-//! A batch has one `now` and reads the board once per decision, so a decision holds for the whole of it; the
+//! A batch has one `now` and reads the board once per selection, so a selection holds for the whole of it; the
 //! next batch decides anew, and sees every flip. Queries of one batch are mostly for few plans.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,14 +13,14 @@ use store::{
 };
 
 use super::name::Key;
-use crate::answer::{World, choose};
+use crate::{answer::choose, lookup::Lookup};
 
 /// What a worker keeps between packets. Belongs to one thread.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(super) name: Key,
     batch: u64,
-    decisions: Box<[Remembered]>,
+    selections: Box<[Remembered]>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,7 @@ struct Remembered {
     batch: u64,
     plan: u32,
     asker: Asker,
-    decision: Decision,
+    selection: Selection,
 }
 
 /// What tells askers apart for one plan: the order of sites they see, by where it lies, and their home; where networks are
@@ -62,16 +62,16 @@ impl Asker {
     }
 }
 
-/// Places for decisions; a batch has 64 packets.
+/// Places for selections; a batch has 64 packets.
 const PLACES: usize = 64;
 
-/// The most addresses of a family that a decision holds; an answer with more would not fit its datagram.
+/// The most addresses of a family that a selection holds; an answer with more would not fit its datagram.
 const MAX_V4: usize = 16;
 const MAX_V6: usize = 12;
 
 /// What a steered name is answered with.
 #[derive(Clone, Debug)]
-pub(super) struct Decision {
+pub(super) struct Selection {
     v4: [Ipv4Addr; MAX_V4],
     v6: [Ipv6Addr; MAX_V6],
     count_v4: usize,
@@ -82,7 +82,7 @@ pub(super) struct Decision {
     ttls: [Ttl; 2],
 }
 
-impl Default for Decision {
+impl Default for Selection {
     fn default() -> Self {
         Self {
             v4: [Ipv4Addr::UNSPECIFIED; MAX_V4],
@@ -95,15 +95,15 @@ impl Default for Decision {
     }
 }
 
-impl Decision {
-    fn of(domain: &SteeredDomain, located: Located<'_>, world: World<'_>) -> Self {
-        let mut decision = Self::default();
-        let ranking = steering::rank(domain, &located, world.board, world.now);
-        decision.ttls = Family::BOTH.map(|family| {
-            let look = Look { family, region: located.region, board: world.board };
-            choose(domain, &ranking, look, &mut |ip| decision.add(ip))
+impl Selection {
+    fn of(domain: &SteeredDomain, located: Located<'_>, lookup: Lookup<'_>) -> Self {
+        let mut selection = Self::default();
+        let ranking = steering::rank(domain, &located, lookup.board, lookup.now);
+        selection.ttls = Family::BOTH.map(|family| {
+            let look = Look { family, region: located.region, board: lookup.board };
+            choose(domain, &ranking, look, &mut |ip| selection.add(ip))
         });
-        decision
+        selection
     }
 
     /// How long an answer of this family may be remembered.
@@ -143,44 +143,44 @@ impl Decision {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { name: Key::default(), batch: 1, decisions: vec![Remembered::default(); PLACES].into() }
+        Self { name: Key::default(), batch: 1, selections: vec![Remembered::default(); PLACES].into() }
     }
 }
 
 impl Scratch {
-    /// Forgets all decisions. To be called whenever the table, the time or the board may have changed.
+    /// Forgets all selections. To be called whenever the table, the time or the board may have changed.
     pub(crate) const fn next_batch(&mut self) {
         self.batch += 1;
     }
 
-    /// Splits off the name, so that a decision can be made while it is looked at.
-    pub(super) const fn parts(&mut self) -> (&mut Key, Decisions<'_>) {
-        (&mut self.name, Decisions { batch: self.batch, places: &mut self.decisions })
+    /// Splits off the name, so that a selection can be made while it is looked at.
+    pub(super) const fn parts(&mut self) -> (&mut Key, Selections<'_>) {
+        (&mut self.name, Selections { batch: self.batch, places: &mut self.selections })
     }
 }
 
-/// The decisions of this batch.
+/// The selections of this batch.
 #[derive(Debug)]
-pub(super) struct Decisions<'s> {
+pub(super) struct Selections<'s> {
     batch: u64,
     places: &'s mut [Remembered],
 }
 
-impl Decisions<'_> {
-    /// The decision for a plan and a client.
+impl Selections<'_> {
+    /// The selection for a plan and a client.
     pub(super) fn get(
         &mut self,
         plan: u32,
         domain: &SteeredDomain,
         located: Located<'_>,
-        world: World<'_>,
-    ) -> Option<&Decision> {
+        lookup: Lookup<'_>,
+    ) -> Option<&Selection> {
         let asker = Asker::of(domain, &located);
         let place = self.places.get_mut(asker.place(plan, located.network))?;
         if (place.batch, place.plan, place.asker) != (self.batch, plan, asker) {
-            let decision = Decision::of(domain, located, world);
-            *place = Remembered { batch: self.batch, plan, asker, decision };
+            let selection = Selection::of(domain, located, lookup);
+            *place = Remembered { batch: self.batch, plan, asker, selection };
         }
-        Some(&place.decision)
+        Some(&place.selection)
     }
 }

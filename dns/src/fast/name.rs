@@ -61,7 +61,7 @@ const fn lower(word: u64) -> u64 {
 }
 
 /// The hash of a name in wire form and lower case. Not keyed: everything in the table comes from configuration, and
-/// nobody who asks can put a name into it.
+/// clients cannot put a name into it.
 pub(super) fn hash(octets: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let fold = |hash: u64, word: [u8; 8]| {

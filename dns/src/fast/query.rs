@@ -3,9 +3,9 @@
 use super::name::Key;
 use crate::{
     client::Subnet,
+    edns::{self, COOKIE, SIGNATURES, SUBNET},
+    packet::{PAYLOAD, Transport, max_reply},
     record::RecordType,
-    reply::PAYLOAD,
-    request::{COOKIE, SIGNATURES, SUBNET},
 };
 
 /// Octets before the question.
@@ -61,7 +61,7 @@ impl<'p> Plain<'p> {
 
     /// The longest reply the asker takes, as for the general path.
     pub(super) fn limit(&self) -> usize {
-        self.edns.map_or(512, |edns| edns.payload.clamp(512, PAYLOAD)).into()
+        max_reply(Transport::Udp, self.edns.map(|edns| edns.payload), PAYLOAD).into()
     }
 }
 
@@ -84,9 +84,7 @@ impl<'p> PlainEdns<'p> {
         let payload = u16::from_be_bytes([payload_high, payload_low]);
         let mut edns = Self { payload, subnet: None, cookie: None, signatures: flags & SIGNATURES };
         while !options.is_empty() {
-            let (head, rest) = options.split_first_chunk::<4>()?;
-            let [code, length] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_be_bytes);
-            let (option, rest) = rest.split_at_checked(length.into())?;
+            let (code, option, rest) = edns::option(options)?;
             match code {
                 SUBNET if edns.subnet.is_none() => edns.subnet = Some(Subnet::parse(option)?),
                 COOKIE if edns.cookie.is_none() => edns.cookie = Some(option),

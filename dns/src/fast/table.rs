@@ -47,7 +47,7 @@ pub(super) struct Entry {
     pub(super) name: [u8; INLINE],
     pub(super) len: u8,
     pub(super) kind: Kind,
-    /// Names below that have no entry may exist all the same: a wildcard stands there (RFC 4592), or all of them are
+    /// Names below that have no entry may exist all the same: there is a wildcard (RFC 4592), or all of them are
     /// redirected (RFC 6672).
     pub(super) made_up_below: bool,
     pub(super) image_count: u8,
@@ -108,7 +108,7 @@ pub(super) struct Alias {
     pub(super) mixed: bool,
 }
 
-/// How the addresses of a steered name are decided. Stands for all domains that differ only in their names.
+/// How the addresses of a steered name are decided. Shared by all domains that differ only in their names.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) domain: Arc<SteeredDomain>,

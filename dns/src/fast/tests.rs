@@ -11,10 +11,7 @@ use store::{
 
 use super::{Scratch, Table};
 use crate::{
-    answer::World,
-    flatten::Targets,
-    respond::{Transport, respond},
-    testing::open_gate,
+    lookup::Lookup, packet::Transport, respond::respond, targets::Targets, testing::open_gate,
     zones_dir::Zones,
 };
 
@@ -64,7 +61,7 @@ fn documents(records: &[String], (domain, orders): (&str, &str)) -> String {
 
 /// A world of these documents, if they are valid; invalid ones are the documents' own tests' concern.
 fn snapshot(text: &str, board: &Board) -> Result<Snapshot, String> {
-    let wrong = |mistakes: &dyn std::fmt::Debug| format!("{mistakes:?}");
+    let wrong = |errors: &dyn std::fmt::Debug| format!("{errors:?}");
     let documents = model::parse("random.yaml", text).map_err(|it| wrong(&it))?;
     let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     let world = model::World::check(placed, Moment(0)).map_err(|it| wrong(&it))?;
@@ -220,7 +217,7 @@ proptest! {
         queries in prop::collection::vec((query(), source()), 1..120),
     ) {
         let health = Board::default();
-        // An order about a site that the domain does not have is a mistake.
+        // An order about a site that the domain does not have is an error.
         let whole = (domain.0.as_str(), domain.1.as_str());
         let domain = if snapshot(&documents(&[], whole), &health).is_ok() { whole } else { (whole.0, "") };
         // Records that go together with nothing are left out one by one.
@@ -233,17 +230,17 @@ proptest! {
         }
         let snapshot = snapshot(&documents(&kept, domain), &health).map_err(TestCaseError::fail)?;
         board(&snapshot, &health, &states);
-        let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
+        let lookup = Lookup { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
-        let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
+        let (table, guard) = (Table::compile(lookup, &gate), gate.at(lookup.now));
         // What others answer is known only later.
         let targets = Targets::knowing("www.example.org", 7, Moment(1_090_000));
-        let world = World { targets: &targets, ..world };
+        let lookup = Lookup { targets: &targets, ..lookup };
         let mut scratch = Scratch::default();
         for (packet, source) in queries {
             let mut out = [0xaa; 1280];
-            let Some(fast) = table.reply(&packet, source, (world, guard), &mut scratch, &mut out) else { continue };
-            let general = respond(&packet, source, Transport::Udp, Some(world), guard).expect("the fast path only answers queries");
+            let Some(fast) = table.reply(&packet, source, (lookup, guard), &mut scratch, &mut out) else { continue };
+            let general = respond(&packet, source, Transport::Udp, Some(lookup), guard).expect("the fast path only answers queries");
             let (fast_message, general_message) = (understood(&out[..fast.octets]), understood(&general.bytes));
             prop_assert_eq!(&fast_message, &general_message, "{:?}", understood_query(&packet));
             prop_assert_eq!((fast.rcode, fast.subnet), (general.rcode, general.subnet));
@@ -256,9 +253,9 @@ proptest! {
     fn strange_packets_are_handed_on(packet in query(), noise in prop::collection::vec((any::<u16>(), any::<u8>()), 0..4), cut in any::<u16>()) {
         let health = Board::default();
         let snapshot = snapshot(&documents(&[], ("policy: { type: nearest }", "")), &health).unwrap();
-        let world = World { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
+        let lookup = Lookup { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
-        let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
+        let (table, guard) = (Table::compile(lookup, &gate), gate.at(lookup.now));
         let mut packet = packet;
         for (at, octet) in noise {
             let at = usize::from(at) % packet.len();
@@ -269,8 +266,8 @@ proptest! {
         }
         let mut out = [0; 1280];
         let source = IpAddr::from([10, 1, 1, 1]);
-        if let Some(fast) = table.reply(&packet, source, (world, guard), &mut Scratch::default(), &mut out) {
-            let general = respond(&packet, source, Transport::Udp, Some(world), guard).unwrap();
+        if let Some(fast) = table.reply(&packet, source, (lookup, guard), &mut Scratch::default(), &mut out) {
+            let general = respond(&packet, source, Transport::Udp, Some(lookup), guard).unwrap();
             prop_assert_eq!(understood(&out[..fast.octets]), understood(&general.bytes));
         }
     }
@@ -286,7 +283,7 @@ fn common_queries_are_answered_on_the_fast_path() {
     let health = Board::default();
     let record = "{ name: www, type: A, data: 198.51.100.1 }".to_owned();
     let snapshot = snapshot(&documents(&[record], ("policy: { type: nearest }", "")), &health).unwrap();
-    let world = World {
+    let lookup = Lookup {
         snapshot: &snapshot,
         zones: Zones::none(),
         targets: Targets::none(),
@@ -294,7 +291,7 @@ fn common_queries_are_answered_on_the_fast_path() {
         now: Moment(1_000_000),
     };
     let gate = open_gate();
-    let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
+    let (table, guard) = (Table::compile(lookup, &gate), gate.at(lookup.now));
     assert_eq!(table.plans.len(), 1, "three domains that differ in their names only share a plan");
     for (name, record_type) in [
         ("gw.example.com", 1_u16),
@@ -314,7 +311,7 @@ fn common_queries_are_answered_on_the_fast_path() {
         let packet = crate::testing::query(name, record_type.into(), Some(1232));
         let mut out = [0; 1280];
         let fast =
-            table.reply(&packet, [10, 1, 1, 1].into(), (world, guard), &mut Scratch::default(), &mut out);
+            table.reply(&packet, [10, 1, 1, 1].into(), (lookup, guard), &mut Scratch::default(), &mut out);
         assert!(fast.is_some(), "{name} {record_type}");
     }
 }
@@ -330,7 +327,7 @@ fn what_cannot_be_written_ahead_is_for_the_general_path() {
         r"{ name: 'a\.b', type: A, data: 198.51.100.1 }".to_owned(),
     ];
     let snapshot = snapshot(&documents(&records, ("policy: { type: nearest }", "")), &health).unwrap();
-    let world = World {
+    let lookup = Lookup {
         snapshot: &snapshot,
         zones: Zones::none(),
         targets: Targets::none(),
@@ -338,7 +335,7 @@ fn what_cannot_be_written_ahead_is_for_the_general_path() {
         now: Moment(1_000_000),
     };
     let gate = open_gate();
-    let (table, guard) = (Table::compile(world, &gate), gate.at(world.now));
+    let (table, guard) = (Table::compile(lookup, &gate), gate.at(lookup.now));
     let mut out = [0; 1280];
     let mut ask = |name: &[&str], record_type: u16| {
         let mut packet = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -348,7 +345,7 @@ fn what_cannot_be_written_ahead_is_for_the_general_path() {
         }
         packet.extend([0, 0, u8::try_from(record_type).unwrap(), 0, 1]);
         let fast =
-            table.reply(&packet, [10, 1, 1, 1].into(), (world, guard), &mut Scratch::default(), &mut out);
+            table.reply(&packet, [10, 1, 1, 1].into(), (lookup, guard), &mut Scratch::default(), &mut out);
         fast.map(|fast| understood(&out[..fast.octets]).answers.len())
     };
     assert_eq!(ask(&["long"], 16), None);

@@ -8,38 +8,24 @@ use store::{
 };
 
 use super::{
-    memo::{Decision, Decisions, Scratch},
+    memo::{Scratch, Selection, Selections},
     query::{HEADER, Plain},
     table::{Alias, Entry, Found, Image, Kind, Table},
 };
 use crate::{
-    answer::World,
     client::Client,
     cookie::{self, Cookie},
+    edns,
     gate::Guard,
-    rate::{Kind as Counted, Subject, Verdict},
+    lookup::Lookup,
+    packet::{FastReply, PAYLOAD, Transport},
+    rate::{Decision, Kind as Counted, Subject},
     record::{Rcode, RecordType},
-    reply::PAYLOAD,
-    request::SUBNET,
-    respond::Transport,
 };
 
-/// A reply that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fast {
-    /// How many octets.
-    pub(crate) octets: usize,
-    /// What it says.
-    pub(crate) rcode: Rcode,
-    /// The query named a client subnet.
-    pub(crate) subnet: bool,
-    /// What the gate made of it.
-    pub(crate) verdict: Verdict,
-}
-
 /// What a query is answered with, on the way into its datagram.
-struct Asked<'a> {
-    world: World<'a>,
+struct Query<'a> {
+    lookup: Lookup<'a>,
     client: Client,
     plain: Plain<'a>,
 }
@@ -54,11 +40,11 @@ impl Table {
         &self,
         packet: &[u8],
         source: IpAddr,
-        (world, guard): (World<'_>, Guard<'_>),
+        (lookup, guard): (Lookup<'_>, Guard<'_>),
         scratch: &mut Scratch,
         out: &mut [u8],
-    ) -> Option<Fast> {
-        let (name, mut decisions) = scratch.parts();
+    ) -> Option<FastReply> {
+        let (name, mut selections) = scratch.parts();
         let plain = Plain::read(packet, name)?;
         let limit = plain.limit().min(out.len());
         let mut reply = Writer { out: out.get_mut(..limit)?, at: 0 };
@@ -68,32 +54,32 @@ impl Table {
             return None;
         }
         let subnet = plain.edns.and_then(|edns| edns.subnet);
-        let asked = Asked { world, client: Client { source, subnet }, plain };
-        let Told { mut rcode, scope, counted } = match self.find(name.octets()) {
+        let query = Query { lookup, client: Client { source, subnet }, plain };
+        let Written { mut rcode, scope, counted } = match self.find(name.octets()) {
             Found::Elsewhere => return None,
             Found::Nothing(zone) => {
                 self.absent(&mut reply, zone, name.octets(), Ttl::MAX)?;
-                Told { rcode: Rcode::NxDomain, scope: 0, counted: self.absence(zone)? }
+                Written { rcode: Rcode::NxDomain, scope: 0, counted: self.absence(zone)? }
             }
-            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &asked, &mut decisions)?,
+            Found::Entry(entry) => self.entry(&mut reply, entry, name.octets(), &query, &mut selections)?,
         };
-        let edns = asked.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
+        let edns = query.plain.edns.map(|edns| (edns.signatures, edns.subnet.map(|subnet| (subnet, scope))));
         let cookie = guard.cookie(&presented, source);
         if let Some(edns) = edns {
-            reply.edns(edns, cookie)?;
+            reply.opt(edns, cookie)?;
         }
         // Last, so that what is handed on is not counted twice.
-        let verdict = guard.admit(source, Transport::Udp, &presented, counted);
-        if verdict == Verdict::Slip {
+        let decision = guard.admit(source, Transport::Udp, &presented, counted);
+        if decision == Decision::Slip {
             rcode = Rcode::NoError;
-            reply.truncate(asked.plain.head.len());
+            reply.truncate(query.plain.head.len());
             if let Some(edns) = edns {
-                reply.edns(edns, cookie)?;
+                reply.opt(edns, cookie)?;
             }
         }
-        reply.set(3, [asked.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
-        let octets = if verdict == Verdict::Drop { 0 } else { reply.at };
-        Some(Fast { octets, rcode, subnet: asked.client.subnet.is_some(), verdict })
+        reply.set(3, [query.plain.head.get(3)? & CHECKING_DISABLED | rcode.code().to_le_bytes()[0]]);
+        let octets = if decision == Decision::Drop { 0 } else { reply.at };
+        Some(FastReply { octets, rcode, subnet: query.client.subnet.is_some(), decision })
     }
 
     fn entry(
@@ -101,29 +87,29 @@ impl Table {
         reply: &mut Writer<'_>,
         entry: &Entry,
         name: &[u8],
-        asked: &Asked<'_>,
-        decisions: &mut Decisions<'_>,
-    ) -> Option<Told> {
-        let wanted = asked.plain.record_type;
+        query: &Query<'_>,
+        selections: &mut Selections<'_>,
+    ) -> Option<Written> {
+        let wanted = query.plain.record_type;
         if let Some(image) = self.image(entry, wanted) {
             if image.len == 0 {
                 return None;
             }
             reply.image(image, self.octets(image.at, image.len))?;
-            return Some(Told { rcode: image.rcode, scope: 0, counted: image.counted });
+            return Some(Written { rcode: image.rcode, scope: 0, counted: image.counted });
         }
-        let way = match entry.kind {
+        let origin = match entry.kind {
             Kind::Static => {
                 self.absent(reply, entry.zone, name, Ttl::MAX)?;
-                return Some(Told { rcode: Rcode::NoError, scope: 0, counted: self.absence(entry.zone)? });
+                return Some(Written { rcode: Rcode::NoError, scope: 0, counted: self.absence(entry.zone)? });
             }
-            Kind::Steered => Way { plan: entry.link, zone: entry.zone, owner: QUESTION },
+            Kind::Steered => Origin { plan: entry.link, zone: entry.zone, owner: QUESTION },
             Kind::Alias => self.follow(reply, entry, wanted)?,
             Kind::Elsewhere | Kind::General => return None,
         };
-        let (scope, absent) = self.steer(reply, way, name, asked, decisions)?;
-        let counted = if absent { self.absence(way.zone)? } else { Counted::Answer(Subject::of(name)) };
-        Some(Told { rcode: Rcode::NoError, scope, counted })
+        let (scope, absent) = self.steer(reply, origin, name, query, selections)?;
+        let counted = if absent { self.absence(origin.zone)? } else { Counted::Answer(Subject::of(name)) };
+        Some(Written { rcode: Rcode::NoError, scope, counted })
     }
 
     /// What an absence in a zone counts as.
@@ -132,7 +118,7 @@ impl Table {
     }
 
     /// Writes the aliases on the way to a steered name.
-    fn follow(&self, reply: &mut Writer<'_>, entry: &Entry, wanted: RecordType) -> Option<Way> {
+    fn follow(&self, reply: &mut Writer<'_>, entry: &Entry, wanted: RecordType) -> Option<Origin> {
         let alias: &Alias = self.aliases.get(entry.link as usize)?;
         if alias.mixed && !matches!(wanted, RecordType::A | RecordType::AAAA) {
             return None;
@@ -140,21 +126,21 @@ impl Table {
         let owner = reply.at + usize::from(alias.target);
         reply.octets(self.octets(alias.at, alias.len))?;
         reply.count(ANSWER, alias.records);
-        Some(Way { plan: alias.plan, zone: alias.zone, owner: 0xc000 | u16::try_from(owner).ok()? })
+        Some(Origin { plan: alias.plan, zone: alias.zone, owner: 0xc000 | u16::try_from(owner).ok()? })
     }
 
     fn steer(
         &self,
         reply: &mut Writer<'_>,
-        way: Way,
+        origin: Origin,
         name: &[u8],
-        asked: &Asked<'_>,
-        decisions: &mut Decisions<'_>,
+        query: &Query<'_>,
+        selections: &mut Selections<'_>,
     ) -> Option<(u8, bool)> {
-        let plan = self.plans.get(way.plan as usize)?;
-        let located = asked.client.locate(&asked.world.snapshot.locality);
+        let plan = self.plans.get(origin.plan as usize)?;
+        let located = query.client.locate(&query.lookup.snapshot.locality);
         let scope = steering::scope(&plan.domain, &located);
-        let wanted = asked.plain.record_type;
+        let wanted = query.plain.record_type;
         if wanted == RecordType::HTTPS && plan.domain.domain.https.is_some() {
             return None;
         }
@@ -162,17 +148,17 @@ impl Table {
             RecordType::A => Family::V4,
             RecordType::AAAA => Family::V6,
             _ => {
-                self.absent(reply, way.zone, name, Ttl::MAX)?;
+                self.absent(reply, origin.zone, name, Ttl::MAX)?;
                 return Some((scope, true));
             }
         };
-        let decision = decisions.get(way.plan, &plan.domain, located, asked.world)?;
-        if decision.too_many {
+        let selection = selections.get(origin.plan, &plan.domain, located, query.lookup)?;
+        if selection.too_many {
             return None;
         }
-        let absent = reply.addresses(decision, way.owner, family)? == 0;
+        let absent = reply.addresses(selection, origin.owner, family)? == 0;
         if absent {
-            self.absent(reply, way.zone, name, decision.ttl(family))?;
+            self.absent(reply, origin.zone, name, selection.ttl(family))?;
         }
         Some((scope, absent))
     }
@@ -195,7 +181,7 @@ impl Table {
 }
 
 /// What was written.
-struct Told {
+struct Written {
     rcode: Rcode,
     scope: u8,
     counted: Counted,
@@ -203,7 +189,7 @@ struct Told {
 
 /// Where a name's addresses come from.
 #[derive(Clone, Copy)]
-struct Way {
+struct Origin {
     plan: u32,
     zone: u32,
     /// The owner of the addresses, as a pointer.
@@ -213,7 +199,7 @@ struct Way {
 /// The bit of the header that a reply repeats (RFC 4035 §3.1.6).
 const CHECKING_DISABLED: u8 = 0b0001_0000;
 
-/// Where the counts of the sections stand in the header.
+/// Where the counts of the sections are in the header.
 const ANSWER: usize = 6;
 const AUTHORITY: usize = 8;
 const ADDITIONAL: usize = 10;
@@ -263,20 +249,20 @@ impl Writer<'_> {
     }
 
     /// The addresses of one family; says how many there were.
-    fn addresses(&mut self, decision: &Decision, owner: u16, family: Family) -> Option<u16> {
-        let ttl = decision.ttl(family).as_secs();
+    fn addresses(&mut self, selection: &Selection, owner: u16, family: Family) -> Option<u16> {
+        let ttl = selection.ttl(family).as_secs();
         let records = match family {
             Family::V4 => {
-                for ip in decision.v4() {
+                for ip in selection.v4() {
                     self.address::<4, 16>(owner, RecordType::A, ttl, ip.octets())?;
                 }
-                decision.v4().len()
+                selection.v4().len()
             }
             Family::V6 => {
-                for ip in decision.v6() {
+                for ip in selection.v6() {
                     self.address::<16, 28>(owner, RecordType::AAAA, ttl, ip.octets())?;
                 }
-                decision.v6().len()
+                selection.v6().len()
             }
         };
         let records = u16::try_from(records).ok()?;
@@ -319,7 +305,7 @@ impl Writer<'_> {
     }
 
     /// The OPT record, as [`crate::reply`] writes it.
-    fn edns(
+    fn opt(
         &mut self,
         (signatures, subnet): (u8, Option<(crate::client::Subnet, u8)>),
         cookie: Option<Cookie>,
@@ -330,10 +316,10 @@ impl Writer<'_> {
         self.octets(&[0, 0])?;
         if let Some((subnet, scope)) = subnet {
             let (octets, len) = subnet.octets(scope);
-            self.option(SUBNET, octets.get(..len)?)?;
+            self.option(edns::SUBNET, octets.get(..len)?)?;
         }
         if let Some(cookie) = cookie {
-            self.option(cookie::OPTION, &cookie)?;
+            self.option(edns::COOKIE, &cookie)?;
         }
         let options = u16::try_from(self.at - length - 2).ok()?;
         self.set(length, options.to_be_bytes());

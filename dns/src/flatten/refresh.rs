@@ -33,15 +33,21 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Known, Sought, Targets, elsewhere, moved};
-use crate::{answer::World, metrics::Metrics, record::RecordType, zones_dir::Zones};
+use super::elsewhere;
+use crate::{
+    lookup::Lookup,
+    metrics::Metrics,
+    record::RecordType,
+    targets::{Known, Sought, Targets, moved},
+    zones_dir::Zones,
+};
 
 /// A TTL counts as at least this, and as at most that.
 const SOONEST: Duration = Duration::from_secs(5);
 const LATEST: Duration = Duration::from_secs(3600);
-/// The longest pause after questions that nobody answered.
+/// The longest pause after questions without an answer.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// How long an absence counts whose end nobody told.
+/// How long an absence counts that came without a TTL.
 const ABSENT: Duration = Duration::from_secs(60);
 /// How often to look whether zones from files changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -71,7 +77,7 @@ pub(crate) struct Refresher {
 enum Said {
     /// Records, or that there are none, and for how long that holds.
     Records(Vec<RecordData>, Duration),
-    /// Nobody answered, or nobody knew, and why.
+    /// No server answered, or none could say, and why.
     Nothing(String),
 }
 
@@ -151,7 +157,7 @@ impl Refresher {
         let (snapshot, zones, store) = (snapshot.clone(), Arc::clone(zones), self.store.clone());
         let found = tokio::task::spawn_blocking(move || {
             let empty = Snapshot::default();
-            elsewhere(World {
+            elsewhere(Lookup {
                 snapshot: snapshot.as_deref().unwrap_or(&empty),
                 zones: &zones,
                 targets: Targets::none(),
@@ -285,7 +291,7 @@ fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
     let resolver = builder.and_then(|mut builder| {
         let options = builder.options_mut();
         options.cache_size = 0;
-        // There is a next time: nobody waits for this one, and what hangs holds up others.
+        // The question is asked again later, and one that hangs would hold up others.
         (options.timeout, options.attempts) = (PATIENCE, 1);
         options.use_hosts_file = ResolveHosts::Never;
         builder.build()
@@ -346,7 +352,7 @@ fn plain(record: &Record) -> Option<RecordData> {
     }
 }
 
-/// An absence is an answer, if somebody answers for it: with the SOA of a zone.
+/// An absence counts as an answer only with the SOA of its zone (RFC 2308 §5).
 fn absent(error: &NetError) -> Said {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) if none.soa.is_some() => {

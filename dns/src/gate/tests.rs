@@ -3,7 +3,8 @@ use store::board::Board;
 
 use super::*;
 use crate::{
-    respond::{Dropped, Response, respond},
+    packet::{Dropped, Response},
+    respond::respond,
     testing::{Small, parsed, query, with_option},
 };
 

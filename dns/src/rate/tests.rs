@@ -19,12 +19,12 @@ fn name(text: &str) -> Kind {
 }
 
 /// The verdicts on this many responses at one moment.
-fn verdicts(table: &Table, client: &str, kind: Kind, at: u64, many: usize) -> Vec<Verdict> {
+fn verdicts(table: &Table, client: &str, kind: Kind, at: u64, many: usize) -> Vec<Decision> {
     (0..many).map(|_| table.admit(ip(client), kind, Moment(at))).collect()
 }
 
 fn sent(table: &Table, client: &str, kind: Kind, at: u64, many: usize) -> usize {
-    verdicts(table, client, kind, at, many).into_iter().filter(|it| *it == Verdict::Send).count()
+    verdicts(table, client, kind, at, many).into_iter().filter(|it| *it == Decision::Send).count()
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_second_s_worth_passes_and_every_second_one_beyond_slips() {
     let table = table(&Config::default());
     assert_eq!(sent(&table, "192.0.2.1", name("www.example.com"), NOW, 1000), 1000);
     let beyond = verdicts(&table, "192.0.2.1", name("www.example.com"), NOW, 4);
-    assert_eq!(beyond, [Verdict::Drop, Verdict::Slip, Verdict::Drop, Verdict::Slip]);
+    assert_eq!(beyond, [Decision::Drop, Decision::Slip, Decision::Drop, Decision::Slip]);
     assert_eq!((table.counts.dropped.get(), table.counts.slipped.get()), (2, 2));
     assert_eq!(sent(&table, "192.0.2.1", Kind::Error, NOW, 1000), 200, "errors have a rate of their own");
 }
@@ -42,7 +42,7 @@ fn slip_says_how_many_are_truncated() {
     for (slip, expected) in [(0, 0), (1, 30), (3, 10), (10, 3)] {
         let table = table(&Config { errors_per_second: 1, slip, ..Config::default() });
         let all = verdicts(&table, "192.0.2.1", Kind::Error, NOW, 31);
-        assert_eq!(all.iter().filter(|it| **it == Verdict::Slip).count(), expected, "{slip}");
+        assert_eq!(all.iter().filter(|it| **it == Decision::Slip).count(), expected, "{slip}");
     }
 }
 
@@ -96,7 +96,7 @@ fn a_flood_of_addresses_that_ask_once_fills_nothing() {
     let table = table(&Config::default());
     for at in 0..300_000_u32 {
         let client = IpAddr::from((at << 8).to_be_bytes());
-        assert_eq!(table.admit(client, name("x"), Moment(NOW + u64::from(at / 1000))), Verdict::Send);
+        assert_eq!(table.admit(client, name("x"), Moment(NOW + u64::from(at / 1000))), Decision::Send);
     }
     assert_eq!(table.counts.overflow.get(), 0);
 }
@@ -148,7 +148,7 @@ struct Plain {
 }
 
 impl Plain {
-    fn admit(&mut self, config: &Config, client: u8, subject: u8, now: u64) -> Verdict {
+    fn admit(&mut self, config: &Config, client: u8, subject: u8, now: u64) -> Decision {
         let cost = 1_000_000 / u64::from(config.responses_per_second);
         let most = 1_000_000 + u64::try_from(config.window.as_micros()).unwrap();
         let (paid, refused) = self.accounts.entry((client, subject)).or_default();
@@ -156,11 +156,11 @@ impl Plain {
         *paid = now * 1000 + (ahead + cost).min(most);
         if ahead + cost <= 1_000_000 {
             *refused = 0;
-            return Verdict::Send;
+            return Decision::Send;
         }
         *refused += 1;
         let slip = u64::from(config.slip);
-        if slip > 0 && refused.is_multiple_of(slip) { Verdict::Slip } else { Verdict::Drop }
+        if slip > 0 && refused.is_multiple_of(slip) { Decision::Slip } else { Decision::Drop }
     }
 }
 
@@ -177,8 +177,8 @@ proptest! {
             now += later;
             let address = IpAddr::from([192, 0, client, 1]);
             let kind = name(&subject.to_string());
-            let verdict = table.admit(address, kind, Moment(now));
-            prop_assert_eq!(verdict, plain.admit(&config, client, subject, now));
+            let decision = table.admit(address, kind, Moment(now));
+            prop_assert_eq!(decision, plain.admit(&config, client, subject, now));
         }
     }
 }

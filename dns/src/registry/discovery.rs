@@ -3,7 +3,7 @@
 //!
 //! A name that is asked for is put into use, and the follower keeps it fresh from then on; how many are in use, and
 //! how fast new ones come, is bounded. Nothing here asks the registry: a query finds an entry, or [`Discovery::wait`]s
-//! for it apart from the others and for a moment, or is told SERVFAIL. While the registry is away the last
+//! for it apart from the others and for a moment, or gets SERVFAIL. While the registry is away the last
 //! instances are answered.
 
 use std::{
@@ -27,16 +27,17 @@ use tokio::sync::Semaphore;
 
 use super::{
     Draw, Names, answer,
-    asked::{self, Asked},
-    book::{Book, Page},
+    in_use::{Admission, ServicesInUse},
     packet,
+    query::{self, Query},
 };
 use crate::{
-    answer::{Answer, Question, unanswerable},
+    answer::Answer,
     extended::ExtendedError,
+    packet::{Dropped, Response, Transport},
+    question::{Question, unanswerable},
     record::Rcode,
     request::Request,
-    respond::{Dropped, Response, Transport},
 };
 
 /// Which names, for whom.
@@ -76,7 +77,7 @@ pub(crate) struct Discovery {
     ending: Vec<u8>,
     clients: Vec<IpNet>,
     handle: Handle,
-    book: Mutex<Book>,
+    in_use: Mutex<ServicesInUse>,
     turn: AtomicUsize,
     waiting: Arc<Semaphore>,
 }
@@ -94,14 +95,14 @@ impl Discovery {
             names: Names::new(offer.domain, &offer.datacenter, offer.ttl),
             ending,
             clients: offer.clients,
-            book: Mutex::new(Book::new(handle.clone())),
+            in_use: Mutex::new(ServicesInUse::new(handle.clone())),
             handle,
             turn: AtomicUsize::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }
 
-    /// The reply to a packet, if it is about a name of ours and from somebody who may know. Cheap to ask of every
+    /// The reply to a packet, if it is about one of our names and from a client that may know. Cheap to ask of every
     /// packet: the name is read in place. A datagram has room for so many octets, whatever the client's
     /// address is: these are the clients that the operator calls inside.
     pub(crate) fn respond(
@@ -124,8 +125,8 @@ impl Discovery {
             return None;
         }
         let question = Request::parse(packet).ok().filter(|it| it.refusal.is_none())?.question?;
-        let Asked::Service { name, .. } = asked::read(question.name.key(), &self.names) else { return None };
-        let Page::Open(slot) = self.ask(name, self.handle.now()) else { return None };
+        let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else { return None };
+        let Admission::InUse(slot) = self.admit(name, self.handle.now()) else { return None };
         if unanswerable(&question).is_some() || slot.load().standing != Standing::Unread {
             return None;
         }
@@ -135,7 +136,7 @@ impl Discovery {
             let read = async {
                 while slot.load().standing == Standing::Unread && discovered.changed().await.is_ok() {}
             };
-            // Who waited in vain is told so.
+            // A client that waited in vain gets SERVFAIL.
             let _ = tokio::time::timeout(PATIENCE, read).await;
             drop(place);
         }))
@@ -150,7 +151,7 @@ impl Discovery {
         let now = self.handle.now();
         let draw = Draw { turn: self.turn.fetch_add(1, Ordering::Relaxed), now };
         let say = |view: &dyn View| answer(view, &self.names, question, draw);
-        let Asked::Service { name, .. } = asked::read(question.name.key(), &self.names) else {
+        let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else {
             return say(&Followed::default());
         };
         if unanswerable(question).is_some() {
@@ -166,14 +167,14 @@ impl Discovery {
     }
 
     fn entry(&self, name: &str, now: Moment) -> Known {
-        match self.ask(name, now) {
-            Page::Open(slot) => Known::judge(slot.load()),
-            Page::Full => Known::Nothing,
+        match self.admit(name, now) {
+            Admission::InUse(slot) => Known::judge(slot.load()),
+            Admission::Refused => Known::Nothing,
         }
     }
 
-    fn ask(&self, name: &str, now: Moment) -> Page {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner).ask(name, now)
+    fn admit(&self, name: &str, now: Moment) -> Admission {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).admit(name, now)
     }
 }
 
@@ -198,7 +199,7 @@ impl Known {
     fn judge(entry: Arc<Entry>) -> Self {
         match &entry.standing {
             Standing::Present | Standing::Gone => Self::Fresh(entry),
-            // Without instances nobody can tell what is not there from what was never read.
+            // Without instances, what is absent cannot be told from what was never read.
             Standing::Unread | Standing::Unreachable { .. } | Standing::Suspicious { .. }
                 if entry.endpoints.is_empty() =>
             {

@@ -1,4 +1,4 @@
-//! What the registry's face counts: as the DNS role does, under names of its own, because a node may have both.
+//! What the registry's DNS server counts: as the DNS role does, under names of its own, because a node may have both.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use store::metrics::{Descriptor, Sample, Source};
 
 use crate::metrics::Metrics;
 
-/// The face's counters, shown under `waypost.registry`.
+/// The registry's counters, shown under `waypost.registry`.
 #[derive(Debug, Default)]
 pub struct RegistryMetrics(pub(super) Arc<Metrics>);
 

@@ -6,7 +6,7 @@
 //!
 //! A client inside is answered in as large a datagram as it offers to take, because HAProxy and others like it read only
 //! datagrams, and each cut answer holds another part of the instances. Paths inside carry that, in fragments if need be,
-//! and whoever forges an address from there turns nobody else's into a target. Others get at most what passes every path.
+//! and an address forged from there only reaches clients inside. Others get at most what passes every path.
 //! Who is inside is for the caller to say, by the room that it gives.
 
 use std::{
@@ -15,15 +15,13 @@ use std::{
 };
 
 use crate::{
-    answer::{Answer, Question},
+    answer::Answer,
+    packet::{Dropped, Response, Transport, max_reply},
+    question::Question,
     record::{Rcode, RecordType},
     reply::{Encoded, Reply, ReplyEdns},
     request::{Edns, Request},
-    respond::{Dropped, Response, Transport},
 };
-
-/// The longest reply that a datagram can hold, in octets: what IPv4 leaves of 64 KiB.
-pub(crate) const MAX_DATAGRAM: u16 = 65_507;
 
 /// Answers a packet with what `decide` says to its question, over UDP in at most `room` octets.
 pub(super) fn respond(
@@ -33,7 +31,7 @@ pub(super) fn respond(
     decide: impl FnOnce(&Question) -> Answer,
 ) -> Result<Response, Dropped> {
     // Nothing outlives the call: a defect cannot leave anything half changed.
-    let limit = |edns: Option<Edns<'_>>| limit((transport, room), edns);
+    let limit = |edns: Option<Edns<'_>>| max_reply(transport, edns.map(|edns| edns.payload), room);
     catch_unwind(AssertUnwindSafe(|| exchange(packet, limit, decide))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
@@ -62,15 +60,6 @@ fn exchange(
     })
 }
 
-/// The longest reply: RFC 1035 §4.2.1 without EDNS, RFC 6891 §6.2.3 with it.
-fn limit((transport, room): (Transport, u16), edns: Option<Edns<'_>>) -> u16 {
-    match (transport, edns) {
-        (Transport::Udp, None) => 512,
-        (Transport::Udp, Some(edns)) => edns.payload.clamp(512, room),
-        _ => u16::MAX,
-    }
-}
-
 struct Asker<'a> {
     request: &'a Request<'a>,
     /// The longest reply it takes, in octets.
@@ -79,7 +68,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     fn reply<'r>(&'r self, answer: &'r Answer) -> Reply<'r> {
-        // Nobody's answer depends on where they are, which is what an absent subnet option says.
+        // No answer depends on where the client is, which is what an absent subnet option says.
         let edns = self.request.edns.map(|edns| ReplyEdns {
             extended: answer.extended,
             signatures: edns.signatures,

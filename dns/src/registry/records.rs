@@ -42,7 +42,7 @@ pub(super) fn node_text<'a>(node: &Node<'a>) -> impl Iterator<Item = RecordData>
     node.meta.into_iter().flatten().map(|(key, value)| RecordData::Txt(strings(&attribute(key, value))))
 }
 
-/// `key=value` (RFC 1464 §2); as it stands where the key begins with `rfc1035-`, as Consul has it.
+/// `key=value` (RFC 1464 §2); unchanged where the key begins with `rfc1035-`, as Consul has it.
 fn attribute(key: &str, value: &str) -> String {
     if key.starts_with("rfc1035-") {
         return value.to_owned();

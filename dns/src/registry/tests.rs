@@ -123,7 +123,7 @@ fn ask(shelf: &Shelf, name: &str, record_type: &str, turn: usize) -> Answer {
 
 fn lines(asked: &str, records: &[Record]) -> Vec<String> {
     let owner = |record: &Record| match &record.owner {
-        Owner::Asked => format!("{asked}."),
+        Owner::QueryName => format!("{asked}."),
         Owner::At(name) => format!("{name}."),
     };
     let line =

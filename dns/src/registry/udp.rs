@@ -1,12 +1,12 @@
-//! Datagrams of the registry's face: each is answered before the next is taken, so nothing can pile up here. Replies
-//! leave from the address that was asked, also where the face listens on every address.
+//! Datagrams of the registry's server: each is answered before the next is taken, so nothing can pile up here. Replies
+//! leave from the address that was asked, also where the server listens on every address.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use crate::{
-    respond::Transport,
+    packet::Transport,
     server::{Answers, end, receive_one, send_one},
 };
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{request::SUBNET, testing::Small};
+use crate::{edns::SUBNET, testing::Small};
 
 const SOA: u16 = 6;
 const QUERY: u16 = 0;
@@ -311,7 +311,7 @@ fn impossible_names_are_format_errors() {
 fn datagrams_longer_than_any_query_are_dropped() {
     let small = Small::healthy();
     let mut bytes = soa(QUERY).bytes();
-    bytes.resize(MAX_DATAGRAM, 0);
+    bytes.resize(MAX_QUERY, 0);
     assert!(small.send(&bytes, Transport::Udp).is_ok());
     bytes.push(0);
     assert_eq!(small.send(&bytes, Transport::Udp), Err(Dropped::Long));

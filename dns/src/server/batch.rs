@@ -24,7 +24,7 @@ use std::{
 pub(super) const BATCH: usize = 64;
 
 /// The longest query that is taken whole, and an octet more, so that a longer one shows.
-pub(super) const MAX_QUERY: usize = crate::respond::MAX_DATAGRAM + 1;
+pub(super) const MAX_QUERY: usize = crate::packet::MAX_QUERY + 1;
 
 /// The longest reply, with room to spare.
 pub(super) const MAX_REPLY: usize = 1280;

@@ -1,6 +1,6 @@
 //! DNS over HTTPS (RFC 8484), over HTTP/2 or HTTP/1.1 as the client chose by ALPN.
 //!
-//! A request becomes a message or a refusal with a line of text before anybody looks for an answer. What a client
+//! A request becomes a message or a refusal with a line of text before an answer is looked up. What a client
 //! can make us keep is bounded: headers, streams, bodies, and the time between two requests.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -25,8 +25,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Answers, end, streams::Line};
-use crate::{options, respond::Dropped};
+use super::{Answers, connection::ConnectionContext, end};
+use crate::{options, packet::Dropped};
 
 const PATH: &str = "/dns-query";
 const MESSAGE: &str = "application/dns-message";
@@ -41,26 +41,26 @@ const MAX_BUFFER: usize = 128 * 1024;
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn converse(stream: TlsStream<TcpStream>, line: Line<impl Answers>) {
+pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Answers>) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let began = Arc::new(Notify::new());
     let service = {
-        let (line, began) = (line.clone(), Arc::clone(&began));
+        let (context, began) = (context.clone(), Arc::clone(&began));
         service_fn(move |request| {
             began.notify_one();
-            let line = line.clone();
-            async move { Ok::<_, Infallible>(respond(request, &line).await.map(Full::new)) }
+            let context = context.clone();
+            async move { Ok::<_, Infallible>(respond(request, &context).await.map(Full::new)) }
         })
     };
     let stream = TokioIo::new(stream);
     if two {
         let connection = version_two().serve_connection(stream, service);
         tokio::pin!(connection);
-        until_idle(connection, http2::Connection::graceful_shutdown, &began, line).await;
+        until_idle(connection, http2::Connection::graceful_shutdown, &began, context).await;
     } else {
-        let connection = version_one(line.idle).serve_connection(stream, service);
+        let connection = version_one(context.idle).serve_connection(stream, service);
         tokio::pin!(connection);
-        until_idle(connection, http1::Connection::graceful_shutdown, &began, line).await;
+        until_idle(connection, http1::Connection::graceful_shutdown, &began, context).await;
     }
 }
 
@@ -88,30 +88,30 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
     finish: fn(std::pin::Pin<&mut C>),
     began: &Notify,
-    mut line: Line<impl Answers>,
+    mut context: ConnectionContext<impl Answers>,
 ) {
-    let mut deadline = Instant::now() + line.idle;
+    let mut deadline = Instant::now() + context.idle;
     let idle = loop {
         tokio::select! {
-            ended = connection.as_mut() => return log(ended, &line),
-            () = began.notified() => deadline = Instant::now() + line.idle,
+            ended = connection.as_mut() => return log(ended, &context),
+            () = began.notified() => deadline = Instant::now() + context.idle,
             () = sleep_until(deadline) => break true,
-            () = end(&mut line.stopped) => break false,
+            () = end(&mut context.stopped) => break false,
         }
     };
     if idle {
-        line.exchange.metrics().idle_connections.increment();
+        context.exchange.metrics().idle_connections.increment();
     }
     finish(connection.as_mut());
-    match timeout(line.idle, connection).await {
-        Ok(ended) => log(ended, &line),
-        Err(_) => line.exchange.metrics().slow_connections.increment(),
+    match timeout(context.idle, connection).await {
+        Ok(ended) => log(ended, &context),
+        Err(_) => context.exchange.metrics().slow_connections.increment(),
     }
 }
 
-fn log(ended: hyper::Result<()>, line: &Line<impl Answers>) {
+fn log(ended: hyper::Result<()>, context: &ConnectionContext<impl Answers>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, peer = %line.peer, "an HTTP connection ended early");
+        tracing::debug!(%error, peer = %context.peer, "an HTTP connection ended early");
     }
 }
 
@@ -144,13 +144,16 @@ const NOT_DNS: Refusal =
     refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a POST needs the content type application/dns-message\n");
 
 /// The response to a request, over any version of HTTP.
-pub(super) async fn respond<B>(request: Request<B>, line: &Line<impl Answers>) -> Response<Bytes>
+pub(super) async fn respond<B>(
+    request: Request<B>,
+    context: &ConnectionContext<impl Answers>,
+) -> Response<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let outcome = match message(request, line.idle).await {
-        Ok(query) => line.reply(&query).await.map_err(|dropped| match dropped {
+    let outcome = match message(request, context.idle).await {
+        Ok(query) => context.reply(&query).await.map_err(|dropped| match dropped {
             Dropped::Defect => DEFECT,
             _ => NOT_A_QUERY,
         }),
@@ -159,7 +162,7 @@ where
     match outcome {
         Ok(reply) => answer(reply),
         Err(refusal) => {
-            line.exchange.metrics().refuse_http(refusal.status.as_u16());
+            context.exchange.metrics().refuse_http(refusal.status.as_u16());
             refused(refusal)
         }
     }
@@ -205,7 +208,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
         return Err(NOT_DNS);
     }
     let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(None) };
-    // Of several that differ none is believed.
+    // Several that differ are an error (RFC 9110 §8.6).
     if headers.get_all(CONTENT_LENGTH).iter().any(|it| it != length) {
         return Err(BAD_LENGTH);
     }
@@ -218,7 +221,7 @@ fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// The message in a GET's query (RFC 8484 §6); of several parameters `dns` none is believed.
+/// The message in a GET's query (RFC 8484 §6); several parameters `dns` are an error.
 fn parameter(query: &str) -> Result<Bytes, Refusal> {
     let mut given = query.split('&').filter_map(|it| it.strip_prefix("dns="));
     let (Some(text), None) = (given.next(), given.next()) else { return Err(NO_MESSAGE) };

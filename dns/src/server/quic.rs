@@ -35,13 +35,16 @@ use tokio::{
 };
 
 use super::{
-    Answers, BUFFER, Config, Error, end, socket,
-    streams::{Limits, Line, Place},
+    Answers, BUFFER, Config, Error,
+    connection::ConnectionContext,
+    end,
+    limits::{Limits, Place},
+    socket,
     tls::Certificate,
 };
 use crate::{
     metrics::{Metrics, OpenConnection},
-    respond::Transport,
+    packet::Transport,
 };
 
 /// Queries, or requests, of one connection at a time.
@@ -185,14 +188,14 @@ async fn serve(
             incoming.refuse();
             continue;
         };
-        let line = Line {
+        let context = ConnectionContext {
             exchange: exchange.clone(),
             peer: incoming.remote_address(),
             transport: spoken.transport(),
             idle: doors.limits.idle,
             stopped: stopped.clone(),
         };
-        connections.spawn(connect(incoming, entry, config, spoken, doors.clone(), line));
+        connections.spawn(connect(incoming, entry, config, spoken, doors.clone(), context));
     }
     endpoint.set_server_config(None);
     while connections.join_next().await.is_some() {}
@@ -278,25 +281,25 @@ async fn connect(
     config: Arc<ServerConfig>,
     spoken: Spoken,
     doors: Doors,
-    mut line: Line<impl Answers>,
+    mut context: ConnectionContext<impl Answers>,
 ) {
     let connecting = match incoming.accept_with(config) {
         Ok(connecting) => connecting,
-        Err(error) => return failed(&line, &error.to_string()),
+        Err(error) => return failed(&context, &error.to_string()),
     };
     let shaken = tokio::select! {
         biased;
-        () = end(&mut line.stopped) => return,
-        shaken = timeout(line.idle, connecting) => shaken,
+        () = end(&mut context.stopped) => return,
+        shaken = timeout(context.idle, connecting) => shaken,
     };
     let connection = match shaken {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return failed(&line, &error.to_string()),
-        Err(_) => return failed(&line, "it took too long"),
+        Ok(Err(error)) => return failed(&context, &error.to_string()),
+        Err(_) => return failed(&context, "it took too long"),
     };
     let ip = connection.remote_address().ip();
     let place = entry.established(|| doors.limits.admit(ip));
-    let metrics = line.exchange.metrics();
+    let metrics = context.exchange.metrics();
     let surplus = match (place, Arc::clone(&doors.connections).try_acquire_owned()) {
         (Some(place), Ok(one)) => Ok((place, one)),
         (None, _) => Err((&metrics.refused_client, "this client has too many connections")),
@@ -313,16 +316,16 @@ async fn connect(
             return connection.close(code, why.as_bytes());
         }
     };
-    let _counted = OpenConnection::new(metrics, line.transport);
+    let _counted = OpenConnection::new(metrics, context.transport);
     match spoken {
-        Spoken::Doq => doq::serve(connection, line).await,
-        Spoken::Http3 => http3::serve(connection, line).await,
+        Spoken::Doq => doq::serve(connection, context).await,
+        Spoken::Http3 => http3::serve(connection, context).await,
     }
 }
 
-fn failed(line: &Line<impl Answers>, why: &str) {
-    tracing::debug!(why, peer = %line.peer, "a QUIC handshake failed");
-    line.exchange.metrics().failed_handshakes.increment();
+fn failed(context: &ConnectionContext<impl Answers>, why: &str) {
+    tracing::debug!(why, peer = %context.peer, "a QUIC handshake failed");
+    context.exchange.metrics().failed_handshakes.increment();
 }
 
 /// How connections are accepted from now on.

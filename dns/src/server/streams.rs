@@ -1,14 +1,12 @@
 //! Listeners of streams: who is let in, and what is spoken with them.
 //!
-//! Plain TCP, TLS and HTTPS share one accept loop and one count of connections per client, so that nobody gets
-//! three times the share by coming three ways. An accept loop of our own, because it has to bound its connections
+//! Plain TCP, TLS and HTTPS share one accept loop and one count of connections per client, so that no client
+//! gets three times the share by using three transports. An accept loop of our own, because it has to bound its connections
 //! and to survive every error of `accept`.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::{SocketAddr, TcpListener},
     time::Duration,
 };
 
@@ -17,94 +15,19 @@ use store::vital;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use super::{
-    Answers, Config, Error, Exchange, end, https, stream_socket, tcp,
+    Answers, Config, Error, Exchange,
+    connection::ConnectionContext,
+    end, https,
+    limits::Limits,
+    stream_socket, tcp,
     tls::{Certificate, handshake},
 };
-use crate::{
-    metrics::OpenConnection,
-    options,
-    respond::{Dropped, Transport},
-};
+use crate::{metrics::OpenConnection, packet::Transport};
 
 /// How long to wait when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections the system keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
-
-/// What a listener allows; the clients are counted over all of them.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(super) connections: usize,
-    pub(super) idle: Duration,
-    clients: Arc<Clients>,
-}
-
-impl Limits {
-    pub(crate) fn new(connections: usize, per_client: usize, idle: Duration) -> Self {
-        let clients = Clients { most: per_client, open: Mutex::default() };
-        Self { connections, idle, clients: Arc::new(clients) }
-    }
-}
-
-impl Limits {
-    /// One of a client's connections, unless it has as many as it may.
-    pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
-        self.clients.admit(peer)
-    }
-}
-
-/// Connections by client.
-#[derive(Debug)]
-struct Clients {
-    most: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One of a client's connections, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Place {
-    clients: Arc<Clients>,
-    client: IpAddr,
-}
-
-impl Clients {
-    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let client = client(peer);
-        let mut open = self.open();
-        let count = open.entry(client).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        drop(open);
-        Some(Place { clients: Arc::clone(self), client })
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Counting cannot leave the table half changed.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.clients.open();
-        if let Some(count) = open.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.client);
-            }
-        }
-    }
-}
-
-/// Whose connection it is: a host's IPv4 address, or the /64 of which an IPv6 host may use every address.
-fn client(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
 
 /// What is spoken on a listener.
 #[derive(Clone, Debug)]
@@ -121,27 +44,6 @@ impl Service {
             Self::Tls(_) => Transport::Tls,
             Self::Https(_) => Transport::Https,
         }
-    }
-}
-
-/// One conversation: with whom, how, and what it needs.
-#[derive(Clone, Debug)]
-pub(super) struct Line<A> {
-    pub(super) exchange: A,
-    pub(super) peer: SocketAddr,
-    pub(super) transport: Transport,
-    pub(super) idle: Duration,
-    pub(super) stopped: watch::Receiver<bool>,
-}
-
-impl<A: Answers> Line<A> {
-    /// The reply to a packet, or why it gets none.
-    pub(super) async fn reply(&self, packet: &[u8]) -> Result<Vec<u8>, Dropped> {
-        if let Some(wait) = self.exchange.wait(packet, self.peer) {
-            wait.await;
-        }
-        let reply = self.exchange.reply(packet, self.peer, self.transport)?;
-        Ok(options::dress(packet, reply, self.transport, self.idle))
     }
 }
 
@@ -228,7 +130,7 @@ async fn serve_encrypted(
     }
 }
 
-/// Accepts connections and converses on them, until the end.
+/// Accepts connections and serves them, until the server ends.
 pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     service: Service,
@@ -254,10 +156,10 @@ pub(crate) async fn serve(
                 let transport = service.transport();
                 let guards = (place, OpenConnection::new(exchange.metrics(), transport));
                 let (exchange, stopped) = (exchange.clone(), stopped.clone());
-                let line = Line { exchange, peer, transport, idle: limits.idle, stopped };
-                let talk = converse(stream, service.clone(), line);
+                let context = ConnectionContext { exchange, peer, transport, idle: limits.idle, stopped };
+                let serving = serve_connection(stream, service.clone(), context);
                 connections.spawn(async move {
-                    talk.await;
+                    serving.await;
                     drop(guards);
                 });
             }
@@ -273,19 +175,19 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(stream: TcpStream, service: Service, mut line: Line<impl Answers>) {
+async fn serve_connection(stream: TcpStream, service: Service, mut context: ConnectionContext<impl Answers>) {
     // Replies are written whole; waiting for more would only add to the client's time.
     let _ = stream.set_nodelay(true);
     match service {
-        Service::Tcp => tcp::converse(stream, line).await,
+        Service::Tcp => tcp::serve(stream, context).await,
         Service::Tls(certificate) => {
-            if let Some(stream) = handshake(stream, &certificate, &mut line).await {
-                tcp::converse(stream, line).await;
+            if let Some(stream) = handshake(stream, &certificate, &mut context).await {
+                tcp::serve(stream, context).await;
             }
         }
         Service::Https(certificate) => {
-            if let Some(stream) = handshake(stream, &certificate, &mut line).await {
-                https::converse(stream, line).await;
+            if let Some(stream) = handshake(stream, &certificate, &mut context).await {
+                https::serve(stream, context).await;
             }
         }
     }
@@ -295,22 +197,4 @@ async fn converse(stream: TcpStream, service: Service, mut line: Line<impl Answe
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_has_its_share_and_gets_it_back() {
-        let clients = Arc::new(Clients { most: 2, open: Mutex::default() });
-        let admit = |text: &str| clients.admit(text.parse().unwrap());
-        let kept = [admit("192.0.2.1").unwrap(), admit("::ffff:192.0.2.1").unwrap()];
-        assert!(admit("192.0.2.1").is_none() && admit("192.0.2.2").is_some());
-        drop(kept);
-        assert!(admit("192.0.2.1").is_some());
-        assert!(clients.open().is_empty(), "nothing is kept of clients that are gone");
-        let _kept = [admit("2001:db8::1").unwrap(), admit("2001:db8::ffff:1").unwrap()];
-        assert!(admit("2001:db8:0:0:1::").is_none() && admit("2001:db8:0:1::1").is_some());
-    }
 }

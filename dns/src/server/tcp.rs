@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answers, end, streams::Line};
+use super::{Answers, connection::ConnectionContext, end};
 
 /// Replies that wait to be sent on one connection.
 const REPLIES: usize = 8;
@@ -34,10 +34,10 @@ enum Ending {
 }
 
 /// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
-pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line<impl Answers>) {
+pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Answers>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
-    let (reading, writing) = (listen(reader, replies, line.clone()), speak(writer, queue, line.idle));
+    let (reading, writing) = (listen(reader, replies, context.clone()), speak(writer, queue, context.idle));
     tokio::pin!(writing);
     let ending = tokio::select! {
         ending = reading => match writing.await {
@@ -47,12 +47,12 @@ pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line<imp
         // It ends first only when it fails: the other half holds its queue open.
         ending = &mut writing => ending,
     };
-    let metrics = line.exchange.metrics();
+    let metrics = context.exchange.metrics();
     match ending {
         Ending::Orderly => {}
         Ending::Idle => metrics.idle_connections.increment(),
         Ending::Slow => metrics.slow_connections.increment(),
-        Ending::Broken(error) => tracing::debug!(%error, peer = %line.peer, "a connection broke"),
+        Ending::Broken(error) => tracing::debug!(%error, peer = %context.peer, "a connection broke"),
     }
 }
 
@@ -60,15 +60,15 @@ pub(super) async fn converse(stream: impl AsyncRead + AsyncWrite, line: Line<imp
 async fn listen(
     reader: impl AsyncRead + Unpin,
     replies: mpsc::Sender<Vec<u8>>,
-    mut line: Line<impl Answers>,
+    mut context: ConnectionContext<impl Answers>,
 ) -> Ending {
     let mut reader = BufReader::with_capacity(AHEAD, reader);
     let mut query = Vec::new();
     loop {
         let read = tokio::select! {
             biased;
-            () = end(&mut line.stopped) => return Ending::Orderly,
-            read = timeout(line.idle, message(&mut reader, &mut query)) => read,
+            () = end(&mut context.stopped) => return Ending::Orderly,
+            read = timeout(context.idle, message(&mut reader, &mut query)) => read,
         };
         match read {
             Ok(Ok(true)) => {}
@@ -76,7 +76,7 @@ async fn listen(
             Ok(Err(error)) => return Ending::Broken(error),
             Err(_) => return Ending::Idle,
         }
-        let Ok(reply) = line.reply(&query).await else { continue };
+        let Ok(reply) = context.reply(&query).await else { continue };
         if replies.send(reply).await.is_err() {
             return Ending::Orderly;
         }
@@ -120,7 +120,7 @@ async fn speak(
             Err(_) => return Ending::Slow,
         }
     }
-    // Says goodbye where the transport has a way to; nobody waits for the answer.
+    // Sends the transport's closing message where it has one (TLS close_notify), and does not wait for the client's.
     let _ = timeout(idle, writer.shutdown()).await;
     Ending::Orderly
 }

@@ -186,7 +186,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         served: Arc::default(),
         metrics: Arc::clone(&metrics),
     };
-    let line = streams::Line {
+    let line = connection::ConnectionContext {
         exchange,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
         transport: Transport::Tcp,
@@ -194,7 +194,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         stopped,
     };
     let (mut client, server) = tokio::io::duplex(64);
-    let talk = tokio::spawn(tcp::converse(server, line));
+    let talk = tokio::spawn(tcp::serve(server, line));
     let asking = async { while client.write_all(&[&[0, 36][..], &host()[..36]].concat()).await.is_ok() {} };
     timeout(PATIENCE, asking).await.unwrap();
     talk.await.unwrap();

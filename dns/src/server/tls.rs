@@ -1,7 +1,7 @@
 //! Encryption: the certificate of DNS over TLS (RFC 7858), HTTPS (RFC 8484) and QUIC (RFC 9250), and the TLS handshake.
 //!
-//! Whoever runs the server reads the certificate and gives it in, at any time and again; listeners without one
-//! stay shut. Connections that are there keep the one they began with.
+//! The program around this crate reads the certificate and sets it, at any time and repeatedly; listeners without one
+//! stay closed. Open connections keep the certificate they began with.
 
 use std::{fmt, sync::Arc};
 
@@ -10,8 +10,8 @@ use rustls::ServerConfig;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Answers, end, streams::Line};
-use crate::respond::Transport;
+use super::{Answers, connection::ConnectionContext, end};
+use crate::packet::Transport;
 
 /// The certificate of the encrypted listeners; clones share it. Empty until [`Certificate::set`].
 #[derive(Clone)]
@@ -104,20 +104,20 @@ impl fmt::Debug for Certificate {
 pub(super) async fn handshake(
     stream: TcpStream,
     certificate: &Certificate,
-    line: &mut Line<impl Answers>,
+    context: &mut ConnectionContext<impl Answers>,
 ) -> Option<TlsStream<TcpStream>> {
-    let acceptor = certificate.acceptor(line.transport)?;
+    let acceptor = certificate.acceptor(context.transport)?;
     let shaken = tokio::select! {
         biased;
-        () = end(&mut line.stopped) => return None,
-        shaken = timeout(line.idle, acceptor.accept(stream)) => shaken,
+        () = end(&mut context.stopped) => return None,
+        shaken = timeout(context.idle, acceptor.accept(stream)) => shaken,
     };
     let why = match shaken {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it took too long".to_owned(),
     };
-    tracing::debug!(why, peer = %line.peer, "a TLS handshake failed");
-    line.exchange.metrics().failed_handshakes.increment();
+    tracing::debug!(why, peer = %context.peer, "a TLS handshake failed");
+    context.exchange.metrics().failed_handshakes.increment();
     None
 }

@@ -28,13 +28,12 @@ use super::{
 };
 use crate::{
     fast::Scratch,
-    flatten::Targets,
     gate::Guard,
     metrics::Tally,
-    registry::MAX_DATAGRAM,
-    reply::PAYLOAD,
-    respond::{Dropped, Response, Transport, respond},
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
+    respond::respond,
     served::Served,
+    targets::Targets,
 };
 
 /// How long to wait after the system failed us, so that a lasting error does not spin.
@@ -223,13 +222,13 @@ impl Answering<'_> {
         if let Some(octets) = self.worker.inside(packet, peer, tally, reply) {
             return octets;
         }
-        let world = self.served.world(self.targets, self.worker.exchange.store.board(), self.now);
+        let lookup = self.served.lookup(self.targets, self.worker.exchange.store.board(), self.now);
         let guard = self.guard;
-        if let Some(fast) = self.served.table.reply(packet, peer.ip(), (world, guard), scratch, reply) {
+        if let Some(fast) = self.served.table.reply(packet, peer.ip(), (lookup, guard), scratch, reply) {
             tally.fast(fast);
             return fast.octets;
         }
-        let outcome = respond(packet, peer.ip(), Transport::Udp, Some(world), guard);
+        let outcome = respond(packet, peer.ip(), Transport::Udp, Some(lookup), guard);
         tally.record(&outcome);
         put(&outcome, reply)
     }

@@ -7,12 +7,12 @@ use store::model::{
     rdata::{self, Entry, Scanner, Unfit, Word},
 };
 
-use super::{Files, MAX_DEPTH, MAX_MISTAKES, MAX_OCTETS, MAX_WARNINGS, Place, ZoneFileError, generate};
+use super::{Files, MAX_DEPTH, MAX_ERRORS, MAX_OCTETS, MAX_WARNINGS, Place, ZoneFileError, generate};
 
 /// The TTL where a record has none and there is no `$TTL` before it, and that of a `$TTL` of 2^31 or more (as in NSD).
 const INSTEAD: Ttl = Ttl::of_record(3_600);
 
-/// What the files of a zone say, mistakes included.
+/// What the files of a zone say, errors included.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The SOA with its minimum and its own TTL.
@@ -80,14 +80,14 @@ pub(super) fn read(
         default_ttl: None,
         warned_of_ttl: false,
         found: Found { file, ..Found::default() },
-        mistakes: Vec::new(),
+        errors: Vec::new(),
     };
     if text.len() > MAX_OCTETS {
         reading.at_whole("the file is too long".to_owned(), format!("at most {MAX_OCTETS} octets"));
     } else {
         reading.text(text);
     }
-    if reading.mistakes.is_empty() { Ok(reading.found) } else { Err(reading.mistakes) }
+    if reading.errors.is_empty() { Ok(reading.found) } else { Err(reading.errors) }
 }
 
 struct Reading<'r> {
@@ -105,7 +105,7 @@ struct Reading<'r> {
     /// That a record has no TTL is said once.
     warned_of_ttl: bool,
     found: Found,
-    mistakes: Vec<ZoneFileError>,
+    errors: Vec<ZoneFileError>,
 }
 
 /// A word that is wrong.
@@ -126,13 +126,13 @@ fn unfit(word: &Word<'_>, what: Unfit) -> Wrong {
 
 impl Reading<'_> {
     fn is_enough(&self) -> bool {
-        self.mistakes.len() >= MAX_MISTAKES
+        self.errors.len() >= MAX_ERRORS
     }
 
-    fn mistake(&mut self, Wrong { line, column, what }: Wrong) {
+    fn error(&mut self, Wrong { line, column, what }: Wrong) {
         if !self.is_enough() {
             let Unfit { problem, expected } = what;
-            self.mistakes.push(ZoneFileError {
+            self.errors.push(ZoneFileError {
                 file: Arc::clone(&self.file),
                 line: Some(line),
                 column,
@@ -144,7 +144,7 @@ impl Reading<'_> {
 
     fn at_whole(&mut self, problem: String, expected: String) {
         let file = Arc::clone(&self.file);
-        self.mistakes.push(ZoneFileError { file, line: None, column: None, problem, expected });
+        self.errors.push(ZoneFileError { file, line: None, column: None, problem, expected });
     }
 
     fn warn(&mut self, word: &Word<'_>, problem: String, expected: &str) {
@@ -163,7 +163,7 @@ impl Reading<'_> {
                 }
             };
             if let Err(wrong) = read {
-                self.mistake(wrong);
+                self.error(wrong);
             }
             if self.is_enough() {
                 break;
@@ -407,7 +407,7 @@ impl Reading<'_> {
 
 const SOA: u16 = 6;
 
-/// What stands between the owner and the data.
+/// What is between the owner and the data of a record.
 struct Head<'w> {
     /// In seconds, with its word.
     ttl: Option<(u32, Word<'w>)>,

@@ -22,11 +22,11 @@ fn apex() -> DomainName {
 }
 
 fn loaded(text: &str) -> Zone {
-    read("z", text.as_bytes(), &apex(), &NoFiles).unwrap_or_else(|mistakes| panic!("{text}\n{mistakes:#?}"))
+    read("z", text.as_bytes(), &apex(), &NoFiles).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"))
 }
 
 /// What is wrong with a text that follows a proper head of four lines.
-fn mistakes(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     let found = read("z", format!("{HEAD}{text}").as_bytes(), &apex(), &NoFiles).unwrap_err();
     found.iter().map(ToString::to_string).collect()
 }
@@ -154,13 +154,11 @@ fn files_include_files() {
 fn one_line_generates_many_records() {
     let zone = loaded(&format!("{HEAD}$GENERATE 1-3/2 h${{0,2}} 60 A 192.0.2.$\n"));
     assert_eq!(records(&zone)[1..], ["h01.example.com 60 A 192.0.2.1", "h03.example.com 60 A 192.0.2.3"]);
-    assert!(
-        mistakes("$GENERATE 1-300 h$ A 192.0.2.$")[0].starts_with("z:5:1: \"192.0.2.256\" is not an IPv4")
-    );
+    assert!(errors("$GENERATE 1-300 h$ A 192.0.2.$")[0].starts_with("z:5:1: \"192.0.2.256\" is not an IPv4"));
 }
 
 #[test]
-fn mistakes_have_line_word_and_expectation() {
+fn errors_have_line_word_and_expectation() {
     let cases = [
         ("a A 192.0.2", "z:5:5: \"192.0.2\" is not an IPv4 address"),
         ("a 1x A 192.0.2.1", "z:5:3: \"1x\" is not a TTL of 0 to 2147483647 seconds, or such as 1h30m"),
@@ -189,7 +187,7 @@ fn mistakes_have_line_word_and_expectation() {
         ("$INCLUDE x", "z:5:10: no other file can be had here"),
     ];
     for (text, expected) in cases {
-        let found = mistakes(text);
+        let found = errors(text);
         assert!(found[0].starts_with(expected), "{text}: {found:#?}");
     }
     let missing = read("z", b"", &apex(), &NoFiles).unwrap_err();
@@ -198,9 +196,9 @@ fn mistakes_have_line_word_and_expectation() {
 }
 
 #[test]
-fn all_mistakes_come_at_once_up_to_a_bound() {
-    assert_eq!(mistakes("a A x\nb A 192.0.2.1\nc WHAT\nd\n").len(), 3);
-    assert_eq!(mistakes(&"a A x\n".repeat(100)).len(), MAX_MISTAKES);
+fn all_errors_come_at_once_up_to_a_bound() {
+    assert_eq!(errors("a A x\nb A 192.0.2.1\nc WHAT\nd\n").len(), 3);
+    assert_eq!(errors(&"a A x\n".repeat(100)).len(), MAX_ERRORS);
 }
 
 /// A zone as a file; everything is said in full.
@@ -297,8 +295,8 @@ proptest! {
             let at = at.index(text.len());
             text.splice(at..(at + 1).min(text.len()), put.bytes());
         }
-        if let Err(mistakes) = read("z", &text, &zone.name, &NoFiles) {
-            prop_assert!((1..=MAX_MISTAKES).contains(&mistakes.len()));
+        if let Err(errors) = read("z", &text, &zone.name, &NoFiles) {
+            prop_assert!((1..=MAX_ERRORS).contains(&errors.len()));
         }
     }
 }

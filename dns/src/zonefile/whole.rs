@@ -7,7 +7,7 @@ use store::model::{
 };
 
 use super::{
-    Dnssec, MAX_MISTAKES, Place, Places, Read, ZoneFileError,
+    Dnssec, MAX_ERRORS, Place, Places, Read, ZoneFileError,
     entries::{Found, Warnings, is_ns},
 };
 use crate::record::plain_type;
@@ -15,19 +15,19 @@ use crate::record::plain_type;
 /// Makes the zone of its records.
 pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     let Found { soa, records, file, mut warnings } = found;
-    let mut mistakes = Vec::new();
-    // What signs a zone is one mistake, and none of what it lies beside: RRSIG and NSEC may stand beside a CNAME
+    let mut errors = Vec::new();
+    // What signs a zone is one error, and not one for each record beside it: RRSIG and NSEC are allowed beside a CNAME
     // (RFC 4035 §2.5).
     let signed = signed(apex, &records).filter(|_| dnssec == Dnssec::Refuse);
     let (records, stripped) = match (dnssec, &signed) {
         (Dnssec::Refuse, None) => (records, BTreeMap::new()),
         _ => strip(apex, records),
     };
-    mistakes.extend(signed);
+    errors.extend(signed);
     let records = distinct(records);
     let mut missing = |what: &str, expected: String| {
         let problem = format!("the zone has no {what}");
-        mistakes.push(ZoneFileError { file: file.clone(), line: None, column: None, problem, expected });
+        errors.push(ZoneFileError { file: file.clone(), line: None, column: None, problem, expected });
     };
     if soa.is_none() {
         missing("SOA", format!("one SOA record at {apex}"));
@@ -36,15 +36,15 @@ pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Re
         missing("name server", format!("at least one NS record at {apex}"));
     }
     let owners = Owners::of(apex, &records);
-    mistakes.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MAX_MISTAKES));
-    mistakes.truncate(MAX_MISTAKES);
+    errors.extend(records.iter().filter_map(|(record, at)| owners.wrong(record, at)).take(MAX_ERRORS));
+    errors.truncate(MAX_ERRORS);
     different_ttls(&records, &mut warnings);
     match soa {
-        Some(soa) if mistakes.is_empty() => {
+        Some(soa) if errors.is_empty() => {
             let (zone, places) = filled(apex, soa, records);
             Ok(Read { zone, places, warnings: warnings.into_vec(), stripped })
         }
-        _ => Err(mistakes),
+        _ => Err(errors),
     }
 }
 
@@ -54,7 +54,7 @@ fn signs(apex: &DomainName, record: &StaticRecord) -> bool {
     rdata::signs(kind) && (record.name == *apex || !rdata::signs_only_at_apex(kind))
 }
 
-/// The mistake of a signed zone, at the first record that makes it one.
+/// The error of a signed zone, at the first record that makes it one.
 fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<ZoneFileError> {
     let mut signing = records.iter().filter(|(record, _)| signs(apex, record)).peekable();
     let (_, at) = signing.peek()?;

@@ -70,7 +70,7 @@ impl Loaded {
     }
 }
 
-/// Reads a zone, or finds that it is the one from before. With the files that it includes, also where it has mistakes.
+/// Reads a zone, or finds that it is the one from before. With the files that it includes, also where it has errors.
 pub(super) fn load(
     path: &Path,
     origin: &DomainName,
@@ -86,7 +86,7 @@ pub(super) fn load(
     }
     let files = Noted::new(folder);
     let lines =
-        |mistakes: Vec<zonefile::ZoneFileError>| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        |errors: Vec<zonefile::ZoneFileError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
     let read = zonefile::read_placed(&path.display().to_string(), &text, origin, &files, Dnssec::Refuse);
     let (folder, included) = files.into_parts();
     let parts = included.iter().map(|(name, _)| folder.path_of(name)).collect();

@@ -6,9 +6,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    World,
+    Lookup,
+    packet::Transport,
     record::Rcode,
-    respond::{Transport, respond},
+    respond::respond,
     testing::{Small, parsed, query},
 };
 
@@ -78,20 +79,20 @@ fn what_did_not_change_is_the_same_view() {
 }
 
 #[test]
-fn a_file_with_a_mistake_costs_only_what_was_never_right() {
+fn a_file_with_an_error_costs_only_what_was_never_right() {
     let place = Place::new(&[
         ("a.zone", &zone(1, "192.0.2.1")),
         ("b.zone", &zone(1, "192.0.2")),
         ("c..d.zone", &zone(1, "192.0.2.1")),
     ]);
     let (dir, report) = place.open();
-    assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 2, 3));
-    assert!(report.mistakes[0].contains("b.zone:4:7: \"192.0.2\" is not an IPv4 address"), "{report:?}");
+    assert_eq!((report.zones, report.failed, report.errors.len()), (1, 2, 3));
+    assert!(report.errors[0].contains("b.zone:4:7: \"192.0.2\" is not an IPv4 address"), "{report:?}");
     place.put("a.zone", &zone(2, "192.0.2"));
     place.put("b.zone", &zone(2, "192.0.2.2"));
     let report = dir.reread();
     assert_eq!((report.zones, report.changed, report.failed), (2, 1, 2));
-    assert!(report.mistakes[1].ends_with("a.zone: the zone a is served as it was"), "{report:?}");
+    assert!(report.errors[1].ends_with("a.zone: the zone a is served as it was"), "{report:?}");
     assert_eq!(view(&dir, "a").unwrap().serial, 1);
     fs::remove_file(place.temp.path().join("a.zone")).unwrap();
     assert_eq!(dir.reread().removed, 1);
@@ -129,12 +130,12 @@ fn files_answer_beside_a_configuration_and_before_there_is_one() {
     ]);
     let (dir, _) = place.open();
     let (small, zones, nothing) = (Small::healthy(), dir.zones().load(), Snapshot::default());
-    let configured = World { zones: &zones, ..small.world() };
-    let bare = World { snapshot: &nothing, ..configured };
-    let ask = |world: World<'_>, name: &str| {
+    let configured = Lookup { zones: &zones, ..small.lookup() };
+    let bare = Lookup { snapshot: &nothing, ..configured };
+    let ask = |lookup: Lookup<'_>, name: &str| {
         let packet = query(name, WireType::A, None);
-        let guard = small.gate.at(world.now);
-        let response = respond(&packet, [10, 1, 0, 9].into(), Transport::Udp, Some(world), guard).unwrap();
+        let guard = small.gate.at(lookup.now);
+        let response = respond(&packet, [10, 1, 0, 9].into(), Transport::Udp, Some(lookup), guard).unwrap();
         let addresses: Vec<_> = parsed(&response).answers.iter().map(|it| it.data.to_string()).collect();
         (response.rcode, response.no_snapshot, addresses.join(" "))
     };
@@ -173,11 +174,11 @@ fn an_included_file_is_part_of_a_zone_whatever_its_name() {
     assert_eq!(report, Report { zones: 1, changed: 1, ..Report::default() });
     assert!(view(&dir, "a").unwrap().get("x.a").is_some());
     assert_eq!(dir.reread(), Report { zones: 1, ..Report::default() });
-    // A mistake in it is reported once, as one of the zone.
+    // An error in it is reported once, as one of the zone.
     place.put("hosts.zone", "x A 192.0.2\n");
     let report = dir.reread();
-    assert_eq!((report.zones, report.failed, report.mistakes.len()), (1, 1, 2), "{report:?}");
-    assert!(report.mistakes[0].contains("hosts.zone:1:5: \"192.0.2\" is not an IPv4"), "{report:?}");
+    assert_eq!((report.zones, report.failed, report.errors.len()), (1, 1, 2), "{report:?}");
+    assert!(report.errors[0].contains("hosts.zone:1:5: \"192.0.2\" is not an IPv4"), "{report:?}");
     // By itself it is no zone.
     place.put("a.zone", &self::zone(2, "192.0.2.1"));
     let report = dir.reread();
@@ -190,6 +191,6 @@ fn a_signed_zone_is_not_served() {
     let place = Place::new(&[("a.zone", &signed), ("b.zone", &zone(1, "192.0.2.1"))]);
     let (dir, report) = place.open();
     assert_eq!((report.zones, report.failed), (1, 1));
-    assert!(report.mistakes[0].contains("a.zone:5: the zone is signed (it has DNSKEY)"), "{report:?}");
+    assert!(report.errors[0].contains("a.zone:5: the zone is signed (it has DNSKEY)"), "{report:?}");
     assert!(view(&dir, "a").is_none());
 }

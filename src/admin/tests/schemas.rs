@@ -18,7 +18,7 @@ fn operation(document: &Value, method: &str, path: &str) -> Value {
     };
     let paths = document["paths"].as_object().unwrap();
     let fitting: Vec<_> = paths.iter().filter(|(template, _)| fits(template)).collect();
-    let exact = fitting.iter().find(|(template, _)| *template == path).or(fitting.first());
+    let exact = fitting.iter().find(|(template, _)| *template == path).or_else(|| fitting.first());
     let (_, item) = exact.unwrap_or_else(|| panic!("{path} is not in the document"));
     item[method.to_lowercase()].clone()
 }
@@ -27,7 +27,7 @@ pub(super) fn check_answer(method: &str, path: &str, status: u16, answer: &Value
     let document = document();
     let responses = &operation(&document, method, path)["responses"];
     let response = Some(&responses[status.to_string()]).filter(|it| !it.is_null());
-    let schema = &response.unwrap_or(&responses["default"])["content"]["application/json"]["schema"];
+    let schema = &response.unwrap_or_else(|| &responses["default"])["content"]["application/json"]["schema"];
     assert!(schema.is_object(), "{method} {path} {status}: no schema");
     check(&document, schema, answer, &format!("{method} {path} {status}"));
 }
@@ -54,7 +54,7 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 
 fn fits(document: &Value, schema: &Value, value: &Value, place: &str) -> Result<(), String> {
     let schema = resolved(document, schema);
-    if let Some(any) = schema["oneOf"].as_array().or(schema["anyOf"].as_array()) {
+    if let Some(any) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
         let all: Vec<_> = any.iter().map(|one| fits(document, one, value, place)).collect();
         return match all.iter().any(Result::is_ok) {
             true => Ok(()),

@@ -10,7 +10,7 @@
 //! - A poll is never dropped while the follower lives. Consul keeps the slot of a dropped poll until its wait ends.
 //!
 //! A follower is pulled: [`Follower::next`] may be dropped and called again at any time, for example in a `select!`.
-//! The watches of Consul's catalog follow other things than keys; they share the [`cursor`] with it.
+//! The watches of Consul's catalog follow other things than keys; they share the module `cursor` with it.
 
 pub(crate) mod cursor;
 

@@ -1,7 +1,7 @@
 //! From documents back to YAML and JSON: what `get` and `export` print.
 //!
 //! What is written comes from the type of the document: its `Serialize`, which also is the stored form, gives a tree
-//! ([`nodes`]). Only what people write in another way than it is stored is changed in that tree ([`written`]): names in
+//! (`nodes`). Only what people write in another way than it is stored is changed in that tree (`written`): names in
 //! a zone are relative to it, record data is in presentation form, and the terms of TLS are keys of the check itself.
 //! `parse(yaml(d))` is `d` again.
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    respond::{Dropped, Transport},
+    packet::{Dropped, Transport},
     server::Answers as _,
     testing::query,
 };

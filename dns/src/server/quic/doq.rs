@@ -6,8 +6,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Answers, Line, code, end};
-use crate::{options, respond::Dropped};
+use super::{Answers, ConnectionContext, code, end};
+use crate::{options, packet::Dropped};
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
 pub(super) const NO_ERROR: VarInt = code(0);
@@ -30,29 +30,29 @@ const MAX: usize = PREFIX + 65_535;
 struct Violation(&'static str);
 
 /// Answers the queries of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(connection: Connection, mut line: Line<impl Answers>) {
+pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Answers>) {
     let mut streams = JoinSet::new();
-    let mut deadline = Instant::now() + line.idle;
+    let mut deadline = Instant::now() + context.idle;
     loop {
         tokio::select! {
             biased;
-            () = end(&mut line.stopped) => break,
+            () = end(&mut context.stopped) => break,
             Some(ended) = streams.join_next() => {
                 if let Ok(Err(Violation(what))) = ended {
-                    tracing::debug!(what, peer = %line.peer, "a client broke DNS over QUIC");
+                    tracing::debug!(what, peer = %context.peer, "a client broke DNS over QUIC");
                     return connection.close(PROTOCOL_ERROR, what.as_bytes());
                 }
-                deadline = Instant::now() + line.idle;
+                deadline = Instant::now() + context.idle;
             }
             stream = connection.accept_bi() => match stream {
-                Ok((reply, query)) => drop(streams.spawn(exchange(reply, query, line.clone()))),
+                Ok((reply, query)) => drop(streams.spawn(exchange(reply, query, context.clone()))),
                 Err(error) => {
-                    tracing::debug!(%error, peer = %line.peer, "a QUIC connection ended");
+                    tracing::debug!(%error, peer = %context.peer, "a QUIC connection ended");
                     return;
                 }
             },
             () = sleep_until(deadline), if streams.is_empty() => {
-                line.exchange.metrics().idle_connections.increment();
+                context.exchange.metrics().idle_connections.increment();
                 break;
             }
         }
@@ -85,11 +85,11 @@ impl From<Violation> for Unanswered {
 async fn exchange(
     mut reply: SendStream,
     mut query: RecvStream,
-    line: Line<impl Answers>,
+    context: ConnectionContext<impl Answers>,
 ) -> Result<(), Violation> {
-    let unanswered = match answer(&mut query, &line).await {
+    let unanswered = match answer(&mut query, &context).await {
         Ok(framed) => {
-            send(&mut reply, &framed, &line).await;
+            send(&mut reply, &framed, &context).await;
             return Ok(());
         }
         Err(unanswered) => unanswered,
@@ -109,15 +109,18 @@ async fn exchange(
 }
 
 /// Reads a query, and gives the reply behind its length.
-async fn answer(query: &mut RecvStream, line: &Line<impl Answers>) -> Result<Vec<u8>, Unanswered> {
+async fn answer(
+    query: &mut RecvStream,
+    context: &ConnectionContext<impl Answers>,
+) -> Result<Vec<u8>, Unanswered> {
     let mut octets = Vec::new();
-    match timeout(line.idle, read(query, &mut octets)).await {
+    match timeout(context.idle, read(query, &mut octets)).await {
         Ok(read) => read?,
         // A whole query of which the client did not say that it is all.
         Err(_) if missing(&octets) == Some(0) => return Err(Violation("a stream without an end").into()),
         Err(_) => return Err(Unanswered::Late),
     }
-    let reply = match line.reply(message(&octets)?).await {
+    let reply = match context.reply(message(&octets)?).await {
         Ok(reply) => reply,
         Err(Dropped::Defect) => return Err(Unanswered::Defect),
         Err(_) => return Err(Violation("a message that is no query").into()),
@@ -143,13 +146,13 @@ async fn read(query: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Unansw
     }
 }
 
-async fn send(reply: &mut SendStream, framed: &[u8], line: &Line<impl Answers>) {
-    match timeout(line.idle, reply.write_all(framed)).await {
+async fn send(reply: &mut SendStream, framed: &[u8], context: &ConnectionContext<impl Answers>) {
+    match timeout(context.idle, reply.write_all(framed)).await {
         Ok(Ok(())) => drop(reply.finish()),
         // The client does not want it any more.
         Ok(Err(_)) => {}
         Err(_) => {
-            line.exchange.metrics().slow_connections.increment();
+            context.exchange.metrics().slow_connections.increment();
             let _ = reply.reset(REQUEST_CANCELLED);
         }
     }

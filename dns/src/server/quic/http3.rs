@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{super::https, Answers, Line, code, end};
+use super::{super::https, Answers, ConnectionContext, code, end};
 
 /// H3_EXCESSIVE_LOAD (RFC 9114 §8.1).
 pub(super) const EXCESSIVE_LOAD: VarInt = code(0x107);
@@ -24,61 +24,61 @@ type Server = Connection<h3_quinn::Connection, Bytes>;
 type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
 
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(connection: quinn::Connection, mut line: Line<impl Answers>) {
+pub(super) async fn serve(connection: quinn::Connection, mut context: ConnectionContext<impl Answers>) {
     let mut builder = h3::server::builder();
     builder.max_field_section_size(MAX_HEAD);
     // It needs streams that the client may withhold.
-    let building = timeout(line.idle, builder.build(h3_quinn::Connection::new(connection)));
+    let building = timeout(context.idle, builder.build(h3_quinn::Connection::new(connection)));
     let built = tokio::select! {
         biased;
-        () = end(&mut line.stopped) => return,
+        () = end(&mut context.stopped) => return,
         built = building => built,
     };
     let mut server: Server = match built {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => {
-            tracing::debug!(%error, peer = %line.peer, "an HTTP/3 connection could not begin");
+            tracing::debug!(%error, peer = %context.peer, "an HTTP/3 connection could not begin");
             return;
         }
         Err(_) => {
-            tracing::debug!(peer = %line.peer, "an HTTP/3 client gives no room for the streams it needs");
+            tracing::debug!(peer = %context.peer, "an HTTP/3 client gives no room for the streams it needs");
             return;
         }
     };
     let mut requests = JoinSet::new();
-    let mut deadline = Instant::now() + line.idle;
+    let mut deadline = Instant::now() + context.idle;
     loop {
         tokio::select! {
             biased;
-            () = end(&mut line.stopped) => break,
-            Some(_) = requests.join_next() => deadline = Instant::now() + line.idle,
+            () = end(&mut context.stopped) => break,
+            Some(_) = requests.join_next() => deadline = Instant::now() + context.idle,
             accepted = server.accept() => match accepted {
-                Ok(Some(request)) => drop(requests.spawn(exchange(request, line.clone()))),
+                Ok(Some(request)) => drop(requests.spawn(exchange(request, context.clone()))),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(%error, peer = %line.peer, "an HTTP/3 connection ended");
+                    tracing::debug!(%error, peer = %context.peer, "an HTTP/3 connection ended");
                     return;
                 }
             },
             () = sleep_until(deadline), if requests.is_empty() => {
-                line.exchange.metrics().idle_connections.increment();
+                context.exchange.metrics().idle_connections.increment();
                 break;
             }
         }
     }
     // Says that no more requests are taken; every request that is there has a limit of its own.
-    let _ = timeout(line.idle, server.shutdown(0)).await;
+    let _ = timeout(context.idle, server.shutdown(0)).await;
     while requests.join_next().await.is_some() {}
 }
 
 /// Reads one request and answers it, each within the idle limit.
-async fn exchange(resolver: Resolver, line: Line<impl Answers>) {
-    let Ok(Ok((head, stream))) = timeout(line.idle, resolver.resolve_request()).await else { return };
+async fn exchange(resolver: Resolver, context: ConnectionContext<impl Answers>) {
+    let Ok(Ok((head, stream))) = timeout(context.idle, resolver.resolve_request()).await else { return };
     let (mut reply, query) = stream.split();
     // RFC 9110 §9.3.2: whatever the answer to a HEAD is, it has no content.
     let bare = head.method() == Method::HEAD;
     let request: Request<_> = head.map(|()| body(query));
-    let (head, body) = https::respond(request, &line).await.into_parts();
+    let (head, body) = https::respond(request, &context).await.into_parts();
     let sending = async {
         reply.send_response(http::Response::from_parts(head, ())).await?;
         if !bare {
@@ -86,10 +86,10 @@ async fn exchange(resolver: Resolver, line: Line<impl Answers>) {
         }
         reply.finish().await
     };
-    match timeout(line.idle, sending).await {
+    match timeout(context.idle, sending).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, peer = %line.peer, "an HTTP/3 request ended early"),
-        Err(_) => line.exchange.metrics().slow_connections.increment(),
+        Ok(Err(error)) => tracing::debug!(%error, peer = %context.peer, "an HTTP/3 request ended early"),
+        Err(_) => context.exchange.metrics().slow_connections.increment(),
     }
 }
 

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
 use super::*;
-use crate::{respond::MAX_DATAGRAM, testing::with_option};
+use crate::{packet::MAX_QUERY, testing::with_option};
 
 /// Packets under way on one socket: as many as the smallest receive buffer holds.
 const WINDOW: usize = 32;
@@ -80,7 +80,7 @@ fn strange(random: &mut Rng, proper: &[Vec<u8>]) -> Vec<u8> {
             packet.splice(at..at, [0xc0, random.u8(..)]);
         }
         // Longer than any datagram that is read.
-        6 if random.u8(..) == 0 => packet.resize(MAX_DATAGRAM + 1, 0),
+        6 if random.u8(..) == 0 => packet.resize(MAX_QUERY + 1, 0),
         _ => {
             for _ in 0..random.usize(1..5) {
                 let at = random.usize(2..packet.len());
@@ -99,7 +99,7 @@ fn window(random: &mut Rng, proper: &[Vec<u8>], datagrams: bool) -> (Vec<Vec<u8>
         let mut packet = strange(random, proper);
         packet.iter_mut().zip(id.to_be_bytes()).for_each(|(octet, it)| *octet = it);
         let is_query = packet.len() >= 12 && packet[2] & 0x80 == 0;
-        if is_query && !(datagrams && packet.len() > MAX_DATAGRAM) {
+        if is_query && !(datagrams && packet.len() > MAX_QUERY) {
             awaited.push(id);
         }
         packet

@@ -10,7 +10,7 @@ fn tolerated(text: &str) -> Read {
 fn octets(text: &[u8]) -> Read {
     let all = [HEAD.as_bytes(), text].concat();
     let read = read_placed("z", &all, &apex(), &NoFiles, Dnssec::Refuse);
-    read.unwrap_or_else(|mistakes| panic!("{}\n{mistakes:#?}", String::from_utf8_lossy(text)))
+    read.unwrap_or_else(|errors| panic!("{}\n{errors:#?}", String::from_utf8_lossy(text)))
 }
 
 /// Its records but those of the head.
@@ -139,8 +139,7 @@ fn an_old_signature_may_stand_beside_a_cname() {
     let sig = "SIG A 5 3 86400 20300101000000 20200101000000 1 example. AQID";
     assert_eq!(said(&format!("a CNAME b\na {sig}\n")).len(), 2);
     assert!(
-        mistakes(&format!("a CNAME b\na {sig}\na TXT x\n"))[0]
-            .contains("is a CNAME, and there is other data")
+        errors(&format!("a CNAME b\na {sig}\na TXT x\n"))[0].contains("is a CNAME, and there is other data")
     );
 }
 
@@ -204,7 +203,7 @@ fn a_name_server_has_its_address_where_the_zone_says_nothing_of_it() {
         "@ NS a.w\n*.w A 192.0.2.1\nx.a.w A 192.0.2.1\n",
         "@ NS ns2\nns2 CNAME ns1\n",
     ] {
-        assert!(mistakes(lonely)[0].contains("lies in the zone and has no address"), "{lonely}");
+        assert!(errors(lonely)[0].contains("lies in the zone and has no address"), "{lonely}");
     }
 }
 
@@ -222,16 +221,16 @@ fn signed_zones_are_refused_and_keys_of_others_are_not() {
         ("a NSEC b A\n@ NSEC3PARAM 1 0 0 -\n", "NSEC, NSEC3PARAM"),
         ("0p9mhaveqvm6t7vbl5lop2u3t2rp3tom NSEC3 1 1 0 - 2t7b4g4vsa5smi47k61mv5bv1a22bojr A\n", "NSEC3"),
     ] {
-        let found = mistakes(signed);
+        let found = errors(signed);
         let expected = format!("z:5: the zone is signed (it has {kinds}), and DNSSEC is not served yet");
         assert!(found[0].starts_with(&expected), "{found:#?}");
     }
-    // A signed zone is one mistake, not one more for each record that its signatures lie beside or below.
+    // A signed zone is one error, not one more for each record that its signatures lie beside or below.
     let all = "@ DNSKEY 257 3 13 AQID\na CNAME b\na NSEC b CNAME RRSIG\n\
                a RRSIG CNAME 13 3 60 20300101000000 20200101000000 1 example.com. AQID\nd DNAME b\n\
                0p9mhaveqvm6t7vbl5lop2u3t2rp3tom.d NSEC3 1 1 0 - 2t7b4g4vsa5smi47k61mv5bv1a22bojr A\n";
-    assert_eq!(mistakes(all).len(), 1, "{:#?}", mistakes(all));
-    assert_eq!(mistakes(&format!("{all}a TXT x\n")).len(), 2, "other mistakes are reported too");
+    assert_eq!(errors(all).len(), 1, "{:#?}", errors(all));
+    assert_eq!(errors(&format!("{all}a TXT x\n")).len(), 2, "other errors are reported too");
     tolerated(
         "sub NS ns.elsewhere.\nsub DS 1 8 2 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
          x DNSKEY 257 3 13 AQID\n@ CDS 0 0 0 00\ny DLV 1 8 99 00\n",

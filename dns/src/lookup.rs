@@ -1,11 +1,73 @@
-//! Going down a zone to a name: delegations on the way, wildcards at its end.
+//! Finding what is configured for a name: its zone, then the way down to the name, with delegations on the way and
+//! wildcards at its end.
+//!
+//! Below both answering and ALIAS, which look names up in the same way and need nothing else of one another.
+
+use std::sync::Arc;
 
 use store::{
-    model::{DomainName, RecordData, Ttl},
-    snapshot::{Owner as Entry, ZoneView},
+    board::Board,
+    model::{DomainName, Generation, Moment, RecordData, Ttl},
+    snapshot::{Owner as Entry, Snapshot, ZoneView},
 };
 
-use crate::record::RecordType;
+use crate::{question::Question, record::RecordType, targets::Targets, zones_dir::Zones};
+
+/// What an answer depends on beside the question and the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    /// Configuration; of generation zero where there is none yet.
+    pub snapshot: &'a Snapshot,
+    /// Zones from files, beside those of the configuration.
+    pub zones: &'a Zones,
+    /// What ALIAS records outside these zones lead to.
+    pub targets: &'a Targets,
+    /// Health.
+    pub board: &'a Board,
+    /// Now; for hold-downs and expiring overrides.
+    pub now: Moment,
+}
+
+impl<'a> Lookup<'a> {
+    /// The zone a name lies in: the deepest of all; of two with one apex that of the configuration.
+    pub(crate) fn zone_of(&self, name: &str) -> Option<&'a Arc<ZoneView>> {
+        let (configured, filed) = (self.snapshot.zone_of(name), self.zones.zone_of(name));
+        match (configured, filed) {
+            (Some(configured), Some(filed)) => {
+                let depth = |zone: &ZoneView| zone.zone.name.as_str().len();
+                Some(if depth(filed) > depth(configured) { filed } else { configured })
+            }
+            (configured, filed) => configured.or(filed),
+        }
+    }
+
+    /// Every zone; of two with one apex both.
+    pub(crate) fn every_zone(&self) -> impl Iterator<Item = &'a Arc<ZoneView>> {
+        self.snapshot.zones().chain(self.zones.iter())
+    }
+
+    /// True if there is an answer: without a configuration only in zones from files.
+    pub(crate) fn can_answer(&self, question: &Question) -> bool {
+        self.snapshot.generation != Generation::default() || self.zone_of(question.name.key()).is_some()
+    }
+}
+
+/// Longer chains end with their last alias, and the resolver goes on from there. More than any resolver follows (BIND 16,
+/// Unbound 11, NSD answers with 18), so that in practice a chain ends where the zones end it.
+pub(crate) const MAX_ALIASES: usize = 32;
+
+/// The zone that answers: the deepest, but for DS at an apex the one above if it delegates (RFC 4035 §3.1.4.1).
+pub(crate) fn zone_for<'a>(lookup: Lookup<'a>, question: &Question) -> Option<&'a ZoneView> {
+    let name = question.name.key();
+    let zone = lookup.zone_of(name)?;
+    if question.record_type == RecordType::DS && zone.zone.name.as_str() == name {
+        let above = name.split_once('.').and_then(|(_, above)| lookup.zone_of(above));
+        if let Some(above) = above.filter(|it| it.get(name).is_some_and(delegates)) {
+            return Some(above);
+        }
+    }
+    Some(zone)
+}
 
 /// What a zone has for a name.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +79,7 @@ pub(crate) enum Found<'a> {
         /// It is a wildcard's (RFC 4592 §3.3.1).
         wildcard: bool,
     },
-    /// Somebody else answers from here downwards.
+    /// Other name servers answer from here downwards.
     Delegation {
         /// The name servers of the highest delegated name on the way.
         entry: &'a Entry,
@@ -36,7 +98,7 @@ pub(crate) enum Found<'a> {
 }
 
 /// Finds what a zone has for a name that lies in it.
-pub(crate) fn lookup<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Found<'a> {
+pub(crate) fn find<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Found<'a> {
     let apex = zone.zone.name.as_str();
     let mut encloser = apex;
     let mut above = zone.get(apex);
@@ -63,7 +125,7 @@ fn wildcard<'a>(zone: &'a ZoneView, encloser: &str) -> Found<'a> {
     entry.map_or(Found::Nothing, |entry| Found::Entry { entry, wildcard: true })
 }
 
-/// True where static NS records hand the name and all below it to somebody else. Those at an apex are not
+/// True where static NS records delegate the name and all below it. Those at an apex are not
 /// static records, and a wildcard delegates nothing (RFC 4592 §4.2).
 pub(crate) fn delegates(entry: &Entry) -> bool {
     let delegates = |data: &RecordData| matches!(data, RecordData::Ns(_));

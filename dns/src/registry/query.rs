@@ -6,7 +6,7 @@ use super::Names;
 
 /// A name, taken apart; in lower case, as keys are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked<'a> {
+pub(super) enum Query<'a> {
     /// Not ours.
     Outside,
     /// The domain itself.
@@ -25,28 +25,28 @@ pub(super) enum Asked<'a> {
     Reverse(IpAddr),
 }
 
-pub(super) fn read<'a>(key: &'a str, names: &Names) -> Asked<'a> {
+pub(super) fn read<'a>(key: &'a str, names: &Names) -> Query<'a> {
     match key.strip_suffix(names.domain.as_str()) {
-        Some("") => Asked::Apex,
+        Some("") => Query::Apex,
         Some(rest) if rest.ends_with('.') => below(rest.trim_end_matches('.'), &names.datacenter),
-        _ => reverse(key).map_or(Asked::Outside, Asked::Reverse),
+        _ => reverse(key).map_or(Query::Outside, Query::Reverse),
     }
 }
 
 const KINDS: [&str; 3] = ["service", "node", "addr"];
 
-fn below<'a>(rest: &'a str, datacenter: &str) -> Asked<'a> {
+fn below<'a>(rest: &'a str, datacenter: &str) -> Query<'a> {
     let (before, last) = split_last(rest);
     if KINDS.contains(&last) {
         return of_kind(last, before);
     }
     if last != datacenter {
-        return Asked::Nothing;
+        return Query::Nothing;
     }
     match before.map(split_last) {
-        None => Asked::Branch,
+        None => Query::Branch,
         Some((before, kind)) if KINDS.contains(&kind) => of_kind(kind, before),
-        Some(_) => Asked::Nothing,
+        Some(_) => Query::Nothing,
     }
 }
 
@@ -54,24 +54,24 @@ fn split_last(text: &str) -> (Option<&str>, &str) {
     text.rsplit_once('.').map_or((None, text), |(before, last)| (Some(before), last))
 }
 
-fn of_kind<'a>(kind: &str, before: Option<&'a str>) -> Asked<'a> {
+fn of_kind<'a>(kind: &str, before: Option<&'a str>) -> Query<'a> {
     match (kind, before) {
-        (_, None) => Asked::Branch,
+        (_, None) => Query::Branch,
         ("service", Some(before)) => service(before),
-        ("node", Some(before)) => Asked::Node(before),
-        (_, Some(before)) => hexadecimal(before).map_or(Asked::Nothing, Asked::Address),
+        ("node", Some(before)) => Query::Node(before),
+        (_, Some(before)) => hexadecimal(before).map_or(Query::Nothing, Query::Address),
     }
 }
 
 /// `_NAME._TAG` where there are exactly two such labels, else `[TAG.]NAME`; a tag may have dots.
-fn service(before: &str) -> Asked<'_> {
+fn service(before: &str) -> Query<'_> {
     let (tag, name) = split_last(before);
     if let (Some(first), Some(second)) = (tag.and_then(|it| it.strip_prefix('_')), name.strip_prefix('_'))
         && !first.contains('.')
     {
-        return Asked::Service { name: first, tag: Some(second).filter(|it| *it != "tcp") };
+        return Query::Service { name: first, tag: Some(second).filter(|it| *it != "tcp") };
     }
-    Asked::Service { name, tag }
+    Query::Service { name, tag }
 }
 
 fn hexadecimal(text: &str) -> Option<IpAddr> {
@@ -113,19 +113,19 @@ fn decimal(label: &str) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn asked(key: &'static str) -> Asked<'static> {
+    fn query(key: &'static str) -> Query<'static> {
         read(key, &Names::new("consul".parse().unwrap(), "DC1", store::model::Ttl::ZERO))
     }
 
     #[test]
     fn names_are_taken_apart() {
-        let service = |name, tag| Asked::Service { name, tag };
+        let service = |name, tag| Query::Service { name, tag };
         let v4 = |octets: [u8; 4]| IpAddr::from(octets);
         let expected = [
-            ("consul", Asked::Apex),
-            ("service.consul", Asked::Branch),
-            ("dc1.consul", Asked::Branch),
-            ("node.dc1.consul", Asked::Branch),
+            ("consul", Query::Apex),
+            ("service.consul", Query::Branch),
+            ("dc1.consul", Query::Branch),
+            ("node.dc1.consul", Query::Branch),
             ("web.service.consul", service("web", None)),
             ("web.service.dc1.consul", service("web", None)),
             ("service.service.consul", service("service", None)),
@@ -135,33 +135,33 @@ mod tests {
             ("_web._v1.service.dc1.consul", service("web", Some("v1"))),
             ("_tcp.service.consul", service("_tcp", None)),
             ("a._web._tcp.service.consul", service("_tcp", Some("a._web"))),
-            ("n1.node.consul", Asked::Node("n1")),
-            ("n1.rack.node.dc1.consul", Asked::Node("n1.rack")),
-            ("0a090001.addr.consul", Asked::Address(v4([10, 9, 0, 1]))),
-            ("1.0.9.10.in-addr.arpa", Asked::Reverse(v4([10, 9, 0, 1]))),
-            ("web.service.dc2.consul", Asked::Nothing),
-            ("web.service.x.dc1.consul", Asked::Nothing),
-            ("web.query.consul", Asked::Nothing),
-            ("0a09000.addr.consul", Asked::Nothing),
-            ("+a090001.addr.consul", Asked::Nothing),
-            ("notconsul", Asked::Outside),
-            ("example.com", Asked::Outside),
-            ("9.10.in-addr.arpa", Asked::Outside),
-            ("1.0.9.010.in-addr.arpa", Asked::Outside),
-            ("1.1.0.9.10.in-addr.arpa", Asked::Outside),
-            ("", Asked::Outside),
+            ("n1.node.consul", Query::Node("n1")),
+            ("n1.rack.node.dc1.consul", Query::Node("n1.rack")),
+            ("0a090001.addr.consul", Query::Address(v4([10, 9, 0, 1]))),
+            ("1.0.9.10.in-addr.arpa", Query::Reverse(v4([10, 9, 0, 1]))),
+            ("web.service.dc2.consul", Query::Nothing),
+            ("web.service.x.dc1.consul", Query::Nothing),
+            ("web.query.consul", Query::Nothing),
+            ("0a09000.addr.consul", Query::Nothing),
+            ("+a090001.addr.consul", Query::Nothing),
+            ("notconsul", Query::Outside),
+            ("example.com", Query::Outside),
+            ("9.10.in-addr.arpa", Query::Outside),
+            ("1.0.9.010.in-addr.arpa", Query::Outside),
+            ("1.1.0.9.10.in-addr.arpa", Query::Outside),
+            ("", Query::Outside),
         ];
         for (key, it) in expected {
-            assert_eq!(asked(key), it, "{key}");
+            assert_eq!(query(key), it, "{key}");
         }
     }
 
     #[test]
     fn addresses_of_sixteen_octets_are_read_both_ways() {
         let ip = "2001:db8::9".parse().unwrap();
-        assert_eq!(asked("20010db8000000000000000000000009.addr.dc1.consul"), Asked::Address(ip));
+        assert_eq!(query("20010db8000000000000000000000009.addr.dc1.consul"), Query::Address(ip));
         let reversed = "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
-        assert_eq!(asked(reversed), Asked::Reverse(ip));
-        assert_eq!(asked("8.b.d.0.1.0.0.2.ip6.arpa"), Asked::Outside);
+        assert_eq!(query(reversed), Query::Reverse(ip));
+        assert_eq!(query("8.b.d.0.1.0.0.2.ip6.arpa"), Query::Outside);
     }
 }

@@ -1,4 +1,4 @@
-//! The registry's face: one address, UDP and TCP, as Consul's 8600.
+//! The registry's DNS server: one address, over UDP and TCP, as Consul's port 8600.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,11 +17,12 @@ use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet, udp};
 use crate::{
     answer::Answer,
     metrics::Metrics,
-    reply::PAYLOAD,
-    respond::{Dropped, Transport},
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
     server::{
-        Answers, Error, GRACE, Listener, listen,
-        streams::{self, Limits, Service},
+        Answers, Error, GRACE, Listener,
+        limits::Limits,
+        listen,
+        streams::{self, Service},
     },
 };
 
@@ -60,7 +61,7 @@ static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 /// What a datagram to a client has room for, in octets.
 fn room(client: IpAddr) -> u16 {
     let client = client.to_canonical();
-    if INSIDE.iter().any(|network| network.contains(&client)) { packet::MAX_DATAGRAM } else { PAYLOAD }
+    if INSIDE.iter().any(|network| network.contains(&client)) { MAX_DATAGRAM } else { PAYLOAD }
 }
 
 impl Answers for Registry {

@@ -1,5 +1,5 @@
-//! Which services are in use because somebody asked for them: so many, the least recently asked for leave, and new
-//! ones come no faster than a registry and a log can bear. The names are chosen by whoever asks.
+//! Which services are in use because a client asked for them: a bounded number, of which the least recently used leave.
+//! New ones are admitted at a limited rate, because clients choose the names and the registry has to be asked for each.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,55 +21,55 @@ const BURST: u64 = 200;
 const EVERY: u64 = 50;
 
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct ServicesInUse {
     handle: Handle,
     following: Following,
-    pages: HashMap<String, Entry>,
+    services: HashMap<String, Service>,
     /// Counts the questions; the smaller an entry's number, the longer ago it was asked for.
     asked: u64,
-    /// When the budget for new names would be whole again, if nobody asked for one.
+    /// When the budget for new names would be whole again, if none was asked for.
     whole_at: Moment,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Service {
     slot: Arc<ServiceSlot>,
     asked: u64,
 }
 
 /// What becomes of a question.
 #[derive(Debug)]
-pub(super) enum Page {
-    /// The service is in use; what is known of it stands in its slot.
-    Open(Arc<ServiceSlot>),
-    /// Too many new names came of late.
-    Full,
+pub(super) enum Admission {
+    /// The service is in use; what is known of it is in its slot.
+    InUse(Arc<ServiceSlot>),
+    /// Too many new names were asked for recently.
+    Refused,
 }
 
-impl Book {
+impl ServicesInUse {
     pub(super) fn new(handle: Handle) -> Self {
         let following = handle.follow_services();
-        Self { handle, following, pages: HashMap::new(), asked: 0, whole_at: Moment::default() }
+        Self { handle, following, services: HashMap::new(), asked: 0, whole_at: Moment::default() }
     }
 
     /// Puts a service into use, or keeps it there.
-    pub(super) fn ask(&mut self, service: &str, now: Moment) -> Page {
+    pub(super) fn admit(&mut self, service: &str, now: Moment) -> Admission {
         self.asked += 1;
-        if let Some(entry) = self.pages.get_mut(service) {
-            entry.asked = self.asked;
-            return Page::Open(Arc::clone(&entry.slot));
+        if let Some(known) = self.services.get_mut(service) {
+            known.asked = self.asked;
+            return Admission::InUse(Arc::clone(&known.slot));
         }
         if !self.spend(now) {
-            return Page::Full;
+            return Admission::Refused;
         }
-        let evicted = if self.pages.len() >= MAX { self.evict() } else { None };
+        let evicted = if self.services.len() >= MAX { self.evict() } else { None };
         let slot = self.handle.service(service);
-        self.pages.insert(service.to_owned(), Entry { slot: Arc::clone(&slot), asked: self.asked });
-        self.following.set(self.pages.keys().cloned().collect::<BTreeSet<_>>());
+        self.services.insert(service.to_owned(), Service { slot: Arc::clone(&slot), asked: self.asked });
+        self.following.set(self.services.keys().cloned().collect::<BTreeSet<_>>());
         if let Some(name) = evicted {
             self.following.forget(&name);
         }
-        Page::Open(slot)
+        Admission::InUse(slot)
     }
 
     /// A bucket of [`BURST`] that fills by one in every [`EVERY`] milliseconds.
@@ -85,13 +85,13 @@ impl Book {
 
     /// Lets go of a service: one that does not exist if there is any, else the one asked for longest ago.
     fn evict(&mut self) -> Option<String> {
-        let exists = |entry: &Entry| {
-            let known = entry.slot.load();
+        let exists = |service: &Service| {
+            let known = service.slot.load();
             !known.endpoints.is_empty() || matches!(known.standing, Standing::Unread)
         };
-        let (name, _) = self.pages.iter().min_by_key(|(_, entry)| (exists(entry), entry.asked))?;
+        let (name, _) = self.services.iter().min_by_key(|(_, service)| (exists(service), service.asked))?;
         let name = name.clone();
-        self.pages.remove(&name);
+        self.services.remove(&name);
         Some(name)
     }
 }
@@ -111,9 +111,10 @@ mod tests {
     #[test]
     fn new_names_come_in_a_burst_and_then_one_by_one() {
         let (handle, _publisher) = channel(store::Clock::default(), Duration::MAX);
-        let mut book = Book::new(handle.clone());
+        let mut in_use = ServicesInUse::new(handle.clone());
         let start = 1_000_000;
-        let mut ask = |n: u64, at: u64| matches!(book.ask(&format!("s{n}"), Moment(at)), Page::Open(_));
+        let mut ask =
+            |n: u64, at: u64| matches!(in_use.admit(&format!("s{n}"), Moment(at)), Admission::InUse(_));
         assert_eq!((0..300).filter(|n| ask(*n, start)).count(), 200);
         assert!(ask(0, start), "what is in use stays answered");
         assert_eq!((300..400).filter(|n| ask(*n, start + 500)).count(), 10);
@@ -124,10 +125,10 @@ mod tests {
     #[test]
     fn the_least_recently_asked_leaves_and_before_it_what_does_not_exist() {
         let (handle, publisher) = channel(store::Clock::default(), Duration::MAX);
-        let mut book = Book::new(handle.clone());
+        let mut in_use = ServicesInUse::new(handle.clone());
         let mut ask = |n: usize, at: usize| {
-            let page = book.ask(&format!("s{n}"), Moment(u64::try_from(at).unwrap() * 1_000_000));
-            assert!(matches!(page, Page::Open(_)));
+            let admission = in_use.admit(&format!("s{n}"), Moment(u64::try_from(at).unwrap() * 1_000_000));
+            assert!(matches!(admission, Admission::InUse(_)));
         };
         (0..MAX).for_each(|n| ask(n, n));
         ask(0, MAX);
