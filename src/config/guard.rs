@@ -48,7 +48,7 @@ pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, 
     );
 }
 
-/// Whoever reaches the registry's names reads them: DNS knows no tokens.
+/// Every client that reaches the registry's names can read them: DNS has no tokens.
 pub(super) fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
     if address.ip().is_loopback() || exposed {
         return;

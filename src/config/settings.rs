@@ -18,7 +18,7 @@ use store::{
 
 use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
 
-/// Everything a node is told.
+/// Everything that a node is configured with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's name, unique among all nodes.

@@ -165,7 +165,7 @@ fn exit_codes() -> Result<(), Failed> {
     }
     let well = || run("status --check", Stdio::piped()).is_ok_and(|it| it.status.code() == Some(0));
     eventually("a demo that is well", Duration::from_secs(20), well)?;
-    // What only reads, and clap's own output, into a pipe that nobody reads.
+    // What only reads, and clap's own output, into a pipe without a reader.
     let changes = ["apply", "delete", "override", "token", "restore"];
     let harmless = |words: &str| !changes.iter().any(|it| words.starts_with(it));
     let readers = EXIT_CODES.iter().filter(|(code, words)| *code == 0 && harmless(words));

@@ -85,7 +85,7 @@ impl Asked {
 }
 
 impl InputErrors {
-    /// No more than this many are kept: nobody reads further ones.
+    /// No more than this many are kept; more would not help a reader.
     pub const MAX: usize = 1_000;
 
     /// None so far.

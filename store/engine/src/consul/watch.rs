@@ -64,7 +64,7 @@ fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
 }
 
-/// A cursor for one long poll. Failures are told to whoever follows the services, who logs them by service.
+/// A cursor for one long poll. Failures are passed on to the follower of services, which logs them by service.
 fn cursor() -> Cursor {
     Cursor::new(BURST, PER_SECOND, Retry::default().backoff(backoff()))
 }
