@@ -114,7 +114,10 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let clients = fields.or("discovery_clients", Offer::inside(), |it| {
         let networks = it.distinct(|network| network.net())?;
         if networks.is_empty() && it.count() == 0 {
-            it.error("is empty, so nobody would be answered", "a list of networks such as [\"10.0.0.0/8\"]");
+            it.error(
+                "is empty, so no client would be answered",
+                "a list of networks such as [\"10.0.0.0/8\"]",
+            );
         }
         Some(networks)
     });

@@ -81,7 +81,7 @@ fn rules(at: &Reader<'_>) -> Option<BTreeMap<DomainName, Vec<IpNet>>> {
         }
         let Some(networks) = at.distinct(|it| it.net()) else { continue };
         if networks.is_empty() && at.count() == before {
-            at.error("is empty, so nobody could ask", "at least one network such as 10.0.0.0/8");
+            at.error("is empty, so no client could ask", "at least one network such as 10.0.0.0/8");
         }
         if rules.insert(name, networks).is_some() {
             at.error(format!("{zone} stands here twice"), "each zone once");

@@ -43,7 +43,7 @@ fn every_mistake_is_told() {
         (10, "window"),
         (11, "speed"),
         (13, "name in quotes"),
-        (14, "nobody could ask"),
+        (14, "no client could ask"),
         (15, "host bits"),
     ] {
         let found =
