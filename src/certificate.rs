@@ -21,6 +21,24 @@ pub struct CertificateFiles {
 }
 
 impl CertificateFiles {
+    fn both(&self) -> Files {
+        Files::new(vec![self.certificate.clone(), self.key.clone()], Files::SMALL)
+    }
+
+    fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
+        let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
+        server_config(chain, key).map_err(|error| format!("{self}: {error}"))
+    }
+
+    /// Reads them for a listener that cannot be served without them. The content is what [`Self::part`] takes as in use.
+    ///
+    /// # Errors
+    /// Which file cannot be read, or why the two cannot be used.
+    pub fn load(&self) -> Result<(ServerConfig, Content), String> {
+        let contents = self.both().read()?;
+        Ok((self.server_config(&contents)?, Content::of(&contents)))
+    }
+
     /// What reads them again. `in_use` is what they said when they were last used, if they were. A chain and a key that
     /// do not fit each other are not used.
     pub fn part(
@@ -29,11 +47,9 @@ impl CertificateFiles {
         in_use: Option<Content>,
         take: impl Fn(ServerConfig) + Send + Sync + 'static,
     ) -> Part {
-        let paths = vec![self.certificate.clone(), self.key.clone()];
         let files = self.clone();
-        Part::of_files(name, Files::new(paths, Files::SMALL), in_use, move |contents| {
-            let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
-            take(server_config(chain, key).map_err(|error| format!("{files}: {error}"))?);
+        Part::of_files(name, self.both(), in_use, move |contents| {
+            take(files.server_config(contents)?);
             Ok(format!("{files}"))
         })
     }
@@ -81,7 +97,7 @@ impl fmt::Debug for Shown {
 /// What is wrong with them, as that they do not belong together.
 pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let chain = chain.map_err(|error| format!("cert: {error}"))?;
+    let chain = chain.map_err(|error| format!("certificate: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)

@@ -20,7 +20,7 @@ use std::{
 
 use store::model::{InputError, InputErrors, read::Reader, tree::Node};
 
-pub use self::settings::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry, Tls};
+pub use self::settings::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry};
 use crate::{
     reread::{Content, FileInUse},
     telemetry::log,

@@ -4,8 +4,7 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    certificate::{Shown, server_config},
-    config::Tls,
+    certificate::{CertificateFiles, Shown},
     reread::{Content, Part},
 };
 use axum::Router;
@@ -73,7 +72,14 @@ pub struct Bound {
     what: &'static str,
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<Shown>,
+    tls: Option<Tls>,
+}
+
+/// The certificate of a listener, and the files that it was read from.
+struct Tls {
+    shown: Shown,
+    files: CertificateFiles,
+    in_use: Content,
 }
 
 impl fmt::Debug for Bound {
@@ -89,9 +95,16 @@ impl fmt::Debug for Bound {
 ///
 /// # Errors
 /// When the address or the certificate cannot be used.
-pub async fn bind(what: &'static str, address: SocketAddr, tls: Option<&Tls>) -> Result<Bound, ListenError> {
-    let show = |tls: &Tls| server_config(&tls.cert, &tls.key).map(Shown::new);
-    let tls = tls.map(show).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
+pub async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+    certificate: Option<&CertificateFiles>,
+) -> Result<Bound, ListenError> {
+    let load = |files: &CertificateFiles| {
+        let (config, in_use) = files.load()?;
+        Ok(Tls { shown: Shown::new(config), files: files.clone(), in_use })
+    };
+    let tls = certificate.map(load).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
     let fail = |source| ListenError::Bind { what, address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
@@ -105,18 +118,18 @@ impl Bound {
         self.address
     }
 
-    /// What reads its certificate again, given where it was read from.
+    /// What reads its certificate again, if it has one.
     #[must_use]
-    pub fn certificate_part(&self, tls: &Tls) -> Option<Part> {
-        let shown = self.tls.clone()?;
-        let (name, in_use) =
-            (format!("the certificate of {}", self.what), Content::of(&[&tls.cert, &tls.key]));
-        Some(tls.files.part(name, Some(in_use), move |config| shown.set(config)))
+    pub fn certificate_part(&self) -> Option<Part> {
+        let Tls { shown, files, in_use } = self.tls.as_ref()?;
+        let (name, shown) = (format!("the certificate of {}", self.what), shown.clone());
+        Some(files.part(name, Some(*in_use), move |config| shown.set(config)))
     }
 
     /// Serves until `shutdown`; then finishes what has begun, for a short while.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let Self { what, listener, address, tls } = self;
+        let tls = tls.map(|tls| tls.shown);
         tracing::info!(%address, tls = tls.is_some(), "serving {what}");
         let (stop, stopping) = watch::channel(false);
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -10,7 +10,7 @@ use store::{
 
 use super::{
     gate::gate,
-    guard::CERTIFICATE,
+    guard::certificate,
     settings::{GeoIp, Store},
     values::{addresses, cpus, folder, path, span},
 };
@@ -81,19 +81,16 @@ fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
 
 /// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
 fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
-    let files = fields.get("tls").and_then(|at| at.fields()).map(|tls| {
-        let certificate = tls.required("certificate", CERTIFICATE, |it| path(&it));
-        let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
-        Some(CertificateFiles { certificate: certificate?, key: key? })
-    });
+    let tls = fields.get("tls");
     for name in ["tls_listen", "https_listen", "quic_listen", "h3_listen"] {
         if let Some(at) = fields.get(name)
-            && files.is_none()
+            && tls.is_none()
         {
             at.error("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
         }
     }
-    files.flatten()
+    let [certificate, key] = certificate(&tls?, path)?;
+    Some(CertificateFiles { certificate, key })
 }
 
 /// Names may have the registry's data centre as a label, where it is known.

@@ -11,7 +11,7 @@ use store::{
 };
 
 use super::{
-    settings::{Guard, Store, Tls},
+    settings::{Guard, Store},
     values::{file, path},
 };
 use crate::{
@@ -20,20 +20,25 @@ use crate::{
     token_file::{self, TokenFile},
 };
 
-pub(super) const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
+/// The certificate and the key of a section `tls`, each read by `read`.
+pub(super) fn certificate<T>(tls: &Reader<'_>, read: impl Fn(&Reader<'_>) -> Option<T>) -> Option<[T; 2]> {
+    let tls = tls.fields()?;
+    tls.renamed("cert", "certificate");
+    let certificate =
+        tls.required("certificate", "the file of the certificate chain, in PEM", |it| read(&it));
+    let key = tls.required("key", "the file of its key, in PEM", |it| read(&it));
+    Some([certificate?, key?])
+}
 
 /// Certificate, key and first token of a listener.
 pub(super) fn guard(fields: &Fields<'_>) -> Guard {
-    let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
-        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
-        let cert = tls.required("cert", CERTIFICATE, read);
-        let key = tls.required("key", "the file of its key, in PEM", read);
-        let ((certificate, cert), (key_file, key)) = (cert?, key?);
-        let files = CertificateFiles { certificate, key: key_file };
-        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
+    let tls = fields.get("tls").and_then(|at| {
+        let [(certificate, chain), (key, secret)] = certificate(&at, |it| Some((path(it)?, file(it)?)))?;
+        let files = CertificateFiles { certificate, key };
+        if let Err(error) = server_config(&chain, &secret) {
             at.error(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
         }
-        Some(Tls { files, cert, key })
+        Some(files)
     });
     Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }
@@ -44,7 +49,7 @@ pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, 
     }
     at.error(
         format!("{what} {address} is off loopback, where it takes tokens and TLS"),
-        "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+        "`tls = { certificate = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
     );
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -125,27 +124,10 @@ pub struct Embedded {
 /// How a listener that takes orders is guarded: needed off loopback, possible on it.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// Certificate chain and key, in PEM.
-    pub tls: Option<Tls>,
+    /// Its certificate and key.
+    pub tls: Option<CertificateFiles>,
     /// The first operator's token; others are Token documents.
     pub token: Option<Credential>,
-}
-
-/// A certificate chain with its key, in PEM.
-#[derive(Clone)]
-pub struct Tls {
-    /// Where both were read from.
-    pub files: CertificateFiles,
-    /// The chain.
-    pub cert: Vec<u8>,
-    /// The key.
-    pub key: Vec<u8>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tls({})", self.files)
-    }
 }
 
 /// The gateway role, without what the node knows by itself.

@@ -160,7 +160,7 @@ fn off_loopback_takes_tls_and_a_token() {
         let said = mistakes(&format!("{head}{section}"));
         assert!(said.contains(named) && said.contains("tls") && said.contains("token_file"), "{said}");
         let guard = format!(
-            "token_file = \"{}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
+            "token_file = \"{}\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n",
             path("token"),
             path("pem"),
             path("key")
@@ -256,6 +256,22 @@ fn a_token_to_send_may_come_later_and_one_to_expect_may_not() {
 }
 
 #[test]
+fn the_old_name_of_a_certificate_is_answered_with_the_new_one() {
+    let old = "tls = { cert = \"/c.pem\", key = \"Cargo.toml\" }\n";
+    let said = mistakes(&format!(
+        "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n{old}[control]\n{old}\
+         [telemetry]\nlisten = \"127.0.0.1:1\"\n{old}[dns]\ntls_listen = [\"[::1]:853\"]\n{old}"
+    ));
+    let sections = [(6, "store"), (8, "control"), (11, "telemetry"), (14, "dns")];
+    let expected = sections.map(|(line, section)| {
+        format!("node.toml:{line}: {section}.tls.cert: this key is now called `certificate`")
+    });
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    let unknown = mistakes(&format!("[control]\n{}", old.replace("cert", "cart")));
+    assert!(unknown.contains("expected one of the keys certificate or key"), "{unknown}");
+}
+
+#[test]
 fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
@@ -267,10 +283,10 @@ fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     let text = |key: &str| {
         let head =
             "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
-        format!("{head}tls = {{ cert = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
+        format!("{head}tls = {{ certificate = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
     };
     let config = Config::parse("node.toml", &text("one.key")).unwrap();
-    assert_eq!(config.control.unwrap().guard.tls.unwrap().files.key, PathBuf::from(path("one.key")));
+    assert_eq!(config.control.unwrap().guard.tls.unwrap().key, PathBuf::from(path("one.key")));
     let said = mistakes(&text("other.key"));
     assert!(said.starts_with("node.toml:7: control.tls: ") && said.contains("other.key"), "{said}");
 }
@@ -319,13 +335,13 @@ fn the_engine_is_found_without_opening_other_files() {
         format!(
             "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\n{store}\n\
              [control]\ntoken_file = \"/run/credentials/none/first.token\"\n\
-             tls = {{ cert = \"/run/credentials/none/admin.pem\", key = \"/run/credentials/none/admin.key\" }}\n\
+             tls = {{ certificate = \"/run/credentials/none/admin.pem\", key = \"/run/credentials/none/admin.key\" }}\n\
              [dns]\nzones_dir = \"/no/where\"\n"
         )
     };
     let guarded = "engine = \"embedded\"\nhttp = \"192.0.2.1:8500\"\ndatacenter = \"east\"\n\
                    token_file = \"/run/credentials/none/first.token\"\n\
-                   tls = { cert = \"/run/credentials/none/a.pem\", key = \"/run/credentials/none/a.key\" }";
+                   tls = { certificate = \"/run/credentials/none/a.pem\", key = \"/run/credentials/none/a.key\" }";
     assert!(Config::parse("node.toml", &text(guarded)).is_err());
     let engine = NodeEngine::parse("node.toml", &text(guarded)).unwrap();
     assert_eq!((engine.node.as_str(), engine.data_dir.as_path()), ("n", Path::new("d")));

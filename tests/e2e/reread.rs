@@ -101,7 +101,8 @@ impl Node {
         write_certificate(folder.path())?;
         let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (face, admin, status, tls, plain) = (address(), address(), address(), address(), address());
-        let guard = format!("tls = {{ cert = {:?}, key = {:?} }}\n", path("cert.pem"), path("key.pem"));
+        let guard =
+            format!("tls = {{ certificate = {:?}, key = {:?} }}\n", path("cert.pem"), path("key.pem"));
         let text = format!(
             "node = \"n\"\nsite = \"bj\"\ndata_dir = {:?}\n\
              [store]\nengine = \"embedded\"\nhttp = \"{face}\"\n{guard}[control]\nlisten = \"{admin}\"\n{guard}\
