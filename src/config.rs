@@ -61,13 +61,7 @@ impl Config {
     /// # Errors
     /// Every mistake in it, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<InputError>> {
-        let (config, tree) = parse(file, text, |reader, tree, mistakes| {
-            let config = sections::node(reader);
-            if let Some(config) = &config {
-                addresses::find_clashes(config, tree, mistakes);
-            }
-            config
-        })?;
+        let (config, tree) = parse(file, text, read_sections)?;
         let content = Content::of(&[text.as_bytes()]);
         let warnings = config.warnings(file, &tree);
         Ok(Self { file: Some(FileInUse { path: PathBuf::from(file), content }), warnings, ..config })
@@ -122,5 +116,14 @@ fn parse<T>(
     }
 }
 
+/// Reads all sections, and finds listeners that cannot have their addresses together.
+fn read_sections(reader: &Reader<'_>, tree: &Node, errors: &InputErrors) -> Option<Config> {
+    let config = sections::node(reader)?;
+    addresses::find_clashes(&config, tree, errors);
+    Some(config)
+}
+
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;
