@@ -1,4 +1,4 @@
-//! How listeners are guarded, and the secrets that a node sends.
+//! How listeners are guarded (certificate, key, token), and the tokens that a node sends.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -30,7 +30,7 @@ pub(super) fn certificate<T>(tls: &Reader<'_>, read: impl Fn(&Reader<'_>) -> Opt
     Some([certificate?, key?])
 }
 
-/// Certificate, key and first token of a listener.
+/// The certificate, the key and the first token of a listener.
 pub(super) fn guard(fields: &Fields<'_>) -> Guard {
     let tls = fields.get("tls").and_then(|at| {
         let [(certificate, chain), (key, secret)] = certificate(&at, |it| Some((path(it)?, file(it)?)))?;
@@ -69,7 +69,7 @@ fn secret(at: &Reader<'_>) -> Option<Secret> {
     token_file::secret(&bytes).map_err(|error| at.error(error, token_file::EXPECTED)).ok()
 }
 
-/// The token of a client. Its file may come later: `token bootstrap` writes it.
+/// The token that a client sends. The file need not exist yet: `token bootstrap` writes it.
 pub(super) fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
     if path(at)?.try_exists().is_ok_and(|there| !there) {
         return Some(Credential::default());
@@ -77,8 +77,8 @@ pub(super) fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
     secret(at).map(Credential::from)
 }
 
-/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
-/// one that it is not.
+/// The file of the authorities that a section trusts. It is read apart from the certificates themselves, so a change in
+/// between can be missed until the next one.
 pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> Option<FileInUse> {
     let section = fields.get(section)?;
     let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
@@ -87,7 +87,7 @@ pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> 
     Some(FileInUse { path, content })
 }
 
-/// The token files that a node rereads, with the credentials that are made of them.
+/// The token files that a node reads again, with the credentials that they fill.
 pub(super) fn token_files(
     fields: &Fields<'_>,
     store: Option<&Store>,
@@ -106,7 +106,7 @@ pub(super) fn token_files(
     ];
     let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
         let credential = credential?.clone();
-        // It was read as a text before: there is a credential.
+        // There is a credential, so the value is a text.
         let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
             return None;
         };
