@@ -169,7 +169,7 @@ fn architecture_stays_short() {
 }
 
 /// The circles of modules that are left: the crate, the modules, and why they are.
-const CIRCLES: [(&str, &[&str], &str); 7] = [
+const CIRCLES: [(&str, &[&str], &str); 6] = [
     (
         "dns",
         &["registry", "server"],
@@ -177,11 +177,6 @@ const CIRCLES: [(&str, &[&str], &str); 7] = [
     ),
     ("store", &["board", "health"], "a slot of the board is found by a target, and its word holds a verdict"),
     ("store", &["commit::history", "commit::plan"], "a plan keeps what it replaces, as differences"),
-    (
-        "store",
-        &["locality", "snapshot"],
-        "sites are numbered by the snapshot, which compiles who is near to them",
-    ),
     ("store/model", &["rdata::rare", "rdata::read"], "to be opened: shared readers"),
     ("store/model", &["read", "words"], "to be opened: one function"),
     (
