@@ -50,7 +50,7 @@ fn targets(line: &str) -> Vec<String> {
 }
 
 /// The links that lead nowhere: page, line and target.
-pub fn broken(root: &Path) -> Vec<String> {
+pub(crate) fn broken(root: &Path) -> Vec<String> {
     let mut broken = Vec::new();
     for page in pages(root) {
         let text = fs::read_to_string(&page).unwrap();
