@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{part::log, watch::Watched};
 pub use self::{
-    part::{Content, FileInUse, Files, Outcome, Part, read_file},
+    part::{Content, FileInUse, Files, Outcome, Part},
     signature::Signature,
 };
 

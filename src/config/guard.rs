@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     certificate::{CertificateFiles, server_config},
-    reread::{Content, FileInUse, Files, read_file},
+    reread::{Content, FileInUse},
+    small_file,
     token_file::{self, TokenFile},
 };
 
@@ -83,7 +84,7 @@ pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> 
     let section = fields.get(section)?;
     let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
     let path = PathBuf::from(&path.text);
-    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    let content = Content::of(&[small_file::read_at_once(&path, small_file::MAX).ok()?]);
     Some(FileInUse { path, content })
 }
 

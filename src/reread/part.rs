@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use super::signature::Signature;
+use crate::small_file;
 
 /// What reading something again came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,18 +110,15 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     paths: Vec<PathBuf>,
-    /// Octets each of them may have.
-    largest: u64,
+    /// The most bytes of each.
+    max: u64,
 }
 
 impl Files {
-    /// The longest file of a certificate chain, a key or a token.
-    pub const SMALL: u64 = 1024 * 1024;
-
-    /// Files of at most `largest` octets each.
+    /// Files of at most `max` bytes each.
     #[must_use]
-    pub const fn new(paths: Vec<PathBuf>, largest: u64) -> Self {
-        Self { paths, largest }
+    pub const fn new(paths: Vec<PathBuf>, max: u64) -> Self {
+        Self { paths, max }
     }
 
     /// Reads them all, in their order.
@@ -128,28 +126,10 @@ impl Files {
     /// # Errors
     /// Which one cannot be read, and why.
     pub fn read(&self) -> Result<Vec<Vec<u8>>, String> {
-        self.paths.iter().map(|path| read_file(path, self.largest)).collect()
+        let read =
+            |path: &PathBuf| small_file::read_at_once(path, self.max).map_err(|error| error.to_string());
+        self.paths.iter().map(read).collect()
     }
-}
-
-/// Reads a file of at most `largest` octets.
-///
-/// # Errors
-/// Why not, with its path.
-pub fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
-    use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
-    let say = |error: &dyn fmt::Display| format!("cannot read {}: {error}", path.display());
-    // A named pipe that has no writer must not be waited for; it reads as an empty file.
-    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = std::fs::File::options().read(true).custom_flags(at_once).open(path);
-    let file = opened.map_err(|error| say(&error))?;
-    let mut bytes = Vec::new();
-    // A file may grow while it is read, and some have no length before it.
-    file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| say(&error))?;
-    if bytes.len() as u64 > largest {
-        return Err(say(&format_args!("it is larger than {largest} octets")));
-    }
-    Ok(bytes)
 }
 
 /// A file that was read, and what tells whether it says something else by now.

@@ -46,15 +46,6 @@ async fn what_cannot_be_used_keeps_what_is_in_use() {
     assert_eq!(*in_use.lock().unwrap(), "new");
 }
 
-#[test]
-fn a_pipe_without_a_writer_is_not_waited_for() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pipe");
-    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    assert_eq!(read_file(&path, 16), Ok(Vec::new()));
-}
-
 #[tokio::test]
 async fn a_reader_that_panics_costs_its_reading_alone() {
     let part = Part::new("broken", || Signature::of_files::<&str>(&[]), || panic!("a test of a defect"));
