@@ -1,8 +1,8 @@
-//! Files that hold a token: read at the start, and again when they change.
+//! Files with a token: read at the start, and again when they change.
 //!
-//! A node that sends a token may start before its file is there: `token bootstrap` writes the file later, and the node
-//! takes it up then. A listener's own first token must be there from the beginning: without it the listener would be
-//! open. A file that vanishes or goes bad while the program runs leaves the secret that was read before in use.
+//! A node that sends a token can start before its file exists: `token bootstrap` writes the file later, and the node uses it
+//! from then on. The first token of a listener must exist at the start, because the listener would be open without it. If a
+//! file is deleted or becomes unusable while the program runs, the token that was read before stays in use.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// The shortest secret.
 const MIN_LENGTH: usize = 16;
-/// What a token file should hold.
+/// What a token file should contain.
 pub const EXPECTED: &str = "one line of at least 16 printable characters";
 
 /// A token file, and the credential that its content becomes.
@@ -25,7 +25,7 @@ pub struct TokenFile {
     pub what: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is sent, or expected, at present.
+    /// The token that is sent, or expected.
     pub credential: Credential,
 }
 
@@ -74,10 +74,10 @@ impl TokenFile {
         }
     }
 
-    /// Reads the file again and uses what it holds; true when that is another secret than before.
+    /// Reads the file again and uses its token; true if that is another one than before.
     ///
     /// # Errors
-    /// When the secret in use has to stay because the file is gone or holds none.
+    /// When the token in use stays because the file is gone or holds none.
     pub fn reread(&self) -> Result<bool, String> {
         match self.parsed(small_file::read_at_once(&self.path, small_file::MAX))? {
             Some(secret) => Ok(self.credential.set(secret)),
@@ -88,7 +88,7 @@ impl TokenFile {
         }
     }
 
-    /// What reads the file again, to be registered with [`crate::reread::Rereads`].
+    /// The part that reads the file again, to be registered with [`crate::reread::Rereads`].
     #[must_use]
     pub fn part(&self) -> Part {
         let (file, path) = (self.clone(), self.path.clone());
@@ -100,7 +100,7 @@ impl TokenFile {
         })
     }
 
-    /// Says at a start that the file is not there yet.
+    /// Logs at a start that the file does not exist yet.
     pub fn say_if_missing(&self) {
         if self.credential.load().is_none() {
             tracing::warn!(

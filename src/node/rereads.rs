@@ -1,4 +1,4 @@
-//! What a node reads again while it runs, beside certificates and tokens.
+//! The files that a node reads again while it runs, apart from certificates and tokens.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     small_file,
 };
 
-/// What says that the configuration file is not the one that the node was started with.
+/// Reports that the configuration file differs from the one that the node was started with.
 pub(super) fn configuration_part(file: &FileInUse) -> Part {
     let (FileInUse { path, content }, looked_at) = (file.clone(), file.path.clone());
     let look = move || Signature::of_files(&[&looked_at]);
@@ -30,7 +30,7 @@ pub(super) fn configuration_part(file: &FileInUse) -> Part {
     })
 }
 
-/// What reads the database of where addresses are again.
+/// Reads the database of where addresses are again.
 pub(super) fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -> Part {
     let path = geoip.file.path.clone();
     let files = Files::new(vec![path.clone()], GeoIp::MAX);
@@ -43,7 +43,7 @@ pub(super) fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -
     })
 }
 
-/// What reads the secrets of DNS cookies again.
+/// Reads the secrets of DNS cookies again.
 pub(super) fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     let path = file.path.clone();
     let files = Files::new(vec![path.clone()], small_file::MAX);
@@ -56,7 +56,7 @@ pub(super) fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     })
 }
 
-/// What reads authorities again, to be trusted by the clients that `trust` updates.
+/// Reads authorities again, and gives them to `trust`.
 pub(super) fn authorities_part(
     name: &'static str,
     file: &FileInUse,
@@ -71,7 +71,7 @@ pub(super) fn authorities_part(
     })
 }
 
-/// What reads the folder of zones again.
+/// Reads the folder of zones again.
 pub(super) fn zones_part(zones: Arc<ZonesDir>) -> Part {
     let folder = zones.path().to_owned();
     let look = move || Signature::of_folder(&folder);
