@@ -94,7 +94,7 @@ impl Rereads {
 
     async fn reread_all(&mut self) {
         match self.parts.len() {
-            0 => tracing::info!("SIGHUP: this process has nothing to read again, and runs on"),
+            0 => tracing::info!("SIGHUP: this process has no files to read again"),
             parts => tracing::info!(parts, "SIGHUP: reading again"),
         }
         for watched in &mut self.parts {

@@ -81,9 +81,10 @@ impl TokenFile {
     pub fn reread(&self) -> Result<bool, String> {
         match self.parsed(small_file::read_at_once(&self.path, small_file::MAX))? {
             Some(secret) => Ok(self.credential.set(secret)),
-            None if self.credential.load().is_some() => {
-                Err(format!("{} is gone; the token read from it before stays in use", self.path.display()))
-            }
+            None if self.credential.load().is_some() => Err(format!(
+                "{} no longer exists; the token that was read before stays in use",
+                self.path.display()
+            )),
             None => Ok(false),
         }
     }
@@ -105,7 +106,7 @@ impl TokenFile {
         if self.credential.load().is_none() {
             tracing::warn!(
                 file = %self.path.display(),
-                "{} is not there yet: requests carry no token until it is",
+                "{} does not exist yet; requests are sent without a token until it does",
                 self.what
             );
         }

@@ -124,8 +124,7 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {
             if let Some(there) = fields.get(key) {
-                there
-                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
+                there.error("has no effect without a domain", "`discovery_domain = \"consul\"` beside it");
             }
         }
         return None;

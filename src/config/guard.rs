@@ -49,19 +49,19 @@ pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, 
         return;
     }
     at.error(
-        format!("{what} {address} is off loopback, where it takes tokens and TLS"),
+        format!("{what} {address} is off loopback, where TLS and a token are required"),
         "`tls = { certificate = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
     );
 }
 
-/// Every client that reaches the registry's names can read them: DNS has no tokens.
-pub(super) fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
+/// DNS has no tokens, so every client that reaches the registry's names can read them.
+pub(super) fn must_be_intended(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
     if address.ip().is_loopback() || exposed {
         return;
     }
     at.error(
-        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
-        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
+        format!("{address} is off loopback, where every client can read all services and nodes"),
+        "`dns_exposed = true` beside it, if that is intended, or a loopback address",
     );
 }
 

@@ -54,7 +54,7 @@ pub(super) fn path(at: &Reader<'_>) -> Option<PathBuf> {
 pub(super) fn folder(at: &Reader<'_>) -> Option<PathBuf> {
     let path = path(at)?;
     if !path.is_dir() {
-        at.error(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
+        at.error(format!("{} is not a folder", path.display()), "a folder of zone files, ORIGIN.zone each");
     }
     Some(path)
 }

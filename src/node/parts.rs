@@ -65,7 +65,7 @@ impl Node {
             name = vital::lost() => Some(Err(NodeError::Panicked(name))),
         };
         if let Some(Err(error)) = &failed {
-            tracing::error!(%error, "this node ends");
+            tracing::error!(%error, "a part failed, and the node shuts down");
         }
         if let Some((gateway, _)) = &self.gateway {
             gateway.shut_down();
