@@ -31,7 +31,7 @@ store::metrics! {
         reread: counter(
             "waypost.files.reread",
             "{reading}",
-            "Files that said something new when they were read again, and are in use."
+            "Files whose new content was read again and is in use."
         );
         kept: counter(
             "waypost.files.kept",
