@@ -63,7 +63,7 @@ pub trait Authorise: Send + Sync {
 }
 
 /// A request, taken apart.
-struct Ask<'a> {
+struct Call<'a> {
     engine: &'a Embedded,
     auth: &'a dyn Authorise,
     token: Option<String>,
@@ -75,8 +75,8 @@ struct Ask<'a> {
 /// What handlers return: an answer, or an error that is one.
 type Outcome = Result<Reply, Reply>;
 
-impl Ask<'_> {
-    fn needs(&self, access: Access<'_>) -> Result<(), Reply> {
+impl Call<'_> {
+    fn require(&self, access: Access<'_>) -> Result<(), Reply> {
         match self.auth.may(self.token.as_deref(), access) {
             Permit::Allowed => Ok(()),
             Permit::Denied => Err(Reply::text(403, "Permission denied")),
@@ -85,35 +85,35 @@ impl Ask<'_> {
     }
 
     /// The right to an instance that is there: whoever names its id, it is its service's. False when it is not there.
-    fn needs_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
+    fn require_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let name = self.engine.read(|view| view.tables.service(node, id).map(|it| it.name.clone()));
         match name {
-            Some(name) => self.needs(Access::Register(&name)).map(|()| true),
+            Some(name) => self.require(Access::Register(&name)).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// The right to a check that is there: that of its service, or of its node. False when it is not there.
-    fn needs_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
+    fn require_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let found = self.engine.read(|view| view.tables.check(node, id).map(|it| it.service_name.clone()));
         match found.as_deref() {
             None => Ok(false),
-            Some("") => self.needs(Access::Nodes).map(|()| true),
-            Some(name) => self.needs(Access::Register(name)).map(|()| true),
+            Some("") => self.require(Access::Nodes).map(|()| true),
+            Some(name) => self.require(Access::Register(name)).map(|()| true),
         }
     }
 
     /// The right to put a check there: to what it is of, and to what it replaces. `with` is the instance that is
     /// registered with it.
-    fn needs_to_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
+    fn require_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
         let new = with.filter(|it| (&it.node, &it.id) == (&check.node, &check.service_id));
         match new {
-            Some(service) => self.needs(Access::Register(&service.name))?,
-            None if check.service_id.is_empty() => self.needs(Access::Nodes)?,
-            None if self.needs_instance(&check.node, &check.service_id)? => {}
-            None => self.needs(Access::Nodes)?,
+            Some(service) => self.require(Access::Register(&service.name))?,
+            None if check.service_id.is_empty() => self.require(Access::Nodes)?,
+            None if self.require_instance(&check.node, &check.service_id)? => {}
+            None => self.require(Access::Nodes)?,
         }
-        self.needs_check(&check.node, &check.id).map(drop)
+        self.require_check(&check.node, &check.id).map(drop)
     }
 
     /// The name of this engine's own node: what agent endpoints are about.
@@ -129,8 +129,8 @@ pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<B
     let token = find_token(&query, &head.headers);
     let path = head.uri.path();
     let pretty = query.has("pretty");
-    let ask = Ask { engine, auth, token, method: &head.method, query, body: &body };
-    let reply = match route(&ask, path).await {
+    let call = Call { engine, auth, token, method: &head.method, query, body: &body };
+    let reply = match route(&call, path).await {
         Ok(reply) | Err(reply) => reply,
     };
     reply.into_response(pretty)
@@ -151,12 +151,12 @@ fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
 }
 
 /// Checks the method of an endpoint; `Some` is the answer to OPTIONS or to a method it does not have.
-fn method(ask: &Ask<'_>, allowed: &[Method]) -> Result<(), Reply> {
-    if allowed.contains(ask.method) {
+fn method(call: &Call<'_>, allowed: &[Method]) -> Result<(), Reply> {
+    if allowed.contains(call.method) {
         return Ok(());
     }
     let names: Vec<&str> = std::iter::once("OPTIONS").chain(allowed.iter().map(Method::as_str)).collect();
-    let reply = match *ask.method {
+    let reply = match *call.method {
         Method::OPTIONS => Reply::empty(),
         ref other => Reply::text(405, format!("method {other} not allowed")),
     };
@@ -200,37 +200,39 @@ fn parts(path: &str) -> Vec<&str> {
     }
 }
 
-async fn route(ask: &Ask<'_>, path: &str) -> Outcome {
+async fn route(call: &Call<'_>, path: &str) -> Outcome {
     // Percent signs are resolved first: an escaped slash is a slash, as in Go's paths.
     let path = query::decoded(path)?;
     let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
     let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);
     if let Some(key) = rest.strip_prefix("kv/") {
-        method(ask, &[Method::GET, Method::PUT, Method::DELETE])?;
-        return kv::answer(ask, key).await;
+        method(call, &[Method::GET, Method::PUT, Method::DELETE])?;
+        return kv::answer(call, key).await;
     }
     let parts = parts(rest);
     match parts.as_slice() {
         ["status", "leader" | "peers"] | ["agent", "self" | "members" | "services" | "checks"] => {
-            method(ask, get)?
+            method(call, get)?
         }
-        ["agent", "service", "register"] | ["agent", "check", "register"] => method(ask, put)?,
-        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => method(ask, put)?,
-        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(ask, put)?,
-        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(ask, get)?,
-        ["catalog", "register" | "deregister"] | ["txn"] => method(ask, put)?,
-        ["catalog" | "health", ..] => method(ask, get)?,
-        ["session", "create"] | ["session", "renew" | "destroy", _] => method(ask, put)?,
-        ["session", ..] => method(ask, get)?,
+        ["agent", "service", "register"] | ["agent", "check", "register"] => method(call, put)?,
+        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => {
+            method(call, put)?
+        }
+        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(call, put)?,
+        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(call, get)?,
+        ["catalog", "register" | "deregister"] | ["txn"] => method(call, put)?,
+        ["catalog" | "health", ..] => method(call, get)?,
+        ["session", "create"] | ["session", "renew" | "destroy", _] => method(call, put)?,
+        ["session", ..] => method(call, get)?,
         _ => {}
     }
     match parts.as_slice() {
-        ["status", what] => agent::status(ask, what),
-        ["agent", rest @ ..] => agent::answer(ask, rest).await,
-        ["catalog", rest @ ..] => catalog::answer(ask, rest).await,
-        ["health", rest @ ..] => health::answer(ask, rest).await,
-        ["session", rest @ ..] => session::answer(ask, rest).await,
-        ["txn"] => txn::answer(ask).await,
+        ["status", what] => agent::status(call, what),
+        ["agent", rest @ ..] => agent::answer(call, rest).await,
+        ["catalog", rest @ ..] => catalog::answer(call, rest).await,
+        ["health", rest @ ..] => health::answer(call, rest).await,
+        ["session", rest @ ..] => session::answer(call, rest).await,
+        ["txn"] => txn::answer(call).await,
         _ => Err(Reply::not_found()),
     }
 }

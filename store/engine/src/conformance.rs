@@ -76,7 +76,7 @@ pub fn cases() -> Vec<Case> {
         sessions: session_lives_until_destroyed, lock_has_one_holder, destroyed_session_releases_its_locks,
             lock_delay_keeps_the_lock_shut;
         catalog: registration_is_read_back, ttl_flips_wake_the_watch, lapsed_ttl_is_critical,
-            identical_registration_wakes_nobody, changed_registration_wakes, note_alone_wakes_nobody,
+            identical_registration_does_not_wake, changed_registration_wakes, changed_note_does_not_wake,
             other_services_do_not_wake, missing_service_wakes_when_registered, deregistration_wakes_and_repeats,
             instances_are_ordered, service_list_names_tags, eviction_removes_and_repeats;
         watching: watch_reports_each_service_then_changes, watch_follows_the_set, watch_ends_with_its_receiver;

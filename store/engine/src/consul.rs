@@ -70,7 +70,7 @@ impl Consul {
 
     /// The read of a service's instances; the watch makes it on places of its own.
     fn health_request(&self, service: &str) -> Request {
-        self.client.here(Request::get("v1/health/service").name(service))
+        self.client.in_datacenter(Request::get("v1/health/service").name(service))
     }
 
     async fn put(&self, request: Request) -> Result<()> {
@@ -87,7 +87,7 @@ const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 impl Engine for Consul {
     async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Result<Indexed<Option<KvEntry>>> {
         kv::check_key(key)?;
-        let request = self.client.here(Request::get("v1/kv").key(key));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(key));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entry = answer.value.unwrap_or_default().into_iter().find(|pair| pair.key == key);
         Ok(Indexed { index: answer.index, value: entry.map(wire::KvPair::into_entry).transpose()? })
@@ -95,7 +95,7 @@ impl Engine for Consul {
 
     async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Result<Indexed<Vec<KvEntry>>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.here(Request::get("v1/kv").key(prefix).param("recurse", ""));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("recurse", ""));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(wire::KvPair::into_entry);
         Ok(Indexed { index: answer.index, value: entries.collect::<Result<_>>()? })
@@ -103,7 +103,7 @@ impl Engine for Consul {
 
     async fn kv_keys(&self, prefix: &str) -> Result<Vec<String>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.here(Request::get("v1/kv").key(prefix).param("keys", ""));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("keys", ""));
         let answer = self.client.blocking(request, None, "a JSON list of keys").await?;
         Ok(answer.value.unwrap_or_default())
     }
@@ -113,7 +113,7 @@ impl Engine for Consul {
     }
 
     async fn services(&self, wait: Option<Wait>) -> Result<Indexed<BTreeMap<String, Vec<String>>>> {
-        let request = self.client.here(Request::get("v1/catalog/services"));
+        let request = self.client.in_datacenter(Request::get("v1/catalog/services"));
         let answer: Indexed<Option<BTreeMap<String, Option<Vec<String>>>>> =
             self.client.blocking(request, wait, "a JSON object of services and tags").await?;
         let services = answer.value.unwrap_or_default().into_iter().map(|(name, tags)| {
@@ -147,11 +147,11 @@ impl Engine for Consul {
     }
 
     async fn evict(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
-        self.take_out(endpoint, reason).await
+        self.evict_at_owner(endpoint, reason).await
     }
 
     async fn readmit(&self, endpoint: &Endpoint) -> Result<()> {
-        self.let_in(endpoint).await
+        self.end_maintenance(endpoint).await
     }
 
     async fn session_create(&self, spec: &SessionSpec) -> Result<SessionId> {
@@ -161,15 +161,17 @@ impl Engine for Consul {
                 spec.name, spec.ttl
             )));
         }
-        let request =
-            self.client.here(Request::put("v1/session/create")).json(&wire::SessionBody::from(spec))?;
+        let request = self
+            .client
+            .in_datacenter(Request::put("v1/session/create"))
+            .json(&wire::SessionBody::from(spec))?;
         let created: wire::SessionCreated =
             self.client.call(request).await?.ok()?.json("a JSON object with ID").await?;
         Ok(SessionId(created.id))
     }
 
     async fn session_renew(&self, id: &SessionId) -> Result<bool> {
-        let request = self.client.here(Request::put("v1/session/renew").name(&id.0));
+        let request = self.client.in_datacenter(Request::put("v1/session/renew").name(&id.0));
         let answer = self.client.call(request).await?;
         if answer.is_absent() {
             return Ok(false);
@@ -179,11 +181,11 @@ impl Engine for Consul {
     }
 
     async fn session_destroy(&self, id: &SessionId) -> Result<()> {
-        self.put(self.client.here(Request::put("v1/session/destroy").name(&id.0))).await
+        self.put(self.client.in_datacenter(Request::put("v1/session/destroy").name(&id.0))).await
     }
 
     async fn sessions(&self) -> Result<Vec<Session>> {
-        let request = self.client.here(Request::get("v1/session/list"));
+        let request = self.client.in_datacenter(Request::get("v1/session/list"));
         let listed: Option<Vec<wire::ListedSession>> =
             self.client.call(request).await?.ok()?.json("a JSON list of sessions").await?;
         Ok(listed.unwrap_or_default().into_iter().map(Session::from).collect())

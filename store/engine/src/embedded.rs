@@ -91,7 +91,7 @@ impl Embedded {
         let (shared, writer) = writer::start(tables, disk);
         let engine = Arc::new(Self { options, shared, writer });
         let (name, address) = (engine.options.node.clone(), engine.options.address.to_string());
-        engine.write(move |txn| enrol(txn, name, address)).await?;
+        engine.write(move |txn| register_own_node(txn, name, address)).await?;
         Ok(engine)
     }
 
@@ -166,7 +166,7 @@ impl Embedded {
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The engine's own node, with the check that says that it is alive.
-fn enrol(txn: &mut Txn<'_>, name: String, address: String) {
+fn register_own_node(txn: &mut Txn<'_>, name: String, address: String) {
     let there = txn.tables().nodes.get(&name).map(|it| it.id.clone());
     let lan = [("lan", &address), ("wan", &address)].map(|(name, it)| (name.to_owned(), it.clone()));
     let node = NodeRow {
@@ -186,7 +186,7 @@ fn enrol(txn: &mut Txn<'_>, name: String, address: String) {
 }
 
 /// Puts a registration of the trait in the catalog.
-fn enlist(txn: &mut Txn<'_>, node: String, registration: Registration) {
+fn register_instance(txn: &mut Txn<'_>, node: String, registration: Registration) {
     let Registration { service, id, address, tags, meta, ttl, status } = registration;
     let row = ServiceRow {
         node: node.clone(),
@@ -212,12 +212,12 @@ fn enlist(txn: &mut Txn<'_>, node: String, registration: Registration) {
             ttl: Some(ttl),
             ..CheckRow::of_node(node, format!("service:{id}"), status)
         };
-        enlist_check(txn, check);
+        put_check_with_its_state(txn, check);
     }
 }
 
 /// A check that is there keeps its state.
-pub(crate) fn enlist_check(txn: &mut Txn<'_>, mut check: CheckRow) {
+pub(crate) fn put_check_with_its_state(txn: &mut Txn<'_>, mut check: CheckRow) {
     if let Some(there) = txn.tables().check(&check.node, &check.id) {
         check.status = there.status;
         check.output.clone_from(&there.output);
@@ -319,7 +319,7 @@ impl Engine for Embedded {
 
     async fn register(&self, registration: &Registration) -> Result<()> {
         let (node, registration) = (self.options.node.clone(), registration.clone());
-        self.write(move |txn| enlist(txn, node, registration)).await
+        self.write(move |txn| register_instance(txn, node, registration)).await
     }
 
     async fn ttl_update(&self, check_id: &str, status: CheckStatus, note: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::{Ask, reply::Reply};
+use super::{Call, reply::Reply};
 use crate::{Index, Wait};
 
 /// Parameters kept at most; a request has few.
@@ -54,14 +54,14 @@ impl Query {
     }
 }
 
-impl Ask<'_> {
+impl Call<'_> {
     /// What every read takes. A read with an index waits for the next.
-    pub(super) fn read(&self) -> Result<Option<Wait>, Reply> {
+    pub(super) fn wait(&self) -> Result<Option<Wait>, Reply> {
         let query = &self.query;
         if query.has("stale") && query.has("consistent") {
             return Err(Reply::text(400, "Cannot specify ?stale with ?consistent, conflicting semantics."));
         }
-        self.here()?;
+        self.check_datacenter()?;
         if query.has("filter") {
             return Err(Reply::text(
                 500,
@@ -81,7 +81,7 @@ impl Ask<'_> {
     }
 
     /// There is one data centre here, and no namespaces.
-    pub(super) fn here(&self) -> Result<(), Reply> {
+    pub(super) fn check_datacenter(&self) -> Result<(), Reply> {
         if self.query.has("ns") {
             let text =
                 "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";

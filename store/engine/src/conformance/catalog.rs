@@ -72,7 +72,7 @@ async fn stays_quiet(engine: &Shared, service: &str, what: &str, act: impl Futur
     assert!(started.elapsed() >= QUIET.mul_f32(0.9), "{what} must not wake");
 }
 
-pub(super) async fn identical_registration_wakes_nobody(engine: Shared) {
+pub(super) async fn identical_registration_does_not_wake(engine: Shared) {
     let wanted = registration(&unique("conf-again"), &unique("inst"), 8080);
     settled(&engine, &wanted).await;
     stays_quiet(&engine, &wanted.service, "an identical registration", async {
@@ -101,7 +101,7 @@ pub(super) async fn changed_registration_wakes(engine: Shared) {
     cleared(&engine, &wanted).await;
 }
 
-pub(super) async fn note_alone_wakes_nobody(engine: Shared) {
+pub(super) async fn changed_note_does_not_wake(engine: Shared) {
     let wanted = registration(&unique("conf-note"), &unique("inst"), 8080);
     settled(&engine, &wanted).await;
     stays_quiet(&engine, &wanted.service, "a renewal with another note", async {

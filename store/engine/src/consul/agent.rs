@@ -73,7 +73,7 @@ async fn node_name(client: &Client, agent: &Url) -> Result<String> {
 }
 
 /// Names the agent in an error, since it may not be the one the program was configured with.
-fn at_owner(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError {
+fn naming_agent(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError {
     let place = |text: String| {
         format!("agent of node {:?} at {}: {text}", endpoint.node, agent.origin().ascii_serialization())
     };
@@ -88,27 +88,27 @@ fn at_owner(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError
 
 impl Consul {
     /// Maintenance first, so that watchers learn even if what follows fails; then the deregistration.
-    pub(super) async fn take_out(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
+    pub(super) async fn evict_at_owner(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
         if endpoint.external {
-            return self.take_out_of_catalog(endpoint).await;
+            return self.deregister_in_catalog(endpoint).await;
         }
         let agent = self.owner(endpoint).await?;
         let steps = async {
             maintenance(&self.client, &agent, &endpoint.id, true, reason).await?;
             deregister(&self.client, &agent, &endpoint.id).await
         };
-        steps.await.map_err(|error| at_owner(endpoint, &agent, error))
+        steps.await.map_err(|error| naming_agent(endpoint, &agent, error))
     }
 
     /// Ends the maintenance of an instance, if it is there.
-    pub(super) async fn let_in(&self, endpoint: &Endpoint) -> Result<()> {
+    pub(super) async fn end_maintenance(&self, endpoint: &Endpoint) -> Result<()> {
         if endpoint.external {
             return Ok(());
         }
         let agent = self.owner(endpoint).await?;
         maintenance(&self.client, &agent, &endpoint.id, false, "")
             .await
-            .map_err(|error| at_owner(endpoint, &agent, error))
+            .map_err(|error| naming_agent(endpoint, &agent, error))
     }
 
     /// Where the agent that owns the instance is reached. That it is the one is checked: on a wrong agent,
@@ -120,15 +120,15 @@ impl Consul {
         }
         let agent = self.client.agent_on(&endpoint.node_address)?;
         let found =
-            node_name(&self.client, &agent).await.map_err(|error| at_owner(endpoint, &agent, error))?;
+            node_name(&self.client, &agent).await.map_err(|error| naming_agent(endpoint, &agent, error))?;
         if found == endpoint.node {
             return Ok(agent);
         }
         let wrong = EngineError::Unusable(format!("expected this node, found node {found:?}"));
-        Err(at_owner(endpoint, &agent, wrong))
+        Err(naming_agent(endpoint, &agent, wrong))
     }
 
-    async fn take_out_of_catalog(&self, endpoint: &Endpoint) -> Result<()> {
+    async fn deregister_in_catalog(&self, endpoint: &Endpoint) -> Result<()> {
         #[derive(Debug, Serialize)]
         #[serde(rename_all = "PascalCase")]
         struct Deregistration<'a> {
@@ -137,6 +137,6 @@ impl Consul {
             service_id: &'a str,
         }
         let body = Deregistration { node: &endpoint.node, service_id: &endpoint.id };
-        self.put(self.client.here(Request::put("v1/catalog/deregister")).json(&body)?).await
+        self.put(self.client.in_datacenter(Request::put("v1/catalog/deregister")).json(&body)?).await
     }
 }

@@ -150,7 +150,7 @@ impl std::fmt::Display for Request {
 /// An answer of any status, its body read to the end.
 #[derive(Debug)]
 pub(super) struct Answer {
-    asked: String,
+    request: String,
     pub(super) status: StatusCode,
     index: Option<u64>,
     content_type: String,
@@ -163,7 +163,7 @@ impl Answer {
         match self.status {
             StatusCode::OK => Ok(self),
             status => {
-                let text = format!("{}: {status}: {}", self.asked, self.excerpt());
+                let text = format!("{}: {status}: {}", self.request, self.excerpt());
                 Err(match status {
                     StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => EngineError::Denied(text),
                     StatusCode::TOO_MANY_REQUESTS => EngineError::Unreachable(text),
@@ -186,7 +186,7 @@ impl Answer {
             (StatusCode::OK | StatusCode::NOT_FOUND, Some(index)) => Ok(Index(index.max(1))),
             _ => Err(EngineError::Unusable(format!(
                 "{}: {} without X-Consul-Index: expected the answer of a Consul agent, got {} {:?}",
-                self.asked,
+                self.request,
                 self.status,
                 self.content_type,
                 self.excerpt()
@@ -211,7 +211,7 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| {
             EngineError::Unusable(format!(
                 "{}: expected {expected}, got {} {:?}: {error}",
-                self.asked,
+                self.request,
                 self.content_type,
                 self.excerpt()
             ))
@@ -322,7 +322,7 @@ impl Client {
     }
 
     /// Names the data centre in calls that are about its catalog, KV or sessions.
-    pub(super) fn here(&self, request: Request) -> Request {
+    pub(super) fn in_datacenter(&self, request: Request) -> Request {
         match &self.datacenter {
             Some(datacenter) => request.param("dc", datacenter),
             None => request,
@@ -332,12 +332,12 @@ impl Client {
     /// One call that does not block; the answer may have any status.
     pub(super) async fn call(&self, request: Request) -> Result<Answer> {
         let within = self.deadlines.plain;
-        let asked = request.to_string();
+        let described = request.to_string();
         let call = async {
             let _place = self.calls.acquire().await;
             self.exchange(request).await
         };
-        deadline(&asked, within, call).await
+        deadline(&described, within, call).await
     }
 
     /// A read of what can be waited for: the value (`None` for 404) with its index.
@@ -368,9 +368,9 @@ impl Client {
         let at_most = wait.at_most.clamp(WAITS.0, WAITS.1);
         let within = at_most + at_most / 16 + self.deadlines.slack;
         let request = request.param("index", wait.after.to_string()).param("wait", go_duration(at_most));
-        let asked = request.to_string();
+        let described = request.to_string();
         place.polling_until = Some(Instant::now() + within);
-        let answer = deadline(&asked, within, self.exchange(request)).await;
+        let answer = deadline(&described, within, self.exchange(request)).await;
         // After an answer nothing is left at the server; after our own deadline neither.
         place.polling_until = None;
         answer
@@ -388,7 +388,7 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer> {
-        let asked = request.to_string();
+        let described = request.to_string();
         let url = request.url(&self.base)?;
         let mut outgoing = self.http.load().request(request.method, url);
         if let Some(secret) = self.token.load() {
@@ -398,7 +398,7 @@ impl Client {
             outgoing = outgoing.header(CONTENT_TYPE, "application/json").body(body);
         }
         let unreachable =
-            |error: &reqwest::Error| EngineError::Unreachable(format!("{asked}: {}", root_cause(error)));
+            |error: &reqwest::Error| EngineError::Unreachable(format!("{described}: {}", root_cause(error)));
         let mut response = outgoing.send().await.map_err(|error| unreachable(&error))?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let index = header("x-consul-index").and_then(|index| index.parse().ok());
@@ -406,11 +406,11 @@ impl Client {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(EngineError::Unusable(format!("{asked}: expected at most {MAX_BODY} bytes")));
+                return Err(EngineError::Unusable(format!("{described}: expected at most {MAX_BODY} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status: response.status(), asked, index, content_type, body: body.freeze() })
+        Ok(Answer { status: response.status(), request: described, index, content_type, body: body.freeze() })
     }
 }
 
@@ -436,10 +436,10 @@ fn header_value(secret: &Secret) -> Result<HeaderValue> {
     Ok(value)
 }
 
-async fn deadline<T>(asked: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+async fn deadline<T>(described: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(within, call)
         .await
-        .map_err(|_| EngineError::Unreachable(format!("{asked}: no answer within {within:?}")))?
+        .map_err(|_| EngineError::Unreachable(format!("{described}: no answer within {within:?}")))?
 }
 
 fn http_client(ca_pem: Option<&[u8]>, base: &Url, deadlines: Deadlines) -> Result<reqwest::Client> {

@@ -108,7 +108,7 @@ pub(super) async fn txn(client: &Client, ops: &[KvOp]) -> Result<TxnOutcome> {
     if ops.is_empty() {
         return Ok(TxnOutcome::Committed(Vec::new()));
     }
-    let request = client.here(Request::put("v1/txn")).json(&checked(ops)?)?;
+    let request = client.in_datacenter(Request::put("v1/txn")).json(&checked(ops)?)?;
     if request.body_len() > MAX_TXN_BODY {
         return Err(EngineError::Refused(format!(
             "transaction of {} bytes: expected at most {MAX_TXN_BODY}",

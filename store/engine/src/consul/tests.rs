@@ -26,8 +26,8 @@ fn deadlines() -> Deadlines {
 async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-    let kept = Arc::clone(&asked);
+    let received: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&received);
     tokio::spawn(async move {
         let mut answers = answers.into_iter().peekable();
         loop {
@@ -43,7 +43,7 @@ async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    (url, asked)
+    (url, received)
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -52,8 +52,8 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 async fn client(answers: &[String]) -> (Consul, Arc<Mutex<Vec<String>>>) {
-    let (url, asked) = server(answers.to_vec()).await;
-    (Consul::with_deadlines(&config(url), deadlines()).unwrap(), asked)
+    let (url, received) = server(answers.to_vec()).await;
+    (Consul::with_deadlines(&config(url), deadlines()).unwrap(), received)
 }
 
 const INDEX: &str = "X-Consul-Index: 7\r\n";
@@ -117,15 +117,15 @@ async fn absence_has_an_index() {
 
 #[tokio::test]
 async fn the_token_is_sent_in_its_header_and_never_shown() {
-    let (url, asked) = server(vec![answer("200 OK", INDEX, "[]")]).await;
+    let (url, received) = server(vec![answer("200 OK", INDEX, "[]")]).await;
     let token = Some(Secret::new("0d0f-secret").into());
     let consul = Consul::with_deadlines(&Config { token, ..config(url) }, deadlines()).unwrap();
     assert!(!format!("{consul:?}").contains("0d0f"));
     consul.health("a/b?c", None).await.unwrap();
-    let asked = asked.lock().unwrap()[0].clone();
-    assert!(asked.to_lowercase().contains("x-consul-token: 0d0f-secret"), "{asked}");
-    assert!(asked.starts_with("GET /v1/health/service/a%2Fb%3Fc"), "a name stays one segment: {asked}");
-    assert!(!asked.lines().next().unwrap().contains("0d0f"), "{asked}");
+    let received = received.lock().unwrap()[0].clone();
+    assert!(received.to_lowercase().contains("x-consul-token: 0d0f-secret"), "{received}");
+    assert!(received.starts_with("GET /v1/health/service/a%2Fb%3Fc"), "a name stays one segment: {received}");
+    assert!(!received.lines().next().unwrap().contains("0d0f"), "{received}");
 }
 
 #[test]

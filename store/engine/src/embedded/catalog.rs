@@ -79,7 +79,7 @@ pub(crate) fn put_check(txn: &mut Txn<'_>, mut check: CheckRow) -> Result<Arc<Ch
     let there = txn.tables().check(&check.node, &check.id).cloned();
     check.create = there.as_ref().map_or(index, |it| it.create);
     check.modify = there.as_ref().map_or(index, |it| it.modify);
-    watch_over(txn, &check, there.as_ref().map(|it| it.status));
+    set_timers(txn, &check, there.as_ref().map(|it| it.status));
     if let Some(there) = &there
         && check.same_as(there)
     {
@@ -92,13 +92,13 @@ pub(crate) fn put_check(txn: &mut Txn<'_>, mut check: CheckRow) -> Result<Arc<Ch
     let check = Arc::new(check);
     txn.put(Row::Check(Arc::clone(&check)));
     if check.status == CheckStatus::Critical {
-        sessions::end_those_on(txn, &check.node, Some(&check.id));
+        sessions::destroy_bound_to(txn, &check.node, Some(&check.id));
     }
     Ok(check)
 }
 
 /// Sets the times that come with a check's state.
-pub(crate) fn watch_over(txn: &mut Txn<'_>, check: &CheckRow, before: Option<CheckStatus>) {
+pub(crate) fn set_timers(txn: &mut Txn<'_>, check: &CheckRow, before: Option<CheckStatus>) {
     let name = || (check.node.clone(), check.id.clone());
     let ((node, id), (reaped_node, reaped_id)) = (name(), name());
     let (ttl, reap) = (TimerKey::Ttl(node, id), TimerKey::Reap(reaped_node, reaped_id));
@@ -139,7 +139,7 @@ pub(crate) fn remove_check(txn: &mut Txn<'_>, node: &str, id: &str) {
         txn.disarm(key(node.to_owned(), id.to_owned()));
     }
     txn.remove(RowKey::Check(node.to_owned(), id.to_owned()));
-    sessions::end_those_on(txn, node, Some(id));
+    sessions::destroy_bound_to(txn, node, Some(id));
 }
 
 /// Removes an instance with its checks, if it is there.
@@ -162,12 +162,12 @@ pub(crate) fn remove_node(txn: &mut Txn<'_>, node: &str) {
     for id in checks {
         remove_check(txn, node, &id);
     }
-    sessions::end_those_on(txn, node, None);
+    sessions::destroy_bound_to(txn, node, None);
     txn.remove(RowKey::Node(node.to_owned()));
 }
 
 /// What a timer does.
-pub(crate) fn ring(txn: &mut Txn<'_>, timer: &TimerKey) {
+pub(crate) fn run_timer(txn: &mut Txn<'_>, timer: &TimerKey) {
     match timer {
         TimerKey::Ttl(node, id) => {
             report(txn, node, id, CheckStatus::Critical, "TTL expired");

@@ -148,8 +148,8 @@ impl Disk {
         let Self { db, dir, log, .. } = self;
         // sled flushes once more, which may panic, and has been seen to wait for ever after an error. On a thread of its
         // own that costs the recovery at worst: its lock is then not let go. Without a thread it is dropped here.
-        let let_go = move || silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok());
-        let _ = std::thread::Builder::new().name("engine-close".to_owned()).spawn(let_go);
+        let close = move || silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok());
+        let _ = std::thread::Builder::new().name("engine-close".to_owned()).spawn(close);
         Broken { dir, log, acknowledged, failed, undo }
     }
 

@@ -149,7 +149,7 @@ fn lock(
     let taken = match there.as_ref().and_then(|entry| entry.session.as_ref()) {
         Some(holder) if *holder == session => 0,
         Some(_) => return Err(Miss::State(format!("failed to lock key {key:?}, lock is already held"))),
-        None if txn.is_shut(key) => {
+        None if txn.is_lock_delayed(key) => {
             return Err(Miss::State(format!("failed to lock key {key:?} due to lock delay")));
         }
         None => 1,

@@ -15,7 +15,7 @@ pub(crate) const TTL: (Duration, Duration) = (Duration::from_secs(10), Duration:
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
 
 /// Consul lets a session live for this many TTLs after its last renewal.
-const LIVES: u32 = 2;
+const TTLS_TO_LIVE: u32 = 2;
 
 /// Makes a session; the text says what it names that is not there.
 pub(crate) fn create(txn: &mut Txn<'_>, mut session: SessionRow) -> Result<(), String> {
@@ -47,7 +47,7 @@ pub(crate) fn renew(txn: &mut Txn<'_>, id: &str) -> Option<Arc<SessionRow>> {
 /// Sets the time at which it ends by itself.
 pub(crate) fn arm(txn: &mut Txn<'_>, session: &SessionRow) {
     if let Some(ttl) = session.ttl {
-        txn.arm(TimerKey::Session(session.id.clone()), ttl * LIVES);
+        txn.arm(TimerKey::Session(session.id.clone()), ttl * TTLS_TO_LIVE);
     }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn destroy(txn: &mut Txn<'_>, id: &str) {
             }
         }
         if session.lock_delay > Duration::ZERO {
-            txn.shut(key, session.lock_delay.min(MAX_LOCK_DELAY));
+            txn.delay_lock(key, session.lock_delay.min(MAX_LOCK_DELAY));
         }
     }
     txn.disarm(TimerKey::Session(id.to_owned()));
@@ -76,7 +76,7 @@ pub(crate) fn destroy(txn: &mut Txn<'_>, id: &str) {
 }
 
 /// Ends the sessions that rest on a check or a whole node that is no more.
-pub(crate) fn end_those_on(txn: &mut Txn<'_>, node: &str, check: Option<&str>) {
+pub(crate) fn destroy_bound_to(txn: &mut Txn<'_>, node: &str, check: Option<&str>) {
     let rests = |session: &&Arc<SessionRow>| {
         let named = |id| session.node_checks.iter().chain(&session.service_checks).any(|it| it == id);
         session.node == node && check.is_none_or(named)

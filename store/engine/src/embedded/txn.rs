@@ -78,7 +78,7 @@ pub(crate) struct Head {
     pub(crate) tables: Tables,
     pub(crate) timers: Timers,
     /// Keys whose lock stays shut for a while.
-    shut: HashMap<String, Instant>,
+    lock_delays: HashMap<String, Instant>,
 }
 
 impl Head {
@@ -93,7 +93,7 @@ impl Head {
 enum Effect {
     Arm(TimerKey, Duration),
     Disarm(TimerKey),
-    Shut(String, Duration),
+    DelayLock(String, Duration),
 }
 
 /// A write under way.
@@ -156,33 +156,33 @@ impl<'a> Txn<'a> {
     }
 
     /// Keeps a key's lock from being taken for a while.
-    pub(crate) fn shut(&mut self, key: String, delay: Duration) {
-        self.effects.push(Effect::Shut(key, delay));
+    pub(crate) fn delay_lock(&mut self, key: String, delay: Duration) {
+        self.effects.push(Effect::DelayLock(key, delay));
     }
 
     /// True while a key's lock may not be taken.
-    pub(crate) fn is_shut(&self, key: &str) -> bool {
-        self.head.shut.get(key).is_some_and(|until| *until > self.now)
+    pub(crate) fn is_lock_delayed(&self, key: &str) -> bool {
+        self.head.lock_delays.get(key).is_some_and(|until| *until > self.now)
     }
 
     /// True if it needs the disk.
-    pub(crate) fn is_loud(&self) -> bool {
+    pub(crate) fn needs_disk(&self) -> bool {
         self.changes.iter().any(|change| !change.quiet)
     }
 
     /// Lets the write stand; what it changed, with its index.
     pub(crate) fn commit(self) -> (Vec<Change>, u64) {
-        let loud = self.is_loud();
+        let needs_disk = self.needs_disk();
         let Self { head, changes, effects, now } = self;
         for effect in effects {
             match effect {
                 Effect::Arm(key, after) => head.timers.arm(key, now + after),
                 Effect::Disarm(key) => head.timers.disarm(&key),
-                Effect::Shut(key, delay) => drop(head.shut.insert(key, now + delay)),
+                Effect::DelayLock(key, delay) => drop(head.lock_delays.insert(key, now + delay)),
             }
         }
-        head.shut.retain(|_, until| *until > now);
-        if loud {
+        head.lock_delays.retain(|_, until| *until > now);
+        if needs_disk {
             head.tables.index += 1;
         }
         (changes, head.tables.index)

@@ -92,7 +92,7 @@ fn go_back(head: &mut Head, tables: Tables) {
     let mut txn = Txn::new(head, Instant::now());
     for check in checks {
         let before = (check.status == CheckStatus::Critical).then_some(CheckStatus::Passing);
-        catalog::watch_over(&mut txn, &check, before);
+        catalog::set_timers(&mut txn, &check, before);
     }
     for session in lasting {
         sessions::arm(&mut txn, &session);
@@ -117,7 +117,7 @@ impl Writer {
         let job: Job = Box::new(move |head, now, broken| {
             let mut txn = Txn::new(head, now);
             let decided = decide(&mut txn);
-            let refused = broken.filter(|_| decided.is_ok() && txn.is_loud()).cloned();
+            let refused = broken.filter(|_| decided.is_ok() && txn.needs_disk()).cloned();
             let (changes, index) = if decided.is_ok() && refused.is_none() {
                 txn.commit()
             } else {
@@ -175,7 +175,7 @@ async fn run(mut head: Head, disk: Option<Disk>, shared: Arc<Shared>, mut waitin
             taken = waiting.recv_many(&mut jobs, GROUP) => if taken == 0 { return },
             () = due => {}
         }
-        store = store.tried_again().await;
+        store = store.reopened_if_due().await;
         let broken = store.error();
         let (commits, answers) = decide(&mut head, jobs.drain(..), broken.as_ref());
         let failed;
@@ -204,7 +204,7 @@ fn decide(
         && let Some(timer) = head.timers.take_due(now)
     {
         let mut txn = Txn::new(head, now);
-        catalog::ring(&mut txn, &timer);
+        catalog::run_timer(&mut txn, &timer);
         commits.push(txn.commit());
     }
     for job in jobs {
@@ -245,13 +245,13 @@ impl Store {
     /// Puts commits on the disk, if there is one and they need it. With an error none of them counts. `acknowledged` is
     /// the index of the last write before them.
     async fn write(self, commits: &Commits, acknowledged: u64) -> (Self, Option<EngineError>) {
-        let loud = commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet));
+        let needs_disk = commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet));
         let mut disk = match self {
-            Self::Open(disk) if loud => disk,
+            Self::Open(disk) if needs_disk => disk,
             other => return (other, None),
         };
         let commits = Arc::clone(commits);
-        unpanicked(
+        propagate_panic(
             tokio::task::spawn_blocking(move || {
                 let index = commits.last().map_or(0, |(_, index)| *index);
                 let changes = || commits.iter().flat_map(|(changes, _)| changes);
@@ -269,24 +269,24 @@ impl Store {
     }
 
     /// Opens it again, if it is time to.
-    async fn tried_again(self) -> Self {
+    async fn reopened_if_due(self) -> Self {
         let waiting = match self {
             Self::Broken(waiting) if waiting.next_try.is_some_and(|at| at <= Instant::now()) => waiting,
             other => return other,
         };
         let broken = Arc::clone(&waiting.broken);
-        match unpanicked(tokio::task::spawn_blocking(move || broken.recover()).await) {
+        match propagate_panic(tokio::task::spawn_blocking(move || broken.recover()).await) {
             Ok(disk) => {
                 tracing::info!("the engine takes writes again");
                 Self::Open(disk)
             }
-            Err(failure) => Self::Broken(waiting.go_on(failure)),
+            Err(failure) => Self::Broken(waiting.retried(failure)),
         }
     }
 }
 
 /// What a task returned. A panic of it is the writer's own.
-fn unpanicked<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> T {
+fn propagate_panic<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -307,7 +307,7 @@ impl Waiting {
     }
 
     /// After a try that failed as well.
-    fn go_on(self, failure: Failure) -> Self {
+    fn retried(self, failure: Failure) -> Self {
         let Failure { error, unsynced } = failure;
         if unsynced {
             tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well");

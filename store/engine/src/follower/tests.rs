@@ -49,8 +49,8 @@ impl Engine for Counted {
     }
     async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Result<Indexed<Vec<KvEntry>>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        let told = self.answers.lock().unwrap().pop();
-        match told {
+        let given = self.answers.lock().unwrap().pop();
+        match given {
             Some(answer) => answer,
             None => self.inner.kv_list(prefix, wait).await,
         }
@@ -194,7 +194,7 @@ async fn an_index_that_goes_back_is_read_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_of_failures_is_told_apart_and_ends_with_news() {
+async fn a_row_of_failures_is_distinguished_and_ends_with_a_changed_reading() {
     let engine = Counted::new().await;
     let mut follower = follow(&engine, "p/");
     let away = || Err(EngineError::Unreachable("away".into()));

@@ -169,11 +169,11 @@ async fn captures_are_answered_as_a_real_agent_answered_them() {
         if let Some(request) = line.strip_prefix("also ") {
             let mut parts = request.splitn(3, ' ');
             let (method, path) = (parts.next().unwrap(), renamed(parts.next().unwrap(), &sessions));
-            ask(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
+            send(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
             continue;
         }
         if let Some((then, body)) = line.strip_prefix("session ").and_then(|it| it.split_once(' ')) {
-            let (_, created) = ask(&engine, "PUT", "/v1/session/create", body.to_owned()).await;
+            let (_, created) = send(&engine, "PUT", "/v1/session/create", body.to_owned()).await;
             sessions.insert(then.to_owned(), id_of(&created).unwrap().to_owned());
             continue;
         }
@@ -181,7 +181,7 @@ async fn captures_are_answered_as_a_real_agent_answered_them() {
         replayed.insert(capture.name.clone());
         let (mut path, body) = prepared(capture, &sessions);
         if line == "kv_cas_ok" {
-            let (_, there) = ask(&engine, "GET", "/v1/kv/a/b", "").await;
+            let (_, there) = send(&engine, "GET", "/v1/kv/a/b", "").await;
             path = format!("/v1/kv/a/b?cas={}", there[0]["ModifyIndex"]);
         }
         let mut request = Request::builder().method(capture.method.as_str()).uri(&path);

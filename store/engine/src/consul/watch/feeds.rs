@@ -37,7 +37,7 @@ pub(super) enum Feed {
 
 /// What a feed reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum FeedEvent {
     /// These changed.
     Changed(Changed),
     /// The feed fails from now on; for people.
@@ -150,11 +150,11 @@ pub(super) async fn run(
     feed: Feed,
     consul: Arc<Consul>,
     needed: watch::Receiver<bool>,
-    news: mpsc::Sender<(Feed, News)>,
+    events: mpsc::Sender<(Feed, FeedEvent)>,
 ) {
     match feed {
-        Feed::Checks => FeedLoop::new(feed, consul, needed, news, Checks::default()).run().await,
-        Feed::Services => FeedLoop::new(feed, consul, needed, news, Services::default()).run().await,
+        Feed::Checks => FeedLoop::new(feed, consul, needed, events, Checks::default()).run().await,
+        Feed::Services => FeedLoop::new(feed, consul, needed, events, Services::default()).run().await,
     }
 }
 
@@ -162,7 +162,7 @@ struct FeedLoop<M> {
     feed: Feed,
     consul: Arc<Consul>,
     needed: watch::Receiver<bool>,
-    news: mpsc::Sender<(Feed, News)>,
+    events: mpsc::Sender<(Feed, FeedEvent)>,
     memory: M,
     cursor: Cursor,
     works: bool,
@@ -173,10 +173,10 @@ impl<M: Memory> FeedLoop<M> {
         feed: Feed,
         consul: Arc<Consul>,
         needed: watch::Receiver<bool>,
-        news: mpsc::Sender<(Feed, News)>,
+        events: mpsc::Sender<(Feed, FeedEvent)>,
         memory: M,
     ) -> Self {
-        Self { feed, consul, needed, news, memory, cursor: cursor(), works: false }
+        Self { feed, consul, needed, events, memory, cursor: cursor(), works: false }
     }
 
     async fn run(mut self) {
@@ -198,7 +198,7 @@ impl<M: Memory> FeedLoop<M> {
 
     async fn round(&mut self, place: &mut Place) -> Result<(), ()> {
         self.cursor.ready().await;
-        let request = self.consul.client.here(M::request());
+        let request = self.consul.client.in_datacenter(M::request());
         let wait = self.cursor.wait(WAIT);
         let answer = self.consul.client.poll(request, wait, place).await;
         let started = Instant::now();
@@ -209,7 +209,7 @@ impl<M: Memory> FeedLoop<M> {
         match read {
             Ok(answer) => {
                 if let Some(changed) = self.compare(answer) {
-                    self.news.send((self.feed, News::Changed(changed))).await.map_err(drop)?;
+                    self.events.send((self.feed, FeedEvent::Changed(changed))).await.map_err(drop)?;
                 }
                 // A cluster of many thousand checks answers with megabytes: leave most of the core to others.
                 tokio::time::sleep((started.elapsed() * 3).min(Duration::from_secs(2))).await;
@@ -239,7 +239,7 @@ impl<M: Memory> FeedLoop<M> {
         let first = !self.cursor.is_failing();
         let pause = self.cursor.failed(error);
         if first {
-            self.news.send((self.feed, News::Failed(error.to_string()))).await.map_err(drop)?;
+            self.events.send((self.feed, FeedEvent::Failed(error.to_string()))).await.map_err(drop)?;
         }
         tokio::time::sleep(pause).await;
         Ok(())

@@ -10,11 +10,11 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use crate::{Endpoint, Indexed, Reading, Result, ServiceChange};
 
 /// Where changes go; the watch ends when nobody receives them.
-pub(super) type Outlet = mpsc::Sender<ServiceChange>;
+pub(super) type ChangeSender = mpsc::Sender<ServiceChange>;
 
 /// The receiver is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unheard;
+pub(super) struct ReceiverGone;
 
 /// A service in use, or one whose last poll is still running out.
 #[derive(Debug)]
@@ -24,14 +24,14 @@ pub(super) struct Followed {
     /// Which time it is wanted; zero while it is not.
     subscription: AtomicU64,
     /// Held over reading and telling by shared readers, so that an older reading never follows a newer one.
-    last: AsyncMutex<Told>,
+    last: AsyncMutex<LastSent>,
     /// The nodes its instances stand on, as last read: a check of a node concerns all of them.
     nodes: Mutex<Vec<String>>,
 }
 
 /// What the receiver knows, and since which subscription.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastSent {
     subscription: u64,
     known: Known,
 }
@@ -59,52 +59,52 @@ impl Followed {
     }
 
     /// Wanted (again): the next reading is told even if it is as before.
-    pub(super) fn want(&self, subscription: u64) {
+    pub(super) fn mark_wanted(&self, subscription: u64) {
         self.subscription.store(subscription, Ordering::Release);
     }
 
-    pub(super) fn unwant(&self) {
+    pub(super) fn mark_unwanted(&self) {
         self.subscription.store(0, Ordering::Release);
     }
 
-    pub(super) fn stands_on(&self, is_named: impl Fn(&str) -> bool) -> bool {
+    pub(super) fn has_instance_on(&self, is_named: impl Fn(&str) -> bool) -> bool {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.iter().any(|node| is_named(node))
     }
 
     /// Keeps other readers of the service waiting until what is read now was told.
-    pub(super) async fn hold(&self) -> tokio::sync::MutexGuard<'_, Told> {
+    pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, LastSent> {
         self.last.lock().await
     }
 
     /// As [`Followed::hold`], unless a reading is under way.
-    pub(super) fn try_hold(&self) -> Option<tokio::sync::MutexGuard<'_, Told>> {
+    pub(super) fn try_lock(&self) -> Option<tokio::sync::MutexGuard<'_, LastSent>> {
         self.last.try_lock().ok()
     }
 
     /// Tells what was read if it is news: other instances, the same instances at another index, the first reading, or
     /// the end or the start of an outage.
-    pub(super) async fn tell(
+    pub(super) async fn send_if_new(
         &self,
-        told: &mut Told,
-        outlet: &Outlet,
+        last: &mut LastSent,
+        sender: &ChangeSender,
         read: Result<Indexed<Vec<Endpoint>>>,
-    ) -> std::result::Result<(), Unheard> {
+    ) -> std::result::Result<(), ReceiverGone> {
         let subscription = self.subscription.load(Ordering::Acquire);
         if subscription == 0 {
             return Ok(());
         }
-        if told.subscription != subscription {
-            *told = Told { subscription, known: Known::Nothing };
+        if last.subscription != subscription {
+            *last = LastSent { subscription, known: Known::Nothing };
         }
-        let Some(reading) = told.known.news(read) else { return Ok(()) };
-        if let Known::Answer(answer) = &told.known {
+        let Some(reading) = last.known.news(read) else { return Ok(()) };
+        if let Known::Answer(answer) = &last.known {
             let mut nodes: Vec<_> = answer.value.iter().map(|endpoint| endpoint.node.clone()).collect();
             nodes.dedup();
             *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         }
         let change = ServiceChange { service: self.service.clone(), reading };
-        outlet.send(change).await.map_err(|_| Unheard)
+        sender.send(change).await.map_err(|_| ReceiverGone)
     }
 }
 
@@ -153,26 +153,26 @@ mod tests {
 
     #[tokio::test]
     async fn only_news_is_told_and_an_outage_once() {
-        let (outlet, mut changes) = mpsc::channel(16);
+        let (sender, mut changes) = mpsc::channel(16);
         let followed = Followed::new("web", 1);
-        let mut told = followed.hold().await;
+        let mut last = followed.lock().await;
         for read in [answer(1), answer(2), outage(), outage(), answer(2), answer(3)] {
-            followed.tell(&mut told, &outlet, read).await.unwrap();
+            followed.send_if_new(&mut last, &sender, read).await.unwrap();
         }
-        followed.want(2);
-        followed.tell(&mut told, &outlet, answer(4)).await.unwrap();
-        followed.unwant();
-        followed.tell(&mut told, &outlet, outage()).await.unwrap();
-        drop(outlet);
-        let mut heard = Vec::new();
+        followed.mark_wanted(2);
+        followed.send_if_new(&mut last, &sender, answer(4)).await.unwrap();
+        followed.mark_unwanted();
+        followed.send_if_new(&mut last, &sender, outage()).await.unwrap();
+        drop(sender);
+        let mut outcome = Vec::new();
         while let Some(change) = changes.recv().await {
-            heard.push(match change.reading {
+            outcome.push(match change.reading {
                 Reading::Answered(answer) => answer.index.0,
                 Reading::Unreachable(_) => 0,
             });
         }
         // The first, the outage, its end, and the first of the second subscription.
-        assert_eq!(heard, [1, 0, 2, 4]);
+        assert_eq!(outcome, [1, 0, 2, 4]);
     }
 
     #[derive(Clone, Debug)]
@@ -216,10 +216,10 @@ mod tests {
         fn the_receiver_knows_what_was_read_last_and_where(reads in vec(read(), 1..30)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let (outlet, mut changes) = mpsc::channel(64);
+                let (sender, mut changes) = mpsc::channel(64);
                 let followed = Followed::new("web", 1);
-                let mut told = followed.hold().await;
-                let mut heard = None;
+                let mut last = followed.lock().await;
+                let mut outcome = None;
                 for read in reads {
                     let answer = match &read {
                         Read::Answers { index, instances } => {
@@ -227,18 +227,18 @@ mod tests {
                         }
                         Read::Fails => outage(),
                     };
-                    followed.tell(&mut told, &outlet, answer).await.unwrap();
+                    followed.send_if_new(&mut last, &sender, answer).await.unwrap();
                     while let Ok(change) = changes.try_recv() {
-                        prop_assert!(heard.as_ref() != Some(&change.reading), "twice the same");
-                        heard = Some(change.reading);
+                        prop_assert!(outcome.as_ref() != Some(&change.reading), "twice the same");
+                        outcome = Some(change.reading);
                     }
-                    match (&read, &heard) {
+                    match (&read, &outcome) {
                         (Read::Answers { index, instances }, Some(Reading::Answered(known))) => {
                             prop_assert_eq!(&known.value, instances);
                             prop_assert!(known.value.is_empty() || known.index == Index(*index), "{:?}", known.index);
                         }
                         (Read::Fails, Some(Reading::Unreachable(_))) => {}
-                        (read, heard) => prop_assert!(false, "{read:?}, and known is {heard:?}"),
+                        (read, outcome) => prop_assert!(false, "{read:?}, and known is {outcome:?}"),
                     }
                 }
                 Ok(())
