@@ -1,11 +1,10 @@
-//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener stands in the
-//! binary.
+//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener is in the binary.
 //!
-//! It speaks what the `consul` command line, curl and Consul's client libraries use, by the captures of a real
+//! It implements what the `consul` command line, curl and Consul's client libraries use, as captured from a real
 //! agent: paths, parameters, status codes, error texts, JSON shapes, indexes. Two differences are deliberate. An
-//! access that is denied is always 403, because a real agent answers some of them with an empty list, which reads as
-//! "no back ends". And a check that somebody would have to run (HTTP, TCP, script) is refused at an agent
-//! endpoint, because this engine runs none and a check that nobody runs would lie.
+//! access that is denied is always 403, because a real agent answers some of them with an empty list, which clients
+//! take for "no back ends". And a check that an agent would run (HTTP, TCP, script) is refused at an agent endpoint,
+//! because this engine runs no checks, so its status would never change.
 
 mod agent;
 mod body;
@@ -28,7 +27,7 @@ use crate::embedded::{
     rows::{CheckRow, ServiceRow},
 };
 
-/// What a request is about to touch.
+/// What a request reads or changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access<'a> {
     /// Reading nodes, services, checks, sessions.
@@ -45,24 +44,24 @@ pub enum Access<'a> {
     Sessions,
 }
 
-/// What came of asking.
+/// The decision about an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Go on.
+    /// The access is allowed.
     Allowed,
-    /// This token may not.
+    /// The token does not allow it.
     Denied,
     /// There is no such token.
     Unknown,
 }
 
-/// Decides who may do what; asked before anything is done.
+/// Decides what a token allows; called before anything is read or changed.
 pub trait Authorise: Send + Sync {
-    /// May the bearer of this token do this?
+    /// Whether this token allows the access.
     fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit;
 }
 
-/// A request, taken apart.
+/// A parsed request, with the engine it is for.
 struct Call<'a> {
     engine: &'a Embedded,
     auth: &'a dyn Authorise,
@@ -72,7 +71,7 @@ struct Call<'a> {
     body: &'a Bytes,
 }
 
-/// What handlers return: an answer, or an error that is one.
+/// What handlers return: a reply, or an error in the form of one.
 type Outcome = Result<Reply, Reply>;
 
 impl Call<'_> {
@@ -84,7 +83,8 @@ impl Call<'_> {
         }
     }
 
-    /// The right to an instance that is there: whoever names its id, it is its service's. False when it is not there.
+    /// Requires the right to an existing instance, which is that to its service and does not depend on the request.
+    /// False if the instance does not exist.
     fn require_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let name = self.engine.read(|view| view.tables.service(node, id).map(|it| it.name.clone()));
         match name {
@@ -93,7 +93,7 @@ impl Call<'_> {
         }
     }
 
-    /// The right to a check that is there: that of its service, or of its node. False when it is not there.
+    /// Requires the right to an existing check: that to its service, or to nodes. False if the check does not exist.
     fn require_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let found = self.engine.read(|view| view.tables.check(node, id).map(|it| it.service_name.clone()));
         match found.as_deref() {
@@ -103,8 +103,8 @@ impl Call<'_> {
         }
     }
 
-    /// The right to put a check there: to what it is of, and to what it replaces. `with` is the instance that is
-    /// registered with it.
+    /// Requires the right to register a check: to the instance or node it belongs to, and to the check that it replaces.
+    /// `with` is the instance that is registered with it.
     fn require_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
         let new = with.filter(|it| (&it.node, &it.id) == (&check.node, &check.service_id));
         match new {
@@ -116,7 +116,7 @@ impl Call<'_> {
         self.require_check(&check.node, &check.id).map(drop)
     }
 
-    /// The name of this engine's own node: what agent endpoints are about.
+    /// The name of this engine's own node, to which agent endpoints refer.
     fn node(&self) -> String {
         self.engine.options().node.clone()
     }
@@ -136,13 +136,13 @@ pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<B
     reply.into_response(pretty)
 }
 
-/// The token a request carries, for whoever records it.
+/// The token that a request carries.
 #[must_use]
 pub fn token(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
     find_token(&Query::parse(uri.query().unwrap_or_default()), headers)
 }
 
-/// Consul's order: parameter, its own header, bearer.
+/// The token, in Consul's order: the parameter, Consul's own header, the bearer token.
 fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
     let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
@@ -150,7 +150,7 @@ fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
     found.map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned)
 }
 
-/// Checks the method of an endpoint; `Some` is the answer to OPTIONS or to a method it does not have.
+/// Checks the method of an endpoint; the error is the answer to OPTIONS or to a method it does not have.
 fn method(call: &Call<'_>, allowed: &[Method]) -> Result<(), Reply> {
     if allowed.contains(call.method) {
         return Ok(());
@@ -163,7 +163,7 @@ fn method(call: &Call<'_>, allowed: &[Method]) -> Result<(), Reply> {
     Err(reply.with("Allow", names.join(",")))
 }
 
-/// Endpoints whose last part is an id or a name: whatever follows, slashes included, as with a real agent.
+/// Endpoints whose last part is an id or a name: everything after the prefix, slashes included, as with a real agent.
 const NAMED: &[&str] = &[
     "agent/service/",
     "agent/service/deregister/",
@@ -191,7 +191,7 @@ const NAMED: &[&str] = &[
     "session/node/",
 ];
 
-/// A path in its parts; a name at its end is one of them.
+/// A path in its parts; a name at its end is one part.
 fn parts(path: &str) -> Vec<&str> {
     let named = NAMED.iter().filter(|prefix| path.starts_with(**prefix)).max_by_key(|prefix| prefix.len());
     match named.and_then(|prefix| Some((prefix.strip_suffix('/')?, path.strip_prefix(*prefix)?))) {
@@ -201,7 +201,7 @@ fn parts(path: &str) -> Vec<&str> {
 }
 
 async fn route(call: &Call<'_>, path: &str) -> Outcome {
-    // Percent signs are resolved first: an escaped slash is a slash, as in Go's paths.
+    // Percent-encoding is decoded first: an escaped slash is a slash, as in Go's paths.
     let path = query::decoded(path)?;
     let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
     let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);

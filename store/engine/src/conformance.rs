@@ -1,8 +1,8 @@
 //! One suite for every engine: what Waypost relies on, checked through the [`Engine`] trait alone.
 //!
 //! The embedded engine, a real Consul agent and the Consul face of the embedded engine all have to pass
-//! it. Each case works under names of its own, so cases may run at the same time and against an engine
-//! that is not empty. A case panics with what it saw when the engine does something else.
+//! it. Each case uses names of its own, so cases may run at the same time and against an engine
+//! that is not empty. A case panics with what it read when the engine behaves differently.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -121,7 +121,7 @@ fn cas(key: &str, value: &str, expected: Index) -> KvOp {
     KvOp::Cas { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()), expected }
 }
 
-/// Commits or panics.
+/// Commits, or panics.
 async fn commit(engine: &Shared, ops: Vec<KvOp>) -> Vec<Option<Index>> {
     match engine.txn(ops).await {
         Ok(TxnOutcome::Committed(indexes)) => indexes,
@@ -129,7 +129,7 @@ async fn commit(engine: &Shared, ops: Vec<KvOp>) -> Vec<Option<Index>> {
     }
 }
 
-/// Refused as a whole, or panics; the numbers of the operations that failed.
+/// The numbers of the operations that failed in a transaction that is refused; panics if it is not.
 async fn refused(engine: &Shared, ops: Vec<KvOp>) -> Vec<usize> {
     match engine.txn(ops).await {
         Ok(TxnOutcome::Refused(failed)) => failed.into_iter().map(|(op, _)| op).collect(),

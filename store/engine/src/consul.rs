@@ -1,7 +1,7 @@
 //! The engine on a real Consul cluster: a thin client of one agent, over HTTP.
 //!
 //! Our own, because no crate covers agents, blocking queries and transactions. It keeps nothing but
-//! connections: what it answers is what Consul said, and what was not Consul's answer is an error.
+//! connections: it returns what Consul answered, and anything that is not an answer of Consul is an error.
 //! `client` holds the rules of the transport, `wire` the JSON, `kv` transactions, `agent` what belongs to the
 //! agent that owns an instance, `watch` the multiplexed watch.
 
@@ -30,8 +30,8 @@ pub struct Config {
     /// The agent's HTTP address, `http://127.0.0.1:8500` or `https://…`; other agents are expected on the
     /// same port of their nodes' addresses.
     pub url: String,
-    /// Sent as `X-Consul-Token`. It needs `agent:read` to find out who owns an instance, beside the reads and
-    /// writes that are asked of it. Changed in place when its file changes.
+    /// Sent as `X-Consul-Token`. It needs `agent:read` to find the agent that owns an instance, and the rights for the
+    /// reads and writes that the node makes. It is replaced in place when its file changes.
     pub token: Option<Credential>,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_pem: Option<Vec<u8>>,
@@ -60,15 +60,15 @@ impl Consul {
         Ok(Self { client: Client::new(config, deadlines)?, node: OnceCell::new() })
     }
 
-    /// Trusts these certificates (PEM) in the place of those it was made with, for connections that are made from now on.
+    /// Trusts these certificates (PEM) instead of those it was created with, for connections that are opened from now on.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] when they are none; then nothing changes.
+    /// [`EngineError::Refused`] when they are not certificates; then nothing changes.
     pub fn trust(&self, ca_pem: &[u8]) -> Result<()> {
         self.client.trust(ca_pem)
     }
 
-    /// The read of a service's instances; the watch makes it on places of its own.
+    /// The read of a service's instances; the watch sends it on places of its own.
     fn health_request(&self, service: &str) -> Request {
         self.client.in_datacenter(Request::get("v1/health/service").name(service))
     }
@@ -78,9 +78,9 @@ impl Consul {
     }
 }
 
-/// What `/v1/health/service/:name` answers, in words.
+/// What `/v1/health/service/:name` answers, for error messages.
 const INSTANCES: &str = "a JSON list of instances with Node, Service and Checks";
-/// The bounds of a session's TTL. Consul answers outside of them with 500, as if it were broken.
+/// The bounds of a session's TTL. Consul answers 500 to others, which would count as an outage.
 const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! `/v1/agent/…` and `/v1/status/…`: what belongs to this engine's own node.
+//! `/v1/agent/…` and `/v1/status/…`: the services and checks of this engine's own node.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What clients take for the version of a Consul agent: that of the captures.
+/// The version of Consul that clients are shown: that of the captures.
 const VERSION: &str = "1.8.7";
 const SERVER_PORT: u16 = 8300;
 
@@ -167,7 +167,7 @@ async fn register(call: &Call<'_>) -> Outcome {
     };
     let checks: Vec<CheckRow> = wanted.into_iter().enumerate().map(check).collect::<Result<_, Reply>>()?;
     call.require(Access::Register(&row.name))?;
-    // What is there under these ids may belong to somebody else.
+    // An instance or a check with one of these ids may exist and belong to another service.
     call.require_instance(&row.node, &row.id)?;
     for check in &checks {
         call.require_put(check, Some(&row))?;
@@ -220,7 +220,7 @@ async fn maintain(call: &Call<'_>, check: CheckRow, enable: bool) -> Outcome {
     call.engine
         .write(move |txn| {
             if enable {
-                // Its service is there, or it is the node's.
+                // Its service exists, or the check is the node's, so this cannot fail.
                 let _ = catalog::put_check(txn, check);
             } else {
                 catalog::remove_check(txn, &check.node, &check.id);
@@ -321,7 +321,7 @@ async fn set(call: &Call<'_>, id: &str, status: CheckStatus, mut output: String)
     Ok(Reply::empty())
 }
 
-/// An instance with the worst of its checks; maintenance is worse than critical.
+/// An instance with the status of its worst check; maintenance is worse than critical.
 fn aggregated(view: &View, row: &ServiceRow) -> (&'static str, Value) {
     let serf = crate::embedded::rows::SERF_HEALTH;
     let checks: Vec<&Arc<CheckRow>> = view.tables.checks_of(row).filter(|it| it.id != serf).collect();

@@ -50,7 +50,7 @@ async fn get(call: &Call<'_>, key: &str) -> Outcome {
         call.engine.blocking(wait, |view| (view.key_index(key), view.tables.kv.get(key).cloned())).await;
     let Some(entry) = read.value else { return Ok(Reply::not_found().indexed(read.index.0)) };
     if call.query.has("raw") {
-        // A browser must not run what somebody stored.
+        // A browser must not run scripts in stored values.
         let reply = Reply::raw(entry.value.clone()).indexed(read.index.0);
         return Ok(reply
             .with("X-Content-Type-Options", "nosniff")

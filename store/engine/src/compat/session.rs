@@ -72,7 +72,7 @@ async fn create(call: &Call<'_>) -> Outcome {
     Ok(Reply::json(json!({ "ID": id })))
 }
 
-/// Without a TTL a session has no end of its own.
+/// The TTL of a session; without one it does not expire.
 fn ttl(text: &str) -> Result<Option<Duration>, Reply> {
     if text.is_empty() {
         return Ok(None);
@@ -89,7 +89,7 @@ fn ttl(text: &str) -> Result<Option<Duration>, Reply> {
     Ok(Some(ttl))
 }
 
-/// The node checks a session rests on: the node's own health, unless it names others or none.
+/// The node checks a session is bound to: the node's own health, unless others or none are given.
 fn node_checks(fields: Fields<'_>) -> Result<Vec<String>, Reply> {
     for name in ["NodeChecks", "Checks"] {
         if fields.list(name)?.is_some() {
@@ -123,8 +123,8 @@ fn session(fields: Fields<'_>, own: String) -> Result<SessionRow, Reply> {
     })
 }
 
-/// A duration as text; a number is seconds when it is small, else nanoseconds, without what is behind its point (as
-/// Consul reads it). Less than none is none.
+/// A duration as text or as a number, which is truncated: seconds when it is small, else nanoseconds, as Consul reads it.
+/// A negative one is zero.
 fn lock_delay(value: Option<&Json>) -> Result<Duration, Reply> {
     let delay = match value {
         None => Some(LOCK_DELAY),
@@ -134,7 +134,7 @@ fn lock_delay(value: Option<&Json>) -> Result<Duration, Reply> {
         },
         Some(Json::Number(number)) => number.as_f64().map(|n| match n.trunc() {
             n if n < SECONDS_BELOW => Duration::try_from_secs_f64(n).unwrap_or_default(),
-            // The greatest is what 64 bits hold of nanoseconds.
+            // At most as many nanoseconds as 64 bits hold.
             n => Duration::try_from_secs_f64(n / 1e9).unwrap_or_default().min(Duration::from_nanos(u64::MAX)),
         }),
         Some(_) => None,

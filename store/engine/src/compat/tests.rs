@@ -17,7 +17,7 @@ mod nonsense;
 mod replay;
 mod spelling;
 
-/// Lets everybody do everything.
+/// Allows every access.
 struct Open;
 
 impl Authorise for Open {
@@ -26,7 +26,7 @@ impl Authorise for Open {
     }
 }
 
-/// Knows one token, which may do what a team that registers `orders` may.
+/// Has one token, that of a team that registers `orders`.
 struct Registrar;
 
 impl Authorise for Registrar {
@@ -93,7 +93,7 @@ async fn listening(engine: Arc<Embedded>) -> SocketAddr {
     address
 }
 
-/// Our own client cannot tell the face from a Consul agent.
+/// The face passes the conformance suite through our own client, as a Consul agent does.
 #[tokio::test]
 async fn the_face_conforms_through_the_client() {
     let address = listening(engine().await).await;
@@ -148,8 +148,8 @@ async fn a_token_writes_only_its_own_services() {
     assert_eq!(get(Some("known"), "/v1/health/service/orders").await.0, 200);
 }
 
-/// An id is no key to what stands under it: neither an instance nor a check of somebody else, or of the node, is
-/// taken over, reported or removed by naming it in a registration of one's own.
+/// An id gives no right to what has it: a registration that names the id of an instance or a check of another service,
+/// or of the node, does not take it over, report it or remove it.
 #[tokio::test]
 async fn a_token_cannot_take_over_foreign_instances_by_id() {
     let engine = engine().await;
@@ -207,9 +207,9 @@ async fn a_token_cannot_take_over_foreign_instances_by_id() {
     assert!(done.is_empty(), "{}", done.join("\n"));
 }
 
-/// Without its node the engine would take registrations for a node that is not there, and no session any more.
+/// Without its node the engine would accept registrations for a node that does not exist, and refuse every session.
 #[tokio::test]
-async fn the_own_node_cannot_be_taken_away() {
+async fn the_own_node_cannot_be_removed() {
     let engine = engine().await;
     let (status, text) = send(&engine, "PUT", "/v1/catalog/deregister", r#"{"Node":"n1"}"#).await;
     assert!(status == 400 && text.as_str().unwrap().contains("own"), "{status} {text}");

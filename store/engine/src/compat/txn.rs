@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// One operation, understood.
+/// One operation, parsed.
 enum Op {
     Kv {
         key: String,
@@ -42,9 +42,9 @@ enum Op {
         verb: Catalog,
         row: Box<CheckRow>,
     },
-    /// Its verb is not known; told with its place, as Consul does.
+    /// Its verb is not known; reported with its position, as Consul does.
     Unknown(String),
-    /// A write that cannot be done; told likewise.
+    /// A write that is invalid; reported likewise.
     Wrong(String),
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn answer(call: &Call<'_>) -> Outcome {
     Ok(reply.status(status))
 }
 
-/// One operation; `None` for an item that names none, which Consul passes over.
+/// One operation; `None` for an item without one, which Consul ignores.
 fn op(call: &Call<'_>, item: &Json) -> Result<Option<Op>, Reply> {
     let fields = Fields::of(item)?;
     if let Some(kv) = fields.fields("KV")? {
@@ -215,7 +215,7 @@ fn run(txn: &mut Txn<'_>, ops: Vec<Op>, own: &Options) -> Result<Vec<Value>, Vec
     if errors.is_empty() { Ok(results) } else { Err(errors) }
 }
 
-/// A service as transactions show it: no tags are `null` here.
+/// A service as transactions show it: an empty list of tags is `null` here.
 fn bare(row: &ServiceRow) -> Value {
     let mut value = shape::service(row, true);
     if row.tags.is_empty() {

@@ -1,7 +1,7 @@
-//! What belongs to an agent: its registrations and checks, and taking instances out where they are owned.
+//! The agent's endpoints: its registrations and checks, and the eviction of instances at the agent that owns them.
 //!
-//! An instance taken out of the catalog comes back with its agent's next anti-entropy run (64 s were
-//! measured), so it must be taken out at that agent. Only nodes without an agent are edited in the catalog.
+//! An instance that is removed from the catalog comes back with its agent's next anti-entropy run (64 s were
+//! measured), so it must be removed at that agent. Only nodes without an agent are changed in the catalog.
 
 use reqwest::Url;
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub(super) async fn ttl_update(client: &Client, id: &str, status: CheckStatus, n
     }
     let request = Request::put("v1/agent/check/update").name(id).json(&Update { status, output: note })?;
     let answer = client.call(request).await?;
-    // Consul 1.8 says 500 to an unknown check, newer ones 404: either way it is we who are wrong.
+    // Consul 1.8 answers 500 for an unknown check, newer versions 404. Either way the request was wrong.
     if answer.excerpt().contains("does not have associated TTL") {
         return Err(EngineError::Refused(format!("check {id:?}: expected a TTL check of this agent")));
     }
@@ -56,8 +56,8 @@ async fn maintenance(client: &Client, agent: &Url, id: &str, enable: bool, reaso
     unless_absent(client.call(request).await?)
 }
 
-/// Consul 1.8 knows no unknown id when deregistering, newer ones answer 404 in words of their own. An empty
-/// 404 comes from something else than an agent.
+/// Consul 1.8 accepts unknown ids when deregistering; newer versions answer 404 with a text. An empty 404 does not
+/// come from an agent.
 fn unless_absent(answer: Answer) -> Result<()> {
     if answer.is_absent() && !answer.excerpt().is_empty() {
         return Ok(());
@@ -87,7 +87,7 @@ fn naming_agent(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineE
 }
 
 impl Consul {
-    /// Maintenance first, so that watchers learn even if what follows fails; then the deregistration.
+    /// Starts maintenance first, so that watchers notice even if the deregistration after it fails.
     pub(super) async fn evict_at_owner(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
         if endpoint.external {
             return self.deregister_in_catalog(endpoint).await;
@@ -111,8 +111,8 @@ impl Consul {
             .map_err(|error| naming_agent(endpoint, &agent, error))
     }
 
-    /// Where the agent that owns the instance is reached. That it is the one is checked: on a wrong agent,
-    /// "no such instance" would pass for success.
+    /// The URL of the agent that owns the instance. Its node name is checked, because the answer "no such instance" of
+    /// a wrong agent would count as success.
     async fn owner(&self, endpoint: &Endpoint) -> Result<Url> {
         let own = self.node.get_or_try_init(|| node_name(&self.client, self.client.base())).await?;
         if *own == endpoint.node {

@@ -1,12 +1,12 @@
 //! The one place that speaks HTTP: deadlines, limits, the token, and the rules of blocking queries.
 //!
-//! Consul's index headers are honest on 200 and 404 only (its 500s say `X-Consul-Index: 1`), so an index is
-//! read there and nowhere else, and never as zero, which would turn a blocking query into a busy loop.
-//! Nothing is retried here: a write that may have happened is the caller's to judge.
+//! Consul's index headers are right on 200 and 404 only (its 500s have `X-Consul-Index: 1`), so an index is
+//! read there alone, and never as zero, which would make a blocking query a busy loop.
+//! Nothing is retried here, because only the caller can decide what to do about a write that may have happened.
 //!
 //! A long poll that is dropped keeps its place at the server until its wait ends, and Consul closes the 201st
-//! connection of a client without a word. So places are counted here, also for the dropped, in three groups
-//! that cannot starve one another and make [`LONG_POLLS`] together.
+//! connection of a client without an answer. So places are counted here, also those of dropped polls, in three groups
+//! that cannot starve one another.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -23,8 +23,7 @@ use tokio::{
 use super::{Config, Credential, Secret, wire::go_duration};
 use crate::{EngineError, Index, Indexed, Result, Wait};
 
-// What one client may keep a server busy with, dropped polls included until the server has surely forgotten them;
-// Consul closes the 201st connection of a source without a word.
+// Consul closes the 201st connection of a client. Dropped polls count until the server has certainly ended them.
 const _: () = assert!(OWN_POLLS + FEED_POLLS + CALL_POLLS <= 100, "at most 100 long polls per node");
 /// Services that are watched by a long poll of their own.
 pub(super) const OWN_POLLS: usize = 64;
@@ -42,7 +41,7 @@ const LARGE_BODY: usize = 256 << 10;
 /// Consul's own bounds for `wait`; zero would mean its default of five minutes.
 const WAITS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(600));
 
-/// How long we wait for what; a parameter only so that tests need not take as long.
+/// How long the client waits for an answer. A parameter only so that tests are fast.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     /// For a TCP (and TLS) connection.
@@ -89,7 +88,7 @@ impl Request {
         Self::new(Method::PUT, path)
     }
 
-    /// Appends a name to the path as one segment, whatever is in it.
+    /// Appends a name to the path as one segment; its slashes are escaped.
     pub(super) fn name(mut self, name: &str) -> Self {
         self.segments.push(name.to_owned());
         self
@@ -175,12 +174,12 @@ impl Answer {
         }
     }
 
-    /// Is this an answer about something that is not there?
+    /// True if the answer is 404.
     pub(super) fn is_absent(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
 
-    /// The index, which only answers 200 and 404 tell truly; at least 1, since zero never blocks.
+    /// The index, which is right in answers 200 and 404 only; at least 1, since zero never blocks.
     pub(super) fn index(&self) -> Result<Index> {
         match (self.status, self.index) {
             (StatusCode::OK | StatusCode::NOT_FOUND, Some(index)) => Ok(Index(index.max(1))),
@@ -194,7 +193,7 @@ impl Answer {
         }
     }
 
-    /// Reads the body as JSON; `expected` says in words what should be there.
+    /// Reads the body as JSON; `expected` describes what should be there, for the error.
     pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         self,
         expected: &'static str,
@@ -225,7 +224,7 @@ impl Answer {
     }
 }
 
-/// A long poll's place at the server. Dropped in mid-poll it stays taken until the server has let go.
+/// A long poll's place at the server. When it is dropped during a poll, it stays taken until the server has ended the poll.
 #[derive(Debug)]
 pub(super) struct Place {
     permit: Option<OwnedSemaphorePermit>,
@@ -304,12 +303,12 @@ impl Client {
         Ok(())
     }
 
-    /// The URL of the agent we were given.
+    /// The URL of the configured agent.
     pub(super) const fn base(&self) -> &Url {
         &self.base
     }
 
-    /// The URL of the agent on another host: ours with the host changed.
+    /// The URL of the agent on another host: that of the configured agent with another host.
     pub(super) fn agent_on(&self, address: &str) -> Result<Url> {
         let mut url = self.base.clone();
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
@@ -340,7 +339,7 @@ impl Client {
         deadline(&described, within, call).await
     }
 
-    /// A read of what can be waited for: the value (`None` for 404) with its index.
+    /// A blocking query: the value (`None` for 404) with its index.
     pub(super) async fn blocking<T: DeserializeOwned + Send + 'static>(
         &self,
         request: Request,
@@ -371,7 +370,7 @@ impl Client {
         let described = request.to_string();
         place.polling_until = Some(Instant::now() + within);
         let answer = deadline(&described, within, self.exchange(request)).await;
-        // After an answer nothing is left at the server; after our own deadline neither.
+        // The server keeps nothing after an answer, nor after our own deadline, which is longer than its wait.
         place.polling_until = None;
         answer
     }
@@ -414,7 +413,7 @@ impl Client {
     }
 }
 
-/// Makes an answer to a blocking read of its value and index.
+/// The value and the index of an answer to a blocking query.
 pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     answer: Answer,
     expected: &'static str,
@@ -424,7 +423,7 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     }
     let answer = answer.ok()?;
     let index = answer.index();
-    // The body first: when it is not JSON either, that is the more telling error.
+    // The body first: when it is not JSON either, that error is more useful.
     let value = answer.json(expected).await?;
     Ok(Indexed { index: index?, value: Some(value) })
 }
@@ -471,7 +470,7 @@ fn http_client(ca_pem: Option<&[u8]>, base: &Url, deadlines: Deadlines) -> Resul
     builder.build().map_err(|error| EngineError::Refused(format!("engine client: {}", root_cause(&error))))
 }
 
-/// The innermost error: the outer ones only say that a request failed.
+/// The innermost error: the outer ones only state that a request failed.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

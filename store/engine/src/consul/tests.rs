@@ -1,4 +1,4 @@
-//! The client against servers that do not behave.
+//! The client against servers that answer wrongly, late or not at all.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,8 +21,8 @@ fn deadlines() -> Deadlines {
     Deadlines { connect: short, plain: short, slack: short }
 }
 
-/// A server that reads a request and answers with these bytes, the next ones for the next request, the last ones
-/// again and again. What it was asked is kept.
+/// A server that reads a request and answers with these bytes: the next ones for the next request, and the last ones
+/// for all further requests. The requests that it received are kept.
 async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -39,7 +39,7 @@ async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
             if answers.len() > 1 {
                 answers.next();
             }
-            // The client may have gone.
+            // The client may have disconnected.
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
@@ -59,7 +59,7 @@ async fn client(answers: &[String]) -> (Consul, Arc<Mutex<Vec<String>>>) {
 const INDEX: &str = "X-Consul-Index: 7\r\n";
 
 #[tokio::test]
-async fn what_is_no_answer_is_unusable_and_says_what_was_expected() {
+async fn a_malformed_answer_is_unusable_and_the_error_names_what_was_expected() {
     for body in ["<html>a proxy's page</html>", "{", "\"text\"", "[{\"Node\":3}]", ""] {
         let (consul, _) = client(&[answer("200 OK", INDEX, body)]).await;
         let error = consul.health("orders", None).await.unwrap_err();
@@ -72,7 +72,7 @@ async fn what_is_no_answer_is_unusable_and_says_what_was_expected() {
 }
 
 #[tokio::test]
-async fn statuses_say_whose_fault_it_is() {
+async fn statuses_decide_the_kind_of_error() {
     type Fits = fn(&EngineError) -> bool;
     let cases: [(&str, Fits); 6] = [
         ("500 Internal Server Error", |it| matches!(it, EngineError::Unreachable(_))),
@@ -83,16 +83,16 @@ async fn statuses_say_whose_fault_it_is() {
         ("413 Payload Too Large", |it| matches!(it, EngineError::Refused(_))),
     ];
     for (status, fits) in cases {
-        // Failures carry indexes that lie.
-        let (consul, _) = client(&[answer(status, "X-Consul-Index: 1\r\n", "the agent's words")]).await;
+        // The index in the answer to a failure is wrong.
+        let (consul, _) = client(&[answer(status, "X-Consul-Index: 1\r\n", "the agent's text")]).await;
         let error = consul.kv_get("a", None).await.unwrap_err();
         assert!(fits(&error), "{status}: {error:?}");
-        assert!(error.to_string().contains("the agent's words"), "{error}");
+        assert!(error.to_string().contains("the agent's text"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn nobody_there_or_nobody_answering_is_unreachable() {
+async fn a_closed_or_silent_server_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let consul = Consul::with_deadlines(&config(format!("http://{closed}")), deadlines()).unwrap();
     let error = consul.services(None).await.unwrap_err();
@@ -109,7 +109,7 @@ async fn nobody_there_or_nobody_answering_is_unreachable() {
 }
 
 #[tokio::test]
-async fn absence_has_an_index() {
+async fn an_absent_key_has_an_index() {
     let (consul, _) = client(&[answer("404 Not Found", INDEX, "")]).await;
     let read = consul.kv_get("a", None).await.unwrap();
     assert_eq!((read.index, read.value), (crate::Index(7), None));

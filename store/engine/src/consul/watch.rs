@@ -1,11 +1,11 @@
 //! Following any number of services over a bounded number of long polls.
 //!
 //! As many services as there are places (64) have a long poll of their own. The others share two feeds that
-//! say which of them to read again: see [`feeds`]. Readings of those go through one [`queue`], eight at a
-//! time, and a slow round over all of them is the safety net under the feeds.
+//! report which of them to read again: see [`feeds`]. Readings of those go through one [`queue`], eight at a
+//! time. A slow round over all of them makes up for changes that the feeds do not report.
 //!
-//! A poll is never cancelled because its service fell out of use: the server would keep its place anyway. It
-//! runs out, and its place then goes to a service that had none. Long polls die only with the watch itself.
+//! A poll is never cancelled because its service is no longer in use: the server would keep its place anyway. It
+//! runs to its end, and its place then goes to a service that had none. Long polls are dropped only with the watch.
 
 mod feeds;
 mod followed;
@@ -52,9 +52,9 @@ const READINGS_BURST: u32 = 2_000;
 const READINGS_PER_SECOND: u32 = 500;
 /// … or this many while a feed fails, to be no burden to a cluster in trouble.
 const READINGS_PER_SECOND_IN_TROUBLE: u32 = 20;
-/// In this time every shared service is read once, whatever the feeds say.
+/// In this time every shared service is read once, even if the feeds report nothing.
 const ROUND: Duration = Duration::from_secs(300);
-/// How often places are looked for and the slow round goes on.
+/// How often free places are given away and the slow round continues.
 const TICK: Duration = Duration::from_secs(1);
 /// Changes on their way to the receiver.
 const CHANGES: usize = 256;
@@ -79,7 +79,7 @@ pub(super) fn start(consul: Arc<Consul>, in_use: ServicesInUse) -> mpsc::Receive
 
 /// How a service's own poll ended: its place can serve another.
 type Ended = (String, Place);
-/// How a reading ended: whose, and whether it succeeded.
+/// How a reading ended: the service, and whether it succeeded.
 type Done = (String, std::result::Result<bool, ReceiverGone>);
 
 struct ServiceWatch {
@@ -161,7 +161,7 @@ impl ServiceWatch {
                     Some(done) => self.reading_done(done),
                     None => return,
                 },
-                Some((feed, events)) = self.events.recv() => self.handle_event(feed, events).await,
+                Some((feed, event)) = self.events.recv() => self.handle_event(feed, event).await,
                 _ = tick.tick() => {
                     self.continue_round();
                     Ok(())
@@ -185,7 +185,7 @@ impl ServiceWatch {
             .filter(|name| !self.services.get(*name).is_some_and(|followed| followed.is_wanted()))
             .cloned()
             .collect();
-        // Many at once would all ask at once, and all again when their first waits end.
+        // Without jitter, many new services would all send their queries at once, now and after the first wait.
         let jitter = Duration::from_millis(if new.len() > 8 { 300 } else { 0 });
         for name in new {
             self.follow(&name, jitter);
@@ -196,7 +196,7 @@ impl ServiceWatch {
     fn follow(&mut self, name: &str, jitter: Duration) {
         self.subscriptions += 1;
         if let Some(followed) = self.services.get(name) {
-            // Its own poll is still running out and simply goes on; the first reading must not wait for it.
+            // Its own poll has not ended yet and simply continues; the first reading must not wait for it.
             followed.mark_wanted(self.subscriptions);
             self.queue.push(Lane::Urgent, name);
             return;
@@ -232,7 +232,7 @@ impl ServiceWatch {
     fn poll_ended(&mut self, (name, place): Ended) {
         self.own.remove(&name);
         match self.services.get(&name).cloned() {
-            // Wanted again just as it had stopped.
+            // It came into use again just when its poll had stopped.
             Some(followed) if followed.is_wanted() => self.start_poll(followed, place, Duration::ZERO),
             _ => {
                 self.services.remove(&name);
@@ -259,7 +259,7 @@ impl ServiceWatch {
         self.needed.send_if_modified(|needed| std::mem::replace(needed, need) != need);
     }
 
-    /// Starts what may be started now; if only time keeps it from more, says until when.
+    /// Starts the readings that may be started now. Returns when the next may start, if it only has to wait.
     fn start_readings(&mut self) -> Option<Instant> {
         let now = Instant::now();
         while self.readings.len() < READINGS && !self.queue.is_idle(now) {
@@ -277,16 +277,16 @@ impl ServiceWatch {
         self.queue.next_due().filter(|_| self.readings.len() < READINGS)
     }
 
-    fn reading_done(&mut self, (name, last): Done) -> std::result::Result<(), ReceiverGone> {
+    fn reading_done(&mut self, (name, outcome): Done) -> std::result::Result<(), ReceiverGone> {
         let in_use = self.services.get(&name).is_some_and(|followed| followed.is_wanted());
         // A service with a poll of its own needs no second try.
-        self.queue.done(&name, last? || !in_use || self.own.contains(&name), Instant::now());
+        self.queue.done(&name, outcome? || !in_use || self.own.contains(&name), Instant::now());
         Ok(())
     }
 
-    /// Does what a feed's news ask for.
-    async fn handle_event(&mut self, feed: Feed, events: FeedEvent) -> std::result::Result<(), ReceiverGone> {
-        match events {
+    /// Takes in what a feed reports.
+    async fn handle_event(&mut self, feed: Feed, event: FeedEvent) -> std::result::Result<(), ReceiverGone> {
+        match event {
             FeedEvent::Changed(changed) => self.read_again(feed, &changed),
             FeedEvent::Failed(reason) => {
                 if !self.failing.contains(&feed) {
@@ -320,10 +320,10 @@ impl ServiceWatch {
         }
     }
 
-    /// Without a feed nothing shared is known to be as last told.
+    /// Reports every shared service as unreachable: without a feed a change would be missed.
     async fn send_outage(&self, reason: &str) -> std::result::Result<(), ReceiverGone> {
         for followed in self.shared.iter().filter_map(|name| self.services.get(name)) {
-            // A reading under way will tell what it meets.
+            // A reading that is under way reports its own result.
             if let Some(mut last) = followed.try_lock() {
                 let outage = Err(EngineError::Unreachable(reason.to_owned()));
                 followed.send_if_new(&mut last, &self.sender, outage).await?;
@@ -332,7 +332,7 @@ impl ServiceWatch {
         Ok(())
     }
 
-    /// Reads the next few of the shared services, so that all have their turn within [`ROUND`].
+    /// Reads the next few of the shared services, so that all are read within [`ROUND`].
     fn continue_round(&mut self) {
         self.promote(None);
         let ticks = usize::try_from(ROUND.as_secs() / TICK.as_secs()).unwrap_or(1);
@@ -395,7 +395,7 @@ async fn read_service(
     Ok(Indexed { index: answer.index, value: wire::endpoints(answer.value.unwrap_or_default()) })
 }
 
-/// Reads one service once and tells what is new.
+/// Reads one service once and sends what is new.
 async fn reading(consul: Arc<Consul>, followed: Arc<Followed>, sender: ChangeSender) -> Done {
     let mut last = followed.lock().await;
     let read = consul.health(&followed.service, None).await;
@@ -411,8 +411,8 @@ async fn sleep_if(until: Option<Instant>) {
     }
 }
 
-/// What a task returned; nothing if the runtime ended it. A panic is one of ours and goes on here, so that
-/// the holder sees the watch end.
+/// What a task returned; nothing if the runtime ended it. A panic of the task continues here, so that the holder sees
+/// the watch end.
 fn propagate_panic<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> Option<T> {
     joined.map_err(|error| error.try_into_panic().map(std::panic::resume_unwind)).ok()
 }

@@ -28,7 +28,7 @@ pub(crate) fn put_node(txn: &mut Txn<'_>, mut node: NodeRow) -> Arc<NodeRow> {
     node
 }
 
-/// Registers an instance or changes it. Its node has to be there.
+/// Registers an instance or changes it. Its node has to exist.
 pub(crate) fn put_service(txn: &mut Txn<'_>, mut service: ServiceRow) -> Arc<ServiceRow> {
     let index = txn.index();
     let there = txn.tables().service(&service.node, &service.id).cloned();
@@ -97,7 +97,7 @@ pub(crate) fn put_check(txn: &mut Txn<'_>, mut check: CheckRow) -> Result<Arc<Ch
     Ok(check)
 }
 
-/// Sets the times that come with a check's state.
+/// Starts or stops the timers that belong to a check's state.
 pub(crate) fn set_timers(txn: &mut Txn<'_>, check: &CheckRow, before: Option<CheckStatus>) {
     let name = || (check.node.clone(), check.id.clone());
     let ((node, id), (reaped_node, reaped_id)) = (name(), name());
@@ -128,12 +128,12 @@ pub(crate) fn report(txn: &mut Txn<'_>, node: &str, id: &str, status: CheckStatu
         check.status = status;
         output.clone_into(&mut check.output);
     });
-    // Its instance is there, because it is.
+    // The check exists, so its instance does.
     let _ = put_check(txn, CheckRow::clone(&reported));
     true
 }
 
-/// Removes a check if it is there.
+/// Removes a check if it exists.
 pub(crate) fn remove_check(txn: &mut Txn<'_>, node: &str, id: &str) {
     for key in [TimerKey::Ttl, TimerKey::Reap] {
         txn.disarm(key(node.to_owned(), id.to_owned()));
@@ -142,7 +142,7 @@ pub(crate) fn remove_check(txn: &mut Txn<'_>, node: &str, id: &str) {
     sessions::destroy_bound_to(txn, node, Some(id));
 }
 
-/// Removes an instance with its checks, if it is there.
+/// Removes an instance with its checks, if it exists.
 pub(crate) fn remove_service(txn: &mut Txn<'_>, node: &str, id: &str) {
     let of = |check: &&Arc<CheckRow>| !check.service_id.is_empty() && check.service_id == id;
     let checks: Vec<_> = txn.tables().checks_on(node).filter(of).map(|it| it.id.clone()).collect();
@@ -166,7 +166,7 @@ pub(crate) fn remove_node(txn: &mut Txn<'_>, node: &str) {
     txn.remove(RowKey::Node(node.to_owned()));
 }
 
-/// What a timer does.
+/// Does what a timer was set for.
 pub(crate) fn run_timer(txn: &mut Txn<'_>, timer: &TimerKey) {
     match timer {
         TimerKey::Ttl(node, id) => {

@@ -12,7 +12,7 @@ use crate::{
     embedded::{Embedded, Options},
 };
 
-/// An engine that counts the reads of its KV and can be told what they answer.
+/// An engine that counts the reads of its KV, and whose answers can be set.
 #[derive(Debug)]
 struct Counted {
     inner: Arc<Embedded>,

@@ -1,13 +1,13 @@
-//! Requests next to right ones: whatever is asked is answered, in bounds, and the engine lives on.
+//! Requests that are almost right: each is answered, in bounds, and the engine still works afterwards.
 
 use std::time::Duration;
 
 use super::*;
 
-/// An answer about as much as is put there here cannot be larger.
+/// No answer about the little that is stored in this test can be larger.
 const MAX: usize = 2 << 20;
 
-/// What there is, and whether it is read; what ends in a slash goes on.
+/// The endpoints, and whether they are read; one that ends in a slash takes a name.
 const ROUTES: [(&str, bool); 42] = [
     ("agent/self", true),
     ("agent/members", true),

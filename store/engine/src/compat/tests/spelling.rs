@@ -15,12 +15,12 @@ struct Answered {
     answer: Value,
 }
 
-/// Where ours is meant to be another answer than the captured one, and why.
+/// Where our answer intentionally differs from the captured one, and why.
 fn ours_alone(answered: &Answered, difference: &str) -> bool {
-    // Texts about bodies that cannot be decoded name types of Go's.
+    // Messages about bodies that cannot be decoded name types of Go.
     let decoding =
         difference.contains("Request decode failed: ") || difference.contains("Failed to parse body: ");
-    // Ours repeats the word that is no status.
+    // Ours repeats the text that is not a status.
     let status =
         answered.answer.as_str() == Some("Bad check status") && difference.contains("Bad check status");
     decoding || status || meant(difference)
@@ -99,7 +99,7 @@ async fn sessions_read_back_as_they_were_made() {
         (r#"{"lockdelay":1000.5}"#, "", 1_000),
         (r#"{"lockdelay":1e1}"#, "", 10_000_000_000),
         (r#"{"lockdelay":"90s"}"#, "", 90_000_000_000),
-        // A real agent shows less than none, and delays nothing either.
+        // A real agent shows a negative delay, and does not delay either.
         (r#"{"lockdelay":"-1s"}"#, "", 0),
         (r#"{"lockdelay":-2000}"#, "", 0),
     ] {
@@ -118,7 +118,7 @@ async fn sessions_read_back_as_they_were_made() {
 
 /// `py-consul` sends Python's `True` and `False`.
 #[tokio::test]
-async fn maintenance_is_switched_by_every_word_that_go_takes() {
+async fn maintenance_is_switched_by_every_boolean_of_go() {
     let engine = engine().await;
     send(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"web","ID":"web/1"}"#).await;
     for path in ["/v1/agent/service/maintenance/web%2F1", "/v1/agent/maintenance"] {
@@ -154,9 +154,9 @@ async fn flags_and_indexes_of_transactions_have_64_bits() {
     assert_eq!(send(&engine, "PUT", "/v1/txn", checked).await.0, 409);
 }
 
-/// Half a surrogate pair, and octets that are no UTF-8, are U+FFFD as they are to Go.
+/// Half a surrogate pair, and octets that are not UTF-8, become U+FFFD as in Go.
 #[tokio::test]
-async fn what_is_no_unicode_is_replaced() {
+async fn invalid_unicode_is_replaced() {
     let engine = engine().await;
     for (body, name) in [(&br#"{"name":"\ud800x"}"#[..], "\u{FFFD}x"), (b"{\"name\":\"a\xFF\"}", "a\u{FFFD}")]
     {

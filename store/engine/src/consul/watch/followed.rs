@@ -1,4 +1,4 @@
-//! One service somebody wants to know about: what was last told of it, and how it is told.
+//! One followed service: what was last sent about it, and when a reading is sent.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -9,27 +9,27 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::{Endpoint, Indexed, Reading, Result, ServiceChange};
 
-/// Where changes go; the watch ends when nobody receives them.
+/// Where changes go; the watch ends when the receiver is dropped.
 pub(super) type ChangeSender = mpsc::Sender<ServiceChange>;
 
 /// The receiver is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReceiverGone;
 
-/// A service in use, or one whose last poll is still running out.
+/// A service in use, or one whose last poll has not ended yet.
 #[derive(Debug)]
 pub(super) struct Followed {
     /// The service's name.
     pub(super) service: String,
-    /// Which time it is wanted; zero while it is not.
+    /// The number of the current subscription; zero while the service is not in use.
     subscription: AtomicU64,
-    /// Held over reading and telling by shared readers, so that an older reading never follows a newer one.
+    /// Locked by shared readers while they read and send, so that an older reading never follows a newer one.
     last: AsyncMutex<LastSent>,
-    /// The nodes its instances stand on, as last read: a check of a node concerns all of them.
+    /// The nodes its instances are on, as last read: a check of a node concerns all of them.
     nodes: Mutex<Vec<String>>,
 }
 
-/// What the receiver knows, and since which subscription.
+/// What the receiver was sent last, and for which subscription.
 #[derive(Debug, Default)]
 pub(super) struct LastSent {
     subscription: u64,
@@ -58,7 +58,7 @@ impl Followed {
         self.subscription.load(Ordering::Acquire) != 0
     }
 
-    /// Wanted (again): the next reading is told even if it is as before.
+    /// The service is in use (again): the next reading is sent even if it is equal to the last.
     pub(super) fn mark_wanted(&self, subscription: u64) {
         self.subscription.store(subscription, Ordering::Release);
     }
@@ -72,17 +72,17 @@ impl Followed {
         nodes.iter().any(|node| is_named(node))
     }
 
-    /// Keeps other readers of the service waiting until what is read now was told.
+    /// Keeps other readers of the service waiting until what is read now was sent.
     pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, LastSent> {
         self.last.lock().await
     }
 
-    /// As [`Followed::hold`], unless a reading is under way.
+    /// As [`Followed::lock`], unless a reading is under way.
     pub(super) fn try_lock(&self) -> Option<tokio::sync::MutexGuard<'_, LastSent>> {
         self.last.try_lock().ok()
     }
 
-    /// Tells what was read if it is news: other instances, the same instances at another index, the first reading, or
+    /// Sends what was read if it is new: other instances, the same instances at another index, the first reading, or
     /// the end or the start of an outage.
     pub(super) async fn send_if_new(
         &self,
@@ -97,7 +97,7 @@ impl Followed {
         if last.subscription != subscription {
             *last = LastSent { subscription, known: Known::Nothing };
         }
-        let Some(reading) = last.known.news(read) else { return Ok(()) };
+        let Some(reading) = last.known.update(read) else { return Ok(()) };
         if let Known::Answer(answer) = &last.known {
             let mut nodes: Vec<_> = answer.value.iter().map(|endpoint| endpoint.node.clone()).collect();
             nodes.dedup();
@@ -109,11 +109,11 @@ impl Followed {
 }
 
 impl Known {
-    /// An index that moved without a change of the instances is passed on too: a later answer that lacks instances is judged
-    /// by whether the index grew since they were last listed, and Consul raises it also for what is not shown here (the
-    /// output of a check, another check of the node). Without instances it is no news: the index of a missing service
-    /// moves with every other service.
-    fn news(&mut self, read: Result<Indexed<Vec<Endpoint>>>) -> Option<Reading> {
+    /// The reading to send, if it is new. An index that moved without a change of the instances is new too: a later
+    /// answer that lacks instances is judged by whether the index grew since they were last listed, and Consul raises it
+    /// also for what is not shown here (the output of a check, another check of the node). Without instances it is not
+    /// new: the index of a missing service moves with every other service.
+    fn update(&mut self, read: Result<Indexed<Vec<Endpoint>>>) -> Option<Reading> {
         match (&*self, read) {
             (Self::Answer(before), Ok(answer))
                 if before.value == answer.value
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_news_is_told_and_an_outage_once() {
+    async fn only_changes_are_sent_and_an_outage_once() {
         let (sender, mut changes) = mpsc::channel(16);
         let followed = Followed::new("web", 1);
         let mut last = followed.lock().await;
@@ -164,15 +164,15 @@ mod tests {
         followed.mark_unwanted();
         followed.send_if_new(&mut last, &sender, outage()).await.unwrap();
         drop(sender);
-        let mut outcome = Vec::new();
+        let mut received = Vec::new();
         while let Some(change) = changes.recv().await {
-            outcome.push(match change.reading {
+            received.push(match change.reading {
                 Reading::Answered(answer) => answer.index.0,
                 Reading::Unreachable(_) => 0,
             });
         }
         // The first, the outage, its end, and the first of the second subscription.
-        assert_eq!(outcome, [1, 0, 2, 4]);
+        assert_eq!(received, [1, 0, 2, 4]);
     }
 
     #[derive(Clone, Debug)]
@@ -210,16 +210,16 @@ mod tests {
     }
 
     proptest! {
-        /// The receiver knows the instances as last read and, where there are any, the index they were read at: by it
-        /// the next answer is judged.
+        /// The receiver has the instances as last read and, where there are any, the index they were read at, because
+        /// the next answer is judged by it.
         #[test]
-        fn the_receiver_knows_what_was_read_last_and_where(reads in vec(read(), 1..30)) {
+        fn the_receiver_has_what_was_read_last_and_its_index(reads in vec(read(), 1..30)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let (sender, mut changes) = mpsc::channel(64);
                 let followed = Followed::new("web", 1);
                 let mut last = followed.lock().await;
-                let mut outcome = None;
+                let mut received = None;
                 for read in reads {
                     let answer = match &read {
                         Read::Answers { index, instances } => {
@@ -229,16 +229,16 @@ mod tests {
                     };
                     followed.send_if_new(&mut last, &sender, answer).await.unwrap();
                     while let Ok(change) = changes.try_recv() {
-                        prop_assert!(outcome.as_ref() != Some(&change.reading), "twice the same");
-                        outcome = Some(change.reading);
+                        prop_assert!(received.as_ref() != Some(&change.reading), "sent twice");
+                        received = Some(change.reading);
                     }
-                    match (&read, &outcome) {
+                    match (&read, &received) {
                         (Read::Answers { index, instances }, Some(Reading::Answered(known))) => {
                             prop_assert_eq!(&known.value, instances);
                             prop_assert!(known.value.is_empty() || known.index == Index(*index), "{:?}", known.index);
                         }
                         (Read::Fails, Some(Reading::Unreachable(_))) => {}
-                        (read, outcome) => prop_assert!(false, "{read:?}, and known is {outcome:?}"),
+                        (read, received) => prop_assert!(false, "{read:?}, and received was {received:?}"),
                     }
                 }
                 Ok(())
