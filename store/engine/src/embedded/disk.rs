@@ -232,7 +232,7 @@ impl Disk {
         match summary {
             None => Err(corrupt(&self.dir, "the digest of its summary is wrong")),
             Some(summary) if summary.version > VERSION => Err(EngineError::Storage(format!(
-                "{} was written by a newer version of this program (format {}, this one knows {VERSION}): run that one",
+                "{} was written by a newer version of this program (format {}, this one reads {VERSION}): run that one",
                 self.dir.display(),
                 summary.version
             ))),

@@ -277,7 +277,7 @@ impl Store {
         let broken = Arc::clone(&waiting.broken);
         match propagate_panic(tokio::task::spawn_blocking(move || broken.recover()).await) {
             Ok(disk) => {
-                tracing::info!("the engine takes writes again");
+                tracing::info!("the engine accepts writes again");
                 Self::Open(disk)
             }
             Err(failure) => Self::Broken(waiting.retried(failure)),
@@ -297,7 +297,7 @@ impl Waiting {
     fn begin(broken: Broken, failure: Failure) -> Self {
         let Failure { error, unsynced } = failure;
         match unsynced {
-            false => tracing::error!(%error, "the engine refuses writes until the disk takes them again"),
+            false => tracing::error!(%error, "the engine refuses writes until the disk accepts them again"),
             true => {
                 tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well")
             }
@@ -312,7 +312,7 @@ impl Waiting {
         if unsynced {
             tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well");
         } else if error.to_string() != self.error.to_string() {
-            tracing::warn!(%error, "the engine goes on refusing writes");
+            tracing::warn!(%error, "the engine still refuses writes");
         }
         let pause = (self.pause * 2).min(MAX_PAUSE);
         let next_try = (!unsynced).then(|| Instant::now() + pause);
