@@ -20,7 +20,7 @@ pub(super) async fn follow(
     loop {
         match follower.next().await {
             News::Read(reading) => on(Ok(&reading.read.value)),
-            News::Failed { error, .. } => on(Err(&error)),
+            News::Failed(error) => on(Err(&error)),
         }
     }
 }

@@ -53,13 +53,8 @@ impl fmt::Display for Watched {
 pub enum News {
     /// The engine was read.
     Read(Reading),
-    /// The engine could not be read. The next reading comes after a backoff.
-    Failed {
-        /// Why.
-        error: EngineError,
-        /// True for the first failure after a success. Later ones are not worth a line in the log each.
-        first: bool,
-    },
+    /// The engine could not be read, or a reading was reported as unusable. The next reading comes after a backoff.
+    Failed(EngineError),
 }
 
 /// One reading.
@@ -179,10 +174,9 @@ impl Follower {
     /// for as long as readings cannot be used, also when the engine itself answers each time.
     pub fn failed(&mut self, error: EngineError) -> News {
         self.delivered = false;
-        let first = !self.cursor.is_failing();
         self.not_before = Some(Instant::now() + self.cursor.failed(&error));
         (self.anew, self.last) = (true, None);
-        News::Failed { error, first }
+        News::Failed(error)
     }
 
     fn take_in(&mut self, read: Indexed<Vec<KvEntry>>, started: Instant) -> Reading {

@@ -59,7 +59,7 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                 shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
             }
-            News::Failed { error, .. } => {
+            News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
                 shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }

@@ -97,7 +97,7 @@ pub(super) async fn follow(
                     }
                     turn(&current, true);
                 }
-                News::Failed { .. } => {
+                News::Failed(_) => {
                     shared.metrics.engine_failures.increment();
                     turn(&current, false);
                 }

@@ -221,7 +221,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
                     return;
                 }
             }
-            News::Failed { error, .. } => {
+            News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
                 shared.publisher.concern(Concern::Reading, Some(error.to_string()));
             }

@@ -30,7 +30,7 @@ pub(super) async fn follow(shared: Shared) {
                     known = value.filter(|it: &Overflows| it.v <= Overflows::VERSION).unwrap_or_default();
                 }
                 News::Read(_) => continue,
-                News::Failed { .. } => {
+                News::Failed(_) => {
                     shared.metrics.engine_failures.increment();
                     continue;
                 }
