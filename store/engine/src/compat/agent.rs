@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -122,7 +123,7 @@ fn checks(call: &Call<'_>) -> Outcome {
 fn content_hash(row: &ServiceRow) -> String {
     use sha2::{Digest as _, Sha256};
     let digest = Sha256::digest(shape::agent_service(row).to_string());
-    digest.iter().take(8).map(|it| format!("{it:02x}")).collect()
+    HEXLOWER.encode(digest.get(..8).unwrap_or_default())
 }
 
 async fn service(call: &Call<'_>, id: &str) -> Outcome {
