@@ -13,7 +13,7 @@ use super::Shared;
 use crate::{
     drain::{Drain, DrainId, Drains, ending::Ended},
     engine::{
-        Index, Indexed, KvEntry, Result,
+        Index, Indexed, KvEntry, Result, Retry,
         follower::{Follower, News, Watched},
     },
     keys,
@@ -84,7 +84,7 @@ pub(super) async fn follow(
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
         .reporting("reading the drains", "the last known ones are obeyed");
     let mut published = Index(0);
-    let mut earlier = EarlierLife::new(&shared);
+    let mut earlier = EarlierProcess::new(&shared);
     loop {
         tokio::select! {
             biased;
@@ -125,18 +125,21 @@ async fn reread(shared: &Shared) -> Result<Indexed<Vec<KvEntry>>> {
 }
 
 /// What this node's earlier process saw end, read from the engine once.
-struct EarlierLife {
+struct EarlierProcess {
     wanted: bool,
     ended: BTreeSet<DrainId>,
+    retry: Retry,
 }
 
-impl EarlierLife {
+impl EarlierProcess {
     fn new(shared: &Shared) -> Self {
-        Self { wanted: is_gateway(shared), ended: BTreeSet::new() }
+        let retry = Retry::new("reading what this gateway saw end before its start")
+            .meanwhile("every drained instance stays out");
+        Self { wanted: is_gateway(shared), ended: BTreeSet::new(), retry }
     }
 
-    /// Failing is no reason not to obey the drains: until it is known, what was seen to end stays out as well.
-    /// True if it is known from now on.
+    /// Reads it unless it is known. A failure does not prevent the drains from being obeyed: until it is known,
+    /// instances that were seen to end stay excluded, too. True if it is known from now on.
     async fn read(&mut self, shared: &Shared) -> bool {
         if !self.wanted {
             return false;
@@ -148,10 +151,12 @@ impl EarlierLife {
                 let ours = endings.filter(|it| it.gateway == shared.identity.node);
                 self.ended = ours.map(|it| it.drain).collect();
                 self.wanted = false;
+                self.retry.succeeded();
             }
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                tracing::warn!(%error, "what this gateway saw end before its start cannot be read yet");
+                // It is read again with the next reading of the drains.
+                self.retry.failed(&error);
             }
         }
         !self.wanted
@@ -159,7 +164,7 @@ impl EarlierLife {
 }
 
 /// Publishes a reading; its index.
-fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>, earlier: &EarlierLife) -> Index {
+fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>, earlier: &EarlierProcess) -> Index {
     let mut drains = Drains { index: read.index, ended: earlier.ended.clone(), ..Drains::default() };
     for entry in &read.value {
         match serde_json::from_slice::<Drain>(&entry.value) {

@@ -24,7 +24,7 @@ use super::{
     txn::{Change, Head, Txn},
     view::View,
 };
-use crate::{CheckStatus, EngineError, Result, vital};
+use crate::{Backoff, CheckStatus, EngineError, Result, vital};
 
 /// The length of the queue of writes; callers wait while it is full.
 const QUEUE: usize = 1024;
@@ -32,8 +32,9 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 
 /// How soon a store whose write failed is opened again, and the longest pause between such attempts.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(8);
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(8))
+}
 
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// Decides a write. With an error, a write that needs the disk is refused with it.
@@ -230,7 +231,7 @@ struct Waiting {
     broken: Arc<Broken>,
     /// Absent if it is not tried again, because the content of the disk is not known.
     next_try: Option<Instant>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Store {
@@ -302,8 +303,9 @@ impl Waiting {
                 tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well")
             }
         }
-        let next_try = (!unsynced).then(|| Instant::now() + FIRST_PAUSE);
-        Self { error, broken: Arc::new(broken), next_try, pause: FIRST_PAUSE }
+        let mut backoff = backoff();
+        let next_try = (!unsynced).then(|| Instant::now() + backoff.next_random());
+        Self { error, broken: Arc::new(broken), next_try, backoff }
     }
 
     /// After another attempt that failed.
@@ -314,9 +316,9 @@ impl Waiting {
         } else if error.to_string() != self.error.to_string() {
             tracing::warn!(%error, "the engine still refuses writes");
         }
-        let pause = (self.pause * 2).min(MAX_PAUSE);
-        let next_try = (!unsynced).then(|| Instant::now() + pause);
-        Self { error, next_try, pause, ..self }
+        let mut backoff = self.backoff;
+        let next_try = (!unsynced).then(|| Instant::now() + backoff.next_random());
+        Self { error, next_try, backoff, broken: self.broken }
     }
 }
 
