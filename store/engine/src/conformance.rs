@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration, SessionId,
-    SessionSpec, TxnOutcome, Wait,
+    SessionSpec, TxnOutcome, Wait, testing,
 };
 
 mod catalog;
@@ -143,13 +143,11 @@ async fn get(engine: &Shared, key: &str) -> Indexed<Option<KvEntry>> {
 
 fn registration(service: &str, id: &str, port: u16) -> Registration {
     Registration {
-        service: service.to_owned(),
-        id: id.to_owned(),
         address: ([127, 0, 0, 9], port).into(),
         tags: vec!["v1".to_owned(), "blue".to_owned()],
         meta: BTreeMap::from([("site".to_owned(), "bj".to_owned())]),
         ttl: Some(Duration::from_secs(60)),
-        status: CheckStatus::Passing,
+        ..testing::registration(service, id)
     }
 }
 

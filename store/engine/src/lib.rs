@@ -20,6 +20,8 @@ pub mod follower;
 mod pace;
 mod retry;
 pub mod secret;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vital;
 
 use std::{

@@ -4,18 +4,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::*;
-use crate::{Reading, conformance};
+use crate::{Reading, conformance, testing};
 
 fn registration(service: &str, id: &str) -> Registration {
-    Registration {
-        service: service.to_owned(),
-        id: id.to_owned(),
-        address: ([127, 0, 0, 1], 80).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: Some(Duration::from_secs(10)),
-        status: CheckStatus::Passing,
-    }
+    Registration { ttl: Some(Duration::from_secs(10)), ..testing::registration(service, id) }
 }
 
 fn set(key: &str, value: &str) -> KvOp {

@@ -6,6 +6,7 @@ use crate::{
     engine::{CheckStatus, Engine as _, Registration, embedded::Embedded},
     follow::{Follower, Identity, Options, start},
     handle::Handle,
+    testing,
 };
 
 async fn follow(engine: Arc<Embedded>, dir: &Path) -> (Handle, Follower) {
@@ -25,15 +26,7 @@ async fn until(handle: &Handle, service: &str, fits: impl Fn(&Entry) -> bool) {
 async fn what_is_not_there_and_not_used_is_not_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Embedded::in_memory(Default::default()).await;
-    let registration = Registration {
-        service: "web".into(),
-        id: "web-1".into(),
-        address: ([127, 0, 0, 1], 80).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: None,
-        status: CheckStatus::Passing,
-    };
+    let registration = testing::registration("web", "web-1");
     engine.register(&registration).await.unwrap();
     let (handle, follower) = follow(Arc::clone(&engine), dir.path()).await;
     let following = handle.follow_services();
@@ -80,15 +73,8 @@ impl Ports {
 }
 
 fn registration(service: &str, port: u16) -> Registration {
-    Registration {
-        service: service.into(),
-        id: format!("{service}-{port}"),
-        address: ([127, 0, 0, 1], port).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: None,
-        status: CheckStatus::Passing,
-    }
+    let address = ([127, 0, 0, 1], port).into();
+    Registration { address, ..testing::registration(service, &format!("{service}-{port}")) }
 }
 
 /// A follower of `web` with three instances that answer, and what it follows with.
@@ -323,15 +309,11 @@ struct Watched {
 }
 
 fn instance(service: &str, port: u16, index: u64) -> Endpoint {
-    let like = crate::discovery::doubtful(1, crate::discovery::Cause::Missing, model::Moment(1)).endpoint;
     Endpoint {
-        service: service.into(),
-        id: format!("{service}-{port}"),
-        address: "127.0.0.1".into(),
         port,
         create_index: Index(index),
         modify_index: Index(index),
-        ..like
+        ..testing::endpoint(service, &format!("{service}-{port}"))
     }
 }
 

@@ -139,9 +139,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
-    use std::collections::BTreeMap;
-
-    use crate::{CheckStatus, EngineError, Index};
+    use crate::{EngineError, Index};
 
     fn answer(index: u64) -> Result<Indexed<Vec<Endpoint>>> {
         Ok(Indexed { index: Index(index), value: Vec::new() })
@@ -191,22 +189,7 @@ mod tests {
     }
 
     fn endpoint(id: usize) -> Endpoint {
-        Endpoint {
-            node: "n1".to_owned(),
-            node_address: "192.0.2.1".to_owned(),
-            external: false,
-            service: "orders".to_owned(),
-            id: format!("o{id}"),
-            address: "192.0.2.1".to_owned(),
-            port: 80,
-            tags: vec![],
-            meta: BTreeMap::new(),
-            weight: 1,
-            status: CheckStatus::Passing,
-            maintenance: false,
-            create_index: Index(1),
-            modify_index: Index(1),
-        }
+        crate::testing::endpoint("orders", &format!("o{id}"))
     }
 
     proptest! {
