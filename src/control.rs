@@ -27,7 +27,6 @@ mod shards;
 #[cfg(test)]
 mod testing;
 mod tokens;
-mod watching;
 mod work;
 
 use std::{future::Future, sync::Arc, time::Duration};
