@@ -343,11 +343,11 @@ impl ControlHandle {
     ///
     /// # Errors
     /// Unavailable: the engine is away.
-    pub async fn also_holding(
+    pub async fn also_excluding(
         &self,
         drain: &store::drain::Drain,
     ) -> Result<Option<store::drain::DrainId>, Refused> {
-        self.drain_orders.also_holding(drain).await
+        self.drain_orders.also_excluding(drain).await
     }
 
     /// Control's counters.

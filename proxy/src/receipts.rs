@@ -45,7 +45,7 @@ pub(crate) fn is_proved(
     in_flight: impl FnOnce() -> usize,
     now: Moment,
 ) -> bool {
-    let shut = |drains: &Arc<Drains>| drains.records.get(&drain.id).is_some_and(|(_, it)| it.shuts(now));
+    let shut = |drains: &Arc<Drains>| drains.records.get(&drain.id).is_some_and(|(_, it)| it.excludes(now));
     taken.into_iter().all(|drains| shut(&drains)) && in_flight() == 0
 }
 

@@ -80,7 +80,7 @@ pub(crate) async fn watch(shared: &Shared) {
 fn awaiting_end(drains: &Drains, now: Moment) -> WatchedDrains {
     let waits = |drain: &&Arc<Drain>| match drain.phase {
         Phase::Calling | Phase::Done => {
-            drain.v >= 2 && !drains.ended.contains(&drain.id) && drains.holds(drain, now)
+            drain.v >= 2 && !drains.ended.contains(&drain.id) && drains.excludes(drain, now)
         }
         Phase::Draining | Phase::Deregistering | Phase::Cancelled => false,
     };
@@ -96,7 +96,7 @@ pub(crate) fn hosts(drains: &Drains, now: Moment) -> impl Iterator<Item = String
 
 /// True when the time of exclusion is over for one of them.
 fn over(watched: &WatchedDrains, now: Moment) -> bool {
-    watched.values().any(|drain| !drain.shuts(now))
+    watched.values().any(|drain| !drain.excludes(now))
 }
 
 /// The drains whose instances are dialled in this round.
@@ -226,13 +226,13 @@ fn log_readmitted(before: &WatchedDrains, drains: &Drains, now: Moment) {
 /// Without those whose instance another drain excludes.
 fn readmitted<'a>(before: &'a WatchedDrains, drains: &Drains, now: Moment) -> Vec<(&'a Drain, &'static str)> {
     let over = before.values().filter(|drain| !drains.ended.contains(&drain.id));
-    let over = over.filter(|drain| drains.also_holding(drain, now).is_none());
+    let over = over.filter(|drain| drains.also_excluding(drain, now).is_none());
     let with_reason = |drain: &'a Arc<Drain>| {
         let reason = match drains.records.get(&drain.id) {
             None => "its record was removed",
-            Some((_, it)) if drains.holds(it, now) => return None,
+            Some((_, it)) if drains.excludes(it, now) => return None,
             Some((_, it)) if it.phase == Phase::Cancelled => "the drain was cancelled",
-            Some((_, it)) if !it.shuts(now) => "its linger time is over",
+            Some((_, it)) if !it.excludes(now) => "its linger time is over",
             Some(_) => "every gateway that took part in the drain saw it end",
         };
         Some((&**drain, reason))

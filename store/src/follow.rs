@@ -19,7 +19,7 @@ mod health;
 mod heartbeat;
 mod metrics;
 mod overflow;
-mod turns;
+mod verdict_log;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -148,7 +148,7 @@ pub async fn start_from(
     let (endings, ending_requests) = mpsc::channel(1024);
 
     let published = config::publish_last_good(&shared);
-    let beliefs = health::remembered(&shared).await;
+    let health = health::remembered(&shared).await;
     discovery::publish_last_good(&shared);
     drains::publish_last_good(&shared);
 
@@ -158,7 +158,7 @@ pub async fn start_from(
         "the follower of the configuration",
         config::follow(shared.clone(), published, config_read),
     ));
-    let health = health::follow(shared.clone(), beliefs, view_requests);
+    let health = health::follow(shared.clone(), health, view_requests);
     tasks.spawn(vital::task("the follower of health", health));
     let drains = drains::follow(shared.clone(), drains_current, reread_requests);
     tasks.spawn(vital::task("the follower of drains", drains));
@@ -208,7 +208,7 @@ impl Follower {
 /// Hands each request to the task that answers it.
 async fn dispatch(
     mut requests: mpsc::Receiver<Request>,
-    views: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::HealthView>>,
+    views: mpsc::Sender<tokio::sync::oneshot::Sender<crate::health_state::HealthView>>,
     rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
     receipts: mpsc::Sender<drain::Receipt>,
     endings: mpsc::Sender<drain::ending::Ended>,

@@ -26,10 +26,10 @@ use tokio::{
 };
 
 use crate::{
-    beliefs::{HealthView, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt, ending::Ended},
+    health_state::{HealthView, Staleness},
     load::Load,
     model::Moment,
     snapshot::Snapshot,
@@ -93,7 +93,7 @@ struct Shared {
     users: Arc<Users>,
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
-    view: watch::Sender<Arc<View>>,
+    view: watch::Sender<Arc<Staleness>>,
     concerns: Concerns,
     load: Mutex<Option<Load>>,
     unresolved: ArcSwap<BTreeSet<String>>,
@@ -208,7 +208,7 @@ impl Handle {
     /// Whether verdicts follow the observations of the vantages; signals changes. Never stale on a node without an
     /// engine.
     #[must_use]
-    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+    pub fn view(&self) -> watch::Receiver<Arc<Staleness>> {
         self.shared.view.subscribe()
     }
 
@@ -372,7 +372,7 @@ impl Publisher {
     }
 
     /// Publishes whether verdicts follow the observations of the vantages; true if that changed.
-    pub fn publish_view(&self, view: &View) -> bool {
+    pub fn publish_view(&self, view: &Staleness) -> bool {
         let mut changed_staleness = false;
         self.shared.view.send_if_modified(|current| {
             let changed = **current != *view;

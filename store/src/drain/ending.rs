@@ -83,7 +83,7 @@ pub fn refusing(
     gateways: &BTreeMap<String, Gateway>,
     now: Moment,
 ) -> BTreeSet<String> {
-    if drain.phase != Phase::Done || !drain.shuts(now) {
+    if drain.phase != Phase::Done || !drain.excludes(now) {
         return BTreeSet::new();
     }
     let saw = |name: &str| seen.iter().any(|it| it.drain == drain.id && it.gateway == name);
@@ -120,7 +120,7 @@ pub fn spared<'a>(
         if !drain.is_over() || (drain.phase == Phase::Cancelled && drain.trouble.is_some()) {
             continue;
         }
-        if !drain.shuts(now) || drain.ended.is_some() {
+        if !drain.excludes(now) || drain.ended.is_some() {
             removable.push((drain, Duration::ZERO));
         } else if !registered(drain) {
             removable.push((drain, MIN_KEPT));

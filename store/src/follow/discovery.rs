@@ -24,7 +24,7 @@ use tokio::{
 use self::{
     dials::{Dials, Key},
     places::Places,
-    rereads::{Rereads, Turn},
+    rereads::{NextRead, Rereads},
 };
 use super::Shared;
 use crate::{
@@ -76,7 +76,7 @@ struct Dialled {
 
 /// A read of our own that ended.
 struct Read {
-    turn: Turn,
+    next: NextRead,
     started: Instant,
     /// The entry's index when the read began.
     index: Index,
@@ -140,13 +140,13 @@ impl Discovery {
             tokio::select! {
                 biased;
                 change = changes.recv() => match change {
-                    Some(change) => self.told(&change.service, change.reading),
+                    Some(change) => self.take_watched(&change.service, change.reading),
                     None => return,
                 },
-                Some(done) = self.dialling.join_next() => self.dialled(unpanicked(done)),
-                Some(done) = self.reading.join_next() => self.read(unpanicked(done)),
+                Some(done) = self.dialling.join_next() => self.dialled(propagate_panic(done)),
+                Some(done) = self.reading.join_next() => self.read(propagate_panic(done)),
                 Ok(()) = drains.changed() => self.take_drains(),
-                Ok(()) = in_use.changed() => self.adopt(),
+                Ok(()) = in_use.changed() => self.use_changed(),
                 Ok(()) = snapshots.changed() => self.look_for_unused(),
                 _ = every.tick() => {
                     self.settle_places();
@@ -172,7 +172,7 @@ impl Discovery {
     }
 
     /// What the watch tells.
-    fn told(&mut self, service: &str, reading: Reading) {
+    fn take_watched(&mut self, service: &str, reading: Reading) {
         // It may come after the service was let go, and would bring back what was forgotten.
         if !self.uses(service) {
             return;
@@ -189,7 +189,7 @@ impl Discovery {
         if backwards && read_lately {
             self.rereads.confirm(service, now);
         } else {
-            self.take_in(service, reading);
+            self.judge(service, reading);
         }
     }
 
@@ -197,7 +197,7 @@ impl Discovery {
         self.shared.publisher.discovery().find(service).map(|it| it.load()).unwrap_or_default()
     }
 
-    fn take_in(&mut self, service: &str, reading: Reading) {
+    fn judge(&mut self, service: &str, reading: Reading) {
         let before = self.entry(service);
         let (drains, now) = (self.handle.drains(), self.handle.now());
         let drains = Arc::clone(&drains.borrow());
@@ -206,7 +206,7 @@ impl Discovery {
             believe_after: self.shared.options.believe_after,
             dials: self.shared.options.dialer.is_some(),
             sight: if before.doubts.is_empty() { Sight::Unknown } else { self.sight(service) },
-            drained: &|endpoint| drains.shutting(endpoint, now).is_some(),
+            drained: &|endpoint| drains.excluding(endpoint, now).is_some(),
         };
         if let Reading::Answered(answer) = &reading {
             self.places.claim(service, &answer.value);
@@ -230,7 +230,7 @@ impl Discovery {
     /// Publishes a judgement, and does what it asks for.
     fn publish(&mut self, service: &str, before: &Entry, judged: Judgement) {
         if !judged.entry.doubts.is_empty() || !before.doubts.is_empty() {
-            self.attend(service, &judged.entry);
+            self.follow_doubts(service, &judged.entry);
         }
         if judged.entry == *before {
             return;
@@ -250,7 +250,7 @@ impl Discovery {
     }
 
     /// Dials and reads what is in doubt, and nothing else.
-    fn attend(&mut self, service: &str, entry: &Entry) {
+    fn follow_doubts(&mut self, service: &str, entry: &Entry) {
         let now = Instant::now();
         self.dials.follow(service, &entry.doubts, now, fastrand::f64);
         self.rereads.doubt(service, entry.doubts.iter().any(|it| it.needs_reading()), now);
@@ -271,7 +271,7 @@ impl Discovery {
         let now = self.handle.now();
         for service in self.places.services() {
             let before = self.entry(&service);
-            if let Some(judged) = drained(&before, &|it| drains.shutting(it, now).is_some(), now) {
+            if let Some(judged) = drained(&before, &|it| drains.excluding(it, now).is_some(), now) {
                 self.publish(&service, &before, judged);
             }
         }
@@ -279,11 +279,11 @@ impl Discovery {
 
     /// Nothing is done any more for services that are not in use, and the doubts of an earlier life are taken up for those
     /// that come to be used.
-    fn adopt(&mut self) {
+    fn use_changed(&mut self) {
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());
         let before = std::mem::replace(&mut self.used, Arc::clone(&in_use));
         for service in before.difference(&in_use) {
-            self.attend(service, &Entry::default());
+            self.follow_doubts(service, &Entry::default());
             self.rereads.forget(service);
             self.read_at.remove(service);
             self.watched.remove(service);
@@ -292,7 +292,7 @@ impl Discovery {
         for service in in_use.difference(&before) {
             let entry = self.entry(service);
             if !entry.doubts.is_empty() {
-                self.attend(service, &entry);
+                self.follow_doubts(service, &entry);
             }
         }
     }
@@ -328,16 +328,16 @@ impl Discovery {
     fn start_reads(&mut self) {
         let now = Instant::now();
         while self.reading.len() < MAX_READS {
-            let Some(turn) = self.rereads.pop(now) else { return };
-            let index = match &turn {
-                Turn::Service(service) => self.entry(service).index,
-                Turn::Catalog | Turn::Stranger(_) => Index(0),
+            let Some(next) = self.rereads.pop(now) else { return };
+            let index = match &next {
+                NextRead::Service(service) => self.entry(service).index,
+                NextRead::Catalog | NextRead::Unfollowed(_) => Index(0),
             };
             let engine = Arc::clone(&self.shared.engine);
             self.shared.metrics.rereads.increment();
             self.reading.spawn(async move {
-                let result = match &turn {
-                    Turn::Catalog => {
+                let result = match &next {
+                    NextRead::Catalog => {
                         let names = engine.services(None).await;
                         ReadResult::Catalog(
                             names
@@ -345,27 +345,27 @@ impl Discovery {
                                 .map(|it| Indexed { index: it.index, value: it.value.into_keys().collect() }),
                         )
                     }
-                    Turn::Service(service) | Turn::Stranger(service) => {
+                    NextRead::Service(service) | NextRead::Unfollowed(service) => {
                         ReadResult::Service(reading(engine.health(service, None).await))
                     }
                 };
-                Read { turn, started: now, index, result }
+                Read { next, started: now, index, result }
             });
         }
     }
 
     fn read(&mut self, read: Read) {
         let now = Instant::now();
-        match (read.turn, read.result) {
-            (Turn::Catalog, ReadResult::Catalog(Some(names))) => {
+        match (read.next, read.result) {
+            (NextRead::Catalog, ReadResult::Catalog(Some(names))) => {
                 self.places.catalog(names.index, read.started);
                 self.take_catalog(names.value, now);
             }
-            (Turn::Service(service), ReadResult::Service(reading)) => {
+            (NextRead::Service(service), ReadResult::Service(reading)) => {
                 self.rereads.done(&service, read.started, now);
                 self.take_reread(service, read.started, read.index, reading);
             }
-            (Turn::Stranger(service), ReadResult::Service(Reading::Answered(answer))) => {
+            (NextRead::Unfollowed(service), ReadResult::Service(Reading::Answered(answer))) => {
                 self.places.claim(&service, &answer.value);
             }
             // The watch tells outages.
@@ -386,10 +386,10 @@ impl Discovery {
             return;
         }
         let seen = digest(&answer.value);
-        self.take_in(&service, reading);
-        if self.watched.get(&service).is_some_and(|told| *told != seen) {
+        self.judge(&service, reading);
+        if self.watched.get(&service).is_some_and(|watched| *watched != seen) {
             // The watch is silent about what it told already, so it would not tell that this is over.
-            self.rereads.go_on(&service, Instant::now());
+            self.rereads.extend(&service, Instant::now());
         }
         for (key, to) in self.places.proved(&service, started) {
             let before = self.entry(&service);
@@ -404,9 +404,9 @@ impl Discovery {
         names.sort();
         let known = self.catalog.take().map(|(_, names)| names).unwrap_or_default();
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());
-        for stranger in self.places.strangers(&names, &known, now) {
-            if !in_use.contains(&stranger) {
-                self.rereads.stranger(stranger);
+        for service in self.places.worth_reading(&names, &known, now) {
+            if !in_use.contains(&service) {
+                self.rereads.read_unfollowed(service);
             }
         }
         self.catalog = Some((now, names));
@@ -444,7 +444,7 @@ async fn sleep_until(next: Option<Instant>) {
 }
 
 /// What a task returned. A panic in one of them is this task's own.
-fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
+fn propagate_panic<T>(joined: Result<T, JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -33,7 +33,7 @@ struct Remembered {
 
 impl Remembered {
     fn of(drains: &Drains, now: Moment) -> Self {
-        let held = drains.records.values().filter(|(_, drain)| drain.shuts(now)).cloned();
+        let held = drains.records.values().filter(|(_, drain)| drain.excludes(now)).cloned();
         Self { records: held.collect(), ended: drains.ended.clone() }
     }
 }
@@ -90,23 +90,23 @@ pub(super) async fn follow(
             biased;
             news = follower.next() => match news {
                 News::Read(reading) => {
-                    let learnt = earlier.read(&shared).await;
+                    let learned = earlier.read(&shared).await;
                     // A reread may have published what is newer than a poll that was under way.
-                    if (reading.changed || learnt) && (reading.anew || reading.read.index >= published) {
+                    if (reading.changed || learned) && (reading.anew || reading.read.index >= published) {
                         published = publish(&shared, &reading.read, &earlier);
                     }
-                    turn(&current, true);
+                    set_current(&current, true);
                 }
                 News::Failed(_) => {
                     shared.metrics.engine_failures.increment();
-                    turn(&current, false);
+                    set_current(&current, false);
                 }
             },
             asked = rereads.recv() => {
                 let Some(done) = asked else { return };
                 if let Ok(read) = reread(&shared).await {
                     published = publish(&shared, &read, &earlier);
-                    turn(&current, true);
+                    set_current(&current, true);
                 }
                 let _ = done.send(());
             }
@@ -116,7 +116,7 @@ pub(super) async fn follow(
 
 /// Tells of a change only. Each notice makes the node show at once that it lives, which is a write to the KV; on
 /// Consul that write wakes the watch of a prefix without keys, so a notice per reading would never come to rest.
-fn turn(current: &watch::Sender<bool>, to: bool) {
+fn set_current(current: &watch::Sender<bool>, to: bool) {
     current.send_if_modified(|current| std::mem::replace(current, to) != to);
 }
 
@@ -217,8 +217,8 @@ mod tests {
         waited.await.expect("within ten seconds").unwrap();
     }
 
-    fn shut(handle: &Handle, drain: &Drain) -> bool {
-        handle.drains().borrow().shutting(&drain.endpoint, handle.now()).is_some()
+    fn excluded(handle: &Handle, drain: &Drain) -> bool {
+        handle.drains().borrow().excluding(&drain.endpoint, handle.now()).is_some()
     }
 
     fn seen(drain: &Drain, boot: &str) -> Ended {
@@ -233,9 +233,9 @@ mod tests {
         record(&engine, &done).await;
         let (handle, follower) = gateway(Arc::clone(&engine) as _, &LastGood::in_memory(), "first").await;
         until(&handle, |drains| drains.records.len() == 1).await;
-        assert!(shut(&handle, &done), "it saw nothing yet");
+        assert!(excluded(&handle, &done), "it saw nothing yet");
         assert!(handle.saw_end(seen(&done, "first")));
-        assert!(!shut(&handle, &done));
+        assert!(!excluded(&handle, &done));
         let key = keys::ended(&done.id, "gw");
         while engine.kv_get(&key, None).await.unwrap().value.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -245,7 +245,7 @@ mod tests {
         // Another disk: it is the engine that knows.
         let (handle, _follower) = gateway(engine as _, &LastGood::in_memory(), "second").await;
         until(&handle, |drains| drains.records.len() == 1).await;
-        assert!(!shut(&handle, &done));
+        assert!(!excluded(&handle, &done));
     }
 
     #[tokio::test]
@@ -270,7 +270,7 @@ mod tests {
             datacenter: None,
         });
         let (handle, _follower) = gateway(Arc::new(nowhere.unwrap()) as _, &memory, "second").await;
-        assert!(shut(&handle, &draining) && shut(&handle, &done));
+        assert!(excluded(&handle, &draining) && excluded(&handle, &done));
         assert!(handle.drains().borrow().witnessed.is_empty(), "it was not there");
     }
 }

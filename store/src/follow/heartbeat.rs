@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use crate::{
-    discovery::{InstanceNote, notes},
+    discovery::InstanceNote,
     drain::{DrainId, NodeHeartbeat, Receipt, ending::Ended},
     engine::{KvOp, Retry, TxnOutcome},
     handle::{Concern, Handle},
@@ -28,9 +28,9 @@ pub(super) async fn follow(
     loop {
         tokio::select! {
             biased;
-            asked = asked_to_leave(&mut leaving) => {
-                if asked {
-                    goodbye(&shared).await;
+            leaves = is_leaving(&mut leaving) => {
+                if leaves {
+                    deregister(&shared).await;
                 }
                 return;
             }
@@ -43,7 +43,7 @@ pub(super) async fn follow(
             continue;
         }
         number += 1;
-        let (instances, more_instances) = told_of(&handle);
+        let (instances, more_instances) = instance_notes(&handle);
         let heartbeat = NodeHeartbeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
@@ -72,28 +72,28 @@ pub(super) async fn follow(
 }
 
 /// The instances in use that there is something to say of, as many as a heartbeat holds, and how many more there are.
-fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
+fn instance_notes(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
     let unresolved = handle.unresolved();
-    let (mut told, mut more) = (Vec::new(), 0);
+    let (mut listed, mut more) = (Vec::new(), 0);
     for service in handle.services_in_use().borrow().iter() {
-        for note in notes(&handle.service(service).load(), &snapshot, &unresolved) {
-            if told.len() < NodeHeartbeat::MAX_INSTANCES {
-                told.push(note);
+        for note in crate::discovery::notes(&handle.service(service).load(), &snapshot, &unresolved) {
+            if listed.len() < NodeHeartbeat::MAX_INSTANCES {
+                listed.push(note);
             } else {
                 more += 1;
             }
         }
     }
-    (told, more)
+    (listed, more)
 }
 
 /// True when the node leaves; false when its follower was dropped.
-async fn asked_to_leave(leaving: &mut watch::Receiver<bool>) -> bool {
+async fn is_leaving(leaving: &mut watch::Receiver<bool>) -> bool {
     leaving.wait_for(|left| *left).await.is_ok()
 }
 
-async fn goodbye(shared: &Shared) {
+async fn deregister(shared: &Shared) {
     let key = keys::node(&shared.identity.node);
     if let Err(error) = shared.engine.txn(vec![KvOp::Delete { key }]).await {
         tracing::warn!(%error, "this node's registration stays until its lease ends");

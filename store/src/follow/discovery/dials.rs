@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The first pause of instances that are left out; it doubles with every dial.
 const LEFT_OUT: Duration = Duration::from_secs(5);
 /// The longest pause of what is not used.
-const SELDOM: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// More than so many at a time are not all dialled first in the same instant.
 const AT_ONCE: usize = 64;
 
@@ -26,7 +26,7 @@ const AT_ONCE: usize = 64;
 pub(super) type Key = (String, InstanceKey);
 
 #[derive(Debug)]
-struct Turn {
+struct Schedule {
     /// When it is due; `None` while it is being dialled.
     due: Option<Instant>,
     /// It failed and is not used: it is dialled after this long.
@@ -37,7 +37,7 @@ struct Turn {
 /// The instances to dial.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
-    turns: HashMap<String, HashMap<InstanceKey, Turn>>,
+    schedules: HashMap<String, HashMap<InstanceKey, Schedule>>,
     due: Due,
 }
 
@@ -67,37 +67,37 @@ impl Dials {
         now: Instant,
         mut spread: impl FnMut() -> f64,
     ) {
-        let mut before = self.turns.remove(service).unwrap_or_default();
+        let mut before = self.schedules.remove(service).unwrap_or_default();
         let mut after = HashMap::new();
         for doubt in doubts {
             let key = doubt.key();
             let resting = !doubt.held && doubt.failures > 0;
             // It never answered, and may do so any moment.
             let first = if doubt.cause == Cause::Newcomer { EVERY } else { LEFT_OUT };
-            let mut turn = before.remove(&key).unwrap_or_else(|| {
+            let mut schedule = before.remove(&key).unwrap_or_else(|| {
                 let crowd = self.due.len() >= AT_ONCE;
                 let due = if crowd { now + EVERY.mul_f64(spread()) } else { now };
                 self.due.of(doubt.held).insert((due, (service.to_owned(), key.clone())));
-                Turn { due: Some(due), resting: None, used: doubt.held }
+                Schedule { due: Some(due), resting: None, used: doubt.held }
             });
-            turn.resting = resting.then(|| turn.resting.unwrap_or(first));
-            if turn.used != doubt.held {
-                if let Some(due) = turn.due {
+            schedule.resting = resting.then(|| schedule.resting.unwrap_or(first));
+            if schedule.used != doubt.held {
+                if let Some(due) = schedule.due {
                     let at = (due, (service.to_owned(), key.clone()));
-                    self.due.of(turn.used).remove(&at);
+                    self.due.of(schedule.used).remove(&at);
                     self.due.of(doubt.held).insert(at);
                 }
-                turn.used = doubt.held;
+                schedule.used = doubt.held;
             }
-            after.insert(key, turn);
+            after.insert(key, schedule);
         }
-        for (key, turn) in before {
-            if let Some(due) = turn.due {
-                self.due.of(turn.used).remove(&(due, (service.to_owned(), key)));
+        for (key, schedule) in before {
+            if let Some(due) = schedule.due {
+                self.due.of(schedule.used).remove(&(due, (service.to_owned(), key)));
             }
         }
         if !after.is_empty() {
-            self.turns.insert(service.to_owned(), after);
+            self.schedules.insert(service.to_owned(), after);
         }
     }
 
@@ -113,28 +113,28 @@ impl Dials {
         let due = self.due.of(used);
         due.first().filter(|(due, _)| *due <= now)?;
         let (_, key) = due.pop_first()?;
-        if let Some(turn) = self.turn(&key) {
-            turn.due = None;
+        if let Some(schedule) = self.schedule(&key) {
+            schedule.due = None;
         }
         Some(key)
     }
 
     /// Ends a dial that began at `started`, after [`Dials::follow`] was told what came of it.
     pub(super) fn done(&mut self, key: Key, started: Instant, now: Instant) {
-        let Some(turn) = self.turn(&key) else { return };
-        if turn.due.is_some() {
+        let Some(schedule) = self.schedule(&key) else { return };
+        if schedule.due.is_some() {
             return;
         }
-        let pause = turn.resting.unwrap_or(EVERY);
-        turn.resting = turn.resting.map(|pause| (pause * 2).min(SELDOM));
+        let pause = schedule.resting.unwrap_or(EVERY);
+        schedule.resting = schedule.resting.map(|pause| (pause * 2).min(MAX_PAUSE));
         let due = (started + pause).max(now);
-        turn.due = Some(due);
-        let used = turn.used;
+        schedule.due = Some(due);
+        let used = schedule.used;
         self.due.of(used).insert((due, key));
     }
 
-    fn turn(&mut self, (service, key): &Key) -> Option<&mut Turn> {
-        self.turns.get_mut(service)?.get_mut(key)
+    fn schedule(&mut self, (service, key): &Key) -> Option<&mut Schedule> {
+        self.schedules.get_mut(service)?.get_mut(key)
     }
 }
 

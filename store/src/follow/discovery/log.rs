@@ -23,10 +23,10 @@ impl Log {
     pub(super) fn changed(&self, service: &str, before: &Entry, judged: &Judgement) {
         let kind = |it: &Entry| std::mem::discriminant(&it.standing);
         if kind(before) != kind(&judged.entry) || reason(before) != reason(&judged.entry) {
-            standing(service, &judged.entry);
+            log_standing(service, &judged.entry);
         }
-        let (told, more) = judged.fates.split_at(judged.fates.len().min(ONE_BY_ONE));
-        for (key, fate) in told {
+        let (first, more) = judged.fates.split_at(judged.fates.len().min(ONE_BY_ONE));
+        for (key, fate) in first {
             let doubt = judged.entry.doubts.iter().find(|it| it.is_of(key));
             let cause = doubt.map(|it| it.cause.to_string()).unwrap_or_default();
             let dial = doubt.map(|it| it.dialled.clone()).unwrap_or_default();
@@ -74,7 +74,7 @@ fn reason(entry: &Entry) -> &str {
     }
 }
 
-fn standing(service: &str, entry: &Entry) {
+fn log_standing(service: &str, entry: &Entry) {
     let instances = entry.endpoints.len();
     match &entry.standing {
         Standing::Suspicious { reason, .. } => {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Services that are not in use are looked at again so often.
-const STRANGERS_EVERY: Duration = Duration::from_secs(30);
+const ALL_EVERY: Duration = Duration::from_secs(30);
 
 /// A claim this old, with the instance still missing, is proof.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ pub(super) struct Places {
     of: HashMap<String, HashSet<InstanceKey>>,
     claims: HashMap<Key, Claim>,
     new: bool,
-    strangers_at: Option<Instant>,
+    all_at: Option<Instant>,
 }
 
 impl Places {
@@ -144,10 +144,10 @@ impl Places {
 
     /// Which of the catalog's names are worth a look: those that are new in it, those with a claim, and now and then
     /// all.
-    pub(super) fn strangers(&mut self, names: &[String], known: &[String], now: Instant) -> Vec<String> {
-        let all = self.strangers_at.is_none_or(|at| now >= at);
+    pub(super) fn worth_reading(&mut self, names: &[String], known: &[String], now: Instant) -> Vec<String> {
+        let all = self.all_at.is_none_or(|at| now >= at);
         if all {
-            self.strangers_at = Some(now + STRANGERS_EVERY);
+            self.all_at = Some(now + ALL_EVERY);
         }
         let claimants: HashSet<_> = self.claims.values().map(|it| it.by.0.clone()).collect();
         let look = names.iter().filter(|it| all || known.binary_search(it).is_err());
@@ -232,12 +232,12 @@ mod tests {
         places.catalog(Index(50), Instant::now());
         places.claim("db", &[registered("db", "db-1", 60)]);
         let names = ["db".to_owned(), "shop".to_owned()];
-        places.strangers(&names, &names, Instant::now());
-        assert_eq!(places.strangers(&names, &names, Instant::now()), ["db"], "it is looked at again");
+        places.worth_reading(&names, &names, Instant::now());
+        assert_eq!(places.worth_reading(&names, &names, Instant::now()), ["db"], "it is looked at again");
         places.claim("db", &[registered("db", "db-2", 40)]);
         tokio::time::advance(SETTLED).await;
         assert_eq!(read(&places), []);
-        assert_eq!(places.strangers(&names, &names, Instant::now()), Vec::<String>::new());
+        assert_eq!(places.worth_reading(&names, &names, Instant::now()), Vec::<String>::new());
     }
 
     #[tokio::test(start_paused = true)]

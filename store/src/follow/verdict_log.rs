@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    beliefs::Beliefs,
     health::{State, TargetKey, Verdict},
+    health_state::HealthState,
     model::Name,
     snapshot::Snapshot,
 };
@@ -19,44 +19,44 @@ use crate::{
 const MAX: usize = 20;
 
 /// The turns that come together.
-pub(super) struct Turns<'a> {
+pub(super) struct VerdictLog<'a> {
     snapshot: &'a Snapshot,
-    beliefs: &'a Beliefs,
-    told: usize,
+    health: &'a HealthState,
+    logged: usize,
     /// Those that are only counted, by site and state.
     counted: BTreeMap<(Option<Name>, State), usize>,
 }
 
-impl<'a> Turns<'a> {
-    pub(super) const fn new(snapshot: &'a Snapshot, beliefs: &'a Beliefs) -> Self {
-        Self { snapshot, beliefs, told: 0, counted: BTreeMap::new() }
+impl<'a> VerdictLog<'a> {
+    pub(super) const fn new(snapshot: &'a Snapshot, health: &'a HealthState) -> Self {
+        Self { snapshot, health, logged: 0, counted: BTreeMap::new() }
     }
 
     /// Tells of a turn, or counts it.
-    pub(super) fn tell(&mut self, key: &TargetKey, from: State, verdict: &Verdict) {
+    pub(super) fn add(&mut self, key: &TargetKey, from: State, verdict: &Verdict) {
         let regional = self.snapshot.regional.get(key);
         let of = regional.map_or(key, |it| &it.target);
         let target = self.snapshot.targets.get(of);
         let site = target.map(|it| &it.site);
-        self.told += 1;
-        if self.told > MAX {
+        self.logged += 1;
+        if self.logged > MAX {
             *self.counted.entry((site.cloned(), verdict.state)).or_default() += 1;
             return;
         }
-        let address = target.map_or_else(String::new, |it| place(it.address, it.check.port));
+        let address = target.map_or_else(String::new, |it| dial_address(it.address, it.check.port));
         let region = if regional.is_some() { key.as_str().rsplit('@').next() } else { None };
         tracing::info!(
             site = site.map(Name::as_str), address,
             check = target.map(|it| it.check.name.as_str()), region,
-            from = %from, to = %verdict.state, why = why(self.beliefs, of, verdict.state),
-            vantages = vantages(self.beliefs, of),
+            from = %from, to = %verdict.state, why = why(self.health, of, verdict.state),
+            vantages = vantages(self.health, of),
             up = verdict.tally.up, down = verdict.tally.down, stale = verdict.tally.stale,
             target_key = %key, "verdict changed"
         );
     }
 
     /// Tells how many were only counted.
-    pub(super) fn tell_the_rest(self) {
+    pub(super) fn finish(self) {
         for ((site, to), more) in self.counted {
             let site = site.as_ref().map(Name::as_str);
             tracing::info!(site, to = %to, more, "more verdicts changed at the same time");
@@ -65,13 +65,13 @@ impl<'a> Turns<'a> {
 }
 
 /// Where a check dials; ICMP has no port.
-fn place(address: IpAddr, port: u16) -> String {
+fn dial_address(address: IpAddr, port: u16) -> String {
     if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
 }
 
 /// The reasons of those that see what the verdict says, each once.
-fn why(beliefs: &Beliefs, target: &TargetKey, state: State) -> String {
-    let alike = beliefs.reports(target).filter(|it| it.counts && it.observation.state == state);
+fn why(health: &HealthState, target: &TargetKey, state: State) -> String {
+    let alike = health.reports(target).filter(|it| it.counts && it.observation.state == state);
     let mut reasons: Vec<&str> = alike.map(|it| it.observation.reason.as_str()).collect();
     reasons.sort_unstable();
     reasons.dedup();
@@ -79,8 +79,8 @@ fn why(beliefs: &Beliefs, target: &TargetKey, state: State) -> String {
 }
 
 /// What each vantage says, in a few words.
-fn vantages(beliefs: &Beliefs, target: &TargetKey) -> String {
-    let said = beliefs.reports(target).map(|it| {
+fn vantages(health: &HealthState, target: &TargetKey) -> String {
+    let said = health.reports(target).map(|it| {
         let silent = if it.counts { "" } else { " (not counted)" };
         format!("{} {}{silent}", it.vantage, it.observation.state)
     });
@@ -95,11 +95,11 @@ mod tests {
         model::Moment,
     };
 
-    fn seen(beliefs: &mut Beliefs, vantage: &str, number: u64, state: State, reason: &str) {
+    fn seen(health: &mut HealthState, vantage: &str, number: u64, state: State, reason: &str) {
         let name: Name = vantage.parse().unwrap();
         let heartbeat = |number| Heartbeat { boot: "b".into(), number, withheld: false };
         for number in [number, number + 1] {
-            beliefs.heartbeats([(name.clone(), heartbeat(number))].into(), Moment(1_000));
+            health.heartbeats([(name.clone(), heartbeat(number))].into(), Moment(1_000));
         }
         let observation = Observation {
             target: TargetKey::from("t"),
@@ -109,41 +109,41 @@ mod tests {
             latency: None,
             suspect: false,
         };
-        beliefs.observations(&name, "0", vec![observation]);
+        health.observations(&name, "0", vec![observation]);
     }
 
     #[test]
-    fn a_turn_says_who_saw_what_and_why() {
-        let mut beliefs = Beliefs::default();
-        seen(&mut beliefs, "bj", 1, State::Down, "connection refused");
-        seen(&mut beliefs, "gz", 1, State::Down, "connection refused");
-        seen(&mut beliefs, "sh", 1, State::Up, "status 200");
-        beliefs.judge(&Snapshot::default(), Moment(1_500));
+    fn a_logged_change_names_vantages_and_reasons() {
+        let mut health = HealthState::default();
+        seen(&mut health, "bj", 1, State::Down, "connection refused");
+        seen(&mut health, "gz", 1, State::Down, "connection refused");
+        seen(&mut health, "sh", 1, State::Up, "status 200");
+        health.judge(&Snapshot::default(), Moment(1_500));
         let target = TargetKey::from("t");
-        assert_eq!(why(&beliefs, &target, State::Down), "connection refused");
-        assert_eq!(vantages(&beliefs, &target), "bj down, gz down, sh up");
+        assert_eq!(why(&health, &target, State::Down), "connection refused");
+        assert_eq!(vantages(&health, &target), "bj down, gz down, sh up");
         // Nothing is heard for a while.
-        beliefs.judge(&Snapshot::default(), Moment(60_000));
-        assert_eq!(why(&beliefs, &target, State::Down), "");
-        assert!(vantages(&beliefs, &target).starts_with("bj down (not counted), "));
+        health.judge(&Snapshot::default(), Moment(60_000));
+        assert_eq!(why(&health, &target, State::Down), "");
+        assert!(vantages(&health, &target).starts_with("bj down (not counted), "));
     }
 
     #[test]
-    fn places_are_written_as_people_write_them() {
-        let at = |ip: &str, port| place(ip.parse().unwrap(), port);
+    fn dial_addresses_are_written_in_the_usual_form() {
+        let at = |ip: &str, port| dial_address(ip.parse().unwrap(), port);
         assert_eq!(at("127.0.1.1", 40_080), "127.0.1.1:40080");
         assert_eq!(at("::1", 40_080), "[::1]:40080");
         assert_eq!([at("127.0.1.1", 0), at("::1", 0)], ["127.0.1.1", "::1"]);
     }
 
     #[test]
-    fn many_turns_are_counted_by_site() {
-        let (snapshot, beliefs) = (Snapshot::default(), Beliefs::default());
-        let mut turns = Turns::new(&snapshot, &beliefs);
+    fn many_changes_are_counted_by_site() {
+        let (snapshot, health) = (Snapshot::default(), HealthState::default());
+        let mut log = VerdictLog::new(&snapshot, &health);
         let down = Verdict { state: State::Down, ..Verdict::default() };
         for _ in 0..MAX + 7 {
-            turns.tell(&TargetKey::from("t"), State::Up, &down);
+            log.add(&TargetKey::from("t"), State::Up, &down);
         }
-        assert_eq!(turns.counted, [((None, State::Down), 7)].into());
+        assert_eq!(log.counted, [((None, State::Down), 7)].into());
     }
 }
