@@ -1,7 +1,7 @@
 //! The drain of an instance, from the order to the receipts.
 //!
 //! A drain is a record in the KV of every cluster that serves the instance, written before the registry is changed.
-//! Gateways obey the record whatever the registry contains. Control takes it through its phases with [`advance`], a
+//! Gateways obey the record, independent of the registry. Control takes it through its phases with [`advance`], a
 //! pure function of the record, the receipts and the gateways' leases.
 //!
 //! A drain that is done still excludes the drained process, because a process that goes on running registers itself
@@ -234,7 +234,7 @@ pub struct Gateway {
     pub silent: Duration,
 }
 
-/// The next step of control for a drain.
+/// What control has to do next for a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Wait for the receipts of these gateways.
@@ -244,7 +244,7 @@ pub enum Step {
         /// Gateways whose lease ran out without a receipt.
         unproven: BTreeSet<String>,
     },
-    /// Call the hook (or go on, if there is none).
+    /// Call the hook, if there is one.
     CallHook,
     /// Nothing.
     Rest,
@@ -293,7 +293,7 @@ pub struct Drains {
 }
 
 impl Drains {
-    /// True while a drain excludes its instance at this node.
+    /// True while a drain excludes its instance at this node: by its record, and by what this node has seen.
     #[must_use]
     pub fn excludes(&self, drain: &Drain, now: Moment) -> bool {
         let seen_to_end = || {
@@ -316,7 +316,7 @@ impl Drains {
         })
     }
 
-    /// Another drain that excludes the instance of this one at this node, whichever process of it is registered.
+    /// Another drain that excludes the instance of this one at this node, for any process that is registered.
     /// While there is one, cancelling this drain does not readmit the instance.
     #[must_use]
     pub fn also_excluding(&self, drain: &Drain, now: Moment) -> Option<&Arc<Drain>> {

@@ -72,7 +72,7 @@ pub enum Request {
     Ended(Ended),
     /// Read the drains again now, and answer when they are published (or could not be read).
     RereadDrains(oneshot::Sender<()>),
-    /// Return what is known about health.
+    /// Return a copy of the state of health.
     HealthView(oneshot::Sender<HealthView>),
 }
 
@@ -236,7 +236,7 @@ impl Handle {
         self.shared.concerns.one(concern)
     }
 
-    /// What is known about health, for `status` and `explain`; empty without a follower.
+    /// A copy of the state of health, for `status` and `explain`; empty without a follower.
     pub async fn health_view(&self) -> HealthView {
         let (send, answer) = oneshot::channel();
         if self.shared.requests.send(Request::HealthView(send)).await.is_err() {
@@ -261,8 +261,8 @@ impl Handle {
     }
 
     /// This node has seen a drained instance end: from now on the drain, once done, does not exclude it here. It is
-    /// queued to be written, so that the node still knows it after a restart; false when the queue is full and
-    /// nothing has changed (try again).
+    /// queued to be written, so that it is still known after a restart; false when the queue is full and nothing has
+    /// changed (try again).
     #[must_use]
     pub fn saw_end(&self, ended: Ended) -> bool {
         let drain = ended.drain.clone();

@@ -1,4 +1,4 @@
-//! Everything that one reader knows about health, and the verdicts that follow from it.
+//! The state of health as one reader sees it: heartbeats, observations, and the verdicts that follow from them.
 //!
 //! [`HealthState`] takes heartbeats and observations as the engine delivers them, in any order, decides by the reader's
 //! own clock which vantages are fresh, and merges their votes with [`crate::health::merge`]. Clock and engine are
@@ -22,7 +22,7 @@ use staleness::{Heard, StalenessMonitor};
 
 pub use staleness::Staleness;
 
-/// What one reader knows about health.
+/// The state of health as one reader sees it.
 #[derive(Clone, Debug, Default)]
 pub struct HealthState {
     vantages: BTreeMap<Name, Seen>,
@@ -30,11 +30,11 @@ pub struct HealthState {
     stale: Stale,
     guards: Guards,
     monitor: StalenessMonitor,
-    /// Something new arrived since verdicts were last computed.
+    /// Something new was read since verdicts were last computed.
     heard: bool,
 }
 
-/// What is known about one vantage.
+/// The last heartbeat and observations of one vantage.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     heartbeat: Option<Heartbeat>,
@@ -100,7 +100,7 @@ pub struct Report<'b> {
 }
 
 impl HealthState {
-    /// Takes verdicts of another reader, or of this one before a restart. Verdicts that are there already are kept.
+    /// Restores verdicts of another reader, or of this one before a restart. Present verdicts are kept.
     pub fn restore(&mut self, verdicts: impl IntoIterator<Item = (TargetKey, Verdict)>) {
         for (target, verdict) in verdicts {
             self.verdicts.entry(target).or_insert(verdict);

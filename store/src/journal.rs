@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_changes_are_unknown_although_another_target_never_changed() {
+    fn removed_changes_are_unknown_even_if_another_target_never_changed() {
         let change = |at, target: &str, to| StateChange { at: Moment(at), target: target.into(), to };
         let page = |turns: Vec<StateChange>| Page { v: Page::VERSION, generation: ONE, turns };
         // The page with the changes of `flaps` at 20 and 30 was removed; `rock` changed once, at 5, and a successor

@@ -218,7 +218,7 @@ pub enum Fate {
     TakenIn,
     /// Dropped: deregistered while most others stay.
     Deregistered,
-    /// Dropped: missing for long enough.
+    /// Dropped: missing for long enough that the registry's answer is accepted.
     Believed,
     /// Dropped: its dials failed.
     Dead,

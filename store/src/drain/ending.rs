@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Drain, DrainId, Gateway, Phase, Receipt};
 use model::Moment;
 
-/// How a gateway knows that a drained process has ended.
+/// A gateway's proof that a drained process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Proof {
@@ -104,7 +104,7 @@ pub const MAX_KEPT: usize = 1_000;
 /// after this time.
 const MIN_KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// The records that are no longer needed, oldest first. `registered` tells whether the registry has, or may have, the
+/// The records that are no longer needed, oldest first. `registered` returns whether the registry has, or may have, the
 /// drained instance: a record that excludes a registered instance is always needed.
 #[must_use]
 pub fn spared<'a>(

@@ -1,8 +1,8 @@
 //! Follows the drain records.
 //!
 //! A gateway also keeps them in its own memory: one that starts while its engine is away must not pick an instance
-//! that is drained and registered itself again. What a gateway saw end in an earlier life is read back once, from that
-//! memory and from the engine.
+//! that is drained and registered itself again. What its earlier process saw end is read back once, from that memory
+//! and from the engine.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,9 +25,9 @@ const MEMORY: &str = "drains";
 /// What a gateway remembers of the drains.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Remembered {
-    /// The records that kept an instance out, with their indexes.
+    /// The records that excluded an instance, with their indexes.
     records: Vec<(Index, Arc<Drain>)>,
-    /// Those whose instance this node saw end.
+    /// The drains whose instance this node saw end.
     ended: BTreeSet<DrainId>,
 }
 
@@ -38,7 +38,7 @@ impl Remembered {
     }
 }
 
-/// Publishes what this node last knew of the drains, before the engine was asked.
+/// Publishes the drains that this node knew last, before the engine is read.
 pub(super) fn publish_last_good(shared: &Shared) {
     if !is_gateway(shared) {
         return;
@@ -49,7 +49,7 @@ pub(super) fn publish_last_good(shared: &Shared) {
     shared.publisher.publish_drains(drains);
 }
 
-/// Keeps a gateway's memory of the drains true, until its handle is gone.
+/// Keeps a gateway's memory of the drains up to date, until its handle is gone.
 pub(super) async fn remember(shared: Shared) {
     if !is_gateway(&shared) {
         return;
@@ -73,8 +73,8 @@ fn is_gateway(shared: &Shared) -> bool {
     shared.identity.roles.contains("proxy")
 }
 
-/// Follows until its handle is gone. `current` is true while the last read succeeded: only then may the
-/// node show that it lives, because a heartbeat promises that it obeys the drains there are.
+/// Follows until its handle is gone. `current` is true while the last read succeeded. Only then may the node write
+/// heartbeats, because a heartbeat promises that the node obeys the present drains.
 pub(super) async fn follow(
     shared: Shared,
     current: watch::Sender<bool>,
@@ -91,7 +91,7 @@ pub(super) async fn follow(
             news = follower.next() => match news {
                 News::Read(reading) => {
                     let learned = earlier.read(&shared).await;
-                    // A reread may have published what is newer than a poll that was under way.
+                    // A reread may have published newer records than a poll that was under way.
                     if (reading.changed || learned) && (reading.anew || reading.read.index >= published) {
                         published = publish(&shared, &reading.read, &earlier);
                     }
@@ -102,8 +102,8 @@ pub(super) async fn follow(
                     set_current(&current, false);
                 }
             },
-            asked = rereads.recv() => {
-                let Some(done) = asked else { return };
+            request = rereads.recv() => {
+                let Some(done) = request else { return };
                 if let Ok(read) = reread(&shared).await {
                     published = publish(&shared, &read, &earlier);
                     set_current(&current, true);
@@ -114,8 +114,8 @@ pub(super) async fn follow(
     }
 }
 
-/// Tells of a change only. Each notice makes the node show at once that it lives, which is a write to the KV; on
-/// Consul that write wakes the watch of a prefix without keys, so a notice per reading would never come to rest.
+/// Signals changes only. Each signal makes the node write a heartbeat at once. On Consul a write to the KV wakes the
+/// watch of a prefix without keys, so a signal per reading would cause an endless loop.
 fn set_current(current: &watch::Sender<bool>, to: bool) {
     current.send_if_modified(|current| std::mem::replace(current, to) != to);
 }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_starts_again_knows_what_it_saw_end() {
+    async fn a_gateway_that_restarts_keeps_what_it_saw_end() {
         let engine = Embedded::in_memory(engine::embedded::Options::default()).await;
         let done = drain("d1", Phase::Done);
         record(&engine, &done).await;
@@ -242,7 +242,7 @@ mod tests {
         }
         drop(follower);
 
-        // Another disk: it is the engine that knows.
+        // With another disk it is read from the engine.
         let (handle, _follower) = gateway(engine as _, &LastGood::in_memory(), "second").await;
         until(&handle, |drains| drains.records.len() == 1).await;
         assert!(!excluded(&handle, &done));
@@ -271,6 +271,6 @@ mod tests {
         });
         let (handle, _follower) = gateway(Arc::new(nowhere.unwrap()) as _, &memory, "second").await;
         assert!(excluded(&handle, &draining) && excluded(&handle, &done));
-        assert!(handle.drains().borrow().witnessed.is_empty(), "it was not there");
+        assert!(handle.drains().borrow().witnessed.is_empty(), "this process did not take part");
     }
 }

@@ -1,4 +1,4 @@
-//! Follows heartbeats and observations and flips the board.
+//! Follows heartbeats and observations, and writes verdicts on the board.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -25,7 +25,7 @@ use crate::{
     vital,
 };
 
-/// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
+/// How often freshness is judged, and verdicts are written to the node's memory if they changed.
 const TICK: Duration = Duration::from_secs(1);
 const MEMORY: &str = "verdicts";
 
@@ -51,8 +51,9 @@ pub(super) async fn remembered(shared: &Shared) -> HealthState {
     state
 }
 
-/// What another clock says, or this one before it was set, may lie ahead: a hold-down that counts from there would last
-/// as long as the clocks differ, and flaps would not be forgiven for as long.
+/// Limits the moments in verdicts to the present. Those of another clock, or of this one before it was set, may be in the
+/// future; a hold-down that counts from there would last too long by the difference of the clocks, and so would the
+/// damping of flaps.
 fn by_our_clock(
     verdicts: BTreeMap<TargetKey, Verdict>,
     now: Moment,
@@ -112,7 +113,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Says once when a cluster's verdicts are frozen, and once when they are not any more.
+/// Logs when a cluster's verdicts become frozen, and when they no longer are.
 #[derive(Default)]
 struct FrozenClusters(BTreeSet<Name>);
 
@@ -140,7 +141,7 @@ impl FrozenClusters {
     }
 }
 
-/// Publishes whether the view is stale, and says so once when that begins and once when it ends.
+/// Publishes whether the view is stale, and logs when that begins and when it ends.
 fn publish_staleness(shared: &Shared, state: &HealthState) {
     let handle = shared.publisher.handle();
     let before = handle.view().borrow().since;
@@ -162,7 +163,7 @@ fn publish_staleness(shared: &Shared, state: &HealthState) {
     }
 }
 
-/// Which entries were already taken in, by modify index.
+/// Which entries were already applied, by modify index.
 #[derive(Default)]
 struct Known {
     observations: HashMap<String, Index>,
@@ -208,7 +209,7 @@ fn decode<T: DeserializeOwned>(entry: &KvEntry) -> Option<T> {
     serde_json::from_slice(&entry.value).ok()
 }
 
-/// Follows a prefix and hands every reading on.
+/// Follows a prefix and passes every reading on.
 async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Read, out: mpsc::Sender<Read>) {
     let watched = Watched::Prefix(prefix.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
@@ -229,7 +230,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
     }
 }
 
-/// Puts verdicts on the board: those of targets new to this process, or adopted at its start.
+/// Writes verdicts on the board: those of targets that are new to this process, or that were restored at its start.
 fn restore_board(shared: &Shared, state: &HealthState, snapshot: Option<&Snapshot>) {
     let handle = shared.publisher.handle();
     let Some(snapshot) = snapshot else { return };

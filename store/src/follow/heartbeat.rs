@@ -1,4 +1,4 @@
-//! Shows that this node lives, and delivers its receipts.
+//! Writes this node's heartbeat and its receipts.
 
 use tokio::sync::{mpsc, watch};
 
@@ -11,8 +11,8 @@ use crate::{
     keys,
 };
 
-/// Sends a heartbeat every few seconds and at every new generation, while the drains are known. On leaving, the
-/// registration is taken back.
+/// Writes a heartbeat every few seconds and at every new generation, while the drains are current. When the node leaves,
+/// its registration is removed.
 pub(super) async fn follow(
     shared: Shared,
     mut drains_current: watch::Receiver<bool>,
@@ -62,7 +62,7 @@ pub(super) async fn follow(
                 retry.succeeded();
                 shared.publisher.heartbeat();
             }
-            // The next is due soon enough.
+            // The next heartbeat is due soon, so nothing waits.
             Err(error) => {
                 retry.failed(error);
             }
@@ -71,7 +71,7 @@ pub(super) async fn follow(
     }
 }
 
-/// The instances in use that there is something to say of, as many as a heartbeat holds, and how many more there are.
+/// The notes about instances in use, as many as a heartbeat may hold, and the number of further ones.
 fn instance_notes(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
     let unresolved = handle.unresolved();
@@ -100,7 +100,7 @@ async fn deregister(shared: &Shared) {
     }
 }
 
-/// Writes every receipt, again and again until it is there.
+/// Writes every receipt, and repeats it until it is written.
 pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<Receipt>) {
     while let Some(receipt) = receipts.recv().await {
         let key = keys::receipt(&receipt.drain, &shared.identity.node);
@@ -108,8 +108,8 @@ pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<R
     }
 }
 
-/// Writes that drained instances were seen to end, again and again until it is there. Apart from the receipts, so
-/// that none of them is late for it.
+/// Writes that drained instances were seen to end, and repeats it until it is written. It is apart from the receipts, so
+/// that it delays none of them.
 pub(super) async fn send_endings(shared: Shared, mut endings: mpsc::Receiver<Ended>) {
     while let Some(ended) = endings.recv().await {
         let key = keys::ended(&ended.drain, &shared.identity.node);

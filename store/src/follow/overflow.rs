@@ -1,4 +1,4 @@
-//! Follows which shares of full sites' clients go elsewhere, and puts them on the board.
+//! Follows which shares of full sites' clients go elsewhere, and writes them on the board.
 
 use std::sync::Arc;
 

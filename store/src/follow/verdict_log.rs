@@ -1,7 +1,7 @@
-//! What the log tells of verdicts that changed: which target, from what to what, and who saw what.
+//! What is logged about verdicts that changed: the target, both states, and what each vantage observed.
 //!
-//! A few that change together are logged one by one. When a data centre dies they are thousands, and a line for each would
-//! hide the story: the others are counted by site.
+//! A few that change together are logged one by one. When a data centre fails there are thousands, and a line for each
+//! would hide what happened, so the others are counted by site.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Turns that are logged one by one, of those that come together.
+/// Changes that are logged one by one, of those that happen together.
 const MAX: usize = 20;
 
-/// The turns that come together.
+/// The changes that happen together.
 pub(super) struct VerdictLog<'a> {
     snapshot: &'a Snapshot,
     health: &'a HealthState,
@@ -32,7 +32,7 @@ impl<'a> VerdictLog<'a> {
         Self { snapshot, health, logged: 0, counted: BTreeMap::new() }
     }
 
-    /// Tells of a turn, or counts it.
+    /// Logs a change, or counts it.
     pub(super) fn add(&mut self, key: &TargetKey, from: State, verdict: &Verdict) {
         let regional = self.snapshot.regional.get(key);
         let of = regional.map_or(key, |it| &it.target);
@@ -55,7 +55,7 @@ impl<'a> VerdictLog<'a> {
         );
     }
 
-    /// Tells how many were only counted.
+    /// Logs how many were only counted.
     pub(super) fn finish(self) {
         for ((site, to), more) in self.counted {
             let site = site.as_ref().map(Name::as_str);
@@ -64,12 +64,12 @@ impl<'a> VerdictLog<'a> {
     }
 }
 
-/// Where a check dials; ICMP has no port.
+/// The address that a check dials; ICMP has no port.
 fn dial_address(address: IpAddr, port: u16) -> String {
     if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
 }
 
-/// The reasons of those that see what the verdict says, each once.
+/// The reasons of the vantages that agree with the verdict, each once.
 fn why(health: &HealthState, target: &TargetKey, state: State) -> String {
     let alike = health.reports(target).filter(|it| it.counts && it.observation.state == state);
     let mut reasons: Vec<&str> = alike.map(|it| it.observation.reason.as_str()).collect();
@@ -78,13 +78,13 @@ fn why(health: &HealthState, target: &TargetKey, state: State) -> String {
     reasons.join("; ")
 }
 
-/// What each vantage says, in a few words.
+/// The state that each vantage observes.
 fn vantages(health: &HealthState, target: &TargetKey) -> String {
-    let said = health.reports(target).map(|it| {
+    let states = health.reports(target).map(|it| {
         let silent = if it.counts { "" } else { " (not counted)" };
         format!("{} {}{silent}", it.vantage, it.observation.state)
     });
-    said.collect::<Vec<_>>().join(", ")
+    states.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
         let target = TargetKey::from("t");
         assert_eq!(why(&health, &target, State::Down), "connection refused");
         assert_eq!(vantages(&health, &target), "bj down, gz down, sh up");
-        // Nothing is heard for a while.
+        // No vantage is heard for a while.
         health.judge(&Snapshot::default(), Moment(60_000));
         assert_eq!(why(&health, &target, State::Down), "");
         assert!(vantages(&health, &target).starts_with("bj down (not counted), "));

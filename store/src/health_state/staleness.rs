@@ -103,7 +103,7 @@ impl StalenessMonitor {
             (self.staleness, self.enough, self.proven) = (Staleness::default(), None, false);
             return;
         }
-        // Never more than there are vantages, so that a wrong quorum is not taken for silence.
+        // At most as many as there are vantages, so that a wrong quorum does not count as silence.
         let concerned = |(needed, targets): (&usize, &usize)| {
             if (*needed).min(votes) > heard.heard { *targets } else { 0 }
         };

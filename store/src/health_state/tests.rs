@@ -257,7 +257,11 @@ impl Guarded {
 fn too_many_failures_freeze_the_good_verdicts_until_they_are_over() {
     let mut all = Guarded::new();
     all.sees(1, 10);
-    assert_eq!((all.down(), all.frozen()), (0, (10, true)), "everything at once is our own mistake");
+    assert_eq!(
+        (all.down(), all.frozen()),
+        (0, (10, true)),
+        "everything at once is a fault of the observation"
+    );
     all.sees(100, 10);
     assert_eq!((all.down(), all.frozen()), (0, (10, true)), "however long it lasts");
     all.sees(101, 3);

@@ -1,8 +1,9 @@
-//! When which doubtful instance is dialled next. Pure: time is an argument.
+//! The order in which doubtful instances are dialled. Pure: time is an argument.
 //!
 //! Each is dialled every second, counted from the start of its last dial. Many at once are spread over the second.
-//! One that is not used is dialled less and less often, since nothing is sent to it meanwhile, and those in use go first:
-//! a restored snapshot may list thousands that are long dead, and what is in use must be judged within seconds.
+//! One that is not used is dialled less and less often, because it gets no requests meanwhile, and those in use come
+//! first: a restored snapshot may list thousands of instances that ended long ago, and those in use must be judged within
+//! seconds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,9 +18,9 @@ use crate::discovery::{Cause, Doubt, InstanceKey};
 const EVERY: Duration = Duration::from_secs(1);
 /// The first pause of instances that are left out; it doubles with every dial.
 const LEFT_OUT: Duration = Duration::from_secs(5);
-/// The longest pause of what is not used.
+/// The longest pause of instances that are not used.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// More than so many at a time are not all dialled first in the same instant.
+/// The maximum number of instances that are dialled at the same moment; further ones are spread.
 const AT_ONCE: usize = 64;
 
 /// An instance of a service.
@@ -29,7 +30,7 @@ pub(super) type Key = (String, InstanceKey);
 struct Schedule {
     /// When it is due; `None` while it is being dialled.
     due: Option<Instant>,
-    /// It failed and is not used: it is dialled after this long.
+    /// The pause before its next dial if it failed and is not used.
     resting: Option<Duration>,
     used: bool,
 }
@@ -41,7 +42,7 @@ pub(super) struct Dials {
     due: Due,
 }
 
-/// What is due when: of those in use, and of the others.
+/// When each is due: those in use, and the others.
 #[derive(Debug, Default)]
 struct Due {
     used: BTreeSet<(Instant, Key)>,
@@ -59,7 +60,7 @@ impl Due {
 }
 
 impl Dials {
-    /// Dials exactly these of a service from now on. `spread` gives a number below one.
+    /// Dials exactly these instances of a service from now on. `spread` returns a number below one.
     pub(super) fn follow(
         &mut self,
         service: &str,
@@ -72,7 +73,7 @@ impl Dials {
         for doubt in doubts {
             let key = doubt.key();
             let resting = !doubt.held && doubt.failures > 0;
-            // It never answered, and may do so any moment.
+            // It has never answered, and may do so at any moment.
             let first = if doubt.cause == Cause::Newcomer { EVERY } else { LEFT_OUT };
             let mut schedule = before.remove(&key).unwrap_or_else(|| {
                 let crowd = self.due.len() >= AT_ONCE;
@@ -119,7 +120,7 @@ impl Dials {
         Some(key)
     }
 
-    /// Ends a dial that began at `started`, after [`Dials::follow`] was told what came of it.
+    /// Ends a dial that began at `started`, after [`Dials::follow`] was called with its result.
     pub(super) fn done(&mut self, key: Key, started: Instant, now: Instant) {
         let Some(schedule) = self.schedule(&key) else { return };
         if schedule.due.is_some() {

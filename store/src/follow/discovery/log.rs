@@ -1,4 +1,4 @@
-//! What of all this is said in the log: once per change, and of many at once a summary.
+//! What is logged about discovery: one line per change, and a summary of many at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,14 +12,14 @@ const ONE_BY_ONE: usize = 8;
 /// Instances of one service that are logged as never used.
 const MAX_UNUSED: usize = 100;
 
-/// What was said.
+/// What was logged.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     unused: HashMap<String, HashSet<(InstanceKey, String)>>,
 }
 
 impl Log {
-    /// Tells of a judgement that changed an entry.
+    /// Logs a judgement that changed an entry.
     pub(super) fn changed(&self, service: &str, before: &Entry, judged: &Judgement) {
         let kind = |it: &Entry| std::mem::discriminant(&it.standing);
         if kind(before) != kind(&judged.entry) || reason(before) != reason(&judged.entry) {
@@ -42,7 +42,7 @@ impl Log {
         }
     }
 
-    /// Tells of a service's instances that no gateway will ever use, once for each.
+    /// Logs a service's instances that no gateway will ever use, once for each.
     pub(super) fn unused(&mut self, service: &str, entry: &Entry, handle: &Handle) {
         let Some(snapshot) = handle.snapshot() else { return };
         let before = self.unused.remove(service).unwrap_or_default();
@@ -56,7 +56,7 @@ impl Log {
         }
     }
 
-    /// Forgets what was said of a service.
+    /// Forgets what was logged about a service.
     pub(super) fn forget(&mut self, service: &str) {
         self.unused.remove(service);
     }

@@ -1,9 +1,9 @@
 //! Which doubtful service is read again next, without an index. Pure: time is an argument.
 //!
-//! A long poll does not show the end of every doubt: an answer that a token's rights cut short has the index of the whole
-//! one, so nothing wakes when the right comes back. So doubtful services are read again in turn, each at most once a
-//! second, all of them together at most [`PER_SECOND`] times: recovery takes seconds, and a registry that has
-//! just come back is spared.
+//! A long poll does not show the end of every doubt: an answer that lacks instances because of a token's rights has the
+//! index of the complete one, so nothing wakes when the right is granted again. So doubtful services are read again one
+//! after the other, each at most once a second, and all together at most [`PER_SECOND`] times: recovery takes seconds,
+//! and a registry that has just started again is not overloaded.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -12,15 +12,15 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Reads of one node, all together.
+/// The maximum number of reads of one node per second.
 pub(super) const PER_SECOND: u32 = 20;
 /// From the start of a service's read to its next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A service is read for so much longer after its last doubt ended, so that what the watch missed meanwhile is seen.
+/// How long a service is still read after its last doubt ended, so that changes that the watch missed are seen.
 const LINGER: Duration = Duration::from_secs(5);
-/// The names in the catalog are read so often while a service is missing.
+/// How often the names in the catalog are read while a service is missing.
 const CATALOG_EVERY: Duration = Duration::from_secs(2);
-/// Strangers that wait to be read.
+/// The maximum number of services not in use that wait to be read.
 const MAX_UNFOLLOWED: usize = 10_000;
 
 /// What to read.
@@ -30,7 +30,7 @@ pub(super) enum NextRead {
     Catalog,
     /// A service in use.
     Service(String),
-    /// A service that is not in use: it may have been given the place of a missing instance.
+    /// A service that is not in use: an instance of it may have been given the place of a missing one.
     Unfollowed(String),
 }
 
@@ -38,7 +38,7 @@ pub(super) enum NextRead {
 struct Wanted {
     /// `None` while it is being read.
     due: Option<Instant>,
-    /// Not in doubt any more, and read until then.
+    /// Set when it is no longer in doubt: it is read until then.
     until: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Rereads {
         }
     }
 
-    /// Says whether a service is in doubt.
+    /// Sets whether a service is in doubt.
     pub(super) fn doubt(&mut self, service: &str, doubtful: bool, now: Instant) {
         match self.services.get_mut(service) {
             Some(wanted) if doubtful => wanted.until = None,
@@ -75,14 +75,15 @@ impl Rereads {
         }
     }
 
-    /// Reads a service once more, soon, doubtful or not.
+    /// Reads a service once more, soon, even if it is not in doubt.
     pub(super) fn confirm(&mut self, service: &str, now: Instant) {
         if !self.services.contains_key(service) {
             self.want(service, now, Some(now));
         }
     }
 
-    /// Reads a service for a while longer, doubtful or not: what it shows is not what the watch last told.
+    /// Reads a service for a while longer, even if it is not in doubt, because a read differs from what the watch
+    /// delivered last.
     pub(super) fn extend(&mut self, service: &str, now: Instant) {
         match self.services.get_mut(service) {
             Some(Wanted { until: Some(until), .. }) => *until = now + LINGER,
@@ -103,7 +104,7 @@ impl Rereads {
         }
     }
 
-    /// Says whether any instance is missing: the catalog is read only then.
+    /// Sets whether any instance is missing: the catalog is read only then.
     pub(super) fn missing(&mut self, any: bool, now: Instant) {
         if !any {
             (self.catalog, self.unfollowed) = (None, VecDeque::new());
@@ -112,7 +113,7 @@ impl Rereads {
         }
     }
 
-    /// Asks for a service that is not in use, when nothing else is due.
+    /// Queues a read of a service that is not in use, for when nothing else is due.
     pub(super) fn read_unfollowed(&mut self, service: String) {
         if self.unfollowed.len() < MAX_UNFOLLOWED {
             self.unfollowed.push_back(service);
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_wait_for_all_others() {
+    fn services_not_in_use_wait_for_all_others() {
         let mut now = Instant::now();
         let mut rereads = Rereads::new(now);
         rereads.missing(true, now);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_read_on_for_as_long_as_the_watch_says_something_else() {
+    fn a_service_is_read_for_as_long_as_the_watch_differs() {
         let mut now = Instant::now();
         let mut rereads = Rereads::new(now);
         rereads.doubt("web", true, now);
@@ -235,7 +236,7 @@ mod tests {
         }
         let after = within(&mut rereads, &mut now, 60).len();
         assert!((4..=7).contains(&after), "{after}");
-        // Also after the one read of a confirmation, which has ended.
+        // Also after a confirmation, which is one read, has ended.
         rereads.confirm("web", now);
         assert_eq!(within(&mut rereads, &mut now, 1).len(), 1);
         rereads.extend("web", now);

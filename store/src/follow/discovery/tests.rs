@@ -171,17 +171,17 @@ async fn an_engine_that_filters_nothing_is_believed_in_time_also_when_it_shows_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_given_to_a_service_that_nobody_follows_is_proof() {
+async fn a_place_given_to_a_service_that_is_not_in_use_is_proof() {
     let followed = Followed::start().await;
     followed.deregister_all().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     followed.engine.register(&registration("db", 2)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert_eq!(followed.used(), ["web-1", "web-3"], "whatever answers");
+    assert_eq!(followed.used(), ["web-1", "web-3"], "although its address answers");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_nobody_uses_any_more_is_not_dialled() {
+async fn a_service_that_is_no_longer_used_is_not_dialled() {
     let followed = Followed::start().await;
     followed.deregister_all().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
