@@ -130,7 +130,7 @@ impl FrozenClusters {
             );
         }
         for cluster in self.0.difference(&frozen) {
-            tracing::warn!(%cluster, "its verdicts are believed again");
+            tracing::warn!(%cluster, "verdicts are no longer frozen");
         }
         shared.metrics.clusters_frozen.set(frozen.len() as u64);
         let names: Vec<&str> = frozen.iter().map(Name::as_str).collect();
@@ -155,11 +155,11 @@ fn publish_staleness(shared: &Shared, state: &HealthState) {
         tracing::error!(
             since,
             reason,
-            "the view is stale: the last verdicts stay, and no death of a site is noticed"
+            "the view is stale: the last verdicts stay, and the failure of a site is not noticed"
         );
     } else {
         let lasted = Span(before.map_or_else(Duration::default, |since| handle.now().since(since)));
-        tracing::warn!(%lasted, "the view is not stale any more: verdicts follow what the vantages see");
+        tracing::warn!(%lasted, "the view is no longer stale: verdicts follow the observations of the vantages");
     }
 }
 

@@ -38,7 +38,7 @@ impl Log {
             }
         }
         if !more.is_empty() {
-            tracing::warn!(service, more = more.len(), "more instances changed in the same way or others");
+            tracing::warn!(service, more = more.len(), "more instances changed at the same time");
         }
     }
 
@@ -82,7 +82,7 @@ fn log_standing(service: &str, entry: &Entry) {
                 service,
                 reason,
                 instances,
-                "registry answer is hard to believe, instances stay while they answer"
+                "registry answer is suspicious, instances stay while they answer"
             );
         }
         Standing::Unreachable { reason } => {
