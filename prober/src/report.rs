@@ -98,7 +98,7 @@ pub(crate) async fn report(
                 let again = reply == BatchReply::Resend;
                 delivery.answered(reply, version);
                 if again {
-                    // The other end does not know this process: everything is sent at once, but never in a busy loop.
+                    // This process is new to the other end: everything is sent at once, but never in a busy loop.
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! The instances that drains exclude from new requests, by service.
 //!
-//! Every request asks for them several times and most services have none, so a question costs one look-up, however
+//! Every request needs them several times and most services have none, so a query costs one look-up, however
 //! many drains there are.
 
 use std::collections::HashMap;

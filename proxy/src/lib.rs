@@ -96,11 +96,11 @@ pub struct Status {
     pub connections: usize,
     /// Requests in flight to instances.
     pub in_flight: u64,
-    /// The instances its workers know, by service and id.
+    /// The instances of its workers, by service and id.
     pub instances: Vec<InstanceStatus>,
 }
 
-/// What a gateway knows of one instance.
+/// The state of one instance at a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceStatus {
     /// The service in the registry.

@@ -44,13 +44,13 @@ pub(crate) async fn watch(shared: &Shared) {
     let mut dials = FuturesUnordered::new();
     let mut watched = WatchedDrains::new();
     let mut registered = BTreeSet::new();
-    let mut turn = 0;
+    let mut position = 0;
     loop {
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
             changed = discovered.changed() => if changed.is_err() { return },
             _ = interval.tick(), if !watched.is_empty() => {
-                for drain in round(&watched, &mut turn) {
+                for drain in round(&watched, &mut position) {
                     shared.metrics.end_dials.increment();
                     let (id, addresses) = (drain.id.clone(), addresses(shared, drain));
                     dials.push(async move { (id, is_refused(&addresses).await) });
@@ -100,9 +100,9 @@ fn over(watched: &WatchedDrains, now: Moment) -> bool {
 }
 
 /// The drains whose instances are dialled in this round.
-fn round<'a>(watched: &'a WatchedDrains, turn: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
-    let from = if watched.len() <= MAX_DIALS { 0 } else { *turn % watched.len() };
-    *turn = from + MAX_DIALS;
+fn round<'a>(watched: &'a WatchedDrains, position: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
+    let from = if watched.len() <= MAX_DIALS { 0 } else { *position % watched.len() };
+    *position = from + MAX_DIALS;
     watched.values().cycle().skip(from).take(watched.len().min(MAX_DIALS))
 }
 
@@ -132,7 +132,7 @@ async fn is_refused(addresses: &[SocketAddr]) -> bool {
     all_refused(&join_all(addresses.iter().map(|address| dial(*address))).await)
 }
 
-/// DialAddresses that this gateway has no way to say nothing where another one refuses.
+/// Addresses to which this gateway has no route prove nothing if another address refuses.
 fn all_refused(dialled: &[Dialled]) -> bool {
     dialled.contains(&Dialled::Refused) && !dialled.contains(&Dialled::Unproven)
 }
@@ -277,12 +277,12 @@ mod tests {
             let one = |at: usize| drain(&format!("{at:04}"), endpoint("web", 1), Phase::Done);
             (0..count).map(one).map(|it| (it.id.clone(), it)).collect()
         };
-        let mut turn = 0;
-        assert_eq!(round(&watched(3), &mut turn).count(), 3);
+        let mut position = 0;
+        assert_eq!(round(&watched(3), &mut position).count(), 3);
         let many = watched(MAX_DIALS * 3);
         let mut seen = BTreeSet::new();
         for _ in 0..3 {
-            let round: Vec<_> = round(&many, &mut turn).map(|it| it.id.clone()).collect();
+            let round: Vec<_> = round(&many, &mut position).map(|it| it.id.clone()).collect();
             assert_eq!(round.len(), MAX_DIALS);
             seen.extend(round);
         }

@@ -52,9 +52,9 @@ pub(super) async fn check(
     Ok(Cow::Borrowed("it says what is expected"))
 }
 
-/// True where `text` contains `words`.
-pub(super) fn contains(text: &[u8], words: &[u8]) -> bool {
-    words.is_empty() || text.windows(words.len()).any(|window| window == words)
+/// True if `text` contains `part`.
+pub(super) fn contains(text: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]
