@@ -49,7 +49,7 @@ pub(super) async fn check(
         }
         phases.first_byte.get_or_insert_with(|| started.elapsed());
     }
-    Ok(Cow::Borrowed("it says what is expected"))
+    Ok(Cow::Borrowed("the response contains the expected text"))
 }
 
 /// True if `text` contains `part`.
