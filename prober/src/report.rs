@@ -21,7 +21,7 @@ use crate::{
 const MAX: usize = 5_000;
 /// The longest wait after failures in a row: shorter than a vantage stays fresh.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// The wait before everything is sent again, at the latest after the first failure, and when it was asked for.
+/// The wait before everything is sent again, at the latest after the first failure, and when control requested it.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// The sender of a report.

@@ -80,8 +80,8 @@ impl World {
         };
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..1_000 {
-            if let Some(it) = candidates.pick(eligibility, away, |below| random.u32(..below)) {
-                *counts.entry(it.instance.endpoint.id.clone()).or_default() += 1;
+            if let Some(picked) = candidates.pick(eligibility, away, |below| random.u32(..below)) {
+                *counts.entry(picked.instance.endpoint.id.clone()).or_default() += 1;
             }
         }
         counts

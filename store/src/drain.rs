@@ -225,7 +225,7 @@ const fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-/// A gateway as control knows it.
+/// A gateway, as control sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its process.

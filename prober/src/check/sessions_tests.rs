@@ -181,8 +181,9 @@ async fn a_grpc_servers_health_is_reported() {
         (&[0, 0, 0, 0, 2, 8, 1], "5", false, "does not know the service"),
         (&[0, 0, 0, 0, 2, 8, 1], "12", false, "no health service"),
     ] {
-        let it = GrpcProbe { service: "a.B".to_owned(), host: Some("gw.example.com".to_owned()), tls: None };
-        let found = checked(Probe::Grpc(Box::new(it)), Sockets::default(), async |stream| {
+        let probe =
+            GrpcProbe { service: "a.B".to_owned(), host: Some("gw.example.com".to_owned()), tls: None };
+        let found = checked(Probe::Grpc(Box::new(probe)), Sockets::default(), async |stream| {
             answer_two(stream, body, Some(status)).await;
         })
         .await;
@@ -194,8 +195,8 @@ async fn a_grpc_servers_health_is_reported() {
 async fn a_grpc_server_behind_tls_is_checked_too() {
     let acceptor = identity().1;
     let tls = Some(terms(None, false, None));
-    let it = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
-    let found = checked(Probe::Grpc(Box::new(it)), Sockets::default(), async |stream| {
+    let probe = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
+    let found = checked(Probe::Grpc(Box::new(probe)), Sockets::default(), async |stream| {
         answer_two(acceptor.accept(stream).await.unwrap(), &[0, 0, 0, 0, 2, 8, 1], Some("0")).await;
     })
     .await;

@@ -143,8 +143,8 @@ impl Doubt {
     /// True if the doubt is about this instance.
     #[must_use]
     pub fn is_of(&self, key: &InstanceKey) -> bool {
-        let it = &self.endpoint;
-        it.port == key.port && it.id == key.id && it.address == key.address && it.node == key.node
+        let Endpoint { node, id, address, port, .. } = &self.endpoint;
+        (*port, id, address, node) == (key.port, &key.id, &key.address, &key.node)
     }
 
     /// True if the registry has to be read again periodically: no long poll shows that a permission was granted

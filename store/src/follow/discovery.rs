@@ -43,7 +43,7 @@ const REMEMBER_INDEXES_EVERY: Duration = Duration::from_secs(30);
 const MAX_DIALS: usize = 512;
 /// The maximum number of reads under way.
 const MAX_READS: usize = 8;
-/// Failed dials in a row that drop a doubtful instance, unless a check says otherwise.
+/// Failed dials in a row that drop a doubtful instance, unless its check has another number.
 const FALL: u32 = 3;
 /// How long a reading of the catalog is valid.
 const SIGHT_LASTS: Duration = Duration::from_secs(10);

@@ -36,7 +36,7 @@ pub(super) async fn answer(call: &Call<'_>, path: &[&str]) -> Outcome {
     }
 }
 
-/// True for a node that has every `node-meta=key:value` asked for.
+/// True for a node that has every requested `node-meta=key:value`.
 pub(super) fn has_meta(call: &Call<'_>, node: Option<&Arc<NodeRow>>) -> bool {
     call.query.all("node-meta").all(|pair| {
         let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
@@ -44,7 +44,7 @@ pub(super) fn has_meta(call: &Call<'_>, node: Option<&Arc<NodeRow>>) -> bool {
     })
 }
 
-/// True for a service that has every `tag` asked for, in any case.
+/// True for a service that has every requested `tag`, in any case.
 pub(super) fn has_tags(call: &Call<'_>, row: &ServiceRow) -> bool {
     call.query.all("tag").all(|tag| row.tags.iter().any(|it| it.to_lowercase() == tag.to_lowercase()))
 }

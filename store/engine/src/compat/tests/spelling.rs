@@ -126,8 +126,8 @@ async fn maintenance_is_switched_by_every_boolean_of_go() {
             [["True", "False"], ["TRUE", "FALSE"], ["T", "F"], ["t", "f"], ["1", "0"], ["true", "false"]]
         {
             for (word, in_maintenance) in words.into_iter().zip([true, false]) {
-                let (status, said) = send(&engine, "PUT", &format!("{path}?enable={word}"), "").await;
-                assert_eq!(status, 200, "{word}: {said}");
+                let (status, answer) = send(&engine, "PUT", &format!("{path}?enable={word}"), "").await;
+                assert_eq!(status, 200, "{word}: {answer}");
                 let (_, checks) = send(&engine, "GET", "/v1/agent/checks", "").await;
                 assert_eq!(!checks.as_object().unwrap().is_empty(), in_maintenance, "{path} {word}");
             }
