@@ -90,7 +90,7 @@ impl Geo {
             in_order.ok_or("damaged: its networks overlap")?;
         }
         if geo.places.iter().all(|it| *it == Whereabouts::default()) {
-            return Err(format!("{}: says neither country.iso_code nor location of any address", geo.kind));
+            return Err(format!("{}: contains neither country.iso_code nor location", geo.kind));
         }
         Ok(geo)
     }
