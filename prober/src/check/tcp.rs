@@ -87,8 +87,8 @@ mod tests {
     async fn the_response_decides_where_one_is_expected() {
         for (answer, up) in [("220 ready\r\n", true), ("500 no\r\n", false), ("", false)] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let probe = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
-            let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(probe));
+            let tcp = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
+            let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(tcp));
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut sent = [0; 6];
