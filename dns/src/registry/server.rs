@@ -16,14 +16,14 @@ use tokio::{sync::watch, task::JoinSet};
 use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet, udp};
 use crate::{
     answer::Answer,
-    metrics::Metrics,
-    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
-    server::{
+    listeners::{
         Answers, Error, GRACE, Listener,
         limits::Limits,
         listen,
         streams::{self, Service},
     },
+    metrics::Metrics,
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
 };
 
 /// A catalog that answers packets. Cheap to clone.

@@ -6,8 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use crate::{
+    listeners::{
+        Answers,
+        batch::{receive_one, send_one},
+        end,
+    },
     packet::Transport,
-    server::{Answers, end, receive_one, send_one},
 };
 
 /// Queries are far shorter; what is cut off here cannot be read and is answered so.

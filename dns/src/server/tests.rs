@@ -4,7 +4,7 @@ mod gated;
 mod quic;
 mod strange;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 
 use hickory_proto::{op::Message, rr::RecordType as WireType};
 use store::{
@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Small, query};
+use crate::{
+    listeners::{connection, end, tcp},
+    testing::{Small, query},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

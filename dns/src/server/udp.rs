@@ -22,13 +22,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{
-    Answers as _, Exchange,
-    batch::{Batch, MAX_REPLY},
-};
+use super::{Answers as _, Exchange};
 use crate::{
     fast::Scratch,
     gate::Guard,
+    listeners::batch::{Batch, MAX_REPLY},
     metrics::Tally,
     packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
     respond::respond,

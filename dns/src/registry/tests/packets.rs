@@ -19,8 +19,8 @@ use tokio::{
 
 use super::*;
 use crate::{
+    listeners::Answers as _,
     packet::{Dropped, Transport},
-    server::Answers as _,
     testing::query,
 };
 

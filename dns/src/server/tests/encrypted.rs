@@ -1,5 +1,7 @@
 //! TLS and HTTPS through real sockets and real clients of both.
 
+use std::io;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};

@@ -474,7 +474,7 @@ async fn a_defect_is_not_blamed_on_the_client() {
     certificate.set(&credentials.server);
     let any = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     let config = Config { quic_listen: any.clone(), h3_listen: any, certificate, ..config() };
-    let listeners = super::super::quic::Listeners::bind(&config).unwrap();
+    let listeners = crate::listeners::quic::Listeners::bind(&config).unwrap();
     let (quic, h3) = (listeners.quic[0], listeners.http3[0]);
     let (_stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();

@@ -15,14 +15,14 @@ use store::vital;
 use tokio::{net::TcpStream, sync::watch, task::JoinSet};
 
 use super::{
-    Answers, Config, Error, Exchange,
+    Answers, Error,
     connection::ConnectionContext,
     end, https,
     limits::Limits,
     stream_socket, tcp,
     tls::{Certificate, handshake},
 };
-use crate::{metrics::OpenConnection, packet::Transport};
+use crate::{metrics::OpenConnection, packet::Transport, server::Config};
 
 /// How long to wait when the process is out of file descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -49,14 +49,14 @@ impl Service {
 
 /// The encrypted listeners, bound; those without a certificate do not listen yet.
 #[derive(Debug)]
-pub(super) struct Encrypted {
+pub(crate) struct Encrypted {
     listeners: Vec<(Socket, Service)>,
-    pub(super) tls: Vec<SocketAddr>,
-    pub(super) https: Vec<SocketAddr>,
+    pub(crate) tls: Vec<SocketAddr>,
+    pub(crate) https: Vec<SocketAddr>,
 }
 
 impl Encrypted {
-    pub(super) fn bind(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
         let mut all = Self { listeners: Vec::new(), tls: Vec::new(), https: Vec::new() };
         let certificate = &config.certificate;
         for address in &config.tls_listen {
@@ -91,11 +91,11 @@ impl Encrypted {
         Ok(at)
     }
 
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         self,
         tasks: &mut JoinSet<()>,
         limits: &Limits,
-        exchange: &Exchange,
+        exchange: &impl Answers,
         stopped: &watch::Receiver<bool>,
     ) {
         for (socket, service) in self.listeners {
@@ -110,7 +110,7 @@ async fn serve_encrypted(
     socket: Socket,
     service: Service,
     limits: Limits,
-    exchange: Exchange,
+    exchange: impl Answers,
     mut stopped: watch::Receiver<bool>,
 ) {
     if let Service::Tls(certificate) | Service::Https(certificate) = &service

@@ -13,17 +13,17 @@ use crate::{
 
 /// One connection: its client, its transport, what answers it and how long it may be idle.
 #[derive(Clone, Debug)]
-pub(super) struct ConnectionContext<A> {
-    pub(super) exchange: A,
-    pub(super) peer: SocketAddr,
-    pub(super) transport: Transport,
-    pub(super) idle: Duration,
-    pub(super) stopped: watch::Receiver<bool>,
+pub(crate) struct ConnectionContext<A> {
+    pub(crate) exchange: A,
+    pub(crate) peer: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) idle: Duration,
+    pub(crate) stopped: watch::Receiver<bool>,
 }
 
 impl<A: Answers> ConnectionContext<A> {
     /// The reply to a packet, or why it gets none.
-    pub(super) async fn reply(&self, packet: &[u8]) -> Result<Vec<u8>, Dropped> {
+    pub(crate) async fn reply(&self, packet: &[u8]) -> Result<Vec<u8>, Dropped> {
         if let Some(wait) = self.exchange.wait(packet, self.peer) {
             wait.await;
         }

@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use super::{
-    Answers, BUFFER, Config, Error,
+    Answers, BUFFER, Error,
     connection::ConnectionContext,
     end,
     limits::{Limits, Place},
@@ -45,6 +45,7 @@ use super::{
 use crate::{
     metrics::{Metrics, OpenConnection},
     packet::Transport,
+    server::Config,
 };
 
 /// Queries, or requests, of one connection at a time.
@@ -82,15 +83,15 @@ impl Spoken {
 
 /// The listeners over QUIC, bound; those without a certificate do not answer yet.
 #[derive(Debug)]
-pub(super) struct Listeners {
+pub(crate) struct Listeners {
     sockets: Vec<(UdpSocket, Spoken)>,
     certificate: Certificate,
-    pub(super) quic: Vec<SocketAddr>,
-    pub(super) http3: Vec<SocketAddr>,
+    pub(crate) quic: Vec<SocketAddr>,
+    pub(crate) http3: Vec<SocketAddr>,
 }
 
 impl Listeners {
-    pub(super) fn bind(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
         let certificate = config.certificate.clone();
         let mut all = Self { sockets: Vec::new(), certificate, quic: Vec::new(), http3: Vec::new() };
         for address in &config.quic_listen {
@@ -116,7 +117,7 @@ impl Listeners {
         Ok(at)
     }
 
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         self,
         tasks: &mut JoinSet<()>,
         limits: &Limits,

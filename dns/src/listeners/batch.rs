@@ -21,13 +21,13 @@ use std::{
 };
 
 /// Datagrams taken at once. More would hold replies back for longer than it saves.
-pub(super) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// The longest query that is taken whole, and an octet more, so that a longer one shows.
-pub(super) const MAX_QUERY: usize = crate::packet::MAX_QUERY + 1;
+pub(crate) const MAX_QUERY: usize = crate::packet::MAX_QUERY + 1;
 
 /// The longest reply, with room to spare.
-pub(super) const MAX_REPLY: usize = 1280;
+pub(crate) const MAX_REPLY: usize = 1280;
 
 /// One more cache line than a power of two, so that the first lines of all buffers do not share a cache set.
 #[repr(C, align(64))]
@@ -51,7 +51,7 @@ struct Memory {
 }
 
 /// Up to [`BATCH`] datagrams and the replies to them.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     memory: NonNull<Memory>,
     /// Headers the kernel has written to; before the first system call all of them.
     received: usize,
@@ -62,14 +62,14 @@ pub(super) struct Batch {
 
 /// How the sending of a batch went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Replies the system did not take.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Batch {
     /// An empty batch; `wildcard` for sockets that listen on every address.
-    pub(super) fn new(wildcard: bool) -> Self {
+    pub(crate) fn new(wildcard: bool) -> Self {
         let memory: Box<MaybeUninit<Memory>> = Box::new_zeroed();
         // SAFETY: every part of `Memory` is integers, arrays of them or raw pointers, for which all zeroes is a value.
         let memory = unsafe { memory.assume_init() };
@@ -111,7 +111,7 @@ impl Batch {
     ///
     /// # Errors
     /// What the system says; `WouldBlock` when the socket's read timeout ran out.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.rearm();
         (self.received, self.replies) = (0, 0);
         // SAFETY: the headers point into `self.memory`, which outlives the call and is not lent out; their lengths are
@@ -131,7 +131,7 @@ impl Batch {
 
     /// Shows each datagram to `answer`, with its sender and room for a reply of [`MAX_REPLY`] octets; `answer`
     /// says how many octets to send, none for no reply.
-    pub(super) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
+    pub(crate) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
         let p = self.memory.as_ptr();
         for at in 0..self.received {
             // SAFETY: `p` is valid and `at` below `BATCH`. The slices are of different arrays, live until `answer`
@@ -174,7 +174,7 @@ impl Batch {
     }
 
     /// Sends the replies. A reply that the system does not take is given up: its asker will ask again.
-    pub(super) fn send(&mut self, socket: &UdpSocket) -> Sent {
+    pub(crate) fn send(&mut self, socket: &UdpSocket) -> Sent {
         let mut sent = Sent::default();
         let mut done = 0;
         while done < self.replies {
@@ -274,7 +274,7 @@ pub(crate) fn send_one(
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn tell_addresses(
+pub(crate) fn tell_addresses(
     socket: &impl std::os::fd::AsRawFd,
     level: libc::c_int,
     option: libc::c_int,

@@ -34,7 +34,7 @@ enum Ending {
 }
 
 /// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
-pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Answers>) {
+pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Answers>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
     let (reading, writing) = (listen(reader, replies, context.clone()), speak(writer, queue, context.idle));
