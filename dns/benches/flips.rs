@@ -131,7 +131,7 @@ fn main() {
         let _entered = runtime.enter();
         dns::bind(config, handle).unwrap()
     };
-    let address = server.local_addrs()[0];
+    let address = server.addresses(dns::Transport::Udp)[0];
     runtime.spawn(server.run(std::future::pending()));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(address).unwrap();

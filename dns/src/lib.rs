@@ -65,7 +65,7 @@ pub use client::{Client, Subnet};
 pub use explain::{Alias, Explanation, Step, explain};
 pub use extended::ExtendedError;
 pub use gate::{Gate, Guard};
-pub use listeners::{Error, tls::Certificate};
+pub use listeners::{Certificate, Error};
 pub use lookup::Lookup;
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};

@@ -1,29 +1,30 @@
 //! The listeners: sockets, the loops that read them, and what a listener and a client may take up.
 //!
-//! Below everything that answers. The authoritative [`server`](crate::server) and the registry's server both bind
-//! their sockets here, and hand in what answers a packet.
+//! Below everything that answers. The authoritative server and the registry's server both bind their sockets here
+//! ([`Listeners`]), and hand in what answers a packet ([`Responder`]) and a batch of datagrams
+//! ([`udp::DatagramResponder`]).
 
 pub(crate) mod batch;
+mod bound;
 pub(crate) mod connection;
 mod https;
-pub(crate) mod limits;
-pub(crate) mod quic;
-pub(crate) mod streams;
+mod limits;
+mod quic;
+mod streams;
 pub(crate) mod tcp;
-pub(crate) mod tls;
+mod tls;
+pub(crate) mod udp;
 
-use std::{
-    fmt, io,
-    net::{SocketAddr, TcpListener, UdpSocket},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
+pub use self::tls::Certificate;
+pub(crate) use self::{
+    bound::{ListenerContext, Listeners},
+    limits::Limits,
+};
 use crate::{
     metrics::Metrics,
     packet::{Dropped, Transport},
@@ -78,11 +79,8 @@ impl fmt::Display for Hint<'_> {
     }
 }
 
-/// How long connections may go on after the end was announced.
-pub(crate) const GRACE: Duration = Duration::from_secs(1);
-
 /// What answers the packets of a socket, and what counts them; cheap to clone.
-pub(crate) trait Answers: Clone + Send + Sync + 'static {
+pub(crate) trait Responder: Clone + Send + Sync + 'static {
     /// The reply to a packet, or why it gets none.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped>;
 
@@ -99,82 +97,4 @@ pub(crate) trait Answers: Clone + Send + Sync + 'static {
 pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// One address over both protocols.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    /// One for each worker.
-    pub(crate) udp: Vec<UdpSocket>,
-    /// For connections.
-    pub(crate) tcp: TcpListener,
-}
-
-/// Binds one address over both protocols. TCP comes first: its port is never shared, so that a second server
-/// on the same address is noticed.
-pub(crate) fn listen(address: SocketAddr, workers: usize) -> Result<Listener, Error> {
-    let mut tries = 0;
-    loop {
-        let tcp =
-            tcp_listener(address).map_err(|source| Error::Listen { address, protocol: "TCP", source })?;
-        let port = tcp.local_addr().map_err(Error::Register)?.port();
-        let bind = |_| udp_socket(SocketAddr::new(address.ip(), port), workers > 1);
-        tries += 1;
-        match (0..workers).map(bind).collect() {
-            Ok(udp) => return Ok(Listener { udp, tcp }),
-            // A free TCP port that another program uses for UDP: try the next.
-            Err(error) if address.port() == 0 && in_use(&error) && tries < PORTS_TRIED => {}
-            Err(source) => return Err(Error::Listen { address, protocol: "UDP", source }),
-        }
-    }
-}
-
-const PORTS_TRIED: u32 = 32;
-
-fn in_use(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrInUse
-}
-
-fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = stream_socket(address)?;
-    socket.listen(1024)?;
-    Ok(socket.into())
-}
-
-/// A socket for connections; it has its address and does not listen yet.
-fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = socket(address, Type::STREAM, Protocol::TCP)?;
-    // A restart need not wait for the old process's closed connections.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn udp_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
-    socket.set_reuse_port(shared)?;
-    if address.ip().is_unspecified() {
-        // To reply from the address that was asked.
-        match address {
-            SocketAddr::V4(_) => batch::tell_addresses(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
-            SocketAddr::V6(_) => batch::tell_addresses(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?,
-        }
-    }
-    // As much as the system allows: what comes while a batch is answered waits there.
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-const BUFFER: usize = 4 << 20;
-
-fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    if address.is_ipv6() {
-        // So that `[::]` and `0.0.0.0` can be listened on side by side.
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
 }

@@ -23,7 +23,6 @@ mod packet;
 mod query;
 mod records;
 mod server;
-mod udp;
 
 use std::{collections::HashSet, net::IpAddr};
 

@@ -1,6 +1,6 @@
 //! The authoritative server: its listeners bound all at once, served until the shutdown, every task owned.
 
-mod udp;
+mod datagrams;
 
 use std::{
     net::SocketAddr,
@@ -10,20 +10,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use datagrams::Datagrams;
 use futures_util::future::BoxFuture;
 use store::vital;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 
 use crate::{
     flatten::refresh::Refresher,
     gate::{self, Gate},
-    listeners::{
-        Answers, Error, GRACE, Listener,
-        limits::Limits,
-        listen, quic,
-        streams::{self, Encrypted, Service},
-        tls::Certificate,
-    },
+    listeners::{Certificate, Error, Limits, ListenerContext, Listeners, Responder},
     metrics::Metrics,
     packet::{Dropped, MAX_DATAGRAM, Transport},
     registry::{Discovery, Offer},
@@ -93,10 +88,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    listeners: Vec<Listener>,
-    addresses: Vec<SocketAddr>,
-    encrypted: Encrypted,
-    quic: quic::Listeners,
+    listeners: Listeners,
     zones_dir: Option<Arc<ZonesDir>>,
     exchange: Exchange,
 }
@@ -109,22 +101,35 @@ pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     if config.listen.is_empty() {
         return Err(Error::NoAddress);
     }
-    let workers = config.workers.max(1);
-    let listeners =
-        config.listen.iter().map(|address| listen(*address, workers)).collect::<Result<Vec<_>, _>>()?;
-    let local = |listener: &Listener| listener.tcp.local_addr().map_err(Error::Register);
-    let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
+    let listeners = listen(&config)?;
     let metrics = Arc::<Metrics>::default();
     let gate = Arc::new(Gate::new(config.gate.clone(), Arc::clone(&metrics))?);
-    let encrypted = Encrypted::bind(&config)?;
-    let quic = quic::Listeners::bind(&config)?;
     let zones_dir = config.zones_dir.as_deref().map(open_zones).transpose()?;
     let zones = zones_dir.as_ref().map(|dir| Arc::clone(dir.zones())).unwrap_or_default();
     let offer = config.discovery.clone();
     let discovery = offer.map(|offer| Arc::new(Discovery::new(offer, store.clone())));
     let exchange =
         Exchange { store, discovery, gate, zones, targets: Arc::default(), served: Arc::default(), metrics };
-    Ok(Server { config, listeners, addresses, encrypted, quic, zones_dir, exchange })
+    Ok(Server { config, listeners, zones_dir, exchange })
+}
+
+fn listen(config: &Config) -> Result<Listeners, Error> {
+    let mut listeners = Listeners::new(config.certificate.clone());
+    for address in &config.listen {
+        listeners.bind_plain(*address, config.workers.max(1))?;
+    }
+    let encrypted = [
+        (Transport::Tls, &config.tls_listen),
+        (Transport::Https, &config.https_listen),
+        (Transport::Quic, &config.quic_listen),
+        (Transport::Http3, &config.h3_listen),
+    ];
+    for (transport, addresses) in encrypted {
+        for address in addresses {
+            listeners.bind_encrypted(transport, *address)?;
+        }
+    }
+    Ok(listeners)
 }
 
 fn open_zones(dir: &Path) -> Result<Arc<ZonesDir>, Error> {
@@ -159,34 +164,10 @@ impl Server {
         Arc::clone(&self.exchange.targets)
     }
 
-    /// The addresses, with the ports that were given where 0 was asked.
+    /// The addresses over a transport, with the ports that were given where the configuration has 0.
     #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// The addresses of DNS over TLS, likewise.
-    #[must_use]
-    pub fn tls_addrs(&self) -> &[SocketAddr] {
-        &self.encrypted.tls
-    }
-
-    /// The addresses of DNS over HTTPS, likewise.
-    #[must_use]
-    pub fn https_addrs(&self) -> &[SocketAddr] {
-        &self.encrypted.https
-    }
-
-    /// The addresses of DNS over QUIC, likewise.
-    #[must_use]
-    pub fn quic_addrs(&self) -> &[SocketAddr] {
-        &self.quic.quic
-    }
-
-    /// The addresses of DNS over HTTP/3, likewise.
-    #[must_use]
-    pub fn h3_addrs(&self) -> &[SocketAddr] {
-        &self.quic.http3
+    pub fn addresses(&self, transport: Transport) -> Vec<SocketAddr> {
+        self.listeners.addresses(transport)
     }
 
     /// The counters.
@@ -208,47 +189,23 @@ impl Server {
         };
         following.refresh().await;
         let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
         let limits = Limits::new(
             self.config.tcp_connections,
             self.config.tcp_connections_per_client,
             self.config.tcp_idle,
         );
-        let refreshing = self.exchange.refresher(self.config.resolvers).run(stopped.clone());
-        tasks.spawn(vital::task("the resolver of ALIAS targets", refreshing));
-        self.encrypted.spawn(&mut tasks, &limits, &self.exchange, &stopped);
-        self.quic.spawn(&mut tasks, &limits, &self.exchange, &stopped);
+        let addresses = self.addresses(Transport::Tcp);
+        let shared = ListenerContext { responder: self.exchange.clone(), limits, stopped: stopped.clone() };
+        let datagrams = || Datagrams::new(self.exchange.clone());
+        let mut serving = self.listeners.serve(&shared, "dns-udp", datagrams)?;
+        let refreshing = self.exchange.refresher(self.config.resolvers).run(stopped);
+        serving.spawn("the resolver of ALIAS targets", refreshing);
         // It ends with the publisher of snapshots, which must not end the server.
         let following = following.run(self.zones_dir.as_ref().map(|dir| dir.changes()));
         let following = tokio::spawn(vital::task("the follower of DNS snapshots", following));
-        let mut workers = udp::Workers::default();
-        for listener in self.listeners {
-            let tcp = tokio::net::TcpListener::from_std(listener.tcp).map_err(Error::Register)?;
-            for socket in listener.udp {
-                workers.spawn(socket, self.exchange.clone()).map_err(Error::Register)?;
-            }
-            let (limits, exchange) = (limits.clone(), self.exchange.clone());
-            let serving = streams::serve(tcp, Service::Tcp, limits, exchange, stopped.clone());
-            tasks.spawn(vital::task("a listener of DNS over TCP", serving));
-        }
-        tracing::info!(addresses = ?self.addresses, "serving DNS");
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            () = workers.ended() => Err(Error::Ended("a thread for datagrams".to_owned())),
-            Some(ended) = tasks.join_next() => {
-                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
-            }
-        };
-        stop.send_replace(true);
+        tracing::info!(?addresses, "serving DNS");
+        let ended = serving.until(shutdown, stop).await;
         following.abort();
-        let all = async {
-            workers.stop().await;
-            while tasks.join_next().await.is_some() {}
-        };
-        if tokio::time::timeout(GRACE, all).await.is_err() {
-            tracing::debug!("closing connections that are still busy");
-        }
-        tasks.shutdown().await;
         ended
     }
 }
@@ -272,7 +229,7 @@ impl Exchange {
     }
 }
 
-impl Answers for Exchange {
+impl Responder for Exchange {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let inside =
             self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, MAX_DATAGRAM)));

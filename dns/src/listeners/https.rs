@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Answers, connection::ConnectionContext, end};
+use super::{Responder, connection::ConnectionContext, end};
 use crate::{options, packet::Dropped};
 
 const PATH: &str = "/dns-query";
@@ -40,8 +40,8 @@ const MAX_BUFFER: usize = 128 * 1024;
 /// What clients may send before it was read, by stream and by connection.
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
-/// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Answers>) {
+/// Responder the requests of one connection until the client, the idle limit or the server's end ends it.
+pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Responder>) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let began = Arc::new(Notify::new());
     let service = {
@@ -88,7 +88,7 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
     finish: fn(std::pin::Pin<&mut C>),
     began: &Notify,
-    mut context: ConnectionContext<impl Answers>,
+    mut context: ConnectionContext<impl Responder>,
 ) {
     let mut deadline = Instant::now() + context.idle;
     let idle = loop {
@@ -100,16 +100,16 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
         }
     };
     if idle {
-        context.exchange.metrics().idle_connections.increment();
+        context.responder.metrics().idle_connections.increment();
     }
     finish(connection.as_mut());
     match timeout(context.idle, connection).await {
         Ok(ended) => log(ended, &context),
-        Err(_) => context.exchange.metrics().slow_connections.increment(),
+        Err(_) => context.responder.metrics().slow_connections.increment(),
     }
 }
 
-fn log(ended: hyper::Result<()>, context: &ConnectionContext<impl Answers>) {
+fn log(ended: hyper::Result<()>, context: &ConnectionContext<impl Responder>) {
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %context.peer, "an HTTP connection ended early");
     }
@@ -146,7 +146,7 @@ const NOT_DNS: Refusal =
 /// The response to a request, over any version of HTTP.
 pub(super) async fn respond<B>(
     request: Request<B>,
-    context: &ConnectionContext<impl Answers>,
+    context: &ConnectionContext<impl Responder>,
 ) -> Response<Bytes>
 where
     B: Body<Data = Bytes>,
@@ -162,7 +162,7 @@ where
     match outcome {
         Ok(reply) => answer(reply),
         Err(refusal) => {
-            context.exchange.metrics().refuse_http(refusal.status.as_u16());
+            context.responder.metrics().refuse_http(refusal.status.as_u16());
             refused(refusal)
         }
     }

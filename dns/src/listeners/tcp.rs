@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answers, connection::ConnectionContext, end};
+use super::{Responder, connection::ConnectionContext, end};
 
 /// Replies that wait to be sent on one connection.
 const REPLIES: usize = 8;
@@ -33,8 +33,8 @@ enum Ending {
     Broken(io::Error),
 }
 
-/// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
-pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Answers>) {
+/// Responder the queries of one connection until the client, an idle limit or the server's end ends it.
+pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Responder>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
     let (reading, writing) = (listen(reader, replies, context.clone()), speak(writer, queue, context.idle));
@@ -47,7 +47,7 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: Connecti
         // It ends first only when it fails: the other half holds its queue open.
         ending = &mut writing => ending,
     };
-    let metrics = context.exchange.metrics();
+    let metrics = context.responder.metrics();
     match ending {
         Ending::Orderly => {}
         Ending::Idle => metrics.idle_connections.increment(),
@@ -60,7 +60,7 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: Connecti
 async fn listen(
     reader: impl AsyncRead + Unpin,
     replies: mpsc::Sender<Vec<u8>>,
-    mut context: ConnectionContext<impl Answers>,
+    mut context: ConnectionContext<impl Responder>,
 ) -> Ending {
     let mut reader = BufReader::with_capacity(AHEAD, reader);
     let mut query = Vec::new();

@@ -10,18 +10,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use store::{Clock, engine::catalog::Catalog, vital};
-use tokio::{sync::watch, task::JoinSet};
+use store::{Clock, engine::catalog::Catalog};
+use tokio::sync::watch;
 
-use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet, udp};
+use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet};
 use crate::{
     answer::Answer,
-    listeners::{
-        Answers, Error, GRACE, Listener,
-        limits::Limits,
-        listen,
-        streams::{self, Service},
-    },
+    listeners::{Error, Limits, ListenerContext, Listeners, Responder, udp::OneByOne},
     metrics::Metrics,
     packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
 };
@@ -64,7 +59,7 @@ fn room(client: IpAddr) -> u16 {
     if INSIDE.iter().any(|network| network.contains(&client)) { MAX_DATAGRAM } else { PAYLOAD }
 }
 
-impl Answers for Registry {
+impl Responder for Registry {
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
@@ -87,7 +82,7 @@ impl Answers for Registry {
 /// The listeners, bound and not yet served.
 #[derive(Debug)]
 pub struct Server {
-    listener: Listener,
+    listeners: Listeners,
     address: SocketAddr,
     limits: Limits,
     registry: Registry,
@@ -105,10 +100,11 @@ const IDLE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the address cannot be had; the protocol is named.
 pub fn bind(address: SocketAddr, registry: Registry) -> Result<Server, Error> {
-    let listener = listen(address, 1)?;
-    let address = listener.tcp.local_addr().map_err(Error::Register)?;
+    let mut listeners = Listeners::default();
+    listeners.bind_plain(address, 1)?;
+    let address = listeners.addresses(Transport::Tcp).first().copied().unwrap_or(address);
     let limits = Limits::new(CONNECTIONS, PER_CLIENT, IDLE);
-    Ok(Server { listener, address, limits, registry })
+    Ok(Server { listeners, address, limits, registry })
 }
 
 impl Server {
@@ -130,29 +126,9 @@ impl Server {
     /// When a socket cannot be served at all; errors of single packets and connections are counted instead.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
-        let tcp = tokio::net::TcpListener::from_std(self.listener.tcp).map_err(Error::Register)?;
-        let mut tasks = JoinSet::new();
-        for socket in self.listener.udp {
-            socket.set_nonblocking(true).map_err(Error::Register)?;
-            let udp = Arc::new(tokio::net::UdpSocket::from_std(socket).map_err(Error::Register)?);
-            let serving = udp::serve(udp, self.registry.clone(), stopped.clone());
-            tasks.spawn(vital::task("the registry's DNS over UDP", serving));
-        }
-        let serving = streams::serve(tcp, Service::Tcp, self.limits, self.registry, stopped);
-        tasks.spawn(vital::task("the registry's DNS over TCP", serving));
+        let shared = ListenerContext { responder: self.registry.clone(), limits: self.limits, stopped };
+        let serving = self.listeners.serve(&shared, "registry-udp", || OneByOne(self.registry.clone()))?;
         tracing::info!(address = %self.address, "serving the registry's names");
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            Some(ended) = tasks.join_next() => {
-                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
-            }
-        };
-        stop.send_replace(true);
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, all).await.is_err() {
-            tracing::debug!("closing TCP connections that are still busy");
-        }
-        tasks.shutdown().await;
-        ended
+        serving.until(shutdown, stop).await
     }
 }

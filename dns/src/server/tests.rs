@@ -52,7 +52,7 @@ fn start_seen(config: Config, publish: bool, see: impl FnOnce(&Server)) -> Runni
     }
     let server = bind(config, handle).unwrap();
     see(&server);
-    let (address, metrics) = (server.local_addrs()[0], server.metrics());
+    let (address, metrics) = (server.addresses(Transport::Udp)[0], server.metrics());
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(server.run(async move { end(&mut stopped).await }));
     Running { address, publisher, metrics, stop, task }
@@ -190,7 +190,7 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         metrics: Arc::clone(&metrics),
     };
     let line = connection::ConnectionContext {
-        exchange,
+        responder: exchange,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
         transport: Transport::Tcp,
         idle: Duration::from_millis(100),

@@ -6,7 +6,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Answers, ConnectionContext, code, end};
+use super::{ConnectionContext, Responder, code, end};
 use crate::{options, packet::Dropped};
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
@@ -29,8 +29,8 @@ const MAX: usize = PREFIX + 65_535;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Violation(&'static str);
 
-/// Answers the queries of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Answers>) {
+/// Responder the queries of one connection until the client, the idle limit or the server's end ends it.
+pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Responder>) {
     let mut streams = JoinSet::new();
     let mut deadline = Instant::now() + context.idle;
     loop {
@@ -52,7 +52,7 @@ pub(super) async fn serve(connection: Connection, mut context: ConnectionContext
                 }
             },
             () = sleep_until(deadline), if streams.is_empty() => {
-                context.exchange.metrics().idle_connections.increment();
+                context.responder.metrics().idle_connections.increment();
                 break;
             }
         }
@@ -85,7 +85,7 @@ impl From<Violation> for Unanswered {
 async fn exchange(
     mut reply: SendStream,
     mut query: RecvStream,
-    context: ConnectionContext<impl Answers>,
+    context: ConnectionContext<impl Responder>,
 ) -> Result<(), Violation> {
     let unanswered = match answer(&mut query, &context).await {
         Ok(framed) => {
@@ -111,7 +111,7 @@ async fn exchange(
 /// Reads a query, and gives the reply behind its length.
 async fn answer(
     query: &mut RecvStream,
-    context: &ConnectionContext<impl Answers>,
+    context: &ConnectionContext<impl Responder>,
 ) -> Result<Vec<u8>, Unanswered> {
     let mut octets = Vec::new();
     match timeout(context.idle, read(query, &mut octets)).await {
@@ -146,13 +146,13 @@ async fn read(query: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Unansw
     }
 }
 
-async fn send(reply: &mut SendStream, framed: &[u8], context: &ConnectionContext<impl Answers>) {
+async fn send(reply: &mut SendStream, framed: &[u8], context: &ConnectionContext<impl Responder>) {
     match timeout(context.idle, reply.write_all(framed)).await {
         Ok(Ok(())) => drop(reply.finish()),
         // The client does not want it any more.
         Ok(Err(_)) => {}
         Err(_) => {
-            context.exchange.metrics().slow_connections.increment();
+            context.responder.metrics().slow_connections.increment();
             let _ = reply.reset(REQUEST_CANCELLED);
         }
     }

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    listeners::Answers as _,
+    listeners::Responder as _,
     packet::{Dropped, Transport},
     testing::query,
 };

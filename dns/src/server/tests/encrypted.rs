@@ -66,8 +66,8 @@ fn start_encrypted(credentials: Option<&Credentials>, config: Config) -> Encrypt
         Config { tls_listen: any.clone(), https_listen: any, certificate: certificate.clone(), ..config };
     let (mut tls, mut https) = (None, None);
     let running = start_seen(config, true, |server| {
-        tls = server.tls_addrs().first().copied();
-        https = server.https_addrs().first().copied();
+        tls = server.addresses(Transport::Tls).first().copied();
+        https = server.addresses(Transport::Https).first().copied();
     });
     Encrypted { running, certificate, tls: tls.unwrap(), https: https.unwrap() }
 }

@@ -11,6 +11,7 @@ use super::{
     encrypted::{Credentials, credentials},
     *,
 };
+use crate::listeners::udp::OneByOne;
 
 const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
@@ -34,8 +35,8 @@ fn listen(credentials: Option<&Credentials>, config: Config) -> Listening {
         Config { quic_listen: any.clone(), h3_listen: any, certificate: certificate.clone(), ..config };
     let (mut quic, mut http3) = (None, None);
     let running = start_seen(config, true, |server| {
-        quic = server.quic_addrs().first().copied();
-        http3 = server.h3_addrs().first().copied();
+        quic = server.addresses(Transport::Quic).first().copied();
+        http3 = server.addresses(Transport::Http3).first().copied();
     });
     Listening { running, certificate, quic: quic.unwrap(), http3: http3.unwrap() }
 }
@@ -457,7 +458,7 @@ async fn http3_requests_that_are_none_are_told_why() {
 #[derive(Clone)]
 struct Broken(Arc<Metrics>);
 
-impl Answers for Broken {
+impl Responder for Broken {
     fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Vec<u8>, Dropped> {
         Err(Dropped::Defect)
     }
@@ -472,14 +473,16 @@ async fn a_defect_is_not_blamed_on_the_client() {
     let credentials = credentials();
     let certificate = Certificate::default();
     certificate.set(&credentials.server);
-    let any = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-    let config = Config { quic_listen: any.clone(), h3_listen: any, certificate, ..config() };
-    let listeners = crate::listeners::quic::Listeners::bind(&config).unwrap();
-    let (quic, h3) = (listeners.quic[0], listeners.http3[0]);
+    let mut listeners = Listeners::new(certificate);
+    for transport in [Transport::Quic, Transport::Http3] {
+        listeners.bind_encrypted(transport, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    }
+    let (quic, h3) = (listeners.addresses(Transport::Quic)[0], listeners.addresses(Transport::Http3)[0]);
     let (_stop, stopped) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    let limits = Limits::new(10, 10, PATIENCE);
-    listeners.spawn(&mut tasks, &limits, &Broken(Arc::default()), &stopped);
+    let broken = Broken(Arc::default());
+    let shared =
+        ListenerContext { responder: broken.clone(), limits: Limits::new(10, 10, PATIENCE), stopped };
+    let _serving = listeners.serve(&shared, "broken", || OneByOne(broken.clone())).unwrap();
     let connection = connect(&credentials, b"doq", quic).await.unwrap();
     for _ in 0..2 {
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
