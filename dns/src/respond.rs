@@ -37,8 +37,26 @@ pub fn respond(
     guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
     let asker = Asker { source, transport, guard };
+    answer_request(packet, source, transport, |request| asker.exchange(request, lookup))
+}
+
+/// Reads a packet, and hands the request to `exchange`: what all queries have in common, whatever answers them. A panic
+/// costs this packet its reply and nothing else.
+///
+/// # Errors
+/// Why there is no reply.
+#[inline]
+pub(crate) fn answer_request<'p>(
+    packet: &'p [u8],
+    source: IpAddr,
+    transport: Transport,
+    exchange: impl FnOnce(Request<'p>) -> Result<Response, Dropped>,
+) -> Result<Response, Dropped> {
+    if transport == Transport::Udp && packet.len() > MAX_QUERY {
+        return Err(Dropped::Long);
+    }
     // Nothing outlives the call but counters: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, lookup))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| exchange(Request::parse(packet)?))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
@@ -52,11 +70,7 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn exchange(&self, packet: &[u8], lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
-        if self.transport == Transport::Udp && packet.len() > MAX_QUERY {
-            return Err(Dropped::Long);
-        }
-        let mut request = Request::parse(packet)?;
+    fn exchange(&self, mut request: Request<'_>, lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
         let presented = self.guard.presented(request.edns.and_then(|edns| edns.cookie), self.source);
         // RFC 7873 §5.2.2; what is wrong with the whole query goes before.
         if presented == Presented::Malformed {
