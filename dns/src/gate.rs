@@ -54,7 +54,7 @@ impl Gate {
     /// # Errors
     /// The system has no random numbers.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, getrandom::Error> {
-        let table = |config: rate::Config| Table::new(&config, Arc::clone(&metrics.rate));
+        let table = |config: rate::Config| Table::new(&config, Arc::clone(metrics.rate()));
         Ok(Self {
             secrets: ArcSwap::from_pointee(config.cookies.map_or_else(Secrets::random, Ok)?),
             rate: config.rate_limit.map(table).transpose()?,

@@ -23,6 +23,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
 use store::{
+    engine::Backoff,
     model::{DomainName, RecordData},
     snapshot::Snapshot,
     vital,
@@ -45,7 +46,8 @@ use crate::{
 /// A TTL counts as at least this, and as at most that.
 const SOONEST: Duration = Duration::from_secs(5);
 const LATEST: Duration = Duration::from_secs(3600);
-/// The longest pause after questions without an answer.
+/// The longest pause after the first question without an answer, and after many.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// How long an absence counts that came without a TTL.
 const ABSENT: Duration = Duration::from_secs(60);
@@ -84,16 +86,16 @@ enum Said {
 type Question = (DomainName, Sought);
 
 /// When a question is asked next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Due {
     at: Instant,
-    failures: u32,
+    backoff: Backoff,
     asking: bool,
 }
 
 impl Due {
-    const fn first(at: Instant) -> Self {
-        Self { at, failures: 0, asking: false }
+    fn first(at: Instant) -> Self {
+        Self { at, backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE), asking: false }
     }
 
     /// After an answer. `chance` lies between 0 and 1.
@@ -102,14 +104,10 @@ impl Due {
         let pause = match said {
             // While there is time for another try before it ends.
             Said::Records(_, holds) => {
-                self.failures = 0;
+                self.backoff.reset();
                 (*holds).clamp(SOONEST, LATEST).mul_f64(chance.mul_add(0.2, 0.6))
             }
-            Said::Nothing(_) => {
-                self.failures = self.failures.saturating_add(1);
-                let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(MAX_PAUSE);
-                doubled.mul_f64(chance.mul_add(0.5, 0.5))
-            }
+            Said::Nothing(_) => self.backoff.next(chance),
         };
         self.at = now + pause;
     }
@@ -231,6 +229,7 @@ impl Refresher {
         let mut targets = Targets::clone(&self.targets.load());
         for (question, said) in answers {
             let Some(due) = plan.get_mut(&question) else { continue };
+            let was_failing = due.backoff.is_failing();
             due.again(Instant::now(), &said, fastrand::f64());
             let (name, sought) = question;
             match said {
@@ -243,7 +242,7 @@ impl Refresher {
                 Said::Nothing(reason) => {
                     self.metrics.alias_failed();
                     // Once each time it begins; that it goes on is in the metrics.
-                    if due.failures == 1 {
+                    if !was_failing {
                         tracing::warn!(%name, reason, "the target of an ALIAS cannot be resolved");
                     }
                 }
@@ -370,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_panics_costs_one_answer() {
         let now = Instant::now();
-        let mut due = Due { at: now, failures: 0, asking: true };
+        let mut due = Due { asking: true, ..Due::first(now) };
         let came_to = said(async { panic!("a test of a defect") }).await;
         assert_eq!(came_to, Said::Nothing("a defect: the resolver panicked".to_owned()));
         due.again(now, &came_to, 0.5);
@@ -395,6 +394,6 @@ mod tests {
         }
         assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == MAX_PAUSE);
         due.again(now, &Said::Records(vec![], SOONEST), 0.0);
-        assert_eq!(due.failures, 0);
+        assert!(!due.backoff.is_failing());
     }
 }

@@ -79,7 +79,7 @@ fn answers_beyond_the_rate_are_dropped_and_counted() {
     assert!(ask(&small, STRANGER, HOST).is_ok());
     assert_eq!(ask(&small, STRANGER, HOST), Err(Dropped::RateLimited));
     assert!(ask(&small, FRIEND, HOST).is_ok(), "another network");
-    assert_eq!(small.gate.metrics.rate.dropped.get(), 1);
+    assert_eq!(small.gate.metrics.rate().dropped.get(), 1);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_slips_is_empty_and_asks_to_come_again() {
         assert_ne!(slipped.rcode, crate::Rcode::NxDomain, "nobody shall believe what is empty");
         assert!(slipped.bytes.len() < 80);
     }
-    assert_eq!(small.gate.metrics.rate.slipped.get(), 3);
+    assert_eq!(small.gate.metrics.rate().slipped.get(), 3);
 }
 
 /// What strangers can make up shares one account; what exists does not.

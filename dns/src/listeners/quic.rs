@@ -168,7 +168,7 @@ impl Doors {
         let proven = if incoming.remote_address_validated() {
             let client = incoming.remote_address().ip();
             let Some(places) = self.handshakes_of_client.admit(client).zip(self.limits.admit(client)) else {
-                metrics.refused_client.increment();
+                metrics.refused_client().increment();
                 incoming.refuse();
                 return None;
             };
@@ -182,7 +182,7 @@ impl Doors {
                 Some((incoming, Entry { _handshake, proven }))
             }
             Ok(_) | Err(_) => {
-                metrics.refused_full.increment();
+                metrics.refused_full().increment();
                 incoming.refuse();
                 None
             }
@@ -217,8 +217,8 @@ async fn connect(
     let metrics = context.responder.metrics();
     let surplus = match (place, Arc::clone(&doors.connections).try_acquire_owned()) {
         (Some(place), Ok(one)) => Ok((place, one)),
-        (None, _) => Err((&metrics.refused_client, "this client has too many connections")),
-        (_, Err(_)) => Err((&metrics.refused_full, "there are too many connections")),
+        (None, _) => Err((metrics.refused_client(), "this client has too many connections")),
+        (_, Err(_)) => Err((metrics.refused_full(), "there are too many connections")),
     };
     let _places = match surplus {
         Ok(places) => places,

@@ -60,10 +60,12 @@ pub(super) async fn serve(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok(_) if connections.len() >= limits.connections => responder.metrics().refused_full.increment(),
+            Ok(_) if connections.len() >= limits.connections => {
+                responder.metrics().refused_full().increment()
+            }
             Ok((stream, peer)) => {
                 let Some(place) = limits.admit(peer.ip()) else {
-                    responder.metrics().refused_client.increment();
+                    responder.metrics().refused_client().increment();
                     continue;
                 };
                 let guards = (place, OpenConnection::new(responder.metrics(), transport));

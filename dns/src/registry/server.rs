@@ -117,7 +117,7 @@ impl Server {
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> Arc<RegistryMetrics> {
-        Arc::new(RegistryMetrics(Arc::clone(self.registry.metrics())))
+        Arc::new(RegistryMetrics::new(Arc::clone(self.registry.metrics())))
     }
 
     /// Serves until `shutdown` is ready; then finishes what has begun, for at most a second.

@@ -267,7 +267,7 @@ async fn a_client_has_one_share_over_all_transports() {
     read(&mut plain).await;
     let kept = credentials.connect(server.tls, &[b"dot"]).await.unwrap();
     assert!(credentials.connect(server.https, &[b"h2"]).await.is_err());
-    assert_eq!(server.running.metrics.refused_client.get(), 1);
+    assert_eq!(server.running.metrics.refused_client().get(), 1);
     drop(kept);
     let again = async { while credentials.connect(server.https, &[b"h2"]).await.is_err() {} };
     timeout(PATIENCE, again).await.unwrap();

@@ -51,7 +51,7 @@ async fn datagrams_are_limited_and_streams_are_not() {
         write(&mut stream, &packet).await;
         assert!(!read(&mut stream).await.metadata.truncation, "{name}");
     }
-    assert_eq!(running.metrics.rate.slipped.get(), 4);
+    assert_eq!(running.metrics.rate().slipped.get(), 4);
 }
 
 #[tokio::test]

@@ -254,7 +254,7 @@ async fn handshakes_that_never_end_delay_nobody() {
     };
     timeout(PATIENCE, asking).await.expect("others are served while handshakes hang");
     assert_eq!(
-        server.running.metrics.refused_client.get(),
+        server.running.metrics.refused_client().get(),
         0,
         "who has not proven an address uses up no share"
     );
@@ -303,9 +303,9 @@ async fn one_client_that_answers_retry_and_goes_silent_shuts_out_itself_alone() 
         let relay = one_way(server.quic, Back::Retries).await;
         let stuck = stuck(&credentials, relay, 700).await;
         let metrics = &server.running.metrics;
-        until("it is refused", || metrics.refused_client.get() + metrics.refused_full.get() > 100).await;
+        until("it is refused", || metrics.refused_client().get() + metrics.refused_full().get() > 100).await;
         ask_from([127, 0, 0, 2], &credentials, server.quic).await;
-        assert_eq!(metrics.refused_full.get(), 0, "the listener has room for others");
+        assert_eq!(metrics.refused_full().get(), 0, "the listener has room for others");
         drop(stuck);
     }
 }
@@ -322,7 +322,7 @@ async fn handshakes_that_never_end_are_no_connections() {
     let second = connect(&credentials, b"doq", server.quic).await.unwrap();
     ask(&second, "www.example.com.").await;
     assert!(connect(&credentials, b"doq", server.quic).await.is_err(), "two were allowed");
-    assert_eq!(server.running.metrics.refused_full.get(), 1);
+    assert_eq!(server.running.metrics.refused_full().get(), 1);
     assert_eq!(ask(&kept, "www.example.com.").await.answers.len(), 2);
 }
 
@@ -337,7 +337,7 @@ async fn a_client_has_one_share_and_is_told_when_it_is_used_up() {
     ask(&kept, "www.example.com.").await;
     let refused = connect(&credentials, b"doq", server.quic).await.unwrap();
     assert_eq!(closed_with(&refused).await, EXCESSIVE_LOAD);
-    assert_eq!(server.running.metrics.refused_client.get(), 1);
+    assert_eq!(server.running.metrics.refused_client().get(), 1);
 }
 
 #[tokio::test]
