@@ -6,6 +6,10 @@ pub(crate) const SIGNATURES: u8 = 0x80;
 pub(crate) const SUBNET: u16 = 8;
 /// The option that carries cookies (RFC 7873 §4).
 pub(crate) const COOKIE: u16 = 10;
+/// The option that asks for, and gives, the idle limit of a connection (RFC 7828 §3.1).
+pub(crate) const KEEPALIVE: u16 = 11;
+/// The option that pads a message (RFC 7830 §3).
+pub(crate) const PADDING: u16 = 12;
 /// The option that carries extended errors (RFC 8914 §2).
 pub(crate) const EXTENDED_ERROR: u16 = 15;
 

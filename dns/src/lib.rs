@@ -69,7 +69,7 @@ pub use listeners::{Certificate, Error};
 pub use lookup::Lookup;
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
-pub use packet::{Dropped, Response, Transport};
+pub use packet::{Dropped, Response, Transport, TransportOptions};
 pub use question::Question;
 pub use record::{Data, NotAType, Owner, Rcode, Record, RecordType, Soa};
 pub use respond::respond;

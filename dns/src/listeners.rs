@@ -27,7 +27,7 @@ pub(crate) use self::{
 };
 use crate::{
     metrics::Metrics,
-    packet::{Dropped, Transport},
+    packet::{Dropped, Response, Transport},
 };
 
 /// Why the server cannot start, or ended.
@@ -82,7 +82,7 @@ impl fmt::Display for Hint<'_> {
 /// What answers the packets of a socket, and what counts them; cheap to clone.
 pub(crate) trait Responder: Clone + Send + Sync + 'static {
     /// The reply to a packet, or why it gets none.
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped>;
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Response, Dropped>;
 
     /// What the reply should wait for; others are not to wait with it.
     fn wait(&self, _: &[u8], _: SocketAddr) -> Option<BoxFuture<'static, ()>> {

@@ -294,6 +294,7 @@ mod tests {
     use store::metrics::Source as _;
 
     use super::*;
+    use crate::packet::TransportOptions;
 
     #[test]
     fn everything_counted_is_shown_under_its_own_name() {
@@ -304,6 +305,7 @@ mod tests {
             truncated: true,
             subnet: true,
             no_snapshot: true,
+            requested: TransportOptions::default(),
         };
         metrics.record(Transport::Udp, &Ok(response));
         metrics.record(Transport::Tcp, &Err(Dropped::Short));

@@ -22,6 +22,15 @@ pub enum Transport {
     Http3,
 }
 
+/// What a query requests of the way in which its reply travels, by EDNS options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportOptions {
+    /// The idle limit of the connection (RFC 7828).
+    pub keepalive: bool,
+    /// Padding (RFC 7830).
+    pub padding: bool,
+}
+
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -35,6 +44,8 @@ pub struct Response {
     pub subnet: bool,
     /// It says SERVFAIL because this node never had a snapshot.
     pub no_snapshot: bool,
+    /// What the query requests of the way in which the reply travels; a malformed OPT record requests nothing.
+    pub requested: TransportOptions,
 }
 
 /// A reply that the fast path wrote where it will be sent from.

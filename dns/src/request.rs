@@ -14,10 +14,10 @@ use hickory_proto::{
 
 use crate::{
     client::Subnet,
-    edns::{self, COOKIE, SIGNATURES, SUBNET},
+    edns::{self, COOKIE, KEEPALIVE, PADDING, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
-    packet::Dropped,
+    packet::{Dropped, TransportOptions},
     question::Question,
     record::{Rcode, RecordType},
     tsig::{self, Tsig},
@@ -52,6 +52,8 @@ pub(crate) struct Edns<'p> {
     pub(crate) cookie: Option<&'p [u8]>,
     /// It takes signatures (RFC 3225).
     pub(crate) signatures: bool,
+    /// What it requests of the way in which the reply travels.
+    pub(crate) requested: TransportOptions,
 }
 
 impl<'p> Request<'p> {
@@ -71,9 +73,14 @@ impl<'p> Request<'p> {
             Some(Opt { version: 0, options: Ok(options), .. }) => options,
             _ => Options::default(),
         };
-        let Options { subnet, cookie } = options;
-        let edns =
-            body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie, signatures: opt.signatures });
+        let Options { subnet, cookie, requested } = options;
+        let edns = body.edns.map(|opt| Edns {
+            payload: opt.payload,
+            subnet,
+            cookie,
+            signatures: opt.signatures,
+            requested,
+        });
         let question = body.question.filter(|_| header.counts.queries == 1);
         let tsig = body.tsig.filter(|_| refusal.is_some_and(|(rcode, _)| rcode == Rcode::NotAuth));
         Ok(Self { metadata: header.metadata, question, edns, tsig, refusal })
@@ -100,6 +107,7 @@ struct Opt<'p> {
 struct Options<'p> {
     subnet: Option<Subnet>,
     cookie: Option<&'p [u8]>,
+    requested: TransportOptions,
 }
 
 struct Malformed;
@@ -224,7 +232,7 @@ fn skip_name(decoder: &mut BinDecoder<'_>) -> Result<bool, Malformed> {
 /// Octets of the longest name (RFC 1035 §2.3.4), but for its end.
 const MAX_NAME: usize = 254;
 
-/// The first subnet and cookie options (RFC 7873 §5.2); unknown options are skipped (RFC 6891 §6.1.2).
+/// The first subnet and cookie options (RFC 7873 §5.2), and what is requested of the transport; unknown options are skipped (RFC 6891 §6.1.2).
 fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
     let mut options = Options::default();
     while !data.is_empty() {
@@ -236,6 +244,8 @@ fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
                 options.subnet = Some(Subnet::parse(option).ok_or(malformed)?);
             }
             COOKIE if options.cookie.is_none() => options.cookie = Some(option),
+            KEEPALIVE => options.requested.keepalive = true,
+            PADDING => options.requested.padding = true,
             _ => {}
         }
         data = rest;

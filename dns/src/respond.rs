@@ -92,6 +92,7 @@ impl Asker<'_> {
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
+            requested: request.edns.map(|edns| edns.requested).unwrap_or_default(),
             no_snapshot: request.refusal.is_none() && request.question.is_some() && lookup.is_none(),
         })
     }

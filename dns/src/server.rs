@@ -20,7 +20,7 @@ use crate::{
     gate::{self, Gate},
     listeners::{Certificate, Error, Limits, ListenerContext, Listeners, Responder},
     metrics::Metrics,
-    packet::{Dropped, MAX_DATAGRAM, Transport},
+    packet::{Dropped, MAX_DATAGRAM, Response, Transport},
     registry::{Discovery, Offer},
     respond::respond,
     served::{self, Served},
@@ -230,7 +230,7 @@ impl Exchange {
 }
 
 impl Responder for Exchange {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Response, Dropped> {
         let inside =
             self.discovery.as_ref().and_then(|it| it.respond(packet, peer, (transport, MAX_DATAGRAM)));
         let outcome = inside.unwrap_or_else(|| {
@@ -239,7 +239,7 @@ impl Responder for Exchange {
             respond(packet, peer.ip(), transport, Some(lookup), self.gate.at(lookup.now))
         });
         self.metrics.record(transport, &outcome);
-        outcome.map(|response| response.bytes)
+        outcome
     }
 
     fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {

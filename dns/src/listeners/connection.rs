@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Responder;
 use crate::{
     options,
-    packet::{Dropped, Transport},
+    packet::{Dropped, Response, Transport},
 };
 
 /// One connection: its client, its transport, what answers it and how long it may be idle.
@@ -22,12 +22,21 @@ pub(crate) struct ConnectionContext<R> {
 }
 
 impl<R: Responder> ConnectionContext<R> {
-    /// The reply to a packet, or why it gets none.
+    /// The reply to a packet as it is sent, or why it gets none.
     pub(crate) async fn reply(&self, packet: &[u8]) -> Result<Vec<u8>, Dropped> {
+        self.respond(packet).await.map(|response| self.dress(response))
+    }
+
+    /// The reply to a packet, or why it gets none.
+    pub(crate) async fn respond(&self, packet: &[u8]) -> Result<Response, Dropped> {
         if let Some(wait) = self.responder.wait(packet, self.peer) {
             wait.await;
         }
-        let reply = self.responder.reply(packet, self.peer, self.transport)?;
-        Ok(options::dress(packet, reply, self.transport, self.idle))
+        self.responder.reply(packet, self.peer, self.transport)
+    }
+
+    /// A reply as it is sent over this connection.
+    pub(crate) fn dress(&self, response: Response) -> Vec<u8> {
+        options::dress(response, self.transport, self.idle)
     }
 }

@@ -114,7 +114,7 @@ impl LateReplies {
         self.runtime.spawn(async move {
             wait.await;
             let Ok(reply) = responder.reply(&packet, peer, Transport::Udp) else { return };
-            if let Err(error) = socket.send_to(&reply, peer) {
+            if let Err(error) = socket.send_to(&reply.bytes, peer) {
                 tracing::debug!(%error, %peer, "sending a reply failed");
                 responder.metrics().socket_errors.increment();
             }
@@ -133,7 +133,7 @@ impl<R: Responder> DatagramResponder for OneByOne<R> {
             if late.take(responder, packet, peer) {
                 return 0;
             }
-            responder.reply(packet, peer, Transport::Udp).map_or(0, |reply| room.put(reply))
+            responder.reply(packet, peer, Transport::Udp).map_or(0, |reply| room.put(reply.bytes))
         });
     }
 

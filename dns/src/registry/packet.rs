@@ -52,6 +52,7 @@ pub(super) fn respond(
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
+            requested: request.edns.map(|edns| edns.requested).unwrap_or_default(),
             no_snapshot: false,
         })
     })

@@ -18,7 +18,7 @@ use crate::{
     answer::Answer,
     listeners::{Error, Limits, ListenerContext, Listeners, Responder, udp::OneByOne},
     metrics::Metrics,
-    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
 };
 
 /// A catalog that answers packets. Cheap to clone.
@@ -60,7 +60,7 @@ fn room(client: IpAddr) -> u16 {
 }
 
 impl Responder for Registry {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Response, Dropped> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
             _ => packet::respond(packet, peer.ip(), (transport, room(peer.ip())), |question| {
@@ -71,7 +71,7 @@ impl Responder for Registry {
             }),
         };
         self.shared.metrics.record(transport, &outcome);
-        outcome.map(|response| response.bytes)
+        outcome
     }
 
     fn metrics(&self) -> &Arc<Metrics> {

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{ConnectionContext, Responder, code, end};
-use crate::{options, packet::Dropped};
+use crate::packet::Dropped;
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
 pub(super) const NO_ERROR: VarInt = code(0);
@@ -120,8 +120,11 @@ async fn answer(
         Err(_) if missing(&octets) == Some(0) => return Err(Violation("a stream without an end").into()),
         Err(_) => return Err(Unanswered::Late),
     }
-    let reply = match context.reply(message(&octets)?).await {
-        Ok(reply) => reply,
+    let reply = match context.respond(message(&octets)?).await {
+        Ok(response) if response.requested.keepalive => {
+            return Err(Violation("the option edns-tcp-keepalive").into());
+        }
+        Ok(response) => context.dress(response),
         Err(Dropped::Defect) => return Err(Unanswered::Defect),
         Err(_) => return Err(Violation("a message that is no query").into()),
     };
@@ -176,9 +179,6 @@ fn message(octets: &[u8]) -> Result<&[u8], Violation> {
     let message = octets.get(PREFIX..).unwrap_or_default();
     if message.get(..2).is_some_and(|id| id != [0, 0]) {
         return Err(Violation("a message ID that is not zero"));
-    }
-    if options::asks_keepalive(message) {
-        return Err(Violation("the option edns-tcp-keepalive"));
     }
     Ok(message)
 }

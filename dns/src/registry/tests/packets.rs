@@ -50,7 +50,7 @@ fn reply_to(
     transport: Transport,
 ) -> (usize, Message) {
     let peer = SocketAddr::new(client.into(), 4000);
-    let bytes = registry.reply(packet, peer, transport).unwrap();
+    let bytes = registry.reply(packet, peer, transport).unwrap().bytes;
     (bytes.len(), Message::from_vec(&bytes).unwrap())
 }
 
@@ -160,7 +160,7 @@ proptest! {
         let registry = registry();
         let reply = registry.reply(&packet, peer, Transport::Udp);
         prop_assert_eq!(registry.metrics().dropped(Dropped::Defect), 0);
-        let Ok(reply) = reply else { return Ok(()) };
+        let Ok(reply) = reply.map(|response| response.bytes) else { return Ok(()) };
         prop_assert!(reply.len() <= 1232);
         let message = Message::from_vec(&reply).unwrap();
         if changes.is_empty() && !is_cut {

@@ -11,7 +11,7 @@ use super::{
     encrypted::{Credentials, credentials},
     *,
 };
-use crate::listeners::udp::OneByOne;
+use crate::{listeners::udp::OneByOne, packet::Response};
 
 const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
@@ -459,7 +459,7 @@ async fn http3_requests_that_are_none_are_told_why() {
 struct Broken(Arc<Metrics>);
 
 impl Responder for Broken {
-    fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Vec<u8>, Dropped> {
+    fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Response, Dropped> {
         Err(Dropped::Defect)
     }
 
