@@ -170,7 +170,7 @@ fn errors_have_line_word_and_expectation() {
         ("a..b A 192.0.2.1", "z:5:1: \"a..b\" is not a domain name"),
         ("a TXT \"b", "z:5:7: a quote that is not closed on its line; expected a closing \""),
         ("a TXT (\nb\n", "z:5:7: a parenthesis that is not closed; expected a closing )"),
-        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA that says something else; the first is at z:2"),
+        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA with other content; the first is at z:2"),
         ("a SOA a b 1 2 3 4 5", "z:5:1: a SOA at a.example.com, which is not the apex"),
         ("$WHAT", "z:5:1: \"$WHAT\" is not one of $ORIGIN"),
         ("$ORIGIN", "z:5:1: $ORIGIN takes one name"),
