@@ -2,7 +2,7 @@
 //!
 //! A client that shows a server cookie of ours has received a packet at its address: it is no forged source, so
 //! what protects others from reflected answers ([`rate`](crate::rate)) need not hold it back. Pure functions of
-//! the option, the address, the time and the secrets; none allocates, so that every path can ask them.
+//! the option, the address, the time and the secrets; none allocates, so that every path can call them.
 
 use std::{fmt, hash::Hasher as _, net::IpAddr, str::FromStr};
 
@@ -152,7 +152,7 @@ enum Signer {
     Also,
 }
 
-/// What a query says through the option.
+/// The option as a query brought it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presented {
     /// It has no such option.

@@ -5,7 +5,7 @@
 pub struct ExtendedError {
     /// The number (RFC 8914 §4).
     pub code: u16,
-    /// What else there is to say; short, because it makes replies longer.
+    /// Further text; short, because it makes replies longer.
     pub text: &'static str,
 }
 

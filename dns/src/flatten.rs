@@ -1,8 +1,8 @@
 //! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where a CNAME is not allowed.
 //!
-//! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
-//! from an immutable table of what the resolver last said ([`Targets`](crate::targets::Targets)). A task behind it (`refresh`) asks again
-//! before that ends; no query ever waits for it, and while its questions fail the last answer is served.
+//! Every question is answered from memory: a target in our zones from those (`follow`), any other from an immutable table
+//! of the resolver's last answers ([`Targets`](crate::targets::Targets)). A task (`refresh`) resolves each again before it
+//! expires. No query ever waits for that task, and while resolving fails the last answer is served.
 
 pub(crate) mod refresh;
 
@@ -18,16 +18,16 @@ use crate::{
     record::RecordType,
 };
 
-/// Where an ALIAS leads.
+/// The target of an ALIAS.
 #[derive(Clone, Debug)]
 pub(crate) enum End<'a> {
-    /// To a name of ours, with what lies there.
+    /// A name of ours, with what lies there.
     Here { zone: &'a ZoneView, name: Cow<'a, DomainName>, entry: &'a Entry },
-    /// To a name outside our zones.
+    /// A name outside our zones.
     Elsewhere(Cow<'a, DomainName>),
-    /// To a name in our zones that does not exist.
+    /// A name in our zones that does not exist.
     Nothing,
-    /// In a circle, or too far.
+    /// None: the aliases form a circle, or are too many.
     Nowhere,
 }
 

@@ -39,11 +39,11 @@ pub enum Error {
     /// One of the addresses cannot be had.
     #[error("cannot listen on {address} over {protocol}: {source}{hint}", hint = Hint(.source))]
     Listen {
-        /// The address, as it was asked for.
+        /// The address, as it is configured.
         address: SocketAddr,
         /// `UDP`, `TCP`, `TLS`, `HTTPS`, `QUIC` or `HTTP/3`.
         protocol: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The folder of zones cannot be read.
@@ -51,7 +51,7 @@ pub enum Error {
     ZonesDir {
         /// The folder.
         dir: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// A socket cannot be served by this runtime.
@@ -65,7 +65,7 @@ pub enum Error {
     Ended(String),
 }
 
-/// What would help, where we know it.
+/// What would help, where that is known.
 struct Hint<'a>(&'a io::Error);
 
 impl fmt::Display for Hint<'_> {
@@ -84,7 +84,7 @@ pub(crate) trait Responder: Clone + Send + Sync + 'static {
     /// The reply to a packet, or why it gets none.
     fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Response, Dropped>;
 
-    /// What the reply should wait for; others are not to wait with it.
+    /// What the reply has to wait for; other replies must not wait with it.
     fn wait(&self, _: &[u8], _: SocketAddr) -> Option<BoxFuture<'static, ()>> {
         None
     }
@@ -93,8 +93,8 @@ pub(crate) trait Responder: Clone + Send + Sync + 'static {
     fn metrics(&self) -> &Arc<Metrics>;
 }
 
-/// Ready once the end was announced, or its sender is gone.
+/// Ready once the shutdown was announced, or its sender is gone.
 pub(crate) async fn end(stopped: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is an end as well.
+    // An error means that the sender is gone, which is a shutdown as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

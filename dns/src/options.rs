@@ -1,6 +1,6 @@
 //! EDNS options that belong to the way a message travels and not to its answer: padding (RFC 7830, RFC 8467) and
-//! the keepalive of connections (RFC 7828). Added to a finished reply, so that writing replies, ahead or
-//! on demand, need not know of streams.
+//! the keepalive of connections (RFC 7828). They are added to a finished reply, so that writing replies, ahead or
+//! on demand, does not depend on the transport.
 //!
 //! It rests on one property of our replies: OPT is the last record, so that an option can be appended.
 
@@ -68,7 +68,7 @@ struct Record {
     data: Range<usize>,
 }
 
-/// The records of a message up to where it ends or stops making sense.
+/// The records of a message up to its end, or to where it becomes unreadable.
 fn records(packet: &[u8]) -> impl Iterator<Item = Record> {
     let counts = [6, 8, 10].map(|at| number(packet, at).unwrap_or(0));
     let mut at = questions(packet);

@@ -12,7 +12,7 @@ pub use store::model::{
 /// Whose record it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The name that was asked, in the asker's case; also where a wildcard covers it (RFC 4592 §3.3.1).
+    /// The name of the question, in the case of the query; also where a wildcard covers it (RFC 4592 §3.3.1).
     QueryName,
     /// Another name.
     At(DomainName),
@@ -32,7 +32,7 @@ pub struct Record {
 /// Type and data of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// What documents can say, and what steering answers.
+    /// What documents can hold, and what steering answers.
     Plain(RecordData),
     /// The start of the zone.
     Soa(Soa),

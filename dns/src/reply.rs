@@ -1,4 +1,4 @@
-//! Writing a reply: an answer as a packet, within the size the asker takes.
+//! Writing a reply: an answer as a packet, within the size the client takes.
 //!
 //! There are two ways to shorten an answer that does not fit. [`Reply::encode`] leaves out the additional records, then
 //! everything. A truncated reply (TC) then carries no records at all, so that a resolver never takes half a record set
@@ -21,12 +21,12 @@ use crate::{
     tsig::Tsig,
 };
 
-/// Everything a reply says.
+/// Everything that a reply is made of.
 #[derive(Debug)]
 pub(crate) struct Reply<'a> {
     /// The query's header.
     pub(crate) query: Metadata,
-    /// Repeated as asked.
+    /// Repeated as it came.
     pub(crate) question: Option<&'a Question>,
     /// The outcome and the records.
     pub(crate) answer: &'a Answer,
@@ -36,16 +36,16 @@ pub(crate) struct Reply<'a> {
     pub(crate) tsig: Option<&'a Tsig>,
 }
 
-/// What the reply says through EDNS.
+/// The EDNS part of a reply.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReplyEdns {
     /// The subnet the answer is for, and the scope it holds for.
     pub(crate) subnet: Option<(Subnet, u8)>,
-    /// The asker's cookie, with ours.
+    /// The client's cookie, with ours.
     pub(crate) cookie: Option<Cookie>,
-    /// Why the answer is so.
+    /// Why the answer is what it is.
     pub(crate) extended: Option<ExtendedError>,
-    /// The asker takes signatures, which the reply repeats (RFC 3225 §3).
+    /// The client accepts signatures, which the reply repeats (RFC 3225 §3).
     pub(crate) signatures: bool,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct ReplyEdns {
 pub(crate) struct Encoded {
     /// The message.
     pub(crate) bytes: Vec<u8>,
-    /// What it says, which is SERVFAIL if the answer could not be written down.
+    /// Its response code, which is SERVFAIL if the answer could not be written down.
     pub(crate) rcode: Rcode,
     /// TC is set.
     pub(crate) truncated: bool,
@@ -137,7 +137,7 @@ impl Reply<'_> {
         Encoded { bytes, rcode: Rcode::ServFail, truncated: false }
     }
 
-    /// Writes nothing but what asks to come again over TCP.
+    /// Writes no records, and TC, with which the client comes again over TCP.
     pub(crate) fn truncate(&self, limit: u16) -> Encoded {
         // A resolver might take an empty NXDOMAIN for the answer, although TC is set.
         let rcode = if self.answer.rcode == Rcode::NxDomain { Rcode::NoError } else { self.answer.rcode };
@@ -212,7 +212,7 @@ impl Reply<'_> {
 }
 
 impl ReplyEdns {
-    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as it was asked.
+    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as in the query.
     fn write(self, rcode: Rcode, writer: &mut Writer) -> Result<(), Unwritable> {
         writer.octets(&[0])?;
         writer.word(RecordType::OPT.0)?;
@@ -239,7 +239,7 @@ impl ReplyEdns {
 /// Octets of a header.
 const HEADER: usize = 12;
 
-/// The header of a query that asks for nothing special; for replies that are written ahead.
+/// The header of an ordinary query; for replies that are written ahead.
 pub(crate) fn query_header() -> Metadata {
     Metadata::new(0, MessageType::Query, OpCode::Query)
 }

@@ -24,11 +24,11 @@ use crate::{
     request::{Edns, Request},
 };
 
-/// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
+/// Answers a packet. Without a lookup, or in one without a snapshot outside its zones from files, every proper
 /// query gets SERVFAIL.
 ///
 /// # Errors
-/// Why there is no reply. Panics do not leave here.
+/// Why there is no reply. Panics are caught.
 pub fn respond(
     packet: &[u8],
     source: IpAddr,
@@ -36,11 +36,11 @@ pub fn respond(
     lookup: Option<Lookup<'_>>,
     guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
-    let asker = Asker { source, transport, guard };
-    answer_request(packet, source, transport, |request| asker.exchange(request, lookup))
+    let context = Context { source, transport, guard };
+    answer_request(packet, source, transport, |request| context.exchange(request, lookup))
 }
 
-/// Reads a packet, and hands the request to `exchange`: what all queries have in common, whatever answers them. A panic
+/// Reads a packet, and hands the request to `exchange`: what all queries have in common, wherever the answer comes from. A panic
 /// costs this packet its reply and nothing else.
 ///
 /// # Errors
@@ -63,16 +63,16 @@ pub(crate) fn answer_request<'p>(
 }
 
 /// The client, the transport, and the gate in front of the answer.
-struct Asker<'a> {
+struct Context<'a> {
     source: IpAddr,
     transport: Transport,
     guard: Guard<'a>,
 }
 
-impl Asker<'_> {
+impl Context<'_> {
     fn exchange(&self, mut request: Request<'_>, lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
         let presented = self.guard.presented(request.edns.and_then(|edns| edns.cookie), self.source);
-        // RFC 7873 §5.2.2; what is wrong with the whole query goes before.
+        // RFC 7873 §5.2.2; an error of the whole query goes before.
         if presented == Presented::Malformed {
             let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
             request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
@@ -143,7 +143,7 @@ impl Asker<'_> {
     }
 }
 
-/// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
+/// What an answer counts as, and about what. Names that clients can invent count by what they have in common: the
 /// zone they do not exist in, or whose wildcard covers them.
 pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<Lookup<'_>>) -> Kind {
     let (Some(question), Some(lookup)) = (question, lookup) else { return Kind::Error };
@@ -157,17 +157,17 @@ pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<
         (Rcode::NoError | Rcode::NxDomain, None) => {
             let zone = lookup.zone_of(question.name.key());
             let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
-            Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
+            Kind::Answer(made_up.map_or_else(|| subject(&question.name), |zone| configured(&zone.zone.name)))
         }
         _ => Kind::Error,
     }
 }
 
 fn configured(name: &DomainName) -> Subject {
-    asked(&QueryName::from(name))
+    subject(&QueryName::from(name))
 }
 
-fn asked(name: &QueryName) -> Subject {
+fn subject(name: &QueryName) -> Subject {
     let mut wire = Vec::with_capacity(name.wire().len());
     for label in name.wire().iter() {
         wire.extend(u8::try_from(label.len()));

@@ -1,4 +1,4 @@
-//! The authoritative server: its listeners bound all at once, served until the shutdown, every task owned.
+//! The authoritative server: its listeners bound all at once, served until the shutdown, with every task owned.
 
 mod datagrams;
 
@@ -53,11 +53,11 @@ pub struct Config {
     /// A connection on which no whole query comes, or a reply cannot be sent, for this long is closed
     /// (RFC 7766 §6.2.3).
     pub tcp_idle: Duration,
-    /// Cookies, response rates, and who may ask about which zone.
+    /// Cookies, response rates, and which clients may query which zone.
     pub gate: gate::Config,
     /// A folder whose every `ORIGIN.zone` is served beside the configuration's zones.
     pub zones_dir: Option<PathBuf>,
-    /// Whom to ask for the targets of ALIAS records outside our zones; empty: whom the system asks.
+    /// The resolvers of targets of ALIAS records outside our zones; empty: those of the system.
     pub resolvers: Vec<SocketAddr>,
     /// Names of a registry to answer beside the zones.
     pub discovery: Option<Offer>,
@@ -152,7 +152,7 @@ impl Server {
         self.zones_dir.clone()
     }
 
-    /// Cookies, response rates and who may ask: its cookie secrets may change while it serves.
+    /// Cookies, response rates and access rules: its cookie secrets may change while it serves.
     #[must_use]
     pub fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.exchange.gate)

@@ -1,6 +1,6 @@
 //! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of errors with places.
 //!
-//! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
+//! Reading is pure: included files come through [`Files`], so that nothing here reads the disk. Words and record
 //! data are `store::model::rdata`'s; here are owners, TTLs, classes, directives (`entries`) and what a
 //! zone as a whole must be (`whole`). Nothing is loaded from a file with an error.
 //!

@@ -2,8 +2,8 @@
 //!
 //! The only unsafe code of the project. One system call for up to 64 datagrams each way is what brings a query
 //! within reach of a bare echo's cost; the numbers are in the crate's documentation. No safe wrapper that is kept up
-//! covers both calls with control messages, which are needed to reply from the address that was asked where a socket
-//! listens on all of them.
+//! covers both calls with control messages, which are needed to reply from the address that a query was sent to, where a
+//! socket listens on all of them.
 //!
 //! All memory the kernel writes to lives in one heap allocation that is reached through one raw pointer only, so that
 //! the pointers inside the message headers stay valid for as long as the batch lives. Its parts are lent out one at
@@ -58,7 +58,7 @@ pub(crate) struct Batch {
     replies: usize,
     /// Replies that are too long for their place in `memory`, kept until the batch is sent.
     long: Vec<Vec<u8>>,
-    /// Ask for the address a datagram was sent to, and reply from there.
+    /// Whether the address that a datagram was sent to is requested, so that the reply leaves from there.
     wildcard: bool,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Takes a reply of any length, and says how long it is.
+    /// Takes a reply of any length, and returns its length.
     pub(crate) fn put(self, reply: Vec<u8>) -> usize {
         let octets = reply.len();
         match self.place.get_mut(..octets) {
@@ -97,7 +97,7 @@ impl Batch {
         let memory = NonNull::from(Box::leak(memory));
         let p = memory.as_ptr();
         for at in 0..BATCH {
-            // SAFETY: `p` is valid for reads and writes, `at` is within every array, and nobody else has the memory.
+            // SAFETY: `p` is valid for reads and writes, `at` is within every array, and nothing else has the memory.
             unsafe {
                 (*p).vectors[at] =
                     libc::iovec { iov_base: addr_of_mut!((*p).queries[at]).cast(), iov_len: MAX_QUERY };
@@ -128,10 +128,10 @@ impl Batch {
         }
     }
 
-    /// Waits for a datagram, and takes what else has come by then. Says how many there are.
+    /// Waits for a datagram, and takes what else has come by then. Returns how many there are.
     ///
     /// # Errors
-    /// What the system says; `WouldBlock` when the socket's read timeout ran out.
+    /// The error of the system; `WouldBlock` when the socket's read timeout ran out.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.rearm();
         (self.received, self.replies) = (0, 0);
@@ -150,8 +150,8 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// Shows each datagram to `answer`, with its sender and room for a reply; `answer` says how many octets to send,
-    /// none for no reply.
+    /// Shows each datagram to `answer`, with its sender and room for a reply; `answer` returns how many octets
+    /// to send, zero for no reply.
     pub(crate) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, Room<'_>) -> usize) {
         let p = self.memory.as_ptr();
         let mut long = Vec::new();
@@ -208,7 +208,7 @@ impl Batch {
         self.replies += 1;
     }
 
-    /// Sends the replies. A reply that the system does not take is given up: its asker will ask again.
+    /// Sends the replies. A reply that the system does not take is dropped: the client will retry.
     pub(crate) fn send(&mut self, socket: &UdpSocket) -> Sent {
         let mut sent = Sent::default();
         let mut done = 0;
@@ -244,11 +244,11 @@ impl Drop for Batch {
     }
 }
 
-/// Asks for the address each datagram was sent to, by the option of the socket's family.
+/// Requests the address that each datagram was sent to, by the option of the socket's family.
 ///
 /// # Errors
-/// What the system says.
-pub(crate) fn tell_addresses(
+/// The error of the system.
+pub(crate) fn request_addresses(
     socket: &impl std::os::fd::AsRawFd,
     level: libc::c_int,
     option: libc::c_int,
@@ -271,7 +271,7 @@ pub(crate) fn tell_addresses(
 /// The sender, as the kernel wrote it.
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let storage = ptr::from_ref(storage);
-    // SAFETY: `sockaddr_storage` is as large as, and aligned for, every address; which one it is its family says.
+    // SAFETY: `sockaddr_storage` is as large as, and aligned for, every address; its family is that of the address.
     match unsafe { i32::from((*storage).ss_family) } {
         libc::AF_INET => {
             let v4 = unsafe { &*storage.cast::<libc::sockaddr_in>() };
@@ -287,13 +287,13 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Turns the packet information of a datagram into that of its reply: from the address it was sent to, by whatever
-/// interface the routes say. False if there is none.
+/// Changes the packet information of a datagram into that of its reply: from the address that it was sent to, by the
+/// interface that the routes select. False if there is none.
 ///
 /// # Safety
-/// `header` must have been filled by `recvmmsg`, and its control messages must be where it says.
+/// `header` must have been filled by `recvmmsg`, and its control messages must be where it points.
 unsafe fn reply_from(header: *mut libc::msghdr) -> bool {
-    // SAFETY: as promised by the caller; the data of these two messages is what their types say, and is read and
+    // SAFETY: as promised by the caller; the data of these two messages is of their types, and is read and
     // written without regard to its alignment.
     unsafe {
         let message = libc::CMSG_FIRSTHDR(header);

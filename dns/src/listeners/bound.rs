@@ -234,8 +234,10 @@ fn udp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     if address.ip().is_unspecified() {
         // To reply from the address that the query was sent to.
         match address {
-            SocketAddr::V4(_) => batch::tell_addresses(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
-            SocketAddr::V6(_) => batch::tell_addresses(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?,
+            SocketAddr::V4(_) => batch::request_addresses(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
+            SocketAddr::V6(_) => {
+                batch::request_addresses(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?
+            }
         }
     }
     enlarge_buffers(&socket);

@@ -1,5 +1,5 @@
-//! What serving one connection needs, whatever its transport: below the protocols, which need nothing else of the
-//! accept loop.
+//! What serving one connection needs over any transport: below the protocols, which need nothing else of the accept
+//! loop.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -16,7 +16,7 @@
 //! The listener that `hickory-server` brings is not used: it awaits each handshake inside its accept loop and serves
 //! one stream after the other. Its `Request`, `RequestHandler` and `ResponseHandler` do not fit either. They exist for
 //! packets that parse and for replies built from records, while all transports here share one function from packet to
-//! packet that also answers what does not parse, and whose cookies, rate limits and refusals would be passed by.
+//! packet that also answers what does not parse, and whose cookies, rate limits and refusals would be bypassed.
 
 mod doq;
 mod http3;
@@ -131,7 +131,7 @@ struct Doors {
     handshakes_of_client: Limits,
 }
 
-/// What a client holds while it shakes hands.
+/// What a client holds during its handshake.
 #[derive(Debug)]
 struct Entry {
     _handshake: OwnedSemaphorePermit,
@@ -190,7 +190,7 @@ impl Doors {
     }
 }
 
-/// Shakes hands, within the idle limit, and serves the connection.
+/// Completes the handshake, within the idle limit, and serves the connection.
 async fn connect(
     incoming: Incoming,
     entry: Entry,

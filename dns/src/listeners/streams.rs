@@ -107,7 +107,7 @@ async fn serve_connection(
     }
 }
 
-/// Errors of the one connection that was to be accepted (accept(2)).
+/// Errors of the one connection that would have been accepted (accept(2)).
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

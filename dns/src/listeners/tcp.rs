@@ -1,9 +1,9 @@
 //! DNS over a stream of octets, plain or encrypted: each message behind its length (RFC 1035 §4.2.2).
 //!
-//! One conversation is two halves with a short queue between them: while replies are on their way, the next
+//! One connection is served by two halves with a short queue between them: while replies are on their way, the next
 //! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue is what bounds a client
-//! that asks and does not read: once it is full nothing more is read, and a reply that cannot be sent within the
-//! idle limit ends the conversation.
+//! that sends queries and does not read: once it is full nothing more is read, and a reply that cannot be sent within the
+//! idle limit ends the connection.
 
 use std::{io, time::Duration};
 
@@ -20,7 +20,7 @@ const REPLIES: usize = 8;
 /// Octets read ahead on one connection.
 const AHEAD: usize = 4096;
 
-/// Why a conversation ended.
+/// Why a connection ended.
 #[derive(Debug)]
 enum Ending {
     /// The client closed it, or this server ends.
@@ -37,7 +37,7 @@ enum Ending {
 pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Responder>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
-    let (reading, writing) = (listen(reader, replies, context.clone()), speak(writer, queue, context.idle));
+    let (reading, writing) = (read(reader, replies, context.clone()), send(writer, queue, context.idle));
     tokio::pin!(writing);
     let ending = tokio::select! {
         ending = reading => match writing.await {
@@ -57,7 +57,7 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: Connecti
 }
 
 /// Reads queries and puts their replies into the queue.
-async fn listen(
+async fn read(
     reader: impl AsyncRead + Unpin,
     replies: mpsc::Sender<Vec<u8>>,
     mut context: ConnectionContext<impl Responder>,
@@ -83,7 +83,7 @@ async fn listen(
     }
 }
 
-/// Reads one message; false where the stream ends instead. Memory is taken as octets come, not as they are
+/// Reads one message; false where the stream ends instead. Memory is allocated as octets come, not as they are
 /// announced.
 async fn message(reader: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> io::Result<bool> {
     query.clear();
@@ -97,7 +97,7 @@ async fn message(reader: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> 
 }
 
 /// Sends what is in the queue, as much of it at once as there is.
-async fn speak(
+async fn send(
     mut writer: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Vec<u8>>,
     idle: Duration,

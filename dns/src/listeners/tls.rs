@@ -100,7 +100,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Shakes hands, within the idle limit.
+/// Completes the handshake, within the idle limit.
 pub(super) async fn handshake(
     stream: TcpStream,
     certificate: &Certificate,

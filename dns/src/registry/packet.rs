@@ -6,7 +6,7 @@
 //! A client inside is answered in as large a datagram as it offers to take, because HAProxy and others like it read only
 //! datagrams, and each cut answer holds another part of the instances. Paths inside carry that, in fragments if need be,
 //! and an address forged from there only reaches clients inside. Others get at most what passes every path.
-//! Which clients are inside is for the caller to say, by the room that it gives.
+//! The caller decides which clients are inside, by the room that it gives.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ pub(super) fn respond(
             (None, Some(question)) => decide(question),
             (None, None) => Answer { rcode: Rcode::FormErr, ..Answer::default() },
         };
-        // No answer depends on where the client is, which is what an absent subnet option says.
+        // No answer depends on where the client is, which is what a reply without a subnet option means.
         let edns = request.edns.map(|edns| ReplyEdns {
             extended: answer.extended,
             signatures: edns.signatures,

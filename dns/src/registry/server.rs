@@ -50,7 +50,7 @@ impl Registry {
     }
 }
 
-/// Clients that are answered in as large a datagram as they take; see [`packet`].
+/// The networks whose clients are answered in as large a datagram as they take; see [`packet`].
 static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 
 /// What a datagram to a client has room for, in octets.
@@ -108,7 +108,7 @@ pub fn bind(address: SocketAddr, registry: Registry) -> Result<Server, Error> {
 }
 
 impl Server {
-    /// The address, with the port that was given where 0 was asked.
+    /// The address, with the port that was given where the configuration has 0.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.address

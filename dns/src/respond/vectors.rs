@@ -1,4 +1,4 @@
-//! The queries of RFC 8906 §8, and what else the RFCs say about odd packets.
+//! The queries of RFC 8906 §8, and what else the RFCs require for unusual packets.
 
 use proptest::prelude::*;
 
@@ -71,7 +71,7 @@ impl Packet {
     }
 }
 
-/// The zone's SOA, as every vector asks for it.
+/// The zone's SOA, which every vector queries.
 fn soa(flags: u16) -> Packet {
     Packet::asking(flags, "example.com", SOA, 1)
 }
@@ -248,7 +248,7 @@ fn one_question_is_answered() {
     assert_eq!(malformed.rcode(), 1);
 }
 
-/// RFC 7873 §5.2.2; but a query that is wrong as a whole says so first.
+/// RFC 7873 §5.2.2; but an error of the whole query goes before.
 #[test]
 fn cookies_of_impossible_length_are_format_errors() {
     for length in [0, 7, 9, 15, 41] {
@@ -262,7 +262,7 @@ fn cookies_of_impossible_length_are_format_errors() {
     twice.is_the_soa(0);
 }
 
-/// Other classes are not ours; `version.bind` and `id.server` tell strangers nothing (RFC 4892 §3 lets us).
+/// Other classes are not ours; `version.bind` and `id.server` are not answered (RFC 4892 §3 allows that).
 #[test]
 fn other_classes_are_refused() {
     for (name, record_type) in [("version.bind", 16), ("id.server", 16), ("example.com", SOA)] {
@@ -288,7 +288,7 @@ fn errors_say_why() {
     let transfer = Packet::asking(QUERY, "example.com", 252, 1).with_opt(1232, 0, 0, &[]);
     assert_eq!(extended(transfer), (21, "zones are not transferred".to_owned()));
     let plain = Packet::asking(QUERY, "example.net", 1, 1).send();
-    assert!(plain.opt.is_none(), "nobody asked for EDNS");
+    assert!(plain.opt.is_none(), "the query had no EDNS");
 }
 
 /// RFC 1035 §2.3.4 and §4.1.4: labels of 64 octets and more, names of more than 255, and ways in circles.

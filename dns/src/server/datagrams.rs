@@ -73,7 +73,7 @@ struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    /// Writes the reply to a packet and says how long it is; zero: there is none.
+    /// Writes the reply to a packet and returns its length; zero where there is none.
     fn reply(
         &self,
         packet: &[u8],
@@ -105,7 +105,7 @@ impl Answering<'_> {
     }
 }
 
-/// Counts what became of a packet, and hands on its reply; says how long that is.
+/// Counts what became of a packet, and hands on its reply; returns the length of the reply.
 fn put(outcome: Result<Response, Dropped>, tally: &mut Tally, room: Room<'_>) -> usize {
     tally.record(&outcome);
     outcome.map_or(0, |response| room.put(response.bytes))

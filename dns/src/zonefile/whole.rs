@@ -67,7 +67,7 @@ fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<ZoneFi
     Some(ZoneFileError { file, line, column: None, problem, expected: expected.to_owned() })
 }
 
-/// Leaves out what signs a zone, and what says nothing without it: what the parent is to publish (CDS, CDNSKEY), the
+/// Leaves out what signs a zone, and what has no meaning without it: what the parent is to publish (CDS, CDNSKEY), the
 /// digest of the zone (ZONEMD), and what BIND notes about signing (TYPE65534).
 fn strip(
     apex: &DomainName,
@@ -92,11 +92,11 @@ fn different_ttls(records: &[(StaticRecord, Place)], warnings: &mut Warnings) {
     let mut seen: HashMap<(&DomainName, u16), (Option<Ttl>, bool)> = HashMap::with_capacity(records.len());
     for (record, at) in records {
         let kind = plain_type(&record.data).0;
-        let (ttl, said) = seen.entry((&record.name, kind)).or_insert((record.ttl, false));
-        if *ttl == record.ttl || *said {
+        let (ttl, warned) = seen.entry((&record.name, kind)).or_insert((record.ttl, false));
+        if *ttl == record.ttl || *warned {
             continue;
         }
-        *said = true;
+        *warned = true;
         let problem = format!(
             "the TTLs of the {} records at {} differ; all are answered with the lowest",
             rdata::mnemonic(kind),

@@ -66,7 +66,7 @@ pub(super) async fn serve(connection: Connection, mut context: ConnectionContext
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unanswered {
     Violation(Violation),
-    /// The client gave the query up, or the connection is gone.
+    /// The client cancelled the query, or the connection is gone.
     GivenUp,
     /// The query did not come within the idle limit.
     Late,
@@ -116,7 +116,7 @@ async fn answer(
     let mut octets = Vec::new();
     match timeout(context.idle, read(query, &mut octets)).await {
         Ok(read) => read?,
-        // A whole query of which the client did not say that it is all.
+        // A whole query, but the client did not end the stream.
         Err(_) if missing(&octets) == Some(0) => return Err(Violation("a stream without an end").into()),
         Err(_) => return Err(Unanswered::Late),
     }

@@ -75,7 +75,7 @@ pub(super) async fn serve(connection: quinn::Connection, mut context: Connection
 async fn exchange(resolver: Resolver, context: ConnectionContext<impl Responder>) {
     let Ok(Ok((head, stream))) = timeout(context.idle, resolver.resolve_request()).await else { return };
     let (mut reply, query) = stream.split();
-    // RFC 9110 §9.3.2: whatever the answer to a HEAD is, it has no content.
+    // RFC 9110 §9.3.2: no answer to a HEAD has content.
     let bare = head.method() == Method::HEAD;
     let request: Request<_> = head.map(|()| body(query));
     let (head, body) = https::respond(request, &context).await.into_parts();
