@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_points_to_what_is_there_already_whatever_its_case() {
+    fn a_name_points_to_an_earlier_one_in_any_case() {
         let mut writer = Writer::new(512);
         writer.octets(&[0xff; 12]).unwrap();
         for name in ["www.example.com", "EXAMPLE.com", "mail.Example.Com", "www.EXAMPLE.com", ""] {

@@ -169,7 +169,7 @@ records:
     }
 
     #[test]
-    fn a_target_of_ours_answers_under_the_name_that_was_asked() {
+    fn a_target_of_ours_answers_under_the_name_of_the_question() {
         let snapshot = snapshot(ZONES);
         let ask = |name, record_type| ask(&snapshot, Targets::none(), name, record_type);
         let apex = ask("a.test", RecordType::A);
@@ -188,7 +188,7 @@ records:
     }
 
     #[test]
-    fn what_the_target_has_not_is_absent_in_the_zone_that_was_asked() {
+    fn what_the_target_has_not_is_absent_in_the_zone_of_the_question() {
         let snapshot = snapshot(ZONES);
         for (name, record_type) in [
             ("a.test", RecordType::AAAA),
@@ -223,7 +223,7 @@ records:
 
     /// RFC 9460 §2.5: under another name the target has to be written out.
     #[test]
-    fn https_records_come_with_the_addresses_and_say_whose_they_are() {
+    fn https_records_come_with_the_addresses_and_name_their_target() {
         let snapshot = snapshot(ZONES);
         let targets = knowing("x.other.test", 7, 90);
         let https = |name| {
@@ -246,7 +246,7 @@ records:
     }
 
     #[test]
-    fn names_to_resolve_are_those_of_others() {
+    fn names_to_resolve_are_those_outside_our_zones() {
         let (snapshot, board) = (snapshot(ZONES), Board::default());
         let lookup = Lookup {
             snapshot: &snapshot,
@@ -260,7 +260,7 @@ records:
     }
 
     #[test]
-    fn a_steered_target_is_steered_for_its_client_and_says_so() {
+    fn a_steered_target_is_steered_for_its_client_and_has_its_scope() {
         let more = "---\nkind: Zone\nname: z.test\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\nrecords:\n  \
                     - { name: '@', type: ALIAS, data: gw.example.com. }\n";
         let small = Small::with(more);

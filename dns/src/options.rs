@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_for_those_who_asked_over_tls() {
+    fn padding_is_added_on_request_over_tls() {
         for transport in [Transport::Tls, Transport::Https] {
             let reply = dressed(&asking(&[PADDING]), transport);
             assert_eq!(reply.len() % BLOCK, 0);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn keepalive_says_the_idle_limit_to_those_who_asked() {
+    fn keepalive_gives_the_idle_limit_on_request() {
         for transport in [Transport::Tcp, Transport::Tls] {
             let reply = dressed(&asking(&[KEEPALIVE]), transport);
             assert_eq!(option(&reply, KEEPALIVE), Some(2));

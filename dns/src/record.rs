@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_stand_at_their_index() {
+    fn codes_are_at_their_index() {
         for (at, rcode) in Rcode::ALL.into_iter().enumerate() {
             assert_eq!(rcode.index(), at);
         }

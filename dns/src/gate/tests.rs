@@ -83,7 +83,7 @@ fn answers_beyond_the_rate_are_dropped_and_counted() {
 }
 
 #[test]
-fn what_slips_is_empty_and_asks_to_come_again() {
+fn what_slips_is_empty_and_truncated() {
     let small = limited(rate::Config { slip: 1, ..strict() });
     for name in [HOST, "none.example.com.", "www.example.net."] {
         assert!(!ask(&small, STRANGER, name).unwrap().truncated);
@@ -91,7 +91,7 @@ fn what_slips_is_empty_and_asks_to_come_again() {
         assert!(slipped.truncated, "{name}");
         let reply = parsed(&slipped);
         assert!(reply.metadata.truncation && reply.answers.is_empty() && reply.authorities.is_empty());
-        assert_ne!(slipped.rcode, crate::Rcode::NxDomain, "nobody shall believe what is empty");
+        assert_ne!(slipped.rcode, crate::Rcode::NxDomain, "an empty reply must not be taken for an absence");
         assert!(slipped.bytes.len() < 80);
     }
     assert_eq!(small.gate.metrics.rate().slipped.get(), 3);
@@ -144,7 +144,7 @@ fn a_shared_secret_makes_one_of_many_nodes() {
 }
 
 #[test]
-fn a_closed_zone_refuses_strangers_and_says_why() {
+fn a_closed_zone_refuses_other_clients_with_a_reason() {
     let small = with(Config::default());
     for name in ["secret.closed.example.", "none.closed.example.", "out.closed.example."] {
         let refused = ask(&small, STRANGER, name).unwrap();
@@ -159,7 +159,7 @@ fn a_closed_zone_refuses_strangers_and_says_why() {
     assert_eq!(parsed(&mapped).answers.len(), 1);
 }
 
-/// A subnet is what somebody says, and opens nothing.
+/// A client can state any subnet, so a subnet opens nothing.
 #[test]
 fn the_source_decides_and_not_the_client_subnet() {
     let small = with(Config::default());
@@ -205,7 +205,7 @@ fn the_node_closes_zones_too_and_both_rules_hold() {
 
 /// RFC 8914 §4.15.
 #[test]
-fn a_node_without_a_snapshot_says_that_it_is_not_ready() {
+fn a_node_without_a_snapshot_answers_that_it_is_not_ready() {
     let small = with(Config::default());
     let packet = query(HOST, WireType::A, Some(1232));
     let guard = small.gate.at(Moment(0));

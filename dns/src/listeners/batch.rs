@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_comes_and_goes_as_it_was() {
+    fn a_batch_is_received_and_replied_to() {
         let (server, address) = socket();
         let (client, client_address) = socket();
         let mut batch = Batch::new(false);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_datagram_is_cut_off_and_harms_nobody() {
+    fn a_long_datagram_is_cut_off_without_harm() {
         let (server, address) = socket();
         let (client, _) = socket();
         client.send_to(&[7; 9000], address).unwrap();

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_as_long_as_its_length_says() {
+    async fn a_body_has_the_length_of_its_header() {
         let with = |lengths: &[&'static str]| {
             let mut request = Request::post("/dns-query").header(CONTENT_TYPE, MESSAGE);
             for length in lengths {

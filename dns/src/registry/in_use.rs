@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_asked_leaves_and_before_it_what_does_not_exist() {
+    fn the_least_recently_queried_is_removed_and_before_it_what_does_not_exist() {
         let (handle, publisher) = channel(store::Clock::default(), Duration::MAX);
         let mut in_use = ServicesInUse::new(handle.clone());
         let mut ask = |n: usize, at: usize| {

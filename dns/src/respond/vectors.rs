@@ -199,7 +199,7 @@ fn edns_is_answered_and_unknown_parts_of_it_are_ignored() {
 
 /// RFC 8906 §8.2.2, §8.2.5, §8.2.6, §8.2.9.
 #[test]
-fn other_versions_of_edns_are_told_ours() {
+fn other_versions_of_edns_are_answered_with_ours() {
     let cookie: (u16, &[u8]) = (10, &[1; 8]);
     for version in [1, 100, 255] {
         soa(QUERY).with_opt(4096, version, 0, &[]).send().is_badvers();
@@ -276,7 +276,7 @@ fn other_classes_are_refused() {
 
 /// RFC 8914: who looks sees why.
 #[test]
-fn errors_say_why() {
+fn errors_have_a_reason() {
     let extended = |packet: Packet| {
         let option = packet.send().option(15).map(<[u8]>::to_vec).unwrap();
         (u16::from_be_bytes([option[0], option[1]]), String::from_utf8(option[2..].to_vec()).unwrap())
@@ -384,7 +384,7 @@ fn with(mut packet: Packet, section: usize, record: &[u8]) -> Packet {
 
 /// RFC 8945 §5.2.1 and §5.3.2: an unsigned error that repeats the key, the algorithm and the time; never an answer.
 #[test]
-fn a_query_signed_with_an_unknown_key_is_told_so() {
+fn a_query_signed_with_an_unknown_key_gets_badkey() {
     let expected = b"\x03key\x07example\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x1d\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x00\x12\x34\x00\x11\x00\x00";
     let signed = with(soa(RD), 3, &signature(255, 0, 0));
     let with_edns = with(soa(RD).with_opt(1232, 0, 0, &[]), 3, &signature(255, 0, 0));

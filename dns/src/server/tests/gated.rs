@@ -1,4 +1,4 @@
-//! The gate, seen through the sockets: whatever answers a datagram has asked it.
+//! The gate, seen through the sockets: both paths that answer a datagram apply it.
 
 use hickory_proto::{
     op::ResponseCode,
@@ -58,8 +58,8 @@ async fn datagrams_are_limited_and_streams_are_not() {
 async fn a_cookie_that_was_learned_is_good_for_everything() {
     let running = gated(strict());
     for name in NAMES {
-        let asked = over_udp(running.address, &with_option(name, cookie::OPTION, &[7; 8])).await;
-        let learned = server_cookie(&asked);
+        let reply = over_udp(running.address, &with_option(name, cookie::OPTION, &[7; 8])).await;
+        let learned = server_cookie(&reply);
         assert_eq!((&learned[..8], learned.len()), (&[7; 8][..], 24), "{name}");
         for _ in 0..3 {
             let reply = over_udp(running.address, &with_option(name, cookie::OPTION, &learned)).await;

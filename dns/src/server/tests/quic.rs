@@ -146,14 +146,14 @@ async fn what_breaks_the_protocol_ends_its_connection() {
         let _ = send.write_all(&octets).await;
         let _ = send.finish();
         let reply = timeout(PATIENCE, receive.read_to_end(70_000)).await.unwrap();
-        assert!(reply.is_err(), "{what}: a stream that ends in order would say that there is no reply");
+        assert!(reply.is_err(), "{what}: a stream that ends in order would mean that there is no reply");
         assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR, "{what}");
     }
     let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
     assert_eq!(ask(&connection, "www.example.com.").await.answers.len(), 2);
 }
 
-/// RFC 9250 §4.3.3: it need not say that this was all.
+/// RFC 9250 §4.3.3: also before the client ends the stream.
 #[tokio::test]
 async fn a_second_message_breaks_the_protocol_before_the_stream_ends() {
     let credentials = credentials();
@@ -164,7 +164,7 @@ async fn a_second_message_breaks_the_protocol_before_the_stream_ends() {
     assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR);
 }
 
-/// RFC 9250 §4.3.3: of a whole message the client says that it is all.
+/// RFC 9250 §4.3.3: the client ends the stream after a whole message.
 #[tokio::test]
 async fn a_whole_query_without_an_end_breaks_the_protocol_and_half_a_one_is_only_late() {
     let credentials = credentials();
@@ -230,7 +230,7 @@ async fn one_way(to: SocketAddr, back: Back) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_never_end_delay_nobody() {
+async fn handshakes_that_never_end_delay_no_other() {
     let credentials = credentials();
     // Longer than the test waits for anything.
     let server = listen(
@@ -327,7 +327,7 @@ async fn handshakes_that_never_end_are_no_connections() {
 }
 
 #[tokio::test]
-async fn a_client_has_one_share_and_is_told_when_it_is_used_up() {
+async fn a_client_has_one_share_and_is_refused_beyond_it() {
     let credentials = credentials();
     let server = listen(Some(&credentials), Config { tcp_connections_per_client: 2, ..config() });
     let mut plain = TcpStream::connect(server.running.address).await.unwrap();
@@ -427,7 +427,7 @@ async fn http3_answers_both_methods() {
 }
 
 #[tokio::test]
-async fn http3_requests_that_are_none_are_told_why() {
+async fn invalid_http3_requests_are_refused_with_a_reason() {
     let credentials = credentials();
     let server = listen(Some(&credentials), config());
     let message = Some("application/dns-message");
