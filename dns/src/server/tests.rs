@@ -257,15 +257,40 @@ async fn a_taken_address_is_named_with_its_protocol() {
     );
 }
 
-#[tokio::test]
-async fn a_question_that_waits_for_the_registry_delays_no_other() {
-    let offer = Offer {
+fn offer() -> Offer {
+    Offer {
         domain: "consul".parse().unwrap(),
         datacenter: "dc1".to_owned(),
         clients: Offer::inside(),
         ttl: store::model::Ttl::ZERO,
+    }
+}
+
+/// Also where a reply is too long for its place in the batch, and the socket is one of every address.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_replies_leave_whole_from_the_address_of_the_query() {
+    let listen = vec!["0.0.0.0:0".parse().unwrap()];
+    let running = start(Config { listen, discovery: Some(offer()), ..config() }, true);
+    let endpoint = |n| store::engine::Endpoint {
+        address: format!("10.0.0.{n}"),
+        ..store::testing::endpoint("web", &format!("w{n}"))
     };
-    let running = start(Config { discovery: Some(offer), ..config() }, true);
+    let endpoints = (0..200).map(endpoint).collect();
+    let standing = store::discovery::Standing::Present;
+    let entry = store::discovery::Entry { endpoints, standing, ..Default::default() };
+    running.publisher.discovery().slot("web").store(entry);
+    let address = SocketAddr::new("127.0.0.2".parse().unwrap(), running.address.port());
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&query("web.service.consul.", WireType::A, Some(8192)), address).await.unwrap();
+    let mut reply = [0; 9000];
+    let (length, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+    let message = Message::from_vec(&reply[..length]).unwrap();
+    assert_eq!((from, message.answers.len(), message.metadata.truncation), (address, 200, false));
+}
+
+#[tokio::test]
+async fn a_question_that_waits_for_the_registry_delays_no_other() {
+    let running = start(Config { discovery: Some(offer()), ..config() }, true);
     let packet = query("web.service.consul.", WireType::A, None);
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(&packet, running.address).await.unwrap();
