@@ -1,8 +1,7 @@
 //! The decision: what a question is answered with. No socket, no clock, no packet.
 //!
 //! The walk is that of RFC 1034 §4.3.2: find the zone, go down to the name (a delegation on the way ends in a
-//! referral), follow aliases inside our zones, then take what lies there. Where sites are chosen, the choice is
-//! `store::steering`'s.
+//! referral), follow aliases inside our zones, then take what lies there. `store::steering` chooses the sites.
 
 mod flattened;
 mod steered;
@@ -42,7 +41,7 @@ pub struct Answer {
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
-    /// Why the answer is what it is, for people (RFC 8914).
+    /// Why the answer is what it is, for operators (RFC 8914).
     pub extended: Option<ExtendedError>,
     /// An ALIAS was followed to a name of another zone. The next answer may therefore differ although neither
     /// configuration nor health does.

@@ -1,4 +1,4 @@
-//! A decision for people: the aliases that were followed and the answer, as text.
+//! A decision as text: the aliases that were followed, and the answer.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 use store::model::RecordData;
 
-/// Why a question is answered as it is. The ranking behind it is `store::steering`'s to show.
+/// Why a question is answered as it is. `store::steering` shows the ranking behind it.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The zone the name lies in; `None`: in none of ours.

@@ -1,4 +1,4 @@
-//! Extended errors (RFC 8914): why an answer is what it is. They are for people; programs must not act on them.
+//! Extended errors (RFC 8914): why an answer is what it is. They are for operators; programs must not act on them.
 
 /// An extended error: a number of the registry and a few words (RFC 8914 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

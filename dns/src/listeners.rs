@@ -33,10 +33,10 @@ use crate::{
 /// Why the server cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing to serve.
+    /// No address is configured.
     #[error("no address to listen on; at least one such as 127.0.0.1:5300 is needed")]
     NoAddress,
-    /// One of the addresses cannot be had.
+    /// One of the addresses cannot be bound.
     #[error("cannot listen on {address} over {protocol}: {source}{hint}", hint = Hint(.source))]
     Listen {
         /// The address, as it is configured.
@@ -57,10 +57,10 @@ pub enum Error {
     /// A socket cannot be served by this runtime.
     #[error("cannot serve a socket that was bound: {0}")]
     Register(io::Error),
-    /// No secret can be made.
+    /// No secret can be generated.
     #[error("the system has no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// A task ended that should not.
+    /// A task ended before the shutdown.
     #[error("a listener ended by itself, which is a defect: {0}")]
     Ended(String),
 }

@@ -140,7 +140,7 @@ impl Metrics {
         self.add(transport, &mut tally);
     }
 
-    /// Adds what was counted aside, and leaves it empty.
+    /// Adds a tally, and leaves it empty.
     pub(crate) fn add(&self, transport: Transport, tally: &mut Tally) {
         let Tally { queries, answers, dropped, truncated, subnets, no_snapshot, fast, socket_errors } =
             std::mem::take(tally);
@@ -158,13 +158,13 @@ impl Metrics {
         }
     }
 
-    /// So many names of others are kept resolved, and so many would be beyond the bound.
+    /// Sets how many names outside our zones are kept resolved, and how many are beyond the bound.
     pub(crate) fn aliased(&self, names: usize, surplus: usize) {
         self.alias_targets.set(names as u64);
         self.alias_surplus.set(surplus as u64);
     }
 
-    /// A name of others has addresses, or none.
+    /// A name outside our zones was resolved: it has addresses, or none.
     pub(crate) fn alias_answered(&self, absent: bool) {
         self.alias_lookups[usize::from(absent)].increment();
     }
@@ -228,8 +228,8 @@ impl Metrics {
     }
 }
 
-/// What one thread counted since it last added it to the counters: plain numbers, so that counting costs the hot path nothing that other
-/// threads could see.
+/// What one thread counted since it last added to the counters: plain numbers, so that the hot path writes nothing that
+/// threads share.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     queries: u64,

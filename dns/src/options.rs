@@ -2,7 +2,7 @@
 //! the keepalive of connections (RFC 7828). They are added to a finished reply, so that writing replies, ahead or
 //! on demand, does not depend on the transport.
 //!
-//! It rests on one property of our replies: OPT is the last record, so that an option can be appended.
+//! This relies on one property of our replies: OPT is the last record, so an option can be appended.
 
 use std::{ops::Range, time::Duration};
 

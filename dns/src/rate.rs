@@ -5,7 +5,7 @@
 //!
 //! Over UDP a source address proves nothing. So the same kind of answer goes to the same network only so many times a
 //! second; what is beyond that is dropped, and every n-th of it sent empty and truncated, so that a real client
-//! comes again over TCP, where addresses are proven. As BIND, NSD and Knot know it. Clients with a valid
+//! comes again over TCP, where addresses are proven. BIND, NSD and Knot do the same. Clients with a valid
 //! [cookie](crate::cookie) are not limited at all.
 //!
 //! The table is a fixed number of words: no lock, no allocation, one cache line per response. Each word is a
@@ -22,7 +22,7 @@
 //! fills nothing up.
 //!
 //! What can go wrong, and how far: two keys of one line with the same tag (one in a million per pair) share an
-//! account. A line with eight accounts ahead of now gives the least indebted one away, counted as overflow: that
+//! account. A line with eight accounts ahead of now drops the least indebted one, counted as overflow: that
 //! client begins anew. Under contention an account may miss a response. The time wraps after 12.7 days; an old
 //! account then counts as at most a burst and a window. All of these err by little, and none lasts.
 
@@ -140,7 +140,7 @@ pub struct Counts {
     pub slipped: Count,
     /// Responses not sent.
     pub dropped: Count,
-    /// Accounts given up before they were worth nothing, for lack of room.
+    /// Accounts dropped before they were free, for lack of room.
     pub overflow: Count,
 }
 
@@ -173,7 +173,7 @@ impl Table {
     /// An empty table.
     ///
     /// # Errors
-    /// The system has no random numbers, which keep strangers from choosing names that share an account.
+    /// The system has no random numbers, which keep clients from choosing names that share an account.
     pub fn new(config: &Config, counts: Arc<Counts>) -> Result<Self, getrandom::Error> {
         let accounts = config.accounts.clamp(WAYS, Config::MAX_ACCOUNTS).next_power_of_two();
         let cost = |rate: u32| match u64::from(rate.min(Config::MAX_PER_SECOND)) {
@@ -197,7 +197,7 @@ impl Table {
         })
     }
 
-    /// Decides about a response over UDP to a client whose address is not proven, and books it.
+    /// Decides about a response over UDP to a client whose address is not proven, and counts it.
     #[must_use]
     pub fn admit(&self, client: IpAddr, kind: Kind, now: Moment) -> Decision {
         let (index, subject) = match kind {

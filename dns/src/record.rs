@@ -1,4 +1,4 @@
-//! What answers are made of: types, response codes and records, and how people write them.
+//! What answers are made of: types, response codes and records, and their presentation form.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub use store::model::{
     rdata::{NotAType, RecordType},
 };
 
-/// Whose record it is.
+/// The owner of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The name of the question, in the case of the query; also where a wildcard covers it (RFC 4592 §3.3.1).

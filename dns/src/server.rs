@@ -96,7 +96,7 @@ pub struct Server {
 /// Binds every listener. Packets that come from now on are answered once the server runs.
 ///
 /// # Errors
-/// The first address that cannot be had, with its protocol.
+/// The first address that cannot be bound, with its protocol.
 pub fn bind(config: Config, store: store::Handle) -> Result<Server, Error> {
     if config.listen.is_empty() {
         return Err(Error::NoAddress);

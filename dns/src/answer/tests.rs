@@ -28,7 +28,7 @@ fn a_service_leads_through_its_alias_to_the_nearest_healthy_site() {
     small.set("sh", State::Down);
     let moved = small.answer(HOST, RecordType::A, "10.2.2.3");
     assert_eq!(moved[0], ALIAS);
-    assert_ne!(moved[1], gateway(20, "192.0.2.2"), "a dead site is not answered while others live");
+    assert_ne!(moved[1], gateway(20, "192.0.2.2"), "a site that is down is not answered while others are up");
     small.set("sh", State::Up);
     assert_eq!(small.answer(HOST, RecordType::A, "10.2.2.3")[1], gateway(20, "192.0.2.2"));
 }
@@ -300,7 +300,7 @@ proptest! {
         prop_assert!(same(&answer(small.lookup(), &question, &client), &there));
     }
 
-    /// Whatever is known of health, there is an answer.
+    /// In every state of health there is an answer.
     #[test]
     fn health_never_empties_an_answer(states in states(), client: [u8; 4]) {
         let small = Small::new();

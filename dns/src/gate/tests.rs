@@ -67,7 +67,7 @@ fn cookie(response: &Response) -> Cookie {
     response.bytes[response.bytes.len() - 24..].try_into().unwrap()
 }
 
-/// The registry's number of the extended error a reply ends with.
+/// The number of the extended error at the end of a reply.
 fn extended(response: &Response) -> u16 {
     let at = response.bytes.windows(2).rposition(|it| it == [0, 15]).unwrap() + 4;
     u16::from_be_bytes([response.bytes[at], response.bytes[at + 1]])
@@ -97,7 +97,7 @@ fn what_slips_is_empty_and_truncated() {
     assert_eq!(small.gate.metrics.rate().slipped.get(), 3);
 }
 
-/// What strangers can make up shares one account; what exists does not.
+/// Names that clients invent share one account; names that exist do not.
 #[test]
 fn made_up_names_count_together() {
     for (first, second, shared) in [
@@ -225,7 +225,7 @@ fn other_cookie_secrets_are_taken_while_it_serves() {
     let valid = |gate: &Gate, cookie: &[u8]| gate.at(now).presented(Some(cookie), source).is_valid();
     let first = given(&gate);
     assert!(valid(&gate, &first));
-    // As RFC 9018 §5 rolls secrets over: the new one is known first, then signed with, then alone.
+    // As RFC 9018 §5 rolls secrets over: the new one is first accepted, then signed with, then alone.
     gate.set_cookies(format!("{}\n{}", "1".repeat(32), "2".repeat(32)).parse().unwrap());
     assert_eq!(given(&gate), first);
     gate.set_cookies(format!("{}\n{}", "2".repeat(32), "1".repeat(32)).parse().unwrap());

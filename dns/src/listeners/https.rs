@@ -1,7 +1,7 @@
 //! DNS over HTTPS (RFC 8484), over HTTP/2 or HTTP/1.1 as the client chose by ALPN.
 //!
-//! A request becomes a message or a refusal with a line of text before an answer is looked up. What a client
-//! can make us keep is bounded: headers, streams, bodies, and the time between two requests.
+//! A request becomes a message or a refusal with a line of text before an answer is looked up. What is kept
+//! for a client is bounded: headers, streams, bodies, and the time between two requests.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ const MAX_BUFFER: usize = 128 * 1024;
 /// What clients may send before it was read, by stream and by connection.
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
-/// Responder the requests of one connection until the client, the idle limit or the server's end ends it.
+/// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
 pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Responder>) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let began = Arc::new(Notify::new());
@@ -185,7 +185,7 @@ where
             match timeout(patience, body).await {
                 Ok(Ok(body)) => {
                     let body = body.to_bytes();
-                    // HTTP/1.1 and HTTP/2 never come so far; over HTTP/3 this is ours to see (RFC 9114 §4.1.2).
+                    // hyper checks this for HTTP/1.1 and HTTP/2; over HTTP/3 it is checked here (RFC 9114 §4.1.2).
                     if length.is_some_and(|length| length != body.len()) {
                         return Err(BAD_LENGTH);
                     }
@@ -200,7 +200,7 @@ where
     }
 }
 
-/// What a POST's headers promise: a DNS message of possible length, which they may name.
+/// Checks the headers of a POST: the type of a DNS message, and its length if they have one.
 fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let kind = text(CONTENT_TYPE).and_then(|it| it.split(';').next()).unwrap_or_default();

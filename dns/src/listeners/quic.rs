@@ -84,7 +84,7 @@ pub(super) async fn serve(
             return end(&mut stopped).await;
         }
     };
-    let doors = Doors::new(limits);
+    let handshake_limits = HandshakeLimits::new(limits);
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -99,8 +99,8 @@ pub(super) async fn serve(
             return end(&mut stopped).await;
         };
         while connections.try_join_next().is_some() {}
-        let Some((incoming, entry)) = doors.admit(incoming, responder.metrics()) else { continue };
-        let Some(config) = server_config(&certificate, transport, doors.limits.idle) else {
+        let Some((incoming, entry)) = handshake_limits.admit(incoming, responder.metrics()) else { continue };
+        let Some(config) = server_config(&certificate, transport, handshake_limits.limits.idle) else {
             incoming.refuse();
             continue;
         };
@@ -108,10 +108,10 @@ pub(super) async fn serve(
             responder: responder.clone(),
             peer: incoming.remote_address(),
             transport,
-            idle: doors.limits.idle,
+            idle: handshake_limits.limits.idle,
             stopped: stopped.clone(),
         };
-        connections.spawn(connect(incoming, entry, config, doors.clone(), context));
+        connections.spawn(connect(incoming, entry, config, handshake_limits.clone(), context));
     }
     endpoint.set_server_config(None);
     while connections.join_next().await.is_some() {}
@@ -121,7 +121,7 @@ pub(super) async fn serve(
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
-struct Doors {
+struct HandshakeLimits {
     /// Connections by client, over all transports.
     limits: Limits,
     /// Connections whose handshake ended.
@@ -146,7 +146,7 @@ impl Entry {
     }
 }
 
-impl Doors {
+impl HandshakeLimits {
     fn new(limits: Limits) -> Self {
         Self {
             // A semaphore counts no further than this, and no system has as many connections.
@@ -195,7 +195,7 @@ async fn connect(
     incoming: Incoming,
     entry: Entry,
     config: Arc<ServerConfig>,
-    doors: Doors,
+    handshake_limits: HandshakeLimits,
     mut context: ConnectionContext<impl Responder>,
 ) {
     let connecting = match incoming.accept_with(config) {
@@ -213,9 +213,9 @@ async fn connect(
         Err(_) => return failed(&context, "it took too long"),
     };
     let ip = connection.remote_address().ip();
-    let place = entry.established(|| doors.limits.admit(ip));
+    let place = entry.established(|| handshake_limits.limits.admit(ip));
     let metrics = context.responder.metrics();
-    let surplus = match (place, Arc::clone(&doors.connections).try_acquire_owned()) {
+    let surplus = match (place, Arc::clone(&handshake_limits.connections).try_acquire_owned()) {
         (Some(place), Ok(one)) => Ok((place, one)),
         (None, _) => Err((metrics.refused_client(), "this client has too many connections")),
         (_, Err(_)) => Err((metrics.refused_full(), "there are too many connections")),

@@ -1,9 +1,9 @@
 //! DNS over a stream of octets, plain or encrypted: each message behind its length (RFC 1035 §4.2.2).
 //!
 //! One connection is served by two halves with a short queue between them: while replies are on their way, the next
-//! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue is what bounds a client
-//! that sends queries and does not read: once it is full nothing more is read, and a reply that cannot be sent within the
-//! idle limit ends the connection.
+//! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue bounds a client that
+//! sends queries and does not read: once it is full nothing more is read, and a reply that cannot be sent within the idle
+//! limit ends the connection.
 
 use std::{io, time::Duration};
 
@@ -33,7 +33,7 @@ enum Ending {
     Broken(io::Error),
 }
 
-/// Responder the queries of one connection until the client, an idle limit or the server's end ends it.
+/// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
 pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Responder>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);

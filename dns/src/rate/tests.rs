@@ -18,7 +18,7 @@ fn name(text: &str) -> Kind {
     Kind::Answer(Subject::of(text.as_bytes()))
 }
 
-/// The verdicts on this many responses at one moment.
+/// The decisions on this many responses at one moment.
 fn verdicts(table: &Table, client: &str, kind: Kind, at: u64, many: usize) -> Vec<Decision> {
     (0..many).map(|_| table.admit(ip(client), kind, Moment(at))).collect()
 }
@@ -183,7 +183,7 @@ proptest! {
     }
 }
 
-/// Numbers are kept with compiled names, so they are the same for everybody.
+/// Numbers are kept with compiled names, so they are the same in every process.
 #[test]
 fn subjects_distinguish_names() {
     let names: [&[u8]; 6] =

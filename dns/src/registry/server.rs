@@ -98,7 +98,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Binds an address over UDP and TCP; port 0 takes a free port, the same for both.
 ///
 /// # Errors
-/// When the address cannot be had; the protocol is named.
+/// When the address cannot be bound; the protocol is named.
 pub fn bind(address: SocketAddr, registry: Registry) -> Result<Server, Error> {
     let mut listeners = Listeners::default();
     listeners.bind_plain(address, 1)?;

@@ -88,7 +88,7 @@ impl View for Shelf {
     }
 }
 
-/// What the captured agent knew.
+/// The catalog of the captured agent.
 pub(super) fn shelf() -> Shelf {
     let mut shelf = Shelf::default();
     shelf.put_node("n1", "127.0.0.1", &[("consul-network-segment", ""), ("rack", "r1")]);

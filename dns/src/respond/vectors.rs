@@ -274,7 +274,7 @@ fn other_classes_are_refused() {
     }
 }
 
-/// RFC 8914: who looks sees why.
+/// RFC 8914: the reason is in the reply.
 #[test]
 fn errors_have_a_reason() {
     let extended = |packet: Packet| {
@@ -351,7 +351,7 @@ fn long_ways_through_pointers_cost_nothing() {
 }
 
 proptest! {
-    /// Whatever options there are, a reply names only what it should, and is no longer than it may.
+    /// With any options, a reply has only the options that it should, and is no longer than allowed.
     #[test]
     fn any_options_get_a_proper_reply(
         options in prop::collection::vec((prop_oneof![0_u16..20, any::<u16>()], prop::collection::vec(any::<u8>(), 0..48)), 0..6),
@@ -398,7 +398,7 @@ fn a_query_signed_with_an_unknown_key_gets_badkey() {
             assert!(reply.bytes.ends_with(expected), "{:02x?}", reply.bytes);
         }
     }
-    // Whatever else is wrong with it, it is not looked at before the signature.
+    // Other errors of the query are not looked at before the signature.
     for opcode in [0, 4, 5] {
         let packet = with(soa(opcode << 11), 3, &signature(255, 0, 0));
         assert_eq!(packet.send().rcode(), 9, "opcode {opcode}");

@@ -52,7 +52,7 @@ impl Warnings {
     }
 }
 
-/// Whose the records of a line are.
+/// The owner of the records of a line.
 #[derive(Clone, Debug)]
 enum Owner {
     /// A name in the zone.
@@ -294,7 +294,7 @@ impl Reading<'_> {
         let words = if indented {
             words
         } else {
-            // Also what has a bad owner must not fall to the owner before.
+            // Records with a bad owner must not go to the owner before.
             self.owner = None;
             self.owner = Some(self.owned(first)?);
             words.get(1..).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What only a whole zone gets wrong: no SOA, no name servers, names that cannot hold what they hold.
+//! The errors of a zone as a whole: no SOA, no name servers, records that cannot be at their names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::record::plain_type;
 
-/// Makes the zone of its records.
+/// Makes a zone of its records.
 pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     let Found { soa, records, file, mut warnings } = found;
     let mut errors = Vec::new();
@@ -115,7 +115,7 @@ fn distinct(records: Vec<(StaticRecord, Place)>) -> Vec<(StaticRecord, Place)> {
     records.into_iter().zip(new).filter(|(_, new)| *new).map(|(record, _)| record).collect()
 }
 
-/// Parts the zone's own name servers from the rest. Their TTL becomes the zone's.
+/// Separates the zone's own name servers from the rest. Their TTL becomes the zone's.
 fn filled(
     apex: &DomainName,
     (soa, negative_ttl, at): (StartOfAuthority, Ttl, Place),

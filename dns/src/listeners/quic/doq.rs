@@ -29,7 +29,7 @@ const MAX: usize = PREFIX + 65_535;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Violation(&'static str);
 
-/// Responder the queries of one connection until the client, the idle limit or the server's end ends it.
+/// Answers the queries of one connection until the client, the idle limit or the server's end ends it.
 pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Responder>) {
     let mut streams = JoinSet::new();
     let mut deadline = Instant::now() + context.idle;

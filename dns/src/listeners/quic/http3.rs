@@ -23,7 +23,7 @@ const MAX_HEAD: u64 = 128 * 1024;
 type Server = Connection<h3_quinn::Connection, Bytes>;
 type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
 
-/// Responder the requests of one connection until the client, the idle limit or the server's end ends it.
+/// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
 pub(super) async fn serve(connection: quinn::Connection, mut context: ConnectionContext<impl Responder>) {
     let mut builder = h3::server::builder();
     builder.max_field_section_size(MAX_HEAD);

@@ -92,7 +92,7 @@ fn the_last_instances_are_answered_while_the_registry_is_away() {
     let away = || Standing::Unreachable { reason: "no route".into() };
     slot.store(entry(away()));
     assert_eq!(data(&ask(&discovery, name, WireType::A)).len(), 2);
-    // What was never read is not known to be absent.
+    // A service that was never read is not taken for an absent one.
     slot.store(Entry { standing: away(), ..Entry::default() });
     assert_eq!(ask(&discovery, name, WireType::A).metadata.response_code, ResponseCode::ServFail);
     slot.store(Entry { standing: Standing::Gone, ..Entry::default() });

@@ -15,7 +15,7 @@ fn gated(gate: gate::Config) -> Running {
     start(Config { gate, ..config() }, true)
 }
 
-/// One answer a second of each kind to everybody; what is beyond slips.
+/// One answer a second of each kind to each network; what is beyond slips.
 fn strict() -> gate::Config {
     let rate_limit = rate::Config {
         responses_per_second: 1,

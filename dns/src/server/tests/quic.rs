@@ -204,11 +204,11 @@ async fn a_query_that_is_cancelled_is_answered_with_a_reset() {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Back {
     Nothing,
-    /// Addresses are proven, and that is all.
+    /// Only what proves an address.
     Retries,
 }
 
-/// Passes on what a client sends, and so little of what comes back that its handshakes never end.
+/// Passes on what a client sends, and so little of the replies that its handshakes never end.
 async fn one_way(to: SocketAddr, back: Back) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -275,7 +275,7 @@ async fn stuck(
     (endpoint, all)
 }
 
-/// Asks from an address of its own.
+/// Queries from an address of its own.
 async fn ask_from(ip: [u8; 4], credentials: &Credentials, to: SocketAddr) -> Message {
     let mut endpoint = Endpoint::client((ip, 0).into()).unwrap();
     endpoint.set_default_client_config(client_config(credentials, b"doq"));

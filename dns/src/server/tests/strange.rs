@@ -62,7 +62,7 @@ fn proper() -> Vec<Vec<u8>> {
     all
 }
 
-/// A packet that means something, nearly means something, or means nothing.
+/// A packet that is valid, nearly valid, or noise.
 fn strange(random: &mut Rng, proper: &[Vec<u8>]) -> Vec<u8> {
     let mut packet = proper[random.usize(..proper.len())].clone();
     match random.u8(..16) {
@@ -107,7 +107,7 @@ fn window(random: &mut Rng, proper: &[Vec<u8>], datagrams: bool) -> (Vec<Vec<u8>
     (packets.collect(), awaited)
 }
 
-/// The number of a reply, all of which makes sense.
+/// The number of a reply, which has to be well-formed.
 fn number(reply: &[u8]) -> u16 {
     let mut decoder = BinDecoder::new(reply);
     let message = Message::read(&mut decoder).unwrap_or_else(|error| panic!("{error}: {reply:02x?}"));

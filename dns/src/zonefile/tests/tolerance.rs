@@ -32,7 +32,7 @@ fn a_ttl_may_be_zero_and_so_may_the_times_of_a_soa() {
     let soa = zone.soa.unwrap();
     assert!(soa.mname.is_root() && soa.rname.is_root() && zone.nameservers[0].name.is_root());
     assert_eq!((soa.serial, soa.refresh, soa.retry), (Some(0), Ttl::ZERO, Ttl::ZERO));
-    // 2^31 seconds and more are not believed.
+    // 2^31 seconds and more are not used.
     assert_eq!((soa.expire.as_secs(), zone.negative_ttl), (3600, Ttl::ZERO));
 }
 
