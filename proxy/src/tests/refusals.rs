@@ -1,5 +1,10 @@
 //! What is not forwarded: ambiguous requests, incomplete requests, incomplete responses.
 
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+};
+
 use tokio::io::AsyncWriteExt;
 
 use super::{
@@ -65,6 +70,23 @@ async fn ambiguous_requests_are_refused_and_nothing_is_forwarded() {
     }
     assert_eq!((web.count(), web.accepted()), (0, 0), "nothing was forwarded");
     assert_eq!(world.get("/").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_closed_its_half_at_once() {
+    let world = World::of(&[&Instance::new("web-1").await]).await;
+    for _ in 0..200 {
+        // Blocking calls, with nothing between them: the end arrives together with the request.
+        let mut stream = std::net::TcpStream::connect(world.address()).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        });
+        let answer = answer.await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
+    }
 }
 
 #[tokio::test]
