@@ -176,12 +176,7 @@ fn every_link_between_pages_leads_somewhere() {
 }
 
 /// The circles of modules that are left: the crate, the modules, and why they are.
-const CIRCLES: [(&str, &[&str], &str); 4] = [
-    (
-        "dns",
-        &["registry", "server"],
-        "the registry opens the server's sockets, and the server answers from it",
-    ),
+const CIRCLES: [(&str, &[&str], &str); 3] = [
     ("store/model", &["rdata::rare", "rdata::read"], "to be opened: shared readers"),
     ("store/model", &["read", "words"], "to be opened: one function"),
     (
