@@ -1,4 +1,4 @@
-//! Bad input: a clear error, nothing lost, nothing half done.
+//! Bad input gives a clear error. Nothing is lost, and nothing is done in part.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,8 +13,8 @@ use crate::harness::{Backing, Demo, ensure, eventually, run, signal};
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("bad_input::every_mistake_of_a_document_in_one_run", documents),
-        Trial::test("bad_input::every_mistake_of_a_configuration_in_one_run", configuration),
+        Trial::test("bad_input::every_error_of_a_document_in_one_run", documents),
+        Trial::test("bad_input::every_error_of_a_configuration_in_one_run", configuration),
         Trial::test("bad_input::a_taken_port_is_named_with_what_asked_for_it", taken_port),
         Trial::test("bad_input::a_running_demo_shrugs_it_off", on_a_demo),
     ]
@@ -55,7 +55,7 @@ fn documents() -> Result<(), Failed> {
     for needle in ["world.yaml:3", "203.0.113.999", "world.yaml:4", "ttl", "world.yaml:13", "colour"] {
         ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
     }
-    // What only shows once every document can be read.
+    // Errors that are found only once every document can be read.
     let readable =
         BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("soon", "1h").replace("colour: red\n", "");
     std::fs::write(&file, readable)?;

@@ -1,4 +1,4 @@
-//! Tokens and TLS: nobody writes what is not theirs.
+//! Tokens and TLS: a token writes only what it is for.
 
 use std::{
     path::{Path, PathBuf},
@@ -47,7 +47,7 @@ fn off_loopback() -> Result<(), Failed> {
 
 const FIRST: &str = "the-first-operator-of-this-node";
 
-/// A node whose admin API and Consul face stand off loopback, as far as the configuration goes: on every address.
+/// A node whose admin API and Consul face listen off loopback: on every address.
 struct Guarded {
     folder: TempDir,
     admin: String,
@@ -101,7 +101,7 @@ impl Guarded {
         command.output().unwrap()
     }
 
-    /// Makes a token and keeps its secret in a file of its name.
+    /// Creates a token, and writes its secret to a file of its name.
     fn token(&self, name: &str, arguments: &[&str]) -> Result<String, Failed> {
         let made = self.cli(Some(Path::new("first")), &[&["token", "create", name], arguments].concat());
         let said = String::from_utf8_lossy(&made.stdout).trim().to_owned();
@@ -112,7 +112,7 @@ impl Guarded {
         Ok(said)
     }
 
-    /// A request to the face; its status.
+    /// Sends a request to the face, and returns its status.
     fn face(
         &self,
         token: Option<&str>,
@@ -146,11 +146,11 @@ fn tokens_over_tls() -> Result<(), Failed> {
     refused(None, &["status"], "needs a token")?;
     std::fs::write(node.path("wrong"), "no-token-of-this-node-at-all")?;
     refused(Some(Path::new("wrong")), &["status"], "no such token")?;
-    // Without its certificate the server is nobody.
+    // Without its authority the server is not trusted.
     let stranger =
         run(&["status", "--server", &node.admin, "--token-file", node.path("first").to_str().unwrap()]);
     ensure(stranger.status.code() == Some(1), || format!("{:?}", stranger.status))?;
-    // Plain HTTP on the TLS port gets nothing.
+    // Plain HTTP on the TLS port gets no response.
     let plain = runtime().block_on(async { reqwest::get(node.admin.replace("https", "http")).await.is_ok() });
     ensure(!plain, || "the admin port answered without TLS".to_owned())?;
 
@@ -194,11 +194,11 @@ fn tokens_over_tls() -> Result<(), Failed> {
     reset(node)
 }
 
-/// A single node waits for no other, so its operator's token is in force at once: the programs that register services are thought
-/// of, and tokens that are there stay as they are.
+/// A single node waits for no other node, so its operator's token is in force at once. Programs that register services are
+/// included, and tokens that exist stay as they are.
 fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     let first = Some(Path::new("first"));
-    // A program that reports is not refused from one moment to the next.
+    // The token of a program that reports can be neither replaced nor deleted by accident.
     vantages(node, &std::fs::read_to_string(node.path("prober-gz"))?)?;
     for change in [
         ["token", "create", "prober-gz", "--role", "reader", "--replace"].as_slice(),
@@ -228,7 +228,7 @@ fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     ensure(status == 200, || format!("the registrar's token: {status}"))
 }
 
-/// Where secrets are systemd's credentials, their files are gone while the service is stopped.
+/// If secrets are credentials of systemd, their files do not exist while the service is stopped.
 fn reset(node: Guarded) -> Result<(), Failed> {
     let Guarded { folder, _process: process, .. } = node;
     drop(process);
@@ -279,8 +279,8 @@ fn registrars(node: &Guarded, orders: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A prober has no engine and no admin API, and its metrics and health are within reach of others all the same: openly, or
-/// over TLS and with a token. Nothing else is.
+/// A prober has no engine and no admin API, and its metrics and health can still be read from elsewhere: openly, or over TLS
+/// with a token. Nothing else can.
 fn status_off_loopback() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
