@@ -8,6 +8,7 @@
 //! both read through here.
 
 mod assigned;
+mod cursor;
 pub(super) mod layout;
 mod location;
 mod rare;
@@ -20,7 +21,7 @@ mod words;
 mod write;
 
 use super::{DomainName, RecordData, StartOfAuthority, Ttl};
-use read::Cursor;
+use cursor::Cursor;
 pub use read::period;
 pub use record_type::{NotAType, RecordType};
 pub use types::{mnemonic, mnemonics, number, signs, signs_only_at_apex};

@@ -164,7 +164,10 @@ mod tests {
     use super::*;
 
     fn fit(kind: &str, hex: &str) -> bool {
-        fits(types::number(kind).unwrap(), &super::super::read::hex(hex.replace(' ', "").as_bytes()).unwrap())
+        fits(
+            types::number(kind).unwrap(),
+            &super::super::cursor::hex(hex.replace(' ', "").as_bytes()).unwrap(),
+        )
     }
 
     #[test]
