@@ -12,6 +12,7 @@ use super::{
     Span, Ttl, Words,
     input_error::{InputErrors, suggestion},
     tree::{Node, Scalar, Value},
+    words::join,
 };
 
 /// A cursor on one node.
@@ -302,16 +303,6 @@ impl<'a> Reader<'a> {
 
     fn prefix(&self) -> String {
         if self.field.is_empty() { String::new() } else { format!("{}.", self.field) }
-    }
-}
-
-/// `a, b or c`.
-pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
-    let words: Vec<&str> = words.collect();
-    match words.split_last() {
-        None => String::new(),
-        Some((only, [])) => (*only).to_owned(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
     }
 }
 

@@ -6,8 +6,6 @@
 
 use std::fmt;
 
-use super::read::join;
-
 /// An enumeration whose values are words.
 pub trait Words: Copy + Eq + fmt::Debug + 'static {
     /// Every value, in the order in which messages list them.
@@ -26,6 +24,16 @@ pub trait Words: Copy + Eq + fmt::Debug + 'static {
     #[must_use]
     fn expected() -> String {
         format!("one of {}", join(Self::EVERY.iter().map(|value| value.word())))
+    }
+}
+
+/// `a, b or c`.
+pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let words: Vec<&str> = words.collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((only, [])) => (*only).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
     }
 }
 

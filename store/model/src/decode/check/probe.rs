@@ -7,8 +7,9 @@ use super::super::some;
 use crate::{
     DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, ProbeType,
     Span, StatusRange, TcpProbe, Tls, TlsProbe, rdata,
-    read::{Fields, Reader, join},
+    read::{Fields, Reader},
     tree::Value,
+    words::join,
 };
 
 use ProbeType::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
