@@ -5,6 +5,7 @@
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
 mod check;
+mod checker;
 mod families;
 mod names;
 mod overlays;

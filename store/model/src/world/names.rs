@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Origin, Steered,
-    check::{Checker, id},
+    checker::{Checker, id},
 };
 use crate::{
     DocumentId, DomainName, Kind, Nameserver, RecordData, RouteBy, StaticRecord, World, Zone, lacks_address,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Origin, Steered, World,
-    check::{Checker, id},
+    checker::{Checker, id},
 };
 use crate::{
     Cluster, Document, Domain, InputError, Keep, Kind, Moment, Name, Override, OverrideState, Placed,
