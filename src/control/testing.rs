@@ -25,6 +25,7 @@ use store::{
     health::{Batch, Observation, State, TargetKey},
     keys,
     model::{Authority, Moment, Name},
+    testing::two_sites,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -68,38 +69,8 @@ pub(super) fn full(vantage: &str, number: u64, observations: Vec<Observation>) -
     Batch { full: true, ..batch(vantage, number, observations) }
 }
 
-/// Two sites, a checked gateway domain with two targets, three vantages.
-const CONFIGURATION: &str = "
-kind: Site
-name: bj
----
-kind: Site
-name: sh
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
-ttl: 1h
-negative_ttl: 60s
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways:
-  bj: { a: [192.0.2.1] }
-  sh: { a: [192.0.2.2] }
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 800ms
-fall: 4
-rise: 2
-quorum: majority
----
+/// Beside the two sites: a checked gateway domain, a service and three vantages.
+const MORE: &str = "\
 kind: Domain
 name: gw.example.com
 cluster: main
@@ -243,7 +214,8 @@ impl Fixture {
             calls: AtomicU64::new(0),
             written: Mutex::default(),
         });
-        apply(&*engine, CONFIGURATION).await;
+        let cluster = two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+        apply(&*engine, &format!("{cluster}---\n{MORE}")).await;
         let identity = Identity {
             node: "node-1".into(),
             site: "bj".into(),

@@ -3,8 +3,9 @@
 use store::{
     board::Reading,
     health::State,
-    model::{self, Family, Generation, Placed},
+    model::Family,
     steering::Tier,
+    testing::{compile_text, two_sites},
 };
 
 use super::{
@@ -13,28 +14,8 @@ use super::{
     *,
 };
 
-const SITES: &str = "
-kind: Site
-name: bj
-networks: [10.1.0.0/16]
----
-kind: Site
-name: sh
-networks: [10.2.0.0/16]
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
-ttl: 1h
-negative_ttl: 60s
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 800ms
----
+/// A checked gateway domain, beside two sites.
+const DOMAIN: &str = "\
 kind: Domain
 name: gw.example.com
 cluster: main
@@ -90,11 +71,7 @@ impl Watched {
 }
 
 fn compile(gateways: &str, generation: u64, board: &Board) -> Snapshot {
-    let cluster = "---\nkind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n";
-    let documents = model::parse("small.yaml", &format!("{SITES}{cluster}gateways: {gateways}\n")).unwrap();
-    let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-    let world = model::World::check(placed, NOW).unwrap();
-    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+    compile_text(&format!("{}---\n{DOMAIN}", two_sites(gateways)), generation, board)
 }
 
 /// A line in short.
