@@ -78,42 +78,26 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     }
 }
 
-pub(super) fn get<S, H, T, D>(path: &'static str, needs: Needs, summary: &'static str, handler: H) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Get, path, needs, summary, handler)
+macro_rules! route_of_method {
+    ($($name:ident $method:ident)+) => {$(
+        #[doc = concat!("A route of the method ", stringify!($method), ".")]
+        pub(super) fn $name<S, H, T, D>(
+            path: &'static str,
+            needs: Needs,
+            summary: &'static str,
+            handler: H,
+        ) -> Route<S>
+        where
+            S: Clone + Send + Sync + 'static,
+            H: Handler<T, S> + Described<D>,
+            T: 'static,
+        {
+            Route::new(HttpMethod::$method, path, needs, summary, handler)
+        }
+    )+};
 }
 
-pub(super) fn post<S, H, T, D>(
-    path: &'static str,
-    needs: Needs,
-    summary: &'static str,
-    handler: H,
-) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Post, path, needs, summary, handler)
-}
-
-pub(super) fn delete<S, H, T, D>(
-    path: &'static str,
-    needs: Needs,
-    summary: &'static str,
-    handler: H,
-) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Delete, path, needs, summary, handler)
-}
+route_of_method! { get Get post Post delete Delete }
 
 /// A router for a table of routes.
 pub(super) fn router_of<S: Clone + Send + Sync + 'static>(routes: Vec<Route<S>>) -> Router<S> {
