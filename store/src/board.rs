@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    health::{State, TargetKey},
+    health::{State, TargetKey, Verdict},
     model::Moment,
 };
 
@@ -31,6 +31,19 @@ pub struct Reading {
     pub recovered: bool,
     /// Fresh vantages disagree with the verdict, so it may change soon. Answers get the short TTL.
     pub unsettled: bool,
+}
+
+impl Reading {
+    /// What of a verdict is written on the board.
+    #[must_use]
+    pub const fn of(verdict: &Verdict) -> Self {
+        Self {
+            state: verdict.state,
+            since: verdict.since,
+            recovered: verdict.recovered,
+            unsettled: verdict.unsettled,
+        }
+    }
 }
 
 /// A fraction in 65536ths: the part of a full site's clients that is sent elsewhere.

@@ -12,6 +12,7 @@
 //! plan again), or fails. A node follows by reading only the shards whose version changed ([`read`]).
 
 mod audit;
+mod difference;
 pub mod history;
 mod plan;
 mod values;
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
-pub use plan::{Author, Change, Difference, DifferenceKind, Plan, Planned, diff, plan, plan_restore};
+pub use difference::{Difference, DifferenceKind};
+pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore};
 pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};
 

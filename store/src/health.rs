@@ -9,10 +9,7 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    board,
-    model::{Check, Moment, Name, Quorum, Span},
-};
+use crate::model::{Check, Moment, Name, Quorum, Span};
 
 pub use damping::damp;
 
@@ -279,17 +276,6 @@ impl Verdict {
     #[must_use]
     pub const fn waits(&self) -> bool {
         self.damped || self.flapping || self.frozen
-    }
-
-    /// As it is written on the board.
-    #[must_use]
-    pub const fn reading(&self) -> board::Reading {
-        board::Reading {
-            state: self.state,
-            since: self.since,
-            recovered: self.recovered,
-            unsettled: self.unsettled,
-        }
     }
 }
 

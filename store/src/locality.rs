@@ -14,7 +14,6 @@ use ipnet::IpNet;
 use crate::{
     geo::Geo,
     model::{Country, Location, Name, Site},
-    snapshot::SiteId,
 };
 
 /// The networks of all sites and the order of sites seen from each.
@@ -31,6 +30,10 @@ pub struct Locality {
     /// The nearest site of each place of the database.
     nearest: Vec<Option<SiteId>>,
 }
+
+/// The number of a site within one snapshot, in name order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteId(pub u16);
 
 /// The number of a region within one snapshot, in name order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

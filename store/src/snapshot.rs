@@ -17,6 +17,7 @@ use steered::Shared;
 pub(crate) use steered::overflow_slot;
 pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, SteeredSite, Steering};
 
+pub use crate::locality::SiteId;
 use crate::{
     board::{Board, Slot},
     engine::Endpoint,
@@ -27,10 +28,6 @@ use crate::{
         Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
 };
-
-/// The number of a site within one snapshot, in name order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SiteId(pub u16);
 
 /// Configuration as the roles read it.
 #[derive(Debug, Default)]

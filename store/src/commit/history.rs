@@ -15,7 +15,9 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_PART, ReadError, STORED_VERSION, Stored, audit, digest, parse, plan::Difference, read};
+use super::{
+    MAX_PART, ReadError, STORED_VERSION, Stored, audit, difference::Difference, digest, parse, read,
+};
 use crate::{
     engine::Engine,
     keys,

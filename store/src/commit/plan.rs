@@ -6,9 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::{Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest, history};
+use super::{
+    Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
+    difference::{Difference, by_id, compare},
+    digest, history,
+};
 use crate::{
     engine::Index,
     keys,
@@ -74,32 +77,6 @@ impl Plan {
     pub const fn world(&self) -> &World {
         &self.world
     }
-}
-
-/// How one document differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// The document.
-    #[serde(flatten)]
-    pub id: DocumentId,
-    /// How.
-    #[serde(flatten)]
-    pub kind: DifferenceKind,
-}
-
-/// The ways in which documents differ.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "difference", rename_all = "lowercase")]
-pub enum DifferenceKind {
-    /// The document is new.
-    Added,
-    /// These fields differ.
-    Changed {
-        /// The fields, by name.
-        fields: Vec<String>,
-    },
-    /// The document is removed.
-    Removed,
 }
 
 /// Plans a commit of changes on top of what is stored. `now` decides which overrides have ended, and is when new ones
@@ -330,10 +307,6 @@ fn planned(
     Plan { head, expected: current.head_index, parts, differences, world }
 }
 
-fn by_id(current: &Stored) -> HashMap<DocumentId, &Kept> {
-    current.kept().map(|kept| (kept.document.id(), kept)).collect()
-}
-
 fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
     let mut shards: BTreeMap<ShardId, Vec<Arc<Document>>> = BTreeMap::new();
     for document in world.documents() {
@@ -359,37 +332,4 @@ pub fn diff<'d>(
     let wanted = World::assemble(wanted);
     let kinds: HashSet<Kind> = wanted.documents().map(|document| document.id().kind).collect();
     compare(current, &wanted, |kind| prune && kinds.contains(&kind))
-}
-
-/// The differences from stored to wanted, by kind and name. Documents that are not wanted count if their kind is
-/// `removable`.
-fn compare(current: &Stored, wanted: &World, removable: impl Fn(Kind) -> bool) -> Vec<Difference> {
-    let stored = by_id(current);
-    let mut differences = Vec::new();
-    for document in wanted.documents() {
-        let id = document.id();
-        match stored.get(&id) {
-            None => differences.push(Difference { id, kind: DifferenceKind::Added }),
-            Some(kept) if kept.document == *document => {}
-            Some(kept) => {
-                let fields = fields(&kept.document, document);
-                differences.push(Difference { id, kind: DifferenceKind::Changed { fields } });
-            }
-        }
-    }
-    let gone = stored.into_keys().filter(|id| removable(id.kind) && wanted.get(id).is_none());
-    differences.extend(gone.map(|id| Difference { id, kind: DifferenceKind::Removed }));
-    differences.sort_by(|a, b| a.id.cmp(&b.id));
-    differences
-}
-
-/// The top-level fields in which two documents of one kind differ.
-fn fields(before: &Document, after: &Document) -> Vec<String> {
-    let map = |document: &Document| match serde_json::to_value(document) {
-        Ok(serde_json::Value::Object(map)) => map,
-        _ => serde_json::Map::new(),
-    };
-    let (before, after) = (map(before), map(after));
-    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
 }

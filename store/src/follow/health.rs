@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Shared, turns::Turns};
 use crate::{
     beliefs::{Beliefs, HealthView},
+    board::Reading,
     engine::{
         Index, KvEntry,
         follower::{Follower, News, Watched},
@@ -234,7 +235,7 @@ fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>
     let Some(snapshot) = snapshot else { return };
     for (key, verdict) in beliefs.verdicts() {
         if let Some(slot) = snapshot.slot_of(key) {
-            handle.board().write(slot, verdict.reading());
+            handle.board().write(slot, Reading::of(verdict));
         }
     }
 }
@@ -245,7 +246,7 @@ fn flip(shared: &Shared, snapshot: &Snapshot, beliefs: &Beliefs, changed: &[(Tar
     for (key, verdict) in changed {
         let Some(slot) = snapshot.slot_of(key) else { continue };
         let before = handle.board().read(slot);
-        handle.board().write(slot, verdict.reading());
+        handle.board().write(slot, Reading::of(verdict));
         if before.state != verdict.state {
             shared.metrics.verdict_changes.increment();
             turns.tell(key, before.state, verdict);

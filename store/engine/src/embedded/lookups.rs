@@ -11,12 +11,8 @@ use std::{
 use super::{
     rows::{CheckRow, NodeRow, Row, ServiceRow},
     tables::{Pair, Tables},
-    view::View,
 };
-use crate::{
-    CheckStatus,
-    catalog::{self, Instance, Node},
-};
+use crate::CheckStatus;
 
 /// A name as it is looked up by.
 pub(crate) fn folded(name: &str) -> Cow<'_, str> {
@@ -30,12 +26,12 @@ pub(crate) fn folded(name: &str) -> Cow<'_, str> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lookups {
     /// By name in lower case.
-    services: BTreeMap<String, BTreeMap<Pair, Arc<ServiceRow>>>,
+    pub(super) services: BTreeMap<String, BTreeMap<Pair, Arc<ServiceRow>>>,
     /// By name in lower case, then as it is spelled.
-    nodes: BTreeMap<String, BTreeSet<String>>,
-    nodes_at: BTreeMap<IpAddr, BTreeSet<String>>,
+    pub(super) nodes: BTreeMap<String, BTreeSet<String>>,
+    pub(super) nodes_at: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Names of services, once per instance.
-    services_at: BTreeMap<IpAddr, BTreeSet<(String, Pair)>>,
+    pub(super) services_at: BTreeMap<IpAddr, BTreeSet<(String, Pair)>>,
     /// By node, then by instance; those of the node itself under the empty id.
     checks: BTreeMap<String, BTreeMap<String, BTreeMap<String, Arc<CheckRow>>>>,
 }
@@ -135,56 +131,15 @@ fn within<K: Ord, V>(map: &mut BTreeMap<K, V>, key: &K, change: impl FnOnce(&mut
     }
 }
 
-fn shown(node: &NodeRow) -> Node<'_> {
-    Node { name: &node.name, address: &node.address, meta: Some(&node.meta) }
-}
-
-impl catalog::View for View {
-    fn instances<'a>(&'a self, service: &str) -> Vec<Instance<'a>> {
-        self.instances_of(service).map(|row| self.instance(row)).collect()
-    }
-
-    fn node<'a>(&'a self, name: &str) -> Option<Node<'a>> {
-        let spelled = self.lookups.nodes.get(name)?.first()?;
-        self.tables.nodes.get(spelled).map(|it| shown(it))
-    }
-
-    fn node_at<'a>(&'a self, address: IpAddr) -> Option<Node<'a>> {
-        let name = self.lookups.nodes_at.get(&address)?.first()?;
-        self.tables.nodes.get(name).map(|it| shown(it))
-    }
-
-    fn service_at(&self, address: IpAddr) -> Option<&str> {
-        self.lookups.services_at.get(&address)?.first().map(|(name, _)| name.as_str())
-    }
-}
-
-impl View {
-    /// The instances of a service in any case, by node and id: Consul's catalog does not tell `Web` from `web`.
-    pub(crate) fn instances_of(&self, service: &str) -> impl Iterator<Item = &Arc<ServiceRow>> {
-        self.lookups.services.get(&*folded(service)).into_iter().flat_map(BTreeMap::values)
-    }
-
-    fn instance<'a>(&'a self, row: &'a ServiceRow) -> Instance<'a> {
-        let status = self.lookups.status(row);
-        let nameless = Node { name: &row.node, address: "", meta: None };
-        Instance {
-            node: self.tables.nodes.get(&row.node).map_or(nameless, |it| shown(it)),
-            address: Some(row.address.as_str()).filter(|it| !it.is_empty()),
-            port: row.port,
-            tags: &row.tags,
-            weight: if status == CheckStatus::Warning { row.weight_warning } else { row.weight_passing },
-            status,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::embedded::{rows::RowKey, txn::Change};
+    use crate::{
+        catalog,
+        embedded::{rows::RowKey, txn::Change, view::View},
+    };
 
     fn node(name: &str, address: &str) -> Row {
         let (name, address) = (name.to_owned(), address.to_owned());

@@ -5,16 +5,23 @@
 //! tested on this engine then see what they will see on Consul. Only a missing service is finer than in Consul: its
 //! watch wakes when that service appears.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     changes::ChangeLog,
     lookups::{Lookups, folded},
-    rows::{CheckRow, NODE_MAINTENANCE, Row, RowKey, SERF_HEALTH, ServiceRow, service_maintenance},
+    rows::{CheckRow, NODE_MAINTENANCE, NodeRow, Row, RowKey, SERF_HEALTH, ServiceRow, service_maintenance},
     tables::Tables,
     txn::Change,
 };
-use crate::{CheckStatus, Endpoint, Index};
+use crate::{
+    CheckStatus, Endpoint, Index,
+    catalog::{self, Instance, Node},
+};
 
 /// Names of deleted keys and of services whose last change is remembered one by one.
 const REMEMBERED: usize = 200_000;
@@ -200,5 +207,49 @@ impl View {
     /// The worst status of some checks; none is passing.
     pub(crate) fn worst<'a>(checks: impl Iterator<Item = &'a CheckRow>) -> CheckStatus {
         checks.map(|check| check.status).max().unwrap_or(CheckStatus::Passing)
+    }
+}
+
+impl View {
+    /// The instances of a service in any case, by node and id: Consul's catalog does not tell `Web` from `web`.
+    pub(crate) fn instances_of(&self, service: &str) -> impl Iterator<Item = &Arc<ServiceRow>> {
+        self.lookups.services.get(&*folded(service)).into_iter().flat_map(BTreeMap::values)
+    }
+
+    fn instance<'a>(&'a self, row: &'a ServiceRow) -> Instance<'a> {
+        let status = self.lookups.status(row);
+        let nameless = Node { name: &row.node, address: "", meta: None };
+        Instance {
+            node: self.tables.nodes.get(&row.node).map_or(nameless, |it| shown(it)),
+            address: Some(row.address.as_str()).filter(|it| !it.is_empty()),
+            port: row.port,
+            tags: &row.tags,
+            weight: if status == CheckStatus::Warning { row.weight_warning } else { row.weight_passing },
+            status,
+        }
+    }
+}
+
+fn shown(node: &NodeRow) -> Node<'_> {
+    Node { name: &node.name, address: &node.address, meta: Some(&node.meta) }
+}
+
+impl catalog::View for View {
+    fn instances<'a>(&'a self, service: &str) -> Vec<Instance<'a>> {
+        self.instances_of(service).map(|row| self.instance(row)).collect()
+    }
+
+    fn node<'a>(&'a self, name: &str) -> Option<Node<'a>> {
+        let spelled = self.lookups.nodes.get(name)?.first()?;
+        self.tables.nodes.get(spelled).map(|it| shown(it))
+    }
+
+    fn node_at<'a>(&'a self, address: IpAddr) -> Option<Node<'a>> {
+        let name = self.lookups.nodes_at.get(&address)?.first()?;
+        self.tables.nodes.get(name).map(|it| shown(it))
+    }
+
+    fn service_at(&self, address: IpAddr) -> Option<&str> {
+        self.lookups.services_at.get(&address)?.first().map(|(name, _)| name.as_str())
     }
 }
