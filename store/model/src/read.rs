@@ -2,7 +2,7 @@
 //!
 //! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records an error and gives
 //! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
-//! [`Fields`], which reports, when it is dropped, the keys that were not asked for, so that no unknown key is overlooked.
+//! [`Fields`], which reports, when it is dropped, the keys that were not looked up, so that no unknown key is overlooked.
 
 use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
 
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
             self.wrong("a map");
             return None;
         };
-        Some(Fields { at: self.clone(), asked: RefCell::default(), strict: true })
+        Some(Fields { at: self.clone(), looked_up: RefCell::default(), strict: true })
     }
 
     /// The entries of a map with free keys: a cursor on each value, with its key.
@@ -306,11 +306,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The fields of a map. When dropped, every key that was not asked for is an error.
+/// The fields of a map. When dropped, every key that was not looked up is an error.
 #[derive(Debug)]
 pub struct Fields<'a> {
     at: Reader<'a>,
-    asked: RefCell<Vec<&'static str>>,
+    looked_up: RefCell<Vec<&'static str>>,
     strict: bool,
 }
 
@@ -325,9 +325,9 @@ impl<'a> Fields<'a> {
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
         self.at.errors.note(&self.at.field, key);
-        let mut asked = self.asked.borrow_mut();
-        if !asked.contains(&key) {
-            asked.push(key);
+        let mut looked_up = self.looked_up.borrow_mut();
+        if !looked_up.contains(&key) {
+            looked_up.push(key);
         }
         let entry = self.at.node.entry(key)?;
         Some(self.at.step(format!("{}{key}", self.at.prefix()), entry.line, &entry.value))
@@ -374,7 +374,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Accepts keys that were not asked for, for a map that is refused for another reason.
+    /// Accepts keys that were not looked up, for a map that is refused for another reason.
     pub const fn ignore_rest(&mut self) {
         self.strict = false;
     }
@@ -383,10 +383,10 @@ impl<'a> Fields<'a> {
 impl Drop for Fields<'_> {
     fn drop(&mut self) {
         let Value::Map(entries) = &self.at.node.value else { return };
-        let asked = self.asked.borrow();
-        for entry in entries.iter().filter(|entry| self.strict && !asked.contains(&entry.key.as_str())) {
-            let hint = suggestion(&entry.key, asked.iter().copied());
-            let known = format!("one of the keys {}", join(asked.iter().copied()));
+        let looked_up = self.looked_up.borrow();
+        for entry in entries.iter().filter(|entry| self.strict && !looked_up.contains(&entry.key.as_str())) {
+            let hint = suggestion(&entry.key, looked_up.iter().copied());
+            let known = format!("one of the keys {}", join(looked_up.iter().copied()));
             let at = self.at.step(format!("{}{}", self.at.prefix(), entry.key), entry.line, &entry.value);
             at.error(format!("unknown key{hint}"), known);
         }

@@ -101,7 +101,7 @@ impl World {
                 }
             }
         }
-        let told = |((family, sites), (name, count, at)): (
+        let warning = |((family, sites), (name, count, at)): (
             (Family, Vec<Name>),
             (String, u32, DocumentId),
         )| {
@@ -114,7 +114,7 @@ impl World {
             );
             places.warning((format!("Domain {name}{others}"), String::new()), (&at, ""), problem)
         };
-        found.into_iter().map(told).collect()
+        found.into_iter().map(warning).collect()
     }
 
     /// The sites with this family, if orders put each of them behind one without it.
@@ -210,10 +210,10 @@ gateways:
     }
 
     #[test]
-    fn an_order_that_leaves_a_family_without_an_answer_is_told_beforehand() {
+    fn a_warning_precedes_an_override_that_leaves_a_family_without_an_answer() {
         for state in ["drain", "down"] {
-            let told = warnings(&order("bj", state));
-            let [lacks, taken] = &told[..] else { panic!("{told:?}") };
+            let found = warnings(&order("bj", state));
+            let [lacks, taken] = &found[..] else { panic!("{found:?}") };
             assert_eq!(lacks, LACKS);
             assert!(
                 taken.starts_with("families.yaml:18: Domain ") && taken.contains("(and 1 more)"),

@@ -246,11 +246,11 @@ fn dns(fields: &Fields<'_>) -> Option<DnsProbe> {
 fn record_type(field: Reader<'_>) -> Option<u16> {
     let text = field.text(16)?;
     // Transfers and the like are no questions a UDP packet answers (RFC 6895 §3.1).
-    let asked = rdata::number(text).filter(|number| !matches!(number, 0 | 41 | 249..=252));
-    if asked.is_none() {
+    let queried = rdata::number(text).filter(|number| !matches!(number, 0 | 41 | 249..=252));
+    if queried.is_none() {
         field.wrong("a record type that can be asked for, such as A, AAAA, MX, SOA or TYPE65280");
     }
-    asked
+    queried
 }
 
 fn grpc(fields: &Fields<'_>) -> Probe {
