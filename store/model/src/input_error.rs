@@ -26,7 +26,7 @@ pub struct InputError {
     pub field: String,
     /// What is wrong.
     pub problem: String,
-    /// What would be right; empty where the problem says it.
+    /// What would be right; empty where the problem includes it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub expected: String,
 }

@@ -3,7 +3,7 @@
 //! hickory-proto reads zone files too, but fewer types, and its errors name neither the word
 //! nor what would be right.
 //!
-//! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
+//! One table (`types`) lists the fields of each type's data. Text becomes wire octets by it, and octets
 //! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
 //! both read through here.
 
@@ -41,7 +41,7 @@ pub struct Unfit {
 }
 
 impl Unfit {
-    /// Says that a word is not what was expected.
+    /// The error that a word is not what was expected.
     pub fn new(word: &Word<'_>, expected: impl Into<String>) -> Self {
         let expected = expected.into();
         Self { problem: format!("{:?} is not {expected}", word.shown()), expected }

@@ -1,6 +1,6 @@
 //! Reads a tree into types and collects every error on the way instead of stopping at the first.
 //!
-//! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records an error and gives
+//! A [`Reader`] is a cursor on one node, with its path. Reading something wrong records an error and gives
 //! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
 //! [`Fields`], which reports, when it is dropped, the keys that were not looked up, so that no unknown key is overlooked.
 
@@ -26,7 +26,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// At the root of a tree. `document` says in errors what the tree is, as `Domain gw.example.com`.
+    /// At the root of a tree. `document` is the name of the tree in errors, such as `Domain gw.example.com`.
     #[must_use]
     pub const fn new(errors: &'a InputErrors, document: &'a str, node: &'a Node) -> Self {
         Self { errors, document, field: String::new(), line: node.line, node }
@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
         &self.field
     }
 
-    /// Records an error here: what is wrong, and what would be right (empty if the problem says it).
+    /// Records an error here: what is wrong, and what would be right (empty if the problem includes it).
     pub fn error(&self, problem: impl Into<String>, expected: impl Into<String>) {
         self.errors.add(self.line, self.document, &self.field, problem.into(), expected.into());
     }
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
-    /// Anything that parses from text; its error must say what was expected.
+    /// Anything that parses from text and whose error is what was expected.
     #[must_use]
     pub fn parse<T: FromStr>(&self) -> Option<T>
     where
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Anything that parses from text and whose error does not say what was expected.
+    /// Anything that parses from text and whose error is not what was expected.
     #[must_use]
     pub fn parse_as<T: FromStr>(&self, expected: &str) -> Option<T> {
         let parsed = self.scalar(&expected)?.text.parse().ok();
@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
         Some(values)
     }
 
-    /// Cursors on the items of a list; an error that says `expected` if it is none.
+    /// Cursors on the items of a list; an error with `expected` if it is no list.
     fn items(&self, expected: &str) -> Option<Vec<Self>> {
         let Value::List(items) = &self.node.value else {
             self.wrong(expected);
@@ -333,7 +333,7 @@ impl<'a> Fields<'a> {
         Some(self.at.step(format!("{}{key}", self.at.prefix()), entry.line, &entry.value))
     }
 
-    /// A field that must be there; `expected` says what belongs there when it is not.
+    /// A field that must be there; `expected` is what belongs there, for the error when it is absent.
     #[must_use]
     pub fn required<T>(
         &self,
@@ -367,7 +367,7 @@ impl<'a> Fields<'a> {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// Refuses a field that means something, but not yet: says what is supported instead.
+    /// Refuses a field that is designed but not supported yet. The error lists what is supported.
     pub fn not_yet(&self, key: &'static str, supported: &str) {
         if let Some(field) = self.get(key) {
             field.error(format!("not supported yet; supported are {supported}"), supported);

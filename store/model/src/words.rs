@@ -2,7 +2,7 @@
 //!
 //! [`words!`] declares such an enumeration, and [`tagged!`] one whose values hold more than their word. Each word is
 //! written once, in the declaration: the reader, the writer, the stored form, messages and the command line take it from
-//! there. serde alone would know the words too, but it does not give them away for messages.
+//! there. serde alone has the words too, but it offers no list of them for messages.
 
 use std::fmt;
 

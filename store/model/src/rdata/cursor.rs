@@ -1,12 +1,13 @@
 //! A position in the words of record data, with the readers that every field shares.
 //!
-//! `read` and `rare` add the readers of single fields. Both stand on this module, and it names neither.
+//! `read` and `rare` add the readers of single fields. Both use this module, which uses neither of them, so the three form
+//! no circle.
 
 use super::{Names, Unfit, Word, Wrong};
 use crate::DomainName;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-/// Goes along the words and writes octets.
+/// Reads the words one after the other and writes their octets.
 pub(super) struct Cursor<'c, 'w, 'n> {
     pub(super) words: &'c [Word<'w>],
     pub(super) at: usize,
@@ -37,7 +38,7 @@ impl<'c, 'w, 'n> Cursor<'c, 'w, 'n> {
         word.ok_or_else(|| Wrong::whole("the data ends too early", expected))
     }
 
-    /// What is wrong with the word just read.
+    /// The error for the word that was read last.
     pub(super) fn unfit(&self, expected: impl Into<String>) -> Wrong {
         let at = self.at.saturating_sub(1);
         match self.words.get(at) {

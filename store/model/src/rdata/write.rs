@@ -19,11 +19,12 @@ use crate::DomainName;
 /// The data of a type; names in full, with a dot at their end. Reading it gives the same octets.
 #[must_use]
 pub fn text(record_type: u16, data: &[u8]) -> String {
-    // Octets of the number that ALIAS has are no ALIAS: written as a name, they would be read as one.
+    // ALIAS never is on the wire, so octets with its number are data of another type. Written as a name, they would be
+    // read as an ALIAS.
     let shape = types::shape(record_type).filter(|_| record_type != super::ALIAS);
     let fields = shape.and_then(|shape| shape.fields);
     let shown = fields.and_then(|fields| Shown::all(fields, data));
-    // A form that would be read as other octets (a bitmap with empty windows) says less than it should.
+    // Some octets, such as a bitmap with empty windows, have a form that would be read as other octets.
     shown.filter(|text| again(record_type, text).as_deref() == Some(data)).unwrap_or_else(|| unknown(data))
 }
 
@@ -78,7 +79,7 @@ impl<'w> Shown<'w> {
         Some(())
     }
 
-    /// All that is left, as one word; not nothing.
+    /// The rest of the octets as one word; at least one octet must be left.
     fn rest(&mut self, show: impl FnOnce(&[u8]) -> String) -> Option<()> {
         let rest = std::mem::take(&mut self.rest);
         if rest.is_empty() { None } else { self.push_word(show(rest)) }
@@ -161,7 +162,7 @@ impl<'w> Shown<'w> {
                 let number = wire::u8(&mut self.rest)?;
                 self.push_word(number)
             }
-            // Seldom enough that their octets will do.
+            // These are rare, so the generic form is enough.
             Field::Hash
             | Field::Location
             | Field::Services

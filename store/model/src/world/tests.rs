@@ -215,7 +215,7 @@ fn what_is_fine_in_a_zone() {
         "{}---\nkind: Zone\nname: in.z.org\nnameservers: [{{ name: ns1, a: [192.0.2.9] }}]\n",
         records("  - { name: in, type: NS, data: ns1.in }\n  - { name: ns1.in, type: A, data: 192.0.2.9 }\n")
     ));
-    // Beside a steered name other types may stand, but no addresses.
+    // A steered name may have records of other types, but no addresses.
     let txt = "kind: Zone\nname: z.org\nnameservers: [{ name: ns.a. }]\nrecords: [{ name: '@', type: MX, data: 1 m }]\n---\n\
                kind: Cluster\nname: c\nzone: z.org\ngateway_domain: z.org\ngateways: { bj: { a: [203.0.113.10] } }\n";
     world(txt);

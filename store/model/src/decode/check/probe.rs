@@ -1,7 +1,7 @@
 //! The part of a check that its `type` decides.
 //!
-//! [`KEYS`] says which key belongs to which type. Every key is known whatever the type is, so that a wrong type, or
-//! a key of another type, is one error that says what it is.
+//! [`KEYS`] lists which key belongs to which type. Every key is read for every type, so that a wrong type, or a key of
+//! another type, is one error that names its cause.
 
 use super::super::some;
 use crate::{
