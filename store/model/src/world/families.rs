@@ -67,7 +67,7 @@ impl World {
                 };
                 warnings.extend(without.iter().map(|(site, _)| {
                     let problem = format!(
-                        "has no {} address, unlike {}: who asks for that family is sent there",
+                        "has no {} address, unlike {}: queries for that family are answered with the latter",
                         family.as_str(),
                         names(&with)
                     );
@@ -194,8 +194,8 @@ gateways:
         world.family_warnings(Moment(1_000), &places).iter().map(ToString::to_string).collect()
     }
 
-    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for \
-                         that family is sent there";
+    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: queries for \
+                         that family are answered with the latter";
 
     fn order(site: &str, state: &str) -> String {
         format!(

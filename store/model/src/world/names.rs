@@ -222,7 +222,7 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
         let other = claims.iter().enumerate().find(beside).map(|(_, other)| other);
         let before = claims[..n].iter().find(|other| other.what == claim.what);
         if claim.what.is_alias() && apex {
-            let problem = format!("{name} is a zone's apex, where no CNAME can stand");
+            let problem = format!("{name} is a zone's apex, where no CNAME is allowed");
             checker.report(&claim.by, &claim.field, problem, "a name below the apex (RFC 1912 §2.4)");
         } else if let Some(first) = before {
             let problem = format!("{name} is declared twice; first in {}", called(checker, first));

@@ -58,7 +58,7 @@ impl Checker<'_> {
             if sites.len() >= least && left < least {
                 let names: Vec<&str> = rule.of.iter().map(Name::as_str).collect();
                 let problem = format!(
-                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, whatever overrides say",
+                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, regardless of overrides",
                     names.join(", "),
                     it.domain.name,
                     cluster.name

@@ -146,7 +146,7 @@ fn a_name_is_there_once() {
     assert!(found[0].contains("is the UUID of the Service a too"), "{found:#?}");
     error(&service("a", "hosts: [gw.g.example.com]\n"), "there is also Cluster main gateway_domain");
     error(&service("a", "hosts: [ns1.g.example.com]\n"), "there is also Zone g.example.com nameservers[0]");
-    error(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME can stand");
+    error(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME is allowed");
     error(
         "kind: Cluster\nname: other\nzone: g.example.com\ngateway_domain: gw.g.example.com\n\
          gateways: { bj: { a: [203.0.113.11] } }\n",
