@@ -283,7 +283,7 @@ pub fn stuck_drain(backing: Backing) -> Result<(), Failed> {
     signal(frozen, Signal::STOP);
     let said = (|| {
         answers(&demo, &["drain", "instance", &service, &instance.id], 0)?;
-        says(&demo, "does not move: gateway-sh has been silent for ")?;
+        says(&demo, "makes no progress: gateway-sh has been silent for ")?;
         says(&demo, "(frozen, dead or cut off); it is given up on after 1m")
     })();
     signal(frozen, Signal::CONT);

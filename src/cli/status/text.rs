@@ -104,7 +104,7 @@ fn domains(text: &mut String, status: &Status) {
                 format!("{answers} ({dead})")
             }
             Answering::Normal => answers,
-            Answering::Unknown => format!("{answers} (on trust)"),
+            Answering::Unknown => format!("{answers} (health unknown)"),
             Answering::FailOpen => format!("{answers} (FAILS OPEN)"),
             Answering::Nodata => "NOTHING".to_owned(),
             Answering::Backup => "BACKUP ADDRESSES".to_owned(),
