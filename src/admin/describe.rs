@@ -49,7 +49,7 @@ impl Description {
     }
 
     /// Adds query parameters.
-    pub(super) fn asks<Q: IntoParams>(&mut self) {
+    pub(super) fn add_query<Q: IntoParams>(&mut self) {
         self.query.extend(Q::into_params(|| Some(ParameterIn::Query)));
     }
 }
@@ -86,7 +86,7 @@ impl Input for String {
 
 impl<Q: IntoParams> Input for QueryParams<Q> {
     fn describe(operation: &mut Description) {
-        operation.asks::<Q>();
+        operation.add_query::<Q>();
     }
 }
 

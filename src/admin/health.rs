@@ -62,7 +62,7 @@ pub(super) fn routes() -> Vec<Route<(Health, Option<Auth>)>> {
     );
     vec![
         get("/livez", Needs::Nothing, "The process runs.", livez),
-        ready.asking::<ReadyzQuery>(),
+        ready.with_query::<ReadyzQuery>(),
         get("/metrics", Needs::Read, "Metrics in Prometheus' text format.", metrics),
     ]
 }

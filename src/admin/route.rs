@@ -72,8 +72,8 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     }
 
     /// With query parameters that the handler reads by itself.
-    pub(super) fn asking<Q: IntoParams>(mut self) -> Self {
-        self.description.asks::<Q>();
+    pub(super) fn with_query<Q: IntoParams>(mut self) -> Self {
+        self.description.add_query::<Q>();
         self
     }
 }

@@ -58,8 +58,9 @@ fn domains(
     now: Moment,
 ) -> Domains {
     let mut all = Domains::default();
-    let asked = |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
-    for steered in snapshot.domains.values().filter(asked) {
+    let wanted =
+        |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
+    for steered in snapshot.domains.values().filter(wanted) {
         let shifts = shifts(snapshot, steered, boards, now);
         let unserved = SimulatedDomain { snapshot, steered, killed, boards, now }.unserved(&shifts);
         let groups: Vec<MovedClients> = shifts

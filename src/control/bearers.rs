@@ -333,10 +333,10 @@ mod tests {
         // It sends heartbeats and none of our listeners saw them: the engine's own process, or a node of a real Consul.
         census.recent.insert("node/engine".parse().unwrap(), Role::Node);
         assert_eq!(names(census.without_token().into_keys()), ["node/gw", "vantage/gz"]);
-        let said = refusal(&census.without_token());
+        let text = refusal(&census.without_token());
         assert!(
-            said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"),
-            "{said}"
+            text.contains("node/gw, vantage/gz.") && text.contains("token bootstrap --out DIR"),
+            "{text}"
         );
     }
 

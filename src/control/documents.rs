@@ -487,9 +487,9 @@ mod tests {
         for text in ["", "# only a remark\n", "---\n"] {
             let error = parse(&[right.clone(), file("b.yaml", text)]).unwrap_err();
             let ChangeError::Input(errors) = error else { panic!("{error:?}") };
-            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             assert_eq!(
-                said,
+                texts,
                 ["b.yaml: there is no document in it; expected documents such as `kind: Site`"],
                 "{text:?}"
             );

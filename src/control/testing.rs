@@ -223,9 +223,9 @@ impl Fixture {
             boot: "boot".into(),
         };
         let dir = tempfile::tempdir().unwrap();
-        let asked = Arc::<Remote>::clone(&engine);
+        let remote = Arc::<Remote>::clone(&engine);
         let (handle, follower) =
-            follow::start(asked, dir.path(), identity, follow::Options::default()).await.unwrap();
+            follow::start(remote, dir.path(), identity, follow::Options::default()).await.unwrap();
         assert!(handle.snapshot().is_some());
         Self { engine, handle, _follower: follower, _dir: dir }
     }
@@ -237,8 +237,8 @@ impl Fixture {
             hook_deadline: Duration::from_secs(2),
             ..Config::new(name(node), name("bj"), "boot".into())
         };
-        let asked = Arc::<Remote>::clone(&self.engine);
-        let control = super::start(config, asked, self.handle.clone());
+        let remote = Arc::<Remote>::clone(&self.engine);
+        let control = super::start(config, remote, self.handle.clone());
         let handle = control.handle();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(control.run(async {

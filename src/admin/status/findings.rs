@@ -147,7 +147,7 @@ fn answers(status: &Status, found: &mut Found) {
     let mut alike: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for domain in &status.domains {
         let answers = domain.answers.join(", ");
-        let said = match domain.answering {
+        let finding = match domain.answering {
             Answering::Normal => continue,
             Answering::FailOpen if domain.is_answered_by_force() => {
                 ("fail_open", format!("{answers} is down and forced up, so clients are still sent there"))
@@ -171,7 +171,7 @@ fn answers(status: &Status, found: &mut Found) {
                 ("backup", format!("no site is left ({}): the backup addresses are answered", tiers(domain)))
             }
         };
-        alike.entry(said).or_default().push(domain.name.clone());
+        alike.entry(finding).or_default().push(domain.name.clone());
     }
     for ((kind, text), mut domains) in alike {
         // Shorter names first: those of UUID domains are long and tell people less.

@@ -65,7 +65,7 @@ impl Watched {
         let before = self.before.replace(seen);
         let after = self.before.as_ref().unwrap();
         before.map_or_else(Vec::new, |before| {
-            Differences::of(&before, after).lines().iter().map(said).collect()
+            Differences::of(&before, after).lines().iter().map(in_short).collect()
         })
     }
 }
@@ -75,7 +75,7 @@ fn compile(gateways: &str, generation: u64, board: &Board) -> Snapshot {
 }
 
 /// A line in short.
-fn said(line: &Line) -> String {
+fn in_short(line: &Line) -> String {
     match line {
         Line::Answer { domains, clients, family, from, to, why } => {
             format!("{domains} {} {clients}: {from} -> {to} ({why})", family.as_str())
@@ -248,7 +248,7 @@ fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
     let lines = Differences::of(&world(&up), &world(&down)).lines();
     let line = "IPv4 all clients: bj -> sh (bj was up and is down)";
     let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
-    assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
+    assert_eq!(lines.iter().map(in_short).collect::<Vec<_>>(), [format!("{names} {line}")]);
 }
 
 #[test]

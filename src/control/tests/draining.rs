@@ -66,11 +66,11 @@ async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
     until_done(&control, &drain.id).await;
     let [(key, body)] = platform.calls().try_into().unwrap();
     assert_eq!(key, drain.id.0);
-    let told = serde_json::json!({
+    let expected = serde_json::json!({
         "drain": drain.id, "service": "orders-in-registry", "instance": "o-1", "address": "127.0.0.9:8080",
         "unproven": [],
     });
-    assert_eq!(body, told);
+    assert_eq!(body, expected);
     let left: Vec<String> = fixture.instances().await.into_iter().map(|it| it.id).collect();
     assert_eq!(left, ["o-2"]);
     let done = view(&control, &drain.id).await;
@@ -152,13 +152,13 @@ async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellati
     })
     .await;
     eventually("the next call", async || control.handle.metrics().hook_calls.get() >= 2).await;
-    let asked = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     control.handle.cancel(&drain.id.0, "ops").await.unwrap();
     until(&control, &drain.id, "the end", |view| {
         view.drain.phase == Phase::Cancelled && view.drain.trouble.is_none()
     })
     .await;
-    assert!(asked.elapsed() < Duration::from_millis(1_500), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}", started.elapsed());
     control.stop().await;
 }
 

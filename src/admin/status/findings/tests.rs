@@ -1,4 +1,4 @@
-//! Each thing that can be wrong, as it is said.
+//! Every kind of finding, with its text.
 
 use std::collections::BTreeMap;
 
@@ -274,7 +274,7 @@ fn a_frozen_cluster_is_said_with_its_targets() {
 }
 
 #[test]
-fn silent_vantages_and_what_they_leave_unjudged_are_said() {
+fn silent_vantages_and_the_targets_they_cannot_judge_are_reported() {
     let one = problems(|it| it.vantages[1].fresh = false);
     assert_eq!(one, ["vantage v2 does not report, so it has no vote"]);
     let all = problems(|it| {
@@ -344,15 +344,15 @@ fn services_without_usable_instances_are_said() {
         instances: vec![InstanceStatus::default()],
         ..ServiceStatus::default()
     };
-    let said = |service: ServiceStatus| problems(|it| it.services = vec![service]);
-    assert!(said(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
-    assert!(said(service("unread", None, None)).is_empty());
-    assert_eq!(said(service("gone", None, None)), ["the registry has no instance of service web"]);
+    let of_service = |service: ServiceStatus| problems(|it| it.services = vec![service]);
+    assert!(of_service(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
+    assert!(of_service(service("unread", None, None)).is_empty());
+    assert_eq!(of_service(service("gone", None, None)), ["the registry has no instance of service web"]);
     assert_eq!(
-        said(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
+        of_service(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
         ["none of the 3 instances of service web is passing"]
     );
-    let doubted = said(service("suspicious", Some("index went back from 9 to 1"), None));
+    let doubted = of_service(service("suspicious", Some("index went back from 9 to 1"), None));
     assert!(
         doubted[0].ends_with(
             "is suspicious, and its last known instances stay in use: index went back from 9 to 1"
@@ -423,9 +423,9 @@ fn orders_in_force_are_notes() {
         reason: "switch".into(),
         expires: Some("2026-12-01T04:00:00Z".into()),
     };
-    let said = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
+    let noted = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
     assert_eq!(
-        said,
+        noted,
         ["bj is forced down in gw.example.com by ops: switch (override bj-work, until 2026-12-01T04:00:00Z)"]
     );
     let drained = notes(|it| it.domains[0].sites[0].forced = Some(order("drain")));
