@@ -159,7 +159,7 @@ mod tests {
         for address in ["127.0.0.1", "localhost"] {
             assert_eq!(checks.dial(&dial(address, port)).await, Answer::Answered, "{address}");
         }
-        // Failed with a name server that knows that there is no such name, unable without one.
+        // The answer is `Failed` if a name server answers that there is no such name, and `Unable` if none can be reached.
         let unresolved = checks.dial(&dial("nowhere.invalid", port)).await;
         assert_ne!(unresolved, Answer::Answered);
         drop(listener);
@@ -247,7 +247,7 @@ mod tests {
         let check = Some(Check { probe, ..ignorant.connect.clone() });
         let dial = Dial { check, ..dial("127.0.0.1", port) };
         assert_eq!(ignorant.dial(&dial).await, Answer::Answered);
-        // One that was told its authorities says what it sees.
+        // With authorities for its checks, an unknown authority is a failure.
         let other = rcgen::generate_simple_self_signed(["another".to_owned()]).unwrap();
         let with_authorities = Checks {
             sockets: Sockets::new(BTreeMap::new(), Some(other.cert.pem().into_bytes())),

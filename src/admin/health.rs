@@ -22,7 +22,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Reasons in words, as they are at the moment of the call.
+/// Reasons in words, at the moment of the call.
 pub type Reasons = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What the three paths answer from.
@@ -67,7 +67,7 @@ pub(super) fn routes() -> Vec<Route<(Health, Option<Auth>)>> {
     ]
 }
 
-/// The three routes as a router. Health needs no token. Metrics need one if `auth` asks for tokens.
+/// The three routes as a router. Health needs no token. Metrics need one if `auth` is given.
 pub fn router(health: Health, auth: Option<Auth>) -> Router {
     router_of(routes()).with_state((health, auth))
 }

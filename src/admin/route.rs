@@ -127,7 +127,7 @@ pub(super) fn describe<S>(routes: Vec<Route<S>>, paths: &mut Paths, components: 
     }
 }
 
-/// The parameters of a path, which stand in braces.
+/// The parameters of a path, which are in braces.
 fn path_parameters(path: &str) -> impl Iterator<Item = Parameter> + '_ {
     let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names.map(|name| {

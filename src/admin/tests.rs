@@ -76,7 +76,7 @@ impl Record {
         self.send("GET", path, "").await
     }
 
-    /// Asks until the answer holds all of these.
+    /// Repeats the request until the answer holds all of these.
     async fn settled(&mut self, path: &str, holds: &[&str]) {
         let answer = self.api.ask_until(path, holds).await;
         self.keep(&format!("GET {path}"), "", &answer);
@@ -99,7 +99,7 @@ impl Record {
 /// Fields whose values are moments, times that went by, and counters of the engine.
 const PASSING: &[&str] = &["create_index", "index", "lasting", "modify_index", "silent"];
 
-/// JSON with a line for each value, in the order it came in; moments and what passes are starred out.
+/// JSON with a line for each value, in its original order; moments and times are replaced by a star.
 fn laid_out(text: &str) -> String {
     let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0_usize, false, false);
     if !text.starts_with(['{', '[']) {

@@ -1,4 +1,4 @@
-//! Which nodes and vantages are heard, and with which token: what decides whether a change of the tokens locks one out.
+//! Which nodes and vantages report, and with which token: this decides whether a change of the tokens locks one out.
 //!
 //! The Consul face notes which token wrote each node's heartbeat, and this module which token reported for each
 //! vantage. [`Census`] is what is known at one moment; what follows from it is decided without clock and engine.

@@ -2,7 +2,7 @@
 //!
 //! Every change is planned from what is stored and committed whole; if another commit came first it is planned again.
 //! A change of tokens is checked before it is committed, so that it locks out no node that is in use. The admin API
-//! reads requests, checks rights and answers; what is decided here knows nothing of HTTP.
+//! reads requests, checks rights and answers; what is decided here does not depend on HTTP.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -19,7 +19,7 @@ use crate::api::{
     TargetStatus, ViewStatus,
 };
 
-/// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
+/// A node may run an older generation for this long, since a node needs a heartbeat or two to take it in and report it.
 const MAY_LAG: Duration = Duration::from_secs(10);
 /// The number of findings of one kind that are listed.
 const MAX_ALIKE: usize = 20;
@@ -174,7 +174,7 @@ fn answers(status: &Status, found: &mut Found) {
         alike.entry(finding).or_default().push(domain.name.clone());
     }
     for ((kind, text), mut domains) in alike {
-        // Shorter names first: those of UUID domains are long and tell people less.
+        // Shorter names first: those of UUID domains are long, and people do not recognise them.
         domains.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         let first = domains.first().cloned().unwrap_or_default();
         let verb = match (kind, domains.len()) {
