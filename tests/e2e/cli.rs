@@ -35,9 +35,9 @@ fn wrong_use() -> Result<(), Failed> {
         ensure(output.status.code() == Some(2), || format!("{arguments:?}: {:?}", output.status))?;
     }
     let output = run(&["status", "--server", "http://127.0.0.1:1"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1) && said.contains("127.0.0.1:1"), || {
-        format!("{:?}: {said}", output.status)
+    let printed = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.code() == Some(1) && printed.contains("127.0.0.1:1"), || {
+        format!("{:?}: {printed}", output.status)
     })
 }
 
@@ -155,11 +155,11 @@ fn exit_codes() -> Result<(), Failed> {
     let mut wrong = Vec::new();
     for (code, words) in EXIT_CODES {
         let output = run(words, Stdio::piped())?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.code() != Some(*code) || said.contains("panicked") {
-            wrong.push(format!("waypost {words}: {}, not {code}: {said}", output.status));
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(*code) || printed.contains("panicked") {
+            wrong.push(format!("waypost {words}: {}, not {code}: {printed}", output.status));
         }
-        if *code == 2 && said.is_empty() && !words.contains("--check") {
+        if *code == 2 && printed.is_empty() && !words.contains("--check") {
             wrong.push(format!("waypost {words}: no reason"));
         }
     }
@@ -173,9 +173,9 @@ fn exit_codes() -> Result<(), Failed> {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
         let output = run(words, writer.into())?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.code() != Some(0) || !said.is_empty() {
-            wrong.push(format!("waypost {words} | head: {}: {said}", output.status));
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(0) || !printed.is_empty() {
+            wrong.push(format!("waypost {words} | head: {}: {printed}", output.status));
         }
     }
     ensure(wrong.is_empty(), || wrong.join("\n"))
@@ -203,11 +203,11 @@ fn completions() -> Result<(), Failed> {
     }
     // What bash offers after a word.
     let script = folder.path().join("bash");
-    let asked = format!(
+    let script = format!(
         "source {}; COMP_WORDS=(waypost drain i); COMP_CWORD=2; _waypost waypost i drain; echo \"${{COMPREPLY[@]}}\"",
         script.display()
     );
-    let offered = Command::new("bash").args(["-c", &asked]).output()?;
+    let offered = Command::new("bash").args(["-c", &script]).output()?;
     let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
     ensure(offered.trim() == "instance", || format!("bash offers {offered:?}"))
 }
@@ -216,9 +216,9 @@ fn man_pages() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("man1");
     let output = run(&["man", dir.to_str().unwrap(), "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let files = told["files"].as_array().ok_or("no files")?;
-    ensure(files.len() > 30, || told.to_string())?;
+    let listed: Value = serde_json::from_slice(&output.stdout)?;
+    let files = listed["files"].as_array().ok_or("no files")?;
+    ensure(files.len() > 30, || listed.to_string())?;
     for file in files.iter().filter_map(Value::as_str) {
         let page = std::fs::read_to_string(file)?;
         for section in ["NAME", "SYNOPSIS", "EXAMPLES", "\"EXIT STATUS\""] {
@@ -239,20 +239,21 @@ fn man_pages() -> Result<(), Failed> {
 
 fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {
     let output = demo.cli(&[arguments, &["--json"]].concat());
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {
-        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+        format!("{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr))
     })?;
-    serde_json::from_str(&said).map_err(|error| format!("{arguments:?} printed {said:?}: {error}").into())
+    serde_json::from_str(&printed)
+        .map_err(|error| format!("{arguments:?} printed {printed:?}: {error}").into())
 }
 
 fn text(demo: &Demo, arguments: &[&str]) -> Result<String, Failed> {
     let output = demo.cli(arguments);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {
-        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+        format!("{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr))
     })?;
-    Ok(said)
+    Ok(printed)
 }
 
 fn life_of_a_document() -> Result<(), Failed> {
@@ -317,8 +318,10 @@ fn overrides() -> Result<(), Failed> {
         past.clone()
     })?;
     let before = demo.cli(&["explain", &host, "--at", "2026-01-01T00:00:00Z"]);
-    let said = String::from_utf8_lossy(&before.stderr).into_owned();
-    ensure(before.status.code() == Some(1) && said.contains("nothing was configured at"), || said.clone())?;
+    let printed = String::from_utf8_lossy(&before.stderr).into_owned();
+    ensure(before.status.code() == Some(1) && printed.contains("nothing was configured at"), || {
+        printed.clone()
+    })?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
 }
@@ -343,16 +346,16 @@ fn family() -> Result<(), Failed> {
     let sites = "{ kind: Site, name: bj }\n---\n{ kind: Site, name: sh }\n---";
     std::fs::write(&file, format!("{sites}{FAMILIES}"))?;
     let lacks = "Cluster fam: gateways.sh: has no IPv6 address, unlike bj";
-    let says = |output: &std::process::Output, what: &str| {
-        let said = [&output.stderr[..], &output.stdout].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        ensure(output.status.success() && said.contains("warning: ") && said.contains(what), || {
-            format!("no {what:?} in {said:?}")
+    let warns_of = |output: &std::process::Output, what: &str| {
+        let printed = [&output.stderr[..], &output.stdout].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        ensure(output.status.success() && printed.contains("warning: ") && printed.contains(what), || {
+            format!("no {what:?} in {printed:?}")
         })
     };
-    says(&run(&["check", file.to_str().unwrap()]), lacks)?;
+    warns_of(&run(&["check", file.to_str().unwrap()]), lacks)?;
     std::fs::write(&file, FAMILIES)?;
-    says(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
+    warns_of(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
     let explain = || json(&demo, &["explain", "gw.fam.test", "--type", "AAAA"]);
     let answered =
         || explain().is_ok_and(|it| it["answer"][0].as_str().is_some_and(|it| it.contains("2001:db8::1")));
@@ -372,8 +375,8 @@ fn family() -> Result<(), Failed> {
         "--reason",
         "x",
     ]);
-    says(&drain, "Domain gw.fam.test: overrides take out bj")?;
-    says(&drain, "IPv6 has no answer (NODATA)")?;
+    warns_of(&drain, "Domain gw.fam.test: overrides take out bj")?;
+    warns_of(&drain, "IPv6 has no answer (NODATA)")?;
     let taken_out = || explain().is_ok_and(|it| it["taken_out"] == true && it["answer"][0].is_null());
     eventually("the absence", Duration::from_secs(10), taken_out)?;
     let shown = text(&demo, &["explain", "gw.fam.test", "--type", "AAAA"])?;
@@ -393,8 +396,8 @@ fn steering() -> Result<(), Failed> {
     let (near, far) = (demo.near().ip(), demo.far().ip());
     let name = demo.layout.gateway_domain.clone();
     let refused = demo.cli(&["switch", &name]);
-    let said = String::from_utf8_lossy(&refused.stderr);
-    ensure(said.contains("blue_green"), || format!("{:?}: {said}", refused.status))?;
+    let printed = String::from_utf8_lossy(&refused.stderr);
+    ensure(printed.contains("blue_green"), || format!("{:?}: {printed}", refused.status))?;
 
     let simulated = json(&demo, &["simulate", "--kill-site", "bj", "--domain", &name])?;
     let group = &simulated["domains"][0]["groups"][0];
@@ -428,9 +431,9 @@ fn safety() -> Result<(), Failed> {
     let order = ["override", "set", "work", "--site", "bj", "--owner", "ops", "--reason", "x", "--state"];
     for rest in [&["down"][..], &["drain", "--over", "10m"], &["down", "--force"]] {
         let output = demo.cli(&[&order[..], rest].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(!output.status.success() && said.contains("keeps at least 2 on"), || {
-            format!("{rest:?}: {said}")
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(!output.status.success() && printed.contains("keeps at least 2 on"), || {
+            format!("{rest:?}: {printed}")
         })?;
     }
     Ok(())

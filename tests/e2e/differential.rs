@@ -118,9 +118,9 @@ impl Reply {
     fn read(query: &[u8], octets: &[u8]) -> Result<Self, Failed> {
         let message = Message::from_vec(octets).map_err(|error| format!("{octets:02x?}: {error}"))?;
         let question = 12..query.len().min(octets.len());
-        let asked = octets.get(question.clone()).zip(query.get(question));
+        let questions = octets.get(question.clone()).zip(query.get(question));
         let end = query.windows(1).skip(12).position(|it| it[0] == 0).map_or(0, |at| at + 5);
-        let echoed = asked.is_some_and(|(ours, theirs)| ours.get(..end) == theirs.get(..end));
+        let echoed = questions.is_some_and(|(ours, theirs)| ours.get(..end) == theirs.get(..end));
         ensure(echoed, || format!("the question came back changed: {query:02x?} {octets:02x?}"))?;
         let it = &message.metadata;
         let flags = [
@@ -221,7 +221,7 @@ fn query(random: &mut Rng, set: &Set, id: u16) -> Query {
 /// Counts by the name of a choice; the first thing that has none is the error.
 #[derive(Default)]
 struct Tally {
-    asked: u32,
+    queries: u32,
     /// Through three aliases and more.
     long: u32,
     kinds: BTreeMap<String, u32>,
@@ -232,9 +232,9 @@ struct Tally {
     unexplained: Vec<Difference>,
 }
 
-/// A difference nobody allowed.
+/// A difference that no choice explains.
 struct Difference {
-    asked: String,
+    name: String,
     what: String,
 }
 
@@ -249,7 +249,7 @@ impl Tally {
                 Some(choice) => *self.chosen.entry(choice.name).or_default() += 1,
                 None => {
                     let what = format!("{field:?} of {query:?}\n  ours  {ours:?}\n  NSD's {theirs:?}");
-                    self.unexplained.push(Difference { asked: query.name.to_lowercase(), what });
+                    self.unexplained.push(Difference { name: query.name.to_lowercase(), what });
                 }
             }
         }
@@ -271,8 +271,8 @@ fn everything(nsd: &Path) -> Result<(), Failed> {
     let zones = zones::many(&mut Rng::with_seed(seed), 40);
     let tally = same(nsd, Set { seed, zones, question: zones::question, types: TYPES, count: 20_000 })?;
     // Queries that never meet what zones are made of would prove nothing.
-    let Tally { asked, answered, referred, by_tcp, .. } = tally;
-    ensure(answered > asked / 5 && referred > asked / 50 && by_tcp > asked / 1000, || {
+    let Tally { queries, answered, referred, by_tcp, .. } = tally;
+    ensure(answered > queries / 5 && referred > queries / 50 && by_tcp > queries / 1000, || {
         "dull queries".to_owned()
     })
 }
@@ -281,9 +281,9 @@ fn aliases(nsd: &Path) -> Result<(), Failed> {
     let seed = 14;
     let zones = chains::many(&mut Rng::with_seed(seed), 160);
     let set = Set { seed, zones, question: chains::question, types: ALIAS_TYPES, count: 20_000 };
-    let Tally { asked, long, kinds, .. } = same(nsd, set)?;
+    let Tally { queries, long, kinds, .. } = same(nsd, set)?;
     let too_long = kinds.get("YXDomain").copied().unwrap_or(0);
-    ensure(long > asked / 40 && too_long > asked / 1000, || format!("dull queries: {long} {too_long}"))
+    ensure(long > queries / 40 && too_long > queries / 1000, || format!("dull queries: {long} {too_long}"))
 }
 
 fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
@@ -313,7 +313,7 @@ fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
         socket.set_read_timeout(Some(PATIENCE))?;
     }
     let count = if full() { set.count * 10 } else { set.count };
-    let (mut random, mut tally) = (Rng::with_seed(*seed), Tally { asked: count, ..Tally::default() });
+    let (mut random, mut tally) = (Rng::with_seed(*seed), Tally { queries: count, ..Tally::default() });
     for number in 0..count {
         let query = query(&mut random, &set, u16::try_from(number & 0xffff)?);
         let octets = query.octets();
@@ -337,7 +337,7 @@ fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
     }
     if let Some(first) = unexplained.first() {
         let zone =
-            zones.iter().filter(|zone| first.asked.ends_with(&zone.apex)).max_by_key(|it| it.apex.len());
+            zones.iter().filter(|zone| first.name.ends_with(&zone.apex)).max_by_key(|it| it.apex.len());
         let shown: Vec<_> = unexplained.iter().take(10).map(|it| it.what.as_str()).collect();
         let text = zone.map_or("", |zone| &zone.text);
         return Err(format!(

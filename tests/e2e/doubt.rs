@@ -34,8 +34,8 @@ pub fn trials(components: &Components) -> Vec<Trial> {
         consul("a_token_that_lost_its_right_fails_no_request_and_comes_back", blinded),
         consul("an_agent_restarted_empty_fails_no_request", restarted_empty),
         consul("every_client_agent_dead_fails_no_request", agents_dead),
-        consul("a_service_taken_off_on_purpose_is_believed_in_time", |it| purpose(Backing::Consul(it))),
-        Trial::test("doubt::embedded_a_service_taken_off_on_purpose_is_believed_in_time", || {
+        consul("a_service_removed_on_purpose_is_dropped_in_time", |it| purpose(Backing::Consul(it))),
+        Trial::test("doubt::embedded_a_service_removed_on_purpose_is_dropped_in_time", || {
             purpose(Backing::Embedded)
         }),
         consul("an_instance_of_no_site_is_named", no_site),
@@ -119,9 +119,9 @@ impl Cluster {
         );
         let path = policy.map_or_else(|| "acl/policy".to_owned(), |id| format!("acl/policy/{id}"));
         let body = json!({"Name": "ours", "Rules": rules});
-        let said = ask(reqwest::Method::PUT, &self.url, &path, self.token, serde_json::to_vec(&body)?)?;
-        let said: Value = serde_json::from_slice(&said)?;
-        Ok(said["ID"].as_str().unwrap_or_default().to_owned())
+        let printed = ask(reqwest::Method::PUT, &self.url, &path, self.token, serde_json::to_vec(&body)?)?;
+        let printed: Value = serde_json::from_slice(&printed)?;
+        Ok(printed["ID"].as_str().unwrap_or_default().to_owned())
     }
 }
 
@@ -147,10 +147,10 @@ fn ask(
         let client = reqwest::Client::new();
         let answer = client.request(method, &url).header("X-Consul-Token", token).body(body).send().await?;
         let status = answer.status();
-        let said = answer.bytes().await?.to_vec();
-        let wrong = || format!("{url}: {status}: {}", String::from_utf8_lossy(&said));
+        let printed = answer.bytes().await?.to_vec();
+        let wrong = || format!("{url}: {status}: {}", String::from_utf8_lossy(&printed));
         ensure(status.is_success(), wrong)?;
-        Ok(said)
+        Ok(printed)
     })
 }
 
@@ -548,8 +548,8 @@ fn no_site(binary: PathBuf) -> Result<(), Failed> {
     node.until_states("it is named as never used", SOON, |states| {
         states == [("web-9".to_owned(), "unused".to_owned())]
     })?;
-    let said = node.logged("atlantis");
-    ensure(said == 1, || format!("the log names it {said} times"))?;
+    let printed = node.logged("atlantis");
+    ensure(printed == 1, || format!("the log names it {printed} times"))?;
     let body = json!({"ID": "web-8", "Name": "web", "Address": "nowhere.invalid", "Port": live.port});
     ask(reqwest::Method::PUT, &agent.url, "agent/service/register", "", serde_json::to_vec(&body)?)?;
     node.until_states("a host name without an address is named", SOON, |states| {
@@ -557,6 +557,6 @@ fn no_site(binary: PathBuf) -> Result<(), Failed> {
     })?;
     // It is looked up every 2 s, for both families.
     std::thread::sleep(Duration::from_secs(7));
-    let said = node.logged("cannot be resolved");
-    ensure(said == 1, || format!("the log names the host name {said} times"))
+    let printed = node.logged("cannot be resolved");
+    ensure(printed == 1, || format!("the log names the host name {printed} times"))
 }

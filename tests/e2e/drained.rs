@@ -87,9 +87,9 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     asked_often(&demo, &leaver, 60)?;
 
     let cancelled = demo.cli(&["drain", "cancel", &id]);
-    let said = String::from_utf8_lossy(&cancelled.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&cancelled.stdout).into_owned();
     ensure(cancelled.status.success(), || String::from_utf8_lossy(&cancelled.stderr).into_owned())?;
-    ensure(said.contains(&leaver.id) && !said.contains("hook"), || format!("cancel said {said:?}"))?;
+    ensure(printed.contains(&leaver.id) && !printed.contains("hook"), || format!("cancel said {printed:?}"))?;
     answered_by(&demo, &leaver)?;
     eventually("an empty list", PATIENCE, || listed(&demo, &id).is_none()).map(drop)
 }

@@ -80,13 +80,13 @@ fn placed() -> Result<(), Failed> {
     let (_without, other_dns, other_control) = start(folder.path(), "without", "")?;
     for control in [control, other_control] {
         let server = format!("--server=http://{control}");
-        let mut said = String::new();
+        let mut printed = String::new();
         eventually("an apply", Duration::from_secs(20), || {
             let applied = run(&["apply", "-f", &path("world.yaml"), &server]);
-            said = String::from_utf8_lossy(&applied.stderr).into_owned();
+            printed = String::from_utf8_lossy(&applied.stderr).into_owned();
             applied.status.success()
         })
-        .map_err(|_| Failed::from(said))?;
+        .map_err(|_| Failed::from(printed))?;
     }
     eventually("an answer", Duration::from_secs(20), || {
         sent_to(dns, [203, 0, 113, 1]).is_some() && sent_to(other_dns, [203, 0, 113, 1]).is_some()

@@ -44,7 +44,7 @@ pub fn run(arguments: &[&str]) -> Output {
 }
 
 /// Runs somebody else's program to its end, which must be a good one; what it printed.
-pub fn said(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
+pub fn output_of(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
     let output = Command::new(program).args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {

@@ -17,11 +17,11 @@ use crate::harness::{Backing, Demo, Reaped, ensure, eventually, free_port, runs,
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        Trial::test("logging::a_reader_of_commands_may_leave_and_a_full_disk_is_told", commands),
+        Trial::test("logging::commands_end_quietly_at_a_closed_pipe_and_report_a_full_disk", commands),
         Trial::test("logging::the_log_file_is_opened_again_and_lines_are_json", log_file),
         Trial::test("logging::a_log_file_that_cannot_be_opened_stops_nothing", unopened_log_file),
-        Trial::test("logging::the_story_is_told_at_the_default_level", story),
-        Trial::test("logging::a_node_that_cannot_start_says_why_in_its_log", cannot_start),
+        Trial::test("logging::the_default_level_has_every_change_an_operator_needs", story),
+        Trial::test("logging::a_node_that_cannot_start_logs_the_reason", cannot_start),
     ];
     for (name, broken) in BROKEN {
         let (name, broken) = (format!("logging::a_node_lives_with_{name}"), *broken);
@@ -174,13 +174,15 @@ fn commands() -> Result<(), Failed> {
     for arguments in commands {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
-        let (code, said) = run(arguments, writer.into())?;
-        ensure(code == Some(0) && said.is_empty(), || format!("{arguments:?} | head: {code:?}: {said}"))?;
+        let (code, printed) = run(arguments, writer.into())?;
+        ensure(code == Some(0) && printed.is_empty(), || {
+            format!("{arguments:?} | head: {code:?}: {printed}")
+        })?;
         let full = OpenOptions::new().write(true).open("/dev/full")?;
-        let (code, said) = run(arguments, full.into())?;
-        let told = said.contains("cannot write to standard output: No space left");
-        ensure(code == Some(1) && told && !said.contains("panicked"), || {
-            format!("{arguments:?} > /dev/full: {code:?}: {said}")
+        let (code, printed) = run(arguments, full.into())?;
+        let reported = printed.contains("cannot write to standard output: No space left");
+        ensure(code == Some(1) && reported && !printed.contains("panicked"), || {
+            format!("{arguments:?} > /dev/full: {code:?}: {printed}")
         })?;
     }
     // One that prints only when something changes notices it as well.
@@ -213,9 +215,9 @@ fn demo_whose_reader_leaves() -> Result<(), Failed> {
     ensure(runs(demo.0.id()), || "the demo ended with its reader".to_owned())?;
     signal(demo.0.id(), Signal::INT);
     let code = exit_code(&mut demo.0, PATIENCE)?;
-    let mut said = String::new();
-    demo.0.stderr.take().ok_or("no standard error")?.read_to_string(&mut said)?;
-    ensure(code == Some(0) && said.is_empty(), || format!("{code:?}: {said}"))
+    let mut printed = String::new();
+    demo.0.stderr.take().ok_or("no standard error")?.read_to_string(&mut printed)?;
+    ensure(code == Some(0) && printed.is_empty(), || format!("{code:?}: {printed}"))
 }
 
 fn log_file() -> Result<(), Failed> {
@@ -274,17 +276,17 @@ fn unopened_log_file() -> Result<(), Failed> {
         let config = config(folder.path(), &sections)?;
         if log == &missing {
             let checked = waypost().arg("check").arg(&config).output()?;
-            let said = String::from_utf8_lossy(&checked.stderr);
-            ensure(checked.status.code() == Some(0) && said.contains("telemetry.log_file"), || {
-                said.to_string()
+            let printed = String::from_utf8_lossy(&checked.stderr);
+            ensure(checked.status.code() == Some(0) && printed.contains("telemetry.log_file"), || {
+                printed.to_string()
             })?;
         }
         let stderr = folder.path().join("stderr");
         let node = run_node(&config, Some(File::create(&stderr)?.into()))?;
         eventually("a running node", PATIENCE, || text(&stderr).contains("running"))?;
-        let said = text(&stderr);
-        ensure(said.contains("log_file cannot be used") && said.contains("cannot write to"), || {
-            said.clone()
+        let printed = text(&stderr);
+        ensure(printed.contains("log_file cannot be used") && printed.contains("cannot write to"), || {
+            printed.clone()
         })?;
         if log == &missing {
             std::fs::create_dir(folder.path().join("later"))?;

@@ -13,7 +13,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{
     components::Components,
-    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, said, waypost},
+    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, output_of, waypost},
     wire::PATIENCE,
 };
 
@@ -125,7 +125,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
     let _resolver = Reaped(command.spawn()?);
     let port = listen.port().to_string();
     let ask = |question: &[&str]| {
-        said(dig, &[&["@127.0.0.1", "-p", &port, "+tries=1", "+time=5"], question].concat())
+        output_of(dig, &[&["@127.0.0.1", "-p", &port, "+tries=1", "+time=5"], question].concat())
     };
     let host = demo.layout.service.host.as_str();
     let [near, far] = [demo.near(), demo.far()].map(|it| it.ip().to_string());
@@ -217,7 +217,8 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         &["-p", &quic, &ca, host, "+quic"],
         &["-p", &quic, "+padding", &ca, host, "+quic"],
     ] {
-        let answer = said(&kdig, &[transport, &["@127.0.0.1", "+retry=0", "+time=10"], &names].concat())?;
+        let answer =
+            output_of(&kdig, &[transport, &["@127.0.0.1", "+retry=0", "+time=10"], &names].concat())?;
         for needle in expected {
             ensure(answer.contains(needle), || format!("{transport:?}: no {needle:?} in\n{answer}"))?;
         }
@@ -254,7 +255,7 @@ fn http3(packages: PathBuf) -> Result<(), Failed> {
         )
     })?;
     let queries = [("www.example.test", 1_u16), ("www.example.test", 28), ("none.example.test", 1)];
-    let asked: String = queries.iter().fold(String::new(), |mut text, (name, record_type)| {
+    let questions: String = queries.iter().fold(String::new(), |mut text, (name, record_type)| {
         let mut packet = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
             packet.push(u8::try_from(label.len()).unwrap());
@@ -272,12 +273,12 @@ fn http3(packages: PathBuf) -> Result<(), Failed> {
     command.arg(client).arg(http3.port().to_string()).arg(node.folder.path().join("cert.pem")).arg(NAME);
     command.env("PYTHONPATH", packages).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    child.stdin.take().ok_or("no input")?.write_all(asked.as_bytes())?;
+    child.stdin.take().ok_or("no input")?.write_all(questions.as_bytes())?;
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.success(), || format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))?;
-    let lines: Vec<&str> = said.lines().collect();
-    ensure(lines.len() == 6, || said.clone())?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.success(), || format!("{printed}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let lines: Vec<&str> = printed.lines().collect();
+    ensure(lines.len() == 6, || printed.clone())?;
     // The addresses of the answers, and the response code NXDOMAIN, in the order of the queries.
     let expected = ["c0000201", "20010db8000000000000000000000001", "8403"];
     for (pair, expected) in lines.chunks(2).zip(expected) {
@@ -359,7 +360,7 @@ fn rfc_8906(dig: PathBuf) -> Result<(), Failed> {
         let question = question.replace("ZONE", "example.test").replace("LONG", "long.example.test");
         let arguments: Vec<_> =
             ["@127.0.0.1", "-p", &port, "+tries=1"].into_iter().chain(question.split(' ')).collect();
-        let answer = said(&dig, &arguments)?;
+        let answer = output_of(&dig, &arguments)?;
         for needle in *present {
             ensure(answer.contains(needle), || format!("{question}: no {needle:?} in\n{answer}"))?;
         }

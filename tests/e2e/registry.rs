@@ -185,11 +185,11 @@ fn same_answers(dig: &Path, url: &str, dns: SocketAddr) -> Result<(), Failed> {
         matches!((far, web), (Ok((_, far, _)), Ok((_, web, _))) if far.len() == 1 && web.len() == 2)
     })?;
     for (question, status, records) in QUESTIONS {
-        let (said, mut found, text) = ask(dig, dns, question)?;
+        let (rcode, mut found, text) = ask(dig, dns, question)?;
         // A real agent writes the name as it was registered.
         found.iter_mut().filter(|it| it.contains(" PTR ")).for_each(|it| it.make_ascii_lowercase());
         let found: Vec<String> = found.iter().map(|it| it.replace(" in ptr ", " IN PTR ")).collect();
-        let fits = said == *status && found == *records;
+        let fits = rcode == *status && found == *records;
         ensure(fits, || format!("{question:?}: expected {status} {records:?}, got\n{text}"))?;
     }
     println!("{} questions", QUESTIONS.len());
@@ -221,13 +221,13 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
 fn refused(dig: PathBuf) -> Result<(), Failed> {
     let node = Node::start()?;
     for question in [&["example.com", "A"][..], &["-x", "10.9.9.9"], &["consul", "AXFR", "+tcp", "+short"]] {
-        let (said, records, text) = ask(&dig, node.dns, question)?;
-        let fits = (said == "REFUSED" || text.contains("Transfer failed")) && records.is_empty();
+        let (rcode, records, text) = ask(&dig, node.dns, question)?;
+        let fits = (rcode == "REFUSED" || text.contains("Transfer failed")) && records.is_empty();
         ensure(fits, || format!("{question:?}: {text}"))?;
     }
     for name in ["service.consul", "consul", "dc1.consul"] {
-        let (said, _, text) = ask(&dig, node.dns, &[name, "A"])?;
-        ensure(said == "NOERROR" && text.contains("SOA"), || format!("{name}: {text}"))?;
+        let (rcode, _, text) = ask(&dig, node.dns, &[name, "A"])?;
+        ensure(rcode == "NOERROR" && text.contains("SOA"), || format!("{name}: {text}"))?;
     }
     Ok(())
 }
@@ -244,13 +244,15 @@ fn outlived(dig: &Path, url: &str, end: impl FnOnce()) -> Result<(), Failed> {
     let expected =
         ["0 IN SRV 1 1 7002 0a090002.addr.in.example.", "0 IN SRV 1 10 7001 0a090001.addr.in.example."];
     ensure(located == expected, || text)?;
-    let (said, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
-    ensure(said == "NXDOMAIN", || format!("a service that is not there, asked for the first time:\n{text}"))?;
+    let (rcode, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
+    ensure(rcode == "NXDOMAIN", || {
+        format!("a service that is not there, asked for the first time:\n{text}")
+    })?;
     end();
     for _ in 0..20 {
         ensure(answers(), || format!("{name} is not answered without its registry"))?;
     }
-    let (said, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
-    ensure(said == "SERVFAIL", || format!("nobody knows whether it is there:\n{text}"))?;
+    let (rcode, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
+    ensure(rcode == "SERVFAIL", || format!("nobody knows whether it is there:\n{text}"))?;
     Ok(())
 }

@@ -38,9 +38,9 @@ fn off_loopback() -> Result<(), Failed> {
         let text = format!("node = \"n\"\nsite = \"bj\"\ndata_dir = \"{}\"\n{section}", data.display());
         std::fs::write(&config, text)?;
         let output = run(&["run", "--config", config.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure(output.status.code() == Some(2), || format!("{named}: exit {:?}: {said}", output.status))?;
-        ensure(said.contains(named) && said.contains("tls"), || format!("{named}: {said}"))?;
+        let printed = String::from_utf8_lossy(&output.stderr);
+        ensure(output.status.code() == Some(2), || format!("{named}: exit {:?}: {printed}", output.status))?;
+        ensure(printed.contains(named) && printed.contains("tls"), || format!("{named}: {printed}"))?;
     }
     Ok(())
 }
@@ -104,12 +104,12 @@ impl Guarded {
     /// Makes a token and keeps its secret in a file of its name.
     fn token(&self, name: &str, arguments: &[&str]) -> Result<String, Failed> {
         let made = self.cli(Some(Path::new("first")), &[&["token", "create", name], arguments].concat());
-        let said = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        ensure(made.status.success() && said.len() == 64, || {
-            format!("{name}: {said}{}", String::from_utf8_lossy(&made.stderr))
+        let printed = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        ensure(made.status.success() && printed.len() == 64, || {
+            format!("{name}: {printed}{}", String::from_utf8_lossy(&made.stderr))
         })?;
-        std::fs::write(self.path(name), &said)?;
-        Ok(said)
+        std::fs::write(self.path(name), &printed)?;
+        Ok(printed)
     }
 
     /// A request to the face; its status.
@@ -138,9 +138,9 @@ fn tokens_over_tls() -> Result<(), Failed> {
     let first = Some(Path::new("first"));
     let refused = |token: Option<&Path>, arguments: &[&str], needle: &str| {
         let output = node.cli(token, arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(output.status.code() == Some(1) && said.contains(needle), || {
-            format!("{token:?} {arguments:?}: {:?}: {said}", output.status)
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(output.status.code() == Some(1) && printed.contains(needle), || {
+            format!("{token:?} {arguments:?}: {:?}: {printed}", output.status)
         })
     };
     refused(None, &["status"], "needs a token")?;
@@ -205,21 +205,21 @@ fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
         &["token", "delete", "prober-gz"],
     ] {
         let refused = node.cli(first, change);
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure(refused.status.code() == Some(1) && said.contains("vantage/gz (token prober-gz)"), || {
-            format!("{change:?}: {said}")
+        let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure(refused.status.code() == Some(1) && printed.contains("vantage/gz (token prober-gz)"), || {
+            format!("{change:?}: {printed}")
         })?;
     }
     let out = node.path("tokens");
     let bootstrap = ["token", "bootstrap", "--out", out.to_str().unwrap(), "--operator"];
     let taken = node.cli(first, &[&bootstrap[..], &["watcher"]].concat());
-    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
-    ensure(taken.status.code() == Some(1) && said.contains("watcher (with another role)"), || said)?;
+    let printed = String::from_utf8_lossy(&taken.stderr).into_owned();
+    ensure(taken.status.code() == Some(1) && printed.contains("watcher (with another role)"), || printed)?;
     let made = node.cli(first, &[&bootstrap[..], &["ops"]].concat());
-    let said = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
-    ensure(made.status.success(), || said.clone())?;
+    let printed = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
+    ensure(made.status.success(), || printed.clone())?;
     for needle in ["registrar.token", "ops is in force", "REGISTERED at this engine: orders."] {
-        ensure(said.contains(needle), || format!("no {needle:?} in {said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in {printed}"))?;
     }
     let registrar = std::fs::read_to_string(out.join("registrar.token"))?;
     let body = r#"{"Name":"users","Port":80}"#;
@@ -237,8 +237,8 @@ fn reset(node: Guarded) -> Result<(), Failed> {
     }
     let config = folder.path().join("node.toml");
     let done = run(&["token", "reset", "--config", config.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
-    ensure(done.status.success() && said.contains("ended: ops"), || said)
+    let printed = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    ensure(done.status.success() && printed.contains("ended: ops"), || printed)
 }
 
 /// A prober writes its own observations and nothing else.
@@ -318,7 +318,7 @@ fn status_off_loopback() -> Result<(), Failed> {
             runtime.block_on(request.send()).map(|it| it.status().as_u16())
         };
         eventually("the status listener", Duration::from_secs(30), || status("/livez", None).is_ok())?;
-        for (asked, token, expected) in [
+        for (path, token, expected) in [
             ("/livez", None, 200),
             ("/readyz", None, 200),
             ("/metrics", None, unnamed),
@@ -326,8 +326,8 @@ fn status_off_loopback() -> Result<(), Failed> {
             ("/v1/status", Some(FIRST), 404),
             ("/", Some(FIRST), 404),
         ] {
-            let got = status(asked, token)?;
-            ensure(got == expected, || format!("{scheme} {asked}: {got}, expected {expected}"))?;
+            let got = status(path, token)?;
+            ensure(got == expected, || format!("{scheme} {path}: {got}, expected {expected}"))?;
         }
     }
     Ok(())

@@ -19,8 +19,8 @@ fn get(demo: &Demo, path: &str) -> Option<(u16, String)> {
     })
 }
 
-fn strictly(demo: &Demo, status: u16, says: &str) -> bool {
-    get(demo, "/readyz?strict").is_some_and(|(is, text)| is == status && text.contains(says))
+fn strictly(demo: &Demo, status: u16, reason: &str) -> bool {
+    get(demo, "/readyz?strict").is_some_and(|(is, text)| is == status && text.contains(reason))
 }
 
 fn status(demo: &Demo) -> Option<Value> {

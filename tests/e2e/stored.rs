@@ -139,7 +139,7 @@ impl Control {
         Ok(serde_json::from_str(&text)?)
     }
 
-    fn says(&self, path: &str, what: impl Fn(&Value) -> bool) -> Result<(), Failed> {
+    fn eventually_answers(&self, path: &str, what: impl Fn(&Value) -> bool) -> Result<(), Failed> {
         let mut last = None;
         let holds = || {
             last = self.json(path).ok();
@@ -154,10 +154,10 @@ impl Control {
     /// The documents, the record of writes and what was of the past.
     fn has_what_was_written(&self) -> Result<(), Failed> {
         let documents = stored_json("documents.json")?;
-        self.says("/v1/documents", |now| *now == documents)?;
+        self.eventually_answers("/v1/documents", |now| *now == documents)?;
         let audit = stored_json("audit.json")?;
         let entries = audit.as_array().cloned().unwrap_or_default();
-        self.says("/v1/audit", |now| {
+        self.eventually_answers("/v1/audit", |now| {
             entries.iter().all(|entry| now.as_array().is_some_and(|now| now.contains(entry)))
         })?;
         let first = entries.last().and_then(|it| it["at"].as_str()).ok_or("no first entry")?;
@@ -190,12 +190,12 @@ impl Control {
             };
             list.iter().map(target).collect()
         };
-        self.says("/v1/status", |now| of_targets(now) == of_targets(&before))?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| of_targets(now) == of_targets(&before))?;
+        self.eventually_answers("/v1/status", |now| {
             let fields = ["name", "policy", "sites", "answers"];
             of(&now["domains"], &fields) == of(&before["domains"], &fields)
         })?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| {
             let observed = |status: &Value| {
                 let list = status["targets"].as_array().cloned().unwrap_or_default();
                 let seen = |it: &Value| {
@@ -205,7 +205,7 @@ impl Control {
             };
             observed(now) == observed(&before)
         })?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| {
             let fields =
                 ["id", "service", "instance", "phase", "created", "endpoint", "require_all", "by", "lease"];
             of(&now["drains"], &fields) == of(&before["drains"], &fields)

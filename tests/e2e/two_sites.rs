@@ -106,9 +106,9 @@ fn fits(pattern: &str, line: &str) -> bool {
 }
 
 /// Every line of the page is printed, as often as the page has it. Servers answer in any order.
-fn missing(prints: &[String], said: &str) -> Option<String> {
+fn missing(prints: &[String], printed: &str) -> Option<String> {
     let wanted = prints.iter().map(|it| it.trim_end()).filter(|it| !it.is_empty() && it.trim() != "…");
-    let times = |pattern: &str| said.lines().filter(|line| fits(pattern, line)).count();
+    let times = |pattern: &str| printed.lines().filter(|line| fits(pattern, line)).count();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     wanted.for_each(|line| *counts.entry(line).or_default() += 1);
     counts.into_iter().find(|(line, count)| times(line) < *count).map(|(line, _)| line.to_owned())
@@ -253,9 +253,9 @@ impl Lab {
         if let Some(machine) = self.machines.get_mut(name) {
             machine.running.push(Reaped(child));
         }
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        let runs = eventually(&format!("{name}: {command}"), PATIENCE, || said().contains("running"));
-        runs.map(drop).map_err(|_| format!("{name}: {command} does not run:\n{}", said()).into())
+        let printed = || std::fs::read_to_string(&log).unwrap_or_default();
+        let runs = eventually(&format!("{name}: {command}"), PATIENCE, || printed().contains("running"));
+        runs.map(drop).map_err(|_| format!("{name}: {command} does not run:\n{}", printed()).into())
     }
 
     /// Every process of a machine, at once.
