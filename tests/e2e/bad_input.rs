@@ -55,7 +55,7 @@ fn documents() -> Result<(), Failed> {
     for needle in ["world.yaml:3", "203.0.113.999", "world.yaml:4", "ttl", "world.yaml:13", "colour"] {
         ensure(printed.contains(needle), || format!("no {needle:?} in:\n{printed}"))?;
     }
-    // What only shows once every document can be read.
+    // These errors show only once every document can be read.
     let readable =
         BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("soon", "1h").replace("colour: red\n", "");
     std::fs::write(&file, readable)?;
@@ -124,7 +124,7 @@ fn malformed_packets(demo: &Demo) -> Result<(), Failed> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     for round in 0..2_000 {
         let junk: Vec<u8> = (0..fastrand::usize(0..600)).map(|_| fastrand::u8(..)).collect();
-        // Full socket buffers drop packets: that is what UDP does.
+        // UDP drops packets when socket buffers are full.
         let _ = socket.send_to(&junk, demo.layout.dns);
         if round % 200 == 0 {
             ensure(demo.answers(demo.near().ip()), || {
@@ -144,7 +144,7 @@ fn exchange(gateway: SocketAddr, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is as good as an end.
+    // A reset after the answer is also an end.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }

@@ -87,7 +87,7 @@ const EXIT_CODES: &[(i32, &str)] = &[
     (0, "--help"),
     (0, "--version"),
     (0, "drain instance --help"),
-    // Right use of what is not there, or cannot be done.
+    // Right use, but the thing is not there, or it cannot be done.
     (1, "get site nowhere"),
     (1, "delete site nowhere"),
     (1, "explain orders.waypost.test --at 2020-01-01T00:00:00Z"),
@@ -165,7 +165,7 @@ fn exit_codes() -> Result<(), Failed> {
     }
     let well = || run("status --check", Stdio::piped()).is_ok_and(|it| it.status.code() == Some(0));
     eventually("a demo that is well", Duration::from_secs(20), well)?;
-    // What only reads, and clap's own output, into a pipe without a reader.
+    // Reading commands, and clap's own output, into a pipe without a reader.
     let changes = ["apply", "delete", "override", "token", "restore"];
     let harmless = |words: &str| !changes.iter().any(|it| words.starts_with(it));
     let readers = EXIT_CODES.iter().filter(|(code, words)| *code == 0 && harmless(words));
@@ -181,7 +181,7 @@ fn exit_codes() -> Result<(), Failed> {
     ensure(wrong.is_empty(), || wrong.join("\n"))
 }
 
-/// True if a program is there to look at our output with.
+/// True if a program that checks our output is installed.
 fn is_installed(program: &str) -> bool {
     let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     there.is_ok()
@@ -338,7 +338,7 @@ gateways:
   sh: { a: [127.0.9.2], aaaa: [] }
 ";
 
-/// DESIGN §4: a family that only sites without a better one have is warned of, by every command that may bring it about.
+/// DESIGN §4: every command that may leave a family of addresses without an answer warns of it.
 fn family() -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
     let folder = tempfile::tempdir()?;
@@ -383,7 +383,7 @@ fn family() -> Result<(), Failed> {
     ensure(shown.contains("has no IPv6 address") && shown.contains("overrides take out"), || shown.clone())
 }
 
-/// Applies a document that is made of the demo's own with some lines in the place of others.
+/// Applies a document of the demo with some of its lines replaced.
 fn rewrite(demo: &Demo, kind: &str, name: &str, change: impl Fn(&str) -> String) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("changed.yaml");
@@ -458,7 +458,7 @@ fn backup() -> Result<(), Failed> {
     ensure(demo.answers(demo.near().ip()), || format!("{:?}", demo.resolve()))
 }
 
-/// The demo's children die with it, also when it cannot say goodbye.
+/// The demo's children end with it, also when it is killed.
 fn killed_demo() -> Result<(), Failed> {
     let mut demo = Demo::start(&Backing::Embedded)?;
     let layout = demo.layout.clone();

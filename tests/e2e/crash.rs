@@ -1,4 +1,4 @@
-//! Durable means durable: the embedded engine is killed while it writes, and traced while it acknowledges.
+//! Durability of the embedded engine: it is killed while it writes, and traced while it acknowledges.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,5 +1,5 @@
-//! The same zone files at NSD and here, and the same queries at both: whatever is asked, the same answer, but for
-//! differences that have a name and a section of an RFC which leaves the choice.
+//! The same zone files at NSD and here, and the same queries to both: the answers are equal, except for differences that
+//! have a name and a section of an RFC which leaves the choice.
 
 mod chains;
 mod zones;
@@ -33,7 +33,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     ]
 }
 
-/// A difference that is none of anybody's business: an RFC leaves the choice.
+/// A difference that is allowed, because an RFC leaves the choice.
 struct Choice {
     name: &'static str,
     section: &'static str,
@@ -103,7 +103,7 @@ enum Field {
     Additional,
 }
 
-/// A reply in a form in which equal means the same: order is nobody's promise, except that of a chain of aliases.
+/// A reply in a form in which equal means the same: the order of records has no meaning, except in a chain of aliases.
 #[derive(Debug)]
 struct Reply {
     flags: [bool; 6],
@@ -159,7 +159,7 @@ impl Reply {
     }
 }
 
-/// Names without their case, which no server owes to anybody but in the question.
+/// Names without their case, which a server must keep only in the question.
 fn line(record: &Record) -> String {
     let (name, data) = (record.name.to_string().to_lowercase(), record.data.to_string().to_lowercase());
     format!("{name} {} {} {data}", record.ttl, record.record_type())
@@ -202,11 +202,11 @@ fn start_waypost(folder: &Path, listen: SocketAddr) -> Result<Reaped, Failed> {
     Ok(Reaped(command.spawn()?))
 }
 
-/// Types a zone has, types it never has, ANY, and one nobody knows.
+/// Types a zone has, types it never has, ANY, and one that is not assigned.
 const TYPES: &[u16] =
     &[1, 1, 1, 28, 28, 2, 2, 5, 5, 6, 12, 15, 16, 33, 35, 39, 43, 48, 64, 65, 255, 257, 65280];
 
-/// What an alias is asked for: mostly addresses.
+/// The types that are queried at an alias: mostly addresses.
 const ALIAS_TYPES: &[u16] = &[1, 1, 1, 28, 5, 39, 16, 255];
 
 fn query(random: &mut Rng, set: &Set, id: u16) -> Query {
@@ -256,7 +256,7 @@ impl Tally {
     }
 }
 
-/// Zones, and what is asked about them.
+/// Zones, and the queries for them.
 struct Set {
     seed: u64,
     zones: Vec<ZoneFile>,
@@ -270,7 +270,7 @@ fn everything(nsd: &Path) -> Result<(), Failed> {
     let seed = 3;
     let zones = zones::many(&mut Rng::with_seed(seed), 40);
     let tally = same(nsd, Set { seed, zones, question: zones::question, types: TYPES, count: 20_000 })?;
-    // Queries that never meet what zones are made of would prove nothing.
+    // Queries that never match a record of the zones would prove nothing.
     let Tally { queries, answered, referred, by_tcp, .. } = tally;
     ensure(answered > queries / 5 && referred > queries / 50 && by_tcp > queries / 1000, || {
         "dull queries".to_owned()

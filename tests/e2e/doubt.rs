@@ -1,4 +1,4 @@
-//! What the registry says and what is true, where they differ: live back ends stay in use, dead ones leave.
+//! Where the registry is wrong: live back ends stay in use, dead ones are dropped.
 //!
 //! A gateway of its own over a real Consul agent, back ends in this process, and the five ways in which a registry was
 //! seen to lose instances that live. In each of them no request may fail.
@@ -42,7 +42,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     ]
 }
 
-/// A Consul server with its data on disk (three of them with `WAYPOST_FULL=1`), with ACLs if asked for, and client agents.
+/// A Consul server with its data on disk (three of them with `WAYPOST_FULL=1`), with ACLs if wanted, and client agents.
 struct Cluster {
     binary: PathBuf,
     folder: TempDir,
@@ -161,7 +161,7 @@ fn register(agent: &str, token: &str, service: &str, id: &str, port: u16, tag: &
     ask(reqwest::Method::PUT, agent, "agent/service/register", token, body).map(drop)
 }
 
-/// A back end in this process that says its name.
+/// A back end in this process that answers with its name.
 struct BackEnd {
     port: u16,
     runtime: Option<tokio::runtime::Runtime>,
@@ -236,7 +236,7 @@ impl Node {
         self.runtime.block_on(self.admin.get("/v1/status")).unwrap_or_default()
     }
 
-    /// What the status says of the service's instances: state by id.
+    /// The service's instances in the status: state by id.
     fn states(&self) -> Vec<(String, String)> {
         let status = self.status();
         let all = status["services"].as_array().into_iter().flatten().filter(|it| it["name"] == "web");
@@ -299,8 +299,8 @@ impl Node {
         .map(drop)
     }
 
-    /// Waits until a back end that was killed a moment ago is left out, and prints when the log said so: the status
-    /// learns it only with the node's next heartbeat.
+    /// Waits until a back end that was killed a moment ago is left out, and prints the time of its log line: the status
+    /// has it only with the node's next heartbeat.
     fn until_left_out(&self, id: &str, killed: Instant) -> Result<(), Failed> {
         let line = |it: &str| it.contains("left out") && it.contains(&format!("{id} at "));
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -420,9 +420,9 @@ fn emptied(binary: PathBuf) -> Result<(), Failed> {
     for id in ALL.into_iter().chain(["shop-1"]) {
         cluster.put("catalog/deregister", &json!({"Node": "s1", "ServiceID": id}))?;
     }
-    // Anti-entropy may bring them back within a second, so the status is no place to look.
+    // Anti-entropy may bring them back within a second, so the status may miss it.
     eventually("a doubt in the log", SOON, || node.logged("in doubt") > 0)?;
-    // Far beyond the time after which a service that is missing alone is believed to be gone.
+    // Far beyond the time after which a service that is missing alone counts as gone.
     pause();
     if full() {
         let healed = || {

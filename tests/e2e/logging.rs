@@ -1,4 +1,4 @@
-//! A log that cannot be written, a terminal that is gone: nothing stops, nothing grows deaf, nothing panics.
+//! A log that cannot be written, or a terminal that is gone: nothing stops, hangs or panics.
 
 use std::{
     fs::{File, OpenOptions},
@@ -108,7 +108,7 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     let url = format!("http://127.0.0.1:{admin}");
     let answers = |path: &str| fetch(&format!("{url}{path}")).is_some_and(|(status, _)| status == 200);
     eventually("the admin API", PATIENCE, || answers("/livez"))?;
-    // More than a pipe and the queue behind it hold: what it did not log is counted, and it serves all the while.
+    // More than a pipe and the queue behind it hold: lost lines are counted, and the node goes on serving.
     let site = folder.path().join("site.yaml");
     std::fs::write(&site, "kind: Site\nname: bj\n")?;
     let applied = waypost().args(["apply", "-f"]).arg(&site).args(["--server", &url]).output()?;
@@ -185,7 +185,7 @@ fn commands() -> Result<(), Failed> {
             format!("{arguments:?} > /dev/full: {code:?}: {printed}")
         })?;
     }
-    // One that prints only when something changes notices it as well.
+    // A command that prints only when something changes notices it as well.
     let mut watching = waypost();
     watching.args(["status", "--watch", "--server", admin]).stdin(Stdio::null()).stderr(Stdio::null());
     let mut watching = Reaped(watching.stdout(Stdio::piped()).spawn()?);
@@ -195,7 +195,7 @@ fn commands() -> Result<(), Failed> {
     ensure(line.starts_with("--- ") && code == Some(0), || {
         format!("status --watch | head -1: {code:?}: {line}")
     })?;
-    // Standard error may be gone as well: the exit code still tells.
+    // Standard error may be gone as well: the exit code still shows the failure.
     let full = OpenOptions::new().write(true).open("/dev/full")?;
     let wrong = waypost().arg("fly").stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).status()?;
     ensure(wrong.code() == Some(2), || format!("{wrong:?}"))?;
@@ -203,7 +203,7 @@ fn commands() -> Result<(), Failed> {
     demo_whose_reader_leaves()
 }
 
-/// `waypost demo | head -1` goes on with what it does, and ends in order.
+/// `waypost demo | head -1` goes on, and ends in order.
 fn demo_whose_reader_leaves() -> Result<(), Failed> {
     let mut command = waypost();
     command.args(["demo", "--dns", "127.0.0.1:0"]).stdin(Stdio::null());
@@ -257,8 +257,8 @@ fn log_file() -> Result<(), Failed> {
     ensure(metrics.contains("waypost_log_dropped_total 0"), || metrics.clone())
 }
 
-/// A folder that is not there, and a pipe that has no reader: the node runs, logs to standard error and says why. Once the
-/// file can be opened, it is.
+/// A folder that is not there, and a pipe that has no reader: the node runs, and logs to standard error with the reason. Once
+/// the file can be opened, it is used.
 fn unopened_log_file() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let missing = folder.path().join("later/waypost.log");
@@ -297,7 +297,7 @@ fn unopened_log_file() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A gateway dies and comes back: the log of control says so, with everything an operator asks next.
+/// A gateway dies and comes back: the log of control has it, with everything that an operator needs next.
 fn story() -> Result<(), Failed> {
     let mut demo = Demo::start(&Backing::Embedded)?;
     let control = demo.process("control").config.with_extension("log");
@@ -306,7 +306,7 @@ fn story() -> Result<(), Failed> {
     ensure(line(&["waypost starts", env!("CARGO_PKG_VERSION"), "node=control"]), log)?;
     let gateway = demo.gateway_process(0);
     let (near, domain): (SocketAddr, _) = (demo.near(), demo.layout.gateway_domain.clone());
-    // What the story begins from is seen by then.
+    // By then the state before the failure is known.
     std::thread::sleep(Duration::from_secs(3));
     demo.kill(gateway.pid);
     let address = format!("address=\"{near}\"");

@@ -1,5 +1,5 @@
-//! Other people's DNS software against Waypost: a resolver that comes by way of a delegation, and clients that speak
-//! every transport and ask what RFC 8906 says servers get wrong.
+//! Other DNS software against Waypost: a resolver that follows a delegation, and clients that use every transport and send
+//! the queries that servers often get wrong according to RFC 8906.
 
 use std::{
     io::Write as _,
@@ -85,8 +85,7 @@ fn documents(address: SocketAddr) -> String {
     )
 }
 
-/// As strict as it can be: checks the case of names and the way of referrals, and asks for no more of a name than it
-/// must (RFC 9156).
+/// As strict as possible: it checks the case of names and the path of referrals, and minimises query names (RFC 9156).
 fn unbound_config(folder: &Path, listen: SocketAddr, parent: SocketAddr) -> String {
     format!(
         "server:\n  interface: 127.0.0.1\n  port: {}\n  directory: {folder:?}\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n\
@@ -144,7 +143,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
         (&["x.old.waypost.test"], &["status: NOERROR", "DNAME", "x.wild.waypost.test.", "198.51.100.2"]),
         (&["mail.waypost.test", "MX"], &["status: NOERROR", "10 a.b.c.waypost.test."]),
         (&["away.waypost.test"], &["status: NOERROR", "198.51.100.9"]),
-        // More than fits: the resolver comes again over TCP.
+        // The answer does not fit, so the resolver repeats the query over TCP.
         (&["long.waypost.test", "TXT", "+tcp"], &["status: NOERROR", "ANSWER: 12"]),
         (&["waypost.test", "NS"], &["status: NOERROR", "ns1.waypost.test."]),
     ] {
@@ -153,7 +152,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
             ensure(answer.contains(needle), || format!("{question:?}: no {needle:?} in\n{answer}"))?;
         }
     }
-    // Whoever asks the resolver follows the sites too, once its answer is as old as we allowed.
+    // Clients of the resolver follow the sites too, once its cached answer has expired.
     crate::harness::signal(demo.layout.sites[0].gateway.pid, rustix::process::Signal::KILL);
     eventually("the other site through the resolver", Duration::from_secs(60), || {
         ask(&[host]).is_ok_and(|it| it.contains(&far) && !it.contains(&near))
@@ -213,7 +212,7 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         &["-p", &https, "+https", &ca, host],
         &["-p", &https, "+https", "+keepopen", &ca, host],
         &["-p", &https, "+https-get", &ca, host],
-        // kdig turns back to TCP if the certificate is named after QUIC.
+        // kdig falls back to TCP if the certificate is named after QUIC.
         &["-p", &quic, &ca, host, "+quic"],
         &["-p", &quic, "+padding", &ca, host, "+quic"],
     ] {
@@ -224,7 +223,7 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         }
         ensure(!answer.contains("WARNING"), || format!("{transport:?}:\n{answer}"))?;
     }
-    // A server under another name is not believed: the certificate is really looked at.
+    // A server under another name is refused: the certificate is really checked.
     let output = Command::new(&kdig)
         .args([
             "@127.0.0.1",

@@ -1,5 +1,5 @@
-//! The names of a registry, asked with dig: the same questions to a real agent and to the embedded engine, which
-//! give the same answers; and what the engine does better.
+//! The names of a registry, queried with dig: a real agent and the embedded engine give the same answers to the same
+//! queries; and the cases in which the engine does better.
 
 use std::{
     net::SocketAddr,
@@ -178,7 +178,7 @@ const QUESTIONS: &[(&[&str], &str, &[&str])] = &[
 
 fn same_answers(dig: &Path, url: &str, dns: SocketAddr) -> Result<(), Failed> {
     fill(url)?;
-    // A real agent brings what it was told to its catalog in its own time.
+    // A real agent copies registrations to its catalog with a delay.
     eventually("the registrations", Duration::from_secs(60), || {
         let far = ask(dig, dns, &["far.node.consul", "AAAA"]);
         let web = ask(dig, dns, &["web.service.consul", "A"]);
@@ -211,7 +211,7 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
         let (_, all, text) = ask(&dig, node.dns, question)?;
         ensure(all.len() == 60, || format!("{question:?}: {} of 60:\n{text}", all.len()))?;
     }
-    // As HAProxy's server-template asks: by datagrams alone, with `accepted_payload_size 8192`.
+    // As HAProxy's server-template queries: over UDP alone, with `accepted_payload_size 8192`.
     let (_, all, text) = ask(&dig, node.dns, &[name, "SRV", "+bufsize=8192", "+ignore"])?;
     ensure(all.len() == 60 && !text.contains(" tc"), || {
         format!("{} of 60 in one datagram:\n{text}", all.len())
@@ -245,14 +245,12 @@ fn outlived(dig: &Path, url: &str, end: impl FnOnce()) -> Result<(), Failed> {
         ["0 IN SRV 1 1 7002 0a090002.addr.in.example.", "0 IN SRV 1 10 7001 0a090001.addr.in.example."];
     ensure(located == expected, || text)?;
     let (rcode, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
-    ensure(rcode == "NXDOMAIN", || {
-        format!("a service that is not there, asked for the first time:\n{text}")
-    })?;
+    ensure(rcode == "NXDOMAIN", || format!("a service that does not exist, at the first query:\n{text}"))?;
     end();
     for _ in 0..20 {
         ensure(answers(), || format!("{name} is not answered without its registry"))?;
     }
     let (rcode, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
-    ensure(rcode == "SERVFAIL", || format!("nobody knows whether it is there:\n{text}"))?;
+    ensure(rcode == "SERVFAIL", || format!("it is unknown whether the service exists:\n{text}"))?;
     Ok(())
 }

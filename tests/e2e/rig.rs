@@ -28,7 +28,7 @@ fn short() -> Result<(), Failed> {
         let wrong = fault["wrong"].as_array();
         ensure(wrong.is_some_and(Vec::is_empty), || fault.to_string())?;
     }
-    // How fast is a matter of a quiet machine; that answers moved, and only where they should, is not.
+    // How fast answers move depends on the machine; that they move, and only where they should, does not.
     let limits = report["broken"].as_array();
     ensure(!full() || limits.is_some_and(Vec::is_empty), || report["broken"].to_string())
 }

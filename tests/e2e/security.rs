@@ -1,4 +1,4 @@
-//! Tokens and TLS: nobody writes what is not theirs.
+//! Tokens and TLS: each token permits what its role has, and nothing else.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Off loopback, the admin port and the Consul face refuse to start, and say what is missing.
+/// Off loopback, the admin port and the Consul face refuse to start, and name what is missing.
 fn off_loopback() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
@@ -47,7 +47,7 @@ fn off_loopback() -> Result<(), Failed> {
 
 const FIRST: &str = "the-first-operator-of-this-node";
 
-/// A node whose admin API and Consul face stand off loopback, as far as the configuration goes: on every address.
+/// A node whose admin API and Consul face listen on every address, not only on loopback.
 struct Guarded {
     folder: TempDir,
     admin: String,
@@ -146,11 +146,11 @@ fn tokens_over_tls() -> Result<(), Failed> {
     refused(None, &["status"], "needs a token")?;
     std::fs::write(node.path("wrong"), "no-token-of-this-node-at-all")?;
     refused(Some(Path::new("wrong")), &["status"], "no such token")?;
-    // Without its certificate the server is nobody.
+    // Without the authority of its certificate the server is refused.
     let stranger =
         run(&["status", "--server", &node.admin, "--token-file", node.path("first").to_str().unwrap()]);
     ensure(stranger.status.code() == Some(1), || format!("{:?}", stranger.status))?;
-    // Plain HTTP on the TLS port gets nothing.
+    // Plain HTTP on the TLS port gets no answer.
     let plain = runtime().block_on(async { reqwest::get(node.admin.replace("https", "http")).await.is_ok() });
     ensure(!plain, || "the admin port answered without TLS".to_owned())?;
 
@@ -194,11 +194,11 @@ fn tokens_over_tls() -> Result<(), Failed> {
     reset(node)
 }
 
-/// A single node waits for no other, so its operator's token is in force at once: the programs that register services are thought
-/// of, and tokens that are there stay as they are.
+/// A single node waits for no other, so its operator's token is in force at once: the programs that register services get
+/// one as well, and existing tokens stay as they are.
 fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     let first = Some(Path::new("first"));
-    // A program that reports is not refused from one moment to the next.
+    // A program that reports without a token is not refused suddenly.
     vantages(node, &std::fs::read_to_string(node.path("prober-gz"))?)?;
     for change in [
         ["token", "create", "prober-gz", "--role", "reader", "--replace"].as_slice(),

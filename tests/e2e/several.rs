@@ -1,5 +1,5 @@
-//! Commands with several `--server`: every control is asked, each is reported, and what failed at one is not taken back at
-//! the others.
+//! Commands with several `--server`: every control gets the request, each answer is reported, and a failure at one does not
+//! undo the change at the others.
 
 use std::{path::PathBuf, process::Output, time::Duration};
 
@@ -170,7 +170,9 @@ fn away() -> Result<(), Failed> {
     let printed = exits(&two.apply(), 1)?;
     ensure(printed.contains("+ Service web") && printed.contains("does not answer"), || printed.clone())?;
     ensure(printed.contains("1 of 2 servers failed"), || printed.clone())?;
-    ensure(two.document(1, "site", "bj").contains("name: bj"), || "the other one was not told".to_owned())?;
+    ensure(two.document(1, "site", "bj").contains("name: bj"), || {
+        "the other one did not get the documents".to_owned()
+    })?;
     let printed = two.both(&["override", "clear", "nothing", "--json"]);
     ensure(printed.status.code() == Some(1), || format!("{}", printed.status))?;
     let failure: Value = serde_json::from_slice(&printed.stderr)?;
@@ -180,11 +182,11 @@ fn away() -> Result<(), Failed> {
         printed.to_string()
     })?;
     ensure(printed[1]["result"].is_null() && printed[1]["error"].is_null(), || printed.to_string())?;
-    // What every server that answers calls wrong is a wrong file only if all of them answer.
+    // The exit code for a wrong file needs the answer of all servers.
     let wrong = two.folder.path().join("wrong.yaml");
     std::fs::write(&wrong, "kind: Site\nname: gz\ncolour: red\n")?;
     exits(&two.both(&["apply", "-f", wrong.to_str().unwrap()]), 1)?;
-    // The same again settles it.
+    // Running the command again completes the change.
     two.processes[0] = Some(two.node(0)?);
     eventually("the first one's return", Duration::from_secs(30), || two.apply().status.success())?;
     ensure(two.document(0, "service", "web") == two.document(1, "service", "web"), || {
@@ -246,7 +248,7 @@ fn token() -> Result<(), Failed> {
     let listed = exits(&two.both(&["token", "list"]), 0)?;
     ensure(listed.matches("# Token probe").count() == 2, || listed.clone())?;
 
-    // One is away. Run again, the same command would give it another secret than the first has taken.
+    // One is away. Run again, the same command would give it another secret than the first one has.
     let create = ["token", "create", "late", "--role", "reader"];
     two.processes[0] = None;
     let printed = exits(&two.both(&create), 1)?;
@@ -277,7 +279,7 @@ fn colours() -> Result<(), Failed> {
     let active = |two: &Two| [0, 1].map(|it| two.document(it, "domain", name).contains("active: green"));
     exits(&two.both(&["switch", name]), 0)?;
     ensure(active(&two) == [true, true], || format!("{:?}", active(&two)))?;
-    // One is away. Without a colour the same command, run again, would turn the other one to and fro.
+    // One is away. Without a colour the same command, run again, would switch the other one to and fro.
     two.processes[0] = None;
     for _ in 0..2 {
         let printed = exits(&two.both(&["switch", name]), 1)?;
@@ -289,7 +291,7 @@ fn colours() -> Result<(), Failed> {
         let document = two.document(1, "domain", name);
         ensure(document.contains("active: blue"), || document.clone())?;
     }
-    // It comes back green; each would turn to what it does not have.
+    // It comes back green; each would switch to the colour that it does not use.
     two.processes[0] = Some(two.node(0)?);
     let differ = |two: &Two| text(&two.both(&["switch", name])).contains("--to");
     eventually("the first one's return", Duration::from_secs(30), || differ(&two))?;

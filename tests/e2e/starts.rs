@@ -1,5 +1,5 @@
-//! Starts that cannot succeed: what no restart mends ends with exit code 2, which the systemd unit does not start again,
-//! and what may pass by itself ends with 1.
+//! Starts that fail: an error that a restart cannot mend gives exit code 2, after which the systemd unit does not start the
+//! node again; an error that may pass by itself gives 1.
 
 use std::process::Stdio;
 

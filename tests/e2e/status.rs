@@ -60,13 +60,13 @@ fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {
         .map_err(|error| format!("{arguments:?} printed {}: {error}", stdout(&output)).into())
 }
 
-/// Waits until the status says something.
+/// Waits until the status has a text.
 fn shows(demo: &Demo, needle: &str) -> Result<(), Failed> {
     let printed = eventually(needle, PATIENCE, || status(demo, &[]).contains(needle));
     printed.map(drop).map_err(|_| format!("no {needle:?} in:\n{}", status(demo, &[])).into())
 }
 
-/// A folder with a right file, a wrong one, one without a document, and a right one that asks for something else.
+/// A folder with a right file, a wrong one, one without a document, and a right one with other values.
 fn files() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -91,7 +91,7 @@ fn exit_codes() -> Result<(), Failed> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (right, wrong, missing) = (path("right.yaml"), path("wrong.yaml"), path("missing"));
     let output = path("backup");
-    // Asked rightly, without an answer.
+    // A right command without an answer.
     let unreachable: &[&[&str]] = &[
         &["apply", "-f", &right],
         &["get", "site"],
@@ -123,7 +123,7 @@ fn exit_codes() -> Result<(), Failed> {
     let printed = exits(&["status", "--check", "--server", NOWHERE], 2)?;
     let line = stdout(&printed);
     ensure(line.starts_with("UNKNOWN: ") && line.lines().count() == 1, || line.clone())?;
-    // Wrong use, and files that are missing or wrong, are found before a server is asked.
+    // Wrong use, and files that are missing or wrong, are found before a request is sent.
     let wrongly: &[&[&str]] = &[
         &[],
         &["fly"],
@@ -229,7 +229,7 @@ fn silent_files() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What status says of a dead site, a dead node, a forced site and an engine that is away; on both engines.
+/// The status with a dead site, a dead node, a forced site and an engine that is away; on both engines.
 pub fn in_words(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
     eventually("a demo that is well", PATIENCE, || demo.cli(&["status", "--check"]).status.success())
@@ -264,7 +264,7 @@ pub fn in_words(backing: Backing) -> Result<(), Failed> {
     away?;
     let later = later.map_err(|_| "the wait failed")?;
     for needle in ["is lost", "LOST", "does not report", "no vantage reports"] {
-        ensure(!later.contains(needle), || format!("{needle:?} is said of the living in:\n{later}"))?;
+        ensure(!later.contains(needle), || format!("{needle:?} is reported of living nodes in:\n{later}"))?;
     }
     for needle in ["the engine is away", "1 problem;"] {
         ensure(later.contains(needle), || format!("no {needle:?} in:\n{later}"))?;
@@ -274,7 +274,7 @@ pub fn in_words(backing: Backing) -> Result<(), Failed> {
         .map_err(|_| status(&demo, &[]).into())
 }
 
-/// A drain that a frozen gateway holds up says so, by name and with what comes next; on both engines.
+/// A drain that waits for a frozen gateway is reported with its name and with what comes next; on both engines.
 pub fn stuck_drain(backing: Backing) -> Result<(), Failed> {
     let demo = Demo::start(&backing)?;
     let service = demo.layout.service.name.clone();
@@ -292,7 +292,7 @@ pub fn stuck_drain(backing: Backing) -> Result<(), Failed> {
     eventually("the end of the drain", PATIENCE, done).map(drop)
 }
 
-/// A past moment is decided with the documents and overrides of then; on both engines.
+/// A past moment is explained with the documents and overrides of that time; on both engines.
 pub fn the_past(backing: Backing) -> Result<(), Failed> {
     let demo = Demo::start(&backing)?;
     let name = demo.layout.gateway_domain.clone();
@@ -551,7 +551,7 @@ fn times() -> Result<(), Failed> {
             seen += 1;
             let text = at.as_str().unwrap_or_default();
             let fits = at.is_null() || (text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok());
-            ensure(fits, || format!("{arguments:?} says a moment as {at}"))
+            ensure(fits, || format!("{arguments:?} writes a moment as {at}"))
         })?;
     }
     ensure(seen > 10, || format!("only {seen} moments"))

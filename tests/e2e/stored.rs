@@ -1,4 +1,4 @@
-//! What an earlier version stored is read: its data folder, a node's own memory, and its keys in either engine.
+//! The data of an earlier version is read: its data folder, a node's own memory, and its keys in either engine.
 
 use std::{
     collections::BTreeSet,
@@ -126,7 +126,7 @@ fn instances_are_named(dns: SocketAddr) -> Result<(), Failed> {
     eventually("both instances", PATIENCE, || addresses(dns, "orders.service.consul") == wanted).map(drop)
 }
 
-/// A control that answers what the earlier version answered.
+/// A control that gives the answers of the earlier version.
 struct Control {
     url: String,
     log: PathBuf,
@@ -151,7 +151,7 @@ impl Control {
         })
     }
 
-    /// The documents, the record of writes and what was of the past.
+    /// The documents, the record of writes and the past.
     fn has_what_was_written(&self) -> Result<(), Failed> {
         let documents = stored_json("documents.json")?;
         self.eventually_answers("/v1/documents", |now| *now == documents)?;
@@ -213,7 +213,7 @@ impl Control {
         })
     }
 
-    /// Each token says who it is and may do what its role may.
+    /// Each token identifies its bearer and has the rights of its role.
     fn knows_the_tokens(&self) -> Result<(), Failed> {
         let work = |vantage: &str| format!("/v1/vantages/{vantage}/work");
         for (token, path, expected) in [
@@ -272,7 +272,7 @@ fn data_folder() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A node that reaches no engine starts from what it kept.
+/// A node that reaches no engine starts from its own last state.
 fn own_memory() -> Result<(), Failed> {
     let folder = unpacked()?;
     let folder = folder.path();

@@ -1,5 +1,5 @@
-//! Tokens come to a running cluster that has none, by the steps of `docs/tokens.md`: no node is locked out, DNS goes on
-//! moving, nothing is restarted for it. And the way back when the operator's token is lost.
+//! A running cluster without tokens gets them by the steps of `docs/tokens.md`: no node is locked out, DNS answers go on
+//! changing, and nothing is restarted. And the recovery of a lost operator's token.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -99,7 +99,7 @@ impl Cluster {
         ensure(std::fs::read(self.made("operator.token"))? == before, || "written over".to_owned())
     }
 
-    /// Gives those files to those they are for, as an operator copies them.
+    /// Copies each file to its node, as an operator does.
     fn hand_out(&self, wanted: impl Fn(&str) -> bool) -> Result<(), Failed> {
         std::fs::create_dir_all(self.used())?;
         for entry in std::fs::read_dir(self.made.path().join("tokens"))?.flatten() {

@@ -1,4 +1,4 @@
-//! Other people's tools against Waypost: dig, curl, and Consul's own command line on the embedded engine's face.
+//! Common tools against Waypost: dig, curl, and Consul's own command line on the embedded engine's face.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -79,7 +79,7 @@ fn consul(consul: PathBuf) -> Result<(), Failed> {
     Ok(())
 }
 
-/// As somebody without any library would do it.
+/// With plain HTTP requests, without a client library.
 fn curl(curl: PathBuf) -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
     let engine = &demo.layout.engine;
