@@ -1,4 +1,4 @@
-//! Certificates from files, for the listeners that offer TLS, and reading them again while those serve.
+//! Certificates from files for the listeners that offer TLS. They are read again while the listeners serve.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::reread::{Content, Files, Part};
 
-/// The files of a certificate.
+/// The files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The chain, in PEM.
@@ -21,19 +21,35 @@ pub struct CertificateFiles {
 }
 
 impl CertificateFiles {
-    /// What reads them again. `in_use` is what they said when they were last used, if they were. A chain and a key that
-    /// do not fit each other are not used.
+    fn both(&self) -> Files {
+        Files::new(vec![self.certificate.clone(), self.key.clone()], Files::SMALL)
+    }
+
+    fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
+        let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
+        server_config(chain, key).map_err(|error| format!("{self}: {error}"))
+    }
+
+    /// Reads them for a listener that cannot be served without them. The content is what [`Self::part`] takes as in use.
+    ///
+    /// # Errors
+    /// Which file cannot be read, or why the two cannot be used.
+    pub fn load(&self) -> Result<(ServerConfig, Content), String> {
+        let contents = self.both().read()?;
+        Ok((self.server_config(&contents)?, Content::of(&contents)))
+    }
+
+    /// The part that reads them again. `in_use` is the content that is in use, if one is. A chain and a key that do not
+    /// belong together are not used.
     pub fn part(
         &self,
         name: impl Into<String>,
         in_use: Option<Content>,
         take: impl Fn(ServerConfig) + Send + Sync + 'static,
     ) -> Part {
-        let paths = vec![self.certificate.clone(), self.key.clone()];
         let files = self.clone();
-        Part::of_files(name, Files::new(paths, Files::SMALL), in_use, move |contents| {
-            let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
-            take(server_config(chain, key).map_err(|error| format!("{files}: {error}"))?);
+        Part::of_files(name, self.both(), in_use, move |contents| {
+            take(files.server_config(contents)?);
             Ok(format!("{files}"))
         })
     }
@@ -45,8 +61,8 @@ impl fmt::Display for CertificateFiles {
     }
 }
 
-/// What a listener shows to clients whose connections come from now on; clones share it. Connections that are there
-/// keep what they began with.
+/// The certificate that a listener shows to new connections; clones share it. Open connections keep the one that they
+/// began with.
 #[derive(Clone)]
 pub struct Shown(Arc<ArcSwap<ServerConfig>>);
 
@@ -57,12 +73,12 @@ impl Shown {
         Self(Arc::new(ArcSwap::from_pointee(config)))
     }
 
-    /// Shows another one.
+    /// Shows another certificate.
     pub fn set(&self, config: ServerConfig) {
         self.0.store(Arc::new(config));
     }
 
-    /// What shakes hands with one client.
+    /// What performs the handshake with one client.
     #[must_use]
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.0.load_full())
@@ -75,13 +91,13 @@ impl fmt::Debug for Shown {
     }
 }
 
-/// What a server offers with a certificate chain and its key, both in PEM.
+/// The TLS configuration of a server with a certificate chain and its key, both in PEM.
 ///
 /// # Errors
 /// What is wrong with them, as that they do not belong together.
 pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let chain = chain.map_err(|error| format!("cert: {error}"))?;
+    let chain = chain.map_err(|error| format!("certificate: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)
@@ -122,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_with_its_file() {
+    fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(dir.path());
         let into = dns::Certificate::default();
@@ -164,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_does_not_fit_keeps_the_old_one() {
+    fn a_key_of_another_certificate_keeps_the_old_pair() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(dir.path());
         let (chain, key) = made();

@@ -1,8 +1,8 @@
-//! A node's configuration file: TOML in, everything a start needs out, or every mistake at once with its line.
+//! The configuration file of a node: read from TOML into everything that a start needs, or into all errors with their lines.
 //!
-//! It is read like the documents are ([`store::model::read`]), so that mistakes look alike. Files it names
-//! (tokens, certificates) are read here too: what is wrong with them is a mistake of the configuration, told
-//! before anything was started.
+//! It is read like documents ([`store::model::read`]), so that errors have the same form. The files that it names (tokens,
+//! certificates) are read here too, so that a file that cannot be used is an error of the configuration, reported before
+//! anything is started.
 
 pub mod addresses;
 mod dns_role;
@@ -20,27 +20,27 @@ use std::{
 
 use store::model::{InputError, InputErrors, read::Reader, tree::Node};
 
-pub use self::settings::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry, Tls};
+pub use self::settings::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry};
 use crate::{
     reread::{Content, FileInUse},
     telemetry::log,
 };
 
 impl NodeEngine {
-    /// Reads it from a node's configuration file. Files that do not lead to the engine are not opened: systemd, for one,
-    /// shows a service its credentials only while it runs.
+    /// Reads it from a node's configuration file. Only files that are needed to reach the engine are opened: systemd, for
+    /// example, gives a service its credentials only while it runs.
     ///
     /// # Errors
-    /// Every mistake in what is read, with its line; one that is about the file itself when it cannot be read.
+    /// Every error in what is read, with its line; or one about the file itself if it cannot be read.
     pub fn load(path: &Path) -> Result<Self, Vec<InputError>> {
         let (file, text) = read(path)?;
         Self::parse(&file, &text)
     }
 
-    /// Reads a text; `file` is what mistakes call it.
+    /// Reads a text; `file` is its name in errors.
     ///
     /// # Errors
-    /// Every mistake in what is read, with its line.
+    /// Every error in what is read, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<InputError>> {
         parse(file, text, |reader, _, _| sections::engine(reader)).map(|(engine, _)| engine)
     }
@@ -50,30 +50,24 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// Every mistake in it, with its line; one that is about the file itself when it cannot be read.
+    /// Every error in it, with its line; or one about the file itself if it cannot be read.
     pub fn load(path: &Path) -> Result<Self, Vec<InputError>> {
         let (file, text) = read(path)?;
         Self::parse(&file, &text)
     }
 
-    /// Reads a text; `file` is what mistakes call it.
+    /// Reads a text; `file` is its name in errors.
     ///
     /// # Errors
-    /// Every mistake in it, with its line.
+    /// Every error in it, with its line.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<InputError>> {
-        let (config, tree) = parse(file, text, |reader, tree, mistakes| {
-            let config = sections::node(reader);
-            if let Some(config) = &config {
-                addresses::find_clashes(config, tree, mistakes);
-            }
-            config
-        })?;
+        let (config, tree) = parse(file, text, read_sections)?;
         let content = Content::of(&[text.as_bytes()]);
         let warnings = config.warnings(file, &tree);
         Ok(Self { file: Some(FileInUse { path: PathBuf::from(file), content }), warnings, ..config })
     }
 
-    /// A log file that cannot be written stops nothing, so it is no mistake.
+    /// A log file that cannot be written does not prevent a start, so it is a warning.
     fn warnings(&self, file: &str, tree: &Node) -> Vec<InputError> {
         let warnings = InputErrors::new(Arc::from(file));
         if let Some(path) = &self.telemetry.log.file
@@ -90,7 +84,7 @@ impl Config {
     }
 }
 
-/// The name and the text of a file.
+/// Reads a file: its name and its text.
 fn read(path: &Path) -> Result<(String, String), Vec<InputError>> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
@@ -108,19 +102,28 @@ fn read(path: &Path) -> Result<(String, String), Vec<InputError>> {
     Ok((file, text))
 }
 
-/// Reads a text with the reader of its sections, and gives what it says and its tree.
+/// Reads a text with `sections`, and returns the result and the tree.
 fn parse<T>(
     file: &str,
     text: &str,
     sections: impl FnOnce(&Reader<'_>, &Node, &InputErrors) -> Option<T>,
 ) -> Result<(T, Node), Vec<InputError>> {
-    let mistakes = InputErrors::new(Arc::from(file));
-    let tree = toml::parse(text, &mistakes);
-    match sections(&Reader::new(&mistakes, "", &tree), &tree, &mistakes) {
-        Some(read) if mistakes.count() == 0 => Ok((read, tree)),
-        _ => Err(mistakes.into_vec()),
+    let errors = InputErrors::new(Arc::from(file));
+    let tree = toml::parse(text, &errors);
+    match sections(&Reader::new(&errors, "", &tree), &tree, &errors) {
+        Some(read) if errors.count() == 0 => Ok((read, tree)),
+        _ => Err(errors.into_vec()),
     }
 }
 
+/// Reads all sections, and finds listeners that cannot have their addresses together.
+fn read_sections(reader: &Reader<'_>, tree: &Node, errors: &InputErrors) -> Option<Config> {
+    let config = sections::node(reader)?;
+    addresses::find_clashes(&config, tree, errors);
+    Some(config)
+}
+
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;

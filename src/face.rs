@@ -1,5 +1,5 @@
-//! The listener of the embedded engine's Consul face: bytes in, [`store::compat`] decides, bytes out; who may do
-//! what is [`crate::auth`]'s table. Who writes a node's heartbeat is noted, see [`store::writers`].
+//! The HTTP service of the embedded engine's Consul face. [`store::compat`] answers requests, and [`crate::auth`] has the table
+//! of permissions. The writer of each node's heartbeat is recorded, see [`store::writers`].
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,12 +26,12 @@ use crate::{
     repeats::Repeats,
 };
 
-/// The largest body taken; KV values and transactions are refused at half of it, with Consul's own words.
+/// The largest body that is read; larger KV values and transactions than half of it are refused with Consul's own messages.
 const MAX_BODY: usize = 2 * 1024 * 1024;
 
-/// Every path of the face.
+/// The router of all paths.
 pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
-    Router::new().fallback(answer).with_state(Face { engine, auth, told: Arc::default() })
+    Router::new().fallback(answer).with_state(Face { engine, auth, logged: Arc::default() })
 }
 
 /// What every request is answered from.
@@ -39,52 +39,52 @@ pub fn router(engine: Arc<Embedded>, auth: Auth) -> Router {
 struct Face {
     engine: Arc<Embedded>,
     auth: Auth,
-    /// Writes that were logged. Those that failed by themselves, so that many of the others do not hide them.
-    told: Arc<Told>,
+    logged: Arc<Logged>,
 }
 
-/// Writes that were logged; those that come again are only counted for a while.
+/// Writes that were logged; repeated ones are only counted for a while. Failed writes have a table of their own, so that many
+/// successful ones do not hide them.
 #[derive(Debug, Default)]
-struct Told {
+struct Logged {
     done: Repeats,
     failed: Repeats,
 }
 
-async fn answer(State(Face { engine, auth, told }): State<Face>, request: Request) -> Response {
+async fn answer(State(Face { engine, auth, logged }): State<Face>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "Request body too large").into_response();
     };
     let written = (head.method != Method::GET).then(|| Written::new(&auth, &head));
     let token = store::compat::token(&head.uri, &head.headers);
-    // Also with a token that means nothing here: a page may add one to a request that needs no leave of ours.
+    // An unknown token changes nothing: a foreign page can add one to a request that browsers send without asking first.
     let unnamed = matches!(auth.identify(token.as_deref()), Identity::Local | Identity::Anonymous);
     if unnamed && auth::foreign(&head.headers) {
         let text = "Permission denied: another page's request, or another name's";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let request = http::Request::from_parts(head, body);
-    let noting = Noting { auth: &auth, written: Mutex::default() };
-    let response = store::compat::respond(&engine, &noting, request).await;
+    let recording = Recording { auth: &auth, written: Mutex::default() };
+    let response = store::compat::respond(&engine, &recording, request).await;
     if response.status().is_success() {
-        noting.note(&engine).await;
+        recording.store(&engine).await;
     }
     if let Some(written) = written {
-        written.record(response.status(), &told);
+        written.log(response.status(), &logged);
     }
     response.map(Body::from)
 }
 
-/// Heartbeats that one request may write and have noted: a transaction has at most 64 operations.
-const MAX_NOTED: usize = 64;
+/// Heartbeats of one request whose writer is recorded: a transaction has at most 64 operations.
+const MAX_RECORDED: usize = 64;
 
-/// Decides as [`Auth`] does, and remembers who was allowed to write which node's heartbeat.
-struct Noting<'a> {
+/// Decides as [`Auth`] does, and records who was allowed to write which node's heartbeat.
+struct Recording<'a> {
     auth: &'a Auth,
     written: Mutex<Vec<(Bearer, Writer)>>,
 }
 
-impl Authorise for Noting<'_> {
+impl Authorise for Recording<'_> {
     fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit {
         let permit = self.auth.may(token, access);
         if let (Permit::Allowed, Access::KeyWrite(key)) = (permit, access)
@@ -92,7 +92,7 @@ impl Authorise for Noting<'_> {
         {
             let writer = self.auth.identify(token).writer();
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            if written.len() < MAX_NOTED {
+            if written.len() < MAX_RECORDED {
                 written.push((Bearer::Node(node), writer));
             }
         }
@@ -100,18 +100,18 @@ impl Authorise for Noting<'_> {
     }
 }
 
-impl Noting<'_> {
-    async fn note(self, engine: &Embedded) {
+impl Recording<'_> {
+    async fn store(self, engine: &Embedded) {
         for (bearer, writer) in self.written.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            if let Err(error) = noted(engine, &bearer, &writer).await {
-                tracing::warn!(%bearer, %error, "who wrote a heartbeat cannot be noted");
+            if let Err(error) = store_writer(engine, &bearer, &writer).await {
+                tracing::warn!(%bearer, %error, "the writer of a heartbeat cannot be recorded");
             }
         }
     }
 }
 
-/// Notes who wrote a node's heartbeat, or forgets it when the write took the heartbeat back.
-async fn noted(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
+/// Records the writer of a node's heartbeat, or deletes the record if the heartbeat was deleted.
+async fn store_writer(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<(), EngineError> {
     let sends_heartbeats = match bearer {
         Bearer::Node(name) => engine.kv_get(&keys::node(name.as_str()), None).await?.value.is_some(),
         Bearer::Vantage(_) => true,
@@ -123,7 +123,7 @@ async fn noted(engine: &Embedded, bearer: &Bearer, writer: &Writer) -> Result<()
     }
 }
 
-/// A write, for the record: the registry's writes are too many to be kept beside the documents' in the engine.
+/// A write, for the log: registry writes are too many for the audit in the engine, which has those of documents.
 struct Written {
     who: String,
     what: String,
@@ -137,17 +137,17 @@ impl Written {
         Self { who, what: format!("{} {}", head.method, head.uri.path()) }
     }
 
-    fn record(&self, status: StatusCode, told: &Told) {
+    fn log(&self, status: StatusCode, logged: &Logged) {
         let Self { who, what } = self;
         let code = status.as_u16();
-        // Renewals come every few seconds from everybody, and our own nodes' heartbeats do too.
+        // Every client renews every few seconds, and our own nodes send heartbeats.
         let ordinary =
             what.contains("/agent/check/") || what.contains("/session/renew") || what.contains("/txn");
         if ordinary && status.is_success() {
             tracing::debug!(who, what, status = code, "registry write");
             return;
         }
-        let Some(before) = self.is_due(status, told, Instant::now()) else { return };
+        let Some(before) = self.is_due(status, logged, Instant::now()) else { return };
         if status == StatusCode::FORBIDDEN || status == StatusCode::UNAUTHORIZED {
             tracing::warn!(who, what, status = code, before, "registry write refused; {MORE}");
         } else if status.is_success() {
@@ -157,15 +157,15 @@ impl Written {
         }
     }
 
-    /// Whether to say it; with how often it came before without being said.
-    fn is_due(&self, status: StatusCode, told: &Told, now: Instant) -> Option<u64> {
+    /// Whether to log it now; if so, how often it has happened without being logged.
+    fn is_due(&self, status: StatusCode, logged: &Logged, now: Instant) -> Option<u64> {
         let Self { who, what } = self;
-        let repeats = if status.is_success() { &told.done } else { &told.failed };
+        let repeats = if status.is_success() { &logged.done } else { &logged.failed };
         repeats.is_due(&format!("{who} {what} {status}"), now)
     }
 }
 
-/// What is said with each.
+/// The end of each message.
 const MORE: &str = "more like it are only counted for a minute";
 
 #[cfg(test)]
@@ -199,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_writes_again_and_again_is_said_once_a_minute() {
-        let (told, start) = (Told::default(), Instant::now());
-        let said = |what: &str, status: u16, second: u64| {
+    fn repeated_writes_are_logged_once_a_minute() {
+        let (logged, start) = (Logged::default(), Instant::now());
+        let due = |what: &str, status: u16, second: u64| {
             let written = Written { who: "anonymous".into(), what: what.into() };
             let status = StatusCode::from_u16(status).unwrap();
-            written.is_due(status, &told, start + Duration::from_secs(second))
+            written.is_due(status, &logged, start + Duration::from_secs(second))
         };
         for (what, status) in [
             ("PUT /v1/agent/check/pass/service:X", 500),
@@ -213,14 +213,14 @@ mod tests {
             ("PUT /v1/agent/service/register", 403),
             ("PUT /v1/agent/service/register", 200),
         ] {
-            assert_eq!(said(what, status, 0), Some(0), "{what}");
-            assert_eq!((1..60).filter_map(|second| said(what, status, second)).count(), 0, "{what}");
-            assert_eq!(said(what, status, 60), Some(59), "{what}");
+            assert_eq!(due(what, status, 0), Some(0), "{what}");
+            assert_eq!((1..60).filter_map(|second| due(what, status, second)).count(), 0, "{what}");
+            assert_eq!(due(what, status, 60), Some(59), "{what}");
         }
     }
 
     #[tokio::test]
-    async fn who_writes_a_heartbeat_is_noted() {
+    async fn the_writer_of_a_heartbeat_is_recorded() {
         let engine = Embedded::in_memory(Options::default()).await;
         let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
         let first = Credential::from(Secret::new("the-first-operator"));
@@ -235,22 +235,25 @@ mod tests {
         ] {
             assert_eq!(send(router, "PUT", path, token, body).await, status, "{path}");
         }
-        let noted = async || writers::all(engine.as_ref()).await.unwrap();
+        let recorded = async || writers::all(engine.as_ref()).await.unwrap();
         let writer = |token: Option<&str>| Writer { token: token.map(str::to_owned), mark: None };
         let bearer = |text: &str| text.parse::<Bearer>().unwrap();
         let (gw, dns) = (bearer("node/gw"), bearer("node/dns"));
-        assert_eq!(noted().await, BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))]));
+        assert_eq!(
+            recorded().await,
+            BTreeMap::from([(gw.clone(), writer(None)), (dns.clone(), writer(None))])
+        );
         let token = Some("the-first-operator");
         assert_eq!(send(&guarded, "PUT", "/v1/kv/waypost/nodes/gw", token, "{}").await, 200);
         let by_first = writer(Some(auth::FIRST));
-        assert_eq!(noted().await, BTreeMap::from([(gw, by_first), (dns.clone(), writer(None))]));
-        // A node that leaves takes its heartbeat back, and nothing is noted of it any more.
+        assert_eq!(recorded().await, BTreeMap::from([(gw, by_first), (dns.clone(), writer(None))]));
+        // A node that leaves deletes its heartbeat, and the record is deleted with it.
         assert_eq!(send(&guarded, "DELETE", "/v1/kv/waypost/nodes/gw", token, "").await, 200);
-        assert_eq!(noted().await, BTreeMap::from([(dns, writer(None))]));
+        assert_eq!(recorded().await, BTreeMap::from([(dns, writer(None))]));
     }
 
     #[tokio::test]
-    async fn a_strangers_page_gains_nothing_by_a_token_that_means_nothing() {
+    async fn an_unknown_token_gives_a_foreign_page_no_rights() {
         let engine = Embedded::in_memory(Options::default()).await;
         let (handle, _publisher) = store::handle::channel(Clock::default(), Duration::MAX);
         let open = router(engine, Auth::new(handle, None));

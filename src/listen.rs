@@ -1,11 +1,10 @@
-//! The HTTP listeners of the binary itself: the admin API, the Consul face, a node's status. Bound before anything
-//! is served, so that a taken port stops a start; bounded in connections, headers and time.
+//! The HTTP listeners of the binary itself: the admin API, the Consul face and the status of a node. They are bound before
+//! anything is served, so that a port in use fails the start. Connections, headers and times are bounded.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    certificate::{Shown, server_config},
-    config::Tls,
+    certificate::{CertificateFiles, Shown},
     reread::{Content, Part},
 };
 use axum::Router;
@@ -20,31 +19,31 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Connections a listener has open at a time; long polls of many nodes fit.
+/// Connections that a listener has open at a time; enough for the blocking queries of many nodes.
 const MAX_CONNECTIONS: usize = 4096;
-/// How long a client may take to send a head, and to shake hands.
-const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a client may take to send a request head, and for the TLS handshake.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_HEAD: usize = 64 * 1024;
-/// How long conversations may go on after the end was announced.
+/// How long connections may go on after the shutdown was requested.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Why a listener cannot be had.
+/// Why a listener cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be listened on.
     #[error("{what} = \"{address}\": {}", Plain(.source))]
     Bind {
-        /// The configuration that asked for it, as `[store] http`.
+        /// The key that configures it, as `[store] http`.
         what: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// Its certificate or key cannot be used.
     #[error("{what}: its tls cannot be used: {reason}")]
     Tls {
-        /// The configuration that asked for it.
+        /// The key that configures it.
         what: &'static str,
         /// Why not.
         reason: String,
@@ -73,7 +72,14 @@ pub struct Bound {
     what: &'static str,
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<Shown>,
+    tls: Option<Tls>,
+}
+
+/// The certificate of a listener, and the files that it was read from.
+struct Tls {
+    shown: Shown,
+    files: CertificateFiles,
+    in_use: Content,
 }
 
 impl fmt::Debug for Bound {
@@ -85,13 +91,20 @@ impl fmt::Debug for Bound {
     }
 }
 
-/// Binds an address; `what` is the configuration that asks for it.
+/// Binds an address; `what` is the key that configures it.
 ///
 /// # Errors
 /// When the address or the certificate cannot be used.
-pub async fn bind(what: &'static str, address: SocketAddr, tls: Option<&Tls>) -> Result<Bound, ListenError> {
-    let show = |tls: &Tls| server_config(&tls.cert, &tls.key).map(Shown::new);
-    let tls = tls.map(show).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
+pub async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+    certificate: Option<&CertificateFiles>,
+) -> Result<Bound, ListenError> {
+    let load = |files: &CertificateFiles| {
+        let (config, in_use) = files.load()?;
+        Ok(Tls { shown: Shown::new(config), files: files.clone(), in_use })
+    };
+    let tls = certificate.map(load).transpose().map_err(|reason| ListenError::Tls { what, reason })?;
     let fail = |source| ListenError::Bind { what, address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
@@ -105,76 +118,81 @@ impl Bound {
         self.address
     }
 
-    /// What reads its certificate again, given where it was read from.
+    /// What reads its certificate again, if it has one.
     #[must_use]
-    pub fn certificate_part(&self, tls: &Tls) -> Option<Part> {
-        let shown = self.tls.clone()?;
-        let (name, in_use) =
-            (format!("the certificate of {}", self.what), Content::of(&[&tls.cert, &tls.key]));
-        Some(tls.files.part(name, Some(in_use), move |config| shown.set(config)))
+    pub fn certificate_part(&self) -> Option<Part> {
+        let Tls { shown, files, in_use } = self.tls.as_ref()?;
+        let (name, shown) = (format!("the certificate of {}", self.what), shown.clone());
+        Some(files.part(name, Some(*in_use), move |config| shown.set(config)))
     }
 
-    /// Serves until `shutdown`; then finishes what has begun, for a short while.
+    /// Serves until `shutdown`; then requests that have begun get a short time to finish.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let Self { what, listener, address, tls } = self;
+        let tls = tls.map(|tls| tls.shown);
         tracing::info!(%address, tls = tls.is_some(), "serving {what}");
         let (stop, stopping) = watch::channel(false);
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut conversations = JoinSet::new();
+        let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
                 accepted = listener.accept() => accepted,
-                Some(_) = conversations.join_next() => continue,
+                Some(_) = connections.join_next() => continue,
             };
             let Ok((stream, _)) = accepted else {
-                // Out of descriptors: those in use will be given back.
+                // The process is out of file descriptors until other connections end.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
                 tracing::warn!(%address, most = MAX_CONNECTIONS, "too many connections, one is closed");
                 continue;
             };
             let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
-            conversations.spawn(async move {
-                converse(stream, tls, router, stopping).await;
-                drop(place);
+            connections.spawn(async move {
+                serve_connection(stream, tls, router, stopping).await;
+                drop(permit);
             });
         }
         stop.send_replace(true);
-        let all = async { while conversations.join_next().await.is_some() {} };
+        let all = async { while connections.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, all).await;
-        conversations.shutdown().await;
+        connections.shutdown().await;
     }
 }
 
-async fn converse(stream: TcpStream, tls: Option<Shown>, router: Router, stopping: watch::Receiver<bool>) {
-    // Small answers to a waiting client; without it they meet delayed acknowledgements.
+async fn serve_connection(
+    stream: TcpStream,
+    tls: Option<Shown>,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+) {
+    // Without it, small responses wait for the delayed acknowledgements of the client.
     let _ = stream.set_nodelay(true);
     match tls {
-        None => exchange(stream, router, stopping).await,
-        Some(tls) => match tokio::time::timeout(HEAD_PATIENCE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => exchange(stream, router, stopping).await,
+        None => serve_http(stream, router, stopping).await,
+        Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => serve_http(stream, router, stopping).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
     }
 }
 
-async fn exchange(
+async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = asked(&mut stopping) => {
+        () = stop_requested(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -184,7 +202,7 @@ async fn exchange(
     }
 }
 
-async fn asked(stopping: &mut watch::Receiver<bool>) {
-    // An error means that the listener is gone, which is an end as well.
+async fn stop_requested(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the listener is gone, which is a stop as well.
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }

@@ -71,7 +71,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
     }
     config.token_files.iter().for_each(TokenFile::say_if_missing);
     node.rereads.extend(config.token_files.iter().map(TokenFile::part));
-    node.rereads.extend(certificate_parts(&config, &listeners));
+    node.rereads.extend(certificate_parts(&listeners));
     node.rereads.extend(config.telemetry.log.file.as_deref().map(log::part));
     node.rereads.extend(config.geoip.as_ref().map(|it| geoip_part(it, geo)));
     node.rereads.extend(config.file.as_ref().map(configuration_part));

@@ -184,6 +184,6 @@ mod tests {
         assert!(matches!(after(failed(io::ErrorKind::BrokenPipe), &State::Open), Some(State::Closed)));
         let full = after(failed(io::ErrorKind::StorageFull), &State::Open).unwrap();
         assert!(matches!(full, State::Failed(_)));
-        assert!(after(failed(io::ErrorKind::Other), &full).is_none(), "the first failure is told");
+        assert!(after(failed(io::ErrorKind::Other), &full).is_none(), "the first failure is reported");
     }
 }

@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(logged, MAX + 1);
         assert!(repeats.0.lock().unwrap().len() <= MAX + 1);
         let later = now + QUIET;
-        assert_eq!(repeats.is_due("new", later), Some(0), "what is old gives its place");
+        assert_eq!(repeats.is_due("new", later), Some(0), "old entries make room");
     }
 }

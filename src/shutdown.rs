@@ -1,11 +1,11 @@
-//! The end of a process: asked for by a signal, given to every part, awaited.
+//! The shutdown of a process: requested by a signal, passed to every part, and awaited.
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-/// Ready once SIGINT or SIGTERM asks this process to end.
+/// Completes when SIGINT or SIGTERM requests the shutdown.
 pub async fn signalled() {
     let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     match (interrupt, terminate) {
@@ -22,7 +22,7 @@ pub async fn signalled() {
     }
 }
 
-/// Tells every part of a node that it is to end.
+/// Requests the shutdown of every part of a node.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Sender<bool>);
 
@@ -33,23 +33,23 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// Asks everybody to end.
+    /// Requests the shutdown.
     pub fn begin(&self) {
         self.0.send_replace(true);
     }
 
-    /// Whether somebody asked.
+    /// True once the shutdown was requested.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Ready once somebody asked.
+    /// Completes once the shutdown was requested.
     pub fn begun(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut asked = self.0.subscribe();
+        let mut requested = self.0.subscribe();
         async move {
-            // Nobody left to ask is an end as well.
-            let _ = asked.wait_for(|asked| *asked).await;
+            // An error means that the sender is gone, which is a shutdown as well.
+            let _ = requested.wait_for(|requested| *requested).await;
         }
     }
 }

@@ -4,6 +4,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/links.rs"]
+mod links;
 
 use std::{
     collections::BTreeSet,
@@ -166,6 +168,11 @@ fn words_that_say_nothing_are_not_used() {
 fn architecture_stays_short() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    none("links that lead nowhere", &links::broken(root()));
 }
 
 /// The circles of modules that are left: the crate, the modules, and why they are.

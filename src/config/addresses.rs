@@ -1,6 +1,6 @@
-//! Where a node listens, all of it: to find addresses that two of its listeners cannot both have, and addresses that the
-//! machine does not have. Both are found before anything is started, because a node that cannot listen would be
-//! started again and again.
+//! All addresses that a node listens on, to find those that two of its listeners cannot both have and those that the machine
+//! does not have. Both are found before anything is started, because a node that cannot listen would be restarted again and
+//! again.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -13,8 +13,8 @@ use super::settings::{Config, Store};
 pub struct Listens {
     /// The key, such as `dns.tls_listen`.
     pub key: &'static str,
-    /// Its place in the list, where the key has one.
-    place: Option<usize>,
+    /// Its index in the list, if the key has a list.
+    index: Option<usize>,
     /// The address.
     pub address: SocketAddr,
     transports: Transports,
@@ -29,15 +29,15 @@ enum Transports {
 
 impl Listens {
     fn field(&self) -> String {
-        self.place.map_or_else(|| self.key.to_owned(), |place| format!("{}[{place}]", self.key))
+        self.index.map_or_else(|| self.key.to_owned(), |index| format!("{}[{index}]", self.key))
     }
 
-    /// True when the system gives the second of the two its address while the first has it.
-    fn goes_with(&self, other: &Self) -> bool {
+    /// True if both can be bound at the same time.
+    fn fits_beside(&self, other: &Self) -> bool {
         use Transports::{Tcp, Udp};
         let apart = matches!((self.transports, other.transports), (Tcp, Udp) | (Udp, Tcp));
         let (one, two) = (self.address, other.address);
-        // The system chooses a free port for 0.
+        // For port 0 the system chooses a free one.
         if apart || one.port() != two.port() || one.port() == 0 {
             return true;
         }
@@ -46,13 +46,13 @@ impl Listens {
         !(one.ip() == two.ip() || (!may_overlap && (self.covers(two.ip()) || other.covers(one.ip()))))
     }
 
-    /// True if it is a wildcard that takes this address in.
+    /// True if it is a wildcard that includes this address.
     fn covers(&self, ip: IpAddr) -> bool {
-        // `[::]` takes IPv4 in, but where the listener asks for IPv6 alone.
-        let alone = self.key.starts_with("dns.") || matches!(self.key, "store.dns" | "proxy.listen");
+        // `[::]` includes IPv4, except for listeners that ask for IPv6 only.
+        let ipv6_only = self.key.starts_with("dns.") || matches!(self.key, "store.dns" | "proxy.listen");
         match self.address.ip() {
             IpAddr::V4(own) => own.is_unspecified() && ip.is_ipv4(),
-            IpAddr::V6(own) => own == Ipv6Addr::UNSPECIFIED && (ip.is_ipv6() || !alone),
+            IpAddr::V6(own) => own == Ipv6Addr::UNSPECIFIED && (ip.is_ipv6() || !ipv6_only),
         }
     }
 }
@@ -63,16 +63,16 @@ pub fn listened(config: &Config) -> Vec<Listens> {
     use Transports::{Both, Tcp, Udp};
     let mut all = Vec::new();
     let one = |key, address: Option<SocketAddr>, transports| {
-        address.map(|address| Listens { key, place: None, address, transports })
+        address.map(|address| Listens { key, index: None, address, transports })
     };
     if let Some(Store::Embedded(it)) = &config.store {
         all.extend(one("store.http", it.http, Tcp));
         all.extend(one("store.dns", it.dns, Both));
     }
     let mut several = |key, addresses: &[SocketAddr], transports| {
-        let listens = |(place, address): (usize, &SocketAddr)| Listens {
+        let listens = |(index, address): (usize, &SocketAddr)| Listens {
             key,
-            place: Some(place),
+            index: Some(index),
             address: *address,
             transports,
         };
@@ -93,22 +93,22 @@ pub fn listened(config: &Config) -> Vec<Listens> {
     all
 }
 
-/// Notes each address that another listener of the node has already.
-pub(super) fn find_clashes(config: &Config, tree: &Node, mistakes: &InputErrors) {
+/// Adds an error for each address that another listener of the node already has.
+pub(super) fn find_clashes(config: &Config, tree: &Node, errors: &InputErrors) {
     let all = listened(config);
     for (at, second) in all.iter().enumerate() {
-        let Some(first) = all.iter().take(at).find(|first| !first.goes_with(second)) else { continue };
+        let Some(first) = all.iter().take(at).find(|first| !first.fits_beside(second)) else { continue };
         let field = second.field();
         let problem = match first.address == second.address {
             true => format!("{} is the address of {} already", second.address, first.field()),
             false => format!("{} and {} of {} overlap", second.address, first.address, first.field()),
         };
         let expected = "an address and port that no other listener of this node has".to_owned();
-        mistakes.add(tree.line_of(&field), "", &field, problem, expected);
+        errors.add(tree.line_of(&field), "", &field, problem, expected);
     }
 }
 
-/// The first address that this machine does not have, if any. Asks the system by taking a free port of it for a moment.
+/// The first address that this machine does not have, if any. It is tried out with a free port, which is released at once.
 #[must_use]
 pub fn absent(all: &[Listens]) -> Option<&Listens> {
     all.iter().find(|listens| {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn two_listeners_with_one_address_are_a_mistake_with_its_line() {
+    fn two_listeners_with_one_address_are_an_error_with_its_line() {
         let said = said(
             "[store]\nengine = \"embedded\"\n[control]\nlisten = \"127.0.0.1:9000\"\n[telemetry]\nlisten = \"127.0.0.1:9000\"\n",
         );
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_listened_on_together_is_told() {
+    fn overlapping_addresses_are_reported() {
         for (store, dns, proxy, telemetry, clash) in [
             ("http = \"127.0.0.1:80\"", "127.0.0.1:53", "127.0.0.1:80", "127.0.0.1:81", "proxy.listen[0]"),
             ("dns = \"127.0.0.1:53\"", "0.0.0.0:53", "127.0.0.1:80", "127.0.0.1:81", "dns.listen[0]"),
@@ -174,7 +174,7 @@ mod tests {
     fn an_address_of_another_machine_is_found() {
         let listens = |address: &str| Listens {
             key: "k",
-            place: None,
+            index: None,
             address: address.parse().unwrap(),
             transports: Transports::Tcp,
         };

@@ -10,7 +10,7 @@ use store::{
 
 use super::{
     gate::gate,
-    guard::CERTIFICATE,
+    guard::certificate,
     settings::{GeoIp, Store},
     values::{addresses, cpus, folder, path, span},
 };
@@ -32,7 +32,7 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     let defaults = dns::Config::default();
     let listen = fields.optional("listen", addresses);
     let discovery = discovery(fields);
-    // Before it is read for use: a change in between is then seen later.
+    // Read before the secrets themselves, so that a change in between is seen as one later.
     let cookies = fields.optional("cookie_secret_file", |it| {
         let path = path(&it)?;
         let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
@@ -61,7 +61,7 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     Some(DnsSection { config, certificate: dns_certificate(fields), geoip: geoip(fields), cookies })
 }
 
-/// A database of where clients are.
+/// The database of where clients are.
 fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     fields.optional("geoip", |it| {
         let path = path(&it)?;
@@ -79,24 +79,21 @@ fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     })
 }
 
-/// The files of `[dns.tls]`. Only named here: a node whose certificate cannot be read serves what needs none.
+/// The files of `[dns.tls]`. They are not read here: a node whose certificate cannot be read serves everything that needs none.
 fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
-    let files = fields.get("tls").and_then(|at| at.fields()).map(|tls| {
-        let certificate = tls.required("certificate", CERTIFICATE, |it| path(&it));
-        let key = tls.required("key", "the file of its key, in PEM", |it| path(&it));
-        Some(CertificateFiles { certificate: certificate?, key: key? })
-    });
+    let tls = fields.get("tls");
     for name in ["tls_listen", "https_listen", "quic_listen", "h3_listen"] {
         if let Some(at) = fields.get(name)
-            && files.is_none()
+            && tls.is_none()
         {
             at.error("needs a certificate, and there is no [dns.tls]", TLS_SECTION);
         }
     }
-    files.flatten()
+    let [certificate, key] = certificate(&tls?, path)?;
+    Some(CertificateFiles { certificate, key })
 }
 
-/// Names may have the registry's data centre as a label, where it is known.
+/// The DNS role knows the registry's data centre, which may be a label of names, if the engine tells it.
 pub(super) fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config {
     let datacenter = match store {
         Some(Store::Embedded(it)) => Some(it.datacenter.clone()),
@@ -109,7 +106,7 @@ pub(super) fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config
     dns
 }
 
-/// The names of services for clients inside; the registry's data centre is put in where the engine is known.
+/// The names of services for internal clients; [`within`] adds the registry's data centre.
 fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let clients = fields.or("discovery_clients", Offer::inside(), |it| {
         let networks = it.distinct(|network| network.net())?;

@@ -1,4 +1,4 @@
-//! What `[dns]` says about strangers: cookies, response rates, and who may ask.
+//! What protects the DNS role from clients: cookies, response rates, and who may ask.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! How listeners are guarded, and the secrets that a node sends.
+//! How listeners are guarded (certificate, key, token), and the tokens that a node sends.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,7 +11,7 @@ use store::{
 };
 
 use super::{
-    settings::{Guard, Store, Tls},
+    settings::{Guard, Store},
     values::{file, path},
 };
 use crate::{
@@ -20,20 +20,25 @@ use crate::{
     token_file::{self, TokenFile},
 };
 
-pub(super) const CERTIFICATE: &str = "the file of the certificate chain, in PEM";
+/// The certificate and the key of a section `tls`, each read by `read`.
+pub(super) fn certificate<T>(tls: &Reader<'_>, read: impl Fn(&Reader<'_>) -> Option<T>) -> Option<[T; 2]> {
+    let tls = tls.fields()?;
+    tls.renamed("cert", "certificate");
+    let certificate =
+        tls.required("certificate", "the file of the certificate chain, in PEM", |it| read(&it));
+    let key = tls.required("key", "the file of its key, in PEM", |it| read(&it));
+    Some([certificate?, key?])
+}
 
-/// Certificate, key and first token of a listener.
+/// The certificate, the key and the first token of a listener.
 pub(super) fn guard(fields: &Fields<'_>) -> Guard {
-    let tls = fields.get("tls").and_then(|at| at.fields()).and_then(|tls| {
-        let read = |it: Reader<'_>| Some((path(&it)?, file(&it)?));
-        let cert = tls.required("cert", CERTIFICATE, read);
-        let key = tls.required("key", "the file of its key, in PEM", read);
-        let ((certificate, cert), (key_file, key)) = (cert?, key?);
-        let files = CertificateFiles { certificate, key: key_file };
-        if let (Err(error), Some(at)) = (server_config(&cert, &key), fields.get("tls")) {
+    let tls = fields.get("tls").and_then(|at| {
+        let [(certificate, chain), (key, secret)] = certificate(&at, |it| Some((path(it)?, file(it)?)))?;
+        let files = CertificateFiles { certificate, key };
+        if let Err(error) = server_config(&chain, &secret) {
             at.error(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
         }
-        Some(Tls { files, cert, key })
+        Some(files)
     });
     Guard { tls, token: fields.optional("token_file", |it| secret(&it).map(Credential::from)) }
 }
@@ -44,7 +49,7 @@ pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, 
     }
     at.error(
         format!("{what} {address} is off loopback, where it takes tokens and TLS"),
-        "`tls = { cert = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
+        "`tls = { certificate = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
     );
 }
 
@@ -64,7 +69,7 @@ fn secret(at: &Reader<'_>) -> Option<Secret> {
     token_file::secret(&bytes).map_err(|error| at.error(error, token_file::EXPECTED)).ok()
 }
 
-/// The token of a client. Its file may come later: `token bootstrap` writes it.
+/// The token that a client sends. The file need not exist yet: `token bootstrap` writes it.
 pub(super) fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
     if path(at)?.try_exists().is_ok_and(|there| !there) {
         return Some(Credential::default());
@@ -72,8 +77,8 @@ pub(super) fn token_to_send(at: &Reader<'_>) -> Option<Credential> {
     secret(at).map(Credential::from)
 }
 
-/// The file of the authorities that a section trusts. A change after it was read for use is seen later, at the worst as
-/// one that it is not.
+/// The file of the authorities that a section trusts. It is read apart from the certificates themselves, so a change in
+/// between can be missed until the next one.
 pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> Option<FileInUse> {
     let section = fields.get(section)?;
     let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
@@ -82,7 +87,7 @@ pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> 
     Some(FileInUse { path, content })
 }
 
-/// The token files that a node rereads, with the credentials that are made of them.
+/// The token files that a node reads again, with the credentials that they fill.
 pub(super) fn token_files(
     fields: &Fields<'_>,
     store: Option<&Store>,
@@ -101,7 +106,7 @@ pub(super) fn token_files(
     ];
     let named = |(section, what, credential): (&'static str, &'static str, Option<&Credential>)| {
         let credential = credential?.clone();
-        // It was read as a text before: there is a credential.
+        // There is a credential, so the value is a text.
         let Value::Scalar(path) = &fields.get(section)?.node().entry("token_file")?.value.value else {
             return None;
         };

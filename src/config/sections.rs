@@ -19,7 +19,7 @@ use super::{
 };
 use crate::telemetry::log;
 
-/// What everybody's names of a registry end in.
+/// The domain of the registry's names, as in Consul.
 const CONSUL: &str = "consul";
 const LINGERS: std::ops::RangeInclusive<Span> =
     Span(Duration::ZERO)..=Span(Duration::from_secs(365 * 24 * 3600));
@@ -27,7 +27,7 @@ const LINGERS: std::ops::RangeInclusive<Span> =
 pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let fields = root.fields()?;
     let (node, data_dir) = node_and_folder(&fields);
-    let site = fields.required("site", "the name of the site it stands in", name);
+    let site = fields.required("site", "the name of the site that it is in", name);
     let (store, believe_after) =
         section(&fields, "store", |it| Some((store_section(it, Some(|| guard(it))), believe_after(it))))
             .unzip();
@@ -92,7 +92,7 @@ fn node_and_folder(fields: &Fields<'_>) -> (Option<Name>, Option<PathBuf>) {
     (node, fields.required("data_dir", "a folder such as /var/lib/waypost", |it| path(&it)))
 }
 
-/// Which engine a node has. Every other section and what guards the engine's listener are passed over.
+/// The engine of a node. All other sections, and the guard of the engine's listener, are ignored.
 pub(super) fn engine(root: &Reader<'_>) -> Option<NodeEngine> {
     let mut fields = root.fields()?;
     fields.ignore_rest();
@@ -111,7 +111,7 @@ pub(super) fn engine(root: &Reader<'_>) -> Option<NodeEngine> {
     Some(NodeEngine { node, data_dir, store, token_file })
 }
 
-/// A folder of zones can be served without an engine.
+/// True if it has a folder of zones, which can be served without an engine.
 fn has_zones(dns: &Reader<'_>) -> bool {
     dns.node().entry("zones_dir").is_some()
 }
@@ -124,17 +124,17 @@ fn section<T>(
     fields.get(name).and_then(|at| at.fields()).and_then(|fields| read(&fields))
 }
 
-/// Long enough for a mistake to be noticed, and for agents to bring their services back.
+/// How long a service must be missing: long enough to notice an error and for agents to register their services again.
 fn believe_after(fields: &Fields<'_>) -> Duration {
     let within = Span(Duration::from_secs(1))..=Span(Duration::from_secs(7 * 24 * 3600));
     fields.or("believe_after", BELIEVE_AFTER, |it| it.span_within(within.clone()).map(|it| it.0))
 }
 
-/// Without a guard, whether the embedded engine's listener needs one is not looked at.
+/// Without `guard`, it is not checked whether the embedded engine's listener needs one.
 fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Option<Store> {
     let words = [("embedded", true), ("consul", false)];
     let embedded = fields.required("engine", "\"embedded\" or \"consul\"", |it| it.word(&words));
-    // A wrong engine says nothing about the other fields: they are read as those of the one they fit.
+    // If the engine is wrong, the other fields are read as those of the engine that they fit.
     if embedded.unwrap_or_else(|| fields.get("url").is_none()) {
         let http = fields.optional("http", |it| address(&it));
         let guarded = guard.map(|read| read());
@@ -223,7 +223,7 @@ fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     Some(config)
 }
 
-/// The programs external checks may run: absolute paths, by name.
+/// The programs that external checks may run: absolute paths, by name.
 fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
     let mut found = BTreeMap::new();
     for (name, path) in field.entries()? {
@@ -288,8 +288,8 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     Some(Telemetry { otlp, log: log::Settings { directives, format, file }, listen, guard })
 }
 
-/// What is wrong with the directives of a log. A word alone must be a level: the filter takes every other word for the
-/// name of a module, and a misspelt level would silence the node.
+/// What is wrong with the directives of a log. A single word must be a level: the filter takes every other word for the name
+/// of a module, so a misspelt level would silence the node.
 fn directives(text: &str) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::builder();
     filter.parse(text).map_err(|error| error.to_string())?;

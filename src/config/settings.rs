@@ -1,8 +1,7 @@
-//! What a configuration file says, as types.
+//! The contents of a configuration file, as types.
 
 use std::{
     collections::BTreeSet,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,21 +22,21 @@ use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, to
 pub struct Config {
     /// The node's name, unique among all nodes.
     pub node: Name,
-    /// The site it stands in.
+    /// The site that it is in.
     pub site: Name,
-    /// Where it keeps its engine and its last good state.
+    /// The folder of its engine and of its last good state.
     pub data_dir: PathBuf,
-    /// The engine; none is needed for a prober, and for zones from a folder.
+    /// The engine; not needed for a prober and for zones from a folder.
     pub store: Option<Store>,
-    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    /// How long the registry must go on reporting that a whole service is gone before that is accepted.
     pub believe_after: Duration,
     /// The DNS role.
     pub dns: Option<dns::Config>,
-    /// The certificate of the DNS role's encrypted listeners, which there are none of without it.
+    /// The certificate of the DNS role's encrypted listeners, which need one.
     pub dns_certificate: Option<CertificateFiles>,
     /// The file of the DNS role's cookie secrets, if it shares them with other nodes.
     pub dns_cookies: Option<FileInUse>,
-    /// Where clients are that no site's networks hold.
+    /// Where clients are that are in no site's networks.
     pub geoip: Option<GeoIp>,
     /// The gateway role.
     pub proxy: Option<Proxy>,
@@ -57,7 +56,7 @@ pub struct Config {
     pub token_files: Vec<TokenFile>,
     /// The file it was read from.
     pub file: Option<FileInUse>,
-    /// What is no mistake and yet unlikely to be meant.
+    /// What is accepted, but is unlikely to be intended.
     pub warnings: Vec<InputError>,
 }
 
@@ -66,30 +65,30 @@ pub struct Config {
 pub struct GeoIp {
     /// The file.
     pub file: FileInUse,
-    /// What it said.
+    /// Its content.
     pub geo: Arc<Geo>,
 }
 
 impl GeoIp {
-    /// Octets such a file may have: several times what the largest published ones have.
+    /// The most bytes that such a file may have: several times the largest published one.
     pub const MAX: u64 = 2 * 1024 * 1024 * 1024;
 }
 
-/// Which engine a node has: what `token reset` needs of its configuration.
+/// The engine of a node: what `token reset` needs of its configuration.
 #[derive(Clone, Debug)]
 pub struct NodeEngine {
     /// The node's name.
     pub node: Name,
-    /// Where it keeps its engine.
+    /// The folder of its engine.
     pub data_dir: PathBuf,
     /// The engine.
     pub store: Store,
-    /// The file of the token that it sends to a Consul.
+    /// The file of the token that it sends to Consul.
     pub(super) token_file: Option<PathBuf>,
 }
 
 impl NodeEngine {
-    /// The file of the token that a Consul is to be sent, when it is not there.
+    /// The file of the token for Consul, if it does not exist.
     #[must_use]
     pub fn missing_token(&self) -> Option<&Path> {
         self.token_file.as_deref().filter(|it| !it.exists())
@@ -108,60 +107,43 @@ pub enum Store {
 /// The embedded engine and its Consul face.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    /// What it calls its data centre.
+    /// The name of its data centre.
     pub datacenter: String,
     /// Where the Consul-compatible HTTP API listens; absent: nowhere.
     pub http: Option<SocketAddr>,
     /// Where its names are served over DNS, as Consul's are; absent: nowhere.
     pub dns: Option<SocketAddr>,
-    /// What those names end in.
+    /// The domain of those names.
     pub dns_domain: DomainName,
-    /// How long those names may be remembered.
+    /// The TTL of those names.
     pub dns_ttl: Ttl,
     /// How its listener is guarded.
     pub guard: Guard,
 }
 
-/// How a listener that takes orders is guarded: needed off loopback, possible on it.
+/// How a listener that accepts changes is guarded: required off loopback, optional on it.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// Certificate chain and key, in PEM.
-    pub tls: Option<Tls>,
-    /// The first operator's token; others are Token documents.
+    /// Its certificate and key.
+    pub tls: Option<CertificateFiles>,
+    /// The token of the first operator; all others are Token documents.
     pub token: Option<Credential>,
 }
 
-/// A certificate chain with its key, in PEM.
-#[derive(Clone)]
-pub struct Tls {
-    /// Where both were read from.
-    pub files: CertificateFiles,
-    /// The chain.
-    pub cert: Vec<u8>,
-    /// The key.
-    pub key: Vec<u8>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tls({})", self.files)
-    }
-}
-
-/// The gateway role, without what the node knows by itself.
+/// The gateway role, without what the node adds.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     /// The cluster it serves.
     pub cluster: Name,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
-    /// Its threads.
+    /// The number of its threads.
     pub workers: usize,
     /// How long it serves on while `/readyz` fails.
     pub lameduck: Duration,
-    /// How long requests in flight may take at the end.
+    /// How long requests in flight may take at a shutdown.
     pub shutdown_deadline: Duration,
-    /// What it bounds.
+    /// Its limits.
     pub limits: proxy::Limits,
 }
 
@@ -172,7 +154,7 @@ pub struct Control {
     pub listen: SocketAddr,
     /// How it is guarded.
     pub guard: Guard,
-    /// The longest time for which gateways refuse a drained instance that was not seen to end; `None`: without end.
+    /// The longest time for which gateways refuse a drained instance that they did not see end; `None`: without a limit.
     pub linger: Option<store::model::Span>,
     /// How much of past configurations is kept for `explain --at`.
     pub history: store::commit::history::Limits,
@@ -183,16 +165,16 @@ pub struct Control {
 pub struct Telemetry {
     /// An OTLP (gRPC) collector to export metrics to.
     pub otlp: Option<String>,
-    /// What is logged, how and where.
+    /// What is logged, in which format and where.
     pub log: log::Settings,
-    /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: nowhere beside the admin API.
+    /// Where `/livez`, `/readyz` and `/metrics` are answered, and nothing else; absent: only by the admin API.
     pub listen: Option<SocketAddr>,
-    /// How that is guarded: with a token `/metrics` needs one; health never does.
+    /// How that is guarded: with a token, `/metrics` needs it; `/livez` and `/readyz` never do.
     pub guard: Guard,
 }
 
 impl Config {
-    /// The roles that are on, as others see them.
+    /// The roles that are on, as the heartbeat lists them.
     #[must_use]
     pub fn roles(&self) -> BTreeSet<String> {
         let all = [
@@ -204,7 +186,7 @@ impl Config {
         all.into_iter().filter(|(_, on)| *on).map(|(role, _)| role.to_owned()).collect()
     }
 
-    /// The roles that are on, for people: `control, dns`.
+    /// The roles that are on, as text: `control, dns`.
     #[must_use]
     pub fn roles_text(&self) -> String {
         self.roles().into_iter().collect::<Vec<_>>().join(", ")

@@ -4,9 +4,9 @@ use super::*;
 
 const ALL_IN_ONE: &str = include_str!("../../deploy/config.sample.toml");
 
-fn mistakes(text: &str) -> String {
-    let mistakes = Config::parse("node.toml", text).unwrap_err();
-    mistakes.iter().map(|it| format!("{it}\n")).collect()
+fn errors_of(text: &str) -> String {
+    let errors = Config::parse("node.toml", text).unwrap_err();
+    errors.iter().map(|it| format!("{it}\n")).collect()
 }
 
 #[test]
@@ -23,8 +23,8 @@ fn the_sample_is_a_node_with_every_role() {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_line() {
-    let said = mistakes(
+fn every_error_is_reported_with_its_line() {
+    let said = errors_of(
         "node = \"n\"\nsite = \"Bad Name\"\ncolour = 1\n\n[store]\nengine = \"embeded\"\n\n[dns]\nlisten = [\"127.0.0.1\"]\nworkers = 0\n\n[proxy]\nlameduck = \"5\"\n",
     );
     for (line, needle) in [
@@ -44,21 +44,21 @@ fn every_mistake_is_told_with_its_line() {
 }
 
 #[test]
-fn a_geoip_database_that_is_none_is_told() {
+fn a_file_that_is_no_geoip_database_is_an_error() {
     let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
-    let said = mistakes(&format!("{node}geoip = \"Cargo.toml\"\n"));
+    let said = errors_of(&format!("{node}geoip = \"Cargo.toml\"\n"));
     assert!(
         said.contains("node.toml:7: dns.geoip: Cargo.toml: not a database in the MaxMind format"),
         "{said}"
     );
-    let said = mistakes(&format!("{node}geoip = \"/nowhere.mmdb\"\n"));
+    let said = errors_of(&format!("{node}geoip = \"/nowhere.mmdb\"\n"));
     assert!(said.contains("/nowhere.mmdb: No such file"), "{said}");
 }
 
 #[test]
 fn external_programs_are_absolute_paths_by_name() {
     let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:1\"]\n";
-    let said = mistakes(&format!(
+    let said = errors_of(&format!(
         "{node}external = {{ ok = \"/bin/true\", near = \"bin/x\", \"Bad Name\" = \"/x\" }}\n"
     ));
     assert!(said.contains("node.toml:7") && said.contains("external.near"), "{said}");
@@ -68,36 +68,36 @@ fn external_programs_are_absolute_paths_by_name() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_its_line() {
-    let said = mistakes("node = \"n\"\nsite = \n");
+fn a_syntax_error_has_its_line() {
+    let said = errors_of("node = \"n\"\nsite = \n");
     assert!(said.contains("node.toml:2"), "{said}");
 }
 
 #[test]
 fn roles_need_an_engine_and_a_node_needs_a_role() {
-    let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\n");
+    let said = errors_of("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\n");
     assert!(said.contains("[store]"), "{said}");
-    let said = mistakes("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
+    let said = errors_of("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
     assert!(said.contains("turns nothing on"), "{said}");
     let zones = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"/\"\n";
     let config = Config::parse("node.toml", zones).unwrap();
     assert_eq!(config.dns.unwrap().zones_dir, Some("/".into()));
-    let said = mistakes(&zones.replace('/', "/no/where"));
+    let said = errors_of(&zones.replace('/', "/no/where"));
     assert!(said.contains("node.toml:5: dns.zones_dir: /no/where is no folder"), "{said}");
 }
 
 #[test]
 fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
     let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
-    let said = mistakes(&format!("{head}tls_listen = [\"[::1]:853\"]\nhttps_listen = [\"[::1]:443\"]\n"));
+    let said = errors_of(&format!("{head}tls_listen = [\"[::1]:853\"]\nhttps_listen = [\"[::1]:443\"]\n"));
     for named in ["node.toml:7: ", "dns.tls_listen", "node.toml:8: ", "dns.https_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
-    let said = mistakes(&format!("{head}quic_listen = [\"[::1]:853\"]\nh3_listen = [\"[::1]:443\"]\n"));
+    let said = errors_of(&format!("{head}quic_listen = [\"[::1]:853\"]\nh3_listen = [\"[::1]:443\"]\n"));
     for named in ["node.toml:7: ", "dns.quic_listen", "node.toml:8: ", "dns.h3_listen", "[dns.tls]"] {
         assert!(said.contains(named), "{named} in\n{said}");
     }
-    let said = mistakes(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));
+    let said = errors_of(&format!("{head}tls = {{ certificate = \"nowhere.pem\", kay = 1 }}\n"));
     assert!(said.contains("dns.tls.key") && said.contains("kay"), "{said}");
     let text = format!("{head}[dns.tls]\ncertificate = \"nowhere.pem\"\nkey = \"nowhere.key\"\n");
     let config = Config::parse("node.toml", &text).unwrap();
@@ -105,7 +105,7 @@ fn encrypted_dns_needs_a_certificate_but_not_a_readable_one() {
 }
 
 #[test]
-fn the_registrys_names_are_shown_off_loopback_only_where_that_is_said() {
+fn the_registrys_names_are_answered_off_loopback_only_if_configured() {
     let config = |dns: &str| {
         let text =
             format!("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n{dns}");
@@ -122,7 +122,7 @@ fn the_registrys_names_are_shown_off_loopback_only_where_that_is_said() {
 }
 
 #[test]
-fn names_of_services_are_offered_to_clients_inside() {
+fn names_of_services_are_offered_to_internal_clients() {
     let config = |store: &str, dns: &str| {
         let head = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = ";
         Config::parse("node.toml", &format!("{head}{store}\n[dns]\n{dns}"))
@@ -157,10 +157,10 @@ fn off_loopback_takes_tls_and_a_token() {
         ("http = \"0.0.0.0:1\"\n", "[store] http 0.0.0.0:1"),
         ("[control]\nlisten = \"[::]:1\"\n", "[control] listen [::]:1"),
     ] {
-        let said = mistakes(&format!("{head}{section}"));
+        let said = errors_of(&format!("{head}{section}"));
         assert!(said.contains(named) && said.contains("tls") && said.contains("token_file"), "{said}");
         let guard = format!(
-            "token_file = \"{}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
+            "token_file = \"{}\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n",
             path("token"),
             path("pem"),
             path("key")
@@ -170,12 +170,12 @@ fn off_loopback_takes_tls_and_a_token() {
         assert!(!shown.contains("0123456789abcdef") && !shown.contains("PRIVATE"), "{shown}");
     }
     std::fs::write(path("token"), "short").unwrap();
-    let said = mistakes(&format!("{head}token_file = \"{}\"\n", path("token")));
+    let said = errors_of(&format!("{head}token_file = \"{}\"\n", path("token")));
     assert!(said.contains("holds no token"), "{said}");
 }
 
 #[test]
-fn a_log_level_that_does_not_exist_is_told() {
+fn an_unknown_log_level_is_an_error() {
     let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[telemetry]\n";
     for (log, needle) in [
         ("inof", "there is no log level \\\"inof\\\"; for a module of that name write inof=debug"),
@@ -183,7 +183,7 @@ fn a_log_level_that_does_not_exist_is_told() {
         ("", "telemetry.log"),
         ("info,proxy=loud", "telemetry.log"),
     ] {
-        let said = mistakes(&format!("{node}log = \"{log}\"\n"));
+        let said = errors_of(&format!("{node}log = \"{log}\"\n"));
         let needle = needle.replace("\\\"", "\"");
         assert!(said.contains("node.toml:7") && said.contains(&needle), "{log:?}: {said}");
     }
@@ -194,7 +194,7 @@ fn a_log_level_that_does_not_exist_is_told() {
 }
 
 #[test]
-fn authorities_that_are_none_are_told() {
+fn a_file_without_authorities_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, "no certificate\n").unwrap();
@@ -203,18 +203,18 @@ fn authorities_that_are_none_are_told() {
         "[store]\nengine = \"consul\"\nurl = \"https://127.0.0.1:8501\"\nca_file = \"{}\"\n",
         file.display()
     );
-    let said = mistakes(&format!("{node}{store}"));
+    let said = errors_of(&format!("{node}{store}"));
     assert!(said.contains("node.toml:7: store.ca_file: there is no certificate in it"), "{said}");
     let prober = format!(
         "[prober]\nvantage = \"v\"\nreport_to = [\"http://127.0.0.1:1\"]\nca_file = \"{0}\"\ncheck_ca_file = \"{0}\"\n",
         file.display()
     );
-    let said = mistakes(&format!("{node}{prober}"));
+    let said = errors_of(&format!("{node}{prober}"));
     assert!(said.contains("prober.ca_file") && said.contains("prober.check_ca_file"), "{said}");
 }
 
 #[test]
-fn what_is_kept_of_the_past_is_bounded_by_two_keys() {
+fn the_history_is_bounded_by_two_keys() {
     let config = Config::parse("sample", ALL_IN_ONE).unwrap();
     assert_eq!(config.control.unwrap().history, store::commit::history::Limits::default());
     let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[control]\n";
@@ -222,7 +222,7 @@ fn what_is_kept_of_the_past_is_bounded_by_two_keys() {
         Config::parse("node.toml", &format!("{node}history_commits = 5\nhistory_bytes = 65536\n")).unwrap();
     let wanted = store::commit::history::Limits { commits: 5, bytes: 65_536 };
     assert_eq!(read.control.unwrap().history, wanted);
-    let said = mistakes(&format!("{node}history_commits = 0\nhistory_bytes = 1\n"));
+    let said = errors_of(&format!("{node}history_commits = 0\nhistory_bytes = 1\n"));
     assert!(said.contains("control.history_commits") && said.contains("control.history_bytes"), "{said}");
 }
 
@@ -240,7 +240,7 @@ fn a_token_to_send_may_come_later_and_one_to_expect_may_not() {
     let config = Config::parse("node.toml", &sends).unwrap();
     let named: Vec<_> = config.token_files.iter().map(|it| it.what).collect();
     assert_eq!(named, ["[store] token_file", "[prober] token_file"]);
-    // What is read later reaches who sends it.
+    // The token that is read later is sent from then on.
     std::fs::write(path("vantage"), "0123456789abcdef\n").unwrap();
     assert_eq!(config.token_files[1].reread(), Ok(true));
     let sent = config.prober.unwrap().token.unwrap().load();
@@ -249,14 +249,30 @@ fn a_token_to_send_may_come_later_and_one_to_expect_may_not() {
         "{head}[store]\nengine = \"embedded\"\n[control]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"{}\"\n",
         path("missing")
     );
-    assert!(mistakes(&expects).contains("cannot read"));
-    // An empty file is a mistake for both.
+    assert!(errors_of(&expects).contains("cannot read"));
+    // An empty file is an error for both.
     std::fs::write(path("node"), "").unwrap();
-    assert!(mistakes(&sends).contains("holds no token"));
+    assert!(errors_of(&sends).contains("holds no token"));
 }
 
 #[test]
-fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
+fn the_old_name_of_a_certificate_is_answered_with_the_new_one() {
+    let old = "tls = { cert = \"/c.pem\", key = \"Cargo.toml\" }\n";
+    let said = errors_of(&format!(
+        "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n{old}[control]\n{old}\
+         [telemetry]\nlisten = \"127.0.0.1:1\"\n{old}[dns]\ntls_listen = [\"[::1]:853\"]\n{old}"
+    ));
+    let sections = [(6, "store"), (8, "control"), (11, "telemetry"), (14, "dns")];
+    let expected = sections.map(|(line, section)| {
+        format!("node.toml:{line}: {section}.tls.cert: this key is now called `certificate`")
+    });
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    let unknown = errors_of(&format!("[control]\n{}", old.replace("cert", "cart")));
+    assert!(unknown.contains("expected one of the keys certificate or key"), "{unknown}");
+}
+
+#[test]
+fn a_key_of_another_certificate_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -267,16 +283,16 @@ fn a_certificate_and_a_key_that_do_not_fit_are_a_mistake() {
     let text = |key: &str| {
         let head =
             "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[control]\n";
-        format!("{head}tls = {{ cert = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
+        format!("{head}tls = {{ certificate = {:?}, key = {:?} }}\n", path("one.pem"), path(key))
     };
     let config = Config::parse("node.toml", &text("one.key")).unwrap();
-    assert_eq!(config.control.unwrap().guard.tls.unwrap().files.key, PathBuf::from(path("one.key")));
-    let said = mistakes(&text("other.key"));
+    assert_eq!(config.control.unwrap().guard.tls.unwrap().key, PathBuf::from(path("one.key")));
+    let said = errors_of(&text("other.key"));
     assert!(said.starts_with("node.toml:7: control.tls: ") && said.contains("other.key"), "{said}");
 }
 
 #[test]
-fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_form_and_a_file() {
+fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_format_and_a_file() {
     let config = |telemetry: &str| {
         let head =
             "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\nengine = \"embedded\"\n[telemetry]\n";
@@ -314,25 +330,25 @@ fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_form_and_a_file() {
 
 #[test]
 fn the_engine_is_found_without_opening_other_files() {
-    // As systemd leaves it while the service is stopped: no credential is there.
+    // While a service is stopped, systemd gives it no credentials.
     let text = |store: &str| {
         format!(
             "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[store]\n{store}\n\
              [control]\ntoken_file = \"/run/credentials/none/first.token\"\n\
-             tls = {{ cert = \"/run/credentials/none/admin.pem\", key = \"/run/credentials/none/admin.key\" }}\n\
+             tls = {{ certificate = \"/run/credentials/none/admin.pem\", key = \"/run/credentials/none/admin.key\" }}\n\
              [dns]\nzones_dir = \"/no/where\"\n"
         )
     };
     let guarded = "engine = \"embedded\"\nhttp = \"192.0.2.1:8500\"\ndatacenter = \"east\"\n\
                    token_file = \"/run/credentials/none/first.token\"\n\
-                   tls = { cert = \"/run/credentials/none/a.pem\", key = \"/run/credentials/none/a.key\" }";
+                   tls = { certificate = \"/run/credentials/none/a.pem\", key = \"/run/credentials/none/a.key\" }";
     assert!(Config::parse("node.toml", &text(guarded)).is_err());
     let engine = NodeEngine::parse("node.toml", &text(guarded)).unwrap();
     assert_eq!((engine.node.as_str(), engine.data_dir.as_path()), ("n", Path::new("d")));
     assert_eq!(engine.missing_token(), None);
     let Store::Embedded(it) = engine.store else { panic!("{:?}", engine.store) };
     assert_eq!((it.datacenter.as_str(), it.http), ("east", Some("192.0.2.1:8500".parse().unwrap())));
-    // The token of a Consul leads to the engine, so it is missed.
+    // The token for Consul is needed to reach the engine.
     let consul = "engine = \"consul\"\nurl = \"http://127.0.0.1:8500\"\n\
                   token_file = \"/run/credentials/none/node.token\"";
     let engine = NodeEngine::parse("node.toml", &text(consul)).unwrap();

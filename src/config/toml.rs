@@ -1,4 +1,4 @@
-//! TOML as the tree that documents are read from, with the line of everything.
+//! TOML as the tree that documents are read from, with the line of each value.
 
 use store::model::{
     InputErrors,
@@ -9,18 +9,18 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// Parses a text; what is not TOML is among the mistakes, and what could be understood is in the tree.
-pub(super) fn parse(text: &str, mistakes: &InputErrors) -> Node {
+/// Parses a text. Syntax errors are added to `errors`, and the tree has what could be parsed.
+pub(super) fn parse(text: &str, errors: &InputErrors) -> Node {
     let lines = Lines::of(text);
-    let (tree, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
+    let (tree, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in syntax_errors {
         let line = error.span().map_or(1, |span| lines.at(span.start));
-        mistakes.add(line, "", "", error.message().to_owned(), String::new());
+        errors.add(line, "", "", error.message().to_owned(), String::new());
     }
     table(tree.get_ref(), 1, &lines)
 }
 
-/// Where each line begins.
+/// The offset at which each line begins.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -29,9 +29,9 @@ impl Lines {
         Self(std::iter::once(0).chain(ends).collect())
     }
 
-    /// The line of an octet, 1-based.
-    fn at(&self, octet: usize) -> u32 {
-        u32::try_from(self.0.partition_point(|start| *start <= octet)).unwrap_or(u32::MAX)
+    /// The line of an offset, 1-based.
+    fn at(&self, offset: usize) -> u32 {
+        u32::try_from(self.0.partition_point(|start| *start <= offset)).unwrap_or(u32::MAX)
     }
 }
 

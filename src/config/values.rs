@@ -50,7 +50,7 @@ pub(super) fn path(at: &Reader<'_>) -> Option<PathBuf> {
     at.text(MAX).map(PathBuf::from)
 }
 
-/// A folder that is there.
+/// A folder that exists.
 pub(super) fn folder(at: &Reader<'_>) -> Option<PathBuf> {
     let path = path(at)?;
     if !path.is_dir() {

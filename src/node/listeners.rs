@@ -33,13 +33,7 @@ pub(super) async fn bind(config: &Config) -> Result<Listeners, ListenError> {
 }
 
 /// What reads the certificates of the node's own listeners again.
-pub(super) fn certificate_parts(config: &Config, listeners: &Listeners) -> Vec<Part> {
-    let face = match &config.store {
-        Some(Store::Embedded(it)) => it.guard.tls.as_ref(),
-        _ => None,
-    };
-    let admin = config.control.as_ref().and_then(|it| it.guard.tls.as_ref());
-    let status = config.telemetry.guard.tls.as_ref();
-    let listeners = [(&listeners.face, face), (&listeners.admin, admin), (&listeners.status, status)];
-    listeners.into_iter().filter_map(|(bound, tls)| bound.as_ref()?.certificate_part(tls?)).collect()
+pub(super) fn certificate_parts(listeners: &Listeners) -> Vec<Part> {
+    let all = [&listeners.face, &listeners.admin, &listeners.status];
+    all.into_iter().flatten().filter_map(Bound::certificate_part).collect()
 }

@@ -123,7 +123,11 @@ impl Files {
         Self { paths, largest }
     }
 
-    fn read(&self) -> Result<Vec<Vec<u8>>, String> {
+    /// Reads them all, in their order.
+    ///
+    /// # Errors
+    /// Which one cannot be read, and why.
+    pub fn read(&self) -> Result<Vec<Vec<u8>>, String> {
         self.paths.iter().map(|path| read_file(path, self.largest)).collect()
     }
 }

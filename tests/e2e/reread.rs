@@ -90,7 +90,10 @@ fn said() -> Result<(), Failed> {
 /// A node with a certificate on every listener that can have one.
 struct Node {
     folder: TempDir,
-    listeners: Vec<(&'static str, SocketAddr)>,
+    /// The face, the admin API, the status, DNS over TLS and over HTTPS.
+    tcp: Vec<SocketAddr>,
+    /// DNS over QUIC and over HTTP/3, with what each speaks.
+    quic: Vec<(SocketAddr, &'static str)>,
     process: Reaped,
 }
 
@@ -100,13 +103,15 @@ impl Node {
         let path = |name: &str| folder.path().join(name);
         write_certificate(folder.path())?;
         let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (face, admin, status, tls, plain) = (address(), address(), address(), address(), address());
-        let guard = format!("tls = {{ cert = {:?}, key = {:?} }}\n", path("cert.pem"), path("key.pem"));
+        let (face, admin, status, plain) = (address(), address(), address(), address());
+        let (tls, https, quic, h3) = (address(), address(), address(), address());
+        let guard =
+            format!("tls = {{ certificate = {:?}, key = {:?} }}\n", path("cert.pem"), path("key.pem"));
         let text = format!(
             "node = \"n\"\nsite = \"bj\"\ndata_dir = {:?}\n\
              [store]\nengine = \"embedded\"\nhttp = \"{face}\"\n{guard}[control]\nlisten = \"{admin}\"\n{guard}\
              [telemetry]\nlisten = \"{status}\"\n{guard}[dns]\nlisten = [\"{plain}\"]\ntls_listen = [\"{tls}\"]\n\
-             tls = {{ certificate = {:?}, key = {:?} }}\n",
+             https_listen = [\"{https}\"]\nquic_listen = [\"{quic}\"]\nh3_listen = [\"{h3}\"]\ntls = {{ certificate = {:?}, key = {:?} }}\n",
             path("data"),
             path("cert.pem"),
             path("key.pem"),
@@ -116,8 +121,9 @@ impl Node {
         let mut command = waypost();
         command.arg("run").arg("--config").arg(path("node.toml")).arg("--die-with-parent");
         let process = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
-        let listeners = vec![("face", face), ("admin", admin), ("status", status), ("DNS over TLS", tls)];
-        Ok(Self { folder, listeners, process })
+        let tcp = vec![face, admin, status, tls, https];
+        let quic = vec![(quic, "doq"), (h3, "h3")];
+        Ok(Self { folder, tcp, quic, process })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -129,7 +135,9 @@ impl Node {
     }
 
     fn all_show(&self, certificate: &CertificateDer<'static>) -> bool {
-        self.listeners.iter().all(|(_, address)| shown(*address).as_ref() == Some(certificate))
+        let shows = |shown: Option<CertificateDer<'static>>| shown.as_ref() == Some(certificate);
+        self.tcp.iter().all(|address| shows(shown(*address)))
+            && self.quic.iter().all(|(address, protocol)| shows(shown_over_quic(*address, protocol)))
     }
 }
 
@@ -154,6 +162,21 @@ fn shown(address: SocketAddr) -> Option<CertificateDer<'static>> {
         })
     };
     certificate(trusting::config())
+}
+
+/// The certificate that a listener shows over QUIC.
+fn shown_over_quic(address: SocketAddr, protocol: &str) -> Option<CertificateDer<'static>> {
+    let mut config = trusting::config();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).ok()?;
+    runtime().block_on(async {
+        let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).ok()?;
+        let config = quinn::ClientConfig::new(Arc::new(config));
+        let connecting = endpoint.connect_with(config, address, "localhost").ok()?;
+        let connection = tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
+        let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        shown.first().cloned()
+    })
 }
 
 fn certificates() -> Result<(), Failed> {

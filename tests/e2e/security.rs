@@ -65,7 +65,7 @@ impl Guarded {
         std::fs::write(path("first"), FIRST)?;
         let (admin, face) = (free_port(), free_port());
         let guard = format!(
-            "tls = {{ cert = \"{}\", key = \"{}\" }}\ntoken_file = \"{}\"\n",
+            "tls = {{ certificate = \"{}\", key = \"{}\" }}\ntoken_file = \"{}\"\n",
             path("cert.pem").display(),
             path("key.pem").display(),
             path("first").display()
@@ -293,7 +293,7 @@ fn status_off_loopback() -> Result<(), Failed> {
         .build()?;
     let runtime = runtime();
     let guard = format!(
-        "tls = {{ cert = {:?}, key = {:?} }}\ntoken_file = {:?}\n",
+        "tls = {{ certificate = {:?}, key = {:?} }}\ntoken_file = {:?}\n",
         path("cert.pem"),
         path("key.pem"),
         path("token")

@@ -31,7 +31,7 @@ fn zones_are_closed_by_name() {
 }
 
 #[test]
-fn every_mistake_is_told() {
+fn every_error_is_reported() {
     let said = read(
         "cookie_secret_file = \"/nowhere\"\n[dns.rate_limit]\nslip = 11\nwindow = \"2h\"\nspeed = 1\n\
          [dns.allow_query]\nexample.org = [\"10.0.0.0/8\"]\n\"a.b\" = []\n\"c.d\" = [\"10.0.0.1/8\"]\n",

@@ -17,6 +17,8 @@ mod name;
 mod rcode;
 pub mod rdata;
 pub mod read;
+#[cfg(any(test, feature = "testing"))]
+pub mod reference;
 pub mod tree;
 mod units;
 mod words;

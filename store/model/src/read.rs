@@ -282,7 +282,8 @@ impl<'a> Reader<'a> {
             self.wrong("a map");
             return None;
         };
-        Some(Fields { at: self.clone(), looked_up: RefCell::default(), strict: true })
+        let (looked_up, renamed) = (RefCell::default(), RefCell::default());
+        Some(Fields { at: self.clone(), looked_up, renamed, strict: true })
     }
 
     /// The entries of a map with free keys: a cursor on each value, with its key.
@@ -311,6 +312,8 @@ impl<'a> Reader<'a> {
 pub struct Fields<'a> {
     at: Reader<'a>,
     looked_up: RefCell<Vec<&'static str>>,
+    /// Old names of keys, with the new ones.
+    renamed: RefCell<Vec<[&'static str; 2]>>,
     strict: bool,
 }
 
@@ -342,6 +345,9 @@ impl<'a> Fields<'a> {
         read: impl FnOnce(Reader<'a>) -> Option<T>,
     ) -> Option<T> {
         let Some(field) = self.get(key) else {
+            if self.is_under_an_old_name(key) {
+                return None;
+            }
             let missing = self.at.step(format!("{}{key}", self.at.prefix()), self.at.line, self.at.node);
             missing.error("is missing", expected);
             return None;
@@ -367,6 +373,21 @@ impl<'a> Fields<'a> {
         self.optional(key, read).unwrap_or(default)
     }
 
+    /// Refuses a key that was renamed, at its line, with its new name. To be called before the new key is read, so that
+    /// a required key that is there under its old name is not reported as missing as well.
+    pub fn renamed(&self, old: &'static str, new: &'static str) {
+        self.renamed.borrow_mut().push([old, new]);
+        if let Some(entry) = self.at.node.entry(old) {
+            let at = self.at.step(format!("{}{old}", self.at.prefix()), entry.line, &entry.value);
+            at.error(format!("this key is now called `{new}`"), format!("`{new}`"));
+        }
+    }
+
+    fn is_under_an_old_name(&self, key: &str) -> bool {
+        let renamed = self.renamed.borrow();
+        renamed.iter().any(|[old, new]| *new == key && self.at.node.entry(old).is_some())
+    }
+
     /// Refuses a field that is designed but not supported yet. The error lists what is supported.
     pub fn not_yet(&self, key: &'static str, supported: &str) {
         if let Some(field) = self.get(key) {
@@ -384,7 +405,9 @@ impl Drop for Fields<'_> {
     fn drop(&mut self) {
         let Value::Map(entries) = &self.at.node.value else { return };
         let looked_up = self.looked_up.borrow();
-        for entry in entries.iter().filter(|entry| self.strict && !looked_up.contains(&entry.key.as_str())) {
+        let renamed = self.renamed.borrow();
+        let is_known = |key: &str| looked_up.contains(&key) || renamed.iter().any(|[old, _]| *old == key);
+        for entry in entries.iter().filter(|entry| self.strict && !is_known(&entry.key)) {
             let hint = suggestion(&entry.key, looked_up.iter().copied());
             let known = format!("one of the keys {}", join(looked_up.iter().copied()));
             let at = self.at.step(format!("{}{}", self.at.prefix(), entry.key), entry.line, &entry.value);
@@ -438,6 +461,30 @@ mod tests {
                     .to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn a_renamed_key_is_refused_with_its_new_name() {
+        let read_key = |fields: &Fields<'_>| {
+            fields.renamed("cert", "certificate");
+            fields.required("certificate", "a file", |it| it.text(9).map(str::to_owned))
+        };
+        let found = read("key: k\ncert: c\ncart: c\n", |fields| {
+            assert_eq!(read_key(fields), None);
+            assert!(fields.get("key").is_some());
+        });
+        let expected = [
+            "t.yaml:2: Thing x: cert: this key is now called `certificate`",
+            "t.yaml:3: Thing x: cart: unknown key; expected one of the keys certificate or key",
+        ];
+        assert_eq!(found, expected);
+        let found = read("certificate: c\n", |fields| assert_eq!(read_key(fields).as_deref(), Some("c")));
+        assert!(found.is_empty(), "{found:?}");
+        let found = read("key: k\n", |fields| {
+            assert!(fields.get("key").is_some());
+            assert_eq!(read_key(fields), None);
+        });
+        assert_eq!(found, ["t.yaml:1: Thing x: certificate: is missing; expected a file"]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ class Rig(Lab):
             "-addext", "basicConstraints=critical,CA:FALSE",
             "-keyout", self.path("key.pem"), "-out", self.path("cert.pem"))
         self.secret("first", "the-first-operator-of-the-rig")
-        guard = (f'tls = {{ cert = "{self.path("cert.pem")}", key = "{self.path("key.pem")}" }}\n'
+        guard = (f'tls = {{ certificate = "{self.path("cert.pem")}", key = "{self.path("key.pem")}" }}\n'
                  f'token_file = "{self.path("first")}"\n')
         self.node("control", f'[store]\nengine = "embedded"\nhttp = "{CONTROL}:8500"\n{guard}'
                              f'[control]\nlisten = "{CONTROL}:8580"\n{guard}')
