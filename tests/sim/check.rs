@@ -90,8 +90,8 @@ impl Checker {
         match &node.role {
             Role::Prober { evidence } => {
                 let slander = std::mem::take(&mut lock(evidence).slander);
-                let told = |it: String| format!("4: {it} Down, and only its own way was cut");
-                report.violations.extend(slander.into_iter().map(told));
+                let violation = |it: String| format!("4: {it} Down, and only its own way was cut");
+                report.violations.extend(slander.into_iter().map(violation));
             }
             Role::Reader { handle, .. } => {
                 let Some(runtime) = &node.runtime else { return };
@@ -227,7 +227,7 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn tell(&mut self, what: &str) {
+    fn trace(&mut self, what: &str) {
         self.report.trace.push(format!("{:>6} {} {what}", self.now, self.who));
     }
 
@@ -244,7 +244,7 @@ impl Look<'_> {
             self.breaks(6, &format!("ran generation {old} and took up {new}"));
         }
         memory.generation = new;
-        self.tell(&format!("runs generation {new}"));
+        self.trace(&format!("runs generation {new}"));
         let found = fingerprint(self.snapshot);
         if *content.entry((self.engine, new)).or_insert_with(|| found.clone()) != found {
             self.breaks(6, &format!("has another configuration that bears generation {new}"));
@@ -259,7 +259,7 @@ impl Look<'_> {
             states.insert(key.clone(), state);
             let before = memory.states.get(key).copied().unwrap_or_default();
             if state != before {
-                self.tell(&format!("{} {before} -> {state}", target.site));
+                self.trace(&format!("{} {before} -> {state}", target.site));
             }
             let needed = target.check.quorum.votes_needed(vantages.len());
             let held = if self.begins { memory.may_begin_with(key, state, inputs) } else { state == before };
@@ -302,7 +302,7 @@ impl Look<'_> {
                 if memory.answers.get(&key) == Some(&given) {
                     continue;
                 }
-                self.tell(&format!("answers {client} for {domain} with {given:?}"));
+                self.trace(&format!("answers {client} for {domain} with {given:?}"));
                 let before = memory.answers.insert(key, given);
                 if before.is_some()
                     && !self.news

@@ -82,12 +82,12 @@ fn search(
 #[test]
 fn invariants_hold_in_every_seed() {
     let failed = search(seeds(), 10, Sabotage::None, |report| !report.violations.is_empty());
-    let told = failed.iter().map(|(seed, report)| {
+    let lines = failed.iter().map(|(seed, report)| {
         let first = report.violations.first().map_or("", String::as_str);
         format!("WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}")
     });
-    let told: Vec<String> = told.collect();
-    assert!(told.is_empty(), "play them again:\n{}", told.join("\n"));
+    let lines: Vec<String> = lines.collect();
+    assert!(lines.is_empty(), "play them again:\n{}", lines.join("\n"));
 }
 
 /// Plays `WAYPOST_SEED`, and says everything.

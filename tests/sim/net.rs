@@ -147,7 +147,7 @@ pub struct State {
     numbers: BTreeMap<(Id, u64), u64>,
     in_flight: BTreeMap<(u64, Id, Id, u64, bool), Message>,
     waiting: BTreeMap<(Id, u64), oneshot::Sender<Response>>,
-    asked: BTreeMap<(Id, u64), Id>,
+    requests: BTreeMap<(Id, u64), Id>,
     cuts: BTreeMap<Pair, Gone>,
     slow: BTreeMap<Pair, u64>,
     lossy: BTreeMap<Pair, f64>,
@@ -175,12 +175,12 @@ impl State {
         self.cuts.insert(pair(a, b), how);
         if how == Gone::Refused {
             let broken: Vec<_> = self
-                .asked
+                .requests
                 .iter()
                 .filter(|((from, _), to)| pair(*from, **to) == pair(a, b))
                 .map(|(it, _)| *it)
                 .collect();
-            broken.into_iter().for_each(|asked| self.reset(asked));
+            broken.into_iter().for_each(|request| self.reset(request));
         }
     }
 
@@ -212,11 +212,12 @@ impl State {
     pub fn crash(&mut self, node: Id, how: Gone) {
         self.down.insert(node);
         self.waiting.retain(|(from, _), _| *from != node);
-        let asked: Vec<_> = self.asked.iter().filter(|(_, to)| **to == node).map(|(it, _)| *it).collect();
-        self.asked.retain(|(from, _), to| *from != node && *to != node);
+        let requests: Vec<_> =
+            self.requests.iter().filter(|(_, to)| **to == node).map(|(it, _)| *it).collect();
+        self.requests.retain(|(from, _), to| *from != node && *to != node);
         self.in_flight.retain(|_, message| message.from != node && message.to != node);
         if how == Gone::Refused {
-            asked.into_iter().for_each(|asked| self.reset(asked));
+            requests.into_iter().for_each(|request| self.reset(request));
         }
     }
 
@@ -228,9 +229,9 @@ impl State {
         self.down.contains(&node)
     }
 
-    fn reset(&mut self, asked: (Id, u64)) {
-        self.asked.remove(&asked);
-        if let Some(answer) = self.waiting.remove(&asked) {
+    fn reset(&mut self, request: (Id, u64)) {
+        self.requests.remove(&request);
+        if let Some(answer) = self.waiting.remove(&request) {
             // Who asked may have given up.
             let _ = answer.send(Response::Reset);
         }
@@ -268,7 +269,7 @@ impl State {
             None => None,
         };
         self.waiting.insert((from, number), answer);
-        self.asked.insert((from, number), to);
+        self.requests.insert((from, number), to);
         let reply = |body| Message { from: to, to: from, number, body };
         match refused {
             Some(Gone::Silent) => {}
@@ -306,7 +307,7 @@ impl State {
 
     /// Hands an answer to who waits for it.
     pub fn answer(&mut self, to: Id, number: u64, response: Response) {
-        self.asked.remove(&(to, number));
+        self.requests.remove(&(to, number));
         if let Some(answer) = self.waiting.remove(&(to, number)) {
             // Who asked may have given up.
             let _ = answer.send(response);

@@ -57,7 +57,7 @@ impl Simulation {
         if operated.backup.is_empty() {
             operated.backup = backup;
         }
-        self.tell(format!("{} holds generation {generation}", World::name(id)));
+        self.trace(format!("{} holds generation {generation}", World::name(id)));
     }
 
     /// The engine's disk is exchanged for an old copy.

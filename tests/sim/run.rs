@@ -55,7 +55,7 @@ pub struct Simulation {
     pub report: Report,
     pub sabotage: Sabotage,
     /// Every message is told.
-    wordy: bool,
+    with_messages: bool,
     pub overrides: BTreeMap<u16, String>,
     pub operated: BTreeMap<Id, Operated>,
     checker: Checker,
@@ -81,7 +81,7 @@ impl Simulation {
             nodes: BTreeMap::new(),
             report: Report::default(),
             sabotage,
-            wordy: std::env::var_os("WAYPOST_MESSAGES").is_some(),
+            with_messages: std::env::var_os("WAYPOST_MESSAGES").is_some(),
             overrides: BTreeMap::new(),
             operated: BTreeMap::new(),
             checker,
@@ -97,7 +97,7 @@ impl Simulation {
             world.readers,
             world.documents
         );
-        simulation.tell(drawn);
+        simulation.trace(drawn);
         for id in simulation.world.nodes() {
             simulation.boot(id, LastGood::in_memory(), 1);
             if id.0 < 10 {
@@ -107,7 +107,7 @@ impl Simulation {
         simulation
     }
 
-    pub fn tell(&mut self, what: impl AsRef<str>) {
+    pub fn trace(&mut self, what: impl AsRef<str>) {
         self.report.trace.push(format!("{:>6} {}", self.now, what.as_ref()));
     }
 
@@ -133,7 +133,7 @@ impl Simulation {
             }
         }
         let found = self.report.violations.clone();
-        found.iter().for_each(|it| self.tell(format!("VIOLATION {it}")));
+        found.iter().for_each(|it| self.trace(format!("VIOLATION {it}")));
     }
 
     /// Lets every node run for one window.
@@ -141,7 +141,7 @@ impl Simulation {
         let arrived = lock(&self.net).arrived(self.now);
         let mut mail: BTreeMap<Id, Vec<Message>> = BTreeMap::new();
         for message in arrived {
-            if self.wordy {
+            if self.with_messages {
                 let body: String = format!("{:?}", message.body).chars().take(240).collect();
                 let (from, to) = (World::name(message.from), World::name(message.to));
                 self.report
@@ -220,7 +220,7 @@ impl Simulation {
     }
 
     fn happen(&mut self, event: Event) {
-        self.tell(format!("{event:?}"));
+        self.trace(format!("{event:?}"));
         match event {
             Event::Dies(site, how) => drop(lock(&self.net).dead.insert(site, how)),
             Event::Serves(site) => drop(lock(&self.net).dead.remove(&site)),
