@@ -18,7 +18,7 @@ use crate::{
 #[derive(Default)]
 pub struct Operated {
     pub newest: Generation,
-    /// It lost what it was told: to be restored.
+    /// It lost its documents and has to be restored.
     pub stale: bool,
     backup: Vec<KvEntry>,
 }

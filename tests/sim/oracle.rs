@@ -1,5 +1,5 @@
-//! What a reader was told, kept beside it: whether a verdict has the votes it needs is counted here a second time, from
-//! the messages alone.
+//! The messages that a reader received, kept beside it: the votes for a verdict are counted here a second time, from the
+//! messages alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// decided within them.
 const FRESH: Duration = Duration::from_millis(6_200);
 
-/// What one vantage was reported to say.
+/// The reports of one vantage.
 #[derive(Clone, Debug, Default)]
 struct Reported {
     heartbeat: Option<Heartbeat>,
@@ -28,16 +28,16 @@ struct Reported {
 
 type Votes = BTreeMap<Name, Reported>;
 
-/// Everything one life of a reader was told.
+/// All messages that a reader received since its start.
 #[derive(Debug, Default)]
 pub struct Inputs {
     reported: Votes,
-    /// As it stood before each message since the last look.
+    /// The reports before each message since the last look.
     before: Vec<Votes>,
     published: BTreeMap<TargetKey, State>,
     /// Counts the messages.
     pub count: u64,
-    /// The engine could not be asked, and since when nothing came.
+    /// The engine could not be read.
     pub away: bool,
     forged: u64,
     /// When a message last came, by true time.
@@ -45,7 +45,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Nothing came of a call.
+    /// A call had no answer.
     pub fn cut_off(&mut self) {
         self.away = true;
     }

@@ -25,19 +25,19 @@ const SETTLED: u64 = 1_500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
     None,
-    /// Heartbeats that stand still count as moving.
+    /// Heartbeats that do not change count as changing.
     CountStale,
     /// A reader forgets which generation it had.
     AdoptOlder,
     /// Sites that are Down are left out of answers, also when nothing is left.
     EmptyWhenDown,
-    /// A reader that hears nothing of its engine believes nothing any more.
+    /// A reader that is cut off from its engine drops its verdicts.
     ForgetWhenCut,
     /// A vantage's canaries always answer.
     BlindToItself,
 }
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub trace: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Simulation {
     pub nodes: BTreeMap<Id, Node>,
     pub report: Report,
     pub sabotage: Sabotage,
-    /// Every message is told.
+    /// Every message is part of the trace.
     with_messages: bool,
     pub overrides: BTreeMap<u16, String>,
     pub operated: BTreeMap<Id, Operated>,
@@ -178,7 +178,7 @@ impl Simulation {
         self.nodes.values().find_map(with_the_truth).or_else(|| self.disagreement_among_readers())
     }
 
-    /// Nodes that believe the same answer everybody the same, whatever the policy.
+    /// Nodes with the same verdicts give every client the same answer, with every policy.
     fn disagreement_among_readers(&self) -> Option<String> {
         let answers = |node: &Node| Some((World::name(node.id), self.checker.answers_of(node, &self.world)?));
         let mut readers = self.nodes.values().filter_map(answers);
