@@ -259,7 +259,7 @@ impl Node {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(25).collect();
             format!(
-                "{error:?}; the status says {:?}; the log ends\n{}",
+                "{error:?}; the status has {:?}; the log ends\n{}",
                 self.states(),
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             )
@@ -534,7 +534,7 @@ fn purpose(backing: Backing) -> Result<(), Failed> {
         states.iter().any(|(_, state)| state == "doubtful")
     })?;
     node.serves(&["web-3"])?;
-    node.until_states("the registry is believed", SOON, |states| states.is_empty())?;
+    node.until_states("the registry's answer is accepted", SOON, |states| states.is_empty())?;
     let answer = node.runtime.block_on(waypost::demo::client::get(node.gateway, HOST, "/"))?;
     ensure(answer.status == 503, || format!("it answers {} without an instance", answer.status))
 }

@@ -169,7 +169,7 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;
     for round in 0..if full() { 20 } else { 4 } {
-        // In turns: after the end of a drain without a hook, and by the hook.
+        // Alternately: after the end of a drain without a hook, and by the hook.
         if round % 2 == 0 {
             drained(&demo, &instance, None)?;
             if round == 0 {

@@ -122,7 +122,7 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     ensure(runs(node.0.id()) && answers("/readyz"), || "SIGHUP ended the node".to_owned())?;
     signal(node.0.id(), Signal::TERM);
     let code = exit_code(&mut node.0, PATIENCE)?;
-    ensure(code == Some(0), || format!("asked to end, it ended with {code:?}"))
+    ensure(code == Some(0), || format!("after a request to end, it ended with {code:?}"))
 }
 
 fn cannot_start() -> Result<(), Failed> {

@@ -141,7 +141,7 @@ impl Cluster {
     /// With a token the cluster is whole: every node sends heartbeats and every vantage is fresh.
     fn is_whole(&self, token: &Path) -> Result<(), Failed> {
         let mut last = String::new();
-        let seen = eventually("every node and vantage heard", SOON, || {
+        let seen = eventually("a report of every node and vantage", SOON, || {
             let arguments = ["status", "--json", "--token-file", token.to_str().unwrap()];
             let output = self.demo.cli(&arguments);
             last = printed(&output);

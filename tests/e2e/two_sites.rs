@@ -85,7 +85,7 @@ fn typed(block: &str) -> Result<Vec<Step>, Failed> {
     Ok(found)
 }
 
-/// Whether a line is as the page prints it, where `…` stands for anything.
+/// Whether a line is as the page prints it, where `…` matches any text.
 fn fits(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.trim_end().split('…');
     let Some(mut rest) = parts.next().and_then(|first| line.trim_end().strip_prefix(first)) else {
@@ -364,7 +364,7 @@ fn cut_off(lab: &Lab) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the page says of a view that is stale.
+/// The commands of the page about a stale view.
 fn without_enough_vantages(lab: &mut Lab) -> Result<(), Failed> {
     lab.power_off("gz-1")?;
     let strict = r#"curl -s --cacert ca.pem "https://10.2.0.11:8580/readyz?strict""#;

@@ -227,7 +227,7 @@ fn beside_steered_names() -> Result<(), Failed> {
     let difference = demo.cli(&["diff", "-f", &path("i.yaml")]);
     let printed = String::from_utf8_lossy(&difference.stdout).into_owned();
     ensure(printed == "no differences\n", || printed.clone())?;
-    // A record that stands in the way of a steered name is told with its line in the zone file.
+    // A record that contradicts a steered name is reported with its line in the zone file.
     let gateway = &demo.layout.gateway_domain;
     std::fs::write(path("z"), format!("{}{gateway}. A 192.0.2.9\n", zone(8, "192.0.2.1")))?;
     let refused = demo.cli(&["apply", "-f", &path("w.yaml")]);

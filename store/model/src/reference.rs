@@ -30,7 +30,7 @@ impl Row {
     }
 
     /// What is wrong with the default, tried out on examples that have the field. `value` reads a default that is given in
-    /// backticks, `read` gives what a tree says if it is accepted.
+    /// backticks, `read` gives the document of a tree that is accepted.
     pub fn wrong_default<T: PartialEq>(
         &self,
         field: &str,
@@ -43,9 +43,9 @@ impl Row {
         let problem = if removed.is_empty() {
             "is in no example"
         } else if self.default == "required" {
-            if removed.iter().any(is_accepted) { "is said to be required" } else { return None }
+            if removed.iter().any(is_accepted) { "is described as required" } else { return None }
         } else if self.default.starts_with("required") {
-            if removed.iter().all(is_accepted) { "is said to be required" } else { return None }
+            if removed.iter().all(is_accepted) { "is described as required" } else { return None }
         } else if self.default.starts_with('`') {
             let default = value(self.default.trim_matches('`'));
             let same = |(whole, rest): &(&Node, Node)| {
@@ -58,7 +58,7 @@ impl Row {
             if field.ends_with('*') || removed.iter().any(is_accepted) {
                 return None;
             }
-            "is said to be optional"
+            "is described as optional"
         };
         Some(format!("{field} {problem}"))
     }
