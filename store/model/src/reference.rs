@@ -26,7 +26,7 @@ impl Row {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let [field, _, default, meaning] = cells.as_slice() else { panic!("four cells: {line}") };
         let row = Self { default: (*default).to_owned(), meaning: (*meaning).to_owned() };
-        Some((as_asked(field.trim_matches('`')), row))
+        Some((as_looked_up(field.trim_matches('`')), row))
     }
 
     /// What is wrong with the default, tried out on examples that have the field. `value` reads a default that is given in
@@ -81,7 +81,7 @@ impl Row {
 }
 
 /// `gateways.SITE.a` as readers call it: `gateways.*.a`.
-fn as_asked(field: &str) -> String {
+fn as_looked_up(field: &str) -> String {
     let key = |part: &str| match part.bytes().all(|b| b.is_ascii_uppercase()) {
         true => "*".to_owned(),
         false => part.to_owned(),
