@@ -47,7 +47,7 @@ name: v1
 /// Two sites, one of them forced down.
 fn configuration() -> String {
     let gateways = "{ bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }";
-    format!("{}capacity: {{ bj: 1000 }}\n---\n{MORE}", two_sites(gateways))
+    format!("{}---\n{MORE}", two_sites(&format!("{gateways}\ncapacity: {{ bj: 1000 }}")))
 }
 
 /// Requests and their answers, as they will be compared.

@@ -7,8 +7,8 @@ use crate::{
     engine::{CheckStatus, Endpoint, Index},
     model::{
         self, Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name,
-        Placed, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl,
-        Vantage, WhenNone, World, Zone,
+        Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage,
+        WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
@@ -125,8 +125,8 @@ pub fn sources(sites: u8, vantages: u8) -> Sources {
     }
 }
 
-/// The text of documents: the sites `bj` and `sh`, the zone `example.com`, the check `web`, and the cluster `main`, which
-/// comes last and ends with `gateways`, so that more of its fields may follow.
+/// The text of documents: the sites `bj` and `sh`, the zone `example.com`, the cluster `main` and the check `web`.
+/// `gateways` are those of the cluster; more of its fields may follow on lines of their own.
 #[must_use]
 pub fn two_sites(gateways: &str) -> String {
     format!(
@@ -143,31 +143,30 @@ kind: Zone
 name: example.com
 nameservers: [{{ name: ns1, a: [192.0.2.53] }}]
 ---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways: {gateways}
+---
 kind: Check
 name: web
 type: tcp
 port: 80
 interval: 1s
 timeout: 500ms
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways: {gateways}
 "
     )
 }
 
-/// The snapshot of the documents in a text.
+/// The snapshot of the documents in a text, which are not checked against one another.
 ///
 /// # Panics
-/// When they are not valid.
+/// When one of them is not valid.
 #[must_use]
 pub fn compile_text(text: &str, generation: u64, board: &Board) -> Snapshot {
     let documents = model::parse("documents.yaml", text).expect("documents");
-    let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-    let world = World::check(placed, Moment(0)).expect("documents that fit together");
+    let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
     Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
 }
 
