@@ -275,6 +275,16 @@ async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() 
 }
 
 #[tokio::test]
+async fn the_past_before_every_document_was_deleted_is_known() {
+    let engine = Engine::with("kind: Site\nname: bj\n").await;
+    let gone = DocumentId { kind: Kind::Site, name: "bj".into() };
+    engine.commit(vec![Change::Delete(gone)], Authority::Human, Moment(2_000)).await.unwrap();
+    engine.apply("kind: Site\nname: sh\n", Authority::Human, Moment(3_000)).await.unwrap();
+    assert_eq!(as_of(&engine, 1_500).await, Ok((1, vec!["Site bj".to_owned()])));
+    assert_eq!(as_of(&engine, 2_500).await, Ok((2, vec![])));
+}
+
+#[tokio::test]
 async fn the_past_before_a_restore_is_known() {
     let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
     let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
