@@ -76,7 +76,7 @@ fn query(id: u16, domain: usize) -> Vec<u8> {
     packet
 }
 
-/// A client that asks for random domains until it is told to stop.
+/// A client that queries random domains until it is stopped.
 struct Client {
     socket: UdpSocket,
     domains: usize,
@@ -86,7 +86,7 @@ struct Client {
 type Seen = Vec<(Instant, Duration, bool)>;
 
 impl Client {
-    fn ask(&self, until: &dyn Fn() -> bool) -> Seen {
+    fn query(&self, until: &dyn Fn() -> bool) -> Seen {
         let (mut seen, mut sent, mut reply) = (Vec::new(), vec![Instant::now(); 1 << 16], [0; 512]);
         let mut next = 0_u16;
         let mut send = |sent: &mut Vec<Instant>| {
@@ -98,11 +98,11 @@ impl Client {
         while !until() {
             let length = self.socket.recv(&mut reply).expect("an answer within the time limit");
             let (now, id) = (Instant::now(), u16::from_be_bytes([reply[0], reply[1]]));
-            // The address stands last: one A record, no EDNS.
+            // The address comes last: one A record, no EDNS.
             seen.push((now, now - sent[usize::from(id)], reply[length - 1] == 1));
             send(&mut sent);
         }
-        // What is still under way belongs to nobody.
+        // Replies that are still under way are not counted.
         (0..WINDOW).for_each(|_| drop(self.socket.recv(&mut reply)));
         seen
     }
@@ -131,7 +131,7 @@ fn main() {
         let _entered = runtime.enter();
         dns::bind(config, handle).unwrap()
     };
-    let address = server.local_addrs()[0];
+    let address = server.addresses(dns::Transport::Udp)[0];
     runtime.spawn(server.run(std::future::pending()));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(address).unwrap();
@@ -139,10 +139,10 @@ fn main() {
     let client = Client { socket, domains };
 
     // The first answers wait for the table.
-    client.ask(&|| true);
+    client.query(&|| true);
     let longest = |seen: &Seen| seen.iter().map(|(_, took, _)| *took).max().unwrap_or_default();
     let started = Instant::now();
-    let calm = client.ask(&|| started.elapsed() > Duration::from_secs(1));
+    let calm = client.query(&|| started.elapsed() > Duration::from_secs(1));
     println!("{domains} domains of {SITES} sites, {} targets", snapshot.targets.len());
     println!("without a flip: {} queries, longest wait {:?}", calm.len(), longest(&calm));
 
@@ -158,7 +158,7 @@ fn main() {
             }
         });
         let started = Instant::now();
-        let seen = client.ask(&|| started.elapsed() > Duration::from_secs(1));
+        let seen = client.query(&|| started.elapsed() > Duration::from_secs(1));
         let (began, ended) = flips.join().unwrap();
         let stale = seen.iter().filter(|(at, _, near)| *at > ended && *near == (state == State::Down));
         let last = stale.map(|(at, ..)| *at - ended).max().unwrap_or_default();

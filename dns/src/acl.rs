@@ -1,4 +1,4 @@
-//! Who may ask about which zone.
+//! Which clients may query which zone.
 //!
 //! The address a packet came from decides, and never a client subnet, which a client can state as it likes. A zone without
 //! a rule is open. A document's zone carries its rule; the zones of a folder have none to carry, so theirs are in
@@ -23,13 +23,13 @@ use store::model::RecordData;
 pub(crate) struct Rules(HashMap<DomainName, Box<[IpNet]>>);
 
 impl Rules {
-    /// True if everybody may ask about the zone.
+    /// True if every client may query the zone.
     #[must_use]
     pub(crate) fn leave_open(&self, zone: &ZoneView) -> bool {
         zone.zone.allow_query.is_empty() && !self.0.contains_key(&zone.zone.name)
     }
 
-    /// True if this client may ask about the zone: every rule there is for it allows that.
+    /// True if this client may query the zone: every rule there is for it allows that.
     #[must_use]
     pub(crate) fn allow(&self, zone: &ZoneView, source: IpAddr) -> bool {
         let documented = &zone.zone.allow_query;
@@ -49,8 +49,8 @@ fn holds(networks: &[IpNet], source: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&source))
 }
 
-/// Ends an answer at the alias that leads into a zone which is closed to this client: the alias may be known, what
-/// lies behind it not.
+/// Ends an answer at the alias that leads into a zone which is closed to this client: the client may see the alias, but
+/// not what lies behind it.
 pub(crate) fn end_where_closed(answer: &mut Answer, is_closed: impl Fn(&DomainName) -> bool) {
     let leads_into_closed = |data: &Data| matches!(data, Data::Plain(RecordData::Cname(to)) if is_closed(to));
     let Some(last) = answer.answer.iter().position(|record| leads_into_closed(&record.data)) else { return };

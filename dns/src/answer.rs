@@ -1,8 +1,7 @@
 //! The decision: what a question is answered with. No socket, no clock, no packet.
 //!
 //! The walk is that of RFC 1034 §4.3.2: find the zone, go down to the name (a delegation on the way ends in a
-//! referral), follow aliases inside our zones, then take what lies there. Where sites are chosen, the choice is
-//! `store::steering`'s.
+//! referral), follow aliases inside our zones, then take what lies there. `store::steering` chooses the sites.
 
 mod flattened;
 mod steered;
@@ -31,20 +30,20 @@ pub struct Answer {
     pub rcode: Rcode,
     /// We are authoritative for the first name (RFC 1035 §4.1.1).
     pub authoritative: bool,
-    /// The aliases that were followed, then the records asked for.
+    /// The aliases that were followed, then the records of the requested type.
     pub answer: Vec<Record>,
     /// The SOA of an absence, or the name servers of a delegation.
     pub authority: Vec<Record>,
     /// Addresses of name servers.
     pub additional: Vec<Record>,
     /// The addresses that share this many leading bits with the client's get the same answer; zero where
-    /// everybody does (RFC 7871 §7.2.1).
+    /// all clients do (RFC 7871 §7.2.1).
     pub scope: u8,
     /// The steered domain that decided, if one did.
     pub steered: Option<Arc<SteeredDomain>>,
-    /// Why the answer is what it is, for people (RFC 8914).
+    /// Why the answer is what it is, for operators (RFC 8914).
     pub extended: Option<ExtendedError>,
-    /// An ALIAS had its say: what others answer is in here, so that the next answer may differ although neither
+    /// An ALIAS was followed to a name of another zone. The next answer may therefore differ although neither
     /// configuration nor health does.
     pub flattened: bool,
 }
@@ -109,7 +108,7 @@ fn starred<'a>(zone: &'a ZoneView, server: &DomainName) -> Option<&'a Entry> {
     }
 }
 
-/// The way from the name that was asked to the records.
+/// The way from the name of the question to the records.
 struct Walk<'a> {
     lookup: Lookup<'a>,
     client: &'a Client,
@@ -118,8 +117,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn run(&mut self, mut zone: &'a ZoneView, asked: &'a str) {
-        let mut name = Cow::Borrowed(asked);
+    fn run(&mut self, mut zone: &'a ZoneView, queried: &'a str) {
+        let mut name = Cow::Borrowed(queried);
         let mut owner = Owner::QueryName;
         loop {
             let target = match find(zone, &name, self.wanted) {
@@ -143,7 +142,7 @@ impl<'a> Walk<'a> {
                     target.clone()
                 }
             };
-            if self.is_enough(asked, &target) {
+            if self.is_enough(queried, &target) {
                 return;
             }
             let Some(further) = self.lookup.zone_of(target.as_str()) else { return };
@@ -182,7 +181,7 @@ impl<'a> Walk<'a> {
         (!satisfied).then_some(target)
     }
 
-    /// Where to go on, if an alias lies here and it is not the alias itself that is asked for.
+    /// Where to go on, if an alias lies here and the question is not about the alias itself.
     fn alias(&self, zone: &ZoneView, entry: &'a Entry) -> Option<(&'a DomainName, Ttl)> {
         if matches!(self.wanted, RecordType::CNAME | RecordType::ANY) {
             return None;
@@ -194,11 +193,13 @@ impl<'a> Walk<'a> {
 
     /// True when the chain has come to its bound, or to a name it has been at. A redirection that was passed does not
     /// count as such a name: its owner has records of its own.
-    fn is_enough(&self, asked: &str, target: &DomainName) -> bool {
+    fn is_enough(&self, queried: &str, target: &DomainName) -> bool {
         let is_alias = |record: &&Record| record.data.record_type() == RecordType::CNAME;
         let been_there = |record: &Record| matches!(&record.owner, Owner::At(name) if name == target);
         let aliases = self.answer.answer.iter().filter(is_alias);
-        aliases.clone().count() >= MAX_ALIASES || target.as_str() == asked || aliases.clone().any(been_there)
+        aliases.clone().count() >= MAX_ALIASES
+            || target.as_str() == queried
+            || aliases.clone().any(been_there)
     }
 
     /// A referral: the cut's name servers, and the addresses we hold for them (RFC 1034 §4.3.2 step 3b).
@@ -278,7 +279,7 @@ impl<'a> Walk<'a> {
     }
 
     /// NODATA: the name exists, the type does not (RFC 2308 §2.2). A name whose addresses differ by client
-    /// says so here too, so that no cache takes this absence for the whole name and everyone.
+    /// has that scope here too, so that no cache takes this absence for the whole name and for all clients.
     fn nothing_of_that_type(&mut self, zone: &ZoneView, entry: &'a Entry) {
         self.answer.absent(zone, Ttl::MAX);
         if let Some(domain) = entry.steered.as_ref().filter(|domain| domain.reach > Reach::Everyone) {

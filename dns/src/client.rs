@@ -1,4 +1,4 @@
-//! Who asks: the source address, or the network a resolver asks for (EDNS client subnet, RFC 7871).
+//! The client of a query: its source address, or the network that a resolver names (EDNS client subnet, RFC 7871).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,7 +26,7 @@ impl Subnet {
         let address = match (family, source) {
             (IPV4, 0..=32) => IpAddr::from(Ipv4Addr::from(padded::<4>(octets)?)),
             (IPV6, 0..=128) => IpAddr::from(Ipv6Addr::from(padded::<16>(octets)?)),
-            // Some clients say "do not tailor" without saying for which family.
+            // Some clients request an untailored answer without naming a family.
             (0, 0) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             _ => return None,
         };
@@ -69,12 +69,12 @@ fn padded<const N: usize>(octets: &[u8]) -> Option<[u8; N]> {
     Some(padded)
 }
 
-/// Who asks.
+/// The client of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Where the packet came from: a resolver, mostly.
     pub source: IpAddr,
-    /// The network the resolver asks for.
+    /// The network that the resolver names.
     pub subnet: Option<Subnet>,
 }
 
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// Finds the client: by its subnet if the resolver sent one, else by the resolver's own address. A prefix of
-    /// length zero asks not to be tailored to (RFC 7871 §7.1.2): it gets the default order, for everyone.
+    /// length zero requests an untailored answer (RFC 7871 §7.1.2): it gets the default order, for all clients.
     #[must_use]
     pub fn locate<'a>(&self, locality: &'a Locality) -> Located<'a> {
         let untailored = |scope| Located { scope, least: scope, ..locality.at_home(None) };
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(Subnet::parse(&[0, 0, 0, 0]).unwrap().echo(0), [0, 0, 0, 0]);
     }
 
-    /// RFC 7871 §6: too few or too many octets, or bits beyond the prefix, are to be refused.
+    /// RFC 7871 §6: too few or too many octets, or bits beyond the prefix, have to be refused.
     #[test]
     fn malformed_options_are_refused() {
         let malformed: [&[u8]; 10] = [

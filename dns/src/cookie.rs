@@ -2,10 +2,11 @@
 //!
 //! A client that shows a server cookie of ours has received a packet at its address: it is no forged source, so
 //! what protects others from reflected answers ([`rate`](crate::rate)) need not hold it back. Pure functions of
-//! the option, the address, the time and the secrets; none allocates, so that every path can ask them.
+//! the option, the address, the time and the secrets; none allocates, so that every path can call them.
 
 use std::{fmt, hash::Hasher as _, net::IpAddr, str::FromStr};
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use siphasher::sip::SipHasher24;
 use store::model::Moment;
 
@@ -64,15 +65,8 @@ impl Secret {
 
     /// Reads 32 hexadecimal digits.
     fn from_hex(text: &str) -> Option<Self> {
-        let mut octets = [0; 16];
-        if text.len() != 32 || !text.is_ascii() {
-            return None;
-        }
-        for (octet, at) in octets.iter_mut().zip((0..32).step_by(2)) {
-            let digits = text.get(at..at + 2).filter(|it| it.bytes().all(|it| it.is_ascii_hexdigit()))?;
-            *octet = u8::from_str_radix(digits, 16).ok()?;
-        }
-        Some(Self(octets))
+        let octets = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        octets.try_into().ok().map(Self)
     }
 
     /// The hash of RFC 9018 §4.4 over the first 16 octets of a cookie and the client's address.
@@ -158,7 +152,7 @@ enum Signer {
     Also,
 }
 
-/// What a query says through the option.
+/// The option as a query brought it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presented {
     /// It has no such option.

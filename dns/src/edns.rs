@@ -1,11 +1,15 @@
 //! What reading and writing messages share of EDNS (RFC 6891): its numbers, and the one reader of its options.
 
-/// The bit by which an asker takes signatures, DO, in the first octet of the flags (RFC 3225 §3).
+/// The bit with which a client accepts signatures, DO, in the first octet of the flags (RFC 3225 §3).
 pub(crate) const SIGNATURES: u8 = 0x80;
 /// The option that names a client subnet (RFC 7871 §6).
 pub(crate) const SUBNET: u16 = 8;
 /// The option that carries cookies (RFC 7873 §4).
 pub(crate) const COOKIE: u16 = 10;
+/// The option that requests, and gives, the idle limit of a connection (RFC 7828 §3.1).
+pub(crate) const KEEPALIVE: u16 = 11;
+/// The option that pads a message (RFC 7830 §3).
+pub(crate) const PADDING: u16 = 12;
 /// The option that carries extended errors (RFC 8914 §2).
 pub(crate) const EXTENDED_ERROR: u16 = 15;
 

@@ -8,7 +8,7 @@
 /// Why something is not written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unwritable {
-    /// It does not fit into what the asker takes, or into a message.
+    /// It does not fit into what the client takes, or into a message.
     #[error("longer than the message may be")]
     TooLong,
     /// It cannot be written at any length.
@@ -79,7 +79,7 @@ impl Wire {
     }
 }
 
-/// The hash of a name in wire form, whatever its case (FNV-1a).
+/// The hash of a name in wire form, without regard to case (FNV-1a).
 fn hash(wire: &[u8]) -> usize {
     let step =
         |hash: u32, octet: &u8| (hash ^ u32::from(octet.to_ascii_lowercase())).wrapping_mul(0x0100_0193);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_points_to_what_is_there_already_whatever_its_case() {
+    fn a_name_points_to_an_earlier_one_in_any_case() {
         let mut writer = Writer::new(512);
         writer.octets(&[0xff; 12]).unwrap();
         for name in ["www.example.com", "EXAMPLE.com", "mail.Example.Com", "www.EXAMPLE.com", ""] {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written is read back, in a message of any length.
+        /// Everything that is written is read back, in a message of any length.
         #[test]
         fn names_are_read_as_they_were_written(
             names in prop::collection::vec((prop::collection::vec("[abAB]{1,3}|[a-c]{30,63}", 0..7), any::<bool>(), 0..900_usize), 0..60),

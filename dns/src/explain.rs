@@ -1,4 +1,4 @@
-//! A decision for people: the aliases that were followed and the answer, as text.
+//! A decision as text: the aliases that were followed, and the answer.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 use store::model::RecordData;
 
-/// Why a question is answered as it is. The ranking behind it is `store::steering`'s to show.
+/// Why a question is answered as it is. `store::steering` shows the ranking behind it.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The zone the name lies in; `None`: in none of ours.
@@ -28,7 +28,7 @@ pub struct Explanation {
     pub steered: Option<Arc<SteeredDomain>>,
     /// The outcome, as `dig` shows it.
     pub rcode: &'static str,
-    /// Who else gets this answer: everyone with this many leading bits in common with the client.
+    /// Which other clients get this answer: all that have this many leading bits in common with the client.
     pub scope: u8,
     /// The answer section in presentation form.
     pub answer: Vec<String>,
@@ -75,7 +75,7 @@ impl fmt::Display for Alias {
     }
 }
 
-/// Answers a question and says how.
+/// Answers a question and explains the answer.
 #[must_use]
 pub fn explain(lookup: Lookup<'_>, question: &Question, client: &Client) -> Explanation {
     let Answer { rcode, scope, answer, authority, additional, steered, .. } =
@@ -93,10 +93,10 @@ pub fn explain(lookup: Lookup<'_>, question: &Question, client: &Client) -> Expl
     }
 }
 
-fn step(lookup: Lookup<'_>, record: &Record, asked: &QueryName) -> Option<Step> {
+fn step(lookup: Lookup<'_>, record: &Record, queried: &QueryName) -> Option<Step> {
     let Data::Plain(RecordData::Cname(target)) = &record.data else { return None };
     let name = match &record.owner {
-        Owner::QueryName => asked.key(),
+        Owner::QueryName => queried.key(),
         Owner::At(name) => name.as_str(),
     };
     let zone = lookup.zone_of(name)?;
@@ -112,9 +112,9 @@ fn step(lookup: Lookup<'_>, record: &Record, asked: &QueryName) -> Option<Step> 
     Some(Step { name: name.to_owned(), target: target.clone(), ttl: record.ttl, why })
 }
 
-fn line(record: &Record, asked: &QueryName) -> String {
+fn line(record: &Record, queried: &QueryName) -> String {
     let owner = match &record.owner {
-        Owner::QueryName => asked.to_string(),
+        Owner::QueryName => queried.to_string(),
         Owner::At(name) => format!("{name}."),
     };
     format!("{owner} {} IN {} {}", record.ttl.as_secs(), record.data.record_type(), record.data)

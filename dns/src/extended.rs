@@ -1,11 +1,11 @@
-//! Extended errors (RFC 8914): why an answer is what it is. They are for people; programs must not act on them.
+//! Extended errors (RFC 8914): why an answer is what it is. They are for operators; programs must not act on them.
 
 /// An extended error: a number of the registry and a few words (RFC 8914 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedError {
     /// The number (RFC 8914 §4).
     pub code: u16,
-    /// What else there is to say; short, because it makes replies longer.
+    /// Further text; short, because it makes replies longer.
     pub text: &'static str,
 }
 

@@ -1,8 +1,8 @@
 //! ALIAS: a name whose addresses and HTTPS records are another name's, also at an apex, where a CNAME is not allowed.
 //!
-//! What is asked is always answered from what is here: a target in our zones from those (`follow`), any other
-//! from an immutable table of what the resolver last said ([`Targets`](crate::targets::Targets)). A task behind it (`refresh`) asks again
-//! before that ends; no query ever waits for it, and while its questions fail the last answer is served.
+//! Every question is answered from memory: a target in our zones from those (`follow`), any other from an immutable table
+//! of the resolver's last answers ([`Targets`](crate::targets::Targets)). A task (`refresh`) resolves each again before it
+//! expires. No query ever waits for that task, and while resolving fails the last answer is served.
 
 pub(crate) mod refresh;
 
@@ -18,16 +18,16 @@ use crate::{
     record::RecordType,
 };
 
-/// Where an ALIAS leads.
+/// The target of an ALIAS.
 #[derive(Clone, Debug)]
 pub(crate) enum End<'a> {
-    /// To a name of ours, with what lies there.
+    /// A name of ours, with what lies there.
     Here { zone: &'a ZoneView, name: Cow<'a, DomainName>, entry: &'a Entry },
-    /// To a name outside our zones.
+    /// A name outside our zones.
     Elsewhere(Cow<'a, DomainName>),
-    /// To a name in our zones that does not exist.
+    /// A name in our zones that does not exist.
     Nothing,
-    /// In a circle, or too far.
+    /// None: the aliases form a circle, or are too many.
     Nowhere,
 }
 
@@ -169,7 +169,7 @@ records:
     }
 
     #[test]
-    fn a_target_of_ours_answers_under_the_name_that_was_asked() {
+    fn a_target_of_ours_answers_under_the_name_of_the_question() {
         let snapshot = snapshot(ZONES);
         let ask = |name, record_type| ask(&snapshot, Targets::none(), name, record_type);
         let apex = ask("a.test", RecordType::A);
@@ -188,7 +188,7 @@ records:
     }
 
     #[test]
-    fn what_the_target_has_not_is_absent_in_the_zone_that_was_asked() {
+    fn what_the_target_has_not_is_absent_in_the_zone_of_the_question() {
         let snapshot = snapshot(ZONES);
         for (name, record_type) in [
             ("a.test", RecordType::AAAA),
@@ -223,7 +223,7 @@ records:
 
     /// RFC 9460 §2.5: under another name the target has to be written out.
     #[test]
-    fn https_records_come_with_the_addresses_and_say_whose_they_are() {
+    fn https_records_come_with_the_addresses_and_name_their_target() {
         let snapshot = snapshot(ZONES);
         let targets = knowing("x.other.test", 7, 90);
         let https = |name| {
@@ -246,7 +246,7 @@ records:
     }
 
     #[test]
-    fn names_to_resolve_are_those_of_others() {
+    fn names_to_resolve_are_those_outside_our_zones() {
         let (snapshot, board) = (snapshot(ZONES), Board::default());
         let lookup = Lookup {
             snapshot: &snapshot,
@@ -260,7 +260,7 @@ records:
     }
 
     #[test]
-    fn a_steered_target_is_steered_for_its_client_and_says_so() {
+    fn a_steered_target_is_steered_for_its_client_and_has_its_scope() {
         let more = "---\nkind: Zone\nname: z.test\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\nrecords:\n  \
                     - { name: '@', type: ALIAS, data: gw.example.com. }\n";
         let small = Small::with(more);

@@ -1,4 +1,4 @@
-//! What the fuzz targets of `dns/fuzz` ask, each with octets that mean nothing to it; a panic is what they look for.
+//! The functions behind the fuzz targets of `dns/fuzz`. Each takes arbitrary octets, and a panic is a finding.
 //!
 //! It is here, behind the feature `fuzzing`, because the fast path is private to this crate, and because the seeds of
 //! every target are replayed as tests of this crate.
@@ -73,7 +73,7 @@ fn agree(data: &[u8], source: IpAddr) -> bool {
     true
 }
 
-/// A reply to these octets, of which nothing may be left over.
+/// A reply to these octets, which has to be read to its end.
 fn whole(data: &[u8], reply: &[u8]) -> Message {
     let readable = readable(reply);
     let mut decoder = BinDecoder::new(&readable);
@@ -83,8 +83,8 @@ fn whole(data: &[u8], reply: &[u8]) -> Message {
     message
 }
 
-/// A client subnet of family 0 and no bits asks for an untailored answer (RFC 7871 §7.1.2) and is echoed as it came. The
-/// library that reads replies here knows no such family, so it is shown another.
+/// A client subnet of family 0 and no bits requests an untailored answer (RFC 7871 §7.1.2) and is echoed as it came. The
+/// library that reads replies here does not support that family, so it is replaced by another.
 fn readable(reply: &[u8]) -> Vec<u8> {
     const NOBODY: [u8; 8] = [0, 8, 0, 4, 0, 0, 0, 0];
     let mut octets = reply.to_vec();
@@ -104,7 +104,7 @@ const SOURCES: [IpAddr; 3] = [
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9)),
 ];
 
-/// One small world, answered in both ways.
+/// One small configuration, answered in both ways.
 struct Fixed {
     snapshot: Snapshot,
     board: Board,

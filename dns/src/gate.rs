@@ -1,8 +1,8 @@
-//! What every query passes before it is answered: cookies, response rates, and who may ask about which zone.
+//! What every query passes before it is answered: cookies, response rates, and which clients may query which zone.
 //!
-//! One [`Gate`] is shared by everything that answers. It is asked without a lock, an allocation or a clock: a
+//! One [`Gate`] is shared by everything that answers. Its decisions take no lock, no allocation and no clock: a
 //! [`Guard`] is the gate at a moment, read once for each batch. The order is always the same. The
-//! cookie is read first, because it proves the source address; then the zone's rule is asked; the rate comes last,
+//! cookie is read first, because it proves the source address; then the zone's rule is applied; the rate comes last,
 //! because it counts answers by their kind.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -22,14 +22,14 @@ use crate::{
     rate::{self, Decision, Kind, Table},
 };
 
-/// What the gate knows from the node's configuration.
+/// The gate's part of the node's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What server cookies are signed with; absent: a secret of this process alone.
     pub cookies: Option<Secrets>,
-    /// How much is sent to whom; absent: everything.
+    /// How much is sent to a network; absent: everything.
     pub rate_limit: Option<rate::Config>,
-    /// The networks that may ask about a zone, by its apex; other zones are open, unless their documents say.
+    /// The networks that may query a zone, by its apex; other zones are open, unless their documents close them.
     pub allow_query: BTreeMap<DomainName, Vec<IpNet>>,
 }
 
@@ -54,7 +54,7 @@ impl Gate {
     /// # Errors
     /// The system has no random numbers.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, getrandom::Error> {
-        let table = |config: rate::Config| Table::new(&config, Arc::clone(&metrics.rate));
+        let table = |config: rate::Config| Table::new(&config, Arc::clone(metrics.rate()));
         Ok(Self {
             secrets: ArcSwap::from_pointee(config.cookies.map_or_else(Secrets::random, Ok)?),
             rate: config.rate_limit.map(table).transpose()?,
@@ -63,7 +63,7 @@ impl Gate {
         })
     }
 
-    /// True if every client may ask about the zone. Answers may be written ahead, before a client is known, only for
+    /// True if every client may query the zone. Answers may be written ahead, before a client is known, only for
     /// names in such zones whose aliases stay in such zones.
     #[must_use]
     pub fn leaves_open(&self, zone: &ZoneView) -> bool {
@@ -103,7 +103,7 @@ impl Guard<'_> {
         presented.reply(source, self.now, &self.secrets)
     }
 
-    /// True if this client may ask about the zone.
+    /// True if this client may query the zone.
     #[must_use]
     pub fn allows(&self, zone: &ZoneView, source: IpAddr) -> bool {
         self.gate.rules.allow(zone, source)

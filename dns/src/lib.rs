@@ -1,18 +1,18 @@
 //! The authoritative DNS server: bytes to answers and nothing else.
 //!
 //! Three layers, each testable without the next. [`answer()`] decides: a pure function of a snapshot, the board, a
-//! question and a client; which site a client is sent to it asks `store::steering` and never ranks itself.
+//! question and a client; `store::steering` ranks the sites, and nothing here does.
 //! [`respond()`] speaks the protocol: a packet in, a packet out, still pure. [`Server`] owns the sockets.
 //! [`explain()`] shows a decision instead of encoding it. Every query passes the [`gate`] first: cookies, response
-//! rates, and who may ask; the fast path asks it in the same order as [`respond()`].
+//! rates, and access rules; the fast path uses it in the same order as [`respond()`].
 //!
 //! Encoding comes from `hickory-proto`, HTTP from `hyper`, encryption from `rustls`, whose configuration is what a
 //! [`Certificate`] takes. The accept and receive loops and the framing of streams are our own, because a server has
 //! to bound its connections, survive every error of `accept`, and stay silent towards malformed *responses*.
 //!
 //! Datagrams take a faster path first, for plain queries: a table compiled from the snapshot, with replies written ahead as
-//! far as they depend on nothing, read and written by batches on threads of their own. It hands on to [`respond()`]
-//! whatever it does not know, and a property test holds the two equal. Measured as `tests/bench/README.md` says, on 2
+//! far as they depend on nothing, read and written by batches on threads of their own. It hands all other queries
+//! on to [`respond()`], and a property test holds the two equal. Measured as in `tests/bench/README.md`, on 2
 //! cores, with health, client subnet, cookies, rate limits and metrics on:
 //!
 //! * CPU per query: 0.98 of gdnsd's and 1.14 of a bare echo's (10,000 steered names), of which 92 % is the kernel's; with
@@ -22,7 +22,7 @@
 //! * 100,000 verdicts flipped at once: written in 0.9 ms at most, the last old answer 0.3 ms later, no query around it
 //!   waited longer than 1.1 ms (`benches/flips.rs`).
 //!
-//! `flatten` keeps what ALIAS records need of other people's zones, so that answering stays a look at memory.
+//! `flatten` keeps what ALIAS records need of other zones, so that answering needs nothing but memory.
 
 mod acl;
 mod answer;
@@ -38,6 +38,7 @@ mod flatten;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gate;
+mod listeners;
 mod lookup;
 mod metrics;
 mod name;
@@ -64,12 +65,13 @@ pub use client::{Client, Subnet};
 pub use explain::{Alias, Explanation, Step, explain};
 pub use extended::ExtendedError;
 pub use gate::{Gate, Guard};
+pub use listeners::{Certificate, Error};
 pub use lookup::Lookup;
 pub use metrics::Metrics;
 pub use name::{NotAName, QueryName};
-pub use packet::{Dropped, Response, Transport};
+pub use packet::{Dropped, Response, Transport, TransportOptions};
 pub use question::Question;
 pub use record::{Data, NotAType, Owner, Rcode, Record, RecordType, Soa};
 pub use respond::respond;
-pub use server::{Certificate, Config, Error, Server, bind};
+pub use server::{Config, Server, bind};
 pub use targets::Targets;

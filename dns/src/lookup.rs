@@ -74,9 +74,9 @@ pub(crate) fn zone_for<'a>(lookup: Lookup<'a>, question: &Question) -> Option<&'
 pub(crate) enum Found<'a> {
     /// Something lies there, or below it (an empty non-terminal, RFC 4592 §2.2.2).
     Entry {
-        /// It.
+        /// The name's own entry.
         entry: &'a Entry,
-        /// It is a wildcard's (RFC 4592 §3.3.1).
+        /// The entry is a wildcard's (RFC 4592 §3.3.1).
         wildcard: bool,
     },
     /// Other name servers answer from here downwards.
@@ -84,7 +84,7 @@ pub(crate) enum Found<'a> {
         /// The name servers of the highest delegated name on the way.
         entry: &'a Entry,
     },
-    /// Everything below here is to be found below another name (RFC 6672).
+    /// Everything below here is found below another name (RFC 6672).
     Redirection {
         /// The name that is redirected.
         owner: &'a DomainName,
@@ -109,7 +109,7 @@ pub(crate) fn find<'a>(zone: &'a ZoneView, name: &str, wanted: RecordType) -> Fo
         }
         above = zone.get(step);
         let Some(entry) = above else { return wildcard(zone, encloser) };
-        // DS is the parent's word about the child (RFC 4035 §3.1.4.1).
+        // DS is the parent's statement about the child (RFC 4035 §3.1.4.1).
         let parents_own = wanted == RecordType::DS && step == name;
         if delegates(entry) && !parents_own {
             return Found::Delegation { entry };
@@ -132,7 +132,7 @@ pub(crate) fn delegates(entry: &Entry) -> bool {
     entry.records.iter().any(|it| delegates(&it.data) && !it.name.as_str().starts_with("*."))
 }
 
-/// Where everything below an entry is to be found, if it is redirected.
+/// Where everything below an entry is found, if it is redirected.
 pub(crate) fn redirection<'a>(
     zone: &ZoneView,
     entry: &'a Entry,

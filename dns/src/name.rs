@@ -1,11 +1,11 @@
-//! Names as they are asked: any octets, in the asker's case, with a text to look them up by.
+//! Names of questions: any octets, in the case of the query, with a text to look them up by.
 
 use std::{fmt, str::FromStr};
 
 use hickory_proto::rr::Name;
 use store::model::DomainName;
 
-/// A name from a question. Keeps the asker's case, which the reply repeats (resolvers check it).
+/// A name from a question. Keeps the case of the query, which the reply repeats (resolvers check it).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryName {
     wire: Name,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_domain_name_can_be_asked_for() {
+    fn every_domain_name_can_be_queried() {
         let origin: DomainName = "example.com".parse().unwrap();
         for odd in [r"John\.Doe", "a.*.b", r"0/25", r"\065\000\200", "*"] {
             let name = origin.resolve(odd).unwrap();

@@ -1,28 +1,30 @@
 //! EDNS options that belong to the way a message travels and not to its answer: padding (RFC 7830, RFC 8467) and
-//! the keepalive of connections (RFC 7828). Added to a finished reply, so that writing replies, ahead or
-//! on demand, need not know of streams.
+//! the keepalive of connections (RFC 7828). They are added to a finished reply, so that writing replies, ahead or
+//! on demand, does not depend on the transport.
 //!
-//! It rests on one property of our replies: OPT is the last record, so that an option can be appended.
+//! This relies on one property of our replies: OPT is the last record, so an option can be appended.
 
 use std::{ops::Range, time::Duration};
 
-use crate::{packet::Transport, record::RecordType};
+use crate::{
+    edns::{KEEPALIVE, PADDING},
+    packet::{Response, Transport},
+    record::RecordType,
+};
 
-const KEEPALIVE: u16 = 11;
-const PADDING: u16 = 12;
 /// Replies are padded to multiples of this many octets (RFC 8467 §4.1).
 const BLOCK: usize = 468;
 const HEADER: usize = 12;
 
-/// A reply as it goes over a stream, with the options the query asked for.
-pub(crate) fn dress(query: &[u8], mut reply: Vec<u8>, transport: Transport, idle: Duration) -> Vec<u8> {
-    let asked = Asked::of(query);
-    if asked.keepalive && matches!(transport, Transport::Tcp | Transport::Tls) {
+/// A reply as it goes over a stream, with the options that the query requested.
+pub(crate) fn dress(response: Response, transport: Transport, idle: Duration) -> Vec<u8> {
+    let Response { bytes: mut reply, requested, .. } = response;
+    if requested.keepalive && matches!(transport, Transport::Tcp | Transport::Tls) {
         // In units of 100 milliseconds (RFC 7828 §3.1).
         let idle = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
         append(&mut reply, KEEPALIVE, &idle.to_be_bytes());
     }
-    if asked.padding && !matches!(transport, Transport::Udp | Transport::Tcp) {
+    if requested.padding && !matches!(transport, Transport::Udp | Transport::Tcp) {
         let bare = reply.len() + 4;
         append(&mut reply, PADDING, &vec![0; bare.next_multiple_of(BLOCK) - bare]);
     }
@@ -33,35 +35,6 @@ pub(crate) fn dress(query: &[u8], mut reply: Vec<u8>, transport: Transport, idle
 /// it; zero where it holds neither (RFC 8484 §5.1).
 pub(crate) fn freshness(reply: &[u8]) -> u32 {
     records(reply).filter(|it| it.section < 2).map(|it| it.ttl).min().unwrap_or(0)
-}
-
-/// Whether a query has the option edns-tcp-keepalive (RFC 7828).
-pub(crate) fn asks_keepalive(query: &[u8]) -> bool {
-    Asked::of(query).keepalive
-}
-
-/// What a query asks of the way its reply travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Asked {
-    keepalive: bool,
-    padding: bool,
-}
-
-impl Asked {
-    fn of(query: &[u8]) -> Self {
-        let Some(opt) = opt(query) else { return Self::default() };
-        let mut asked = Self::default();
-        let mut options = query.get(opt.data).unwrap_or_default();
-        while let Some(([c, d, e, f], rest)) = options.split_first_chunk::<4>() {
-            match u16::from_be_bytes([*c, *d]) {
-                KEEPALIVE => asked.keepalive = true,
-                PADDING => asked.padding = true,
-                _ => {}
-            }
-            options = rest.get(usize::from(u16::from_be_bytes([*e, *f]))..).unwrap_or_default();
-        }
-        asked
-    }
 }
 
 /// Adds an option to OPT, if that is the last record and the message stays short enough for a stream.
@@ -95,7 +68,7 @@ struct Record {
     data: Range<usize>,
 }
 
-/// The records of a message up to where it ends or stops making sense.
+/// The records of a message up to its end, or to where it becomes unreadable.
 fn records(packet: &[u8]) -> impl Iterator<Item = Record> {
     let counts = [6, 8, 10].map(|at| number(packet, at).unwrap_or(0));
     let mut at = questions(packet);
@@ -147,7 +120,7 @@ fn number(packet: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use hickory_proto::{
-        op::Message,
+        op::{Message, ResponseCode},
         rr::{
             RecordType as WireType,
             rdata::opt::{EdnsCode, EdnsOption},
@@ -170,8 +143,7 @@ mod tests {
     }
 
     fn dressed(query: &[u8], transport: Transport) -> Vec<u8> {
-        let reply = Small::healthy().send(query, transport).unwrap().bytes;
-        dress(query, reply, transport, IDLE)
+        dress(Small::healthy().send(query, transport).unwrap(), transport, IDLE)
     }
 
     fn option(reply: &[u8], code: u16) -> Option<usize> {
@@ -182,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_for_those_who_asked_over_tls() {
+    fn padding_is_added_on_request_over_tls() {
         for transport in [Transport::Tls, Transport::Https] {
             let reply = dressed(&asking(&[PADDING]), transport);
             assert_eq!(reply.len() % BLOCK, 0);
@@ -193,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn keepalive_says_the_idle_limit_to_those_who_asked() {
+    fn keepalive_gives_the_idle_limit_on_request() {
         for transport in [Transport::Tcp, Transport::Tls] {
             let reply = dressed(&asking(&[KEEPALIVE]), transport);
             assert_eq!(option(&reply, KEEPALIVE), Some(2));
@@ -206,10 +178,20 @@ mod tests {
     }
 
     #[test]
+    fn options_behind_one_that_is_cut_off_are_not_honoured() {
+        let mut packet = asking(&[KEEPALIVE, PADDING]);
+        // The last two octets are the length of the last option, which has no data.
+        *packet.last_mut().unwrap() = 9;
+        let reply = dressed(&packet, Transport::Tls);
+        assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::FormErr);
+        assert_eq!((option(&reply, KEEPALIVE), option(&reply, PADDING)), (None, None));
+    }
+
+    #[test]
     fn nothing_is_added_without_edns_or_beyond_the_longest_message() {
         let plain = query("orders.example.com.", WireType::A, None);
-        let reply = Small::healthy().send(&plain, Transport::Tls).unwrap().bytes;
-        assert_eq!(dress(&plain, reply.clone(), Transport::Tls, IDLE), reply);
+        let reply = Small::healthy().send(&plain, Transport::Tls).unwrap();
+        assert_eq!(dress(reply.clone(), Transport::Tls, IDLE), reply.bytes);
         let mut long = dressed(&asking(&[]), Transport::Tls);
         let room = usize::from(u16::MAX) - long.len() - 10;
         append(&mut long, 65_001, &vec![0; room]);
@@ -237,12 +219,17 @@ mod tests {
             reply in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             freshness(&packet);
-            dress(&packet, reply.clone(), Transport::Tls, IDLE);
+            let mut response = Small::healthy().send(&asking(&[PADDING, KEEPALIVE]), Transport::Tls).unwrap();
+            response.bytes.clone_from(&reply);
+            dress(response.clone(), Transport::Tls, IDLE);
+            if let Ok(answered) = Small::healthy().send(&packet, Transport::Tls) {
+                dress(answered, Transport::Tls, IDLE);
+            }
             if let Some(counts) = packet.get_mut(4..12) {
                 counts.copy_from_slice(&[0, 0, 0, 1, 0, 1, 0, 1]);
             }
             freshness(&packet);
-            dress(&asking(&[PADDING, KEEPALIVE]), packet, Transport::Tls, IDLE);
+            dress(Response { bytes: packet, ..response }, Transport::Tls, IDLE);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{rate::Decision, record::Rcode};
 /// How a packet came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// One datagram; replies are bounded by what the asker takes, at most 1232 octets.
+    /// One datagram; replies are bounded by what the client takes, at most 1232 octets.
     Udp,
     /// A stream; replies may have up to 65535 octets.
     Tcp,
@@ -22,19 +22,30 @@ pub enum Transport {
     Http3,
 }
 
+/// What a query requests of the way in which its reply travels, by EDNS options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportOptions {
+    /// The idle limit of the connection (RFC 7828).
+    pub keepalive: bool,
+    /// Padding (RFC 7830).
+    pub padding: bool,
+}
+
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The packet.
     pub bytes: Vec<u8>,
-    /// What it says.
+    /// Its response code.
     pub rcode: Rcode,
-    /// It was too long, or beyond the rate, and asks to come again over TCP.
+    /// It was too long, or beyond the rate, and TC makes the client come again over TCP.
     pub truncated: bool,
     /// The query named a client subnet.
     pub subnet: bool,
-    /// It says SERVFAIL because this node never had a snapshot.
+    /// It is SERVFAIL because this node never had a snapshot.
     pub no_snapshot: bool,
+    /// What the query requests of the way in which the reply travels; a malformed OPT record requests nothing.
+    pub requested: TransportOptions,
 }
 
 /// A reply that the fast path wrote where it will be sent from.

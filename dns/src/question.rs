@@ -6,7 +6,7 @@ use crate::{
     record::{Rcode, RecordType},
 };
 
-/// What is asked.
+/// A question of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The name.
@@ -18,7 +18,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// Class IN, what everybody asks.
+    /// Class IN, the class of nearly all queries.
     pub const IN: u16 = 1;
 
     /// A question of class IN.

@@ -5,8 +5,8 @@
 //!
 //! Over UDP a source address proves nothing. So the same kind of answer goes to the same network only so many times a
 //! second; what is beyond that is dropped, and every n-th of it sent empty and truncated, so that a real client
-//! comes again over TCP, where addresses are proven. As BIND, NSD and Knot know it. Clients with a valid
-//! [cookie](crate::cookie) are not asked about here at all.
+//! comes again over TCP, where addresses are proven. BIND, NSD and Knot do the same. Clients with a valid
+//! [cookie](crate::cookie) are not limited at all.
 //!
 //! The table is a fixed number of words: no lock, no allocation, one cache line per response. Each word is a
 //! whole account, so that one compare-and-exchange changes it:
@@ -17,12 +17,12 @@
 //!
 //! *Paid up to* is the generic cell rate algorithm: each response moves it on by the time it costs (a second by
 //! the rate), and it is never behind now. A response passes while it is at most a second ahead, which is the
-//! burst; refused responses cost as well, up to `window` ahead, so that who goes on asking stays refused. An
-//! account that is behind now is worth nothing, so its word is free: a flood of addresses that ask once each
+//! burst; refused responses cost as well, up to `window` ahead, so that a client which goes on sending stays refused. An
+//! account that is behind now is worth nothing, so its word is free: a flood of addresses with one query each
 //! fills nothing up.
 //!
 //! What can go wrong, and how far: two keys of one line with the same tag (one in a million per pair) share an
-//! account. A line with eight accounts ahead of now gives the least indebted one away, counted as overflow: that
+//! account. A line with eight accounts ahead of now drops the least indebted one, counted as overflow: that
 //! client begins anew. Under contention an account may miss a response. The time wraps after 12.7 days; an old
 //! account then counts as at most a burst and a window. All of these err by little, and none lasts.
 
@@ -38,7 +38,7 @@ use std::{
 use ipnet::IpNet;
 use store::{metrics::Count, model::Moment};
 
-/// How much is sent to whom.
+/// How much is sent to a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Answers of one owner name per second and client network, 0 to 100,000; 0 does not limit them. Names that
@@ -48,7 +48,7 @@ pub struct Config {
     pub absences_per_second: u32,
     /// Errors (REFUSED, FORMERR, ...) per second and client network; as above.
     pub errors_per_second: u32,
-    /// How long a client that went on asking stays refused at most; one second to an hour.
+    /// How long a client that went on sending stays refused at most; one second to an hour.
     pub window: Duration,
     /// Every n-th response beyond the rate is sent truncated, 0 to 10: 0 none, 1 all.
     pub slip: u8,
@@ -140,7 +140,7 @@ pub struct Counts {
     pub slipped: Count,
     /// Responses not sent.
     pub dropped: Count,
-    /// Accounts given up before they were worth nothing, for lack of room.
+    /// Accounts dropped before they were free, for lack of room.
     pub overflow: Count,
 }
 
@@ -173,7 +173,7 @@ impl Table {
     /// An empty table.
     ///
     /// # Errors
-    /// The system has no random numbers, which keep strangers from choosing names that share an account.
+    /// The system has no random numbers, which keep clients from choosing names that share an account.
     pub fn new(config: &Config, counts: Arc<Counts>) -> Result<Self, getrandom::Error> {
         let accounts = config.accounts.clamp(WAYS, Config::MAX_ACCOUNTS).next_power_of_two();
         let cost = |rate: u32| match u64::from(rate.min(Config::MAX_PER_SECOND)) {
@@ -197,7 +197,7 @@ impl Table {
         })
     }
 
-    /// Decides about a response over UDP to a client whose address is not proven, and books it.
+    /// Decides about a response over UDP to a client whose address is not proven, and counts it.
     #[must_use]
     pub fn admit(&self, client: IpAddr, kind: Kind, now: Moment) -> Decision {
         let (index, subject) = match kind {

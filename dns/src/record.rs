@@ -1,4 +1,4 @@
-//! What answers are made of: types, response codes and records, and how people write them.
+//! What answers are made of: types, response codes and records, and their presentation form.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ pub use store::model::{
     rdata::{NotAType, RecordType},
 };
 
-/// Whose record it is.
+/// The owner of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The name that was asked, in the asker's case; also where a wildcard covers it (RFC 4592 §3.3.1).
+    /// The name of the question, in the case of the query; also where a wildcard covers it (RFC 4592 §3.3.1).
     QueryName,
     /// Another name.
     At(DomainName),
@@ -32,7 +32,7 @@ pub struct Record {
 /// Type and data of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// What documents can say, and what steering answers.
+    /// What documents can hold, and what steering answers.
     Plain(RecordData),
     /// The start of the zone.
     Soa(Soa),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_stand_at_their_index() {
+    fn codes_are_at_their_index() {
         for (at, rcode) in Rcode::ALL.into_iter().enumerate() {
             assert_eq!(rcode.index(), at);
         }

@@ -1,8 +1,7 @@
 //! The names of a registry: services, nodes and addresses of a catalog, as Consul's DNS gives them.
 //!
-//! [`answer()`] is pure: a look at a catalog, a question, and what a draw would decide are handed in. [`Registry`]
-//! puts a catalog behind it, [`Server`] the sockets (8600 of the embedded engine). The
-//! DNS role answers the same names from what its node follows of any registry, as an [`Offer`] says.
+//! [`answer()`] is pure: its arguments are a view of a catalog, a question, and what would be drawn at random.
+//! [`Registry`] answers from a catalog, [`Server`] has the sockets (8600 of the embedded engine). The DNS role answers the same names from what its node follows of any registry, as configured by an [`Offer`].
 //!
 //! ```text
 //! [tag.]NAME.service[.DC].DOMAIN    A, AAAA, SRV; an alias where the address is a host name
@@ -11,7 +10,7 @@
 //! HEX.addr[.DC].DOMAIN              the address itself, so that SRV has a name to point at
 //! ```
 //!
-//! It parts from Consul where Consul parts from the standards or from the truth: an answer that does not fit is
+//! It differs from Consul where Consul differs from the standards or from the facts: an answer that does not fit is
 //! marked (TC) and whole over TCP; a name that has names below it exists (`service.consul` is empty, not absent,
 //! RFC 8020); a type that is not there is an empty answer with an SOA, never records of another type. Aliases are
 //! given and not followed: the resolver goes on from there.
@@ -23,7 +22,6 @@ mod packet;
 mod query;
 mod records;
 mod server;
-mod udp;
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -102,7 +100,7 @@ impl Names {
     }
 }
 
-/// What is not in the catalog and not in the question.
+/// What an answer depends on beside the catalog and the question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draw {
     /// Which of the instances comes first, so that clients that take the first are spread.
@@ -213,7 +211,7 @@ impl Search<'_> {
         let mut instances = self.view.instances(name);
         instances.retain(|it| it.status != CheckStatus::Critical && tagged(it));
         if instances.is_empty() {
-            // Below `_tcp.service` there are names, and resolvers ask from the top down (RFC 9156).
+            // Below `_tcp.service` there are names, and resolvers query from the top down (RFC 9156).
             let may_lead_on = name.starts_with('_') && tag.is_none();
             return if may_lead_on { self.nothing_of_that_type() } else { self.absent() };
         }
@@ -308,14 +306,14 @@ impl Search<'_> {
             node_text(&node).for_each(|text| self.put(text));
         }
         if matches!(self.wanted, RecordType::A | RecordType::AAAA) {
-            self.describe_asked(&node);
+            self.describe_queried(&node);
         }
         if self.answer.answer.is_empty() {
             self.nothing_of_that_type();
         }
     }
 
-    fn describe_asked(&mut self, node: &Node<'_>) {
+    fn describe_queried(&mut self, node: &Node<'_>) {
         for text in node_text(node) {
             let record = self.record(Owner::QueryName, Data::Plain(text));
             self.answer.additional.push(record);
@@ -329,7 +327,7 @@ impl Search<'_> {
         }
     }
 
-    /// The node with an address, else a service. Addresses the catalog does not know are not ours.
+    /// The node with an address, else a service. Addresses that are not in the catalog are not ours.
     fn reverse(mut self, ip: IpAddr) -> Answer {
         let node = self.view.node_at(ip).and_then(|it| self.names.of_node(it.name));
         let service = || self.names.below(&format!("{}.service", self.view.service_at(ip)?));

@@ -1,7 +1,9 @@
-//! Writing a reply: an answer as a packet, within the size the asker takes.
+//! Writing a reply: an answer as a packet, within the size the client takes.
 //!
-//! What does not fit is left out whole: first the additional records, then everything. A truncated reply (TC)
-//! carries no records at all, so that a resolver never takes half a record set for the whole (RFC 2181 §9).
+//! There are two ways to shorten an answer that does not fit. [`Reply::encode`] leaves out the additional records, then
+//! everything. A truncated reply (TC) then carries no records at all, so that a resolver never takes half a record set
+//! for the whole (RFC 2181 §9). [`Reply::encode_in_part`] gives as many records as fit, for clients that cannot come again
+//! over TCP.
 
 use hickory_proto::op::{MessageType, Metadata, OpCode};
 use store::model::{DomainName, RecordData, Ttl};
@@ -19,12 +21,12 @@ use crate::{
     tsig::Tsig,
 };
 
-/// Everything a reply says.
+/// Everything that a reply is made of.
 #[derive(Debug)]
 pub(crate) struct Reply<'a> {
     /// The query's header.
     pub(crate) query: Metadata,
-    /// Repeated as asked.
+    /// Repeated as it came.
     pub(crate) question: Option<&'a Question>,
     /// The outcome and the records.
     pub(crate) answer: &'a Answer,
@@ -34,16 +36,16 @@ pub(crate) struct Reply<'a> {
     pub(crate) tsig: Option<&'a Tsig>,
 }
 
-/// What the reply says through EDNS.
+/// The EDNS part of a reply.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReplyEdns {
     /// The subnet the answer is for, and the scope it holds for.
     pub(crate) subnet: Option<(Subnet, u8)>,
-    /// The asker's cookie, with ours.
+    /// The client's cookie, with ours.
     pub(crate) cookie: Option<Cookie>,
-    /// Why the answer is so.
+    /// Why the answer is what it is.
     pub(crate) extended: Option<ExtendedError>,
-    /// The asker takes signatures, which the reply repeats (RFC 3225 §3).
+    /// The client accepts signatures, which the reply repeats (RFC 3225 §3).
     pub(crate) signatures: bool,
 }
 
@@ -52,18 +54,29 @@ pub(crate) struct ReplyEdns {
 pub(crate) struct Encoded {
     /// The message.
     pub(crate) bytes: Vec<u8>,
-    /// What it says, which is SERVFAIL if the answer could not be written down.
+    /// Its response code, which is SERVFAIL if the answer could not be written down.
     pub(crate) rcode: Rcode,
     /// TC is set.
     pub(crate) truncated: bool,
 }
 
-/// How much of an answer is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    All,
-    NoAdditional,
-    Nothing,
+/// How much of an answer is written: at most so many records of each section.
+#[derive(Clone, Copy)]
+struct Part {
+    answers: usize,
+    authorities: usize,
+    additionals: usize,
+}
+
+impl Part {
+    const ALL: Self = Self { answers: usize::MAX, authorities: usize::MAX, additionals: usize::MAX };
+    const NO_ADDITIONAL: Self = Self { additionals: 0, ..Self::ALL };
+    const NOTHING: Self = Self { answers: 0, authorities: 0, additionals: 0 };
+}
+
+/// The first records of a section.
+fn first(records: &[Record], most: usize) -> &[Record] {
+    records.get(..most).unwrap_or(records)
 }
 
 impl Reply<'_> {
@@ -72,33 +85,64 @@ impl Reply<'_> {
         let rcode = self.answer.rcode;
         // Without its glue a referral may lead nowhere, so it must not look complete (RFC 9471 §3.1).
         let glue_counts = self.answer.is_referral() && !self.answer.additional.is_empty();
-        for part in [Part::All, Part::NoAdditional, Part::Nothing] {
-            let truncated = part == Part::Nothing || (part == Part::NoAdditional && glue_counts);
+        let parts = [(Part::ALL, false), (Part::NO_ADDITIONAL, glue_counts), (Part::NOTHING, true)];
+        for (part, truncated) in parts {
             match self.write(part, rcode, truncated, limit) {
                 Ok(bytes) => return Encoded { bytes, rcode, truncated },
-                Err(error) if error != Unwritable::TooLong => {
-                    let name = self.question.map(|it| it.name.to_string());
-                    tracing::warn!(%error, name, "an answer cannot be written down");
-                    break;
-                }
-                Err(_) => {}
+                Err(Unwritable::TooLong) => {}
+                Err(error) => return self.failed(error, limit),
             }
         }
-        let bytes = self.write(Part::Nothing, Rcode::ServFail, false, limit).unwrap_or_default();
+        self.server_failure(limit)
+    }
+
+    /// Writes as much as fits into `limit` octets, from what is needed most to what is needed least: the records of the
+    /// answer, the addresses beside it, and the texts, which the answer has last. A reply that lacks records of the
+    /// answer has TC set: a client that can comes again over TCP, and one that cannot still has a part.
+    pub(crate) fn encode_in_part(&self, limit: u16) -> Encoded {
+        let rcode = self.answer.rcode;
+        let is_text = |record: &Record| record.data.record_type() == RecordType::TXT;
+        let addresses = self.answer.additional.iter().take_while(|record| !is_text(record)).count();
+        for part in [Part::ALL, Part { additionals: addresses, ..Part::ALL }, Part::NO_ADDITIONAL] {
+            match self.write(part, rcode, false, limit) {
+                Ok(bytes) => return Encoded { bytes, rcode, truncated: false },
+                Err(Unwritable::TooLong) => {}
+                Err(error) => return self.failed(error, limit),
+            }
+        }
+        // The most records that fit, by halving the distance.
+        let (mut fits, mut beyond, mut best) = (0, self.answer.answer.len(), None);
+        while fits + 1 < beyond {
+            let middle = usize::midpoint(fits, beyond);
+            match self.write(Part { answers: middle, ..Part::NO_ADDITIONAL }, rcode, true, limit) {
+                Ok(bytes) => (fits, best) = (middle, Some(bytes)),
+                Err(_) => beyond = middle,
+            }
+        }
+        match best {
+            Some(bytes) => Encoded { bytes, rcode, truncated: true },
+            None => self.encode(limit),
+        }
+    }
+
+    #[cold]
+    fn failed(&self, error: Unwritable, limit: u16) -> Encoded {
+        let name = self.question.map(|question| question.name.to_string());
+        tracing::warn!(%error, name, "an answer cannot be written down");
+        self.server_failure(limit)
+    }
+
+    fn server_failure(&self, limit: u16) -> Encoded {
+        let bytes = self.write(Part::NOTHING, Rcode::ServFail, false, limit).unwrap_or_default();
         Encoded { bytes, rcode: Rcode::ServFail, truncated: false }
     }
 
-    /// Writes nothing but what asks to come again over TCP.
+    /// Writes no records, and TC, with which the client comes again over TCP.
     pub(crate) fn truncate(&self, limit: u16) -> Encoded {
         // A resolver might take an empty NXDOMAIN for the answer, although TC is set.
         let rcode = if self.answer.rcode == Rcode::NxDomain { Rcode::NoError } else { self.answer.rcode };
-        let bytes = self.write(Part::Nothing, rcode, true, limit).unwrap_or_default();
+        let bytes = self.write(Part::NOTHING, rcode, true, limit).unwrap_or_default();
         Encoded { bytes, rcode, truncated: true }
-    }
-
-    /// Writes all of it, if it fits into `limit` octets; with TC where the caller left something out.
-    pub(crate) fn encode_whole(&self, truncated: bool, limit: u16) -> Option<Vec<u8>> {
-        self.write(Part::All, self.answer.rcode, truncated, limit).ok()
     }
 
     fn write(&self, part: Part, rcode: Rcode, truncated: bool, limit: u16) -> Result<Vec<u8>, Unwritable> {
@@ -112,13 +156,9 @@ impl Reply<'_> {
             writer.word(question.class)?;
             *questions = 1;
         }
-        if part != Part::Nothing {
-            *answers = self.section(&self.answer.answer, &mut writer)?;
-            *authorities = self.section(&self.answer.authority, &mut writer)?;
-        }
-        if part == Part::All {
-            *additionals = self.section(&self.answer.additional, &mut writer)?;
-        }
+        *answers = self.section(first(&self.answer.answer, part.answers), &mut writer)?;
+        *authorities = self.section(first(&self.answer.authority, part.authorities), &mut writer)?;
+        *additionals = self.section(first(&self.answer.additional, part.additionals), &mut writer)?;
         if let Some(edns) = self.edns {
             edns.write(rcode, &mut writer)?;
             *additionals += 1;
@@ -172,7 +212,7 @@ impl Reply<'_> {
 }
 
 impl ReplyEdns {
-    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as it was asked.
+    /// The OPT record (RFC 6891 §6.1.2): version 0, our size, DO as in the query.
     fn write(self, rcode: Rcode, writer: &mut Writer) -> Result<(), Unwritable> {
         writer.octets(&[0])?;
         writer.word(RecordType::OPT.0)?;
@@ -199,7 +239,7 @@ impl ReplyEdns {
 /// Octets of a header.
 const HEADER: usize = 12;
 
-/// The header of a query that asks for nothing special; for replies that are written ahead.
+/// The header of an ordinary query; for replies that are written ahead.
 pub(crate) fn query_header() -> Metadata {
     Metadata::new(0, MessageType::Query, OpCode::Query)
 }

@@ -1,10 +1,10 @@
 //! Reading a query: everything a packet must be before an answer is looked up.
 //!
-//! Read here and not by the library's message type, because what is wrong decides what is said: a malformed
+//! Read here and not by the library's message type, because the kind of error decides the reply: a malformed
 //! subnet option still has a question and an EDNS version to repeat, and the library has dropped both by then.
 //!
-//! Only the question's name is taken apart. What else a query may hold is stepped over, which follows no compression
-//! pointer: a packet made of long ways through pointers costs no more than any other of its length.
+//! Only the question's name is taken apart. What else a query may hold is stepped over, and no compression pointer
+//! is followed: a packet with long chains of pointers costs no more than any other of its length.
 
 use hickory_proto::{
     op::{Header, MessageType, Metadata, OpCode},
@@ -14,10 +14,10 @@ use hickory_proto::{
 
 use crate::{
     client::Subnet,
-    edns::{self, COOKIE, SIGNATURES, SUBNET},
+    edns::{self, COOKIE, KEEPALIVE, PADDING, SIGNATURES, SUBNET},
     extended::ExtendedError,
     name::QueryName,
-    packet::Dropped,
+    packet::{Dropped, TransportOptions},
     question::Question,
     record::{Rcode, RecordType},
     tsig::{self, Tsig},
@@ -30,28 +30,30 @@ pub(crate) struct Request<'p> {
     pub(crate) metadata: Metadata,
     /// The question, as far as there is exactly one.
     pub(crate) question: Option<Question>,
-    /// EDNS, if the asker speaks it.
+    /// EDNS, if the client uses it.
     pub(crate) edns: Option<Edns<'p>>,
     /// The signature, if there is one: it is refused.
     pub(crate) tsig: Option<Tsig>,
-    /// Why there will be no answer but this; NOERROR where nothing but a cookie is asked for.
+    /// Why there will be no answer but this; NOERROR where nothing but a cookie is requested.
     pub(crate) refusal: Option<Refusal>,
 }
 
 /// An outcome that needs no zone.
 pub(crate) type Refusal = (Rcode, Option<ExtendedError>);
 
-/// What the asker says through EDNS (RFC 6891).
+/// The EDNS part of a query (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns<'p> {
-    /// The largest datagram it takes.
+    /// The largest datagram that the client takes.
     pub(crate) payload: u16,
-    /// The network it asks for.
+    /// The network that it names.
     pub(crate) subnet: Option<Subnet>,
     /// The data of its cookie option (RFC 7873).
     pub(crate) cookie: Option<&'p [u8]>,
-    /// It takes signatures (RFC 3225).
+    /// The client accepts signatures (RFC 3225).
     pub(crate) signatures: bool,
+    /// What it requests of the way in which the reply travels.
+    pub(crate) requested: TransportOptions,
 }
 
 impl<'p> Request<'p> {
@@ -71,16 +73,21 @@ impl<'p> Request<'p> {
             Some(Opt { version: 0, options: Ok(options), .. }) => options,
             _ => Options::default(),
         };
-        let Options { subnet, cookie } = options;
-        let edns =
-            body.edns.map(|opt| Edns { payload: opt.payload, subnet, cookie, signatures: opt.signatures });
+        let Options { subnet, cookie, requested } = options;
+        let edns = body.edns.map(|opt| Edns {
+            payload: opt.payload,
+            subnet,
+            cookie,
+            signatures: opt.signatures,
+            requested,
+        });
         let question = body.question.filter(|_| header.counts.queries == 1);
         let tsig = body.tsig.filter(|_| refusal.is_some_and(|(rcode, _)| rcode == Rcode::NotAuth));
         Ok(Self { metadata: header.metadata, question, edns, tsig, refusal })
     }
 }
 
-/// What was read before the packet ended or stopped making sense.
+/// What was read before the packet ended or became unreadable.
 #[derive(Default)]
 struct Body<'p> {
     question: Option<Question>,
@@ -100,6 +107,7 @@ struct Opt<'p> {
 struct Options<'p> {
     subnet: Option<Subnet>,
     cookie: Option<&'p [u8]>,
+    requested: TransportOptions,
 }
 
 struct Malformed;
@@ -136,7 +144,7 @@ impl<'p> Body<'p> {
     }
 
     /// One additional record: OPT, at the root and once (RFC 6891 §6.1.1), TSIG, the last of all (RFC 8945 §5.1), or
-    /// something we have no use for.
+    /// something that is not used here.
     fn additional(&mut self, decoder: &mut BinDecoder<'p>) -> Result<(), Malformed> {
         if self.tsig.is_some() {
             return Err(Malformed);
@@ -175,7 +183,7 @@ impl<'p> Body<'p> {
             (2.., _) => Some((Rcode::FormErr, Some(ExtendedError::other("more than one question")))),
             (_, Some(Opt { version: 1.., .. })) => Some((Rcode::BadVers, None)),
             (_, Some(Opt { options: Err(why), .. })) => Some((Rcode::FormErr, Some(why))),
-            // RFC 7873 §5.4: a query that asks for nothing but a cookie gets one.
+            // RFC 7873 §5.4: a query for nothing but a cookie gets one.
             (0, Some(Opt { options: Ok(Options { cookie: Some(_), .. }), .. })) => {
                 Some((Rcode::NoError, None))
             }
@@ -203,12 +211,12 @@ fn skip<'a>(decoder: &mut BinDecoder<'a>) -> Result<RawRecord<'a>, Malformed> {
     Ok(RawRecord { at_root, record_type, class, ttl, data })
 }
 
-/// Steps over a name and says whether it is the root, written out. A pointer ends a name (RFC 1035 §4.1.4).
+/// Steps over a name; true if it is the root, written out. A pointer ends a name (RFC 1035 §4.1.4).
 fn skip_name(decoder: &mut BinDecoder<'_>) -> Result<bool, Malformed> {
     let start = decoder.index();
     loop {
         let at_root = decoder.index() == start;
-        let length = decoder.read_u8()?.unverified(/* told apart here */);
+        let length = decoder.read_u8()?.unverified(/* distinguished here */);
         match length {
             0 => return Ok(at_root),
             1..=63 => decoder.read_slice(length.into()).map(drop)?,
@@ -224,7 +232,8 @@ fn skip_name(decoder: &mut BinDecoder<'_>) -> Result<bool, Malformed> {
 /// Octets of the longest name (RFC 1035 §2.3.4), but for its end.
 const MAX_NAME: usize = 254;
 
-/// The first subnet and cookie options (RFC 7873 §5.2); unknown options are skipped (RFC 6891 §6.1.2).
+/// The first subnet and cookie options (RFC 7873 §5.2), and what is requested of the transport. Unknown options are
+/// skipped (RFC 6891 §6.1.2).
 fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
     let mut options = Options::default();
     while !data.is_empty() {
@@ -236,6 +245,8 @@ fn options(mut data: &[u8]) -> Result<Options<'_>, ExtendedError> {
                 options.subnet = Some(Subnet::parse(option).ok_or(malformed)?);
             }
             COOKIE if options.cookie.is_none() => options.cookie = Some(option),
+            KEEPALIVE => options.requested.keepalive = true,
+            PADDING => options.requested.padding = true,
             _ => {}
         }
         data = rest;

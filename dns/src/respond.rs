@@ -24,11 +24,11 @@ use crate::{
     request::{Edns, Request},
 };
 
-/// Answers a packet. Without a world, or in one without a snapshot outside its zones from files, every proper
+/// Answers a packet. Without a lookup, or in one without a snapshot outside its zones from files, every proper
 /// query gets SERVFAIL.
 ///
 /// # Errors
-/// Why there is no reply. Panics do not leave here.
+/// Why there is no reply. Panics are caught.
 pub fn respond(
     packet: &[u8],
     source: IpAddr,
@@ -36,29 +36,43 @@ pub fn respond(
     lookup: Option<Lookup<'_>>,
     guard: Guard<'_>,
 ) -> Result<Response, Dropped> {
-    let asker = Asker { source, transport, guard };
+    let context = Context { source, transport, guard };
+    answer_request(packet, source, transport, |request| context.exchange(request, lookup))
+}
+
+/// Reads a packet, and hands the request to `exchange`: what all queries have in common, wherever the answer comes from. A panic
+/// costs this packet its reply and nothing else.
+///
+/// # Errors
+/// Why there is no reply.
+#[inline]
+pub(crate) fn answer_request<'p>(
+    packet: &'p [u8],
+    source: IpAddr,
+    transport: Transport,
+    exchange: impl FnOnce(Request<'p>) -> Result<Response, Dropped>,
+) -> Result<Response, Dropped> {
+    if transport == Transport::Udp && packet.len() > MAX_QUERY {
+        return Err(Dropped::Long);
+    }
     // Nothing outlives the call but counters: a defect cannot leave anything half changed.
-    catch_unwind(AssertUnwindSafe(|| asker.exchange(packet, lookup))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| exchange(Request::parse(packet)?))).unwrap_or_else(|_| {
         tracing::error!(%source, octets = packet.len(), "a defect: answering a query panicked");
         Err(Dropped::Defect)
     })
 }
 
 /// The client, the transport, and the gate in front of the answer.
-struct Asker<'a> {
+struct Context<'a> {
     source: IpAddr,
     transport: Transport,
     guard: Guard<'a>,
 }
 
-impl Asker<'_> {
-    fn exchange(&self, packet: &[u8], lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
-        if self.transport == Transport::Udp && packet.len() > MAX_QUERY {
-            return Err(Dropped::Long);
-        }
-        let mut request = Request::parse(packet)?;
+impl Context<'_> {
+    fn exchange(&self, mut request: Request<'_>, lookup: Option<Lookup<'_>>) -> Result<Response, Dropped> {
         let presented = self.guard.presented(request.edns.and_then(|edns| edns.cookie), self.source);
-        // RFC 7873 §5.2.2; what is wrong with the whole query goes before.
+        // RFC 7873 §5.2.2; an error of the whole query goes before.
         if presented == Presented::Malformed {
             let refusal = (Rcode::FormErr, Some(ExtendedError::other("malformed cookie")));
             request.refusal = request.refusal.filter(|(rcode, _)| *rcode != Rcode::NoError).or(Some(refusal));
@@ -78,6 +92,7 @@ impl Asker<'_> {
             rcode: encoded.rcode,
             truncated: encoded.truncated,
             subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
+            requested: request.edns.map(|edns| edns.requested).unwrap_or_default(),
             no_snapshot: request.refusal.is_none() && request.question.is_some() && lookup.is_none(),
         })
     }
@@ -128,7 +143,7 @@ impl Asker<'_> {
     }
 }
 
-/// What an answer counts as, and about what. Names that strangers can make up count by what they have in common: the
+/// What an answer counts as, and about what. Names that clients can invent count by what they have in common: the
 /// zone they do not exist in, or whose wildcard covers them.
 pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<Lookup<'_>>) -> Kind {
     let (Some(question), Some(lookup)) = (question, lookup) else { return Kind::Error };
@@ -142,17 +157,17 @@ pub(crate) fn kind(answer: &Answer, question: Option<&Question>, lookup: Option<
         (Rcode::NoError | Rcode::NxDomain, None) => {
             let zone = lookup.zone_of(question.name.key());
             let made_up = zone.filter(|zone| zone.get(question.name.key()).is_none());
-            Kind::Answer(made_up.map_or_else(|| asked(&question.name), |zone| configured(&zone.zone.name)))
+            Kind::Answer(made_up.map_or_else(|| subject(&question.name), |zone| configured(&zone.zone.name)))
         }
         _ => Kind::Error,
     }
 }
 
 fn configured(name: &DomainName) -> Subject {
-    asked(&QueryName::from(name))
+    subject(&QueryName::from(name))
 }
 
-fn asked(name: &QueryName) -> Subject {
+fn subject(name: &QueryName) -> Subject {
     let mut wire = Vec::with_capacity(name.wire().len());
     for label in name.wire().iter() {
         wire.extend(u8::try_from(label.len()));

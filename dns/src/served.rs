@@ -1,7 +1,7 @@
 //! What is served: a snapshot and the fast path's table of it, swapped together.
 //!
 //! A table takes time to compile (about a second for a million names), and until it is there the previous configuration is
-//! served, by every transport: an answer never depends on which of them was asked.
+//! served, by every transport: an answer never depends on the transport of its query.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::{fast::Table, gate::Gate, lookup::Lookup, targets::Targets, zones_dir::Zones};
 
-/// What is served: a configuration with its zones and its table. Without a snapshot, and without zones from files, it has nothing to answer with.
+/// What is served: a configuration with its zones and its table. Without a snapshot, and without zones from files, there
+/// is nothing to answer from.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     /// Its configuration.
@@ -35,17 +36,17 @@ impl Served {
         served
     }
 
-    /// It at a moment.
+    /// What is served, at a moment.
     pub(crate) fn lookup<'a>(&'a self, targets: &'a Targets, board: &'a Board, now: Moment) -> Lookup<'a> {
         Lookup { snapshot: &self.snapshot, zones: &self.zones, targets, board, now }
     }
 }
 
 /// A domain with a rule about countries, where none are known.
-fn asks_for_countries(snapshot: &Snapshot) -> Option<&DomainName> {
-    let asks = |it: &SteeredDomain| it.domain.rules.iter().any(|rule| !rule.countries.is_empty());
+fn needs_countries(snapshot: &Snapshot) -> Option<&DomainName> {
+    let has_countries = |it: &SteeredDomain| it.domain.rules.iter().any(|rule| !rule.countries.is_empty());
     let mut domains = snapshot.domains.iter().filter(|_| !snapshot.locality.knows_countries());
-    domains.find(|(_, it)| asks(it)).map(|(name, _)| name)
+    domains.find(|(_, it)| has_countries(it)).map(|(name, _)| name)
 }
 
 /// Zones of files that are not served, because the configuration has a zone of the same name.
@@ -56,8 +57,8 @@ fn shadowed(snapshot: &Snapshot, zones: &Zones) -> Vec<DomainName> {
     names
 }
 
-/// Says which zones of files a new configuration does not serve, if those are others than before.
-fn say_shadowed(before: &Served, now: &Served) {
+/// Logs which zones of files a new configuration does not serve, if those are others than before.
+fn log_shadowed(before: &Served, now: &Served) {
     const MAX: usize = 20;
     let of = |served: &Served| shadowed(&served.snapshot, &served.zones);
     let (before, now) = (of(before), of(now));
@@ -95,10 +96,10 @@ impl Follow {
             Some(compiled) => {
                 let (generation, names) = (compiled.snapshot.generation, compiled.table.names());
                 tracing::debug!(%generation, names, "serving a new configuration");
-                if let Some(domain) = asks_for_countries(&compiled.snapshot) {
-                    tracing::warn!(%domain, "a rule asks for countries, and this node has no [dns] geoip: no client matches it");
+                if let Some(domain) = needs_countries(&compiled.snapshot) {
+                    tracing::warn!(%domain, "a rule names countries, and this node has no [dns] geoip: no client matches it");
                 }
-                say_shadowed(&served, &compiled);
+                log_shadowed(&served, &compiled);
                 self.served.store(Arc::new(compiled));
             }
             None => tracing::error!(

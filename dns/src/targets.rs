@@ -15,7 +15,7 @@ use crate::record::RecordType;
 /// How long an answer may be remembered that the resolver could not renew: as stale data elsewhere (RFC 8767 §4).
 const STALE: Duration = Duration::from_secs(30);
 
-/// One of the types an ALIAS is asked for.
+/// One of the types that are resolved for an ALIAS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Sought {
     V4,
@@ -42,7 +42,7 @@ impl Sought {
 #[derive(Clone, Debug, Default)]
 pub struct Targets(pub(crate) HashMap<DomainName, [Option<Arc<Known>>; 3]>);
 
-/// What the resolver said.
+/// The resolver's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) records: Vec<RecordData>,
@@ -73,7 +73,7 @@ fn seconds(span: Duration) -> Ttl {
     Ttl::from_secs(secs.clamp(1, Ttl::MAX.as_secs())).unwrap_or(Ttl::MAX)
 }
 
-/// An HTTPS record of a name as it says the same under another name: a target of `.` in ServiceMode means the record's
+/// An HTTPS record of a name with the same meaning under another name: a target of `.` in ServiceMode means the record's
 /// own owner (RFC 9460 §2.5), which is written out. In AliasMode it means that there is no service, and stays.
 pub(crate) fn moved(data: RecordData, owner: &DomainName) -> RecordData {
     match data {

@@ -1,4 +1,4 @@
-//! A small world for this crate's tests: a zone with everything a zone can have, and a steered domain in it.
+//! A small configuration for this crate's tests: a zone with everything a zone can have, and a steered domain in it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -97,7 +97,7 @@ consul: { service: orders, tags: [] }
 hosts: [orders.example.com]
 ";
 
-/// A world to ask.
+/// A configuration to query.
 pub(crate) struct Small {
     pub(crate) snapshot: Snapshot,
     pub(crate) board: Board,
@@ -114,7 +114,7 @@ impl Small {
         Self { snapshot: Self::compile(documents, &board), board, gate: open_gate() }
     }
 
-    /// The same world, its targets on a board that is there.
+    /// The same configuration, its targets on an existing board.
     pub(crate) fn on(board: &Board) -> Snapshot {
         Self::compile(DOCUMENTS, board)
     }
@@ -189,7 +189,7 @@ impl Small {
     }
 }
 
-/// A gate without a limit: tests ask faster than any client.
+/// A gate without a limit: tests send queries faster than any client.
 pub(crate) fn open_gate() -> Gate {
     let open = gate::Config { rate_limit: None, ..gate::Config::default() };
     Gate::new(open, Arc::default()).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! No key can be configured, so every key is unknown here and no signature can be checked. A signed query is therefore
 //! never answered from a zone: it gets NOTAUTH with the error BADKEY in an unsigned TSIG record (RFC 8945 §5.2.1, §5.3.2),
-//! which tells its sender that the key is what is wrong. A record that is malformed or in the wrong place is FORMERR.
+//! so that the sender learns that its key is wrong. A record that is malformed or in the wrong place is FORMERR.
 
 use hickory_proto::{
     rr::Name,
@@ -59,8 +59,8 @@ impl Tsig {
         data.is_empty().then_some(Self { key, algorithm, signed, original_id })
     }
 
-    /// Writes the unsigned error BADKEY (RFC 8945 §5.3.2). Nothing where it does not fit: the response code says the same.
-    /// Says how many records it wrote.
+    /// Writes the unsigned error BADKEY (RFC 8945 §5.3.2). Nothing where it does not fit: the response code has the same meaning.
+    /// Returns how many records it wrote.
     pub(crate) fn refuse(&self, writer: &mut Writer) -> Result<u16, Unwritable> {
         if self.key.len() + self.algorithm.len() + FIXED > writer.room() {
             return Ok(0);

@@ -1,6 +1,6 @@
 //! Standard zone files (RFC 1035 §5, RFC 2308 §4): a text becomes a [`Zone`], or a list of errors with places.
 //!
-//! Reading is pure: included files come through [`Files`], so that nothing here knows a disk. Words and record
+//! Reading is pure: included files come through [`Files`], so that nothing here reads the disk. Words and record
 //! data are `store::model::rdata`'s; here are owners, TTLs, classes, directives (`entries`) and what a
 //! zone as a whole must be (`whole`). Nothing is loaded from a file with an error.
 //!
@@ -41,7 +41,7 @@ pub trait Files {
     /// The content of the file a `$INCLUDE` names, of at most `most` octets.
     ///
     /// # Errors
-    /// Why it cannot be had, for people.
+    /// Why it cannot be read, as text.
     fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, String>;
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for ZoneFileError {
     }
 }
 
-/// Reads the zone `origin` from a text; `file` is what errors call it.
+/// Reads the zone `origin` from a text; `file` is its name in errors.
 ///
 /// Every name server is in `nameservers`, every other record in `records`, addresses of name servers too. A
 /// record that is there twice is taken once (RFC 2181 §5).

@@ -2,7 +2,7 @@
 //!
 //! [`Zones`] is what is served: immutable, swapped whole. [`ZonesDir`] is the folder behind it; reading it again
 //! keeps the views of files that did not change, and the old view of a file that has an error now. A zone may
-//! span several files (`$INCLUDE`), so what tells a change is the content of all of them.
+//! span several files (`$INCLUDE`), so a change is detected by the content of all of them.
 
 mod files;
 
@@ -68,7 +68,7 @@ impl Zones {
     }
 }
 
-/// What reading the folder came to.
+/// The result of reading the folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The zones that are served now.
@@ -100,7 +100,7 @@ impl Report {
         self.warnings.extend(warnings.into_iter().take(room));
     }
 
-    /// Says that files are neither zones nor part of one.
+    /// Reports files that are neither zones nor part of one.
     fn pass_over(&mut self, others: &[PathBuf]) {
         const NAMED: usize = 10;
         let Some(first) = others.first() else { return };
@@ -115,7 +115,7 @@ impl Report {
         )]);
     }
 
-    /// Tells the log.
+    /// Writes the report to the log.
     pub fn log(&self) {
         for error in &self.errors {
             tracing::error!("[dns] zones_dir: {error}");
@@ -204,7 +204,7 @@ impl ZonesDir {
     }
 }
 
-/// The zones of the listed files, as far as possible those there were, and the files that are included in one.
+/// The zones of the listed files, unchanged ones taken over from before, and the files that are included in one.
 fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report) {
     let mut report = Report::default();
     let mut zones = HashMap::with_capacity(listed.len());
@@ -251,7 +251,7 @@ fn update(old: &Zones, listed: Vec<Listed>) -> (Zones, HashSet<PathBuf>, Report)
         }
         zones.insert(origin, loaded);
     }
-    // What is no zone by itself and is included in one is a part of it, whatever its name.
+    // A file that is no zone by itself and is included in one is a part of it, under any name.
     let part = |path: &Path| path.canonicalize().is_ok_and(|path| parts.contains(&path));
     for (errors, _) in failures.into_iter().filter(|(_, path)| !part(path)) {
         report.fail(errors);

@@ -63,12 +63,14 @@ pub(crate) struct CheckedStream {
     stream: TcpStream,
     framing: Framing,
     client: Rc<ConnectionState>,
+    /// The client's end of input was seen.
+    ended: bool,
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl CheckedStream {
     pub(crate) fn new(stream: TcpStream, client: Rc<ConnectionState>, max_header_bytes: usize) -> Self {
-        Self { stream, framing: Framing::new(max_header_bytes), client, lingering: None }
+        Self { stream, framing: Framing::new(max_header_bytes), client, ended: false, lingering: None }
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -101,6 +103,14 @@ impl AsyncRead for CheckedStream {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before && !this.ended {
+            // hyper drops the request in flight when the input ends. A client may have closed its half right after the
+            // request, so that the end arrives with it: the end is reported one poll later, and a response that needs
+            // no instance, such as a refusal, is written first.
+            this.ended = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let framing = &mut this.framing;
         match framing.scan(&buffer.filled()[before..]) {
             Scan::Clean => {}

@@ -10,7 +10,7 @@ use store::{
     disk::LastGood,
     drain::NodeHeartbeat,
     engine::{
-        CheckStatus, Engine as _, KvOp, Registration,
+        Engine as _, KvOp, Registration,
         embedded::{Embedded, Options},
     },
     follow::{self, Follower, Identity},
@@ -102,13 +102,9 @@ impl Api {
     /// Registers a passing instance in the site bj.
     pub(super) async fn register(&self, service: &str, id: &str, address: [u8; 4]) {
         let registration = Registration {
-            service: service.to_owned(),
-            id: id.to_owned(),
             address: (address, 8080).into(),
-            tags: Vec::new(),
             meta: [("site".to_owned(), "bj".to_owned())].into(),
-            ttl: None,
-            status: CheckStatus::Passing,
+            ..store::testing::registration(service, id)
         };
         self.engine.register(&registration).await.unwrap();
     }

@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{arguments::parse_url, failure::Failure};
-use crate::{api::Problem, certificate};
+use crate::{api::Problem, certificate, small_file, token_file};
 
 /// Longer than control waits for an engine that hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,8 +31,7 @@ impl Client {
             return Err(Failure::Wrong(format!("--server {server:?}: {expected}")));
         }
         let read = |path: &Path| {
-            let error = |error| Failure::Wrong(format!("{}: {error}", path.display()));
-            std::fs::read(path).map_err(error)
+            small_file::read(path, small_file::MAX).map_err(|error| Failure::Wrong(error.to_string()))
         };
         let token = token_file.map(|path| token(path, &read(path)?)).transpose()?;
         let mut http =
@@ -145,15 +144,10 @@ impl Client {
 
 /// The token in a file. A text that cannot be a token is not sent: the server would only answer that it is unknown.
 fn token(path: &Path, bytes: &[u8]) -> Result<String, Failure> {
-    let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim();
-    let problem = if text.is_empty() {
-        "it is empty"
-    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        "it holds no token"
-    } else {
-        return Ok(text.to_owned());
-    };
-    Err(Failure::Wrong(format!("--token-file {}: {problem}; expected a token on one line", path.display())))
+    token_file::word(bytes).map(str::to_owned).map_err(|problem| {
+        let path = path.display();
+        Failure::Wrong(format!("--token-file {path}: {problem}; expected a token on one line"))
+    })
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {

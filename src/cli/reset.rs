@@ -36,7 +36,7 @@ use super::{
 use crate::{
     auth,
     config::{NodeEngine, Store},
-    node, out,
+    node, out, small_file,
     token_file::{self, TokenFile},
 };
 
@@ -109,7 +109,7 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
         }
     };
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))
+        small_file::read(path, small_file::MAX).map_err(|error| Failure::Wrong(error.to_string()))
     };
     let ca_pem = wanted.consul_ca_file.as_ref().map(read).transpose()?;
     let config = consul::Config { url: url.clone(), token, ca_pem, datacenter: None };

@@ -10,12 +10,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use store::{
     discovery::InstanceNote,
     drain::{Gateway, NodeHeartbeat},
+    engine::follower::{Follower, News, Reading, Watched},
     keys,
     model::{Generation, Name},
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Shared, watching};
+use super::Shared;
 
 /// A node that has been silent for this long is not alive: it is frozen, dead or cut off. Heartbeats are written every
 /// five seconds, so two of them are missing. A drain waits longer for a silent gateway, for the lease of its order.
@@ -228,19 +229,23 @@ impl Nodes {
 
 /// Follows the heartbeats for ever.
 pub(super) async fn follow(shared: Arc<Shared>) {
-    let activity = ("reading the heartbeats of nodes", "no node becomes more silent");
-    watching::follow(&shared.engine, keys::NODES, MAX_WAIT, activity, |read| match read {
-        Ok(entries) => {
-            let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            let ours = shared.handle.snapshot().map(|it| it.generation);
-            shared.nodes.0.send_modify(|nodes| nodes.read(heartbeats, ours, Instant::now()));
+    let watched = Watched::Prefix(keys::NODES.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, MAX_WAIT)
+        .reporting("reading the heartbeats of nodes", "no node becomes more silent");
+    loop {
+        match follower.next().await {
+            News::Read(Reading { read, .. }) => {
+                let heartbeats = read.value.iter().filter_map(|it| serde_json::from_slice(&it.value).ok());
+                let (heartbeats, ours) =
+                    (heartbeats.collect(), shared.handle.snapshot().map(|it| it.generation));
+                shared.nodes.0.send_modify(|nodes| nodes.read(heartbeats, ours, Instant::now()));
+            }
+            News::Failed(error) => {
+                shared.metrics.engine_failures.increment();
+                shared.nodes.0.send_modify(|nodes| nodes.failed(error.to_string(), Instant::now()));
+            }
         }
-        Err(error) => {
-            shared.metrics.engine_failures.increment();
-            shared.nodes.0.send_modify(|nodes| nodes.failed(error.to_string(), Instant::now()));
-        }
-    })
-    .await;
+    }
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Lock {
             }
             let holder = match follower.next().await {
                 News::Read(reading) => reading.read.value.into_iter().next(),
-                News::Failed { error, .. } => return Err(error),
+                News::Failed(error) => return Err(error),
             };
             self.report_holder(holder.as_ref(), &mut reported);
             if holder.is_none_or(|entry| entry.session.is_none()) {

@@ -272,13 +272,9 @@ impl Fixture {
 
     async fn register(&self, id: &str, meta: BTreeMap<String, String>) {
         let registration = Registration {
-            service: "orders-in-registry".into(),
-            id: id.into(),
             address: ([127, 0, 0, 9], 8080).into(),
-            tags: vec![],
             meta,
-            ttl: None,
-            status: CheckStatus::Passing,
+            ..store::testing::registration("orders-in-registry", id)
         };
         self.engine.register(&registration).await.unwrap();
     }

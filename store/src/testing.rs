@@ -4,7 +4,7 @@
 use crate::{
     board::Board,
     drain::{Drain, DrainId, LEASE, Phase},
-    engine::{CheckStatus, Endpoint, Index},
+    engine::Endpoint,
     model::{
         self, Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name,
         Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage,
@@ -13,6 +13,8 @@ use crate::{
     snapshot::Snapshot,
 };
 use std::{sync::Arc, time::Duration};
+
+pub use crate::engine::testing::{endpoint, registration};
 
 /// A name.
 ///
@@ -188,27 +190,6 @@ pub fn service(registered_as: &str) -> Service {
         sites: None,
         route_by: RouteBy::Gateway,
         check: None,
-    }
-}
-
-/// An instance at 127.0.0.1:80 on the node `n1`, which passes its checks.
-#[must_use]
-pub fn endpoint(service: &str, id: &str) -> Endpoint {
-    Endpoint {
-        node: "n1".to_owned(),
-        node_address: "127.0.0.1".to_owned(),
-        external: false,
-        service: service.to_owned(),
-        id: id.to_owned(),
-        address: "127.0.0.1".to_owned(),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bad input: a clear error, nothing lost, nothing half done.
+//! Bad input gives a clear error. Nothing is lost, and nothing is done in part.
 
 use std::{
     io::{Read as _, Write as _},

@@ -555,7 +555,7 @@ fn no_site(binary: PathBuf) -> Result<(), Failed> {
     node.until_states("a host name without an address is named", SOON, |states| {
         states.contains(&("web-8".to_owned(), "unused".to_owned()))
     })?;
-    // It is looked up every 2 s, for both families.
+    // It is looked up every few seconds, for both families.
     std::thread::sleep(Duration::from_secs(7));
     let printed = node.logged("cannot be resolved");
     ensure(printed == 1, || format!("the log names the host name {printed} times"))

@@ -105,7 +105,7 @@ fn engine() -> Result<(), Failed> {
         eventually("a node without doubts", PATIENCE, || node.is_well())?;
     }
     let text = std::fs::read_to_string(&log)?;
-    ensure(text.contains("the engine takes writes again"), || text.clone())?;
+    ensure(text.contains("the engine accepts writes again"), || text.clone())?;
     signal(node.process.0.id(), Signal::KILL);
     node.process.0.wait()?;
     let node = Node::start(&config, face, admin)?;

@@ -101,7 +101,7 @@ impl Guarded {
         command.output().unwrap()
     }
 
-    /// Makes a token and keeps its secret in a file of its name.
+    /// Creates a token, and writes its secret to a file of its name.
     fn token(&self, name: &str, arguments: &[&str]) -> Result<String, Failed> {
         let made = self.cli(Some(Path::new("first")), &[&["token", "create", name], arguments].concat());
         let printed = String::from_utf8_lossy(&made.stdout).trim().to_owned();
@@ -112,7 +112,7 @@ impl Guarded {
         Ok(printed)
     }
 
-    /// A request to the face; its status.
+    /// Sends a request to the face, and returns its status.
     fn face(
         &self,
         token: Option<&str>,
@@ -228,7 +228,7 @@ fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     ensure(status == 200, || format!("the registrar's token: {status}"))
 }
 
-/// Where secrets are systemd's credentials, their files are gone while the service is stopped.
+/// If secrets are credentials of systemd, their files do not exist while the service is stopped.
 fn reset(node: Guarded) -> Result<(), Failed> {
     let Guarded { folder, _process: process, .. } = node;
     drop(process);
@@ -279,8 +279,8 @@ fn registrars(node: &Guarded, orders: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A prober has no engine and no admin API, and its metrics and health are within reach of others all the same: openly, or
-/// over TLS and with a token. Nothing else is.
+/// A prober has no engine and no admin API, and its metrics and health can still be read from elsewhere: openly, or over TLS
+/// with a token. Nothing else can.
 fn status_off_loopback() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);

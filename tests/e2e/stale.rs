@@ -89,7 +89,7 @@ pub fn without_vantages_and_without_an_engine(backing: Backing) -> Result<(), Fa
     eventually("a view that is fresh again", PATIENCE, || strictly(&demo, 200, "ok"))?;
     eventually("every node's view again", PATIENCE, || all_views(&demo, false))?;
     ensure(seconds_stale(&demo) == Some(0.0), || format!("metrics: {:?}", seconds_stale(&demo)))?;
-    eventually("the end in the log", PATIENCE, || times_logged(&demo, "dns", "is not stale any more") == 1)?;
+    eventually("the end in the log", PATIENCE, || times_logged(&demo, "dns", "is no longer stale") == 1)?;
 
     match &demo.consul {
         Some(agent) => signal(agent.pid(), Signal::KILL),

@@ -31,7 +31,7 @@ fn wrong() -> Result<(), Failed> {
             &data,
             control("127.0.0.1:9") + &status("127.0.0.1:9"),
             2,
-            "telemetry.listen: 127.0.0.1:9 is the address",
+            "telemetry.listen: 127.0.0.1:9 is already the address",
         ),
         (&data, control(&taken.to_string()), 1, "the address is in use"),
     ] {

@@ -1,4 +1,4 @@
-//! The addresses and HTTPS records of an ALIAS's target, under the name that was asked.
+//! The addresses and HTTPS records of an ALIAS's target, under the name of the question.
 
 use store::{
     model::{DomainName, RecordData, StaticRecord, Ttl},
@@ -15,7 +15,7 @@ use store::model::rdata;
 
 impl<'a> Walk<'a> {
     /// Answers for an ALIAS at an entry; false if that is not what the question is about. The ALIAS itself is
-    /// never shown: asked for by its number it is not there.
+    /// never shown: a question for its number finds nothing.
     pub(super) fn flatten(&mut self, zone: &'a ZoneView, owner: &Owner, entry: &'a Entry) -> bool {
         // Data of that number in the form for unknown types is no ALIAS.
         let is_alias = |record: &StaticRecord| matches!(record.data, RecordData::Alias(_));
@@ -47,7 +47,7 @@ impl<'a> Walk<'a> {
         let found = self.answer.answer.get_mut(before.0..).unwrap_or_default();
         found.iter_mut().for_each(|record| record.ttl = record.ttl.min(ttl));
         if found.is_empty() && self.answer.rcode == Rcode::NoError {
-            // The absence is one of the zone that was asked, for as long as the target's own would be.
+            // The absence is one of the zone of the question, for as long as the target's own would be.
             let its = self.answer.authority.get(before.1..).unwrap_or_default();
             let ttl = its.iter().map(|record| record.ttl).min().unwrap_or(ttl).min(ttl);
             self.answer.authority.truncate(before.1);

@@ -12,8 +12,8 @@ use store::{
 
 use crate::record::RecordType;
 
-/// Gives `add` the addresses of one family, best site first, an address that two sites share twice, and says how long
-/// that may be remembered, also that there is nothing. The ranking is the same for all types of a name.
+/// Gives `add` the addresses of one family, best site first, an address that two sites share twice, and returns how
+/// long that may be remembered, also that there is nothing. The ranking is the same for all types of a name.
 pub(crate) fn choose(
     domain: &SteeredDomain,
     ranking: &Ranking,
@@ -37,18 +37,18 @@ pub(crate) fn choose(
 /// record are the addresses of its own site, also where another site answers for a family that this one lacks.
 pub(super) fn bind(
     domain: &SteeredDomain,
-    asker: &Located<'_>,
+    client: &Located<'_>,
     board: &Board,
     now: Moment,
 ) -> (Vec<RecordData>, Ttl) {
-    let ranking = steering::rank(domain, asker, board, now);
+    let ranking = steering::rank(domain, client, board, now);
     let ttl = steering::ttl(domain, &ranking);
     let Some(https) = &domain.domain.https else { return (Vec::new(), ttl) };
     let records = match steering::outcome(domain, &ranking) {
         Outcome::Sites(sites) => {
             let chosen = sites.iter().filter_map(|it| domain.sites.get(usize::from(it.at)));
             let binding = |(rank, site): (u16, &SteeredSite)| {
-                let look = |family| Look { family, region: asker.region, board };
+                let look = |family| Look { family, region: client.region, board };
                 let addresses: Vec<_> =
                     Family::BOTH.into_iter().flat_map(|it| look(it).addresses(site)).collect();
                 binding(https, rank, site.name.as_ref(), &addresses)

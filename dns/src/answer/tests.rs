@@ -28,7 +28,7 @@ fn a_service_leads_through_its_alias_to_the_nearest_healthy_site() {
     small.set("sh", State::Down);
     let moved = small.answer(HOST, RecordType::A, "10.2.2.3");
     assert_eq!(moved[0], ALIAS);
-    assert_ne!(moved[1], gateway(20, "192.0.2.2"), "a dead site is not answered while others live");
+    assert_ne!(moved[1], gateway(20, "192.0.2.2"), "a site that is down is not answered while others are up");
     small.set("sh", State::Up);
     assert_eq!(small.answer(HOST, RecordType::A, "10.2.2.3")[1], gateway(20, "192.0.2.2"));
 }
@@ -44,7 +44,7 @@ fn all_down_answers_as_if_all_were_up() {
     let unknown = Small::new();
     let shortly = [up[0].clone(), up[1].replace(" 20 IN A ", " 2 IN A ")];
     let given = unknown.answer(HOST, RecordType::A, "10.2.2.3");
-    assert_eq!(given, shortly, "so does a world that nobody has probed yet, but not for long");
+    assert_eq!(given, shortly, "so does a configuration without any probe yet, but not for long");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn what_lies_below_a_redirected_name_is_looked_for_elsewhere() {
     assert_eq!((itself.rcode, itself.answer.len()), ("NOERROR", 0), "the name itself is not redirected");
     assert_eq!(small.answer("moved.example.com", RecordType::DNAME, "10.1.0.1").len(), 1);
     let alias = small.answer("x.moved.example.com", RecordType::CNAME, "10.1.0.1");
-    assert_eq!(alias.len(), 2, "the alias that is made is what was asked for: {alias:?}");
+    assert_eq!(alias.len(), 2, "the alias that is made is what the question is about: {alias:?}");
     assert_eq!(small.explain("nothing.moved.example.com", RecordType::A, "10.1.0.1").rcode, "NXDOMAIN");
     let long = [&["abcdefgh"; 24].join("."), ".far.example.com"].concat();
     let found = small.explain(&long, RecordType::A, "10.1.0.1");
@@ -254,7 +254,7 @@ records:
 }
 
 #[test]
-fn other_peoples_names_are_refused() {
+fn names_outside_the_zones_are_refused() {
     let small = Small::healthy();
     for name in ["example.org", "com", "notexample.com", "."] {
         let found = small.explain(name, RecordType::A, "10.1.0.1");
@@ -295,12 +295,12 @@ proptest! {
         let small = Small::healthy();
         let question = Question::new(HOST.parse().unwrap(), RecordType::A);
         let subnet = Subnet::parse(&[0, 1, 24, 0, 10, site, third]).unwrap();
-        let asked = Client { source: "10.1.0.1".parse().unwrap(), subnet: Some(subnet) };
+        let client = Client { source: "10.1.0.1".parse().unwrap(), subnet: Some(subnet) };
         let there = answer(small.lookup(), &question, &Client::at([10, site, third, 1].into()));
-        prop_assert!(same(&answer(small.lookup(), &question, &asked), &there));
+        prop_assert!(same(&answer(small.lookup(), &question, &client), &there));
     }
 
-    /// Whatever is known of health, there is an answer.
+    /// In every state of health there is an answer.
     #[test]
     fn health_never_empties_an_answer(states in states(), client: [u8; 4]) {
         let small = Small::new();

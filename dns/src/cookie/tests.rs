@@ -117,7 +117,7 @@ fn impossible_lengths_are_malformed() {
 }
 
 #[test]
-fn secret_files_say_what_is_wrong() {
+fn secret_files_with_errors_are_refused() {
     let file = format!("{A}\n\n  {B_OLD} \n");
     assert_eq!(secrets(&file).also, Some(Secret::from_hex(B_OLD).unwrap()));
     for (bad, error) in [

@@ -1,4 +1,4 @@
-//! From a snapshot to a table. Runs beside the hot path and takes as long as it takes.
+//! From a snapshot to a table. This runs beside the hot path, so its duration does not delay queries.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,11 +31,11 @@ use crate::{
 };
 use store::model::RecordData;
 
-/// Images longer than this are left to the general path, which knows how to truncate.
+/// Images longer than this are left to the general path, which can truncate.
 const MAX_IMAGE: usize = 1100;
 
 impl Table {
-    /// Compiles a world's configuration; its health and time play no part.
+    /// Compiles a configuration; health and time have no influence.
     pub(crate) fn compile(lookup: Lookup<'_>, gate: &Gate) -> Self {
         let mut compiling = Compiling::new(lookup, gate);
         for (number, zone) in compiling.zones.clone().into_iter().enumerate() {
@@ -114,14 +114,14 @@ impl<'w> Compiling<'w> {
     /// What lies at a name, as far as types are concerned.
     fn shape(&mut self, zone: &ZoneView, name: &DomainName, names: &Names) -> Shape {
         let general = Shape { kind: Kind::General, link: NONE, types: Vec::new() };
-        // Who may ask is the general path's to say.
+        // The general path applies the access rules.
         if !self.gate.leaves_open(zone) {
             return general;
         }
         if !matches!(find(zone, name.as_str(), RecordType::A), Found::Entry { wildcard: false, .. }) {
             return general;
         }
-        // What others answer is looked up each time.
+        // What the resolver found is looked up each time.
         if names.records.iter().any(|record| matches!(record.data, RecordData::Alias(_))) {
             return general;
         }
@@ -146,7 +146,7 @@ impl<'w> Compiling<'w> {
 
     /// An alias, by where its addresses end.
     fn alias_shape(&mut self, name: &DomainName) -> Shape {
-        let (_, found) = self.ask(name, RecordType::A);
+        let (_, found) = self.answer_for(name, RecordType::A);
         if !found.answer.iter().all(|record| self.stays_open(&record.data)) {
             return Shape { kind: Kind::General, link: NONE, types: Vec::new() };
         }
@@ -205,7 +205,7 @@ impl<'w> Compiling<'w> {
     }
 
     /// The general path's answer to everyone.
-    fn ask(&self, name: &DomainName, record_type: RecordType) -> (Question, Answer) {
+    fn answer_for(&self, name: &DomainName, record_type: RecordType) -> (Question, Answer) {
         let question = Question::new(QueryName::from(name), record_type);
         let everyone = Client::at(Ipv4Addr::UNSPECIFIED.into());
         let found = answer(self.lookup, &question, &everyone);
@@ -214,7 +214,7 @@ impl<'w> Compiling<'w> {
 
     /// `None` where the answer is not always the same, or cannot be written ahead.
     fn image(&mut self, name: &DomainName, record_type: RecordType) -> Option<Image> {
-        let (question, found) = self.ask(name, record_type);
+        let (question, found) = self.answer_for(name, record_type);
         let constant = found.steered.is_none() && !found.flattened && found.authoritative && found.scope == 0;
         let coded = matches!(found.rcode, Rcode::NoError | Rcode::NxDomain);
         if !constant || !coded || found.is_referral() && found.answer.is_empty() {
@@ -337,7 +337,7 @@ fn is_alike(one: &SteeredDomain, other: &SteeredDomain) -> bool {
                     && one.overrides.iter().zip(&other.overrides).all(|(a, b)| Arc::ptr_eq(a, b));
                 one.site == other.site && same_addresses && same_overrides
             });
-    // Where networks are told apart, each domain mixes its own name into the hash.
+    // Where networks are distinguished, each domain mixes its own name into the hash.
     let same_hash = one.reach != Reach::Network && other.reach != Reach::Network;
     same_sites && same_hash && renamed == other.domain
 }

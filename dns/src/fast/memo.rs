@@ -27,21 +27,21 @@ pub(crate) struct Scratch {
 struct Remembered {
     batch: u64,
     plan: u32,
-    asker: Asker,
+    client: ClientKey,
     selection: Selection,
 }
 
-/// What tells askers apart for one plan: the order of sites they see, by where it lies, and their home; where networks are
-/// told apart, their address too.
+/// What distinguishes clients for one plan: the order of sites that they see, by where it lies, and their home; where
+/// networks are distinguished, their address too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Asker {
+struct ClientKey {
     order: usize,
     home: Option<SiteId>,
     address: Option<IpAddr>,
     country: Option<Country>,
 }
 
-impl Asker {
+impl ClientKey {
     fn of(domain: &SteeredDomain, located: &Located<'_>) -> Self {
         let apart = domain.reach == Reach::Network;
         Self {
@@ -175,11 +175,11 @@ impl Selections<'_> {
         located: Located<'_>,
         lookup: Lookup<'_>,
     ) -> Option<&Selection> {
-        let asker = Asker::of(domain, &located);
-        let place = self.places.get_mut(asker.place(plan, located.network))?;
-        if (place.batch, place.plan, place.asker) != (self.batch, plan, asker) {
+        let client = ClientKey::of(domain, &located);
+        let place = self.places.get_mut(client.place(plan, located.network))?;
+        if (place.batch, place.plan, place.client) != (self.batch, plan, client) {
             let selection = Selection::of(domain, located, lookup);
-            *place = Remembered { batch: self.batch, plan, asker, selection };
+            *place = Remembered { batch: self.batch, plan, client, selection };
         }
         Some(&place.selection)
     }

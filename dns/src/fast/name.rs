@@ -1,4 +1,4 @@
-//! Names as the table knows them: wire form, lower case, hashed eight octets at a time.
+//! Names as the table has them: wire form, lower case, hashed eight octets at a time.
 
 use store::model::DomainName;
 

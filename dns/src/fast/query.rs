@@ -17,7 +17,7 @@ pub(super) const HEADER: usize = 12;
 pub(super) struct Plain<'p> {
     /// Header and question as they came.
     pub(super) head: &'p [u8],
-    /// The type asked for.
+    /// The requested type.
     pub(super) record_type: RecordType,
     /// What came with EDNS, if it came.
     pub(super) edns: Option<PlainEdns<'p>>,
@@ -26,13 +26,13 @@ pub(super) struct Plain<'p> {
 /// The parts of EDNS that shape a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlainEdns<'p> {
-    /// The largest datagram the asker takes.
+    /// The largest datagram that the client takes.
     payload: u16,
-    /// The network it asks for.
+    /// The network that it names.
     pub(super) subnet: Option<Subnet>,
     /// A cookie option, unread (RFC 7873).
     pub(super) cookie: Option<&'p [u8]>,
-    /// Whether the asker takes signatures, as the flags say it (RFC 3225).
+    /// Whether the client accepts signatures, as the flags have it (RFC 3225).
     pub(super) signatures: u8,
 }
 
@@ -59,13 +59,13 @@ impl<'p> Plain<'p> {
         is_ordinary(record_type).then_some(Self { head, record_type, edns })
     }
 
-    /// The longest reply the asker takes, as for the general path.
+    /// The longest reply that the client takes, as for the general path.
     pub(super) fn limit(&self) -> usize {
         max_reply(Transport::Udp, self.edns.map(|edns| edns.payload), PAYLOAD).into()
     }
 }
 
-/// Types that are looked up like any other. The rest (DS, which belongs to the parent, and those that ask for
+/// Types that are looked up like any other. The rest (DS, which belongs to the parent, and those that request
 /// something else than records) is for the general path.
 const fn is_ordinary(record_type: RecordType) -> bool {
     !matches!(record_type, RecordType(0 | 249..=255) | RecordType::OPT | RecordType::DS)

@@ -66,7 +66,7 @@ pub(super) enum Kind {
     Steered,
     /// An alias that ends at a steered name.
     Alias,
-    /// An alias whose end depends on the type asked for; types without an image are for the general path.
+    /// An alias whose end depends on the requested type; types without an image are for the general path.
     Elsewhere,
     /// At or below a delegation, or otherwise for the general path, with all names below it.
     General,
@@ -104,7 +104,7 @@ pub(super) struct Alias {
     pub(super) plan: u32,
     /// The target's zone.
     pub(super) zone: u32,
-    /// The target has static records too; what they are asked for is for the general path.
+    /// The target has static records too; questions for those are for the general path.
     pub(super) mixed: bool,
 }
 
@@ -127,14 +127,14 @@ pub(super) struct ZoneImage {
     pub(super) soa: Box<[u8]>,
 }
 
-/// Where a name leads.
+/// The result of looking up a name.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Found<'t> {
-    /// Here.
+    /// This entry.
     Entry(&'t Entry),
-    /// To no name in the zone with this number.
+    /// No such name in the zone with this number.
     Nothing(u32),
-    /// To the general path.
+    /// The general path has to answer.
     Elsewhere,
 }
 

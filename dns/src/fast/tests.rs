@@ -59,7 +59,7 @@ fn documents(records: &[String], (domain, orders): (&str, &str)) -> String {
     format!("{FIXED}{zone}{}{orders}\n", domains.concat())
 }
 
-/// A world of these documents, if they are valid; invalid ones are the documents' own tests' concern.
+/// A configuration of these documents, if they are valid; the tests of documents cover invalid ones.
 fn snapshot(text: &str, board: &Board) -> Result<Snapshot, String> {
     let wrong = |errors: &dyn std::fmt::Debug| format!("{errors:?}");
     let documents = model::parse("random.yaml", text).map_err(|it| wrong(&it))?;
@@ -184,7 +184,7 @@ fn states() -> impl Strategy<Value = Vec<(State, bool, bool)>> {
     prop::collection::vec((state, any::<bool>(), any::<bool>()), 8)
 }
 
-/// A reply as it is understood: sections in order, names without regard to compression.
+/// A reply as a resolver reads it: sections in order, names without regard to compression.
 fn understood(bytes: &[u8]) -> Message {
     Message::from_vec(bytes).expect("our replies can be read")
 }
@@ -233,7 +233,7 @@ proptest! {
         let lookup = Lookup { snapshot: &snapshot, zones: Zones::none(), targets: Targets::none(), board: &health, now: Moment(1_000_000) };
         let gate = open_gate();
         let (table, guard) = (Table::compile(lookup, &gate), gate.at(lookup.now));
-        // What others answer is known only later.
+        // Targets outside the zones are resolved only later.
         let targets = Targets::knowing("www.example.org", 7, Moment(1_090_000));
         let lookup = Lookup { targets: &targets, ..lookup };
         let mut scratch = Scratch::default();

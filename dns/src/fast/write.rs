@@ -30,11 +30,11 @@ struct Query<'a> {
     plain: Plain<'a>,
 }
 
-/// The owner of records: the name that was asked.
+/// The owner of records: the name of the question.
 const QUESTION: u16 = 0xc000 | HEADER as u16;
 
 impl Table {
-    /// Answers a plain query of `source` into `out`; `None` for what the general path has to answer. `world` is the
+    /// Answers a plain query of `source` into `out`; `None` for what the general path has to answer. The lookup is the
     /// one this table was compiled from, at a time that is the same for all packets of a batch, and so is the gate.
     pub(crate) fn reply(
         &self,
@@ -248,7 +248,7 @@ impl Writer<'_> {
         Some(())
     }
 
-    /// The addresses of one family; says how many there were.
+    /// The addresses of one family; returns how many there were.
     fn addresses(&mut self, selection: &Selection, owner: u16, family: Family) -> Option<u16> {
         let ttl = selection.ttl(family).as_secs();
         let records = match family {
@@ -289,7 +289,7 @@ impl Writer<'_> {
         self.octets(&record)
     }
 
-    /// Leaves the header and the question, and asks to come again over TCP.
+    /// Leaves the header and the question, and sets TC, with which the client comes again over TCP.
     fn truncate(&mut self, head: usize) {
         const TRUNCATED: u8 = 0b0000_0010;
         let flags = self.out.get(2).copied().unwrap_or_default();

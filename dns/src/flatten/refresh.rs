@@ -1,7 +1,7 @@
-//! Asking for the addresses and HTTPS records of other people's names, in the background and before what was said ends.
+//! Resolves the addresses and HTTPS records of names in other zones, in the background and before the last answers expire.
 //!
-//! Bounded in names, in questions at a time, and in how often one is asked: a TTL counts as at least
-//! [`SOONEST`]. Moments differ a little by chance, so that names do not come due together.
+//! The number of names, of questions at a time, and the rate of each question are bounded: a TTL counts as at least
+//! [`SOONEST`]. Times differ a little at random, so that names do not come due together.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,6 +23,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
 use store::{
+    engine::Backoff,
     model::{DomainName, RecordData},
     snapshot::Snapshot,
     vital,
@@ -42,12 +43,13 @@ use crate::{
     zones_dir::Zones,
 };
 
-/// A TTL counts as at least this, and as at most that.
+/// A TTL counts as at least [`SOONEST`], and as at most [`LATEST`].
 const SOONEST: Duration = Duration::from_secs(5);
 const LATEST: Duration = Duration::from_secs(3600);
-/// The longest pause after questions without an answer.
+/// The longest pause after the first question without an answer, and after many.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// How long an absence counts that came without a TTL.
+/// How long an absence without a TTL counts.
 const ABSENT: Duration = Duration::from_secs(60);
 /// How often to look whether zones from files changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,67 +63,63 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions at a time.
 const AT_A_TIME: usize = 32;
 
-/// What keeps the table true.
+/// What keeps the table up to date.
 #[derive(Debug)]
 pub(crate) struct Refresher {
     pub(crate) store: store::Handle,
     pub(crate) zones: Arc<ArcSwap<Zones>>,
     pub(crate) targets: Arc<ArcSwap<Targets>>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Whom to ask; empty: whom the system asks.
+    /// The resolvers; empty: those of the system.
     pub(crate) resolvers: Vec<SocketAddr>,
 }
 
-/// What a question came to.
+/// The outcome of a question.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Outcome {
     /// Records, or that there are none, and for how long that holds.
     Records(Vec<RecordData>, Duration),
-    /// No server answered, or none could say, and why.
-    Nothing(String),
+    /// No server had an answer, and why.
+    Failed(String),
 }
 
 type Question = (DomainName, Sought);
 
-/// When a question is asked next.
-#[derive(Debug, PartialEq, Eq)]
+/// When a question is due next.
+#[derive(Debug)]
 struct Due {
     at: Instant,
-    failures: u32,
-    asking: bool,
+    backoff: Backoff,
+    in_flight: bool,
 }
 
 impl Due {
-    const fn first(at: Instant) -> Self {
-        Self { at, failures: 0, asking: false }
+    fn first(at: Instant) -> Self {
+        Self { at, backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE), in_flight: false }
     }
 
     /// After an answer. `chance` lies between 0 and 1.
-    fn again(&mut self, now: Instant, said: &Said, chance: f64) {
-        self.asking = false;
-        let pause = match said {
+    fn again(&mut self, now: Instant, outcome: &Outcome, chance: f64) {
+        self.in_flight = false;
+        let pause = match outcome {
             // While there is time for another try before it ends.
-            Said::Records(_, holds) => {
-                self.failures = 0;
+            Outcome::Records(_, holds) => {
+                self.backoff.reset();
                 (*holds).clamp(SOONEST, LATEST).mul_f64(chance.mul_add(0.2, 0.6))
             }
-            Said::Nothing(_) => {
-                self.failures = self.failures.saturating_add(1);
-                let doubled = SOONEST.saturating_mul(1 << self.failures.min(5)).min(MAX_PAUSE);
-                doubled.mul_f64(chance.mul_add(0.5, 0.5))
-            }
+            Outcome::Failed(_) => self.backoff.next(chance),
         };
         self.at = now + pause;
     }
 }
 
 impl Refresher {
-    /// Keeps the table true until the end.
+    /// Keeps the table up to date until the shutdown.
     pub(crate) async fn run(self, mut stopped: watch::Receiver<bool>) {
         let mut snapshots = self.store.snapshots();
         let mut seen: Option<(Option<Arc<Snapshot>>, Arc<Zones>)> = None;
         let mut plan: HashMap<Question, Due> = HashMap::new();
-        let mut asking: JoinSet<(Question, Said)> = JoinSet::new();
+        let mut lookups: JoinSet<(Question, Outcome)> = JoinSet::new();
         let mut resolver = None;
         loop {
             let now = (snapshots.borrow_and_update().clone(), self.zones.load_full());
@@ -131,14 +129,14 @@ impl Refresher {
                 }
                 seen = Some(now);
             }
-            let next = self.ask(&mut plan, &mut asking, &mut resolver);
+            let next = self.start(&mut plan, &mut lookups, &mut resolver);
             tokio::select! {
-                // An error means that the sender is gone, which is an end as well.
+                // An error means that the sender is gone, which is a shutdown as well.
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 Ok(()) = snapshots.changed() => {}
-                Some(answered) = asking.join_next() => {
+                Some(answered) = lookups.join_next() => {
                     let mut all = vec![unpanicked(answered)];
-                    while let Some(more) = asking.try_join_next() {
+                    while let Some(more) = lookups.try_join_next() {
                         all.push(unpanicked(more));
                     }
                     self.take(all, &mut plan);
@@ -148,8 +146,8 @@ impl Refresher {
         }
     }
 
-    /// The names that have to be resolved. Found aside: there may be millions of records to look at. Nothing if that
-    /// failed; the names before are then followed on.
+    /// The names that have to be resolved, found on a thread of their own, because there may be millions of records to look
+    /// at. `None` if that failed; the previous names then stay.
     async fn names(
         &self,
         (snapshot, zones): &(Option<Arc<Snapshot>>, Arc<Zones>),
@@ -195,16 +193,16 @@ impl Refresher {
         self.metrics.aliased(names.len(), surplus);
     }
 
-    /// Asks what is due, as far as there is room, and says when to look again.
-    fn ask(
+    /// Starts the questions that are due, as far as there is room, and returns when to look again.
+    fn start(
         &self,
         plan: &mut HashMap<Question, Due>,
-        asking: &mut JoinSet<(Question, Said)>,
+        lookups: &mut JoinSet<(Question, Outcome)>,
         resolver: &mut Option<TokioResolver>,
     ) -> Instant {
         let now = Instant::now();
         let look = now + LOOK;
-        let waiting = |due: &Due| !due.asking;
+        let waiting = |due: &Due| !due.in_flight;
         if plan.values().any(|due| waiting(due) && due.at <= now) && resolver.is_none() {
             *resolver = built(&self.resolvers);
         }
@@ -213,37 +211,38 @@ impl Refresher {
             return look;
         };
         for (question, due) in plan.iter_mut().filter(|(_, due)| waiting(due) && due.at <= now) {
-            if asking.len() >= AT_A_TIME {
+            if lookups.len() >= AT_A_TIME {
                 return look;
             }
-            due.asking = true;
+            due.in_flight = true;
             let (resolver, question) = (resolver.clone(), question.clone());
-            asking.spawn(async move {
-                let said = said(resolve(&resolver, &question)).await;
-                (question, said)
+            lookups.spawn(async move {
+                let outcome = unpanicking(resolve(&resolver, &question)).await;
+                (question, outcome)
             });
         }
         plan.values().filter(|due| waiting(due)).map(|due| due.at).min().unwrap_or(look).min(look)
     }
 
     /// Takes answers into the plan and the table.
-    fn take(&self, answers: Vec<(Question, Said)>, plan: &mut HashMap<Question, Due>) {
+    fn take(&self, answers: Vec<(Question, Outcome)>, plan: &mut HashMap<Question, Due>) {
         let mut targets = Targets::clone(&self.targets.load());
-        for (question, said) in answers {
+        for (question, outcome) in answers {
             let Some(due) = plan.get_mut(&question) else { continue };
-            due.again(Instant::now(), &said, fastrand::f64());
+            let was_failing = due.backoff.is_failing();
+            due.again(Instant::now(), &outcome, fastrand::f64());
             let (name, sought) = question;
-            match said {
-                Said::Records(records, holds) => {
+            match outcome {
+                Outcome::Records(records, holds) => {
                     self.metrics.alias_answered(records.is_empty());
                     let until = self.store.now().after(holds.clamp(SOONEST, LATEST));
                     let known = Some(Arc::new(Known { records, until }));
                     targets.0.entry(name).or_default()[sought as usize] = known;
                 }
-                Said::Nothing(reason) => {
+                Outcome::Failed(reason) => {
                     self.metrics.alias_failed();
-                    // Once each time it begins; that it goes on is in the metrics.
-                    if due.failures == 1 {
+                    // Once when failures begin; further failures are in the metrics.
+                    if !was_failing {
                         tracing::warn!(%name, reason, "the target of an ALIAS cannot be resolved");
                     }
                 }
@@ -253,10 +252,10 @@ impl Refresher {
     }
 }
 
-/// What a question came to. A panic of the resolver costs this question its answer, and it is asked again later: what
+/// The outcome of a question. A panic of the resolver costs this question its answer, and it is retried later: what
 /// others answer must not end the node.
-async fn said(resolving: impl Future<Output = Said>) -> Said {
-    let panicked = |_| Said::Nothing("a defect: the resolver panicked".to_owned());
+async fn unpanicking(resolving: impl Future<Output = Outcome>) -> Outcome {
+    let panicked = |_| Outcome::Failed("a defect: the resolver panicked".to_owned());
     AssertUnwindSafe(resolving).catch_unwind().await.unwrap_or_else(panicked)
 }
 
@@ -279,7 +278,7 @@ fn same(one: &Seen, other: &Seen) -> bool {
     snapshots && Arc::ptr_eq(&one.1, &other.1)
 }
 
-/// A resolver of its own memory's: this table is one, and must see what is new.
+/// A resolver without a cache: this table is a cache, and needs fresh answers.
 fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
     let builder = if resolvers.is_empty() {
         TokioResolver::builder_tokio()
@@ -291,7 +290,7 @@ fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
     let resolver = builder.and_then(|mut builder| {
         let options = builder.options_mut();
         options.cache_size = 0;
-        // The question is asked again later, and one that hangs would hold up others.
+        // The question is retried later, and one that hangs would hold up others.
         (options.timeout, options.attempts) = (PATIENCE, 1);
         options.use_hosts_file = ResolveHosts::Never;
         builder.build()
@@ -311,7 +310,7 @@ fn server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-async fn resolve(resolver: &TokioResolver, (name, sought): &Question) -> Said {
+async fn resolve(resolver: &TokioResolver, (name, sought): &Question) -> Outcome {
     let wire = match sought {
         Sought::V4 => WireType::A,
         Sought::V6 => WireType::AAAA,
@@ -319,14 +318,14 @@ async fn resolve(resolver: &TokioResolver, (name, sought): &Question) -> Said {
     };
     let labels: Vec<_> = name.octets().collect();
     let Ok(mut absolute) = Name::from_labels(labels.iter().map(AsRef::as_ref)) else {
-        return Said::Nothing("it is no name for the wire".to_owned());
+        return Outcome::Failed("it is no name for the wire".to_owned());
     };
     absolute.set_fqdn(true);
     match resolver.lookup(absolute, wire).await {
         Ok(found) => {
             let records = found.answers().iter().filter(|it| it.record_type() == wire).filter_map(plain);
             let ttl = found.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-            Said::Records(records.take(MAX_RECORDS).collect(), Duration::from_secs(ttl.into()))
+            Outcome::Records(records.take(MAX_RECORDS).collect(), Duration::from_secs(ttl.into()))
         }
         Err(error) => absent(&error),
     }
@@ -353,13 +352,13 @@ fn plain(record: &Record) -> Option<RecordData> {
 }
 
 /// An absence counts as an answer only with the SOA of its zone (RFC 2308 §5).
-fn absent(error: &NetError) -> Said {
+fn absent(error: &NetError) -> Outcome {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) if none.soa.is_some() => {
             let holds = none.negative_ttl.map_or(ABSENT, |ttl| Duration::from_secs(ttl.into()));
-            Said::Records(Vec::new(), holds)
+            Outcome::Records(Vec::new(), holds)
         }
-        error => Said::Nothing(error.to_string()),
+        error => Outcome::Failed(error.to_string()),
     }
 }
 
@@ -370,11 +369,11 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_panics_costs_one_answer() {
         let now = Instant::now();
-        let mut due = Due { at: now, failures: 0, asking: true };
-        let came_to = said(async { panic!("a test of a defect") }).await;
-        assert_eq!(came_to, Said::Nothing("a defect: the resolver panicked".to_owned()));
+        let mut due = Due { in_flight: true, ..Due::first(now) };
+        let came_to = unpanicking(async { panic!("a test of a defect") }).await;
+        assert_eq!(came_to, Outcome::Failed("a defect: the resolver panicked".to_owned()));
         due.again(now, &came_to, 0.5);
-        assert!(!due.asking && due.at > now, "it is asked again, later");
+        assert!(!due.in_flight && due.at > now, "it is due again, later");
     }
 
     #[test]
@@ -383,18 +382,18 @@ mod tests {
         let mut due = Due::first(now);
         for (holds, earliest, latest) in [(0, 3, 5), (100, 60, 80), (1_000_000, 2160, 2880)] {
             for chance in [0.0, 0.5, 0.999] {
-                due.again(now, &Said::Records(vec![], Duration::from_secs(holds)), chance);
+                due.again(now, &Outcome::Records(vec![], Duration::from_secs(holds)), chance);
                 let pause = due.at - now;
                 assert!(Duration::from_secs(earliest) <= pause && pause <= Duration::from_secs(latest));
             }
         }
         let mut pauses = Vec::new();
         for _ in 0..100 {
-            due.again(now, &Said::Nothing(String::new()), 1.0);
+            due.again(now, &Outcome::Failed(String::new()), 1.0);
             pauses.push(due.at - now);
         }
         assert!(pauses.is_sorted() && pauses[0] == SOONEST * 2 && pauses[99] == MAX_PAUSE);
-        due.again(now, &Said::Records(vec![], SOONEST), 0.0);
-        assert_eq!(due.failures, 0);
+        due.again(now, &Outcome::Records(vec![], SOONEST), 0.0);
+        assert!(!due.backoff.is_failing());
     }
 }

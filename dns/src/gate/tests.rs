@@ -67,7 +67,7 @@ fn cookie(response: &Response) -> Cookie {
     response.bytes[response.bytes.len() - 24..].try_into().unwrap()
 }
 
-/// The registry's number of the extended error a reply ends with.
+/// The number of the extended error at the end of a reply.
 fn extended(response: &Response) -> u16 {
     let at = response.bytes.windows(2).rposition(|it| it == [0, 15]).unwrap() + 4;
     u16::from_be_bytes([response.bytes[at], response.bytes[at + 1]])
@@ -79,11 +79,11 @@ fn answers_beyond_the_rate_are_dropped_and_counted() {
     assert!(ask(&small, STRANGER, HOST).is_ok());
     assert_eq!(ask(&small, STRANGER, HOST), Err(Dropped::RateLimited));
     assert!(ask(&small, FRIEND, HOST).is_ok(), "another network");
-    assert_eq!(small.gate.metrics.rate.dropped.get(), 1);
+    assert_eq!(small.gate.metrics.rate().dropped.get(), 1);
 }
 
 #[test]
-fn what_slips_is_empty_and_asks_to_come_again() {
+fn what_slips_is_empty_and_truncated() {
     let small = limited(rate::Config { slip: 1, ..strict() });
     for name in [HOST, "none.example.com.", "www.example.net."] {
         assert!(!ask(&small, STRANGER, name).unwrap().truncated);
@@ -91,13 +91,13 @@ fn what_slips_is_empty_and_asks_to_come_again() {
         assert!(slipped.truncated, "{name}");
         let reply = parsed(&slipped);
         assert!(reply.metadata.truncation && reply.answers.is_empty() && reply.authorities.is_empty());
-        assert_ne!(slipped.rcode, crate::Rcode::NxDomain, "nobody shall believe what is empty");
+        assert_ne!(slipped.rcode, crate::Rcode::NxDomain, "an empty reply must not be taken for an absence");
         assert!(slipped.bytes.len() < 80);
     }
-    assert_eq!(small.gate.metrics.rate.slipped.get(), 3);
+    assert_eq!(small.gate.metrics.rate().slipped.get(), 3);
 }
 
-/// What strangers can make up shares one account; what exists does not.
+/// Names that clients invent share one account; names that exist do not.
 #[test]
 fn made_up_names_count_together() {
     for (first, second, shared) in [
@@ -144,7 +144,7 @@ fn a_shared_secret_makes_one_of_many_nodes() {
 }
 
 #[test]
-fn a_closed_zone_refuses_strangers_and_says_why() {
+fn a_closed_zone_refuses_other_clients_with_a_reason() {
     let small = with(Config::default());
     for name in ["secret.closed.example.", "none.closed.example.", "out.closed.example."] {
         let refused = ask(&small, STRANGER, name).unwrap();
@@ -159,7 +159,7 @@ fn a_closed_zone_refuses_strangers_and_says_why() {
     assert_eq!(parsed(&mapped).answers.len(), 1);
 }
 
-/// A subnet is what somebody says, and opens nothing.
+/// A client can state any subnet, so a subnet opens nothing.
 #[test]
 fn the_source_decides_and_not_the_client_subnet() {
     let small = with(Config::default());
@@ -205,7 +205,7 @@ fn the_node_closes_zones_too_and_both_rules_hold() {
 
 /// RFC 8914 §4.15.
 #[test]
-fn a_node_without_a_snapshot_says_that_it_is_not_ready() {
+fn a_node_without_a_snapshot_answers_that_it_is_not_ready() {
     let small = with(Config::default());
     let packet = query(HOST, WireType::A, Some(1232));
     let guard = small.gate.at(Moment(0));
@@ -225,7 +225,7 @@ fn other_cookie_secrets_are_taken_while_it_serves() {
     let valid = |gate: &Gate, cookie: &[u8]| gate.at(now).presented(Some(cookie), source).is_valid();
     let first = given(&gate);
     assert!(valid(&gate, &first));
-    // As RFC 9018 §5 rolls secrets over: the new one is known first, then signed with, then alone.
+    // As RFC 9018 §5 rolls secrets over: the new one is first accepted, then signed with, then alone.
     gate.set_cookies(format!("{}\n{}", "1".repeat(32), "2".repeat(32)).parse().unwrap());
     assert_eq!(given(&gate), first);
     gate.set_cookies(format!("{}\n{}", "2".repeat(32), "1".repeat(32)).parse().unwrap());

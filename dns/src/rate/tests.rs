@@ -18,7 +18,7 @@ fn name(text: &str) -> Kind {
     Kind::Answer(Subject::of(text.as_bytes()))
 }
 
-/// The verdicts on this many responses at one moment.
+/// The decisions on this many responses at one moment.
 fn verdicts(table: &Table, client: &str, kind: Kind, at: u64, many: usize) -> Vec<Decision> {
     (0..many).map(|_| table.admit(ip(client), kind, Moment(at))).collect()
 }
@@ -38,7 +38,7 @@ fn a_second_s_worth_passes_and_every_second_one_beyond_slips() {
 }
 
 #[test]
-fn slip_says_how_many_are_truncated() {
+fn slip_sets_how_many_are_truncated() {
     for (slip, expected) in [(0, 0), (1, 30), (3, 10), (10, 3)] {
         let table = table(&Config { errors_per_second: 1, slip, ..Config::default() });
         let all = verdicts(&table, "192.0.2.1", Kind::Error, NOW, 31);
@@ -65,7 +65,7 @@ fn a_network_a_kind_and_a_subject_have_one_account() {
 }
 
 #[test]
-fn who_stops_is_heard_again_and_who_goes_on_is_not() {
+fn a_client_that_stops_is_answered_again_and_one_that_goes_on_is_not() {
     let window = Duration::from_secs(5);
     let table = table(&Config { window, ..Config::default() });
     let from = "192.0.2.1";
@@ -90,9 +90,9 @@ fn exempt_networks_and_rates_of_zero_are_not_limited() {
     assert_eq!(sent(&table, "2001:db9::1", name("x"), NOW, 3000), 1000);
 }
 
-/// Accounts are free once they are paid up, so strangers who ask once push nobody out.
+/// Accounts are free once they are paid up, so many addresses with one query each displace no account.
 #[test]
-fn a_flood_of_addresses_that_ask_once_fills_nothing() {
+fn a_flood_of_addresses_with_one_query_each_fills_nothing() {
     let table = table(&Config::default());
     for at in 0..300_000_u32 {
         let client = IpAddr::from((at << 8).to_be_bytes());
@@ -102,7 +102,7 @@ fn a_flood_of_addresses_that_ask_once_fills_nothing() {
 }
 
 #[test]
-fn a_full_table_lets_go_of_the_least_indebted_and_says_so() {
+fn a_full_table_drops_the_least_indebted_and_counts_it() {
     let table = table(&Config { accounts: 1, responses_per_second: 1, ..Config::default() });
     assert_eq!(sent(&table, "10.0.0.1", name("x"), NOW, 10), 1);
     for network in 1..=9_u8 {
@@ -166,7 +166,7 @@ impl Plain {
 
 proptest! {
     #[test]
-    fn words_of_bits_say_the_same_as_the_plain_rule(
+    fn words_of_bits_agree_with_the_plain_rule(
         rate in 1_u32..20, slip in 0_u8..=10, seconds in 1_u64..4,
         steps in prop::collection::vec((0_u8..3, 0_u8..3, 0_u64..400), 1..300),
     ) {
@@ -183,9 +183,9 @@ proptest! {
     }
 }
 
-/// Numbers are kept with compiled names, so they are the same for everybody.
+/// Numbers are kept with compiled names, so they are the same in every process.
 #[test]
-fn subjects_tell_names_apart() {
+fn subjects_distinguish_names() {
     let names: [&[u8]; 6] =
         [b"\0", b"\x01a\0", b"\x01b\0", b"\x07example\0", b"\x07example\x03com\0", b"\x07example\x03con\0"];
     for (at, name) in names.iter().enumerate() {

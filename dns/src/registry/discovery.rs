@@ -1,8 +1,8 @@
-//! The names of services inside: what a node follows of a registry, answered by its DNS role to the networks that
-//! may know.
+//! The names of services inside: what a node follows of a registry, answered by its DNS role to the networks that may
+//! query them.
 //!
-//! A name that is asked for is put into use, and the follower keeps it fresh from then on; how many are in use, and
-//! how fast new ones come, is bounded. Nothing here asks the registry: a query finds an entry, or [`Discovery::wait`]s
+//! A name that is queried is put into use, and the follower keeps it fresh from then on; how many are in use, and
+//! how fast new ones come, is bounded. Nothing here queries the registry: a query finds an entry, or [`Discovery::wait`]s
 //! for it apart from the others and for a moment, or gets SERVFAIL. While the registry is away the last
 //! instances are answered.
 
@@ -40,14 +40,14 @@ use crate::{
     request::Request,
 };
 
-/// Which names, for whom.
+/// Which names are answered, to which clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// What the names end in, as `consul`. For these clients it goes before a zone of the same name.
     pub domain: DomainName,
     /// The registry's data centre, if it is known: names may have it as a label.
     pub datacenter: String,
-    /// Who is answered; for others the domain is one this server does not have.
+    /// The networks that are answered; for others the domain is one this server does not have.
     pub clients: Vec<IpNet>,
     /// How long answers may be remembered.
     pub ttl: Ttl,
@@ -102,9 +102,9 @@ impl Discovery {
         }
     }
 
-    /// The reply to a packet, if it is about one of our names and from a client that may know. Cheap to ask of every
-    /// packet: the name is read in place. A datagram has room for so many octets, whatever the client's
-    /// address is: these are the clients that the operator calls inside.
+    /// The reply to a packet, if it is about one of our names and from a client that may query them. Cheap enough for every
+    /// packet: the name is read in place. A datagram has room for so many octets at any address of a client: these are the
+    /// clients that the operator calls inside.
     pub(crate) fn respond(
         &self,
         packet: &[u8],
@@ -118,8 +118,8 @@ impl Discovery {
         Some(packet::respond(packet, peer.ip(), carrier, |question| self.answer(question)))
     }
 
-    /// What a packet's answer has to wait for, if that is worth it: the first reading of a service, for at most
-    /// [`PATIENCE`]. Only so many wait at a time; the others are answered as it is.
+    /// What a packet's answer has to wait for: the first reading of a service, for at most [`PATIENCE`]. A bounded
+    /// number waits at a time; further ones are answered at once.
     pub(crate) fn wait(&self, packet: &[u8], peer: SocketAddr) -> Option<BoxFuture<'static, ()>> {
         if !ends_in(packet, &self.ending) || !self.serves(peer.ip()) {
             return None;
@@ -150,19 +150,19 @@ impl Discovery {
     fn answer(&self, question: &Question) -> Answer {
         let now = self.handle.now();
         let draw = Draw { turn: self.turn.fetch_add(1, Ordering::Relaxed), now };
-        let say = |view: &dyn View| answer(view, &self.names, question, draw);
+        let from = |view: &dyn View| answer(view, &self.names, question, draw);
         let Query::Service { name, .. } = query::read(question.name.key(), &self.names) else {
-            return say(&Followed::default());
+            return from(&Followed::default());
         };
         if unanswerable(question).is_some() {
-            return say(&Followed::default());
+            return from(&Followed::default());
         }
         match self.entry(name, now) {
             Known::Nothing => {
                 Answer::failed(Rcode::ServFail, ExtendedError::other("the service was not read yet"))
             }
-            Known::Fresh(entry) => say(&Followed::of(name, &entry)),
-            Known::Stale(entry) => stale(say(&Followed::of(name, &entry))),
+            Known::Fresh(entry) => from(&Followed::of(name, &entry)),
+            Known::Stale(entry) => stale(from(&Followed::of(name, &entry))),
         }
     }
 
@@ -183,7 +183,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions that wait at a time.
 const MAX_WAITING: usize = 256;
 
-/// Says of an answer that it may be out of date (RFC 8914 §4.4).
+/// Marks an answer as one that may be out of date (RFC 8914 §4.4).
 fn stale(answer: Answer) -> Answer {
     Answer { extended: Some(ExtendedError::STALE), ..answer }
 }
@@ -199,7 +199,7 @@ impl Known {
     fn judge(entry: Arc<Entry>) -> Self {
         match &entry.standing {
             Standing::Present | Standing::Gone => Self::Fresh(entry),
-            // Without instances, what is absent cannot be told from what was never read.
+            // Without instances, an absent service cannot be distinguished from one that was never read.
             Standing::Unread | Standing::Unreachable { .. } | Standing::Suspicious { .. }
                 if entry.endpoints.is_empty() =>
             {

@@ -1,5 +1,5 @@
-//! Which services are in use because a client asked for them: a bounded number, of which the least recently used leave.
-//! New ones are admitted at a limited rate, because clients choose the names and the registry has to be asked for each.
+//! Which services are in use because clients query them: a bounded number, of which the least recently used are removed.
+//! New ones are admitted at a limited rate, because clients choose the names and each of them costs the registry queries.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,7 +17,7 @@ use store::{
 const MAX: usize = 1000;
 /// New ones that may come at once.
 const BURST: u64 = 200;
-/// How often another may come after that, in milliseconds.
+/// The time after which another may come, in milliseconds.
 const EVERY: u64 = 50;
 
 #[derive(Debug)]
@@ -25,38 +25,38 @@ pub(super) struct ServicesInUse {
     handle: Handle,
     following: Following,
     services: HashMap<String, Service>,
-    /// Counts the questions; the smaller an entry's number, the longer ago it was asked for.
-    asked: u64,
-    /// When the budget for new names would be whole again, if none was asked for.
+    /// Counts the queries; the smaller an entry's number, the longer ago it was queried.
+    queries: u64,
+    /// When the budget for new names would be whole again, if none came.
     whole_at: Moment,
 }
 
 #[derive(Debug)]
 struct Service {
     slot: Arc<ServiceSlot>,
-    asked: u64,
+    last_query: u64,
 }
 
-/// What becomes of a question.
+/// What becomes of a query.
 #[derive(Debug)]
 pub(super) enum Admission {
     /// The service is in use; what is known of it is in its slot.
     InUse(Arc<ServiceSlot>),
-    /// Too many new names were asked for recently.
+    /// Too many new names were queried recently.
     Refused,
 }
 
 impl ServicesInUse {
     pub(super) fn new(handle: Handle) -> Self {
         let following = handle.follow_services();
-        Self { handle, following, services: HashMap::new(), asked: 0, whole_at: Moment::default() }
+        Self { handle, following, services: HashMap::new(), queries: 0, whole_at: Moment::default() }
     }
 
     /// Puts a service into use, or keeps it there.
     pub(super) fn admit(&mut self, service: &str, now: Moment) -> Admission {
-        self.asked += 1;
+        self.queries += 1;
         if let Some(known) = self.services.get_mut(service) {
-            known.asked = self.asked;
+            known.last_query = self.queries;
             return Admission::InUse(Arc::clone(&known.slot));
         }
         if !self.spend(now) {
@@ -64,7 +64,8 @@ impl ServicesInUse {
         }
         let evicted = if self.services.len() >= MAX { self.evict() } else { None };
         let slot = self.handle.service(service);
-        self.services.insert(service.to_owned(), Service { slot: Arc::clone(&slot), asked: self.asked });
+        self.services
+            .insert(service.to_owned(), Service { slot: Arc::clone(&slot), last_query: self.queries });
         self.following.set(self.services.keys().cloned().collect::<BTreeSet<_>>());
         if let Some(name) = evicted {
             self.following.forget(&name);
@@ -83,13 +84,14 @@ impl ServicesInUse {
         allowed
     }
 
-    /// Lets go of a service: one that does not exist if there is any, else the one asked for longest ago.
+    /// Removes a service: one that does not exist if there is any, else the one queried longest ago.
     fn evict(&mut self) -> Option<String> {
         let exists = |service: &Service| {
             let known = service.slot.load();
             !known.endpoints.is_empty() || matches!(known.standing, Standing::Unread)
         };
-        let (name, _) = self.services.iter().min_by_key(|(_, service)| (exists(service), service.asked))?;
+        let (name, _) =
+            self.services.iter().min_by_key(|(_, service)| (exists(service), service.last_query))?;
         let name = name.clone();
         self.services.remove(&name);
         Some(name)
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_asked_leaves_and_before_it_what_does_not_exist() {
+    fn the_least_recently_queried_is_removed_and_before_it_what_does_not_exist() {
         let (handle, publisher) = channel(store::Clock::default(), Duration::MAX);
         let mut in_use = ServicesInUse::new(handle.clone());
         let mut ask = |n: usize, at: usize| {

@@ -2,67 +2,57 @@
 
 use std::sync::Arc;
 
-use store::metrics::{Descriptor, Sample, Source};
+use store::metrics::{Descriptor, Sample, Source as _};
 
 use crate::metrics::Metrics;
 
-/// The registry's counters, shown under `waypost.registry`.
-#[derive(Debug, Default)]
-pub struct RegistryMetrics(pub(super) Arc<Metrics>);
-
-/// Named as the role's are, but for the prefix.
-static DESCRIPTORS: &[Descriptor] = &[
-    Descriptor::counter(
-        "waypost.registry.queries",
-        "{query}",
-        "Packets the registry received, by transport.",
-    ),
-    Descriptor::counter("waypost.registry.answers", "{answer}", "Replies of the registry, by response code."),
-    Descriptor::counter(
-        "waypost.registry.dropped",
-        "{query}",
-        "Packets that got no reply from the registry, by reason.",
-    ),
-    Descriptor::counter(
-        "waypost.registry.truncated",
-        "{answer}",
-        "Replies of the registry too long for their datagram; the client comes again over TCP.",
-    ),
-    Descriptor::gauge(
-        "waypost.registry.tcp.connections",
-        "{connection}",
-        "TCP connections to the registry open now.",
-    ),
-    Descriptor::counter(
-        "waypost.registry.tcp.refused",
-        "{connection}",
-        "TCP connections to the registry closed at once because the limit was reached.",
-    ),
-    Descriptor::counter(
-        "waypost.registry.tcp.idle",
-        "{connection}",
-        "TCP connections to the registry closed because they were idle.",
-    ),
-    Descriptor::counter(
-        "waypost.registry.socket_errors",
-        "{error}",
-        "Receiving, accepting or sending failed at the registry.",
-    ),
-];
-
-fn shown(of: &Descriptor) -> Option<&'static Descriptor> {
-    let name = of.name.strip_prefix("waypost.dns.")?;
-    DESCRIPTORS.iter().find(|it| it.name.strip_prefix("waypost.registry.") == Some(name))
+store::metrics! {
+    /// The registry's counters, shown under `waypost.registry` and otherwise named as those of the DNS role.
+    pub struct RegistryMetrics(counters: Arc<Metrics>) {}
+    computed {
+        QUERIES: counter("waypost.registry.queries", "{query}", "Packets the registry received, by transport.");
+        ANSWERS: counter("waypost.registry.answers", "{answer}", "Replies of the registry, by response code.");
+        DROPPED: counter(
+            "waypost.registry.dropped", "{query}", "Packets that got no reply from the registry, by reason."
+        );
+        TRUNCATED: counter(
+            "waypost.registry.truncated",
+            "{answer}",
+            "Replies of the registry too long for their datagram; the client comes again over TCP."
+        );
+        CONNECTIONS: gauge(
+            "waypost.registry.tcp.connections", "{connection}", "TCP connections to the registry open now."
+        );
+        REFUSED: counter(
+            "waypost.registry.tcp.refused",
+            "{connection}",
+            "TCP connections to the registry closed at once because the limit was reached."
+        );
+        IDLE: counter(
+            "waypost.registry.tcp.idle",
+            "{connection}",
+            "TCP connections to the registry closed because they were idle."
+        );
+        SOCKET_ERRORS: counter(
+            "waypost.registry.socket_errors", "{error}", "Receiving, accepting or sending failed at the registry."
+        );
+    }
 }
 
-impl Source for RegistryMetrics {
-    fn descriptors(&self) -> &'static [Descriptor] {
-        DESCRIPTORS
+impl Default for RegistryMetrics {
+    fn default() -> Self {
+        Self::new(Arc::default())
     }
+}
 
-    fn collect(&self, emit: &mut dyn FnMut(Sample<'_>)) {
-        self.0.collect(&mut |sample| {
-            if let Some(metric) = shown(sample.metric) {
+impl RegistryMetrics {
+    fn compute(&self, emit: &mut dyn FnMut(Sample<'_>)) {
+        let shown: [&'static Descriptor; 8] =
+            [&QUERIES, &ANSWERS, &DROPPED, &TRUNCATED, &CONNECTIONS, &REFUSED, &IDLE, &SOCKET_ERRORS];
+        self.counters.collect(&mut |sample| {
+            let name = sample.metric.name.strip_prefix("waypost.dns.");
+            let same = |metric: &&&Descriptor| metric.name.strip_prefix("waypost.registry.") == name;
+            if let Some(metric) = shown.iter().find(same) {
                 emit(Sample { metric, ..sample });
             }
         });
@@ -78,9 +68,9 @@ mod tests {
     #[test]
     fn each_of_them_is_one_of_the_roles() {
         let mut seen = BTreeSet::new();
-        RegistryMetrics(Arc::default()).collect(&mut |sample| {
+        RegistryMetrics::default().collect(&mut |sample| {
             seen.insert(sample.metric.name);
         });
-        assert_eq!(seen, DESCRIPTORS.iter().map(|it| it.name).collect());
+        assert_eq!(seen, RegistryMetrics::DESCRIPTORS.iter().map(|it| it.name).collect());
     }
 }

@@ -1,4 +1,4 @@
-//! Which name is asked for.
+//! The name of a query, taken apart.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! Records out of what a registration says.
+//! Records from the fields of a registration.
 
 use std::net::IpAddr;
 

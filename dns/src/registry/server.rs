@@ -10,20 +10,15 @@ use std::{
 };
 
 use ipnet::IpNet;
-use store::{Clock, engine::catalog::Catalog, vital};
-use tokio::{sync::watch, task::JoinSet};
+use store::{Clock, engine::catalog::Catalog};
+use tokio::sync::watch;
 
-use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet, udp};
+use super::{Draw, Names, Offer, answer, metrics::RegistryMetrics, packet};
 use crate::{
     answer::Answer,
+    listeners::{Error, Limits, ListenerContext, Listeners, Responder, udp::OneByOne},
     metrics::Metrics,
-    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Transport},
-    server::{
-        Answers, Error, GRACE, Listener,
-        limits::Limits,
-        listen,
-        streams::{self, Service},
-    },
+    packet::{Dropped, MAX_DATAGRAM, PAYLOAD, Response, Transport},
 };
 
 /// A catalog that answers packets. Cheap to clone.
@@ -55,7 +50,7 @@ impl Registry {
     }
 }
 
-/// Clients that are answered in as large a datagram as they take; see [`packet`].
+/// The networks whose clients are answered in as large a datagram as they take; see [`packet`].
 static INSIDE: LazyLock<Vec<IpNet>> = LazyLock::new(Offer::inside);
 
 /// What a datagram to a client has room for, in octets.
@@ -64,8 +59,8 @@ fn room(client: IpAddr) -> u16 {
     if INSIDE.iter().any(|network| network.contains(&client)) { MAX_DATAGRAM } else { PAYLOAD }
 }
 
-impl Answers for Registry {
-    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Vec<u8>, Dropped> {
+impl Responder for Registry {
+    fn reply(&self, packet: &[u8], peer: SocketAddr, transport: Transport) -> Result<Response, Dropped> {
         let outcome = match peer.port() {
             0 => Err(Dropped::NoReturn),
             _ => packet::respond(packet, peer.ip(), (transport, room(peer.ip())), |question| {
@@ -76,7 +71,7 @@ impl Answers for Registry {
             }),
         };
         self.shared.metrics.record(transport, &outcome);
-        outcome.map(|response| response.bytes)
+        outcome
     }
 
     fn metrics(&self) -> &Arc<Metrics> {
@@ -87,7 +82,7 @@ impl Answers for Registry {
 /// The listeners, bound and not yet served.
 #[derive(Debug)]
 pub struct Server {
-    listener: Listener,
+    listeners: Listeners,
     address: SocketAddr,
     limits: Limits,
     registry: Registry,
@@ -103,16 +98,17 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Binds an address over UDP and TCP; port 0 takes a free port, the same for both.
 ///
 /// # Errors
-/// When the address cannot be had; the protocol is named.
+/// When the address cannot be bound; the protocol is named.
 pub fn bind(address: SocketAddr, registry: Registry) -> Result<Server, Error> {
-    let listener = listen(address, 1)?;
-    let address = listener.tcp.local_addr().map_err(Error::Register)?;
+    let mut listeners = Listeners::default();
+    listeners.bind_plain(address, 1)?;
+    let address = listeners.addresses(Transport::Tcp).first().copied().unwrap_or(address);
     let limits = Limits::new(CONNECTIONS, PER_CLIENT, IDLE);
-    Ok(Server { listener, address, limits, registry })
+    Ok(Server { listeners, address, limits, registry })
 }
 
 impl Server {
-    /// The address, with the port that was given where 0 was asked.
+    /// The address, with the port that was given where the configuration has 0.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.address
@@ -121,7 +117,7 @@ impl Server {
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> Arc<RegistryMetrics> {
-        Arc::new(RegistryMetrics(Arc::clone(self.registry.metrics())))
+        Arc::new(RegistryMetrics::new(Arc::clone(self.registry.metrics())))
     }
 
     /// Serves until `shutdown` is ready; then finishes what has begun, for at most a second.
@@ -130,29 +126,9 @@ impl Server {
     /// When a socket cannot be served at all; errors of single packets and connections are counted instead.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
-        let tcp = tokio::net::TcpListener::from_std(self.listener.tcp).map_err(Error::Register)?;
-        let mut tasks = JoinSet::new();
-        for socket in self.listener.udp {
-            socket.set_nonblocking(true).map_err(Error::Register)?;
-            let udp = Arc::new(tokio::net::UdpSocket::from_std(socket).map_err(Error::Register)?);
-            let serving = udp::serve(udp, self.registry.clone(), stopped.clone());
-            tasks.spawn(vital::task("the registry's DNS over UDP", serving));
-        }
-        let serving = streams::serve(tcp, Service::Tcp, self.limits, self.registry, stopped);
-        tasks.spawn(vital::task("the registry's DNS over TCP", serving));
+        let shared = ListenerContext { responder: self.registry.clone(), limits: self.limits, stopped };
+        let serving = self.listeners.serve(&shared, "registry-udp", || OneByOne(self.registry.clone()))?;
         tracing::info!(address = %self.address, "serving the registry's names");
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            Some(ended) = tasks.join_next() => {
-                Err(Error::Ended(ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())))
-            }
-        };
-        stop.send_replace(true);
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, all).await.is_err() {
-            tracing::debug!("closing TCP connections that are still busy");
-        }
-        tasks.shutdown().await;
-        ended
+        serving.until(shutdown, stop).await
     }
 }

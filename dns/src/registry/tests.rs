@@ -88,7 +88,7 @@ impl View for Shelf {
     }
 }
 
-/// What the captured agent knew.
+/// The catalog of the captured agent.
 pub(super) fn shelf() -> Shelf {
     let mut shelf = Shelf::default();
     shelf.put_node("n1", "127.0.0.1", &[("consul-network-segment", ""), ("rack", "r1")]);
@@ -121,9 +121,9 @@ fn ask(shelf: &Shelf, name: &str, record_type: &str, turn: usize) -> Answer {
     answer(shelf, &names(), &question, Draw { turn, now: Moment(1_795_406_766_000) })
 }
 
-fn lines(asked: &str, records: &[Record]) -> Vec<String> {
+fn lines(queried: &str, records: &[Record]) -> Vec<String> {
     let owner = |record: &Record| match &record.owner {
-        Owner::QueryName => format!("{asked}."),
+        Owner::QueryName => format!("{queried}."),
         Owner::At(name) => format!("{name}."),
     };
     let line =
@@ -131,7 +131,7 @@ fn lines(asked: &str, records: &[Record]) -> Vec<String> {
     records.iter().map(line).collect()
 }
 
-fn said(shelf: &Shelf, name: &str, record_type: &str) -> Vec<String> {
+fn answered(shelf: &Shelf, name: &str, record_type: &str) -> Vec<String> {
     let data = |it: &Record| format!("{} {}", it.data.record_type(), it.data);
     ask(shelf, name, record_type, 0).answer.iter().map(data).collect()
 }
@@ -187,12 +187,12 @@ fn host_names_are_an_alias_only_where_there_is_no_address() {
     let mut shelf = shelf();
     let of = "dnshost.service.consul";
     for wanted in ["A", "AAAA", "CNAME", "TXT", "ANY"] {
-        assert_eq!(said(&shelf, of, wanted), ["CNAME backend.example.com."], "{wanted}");
+        assert_eq!(answered(&shelf, of, wanted), ["CNAME backend.example.com."], "{wanted}");
     }
     shelf.put("dnshost", "10.0.0.1", 81, "");
-    assert_eq!(said(&shelf, of, "A"), ["A 10.0.0.1"]);
-    assert!(said(&shelf, of, "AAAA").is_empty());
-    assert_eq!(said(&shelf, of, "SRV").len(), 2);
+    assert_eq!(answered(&shelf, of, "A"), ["A 10.0.0.1"]);
+    assert!(answered(&shelf, of, "AAAA").is_empty());
+    assert_eq!(answered(&shelf, of, "SRV").len(), 2);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn records_are_never_given_twice() {
         shelf.put("twice", "10.0.0.1", 80, "");
         shelf.put("twice", "10.0.0.1", 81, "");
     }
-    assert_eq!(said(&shelf, "twice.service.consul", "A"), ["A 10.0.0.1"]);
+    assert_eq!(answered(&shelf, "twice.service.consul", "A"), ["A 10.0.0.1"]);
     let located = ask(&shelf, "twice.service.consul", "SRV", 0);
     assert_eq!(located.answer.len(), 2);
     let addresses = located.additional.iter().filter(|it| it.data.record_type() == RecordType::A);
@@ -214,9 +214,9 @@ fn a_node_that_cannot_be_named_is_reached_by_its_address() {
     let mut shelf = Shelf::default();
     shelf.put_node("rack 7", "10.0.0.7", &[("a", "b")]);
     shelf.put("web", "", 80, "");
-    assert_eq!(said(&shelf, "web.service.consul", "SRV"), ["SRV 1 1 80 0a000007.addr.dc1.consul."]);
+    assert_eq!(answered(&shelf, "web.service.consul", "SRV"), ["SRV 1 1 80 0a000007.addr.dc1.consul."]);
     shelf.put("odd", "/run/odd.sock", 0, "");
-    assert!(said(&shelf, "odd.service.consul", "SRV").is_empty());
+    assert!(answered(&shelf, "odd.service.consul", "SRV").is_empty());
 }
 
 #[test]

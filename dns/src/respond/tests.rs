@@ -99,7 +99,7 @@ fn long_sets_are_whole_over_streams() {
 }
 
 #[test]
-fn what_is_no_proper_query_gets_what_the_rfcs_say() {
+fn improper_queries_get_what_the_rfcs_require() {
     let small = Small::healthy();
     let rcode = |packet: &[u8]| ask(&small, packet).metadata.response_code;
     let mut two = Message::new(1, MessageType::Query, OpCode::Query);

@@ -1,4 +1,4 @@
-//! The queries of RFC 8906 §8, and what else the RFCs say about odd packets.
+//! The queries of RFC 8906 §8, and what else the RFCs require for unusual packets.
 
 use proptest::prelude::*;
 
@@ -71,7 +71,7 @@ impl Packet {
     }
 }
 
-/// The zone's SOA, as every vector asks for it.
+/// The zone's SOA, which every vector queries.
 fn soa(flags: u16) -> Packet {
     Packet::asking(flags, "example.com", SOA, 1)
 }
@@ -199,7 +199,7 @@ fn edns_is_answered_and_unknown_parts_of_it_are_ignored() {
 
 /// RFC 8906 §8.2.2, §8.2.5, §8.2.6, §8.2.9.
 #[test]
-fn other_versions_of_edns_are_told_ours() {
+fn other_versions_of_edns_are_answered_with_ours() {
     let cookie: (u16, &[u8]) = (10, &[1; 8]);
     for version in [1, 100, 255] {
         soa(QUERY).with_opt(4096, version, 0, &[]).send().is_badvers();
@@ -248,7 +248,7 @@ fn one_question_is_answered() {
     assert_eq!(malformed.rcode(), 1);
 }
 
-/// RFC 7873 §5.2.2; but a query that is wrong as a whole says so first.
+/// RFC 7873 §5.2.2; but an error of the whole query goes before.
 #[test]
 fn cookies_of_impossible_length_are_format_errors() {
     for length in [0, 7, 9, 15, 41] {
@@ -262,7 +262,7 @@ fn cookies_of_impossible_length_are_format_errors() {
     twice.is_the_soa(0);
 }
 
-/// Other classes are not ours; `version.bind` and `id.server` tell strangers nothing (RFC 4892 §3 lets us).
+/// Other classes are not ours; `version.bind` and `id.server` are not answered (RFC 4892 §3 allows that).
 #[test]
 fn other_classes_are_refused() {
     for (name, record_type) in [("version.bind", 16), ("id.server", 16), ("example.com", SOA)] {
@@ -274,9 +274,9 @@ fn other_classes_are_refused() {
     }
 }
 
-/// RFC 8914: who looks sees why.
+/// RFC 8914: the reason is in the reply.
 #[test]
-fn errors_say_why() {
+fn errors_have_a_reason() {
     let extended = |packet: Packet| {
         let option = packet.send().option(15).map(<[u8]>::to_vec).unwrap();
         (u16::from_be_bytes([option[0], option[1]]), String::from_utf8(option[2..].to_vec()).unwrap())
@@ -288,7 +288,7 @@ fn errors_say_why() {
     let transfer = Packet::asking(QUERY, "example.com", 252, 1).with_opt(1232, 0, 0, &[]);
     assert_eq!(extended(transfer), (21, "zones are not transferred".to_owned()));
     let plain = Packet::asking(QUERY, "example.net", 1, 1).send();
-    assert!(plain.opt.is_none(), "nobody asked for EDNS");
+    assert!(plain.opt.is_none(), "the query had no EDNS");
 }
 
 /// RFC 1035 §2.3.4 and §4.1.4: labels of 64 octets and more, names of more than 255, and ways in circles.
@@ -351,7 +351,7 @@ fn long_ways_through_pointers_cost_nothing() {
 }
 
 proptest! {
-    /// Whatever options there are, a reply names only what it should, and is no longer than it may.
+    /// With any options, a reply has only the options that it should, and is no longer than allowed.
     #[test]
     fn any_options_get_a_proper_reply(
         options in prop::collection::vec((prop_oneof![0_u16..20, any::<u16>()], prop::collection::vec(any::<u8>(), 0..48)), 0..6),
@@ -384,7 +384,7 @@ fn with(mut packet: Packet, section: usize, record: &[u8]) -> Packet {
 
 /// RFC 8945 §5.2.1 and §5.3.2: an unsigned error that repeats the key, the algorithm and the time; never an answer.
 #[test]
-fn a_query_signed_with_an_unknown_key_is_told_so() {
+fn a_query_signed_with_an_unknown_key_gets_badkey() {
     let expected = b"\x03key\x07example\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x1d\x0bhmac-sha256\x00\x00\x00\x69\x00\x00\x01\x01\x2c\x00\x00\x12\x34\x00\x11\x00\x00";
     let signed = with(soa(RD), 3, &signature(255, 0, 0));
     let with_edns = with(soa(RD).with_opt(1232, 0, 0, &[]), 3, &signature(255, 0, 0));
@@ -398,7 +398,7 @@ fn a_query_signed_with_an_unknown_key_is_told_so() {
             assert!(reply.bytes.ends_with(expected), "{:02x?}", reply.bytes);
         }
     }
-    // Whatever else is wrong with it, it is not looked at before the signature.
+    // Other errors of the query are not looked at before the signature.
     for opcode in [0, 4, 5] {
         let packet = with(soa(opcode << 11), 3, &signature(255, 0, 0));
         assert_eq!(packet.send().rcode(), 9, "opcode {opcode}");

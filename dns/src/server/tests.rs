@@ -4,7 +4,7 @@ mod gated;
 mod quic;
 mod strange;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 
 use hickory_proto::{op::Message, rr::RecordType as WireType};
 use store::{
@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Small, query};
+use crate::{
+    listeners::{connection, end, tcp},
+    testing::{Small, query},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,7 +52,7 @@ fn start_seen(config: Config, publish: bool, see: impl FnOnce(&Server)) -> Runni
     }
     let server = bind(config, handle).unwrap();
     see(&server);
-    let (address, metrics) = (server.local_addrs()[0], server.metrics());
+    let (address, metrics) = (server.addresses(Transport::Udp)[0], server.metrics());
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(server.run(async move { end(&mut stopped).await }));
     Running { address, publisher, metrics, stop, task }
@@ -60,7 +63,7 @@ async fn over_udp(address: SocketAddr, packet: &[u8]) -> Message {
     socket.send_to(packet, address).await.unwrap();
     let mut reply = [0; 4096];
     let (length, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
-    assert_eq!(from, address, "a reply leaves from the address that was asked");
+    assert_eq!(from, address, "a reply leaves from the address that the query was sent to");
     Message::from_vec(&reply[..length]).unwrap()
 }
 
@@ -80,12 +83,12 @@ fn host() -> Vec<u8> {
     query("orders.example.com.", WireType::A, None)
 }
 
-/// Behind a socket of every address, too: resolvers drop what comes from anybody but the one they asked.
+/// Also behind a socket of every address: resolvers drop what comes from another address than the one they queried.
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_leave_from_the_address_that_was_asked() {
-    for (any, asked) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
+async fn replies_leave_from_the_address_of_the_query() {
+    for (any, queried) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
         let server = start(Config { listen: vec![any.parse().unwrap()], ..Config::default() }, true);
-        for ip in asked {
+        for ip in queried {
             let address = SocketAddr::new(ip.parse().unwrap(), server.address.port());
             // The fast path answers the first, the general one the second.
             for record_type in [WireType::A, WireType::ANY] {
@@ -136,7 +139,7 @@ async fn queries_on_one_connection_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn who_writes_everything_first_and_says_it_is_all_gets_every_reply() {
+async fn a_client_that_writes_everything_first_and_ends_gets_every_reply() {
     let running = start(config(), true);
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     for _ in 0..200 {
@@ -174,7 +177,7 @@ async fn frames_that_hold_no_query_cost_nothing_and_half_ones_end_the_connection
 }
 
 #[tokio::test]
-async fn who_does_not_take_replies_is_closed_and_counted() {
+async fn a_client_that_does_not_read_replies_is_closed_and_counted() {
     let running = start(config(), true);
     let (stopped, metrics) = (running.stop.subscribe(), Arc::clone(&running.metrics));
     let exchange = Exchange {
@@ -186,18 +189,18 @@ async fn who_does_not_take_replies_is_closed_and_counted() {
         served: Arc::default(),
         metrics: Arc::clone(&metrics),
     };
-    let line = connection::ConnectionContext {
-        exchange,
+    let context = connection::ConnectionContext {
+        responder: exchange,
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
         transport: Transport::Tcp,
         idle: Duration::from_millis(100),
         stopped,
     };
     let (mut client, server) = tokio::io::duplex(64);
-    let talk = tokio::spawn(tcp::serve(server, line));
+    let serving = tokio::spawn(tcp::serve(server, context));
     let asking = async { while client.write_all(&[&[0, 36][..], &host()[..36]].concat()).await.is_ok() {} };
     timeout(PATIENCE, asking).await.unwrap();
-    talk.await.unwrap();
+    serving.await.unwrap();
     assert_eq!((metrics.slow_connections.get(), metrics.idle_connections.get()), (1, 0));
     assert!(metrics.queries(Transport::Tcp) < 100, "what is not read is not answered for ever");
 }
@@ -228,14 +231,14 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
 }
 
 #[tokio::test]
-async fn a_node_that_never_had_a_snapshot_says_servfail() {
+async fn a_node_that_never_had_a_snapshot_answers_servfail() {
     let running = start(config(), false);
     let reply = over_udp(running.address, &host()).await;
     assert_eq!(reply.metadata.response_code, hickory_proto::op::ResponseCode::ServFail);
 }
 
 #[tokio::test]
-async fn it_ends_when_it_is_asked_to() {
+async fn it_ends_at_the_shutdown() {
     let running = start(config(), true);
     over_udp(running.address, &host()).await;
     running.stop.send_replace(true);
@@ -254,18 +257,43 @@ async fn a_taken_address_is_named_with_its_protocol() {
     );
 }
 
-#[tokio::test]
-async fn a_question_that_waits_for_the_registry_keeps_nobody_else() {
-    let offer = Offer {
+fn offer() -> Offer {
+    Offer {
         domain: "consul".parse().unwrap(),
         datacenter: "dc1".to_owned(),
         clients: Offer::inside(),
         ttl: store::model::Ttl::ZERO,
+    }
+}
+
+/// Also where a reply is too long for its place in the batch, and the socket is one of every address.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_replies_leave_whole_from_the_address_of_the_query() {
+    let listen = vec!["0.0.0.0:0".parse().unwrap()];
+    let running = start(Config { listen, discovery: Some(offer()), ..config() }, true);
+    let endpoint = |n| store::engine::Endpoint {
+        address: format!("10.0.0.{n}"),
+        ..store::testing::endpoint("web", &format!("w{n}"))
     };
-    let running = start(Config { discovery: Some(offer), ..config() }, true);
-    let asked = query("web.service.consul.", WireType::A, None);
+    let endpoints = (0..200).map(endpoint).collect();
+    let standing = store::discovery::Standing::Present;
+    let entry = store::discovery::Entry { endpoints, standing, ..Default::default() };
+    running.publisher.discovery().slot("web").store(entry);
+    let address = SocketAddr::new("127.0.0.2".parse().unwrap(), running.address.port());
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.send_to(&asked, running.address).await.unwrap();
+    socket.send_to(&query("web.service.consul.", WireType::A, Some(8192)), address).await.unwrap();
+    let mut reply = [0; 9000];
+    let (length, from) = timeout(PATIENCE, socket.recv_from(&mut reply)).await.unwrap().unwrap();
+    let message = Message::from_vec(&reply[..length]).unwrap();
+    assert_eq!((from, message.answers.len(), message.metadata.truncation), (address, 200, false));
+}
+
+#[tokio::test]
+async fn a_question_that_waits_for_the_registry_delays_no_other() {
+    let running = start(Config { discovery: Some(offer()), ..config() }, true);
+    let packet = query("web.service.consul.", WireType::A, None);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&packet, running.address).await.unwrap();
     // The other question is answered while the first one waits for its service to be read.
     over_udp(running.address, &host()).await;
     let handle = running.publisher.handle();
@@ -279,6 +307,6 @@ async fn a_question_that_waits_for_the_registry_keeps_nobody_else() {
     let reply = Message::from_vec(&reply[..octets]).unwrap();
     assert_eq!(reply.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
     let mut stream = TcpStream::connect(running.address).await.unwrap();
-    write(&mut stream, &asked).await;
+    write(&mut stream, &packet).await;
     assert_eq!(read(&mut stream).await.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
 }

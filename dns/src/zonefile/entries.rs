@@ -12,7 +12,7 @@ use super::{Files, MAX_DEPTH, MAX_ERRORS, MAX_OCTETS, MAX_WARNINGS, Place, ZoneF
 /// The TTL where a record has none and there is no `$TTL` before it, and that of a `$TTL` of 2^31 or more (as in NSD).
 const INSTEAD: Ttl = Ttl::of_record(3_600);
 
-/// What the files of a zone say, errors included.
+/// What was read from the files of a zone, errors included.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The SOA with its minimum and its own TTL.
@@ -52,7 +52,7 @@ impl Warnings {
     }
 }
 
-/// Whose the records of a line are.
+/// The owner of the records of a line.
 #[derive(Clone, Debug)]
 enum Owner {
     /// A name in the zone.
@@ -102,7 +102,7 @@ struct Reading<'r> {
     origin: Option<DomainName>,
     owner: Option<Owner>,
     default_ttl: Option<Ttl>,
-    /// That a record has no TTL is said once.
+    /// The warning that a record has no TTL was given; it is given once.
     warned_of_ttl: bool,
     found: Found,
     errors: Vec<ZoneFileError>,
@@ -294,7 +294,7 @@ impl Reading<'_> {
         let words = if indented {
             words
         } else {
-            // Also what has a bad owner must not fall to the owner before.
+            // Records with a bad owner must not go to the owner before.
             self.owner = None;
             self.owner = Some(self.owned(first)?);
             words.get(1..).unwrap_or_default()
@@ -391,11 +391,7 @@ impl Reading<'_> {
             let same = StartOfAuthority { ttl: before.ttl, ..soa } == *before && *least == minimum;
             let first_at = format!("the first is at {}:{}", there.file, there.line);
             if !same {
-                return Err(wrong(
-                    first,
-                    format!("a second SOA that says something else; {first_at}"),
-                    "one SOA",
-                ));
+                return Err(wrong(first, format!("a second SOA with other content; {first_at}"), "one SOA"));
             }
             self.warn(first, format!("the SOA is repeated, and passed over; {first_at}"), "one SOA");
             return Ok(());
@@ -454,7 +450,7 @@ fn time_to_live(word: &Word<'_>) -> Result<u32, Wrong> {
     secs.ok_or_else(|| unfit(word, Unfit::new(word, "a TTL of 0 to 2147483647 seconds, or such as 1h30m")))
 }
 
-/// True for what tells a zone's name servers.
+/// True for the NS records of the zone itself.
 pub(super) const fn is_ns(data: &RecordData) -> bool {
     matches!(data, RecordData::Ns(_))
 }

@@ -77,7 +77,7 @@ impl Files for Noted {
     }
 }
 
-/// Tells one content from another: not against an adversary, who could as well write the file.
+/// Distinguishes contents, but not against an adversary, who could as well write the file.
 pub(crate) fn digest(text: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -87,10 +87,10 @@ pub(crate) fn digest(text: &[u8]) -> u64 {
 /// The content of a regular file of at most `most` octets.
 ///
 /// # Errors
-/// Why it cannot be had, for people.
+/// Why it cannot be read, as text.
 pub(crate) fn read_file(path: &Path, most: usize) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    // A pipe would be waited for.
+    // Reading a pipe could wait for ever.
     if !path.metadata().map_err(failed)?.is_file() {
         return Err(format!("{} is not a file", path.display()));
     }

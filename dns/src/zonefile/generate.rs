@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_where_the_dollar_stood() {
+    fn numbers_replace_the_dollar() {
         assert_eq!(
             lines("1-5/2 h$ A 192.0.2.$").unwrap(),
             ["h1 A 192.0.2.1", "h3 A 192.0.2.3", "h5 A 192.0.2.5"]

@@ -104,8 +104,8 @@ fn without_a_ttl_and_a_default_it_is_an_hour() {
         "c.example.com 9 A 192.0.2.1",
     ];
     assert_eq!(records(zone), lines);
-    let said = read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert!(said.len() == 1 && said[0].starts_with("z:1:1: a record without a TTL"), "{said:#?}");
+    let warnings = read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("z:1:1: a record without a TTL"), "{warnings:#?}");
     let zone = loaded("@ 9 SOA a b 1 2 3 4 50\n@ NS ns.elsewhere.\n");
     assert_eq!((zone.ttl.as_secs(), zone.soa.unwrap().ttl.unwrap().as_secs()), (3600, 9));
     let zone = loaded("@ 9 SOA a b 1 2 3 4 50\n@ 8 NS ns.elsewhere.\n");
@@ -170,7 +170,7 @@ fn errors_have_line_word_and_expectation() {
         ("a..b A 192.0.2.1", "z:5:1: \"a..b\" is not a domain name"),
         ("a TXT \"b", "z:5:7: a quote that is not closed on its line; expected a closing \""),
         ("a TXT (\nb\n", "z:5:7: a parenthesis that is not closed; expected a closing )"),
-        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA that says something else; the first is at z:2"),
+        ("@ SOA a b 1 2 3 4 5", "z:5:1: a second SOA with other content; the first is at z:2"),
         ("a SOA a b 1 2 3 4 5", "z:5:1: a SOA at a.example.com, which is not the apex"),
         ("$WHAT", "z:5:1: \"$WHAT\" is not one of $ORIGIN"),
         ("$ORIGIN", "z:5:1: $ORIGIN takes one name"),
@@ -201,7 +201,7 @@ fn all_errors_come_at_once_up_to_a_bound() {
     assert_eq!(errors(&"a A x\n".repeat(100)).len(), MAX_ERRORS);
 }
 
-/// A zone as a file; everything is said in full.
+/// A zone as a file; everything is written in full.
 fn written(zone: &Zone) -> String {
     let mut out = String::new();
     let soa = zone.soa.as_ref().unwrap();
@@ -219,9 +219,9 @@ fn written(zone: &Zone) -> String {
     out
 }
 
-/// Takes out of any zone what no zone file can say, and says the rest as reading says it.
+/// Removes from any zone what no zone file can hold, and changes the rest to the form in which it is read.
 fn legal(mut zone: Zone) -> Zone {
-    // No zone file says who may ask.
+    // No zone file has access rules.
     zone.allow_query.clear();
     zone.negative_ttl = zone.negative_ttl.min(Ttl::MAX);
     let apex = zone.name.clone();

@@ -1,4 +1,4 @@
-//! What only a whole zone gets wrong: no SOA, no name servers, names that cannot hold what they hold.
+//! The errors of a zone as a whole: no SOA, no name servers, records that cannot be at their names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::record::plain_type;
 
-/// Makes the zone of its records.
+/// Makes a zone of its records.
 pub(super) fn zone(apex: &DomainName, found: Found, dnssec: Dnssec) -> Result<Read, Vec<ZoneFileError>> {
     let Found { soa, records, file, mut warnings } = found;
     let mut errors = Vec::new();
@@ -67,7 +67,7 @@ fn signed(apex: &DomainName, records: &[(StaticRecord, Place)]) -> Option<ZoneFi
     Some(ZoneFileError { file, line, column: None, problem, expected: expected.to_owned() })
 }
 
-/// Leaves out what signs a zone, and what says nothing without it: what the parent is to publish (CDS, CDNSKEY), the
+/// Leaves out what signs a zone, and what has no meaning without it: what the parent is to publish (CDS, CDNSKEY), the
 /// digest of the zone (ZONEMD), and what BIND notes about signing (TYPE65534).
 fn strip(
     apex: &DomainName,
@@ -92,11 +92,11 @@ fn different_ttls(records: &[(StaticRecord, Place)], warnings: &mut Warnings) {
     let mut seen: HashMap<(&DomainName, u16), (Option<Ttl>, bool)> = HashMap::with_capacity(records.len());
     for (record, at) in records {
         let kind = plain_type(&record.data).0;
-        let (ttl, said) = seen.entry((&record.name, kind)).or_insert((record.ttl, false));
-        if *ttl == record.ttl || *said {
+        let (ttl, warned) = seen.entry((&record.name, kind)).or_insert((record.ttl, false));
+        if *ttl == record.ttl || *warned {
             continue;
         }
-        *said = true;
+        *warned = true;
         let problem = format!(
             "the TTLs of the {} records at {} differ; all are answered with the lowest",
             rdata::mnemonic(kind),
@@ -115,7 +115,7 @@ fn distinct(records: Vec<(StaticRecord, Place)>) -> Vec<(StaticRecord, Place)> {
     records.into_iter().zip(new).filter(|(_, new)| *new).map(|(record, _)| record).collect()
 }
 
-/// Parts the zone's own name servers from the rest. Their TTL becomes the zone's.
+/// Separates the zone's own name servers from the rest. Their TTL becomes the zone's.
 fn filled(
     apex: &DomainName,
     (soa, negative_ttl, at): (StartOfAuthority, Ttl, Place),

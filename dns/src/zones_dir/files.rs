@@ -1,4 +1,4 @@
-//! The files of a folder: which there are, what they say, and whether they said so before.
+//! The files of a folder: which there are, what they hold, and whether they changed.
 
 use std::{
     io,
@@ -14,12 +14,12 @@ use crate::zonefile::{self, Dnssec, Files as _, Folder, MAX_OCTETS, Noted, diges
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) path: PathBuf,
-    /// What its name says, or what is wrong with that.
+    /// The zone of its name, or what is wrong with the name.
     pub(super) origin: Result<DomainName, String>,
 }
 
-/// Every `ORIGIN.zone` of a folder, and the other files in it, both by name. What begins with a dot is hidden, and
-/// none of them.
+/// Every `ORIGIN.zone` of a folder, and the other files in it, both by name. Files whose names begin with a dot
+/// are hidden, and are not among them.
 pub(super) fn list(dir: &Path) -> io::Result<(Vec<Listed>, Vec<PathBuf>)> {
     let (mut listed, mut others) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir)? {

@@ -150,7 +150,7 @@ fn files_answer_beside_a_configuration_and_before_there_is_one() {
 }
 
 #[test]
-fn a_file_that_is_passed_over_and_a_record_that_is_are_said() {
+fn files_and_records_that_are_passed_over_are_reported() {
     let zone = zone(1, "192.0.2.1");
     let place = Place::new(&[
         ("a.zone", &format!("{zone}$INCLUDE hosts\nwww.b. A 192.0.2.9\n")),
@@ -163,7 +163,7 @@ fn a_file_that_is_passed_over_and_a_record_that_is_are_said() {
     assert!(report.warnings[0].contains("a.zone:6:1: \"www.b.\" lies outside the zone a"), "{report:?}");
     assert!(report.warnings[1].contains("2 files are not served"), "{report:?}");
     assert!(report.warnings[1].contains(": b.db, c; expected ORIGIN.zone"), "{report:?}");
-    assert_eq!(dir.reread().warnings.len(), 1, "what did not change is not said again");
+    assert_eq!(dir.reread().warnings.len(), 1, "what did not change is not reported again");
 }
 
 #[test]

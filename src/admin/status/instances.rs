@@ -140,7 +140,7 @@ fn instance(admin: &Admin, snapshot: &Snapshot, endpoint: &Endpoint) -> Instance
     let site = endpoint.meta.get("site").cloned();
     let lost = site.as_ref().filter(|name| !snapshot.sites.iter().any(|it| it.name.as_str() == **name));
     let drains = admin.handle.drains();
-    let shut = drains.borrow().shutting(endpoint, admin.handle.now()).map(|drain| drain.id.to_string());
+    let shut = drains.borrow().excluding(endpoint, admin.handle.now()).map(|drain| drain.id.to_string());
     let (state, reason) = if let Some(drain) = shut {
         ("draining", Some(format!("drain {drain} keeps gateways from it")))
     } else if endpoint.maintenance {

@@ -396,7 +396,7 @@ async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
     assert_eq!(refused.kind, Refusal::Conflict, "the newer drain keeps it out");
     assert!(refused.text.contains(&command), "{refused}");
     let cancelled = control.handle.cancel(&second.id.0, "ops").await.unwrap();
-    assert_eq!(control.handle.also_holding(&cancelled).await, Ok(None));
+    assert_eq!(control.handle.also_excluding(&cancelled).await, Ok(None));
     control.handle.cancel(&first.id.0, "ops").await.expect("nothing refuses it any more");
     assert_eq!(StillRegistered::among(&control.handle.drains()), [], "nothing keeps it out any more");
     control.stop().await;

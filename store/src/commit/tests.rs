@@ -183,7 +183,7 @@ async fn automation_does_not_change_the_override_of_an_operator() {
     assert_eq!(engine.order().await.authority, Authority::Human);
     engine.commit(vec![Change::Delete(id)], Authority::Human, LATER).await.unwrap();
     engine.apply(ORDER, Authority::Tool, LATER).await.unwrap();
-    assert_eq!(engine.order().await.authority, Authority::Tool, "whatever its document says");
+    assert_eq!(engine.order().await.authority, Authority::Tool, "independent of its document");
     engine.apply(&changed, Authority::Human, LATER).await.unwrap();
     assert_eq!(engine.order().await.authority, Authority::Human);
 }

@@ -584,9 +584,9 @@ fn certain(entry: &Entry) -> Vec<Endpoint> {
 fn resettle(previous: &Entry, plain: Vec<Endpoint>, doubts: Vec<Doubt>, now: Moment) -> Entry {
     let settled = settle(previous, previous.index, plain, doubts, previous.recent.clone(), now);
     // While the registry is unreachable, that is the reason to show.
-    let asked = !matches!(previous.standing, Standing::Unreachable { .. })
+    let applies = !matches!(previous.standing, Standing::Unreachable { .. })
         || previous.doubts.iter().any(|it| it.cause.is_unreachable());
-    if asked {
+    if applies {
         settled
     } else {
         Entry { standing: previous.standing.clone(), since: previous.since, ..settled }

@@ -62,7 +62,7 @@ fn data(message: &Message) -> Vec<String> {
 }
 
 #[test]
-fn a_name_that_is_asked_for_is_followed_and_answered_once_it_was_read() {
+fn a_name_that_is_queried_is_followed_and_answered_once_it_was_read() {
     let (discovery, publisher) = start();
     let handle = publisher.handle();
     let cold = ask(&discovery, "web.service.in.example.", WireType::A);
@@ -92,7 +92,7 @@ fn the_last_instances_are_answered_while_the_registry_is_away() {
     let away = || Standing::Unreachable { reason: "no route".into() };
     slot.store(entry(away()));
     assert_eq!(data(&ask(&discovery, name, WireType::A)).len(), 2);
-    // What was never read is not known to be absent.
+    // A service that was never read is not taken for an absent one.
     slot.store(Entry { standing: away(), ..Entry::default() });
     assert_eq!(ask(&discovery, name, WireType::A).metadata.response_code, ResponseCode::ServFail);
     slot.store(Entry { standing: Standing::Gone, ..Entry::default() });
@@ -117,7 +117,7 @@ fn only_clients_inside_are_answered() {
     }
 }
 
-/// Whom the operator answers is inside, whatever network that is.
+/// A client that the operator answers is inside, in any network.
 #[test]
 fn every_client_that_is_answered_gets_as_large_a_datagram_as_it_takes() {
     let (handle, publisher) = channel(Clock::default(), Duration::MAX);
@@ -152,7 +152,7 @@ fn what_is_no_service_puts_nothing_into_use() {
 }
 
 #[test]
-fn what_is_kept_ends_with_the_one_who_kept_it() {
+fn a_service_is_in_use_for_as_long_as_its_discovery() {
     let (discovery, publisher) = start();
     ask(&discovery, "web.service.in.example.", WireType::A);
     drop(discovery);
@@ -161,7 +161,7 @@ fn what_is_kept_ends_with_the_one_who_kept_it() {
 
 proptest! {
     #[test]
-    fn the_name_is_seen_where_it_stands(
+    fn the_name_is_read_in_place(
         labels in prop::collection::vec("[a-zA-Z0-9]{1,20}|in|example|IN|Example", 1..8),
         garbage in prop::collection::vec(any::<u8>(), 0..40),
     ) {
@@ -187,7 +187,7 @@ fn parts_of_labels_are_not_taken_for_names() {
 }
 
 #[test]
-fn slots_are_shared_with_whoever_else_uses_the_service() {
+fn slots_are_shared_with_other_users_of_the_service() {
     let (discovery, publisher) = start();
     let slot = publisher.handle().service("web");
     ask(&discovery, "web.service.in.example.", WireType::A);
@@ -210,7 +210,7 @@ async fn the_first_question_waits_for_the_first_reading_and_not_for_ever() {
     publisher.discovery().slot("web").store(entry(Standing::Present));
     publisher.discovery_changed();
     wait.await.unwrap();
-    assert_eq!(before.elapsed(), PATIENCE, "nobody waits on");
+    assert_eq!(before.elapsed(), PATIENCE, "no client waits any longer");
     assert!(discovery.wait(&packet, peer).is_none());
 }
 

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::*;
 use crate::{
+    listeners::Responder as _,
     packet::{Dropped, Transport},
-    server::Answers as _,
     testing::query,
 };
 
@@ -36,7 +36,7 @@ fn registry() -> Registry {
     Registry::new(Arc::new(shelf()), names(), Clock::default())
 }
 
-/// A client outside, whatever it offers to take.
+/// A client outside, at any size that it offers to take.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 fn reply(registry: &Registry, packet: &[u8], transport: Transport) -> (usize, Message) {
@@ -50,7 +50,7 @@ fn reply_to(
     transport: Transport,
 ) -> (usize, Message) {
     let peer = SocketAddr::new(client.into(), 4000);
-    let bytes = registry.reply(packet, peer, transport).unwrap();
+    let bytes = registry.reply(packet, peer, transport).unwrap().bytes;
     (bytes.len(), Message::from_vec(&bytes).unwrap())
 }
 
@@ -114,7 +114,7 @@ fn metadata_goes_before_addresses_and_addresses_before_instances() {
 fn packets_that_are_no_queries_are_answered_as_everywhere() {
     let registry = registry();
     let mut newer = query(BIG, WireType::A, Some(1232));
-    // The version stands in the second octet of OPT's TTL, which the length of its data follows.
+    // The version is the second octet of OPT's TTL, which the length of its data follows.
     let version = newer.len() - 5;
     newer[version] = 1;
     let (_, message) = reply(&registry, &newer, Transport::Udp);
@@ -124,15 +124,15 @@ fn packets_that_are_no_queries_are_answered_as_everywhere() {
     assert!(!message.metadata.authoritative);
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
     assert_eq!(registry.reply(&[1, 2, 3], peer, Transport::Udp), Err(Dropped::Short));
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let no_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     assert_eq!(
-        registry.reply(&query(BIG, WireType::A, None), nobody, Transport::Udp),
+        registry.reply(&query(BIG, WireType::A, None), no_port, Transport::Udp),
         Err(Dropped::NoReturn)
     );
 }
 
 #[test]
-fn the_askers_case_is_kept() {
+fn the_case_of_the_query_is_kept() {
     let (_, message) =
         reply(&registry(), &query("mIxEdCaSe.Service.CONSUL.", WireType::A, None), Transport::Udp);
     assert_eq!(message.queries[0].name().to_ascii(), "mIxEdCaSe.Service.CONSUL.");
@@ -141,7 +141,7 @@ fn the_askers_case_is_kept() {
 
 proptest! {
     #[test]
-    fn whatever_comes_is_dropped_or_answered_within_its_limit(
+    fn every_packet_is_dropped_or_answered_within_its_limit(
         name in "(bigsvc|dnsw|dnshost|zz)\\.service\\.consul\\.|n1\\.node\\.consul\\.|consul\\.|x\\.",
         wanted in prop::sample::select(vec![WireType::A, WireType::SRV, WireType::ANY, WireType::TXT]),
         payload in prop::option::of(0_u16..5000),
@@ -160,7 +160,7 @@ proptest! {
         let registry = registry();
         let reply = registry.reply(&packet, peer, Transport::Udp);
         prop_assert_eq!(registry.metrics().dropped(Dropped::Defect), 0);
-        let Ok(reply) = reply else { return Ok(()) };
+        let Ok(reply) = reply.map(|response| response.bytes) else { return Ok(()) };
         prop_assert!(reply.len() <= 1232);
         let message = Message::from_vec(&reply).unwrap();
         if changes.is_empty() && !is_cut {
@@ -183,7 +183,7 @@ async fn over_tcp(address: SocketAddr, packet: &[u8]) -> Message {
 }
 
 #[tokio::test]
-async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
+async fn both_transports_serve_what_an_engine_has_until_the_shutdown() {
     let engine = store::engine::embedded::Embedded::in_memory(Default::default()).await;
     let names = names().served_by(&engine.options().node);
     let registry = Registry::new(engine.clone(), names, Clock::default());
@@ -191,8 +191,8 @@ async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
     let (address, metrics) = (server.local_addr(), server.metrics());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(server.run(async move { drop(stopped.await) }));
-    let asked = query("orders.service.consul.", WireType::SRV, None);
-    let missing = over_tcp(address, &asked).await;
+    let packet = query("orders.service.consul.", WireType::SRV, None);
+    let missing = over_tcp(address, &packet).await;
     assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
     let registration = store::engine::Registration {
         service: "Orders".to_owned(),
@@ -204,9 +204,9 @@ async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
         status: CheckStatus::Passing,
     };
     store::engine::Engine::register(&*engine, &registration).await.unwrap();
-    assert_eq!(over_tcp(address, &asked).await.answers.len(), 1);
+    assert_eq!(over_tcp(address, &packet).await.answers.len(), 1);
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.send_to(&asked, address).await.unwrap();
+    socket.send_to(&packet, address).await.unwrap();
     let mut buffer = [0; 512];
     let octets = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
     let message = Message::from_vec(&buffer[..octets]).unwrap();
@@ -222,14 +222,14 @@ async fn both_transports_serve_what_an_engine_has_until_they_are_told_to_end() {
     timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
 }
 
-/// Resolvers drop what comes from another address than the one they asked.
+/// Resolvers drop what comes from another address than the one they queried.
 #[tokio::test]
-async fn replies_leave_from_the_address_that_was_asked() {
-    for (any, asked) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
+async fn replies_leave_from_the_address_of_the_query() {
+    for (any, queried) in [("0.0.0.0:0", ["127.0.0.2", "127.3.4.5"]), ("[::]:0", ["::1", "::1"])] {
         let server = bind(any.parse().unwrap(), registry()).unwrap();
         let port = server.local_addr().port();
         let task = tokio::spawn(server.run(std::future::pending()));
-        for ip in asked {
+        for ip in queried {
             let address = SocketAddr::new(ip.parse().unwrap(), port);
             let socket = UdpSocket::bind(SocketAddr::new(address.ip(), 0)).await.unwrap();
             socket.send_to(&query(BIG, WireType::SRV, Some(8192)), address).await.unwrap();

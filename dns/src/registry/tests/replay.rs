@@ -6,8 +6,8 @@ use super::*;
 
 /// Captures that are not replayed, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("dns_txt_service", "gives addresses to who asks for text; ours is empty"),
-    ("dns_apex_a", "says that the domain does not exist, which has names in it (RFC 8020)"),
+    ("dns_txt_service", "answers a question for text with addresses; ours is empty"),
+    ("dns_apex_a", "the domain does not exist there, although it has names in it (RFC 8020)"),
     ("dns_bare_service", "the same of `service.consul`"),
     ("dns_ptr_missing", "fails where an address is unknown; we refuse, as other zones' names"),
     ("dns_chaos_edns1", "EDNS version 1 is BADVERS (RFC 6891 §6.1.3)"),
@@ -16,7 +16,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("dns_query_dc", "prepared queries are not kept"),
     ("dns_ecs", "prepared queries are not kept"),
     ("dns2_mdc_query_dns", "prepared queries are not kept"),
-    ("dns2_dc1_to_dc2", "another data centre, of which the engine knows nothing"),
+    ("dns2_dc1_to_dc2", "another data centre, which the engine does not have"),
     ("dns2_dc1_to_dc2_node", "another data centre"),
     ("dns2_mdc_killed_dns", "another data centre"),
     ("dns2_dc2_recursor", "recursion"),
@@ -25,14 +25,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
 /// Where an answer differs by intent.
 const BUT_FOR: &[(&str, &str, &str)] = &[
     ("dns_node_aaaa_of_v4", "authority", "an absence names its zone (RFC 2308 §3)"),
-    ("dns_apex_soa", "authority", "who asks for the SOA is not told the name servers"),
+    ("dns_apex_soa", "authority", "the answer to a question for the SOA has no name servers"),
     ("dns_apex_soa", "additional", "nor their addresses"),
 ];
 
 #[derive(Debug)]
 struct Capture {
     name: String,
-    asked: String,
+    queried: String,
     record_type: String,
     rcode: String,
     authoritative: bool,
@@ -47,7 +47,7 @@ fn captures() -> Vec<Capture> {
     let list = |it: &serde_json::Value| it.as_array().unwrap().iter().map(text).collect();
     let read = |it: &serde_json::Value| Capture {
         name: text(&it["name"]),
-        asked: text(&it["asked"]),
+        queried: text(&it["asked"]),
         record_type: text(&it["type"]),
         rcode: text(&it["rcode"]),
         authoritative: it["authoritative"].as_bool().unwrap(),
@@ -74,8 +74,8 @@ fn of_second_agent(name: &str) -> bool {
 fn difference(capture: &Capture, section: &str, ours: &[String]) -> Option<String> {
     let set = |lines: &[String]| lines.iter().map(|it| comparable(it)).collect::<BTreeSet<_>>();
     let (ours, theirs) = (set(ours), set(&capture.sections[section]));
-    // Theirs stops at three answers, or where the datagram ends, and says nothing of it.
-    let cut = capture.asked.starts_with("bigsvc") && section != "authority";
+    // Theirs stops at three answers, or where the datagram ends, without a mark.
+    let cut = capture.queried.starts_with("bigsvc") && section != "authority";
     let same =
         if cut { ours.is_superset(&theirs) && ours.len() >= 60 || ours == theirs } else { ours == theirs };
     (!same).then(|| format!("{} {section}: {ours:?}, expected {theirs:?}", capture.name))
@@ -92,7 +92,7 @@ fn captures_are_answered_as_a_real_agent_answered_them() {
             continue;
         }
         replayed += 1;
-        let answer = ask(&shelf, &capture.asked, &capture.record_type, replayed);
+        let answer = ask(&shelf, &capture.queried, &capture.record_type, replayed);
         if answer.rcode.as_str() != capture.rcode || answer.authoritative != capture.authoritative {
             wrong.push(format!("{}: {} {}", capture.name, answer.rcode.as_str(), answer.authoritative));
         }
@@ -101,7 +101,7 @@ fn captures_are_answered_as_a_real_agent_answered_them() {
             if BUT_FOR.iter().any(|(name, but, _)| (*name, *but) == (capture.name.as_str(), section)) {
                 continue;
             }
-            wrong.extend(difference(&capture, section, &lines(&capture.asked, records)));
+            wrong.extend(difference(&capture, section, &lines(&capture.queried, records)));
         }
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));

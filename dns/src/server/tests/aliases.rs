@@ -46,7 +46,7 @@ async fn address(of: SocketAddr, before: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_targets_addresses_are_followed_and_stay_when_nobody_answers() {
+async fn the_targets_addresses_are_followed_and_stay_when_no_server_answers() {
     let theirs = start_with(config(), &upstream("198.51.100.7"));
     let ours = format!(
         "kind: Zone\nname: our.test\n{HEAD}  - {{ name: '@', type: ALIAS, data: x.other.test. }}\n  \

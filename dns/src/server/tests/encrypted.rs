@@ -1,5 +1,7 @@
 //! TLS and HTTPS through real sockets and real clients of both.
 
+use std::io;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -10,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
 
-/// A certificate for `localhost`, and a client that believes only it.
+/// A certificate for `localhost`, and the roots of a client that accepts only it.
 pub(super) struct Credentials {
     pub(super) server: ServerConfig,
     pub(super) roots: RootCertStore,
@@ -64,8 +66,8 @@ fn start_encrypted(credentials: Option<&Credentials>, config: Config) -> Encrypt
         Config { tls_listen: any.clone(), https_listen: any, certificate: certificate.clone(), ..config };
     let (mut tls, mut https) = (None, None);
     let running = start_seen(config, true, |server| {
-        tls = server.tls_addrs().first().copied();
-        https = server.https_addrs().first().copied();
+        tls = server.addresses(Transport::Tls).first().copied();
+        https = server.addresses(Transport::Https).first().copied();
     });
     Encrypted { running, certificate, tls: tls.unwrap(), https: https.unwrap() }
 }
@@ -96,7 +98,7 @@ async fn queries_inside_tls_are_answered_in_order_and_padded() {
         assert_eq!(Message::from_vec(&reply).unwrap().queries[0].name().to_string(), name);
     }
     assert_eq!(server.running.metrics.queries(Transport::Tls), 3);
-    assert!(credentials.connect(server.tls, &[]).await.is_ok(), "ALPN is not asked for");
+    assert!(credentials.connect(server.tls, &[]).await.is_ok(), "ALPN is not required");
 }
 
 #[tokio::test]
@@ -109,7 +111,7 @@ async fn without_a_certificate_they_stay_shut_and_the_rest_serves() {
     over_udp(server.running.address, &host()).await;
     let first = credentials();
     server.certificate.set(&first.server);
-    // Opening is another task's work: nobody tells when it is done, so it is asked for until it is.
+    // Another task opens the listener, without a notice, so connecting is tried until it succeeds.
     let opened = async {
         while TcpStream::connect(server.tls).await.is_err() {
             tokio::task::yield_now().await;
@@ -143,7 +145,7 @@ async fn what_is_no_handshake_costs_its_own_connection() {
     assert_eq!(server.running.metrics.failed_handshakes.get(), 4);
 }
 
-async fn asked(stream: TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> Response<Bytes> {
+async fn response_to(stream: TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> Response<Bytes> {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);
     let asking = async {
@@ -185,7 +187,7 @@ async fn both_versions_of_http_answer_both_methods() {
     for version in [&b"h2"[..], b"http/1.1"] {
         for request in [post(packet.clone()), get(&target)] {
             let stream = credentials.connect(server.https, &[version]).await.unwrap();
-            let response = asked(stream, request).await;
+            let response = response_to(stream, request).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers()[header::CONTENT_TYPE], "application/dns-message");
             assert_eq!(response.headers()[header::CACHE_CONTROL], "private, max-age=3600");
@@ -197,7 +199,7 @@ async fn both_versions_of_http_answer_both_methods() {
 }
 
 #[tokio::test]
-async fn requests_that_are_none_are_told_why() {
+async fn invalid_requests_are_refused_with_a_reason() {
     let credentials = credentials();
     let server = start_encrypted(Some(&credentials), config());
     let method = |name: &str| {
@@ -218,7 +220,7 @@ async fn requests_that_are_none_are_told_why() {
     for version in [&b"h2"[..], b"http/1.1"] {
         for (request, status) in requests.clone() {
             let stream = credentials.connect(server.https, &[version]).await.unwrap();
-            let response = asked(stream, request).await;
+            let response = response_to(stream, request).await;
             assert_eq!(response.status().as_u16(), status);
             assert!(response.body().ends_with(b"\n"), "a line of text");
         }
@@ -239,7 +241,7 @@ async fn octets_that_are_no_http_end_their_connection() {
         let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
     }
     let stream = credentials.connect(server.https, &[b"h2"]).await.unwrap();
-    assert_eq!(asked(stream, post(host())).await.status(), StatusCode::OK);
+    assert_eq!(response_to(stream, post(host())).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -265,7 +267,7 @@ async fn a_client_has_one_share_over_all_transports() {
     read(&mut plain).await;
     let kept = credentials.connect(server.tls, &[b"dot"]).await.unwrap();
     assert!(credentials.connect(server.https, &[b"h2"]).await.is_err());
-    assert_eq!(server.running.metrics.refused_client.get(), 1);
+    assert_eq!(server.running.metrics.refused_client().get(), 1);
     drop(kept);
     let again = async { while credentials.connect(server.https, &[b"h2"]).await.is_err() {} };
     timeout(PATIENCE, again).await.unwrap();

@@ -1,4 +1,4 @@
-//! The gate, seen through the sockets: whatever answers a datagram has asked it.
+//! The gate, seen through the sockets: both paths that answer a datagram apply it.
 
 use hickory_proto::{
     op::ResponseCode,
@@ -15,7 +15,7 @@ fn gated(gate: gate::Config) -> Running {
     start(Config { gate, ..config() }, true)
 }
 
-/// One answer a second of each kind to everybody; what is beyond slips.
+/// One answer a second of each kind to each network; what is beyond slips.
 fn strict() -> gate::Config {
     let rate_limit = rate::Config {
         responses_per_second: 1,
@@ -51,15 +51,15 @@ async fn datagrams_are_limited_and_streams_are_not() {
         write(&mut stream, &packet).await;
         assert!(!read(&mut stream).await.metadata.truncation, "{name}");
     }
-    assert_eq!(running.metrics.rate.slipped.get(), 4);
+    assert_eq!(running.metrics.rate().slipped.get(), 4);
 }
 
 #[tokio::test]
 async fn a_cookie_that_was_learned_is_good_for_everything() {
     let running = gated(strict());
     for name in NAMES {
-        let asked = over_udp(running.address, &with_option(name, cookie::OPTION, &[7; 8])).await;
-        let learned = server_cookie(&asked);
+        let reply = over_udp(running.address, &with_option(name, cookie::OPTION, &[7; 8])).await;
+        let learned = server_cookie(&reply);
         assert_eq!((&learned[..8], learned.len()), (&[7; 8][..], 24), "{name}");
         for _ in 0..3 {
             let reply = over_udp(running.address, &with_option(name, cookie::OPTION, &learned)).await;

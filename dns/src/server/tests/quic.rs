@@ -11,6 +11,7 @@ use super::{
     encrypted::{Credentials, credentials},
     *,
 };
+use crate::{listeners::udp::OneByOne, packet::Response};
 
 const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
@@ -34,8 +35,8 @@ fn listen(credentials: Option<&Credentials>, config: Config) -> Listening {
         Config { quic_listen: any.clone(), h3_listen: any, certificate: certificate.clone(), ..config };
     let (mut quic, mut http3) = (None, None);
     let running = start_seen(config, true, |server| {
-        quic = server.quic_addrs().first().copied();
-        http3 = server.h3_addrs().first().copied();
+        quic = server.addresses(Transport::Quic).first().copied();
+        http3 = server.addresses(Transport::Http3).first().copied();
     });
     Listening { running, certificate, quic: quic.unwrap(), http3: http3.unwrap() }
 }
@@ -145,14 +146,14 @@ async fn what_breaks_the_protocol_ends_its_connection() {
         let _ = send.write_all(&octets).await;
         let _ = send.finish();
         let reply = timeout(PATIENCE, receive.read_to_end(70_000)).await.unwrap();
-        assert!(reply.is_err(), "{what}: a stream that ends in order would say that there is no reply");
+        assert!(reply.is_err(), "{what}: a stream that ends in order would mean that there is no reply");
         assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR, "{what}");
     }
     let connection = connect(&credentials, b"doq", server.quic).await.unwrap();
     assert_eq!(ask(&connection, "www.example.com.").await.answers.len(), 2);
 }
 
-/// RFC 9250 §4.3.3: it need not say that this was all.
+/// RFC 9250 §4.3.3: also before the client ends the stream.
 #[tokio::test]
 async fn a_second_message_breaks_the_protocol_before_the_stream_ends() {
     let credentials = credentials();
@@ -163,7 +164,7 @@ async fn a_second_message_breaks_the_protocol_before_the_stream_ends() {
     assert_eq!(closed_with(&connection).await, PROTOCOL_ERROR);
 }
 
-/// RFC 9250 §4.3.3: of a whole message the client says that it is all.
+/// RFC 9250 §4.3.3: the client ends the stream after a whole message.
 #[tokio::test]
 async fn a_whole_query_without_an_end_breaks_the_protocol_and_half_a_one_is_only_late() {
     let credentials = credentials();
@@ -203,11 +204,11 @@ async fn a_query_that_is_cancelled_is_answered_with_a_reset() {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Back {
     Nothing,
-    /// Addresses are proven, and that is all.
+    /// Only what proves an address.
     Retries,
 }
 
-/// Passes on what a client sends, and so little of what comes back that its handshakes never end.
+/// Passes on what a client sends, and so little of the replies that its handshakes never end.
 async fn one_way(to: SocketAddr, back: Back) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -229,7 +230,7 @@ async fn one_way(to: SocketAddr, back: Back) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_never_end_delay_nobody() {
+async fn handshakes_that_never_end_delay_no_other() {
     let credentials = credentials();
     // Longer than the test waits for anything.
     let server = listen(
@@ -253,7 +254,7 @@ async fn handshakes_that_never_end_delay_nobody() {
     };
     timeout(PATIENCE, asking).await.expect("others are served while handshakes hang");
     assert_eq!(
-        server.running.metrics.refused_client.get(),
+        server.running.metrics.refused_client().get(),
         0,
         "who has not proven an address uses up no share"
     );
@@ -274,7 +275,7 @@ async fn stuck(
     (endpoint, all)
 }
 
-/// Asks from an address of its own.
+/// Queries from an address of its own.
 async fn ask_from(ip: [u8; 4], credentials: &Credentials, to: SocketAddr) -> Message {
     let mut endpoint = Endpoint::client((ip, 0).into()).unwrap();
     endpoint.set_default_client_config(client_config(credentials, b"doq"));
@@ -302,9 +303,9 @@ async fn one_client_that_answers_retry_and_goes_silent_shuts_out_itself_alone() 
         let relay = one_way(server.quic, Back::Retries).await;
         let stuck = stuck(&credentials, relay, 700).await;
         let metrics = &server.running.metrics;
-        until("it is refused", || metrics.refused_client.get() + metrics.refused_full.get() > 100).await;
+        until("it is refused", || metrics.refused_client().get() + metrics.refused_full().get() > 100).await;
         ask_from([127, 0, 0, 2], &credentials, server.quic).await;
-        assert_eq!(metrics.refused_full.get(), 0, "the listener has room for others");
+        assert_eq!(metrics.refused_full().get(), 0, "the listener has room for others");
         drop(stuck);
     }
 }
@@ -321,12 +322,12 @@ async fn handshakes_that_never_end_are_no_connections() {
     let second = connect(&credentials, b"doq", server.quic).await.unwrap();
     ask(&second, "www.example.com.").await;
     assert!(connect(&credentials, b"doq", server.quic).await.is_err(), "two were allowed");
-    assert_eq!(server.running.metrics.refused_full.get(), 1);
+    assert_eq!(server.running.metrics.refused_full().get(), 1);
     assert_eq!(ask(&kept, "www.example.com.").await.answers.len(), 2);
 }
 
 #[tokio::test]
-async fn a_client_has_one_share_and_is_told_when_it_is_used_up() {
+async fn a_client_has_one_share_and_is_refused_beyond_it() {
     let credentials = credentials();
     let server = listen(Some(&credentials), Config { tcp_connections_per_client: 2, ..config() });
     let mut plain = TcpStream::connect(server.running.address).await.unwrap();
@@ -336,7 +337,7 @@ async fn a_client_has_one_share_and_is_told_when_it_is_used_up() {
     ask(&kept, "www.example.com.").await;
     let refused = connect(&credentials, b"doq", server.quic).await.unwrap();
     assert_eq!(closed_with(&refused).await, EXCESSIVE_LOAD);
-    assert_eq!(server.running.metrics.refused_client.get(), 1);
+    assert_eq!(server.running.metrics.refused_client().get(), 1);
 }
 
 #[tokio::test]
@@ -426,7 +427,7 @@ async fn http3_answers_both_methods() {
 }
 
 #[tokio::test]
-async fn http3_requests_that_are_none_are_told_why() {
+async fn invalid_http3_requests_are_refused_with_a_reason() {
     let credentials = credentials();
     let server = listen(Some(&credentials), config());
     let message = Some("application/dns-message");
@@ -457,8 +458,8 @@ async fn http3_requests_that_are_none_are_told_why() {
 #[derive(Clone)]
 struct Broken(Arc<Metrics>);
 
-impl Answers for Broken {
-    fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Vec<u8>, Dropped> {
+impl Responder for Broken {
+    fn reply(&self, _: &[u8], _: SocketAddr, _: Transport) -> Result<Response, Dropped> {
         Err(Dropped::Defect)
     }
 
@@ -472,14 +473,16 @@ async fn a_defect_is_not_blamed_on_the_client() {
     let credentials = credentials();
     let certificate = Certificate::default();
     certificate.set(&credentials.server);
-    let any = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-    let config = Config { quic_listen: any.clone(), h3_listen: any, certificate, ..config() };
-    let listeners = super::super::quic::Listeners::bind(&config).unwrap();
-    let (quic, h3) = (listeners.quic[0], listeners.http3[0]);
+    let mut listeners = Listeners::new(certificate);
+    for transport in [Transport::Quic, Transport::Http3] {
+        listeners.bind_encrypted(transport, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    }
+    let (quic, h3) = (listeners.addresses(Transport::Quic)[0], listeners.addresses(Transport::Http3)[0]);
     let (_stop, stopped) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    let limits = Limits::new(10, 10, PATIENCE);
-    listeners.spawn(&mut tasks, &limits, &Broken(Arc::default()), &stopped);
+    let broken = Broken(Arc::default());
+    let shared =
+        ListenerContext { responder: broken.clone(), limits: Limits::new(10, 10, PATIENCE), stopped };
+    let _serving = listeners.serve(&shared, "broken", || OneByOne(broken.clone())).unwrap();
     let connection = connect(&credentials, b"doq", quic).await.unwrap();
     for _ in 0..2 {
         let (mut send, mut receive) = connection.open_bi().await.unwrap();

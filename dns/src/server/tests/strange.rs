@@ -62,7 +62,7 @@ fn proper() -> Vec<Vec<u8>> {
     all
 }
 
-/// A packet that means something, nearly means something, or means nothing.
+/// A packet that is valid, nearly valid, or noise.
 fn strange(random: &mut Rng, proper: &[Vec<u8>]) -> Vec<u8> {
     let mut packet = proper[random.usize(..proper.len())].clone();
     match random.u8(..16) {
@@ -107,7 +107,7 @@ fn window(random: &mut Rng, proper: &[Vec<u8>], datagrams: bool) -> (Vec<Vec<u8>
     (packets.collect(), awaited)
 }
 
-/// The number of a reply, all of which makes sense.
+/// The number of a reply, which has to be well-formed.
 fn number(reply: &[u8]) -> u16 {
     let mut decoder = BinDecoder::new(reply);
     let message = Message::read(&mut decoder).unwrap_or_else(|error| panic!("{error}: {reply:02x?}"));
@@ -136,7 +136,7 @@ fn ask_by_datagram(address: SocketAddr, seed: u64, packets: usize) -> usize {
                 panic!("{error}: no reply to {awaited:?} of {window:02x?}");
             });
             let number = number(&reply[..octets]);
-            let at = awaited.iter().position(|it| *it == number).expect("a reply to what was asked");
+            let at = awaited.iter().position(|it| *it == number).expect("a reply to one of the queries");
             awaited.swap_remove(at);
         }
     }
@@ -176,13 +176,13 @@ async fn strange_packets_are_answered_wholly_or_not_at_all() {
     let open = gate::Config { rate_limit: None, ..gate::Config::default() };
     let running = start(Config { gate: open, workers: 2, ..config() }, true);
     let (address, share) = (running.address, packets() / usize::try_from(SOCKETS).unwrap());
-    let asking = (0..SOCKETS).map(|seed| {
+    let clients = (0..SOCKETS).map(|seed| {
         let ask = if seed == 0 { ask_by_stream } else { ask_by_datagram };
         tokio::task::spawn_blocking(move || ask(address, seed, share))
     });
     let mut replies = 0;
-    for asked in asking.collect::<Vec<_>>() {
-        replies += asked.await.unwrap();
+    for client in clients.collect::<Vec<_>>() {
+        replies += client.await.unwrap();
     }
     println!("{} packets, {replies} replies", packets());
     assert!(replies > packets() / 2, "{replies} replies: too few packets were queries");

@@ -14,7 +14,7 @@ fn octets(text: &[u8]) -> Read {
 }
 
 /// Its records but those of the head.
-fn said(text: &str) -> Vec<String> {
+fn read_as(text: &str) -> Vec<String> {
     records(&tolerated(text).zone).split_off(1)
 }
 
@@ -25,23 +25,23 @@ fn warnings(text: &str) -> Vec<String> {
 #[test]
 fn a_ttl_may_be_zero_and_so_may_the_times_of_a_soa() {
     assert_eq!(
-        said("a 0 A 192.0.2.1\n$TTL 0\nb A 192.0.2.1\n"),
+        read_as("a 0 A 192.0.2.1\n$TTL 0\nb A 192.0.2.1\n"),
         ["a.example.com 0 A 192.0.2.1", "b.example.com 0 A 192.0.2.1"]
     );
     let zone = loaded("$TTL 1h\n@ SOA . . 0 0 0 4294967295 0\n@ NS .\n");
     let soa = zone.soa.unwrap();
     assert!(soa.mname.is_root() && soa.rname.is_root() && zone.nameservers[0].name.is_root());
     assert_eq!((soa.serial, soa.refresh, soa.retry), (Some(0), Ttl::ZERO, Ttl::ZERO));
-    // 2^31 seconds and more are not believed.
+    // 2^31 seconds and more are not used.
     assert_eq!((soa.expire.as_secs(), zone.negative_ttl), (3600, Ttl::ZERO));
 }
 
 #[test]
-fn a_ttl_of_half_the_range_or_more_is_not_believed() {
+fn a_ttl_of_half_the_range_or_more_is_not_used() {
     let text =
         "a 2147483648 A 192.0.2.1\n$TTL 60\nb 4294967295 A 192.0.2.1\n$TTL 2147483648\nc A 192.0.2.1\n";
     assert_eq!(
-        said(text),
+        read_as(text),
         ["a.example.com 3600 A 192.0.2.1", "b.example.com 60 A 192.0.2.1", "c.example.com 3600 A 192.0.2.1"]
     );
     let found = warnings(text);
@@ -55,7 +55,7 @@ fn a_ttl_of_half_the_range_or_more_is_not_believed() {
 #[test]
 fn the_root_is_a_name_like_others_in_data() {
     assert_eq!(
-        said("a CNAME .\nb DNAME .\nc NS .\nd PTR .\ne SRV 0 0 0 .\n"),
+        read_as("a CNAME .\nb DNAME .\nc NS .\nd PTR .\ne SRV 0 0 0 .\n"),
         [
             "a.example.com 3600 CNAME .",
             "b.example.com 3600 DNAME .",
@@ -70,7 +70,7 @@ fn the_root_is_a_name_like_others_in_data() {
 fn quotes_part_strings_wherever_they_are() {
     let texts = "a TXT \"a\"\"b\"\nb TXT \"a\"b\nc TXT v=\"b c\"d\nd TXT a\\\"b\n";
     assert_eq!(
-        said(texts),
+        read_as(texts),
         [
             r#"a.example.com 3600 TXT "a" "b""#,
             r#"b.example.com 3600 TXT "a" "b""#,
@@ -81,7 +81,7 @@ fn quotes_part_strings_wherever_they_are() {
 }
 
 #[test]
-fn owners_may_hold_any_octet_and_stand_in_quotes() {
+fn owners_may_hold_any_octet_and_may_be_quoted() {
     let zone =
         octets(b"caf\xe9 A 192.0.2.1\n\"a b\" A 192.0.2.1\nc\\ d A 192.0.2.1\ne\\;\\\"f A 192.0.2.1\n").zone;
     let names: Vec<_> = zone.records.iter().skip(1).map(|it| it.name.as_str()).collect();
@@ -99,7 +99,7 @@ fn owners_may_hold_any_octet_and_stand_in_quotes() {
 fn what_lies_outside_and_a_repeated_soa_are_passed_over_with_a_warning() {
     let text = "www.example.org. A 192.0.2.1\n A 192.0.2.2\n. NS x\nexample.org. SOA a b 1 2 3 4 5\n\
                 @ SOA ns1 john\\.doe 7 2h 10m 2w 1m\na A 192.0.2.3\n";
-    assert_eq!(said(text), ["a.example.com 3600 A 192.0.2.3"]);
+    assert_eq!(read_as(text), ["a.example.com 3600 A 192.0.2.3"]);
     let found = warnings(text);
     assert_eq!(found.len(), 4, "{found:#?}");
     assert_eq!(
@@ -130,14 +130,14 @@ fn ttls_of_one_set_that_differ_are_a_warning() {
 #[test]
 fn the_class_may_be_a_number_with_zeros_before_it() {
     for class in ["CLASS1", "CLASS001", "class01"] {
-        assert_eq!(said(&format!("a {class} 60 A 192.0.2.1\n")), ["a.example.com 60 A 192.0.2.1"]);
+        assert_eq!(read_as(&format!("a {class} 60 A 192.0.2.1\n")), ["a.example.com 60 A 192.0.2.1"]);
     }
 }
 
 #[test]
-fn an_old_signature_may_stand_beside_a_cname() {
+fn an_old_signature_may_be_beside_a_cname() {
     let sig = "SIG A 5 3 86400 20300101000000 20200101000000 1 example. AQID";
-    assert_eq!(said(&format!("a CNAME b\na {sig}\n")).len(), 2);
+    assert_eq!(read_as(&format!("a CNAME b\na {sig}\n")).len(), 2);
     assert!(
         errors(&format!("a CNAME b\na {sig}\na TXT x\n"))[0].contains("is a CNAME, and there is other data")
     );
@@ -145,7 +145,7 @@ fn an_old_signature_may_stand_beside_a_cname() {
 
 #[test]
 fn lines_end_as_on_every_system() {
-    assert_eq!(said("a A 192.0.2.1\r\nb A 192.0.2.2\rc A 192.0.2.3\n").len(), 3);
+    assert_eq!(read_as("a A 192.0.2.1\r\nb A 192.0.2.2\rc A 192.0.2.3\n").len(), 3);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn every_type_is_known_by_its_name() {
 }
 
 #[test]
-fn a_name_server_has_its_address_where_the_zone_says_nothing_of_it() {
+fn a_name_server_has_its_address_where_the_zone_has_none() {
     for fine in [
         "@ NS ns.sub\nsub NS ns.elsewhere.\n",
         "@ NS sub\nsub NS ns.elsewhere.\n",
@@ -209,7 +209,7 @@ fn a_name_server_has_its_address_where_the_zone_says_nothing_of_it() {
 
 #[test]
 fn a_delegation_may_be_redirected_too() {
-    assert_eq!(said("a DNAME x.\na NS y.\n").len(), 2);
+    assert_eq!(read_as("a DNAME x.\na NS y.\n").len(), 2);
 }
 
 #[test]

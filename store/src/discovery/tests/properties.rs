@@ -142,10 +142,10 @@ proptest! {
                         let deregistered = !is_listed && *new > index && stay
                             && doubt.is_none_or(|it| it.cause == Cause::Critical);
                         let sees = world.sight == Sight::Sees || !rows.is_empty();
-                        let believed = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
+                        let accepted = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
                             it.cause == Cause::Missing && Moment(world.now).since(it.since) >= BELIEVE_AFTER
                         });
-                        drained || maintained || critical || deregistered || believed || (renamed && !is_listed)
+                        drained || maintained || critical || deregistered || accepted || (renamed && !is_listed)
                     }
                     Step::Outage | Step::Waits(_) | Step::Sees(_) => false,
                 };

@@ -16,30 +16,25 @@
 //! The listener that `hickory-server` brings is not used: it awaits each handshake inside its accept loop and serves
 //! one stream after the other. Its `Request`, `RequestHandler` and `ResponseHandler` do not fit either. They exist for
 //! packets that parse and for replies built from records, while all transports here share one function from packet to
-//! packet that also answers what does not parse, and whose cookies, rate limits and refusals would be passed by.
+//! packet that also answers what does not parse, and whose cookies, rate limits and refusals would be bypassed.
 
 mod doq;
 mod http3;
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
 
 use super::{
-    Answers, BUFFER, Config, Error,
+    ListenerContext, Responder,
     connection::ConnectionContext,
     end,
     limits::{Limits, Place},
-    socket,
     tls::Certificate,
 };
 use crate::{
@@ -64,98 +59,19 @@ const MAX_HANDSHAKES_OF_CLIENT: usize = 64;
 /// From this many open handshakes on, a client has to prove its address before it is given any memory.
 const RETRY_FROM: usize = 64;
 
-/// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spoken {
-    Doq,
-    Http3,
-}
-
-impl Spoken {
-    const fn transport(self) -> Transport {
-        match self {
-            Self::Doq => Transport::Quic,
-            Self::Http3 => Transport::Http3,
-        }
-    }
-}
-
-/// The listeners over QUIC, bound; those without a certificate do not answer yet.
-#[derive(Debug)]
-pub(super) struct Listeners {
-    sockets: Vec<(UdpSocket, Spoken)>,
-    certificate: Certificate,
-    pub(super) quic: Vec<SocketAddr>,
-    pub(super) http3: Vec<SocketAddr>,
-}
-
-impl Listeners {
-    pub(super) fn bind(config: &Config) -> Result<Self, Error> {
-        let certificate = config.certificate.clone();
-        let mut all = Self { sockets: Vec::new(), certificate, quic: Vec::new(), http3: Vec::new() };
-        for address in &config.quic_listen {
-            let at = all.add(*address, "QUIC", Spoken::Doq)?;
-            all.quic.push(at);
-        }
-        for address in &config.h3_listen {
-            let at = all.add(*address, "HTTP/3", Spoken::Http3)?;
-            all.http3.push(at);
-        }
-        Ok(all)
-    }
-
-    fn add(
-        &mut self,
-        address: SocketAddr,
-        protocol: &'static str,
-        spoken: Spoken,
-    ) -> Result<SocketAddr, Error> {
-        let bound = datagram_socket(address).map_err(|source| Error::Listen { address, protocol, source })?;
-        let at = bound.local_addr().map_err(Error::Register)?;
-        self.sockets.push((bound, spoken));
-        Ok(at)
-    }
-
-    pub(super) fn spawn(
-        self,
-        tasks: &mut JoinSet<()>,
-        limits: &Limits,
-        exchange: &impl Answers,
-        stopped: &watch::Receiver<bool>,
-    ) {
-        for (socket, spoken) in self.sockets {
-            let certificate = self.certificate.clone();
-            let (limits, exchange) = (limits.clone(), exchange.clone());
-            let serving = serve(socket, spoken, certificate, limits, exchange, stopped.clone());
-            tasks.spawn(store::vital::task("a listener of DNS over QUIC", serving));
-        }
-    }
-}
-
-fn datagram_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = socket(address, socket2::Type::DGRAM, socket2::Protocol::UDP)?;
-    // As much as the system allows: what comes while others are served waits there.
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
 /// Serves as soon as there is a certificate, until the end.
-async fn serve(
+pub(super) async fn serve(
     socket: UdpSocket,
-    spoken: Spoken,
+    transport: Transport,
     certificate: Certificate,
-    limits: Limits,
-    exchange: impl Answers,
-    mut stopped: watch::Receiver<bool>,
+    shared: ListenerContext<impl Responder>,
 ) {
+    let ListenerContext { responder, limits, mut stopped } = shared;
     if !certificate.is_there(&mut stopped).await {
         return;
     }
     // Connections are accepted with the newest certificate each; the endpoint needs one to accept any.
-    let opened = server_config(&certificate, spoken, limits.idle)
+    let opened = server_config(&certificate, transport, limits.idle)
         .ok_or_else(|| std::io::Error::other("the certificate cannot be offered with TLS 1.3"))
         .and_then(|config| {
             let config = ServerConfig::clone(&config);
@@ -164,11 +80,11 @@ async fn serve(
     let endpoint = match opened {
         Ok(endpoint) => endpoint,
         Err(error) => {
-            tracing::error!(%error, ?spoken, "a listener over QUIC cannot be opened and stays shut");
+            tracing::error!(%error, ?transport, "a listener over QUIC cannot be opened and stays shut");
             return end(&mut stopped).await;
         }
     };
-    let doors = Doors::new(limits);
+    let handshake_limits = HandshakeLimits::new(limits);
     let mut connections = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -178,24 +94,24 @@ async fn serve(
         };
         // The endpoint ends only when its socket fails for good.
         let Some(incoming) = incoming else {
-            tracing::error!(?spoken, "a listener over QUIC lost its socket");
-            exchange.metrics().socket_errors.increment();
+            tracing::error!(?transport, "a listener over QUIC lost its socket");
+            responder.metrics().socket_errors.increment();
             return end(&mut stopped).await;
         };
         while connections.try_join_next().is_some() {}
-        let Some((incoming, entry)) = doors.admit(incoming, exchange.metrics()) else { continue };
-        let Some(config) = server_config(&certificate, spoken, doors.limits.idle) else {
+        let Some((incoming, entry)) = handshake_limits.admit(incoming, responder.metrics()) else { continue };
+        let Some(config) = server_config(&certificate, transport, handshake_limits.limits.idle) else {
             incoming.refuse();
             continue;
         };
         let context = ConnectionContext {
-            exchange: exchange.clone(),
+            responder: responder.clone(),
             peer: incoming.remote_address(),
-            transport: spoken.transport(),
-            idle: doors.limits.idle,
+            transport,
+            idle: handshake_limits.limits.idle,
             stopped: stopped.clone(),
         };
-        connections.spawn(connect(incoming, entry, config, spoken, doors.clone(), context));
+        connections.spawn(connect(incoming, entry, config, handshake_limits.clone(), context));
     }
     endpoint.set_server_config(None);
     while connections.join_next().await.is_some() {}
@@ -205,7 +121,7 @@ async fn serve(
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
-struct Doors {
+struct HandshakeLimits {
     /// Connections by client, over all transports.
     limits: Limits,
     /// Connections whose handshake ended.
@@ -215,7 +131,7 @@ struct Doors {
     handshakes_of_client: Limits,
 }
 
-/// What a client holds while it shakes hands.
+/// What a client holds during its handshake.
 #[derive(Debug)]
 struct Entry {
     _handshake: OwnedSemaphorePermit,
@@ -230,7 +146,7 @@ impl Entry {
     }
 }
 
-impl Doors {
+impl HandshakeLimits {
     fn new(limits: Limits) -> Self {
         Self {
             // A semaphore counts no further than this, and no system has as many connections.
@@ -252,7 +168,7 @@ impl Doors {
         let proven = if incoming.remote_address_validated() {
             let client = incoming.remote_address().ip();
             let Some(places) = self.handshakes_of_client.admit(client).zip(self.limits.admit(client)) else {
-                metrics.refused_client.increment();
+                metrics.refused_client().increment();
                 incoming.refuse();
                 return None;
             };
@@ -266,7 +182,7 @@ impl Doors {
                 Some((incoming, Entry { _handshake, proven }))
             }
             Ok(_) | Err(_) => {
-                metrics.refused_full.increment();
+                metrics.refused_full().increment();
                 incoming.refuse();
                 None
             }
@@ -274,14 +190,13 @@ impl Doors {
     }
 }
 
-/// Shakes hands, within the idle limit, and serves the connection.
+/// Completes the handshake, within the idle limit, and serves the connection.
 async fn connect(
     incoming: Incoming,
     entry: Entry,
     config: Arc<ServerConfig>,
-    spoken: Spoken,
-    doors: Doors,
-    mut context: ConnectionContext<impl Answers>,
+    handshake_limits: HandshakeLimits,
+    mut context: ConnectionContext<impl Responder>,
 ) {
     let connecting = match incoming.accept_with(config) {
         Ok(connecting) => connecting,
@@ -298,50 +213,54 @@ async fn connect(
         Err(_) => return failed(&context, "it took too long"),
     };
     let ip = connection.remote_address().ip();
-    let place = entry.established(|| doors.limits.admit(ip));
-    let metrics = context.exchange.metrics();
-    let surplus = match (place, Arc::clone(&doors.connections).try_acquire_owned()) {
+    let place = entry.established(|| handshake_limits.limits.admit(ip));
+    let metrics = context.responder.metrics();
+    let surplus = match (place, Arc::clone(&handshake_limits.connections).try_acquire_owned()) {
         (Some(place), Ok(one)) => Ok((place, one)),
-        (None, _) => Err((&metrics.refused_client, "this client has too many connections")),
-        (_, Err(_)) => Err((&metrics.refused_full, "there are too many connections")),
+        (None, _) => Err((metrics.refused_client(), "this client has too many connections")),
+        (_, Err(_)) => Err((metrics.refused_full(), "there are too many connections")),
     };
     let _places = match surplus {
         Ok(places) => places,
         Err((counter, why)) => {
             counter.increment();
-            let code = match spoken {
-                Spoken::Doq => doq::EXCESSIVE_LOAD,
-                Spoken::Http3 => http3::EXCESSIVE_LOAD,
+            let code = match context.transport {
+                Transport::Http3 => http3::EXCESSIVE_LOAD,
+                _ => doq::EXCESSIVE_LOAD,
             };
             return connection.close(code, why.as_bytes());
         }
     };
     let _counted = OpenConnection::new(metrics, context.transport);
-    match spoken {
-        Spoken::Doq => doq::serve(connection, context).await,
-        Spoken::Http3 => http3::serve(connection, context).await,
+    match context.transport {
+        Transport::Http3 => http3::serve(connection, context).await,
+        _ => doq::serve(connection, context).await,
     }
 }
 
-fn failed(context: &ConnectionContext<impl Answers>, why: &str) {
+fn failed(context: &ConnectionContext<impl Responder>, why: &str) {
     tracing::debug!(why, peer = %context.peer, "a QUIC handshake failed");
-    context.exchange.metrics().failed_handshakes.increment();
+    context.responder.metrics().failed_handshakes.increment();
 }
 
 /// How connections are accepted from now on.
-fn server_config(certificate: &Certificate, spoken: Spoken, idle: Duration) -> Option<Arc<ServerConfig>> {
-    let mut config = ServerConfig::with_crypto(certificate.quic(spoken == Spoken::Http3)?);
-    config.transport_config(Arc::new(transport(spoken, idle)));
+fn server_config(
+    certificate: &Certificate,
+    transport: Transport,
+    idle: Duration,
+) -> Option<Arc<ServerConfig>> {
+    let mut config = ServerConfig::with_crypto(certificate.quic(transport)?);
+    config.transport_config(Arc::new(settings(transport, idle)));
     // A connection counts against the client it came from, so it does not move to another address.
     config.migration(false);
     config.max_incoming(MAX_HANDSHAKES);
     Some(Arc::new(config))
 }
 
-fn transport(spoken: Spoken, idle: Duration) -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let unidirectional = if spoken == Spoken::Http3 { UNIDIRECTIONAL_STREAMS } else { 0 };
-    transport
+fn settings(transport: Transport, idle: Duration) -> TransportConfig {
+    let mut settings = TransportConfig::default();
+    let unidirectional = if transport == Transport::Http3 { UNIDIRECTIONAL_STREAMS } else { 0 };
+    settings
         .max_concurrent_bidi_streams(STREAMS.into())
         .max_concurrent_uni_streams(unidirectional.into())
         .stream_receive_window(WINDOWS.0.into())
@@ -350,7 +269,7 @@ fn transport(spoken: Spoken, idle: Duration) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         // For clients that vanished. One that only keeps its connection alive meets our own idle limit.
         .max_idle_timeout(idle.try_into().ok());
-    transport
+    settings
 }
 
 /// An application's error code.

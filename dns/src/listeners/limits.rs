@@ -23,9 +23,7 @@ impl Limits {
         let clients = Clients { most: per_client, open: Mutex::default() };
         Self { connections, idle, clients: Arc::new(clients) }
     }
-}
 
-impl Limits {
     /// One of a client's connections, unless it has as many as it may.
     pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
         self.clients.admit(peer)

@@ -2,8 +2,8 @@
 //!
 //! The only unsafe code of the project. One system call for up to 64 datagrams each way is what brings a query
 //! within reach of a bare echo's cost; the numbers are in the crate's documentation. No safe wrapper that is kept up
-//! covers both calls with control messages, which are needed to reply from the address that was asked where a socket
-//! listens on all of them.
+//! covers both calls with control messages, which are needed to reply from the address that a query was sent to, where a
+//! socket listens on all of them.
 //!
 //! All memory the kernel writes to lives in one heap allocation that is reached through one raw pointer only, so that
 //! the pointers inside the message headers stay valid for as long as the batch lives. Its parts are lent out one at
@@ -21,13 +21,13 @@ use std::{
 };
 
 /// Datagrams taken at once. More would hold replies back for longer than it saves.
-pub(super) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// The longest query that is taken whole, and an octet more, so that a longer one shows.
-pub(super) const MAX_QUERY: usize = crate::packet::MAX_QUERY + 1;
+pub(crate) const MAX_QUERY: usize = crate::packet::MAX_QUERY + 1;
 
-/// The longest reply, with room to spare.
-pub(super) const MAX_REPLY: usize = 1280;
+/// The longest reply that has a place in the batch, in octets: what passes every path, with room to spare.
+pub(crate) const MAX_REPLY: usize = 1280;
 
 /// One more cache line than a power of two, so that the first lines of all buffers do not share a cache set.
 #[repr(C, align(64))]
@@ -51,32 +51,53 @@ struct Memory {
 }
 
 /// Up to [`BATCH`] datagrams and the replies to them.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     memory: NonNull<Memory>,
     /// Headers the kernel has written to; before the first system call all of them.
     received: usize,
     replies: usize,
-    /// Ask for the address a datagram was sent to, and reply from there.
+    /// Replies that are too long for their place in `memory`, kept until the batch is sent.
+    long: Vec<Vec<u8>>,
+    /// Whether the address that a datagram was sent to is requested, so that the reply leaves from there.
     wildcard: bool,
+}
+
+/// Room for the reply to one datagram.
+pub(crate) struct Room<'a> {
+    /// The place that a reply of at most [`MAX_REPLY`] octets is sent from.
+    pub(crate) place: &'a mut [u8],
+    long: &'a mut Vec<u8>,
+}
+
+impl Room<'_> {
+    /// Takes a reply of any length, and returns its length.
+    pub(crate) fn put(self, reply: Vec<u8>) -> usize {
+        let octets = reply.len();
+        match self.place.get_mut(..octets) {
+            Some(place) => place.copy_from_slice(&reply),
+            None => *self.long = reply,
+        }
+        octets
+    }
 }
 
 /// How the sending of a batch went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Replies the system did not take.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Batch {
     /// An empty batch; `wildcard` for sockets that listen on every address.
-    pub(super) fn new(wildcard: bool) -> Self {
+    pub(crate) fn new(wildcard: bool) -> Self {
         let memory: Box<MaybeUninit<Memory>> = Box::new_zeroed();
         // SAFETY: every part of `Memory` is integers, arrays of them or raw pointers, for which all zeroes is a value.
         let memory = unsafe { memory.assume_init() };
         let memory = NonNull::from(Box::leak(memory));
         let p = memory.as_ptr();
         for at in 0..BATCH {
-            // SAFETY: `p` is valid for reads and writes, `at` is within every array, and nobody else has the memory.
+            // SAFETY: `p` is valid for reads and writes, `at` is within every array, and nothing else has the memory.
             unsafe {
                 (*p).vectors[at] =
                     libc::iovec { iov_base: addr_of_mut!((*p).queries[at]).cast(), iov_len: MAX_QUERY };
@@ -90,7 +111,7 @@ impl Batch {
             }
         }
         // All headers have to be armed before the first of them is used.
-        Self { memory, received: BATCH, replies: 0, wildcard }
+        Self { memory, received: BATCH, replies: 0, long: Vec::new(), wildcard }
     }
 
     /// Undoes what the kernel noted in the headers it filled.
@@ -107,11 +128,11 @@ impl Batch {
         }
     }
 
-    /// Waits for a datagram, and takes what else has come by then. Says how many there are.
+    /// Waits for a datagram, and takes what else has come by then. Returns how many there are.
     ///
     /// # Errors
-    /// What the system says; `WouldBlock` when the socket's read timeout ran out.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// The error of the system; `WouldBlock` when the socket's read timeout ran out.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         self.rearm();
         (self.received, self.replies) = (0, 0);
         // SAFETY: the headers point into `self.memory`, which outlives the call and is not lent out; their lengths are
@@ -129,36 +150,50 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// Shows each datagram to `answer`, with its sender and room for a reply of [`MAX_REPLY`] octets; `answer`
-    /// says how many octets to send, none for no reply.
-    pub(super) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, &mut [u8]) -> usize) {
+    /// Shows each datagram to `answer`, with its sender and room for a reply; `answer` returns how many octets
+    /// to send, zero for no reply.
+    pub(crate) fn answer(&mut self, mut answer: impl FnMut(&[u8], SocketAddr, Room<'_>) -> usize) {
         let p = self.memory.as_ptr();
+        let mut long = Vec::new();
         for at in 0..self.received {
             // SAFETY: `p` is valid and `at` below `BATCH`. The slices are of different arrays, live until `answer`
             // returns and are within their arrays. All octets are initialised: by zeroes, or by the kernel.
             let octets = unsafe {
                 let length = ((*p).incoming[at].msg_len as usize).min(MAX_QUERY);
                 let query = slice::from_raw_parts(addr_of_mut!((*p).queries[at]).cast(), length);
-                let reply = slice::from_raw_parts_mut(addr_of_mut!((*p).replies[at]).cast(), MAX_REPLY);
+                let place = slice::from_raw_parts_mut(addr_of_mut!((*p).replies[at]).cast(), MAX_REPLY);
                 match address(&(*p).peers[at]) {
-                    Some(peer) => answer(query, peer, reply),
+                    Some(peer) => answer(query, peer, Room { place, long: &mut long }),
                     None => 0,
                 }
             };
-            if octets > 0 {
-                self.queue(at, octets.min(MAX_REPLY));
+            if octets > MAX_REPLY {
+                self.queue_long(at, std::mem::take(&mut long));
+            } else if octets > 0 {
+                // SAFETY: the reply to datagram `at` has its place in the memory, which lives as long as the batch.
+                unsafe { self.queue(at, addr_of_mut!((*p).replies[at]).cast(), octets) };
             }
         }
     }
 
-    fn queue(&mut self, at: usize, octets: usize) {
+    #[cold]
+    fn queue_long(&mut self, at: usize, mut reply: Vec<u8>) {
+        let (start, octets) = (reply.as_mut_ptr(), reply.len());
+        self.long.push(reply);
+        // SAFETY: `self.long` keeps the reply until the batch was sent; that the vector moves leaves its octets in place.
+        unsafe { self.queue(at, start, octets) };
+    }
+
+    /// Queues the reply to datagram `at`.
+    ///
+    /// # Safety
+    /// The reply must have so many octets from `start` on, and must stay there until the batch was sent.
+    unsafe fn queue(&mut self, at: usize, start: *mut u8, octets: usize) {
         let p = self.memory.as_ptr();
         let to = self.replies;
-        // SAFETY: `p` is valid; `at` and `to` are below `BATCH`, since at most one reply is queued per datagram; `octets`
-        // is within the reply.
+        // SAFETY: `p` is valid; `at` and `to` are below `BATCH`, since at most one reply is queued per datagram.
         unsafe {
-            (*p).reply_vectors[to] =
-                libc::iovec { iov_base: addr_of_mut!((*p).replies[at]).cast(), iov_len: octets };
+            (*p).reply_vectors[to] = libc::iovec { iov_base: start.cast(), iov_len: octets };
             let mut header: libc::msghdr = zeroed();
             header.msg_name = addr_of_mut!((*p).peers[at]).cast();
             header.msg_namelen = (*p).incoming[at].msg_hdr.msg_namelen;
@@ -173,12 +208,12 @@ impl Batch {
         self.replies += 1;
     }
 
-    /// Sends the replies. A reply that the system does not take is given up: its asker will ask again.
-    pub(super) fn send(&mut self, socket: &UdpSocket) -> Sent {
+    /// Sends the replies. A reply that the system does not take is dropped: the client will retry.
+    pub(crate) fn send(&mut self, socket: &UdpSocket) -> Sent {
         let mut sent = Sent::default();
         let mut done = 0;
         while done < self.replies {
-            // SAFETY: headers `done..replies` were written by `queue` and point into memory that is not lent out.
+            // SAFETY: headers `done..replies` were written by `queue` and point to what stays until they are sent, which is not lent out.
             let taken = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
@@ -197,6 +232,7 @@ impl Batch {
             }
         }
         self.replies = 0;
+        self.long.clear();
         sent
     }
 }
@@ -208,73 +244,11 @@ impl Drop for Batch {
     }
 }
 
-/// The address a datagram was sent to, in the form in which its reply has to name it. Empty for sockets that do not tell.
-pub(crate) struct Asked {
-    control: Control,
-    length: usize,
-}
-
-/// Takes one datagram, for sockets that are not worth a batch.
+/// Requests the address that each datagram was sent to, by the option of the socket's family.
 ///
 /// # Errors
-/// What the system says; `WouldBlock` when there is none.
-pub(crate) fn receive_one(
-    socket: &impl std::os::fd::AsRawFd,
-    packet: &mut [u8],
-) -> io::Result<(usize, SocketAddr, Asked)> {
-    let mut asked = Asked { control: Control([0; 64]), length: 0 };
-    let mut vector = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
-    // SAFETY: both are integers, arrays of them or raw pointers, for which all zeroes is a value.
-    let (mut peer, mut header): (libc::sockaddr_storage, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
-    header.msg_name = (&raw mut peer).cast();
-    header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    header.msg_control = (&raw mut asked.control).cast();
-    header.msg_controllen = size_of::<Control>() as _;
-    // SAFETY: the header points to what lives until the call returns, with the lengths of what it points to.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
-    let octets = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the call above filled the header, and its control messages are still where it says.
-    if unsafe { reply_from(&raw mut header) } {
-        asked.length = header.msg_controllen;
-    }
-    let peer = address(&peer).ok_or_else(|| io::Error::other("a datagram without a sender"))?;
-    Ok((octets, peer, asked))
-}
-
-/// Sends one reply, from the address that was asked.
-///
-/// # Errors
-/// What the system says; `WouldBlock` when there is no room for it now.
-pub(crate) fn send_one(
-    socket: &impl std::os::fd::AsRawFd,
-    reply: &[u8],
-    peer: SocketAddr,
-    asked: &Asked,
-) -> io::Result<()> {
-    let peer = socket2::SockAddr::from(peer);
-    let mut vector = libc::iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-    // SAFETY: integers and raw pointers, for which all zeroes is a value.
-    let mut header: libc::msghdr = unsafe { zeroed() };
-    header.msg_name = peer.as_ptr().cast_mut().cast();
-    header.msg_namelen = peer.len();
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    if asked.length > 0 {
-        header.msg_control = (&raw const asked.control).cast_mut().cast();
-        header.msg_controllen = asked.length as _;
-    }
-    // SAFETY: the header points to what lives until the call returns, and the system only reads it.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Asks for the address each datagram was sent to, by the option of the socket's family.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn tell_addresses(
+/// The error of the system.
+pub(crate) fn request_addresses(
     socket: &impl std::os::fd::AsRawFd,
     level: libc::c_int,
     option: libc::c_int,
@@ -297,7 +271,7 @@ pub(super) fn tell_addresses(
 /// The sender, as the kernel wrote it.
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let storage = ptr::from_ref(storage);
-    // SAFETY: `sockaddr_storage` is as large as, and aligned for, every address; which one it is its family says.
+    // SAFETY: `sockaddr_storage` is as large as, and aligned for, every address; its family is that of the address.
     match unsafe { i32::from((*storage).ss_family) } {
         libc::AF_INET => {
             let v4 = unsafe { &*storage.cast::<libc::sockaddr_in>() };
@@ -313,13 +287,13 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Turns the packet information of a datagram into that of its reply: from the address it was sent to, by whatever
-/// interface the routes say. False if there is none.
+/// Changes the packet information of a datagram into that of its reply: from the address that it was sent to, by the
+/// interface that the routes select. False if there is none.
 ///
 /// # Safety
-/// `header` must have been filled by `recvmmsg`, and its control messages must be where it says.
+/// `header` must have been filled by `recvmmsg`, and its control messages must be where it points.
 unsafe fn reply_from(header: *mut libc::msghdr) -> bool {
-    // SAFETY: as promised by the caller; the data of these two messages is what their types say, and is read and
+    // SAFETY: as promised by the caller; the data of these two messages is of their types, and is read and
     // written without regard to its alignment.
     unsafe {
         let message = libc::CMSG_FIRSTHDR(header);
@@ -361,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_comes_and_goes_as_it_was() {
+    fn a_batch_is_received_and_replied_to() {
         let (server, address) = socket();
         let (client, client_address) = socket();
         let mut batch = Batch::new(false);
@@ -372,10 +346,10 @@ mod tests {
             let mut seen = 0;
             while seen < 100 {
                 seen += batch.receive(&server).unwrap();
-                batch.answer(|query, peer, reply| {
+                batch.answer(|query, peer, room| {
                     assert_eq!(peer, client_address);
-                    reply[..query.len()].copy_from_slice(query);
-                    reply[query.len()] = round;
+                    room.place[..query.len()].copy_from_slice(query);
+                    room.place[query.len()] = round;
                     // Every third is not replied to.
                     if query[0] % 3 == 0 { 0 } else { query.len() + 1 }
                 });
@@ -391,7 +365,36 @@ mod tests {
     }
 
     #[test]
-    fn a_long_datagram_is_cut_off_and_harms_nobody() {
+    fn replies_of_any_length_leave_in_one_batch() {
+        let (server, address) = socket();
+        let (client, client_address) = socket();
+        let mut batch = Batch::new(false);
+        let lengths = [1, MAX_REPLY, MAX_REPLY + 1, 9000, 65_507, 2];
+        for _ in 0..2 {
+            for (number, _) in (0_u8..).zip(lengths) {
+                client.send_to(&[number], address).unwrap();
+            }
+            let mut seen = 0;
+            while seen < lengths.len() {
+                seen += batch.receive(&server).unwrap();
+                batch.answer(|query, peer, room| {
+                    assert_eq!(peer, client_address);
+                    room.put(vec![query[0]; lengths[usize::from(query[0])]])
+                });
+                assert_eq!(batch.send(&server), Sent::default());
+                assert!(batch.long.is_empty(), "nothing is kept of what was sent");
+            }
+            let mut buffer = vec![0; 70_000];
+            for (number, length) in (0_u8..).zip(lengths) {
+                let (octets, from) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!((octets, from), (length, address));
+                assert!(buffer[..octets].iter().all(|octet| *octet == number));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_datagram_is_cut_off_without_harm() {
         let (server, address) = socket();
         let (client, _) = socket();
         client.send_to(&[7; 9000], address).unwrap();

@@ -1,7 +1,7 @@
 //! DNS over HTTPS (RFC 8484), over HTTP/2 or HTTP/1.1 as the client chose by ALPN.
 //!
-//! A request becomes a message or a refusal with a line of text before an answer is looked up. What a client
-//! can make us keep is bounded: headers, streams, bodies, and the time between two requests.
+//! A request becomes a message or a refusal with a line of text before an answer is looked up. What is kept
+//! for a client is bounded: headers, streams, bodies, and the time between two requests.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Answers, connection::ConnectionContext, end};
+use super::{Responder, connection::ConnectionContext, end};
 use crate::{options, packet::Dropped};
 
 const PATH: &str = "/dns-query";
@@ -41,7 +41,7 @@ const MAX_BUFFER: usize = 128 * 1024;
 const WINDOWS: (u32, u32) = (65_535, 256 * 1024);
 
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Answers>) {
+pub(super) async fn serve(stream: TlsStream<TcpStream>, context: ConnectionContext<impl Responder>) {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let began = Arc::new(Notify::new());
     let service = {
@@ -88,7 +88,7 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
     mut connection: std::pin::Pin<&mut C>,
     finish: fn(std::pin::Pin<&mut C>),
     began: &Notify,
-    mut context: ConnectionContext<impl Answers>,
+    mut context: ConnectionContext<impl Responder>,
 ) {
     let mut deadline = Instant::now() + context.idle;
     let idle = loop {
@@ -100,16 +100,16 @@ async fn until_idle<C: Future<Output = hyper::Result<()>>>(
         }
     };
     if idle {
-        context.exchange.metrics().idle_connections.increment();
+        context.responder.metrics().idle_connections.increment();
     }
     finish(connection.as_mut());
     match timeout(context.idle, connection).await {
         Ok(ended) => log(ended, &context),
-        Err(_) => context.exchange.metrics().slow_connections.increment(),
+        Err(_) => context.responder.metrics().slow_connections.increment(),
     }
 }
 
-fn log(ended: hyper::Result<()>, context: &ConnectionContext<impl Answers>) {
+fn log(ended: hyper::Result<()>, context: &ConnectionContext<impl Responder>) {
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %context.peer, "an HTTP connection ended early");
     }
@@ -146,7 +146,7 @@ const NOT_DNS: Refusal =
 /// The response to a request, over any version of HTTP.
 pub(super) async fn respond<B>(
     request: Request<B>,
-    context: &ConnectionContext<impl Answers>,
+    context: &ConnectionContext<impl Responder>,
 ) -> Response<Bytes>
 where
     B: Body<Data = Bytes>,
@@ -162,7 +162,7 @@ where
     match outcome {
         Ok(reply) => answer(reply),
         Err(refusal) => {
-            context.exchange.metrics().refuse_http(refusal.status.as_u16());
+            context.responder.metrics().refuse_http(refusal.status.as_u16());
             refused(refusal)
         }
     }
@@ -185,7 +185,7 @@ where
             match timeout(patience, body).await {
                 Ok(Ok(body)) => {
                     let body = body.to_bytes();
-                    // HTTP/1.1 and HTTP/2 never come so far; over HTTP/3 this is ours to see (RFC 9114 §4.1.2).
+                    // hyper checks this for HTTP/1.1 and HTTP/2; over HTTP/3 it is checked here (RFC 9114 §4.1.2).
                     if length.is_some_and(|length| length != body.len()) {
                         return Err(BAD_LENGTH);
                     }
@@ -200,7 +200,7 @@ where
     }
 }
 
-/// What a POST's headers promise: a DNS message of possible length, which they may name.
+/// Checks the headers of a POST: the type of a DNS message, and its length if they have one.
 fn announced(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let kind = text(CONTENT_TYPE).and_then(|it| it.split(';').next()).unwrap_or_default();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_as_long_as_its_length_says() {
+    async fn a_body_has_the_length_of_its_header() {
         let with = |lengths: &[&'static str]| {
             let mut request = Request::post("/dns-query").header(CONTENT_TYPE, MESSAGE);
             for length in lengths {

@@ -6,8 +6,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Answers, ConnectionContext, code, end};
-use crate::{options, packet::Dropped};
+use super::{ConnectionContext, Responder, code, end};
+use crate::packet::Dropped;
 
 /// RFC 9250 §8.4: the connection ends, and nothing is wrong.
 pub(super) const NO_ERROR: VarInt = code(0);
@@ -30,7 +30,7 @@ const MAX: usize = PREFIX + 65_535;
 struct Violation(&'static str);
 
 /// Answers the queries of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Answers>) {
+pub(super) async fn serve(connection: Connection, mut context: ConnectionContext<impl Responder>) {
     let mut streams = JoinSet::new();
     let mut deadline = Instant::now() + context.idle;
     loop {
@@ -52,7 +52,7 @@ pub(super) async fn serve(connection: Connection, mut context: ConnectionContext
                 }
             },
             () = sleep_until(deadline), if streams.is_empty() => {
-                context.exchange.metrics().idle_connections.increment();
+                context.responder.metrics().idle_connections.increment();
                 break;
             }
         }
@@ -66,7 +66,7 @@ pub(super) async fn serve(connection: Connection, mut context: ConnectionContext
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unanswered {
     Violation(Violation),
-    /// The client gave the query up, or the connection is gone.
+    /// The client cancelled the query, or the connection is gone.
     GivenUp,
     /// The query did not come within the idle limit.
     Late,
@@ -85,7 +85,7 @@ impl From<Violation> for Unanswered {
 async fn exchange(
     mut reply: SendStream,
     mut query: RecvStream,
-    context: ConnectionContext<impl Answers>,
+    context: ConnectionContext<impl Responder>,
 ) -> Result<(), Violation> {
     let unanswered = match answer(&mut query, &context).await {
         Ok(framed) => {
@@ -111,17 +111,20 @@ async fn exchange(
 /// Reads a query, and gives the reply behind its length.
 async fn answer(
     query: &mut RecvStream,
-    context: &ConnectionContext<impl Answers>,
+    context: &ConnectionContext<impl Responder>,
 ) -> Result<Vec<u8>, Unanswered> {
     let mut octets = Vec::new();
     match timeout(context.idle, read(query, &mut octets)).await {
         Ok(read) => read?,
-        // A whole query of which the client did not say that it is all.
+        // A whole query, but the client did not end the stream.
         Err(_) if missing(&octets) == Some(0) => return Err(Violation("a stream without an end").into()),
         Err(_) => return Err(Unanswered::Late),
     }
-    let reply = match context.reply(message(&octets)?).await {
-        Ok(reply) => reply,
+    let reply = match context.respond(message(&octets)?).await {
+        Ok(response) if response.requested.keepalive => {
+            return Err(Violation("the option edns-tcp-keepalive").into());
+        }
+        Ok(response) => context.dress(response),
         Err(Dropped::Defect) => return Err(Unanswered::Defect),
         Err(_) => return Err(Violation("a message that is no query").into()),
     };
@@ -146,13 +149,13 @@ async fn read(query: &mut RecvStream, octets: &mut Vec<u8>) -> Result<(), Unansw
     }
 }
 
-async fn send(reply: &mut SendStream, framed: &[u8], context: &ConnectionContext<impl Answers>) {
+async fn send(reply: &mut SendStream, framed: &[u8], context: &ConnectionContext<impl Responder>) {
     match timeout(context.idle, reply.write_all(framed)).await {
         Ok(Ok(())) => drop(reply.finish()),
         // The client does not want it any more.
         Ok(Err(_)) => {}
         Err(_) => {
-            context.exchange.metrics().slow_connections.increment();
+            context.responder.metrics().slow_connections.increment();
             let _ = reply.reset(REQUEST_CANCELLED);
         }
     }
@@ -176,9 +179,6 @@ fn message(octets: &[u8]) -> Result<&[u8], Violation> {
     let message = octets.get(PREFIX..).unwrap_or_default();
     if message.get(..2).is_some_and(|id| id != [0, 0]) {
         return Err(Violation("a message ID that is not zero"));
-    }
-    if options::asks_keepalive(message) {
-        return Err(Violation("the option edns-tcp-keepalive"));
     }
     Ok(message)
 }

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{super::https, Answers, ConnectionContext, code, end};
+use super::{super::https, ConnectionContext, Responder, code, end};
 
 /// H3_EXCESSIVE_LOAD (RFC 9114 §8.1).
 pub(super) const EXCESSIVE_LOAD: VarInt = code(0x107);
@@ -24,7 +24,7 @@ type Server = Connection<h3_quinn::Connection, Bytes>;
 type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
 
 /// Answers the requests of one connection until the client, the idle limit or the server's end ends it.
-pub(super) async fn serve(connection: quinn::Connection, mut context: ConnectionContext<impl Answers>) {
+pub(super) async fn serve(connection: quinn::Connection, mut context: ConnectionContext<impl Responder>) {
     let mut builder = h3::server::builder();
     builder.max_field_section_size(MAX_HEAD);
     // It needs streams that the client may withhold.
@@ -61,7 +61,7 @@ pub(super) async fn serve(connection: quinn::Connection, mut context: Connection
                 }
             },
             () = sleep_until(deadline), if requests.is_empty() => {
-                context.exchange.metrics().idle_connections.increment();
+                context.responder.metrics().idle_connections.increment();
                 break;
             }
         }
@@ -72,10 +72,10 @@ pub(super) async fn serve(connection: quinn::Connection, mut context: Connection
 }
 
 /// Reads one request and answers it, each within the idle limit.
-async fn exchange(resolver: Resolver, context: ConnectionContext<impl Answers>) {
+async fn exchange(resolver: Resolver, context: ConnectionContext<impl Responder>) {
     let Ok(Ok((head, stream))) = timeout(context.idle, resolver.resolve_request()).await else { return };
     let (mut reply, query) = stream.split();
-    // RFC 9110 §9.3.2: whatever the answer to a HEAD is, it has no content.
+    // RFC 9110 §9.3.2: no answer to a HEAD has content.
     let bare = head.method() == Method::HEAD;
     let request: Request<_> = head.map(|()| body(query));
     let (head, body) = https::respond(request, &context).await.into_parts();
@@ -89,7 +89,7 @@ async fn exchange(resolver: Resolver, context: ConnectionContext<impl Answers>) 
     match timeout(context.idle, sending).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, peer = %context.peer, "an HTTP/3 request ended early"),
-        Err(_) => context.exchange.metrics().slow_connections.increment(),
+        Err(_) => context.responder.metrics().slow_connections.increment(),
     }
 }
 

@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Answers, connection::ConnectionContext, end};
+use super::{Responder, connection::ConnectionContext, end};
 use crate::packet::Transport;
 
 /// The certificate of the encrypted listeners; clones share it. Empty until [`Certificate::set`].
@@ -45,10 +45,10 @@ impl Certificate {
         }));
     }
 
-    /// What is offered to clients that come over QUIC.
-    pub(super) fn quic(&self, http3: bool) -> Option<Arc<QuicServerConfig>> {
+    /// What is offered to clients that come over QUIC, or over HTTP/3.
+    pub(super) fn quic(&self, transport: Transport) -> Option<Arc<QuicServerConfig>> {
         let offers = self.0.borrow().clone()?;
-        if http3 { offers.http3 } else { offers.quic }
+        if transport == Transport::Http3 { offers.http3 } else { offers.quic }
     }
 
     /// Ready once there is one; false if the server ends before.
@@ -100,11 +100,11 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Shakes hands, within the idle limit.
+/// Completes the handshake, within the idle limit.
 pub(super) async fn handshake(
     stream: TcpStream,
     certificate: &Certificate,
-    context: &mut ConnectionContext<impl Answers>,
+    context: &mut ConnectionContext<impl Responder>,
 ) -> Option<TlsStream<TcpStream>> {
     let acceptor = certificate.acceptor(context.transport)?;
     let shaken = tokio::select! {
@@ -118,6 +118,6 @@ pub(super) async fn handshake(
         Err(_) => "it took too long".to_owned(),
     };
     tracing::debug!(why, peer = %context.peer, "a TLS handshake failed");
-    context.exchange.metrics().failed_handshakes.increment();
+    context.responder.metrics().failed_handshakes.increment();
     None
 }

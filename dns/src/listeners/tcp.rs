@@ -1,9 +1,9 @@
 //! DNS over a stream of octets, plain or encrypted: each message behind its length (RFC 1035 §4.2.2).
 //!
-//! One conversation is two halves with a short queue between them: while replies are on their way, the next
-//! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue is what bounds a client
-//! that asks and does not read: once it is full nothing more is read, and a reply that cannot be sent within the
-//! idle limit ends the conversation.
+//! One connection is served by two halves with a short queue between them: while replies are on their way, the next
+//! queries are read and answered (RFC 7766 §6.2.1.1), in the order they came. The queue bounds a client that
+//! sends queries and does not read: once it is full nothing more is read, and a reply that cannot be sent within the idle
+//! limit ends the connection.
 
 use std::{io, time::Duration};
 
@@ -13,14 +13,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answers, connection::ConnectionContext, end};
+use super::{Responder, connection::ConnectionContext, end};
 
 /// Replies that wait to be sent on one connection.
 const REPLIES: usize = 8;
 /// Octets read ahead on one connection.
 const AHEAD: usize = 4096;
 
-/// Why a conversation ended.
+/// Why a connection ended.
 #[derive(Debug)]
 enum Ending {
     /// The client closed it, or this server ends.
@@ -34,10 +34,10 @@ enum Ending {
 }
 
 /// Answers the queries of one connection until the client, an idle limit or the server's end ends it.
-pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Answers>) {
+pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite, context: ConnectionContext<impl Responder>) {
     let (reader, writer) = split(stream);
     let (replies, queue) = mpsc::channel(REPLIES);
-    let (reading, writing) = (listen(reader, replies, context.clone()), speak(writer, queue, context.idle));
+    let (reading, writing) = (read(reader, replies, context.clone()), send(writer, queue, context.idle));
     tokio::pin!(writing);
     let ending = tokio::select! {
         ending = reading => match writing.await {
@@ -47,7 +47,7 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite, context: Connecti
         // It ends first only when it fails: the other half holds its queue open.
         ending = &mut writing => ending,
     };
-    let metrics = context.exchange.metrics();
+    let metrics = context.responder.metrics();
     match ending {
         Ending::Orderly => {}
         Ending::Idle => metrics.idle_connections.increment(),
@@ -57,10 +57,10 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite, context: Connecti
 }
 
 /// Reads queries and puts their replies into the queue.
-async fn listen(
+async fn read(
     reader: impl AsyncRead + Unpin,
     replies: mpsc::Sender<Vec<u8>>,
-    mut context: ConnectionContext<impl Answers>,
+    mut context: ConnectionContext<impl Responder>,
 ) -> Ending {
     let mut reader = BufReader::with_capacity(AHEAD, reader);
     let mut query = Vec::new();
@@ -83,7 +83,7 @@ async fn listen(
     }
 }
 
-/// Reads one message; false where the stream ends instead. Memory is taken as octets come, not as they are
+/// Reads one message; false where the stream ends instead. Memory is allocated as octets come, not as they are
 /// announced.
 async fn message(reader: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> io::Result<bool> {
     query.clear();
@@ -97,7 +97,7 @@ async fn message(reader: &mut (impl AsyncRead + Unpin), query: &mut Vec<u8>) -> 
 }
 
 /// Sends what is in the queue, as much of it at once as there is.
-async fn speak(
+async fn send(
     mut writer: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Vec<u8>>,
     idle: Duration,
