@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     certificate::CertificateFiles,
-    reread::{Content, FileInUse, Files, read_file},
+    reread::{Content, FileInUse},
+    small_file,
 };
 
 const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
@@ -35,7 +36,7 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     // Read before the secrets themselves, so that a change in between is seen as one later.
     let cookies = fields.optional("cookie_secret_file", |it| {
         let path = path(&it)?;
-        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+        let content = Content::of(&[small_file::read_at_once(&path, small_file::MAX).ok()?]);
         Some(FileInUse { path, content })
     });
     let config = dns::Config {
@@ -65,7 +66,8 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
 fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
     fields.optional("geoip", |it| {
         let path = path(&it)?;
-        let read = read_file(&path, GeoIp::MAX).and_then(|octets| {
+        let file = small_file::read(&path, GeoIp::MAX).map_err(|error| error.to_string());
+        let read = file.and_then(|octets| {
             let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
             Ok((geo, Content::of(&[octets])))
         });
@@ -122,8 +124,7 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {
             if let Some(there) = fields.get(key) {
-                there
-                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
+                there.error("has no effect without a domain", "`discovery_domain = \"consul\"` beside it");
             }
         }
         return None;
