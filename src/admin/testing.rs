@@ -35,7 +35,7 @@ pub(super) struct Api {
     _folder: tempfile::TempDir,
 }
 
-/// What was answered.
+/// An answer.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) text: String,
@@ -87,7 +87,7 @@ impl Api {
         send(&self.router, method, path, body).await
     }
 
-    /// Asks until the answer holds all of these.
+    /// Repeats the request until the answer holds all of these.
     pub(super) async fn ask_until(&self, path: &str, holds: &[&str]) -> Answer {
         for _ in 0..1_000 {
             let answer = self.ask("GET", path, "").await;

@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::json;
 use store::{
     model::{Bearer, Name, Role},
     secret::{Credential, Secret},
@@ -18,6 +17,7 @@ use super::{
     arguments::Bootstrap,
     client::Client,
     failure::{Failure, Outcome},
+    results::Bootstrapped,
     secret_file::{Draft, private_folder},
     show::{self, print},
     table::table,
@@ -97,7 +97,7 @@ pub(super) async fn run(client: &Client, wanted: Bootstrap, json: bool) -> Outco
     };
     let files = drafts.publish()?;
     if json {
-        return show::json(&json!({ "files": files, "bootstrap": state }));
+        return show::json(&Bootstrapped { bootstrap: state, files });
     }
     print(&bootstrap_text(&files, &state, &wanted.out))
 }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -159,10 +160,12 @@ fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     format!("{path}?{}", url.query().unwrap_or_default())
 }
 
-/// A part of a path, so that a name with a slash stays one.
+/// All octets but the unreserved ones of RFC 3986 §2.3.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// One segment of a path, in which a slash of a name is no separator.
 pub(super) fn segment(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|it| if plain(it) { char::from(it).to_string() } else { format!("%{it:02X}") }).collect()
+    utf8_percent_encode(text, &RESERVED).to_string()
 }
 
 #[cfg(test)]

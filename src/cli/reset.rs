@@ -14,7 +14,6 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::json;
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Planned, Stored},
     engine::{
@@ -30,6 +29,7 @@ use super::{
     arguments::Reset,
     bootstrap::waiting_text,
     failure::{Failure, Outcome},
+    results::ResetTokens,
     secret_file::write_secret,
     show::{self, print},
 };
@@ -250,9 +250,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     };
     if json {
         let new = new.as_ref().map(|it| it.name.to_string());
-        return show::json(
-            &json!({ "generation": generation, "ended": ended, "operator": new, "waits_for": waits_for }),
-        );
+        return show::json(&ResetTokens { ended, generation, operator: new, waits_for });
     }
     let ended = if ended.is_empty() { "none".to_owned() } else { ended.join(", ") };
     let now = match &wanted.out {

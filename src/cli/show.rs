@@ -22,8 +22,13 @@ pub(super) fn print(text: &str) -> Outcome {
 
 /// Prints JSON on one line, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
+    outln!("{}", json_text(value)?);
     Ok(())
+}
+
+/// JSON on one line, without its end.
+pub(super) fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(Failure::failed)
 }
 
 /// What changes, a line for each document.

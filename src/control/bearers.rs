@@ -1,4 +1,4 @@
-//! Which nodes and vantages are heard, and with which token: what decides whether a change of the tokens locks one out.
+//! Which nodes and vantages report, and with which token: this decides whether a change of the tokens locks one out.
 //!
 //! The Consul face notes which token wrote each node's heartbeat, and this module which token reported for each
 //! vantage. [`Census`] is what is known at one moment; what follows from it is decided without clock and engine.
@@ -333,10 +333,10 @@ mod tests {
         // It sends heartbeats and none of our listeners saw them: the engine's own process, or a node of a real Consul.
         census.recent.insert("node/engine".parse().unwrap(), Role::Node);
         assert_eq!(names(census.without_token().into_keys()), ["node/gw", "vantage/gz"]);
-        let said = refusal(&census.without_token());
+        let text = refusal(&census.without_token());
         assert!(
-            said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"),
-            "{said}"
+            text.contains("node/gw, vantage/gz.") && text.contains("token bootstrap --out DIR"),
+            "{text}"
         );
     }
 

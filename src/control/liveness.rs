@@ -2,8 +2,8 @@
 //!
 //! Every node rewrites its heartbeat every few seconds. The heartbeats are followed once, by [`follow`], and
 //! [`Liveness`] judges them: a node is silent for as long as the number of its heartbeat does not change between two
-//! readings that both succeeded. While the engine is away no node can be heard, so no node becomes more silent; and
-//! neither does one while this process was frozen. The clock is our own and comes in as an argument.
+//! readings that both succeeded. While the engine is away no heartbeat can be read, so no node becomes more silent; the
+//! same holds for a time in which this process was frozen. The clock is our own and comes in as an argument.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -156,7 +156,7 @@ impl Liveness {
         gateways.map(|(name, it)| (name.clone(), gateway(it))).collect()
     }
 
-    /// The requests per second that living gateways carry, by cluster and site. Absent where none of them says so.
+    /// The requests per second that living gateways carry, by cluster and site. Absent where none of them reports it.
     #[must_use]
     pub fn rates(&self) -> BTreeMap<(Name, String), f64> {
         let mut rates = BTreeMap::new();
@@ -168,7 +168,7 @@ impl Liveness {
         rates
     }
 
-    /// What living nodes say of single instances: the node and its note, by service in the registry.
+    /// What living nodes report of single instances: the node and its note, by service in the registry.
     #[must_use]
     pub fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
         let mut instances: BTreeMap<String, Vec<_>> = BTreeMap::new();

@@ -398,10 +398,10 @@ mod tests {
             let error = ordered(&there, &seen, &wanted).unwrap_err();
             let ChangeError::Refused(refused) = error else { panic!("{error:?}") };
             assert_eq!(refused.kind, Refusal::Conflict);
-            let said = &refused.text;
+            let text = &refused.text;
             let named =
                 "node-gw (with another secret), registrar (with another secret), ops (with another role).";
-            assert!(said.contains(named), "{said}");
+            assert!(text.contains(named), "{text}");
         }
         // Two of one order.
         let twice = BootstrapOrder { operator: Some(keyed("registrar")), ..wanted };

@@ -18,9 +18,9 @@ use crate::{
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
-    let told = admin.control.nodes().instances();
+    let notes = admin.control.nodes().instances();
     let with_notes = |service: &Arc<Service>| {
-        let noted = told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told));
+        let noted = notes.get(&service.consul.service).map_or_else(Vec::new, |notes| noted(notes));
         one(admin, snapshot, service, noted)
     };
     snapshot.services.values().map(with_notes).collect()
@@ -113,9 +113,9 @@ pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status
 type Noted = (InstanceStatus, Option<Moment>);
 
 /// What nodes report of a service's instances, combined by instance and state.
-fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
+fn noted(notes: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
     let mut all: BTreeMap<(&str, &str, &str, &str), Noted> = BTreeMap::new();
-    for (node, note) in told {
+    for (node, note) in notes {
         let key = (note.id.as_str(), note.node.as_str(), note.address.as_str(), note.state.as_str());
         let (status, since) = all.entry(key).or_insert_with(|| {
             let status = InstanceStatus {

@@ -104,7 +104,7 @@ fn domains(text: &mut String, status: &Status) {
                 format!("{answers} ({dead})")
             }
             Answering::Normal => answers,
-            Answering::Unknown => format!("{answers} (on trust)"),
+            Answering::Unknown => format!("{answers} (health unknown)"),
             Answering::FailOpen => format!("{answers} (FAILS OPEN)"),
             Answering::Nodata => "NOTHING".to_owned(),
             Answering::Backup => "BACKUP ADDRESSES".to_owned(),
@@ -162,8 +162,8 @@ fn vantages(text: &mut String, status: &Status) {
     let row = |vantage: &crate::api::VantageStatus| {
         let state = match (vantage.fresh, vantage.withheld) {
             (true, false) => "fresh",
-            (true, true) => "doubts itself",
-            (false, _) if away => "not heard, the engine is away",
+            (true, true) => "own network faulty",
+            (false, _) if away => "unknown, the engine is away",
             (false, _) => "silent",
         };
         vec![vantage.name.clone(), state.to_owned()]
@@ -175,9 +175,9 @@ fn vantages(text: &mut String, status: &Status) {
 fn nodes(text: &mut String, status: &Status) {
     let away = status.engine_error.is_some();
     let row = |node: &crate::api::NodeStatus| {
-        let beat = match (node.lost, away) {
+        let heartbeat = match (node.lost, away) {
             (true, _) => format!("LOST, silent for {}", node.silent),
-            (false, true) => "not known, the engine is away".to_owned(),
+            (false, true) => "unknown, the engine is away".to_owned(),
             (false, false) => format!("{} ago", node.silent),
         };
         let lags = match node.lags {
@@ -185,7 +185,7 @@ fn nodes(text: &mut String, status: &Status) {
             Some(lags) => format!(" (lags for {lags})"),
         };
         let running = format!("{}{lags}", generation(node.generation));
-        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
+        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, heartbeat]
     };
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
     section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST HEARTBEAT"], &rows);

@@ -169,7 +169,7 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
         let site = &it.site;
         match then.iter().find(|was| was.site == *site) {
             Some(was) if was.tier != it.tier => {
-                let (was, is, order) = (said(was.tier), said(it.tier), &it.order);
+                let (was, is, order) = (usability(was.tier), usability(it.tier), &it.order);
                 reasons.push(format!("{site} was {was} and is {is}{order}"));
             }
             Some(was) => addresses(was, it, &mut reasons),
@@ -208,7 +208,7 @@ fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
     }
 }
 
-const fn said(tier: Tier) -> &'static str {
+const fn usability(tier: Tier) -> &'static str {
     match tier {
         Tier::Up => "up",
         Tier::Unknown => "unknown",
@@ -243,7 +243,7 @@ fn end(site: Option<&AtSite>) -> HoldDown {
         Tier::Down => HoldDown::Ends("it is down again".into()),
         Tier::Unknown => HoldDown::Ends("it is no longer known whether it is up".into()),
         Tier::HeldDown | Tier::Draining | Tier::ForcedDown => {
-            HoldDown::Ends(format!("it is {}{order}", said(*tier)).into())
+            HoldDown::Ends(format!("it is {}{order}", usability(*tier)).into())
         }
     }
 }

@@ -23,7 +23,7 @@ pub(in crate::control) struct Evidence {
     pub(in crate::control) endings: Vec<Ended>,
     /// Every gateway.
     pub(in crate::control) gateways: BTreeMap<String, Gateway>,
-    /// The nodes were watched for long enough to know every gateway.
+    /// The nodes were watched for long enough that every gateway is known.
     pub(in crate::control) settled: bool,
 }
 

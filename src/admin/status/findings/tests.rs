@@ -1,4 +1,4 @@
-//! Each thing that can be wrong, as it is said.
+//! Every kind of finding, with its text.
 
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
         ]
     );
     assert!(
-        status.summary.contains("3 vantages and 2 nodes (not heard: the engine is away)"),
+        status.summary.contains("3 vantages and 2 nodes (state unknown: the engine is away)"),
         "{}",
         status.summary
     );
@@ -147,7 +147,7 @@ fn failing_open_is_said_with_the_site_that_is_dead() {
     let backup = problems(|it| it.domains[0].answering = Answering::Backup);
     assert_eq!(backup, ["gw.example.com: no site is left (bj up, sh up): the backup addresses are answered"]);
     let unknown = problems(|it| it.domains[0].answering = Answering::Unknown);
-    assert!(unknown[0].ends_with("clients are sent to bj on trust"), "{unknown:?}");
+    assert!(unknown[0].ends_with("clients are sent to bj without a verdict"), "{unknown:?}");
 }
 
 #[test]
@@ -261,20 +261,20 @@ fn a_frozen_cluster_is_said_with_its_targets() {
         it.frozen.push("other".into());
     });
     assert!(
-        found[1].contains("cluster other is frozen") && found[1].contains("stay: bj 192.0.2.9 (check web);")
+        found[1].contains("cluster other is frozen") && found[1].contains("kept: bj 192.0.2.9 (check web);")
     );
-    assert!(found[0].contains("stay: bj 192.0.2.1 (check web);"), "{found:?}");
+    assert!(found[0].contains("kept: bj 192.0.2.1 (check web);"), "{found:?}");
     assert!(
         found[0].starts_with(
-            "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets look down at once than its \
-             guard believes, so their last good verdicts stay: bj 192.0.2.1 (check web)"
+            "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets are down at once than its \
+             guard allows, so their last good verdicts are kept: bj 192.0.2.1 (check web)"
         ),
         "{found:?}"
     );
 }
 
 #[test]
-fn silent_vantages_and_what_they_leave_unjudged_are_said() {
+fn silent_vantages_and_the_targets_they_cannot_judge_are_reported() {
     let one = problems(|it| it.vantages[1].fresh = false);
     assert_eq!(one, ["vantage v2 does not report, so it has no vote"]);
     let all = problems(|it| {
@@ -285,17 +285,17 @@ fn silent_vantages_and_what_they_leave_unjudged_are_said() {
     assert_eq!(
         all,
         [
-            "too few vantages are heard to judge bj 192.0.2.1 (check web): the last verdicts stay, whatever happens there",
-            "no vantage reports (v1, v2, v3): the sites are not watched, and verdicts do not move",
+            "too few vantages report to judge bj 192.0.2.1 (check web): the last verdicts are kept, and changes there are not noticed",
+            "no vantage reports (v1, v2, v3): the sites are not probed, and verdicts do not change",
         ]
     );
     let doubts = problems(|it| it.vantages[0].withheld = true);
-    assert!(doubts[0].starts_with("vantage v1 doubts its own network"), "{doubts:?}");
+    assert!(doubts[0].starts_with("vantage v1 reports a fault of its own network"), "{doubts:?}");
     let split = notes(|it| {
         it.targets[0].verdict.held = true;
         it.targets[0].verdict.tally = Tally { up: 1, down: 1, unknown: 1, stale: 0 };
     });
-    assert!(split[0].contains("1 see it up, 1 down, 1 do not know; it stays up"), "{split:?}");
+    assert!(split[0].contains("1 up, 1 down, 1 unknown; its verdict stays up"), "{split:?}");
 }
 
 #[test]
@@ -344,16 +344,20 @@ fn services_without_usable_instances_are_said() {
         instances: vec![InstanceStatus::default()],
         ..ServiceStatus::default()
     };
-    let said = |service: ServiceStatus| problems(|it| it.services = vec![service]);
-    assert!(said(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
-    assert!(said(service("unread", None, None)).is_empty());
-    assert_eq!(said(service("gone", None, None)), ["the registry has no instance of service web"]);
+    let of_service = |service: ServiceStatus| problems(|it| it.services = vec![service]);
+    assert!(of_service(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
+    assert!(of_service(service("unread", None, None)).is_empty());
+    assert_eq!(of_service(service("gone", None, None)), ["the registry has no instance of service web"]);
     assert_eq!(
-        said(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
+        of_service(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
         ["none of the 3 instances of service web is passing"]
     );
-    let doubted = said(service("suspicious", Some("index went back from 9 to 1"), None));
-    assert!(doubted[0].ends_with("is not believed, its last instances stay: index went back from 9 to 1"));
+    let doubted = of_service(service("suspicious", Some("index went back from 9 to 1"), None));
+    assert!(
+        doubted[0].ends_with(
+            "is suspicious, and its last known instances stay in use: index went back from 9 to 1"
+        )
+    );
 }
 
 fn drain(phase: Phase, stuck: Option<&str>, unproven: &[&str]) -> DrainView {
@@ -382,7 +386,7 @@ fn drains_are_said_and_stuck_ones_are_problems() {
     let stuck = with(drain(Phase::Draining, Some("g2 has been silent for 12s"), &[]));
     assert_eq!(
         texts(&stuck.problems),
-        ["the drain of web-1 of web does not move: g2 has been silent for 12s (waypost drain show d1)"]
+        ["the drain of web-1 of web makes no progress: g2 has been silent for 12s (waypost drain show d1)"]
     );
     let over = with(drain(Phase::Done, None, &["g2"]));
     assert!(over.well && over.notes[0].text.contains("ended without proof from g2"), "{over:?}");
@@ -419,9 +423,9 @@ fn orders_in_force_are_notes() {
         reason: "switch".into(),
         expires: Some("2026-12-01T04:00:00Z".into()),
     };
-    let said = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
+    let noted = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
     assert_eq!(
-        said,
+        noted,
         ["bj is forced down in gw.example.com by ops: switch (override bj-work, until 2026-12-01T04:00:00Z)"]
     );
     let drained = notes(|it| it.domains[0].sites[0].forced = Some(order("drain")));

@@ -2,6 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
+use percent_encoding::percent_decode_str;
+
 use super::{Call, reply::Reply};
 use crate::{Index, Wait};
 
@@ -160,18 +162,13 @@ pub(super) fn shown(duration: Duration) -> String {
 /// A part of a path, with its percent-encoding decoded.
 pub(super) fn decoded(text: &str) -> Result<String, Reply> {
     let wrong = || Reply::text(400, format!("malformed percent-encoding in {text:?}"));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |it: Option<u8>| it.and_then(|it| char::from(it).to_digit(16)).ok_or_else(wrong);
-        let value = digit(rest.next())? * 16 + digit(rest.next())?;
-        bytes.push(u8::try_from(value).map_err(|_| wrong())?);
+    // The crate keeps a malformed escape as it is; Consul answers 400.
+    let escaped = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|it| it.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(escaped) {
+        return Err(wrong());
     }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| wrong())?;
+    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
@@ -208,5 +205,7 @@ mod tests {
         assert!(query.flag("passing").unwrap() && !query.flag("stale").unwrap());
         assert!(query.flag("tag").is_err());
         assert!(decoded("%zz").is_err() && decoded("%f").is_err() && decoded("%ff").is_err());
+        assert!(decoded("%%41").is_err() && decoded("%4%41").is_err() && decoded("a%").is_err());
+        assert_eq!(decoded("%c3%A9%25").unwrap(), "é%");
     }
 }

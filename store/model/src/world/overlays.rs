@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Origin, Steered, World,
-    check::{Checker, id},
+    checker::{Checker, id},
 };
 use crate::{
     Cluster, Document, Domain, InputError, Keep, Kind, Moment, Name, Override, OverrideState, Placed,
@@ -58,7 +58,7 @@ impl Checker<'_> {
             if sites.len() >= least && left < least {
                 let names: Vec<&str> = rule.of.iter().map(Name::as_str).collect();
                 let problem = format!(
-                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, whatever overrides say",
+                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, regardless of overrides",
                     names.join(", "),
                     it.domain.name,
                     cluster.name

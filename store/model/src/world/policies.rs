@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::check::Checker;
+use super::checker::Checker;
 use crate::{
     BlueGreen, DocumentId, Domain, Jurisdiction, Kind, Name, Policy, Weight, input_error::suggestion,
 };

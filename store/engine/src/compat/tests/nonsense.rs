@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::*;
 
 /// No answer about the little that is stored in this test can be larger.
@@ -79,9 +81,7 @@ fn word() -> impl Strategy<Value = String> {
 
 /// As much as a URI needs.
 fn escaped(text: &str) -> String {
-    text.bytes()
-        .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02x}") })
-        .collect()
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 fn query() -> impl Strategy<Value = String> {
