@@ -123,12 +123,15 @@ mod tests {
                 ));
             }
             above = role;
-            for it in source.descriptors() {
-                let kind = match it.kind {
+            for descriptor in source.descriptors() {
+                let kind = match descriptor.kind {
                     Kind::Counter => "counter",
                     Kind::Gauge => "gauge",
                 };
-                page.push_str(&format!("| `{}` | {kind} | {} | {} |\n", it.name, it.unit, it.help));
+                page.push_str(&format!(
+                    "| `{}` | {kind} | {} | {} |\n",
+                    descriptor.name, descriptor.unit, descriptor.help
+                ));
             }
         }
         page

@@ -203,16 +203,16 @@ impl Dialer for Sockets {
         let address = SocketAddr::new(target.address, target.check.port);
         // All but the smallest are boxed, because otherwise every probe in flight would be as large as the largest.
         match &target.check.probe {
-            Probe::Tcp(it) => tcp::check(it, address, phases).await,
-            Probe::Tls(it) => {
-                let session = Box::pin(self.session((&it.tls, None, &[]), address, phases)).await?;
+            Probe::Tcp(probe) => tcp::check(probe, address, phases).await,
+            Probe::Tls(probe) => {
+                let session = Box::pin(self.session((&probe.tls, None, &[]), address, phases)).await?;
                 Ok(with_warning("TLS agreed".to_owned(), session.warning).into())
             }
-            Probe::Http(it) => Box::pin(self.http(it, address, phases)).await.map(Cow::Owned),
-            Probe::Dns(it) => Box::pin(dns::query(it, address, phases)).await.map(Cow::Owned),
-            Probe::Grpc(it) => Box::pin(self.grpc(it, address, phases)).await.map(Cow::Owned),
+            Probe::Http(probe) => Box::pin(self.http(probe, address, phases)).await.map(Cow::Owned),
+            Probe::Dns(probe) => Box::pin(dns::query(probe, address, phases)).await.map(Cow::Owned),
+            Probe::Grpc(probe) => Box::pin(self.grpc(probe, address, phases)).await.map(Cow::Owned),
             Probe::Icmp {} => Box::pin(icmp::echo(target.address, phases)).await.map(Cow::Borrowed),
-            Probe::External(it) => Box::pin(self.external(&it.program, address)).await.map(Cow::Owned),
+            Probe::External(probe) => Box::pin(self.external(&probe.program, address)).await.map(Cow::Owned),
         }
     }
 

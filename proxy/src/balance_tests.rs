@@ -17,25 +17,25 @@ use crate::testing::{drain, endpoint, name, snapshot, sources};
 /// `site status id`, with the flags `maint`, `portless`, `tag` and `heavy`.
 fn instance(number: u16, text: &str) -> Endpoint {
     let parts: Vec<&str> = text.split(' ').collect();
-    let mut it = endpoint("web", number + 1);
+    let mut instance = endpoint("web", number + 1);
     if parts[0] != "-" {
-        it.meta.insert("site".into(), parts[0].into());
+        instance.meta.insert("site".into(), parts[0].into());
     }
-    it.status = match parts[1] {
+    instance.status = match parts[1] {
         "passing" => CheckStatus::Passing,
         "warning" => CheckStatus::Warning,
         _ => CheckStatus::Critical,
     };
-    it.id = parts[2].into();
+    instance.id = parts[2].into();
     for flag in &parts[3..] {
         match *flag {
-            "maint" => it.maintenance = true,
-            "portless" => it.port = 0,
-            "tag" => it.tags.push("v2".into()),
-            _ => it.weight = 9,
+            "maint" => instance.maintenance = true,
+            "portless" => instance.port = 0,
+            "tag" => instance.tags.push("v2".into()),
+            _ => instance.weight = 9,
         }
     }
-    it
+    instance
 }
 
 struct World {

@@ -105,24 +105,24 @@ fn laid_out(text: &str) -> String {
     if !text.starts_with(['{', '[']) {
         return text.lines().map(without_moments).collect::<Vec<_>>().join("\n");
     }
-    for it in text.chars() {
-        match it {
+    for character in text.chars() {
+        match character {
             _ if in_string => {
-                out.push(it);
-                (in_string, escaped) = (escaped || it != '"', it == '\\' && !escaped);
+                out.push(character);
+                (in_string, escaped) = (escaped || character != '"', character == '\\' && !escaped);
             }
             '{' | '[' | ',' => {
-                depth += usize::from(it != ',');
-                let _ = write!(out, "{it}\n{}", "  ".repeat(depth));
+                depth += usize::from(character != ',');
+                let _ = write!(out, "{character}\n{}", "  ".repeat(depth));
             }
             '}' | ']' => {
                 depth = depth.saturating_sub(1);
-                let _ = write!(out, "\n{}{it}", "  ".repeat(depth));
+                let _ = write!(out, "\n{}{character}", "  ".repeat(depth));
             }
             ':' => out.push_str(": "),
             _ => {
-                in_string = it == '"';
-                out.push(it);
+                in_string = character == '"';
+                out.push(character);
             }
         }
     }

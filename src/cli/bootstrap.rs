@@ -215,9 +215,9 @@ impl Drafts<'_> {
 }
 
 fn bootstrap_text(files: &[Written], state: &api::BootstrapState, dir: &Path) -> String {
-    let row = |it: &Written| {
-        let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
-        let of = match &it.owner {
+    let row = |written: &Written| {
+        let name = written.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
+        let of = match &written.owner {
             Owner::Operator => "you: --token-file".to_owned(),
             Owner::Registrar => "programs that register services: X-Consul-Token".to_owned(),
             Owner::Bearer(Bearer::Node(node)) => format!("node {node}: token_file in [store]"),

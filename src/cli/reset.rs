@@ -125,8 +125,8 @@ fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
     };
     let kept = new.map(|it| it.name.as_str());
     let gone = stored.documents().filter_map(gone).filter(|it| Some(it.name.as_str()) != kept);
-    let put = new.map(|it| {
-        Change::Put(Placed { value: Document::Token(it.clone()), place: Place::elsewhere("token reset") })
+    let put = new.map(|token| {
+        Change::Put(Placed { value: Document::Token(token.clone()), place: Place::elsewhere("token reset") })
     });
     gone.map(Change::Delete).chain(put).collect()
 }
@@ -287,8 +287,8 @@ mod tests {
 
     async fn commit_tokens(engine: &dyn Engine, tokens: &[Token]) {
         let stored = commit::read(engine, None).await.unwrap();
-        let put = |it: &Token| {
-            Change::Put(Placed { value: Document::Token(it.clone()), place: Place::elsewhere("test") })
+        let put = |token: &Token| {
+            Change::Put(Placed { value: Document::Token(token.clone()), place: Place::elsewhere("test") })
         };
         let now = Clock::default().now();
         let author = Author { authority: Authority::Human };

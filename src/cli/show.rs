@@ -34,9 +34,9 @@ pub(super) fn json_text(value: &impl Serialize) -> Result<String, Failure> {
 /// What changes, a line for each document.
 fn differences(all: &[DocumentChange]) -> String {
     let mut text = String::new();
-    for it in all {
-        let id = &it.difference.id;
-        let _ = match &it.difference.kind {
+    for compared in all {
+        let id = &compared.difference.id;
+        let _ = match &compared.difference.kind {
             DifferenceKind::Added => writeln!(text, "+ {id}"),
             DifferenceKind::Removed => writeln!(text, "- {id}"),
             DifferenceKind::Changed { fields } => writeln!(text, "~ {id} ({})", fields.join(", ")),
@@ -126,12 +126,12 @@ pub(super) fn still_registered(all: &[StillRegistered]) -> String {
         return String::new();
     }
     let mut text = "Drained, still registered: refused until they have ended\n".to_owned();
-    for it in all {
-        let gateways = it.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    for drained in all {
+        let gateways = drained.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let _ = writeln!(
             text,
             "  {} of {} at {} (node {}), refused by {gateways}; to let it in: {}",
-            it.instance, it.service, it.address, it.node, it.let_in
+            drained.instance, drained.service, drained.address, drained.node, drained.let_in
         );
     }
     text.push('\n');

@@ -34,9 +34,9 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let store = store.flatten();
     let dns_there = section(&fields, "dns", dns_section);
     let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
-    let dns = dns_there.map(|it| {
-        (dns_certificate, dns_cookies, geoip) = (it.certificate, it.cookies, it.geoip);
-        within(it.config, store.as_ref())
+    let dns = dns_there.map(|section| {
+        (dns_certificate, dns_cookies, geoip) = (section.certificate, section.cookies, section.geoip);
+        within(section.config, store.as_ref())
     });
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
@@ -197,10 +197,10 @@ fn limits(fields: &Fields<'_>) -> proxy::Limits {
 
 fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let vantage = fields.required("vantage", "the name of its Vantage document", name);
-    let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |it| {
-        let urls = it.distinct(url)?;
+    let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |value| {
+        let urls = value.distinct(url)?;
         if urls.is_empty() || urls.len() > prober::Config::MAX_ADDRESSES {
-            it.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MAX_ADDRESSES));
+            value.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MAX_ADDRESSES));
             return None;
         }
         Some(urls)
@@ -262,10 +262,10 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
-    let directives = fields.or("log", log::Settings::default().directives, |it| {
-        let text = it.text(MAX)?;
+    let directives = fields.or("log", log::Settings::default().directives, |value| {
+        let text = value.text(MAX)?;
         if let Err(problem) = directives(text) {
-            it.error(
+            value.error(
                 problem,
                 "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
             );

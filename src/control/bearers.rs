@@ -195,8 +195,8 @@ impl Bearers {
         }
         match writers::note(self.engine.as_ref(), &Bearer::Vantage(vantage.clone()), &writer).await {
             Ok(()) => {
-                if let Some(it) = self.reports().get_mut(vantage).filter(|it| it.writer == writer) {
-                    it.noted = true;
+                if let Some(report) = self.reports().get_mut(vantage).filter(|it| it.writer == writer) {
+                    report.noted = true;
                 }
             }
             // The next report tries again.
@@ -236,9 +236,9 @@ impl Bearers {
         }
         let mut reports = self.reports();
         reports.retain(|_, it| now.duration_since(it.at) <= RECENT);
-        for (name, it) in reports.iter() {
+        for (name, report) in reports.iter() {
             vantages.insert(name.clone());
-            noted.insert(Bearer::Vantage(name.clone()), it.writer.clone());
+            noted.insert(Bearer::Vantage(name.clone()), report.writer.clone());
         }
         drop(reports);
         census.recent.extend(vantages.into_iter().map(|it| (Bearer::Vantage(it), Role::Vantage)));

@@ -458,9 +458,9 @@ fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
     Some(switched)
 }
 
-fn kept(it: &commit::Kept) -> StoredDocument {
-    let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
-    StoredDocument { id: it.document.id(), changed: it.changed, yaml, document }
+fn kept(stored: &commit::Kept) -> StoredDocument {
+    let (yaml, document) = (encode::yaml(&stored.document), encode::json(&stored.document));
+    StoredDocument { id: stored.document.id(), changed: stored.changed, yaml, document }
 }
 
 fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {

@@ -123,9 +123,9 @@ impl Lock {
     /// the lock when its session ends, within twice its TTL.
     fn report_holder(&self, entry: Option<&KvEntry>, reported: &mut Option<(String, Option<bool>)>) {
         let held = entry.filter(|it| it.session.is_some());
-        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|it| {
-            let alive = self.nodes.borrow().node(&it.node).map(Node::is_alive);
-            (it.node, alive)
+        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|holder| {
+            let alive = self.nodes.borrow().node(&holder.node).map(Node::is_alive);
+            (holder.node, alive)
         });
         if holder != *reported {
             if let Some((node, alive)) = &holder {

@@ -19,9 +19,10 @@ impl Signature {
     pub fn of_files<P: AsRef<Path>>(paths: &[P]) -> Self {
         let mut hasher = DefaultHasher::new();
         for path in paths {
-            let seen = std::fs::metadata(path).ok().map(|it| {
-                let times = (it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec());
-                (it.dev(), it.ino(), it.len(), times)
+            let seen = std::fs::metadata(path).ok().map(|metadata| {
+                let times =
+                    (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
+                (metadata.dev(), metadata.ino(), metadata.len(), times)
             });
             seen.hash(&mut hasher);
         }

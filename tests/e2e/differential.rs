@@ -122,12 +122,12 @@ impl Reply {
         let end = query.windows(1).skip(12).position(|it| it[0] == 0).map_or(0, |at| at + 5);
         let echoed = questions.is_some_and(|(ours, theirs)| ours.get(..end) == theirs.get(..end));
         ensure(echoed, || format!("the question came back changed: {query:02x?} {octets:02x?}"))?;
-        let it = &message.metadata;
+        let metadata = &message.metadata;
         let flags = [
-            it.authoritative,
-            it.truncation,
-            it.recursion_desired,
-            it.recursion_available,
+            metadata.authoritative,
+            metadata.truncation,
+            metadata.recursion_desired,
+            metadata.recursion_available,
             message.edns.is_some(),
             message.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
         ];
@@ -135,7 +135,7 @@ impl Reply {
         let additional = message.additionals.iter().filter(|it| it.record_type().to_string() != "OPT");
         Ok(Self {
             flags,
-            rcode: it.response_code,
+            rcode: metadata.response_code,
             chain: aliases.collect(),
             answer: message.answers.iter().map(line).collect(),
             authority: message.authorities.iter().map(line).collect(),

@@ -379,8 +379,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
     }
     let snapshot = ask(reqwest::Method::GET, &cluster.url, "snapshot", "", Vec::new())?;
     let mut live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        external(&cluster, ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        external(&cluster, ALL[n], server.port, "v1")?;
         cluster.put("catalog/deregister", &json!({"Node": "outside", "ServiceID": format!("dead-{n}")}))?;
     }
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -399,8 +399,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
     let killed = Instant::now();
     live[2].kill();
     node.until_left_out("web-3", killed)?;
-    for (n, it) in live.iter().enumerate().take(2) {
-        external(&cluster, ALL[n], it.port, "v3")?;
+    for (n, server) in live.iter().enumerate().take(2) {
+        external(&cluster, ALL[n], server.port, "v3")?;
     }
     node.until_states("those that are registered again are in doubt no more", SOON, |states| {
         !states.iter().any(|(id, _)| id == "web-1" || id == "web-2")
@@ -410,8 +410,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
 fn emptied(binary: PathBuf) -> Result<(), Failed> {
     let cluster = Cluster::start(&binary, false)?;
     let live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        register(&cluster.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&cluster.url, "", "web", ALL[n], server.port, "v1")?;
     }
     register(&cluster.url, "", "shop", "shop-1", live[0].port, "v1")?;
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -431,8 +431,8 @@ fn emptied(binary: PathBuf) -> Result<(), Failed> {
         let took = eventually("anti-entropy", Duration::from_secs(180), healed)?;
         println!("  anti-entropy brought them back after {took:.1?}");
     } else {
-        for (n, it) in live.iter().enumerate() {
-            register(&cluster.url, "", "web", ALL[n], it.port, "v2")?;
+        for (n, server) in live.iter().enumerate() {
+            register(&cluster.url, "", "web", ALL[n], server.port, "v2")?;
         }
     }
     node.until_states("none is in doubt", SOON, |states| states.is_empty())?;
@@ -445,8 +445,8 @@ fn blinded(binary: PathBuf) -> Result<(), Failed> {
     let policy = cluster.allow(None, READ)?;
     cluster.put("acl/token", &json!({"SecretID": OURS, "Policies": [{"Name": "ours"}]}))?;
     let live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        register(&cluster.url, ROOT, "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&cluster.url, ROOT, "web", ALL[n], server.port, "v1")?;
     }
     let node = Node::start(&consul(&cluster.url), OURS, "5s")?;
     node.serves(&ALL)?;
@@ -471,8 +471,8 @@ fn restarted_empty(binary: PathBuf) -> Result<(), Failed> {
         // So that the index is higher than that of a fresh agent.
         register(&agent.url, "", "web", "web-1", live[0].port, &format!("v{round}"))?;
     }
-    for (n, it) in live.iter().enumerate() {
-        register(&agent.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&agent.url, "", "web", ALL[n], server.port, "v1")?;
     }
     let node = Node::start(&consul(&agent.url), "", "5s")?;
     node.serves(&ALL)?;
@@ -480,8 +480,8 @@ fn restarted_empty(binary: PathBuf) -> Result<(), Failed> {
     agent.restart(&binary);
     node.until_states("all are unreachable", SOON, |states| all_are(states, "unreachable"))?;
     pause();
-    for (n, it) in live.iter().enumerate() {
-        register(&agent.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&agent.url, "", "web", ALL[n], server.port, "v1")?;
     }
     node.until_states("none is in doubt", SOON, |states| states.is_empty())?;
     node.unharmed(load, &ALL)
@@ -491,9 +491,9 @@ fn agents_dead(binary: PathBuf) -> Result<(), Failed> {
     let cluster = Cluster::start(&binary, false)?;
     let mut live = three()?;
     let mut agents = Vec::new();
-    for (n, it) in live.iter().enumerate() {
+    for (n, server) in live.iter().enumerate() {
         let (agent, url) = cluster.client(&format!("c{n}"))?;
-        register(&url, "", "web", ALL[n], it.port, "v1")?;
+        register(&url, "", "web", ALL[n], server.port, "v1")?;
         agents.push(agent);
     }
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -522,8 +522,8 @@ fn purpose(backing: Backing) -> Result<(), Failed> {
     let url = cluster.as_ref().map_or_else(|| format!("http://127.0.0.1:{http}"), |it| it.url.clone());
     let live = three()?;
     register(&url, "", "shop", "shop-1", live[0].port, "v1")?;
-    for (n, it) in live.iter().enumerate() {
-        register(&url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&url, "", "web", ALL[n], server.port, "v1")?;
     }
     node.serves(&ALL)?;
     for id in ALL {

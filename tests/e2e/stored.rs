@@ -184,9 +184,9 @@ impl Control {
         };
         let of_targets = |status: &Value| -> Vec<[Value; 4]> {
             let list = status["targets"].as_array().cloned().unwrap_or_default();
-            let target = |it: &Value| {
-                let verdict = &it["verdict"];
-                [&it["key"], &verdict["state"], &verdict["since"], &verdict["history"]].map(Value::clone)
+            let target = |target: &Value| {
+                let verdict = &target["verdict"];
+                [&target["key"], &verdict["state"], &verdict["since"], &verdict["history"]].map(Value::clone)
             };
             list.iter().map(target).collect()
         };
@@ -198,8 +198,9 @@ impl Control {
         self.eventually_answers("/v1/status", |now| {
             let observed = |status: &Value| {
                 let list = status["targets"].as_array().cloned().unwrap_or_default();
-                let seen = |it: &Value| {
-                    ["gz-telecom", "sh-inside"].map(|vantage| it["observations"][vantage]["state"].clone())
+                let seen = |target: &Value| {
+                    ["gz-telecom", "sh-inside"]
+                        .map(|vantage| target["observations"][vantage]["state"].clone())
                 };
                 list.iter().map(seen).collect::<Vec<_>>()
             };

@@ -74,10 +74,11 @@ fn count(
 }
 
 /// True if requests may be sent to the instance, according to the registry and to what nodes report.
-fn is_usable(it: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
-    let unused =
-        |note: &InstanceStatus| note.state == "unused" && (&note.id, &note.node) == (&it.id, &it.node);
-    matches!(it.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
+fn is_usable(instance: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
+    let unused = |note: &InstanceStatus| {
+        note.state == "unused" && (&note.id, &note.node) == (&instance.id, &instance.node)
+    };
+    matches!(instance.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
 }
 
 /// Lists the instances of the services that are shown. Services that this node does not follow are read from the registry.

@@ -191,8 +191,8 @@ fn nodes(text: &mut String, status: &Status) {
     section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST HEARTBEAT"], &rows);
 }
 
-fn generation(it: Option<Generation>) -> String {
-    it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
+fn generation(generation: Option<Generation>) -> String {
+    generation.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
 }
 
 fn services(text: &mut String, status: &Status) {
@@ -229,17 +229,17 @@ fn instances(text: &mut String, service: &ServiceStatus) {
         true => INSTANCE_HEADS,
         false => INSTANCE_HEADS.split_at(6).0,
     };
-    let row = |it: &InstanceStatus| {
+    let row = |instance: &InstanceStatus| {
         let mut row = vec![
-            it.site.clone().unwrap_or_else(|| "-".to_owned()),
-            it.id.clone(),
-            it.node.clone(),
-            it.address.clone(),
-            it.state.replace('_', " "),
-            it.reason.clone().unwrap_or_default(),
-            it.dial.clone(),
-            it.since.clone().unwrap_or_default(),
-            it.seen_by.join(", "),
+            instance.site.clone().unwrap_or_else(|| "-".to_owned()),
+            instance.id.clone(),
+            instance.node.clone(),
+            instance.address.clone(),
+            instance.state.replace('_', " "),
+            instance.reason.clone().unwrap_or_default(),
+            instance.dial.clone(),
+            instance.since.clone().unwrap_or_default(),
+            instance.seen_by.join(", "),
         ];
         row.truncate(shown.len());
         row

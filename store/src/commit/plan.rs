@@ -147,9 +147,9 @@ pub fn plan_restore(
     author: Author,
 ) -> Result<Plan, Vec<InputError>> {
     let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author);
-    let documents = documents.into_iter().map(|it| {
-        let value = Arc::new(completion.complete(it.value));
-        Placed { value, place: it.place }
+    let documents = documents.into_iter().map(|placed| {
+        let value = Arc::new(completion.complete(placed.value));
+        Placed { value, place: placed.place }
     });
     let world = World::check(documents, now)?;
     let before = current.generation();

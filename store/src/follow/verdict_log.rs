@@ -80,9 +80,9 @@ fn why(health: &HealthState, target: &TargetKey, state: State) -> String {
 
 /// The state that each vantage observes.
 fn vantages(health: &HealthState, target: &TargetKey) -> String {
-    let states = health.reports(target).map(|it| {
-        let silent = if it.counts { "" } else { " (not counted)" };
-        format!("{} {}{silent}", it.vantage, it.observation.state)
+    let states = health.reports(target).map(|report| {
+        let silent = if report.counts { "" } else { " (not counted)" };
+        format!("{} {}{silent}", report.vantage, report.observation.state)
     });
     states.collect::<Vec<_>>().join(", ")
 }

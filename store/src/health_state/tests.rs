@@ -291,12 +291,12 @@ fn a_flapping_target_comes_back_although_nothing_is_heard() {
         flapping.sees(3 * n + 1, 0);
     }
     assert_eq!(flapping.down(), 1, "damped");
-    let heartbeat_only = |it: &mut Guarded, second: u64| {
-        it.heartbeat += 1;
+    let heartbeat_only = |guarded: &mut Guarded, second: u64| {
+        guarded.heartbeat += 1;
         let now = Moment(1_000_000 + second * 1_000);
-        let heartbeat = Heartbeat { boot: "b".into(), number: it.heartbeat, withheld: false };
-        it.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
-        it.reader.judge(&it.snapshot, now);
+        let heartbeat = Heartbeat { boot: "b".into(), number: guarded.heartbeat, withheld: false };
+        guarded.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
+        guarded.reader.judge(&guarded.snapshot, now);
     };
     (26..150).for_each(|second| heartbeat_only(&mut flapping, second));
     assert_eq!(flapping.down(), 0);

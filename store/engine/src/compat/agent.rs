@@ -179,8 +179,8 @@ async fn register(call: &Call<'_>) -> Outcome {
         .write(move |txn| {
             if replace {
                 let kept: Vec<&String> = checks.iter().map(|it| &it.id).collect();
-                let stale = |it: &&Arc<CheckRow>| {
-                    it.service_id == id && !it.is_maintenance() && !kept.contains(&&it.id)
+                let stale = |check: &&Arc<CheckRow>| {
+                    check.service_id == id && !check.is_maintenance() && !kept.contains(&&check.id)
                 };
                 let stale: Vec<_> =
                     txn.tables().checks_on(&node).filter(stale).map(|it| it.id.clone()).collect();

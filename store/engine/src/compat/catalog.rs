@@ -174,9 +174,11 @@ async fn register(call: &Call<'_>) -> Outcome {
     let wanted = registration(call, fields)?;
     let changes_node = wanted.node.as_ref().is_some_and(|node| {
         let there = call.engine.read(|view| view.tables.nodes.get(&node.name).cloned());
-        there.is_none_or(|it| {
-            let same = (it.id == node.id) && (it.address == node.address) && (it.meta == node.meta);
-            !same || it.tagged_addresses != node.tagged_addresses
+        there.is_none_or(|registered| {
+            let same = (registered.id == node.id)
+                && (registered.address == node.address)
+                && (registered.meta == node.meta);
+            !same || registered.tagged_addresses != node.tagged_addresses
         })
     });
     if changes_node || wanted.service.is_none() {

@@ -124,28 +124,28 @@ impl<'de> Visitor<'de> for Reading {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E>(self, it: bool) -> Result<Json, E> {
-        Ok(Json::Bool(it))
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, it: i64) -> Result<Json, E> {
-        Ok(Json::Number(it.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, it: u64) -> Result<Json, E> {
-        Ok(Json::Number(it.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, it: f64) -> Result<Json, E> {
-        Ok(Number::from_f64(it).map_or(Json::Null, Json::Number))
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
     }
 
-    fn visit_str<E>(self, it: &str) -> Result<Json, E> {
-        Ok(Json::Text(it.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, it: String) -> Result<Json, E> {
-        Ok(Json::Text(it))
+    fn visit_string<E>(self, value: String) -> Result<Json, E> {
+        Ok(Json::Text(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {

@@ -20,8 +20,8 @@ impl Query {
     pub(super) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|it| !it.is_empty()).take(MAX);
         let decode = |it: &str| decoded(&it.replace('+', " ")).unwrap_or_default();
-        let pair = |it: &str| {
-            let (name, value) = it.split_once('=').unwrap_or((it, ""));
+        let pair = |text: &str| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (decode(name), decode(value))
         };
         Self(pairs.map(pair).collect())

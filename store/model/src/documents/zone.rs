@@ -173,8 +173,8 @@ pub fn lacks_address<'r>(
             |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Alias(_));
         records.clone().any(|it| it.name == *name && address(&it.data))
     };
-    let delegated = |it: &StaticRecord| {
-        matches!(it.data, RecordData::Ns(_)) && it.name != *apex && server.is_within(&it.name)
+    let delegated = |record: &StaticRecord| {
+        matches!(record.data, RecordData::Ns(_)) && record.name != *apex && server.is_within(&record.name)
     };
     if !server.is_within(apex) || addressed(server) || records.clone().any(delegated) {
         return false;

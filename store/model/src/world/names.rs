@@ -66,14 +66,14 @@ pub(super) fn check(checker: &mut Checker<'_>, steered: &[Steered]) {
     for zone in world.zones() {
         claim_static(checker, zone, &cuts, &mut claims);
     }
-    for it in steered {
-        let (by, field) = match &it.origin {
-            Origin::Declared => (id(Kind::Domain, it.domain.name.as_str()), "name"),
+    for steered_domain in steered {
+        let (by, field) = match &steered_domain.origin {
+            Origin::Declared => (id(Kind::Domain, steered_domain.domain.name.as_str()), "name"),
             Origin::Gateway(cluster) => (id(Kind::Cluster, cluster), "gateway_domain"),
             Origin::Uuid(service) => (id(Kind::Service, service), "uuid"),
         };
         let claim = Claim { by, field: field.to_owned(), what: What::Steered };
-        claims.entry(&it.domain.name).or_default().push(claim);
+        claims.entry(&steered_domain.domain.name).or_default().push(claim);
     }
     for service in world.services() {
         for (n, host) in service.hosts.iter().enumerate() {

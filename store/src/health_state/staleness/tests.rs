@@ -193,8 +193,8 @@ proptest! {
             if known {
                 moved[usize::from(vantage)] = Some((reader.now, withheld));
             }
-            let counts = |it: &&Option<(Moment, bool)>| {
-                it.is_some_and(|(at, withheld)| reader.now.since(at) < FRESH_FOR && !withheld)
+            let counts = |seen: &&Option<(Moment, bool)>| {
+                seen.is_some_and(|(at, withheld)| reader.now.since(at) < FRESH_FOR && !withheld)
             };
             let heard = moved.iter().filter(counts).count();
             let after = reader.state.verdicts().get(&target).map(|it| it.state);
