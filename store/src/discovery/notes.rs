@@ -65,7 +65,8 @@ pub fn notes<'a>(
 ) -> impl Iterator<Item = InstanceNote> + 'a {
     let doubts = entry.doubts.iter().map(InstanceNote::of_doubt);
     let unused = entry.endpoints.iter().filter_map(|endpoint| {
-        let no_address = || unresolved.contains(&endpoint.address).then(|| cannot_be_resolved(&endpoint.address));
+        let no_address =
+            || unresolved.contains(&endpoint.address).then(|| cannot_be_resolved(&endpoint.address));
         let why = unused(snapshot, endpoint).or_else(no_address)?;
         Some(InstanceNote::of(endpoint, "unused", why))
     });
