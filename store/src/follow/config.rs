@@ -24,7 +24,7 @@ const MEMORY: &str = "config";
 pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
     let stored = shared.memory.get::<Stored>(MEMORY)?;
     publish(shared, &stored);
-    tracing::info!(generation = %stored.generation(), "started from this node's own memory");
+    tracing::info!(generation = %stored.generation(), "started with the last configuration on disk");
     Some(stored)
 }
 
@@ -121,7 +121,7 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> 
         return Some(format!("generation {} is older than the one that runs", next.generation()));
     }
     publish(shared, &next);
-    tracing::info!(generation = %next.generation(), "configuration taken in");
+    tracing::info!(generation = %next.generation(), "configuration loaded");
     remember(shared, &next).await;
     *stored = Some(next);
     None
