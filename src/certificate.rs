@@ -9,7 +9,10 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::reread::{Content, Files, Part};
+use crate::{
+    reread::{Content, Files, Part},
+    small_file,
+};
 
 /// The files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub struct CertificateFiles {
 
 impl CertificateFiles {
     fn both(&self) -> Files {
-        Files::new(vec![self.certificate.clone(), self.key.clone()], Files::SMALL)
+        Files::new(vec![self.certificate.clone(), self.key.clone()], small_file::MAX)
     }
 
     fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, String> {

@@ -14,6 +14,7 @@ mod files;
 mod process;
 mod reference;
 mod reset;
+mod results;
 mod secret_file;
 mod servers;
 mod show;

@@ -27,7 +27,6 @@ mod shards;
 #[cfg(test)]
 mod testing;
 mod tokens;
-mod watching;
 mod work;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -344,11 +343,11 @@ impl ControlHandle {
     ///
     /// # Errors
     /// Unavailable: the engine is away.
-    pub async fn also_holding(
+    pub async fn also_excluding(
         &self,
         drain: &store::drain::Drain,
     ) -> Result<Option<store::drain::DrainId>, Refused> {
-        self.drain_orders.also_holding(drain).await
+        self.drain_orders.also_excluding(drain).await
     }
 
     /// Control's counters.

@@ -159,7 +159,7 @@ mod tests {
         for address in ["127.0.0.1", "localhost"] {
             assert_eq!(checks.dial(&dial(address, port)).await, Answer::Answered, "{address}");
         }
-        // Failed with a name server that knows that there is no such name, unable without one.
+        // The answer is `Failed` if a name server answers that there is no such name, and `Unable` if none can be reached.
         let unresolved = checks.dial(&dial("nowhere.invalid", port)).await;
         assert_ne!(unresolved, Answer::Answered);
         drop(listener);
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_name_that_does_not_exist_is_a_failure_and_a_name_server_that_is_away_is_none() {
-        for (said, failed) in [
+        for (error, failed) in [
             ("failed to lookup address information: Name or service not known", true),
             ("failed to lookup address information: No address associated with hostname", true),
             ("failed to lookup address information: Name does not resolve", true),
@@ -194,9 +194,9 @@ mod tests {
             ("failed to lookup address information: Try again", false),
             ("Too many open files (os error 24)", false),
         ] {
-            let answer = unresolved("web.example.com", said);
-            assert_eq!(matches!(answer, Answer::Failed(_)), failed, "{said}");
-            assert_eq!(matches!(answer, Answer::Unable(_)), !failed, "{said}");
+            let answer = unresolved("web.example.com", error);
+            assert_eq!(matches!(answer, Answer::Failed(_)), failed, "{error}");
+            assert_eq!(matches!(answer, Answer::Unable(_)), !failed, "{error}");
         }
     }
 
@@ -247,14 +247,14 @@ mod tests {
         let check = Some(Check { probe, ..ignorant.connect.clone() });
         let dial = Dial { check, ..dial("127.0.0.1", port) };
         assert_eq!(ignorant.dial(&dial).await, Answer::Answered);
-        // One that was told its authorities says what it sees.
+        // With authorities for its checks, an unknown authority is a failure.
         let other = rcgen::generate_simple_self_signed(["another".to_owned()]).unwrap();
-        let told = Checks {
+        let with_authorities = Checks {
             sockets: Sockets::new(BTreeMap::new(), Some(other.cert.pem().into_bytes())),
             knows_authorities: true,
             ..Checks::new("bj".parse().unwrap(), None)
         };
-        let answer = told.dial(&dial).await;
+        let answer = with_authorities.dial(&dial).await;
         assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
         serving.abort();
     }

@@ -18,5 +18,6 @@ pub mod out;
 pub mod repeats;
 pub mod reread;
 pub mod shutdown;
+pub mod small_file;
 pub mod telemetry;
 pub mod token_file;

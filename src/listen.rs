@@ -41,7 +41,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Its certificate or key cannot be used.
-    #[error("{what}: its tls cannot be used: {reason}")]
+    #[error("{what}: the certificate cannot be used: {reason}")]
     Tls {
         /// The key that configures it.
         what: &'static str,
@@ -147,7 +147,7 @@ impl Bound {
                 continue;
             };
             let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
-                tracing::warn!(%address, most = MAX_CONNECTIONS, "too many connections, one is closed");
+                tracing::warn!(%address, most = MAX_CONNECTIONS, "too many connections; a new one was closed");
                 continue;
             };
             let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());

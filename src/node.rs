@@ -1,8 +1,8 @@
-//! A node: its configuration turned into running roles, and ended in order.
+//! A node: starts the roles of its configuration, and shuts them down in order.
 //!
-//! Everything that can fail at a start fails before anything is served: the engine is opened, every address bound,
-//! then all of it runs. The first part that ends by itself ends the node, with its reason; a signal ends it in
-//! order: the gateway takes its time (its `/readyz` fails, its requests finish), and the engine ends last.
+//! Everything that can fail at a start fails before anything is served: the engine is opened and every address is bound, then
+//! all parts run. The first part that ends by itself ends the node, with its reason. A signal shuts the node down in order:
+//! the gateway first fails its `/readyz` and finishes its requests, and the engine ends last.
 
 mod engine;
 mod error;
@@ -20,7 +20,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub(crate) use self::engine::open_embedded;
 pub use self::error::NodeError;
 use self::{
-    engine::{follow, open, standing},
+    engine::{follow, open, without_engine},
     listeners::{bind, certificate_parts},
     parts::Node,
     rereads::{authorities_part, configuration_part, geoip_part},
@@ -53,7 +53,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), NodeError> {
         None => None,
     };
     let (handle, follower) = followed.unzip();
-    let handle = handle.or_else(|| config.dns.as_ref().map(|_| standing()));
+    let handle = handle.or_else(|| config.dns.as_ref().map(|_| without_engine()));
     let mut node = Node {
         boot,
         tasks: JoinSet::new(),

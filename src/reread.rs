@@ -1,12 +1,12 @@
-//! Reading files again while a process serves: when SIGHUP asks for it, and by itself within ten seconds of a change.
+//! Reads files again while a process serves: on SIGHUP, and by itself within ten seconds of a change.
 //!
-//! A part of a process registers what it reads ([`Part`]), and one task ([`Rereads::run`]) does the rest: it listens to
-//! SIGHUP, looks at the files every two seconds, calls the part and logs what came of it. A file that cannot be used
-//! never costs what is in use: the part keeps the old one and the log says why. A process that has no parts still runs
-//! the task, because a process without a handler is ended by SIGHUP.
+//! A part of a process registers its files ([`Part`]), and one task ([`Rereads::run`]) does the rest: it listens for SIGHUP,
+//! checks the files every two seconds, calls the part and logs the outcome. If a file cannot be used, the part keeps the old
+//! content and the log has the reason. A process without parts runs the task as well, because SIGHUP ends a process
+//! that has no handler.
 //!
-//! A change is acted on once two looks in a row saw the same, so that a file which is being written, or a certificate
-//! whose key comes a moment later, is read when it is whole.
+//! A change is read once two checks in a row saw the same state, so that a file that is being written, or a certificate whose
+//! key is replaced a moment later, is read when it is complete.
 
 mod part;
 mod signature;
@@ -18,20 +18,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{part::log, watch::Watched};
 pub use self::{
-    part::{Content, FileInUse, Files, Outcome, Part, read_file},
+    part::{Content, FileInUse, Files, Outcome, Part},
     signature::Signature,
 };
 
-/// How often files are looked at. A change is acted on after at most three looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often files are checked. A change is read after at most three checks.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 store::metrics! {
-    /// What is counted when files are read again.
+    /// Counters of files that are read again.
     pub struct RereadMetrics {
         reread: counter(
             "waypost.files.reread",
             "{reading}",
-            "Files that said something new when they were read again, and are in use."
+            "Files whose new content was read again and is in use."
         );
         kept: counter(
             "waypost.files.kept",
@@ -51,7 +51,7 @@ impl RereadMetrics {
     }
 }
 
-/// Everything a process reads again.
+/// Everything that a process reads again.
 #[derive(Debug, Default)]
 pub struct Rereads {
     parts: Vec<Watched>,
@@ -59,7 +59,7 @@ pub struct Rereads {
 }
 
 impl Rereads {
-    /// Takes parts in.
+    /// Adds parts.
     pub fn extend(&mut self, parts: impl IntoIterator<Item = Part>) {
         self.parts.extend(parts.into_iter().map(Watched::new));
     }
@@ -70,7 +70,7 @@ impl Rereads {
         Arc::clone(&self.metrics)
     }
 
-    /// Reads again whenever SIGHUP asks for it or a file changed, and never ends.
+    /// Reads again on SIGHUP and when a file has changed. Never ends.
     ///
     /// # Errors
     /// When the process cannot listen to SIGHUP.
@@ -80,9 +80,9 @@ impl Rereads {
     }
 
     async fn run_on(mut self, mut hangups: Signal) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut look = tokio::time::interval(CHECK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first tick comes at once, when files that were just read need no look.
+        // The first tick comes at once, when the files have just been read.
         look.tick().await;
         loop {
             tokio::select! {
@@ -94,7 +94,7 @@ impl Rereads {
 
     async fn reread_all(&mut self) {
         match self.parts.len() {
-            0 => tracing::info!("SIGHUP: this process has nothing to read again, and runs on"),
+            0 => tracing::info!("SIGHUP: this process has no files to read again"),
             parts => tracing::info!(parts, "SIGHUP: reading again"),
         }
         for watched in &mut self.parts {
@@ -113,7 +113,7 @@ impl Rereads {
             let outcome = Part::read(&watched.part).await;
             self.metrics.count(&outcome);
             match outcome {
-                // A file that was touched, or written again with the same content, is no news.
+                // A file that was touched, or written again with the same content, needs no attention.
                 Outcome::Unchanged => tracing::debug!("{}: unchanged", watched.part.name),
                 outcome => log(&watched.part.name, &outcome, "changed on disk"),
             }
@@ -121,7 +121,7 @@ impl Rereads {
     }
 }
 
-/// From now on SIGHUP does not end this process. Every process that keeps running calls this first.
+/// Installs a handler, so that SIGHUP does not end this process. Every process that keeps running calls this first.
 ///
 /// # Errors
 /// When the process cannot listen to SIGHUP.

@@ -1,6 +1,6 @@
 //! Logs and metrics. Components count in their own atomics ([`store::metrics::Source`]); here each source is collected
-//! once per scrape (`prometheus`) and once per export (`otlp`), so both show the same numbers and hot paths know
-//! neither.
+//! once per scrape (`prometheus`) and once per export (`otlp`), so both show the same numbers, and hot paths
+//! depend on neither.
 
 pub mod log;
 mod otlp;
@@ -123,12 +123,15 @@ mod tests {
                 ));
             }
             above = role;
-            for it in source.descriptors() {
-                let kind = match it.kind {
+            for descriptor in source.descriptors() {
+                let kind = match descriptor.kind {
                     Kind::Counter => "counter",
                     Kind::Gauge => "gauge",
                 };
-                page.push_str(&format!("| `{}` | {kind} | {} | {} |\n", it.name, it.unit, it.help));
+                page.push_str(&format!(
+                    "| `{}` | {kind} | {} | {} |\n",
+                    descriptor.name, descriptor.unit, descriptor.help
+                ));
             }
         }
         page
@@ -154,10 +157,10 @@ mod tests {
         let all = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), all, "a name stands twice");
+        assert_eq!(names.len(), all, "duplicate name");
     }
 
-    /// A collector that only listens: whoever exports sends its metrics without waiting for an answer.
+    /// A collector that only listens: an exporter sends its metrics without waiting for an answer.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_collector_gets_the_same_numbers() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

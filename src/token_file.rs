@@ -1,20 +1,21 @@
-//! Files that hold a token: read at the start, and again when they change.
+//! Files with a token: read at the start, and again when they change.
 //!
-//! A node that sends a token may start before its file is there: `token bootstrap` writes the file later, and the node
-//! takes it up then. A listener's own first token must be there from the beginning: without it the listener would be
-//! open. A file that vanishes or goes bad while the program runs leaves the secret that was read before in use.
+//! A node that sends a token can start before its file exists: `token bootstrap` writes the file later, and the node uses it
+//! from then on. The first token of a listener must exist at the start, because the listener would be open without it. If a
+//! file is deleted or becomes unusable while the program runs, the token that was read before stays in use.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use store::secret::{Credential, Secret};
 
-use crate::reread::{Outcome, Part, Signature};
+use crate::{
+    reread::{Outcome, Part, Signature},
+    small_file::{self, ReadError},
+};
 
-/// The longest token file.
-const MAX: u64 = 1024 * 1024;
 /// The shortest secret.
 const MIN_LENGTH: usize = 16;
-/// What a token file should hold.
+/// What a token file should contain.
 pub const EXPECTED: &str = "one line of at least 16 printable characters";
 
 /// A token file, and the credential that its content becomes.
@@ -24,57 +25,71 @@ pub struct TokenFile {
     pub what: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is sent, or expected, at present.
+    /// The token that is sent, or expected.
     pub credential: Credential,
 }
 
-/// The secret in a text.
+/// The token in a text: one word of printable characters, without the white space around it.
 ///
 /// # Errors
-/// When it is none.
-pub fn secret(text: &[u8]) -> Result<Secret, String> {
-    let text = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
-    if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("the file holds no token".to_owned());
+/// What is wrong with the text.
+pub fn word(text: &[u8]) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(text).unwrap_or("\u{fffd}").trim();
+    if text.is_empty() {
+        Err("it is empty")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err("it holds no token")
+    } else {
+        Ok(text)
     }
-    Ok(Secret::new(text))
+}
+
+/// The secret in a text, which is long enough to be a token of ours.
+///
+/// # Errors
+/// When there is none.
+pub fn secret(text: &[u8]) -> Result<Secret, String> {
+    match word(text) {
+        Ok(word) if word.len() >= MIN_LENGTH => Ok(Secret::new(word)),
+        _ => Err("the file holds no token".to_owned()),
+    }
 }
 
 impl TokenFile {
-    /// Reads the file; `None` when it is not there.
+    /// Reads the file; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it is there and cannot be read, or holds no token.
+    /// When it exists and cannot be read, or holds no token.
     pub fn read(&self) -> Result<Option<Secret>, String> {
-        let path = self.path.display();
-        let failed = |error: io::Error| format!("cannot read {path}: {error}");
-        let meta = match std::fs::metadata(&self.path) {
-            Ok(meta) => meta,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        if meta.len() > MAX {
-            return Err(format!("{path} is larger than 1 MiB"));
-        }
-        let bytes = std::fs::read(&self.path).map_err(failed)?;
-        secret(&bytes).map(Some).map_err(|error| format!("{path}: {error}; expected {EXPECTED}"))
+        self.parsed(small_file::read(&self.path, small_file::MAX))
     }
 
-    /// Reads the file again and uses what it holds; true when that is another secret than before.
+    fn parsed(&self, read: Result<Vec<u8>, ReadError>) -> Result<Option<Secret>, String> {
+        match read {
+            Ok(bytes) => secret(&bytes)
+                .map(Some)
+                .map_err(|error| format!("{}: {error}; expected {EXPECTED}", self.path.display())),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Reads the file again and uses its token; true if that is another one than before.
     ///
     /// # Errors
-    /// When the secret in use has to stay because the file is gone or holds none.
+    /// When the token in use stays because the file is gone or holds none.
     pub fn reread(&self) -> Result<bool, String> {
-        match self.read()? {
+        match self.parsed(small_file::read_at_once(&self.path, small_file::MAX))? {
             Some(secret) => Ok(self.credential.set(secret)),
-            None if self.credential.load().is_some() => {
-                Err(format!("{} is gone; the token read from it before stays in use", self.path.display()))
-            }
+            None if self.credential.load().is_some() => Err(format!(
+                "{} no longer exists; the token that was read before stays in use",
+                self.path.display()
+            )),
             None => Ok(false),
         }
     }
 
-    /// What reads the file again, to be registered with [`crate::reread::Rereads`].
+    /// The part that reads the file again, to be registered with [`crate::reread::Rereads`].
     #[must_use]
     pub fn part(&self) -> Part {
         let (file, path) = (self.clone(), self.path.clone());
@@ -86,12 +101,12 @@ impl TokenFile {
         })
     }
 
-    /// Says at a start that the file is not there yet.
+    /// Logs at a start that the file does not exist yet.
     pub fn say_if_missing(&self) {
         if self.credential.load().is_none() {
             tracing::warn!(
                 file = %self.path.display(),
-                "{} is not there yet: requests carry no token until it is",
+                "{} does not exist yet; requests are sent without a token until it does",
                 self.what
             );
         }
@@ -101,6 +116,16 @@ impl TokenFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_without_a_writer_does_not_block_the_reading_of_others() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let file = TokenFile { what: "[store] token_file", path, credential: Credential::default() };
+        assert!(file.reread().unwrap_err().contains("holds no token"));
+    }
 
     #[test]
     fn a_file_may_come_later_and_never_takes_a_token_away() {

@@ -37,7 +37,7 @@ pub trait Admin: fmt::Debug + Send + Sync + 'static {
     /// Waits for work newer than `index`.
     async fn work(&self, index: u64) -> Result<Work, Failed>;
 
-    /// Trusts these authorities (PEM) in place of all others, for new connections; the error says why they cannot be
+    /// Trusts these authorities (PEM) in place of all others, for new connections; the error is why they cannot be
     /// used. Without TLS there is nothing to do.
     fn trust(&self, _: &[u8]) -> Result<(), String> {
         Ok(())

@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Canary;
 
-/// No probe waits longer than this, whatever its check says.
+/// No probe waits longer than this, even if its check has a longer timeout.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// A canary that does not accept within this has failed.
 pub const CANARY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ pub trait Dialer: fmt::Debug + Send + Sync + 'static {
     /// Opens and closes a connection to a canary.
     async fn reach(&self, canary: &Canary) -> Result<(), Fault>;
 
-    /// Trusts these authorities (PEM) in addition to the system's, for new dials; the error says why they cannot be
+    /// Trusts these authorities (PEM) in addition to the system's, for new dials; the error is why they cannot be
     /// used. Without TLS there is nothing to do.
     fn trust(&self, _: &[u8]) -> Result<(), String> {
         Ok(())
@@ -203,16 +203,16 @@ impl Dialer for Sockets {
         let address = SocketAddr::new(target.address, target.check.port);
         // All but the smallest are boxed, because otherwise every probe in flight would be as large as the largest.
         match &target.check.probe {
-            Probe::Tcp(it) => tcp::check(it, address, phases).await,
-            Probe::Tls(it) => {
-                let session = Box::pin(self.session((&it.tls, None, &[]), address, phases)).await?;
+            Probe::Tcp(probe) => tcp::check(probe, address, phases).await,
+            Probe::Tls(probe) => {
+                let session = Box::pin(self.session((&probe.tls, None, &[]), address, phases)).await?;
                 Ok(with_warning("TLS agreed".to_owned(), session.warning).into())
             }
-            Probe::Http(it) => Box::pin(self.http(it, address, phases)).await.map(Cow::Owned),
-            Probe::Dns(it) => Box::pin(dns::query(it, address, phases)).await.map(Cow::Owned),
-            Probe::Grpc(it) => Box::pin(self.grpc(it, address, phases)).await.map(Cow::Owned),
+            Probe::Http(probe) => Box::pin(self.http(probe, address, phases)).await.map(Cow::Owned),
+            Probe::Dns(probe) => Box::pin(dns::query(probe, address, phases)).await.map(Cow::Owned),
+            Probe::Grpc(probe) => Box::pin(self.grpc(probe, address, phases)).await.map(Cow::Owned),
             Probe::Icmp {} => Box::pin(icmp::echo(target.address, phases)).await.map(Cow::Borrowed),
-            Probe::External(it) => Box::pin(self.external(&it.program, address)).await.map(Cow::Owned),
+            Probe::External(probe) => Box::pin(self.external(&probe.program, address)).await.map(Cow::Owned),
         }
     }
 
@@ -233,7 +233,7 @@ fn fault(error: &io::Error) -> Fault {
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
     let scarce = matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS));
-    let target = |words: &str| Fault::Target(words.to_owned());
+    let target = |text: &str| Fault::Target(text.to_owned());
     match error.kind() {
         io::ErrorKind::ConnectionRefused => target("connection refused"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => target("connection reset"),

@@ -16,7 +16,7 @@ pub struct Config {
     pub token: Option<Credential>,
     /// The only authorities trusted for `https` addresses, in PEM; absent: the system's.
     pub ca_pem: Option<Vec<u8>>,
-    /// Addresses that should be reachable from here whatever happens to the sites. They are dialled over TCP every
+    /// Addresses that should be reachable from here independent of the sites. They are dialled over TCP every
     /// second; when more than half fail, this vantage withholds its votes. At most [`Config::MAX_CANARIES`]. Without
     /// canaries it withholds when every target (at two addresses or more) looks down.
     pub canaries: Vec<Canary>,

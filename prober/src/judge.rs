@@ -180,7 +180,7 @@ mod tests {
     use crate::testing::{check, failed, ok, unable};
 
     /// Plays outcomes, one letter each (`s`uccess, `f`ailure, `i`nconclusive), in order of their start, and
-    /// writes the state after each: `U`p, `D`own, `?`, with `!` for suspect and the confirmations asked for.
+    /// writes the state after each: `U`p, `D`own, `?`, with `!` for suspect and the requested confirmations.
     fn play(from: &str, outcomes: &str) -> String {
         let check = check("1s", "800ms");
         let mut health = TargetHealth::unknown(Moment(0), "not probed yet");

@@ -21,7 +21,7 @@ use crate::{
 const MAX: usize = 5_000;
 /// The longest wait after failures in a row: shorter than a vantage stays fresh.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// The wait before everything is sent again, at the latest after the first failure, and when it was asked for.
+/// The wait before everything is sent again, at the latest after the first failure, and when control requested it.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// The sender of a report.
@@ -98,7 +98,7 @@ pub(crate) async fn report(
                 let again = reply == BatchReply::Resend;
                 delivery.answered(reply, version);
                 if again {
-                    // The other end does not know this process: everything is sent at once, but never in a busy loop.
+                    // This process is new to the other end: everything is sent at once, but never in a busy loop.
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }

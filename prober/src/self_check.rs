@@ -27,7 +27,7 @@ const ANSWERS: usize = 4096;
 /// Of answers to dials that started closer together than this only a few are kept.
 const THINNED: Duration = Duration::from_millis(5);
 
-/// What this vantage knows about its own connection.
+/// The state of this vantage's own connection.
 #[derive(Debug)]
 pub struct SelfCheck {
     canaries: usize,

@@ -40,8 +40,8 @@ struct Rim {
     start: Instant,
     wrong: Ask,
     targets: Vec<Arc<WorkTarget>>,
-    /// What was told of each last, and when.
-    told: Mutex<HashMap<TargetKey, (State, Duration)>>,
+    /// The last reported state of each, and when.
+    reported: Mutex<HashMap<TargetKey, (State, Duration)>>,
     largest: Mutex<usize>,
 }
 
@@ -82,9 +82,9 @@ impl Admin for Rim {
 
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
         sleep(Duration::from_millis(50)).await;
-        let mut told = self.told.lock().unwrap();
+        let mut reported = self.reported.lock().unwrap();
         for seen in batch.observations.iter().filter(|_| !batch.withheld) {
-            told.insert(seen.target.clone(), (seen.state, self.start.elapsed()));
+            reported.insert(seen.target.clone(), (seen.state, self.start.elapsed()));
         }
         if !batch.full {
             let mut largest = self.largest.lock().unwrap();
@@ -127,8 +127,8 @@ fn start(
     wrong: impl Fn(Duration) -> Wrong + Send + Sync + 'static,
     length: Duration,
 ) -> (Arc<Rim>, tokio::task::JoinHandle<()>) {
-    let (told, largest) = (Mutex::default(), Mutex::default());
-    let rim = Arc::new(Rim { start: Instant::now(), wrong: Box::new(wrong), targets, told, largest });
+    let (reported, largest) = (Mutex::default(), Mutex::default());
+    let rim = Arc::new(Rim { start: Instant::now(), wrong: Box::new(wrong), targets, reported, largest });
     let mut config = Config::new("v1".parse().unwrap(), vec!["test".to_owned()]);
     config.canaries = vec!["192.0.2.1:443".parse().unwrap()];
     let apis: Vec<Arc<dyn Admin>> = vec![rim.clone()];
@@ -143,10 +143,14 @@ fn when_all_go_down_at_once_each_is_told_in_time() {
     let (down, up) = runtime().block_on(async {
         let (rim, running) = start(targets(20_000, "500ms"), wrong, Duration::from_secs(24));
         let all = |state| {
-            let told = rim.told.lock().unwrap();
-            assert_eq!(told.len(), 20_000);
-            assert!(told.values().all(|it| it.0 == state), "not all {state} at {:?}", rim.start.elapsed());
-            told.values().map(|it| it.1).max().unwrap()
+            let reported = rim.reported.lock().unwrap();
+            assert_eq!(reported.len(), 20_000);
+            assert!(
+                reported.values().all(|it| it.0 == state),
+                "not all {state} at {:?}",
+                rim.start.elapsed()
+            );
+            reported.values().map(|it| it.1).max().unwrap()
         };
         sleep(DOWN_AT).await;
         all(State::Up);
@@ -174,11 +178,11 @@ fn outages_of_our_own_in_a_row_put_nobody_down() {
         runtime().block_on(async {
             let (rim, mut running) = start(targets(50, "2s"), ours, Duration::from_secs(30));
             while tokio::time::timeout(Duration::from_millis(20), &mut running).await.is_err() {
-                let told = rim.told.lock().unwrap();
-                let down = told.iter().find(|(_, it)| it.0 == State::Down);
+                let reported = rim.reported.lock().unwrap();
+                let down = reported.iter().find(|(_, it)| it.0 == State::Down);
                 assert_eq!(down, None, "with {pause} ms between them");
             }
-            assert_eq!(rim.told.lock().unwrap().len(), 50);
+            assert_eq!(rim.reported.lock().unwrap().len(), 50);
         });
     }
 }

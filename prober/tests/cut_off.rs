@@ -94,8 +94,9 @@ fn check(fall: u8) -> Check {
     }
 }
 
-/// The states that a vantage with a canary tells without withholding, of two targets, while its way is cut for so long.
-async fn told(fall: u8, lasts: Duration, phase: Duration) -> Vec<State> {
+/// The states of two targets that a vantage with a canary reports without withholding them, while its connection is cut
+/// for so long.
+async fn reported_states(fall: u8, lasts: Duration, phase: Duration) -> Vec<State> {
     let check = check(fall);
     let target = |n: u8| {
         let address = [10, 0, 0, n].into();
@@ -124,7 +125,7 @@ async fn a_vantage_whose_own_way_is_cut_tells_no_down() {
         for lasts in [600, 1_200, 1_500, 2_500, 3_200, 6_000] {
             for phase in [0, 300, 700] {
                 let (lasts, phase) = (Duration::from_millis(lasts), Duration::from_millis(phase));
-                let states = told(fall, lasts, phase).await;
+                let states = reported_states(fall, lasts, phase).await;
                 assert!(states.contains(&State::Up));
                 assert!(!states.contains(&State::Down), "fall {fall}, cut for {lasts:?}, {phase:?} later");
             }

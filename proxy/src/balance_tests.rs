@@ -16,26 +16,26 @@ use crate::testing::{drain, endpoint, name, snapshot, sources};
 
 /// `site status id`, with the flags `maint`, `portless`, `tag` and `heavy`.
 fn instance(number: u16, text: &str) -> Endpoint {
-    let words: Vec<&str> = text.split(' ').collect();
-    let mut it = endpoint("web", number + 1);
-    if words[0] != "-" {
-        it.meta.insert("site".into(), words[0].into());
+    let parts: Vec<&str> = text.split(' ').collect();
+    let mut instance = endpoint("web", number + 1);
+    if parts[0] != "-" {
+        instance.meta.insert("site".into(), parts[0].into());
     }
-    it.status = match words[1] {
+    instance.status = match parts[1] {
         "passing" => CheckStatus::Passing,
         "warning" => CheckStatus::Warning,
         _ => CheckStatus::Critical,
     };
-    it.id = words[2].into();
-    for flag in &words[3..] {
+    instance.id = parts[2].into();
+    for flag in &parts[3..] {
         match *flag {
-            "maint" => it.maintenance = true,
-            "portless" => it.port = 0,
-            "tag" => it.tags.push("v2".into()),
-            _ => it.weight = 9,
+            "maint" => instance.maintenance = true,
+            "portless" => instance.port = 0,
+            "tag" => instance.tags.push("v2".into()),
+            _ => instance.weight = 9,
         }
     }
-    it
+    instance
 }
 
 struct World {
@@ -80,8 +80,8 @@ impl World {
         };
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..1_000 {
-            if let Some(it) = candidates.pick(eligibility, away, |below| random.u32(..below)) {
-                *counts.entry(it.instance.endpoint.id.clone()).or_default() += 1;
+            if let Some(picked) = candidates.pick(eligibility, away, |below| random.u32(..below)) {
+                *counts.entry(picked.instance.endpoint.id.clone()).or_default() += 1;
             }
         }
         counts

@@ -101,7 +101,7 @@ pub enum Error {
     /// An address cannot be listened on.
     #[error("proxy: cannot listen on {address}: {source}")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
         /// The error of the system.
         source: std::io::Error,
@@ -114,7 +114,7 @@ pub enum Error {
         /// The error of the system.
         source: std::io::Error,
     },
-    /// A worker thread ended before its time; its log line says why.
+    /// A worker thread ended early; the reason is in the log.
     #[error("proxy: worker {0} died")]
     Died(usize),
 }

@@ -39,7 +39,7 @@ pub(crate) enum Failure {
     Refused(&'static str),
 }
 
-/// What an attempt needs to know of the request.
+/// The properties of the request that an attempt needs.
 #[derive(Debug)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) method: &'a Method,

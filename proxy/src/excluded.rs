@@ -1,6 +1,6 @@
 //! The instances that drains exclude from new requests, by service.
 //!
-//! Every request asks for them several times and most services have none, so a question costs one look-up, however
+//! Every request needs them several times and most services have none, so a query costs one look-up, however
 //! many drains there are.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ impl Excluded {
     pub(crate) fn by(drains: &Drains, now: Moment) -> Self {
         let mut excluded = Self::default();
         for (id, (index, drain)) in &drains.records {
-            if !drains.holds(drain, now) {
+            if !drains.excludes(drain, now) {
                 continue;
             }
             let of = excluded.by_service.entry(drain.service.clone()).or_default();
@@ -41,7 +41,7 @@ impl Excluded {
     /// True when a drain excludes this instance from new requests.
     pub(crate) fn contains(&self, endpoint: &Endpoint, now: Moment) -> bool {
         !self.by_service.is_empty()
-            && self.by_service.get(&endpoint.service).is_some_and(|it| it.shutting(endpoint, now).is_some())
+            && self.by_service.get(&endpoint.service).is_some_and(|it| it.excluding(endpoint, now).is_some())
     }
 }
 

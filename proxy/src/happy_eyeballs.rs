@@ -1,6 +1,6 @@
 //! Connecting to an instance that has several addresses: Happy Eyeballs, version 2 (RFC 8305).
 //!
-//! A host name is one instance, whichever of its addresses accepts the connection. The addresses are dialled one after
+//! A host name is one instance, even if it has several addresses. The addresses are dialled one after
 //! the other, families interleaved, each a little later than the one before, or at once when that one failed; the first
 //! connection is used. Addresses that failed recently come last, so that a dead one delays a single connection.
 //!
@@ -44,18 +44,24 @@ impl DialAddresses {
     }
 }
 
-/// The addresses that failed recently, as one worker knows them.
+/// The addresses to which one worker failed to connect recently.
 #[derive(Debug, Default)]
 pub(crate) struct RecentFailures(HashMap<SocketAddr, Moment>);
 
 impl RecentFailures {
     /// The order in which the addresses of a name are dialled: families interleaved, IPv6 first, those that failed
-    /// recently last. `turn` spreads connections over the addresses of a family.
-    pub(crate) fn order(&self, addresses: &[IpAddr], port: u16, turn: usize, now: Moment) -> Vec<SocketAddr> {
+    /// recently last. `rotation` spreads connections over the addresses of a family.
+    pub(crate) fn order(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        rotation: usize,
+        now: Moment,
+    ) -> Vec<SocketAddr> {
         let family = |v6: bool| {
             let mut all: Vec<&IpAddr> = addresses.iter().filter(|it| it.is_ipv6() == v6).collect();
             if !all.is_empty() {
-                let by = turn % all.len();
+                let by = rotation % all.len();
                 all.rotate_left(by);
             }
             all
@@ -164,8 +170,8 @@ mod tests {
         text.split(' ').filter(|it| !it.is_empty()).map(|it| it.parse().unwrap()).collect()
     }
 
-    fn ordered(recent_failures: &RecentFailures, addresses: &str, turn: usize, now: u64) -> String {
-        let addresses = recent_failures.order(&ips(addresses), 80, turn, Moment(now));
+    fn ordered(recent_failures: &RecentFailures, addresses: &str, rotation: usize, now: u64) -> String {
+        let addresses = recent_failures.order(&ips(addresses), 80, rotation, Moment(now));
         addresses.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>().join(" ")
     }
 

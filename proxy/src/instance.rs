@@ -121,7 +121,7 @@ impl Instances {
     pub(crate) fn in_flight_for(&self, drain: &Arc<Drain>, now: Moment) -> usize {
         let mut alone = Drains::default();
         alone.records.insert(drain.id.clone(), (alone.index, Arc::clone(drain)));
-        let shut = |it: &Arc<Instance>| alone.shutting(&it.endpoint, now).is_some();
+        let shut = |it: &Arc<Instance>| alone.excluding(&it.endpoint, now).is_some();
         self.all().iter().filter(|it| shut(it)).map(|it| it.in_flight()).sum()
     }
 

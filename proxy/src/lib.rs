@@ -96,11 +96,11 @@ pub struct Status {
     pub connections: usize,
     /// Requests in flight to instances.
     pub in_flight: u64,
-    /// The instances its workers know, by service and id.
+    /// The instances of its workers, by service and id.
     pub instances: Vec<InstanceStatus>,
 }
 
-/// What a gateway knows of one instance.
+/// The state of one instance at a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceStatus {
     /// The service in the registry.
@@ -294,7 +294,7 @@ async fn send_receipts(shared: &Shared) {
         let drains = Arc::clone(&published.borrow_and_update());
         proved.forget(&drains);
         let now = shared.handle.now();
-        let excluded = drains.records.values().filter(|(_, drain)| drains.holds(drain, now)).count();
+        let excluded = drains.records.values().filter(|(_, drain)| drains.excludes(drain, now)).count();
         shared.metrics.drains_shut.set(excluded as u64);
         let awaited: Vec<_> =
             proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
@@ -379,7 +379,7 @@ impl ProxyHandle {
             site: it.endpoint.meta.get("site").cloned(),
             in_flight: it.in_flight(),
             ejected_by: it.ejected_by.load(Ordering::Relaxed),
-            excluded: drains.shutting(&it.endpoint, now).is_some(),
+            excluded: drains.excluding(&it.endpoint, now).is_some(),
         });
         Status {
             phase: shared.phase(),

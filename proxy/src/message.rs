@@ -253,10 +253,10 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Prepares an instance's response head to be forwarded; the error says what is wrong with it.
+/// Prepares an instance's response head to be forwarded; the error is what is wrong with it.
 pub(crate) fn admit_response(head: &mut response::Parts, method: &Method) -> Result<(), &'static str> {
     if head.status.is_informational() {
-        return Err("switched protocols without being asked");
+        return Err("switched protocols without a request for it");
     }
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next();

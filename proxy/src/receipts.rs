@@ -1,4 +1,4 @@
-//! Receipts: when this gateway may say that an instance gets no more traffic from it.
+//! Receipts: when this gateway may confirm that an instance gets no more traffic from it.
 //!
 //! Three conditions must hold at once: every worker obeys drains that exclude the instance (so none can pick it), every
 //! worker has closed its idle connections to it (a worker acknowledges only after that), and no request to it is in
@@ -45,7 +45,7 @@ pub(crate) fn is_proved(
     in_flight: impl FnOnce() -> usize,
     now: Moment,
 ) -> bool {
-    let shut = |drains: &Arc<Drains>| drains.records.get(&drain.id).is_some_and(|(_, it)| it.shuts(now));
+    let shut = |drains: &Arc<Drains>| drains.records.get(&drain.id).is_some_and(|(_, it)| it.excludes(now));
     taken.into_iter().all(|drains| shut(&drains)) && in_flight() == 0
 }
 

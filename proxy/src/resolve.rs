@@ -19,12 +19,13 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
-use store::vital;
+use store::{engine::Backoff, vital};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(300);
-const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// The longest wait after failed lookups, so that a name that resolves again is used soon.
+const MAX_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// When a family without an address is looked up again.
 const AFTER_NONE: Duration = Duration::from_secs(30);
 /// More addresses of a family than this are ignored.
@@ -253,21 +254,24 @@ fn system_resolvers() -> Option<Resolvers> {
     }
 }
 
-/// Keeps one family of a name resolved. Logs once that a name cannot be resolved, and once that it can be again.
+/// Keeps one family of a name resolved. Logs once that a name cannot be resolved, and once that it can be again. This is
+/// not a `Retry`, because a name fails only when the lookups of both families do.
 async fn follow(
     resolver: Arc<TokioResolver>,
     family: Family,
     (name, resolved): (String, Arc<Resolved>),
     changes: watch::Sender<()>,
 ) {
+    let mut backoff = Backoff::new(SOONEST, MAX_AFTER_FAILURE);
     loop {
         // An answer from outside must not end the gateway: a panic of the resolver counts as a failed lookup.
         let Ok(answer) = AssertUnwindSafe(resolve(&resolver, &name)).catch_unwind().await else {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            backoff.wait().await;
             continue;
         };
         let next = match answer {
             Ok((addresses, valid)) => {
+                backoff.reset();
                 resolved.set(family, addresses);
                 if let Some(failures) = resolved.recovered() {
                     tracing::info!(name, failures, "a host name among the instances is resolved again");
@@ -281,6 +285,7 @@ async fn follow(
                     && !error.is_nx_domain()
                     && !resolved.of(family.other()).load().is_empty() =>
             {
+                backoff.reset();
                 resolved.set(family, Vec::new());
                 AFTER_NONE
             }
@@ -293,7 +298,7 @@ async fn follow(
                     );
                     changes.send_replace(());
                 }
-                AFTER_FAILURE
+                backoff.next_random()
             }
         };
         tokio::time::sleep_until(Instant::now() + next).await;
@@ -418,7 +423,7 @@ mod tests {
         resolved_by(port, &["192.0.2.1"]).await;
     }
 
-    /// Such a name is looked up every 2 s for as long as it is registered.
+    /// Such a name is looked up every few seconds for as long as it is registered.
     #[test]
     fn a_name_without_an_address_is_logged_once_and_counted() {
         let resolved = Resolved::default();

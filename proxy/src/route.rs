@@ -125,7 +125,7 @@ pub(crate) struct Table {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The cluster's gateway domain; requests for `/readyz` there are about this gateway.
     pub(crate) gateway_domain: Option<DomainName>,
-    /// This gateway's site; `None` if the snapshot does not know it.
+    /// This gateway's site; `None` if the snapshot does not have it.
     pub(crate) home: Option<SiteId>,
     /// The services that routes lead to.
     pub(crate) backends: Vec<Backend>,

@@ -44,13 +44,13 @@ pub(crate) async fn watch(shared: &Shared) {
     let mut dials = FuturesUnordered::new();
     let mut watched = WatchedDrains::new();
     let mut registered = BTreeSet::new();
-    let mut turn = 0;
+    let mut position = 0;
     loop {
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
             changed = discovered.changed() => if changed.is_err() { return },
             _ = interval.tick(), if !watched.is_empty() => {
-                for drain in round(&watched, &mut turn) {
+                for drain in round(&watched, &mut position) {
                     shared.metrics.end_dials.increment();
                     let (id, addresses) = (drain.id.clone(), addresses(shared, drain));
                     dials.push(async move { (id, is_refused(&addresses).await) });
@@ -80,7 +80,7 @@ pub(crate) async fn watch(shared: &Shared) {
 fn awaiting_end(drains: &Drains, now: Moment) -> WatchedDrains {
     let waits = |drain: &&Arc<Drain>| match drain.phase {
         Phase::Calling | Phase::Done => {
-            drain.v >= 2 && !drains.ended.contains(&drain.id) && drains.holds(drain, now)
+            drain.v >= 2 && !drains.ended.contains(&drain.id) && drains.excludes(drain, now)
         }
         Phase::Draining | Phase::Deregistering | Phase::Cancelled => false,
     };
@@ -96,13 +96,13 @@ pub(crate) fn hosts(drains: &Drains, now: Moment) -> impl Iterator<Item = String
 
 /// True when the time of exclusion is over for one of them.
 fn over(watched: &WatchedDrains, now: Moment) -> bool {
-    watched.values().any(|drain| !drain.shuts(now))
+    watched.values().any(|drain| !drain.excludes(now))
 }
 
 /// The drains whose instances are dialled in this round.
-fn round<'a>(watched: &'a WatchedDrains, turn: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
-    let from = if watched.len() <= MAX_DIALS { 0 } else { *turn % watched.len() };
-    *turn = from + MAX_DIALS;
+fn round<'a>(watched: &'a WatchedDrains, position: &mut usize) -> impl Iterator<Item = &'a Arc<Drain>> {
+    let from = if watched.len() <= MAX_DIALS { 0 } else { *position % watched.len() };
+    *position = from + MAX_DIALS;
     watched.values().cycle().skip(from).take(watched.len().min(MAX_DIALS))
 }
 
@@ -132,7 +132,7 @@ async fn is_refused(addresses: &[SocketAddr]) -> bool {
     all_refused(&join_all(addresses.iter().map(|address| dial(*address))).await)
 }
 
-/// DialAddresses that this gateway has no way to say nothing where another one refuses.
+/// Addresses to which this gateway has no route prove nothing if another address refuses.
 fn all_refused(dialled: &[Dialled]) -> bool {
     dialled.contains(&Dialled::Refused) && !dialled.contains(&Dialled::Unproven)
 }
@@ -226,13 +226,13 @@ fn log_readmitted(before: &WatchedDrains, drains: &Drains, now: Moment) {
 /// Without those whose instance another drain excludes.
 fn readmitted<'a>(before: &'a WatchedDrains, drains: &Drains, now: Moment) -> Vec<(&'a Drain, &'static str)> {
     let over = before.values().filter(|drain| !drains.ended.contains(&drain.id));
-    let over = over.filter(|drain| drains.also_holding(drain, now).is_none());
+    let over = over.filter(|drain| drains.also_excluding(drain, now).is_none());
     let with_reason = |drain: &'a Arc<Drain>| {
         let reason = match drains.records.get(&drain.id) {
             None => "its record was removed",
-            Some((_, it)) if drains.holds(it, now) => return None,
+            Some((_, it)) if drains.excludes(it, now) => return None,
             Some((_, it)) if it.phase == Phase::Cancelled => "the drain was cancelled",
-            Some((_, it)) if !it.shuts(now) => "its linger time is over",
+            Some((_, it)) if !it.excludes(now) => "its linger time is over",
             Some(_) => "every gateway that took part in the drain saw it end",
         };
         Some((&**drain, reason))
@@ -277,12 +277,12 @@ mod tests {
             let one = |at: usize| drain(&format!("{at:04}"), endpoint("web", 1), Phase::Done);
             (0..count).map(one).map(|it| (it.id.clone(), it)).collect()
         };
-        let mut turn = 0;
-        assert_eq!(round(&watched(3), &mut turn).count(), 3);
+        let mut position = 0;
+        assert_eq!(round(&watched(3), &mut position).count(), 3);
         let many = watched(MAX_DIALS * 3);
         let mut seen = BTreeSet::new();
         for _ in 0..3 {
-            let round: Vec<_> = round(&many, &mut turn).map(|it| it.id.clone()).collect();
+            let round: Vec<_> = round(&many, &mut position).map(|it| it.id.clone()).collect();
             assert_eq!(round.len(), MAX_DIALS);
             seen.extend(round);
         }

@@ -1,4 +1,4 @@
-//! What handlers take and answer, read from their signatures, so that the OpenAPI document cannot say anything else.
+//! What handlers take and answer, read from their signatures, so that the OpenAPI document cannot differ from them.
 
 use axum::{
     Json,
@@ -20,7 +20,7 @@ use utoipa::{
 use super::{Caller, JsonBody, Problem, QueryParams};
 use crate::api;
 
-/// What the document says about one operation.
+/// The description of one operation in the document.
 #[derive(Clone, Default)]
 pub(super) struct Description {
     pub(super) query: Vec<Parameter>,
@@ -49,7 +49,7 @@ impl Description {
     }
 
     /// Adds query parameters.
-    pub(super) fn asks<Q: IntoParams>(&mut self) {
+    pub(super) fn add_query<Q: IntoParams>(&mut self) {
         self.query.extend(Q::into_params(|| Some(ParameterIn::Query)));
     }
 }
@@ -67,7 +67,7 @@ pub(super) trait Input {
 impl<S> Input for State<S> {}
 impl Input for Caller {}
 impl Input for HeaderMap {}
-// The table says what these two are.
+// The table of routes describes these two.
 impl<T> Input for Path<T> {}
 impl Input for RawQuery {}
 
@@ -86,7 +86,7 @@ impl Input for String {
 
 impl<Q: IntoParams> Input for QueryParams<Q> {
     fn describe(operation: &mut Description) {
-        operation.asks::<Q>();
+        operation.add_query::<Q>();
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn cancel(
     caller.needs(Right::Change)?;
     let drain = admin.control.cancel(&id, caller.0.who()).await?;
     // The drain is cancelled even if the engine does not answer this question.
-    let still_refused_by = admin.control.also_holding(&drain).await.unwrap_or_default();
+    let still_refused_by = admin.control.also_excluding(&drain).await.unwrap_or_default();
     Ok(Json(CancelledDrain {
         deregistered: drain.done.is_some() || drain.trouble.is_some(),
         done: drain.done.map(Moment::rfc3339),

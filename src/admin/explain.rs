@@ -105,7 +105,7 @@ fn sites(
     steered: &SteeredDomain,
     asker: &Located<'_>,
     (board, now): (&Board, Moment),
-    (family, health_view): (Option<Family>, Option<&store::beliefs::HealthView>),
+    (family, health_view): (Option<Family>, Option<&store::health_state::HealthView>),
 ) -> (Vec<ExplainedSite>, bool) {
     let ranking = steering::rank(steered, asker, board, now);
     let look = family.map(|family| Look { family, region: asker.region, board });

@@ -22,7 +22,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Reasons in words, as they are at the moment of the call.
+/// Reasons in words, at the moment of the call.
 pub type Reasons = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What the three paths answer from.
@@ -62,12 +62,12 @@ pub(super) fn routes() -> Vec<Route<(Health, Option<Auth>)>> {
     );
     vec![
         get("/livez", Needs::Nothing, "The process runs.", livez),
-        ready.asking::<ReadyzQuery>(),
+        ready.with_query::<ReadyzQuery>(),
         get("/metrics", Needs::Read, "Metrics in Prometheus' text format.", metrics),
     ]
 }
 
-/// The three routes as a router. Health needs no token. Metrics need one if `auth` asks for tokens.
+/// The three routes as a router. Health needs no token. Metrics need one if `auth` is given.
 pub fn router(health: Health, auth: Option<Auth>) -> Router {
     router_of(routes()).with_state((health, auth))
 }

@@ -72,48 +72,32 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     }
 
     /// With query parameters that the handler reads by itself.
-    pub(super) fn asking<Q: IntoParams>(mut self) -> Self {
-        self.description.asks::<Q>();
+    pub(super) fn with_query<Q: IntoParams>(mut self) -> Self {
+        self.description.add_query::<Q>();
         self
     }
 }
 
-pub(super) fn get<S, H, T, D>(path: &'static str, needs: Needs, summary: &'static str, handler: H) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Get, path, needs, summary, handler)
+macro_rules! route_of_method {
+    ($($name:ident $method:ident)+) => {$(
+        #[doc = concat!("A route of the method ", stringify!($method), ".")]
+        pub(super) fn $name<S, H, T, D>(
+            path: &'static str,
+            needs: Needs,
+            summary: &'static str,
+            handler: H,
+        ) -> Route<S>
+        where
+            S: Clone + Send + Sync + 'static,
+            H: Handler<T, S> + Described<D>,
+            T: 'static,
+        {
+            Route::new(HttpMethod::$method, path, needs, summary, handler)
+        }
+    )+};
 }
 
-pub(super) fn post<S, H, T, D>(
-    path: &'static str,
-    needs: Needs,
-    summary: &'static str,
-    handler: H,
-) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Post, path, needs, summary, handler)
-}
-
-pub(super) fn delete<S, H, T, D>(
-    path: &'static str,
-    needs: Needs,
-    summary: &'static str,
-    handler: H,
-) -> Route<S>
-where
-    S: Clone + Send + Sync + 'static,
-    H: Handler<T, S> + Described<D>,
-    T: 'static,
-{
-    Route::new(HttpMethod::Delete, path, needs, summary, handler)
-}
+route_of_method! { get Get post Post delete Delete }
 
 /// A router for a table of routes.
 pub(super) fn router_of<S: Clone + Send + Sync + 'static>(routes: Vec<Route<S>>) -> Router<S> {
@@ -143,7 +127,7 @@ pub(super) fn describe<S>(routes: Vec<Route<S>>, paths: &mut Paths, components: 
     }
 }
 
-/// The parameters of a path, which stand in braces.
+/// The parameters of a path, which are in braces.
 fn path_parameters(path: &str) -> impl Iterator<Item = Parameter> + '_ {
     let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names.map(|name| {

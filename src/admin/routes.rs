@@ -231,12 +231,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_without_a_token_gets_what_needs_no_right() {
         let api = Api::guarded().await;
-        let asked = |route: &Route<Admin>| {
+        let takes_no_input = |route: &Route<Admin>| {
             let without_body = route.description.body.is_none();
             let optional = |it: &Parameter| matches!(it.required, Required::False);
             without_body && route.description.query.iter().all(optional)
         };
-        for route in routes().iter().filter(|route| asked(route)) {
+        for route in routes().iter().filter(|route| takes_no_input(route)) {
             let path = route.path.replace("{kind}", "site").replace("{name}", "x").replace("{id}", "x");
             let method = match route.method {
                 HttpMethod::Post => "POST",

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use store::{
-    beliefs::{HealthView, VantageView},
     health::TargetKey,
+    health_state::{HealthView, VantageView},
     model::{Name, Override, Span},
     snapshot::{SiteId, Snapshot, SteeredDomain},
     steering::Tier,

@@ -58,8 +58,9 @@ fn domains(
     now: Moment,
 ) -> Domains {
     let mut all = Domains::default();
-    let asked = |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
-    for steered in snapshot.domains.values().filter(asked) {
+    let wanted =
+        |it: &&std::sync::Arc<SteeredDomain>| only.is_none_or(|name| it.domain.name.as_str() == name);
+    for steered in snapshot.domains.values().filter(wanted) {
         let shifts = shifts(snapshot, steered, boards, now);
         let unserved = SimulatedDomain { snapshot, steered, killed, boards, now }.unserved(&shifts);
         let groups: Vec<MovedClients> = shifts
@@ -230,52 +231,25 @@ fn load(admin: &Admin, snapshot: &Snapshot, killed: &[Name], boards: (&Board, &B
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use store::{
         board::Reading,
         health::State,
-        model::{self, Generation, World},
+        testing::{compile_text, two_sites},
     };
 
     use super::*;
 
-    const WORLD: &str = "\
-kind: Site
-name: bj
----
-kind: Site
-name: sh
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 500ms
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways: { bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }
----
-kind: Domain
-name: gw.example.com
-cluster: main
-policy: { type: failover, order: [bj, sh] }
-";
+    /// The gateway domain at both sites, of which only bj has IPv6.
+    fn documents() -> String {
+        let cluster = two_sites("{ bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }");
+        let policy = "policy: { type: failover, order: [bj, sh] }";
+        format!("{cluster}---\nkind: Domain\nname: gw.example.com\ncluster: main\n{policy}\n")
+    }
 
     /// The simulated failure of bj. `more` follows the documents, whose last one is the domain.
     fn killed_bj(more: &str) -> Domains {
-        let documents = model::parse("w", &format!("{WORLD}{more}")).unwrap();
-        let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
         let board = Board::default();
-        let snapshot = Snapshot::compile(world.sources(), Generation::default(), &board);
+        let snapshot = compile_text(&format!("{}{more}", documents()), 1, &board);
         for target in snapshot.targets.values() {
             board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
         }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use store::{
-    beliefs::HealthView,
     handle::Concern,
+    health_state::HealthView,
     keys,
     model::{RouteBy, Span, Vantage},
     snapshot::Snapshot,

@@ -10,7 +10,7 @@ use store::{
     disk::LastGood,
     drain::NodeHeartbeat,
     engine::{
-        CheckStatus, Engine as _, KvOp, Registration,
+        Engine as _, KvOp, Registration,
         embedded::{Embedded, Options},
     },
     follow::{self, Follower, Identity},
@@ -35,7 +35,7 @@ pub(super) struct Api {
     _folder: tempfile::TempDir,
 }
 
-/// What was answered.
+/// An answer.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) text: String,
@@ -87,7 +87,7 @@ impl Api {
         send(&self.router, method, path, body).await
     }
 
-    /// Asks until the answer holds all of these.
+    /// Repeats the request until the answer holds all of these.
     pub(super) async fn ask_until(&self, path: &str, holds: &[&str]) -> Answer {
         for _ in 0..1_000 {
             let answer = self.ask("GET", path, "").await;
@@ -102,13 +102,9 @@ impl Api {
     /// Registers a passing instance in the site bj.
     pub(super) async fn register(&self, service: &str, id: &str, address: [u8; 4]) {
         let registration = Registration {
-            service: service.to_owned(),
-            id: id.to_owned(),
             address: (address, 8080).into(),
-            tags: Vec::new(),
             meta: [("site".to_owned(), "bj".to_owned())].into(),
-            ttl: None,
-            status: CheckStatus::Passing,
+            ..store::testing::registration(service, id)
         };
         self.engine.register(&registration).await.unwrap();
     }

@@ -3,39 +3,15 @@
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use serde_json::{Value, json};
+use store::testing::two_sites;
 
 use super::testing::{Answer, Api};
 
 mod schemas;
 
-/// Two sites, one of them forced down, a service of this zone and one outside, and a domain with two colours.
-const DOCUMENTS: &str = "\
-kind: Site
-name: bj
-networks: [10.1.0.0/16]
----
-kind: Site
-name: sh
-networks: [10.2.0.0/16]
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways: { bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }
-capacity: { bj: 1000 }
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 500ms
----
+/// Documents beside the two sites: two domains, one of them with two colours, a service with a host of this zone and one
+/// outside, an override and a vantage.
+const MORE: &str = "\
 kind: Domain
 name: gw.example.com
 cluster: main
@@ -68,6 +44,12 @@ kind: Vantage
 name: v1
 ";
 
+/// Two sites, one of them forced down.
+fn configuration() -> String {
+    let gateways = "{ bj: { a: [192.0.2.1], aaaa: ['2001:db8::1'] }, sh: { a: [192.0.2.2] } }";
+    format!("{}---\n{MORE}", two_sites(&format!("{gateways}\ncapacity: {{ bj: 1000 }}")))
+}
+
 /// Requests and their answers, as they will be compared.
 struct Record {
     api: Api,
@@ -94,7 +76,7 @@ impl Record {
         self.send("GET", path, "").await
     }
 
-    /// Asks until the answer holds all of these.
+    /// Repeats the request until the answer holds all of these.
     async fn settled(&mut self, path: &str, holds: &[&str]) {
         let answer = self.api.ask_until(path, holds).await;
         self.keep(&format!("GET {path}"), "", &answer);
@@ -117,30 +99,30 @@ impl Record {
 /// Fields whose values are moments, times that went by, and counters of the engine.
 const PASSING: &[&str] = &["create_index", "index", "lasting", "modify_index", "silent"];
 
-/// JSON with a line for each value, in the order it came in; moments and what passes are starred out.
+/// JSON with a line for each value, in its original order; moments and times are replaced by a star.
 fn laid_out(text: &str) -> String {
     let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0_usize, false, false);
     if !text.starts_with(['{', '[']) {
         return text.lines().map(without_moments).collect::<Vec<_>>().join("\n");
     }
-    for it in text.chars() {
-        match it {
+    for character in text.chars() {
+        match character {
             _ if in_string => {
-                out.push(it);
-                (in_string, escaped) = (escaped || it != '"', it == '\\' && !escaped);
+                out.push(character);
+                (in_string, escaped) = (escaped || character != '"', character == '\\' && !escaped);
             }
             '{' | '[' | ',' => {
-                depth += usize::from(it != ',');
-                let _ = write!(out, "{it}\n{}", "  ".repeat(depth));
+                depth += usize::from(character != ',');
+                let _ = write!(out, "{character}\n{}", "  ".repeat(depth));
             }
             '}' | ']' => {
                 depth = depth.saturating_sub(1);
-                let _ = write!(out, "\n{}{it}", "  ".repeat(depth));
+                let _ = write!(out, "\n{}{character}", "  ".repeat(depth));
             }
             ':' => out.push_str(": "),
             _ => {
-                in_string = it == '"';
-                out.push(it);
+                in_string = character == '"';
+                out.push(character);
             }
         }
     }
@@ -175,9 +157,9 @@ async fn documents(record: &mut Record) {
     record.send("POST", "/v1/apply", "{").await;
     record.send("POST", "/v1/apply", r#"{"file": []}"#).await;
     record.send("POST", "/v1/apply", &apply("kind: Site\nname: '!'\n---\nkind: Zoo\n", false)).await;
-    record.send("POST", "/v1/diff", &apply(DOCUMENTS, false)).await;
-    record.send("POST", "/v1/apply", &apply(DOCUMENTS, false)).await;
-    record.send("POST", "/v1/apply", &apply(DOCUMENTS, false)).await;
+    record.send("POST", "/v1/diff", &apply(&configuration(), false)).await;
+    record.send("POST", "/v1/apply", &apply(&configuration(), false)).await;
+    record.send("POST", "/v1/apply", &apply(&configuration(), false)).await;
     let changed = "kind: Site\nname: bj\nnetworks: [10.1.0.0/17]\n---\nkind: Site\nname: gz\n";
     record.send("POST", "/v1/diff", &apply(changed, false)).await;
     record.send("POST", "/v1/diff", &apply("kind: Vantage\nname: v2\n", true)).await;

@@ -30,12 +30,12 @@ pub fn serialize<T: Serialize, S: Serializer>(record: &T, serializer: S) -> Resu
 /// When the value is no such record.
 pub fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let mut value = Value::deserialize(deserializer)?;
-    each_moment(&mut value, &|it| {
-        let at = it.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    each_moment(&mut value, &|moment| {
+        let at = moment.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let millis = at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
         match millis {
-            Some(millis) => *it = millis.into(),
-            None if it.is_null() => *it = 0.into(),
+            Some(millis) => *moment = millis.into(),
+            None if moment.is_null() => *moment = 0.into(),
             None => {}
         }
     });

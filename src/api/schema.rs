@@ -1,6 +1,6 @@
 //! Schemas of the records of other crates that the admin API shows.
 //!
-//! Those crates know nothing of OpenAPI, and the API writes their moments in RFC 3339 where the stored form counts
+//! Those crates do not depend on OpenAPI, and the API writes their moments in RFC 3339 where the stored form counts
 //! milliseconds, see [`super::moments`]. These types are never made: they only describe. A test compares real answers
 //! with them.
 

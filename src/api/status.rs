@@ -106,8 +106,8 @@ pub struct ViewStatus {
     pub reason: Option<String>,
 }
 
-impl From<&store::beliefs::View> for ViewStatus {
-    fn from(view: &store::beliefs::View) -> Self {
+impl From<&store::health_state::Staleness> for ViewStatus {
+    fn from(view: &store::health_state::Staleness) -> Self {
         let since = view.since.map(Moment::rfc3339);
         Self { stale: view.stale, since, reason: view.reason.clone() }
     }

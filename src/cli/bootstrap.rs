@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::json;
 use store::{
     model::{Bearer, Name, Role},
     secret::{Credential, Secret},
@@ -18,6 +17,7 @@ use super::{
     arguments::Bootstrap,
     client::Client,
     failure::{Failure, Outcome},
+    results::Bootstrapped,
     secret_file::{Draft, private_folder},
     show::{self, print},
     table::table,
@@ -97,7 +97,7 @@ pub(super) async fn run(client: &Client, wanted: Bootstrap, json: bool) -> Outco
     };
     let files = drafts.publish()?;
     if json {
-        return show::json(&json!({ "files": files, "bootstrap": state }));
+        return show::json(&Bootstrapped { bootstrap: state, files });
     }
     print(&bootstrap_text(&files, &state, &wanted.out))
 }
@@ -215,9 +215,9 @@ impl Drafts<'_> {
 }
 
 fn bootstrap_text(files: &[Written], state: &api::BootstrapState, dir: &Path) -> String {
-    let row = |it: &Written| {
-        let name = it.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
-        let of = match &it.owner {
+    let row = |written: &Written| {
+        let name = written.file.file_name().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
+        let of = match &written.owner {
             Owner::Operator => "you: --token-file".to_owned(),
             Owner::Registrar => "programs that register services: X-Consul-Token".to_owned(),
             Owner::Bearer(Bearer::Node(node)) => format!("node {node}: token_file in [store]"),

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{arguments::parse_url, failure::Failure};
-use crate::{api::Problem, certificate};
+use crate::{api::Problem, certificate, small_file, token_file};
 
 /// Longer than control waits for an engine that hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,8 +31,7 @@ impl Client {
             return Err(Failure::Wrong(format!("--server {server:?}: {expected}")));
         }
         let read = |path: &Path| {
-            let error = |error| Failure::Wrong(format!("{}: {error}", path.display()));
-            std::fs::read(path).map_err(error)
+            small_file::read(path, small_file::MAX).map_err(|error| Failure::Wrong(error.to_string()))
         };
         let token = token_file.map(|path| token(path, &read(path)?)).transpose()?;
         let mut http =
@@ -144,15 +144,10 @@ impl Client {
 
 /// The token in a file. A text that cannot be a token is not sent: the server would only answer that it is unknown.
 fn token(path: &Path, bytes: &[u8]) -> Result<String, Failure> {
-    let text = std::str::from_utf8(bytes).unwrap_or("\u{fffd}").trim();
-    let problem = if text.is_empty() {
-        "it is empty"
-    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        "it holds no token"
-    } else {
-        return Ok(text.to_owned());
-    };
-    Err(Failure::Wrong(format!("--token-file {}: {problem}; expected a token on one line", path.display())))
+    token_file::word(bytes).map(str::to_owned).map_err(|problem| {
+        let path = path.display();
+        Failure::Wrong(format!("--token-file {path}: {problem}; expected a token on one line"))
+    })
 }
 
 fn with_query(path: &str, query: &[(&str, &str)]) -> String {
@@ -165,10 +160,12 @@ fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     format!("{path}?{}", url.query().unwrap_or_default())
 }
 
-/// A part of a path, so that a name with a slash stays one.
+/// All octets but the unreserved ones of RFC 3986 §2.3.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// One segment of a path, in which a slash of a name is no separator.
 pub(super) fn segment(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|it| if plain(it) { char::from(it).to_string() } else { format!("%{it:02X}") }).collect()
+    utf8_percent_encode(text, &RESERVED).to_string()
 }
 
 #[cfg(test)]

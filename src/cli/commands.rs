@@ -17,6 +17,7 @@ use super::{
     explanation,
     failure::{Failure, Outcome},
     files::documents,
+    results::WrittenBackup,
     servers::{self, Answer, Servers},
     show::{self, print},
     simulation, table,
@@ -315,7 +316,7 @@ pub(super) async fn backup(client: &Client, output: &Path, as_json: bool) -> Out
     let first = text.lines().next().unwrap_or_default().trim_start_matches("# waypost backup, ");
     if as_json {
         let generation = first.trim_start_matches("generation ");
-        return show::json(&json!({ "generation": generation, "file": output }));
+        return show::json(&WrittenBackup { file: output, generation });
     }
     print(&format!("{first} in {}\n", output.display()))
 }

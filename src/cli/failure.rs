@@ -11,7 +11,7 @@
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use serde_json::json;
+use serde::Serialize;
 use store::model::InputError;
 
 use crate::out::{self, out};
@@ -39,6 +39,16 @@ pub(super) enum Failure {
     },
     /// Exit code 2: the request was right, and the answer could not be found out.
     NotFoundOut(Box<Self>),
+}
+
+/// A failure with `--json`.
+#[derive(Debug, Serialize)]
+struct FailureJson<'a> {
+    error: String,
+    exit: u8,
+    /// Each error, where single ones are known.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    mistakes: &'a [InputError],
 }
 
 /// The result of a command.
@@ -104,24 +114,21 @@ impl Failure {
         lines.into_iter().chain(summary).collect::<Vec<_>>().join("\n")
     }
 
-    fn json(&self) -> serde_json::Value {
-        let (summary, errors) = self.parts();
-        let error = match (summary, errors.len()) {
+    fn json(&self) -> String {
+        let (summary, mistakes) = self.parts();
+        let error = match (summary, mistakes.len()) {
             ("", count) => out::counted(count, "error"),
             (summary, _) => summary.to_owned(),
         };
-        let mut value = json!({ "error": error, "exit": self.code() });
-        if !errors.is_empty() {
-            value["mistakes"] = json!(errors);
-        }
-        value
+        let failure = FailureJson { error, exit: self.code(), mistakes };
+        serde_json::to_string(&failure).unwrap_or(failure.error)
     }
 
     /// Prints the failure, and returns the exit code.
     pub(super) fn tell(&self, as_json: bool) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
-            out::note(&if as_json { self.json().to_string() } else { text });
+            out::note(&if as_json { self.json() } else { text });
         }
         ExitCode::from(self.code())
     }
@@ -156,7 +163,7 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
     }
     let plain = rendered.to_string();
     let text = if as_json {
-        Failure::Wrong(plain.trim().trim_start_matches("error: ").to_owned()).json().to_string()
+        Failure::Wrong(plain.trim().trim_start_matches("error: ").to_owned()).json()
     } else if std::io::stderr().is_terminal() {
         rendered.ansi().to_string()
     } else {
@@ -168,6 +175,8 @@ pub(super) fn wrong_use(told: &clap::Error, as_json: bool) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn input_error() -> InputError {
@@ -208,11 +217,13 @@ mod tests {
 
     #[test]
     fn a_failure_is_text_or_json() {
+        let parsed = |failure: &Failure| -> Value { serde_json::from_str(&failure.json()).unwrap() };
         let failure = Failure::InvalidInput { errors: vec![input_error()], summary: String::new() };
         assert_eq!(failure.text(), "w.yaml:3: ttl: is missing");
-        let said = failure.not_found_out().json();
+        let failure = failure.not_found_out();
+        let said = parsed(&failure);
         assert_eq!((&said["error"], &said["exit"]), (&json!("1 error"), &json!(2)));
         assert_eq!(said["mistakes"][0]["file"], "w.yaml");
-        assert_eq!(Failure::failed("no").json(), json!({ "error": "no", "exit": 1 }));
+        assert_eq!(parsed(&Failure::failed("no")), json!({ "error": "no", "exit": 1 }));
     }
 }

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::json;
 use store::{
     handle::Clock,
     model::{self, DomainName, InputError, Placed, Places, World},
@@ -15,6 +14,7 @@ use store::{
 
 use super::{
     failure::{Failure, Outcome},
+    results::Warnings,
     show::{self, print},
     zones::{self, Origins},
 };
@@ -116,7 +116,7 @@ pub(super) fn check(paths: &[PathBuf], json: bool) -> Outcome {
     let checked = check_paths(paths)?;
     if !checked.warnings.is_empty() {
         let text = match json {
-            true => json!({ "warnings": checked.warnings }).to_string(),
+            true => show::json_text(&Warnings { warnings: &checked.warnings })?,
             false => show::warnings(&checked.warnings).trim_end().to_owned(),
         };
         out::note(&text);

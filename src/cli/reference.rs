@@ -11,22 +11,18 @@ use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
-use serde_json::json;
 
 use super::{
     arguments::{Cli, EXIT_CODES},
     failure::{Failure, Outcome},
+    results::{CompletionScript, ManPages},
     show::{self, print},
 };
 
 /// Prints the completion script of a shell.
 pub(super) fn completions(shell: Shell, as_json: bool) -> Outcome {
     let script = script(shell);
-    if as_json {
-        show::json(&json!({ "shell": shell.to_string(), "script": script }))
-    } else {
-        print(&script)
-    }
+    if as_json { show::json(&CompletionScript { script, shell: shell.to_string() }) } else { print(&script) }
 }
 
 fn script(shell: Shell) -> String {
@@ -59,7 +55,7 @@ pub(super) fn man(dir: &Path, as_json: bool) -> Outcome {
         files.push(path);
     }
     if as_json {
-        return show::json(&json!({ "files": files }));
+        return show::json(&ManPages { files });
     }
     print(&format!("{} man pages in {}\n", files.len(), dir.display()))
 }

@@ -14,7 +14,6 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::json;
 use store::{
     commit::{self, AuditEntry, Author, Change, CommitError, Planned, Stored},
     engine::{
@@ -30,13 +29,14 @@ use super::{
     arguments::Reset,
     bootstrap::waiting_text,
     failure::{Failure, Outcome},
+    results::ResetTokens,
     secret_file::write_secret,
     show::{self, print},
 };
 use crate::{
     auth,
     config::{NodeEngine, Store},
-    node, out,
+    node, out, small_file,
     token_file::{self, TokenFile},
 };
 
@@ -109,7 +109,7 @@ fn open_consul(wanted: &Reset) -> Result<Opened, Failure> {
         }
     };
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Failure::Wrong(format!("{}: {error}", path.display())))
+        small_file::read(path, small_file::MAX).map_err(|error| Failure::Wrong(error.to_string()))
     };
     let ca_pem = wanted.consul_ca_file.as_ref().map(read).transpose()?;
     let config = consul::Config { url: url.clone(), token, ca_pem, datacenter: None };
@@ -125,8 +125,8 @@ fn changes(stored: &Stored, new: Option<&Token>) -> Vec<Change> {
     };
     let kept = new.map(|it| it.name.as_str());
     let gone = stored.documents().filter_map(gone).filter(|it| Some(it.name.as_str()) != kept);
-    let put = new.map(|it| {
-        Change::Put(Placed { value: Document::Token(it.clone()), place: Place::elsewhere("token reset") })
+    let put = new.map(|token| {
+        Change::Put(Placed { value: Document::Token(token.clone()), place: Place::elsewhere("token reset") })
     });
     gone.map(Change::Delete).chain(put).collect()
 }
@@ -250,9 +250,7 @@ pub(super) async fn run(wanted: Reset, json: bool) -> Outcome {
     };
     if json {
         let new = new.as_ref().map(|it| it.name.to_string());
-        return show::json(
-            &json!({ "generation": generation, "ended": ended, "operator": new, "waits_for": waits_for }),
-        );
+        return show::json(&ResetTokens { ended, generation, operator: new, waits_for });
     }
     let ended = if ended.is_empty() { "none".to_owned() } else { ended.join(", ") };
     let now = match &wanted.out {
@@ -289,8 +287,8 @@ mod tests {
 
     async fn commit_tokens(engine: &dyn Engine, tokens: &[Token]) {
         let stored = commit::read(engine, None).await.unwrap();
-        let put = |it: &Token| {
-            Change::Put(Placed { value: Document::Token(it.clone()), place: Place::elsewhere("test") })
+        let put = |token: &Token| {
+            Change::Put(Placed { value: Document::Token(token.clone()), place: Place::elsewhere("test") })
         };
         let now = Clock::default().now();
         let author = Author { authority: Authority::Human };

@@ -222,8 +222,8 @@ pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome
     for Answer { server, result } in answers {
         let Ok(would) = result else { continue };
         for (service, uuid) in &would.uuids {
-            let added = would.differences.iter().any(|it| {
-                let (kind, id) = (&it.difference.kind, &it.difference.id);
+            let added = would.differences.iter().any(|compared| {
+                let (kind, id) = (&compared.difference.kind, &compared.difference.id);
                 *kind == DifferenceKind::Added && id.kind == Kind::Service && id.name == *service
             });
             let one = Known { server: server.clone(), uuid: uuid.to_string(), stored: !added };

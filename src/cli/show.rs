@@ -22,16 +22,21 @@ pub(super) fn print(text: &str) -> Outcome {
 
 /// Prints JSON on one line, for scripts.
 pub(super) fn json(value: &impl Serialize) -> Outcome {
-    outln!("{}", serde_json::to_string(value).map_err(Failure::failed)?);
+    outln!("{}", json_text(value)?);
     Ok(())
+}
+
+/// JSON on one line, without its end.
+pub(super) fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(Failure::failed)
 }
 
 /// What changes, a line for each document.
 fn differences(all: &[DocumentChange]) -> String {
     let mut text = String::new();
-    for it in all {
-        let id = &it.difference.id;
-        let _ = match &it.difference.kind {
+    for compared in all {
+        let id = &compared.difference.id;
+        let _ = match &compared.difference.kind {
             DifferenceKind::Added => writeln!(text, "+ {id}"),
             DifferenceKind::Removed => writeln!(text, "- {id}"),
             DifferenceKind::Changed { fields } => writeln!(text, "~ {id} ({})", fields.join(", ")),
@@ -121,12 +126,12 @@ pub(super) fn still_registered(all: &[StillRegistered]) -> String {
         return String::new();
     }
     let mut text = "Drained, still registered: refused until they have ended\n".to_owned();
-    for it in all {
-        let gateways = it.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    for drained in all {
+        let gateways = drained.refused_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let _ = writeln!(
             text,
             "  {} of {} at {} (node {}), refused by {gateways}; to let it in: {}",
-            it.instance, it.service, it.address, it.node, it.let_in
+            drained.instance, drained.service, drained.address, drained.node, drained.let_in
         );
     }
     text.push('\n');

@@ -96,8 +96,7 @@ fn show_line(line: &str, value: &Problems<'_>, json: bool) -> Outcome {
 
 /// One line of JSON.
 fn json_line(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(value).map_err(Failure::failed)?;
-    Ok(text + "\n")
+    Ok(show::json_text(value)? + "\n")
 }
 
 async fn watch(client: &Client, wanted: &ShowStatus, json: bool) -> Outcome {

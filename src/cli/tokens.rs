@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal as _};
 
-use serde_json::json;
 use store::model::{Kind, Name, Role, Scope};
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
     client::{Client, segment},
     commands::{delete_at, list},
     failure::{Failure, Outcome},
+    results::{CreatedToken, CreatedTokens},
     servers::{Answer, RUN_AGAIN, Servers, conclude},
     show::{self, print},
 };
@@ -55,7 +55,7 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
     if !servers.are_several() {
         let made = ask(servers.only()?).await?;
         if servers.json {
-            return show::json(&json!({ "generation": made.generation, "secret": secret }));
+            return show::json(&CreatedToken { generation: made.generation, secret: &secret });
         }
         return print_secret(&name, &secret);
     }
@@ -72,8 +72,8 @@ async fn create(servers: &Servers, name: Name, role: Role, scope: Scope, replace
     let answers = servers.ask(ask, done).await;
     let some = answers.iter().any(|it| it.result.is_ok());
     if servers.json {
-        let results: Vec<_> = answers.iter().map(Answer::to_json).collect();
-        show::json(&json!({ "secret": some.then_some(&secret), "servers": results }))?;
+        let secret = some.then_some(secret.as_str());
+        show::json(&CreatedTokens { secret, servers: answers.iter().map(Answer::to_json).collect() })?;
     } else if some {
         print_secret(&name, &secret)?;
     }

@@ -100,7 +100,7 @@ pub(super) fn find_clashes(config: &Config, tree: &Node, errors: &InputErrors) {
         let Some(first) = all.iter().take(at).find(|first| !first.fits_beside(second)) else { continue };
         let field = second.field();
         let problem = match first.address == second.address {
-            true => format!("{} is the address of {} already", second.address, first.field()),
+            true => format!("{} is already the address of {}", second.address, first.field()),
             false => format!("{} and {} of {} overlap", second.address, first.address, first.field()),
         };
         let expected = "an address and port that no other listener of this node has".to_owned();
@@ -136,7 +136,7 @@ mod tests {
             "[store]\nengine = \"embedded\"\n[control]\nlisten = \"127.0.0.1:9000\"\n[telemetry]\nlisten = \"127.0.0.1:9000\"\n",
         );
         let expected =
-            "node.toml:9: telemetry.listen: 127.0.0.1:9000 is the address of control.listen already";
+            "node.toml:9: telemetry.listen: 127.0.0.1:9000 is already the address of control.listen";
         assert!(said.starts_with(expected), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     certificate::CertificateFiles,
-    reread::{Content, FileInUse, Files, read_file},
+    reread::{Content, FileInUse},
+    small_file,
 };
 
 const TLS_SECTION: &str = "a section [dns.tls] with `certificate = \"FILE\"` and `key = \"FILE\"`";
@@ -33,9 +34,9 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
     let listen = fields.optional("listen", addresses);
     let discovery = discovery(fields);
     // Read before the secrets themselves, so that a change in between is seen as one later.
-    let cookies = fields.optional("cookie_secret_file", |it| {
-        let path = path(&it)?;
-        let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    let cookies = fields.optional("cookie_secret_file", |value| {
+        let path = path(&value)?;
+        let content = Content::of(&[small_file::read_at_once(&path, small_file::MAX).ok()?]);
         Some(FileInUse { path, content })
     });
     let config = dns::Config {
@@ -63,16 +64,17 @@ pub(super) fn dns_section(fields: &Fields<'_>) -> Option<DnsSection> {
 
 /// The database of where clients are.
 fn geoip(fields: &Fields<'_>) -> Option<GeoIp> {
-    fields.optional("geoip", |it| {
-        let path = path(&it)?;
-        let read = read_file(&path, GeoIp::MAX).and_then(|octets| {
+    fields.optional("geoip", |value| {
+        let path = path(&value)?;
+        let file = small_file::read(&path, GeoIp::MAX).map_err(|error| error.to_string());
+        let read = file.and_then(|octets| {
             let geo = Geo::read(&octets).map_err(|error| format!("{}: {error}", path.display()))?;
             Ok((geo, Content::of(&[octets])))
         });
         match read {
             Ok((geo, content)) => Some(GeoIp { file: FileInUse { path, content }, geo: Arc::new(geo) }),
             Err(error) => {
-                it.error(error, "a database in the MaxMind format (.mmdb)");
+                value.error(error, "a database in the MaxMind format (.mmdb)");
                 None
             }
         }
@@ -108,10 +110,10 @@ pub(super) fn within(mut dns: dns::Config, store: Option<&Store>) -> dns::Config
 
 /// The names of services for internal clients; [`within`] adds the registry's data centre.
 fn discovery(fields: &Fields<'_>) -> Option<Offer> {
-    let clients = fields.or("discovery_clients", Offer::inside(), |it| {
-        let networks = it.distinct(|network| network.net())?;
-        if networks.is_empty() && it.count() == 0 {
-            it.error(
+    let clients = fields.or("discovery_clients", Offer::inside(), |value| {
+        let networks = value.distinct(|network| network.net())?;
+        if networks.is_empty() && value.count() == 0 {
+            value.error(
                 "is empty, so no client would be answered",
                 "a list of networks such as [\"10.0.0.0/8\"]",
             );
@@ -122,8 +124,7 @@ fn discovery(fields: &Fields<'_>) -> Option<Offer> {
     let Some(at) = fields.get("discovery_domain") else {
         for key in ["discovery_clients", "discovery_ttl"] {
             if let Some(there) = fields.get(key) {
-                there
-                    .error("is about names that are not served", "`discovery_domain = \"consul\"` beside it");
+                there.error("has no effect without a domain", "`discovery_domain = \"consul\"` beside it");
             }
         }
         return None;

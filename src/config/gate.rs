@@ -57,7 +57,7 @@ fn networks(at: &Reader<'_>) -> Option<Vec<IpNet>> {
     let networks = at.distinct(|it| it.net())?;
     if networks.len() > rate::Config::MAX_EXEMPT {
         at.error(
-            format!("{} networks, and every answer looks through them", networks.len()),
+            format!("{} networks, which every response is compared with", networks.len()),
             format!("at most {} networks", rate::Config::MAX_EXEMPT),
         );
     }
@@ -70,7 +70,7 @@ fn rules(at: &Reader<'_>) -> Option<BTreeMap<DomainName, Vec<IpNet>>> {
     let mut rules = BTreeMap::new();
     for (zone, at) in at.entries()? {
         let Ok(name) = zone.trim_end_matches('.').parse::<DomainName>() else {
-            at.error(format!("{zone:?} is no zone's name"), EXPECTED);
+            at.error(format!("{zone:?} is not the name of a zone"), EXPECTED);
             continue;
         };
         let before = at.count();
@@ -84,7 +84,7 @@ fn rules(at: &Reader<'_>) -> Option<BTreeMap<DomainName, Vec<IpNet>>> {
             at.error("is empty, so no client could ask", "at least one network such as 10.0.0.0/8");
         }
         if rules.insert(name, networks).is_some() {
-            at.error(format!("{zone} stands here twice"), "each zone once");
+            at.error(format!("{zone} is a duplicate value"), "each zone once");
         }
     }
     Some(rules)

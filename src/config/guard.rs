@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     certificate::{CertificateFiles, server_config},
-    reread::{Content, FileInUse, Files, read_file},
+    reread::{Content, FileInUse},
+    small_file,
     token_file::{self, TokenFile},
 };
 
@@ -48,19 +49,19 @@ pub(super) fn must_be_guarded(at: &Reader<'_>, what: &str, address: SocketAddr, 
         return;
     }
     at.error(
-        format!("{what} {address} is off loopback, where it takes tokens and TLS"),
+        format!("{what} {address} is off loopback, where TLS and a token are required"),
         "`tls = { certificate = \"…\", key = \"…\" }` and `token_file = \"…\"` beside it, or a loopback address",
     );
 }
 
-/// Every client that reaches the registry's names can read them: DNS has no tokens.
-pub(super) fn must_be_meant(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
+/// DNS has no tokens, so every client that reaches the registry's names can read them.
+pub(super) fn must_be_intended(at: &Reader<'_>, address: SocketAddr, exposed: bool) {
     if address.ip().is_loopback() || exposed {
         return;
     }
     at.error(
-        format!("{address} is off loopback, where anyone who reaches it reads every service and node"),
-        "`dns_exposed = true` beside it, if that is meant, or a loopback address",
+        format!("{address} is off loopback, where every client can read all services and nodes"),
+        "`dns_exposed = true` beside it, if that is intended, or a loopback address",
     );
 }
 
@@ -83,7 +84,7 @@ pub(super) fn ca_file(fields: &Fields<'_>, section: &'static str, key: &str) -> 
     let section = fields.get(section)?;
     let Value::Scalar(path) = &section.node().entry(key)?.value.value else { return None };
     let path = PathBuf::from(&path.text);
-    let content = Content::of(&[read_file(&path, Files::SMALL).ok()?]);
+    let content = Content::of(&[small_file::read_at_once(&path, small_file::MAX).ok()?]);
     Some(FileInUse { path, content })
 }
 

@@ -94,7 +94,7 @@ fn page() -> Page {
 fn read(tree: &Node) -> (Option<String>, Vec<InputError>, Vec<String>) {
     let errors = InputErrors::recording("configuration.md".into());
     let read = read_sections(&Reader::new(&errors, "", tree), tree, &errors);
-    let asked = errors.asked();
+    let asked = errors.looked_up_fields();
     let errors = errors.into_vec();
     (read.filter(|_| errors.is_empty()).map(|config| format!("{config:?}")), errors, asked)
 }

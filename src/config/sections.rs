@@ -13,7 +13,7 @@ use store::{
 
 use super::{
     dns_role::{dns_section, within},
-    guard::{ca_file, guard, must_be_guarded, must_be_meant, token_files, token_to_send},
+    guard::{ca_file, guard, must_be_guarded, must_be_intended, token_files, token_to_send},
     settings::{Config, Control, Embedded, Guard, NodeEngine, Proxy, Store, Telemetry},
     values::{MAX, address, addresses, authorities, cpus, name, path, span, url},
 };
@@ -34,9 +34,9 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let store = store.flatten();
     let dns_there = section(&fields, "dns", dns_section);
     let (mut dns_certificate, mut dns_cookies, mut geoip) = (None, None, None);
-    let dns = dns_there.map(|it| {
-        (dns_certificate, dns_cookies, geoip) = (it.certificate, it.cookies, it.geoip);
-        within(it.config, store.as_ref())
+    let dns = dns_there.map(|section| {
+        (dns_certificate, dns_cookies, geoip) = (section.certificate, section.cookies, section.geoip);
+        within(section.config, store.as_ref())
     });
     let proxy = section(&fields, "proxy", proxy_section);
     let prober = section(&fields, "prober", prober_section);
@@ -59,7 +59,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
     let roles = ["store", "dns", "proxy", "prober", "control"];
     if roles.iter().all(|role| fields.get(role).is_none()) {
         root.error(
-            "turns nothing on",
+            "has no section of a role",
             "at least one of the sections [store], [dns], [proxy], [prober], [control]",
         );
     }
@@ -145,7 +145,7 @@ fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Opti
         let dns = fields.optional("dns", |it| address(&it));
         let exposed = fields.or("dns_exposed", false, |it| it.boolean());
         if let (Some(dns), Some(at)) = (dns, fields.get("dns")) {
-            must_be_meant(&at, dns, exposed);
+            must_be_intended(&at, dns, exposed);
         }
         let dns_domain = fields.get("dns_domain").map_or_else(|| CONSUL.parse().ok(), |it| it.parse());
         let dns_ttl = fields.or("dns_ttl", Ttl::ZERO, |it| it.ttl());
@@ -197,10 +197,10 @@ fn limits(fields: &Fields<'_>) -> proxy::Limits {
 
 fn prober_section(fields: &Fields<'_>) -> Option<prober::Config> {
     let vantage = fields.required("vantage", "the name of its Vantage document", name);
-    let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |it| {
-        let urls = it.distinct(url)?;
+    let report_to = fields.required("report_to", "a list of the admin addresses it reports to", |value| {
+        let urls = value.distinct(url)?;
         if urls.is_empty() || urls.len() > prober::Config::MAX_ADDRESSES {
-            it.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MAX_ADDRESSES));
+            value.wrong(format_args!("a list of 1 to {} admin addresses", prober::Config::MAX_ADDRESSES));
             return None;
         }
         Some(urls)
@@ -235,7 +235,7 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
                 }
                 found.insert(name, PathBuf::from(text));
             }
-            Err(error) => path.error(format!("{name:?} is no name for a program"), format!("{error}")),
+            Err(error) => path.error(format!("{name:?} is not a name for a program"), format!("{error}")),
         }
     }
     let most = prober::Config::MAX_PROGRAMS;
@@ -262,10 +262,10 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     let otlp = fields.optional("otlp", url);
-    let directives = fields.or("log", log::Settings::default().directives, |it| {
-        let text = it.text(MAX)?;
+    let directives = fields.or("log", log::Settings::default().directives, |value| {
+        let text = value.text(MAX)?;
         if let Err(problem) = directives(text) {
-            it.error(
+            value.error(
                 problem,
                 "off, error, warn, info, debug or trace, or directives such as info,proxy=debug",
             );
@@ -278,7 +278,7 @@ fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {
     if listen.is_none() {
         for key in ["tls", "token_file"] {
             if let Some(there) = fields.get(key) {
-                there.error("guards a listener that is not there", "`listen = \"ADDRESS\"` beside it");
+                there.error("is for a listener that does not exist", "`listen = \"ADDRESS\"` beside it");
             }
         }
     }

@@ -63,7 +63,7 @@ fn external_programs_are_absolute_paths_by_name() {
     ));
     assert!(said.contains("node.toml:7") && said.contains("external.near"), "{said}");
     assert!(said.contains("the absolute path of a program"), "{said}");
-    assert!(said.contains("\"Bad Name\" is no name for a program"), "{said}");
+    assert!(said.contains("\"Bad Name\" is not a name for a program"), "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
 }
 
@@ -78,12 +78,12 @@ fn roles_need_an_engine_and_a_node_needs_a_role() {
     let said = errors_of("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\n");
     assert!(said.contains("[store]"), "{said}");
     let said = errors_of("node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n");
-    assert!(said.contains("turns nothing on"), "{said}");
+    assert!(said.contains("has no section of a role"), "{said}");
     let zones = "node = \"n\"\nsite = \"bj\"\ndata_dir = \"d\"\n[dns]\nzones_dir = \"/\"\n";
     let config = Config::parse("node.toml", zones).unwrap();
     assert_eq!(config.dns.unwrap().zones_dir, Some("/".into()));
     let said = errors_of(&zones.replace('/', "/no/where"));
-    assert!(said.contains("node.toml:5: dns.zones_dir: /no/where is no folder"), "{said}");
+    assert!(said.contains("node.toml:5: dns.zones_dir: /no/where is not a folder"), "{said}");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn metrics_may_be_read_from_elsewhere_and_the_log_has_a_format_and_a_file() {
     assert!(guarded.telemetry.guard.token.is_some());
     assert_eq!(guarded.token_files.len(), 1, "it is read again like every other");
     for (wrong, needle) in [
-        (format!("token_file = {token:?}\n"), "guards a listener that is not there"),
+        (format!("token_file = {token:?}\n"), "is for a listener that does not exist"),
         ("log_format = \"xml\"\n".to_owned(), "text or json"),
     ] {
         assert!(said(&wrong).contains(needle), "{wrong}: {}", said(&wrong));

@@ -4,11 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use store::model::{Name, Span, read::Reader};
 
+use crate::small_file;
+
 const ADDRESS: &str = "an address with its port, such as 127.0.0.1:8580 or [::1]:8580";
 const URL: &str = "a URL such as http://127.0.0.1:8580";
 pub(super) const MAX: usize = 4096;
-/// The longest token or certificate file.
-const MAX_FILE: u64 = 1024 * 1024;
 const SPANS: std::ops::RangeInclusive<Span> = Span(Duration::ZERO)..=Span(Duration::from_secs(3600));
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape readers are passed in")]
@@ -54,22 +54,15 @@ pub(super) fn path(at: &Reader<'_>) -> Option<PathBuf> {
 pub(super) fn folder(at: &Reader<'_>) -> Option<PathBuf> {
     let path = path(at)?;
     if !path.is_dir() {
-        at.error(format!("{} is no folder", path.display()), "a folder of zone files, ORIGIN.zone each");
+        at.error(format!("{} is not a folder", path.display()), "a folder of zone files, ORIGIN.zone each");
     }
     Some(path)
 }
 
+/// The content of a file that exists.
 pub(super) fn file(at: &Reader<'_>) -> Option<Vec<u8>> {
-    let path = path(at)?;
-    let large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MAX_FILE);
-    match std::fs::read(&path) {
-        Ok(_) if large => at.error(format!("{} is larger than 1 MiB", path.display()), "a token or PEM file"),
-        Ok(bytes) => return Some(bytes),
-        Err(error) => {
-            at.error(format!("cannot read {}: {error}", path.display()), "a file this user may read")
-        }
-    }
-    None
+    let read = small_file::read(&path(at)?, small_file::MAX);
+    read.map_err(|error| at.error(error.to_string(), small_file::EXPECTED)).ok()
 }
 
 /// Certificates to trust, in PEM: at least one.

@@ -1,4 +1,4 @@
-//! Which nodes and vantages are heard, and with which token: what decides whether a change of the tokens locks one out.
+//! Which nodes and vantages report, and with which token: this decides whether a change of the tokens locks one out.
 //!
 //! The Consul face notes which token wrote each node's heartbeat, and this module which token reported for each
 //! vantage. [`Census`] is what is known at one moment; what follows from it is decided without clock and engine.
@@ -195,8 +195,8 @@ impl Bearers {
         }
         match writers::note(self.engine.as_ref(), &Bearer::Vantage(vantage.clone()), &writer).await {
             Ok(()) => {
-                if let Some(it) = self.reports().get_mut(vantage).filter(|it| it.writer == writer) {
-                    it.noted = true;
+                if let Some(report) = self.reports().get_mut(vantage).filter(|it| it.writer == writer) {
+                    report.noted = true;
                 }
             }
             // The next report tries again.
@@ -236,9 +236,9 @@ impl Bearers {
         }
         let mut reports = self.reports();
         reports.retain(|_, it| now.duration_since(it.at) <= RECENT);
-        for (name, it) in reports.iter() {
+        for (name, report) in reports.iter() {
             vantages.insert(name.clone());
-            noted.insert(Bearer::Vantage(name.clone()), it.writer.clone());
+            noted.insert(Bearer::Vantage(name.clone()), report.writer.clone());
         }
         drop(reports);
         census.recent.extend(vantages.into_iter().map(|it| (Bearer::Vantage(it), Role::Vantage)));
@@ -333,10 +333,10 @@ mod tests {
         // It sends heartbeats and none of our listeners saw them: the engine's own process, or a node of a real Consul.
         census.recent.insert("node/engine".parse().unwrap(), Role::Node);
         assert_eq!(names(census.without_token().into_keys()), ["node/gw", "vantage/gz"]);
-        let said = refusal(&census.without_token());
+        let text = refusal(&census.without_token());
         assert!(
-            said.contains("node/gw, vantage/gz.") && said.contains("token bootstrap --out DIR"),
-            "{said}"
+            text.contains("node/gw, vantage/gz.") && text.contains("token bootstrap --out DIR"),
+            "{text}"
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Every change is planned from what is stored and committed whole; if another commit came first it is planned again.
 //! A change of tokens is checked before it is committed, so that it locks out no node that is in use. The admin API
-//! reads requests, checks rights and answers; what is decided here knows nothing of HTTP.
+//! reads requests, checks rights and answers; what is decided here does not depend on HTTP.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -458,9 +458,9 @@ fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
     Some(switched)
 }
 
-fn kept(it: &commit::Kept) -> StoredDocument {
-    let (yaml, document) = (encode::yaml(&it.document), encode::json(&it.document));
-    StoredDocument { id: it.document.id(), changed: it.changed, yaml, document }
+fn kept(stored: &commit::Kept) -> StoredDocument {
+    let (yaml, document) = (encode::yaml(&stored.document), encode::json(&stored.document));
+    StoredDocument { id: stored.document.id(), changed: stored.changed, yaml, document }
 }
 
 fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {
@@ -487,9 +487,9 @@ mod tests {
         for text in ["", "# only a remark\n", "---\n"] {
             let error = parse(&[right.clone(), file("b.yaml", text)]).unwrap_err();
             let ChangeError::Input(errors) = error else { panic!("{error:?}") };
-            let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
             assert_eq!(
-                said,
+                texts,
                 ["b.yaml: there is no document in it; expected documents such as `kind: Site`"],
                 "{text:?}"
             );

@@ -121,7 +121,7 @@ impl DrainOrders {
                 return Err(Refused::new(Refusal::NotFound, format!("there is no drain {id:?}")));
             };
             if drain.phase == Phase::Cancelled {
-                let Some(other) = self.also_holding(&drain).await? else { return Ok(drain) };
+                let Some(other) = self.also_excluding(&drain).await? else { return Ok(drain) };
                 let was = drain.note.unwrap_or_else(|| "cancelled already".to_owned());
                 let text = format!(
                     "drain {id} is over ({was}), and drain {other} refuses {} of {} still; to let it in: waypost drain \
@@ -151,11 +151,11 @@ impl DrainOrders {
     }
 
     /// Another drain that keeps the instance of this one out.
-    pub(super) async fn also_holding(&self, drain: &Drain) -> Result<Option<DrainId>, Refused> {
+    pub(super) async fn also_excluding(&self, drain: &Drain) -> Result<Option<DrainId>, Refused> {
         let records = self.records().await?.into_iter();
         let records = records.map(|(index, it)| (it.id.clone(), (index, Arc::new(it)))).collect();
         let drains = Drains { records, ..Drains::default() };
-        Ok(drains.also_holding(drain, self.shared.handle.now()).map(|it| it.id.clone()))
+        Ok(drains.also_excluding(drain, self.shared.handle.now()).map(|it| it.id.clone()))
     }
 
     pub(super) fn list(&self) -> Vec<DrainView> {

@@ -50,7 +50,7 @@ async fn round(shared: &Shared, held: &Held, written: &mut Option<Written>) -> R
     let missing = known.missing(&verdicts, snapshot.generation);
     for page in &missing {
         let text = serde_json::to_string(page).expect("texts and numbers have no failing serialiser");
-        let at = page.turns.last().map_or_else(|| shared.handle.now(), |turn| turn.at);
+        let at = page.turns.last().map_or_else(|| shared.handle.now(), |change| change.at);
         // From the content, so that a page that is written twice is one page.
         let digest = crate::auth::digest(&text);
         let key = keys::journal(at, digest.get(..8).unwrap_or_default());

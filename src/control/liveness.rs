@@ -2,20 +2,21 @@
 //!
 //! Every node rewrites its heartbeat every few seconds. The heartbeats are followed once, by [`follow`], and
 //! [`Liveness`] judges them: a node is silent for as long as the number of its heartbeat does not change between two
-//! readings that both succeeded. While the engine is away no node can be heard, so no node becomes more silent; and
-//! neither does one while this process was frozen. The clock is our own and comes in as an argument.
+//! readings that both succeeded. While the engine is away no heartbeat can be read, so no node becomes more silent; the
+//! same holds for a time in which this process was frozen. The clock is our own and comes in as an argument.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     discovery::InstanceNote,
     drain::{Gateway, NodeHeartbeat},
+    engine::follower::{Follower, News, Reading, Watched},
     keys,
     model::{Generation, Name},
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Shared, watching};
+use super::Shared;
 
 /// A node that has been silent for this long is not alive: it is frozen, dead or cut off. Heartbeats are written every
 /// five seconds, so two of them are missing. A drain waits longer for a silent gateway, for the lease of its order.
@@ -155,7 +156,7 @@ impl Liveness {
         gateways.map(|(name, it)| (name.clone(), gateway(it))).collect()
     }
 
-    /// The requests per second that living gateways carry, by cluster and site. Absent where none of them says so.
+    /// The requests per second that living gateways carry, by cluster and site. Absent where none of them reports it.
     #[must_use]
     pub fn rates(&self) -> BTreeMap<(Name, String), f64> {
         let mut rates = BTreeMap::new();
@@ -167,7 +168,7 @@ impl Liveness {
         rates
     }
 
-    /// What living nodes say of single instances: the node and its note, by service in the registry.
+    /// What living nodes report of single instances: the node and its note, by service in the registry.
     #[must_use]
     pub fn instances(&self) -> BTreeMap<String, Vec<(String, InstanceNote)>> {
         let mut instances: BTreeMap<String, Vec<_>> = BTreeMap::new();
@@ -228,19 +229,23 @@ impl Nodes {
 
 /// Follows the heartbeats for ever.
 pub(super) async fn follow(shared: Arc<Shared>) {
-    let activity = ("reading the heartbeats of nodes", "no node becomes more silent");
-    watching::follow(&shared.engine, keys::NODES, MAX_WAIT, activity, |read| match read {
-        Ok(entries) => {
-            let heartbeats = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            let ours = shared.handle.snapshot().map(|it| it.generation);
-            shared.nodes.0.send_modify(|nodes| nodes.read(heartbeats, ours, Instant::now()));
+    let watched = Watched::Prefix(keys::NODES.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, MAX_WAIT)
+        .reporting("reading the heartbeats of nodes", "no node becomes more silent");
+    loop {
+        match follower.next().await {
+            News::Read(Reading { read, .. }) => {
+                let heartbeats = read.value.iter().filter_map(|it| serde_json::from_slice(&it.value).ok());
+                let (heartbeats, ours) =
+                    (heartbeats.collect(), shared.handle.snapshot().map(|it| it.generation));
+                shared.nodes.0.send_modify(|nodes| nodes.read(heartbeats, ours, Instant::now()));
+            }
+            News::Failed(error) => {
+                shared.metrics.engine_failures.increment();
+                shared.nodes.0.send_modify(|nodes| nodes.failed(error.to_string(), Instant::now()));
+            }
         }
-        Err(error) => {
-            shared.metrics.engine_failures.increment();
-            shared.nodes.0.send_modify(|nodes| nodes.failed(error.to_string(), Instant::now()));
-        }
-    })
-    .await;
+    }
 }
 
 #[cfg(test)]

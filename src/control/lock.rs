@@ -109,7 +109,7 @@ impl Lock {
             }
             let holder = match follower.next().await {
                 News::Read(reading) => reading.read.value.into_iter().next(),
-                News::Failed { error, .. } => return Err(error),
+                News::Failed(error) => return Err(error),
             };
             self.report_holder(holder.as_ref(), &mut reported);
             if holder.is_none_or(|entry| entry.session.is_none()) {
@@ -123,9 +123,9 @@ impl Lock {
     /// the lock when its session ends, within twice its TTL.
     fn report_holder(&self, entry: Option<&KvEntry>, reported: &mut Option<(String, Option<bool>)>) {
         let held = entry.filter(|it| it.session.is_some());
-        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|it| {
-            let alive = self.nodes.borrow().node(&it.node).map(Node::is_alive);
-            (it.node, alive)
+        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|holder| {
+            let alive = self.nodes.borrow().node(&holder.node).map(Node::is_alive);
+            (holder.node, alive)
         });
         if holder != *reported {
             if let Some((node, alive)) = &holder {
@@ -140,9 +140,9 @@ impl Lock {
         let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            let asked = Instant::now();
+            let started = Instant::now();
             match tokio::time::timeout(RENEW_EVERY, self.engine.session_renew(session)).await {
-                Ok(Ok(true)) => renewed = asked,
+                Ok(Ok(true)) => renewed = started,
                 Ok(Ok(false)) => return,
                 Ok(Err(_)) | Err(_) if renewed.elapsed() >= TTL => return,
                 Ok(Err(_)) | Err(_) => {}
@@ -338,11 +338,11 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(5)).await;
         let waiting = Lock::new(&shared, "tests");
         tokio::spawn(async move { waiting.acquire(&waiting.session().await.unwrap()).await });
-        let said = |alive: &str| !log.lines(&["waiting for the lock", "holder=\"a\"", alive]).is_empty();
-        eventually("a holder that is alive", async || said("alive=true")).await;
+        let logged_as = |alive: &str| !log.lines(&["waiting for the lock", "holder=\"a\"", alive]).is_empty();
+        eventually("a holder that is alive", async || logged_as("alive=true")).await;
         holder.freeze();
         tokio::time::sleep(liveness::SILENT_AFTER + MAX_WAIT * 2).await;
-        assert!(said("alive=false"));
+        assert!(logged_as("alive=false"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -351,11 +351,11 @@ mod tests {
         let workers = Arc::<Workers>::default();
         let stop = candidate(&fixture, &workers, "a");
         eventually("a leader", async || workers.leader() == Some("a")).await;
-        let asked = Instant::now();
+        let started = Instant::now();
         stop.send_replace(true);
         let _second = candidate(&fixture, &workers, "b");
         eventually("the other leader", async || workers.leader() == Some("b")).await;
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         assert_eq!(workers.most.load(Ordering::SeqCst), 1);
 
         let _restarted = candidate(&fixture, &workers, "b");

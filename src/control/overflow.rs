@@ -1,4 +1,4 @@
-//! Decides which share of a full site's clients goes elsewhere, from what the gateways say they carry.
+//! Decides which share of a full site's clients goes elsewhere, from the load that the gateways report.
 //!
 //! One control per engine decides and writes it down, so that all DNS nodes send the same clients to the same place.
 

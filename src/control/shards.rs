@@ -184,8 +184,8 @@ mod tests {
 
     fn items(count: usize) -> Items {
         let item = |n| {
-            let it = observation(n, "status 200");
-            (place(&it.target), serde_json::to_string(&it).unwrap())
+            let observed = observation(n, "status 200");
+            (place(&observed.target), serde_json::to_string(&observed).unwrap())
         };
         (0..count).map(item).collect()
     }

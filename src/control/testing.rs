@@ -25,6 +25,7 @@ use store::{
     health::{Batch, Observation, State, TargetKey},
     keys,
     model::{Authority, Moment, Name},
+    testing::two_sites,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -68,38 +69,8 @@ pub(super) fn full(vantage: &str, number: u64, observations: Vec<Observation>) -
     Batch { full: true, ..batch(vantage, number, observations) }
 }
 
-/// Two sites, a checked gateway domain with two targets, three vantages.
-const CONFIGURATION: &str = "
-kind: Site
-name: bj
----
-kind: Site
-name: sh
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
-ttl: 1h
-negative_ttl: 60s
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways:
-  bj: { a: [192.0.2.1] }
-  sh: { a: [192.0.2.2] }
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 800ms
-fall: 4
-rise: 2
-quorum: majority
----
+/// Beside the two sites: a checked gateway domain, a service and three vantages.
+const MORE: &str = "\
 kind: Domain
 name: gw.example.com
 cluster: main
@@ -243,7 +214,8 @@ impl Fixture {
             calls: AtomicU64::new(0),
             written: Mutex::default(),
         });
-        apply(&*engine, CONFIGURATION).await;
+        let cluster = two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+        apply(&*engine, &format!("{cluster}---\n{MORE}")).await;
         let identity = Identity {
             node: "node-1".into(),
             site: "bj".into(),
@@ -251,9 +223,9 @@ impl Fixture {
             boot: "boot".into(),
         };
         let dir = tempfile::tempdir().unwrap();
-        let asked = Arc::<Remote>::clone(&engine);
+        let remote = Arc::<Remote>::clone(&engine);
         let (handle, follower) =
-            follow::start(asked, dir.path(), identity, follow::Options::default()).await.unwrap();
+            follow::start(remote, dir.path(), identity, follow::Options::default()).await.unwrap();
         assert!(handle.snapshot().is_some());
         Self { engine, handle, _follower: follower, _dir: dir }
     }
@@ -265,8 +237,8 @@ impl Fixture {
             hook_deadline: Duration::from_secs(2),
             ..Config::new(name(node), name("bj"), "boot".into())
         };
-        let asked = Arc::<Remote>::clone(&self.engine);
-        let control = super::start(config, asked, self.handle.clone());
+        let remote = Arc::<Remote>::clone(&self.engine);
+        let control = super::start(config, remote, self.handle.clone());
         let handle = control.handle();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(control.run(async {
@@ -300,13 +272,9 @@ impl Fixture {
 
     async fn register(&self, id: &str, meta: BTreeMap<String, String>) {
         let registration = Registration {
-            service: "orders-in-registry".into(),
-            id: id.into(),
             address: ([127, 0, 0, 9], 8080).into(),
-            tags: vec![],
             meta,
-            ttl: None,
-            status: CheckStatus::Passing,
+            ..store::testing::registration("orders-in-registry", id)
         };
         self.engine.register(&registration).await.unwrap();
     }

@@ -84,9 +84,9 @@ impl ControlHandle {
     /// When the stored documents cannot be read.
     pub async fn tokens(&self) -> Result<Vec<TokenView>, ReadError> {
         let stored = commit::read(self.shared.engine.as_ref(), None).await?;
-        let view = |it: Token| {
-            let in_force = it.role != Role::Operator || it.makes_tokens_needed();
-            TokenView { name: it.name, role: it.role, scope: it.scope, in_force }
+        let view = |token: Token| {
+            let in_force = token.role != Role::Operator || token.makes_tokens_needed();
+            TokenView { name: token.name, role: token.role, scope: token.scope, in_force }
         };
         let mut all: Vec<TokenView> = stored_tokens(&stored).into_iter().map(view).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -185,8 +185,9 @@ fn refuse_reused_names(known: &[Token], made: &[Token]) -> Result<(), ChangeErro
     let mut taken = Vec::new();
     for (at, token) in made.iter().enumerate() {
         let before = known.iter().chain(&made[..at]).find(|it| it.name == token.name);
-        let same = |it: &Token| {
-            (it.role, &it.scope, &it.secret_sha256) == (token.role, &token.scope, &token.secret_sha256)
+        let same = |other: &Token| {
+            (other.role, &other.scope, &other.secret_sha256)
+                == (token.role, &token.scope, &token.secret_sha256)
         };
         if let Some(before) = before.filter(|it| !same(it)) {
             let what = if before.role == token.role { "another secret" } else { "another role" };
@@ -398,10 +399,10 @@ mod tests {
             let error = ordered(&there, &seen, &wanted).unwrap_err();
             let ChangeError::Refused(refused) = error else { panic!("{error:?}") };
             assert_eq!(refused.kind, Refusal::Conflict);
-            let said = &refused.text;
+            let text = &refused.text;
             let named =
                 "node-gw (with another secret), registrar (with another secret), ops (with another role).";
-            assert!(said.contains(named), "{said}");
+            assert!(text.contains(named), "{text}");
         }
         // Two of one order.
         let twice = BootstrapOrder { operator: Some(keyed("registrar")), ..wanted };

@@ -84,7 +84,7 @@ impl Tasks {
     /// The work of a vantage that has seen `index`; `None` while there is nothing new.
     fn after(&self, vantage: &str, index: u64, now: Moment) -> Option<Work> {
         let targets_at = self.targets_at?;
-        // A number that this process never gave says nothing about what the vantage has.
+        // From a number that this process never gave out, nothing follows about what the vantage has.
         let seen = if index > self.last { 0 } else { index };
         let confirm: Vec<ConfirmNow> = self
             .suspicions

@@ -87,7 +87,7 @@ pub struct InstanceLayout {
 pub struct ProcessLayout {
     /// `engine`, `control`, `dns`, `gateway` or `prober`.
     pub role: String,
-    /// Its site; `null` for what stands outside.
+    /// Its site; `null` for a process outside both sites.
     pub site: Option<String>,
     /// Its process.
     pub pid: u32,

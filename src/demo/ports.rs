@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_passed_over_unless_it_was_asked_for() {
+    fn a_taken_port_is_passed_over_unless_it_was_requested() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = held.local_addr().unwrap().port();
         assert_ne!(preferred_or_free(Ipv4Addr::LOCALHOST, port).unwrap().port(), port);

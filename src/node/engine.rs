@@ -18,7 +18,7 @@ use crate::{
     dialer::Checks,
 };
 
-/// The engine of a node and, where it stands in this process, the engine itself.
+/// The engine of a node and, if it runs in this process, the engine itself.
 pub(super) struct Opened {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) embedded: Option<Arc<embedded::Embedded>>,
@@ -33,7 +33,7 @@ pub(super) async fn open(config: &Config, store: &Store) -> Result<Opened, NodeE
         }
         Store::Embedded(it) => {
             let embedded = open_embedded(&config.node, &config.data_dir, it).await?;
-            // This node sends its heartbeats past the face; what the face noted of it in an earlier life is over.
+            // This node writes its heartbeats directly. What the face recorded of them before a restart no longer holds.
             store::writers::forget(embedded.as_ref(), &Bearer::Node(config.node.clone())).await?;
             Ok(Opened {
                 engine: Arc::clone(&embedded) as Arc<dyn Engine>,
@@ -78,8 +78,8 @@ pub(super) async fn follow(
     Ok(follow::start(Arc::clone(&opened.engine), &dir, identity, options).await?)
 }
 
-/// What a node without an engine sees: a configuration that is empty and stays so.
-pub(super) fn standing() -> Handle {
+/// The handle of a node without an engine: its configuration is empty and stays so.
+pub(super) fn without_engine() -> Handle {
     let (handle, publisher) = store::handle::channel(Clock::default(), Duration::MAX);
     let generation = Generation { epoch: 0, number: 1 };
     let empty = Snapshot::compile(Sources::default(), generation, handle.board());

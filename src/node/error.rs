@@ -1,8 +1,7 @@
-//! Why a node cannot start, and which of these failures no restart mends.
+//! Why a node cannot start, and which of these errors a restart does not repair.
 //!
-//! Those are reported as a wrong configuration (exit code 2), which the systemd unit does not start again. Failures that
-//! may pass by themselves stay failures (exit code 1): an address that another process still has, a full disk, an engine
-//! that is in use.
+//! Those are reported as a wrong configuration (exit code 2), after which the systemd unit does not restart. Errors that may
+//! pass by themselves have exit code 1: an address that another process still has, a full disk, an engine that is in use.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -18,7 +17,7 @@ pub enum NodeError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
     /// An address that this machine does not have.
@@ -32,7 +31,7 @@ pub enum NodeError {
     /// Its engine.
     #[error("[store]: {0}")]
     Engine(#[from] EngineError),
-    /// What it keeps of its own.
+    /// The files of its last good state.
     #[error(transparent)]
     Disk(#[from] store::disk::DiskError),
     /// One of its own listeners.
@@ -59,16 +58,16 @@ pub enum NodeError {
     /// Signals.
     #[error("cannot listen for SIGHUP: {0}")]
     Signal(io::Error),
-    /// A part ended that should not.
+    /// A part ended that should run until the shutdown.
     #[error("{0} ended by itself, which is a defect")]
     Ended(&'static str),
-    /// A task or thread panicked that the node cannot do without.
+    /// A task or thread panicked that the node needs.
     #[error("{0} panicked, which is a defect; the log says where")]
     Panicked(&'static str),
 }
 
 impl NodeError {
-    /// True when the configuration, or what it names, has to be changed before a start can succeed.
+    /// True if the configuration, or what it names, must be changed before a start can succeed.
     #[must_use]
     pub fn is_of_configuration(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! The node's own HTTP listeners: bound first, served last.
+//! The node's own HTTP listeners. They are bound first and served last.
 
 use crate::{
     config::{Config, Store},
@@ -6,7 +6,7 @@ use crate::{
     reread::Part,
 };
 
-/// What is bound and not yet served.
+/// Listeners that are bound and not yet served.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     pub(super) face: Option<Bound>,
@@ -32,7 +32,7 @@ pub(super) async fn bind(config: &Config) -> Result<Listeners, ListenError> {
     Ok(listeners)
 }
 
-/// What reads the certificates of the node's own listeners again.
+/// The parts that read the certificates of these listeners again.
 pub(super) fn certificate_parts(listeners: &Listeners) -> Vec<Part> {
     let all = [&listeners.face, &listeners.admin, &listeners.status];
     all.into_iter().flatten().filter_map(Bound::certificate_part).collect()

@@ -1,4 +1,4 @@
-//! The parts of a node while they run, and the order in which they end.
+//! The parts of a node while they run, and the order of their shutdown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::error::NodeError;
 use crate::{dialer::Checks, reread::Rereads, shutdown::Shutdown};
 
-/// How long the parts may take to end, beyond what the gateway was given.
+/// How long the parts may take to end, in addition to the time of the gateway.
 const GRACE: Duration = Duration::from_secs(10);
 
 type Outcome = (&'static str, Result<(), NodeError>);
@@ -22,17 +22,17 @@ pub(super) struct Node {
     pub(super) sources: Vec<Arc<dyn Source>>,
     pub(super) shutdown: Shutdown,
     pub(super) gateway: Option<(proxy::ProxyHandle, Duration)>,
-    /// What the DNS role serves from files.
+    /// The zones that the DNS role serves from files.
     pub(super) zones: Arc<ArcSwap<Zones>>,
     pub(super) targets: Arc<ArcSwap<Targets>>,
-    /// What is read again while the node runs.
+    /// The files that are read again while the node runs.
     pub(super) rereads: Rereads,
-    /// What the follower dials doubtful instances with.
+    /// Used by the follower to dial doubtful instances.
     pub(super) checks: Arc<Checks>,
 }
 
 impl Node {
-    /// Runs a part; when it ends, by itself or by a panic, so does the node.
+    /// Runs a part. If it ends, by itself or by a panic, the node ends.
     pub(super) fn spawn(
         &mut self,
         name: &'static str,
@@ -51,27 +51,27 @@ impl Node {
         });
     }
 
-    /// Waits for the end: asked for, or because a part failed. The gateway ends in its own time.
+    /// Waits until the shutdown is requested or a part fails, then for all parts to end. The gateway has its own deadline.
     pub(super) async fn until_the_end(&mut self) -> Result<(), NodeError> {
         let begun = self.shutdown.begun();
         let failed = tokio::select! {
             () = begun => None,
             ended = self.tasks.join_next() => match ended {
-                // Once the end has begun, parts that end do so because of it; they may be seen before it is.
+                // A part that ends because of a shutdown can be seen before the request itself.
                 Some(Ok((_, Ok(())))) if self.shutdown.has_begun() => None,
                 ended => Some(outcome(ended)),
             },
-            // Also those that no part of this node awaits.
+            // This includes tasks that no part of this node awaits.
             name = vital::lost() => Some(Err(NodeError::Panicked(name))),
         };
         if let Some(Err(error)) = &failed {
-            tracing::error!(%error, "this node ends");
+            tracing::error!(%error, "a part failed, and the node shuts down");
         }
         if let Some((gateway, _)) = &self.gateway {
             gateway.shut_down();
         }
         self.shutdown.begin();
-        let patience = self.gateway.as_ref().map_or(Duration::ZERO, |(_, patience)| *patience) + GRACE;
+        let timeout = self.gateway.as_ref().map_or(Duration::ZERO, |(_, timeout)| *timeout) + GRACE;
         let mut first = failed;
         let rest = async {
             while let Some(ended) = self.tasks.join_next().await {
@@ -81,7 +81,7 @@ impl Node {
                 }
             }
         };
-        if tokio::time::timeout(patience, rest).await.is_err() {
+        if tokio::time::timeout(timeout, rest).await.is_err() {
             tracing::warn!("some parts did not end in time");
         }
         self.tasks.shutdown().await;

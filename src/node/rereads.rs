@@ -1,4 +1,4 @@
-//! What a node reads again while it runs, beside certificates and tokens.
+//! The files that a node reads again while it runs, apart from certificates and tokens.
 
 use std::sync::Arc;
 
@@ -8,26 +8,29 @@ use tokio::sync::watch;
 
 use crate::{
     config::GeoIp,
-    reread::{Content, FileInUse, Files, Outcome as Reread, Part, Signature, read_file},
+    reread::{Content, FileInUse, Files, Outcome as Reread, Part, Signature},
+    small_file,
 };
 
-/// What says that the configuration file is not the one that the node was started with.
+/// Reports that the configuration file differs from the one that the node was started with.
 pub(super) fn configuration_part(file: &FileInUse) -> Part {
     let (FileInUse { path, content }, looked_at) = (file.clone(), file.path.clone());
     let look = move || Signature::of_files(&[&looked_at]);
-    Part::new("the configuration file", look, move || match read_file(&path, Files::SMALL) {
-        Ok(now) if Content::of(&[&now]) == content => Reread::Unchanged,
-        Ok(_) => {
-            let file = path.display();
-            Reread::Waits(format!(
-                "{file} takes effect at a restart; `waypost check {file}` tells whether it is right"
-            ))
+    Part::new("the configuration file", look, move || {
+        match small_file::read_at_once(&path, small_file::MAX) {
+            Ok(now) if Content::of(&[&now]) == content => Reread::Unchanged,
+            Ok(_) => {
+                let file = path.display();
+                Reread::Waits(format!(
+                    "{file} takes effect at a restart; `waypost check {file}` tells whether it is right"
+                ))
+            }
+            Err(error) => Reread::Kept(error.to_string()),
         }
-        Err(why) => Reread::Kept(why),
     })
 }
 
-/// What reads the database of where addresses are again.
+/// Reads the database of where addresses are again.
 pub(super) fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -> Part {
     let path = geoip.file.path.clone();
     let files = Files::new(vec![path.clone()], GeoIp::MAX);
@@ -40,10 +43,10 @@ pub(super) fn geoip_part(geoip: &GeoIp, into: watch::Sender<Option<Arc<Geo>>>) -
     })
 }
 
-/// What reads the secrets of DNS cookies again.
+/// Reads the secrets of DNS cookies again.
 pub(super) fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     let path = file.path.clone();
-    let files = Files::new(vec![path.clone()], Files::SMALL);
+    let files = Files::new(vec![path.clone()], small_file::MAX);
     Part::of_files("[dns] cookie_secret_file", files, Some(file.content), move |contents| {
         let text = contents.first().map(|it| String::from_utf8_lossy(it)).unwrap_or_default();
         let secrets: dns::cookie::Secrets =
@@ -53,14 +56,14 @@ pub(super) fn cookie_part(file: &FileInUse, gate: Arc<dns::Gate>) -> Part {
     })
 }
 
-/// What reads authorities again, to be trusted by the clients that `trust` updates.
+/// Reads authorities again, and gives them to `trust`.
 pub(super) fn authorities_part(
     name: &'static str,
     file: &FileInUse,
     trust: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static,
 ) -> Part {
     let path = file.path.clone();
-    let files = Files::new(vec![path.clone()], Files::SMALL);
+    let files = Files::new(vec![path.clone()], small_file::MAX);
     Part::of_files(name, files, Some(file.content), move |contents| {
         let pem = contents.first().map(Vec::as_slice).unwrap_or_default();
         trust(pem).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -68,7 +71,7 @@ pub(super) fn authorities_part(
     })
 }
 
-/// What reads the folder of zones again.
+/// Reads the folder of zones again.
 pub(super) fn zones_part(zones: Arc<ZonesDir>) -> Part {
     let folder = zones.path().to_owned();
     let look = move || Signature::of_folder(&folder);

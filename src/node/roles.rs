@@ -28,8 +28,8 @@ use crate::{
 };
 
 impl Node {
-    /// Binds the roles and starts all parts. The DNS role and the gateway come first: what they need is there
-    /// already, from disk if nowhere else.
+    /// Binds the roles and starts all parts. The DNS role and the gateway come first: what they need exists already, from
+    /// disk if the engine is away.
     pub(super) fn start(
         &mut self,
         config: &Config,
@@ -107,7 +107,7 @@ impl Node {
             if let Some(files) = &config.dns_certificate {
                 let shown = dns.certificate.clone();
                 let part = files.part("[dns.tls]", None, move |config| shown.set(&config));
-                // A node whose certificate cannot be used serves what needs none, so this is no reason to end.
+                // A node whose certificate cannot be used serves everything that needs none, so this does not fail the start.
                 part.read_now();
                 self.rereads.extend([part]);
             }
@@ -135,7 +135,7 @@ impl Node {
         Ok(())
     }
 
-    /// Measures what the gateway carries, for as long as it runs.
+    /// Measures the load of the gateway while it runs.
     fn report_load(&mut self, cluster: Name, handle: Handle) {
         let Some((gateway, _)) = &self.gateway else { return };
         let metrics = gateway.metrics();
@@ -143,7 +143,7 @@ impl Node {
         self.spawn("measuring the load", async move {
             tokio::select! {
                 () = ending => Ok(()),
-                () = carried(&metrics, cluster, &handle) => Ok(()),
+                () = report_rate(&metrics, cluster, &handle) => Ok(()),
             }
         });
     }
@@ -169,25 +169,25 @@ impl Node {
         }
         settings.own_engine = opened.embedded.is_some();
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
-        let asked = control.handle();
-        self.sources.push(asked.metrics());
+        let handle = control.handle();
+        self.sources.push(handle.metrics());
         let ending = self.shutdown.begun();
         self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
-        asked
+        handle
     }
 }
 
-/// Says what a gateway carries: the mean of the last seconds.
-async fn carried(metrics: &proxy::Metrics, cluster: Name, handle: &Handle) {
+/// Reports the load of a gateway: a mean over the last seconds.
+async fn report_rate(metrics: &proxy::Metrics, cluster: Name, handle: &Handle) {
     const EVERY: Duration = Duration::from_secs(1);
     const MEAN_OVER: f64 = 4.0;
-    let answered = || metrics.responses.iter().map(|it| it.value()).sum::<f64>();
+    let responses = || metrics.responses.iter().map(|it| it.value()).sum::<f64>();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut before, mut at, mut rate) = (answered(), tick.tick().await, 0.0);
+    let (mut before, mut at, mut rate) = (responses(), tick.tick().await, 0.0);
     loop {
         let now = tick.tick().await;
-        let after = answered();
+        let after = responses();
         let newest = (after - before) / now.duration_since(at).as_secs_f64().max(0.001);
         rate += (newest - rate) / MEAN_OVER;
         (before, at) = (after, now);

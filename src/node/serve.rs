@@ -1,11 +1,11 @@
-//! Serving the node's own HTTP listeners: the Consul face, the admin API, and its status.
+//! Serves the node's own HTTP listeners: the Consul face, the admin API and the status.
 
 use std::sync::Arc;
 
 use store::{handle::Handle, vital};
 
 use super::{
-    engine::{Opened, standing},
+    engine::{Opened, without_engine},
     listeners::Listeners,
     parts::Node,
 };
@@ -17,7 +17,7 @@ use crate::{
     listen::Bound,
 };
 
-/// Why this node's picture may differ from what is true.
+/// Why this node's data may differ from the actual state.
 pub(super) fn doubts(handle: Option<&Handle>) -> admin::Reasons {
     let handle = handle.cloned();
     Arc::new(move || handle.as_ref().map(Handle::doubts).unwrap_or_default())
@@ -67,8 +67,8 @@ impl Node {
         }
         if let Some(bound) = listeners.status {
             let auth = config.telemetry.guard.token.as_ref().map(|first| {
-                // A node without an engine knows no tokens but this one.
-                Auth::new(handle.cloned().unwrap_or_else(standing), Some(first))
+                // A node without an engine knows only this token.
+                Auth::new(handle.cloned().unwrap_or_else(without_engine), Some(first))
             });
             self.serve_one("the status listener", bound, admin::health_router(health, auth));
         }

@@ -1,4 +1,4 @@
-//! What a start looks at before anything else: the node's folder and its addresses.
+//! What a start checks before anything else: the node's folder and its addresses.
 
 use std::{
     path::Path,
@@ -11,12 +11,12 @@ use crate::config::{
     addresses::{absent, listened},
 };
 
-/// How long addresses that this machine does not have are waited for: at its boot they may come a moment after the
-/// network (DHCP, the detection of duplicate IPv6 addresses).
-const PATIENCE: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a start waits for addresses that this machine does not have. At boot they may come a moment after the network
+/// (DHCP, the detection of duplicate IPv6 addresses).
+const TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// Makes the node's folder where it is absent, and sees that it can be written.
+/// Creates the node's folder if it is absent, and checks that it can be written.
 pub(super) fn make_folder(path: &Path) -> Result<(), NodeError> {
     use rustix::fs::{Access, access};
     let made = std::fs::create_dir_all(path)
@@ -28,17 +28,17 @@ pub(super) fn make_folder(path: &Path) -> Result<(), NodeError> {
 pub(super) async fn wait_for_addresses(config: &Config) -> Result<(), NodeError> {
     let all = listened(config);
     let begun = Instant::now();
-    let mut said = false;
+    let mut warned = false;
     while let Some(missing) = absent(&all) {
         let (key, address) = (missing.key, missing.address);
-        if begun.elapsed() >= PATIENCE {
+        if begun.elapsed() >= TIMEOUT {
             return Err(NodeError::NoSuchAddress { key, address });
         }
-        if !said {
-            said = true;
+        if !warned {
+            warned = true;
             tracing::warn!(key, %address, "this machine has no such address yet; waiting for it for 10s");
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(RETRY_EVERY).await;
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_by_itself_is_no_wrong_configuration() {
+    fn an_error_that_may_pass_is_no_wrong_configuration() {
         for passing in bind(io::ErrorKind::AddrInUse) {
             assert!(!passing.is_of_configuration(), "{passing}");
         }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_restart_mends_is_one() {
+    fn an_error_that_no_restart_repairs_is_a_wrong_configuration() {
         for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::AddrNotAvailable] {
             for wrong in bind(kind) {
                 assert!(wrong.is_of_configuration(), "{wrong}");
@@ -88,7 +88,7 @@ mod tests {
         make_folder(&dir.path().join("a/new/one")).unwrap();
     }
 
-    /// Waits for the whole patience, which is the point.
+    /// Waits for the whole timeout on purpose.
     #[tokio::test]
     async fn an_address_that_never_comes_is_a_wrong_configuration() {
         let text = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n\

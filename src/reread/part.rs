@@ -1,23 +1,24 @@
-//! What can be read again: some files, and what to do with what they say.
+//! What can be read again: some files, and what to do with their content.
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use super::signature::Signature;
+use crate::small_file;
 
-/// What reading something again came to.
+/// The outcome of reading something again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in use now; the text says what, as `12 zones, 1 of them changed`.
+    /// The new content is in use; the text describes it, as `12 zones, 1 of them changed`.
     Reread(String),
-    /// The files say what is in use already.
+    /// The content is in use already.
     Unchanged,
-    /// They say something else, which is not taken up now; the text says when it is.
+    /// The content is new and not in use yet; the text says when it will be.
     Waits(String),
-    /// The files cannot be used, and what was in use stays; the text says why.
+    /// The files cannot be used, and the old content stays in use; the text is the reason.
     Kept(String),
 }
 
@@ -38,8 +39,8 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
-    /// A part with rules of its own. `name` is what the log calls it, such as `[dns] zones_dir`; `look` tells one state
-    /// of its files from another without reading them; `read` reads them, may block, and says what came of it.
+    /// A part with its own way of reading. `name` is its name in the log, such as `[dns] zones_dir`; `look` distinguishes
+    /// states of its files without reading them; `read` reads them and may block.
     pub fn new(
         name: impl Into<String>,
         look: impl Fn() -> Signature + Send + Sync + 'static,
@@ -48,9 +49,9 @@ impl Part {
         Self { name: name.into(), look: Box::new(look), read: Box::new(read) }
     }
 
-    /// A part made of the contents of a few files. `in_use` is what is in use already, if anything is. `take` gets the
-    /// contents in the order of `files`, and says what is in use now, or why they cannot be used. It is not called for
-    /// contents that are in use.
+    /// A part that uses the contents of a few files. `in_use` is the content that is in use, if any. `take` gets the contents
+    /// in the order of `files`, and returns a description of what is in use now, or why they cannot be used. It is not
+    /// called for contents that are in use already.
     pub fn of_files(
         name: impl Into<String>,
         files: Files,
@@ -65,7 +66,7 @@ impl Part {
                 Err(why) => return Outcome::Kept(why),
             };
             let content = Content::of(&contents);
-            // The lock is only held for a moment, and guards one word.
+            // The lock is held for a moment only.
             if *taken.lock().unwrap_or_else(PoisonError::into_inner) == Some(content) {
                 return Outcome::Unchanged;
             }
@@ -80,7 +81,7 @@ impl Part {
         Self::new(name, move || Signature::of_files(&paths), read)
     }
 
-    /// Reads it now and logs what came of it: for a part whose first reading is like every other.
+    /// Reads it now and logs the outcome: for a part whose first reading is like all others.
     pub fn read_now(&self) {
         log(&self.name, &(self.read)(), "read");
     }
@@ -91,13 +92,13 @@ impl Part {
         (self.read)()
     }
 
-    /// Looks at its files now.
+    /// The state of its files now.
     #[cfg(test)]
     pub(crate) fn look_here(&self) -> Signature {
         (self.look)()
     }
 
-    /// Reads it. A panic is a defect of the reader; it costs this reading and nothing else.
+    /// Reads it. A panic is a defect of the reader, and only this reading fails.
     pub(super) async fn read(part: &Arc<Self>) -> Outcome {
         let reading = Arc::clone(part);
         let read = tokio::task::spawn_blocking(move || (reading.read)()).await;
@@ -109,18 +110,15 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     paths: Vec<PathBuf>,
-    /// Octets each of them may have.
-    largest: u64,
+    /// The most bytes of each.
+    max: u64,
 }
 
 impl Files {
-    /// The longest file of a certificate chain, a key or a token.
-    pub const SMALL: u64 = 1024 * 1024;
-
-    /// Files of at most `largest` octets each.
+    /// Files of at most `max` bytes each.
     #[must_use]
-    pub const fn new(paths: Vec<PathBuf>, largest: u64) -> Self {
-        Self { paths, largest }
+    pub const fn new(paths: Vec<PathBuf>, max: u64) -> Self {
+        Self { paths, max }
     }
 
     /// Reads them all, in their order.
@@ -128,45 +126,27 @@ impl Files {
     /// # Errors
     /// Which one cannot be read, and why.
     pub fn read(&self) -> Result<Vec<Vec<u8>>, String> {
-        self.paths.iter().map(|path| read_file(path, self.largest)).collect()
+        let read =
+            |path: &PathBuf| small_file::read_at_once(path, self.max).map_err(|error| error.to_string());
+        self.paths.iter().map(read).collect()
     }
 }
 
-/// Reads a file of at most `largest` octets.
-///
-/// # Errors
-/// Why not, with its path.
-pub fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
-    use std::{io::Read as _, os::unix::fs::OpenOptionsExt as _};
-    let say = |error: &dyn fmt::Display| format!("cannot read {}: {error}", path.display());
-    // A named pipe that has no writer must not be waited for; it reads as an empty file.
-    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = std::fs::File::options().read(true).custom_flags(at_once).open(path);
-    let file = opened.map_err(|error| say(&error))?;
-    let mut bytes = Vec::new();
-    // A file may grow while it is read, and some have no length before it.
-    file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| say(&error))?;
-    if bytes.len() as u64 > largest {
-        return Err(say(&format_args!("it is larger than {largest} octets")));
-    }
-    Ok(bytes)
-}
-
-/// A file that was read, and what tells whether it says something else by now.
+/// A file that was read, and its content at that time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInUse {
     /// The file.
     pub path: PathBuf,
-    /// What it said.
+    /// Its content.
     pub content: Content,
 }
 
-/// Tells one content from another: not against an adversary, who could as well write the file.
+/// A hash of a content. It need not resist an attacker, who would have to be able to write the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content(u64);
 
 impl Content {
-    /// Of the contents of some files, in their order.
+    /// The hash of the contents of some files, in their order.
     pub fn of<T: AsRef<[u8]>>(contents: &[T]) -> Self {
         use std::hash::{DefaultHasher, Hash as _, Hasher as _};
         let mut hasher = DefaultHasher::new();

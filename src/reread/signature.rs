@@ -1,4 +1,4 @@
-//! How files look from outside, to tell a changed one without reading it.
+//! The metadata of files, to detect a change without reading them.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -6,42 +6,43 @@ use std::{
     path::Path,
 };
 
-/// Files below a folder that are looked at, and how many folders deep.
+/// How many files below a folder are checked, and how many levels deep.
 const MAX_FILES: usize = 200_000;
 const MAX_DEPTH: u32 = 8;
 
-/// How files look from outside: their inodes, lengths and times. Equal signatures mean unchanged files.
+/// A hash of the inodes, lengths and times of files. Equal signatures mean unchanged files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature(pub(super) u64);
 
 impl Signature {
-    /// Of files and folders, as they are now. A folder changes with the names in it. Symbolic links are followed.
+    /// The signature of files and folders as they are now. A folder changes with the names in it. Symbolic links are followed.
     pub fn of_files<P: AsRef<Path>>(paths: &[P]) -> Self {
         let mut hasher = DefaultHasher::new();
         for path in paths {
-            let seen = std::fs::metadata(path).ok().map(|it| {
-                let times = (it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec());
-                (it.dev(), it.ino(), it.len(), times)
+            let seen = std::fs::metadata(path).ok().map(|metadata| {
+                let times =
+                    (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
+                (metadata.dev(), metadata.ino(), metadata.len(), times)
             });
             seen.hash(&mut hasher);
         }
         Self(hasher.finish())
     }
 
-    /// Of two things that matter together.
+    /// The signature of two things together.
     pub fn beside(self, other: Self) -> Self {
         let mut hasher = DefaultHasher::new();
         (self.0, other.0).hash(&mut hasher);
         Self(hasher.finish())
     }
 
-    /// Of every file below a folder, whatever its name.
+    /// The signature of every file below a folder, whatever its name.
     pub fn of_folder(folder: &Path) -> Self {
         let (mut paths, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);
         while let Some((folder, depth)) = folders.pop() {
             let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
             for path in entries.map(|entry| entry.path()).take(MAX_FILES.saturating_sub(paths.len())) {
-                // A link to a folder above would be followed for ever.
+                // The depth is bounded because a link to a folder above would be followed without end.
                 if depth < MAX_DEPTH && path.is_dir() {
                     folders.push((path.clone(), depth + 1));
                 }
@@ -49,19 +50,19 @@ impl Signature {
             }
             paths.push(folder);
         }
-        // Folders list their files in no order.
+        // The order of a folder's entries is not defined.
         paths.sort_unstable();
         Self::of_files(&paths)
     }
 
-    /// Of a text that says how something looks.
+    /// The signature of a text that describes a state.
     pub fn of_text(text: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         Self(hasher.finish())
     }
 
-    /// Of which file there is at a path, whatever is written to it: its device and inode.
+    /// The identity of the file at a path, whatever its content: its device and inode.
     pub fn of_identity(path: &Path) -> Self {
         let mut hasher = DefaultHasher::new();
         std::fs::metadata(path).ok().map(|it| (it.dev(), it.ino())).hash(&mut hasher);

@@ -25,7 +25,7 @@ fn text(path: &Path, in_use: Option<Content>) -> (Part, Arc<Mutex<String>>) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_keeps_what_is_in_use() {
+async fn a_file_that_cannot_be_used_keeps_the_old_content() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     let (part, in_use) = text(&path, Some(Content::of(&["old"])));
@@ -37,7 +37,11 @@ async fn what_cannot_be_used_keeps_what_is_in_use() {
     assert_eq!(Part::read(&part).await, Outcome::Unchanged);
     std::fs::write(&path, "bad").unwrap();
     for _ in 0..2 {
-        assert_eq!(Part::read(&part).await, Outcome::Kept("it is bad".to_owned()), "said at every SIGHUP");
+        assert_eq!(
+            Part::read(&part).await,
+            Outcome::Kept("it is bad".to_owned()),
+            "reported at every SIGHUP"
+        );
     }
     std::fs::write(&path, "more than sixteen octets").unwrap();
     assert!(matches!(Part::read(&part).await, Outcome::Kept(why) if why.contains("larger than 16 octets")));
@@ -46,22 +50,13 @@ async fn what_cannot_be_used_keeps_what_is_in_use() {
     assert_eq!(*in_use.lock().unwrap(), "new");
 }
 
-#[test]
-fn a_pipe_without_a_writer_is_not_waited_for() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pipe");
-    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    assert_eq!(read_file(&path, 16), Ok(Vec::new()));
-}
-
 #[tokio::test]
-async fn a_reader_that_panics_costs_its_reading_alone() {
+async fn a_reader_that_panics_fails_its_own_reading_only() {
     let part = Part::new("broken", || Signature::of_files::<&str>(&[]), || panic!("a test of a defect"));
     assert!(matches!(Part::read(&Arc::new(part)).await, Outcome::Kept(why) if why.contains("a defect")));
 }
 
-/// A signal that may come to a whole process, but only to those who listen for it.
+/// A signal that is sent to the whole process and that only this test listens for.
 fn user_signal() -> Signal {
     signal(SignalKind::user_defined2()).unwrap()
 }
@@ -100,7 +95,7 @@ async fn a_signal_reads_every_part_again() {
 }
 
 #[tokio::test]
-async fn a_change_is_taken_by_itself() {
+async fn a_change_is_read_without_a_signal() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, "old").unwrap();

@@ -3,8 +3,8 @@
 //! Logging never fails and never blocks. A caller puts a line into the queue; if the queue is full (a pipe that is not
 //! read, a disk that hangs) the line is dropped and counted. The thread writes to standard error or to a file; a line that
 //! cannot be written (a closed pipe, a full disk) is dropped and counted as well, and once writing works again a line in
-//! the log says how many were lost. A log file that cannot be opened does not end the
-//! program either: lines go to standard error, the first of them says why, and the file is tried again. Panics are logged
+//! the log has the number of lost lines. A log file that cannot be opened does not end the program either: lines go to
+//! standard error, the first of them with the reason, and the file is tried again. Panics are logged
 //! the same way, because the standard hook writes to standard error itself and could block there.
 
 use std::{

@@ -34,7 +34,7 @@ pub(super) fn text(resource: &Resource, sources: &[Arc<dyn Source>]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The name under which Prometheus knows a metric.
+/// The name of a metric in Prometheus.
 fn name(metric: &Descriptor) -> String {
     let mut name = metric.name.replace('.', "_");
     if let Some(unit) = unit(metric.unit) {

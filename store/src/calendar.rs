@@ -52,7 +52,7 @@ impl Calendar {
         self.first(now, |calendar, at| calendar.is_open(at) != open)
     }
 
-    /// Examines every edge in turn: the beginning and end of spans, and changes of the clocks.
+    /// Examines every edge in order: the beginning and end of spans, and changes of the clocks.
     fn first(&self, now: Moment, fits: impl Fn(&Self, Moment) -> bool) -> Option<Moment> {
         // A week has two edges per day, and two more where the clocks change.
         const EDGES: usize = 2 * 16;

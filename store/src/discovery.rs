@@ -3,9 +3,8 @@
 //! Removing an instance needs positive proof. Every answer of the registry is judged by [`judge`], a pure function,
 //! before it takes effect. A removal without proof is a [`Doubt`]: the instance stays in use while it answers dials.
 //!
-//! An [`Entry`] holds the instances that may be used, so readers look at its endpoints and need not know about
-//! doubts. An instance that is critical together with all others, and answers, is listed there with the status it had
-//! before.
+//! An [`Entry`] holds the instances that may be used, so readers use its endpoints and need not consider doubts. An
+//! instance that is critical together with all others, and answers, is listed there with the status it had before.
 
 mod doubt;
 mod judge;
@@ -60,7 +59,7 @@ pub enum Standing {
     Unread,
     /// The registry has instances.
     Present,
-    /// A newer index says that there are none.
+    /// There are none, by a newer index.
     Gone,
     /// The registry does not answer, or its answer is invalid for some instances: they are kept without a time limit.
     Unreachable {

@@ -1,7 +1,7 @@
 //! The drain of an instance, from the order to the receipts.
 //!
 //! A drain is a record in the KV of every cluster that serves the instance, written before the registry is changed.
-//! Gateways obey the record whatever the registry contains. Control takes it through its phases with [`advance`], a
+//! Gateways obey the record, independent of the registry. Control takes it through its phases with [`advance`], a
 //! pure function of the record, the receipts and the gateways' leases.
 //!
 //! A drain that is done still excludes the drained process, because a process that goes on running registers itself
@@ -18,9 +18,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    beliefs::View,
     discovery::InstanceNote,
     engine::{Endpoint, Index},
+    health_state::Staleness,
     load::Load,
     model::{Moment, Span},
 };
@@ -113,9 +113,9 @@ impl Drain {
     pub const VERSION: u32 = 2;
 
     /// True while gateways must not pick the instance, by the record alone. A gateway that has seen the instance end
-    /// picks it although this is true after `done`: see [`Drains::holds`].
+    /// picks it although this is true after `done`: see [`Drains::excludes`].
     #[must_use]
-    pub fn shuts(&self, now: Moment) -> bool {
+    pub fn excludes(&self, now: Moment) -> bool {
         match self.phase {
             Phase::Draining | Phase::Deregistering | Phase::Calling => true,
             Phase::Done => self.lingers_until().is_none_or(|end| now < end),
@@ -206,7 +206,7 @@ pub struct NodeHeartbeat {
     pub load: Option<Load>,
     /// Whether its verdicts follow the observations of the vantages; absent before the first judgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub view: Option<View>,
+    pub view: Option<Staleness>,
     /// Notes about instances in doubt or never used; at most [`NodeHeartbeat::MAX_INSTANCES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<InstanceNote>,
@@ -225,7 +225,7 @@ const fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-/// A gateway as control knows it.
+/// A gateway, as control sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its process.
@@ -234,7 +234,7 @@ pub struct Gateway {
     pub silent: Duration,
 }
 
-/// The next step of control for a drain.
+/// What control has to do next for a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Wait for the receipts of these gateways.
@@ -244,7 +244,7 @@ pub enum Step {
         /// Gateways whose lease ran out without a receipt.
         unproven: BTreeSet<String>,
     },
-    /// Call the hook (or go on, if there is none).
+    /// Call the hook, if there is one.
     CallHook,
     /// Nothing.
     Rest,
@@ -293,35 +293,35 @@ pub struct Drains {
 }
 
 impl Drains {
-    /// True while a drain excludes its instance at this node.
+    /// True while a drain excludes its instance at this node: by its record, and by what this node has seen.
     #[must_use]
-    pub fn holds(&self, drain: &Drain, now: Moment) -> bool {
+    pub fn excludes(&self, drain: &Drain, now: Moment) -> bool {
         let seen_to_end = || {
             self.ended.contains(&drain.id) || (drain.ended.is_some() && !self.witnessed.contains(&drain.id))
         };
-        drain.shuts(now) && !(drain.phase == Phase::Done && seen_to_end())
+        drain.excludes(now) && !(drain.phase == Phase::Done && seen_to_end())
     }
 
     /// The drain that excludes an instance of a service (by its registry name), if any. Until it is done, a drain
     /// excludes every registration with the instance's id or address; after that only the drained process itself.
     #[must_use]
-    pub fn shutting(&self, endpoint: &Endpoint, now: Moment) -> Option<&Arc<Drain>> {
+    pub fn excluding(&self, endpoint: &Endpoint, now: Moment) -> Option<&Arc<Drain>> {
         self.records.values().map(|(_, drain)| drain).find(|drain| {
             let meant = if drain.phase == Phase::Done && drain.v >= 2 {
                 drain.is_of(endpoint) && !drain.is_succeeded_by(endpoint)
             } else {
                 drain.concerns(endpoint)
             };
-            meant && self.holds(drain, now)
+            meant && self.excludes(drain, now)
         })
     }
 
-    /// Another drain that excludes the instance of this one at this node, whichever process of it is registered.
+    /// Another drain that excludes the instance of this one at this node, for any process that is registered.
     /// While there is one, cancelling this drain does not readmit the instance.
     #[must_use]
-    pub fn also_holding(&self, drain: &Drain, now: Moment) -> Option<&Arc<Drain>> {
+    pub fn also_excluding(&self, drain: &Drain, now: Moment) -> Option<&Arc<Drain>> {
         let others = self.records.values().map(|(_, other)| other).filter(|other| other.id != drain.id);
-        others.filter(|other| self.holds(other, now)).find(|other| {
+        others.filter(|other| self.excludes(other, now)).find(|other| {
             let is_done = other.phase == Phase::Done && other.v >= 2;
             if is_done { other.is_of(&drain.endpoint) } else { other.concerns(&drain.endpoint) }
         })
@@ -407,11 +407,11 @@ pub(crate) mod tests {
         seen.records.insert(record.id.clone(), (Index(3), Arc::new(record.clone())));
         let mut endpoint = record.endpoint.clone();
         endpoint.id = "web-again".into();
-        assert!(seen.shutting(&endpoint, Moment(0)).is_some());
+        assert!(seen.excluding(&endpoint, Moment(0)).is_some());
         endpoint.port = 81;
-        assert!(seen.shutting(&endpoint, Moment(0)).is_none());
+        assert!(seen.excluding(&endpoint, Moment(0)).is_none());
         endpoint.id = "web-1".into();
-        assert!(seen.shutting(&endpoint, Moment(0)).is_some());
+        assert!(seen.excluding(&endpoint, Moment(0)).is_some());
     }
 
     fn seen(record: &Drain) -> Drains {
@@ -420,25 +420,25 @@ pub(crate) mod tests {
         seen
     }
 
-    fn shut(drains: &Drains, endpoint: &Endpoint) -> bool {
-        drains.shutting(endpoint, Moment(1_000_000_000)).is_some()
+    fn excluded(drains: &Drains, endpoint: &Endpoint) -> bool {
+        drains.excluding(endpoint, Moment(1_000_000_000)).is_some()
     }
 
     #[test]
     fn a_finished_drain_excludes_the_same_instance_without_a_time_limit_and_no_other() {
         let done = drain(Phase::Done);
         let drains = seen(&done);
-        assert!(shut(&drains, &done.endpoint));
+        assert!(excluded(&drains, &done.endpoint));
         let with = |change: fn(&mut Endpoint)| {
             let mut endpoint = done.endpoint.clone();
             change(&mut endpoint);
             endpoint
         };
-        assert!(!shut(&drains, &with(|it| it.id = "web-2".into())));
-        assert!(!shut(&drains, &with(|it| it.address = "127.0.0.2".into())));
-        assert!(!shut(&drains, &with(|it| it.port = 81)));
-        assert!(!shut(&drains, &with(|it| drop(it.meta.insert("boot".into(), "b".into())))));
-        assert!(!drain(Phase::Cancelled).shuts(Moment(0)));
+        assert!(!excluded(&drains, &with(|it| it.id = "web-2".into())));
+        assert!(!excluded(&drains, &with(|it| it.address = "127.0.0.2".into())));
+        assert!(!excluded(&drains, &with(|it| it.port = 81)));
+        assert!(!excluded(&drains, &with(|it| drop(it.meta.insert("boot".into(), "b".into())))));
+        assert!(!drain(Phase::Cancelled).excludes(Moment(0)));
     }
 
     #[test]
@@ -451,13 +451,13 @@ pub(crate) mod tests {
             endpoint.meta = boot.map(|it| ("boot".to_owned(), it.to_owned())).into_iter().collect();
             endpoint
         };
-        assert!(shut(&drains, &booted(Some("a"))));
-        assert!(shut(&drains, &booted(None)), "a registration without one proves nothing");
-        assert!(!shut(&drains, &booted(Some("b"))));
+        assert!(excluded(&drains, &booted(Some("a"))));
+        assert!(excluded(&drains, &booted(None)), "a registration without one proves nothing");
+        assert!(!excluded(&drains, &booted(Some("b"))));
         assert!(done.is_succeeded_by(&booted(Some("b"))) && !done.is_succeeded_by(&booted(None)));
         // Until it is done, a boot changes nothing.
         let calling = Drain { phase: Phase::Calling, ..done.clone() };
-        assert!(shut(&seen(&calling), &booted(Some("b"))));
+        assert!(excluded(&seen(&calling), &booted(Some("b"))));
     }
 
     #[test]
@@ -465,10 +465,10 @@ pub(crate) mod tests {
         let mut drains = seen(&drain(Phase::Calling));
         let endpoint = drain(Phase::Done).endpoint;
         drains.ended.insert(DrainId("d1".into()));
-        assert!(shut(&drains, &endpoint), "not before");
+        assert!(excluded(&drains, &endpoint), "not before");
         let mut done = seen(&drain(Phase::Done));
         done.remember(&drains);
-        assert!(!shut(&done, &endpoint));
+        assert!(!excluded(&done, &endpoint));
     }
 
     #[test]
@@ -477,9 +477,9 @@ pub(crate) mod tests {
         let mut before = seen(&drain(Phase::Draining));
         before.witnessed.insert(DrainId("d1".into()));
         let mut witness = seen(&Drain { ended: Some(Moment(9)), ..drain(Phase::Done) });
-        assert!(!shut(&witness, &endpoint), "a process that started later");
+        assert!(!excluded(&witness, &endpoint), "a process that started later");
         witness.remember(&before);
-        assert!(shut(&witness, &endpoint), "one that took part");
+        assert!(excluded(&witness, &endpoint), "one that took part");
     }
 
     #[test]
@@ -494,9 +494,9 @@ pub(crate) mod tests {
     #[test]
     fn the_linger_time_bounds_the_exclusion() {
         let bounded = Drain { linger: Some(Span(Duration::from_secs(60))), ..drain(Phase::Done) };
-        assert!(bounded.shuts(Moment(59_999)) && !bounded.shuts(Moment(60_000)));
+        assert!(bounded.excludes(Moment(59_999)) && !bounded.excludes(Moment(60_000)));
         let old = Drain { v: 1, ..drain(Phase::Done) };
-        assert!(old.shuts(Moment(29_999)) && !old.shuts(Moment(30_000)), "as its writer meant it");
+        assert!(old.excludes(Moment(29_999)) && !old.excludes(Moment(30_000)), "as its writer meant it");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The follower: keeps a node's picture true to its engine, and the node running without it.
+//! The follower: keeps a node's state up to date with its engine, and the node running without it.
 //!
 //! One task per kind of state, each a loop of blocking queries with backoff: configuration, health, drains,
-//! discovery, and the node's own heartbeat. What was last good is kept on disk and published first, before
-//! the engine was asked at all: losing the engine changes no answer, not even across a restart.
+//! discovery, and the node's own heartbeat. The last good state is kept on disk and published first, before
+//! the engine is read: losing the engine changes no answer, not even across a restart.
 //!
 //! ```text
 //! engine ──▶ config ─────▶ snapshot ──┐
@@ -19,7 +19,7 @@ mod health;
 mod heartbeat;
 mod metrics;
 mod overflow;
-mod turns;
+mod verdict_log;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ use crate::{
     vital,
 };
 
-/// Who this node is, as others see it.
+/// The identity of this node, as other nodes see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its name, unique among all nodes.
@@ -54,22 +54,22 @@ pub struct Identity {
     pub boot: String,
 }
 
-/// How the follower follows.
+/// The follower's parameters.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The longest a blocking query waits; 30 s to 60 s, because Consul keeps the slot of a dropped one.
     pub wait: Duration,
-    /// How often this node shows that it lives.
+    /// How often this node writes its heartbeat.
     pub heartbeat_every: Duration,
-    /// How long this node may go unheard before it doubts its picture of the drains.
+    /// How long after its last written heartbeat this node still relies on the drains that it has.
     pub lease: Duration,
-    /// How long a start waits for the engine before the node's own memory has to do.
+    /// How long a start waits for the engine before it continues with the node's own memory.
     pub start_patience: Duration,
-    /// Where clients are that no site's networks hold; another database is taken as soon as it is sent.
+    /// The database of places, for clients in none of the sites' networks; a new one is used as soon as it is sent.
     pub geo: watch::Receiver<Option<Arc<Geo>>>,
-    /// Dials the instances whose removal from the registry is in doubt; without one they are kept undialled.
+    /// Dials the instances whose removal from the registry is in doubt; without one they are kept without dials.
     pub dialer: Option<Arc<dyn Dialer>>,
-    /// How long the registry must go on saying that a whole service is gone before it is believed.
+    /// How long the registry must report that a whole service is gone before its instances are dropped.
     pub believe_after: Duration,
 }
 
@@ -87,7 +87,7 @@ impl Default for Options {
     }
 }
 
-/// A running follower. Dropping it stops it at once; [`Follower::leave`] says goodbye first.
+/// A running follower. Dropping it stops it at once; [`Follower::leave`] removes the node's registration first.
 #[derive(Debug)]
 pub struct Follower {
     tasks: JoinSet<()>,
@@ -95,7 +95,7 @@ pub struct Follower {
     metrics: Arc<FollowMetrics>,
 }
 
-/// What every task of the follower holds.
+/// What every task of the follower needs.
 #[derive(Clone)]
 struct Shared {
     engine: Arc<dyn Engine>,
@@ -106,8 +106,8 @@ struct Shared {
     metrics: Arc<FollowMetrics>,
 }
 
-/// Starts to follow. Returns once the node's own memory is published and the engine was given a short chance
-/// to say what is newer; it never waits for an engine that is down.
+/// Starts to follow. Returns once the node's own memory is published and the engine had a short time to deliver newer
+/// state; it does not wait for an engine that is down.
 ///
 /// # Errors
 /// When the node's memory in `dir` cannot be opened (another process has it, no space, no right).
@@ -121,7 +121,7 @@ pub async fn start(
     Ok(start_from(engine, memory, Clock::default(), identity, options).await)
 }
 
-/// As [`start`], with a memory that is open and a clock: a simulation owns both.
+/// As [`start`], with an open memory and a clock, which a simulation provides.
 pub async fn start_from(
     engine: Arc<dyn Engine>,
     memory: LastGood,
@@ -148,7 +148,7 @@ pub async fn start_from(
     let (endings, ending_requests) = mpsc::channel(1024);
 
     let published = config::publish_last_good(&shared);
-    let beliefs = health::remembered(&shared).await;
+    let health = health::remembered(&shared).await;
     discovery::publish_last_good(&shared);
     drains::publish_last_good(&shared);
 
@@ -158,7 +158,7 @@ pub async fn start_from(
         "the follower of the configuration",
         config::follow(shared.clone(), published, config_read),
     ));
-    let health = health::follow(shared.clone(), beliefs, view_requests);
+    let health = health::follow(shared.clone(), health, view_requests);
     tasks.spawn(vital::task("the follower of health", health));
     let drains = drains::follow(shared.clone(), drains_current, reread_requests);
     tasks.spawn(vital::task("the follower of drains", drains));
@@ -180,7 +180,7 @@ pub async fn start_from(
 
     let mut drains_seen = drains_seen;
     let first = async {
-        // Both channels end only with their tasks, and then there is nothing to wait for either.
+        // A channel ends only with its task, and then there is nothing to wait for.
         let _ = config_seen.wait_for(|read| *read).await;
         let _ = drains_seen.wait_for(|read| *read).await;
     };
@@ -195,20 +195,20 @@ impl Follower {
         Arc::clone(&self.metrics)
     }
 
-    /// Takes the node's registration back, so that nobody waits for its receipts, and stops. Bounded by a
-    /// second: an engine that is down learns of it by the lease.
+    /// Removes the node's registration, so that no drain waits for its receipts, and stops. Takes at most a second: if
+    /// the engine is down, the registration ends with the lease.
     pub async fn leave(mut self) {
         self.leaving.send_replace(true);
-        let goodbye = self.leaving.clone();
-        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye.closed()).await;
+        let deregistered = self.leaving.clone();
+        let _ = tokio::time::timeout(Duration::from_secs(1), deregistered.closed()).await;
         self.tasks.shutdown().await;
     }
 }
 
-/// Hands each request to the task that answers it.
+/// Passes each request to the task that answers it.
 async fn dispatch(
     mut requests: mpsc::Receiver<Request>,
-    views: mpsc::Sender<tokio::sync::oneshot::Sender<crate::beliefs::HealthView>>,
+    views: mpsc::Sender<tokio::sync::oneshot::Sender<crate::health_state::HealthView>>,
     rereads: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
     receipts: mpsc::Sender<drain::Receipt>,
     endings: mpsc::Sender<drain::ending::Ended>,

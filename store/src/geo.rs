@@ -1,8 +1,9 @@
-//! Where addresses are, from a database in the MaxMind format: for clients that no site's networks contain.
+//! The country and location of addresses, from a database in the MaxMind format: for clients in none of the sites'
+//! networks.
 //!
 //! `maxminddb` reads the file. It is walked once, into sorted tables of networks and a list of distinct places, so that a
-//! lookup is one binary search that decodes nothing. The walk is also the check of the file: whatever cannot be read
-//! refuses all of it, and a damaged tree, in which branches lead back to one another, is refused by its number of networks.
+//! lookup is one binary search that decodes nothing. The walk also checks the file: if any part cannot be read, the whole
+//! file is refused, and a damaged tree, whose branches form a loop, is refused because it has too many networks.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -20,7 +21,7 @@ pub struct Geo {
     kind: String,
     places: Vec<Whereabouts>,
     v4: Networks<u32>,
-    /// Without what is in `v4`. A database of IPv4 alone has none.
+    /// Without the networks in `v4`; empty in a database of IPv4 alone.
     v6: Networks<u128>,
 }
 
@@ -37,12 +38,12 @@ pub struct Whereabouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceId(u32);
 
-/// What is known of an address.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its place.
     pub place: Option<PlaceId>,
-    /// Addresses that share this many leading bits have the same place, or like this one none.
+    /// All addresses that share this many leading bits have the same place, or none as this one.
     pub prefix: u8,
 }
 
@@ -57,12 +58,12 @@ impl Geo {
     /// Reads a database into memory: 9 octets for each IPv4 network, 21 for each IPv6 network.
     ///
     /// # Errors
-    /// When the file cannot be read, is no such database, is damaged, or says neither countries nor places.
+    /// When the file cannot be read, is not such a database, is damaged, or contains neither countries nor locations.
     pub fn open(path: &Path) -> Result<Self, String> {
         Self::read(&std::fs::read(path).map_err(|error| error.to_string())?)
     }
 
-    /// Reads a database out of its octets.
+    /// Reads a database from its octets.
     ///
     /// # Errors
     /// As [`Geo::open`].
@@ -71,7 +72,7 @@ impl Geo {
             .map_err(|error| format!("not a database in the MaxMind format: {error}"))?;
         let about = reader.metadata();
         let kind: String = about.database_type.chars().take(100).collect();
-        // A tree of so many nodes, each of which parts a network in two, has one leaf more.
+        // In a tree whose nodes each divide a network in two, there is one leaf more than there are nodes.
         let mut left = u64::from(about.node_count) + 1;
         let mut geo = Self { kind, places: Vec::new(), v4: Networks::default(), v6: Networks::default() };
         let mut places = Places::default();
@@ -89,7 +90,7 @@ impl Geo {
             in_order.ok_or("damaged: its networks overlap")?;
         }
         if geo.places.iter().all(|it| *it == Whereabouts::default()) {
-            return Err(format!("{}: says neither country.iso_code nor location of any address", geo.kind));
+            return Err(format!("{}: contains neither country.iso_code nor location", geo.kind));
         }
         Ok(geo)
     }
@@ -115,7 +116,7 @@ impl Geo {
         })
     }
 
-    /// What is known of a place.
+    /// The country and location of a place.
     #[must_use]
     pub fn whereabouts(&self, place: PlaceId) -> Whereabouts {
         self.places.get(place.0 as usize).copied().unwrap_or_default()
@@ -129,7 +130,7 @@ impl Geo {
 }
 
 impl PlaceId {
-    /// Its place among [`Geo::places`].
+    /// Its position in [`Geo::places`].
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -138,7 +139,7 @@ impl PlaceId {
 
 /// The IPv4 address within an IPv6 address, and the bits above it: IPv4-compatible and IPv4-mapped addresses (RFC 4291
 /// §2.5.5), 6to4 (RFC 3056) and Teredo (RFC 4380). Databases keep these networks as references to IPv4, which the walk
-/// passes over.
+/// does not follow.
 fn embedded(address: Ipv6Addr) -> Option<(Ipv4Addr, u8)> {
     let above = match address.segments() {
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] => 96,
@@ -150,7 +151,7 @@ fn embedded(address: Ipv6Addr) -> Option<(Ipv4Addr, u8)> {
     Some((Ipv4Addr::from_bits(bits), above))
 }
 
-/// Networks in the order of their addresses. Columns, so that a search touches nothing but addresses.
+/// Networks in the order of their addresses, as columns, so that a search reads addresses only.
 #[derive(Default)]
 struct Networks<A> {
     starts: Vec<A>,
@@ -158,7 +159,7 @@ struct Networks<A> {
     places: Vec<Option<PlaceIndex>>,
 }
 
-/// One more than a [`PlaceId`], so that none takes no room.
+/// One more than a [`PlaceId`], so that an absent one needs no extra memory.
 type PlaceIndex = std::num::NonZeroU32;
 
 /// An address as a number.
@@ -180,7 +181,7 @@ impl Bits for u128 {
 }
 
 impl<A: Bits> Networks<A> {
-    /// Adds a network; `None` if it does not lie behind all others.
+    /// Adds a network; `None` if it does not follow all others.
     fn push(&mut self, start: A, prefix: u8, place: Option<PlaceIndex>) -> Option<()> {
         if let Some((last, prefix)) = self.starts.last().zip(self.prefixes.last())
             && (*last >= start || last.shared(start) >= u32::from(*prefix))
@@ -211,7 +212,7 @@ struct Places {
     distinct: HashMap<Distinct, Option<PlaceIndex>>,
 }
 
-/// What tells places apart: the country, and the bits of latitude and longitude.
+/// What distinguishes places: the country, and the bits of latitude and longitude.
 type Distinct = (Option<Country>, Option<[u64; 2]>);
 
 impl Places {
@@ -236,7 +237,7 @@ impl Places {
     }
 }
 
-/// The fields of a record that matter here, named as every publisher of such databases names them.
+/// The fields of a record that are read, which have the same names in all such databases.
 #[derive(Default, Deserialize)]
 struct Record {
     country: Option<CountryRecord>,
@@ -258,7 +259,7 @@ impl Record {
     fn whereabouts(self) -> Whereabouts {
         let country = self.country.and_then(|it| it.iso_code?.parse().ok());
         let location = self.location.and_then(|it| Some(Location { lat: it.latitude?, lon: it.longitude? }));
-        // Comparisons with what is no number are false.
+        // Comparisons with NaN are false.
         let location = location.filter(|it| it.lat.abs() <= 90.0 && it.lon.abs() <= 180.0);
         Whereabouts { country, location }
     }
@@ -285,13 +286,13 @@ pub(crate) mod tests {
     fn addresses_are_found_with_their_prefix() {
         assert_eq!(find("203.0.113.9"), (Some("CN".into()), true, 24));
         assert_eq!(find("198.51.100.63"), (Some("JP".into()), true, 26));
-        assert_eq!(find("198.51.100.64"), (None, false, 26), "what is not known ends somewhere too");
+        assert_eq!(find("198.51.100.64"), (None, false, 26), "unknown networks have a prefix, too");
         assert_eq!(find("198.51.100.129"), (Some("DE".into()), false, 28));
         assert_eq!(find("2001:db8:77:1::9"), (Some("CN".into()), true, 48));
         assert_eq!(find("2001:db8:78::9").0, None);
     }
 
-    /// The same as the library finds by itself, in any address: in the networks, near their borders, and elsewhere.
+    /// The result is that of the library for every address: in the networks, near their borders, and elsewhere.
     #[test]
     fn every_address_is_found_as_by_the_library() {
         let octets = include_bytes!("geo/test.mmdb");
@@ -318,7 +319,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn addresses_with_ipv4_in_them_are_where_that_is() {
+    fn addresses_with_an_embedded_ipv4_address_have_its_place() {
         for (address, prefix) in [
             ("::203.0.113.9", 96 + 24),
             ("::ffff:203.0.113.9", 96 + 24),
@@ -326,7 +327,7 @@ pub(crate) mod tests {
             ("2001:0:cb00:7109::1", 32 + 24),
         ] {
             let (country, ..) = find(address);
-            // 6to4 and Teredo are found so only in databases that refer to IPv4 there.
+            // 6to4 and Teredo are found only in databases that refer to IPv4 there.
             if let Some(country) = country {
                 assert_eq!((country.as_str(), find(address).2), ("CN", prefix), "{address}");
             }
@@ -347,7 +348,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_database_is_refused() {
+    fn a_file_that_is_not_a_database_is_refused() {
         let nothing = Geo::read(b"nothing of the kind").unwrap_err();
         assert!(nothing.contains("not a database in the MaxMind format"), "{nothing}");
         let missing = Geo::open(Path::new("/nowhere/country.mmdb")).unwrap_err();
@@ -366,9 +367,9 @@ pub(crate) mod tests {
         }
     }
 
-    /// The walk ends although every branch leads back to the root.
+    /// The walk ends even if every branch leads back to the root.
     #[test]
-    fn a_tree_that_leads_back_is_refused() {
+    fn a_tree_with_a_loop_is_refused() {
         let mut octets = include_bytes!("geo/test.mmdb").to_vec();
         octets[..6].fill(0);
         let error = Geo::read(&octets).unwrap_err();
@@ -376,7 +377,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_damage_leaves_open_can_be_asked() {
+    fn a_damaged_database_that_opens_can_be_searched() {
         let whole = include_bytes!("geo/test.mmdb");
         let mut rng = fastrand::Rng::with_seed(7);
         let mut opened = 0;

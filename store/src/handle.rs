@@ -26,10 +26,10 @@ use tokio::{
 };
 
 use crate::{
-    beliefs::{HealthView, View},
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Receipt, ending::Ended},
+    health_state::{HealthView, Staleness},
     load::Load,
     model::Moment,
     snapshot::Snapshot,
@@ -72,7 +72,7 @@ pub enum Request {
     Ended(Ended),
     /// Read the drains again now, and answer when they are published (or could not be read).
     RereadDrains(oneshot::Sender<()>),
-    /// Return what is known about health.
+    /// Return a copy of the state of health.
     HealthView(oneshot::Sender<HealthView>),
 }
 
@@ -93,7 +93,7 @@ struct Shared {
     users: Arc<Users>,
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
-    view: watch::Sender<Arc<View>>,
+    view: watch::Sender<Arc<Staleness>>,
     concerns: Concerns,
     load: Mutex<Option<Load>>,
     unresolved: ArcSwap<BTreeSet<String>>,
@@ -208,7 +208,7 @@ impl Handle {
     /// Whether verdicts follow the observations of the vantages; signals changes. Never stale on a node without an
     /// engine.
     #[must_use]
-    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+    pub fn view(&self) -> watch::Receiver<Arc<Staleness>> {
         self.shared.view.subscribe()
     }
 
@@ -236,7 +236,7 @@ impl Handle {
         self.shared.concerns.one(concern)
     }
 
-    /// What is known about health, for `status` and `explain`; empty without a follower.
+    /// A copy of the state of health, for `status` and `explain`; empty without a follower.
     pub async fn health_view(&self) -> HealthView {
         let (send, answer) = oneshot::channel();
         if self.shared.requests.send(Request::HealthView(send)).await.is_err() {
@@ -261,8 +261,8 @@ impl Handle {
     }
 
     /// This node has seen a drained instance end: from now on the drain, once done, does not exclude it here. It is
-    /// queued to be written, so that the node still knows it after a restart; false when the queue is full and
-    /// nothing has changed (try again).
+    /// queued to be written, so that it is still known after a restart; false when the queue is full and nothing has
+    /// changed (try again).
     #[must_use]
     pub fn saw_end(&self, ended: Ended) -> bool {
         let drain = ended.drain.clone();
@@ -372,7 +372,7 @@ impl Publisher {
     }
 
     /// Publishes whether verdicts follow the observations of the vantages; true if that changed.
-    pub fn publish_view(&self, view: &View) -> bool {
+    pub fn publish_view(&self, view: &Staleness) -> bool {
         let mut changed_staleness = false;
         self.shared.view.send_if_modified(|current| {
             let changed = **current != *view;

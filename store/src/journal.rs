@@ -15,7 +15,7 @@ use crate::{
 
 /// One change of a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Turn {
+pub struct StateChange {
     /// When.
     pub at: Moment,
     /// The target.
@@ -32,7 +32,7 @@ pub struct Page {
     /// The generation in force.
     pub generation: Generation,
     /// The changes, oldest first.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<StateChange>,
 }
 
 impl Page {
@@ -60,27 +60,27 @@ impl Written {
 
     /// Notes that a page was written.
     pub fn note(&mut self, page: &Page) {
-        for turn in &page.turns {
-            let last = self.0.entry(turn.target.clone()).or_default();
-            *last = turn.at.max(*last);
+        for change in &page.turns {
+            let last = self.0.entry(change.target.clone()).or_default();
+            *last = change.at.max(*last);
         }
     }
 
     /// The pages that still have to be written. Targets without a verdict are forgotten.
     pub fn missing(&mut self, verdicts: &BTreeMap<TargetKey, Verdict>, generation: Generation) -> Vec<Page> {
         self.0.retain(|target, _| verdicts.contains_key(target));
-        let mut turns: Vec<Turn> = turns(verdicts)
-            .filter(|turn| self.0.get(&turn.target).is_none_or(|last| turn.at > *last))
+        let mut changes: Vec<StateChange> = changes(verdicts)
+            .filter(|change| self.0.get(&change.target).is_none_or(|last| change.at > *last))
             .collect();
-        turns.sort();
-        let page = |turns: &[Turn]| Page { v: Page::VERSION, generation, turns: turns.to_vec() };
-        turns.chunks(Page::MAX).map(page).collect()
+        changes.sort();
+        let page = |changes: &[StateChange]| Page { v: Page::VERSION, generation, turns: changes.to_vec() };
+        changes.chunks(Page::MAX).map(page).collect()
     }
 }
 
-fn turns(verdicts: &BTreeMap<TargetKey, Verdict>) -> impl Iterator<Item = Turn> + '_ {
+fn changes(verdicts: &BTreeMap<TargetKey, Verdict>) -> impl Iterator<Item = StateChange> + '_ {
     verdicts.iter().flat_map(|(target, verdict)| {
-        verdict.history.iter().map(|it| Turn { at: it.at, target: target.clone(), to: it.to })
+        verdict.history.iter().map(|it| StateChange { at: it.at, target: target.clone(), to: it.to })
     })
 }
 
@@ -99,27 +99,27 @@ pub struct Past {
 /// The verdicts at a moment, from the pages and from the changes in present verdicts.
 #[must_use]
 pub fn past(pages: &[Page], verdicts: &BTreeMap<TargetKey, Verdict>, moment: Moment) -> Past {
-    let mut all: Vec<Turn> =
-        pages.iter().flat_map(|page| page.turns.iter().cloned()).chain(turns(verdicts)).collect();
+    let mut all: Vec<StateChange> =
+        pages.iter().flat_map(|page| page.turns.iter().cloned()).chain(changes(verdicts)).collect();
     all.sort();
     all.dedup();
     // Verdicts that do not change again contain changes from long before the oldest page, and may have been written
     // again on it, while changes of other targets since then are gone.
-    let pages_begin = pages.iter().filter_map(|page| page.turns.last()).map(|turn| turn.at).min();
-    let begins = pages_begin.or_else(|| all.first().map(|turn| turn.at));
+    let pages_begin = pages.iter().filter_map(|page| page.turns.last()).map(|change| change.at).min();
+    let begins = pages_begin.or_else(|| all.first().map(|change| change.at));
     let mut past = Past { begins, ..Past::default() };
-    for turn in all.into_iter().filter(|turn| turn.at <= moment) {
-        let before = past.readings.get(&turn.target).copied();
+    for change in all.into_iter().filter(|change| change.at <= moment) {
+        let before = past.readings.get(&change.target).copied();
         let was_down = before.is_some_and(|it| it.state == State::Down || it.recovered);
         let reading = Reading {
-            state: turn.to,
-            since: turn.at,
-            recovered: turn.to == State::Up && was_down,
+            state: change.to,
+            since: change.at,
+            recovered: change.to == State::Up && was_down,
             unsettled: false,
         };
-        past.readings.insert(turn.target, reading);
+        past.readings.insert(change.target, reading);
     }
-    let of_page = |page: &&Page| page.turns.first().is_some_and(|turn| turn.at <= moment);
+    let of_page = |page: &&Page| page.turns.first().is_some_and(|change| change.at <= moment);
     past.generation = pages.iter().filter(of_page).map(|page| page.generation).max();
     past
 }
@@ -152,7 +152,7 @@ mod tests {
         let later = verdicts(&[("a", &[(5, State::Up), (9, State::Down)]), ("b", &[(6, State::Up)])]);
         let mut successor = Written::of(&pages);
         let more = successor.missing(&later, ONE);
-        assert_eq!(more[0].turns, [Turn { at: Moment(9), target: "a".into(), to: State::Down }]);
+        assert_eq!(more[0].turns, [StateChange { at: Moment(9), target: "a".into(), to: State::Down }]);
     }
 
     #[test]
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn removed_changes_are_unknown_although_another_target_never_changed() {
-        let turn = |at, target: &str, to| Turn { at: Moment(at), target: target.into(), to };
-        let page = |turns: Vec<Turn>| Page { v: Page::VERSION, generation: ONE, turns };
+    fn removed_changes_are_unknown_even_if_another_target_never_changed() {
+        let change = |at, target: &str, to| StateChange { at: Moment(at), target: target.into(), to };
+        let page = |turns: Vec<StateChange>| Page { v: Page::VERSION, generation: ONE, turns };
         // The page with the changes of `flaps` at 20 and 30 was removed; `rock` changed once, at 5, and a successor
         // of control wrote that again.
         let pages = [
-            page(vec![turn(5, "rock", State::Up), turn(40, "flaps", State::Up)]),
-            page(vec![turn(50, "flaps", State::Down)]),
+            page(vec![change(5, "rock", State::Up), change(40, "flaps", State::Up)]),
+            page(vec![change(50, "flaps", State::Down)]),
         ];
         let now = verdicts(&[("rock", &[(5, State::Up)]), ("flaps", &[(50, State::Down)])]);
         let past = past(&pages, &now, Moment(45));
@@ -193,8 +193,8 @@ mod tests {
     #[test]
     fn many_changes_take_several_pages() {
         let names: Vec<String> = (0..700).map(|n| format!("t{n}")).collect();
-        let turn: &[(u64, State)] = &[(1, State::Up)];
-        let list: Vec<(&str, &[(u64, State)])> = names.iter().map(|name| (name.as_str(), turn)).collect();
+        let change: &[(u64, State)] = &[(1, State::Up)];
+        let list: Vec<(&str, &[(u64, State)])> = names.iter().map(|name| (name.as_str(), change)).collect();
         let pages = Written::default().missing(&verdicts(&list), ONE);
         assert_eq!(pages.iter().map(|page| page.turns.len()).collect::<Vec<_>>(), [300, 300, 100]);
     }

@@ -9,7 +9,6 @@
 //! Decisions ([`steering`], [`health`], [`discovery`], [`drain`]) are pure functions without sockets, clocks and
 //! disks; time is an argument.
 
-pub mod beliefs;
 pub mod board;
 pub mod calendar;
 pub mod commit;
@@ -21,6 +20,7 @@ pub mod follow;
 pub mod geo;
 pub mod handle;
 pub mod health;
+pub mod health_state;
 pub mod journal;
 pub mod keys;
 pub mod load;

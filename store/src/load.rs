@@ -66,8 +66,8 @@ impl Overflow {
         if idle || settling || !(full || room) {
             return self;
         }
-        let everybody = rate / (1.0 - share);
-        let wanted = if everybody > 0.0 { 1.0 - capacity * AIM / 100.0 / everybody } else { 0.0 };
+        let all = rate / (1.0 - share);
+        let wanted = if all > 0.0 { 1.0 - capacity * AIM / 100.0 / all } else { 0.0 };
         // Above the limit the share never falls, and below it never grows, however noisy the rate is.
         let wanted = if full { wanted.max(share) } else { wanted.min(share) }.clamp(0.0, MAX);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^16")]

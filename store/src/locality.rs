@@ -80,8 +80,8 @@ pub struct Located<'a> {
     pub scope: u8,
     /// The client, or the client subnet of the query.
     pub address: IpAddr,
-    /// Every address that shares this many leading bits has the same [`Network`]; zero for a client that asked not to
-    /// be distinguished.
+    /// Every address that shares this many leading bits has the same [`Network`]; zero for a client that must not be
+    /// distinguished.
     pub least: u8,
     /// The network by whose hash it is assigned.
     pub network: Network,
@@ -312,7 +312,7 @@ mod tests {
         };
         assert_eq!(located(&plain, "203.0.113.200"), (0, None, 25), "the default order");
         assert_eq!(located(&locality, "203.0.113.200"), (2, Some("CN".into()), 25));
-        assert_eq!(located(&locality, "203.0.113.9"), (0, Some("CN".into()), 25), "networks say more");
+        assert_eq!(located(&locality, "203.0.113.9"), (0, Some("CN".into()), 25), "networks take precedence");
         assert_eq!(located(&locality, "198.51.100.9"), (2, Some("JP".into()), 26));
         assert_eq!(
             located(&locality, "198.51.100.130"),

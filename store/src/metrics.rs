@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// What a metric is.
+/// The name, kind and description of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Dotted, starting with `waypost.`; Prometheus shows dots as underscores and counters with `_total`.
@@ -86,7 +86,7 @@ impl Count {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
-    /// Takes one away; for gauges.
+    /// Subtracts one; for gauges.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -384,8 +384,8 @@ fn holder<'a>(views: &'a mut HashMap<DomainName, ZoneView>, name: &DomainName) -
     views.get_mut(&apex)
 }
 
-/// Twelve bits of epoch above twenty bits of number: it grows with both, and is the same on every node whatever
-/// generations it saw before.
+/// Twelve bits of epoch above twenty bits of number: it grows with both, and is the same on every node, because it does
+/// not depend on earlier generations.
 const fn serial(generation: Generation) -> u32 {
     (generation.epoch << 20).wrapping_add((generation.number & 0xffff_ffff) as u32)
 }

@@ -4,15 +4,17 @@
 use crate::{
     board::Board,
     drain::{Drain, DrainId, LEASE, Phase},
-    engine::{CheckStatus, Endpoint, Index},
+    engine::Endpoint,
     model::{
-        Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name, Policy,
-        Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage, WhenNone,
-        Zone,
+        self, Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name,
+        Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage,
+        WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+pub use crate::engine::testing::{endpoint, registration};
 
 /// A name.
 ///
@@ -125,6 +127,51 @@ pub fn sources(sites: u8, vantages: u8) -> Sources {
     }
 }
 
+/// The text of documents: the sites `bj` and `sh`, the zone `example.com`, the cluster `main` and the check `web`.
+/// `gateways` are those of the cluster; more of its fields may follow on lines of their own.
+#[must_use]
+pub fn two_sites(gateways: &str) -> String {
+    format!(
+        "\
+kind: Site
+name: bj
+networks: [10.1.0.0/16]
+---
+kind: Site
+name: sh
+networks: [10.2.0.0/16]
+---
+kind: Zone
+name: example.com
+nameservers: [{{ name: ns1, a: [192.0.2.53] }}]
+---
+kind: Cluster
+name: main
+zone: example.com
+gateway_domain: gw.example.com
+gateways: {gateways}
+---
+kind: Check
+name: web
+type: tcp
+port: 80
+interval: 1s
+timeout: 500ms
+"
+    )
+}
+
+/// The snapshot of the documents in a text, which are not checked against one another.
+///
+/// # Panics
+/// When one of them is not valid.
+#[must_use]
+pub fn compile_text(text: &str, generation: u64, board: &Board) -> Snapshot {
+    let documents = model::parse("documents.yaml", text).expect("documents");
+    let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
+    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+}
+
 /// The snapshot of these documents, of generation 1.1.
 #[must_use]
 pub fn compile(sources: Sources, board: &Board) -> Snapshot {
@@ -143,27 +190,6 @@ pub fn service(registered_as: &str) -> Service {
         sites: None,
         route_by: RouteBy::Gateway,
         check: None,
-    }
-}
-
-/// An instance at 127.0.0.1:80 on the node `n1`, which passes its checks.
-#[must_use]
-pub fn endpoint(service: &str, id: &str) -> Endpoint {
-    Endpoint {
-        node: "n1".to_owned(),
-        node_address: "127.0.0.1".to_owned(),
-        external: false,
-        service: service.to_owned(),
-        id: id.to_owned(),
-        address: "127.0.0.1".to_owned(),
-        port: 80,
-        tags: vec![],
-        meta: [].into(),
-        weight: 1,
-        status: CheckStatus::Passing,
-        maintenance: false,
-        create_index: Index(1),
-        modify_index: Index(1),
     }
 }
 

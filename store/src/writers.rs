@@ -34,7 +34,7 @@ impl Writer {
     }
 }
 
-/// The beginning of a secret's SHA-256 (hexadecimal): enough to tell it from another secret of the same token.
+/// The beginning of a secret's SHA-256 (hexadecimal): enough to distinguish it from another secret of the same token.
 #[must_use]
 pub fn mark(secret_sha256: &str) -> &str {
     secret_sha256.get(..16).unwrap_or(secret_sha256)

@@ -1,4 +1,4 @@
-//! Bad input: a clear error, nothing lost, nothing half done.
+//! Bad input gives a clear error. Nothing is lost, and nothing is done in part.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,10 +13,10 @@ use crate::harness::{Backing, Demo, ensure, eventually, run, signal};
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("bad_input::every_mistake_of_a_document_in_one_run", documents),
-        Trial::test("bad_input::every_mistake_of_a_configuration_in_one_run", configuration),
-        Trial::test("bad_input::a_taken_port_is_named_with_what_asked_for_it", taken_port),
-        Trial::test("bad_input::a_running_demo_shrugs_it_off", on_a_demo),
+        Trial::test("bad_input::every_error_of_a_document_in_one_run", documents),
+        Trial::test("bad_input::every_error_of_a_configuration_in_one_run", configuration),
+        Trial::test("bad_input::a_taken_port_is_named_with_its_listener", taken_port),
+        Trial::test("bad_input::a_running_demo_keeps_serving", on_a_demo),
     ]
 }
 
@@ -49,29 +49,31 @@ fn documents() -> Result<(), Failed> {
     let file = folder.path().join("world.yaml");
     std::fs::write(&file, BAD_WORLD)?;
     let output = run(&["check", file.to_str().unwrap()]);
-    let said =
+    let printed =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    ensure(output.status.code() == Some(2), || format!("{:?}: {said}", output.status))?;
+    ensure(output.status.code() == Some(2), || format!("{:?}: {printed}", output.status))?;
     for needle in ["world.yaml:3", "203.0.113.999", "world.yaml:4", "ttl", "world.yaml:13", "colour"] {
-        ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in:\n{printed}"))?;
     }
-    // What only shows once every document can be read.
+    // These errors show only once every document can be read.
     let readable =
         BAD_WORLD.replace("203.0.113.999", "203.0.113.53").replace("soon", "1h").replace("colour: red\n", "");
     std::fs::write(&file, readable)?;
     let output = run(&["check", file.to_str().unwrap()]);
-    let said =
+    let printed =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    ensure(!output.status.success(), || said.clone())?;
+    ensure(!output.status.success(), || printed.clone())?;
     for needle in ["apex", "loop", "bj", "main", "gw.nowhere.example.org"] {
-        ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in:\n{printed}"))?;
     }
     let large =
         format!("kind: Site\nname: bj\nlocation: {{ lat: 1, lon: 1 }}\n# {}\n", "x".repeat(600 * 1024));
     std::fs::write(&file, large)?;
     let output = run(&["check", file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure(!output.status.success() && said.contains("512 KiB"), || format!("{:?}: {said}", output.status))
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure(!output.status.success() && printed.contains("512 KiB"), || {
+        format!("{:?}: {printed}", output.status)
+    })
 }
 
 fn configuration() -> Result<(), Failed> {
@@ -82,12 +84,12 @@ fn configuration() -> Result<(), Failed> {
         "node = \"n\"\nsite = \"bj\"\ndata_dir = \"data\"\ncolour = \"red\"\n\n[store]\nengine = \"embeded\"\n\n[dns]\nlisten = [\"127.0.0.1\"]\nworkers = 0\n",
     )?;
     let output = run(&["run", "--config", file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(2), || format!("{:?}: {said}", output.status))?;
+    let printed = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.code() == Some(2), || format!("{:?}: {printed}", output.status))?;
     for needle in
         ["node.toml:4", "colour", "node.toml:7", "embeded", "node.toml:10", "listen", "node.toml:11"]
     {
-        ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in:\n{printed}"))?;
     }
     Ok(())
 }
@@ -103,10 +105,10 @@ fn taken_port() -> Result<(), Failed> {
     );
     std::fs::write(&file, text)?;
     let output = run(&["run", "--config", file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1), || format!("{:?}: {said}", output.status))?;
+    let printed = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.code() == Some(1), || format!("{:?}: {printed}", output.status))?;
     for needle in [address.to_string().as_str(), "[store] http", "in use"] {
-        ensure(said.contains(needle), || format!("no {needle:?} in:\n{said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in:\n{printed}"))?;
     }
     Ok(())
 }
@@ -122,7 +124,7 @@ fn malformed_packets(demo: &Demo) -> Result<(), Failed> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     for round in 0..2_000 {
         let junk: Vec<u8> = (0..fastrand::usize(0..600)).map(|_| fastrand::u8(..)).collect();
-        // Full socket buffers drop packets: that is what UDP does.
+        // UDP drops packets when socket buffers are full.
         let _ = socket.send_to(&junk, demo.layout.dns);
         if round % 200 == 0 {
             ensure(demo.answers(demo.near().ip()), || {
@@ -142,7 +144,7 @@ fn exchange(gateway: SocketAddr, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is as good as an end.
+    // A reset after the answer is also an end.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -185,9 +187,9 @@ fn engine_down_at_apply(demo: &Demo) -> Result<(), Failed> {
     signal(engine, Signal::STOP);
     let output = demo.cli(&["apply", "-f", file.to_str().unwrap()]);
     signal(engine, Signal::CONT);
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1) && said.contains("engine"), || {
-        format!("{:?}: {said}", output.status)
+    let printed = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.code() == Some(1) && printed.contains("engine"), || {
+        format!("{:?}: {printed}", output.status)
     })?;
     eventually("control's next answer", Duration::from_secs(60), || {
         demo.cli(&["get", "site"]).status.success()

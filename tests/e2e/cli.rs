@@ -35,9 +35,9 @@ fn wrong_use() -> Result<(), Failed> {
         ensure(output.status.code() == Some(2), || format!("{arguments:?}: {:?}", output.status))?;
     }
     let output = run(&["status", "--server", "http://127.0.0.1:1"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.code() == Some(1) && said.contains("127.0.0.1:1"), || {
-        format!("{:?}: {said}", output.status)
+    let printed = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.code() == Some(1) && printed.contains("127.0.0.1:1"), || {
+        format!("{:?}: {printed}", output.status)
     })
 }
 
@@ -87,7 +87,7 @@ const EXIT_CODES: &[(i32, &str)] = &[
     (0, "--help"),
     (0, "--version"),
     (0, "drain instance --help"),
-    // Right use of what is not there, or cannot be done.
+    // Right use, but the thing is not there, or it cannot be done.
     (1, "get site nowhere"),
     (1, "delete site nowhere"),
     (1, "explain orders.waypost.test --at 2020-01-01T00:00:00Z"),
@@ -155,17 +155,17 @@ fn exit_codes() -> Result<(), Failed> {
     let mut wrong = Vec::new();
     for (code, words) in EXIT_CODES {
         let output = run(words, Stdio::piped())?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.code() != Some(*code) || said.contains("panicked") {
-            wrong.push(format!("waypost {words}: {}, not {code}: {said}", output.status));
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(*code) || printed.contains("panicked") {
+            wrong.push(format!("waypost {words}: {}, not {code}: {printed}", output.status));
         }
-        if *code == 2 && said.is_empty() && !words.contains("--check") {
+        if *code == 2 && printed.is_empty() && !words.contains("--check") {
             wrong.push(format!("waypost {words}: no reason"));
         }
     }
     let well = || run("status --check", Stdio::piped()).is_ok_and(|it| it.status.code() == Some(0));
     eventually("a demo that is well", Duration::from_secs(20), well)?;
-    // What only reads, and clap's own output, into a pipe without a reader.
+    // Reading commands, and clap's own output, into a pipe without a reader.
     let changes = ["apply", "delete", "override", "token", "restore"];
     let harmless = |words: &str| !changes.iter().any(|it| words.starts_with(it));
     let readers = EXIT_CODES.iter().filter(|(code, words)| *code == 0 && harmless(words));
@@ -173,15 +173,15 @@ fn exit_codes() -> Result<(), Failed> {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
         let output = run(words, writer.into())?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.code() != Some(0) || !said.is_empty() {
-            wrong.push(format!("waypost {words} | head: {}: {said}", output.status));
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() != Some(0) || !printed.is_empty() {
+            wrong.push(format!("waypost {words} | head: {}: {printed}", output.status));
         }
     }
     ensure(wrong.is_empty(), || wrong.join("\n"))
 }
 
-/// True if a program is there to look at our output with.
+/// True if a program that checks our output is installed.
 fn is_installed(program: &str) -> bool {
     let there = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     there.is_ok()
@@ -203,11 +203,11 @@ fn completions() -> Result<(), Failed> {
     }
     // What bash offers after a word.
     let script = folder.path().join("bash");
-    let asked = format!(
+    let script = format!(
         "source {}; COMP_WORDS=(waypost drain i); COMP_CWORD=2; _waypost waypost i drain; echo \"${{COMPREPLY[@]}}\"",
         script.display()
     );
-    let offered = Command::new("bash").args(["-c", &asked]).output()?;
+    let offered = Command::new("bash").args(["-c", &script]).output()?;
     let offered = String::from_utf8_lossy(&offered.stdout).into_owned();
     ensure(offered.trim() == "instance", || format!("bash offers {offered:?}"))
 }
@@ -216,9 +216,9 @@ fn man_pages() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("man1");
     let output = run(&["man", dir.to_str().unwrap(), "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let files = told["files"].as_array().ok_or("no files")?;
-    ensure(files.len() > 30, || told.to_string())?;
+    let listed: Value = serde_json::from_slice(&output.stdout)?;
+    let files = listed["files"].as_array().ok_or("no files")?;
+    ensure(files.len() > 30, || listed.to_string())?;
     for file in files.iter().filter_map(Value::as_str) {
         let page = std::fs::read_to_string(file)?;
         for section in ["NAME", "SYNOPSIS", "EXAMPLES", "\"EXIT STATUS\""] {
@@ -239,20 +239,21 @@ fn man_pages() -> Result<(), Failed> {
 
 fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {
     let output = demo.cli(&[arguments, &["--json"]].concat());
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {
-        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+        format!("{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr))
     })?;
-    serde_json::from_str(&said).map_err(|error| format!("{arguments:?} printed {said:?}: {error}").into())
+    serde_json::from_str(&printed)
+        .map_err(|error| format!("{arguments:?} printed {printed:?}: {error}").into())
 }
 
 fn text(demo: &Demo, arguments: &[&str]) -> Result<String, Failed> {
     let output = demo.cli(arguments);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {
-        format!("{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr))
+        format!("{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr))
     })?;
-    Ok(said)
+    Ok(printed)
 }
 
 fn life_of_a_document() -> Result<(), Failed> {
@@ -317,8 +318,10 @@ fn overrides() -> Result<(), Failed> {
         past.clone()
     })?;
     let before = demo.cli(&["explain", &host, "--at", "2026-01-01T00:00:00Z"]);
-    let said = String::from_utf8_lossy(&before.stderr).into_owned();
-    ensure(before.status.code() == Some(1) && said.contains("nothing was configured at"), || said.clone())?;
+    let printed = String::from_utf8_lossy(&before.stderr).into_owned();
+    ensure(before.status.code() == Some(1) && printed.contains("nothing was configured at"), || {
+        printed.clone()
+    })?;
     text(&demo, &["override", "clear", "bj-work"])?;
     eventually("the return", Duration::from_secs(10), || demo.answers(near)).map(drop)
 }
@@ -335,7 +338,7 @@ gateways:
   sh: { a: [127.0.9.2], aaaa: [] }
 ";
 
-/// DESIGN §4: a family that only sites without a better one have is warned of, by every command that may bring it about.
+/// DESIGN §4: every command that may leave a family of addresses without an answer warns of it.
 fn family() -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
     let folder = tempfile::tempdir()?;
@@ -343,16 +346,16 @@ fn family() -> Result<(), Failed> {
     let sites = "{ kind: Site, name: bj }\n---\n{ kind: Site, name: sh }\n---";
     std::fs::write(&file, format!("{sites}{FAMILIES}"))?;
     let lacks = "Cluster fam: gateways.sh: has no IPv6 address, unlike bj";
-    let says = |output: &std::process::Output, what: &str| {
-        let said = [&output.stderr[..], &output.stdout].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        ensure(output.status.success() && said.contains("warning: ") && said.contains(what), || {
-            format!("no {what:?} in {said:?}")
+    let warns_of = |output: &std::process::Output, what: &str| {
+        let printed = [&output.stderr[..], &output.stdout].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        ensure(output.status.success() && printed.contains("warning: ") && printed.contains(what), || {
+            format!("no {what:?} in {printed:?}")
         })
     };
-    says(&run(&["check", file.to_str().unwrap()]), lacks)?;
+    warns_of(&run(&["check", file.to_str().unwrap()]), lacks)?;
     std::fs::write(&file, FAMILIES)?;
-    says(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
+    warns_of(&demo.cli(&["apply", "-f", file.to_str().unwrap()]), lacks)?;
     let explain = || json(&demo, &["explain", "gw.fam.test", "--type", "AAAA"]);
     let answered =
         || explain().is_ok_and(|it| it["answer"][0].as_str().is_some_and(|it| it.contains("2001:db8::1")));
@@ -372,15 +375,15 @@ fn family() -> Result<(), Failed> {
         "--reason",
         "x",
     ]);
-    says(&drain, "Domain gw.fam.test: overrides take out bj")?;
-    says(&drain, "IPv6 has no answer (NODATA)")?;
+    warns_of(&drain, "Domain gw.fam.test: overrides take out bj")?;
+    warns_of(&drain, "IPv6 has no answer (NODATA)")?;
     let taken_out = || explain().is_ok_and(|it| it["taken_out"] == true && it["answer"][0].is_null());
     eventually("the absence", Duration::from_secs(10), taken_out)?;
     let shown = text(&demo, &["explain", "gw.fam.test", "--type", "AAAA"])?;
     ensure(shown.contains("has no IPv6 address") && shown.contains("overrides take out"), || shown.clone())
 }
 
-/// Applies a document that is made of the demo's own with some lines in the place of others.
+/// Applies a document of the demo with some of its lines replaced.
 fn rewrite(demo: &Demo, kind: &str, name: &str, change: impl Fn(&str) -> String) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("changed.yaml");
@@ -393,8 +396,8 @@ fn steering() -> Result<(), Failed> {
     let (near, far) = (demo.near().ip(), demo.far().ip());
     let name = demo.layout.gateway_domain.clone();
     let refused = demo.cli(&["switch", &name]);
-    let said = String::from_utf8_lossy(&refused.stderr);
-    ensure(said.contains("blue_green"), || format!("{:?}: {said}", refused.status))?;
+    let printed = String::from_utf8_lossy(&refused.stderr);
+    ensure(printed.contains("blue_green"), || format!("{:?}: {printed}", refused.status))?;
 
     let simulated = json(&demo, &["simulate", "--kill-site", "bj", "--domain", &name])?;
     let group = &simulated["domains"][0]["groups"][0];
@@ -428,9 +431,9 @@ fn safety() -> Result<(), Failed> {
     let order = ["override", "set", "work", "--site", "bj", "--owner", "ops", "--reason", "x", "--state"];
     for rest in [&["down"][..], &["drain", "--over", "10m"], &["down", "--force"]] {
         let output = demo.cli(&[&order[..], rest].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(!output.status.success() && said.contains("keeps at least 2 on"), || {
-            format!("{rest:?}: {said}")
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(!output.status.success() && printed.contains("keeps at least 2 on"), || {
+            format!("{rest:?}: {printed}")
         })?;
     }
     Ok(())
@@ -455,7 +458,7 @@ fn backup() -> Result<(), Failed> {
     ensure(demo.answers(demo.near().ip()), || format!("{:?}", demo.resolve()))
 }
 
-/// The demo's children die with it, also when it cannot say goodbye.
+/// The demo's children end with it, also when it is killed.
 fn killed_demo() -> Result<(), Failed> {
     let mut demo = Demo::start(&Backing::Embedded)?;
     let layout = demo.layout.clone();

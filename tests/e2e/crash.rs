@@ -1,4 +1,4 @@
-//! Durable means durable: the embedded engine is killed while it writes, and traced while it acknowledges.
+//! Durability of the embedded engine: it is killed while it writes, and traced while it acknowledges.
 
 use std::{
     path::{Path, PathBuf},
@@ -162,10 +162,12 @@ fn corrupt_engine() -> Result<(), Failed> {
         };
         std::fs::write(&file, damaged)?;
         let output = run(&["run", "--config", engine.config().to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure(output.status.code() == Some(1), || format!("{damage}: exit {:?}: {said}", output.status))?;
-        ensure(said.contains("engine") && said.contains("waypost restore"), || format!("{damage}: {said}"))?;
-        ensure(!said.contains("panicked"), || format!("{damage}: {said}"))?;
+        let printed = String::from_utf8_lossy(&output.stderr);
+        ensure(output.status.code() == Some(1), || format!("{damage}: exit {:?}: {printed}", output.status))?;
+        ensure(printed.contains("engine") && printed.contains("waypost restore"), || {
+            format!("{damage}: {printed}")
+        })?;
+        ensure(!printed.contains("panicked"), || format!("{damage}: {printed}"))?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The same zone files at NSD and here, and the same queries at both: whatever is asked, the same answer, but for
-//! differences that have a name and a section of an RFC which leaves the choice.
+//! The same zone files at NSD and here, and the same queries to both: the answers are equal, except for differences that
+//! have a name and a section of an RFC which leaves the choice.
 
 mod chains;
 mod zones;
@@ -33,7 +33,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     ]
 }
 
-/// A difference that is none of anybody's business: an RFC leaves the choice.
+/// A difference that is allowed, because an RFC leaves the choice.
 struct Choice {
     name: &'static str,
     section: &'static str,
@@ -103,7 +103,7 @@ enum Field {
     Additional,
 }
 
-/// A reply in a form in which equal means the same: order is nobody's promise, except that of a chain of aliases.
+/// A reply in a form in which equal means the same: the order of records has no meaning, except in a chain of aliases.
 #[derive(Debug)]
 struct Reply {
     flags: [bool; 6],
@@ -118,16 +118,16 @@ impl Reply {
     fn read(query: &[u8], octets: &[u8]) -> Result<Self, Failed> {
         let message = Message::from_vec(octets).map_err(|error| format!("{octets:02x?}: {error}"))?;
         let question = 12..query.len().min(octets.len());
-        let asked = octets.get(question.clone()).zip(query.get(question));
+        let questions = octets.get(question.clone()).zip(query.get(question));
         let end = query.windows(1).skip(12).position(|it| it[0] == 0).map_or(0, |at| at + 5);
-        let echoed = asked.is_some_and(|(ours, theirs)| ours.get(..end) == theirs.get(..end));
+        let echoed = questions.is_some_and(|(ours, theirs)| ours.get(..end) == theirs.get(..end));
         ensure(echoed, || format!("the question came back changed: {query:02x?} {octets:02x?}"))?;
-        let it = &message.metadata;
+        let metadata = &message.metadata;
         let flags = [
-            it.authoritative,
-            it.truncation,
-            it.recursion_desired,
-            it.recursion_available,
+            metadata.authoritative,
+            metadata.truncation,
+            metadata.recursion_desired,
+            metadata.recursion_available,
             message.edns.is_some(),
             message.edns.as_ref().is_some_and(|it| it.flags().dnssec_ok),
         ];
@@ -135,7 +135,7 @@ impl Reply {
         let additional = message.additionals.iter().filter(|it| it.record_type().to_string() != "OPT");
         Ok(Self {
             flags,
-            rcode: it.response_code,
+            rcode: metadata.response_code,
             chain: aliases.collect(),
             answer: message.answers.iter().map(line).collect(),
             authority: message.authorities.iter().map(line).collect(),
@@ -159,7 +159,7 @@ impl Reply {
     }
 }
 
-/// Names without their case, which no server owes to anybody but in the question.
+/// Names without their case, which a server must keep only in the question.
 fn line(record: &Record) -> String {
     let (name, data) = (record.name.to_string().to_lowercase(), record.data.to_string().to_lowercase());
     format!("{name} {} {} {data}", record.ttl, record.record_type())
@@ -202,11 +202,11 @@ fn start_waypost(folder: &Path, listen: SocketAddr) -> Result<Reaped, Failed> {
     Ok(Reaped(command.spawn()?))
 }
 
-/// Types a zone has, types it never has, ANY, and one nobody knows.
+/// Types a zone has, types it never has, ANY, and one that is not assigned.
 const TYPES: &[u16] =
     &[1, 1, 1, 28, 28, 2, 2, 5, 5, 6, 12, 15, 16, 33, 35, 39, 43, 48, 64, 65, 255, 257, 65280];
 
-/// What an alias is asked for: mostly addresses.
+/// The types that are queried at an alias: mostly addresses.
 const ALIAS_TYPES: &[u16] = &[1, 1, 1, 28, 5, 39, 16, 255];
 
 fn query(random: &mut Rng, set: &Set, id: u16) -> Query {
@@ -221,7 +221,7 @@ fn query(random: &mut Rng, set: &Set, id: u16) -> Query {
 /// Counts by the name of a choice; the first thing that has none is the error.
 #[derive(Default)]
 struct Tally {
-    asked: u32,
+    queries: u32,
     /// Through three aliases and more.
     long: u32,
     kinds: BTreeMap<String, u32>,
@@ -232,9 +232,9 @@ struct Tally {
     unexplained: Vec<Difference>,
 }
 
-/// A difference nobody allowed.
+/// A difference that no choice explains.
 struct Difference {
-    asked: String,
+    name: String,
     what: String,
 }
 
@@ -249,14 +249,14 @@ impl Tally {
                 Some(choice) => *self.chosen.entry(choice.name).or_default() += 1,
                 None => {
                     let what = format!("{field:?} of {query:?}\n  ours  {ours:?}\n  NSD's {theirs:?}");
-                    self.unexplained.push(Difference { asked: query.name.to_lowercase(), what });
+                    self.unexplained.push(Difference { name: query.name.to_lowercase(), what });
                 }
             }
         }
     }
 }
 
-/// Zones, and what is asked about them.
+/// Zones, and the queries for them.
 struct Set {
     seed: u64,
     zones: Vec<ZoneFile>,
@@ -270,9 +270,9 @@ fn everything(nsd: &Path) -> Result<(), Failed> {
     let seed = 3;
     let zones = zones::many(&mut Rng::with_seed(seed), 40);
     let tally = same(nsd, Set { seed, zones, question: zones::question, types: TYPES, count: 20_000 })?;
-    // Queries that never meet what zones are made of would prove nothing.
-    let Tally { asked, answered, referred, by_tcp, .. } = tally;
-    ensure(answered > asked / 5 && referred > asked / 50 && by_tcp > asked / 1000, || {
+    // Queries that never match a record of the zones would prove nothing.
+    let Tally { queries, answered, referred, by_tcp, .. } = tally;
+    ensure(answered > queries / 5 && referred > queries / 50 && by_tcp > queries / 1000, || {
         "dull queries".to_owned()
     })
 }
@@ -281,9 +281,9 @@ fn aliases(nsd: &Path) -> Result<(), Failed> {
     let seed = 14;
     let zones = chains::many(&mut Rng::with_seed(seed), 160);
     let set = Set { seed, zones, question: chains::question, types: ALIAS_TYPES, count: 20_000 };
-    let Tally { asked, long, kinds, .. } = same(nsd, set)?;
+    let Tally { queries, long, kinds, .. } = same(nsd, set)?;
     let too_long = kinds.get("YXDomain").copied().unwrap_or(0);
-    ensure(long > asked / 40 && too_long > asked / 1000, || format!("dull queries: {long} {too_long}"))
+    ensure(long > queries / 40 && too_long > queries / 1000, || format!("dull queries: {long} {too_long}"))
 }
 
 fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
@@ -313,7 +313,7 @@ fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
         socket.set_read_timeout(Some(PATIENCE))?;
     }
     let count = if full() { set.count * 10 } else { set.count };
-    let (mut random, mut tally) = (Rng::with_seed(*seed), Tally { asked: count, ..Tally::default() });
+    let (mut random, mut tally) = (Rng::with_seed(*seed), Tally { queries: count, ..Tally::default() });
     for number in 0..count {
         let query = query(&mut random, &set, u16::try_from(number & 0xffff)?);
         let octets = query.octets();
@@ -337,7 +337,7 @@ fn same(nsd: &Path, set: Set) -> Result<Tally, Failed> {
     }
     if let Some(first) = unexplained.first() {
         let zone =
-            zones.iter().filter(|zone| first.asked.ends_with(&zone.apex)).max_by_key(|it| it.apex.len());
+            zones.iter().filter(|zone| first.name.ends_with(&zone.apex)).max_by_key(|it| it.apex.len());
         let shown: Vec<_> = unexplained.iter().take(10).map(|it| it.what.as_str()).collect();
         let text = zone.map_or("", |zone| &zone.text);
         return Err(format!(

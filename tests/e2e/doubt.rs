@@ -1,4 +1,4 @@
-//! What the registry says and what is true, where they differ: live back ends stay in use, dead ones leave.
+//! Where the registry is wrong: live back ends stay in use, dead ones are dropped.
 //!
 //! A gateway of its own over a real Consul agent, back ends in this process, and the five ways in which a registry was
 //! seen to lose instances that live. In each of them no request may fail.
@@ -34,15 +34,15 @@ pub fn trials(components: &Components) -> Vec<Trial> {
         consul("a_token_that_lost_its_right_fails_no_request_and_comes_back", blinded),
         consul("an_agent_restarted_empty_fails_no_request", restarted_empty),
         consul("every_client_agent_dead_fails_no_request", agents_dead),
-        consul("a_service_taken_off_on_purpose_is_believed_in_time", |it| purpose(Backing::Consul(it))),
-        Trial::test("doubt::embedded_a_service_taken_off_on_purpose_is_believed_in_time", || {
+        consul("a_service_removed_on_purpose_is_dropped_in_time", |it| purpose(Backing::Consul(it))),
+        Trial::test("doubt::embedded_a_service_removed_on_purpose_is_dropped_in_time", || {
             purpose(Backing::Embedded)
         }),
         consul("an_instance_of_no_site_is_named", no_site),
     ]
 }
 
-/// A Consul server with its data on disk (three of them with `WAYPOST_FULL=1`), with ACLs if asked for, and client agents.
+/// A Consul server with its data on disk (three of them with `WAYPOST_FULL=1`), with ACLs if wanted, and client agents.
 struct Cluster {
     binary: PathBuf,
     folder: TempDir,
@@ -119,9 +119,9 @@ impl Cluster {
         );
         let path = policy.map_or_else(|| "acl/policy".to_owned(), |id| format!("acl/policy/{id}"));
         let body = json!({"Name": "ours", "Rules": rules});
-        let said = ask(reqwest::Method::PUT, &self.url, &path, self.token, serde_json::to_vec(&body)?)?;
-        let said: Value = serde_json::from_slice(&said)?;
-        Ok(said["ID"].as_str().unwrap_or_default().to_owned())
+        let printed = ask(reqwest::Method::PUT, &self.url, &path, self.token, serde_json::to_vec(&body)?)?;
+        let printed: Value = serde_json::from_slice(&printed)?;
+        Ok(printed["ID"].as_str().unwrap_or_default().to_owned())
     }
 }
 
@@ -147,10 +147,10 @@ fn ask(
         let client = reqwest::Client::new();
         let answer = client.request(method, &url).header("X-Consul-Token", token).body(body).send().await?;
         let status = answer.status();
-        let said = answer.bytes().await?.to_vec();
-        let wrong = || format!("{url}: {status}: {}", String::from_utf8_lossy(&said));
+        let printed = answer.bytes().await?.to_vec();
+        let wrong = || format!("{url}: {status}: {}", String::from_utf8_lossy(&printed));
         ensure(status.is_success(), wrong)?;
-        Ok(said)
+        Ok(printed)
     })
 }
 
@@ -161,7 +161,7 @@ fn register(agent: &str, token: &str, service: &str, id: &str, port: u16, tag: &
     ask(reqwest::Method::PUT, agent, "agent/service/register", token, body).map(drop)
 }
 
-/// A back end in this process that says its name.
+/// A back end in this process that answers with its name.
 struct BackEnd {
     port: u16,
     runtime: Option<tokio::runtime::Runtime>,
@@ -236,7 +236,7 @@ impl Node {
         self.runtime.block_on(self.admin.get("/v1/status")).unwrap_or_default()
     }
 
-    /// What the status says of the service's instances: state by id.
+    /// The service's instances in the status: state by id.
     fn states(&self) -> Vec<(String, String)> {
         let status = self.status();
         let all = status["services"].as_array().into_iter().flatten().filter(|it| it["name"] == "web");
@@ -259,7 +259,7 @@ impl Node {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(25).collect();
             format!(
-                "{error:?}; the status says {:?}; the log ends\n{}",
+                "{error:?}; the status has {:?}; the log ends\n{}",
                 self.states(),
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             )
@@ -299,8 +299,8 @@ impl Node {
         .map(drop)
     }
 
-    /// Waits until a back end that was killed a moment ago is left out, and prints when the log said so: the status
-    /// learns it only with the node's next heartbeat.
+    /// Waits until a back end that was killed a moment ago is left out, and prints the time of its log line: the status
+    /// has it only with the node's next heartbeat.
     fn until_left_out(&self, id: &str, killed: Instant) -> Result<(), Failed> {
         let line = |it: &str| it.contains("left out") && it.contains(&format!("{id} at "));
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -379,8 +379,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
     }
     let snapshot = ask(reqwest::Method::GET, &cluster.url, "snapshot", "", Vec::new())?;
     let mut live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        external(&cluster, ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        external(&cluster, ALL[n], server.port, "v1")?;
         cluster.put("catalog/deregister", &json!({"Node": "outside", "ServiceID": format!("dead-{n}")}))?;
     }
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -399,8 +399,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
     let killed = Instant::now();
     live[2].kill();
     node.until_left_out("web-3", killed)?;
-    for (n, it) in live.iter().enumerate().take(2) {
-        external(&cluster, ALL[n], it.port, "v3")?;
+    for (n, server) in live.iter().enumerate().take(2) {
+        external(&cluster, ALL[n], server.port, "v3")?;
     }
     node.until_states("those that are registered again are in doubt no more", SOON, |states| {
         !states.iter().any(|(id, _)| id == "web-1" || id == "web-2")
@@ -410,8 +410,8 @@ fn restored(binary: PathBuf) -> Result<(), Failed> {
 fn emptied(binary: PathBuf) -> Result<(), Failed> {
     let cluster = Cluster::start(&binary, false)?;
     let live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        register(&cluster.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&cluster.url, "", "web", ALL[n], server.port, "v1")?;
     }
     register(&cluster.url, "", "shop", "shop-1", live[0].port, "v1")?;
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -420,9 +420,9 @@ fn emptied(binary: PathBuf) -> Result<(), Failed> {
     for id in ALL.into_iter().chain(["shop-1"]) {
         cluster.put("catalog/deregister", &json!({"Node": "s1", "ServiceID": id}))?;
     }
-    // Anti-entropy may bring them back within a second, so the status is no place to look.
+    // Anti-entropy may bring them back within a second, so the status may miss it.
     eventually("a doubt in the log", SOON, || node.logged("in doubt") > 0)?;
-    // Far beyond the time after which a service that is missing alone is believed to be gone.
+    // Far beyond the time after which a service that is missing alone counts as gone.
     pause();
     if full() {
         let healed = || {
@@ -431,8 +431,8 @@ fn emptied(binary: PathBuf) -> Result<(), Failed> {
         let took = eventually("anti-entropy", Duration::from_secs(180), healed)?;
         println!("  anti-entropy brought them back after {took:.1?}");
     } else {
-        for (n, it) in live.iter().enumerate() {
-            register(&cluster.url, "", "web", ALL[n], it.port, "v2")?;
+        for (n, server) in live.iter().enumerate() {
+            register(&cluster.url, "", "web", ALL[n], server.port, "v2")?;
         }
     }
     node.until_states("none is in doubt", SOON, |states| states.is_empty())?;
@@ -445,8 +445,8 @@ fn blinded(binary: PathBuf) -> Result<(), Failed> {
     let policy = cluster.allow(None, READ)?;
     cluster.put("acl/token", &json!({"SecretID": OURS, "Policies": [{"Name": "ours"}]}))?;
     let live = three()?;
-    for (n, it) in live.iter().enumerate() {
-        register(&cluster.url, ROOT, "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&cluster.url, ROOT, "web", ALL[n], server.port, "v1")?;
     }
     let node = Node::start(&consul(&cluster.url), OURS, "5s")?;
     node.serves(&ALL)?;
@@ -471,8 +471,8 @@ fn restarted_empty(binary: PathBuf) -> Result<(), Failed> {
         // So that the index is higher than that of a fresh agent.
         register(&agent.url, "", "web", "web-1", live[0].port, &format!("v{round}"))?;
     }
-    for (n, it) in live.iter().enumerate() {
-        register(&agent.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&agent.url, "", "web", ALL[n], server.port, "v1")?;
     }
     let node = Node::start(&consul(&agent.url), "", "5s")?;
     node.serves(&ALL)?;
@@ -480,8 +480,8 @@ fn restarted_empty(binary: PathBuf) -> Result<(), Failed> {
     agent.restart(&binary);
     node.until_states("all are unreachable", SOON, |states| all_are(states, "unreachable"))?;
     pause();
-    for (n, it) in live.iter().enumerate() {
-        register(&agent.url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&agent.url, "", "web", ALL[n], server.port, "v1")?;
     }
     node.until_states("none is in doubt", SOON, |states| states.is_empty())?;
     node.unharmed(load, &ALL)
@@ -491,9 +491,9 @@ fn agents_dead(binary: PathBuf) -> Result<(), Failed> {
     let cluster = Cluster::start(&binary, false)?;
     let mut live = three()?;
     let mut agents = Vec::new();
-    for (n, it) in live.iter().enumerate() {
+    for (n, server) in live.iter().enumerate() {
         let (agent, url) = cluster.client(&format!("c{n}"))?;
-        register(&url, "", "web", ALL[n], it.port, "v1")?;
+        register(&url, "", "web", ALL[n], server.port, "v1")?;
         agents.push(agent);
     }
     let node = Node::start(&consul(&cluster.url), "", "5s")?;
@@ -522,8 +522,8 @@ fn purpose(backing: Backing) -> Result<(), Failed> {
     let url = cluster.as_ref().map_or_else(|| format!("http://127.0.0.1:{http}"), |it| it.url.clone());
     let live = three()?;
     register(&url, "", "shop", "shop-1", live[0].port, "v1")?;
-    for (n, it) in live.iter().enumerate() {
-        register(&url, "", "web", ALL[n], it.port, "v1")?;
+    for (n, server) in live.iter().enumerate() {
+        register(&url, "", "web", ALL[n], server.port, "v1")?;
     }
     node.serves(&ALL)?;
     for id in ALL {
@@ -534,7 +534,7 @@ fn purpose(backing: Backing) -> Result<(), Failed> {
         states.iter().any(|(_, state)| state == "doubtful")
     })?;
     node.serves(&["web-3"])?;
-    node.until_states("the registry is believed", SOON, |states| states.is_empty())?;
+    node.until_states("the registry's answer is accepted", SOON, |states| states.is_empty())?;
     let answer = node.runtime.block_on(waypost::demo::client::get(node.gateway, HOST, "/"))?;
     ensure(answer.status == 503, || format!("it answers {} without an instance", answer.status))
 }
@@ -548,15 +548,15 @@ fn no_site(binary: PathBuf) -> Result<(), Failed> {
     node.until_states("it is named as never used", SOON, |states| {
         states == [("web-9".to_owned(), "unused".to_owned())]
     })?;
-    let said = node.logged("atlantis");
-    ensure(said == 1, || format!("the log names it {said} times"))?;
+    let printed = node.logged("atlantis");
+    ensure(printed == 1, || format!("the log names it {printed} times"))?;
     let body = json!({"ID": "web-8", "Name": "web", "Address": "nowhere.invalid", "Port": live.port});
     ask(reqwest::Method::PUT, &agent.url, "agent/service/register", "", serde_json::to_vec(&body)?)?;
     node.until_states("a host name without an address is named", SOON, |states| {
         states.contains(&("web-8".to_owned(), "unused".to_owned()))
     })?;
-    // It is looked up every 2 s, for both families.
+    // It is looked up every few seconds, for both families.
     std::thread::sleep(Duration::from_secs(7));
-    let said = node.logged("cannot be resolved");
-    ensure(said == 1, || format!("the log names the host name {said} times"))
+    let printed = node.logged("cannot be resolved");
+    ensure(printed == 1, || format!("the log names the host name {printed} times"))
 }

@@ -1,4 +1,4 @@
-//! An instance leaves: no failed request, a receipt from every gateway, and the hook only then.
+//! An instance is drained: no request fails, every gateway writes a receipt, and only then the hook is called.
 
 use std::{
     net::SocketAddr,
@@ -106,8 +106,8 @@ pub fn under_load(backing: Backing) -> Result<(), Failed> {
     let used = load.so_far().answers.get(&leaver.id).copied().unwrap_or(0);
     ensure(used > 0, || format!("{} was never used before", leaver.id))?;
 
-    // The back end is alive and registers itself again each second while its check is refused: it gets nothing, for
-    // as long as a platform may take to stop it. Then it is stopped, and that fails nothing either.
+    // The back end is alive and registers itself again each second while its check is refused: it gets no
+    // request, for as long as a platform may take to stop it. Then it is stopped, and no request fails then either.
     let a_while = load.so_far().sent + if full() { 15_000 } else { 1_000 };
     eventually("a while of load", PATIENCE, || load.so_far().sent >= a_while)?;
     let later = load.so_far().answers.get(&leaver.id).copied().unwrap_or(0);
@@ -203,7 +203,7 @@ pub fn survives_control(backing: Backing) -> Result<(), Failed> {
         .map_err(|error| {
             let (seen, words) = (drain(&demo, &id), Demo::last_words(&control));
             Failed::from(format!(
-                "{}; seen: {seen}; control said:\n{words}",
+                "{}; seen: {seen}; control logged:\n{words}",
                 error.message().unwrap_or_default()
             ))
         })?;

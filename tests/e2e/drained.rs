@@ -1,4 +1,4 @@
-//! After a drain: what lives on stays out, what comes after it is let in, and names with several addresses.
+//! After a drain: an instance that goes on running stays out, its successor is let in; and names with several addresses.
 
 use std::{
     net::SocketAddr,
@@ -40,7 +40,7 @@ fn status(demo: &Demo) -> Value {
     demo.block_on(demo.admin().get("/v1/status")).unwrap_or_default()
 }
 
-/// What `status` says about a drained instance that is registered.
+/// The part of `status` about a drained instance that is registered.
 fn listed(demo: &Demo, id: &str) -> Option<Value> {
     let status = status(demo);
     status["drained_still_registered"].as_array()?.iter().find(|it| it["drain"] == id).cloned()
@@ -64,7 +64,7 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
     let leaver = demo.instance(0, 0);
     let id = drained(&demo, &leaver, None)?;
-    // It lives, so it registers itself again; `status` says so, by name, with the command that lets it in.
+    // It goes on running, so it registers itself again; `status` names it, with the command that lets it in.
     let both = json!(["gateway-bj", "gateway-sh"]);
     eventually("its line in the status", PATIENCE, || {
         listed(&demo, &id).is_some_and(|it| it["refused_by"] == both && it["instance"] == leaver.id.as_str())
@@ -87,9 +87,11 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     asked_often(&demo, &leaver, 60)?;
 
     let cancelled = demo.cli(&["drain", "cancel", &id]);
-    let said = String::from_utf8_lossy(&cancelled.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&cancelled.stdout).into_owned();
     ensure(cancelled.status.success(), || String::from_utf8_lossy(&cancelled.stderr).into_owned())?;
-    ensure(said.contains(&leaver.id) && !said.contains("hook"), || format!("cancel said {said:?}"))?;
+    ensure(printed.contains(&leaver.id) && !printed.contains("hook"), || {
+        format!("cancel printed {printed:?}")
+    })?;
     answered_by(&demo, &leaver)?;
     eventually("an empty list", PATIENCE, || listed(&demo, &id).is_none()).map(drop)
 }
@@ -109,7 +111,7 @@ fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
         "instance deregistered",
         "drain done",
     ] {
-        ensure(control.contains(step), || format!("control's log says nothing of {step:?}:\n{control}"))?;
+        ensure(control.contains(step), || format!("control's log has no {step:?}:\n{control}"))?;
     }
     let refused = "is registered again; it gets no requests";
     eventually("the gateway's line", PATIENCE, || log(&demo.gateway_process(0)).contains(refused)).map(drop)
@@ -167,7 +169,7 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;
     for round in 0..if full() { 20 } else { 4 } {
-        // In turns: after the end of a drain without a hook, and by the hook.
+        // Alternately: after the end of a drain without a hook, and by the hook.
         if round % 2 == 0 {
             drained(&demo, &instance, None)?;
             if round == 0 {
@@ -180,7 +182,7 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
         answered_by(&demo, &instance)?;
         let back = platform.started().elapsed();
         slowest = slowest.max(back);
-        // The machine may be busy with other things unless figures were asked for.
+        // The machine may be busy with other things, except in the full run.
         let allowed = Duration::from_secs(if full() { 2 } else { 10 });
         ensure(back <= allowed, || format!("restart {round}: back after {back:?}, at most {allowed:?}"))?;
     }

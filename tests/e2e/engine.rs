@@ -98,7 +98,7 @@ fn with_instances(count: usize) -> impl Fn(&Reading) -> bool {
 fn connections_to(port: u16) -> usize {
     let wanted = format!(":{port:04X} ");
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    // The remote address stands third; 01 is an established connection.
+    // The remote address is the third field; 01 is an established connection.
     let ours = table.lines().filter_map(|line| {
         let mut fields = line.split_whitespace().skip(2);
         Some((fields.next()?, fields.next()?))

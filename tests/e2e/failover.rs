@@ -12,7 +12,7 @@ const HOLD_DOWN: Duration = Duration::from_secs(10);
 pub fn killed_gateway(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
     let rounds = if full() { 20 } else { 3 };
-    // The limit itself is held by the full run, alone on the machine; the short one only bounds the wait.
+    // Only the full run, alone on the machine, tests the limit itself; the short one bounds the wait.
     let limit = if full() { LIMIT } else { LIMIT * 5 };
     let mut took = Vec::new();
     for round in 0..rounds {

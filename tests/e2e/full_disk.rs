@@ -1,5 +1,5 @@
 //! A disk that is full for a while, played by a limit on the size of files (RLIMIT_FSIZE): the engine refuses writes and
-//! says so, loses nothing, and takes writes again by itself once there is room. The signal that comes with that limit
+//! reports it, loses nothing, and takes writes again by itself once there is room. The signal that comes with that limit
 //! (SIGXFSZ) ends no node.
 
 use std::{path::Path, process::Stdio, time::Duration};
@@ -35,7 +35,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The largest file it may write; none: as large as it likes.
+    /// The largest file it may write; none: there is no limit.
     fn limit(&self, largest: Option<u64>) -> Result<(), Failed> {
         let pid = i32::try_from(self.process.0.id()).ok().and_then(Pid::from_raw);
         prlimit(pid, Resource::Fsize, Rlimit { current: largest, maximum: None })?;
@@ -105,7 +105,7 @@ fn engine() -> Result<(), Failed> {
         eventually("a node without doubts", PATIENCE, || node.is_well())?;
     }
     let text = std::fs::read_to_string(&log)?;
-    ensure(text.contains("the engine takes writes again"), || text.clone())?;
+    ensure(text.contains("the engine accepts writes again"), || text.clone())?;
     signal(node.process.0.id(), Signal::KILL);
     node.process.0.wait()?;
     let node = Node::start(&config, face, admin)?;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub fn trials() -> Vec<Trial> {
-    vec![Trial::test("geo::clients_are_placed_by_a_database_and_rules_know_their_country", placed)]
+    vec![Trial::test("geo::clients_are_placed_by_a_database_and_rules_use_their_country", placed)]
 }
 
 /// Networks of documentation: 203.0.113.0/24 near Shanghai, 198.51.100.0/26 in Tokyo, 198.51.100.128/28 in Germany.
@@ -57,7 +57,7 @@ fn start(folder: &Path, name: &str, more: &str) -> Result<(Reaped, SocketAddr, S
     Ok((Reaped(command.spawn()?), dns, control))
 }
 
-/// The last octet of the address that a client is sent to, and the scope it is told (RFC 7871).
+/// The last octet of the address that a client is sent to, and the scope in the answer (RFC 7871).
 fn sent_to(server: SocketAddr, client: [u8; 4]) -> Option<(u8, u8)> {
     let [a, b, c, d] = client;
     let edns = Some((1232, false, vec![0, 8, 0, 8, 0, 1, 32, 0, a, b, c, d]));
@@ -80,13 +80,13 @@ fn placed() -> Result<(), Failed> {
     let (_without, other_dns, other_control) = start(folder.path(), "without", "")?;
     for control in [control, other_control] {
         let server = format!("--server=http://{control}");
-        let mut said = String::new();
+        let mut printed = String::new();
         eventually("an apply", Duration::from_secs(20), || {
             let applied = run(&["apply", "-f", &path("world.yaml"), &server]);
-            said = String::from_utf8_lossy(&applied.stderr).into_owned();
+            printed = String::from_utf8_lossy(&applied.stderr).into_owned();
             applied.status.success()
         })
-        .map_err(|_| Failed::from(said))?;
+        .map_err(|_| Failed::from(printed))?;
     }
     eventually("an answer", Duration::from_secs(20), || {
         sent_to(dns, [203, 0, 113, 1]).is_some() && sent_to(other_dns, [203, 0, 113, 1]).is_some()

@@ -1,4 +1,4 @@
-//! A demo under test, and the tools to hurt it.
+//! A demo under test, and the faults that tests inject into it.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -24,13 +24,13 @@ pub enum Backing {
     Consul(PathBuf),
 }
 
-/// Long counts and strict limits were asked for.
+/// True in the full run, with long counts and strict limits.
 pub fn full() -> bool {
     std::env::var_os("WAYPOST_FULL").is_some_and(|it| it == "1")
 }
 
 pub fn install_crypto() {
-    // Another test of this process may have been first, which is as good.
+    // Another test of this process may have set it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
@@ -43,8 +43,8 @@ pub fn run(arguments: &[&str]) -> Output {
     waypost().args(arguments).output().unwrap()
 }
 
-/// Runs somebody else's program to its end, which must be a good one; what it printed.
-pub fn said(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
+/// Runs another program to its end, which must be a success; returns what it printed.
+pub fn output_of(program: &Path, arguments: &[&str]) -> Result<String, Failed> {
     let output = Command::new(program).args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure(output.status.success(), || {
@@ -120,7 +120,7 @@ impl ConsulAgent {
         Reaped(command.spawn().unwrap())
     }
 
-    /// Kills it and starts another at the same address, which knows nothing of what was.
+    /// Kills it and starts an empty one at the same address.
     pub fn restart(&mut self, binary: &Path) {
         drop(self.process.0.kill());
         drop(self.process.0.wait());
@@ -128,7 +128,7 @@ impl ConsulAgent {
         self.await_leader();
     }
 
-    /// Waits until it has a leader and knows itself: it makes no session before.
+    /// Waits until it has a leader and its own node in the catalog: before that it makes no session.
     fn await_leader(&self) {
         let ready = || self.answers("status/leader") && self.answers("catalog/nodes");
         eventually("the Consul agent's leader", Duration::from_secs(60), ready).unwrap();
@@ -143,7 +143,7 @@ impl ConsulAgent {
         self.process.0.id()
     }
 
-    /// True once a question is answered with more than `""` or `[]`.
+    /// True once a query is answered with more than `""` or `[]`.
     fn answers(&self, path: &str) -> bool {
         let url = format!("{}/v1/{path}", self.url);
         runtime().block_on(async {
@@ -220,7 +220,7 @@ impl Demo {
         self.resolve().is_some_and(|it| it.addresses == [address])
     }
 
-    /// The instance that answers through a gateway; the error says what came instead.
+    /// The instance that answers through a gateway; the error has what came instead.
     pub fn get(&self, gateway: SocketAddr) -> Result<String, String> {
         let host = self.layout.service.host.clone();
         let answer = self

@@ -1,6 +1,6 @@
-"""Asks a DNS server over HTTP/3, with aioquic: a client that shares no code with the server.
+"""Queries a DNS server over HTTP/3, with aioquic: a client that shares no code with the server.
 
-Usage: http3_client.py PORT CA_FILE SERVER_NAME, one query in hexadecimal per line on standard input. Each is asked
+Usage: http3_client.py PORT CA_FILE SERVER_NAME, one query in hexadecimal per line on standard input. Each is sent
 once by GET and once by POST on one connection to 127.0.0.1; prints one line per answer: the method, the status, the
 content type and the body in hexadecimal.
 """

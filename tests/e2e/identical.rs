@@ -1,4 +1,4 @@
-//! Nodes that follow the same engine are one server: whichever is asked, the octets of the answer are the same.
+//! Nodes that follow the same engine answer alike: the octets of their answers are the same.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
     vec![Trial::test("identical::two_nodes_on_one_engine_answer_in_the_same_octets", two_nodes)]
 }
 
-/// The domain stands beside the demo's, the zone in place of it.
+/// The domain is added to those of the demo; the zone replaces the demo's.
 const DOCUMENTS: &str = "
 kind: Zone
 name: waypost.test
@@ -140,7 +140,7 @@ fn subnet(random: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// Both answer, and in every question the same: a node that has just started knows nothing of health yet.
+/// Waits until both give the same answer to every query: a node that has just started has no verdicts yet.
 fn settled(nodes: &[Node; 2]) -> bool {
     let (mut random, answered) = (Rng::with_seed(1), |reply: &[u8]| reply[3] & 0x0f != 2);
     (0..200).map(|id| query(&mut random, id)).all(|query| {

@@ -1,7 +1,7 @@
 //! What an idle node costs its Consul: its heartbeats and its long polls, in every state of the KV.
 //!
-//! One node with all roles runs on a real agent. Between the two stands a relay that counts the requests; the agent's
-//! raft log says how many writes there were. On Consul a read of a missing key or prefix wakes on every write to the
+//! One node with all roles runs on a real agent. A relay between the two counts the requests; the agent's raft log has
+//! the number of writes. On Consul a read of a missing key or prefix wakes on every write to the
 //! KV, so the states in which keys are missing are the ones that matter.
 
 use std::{
@@ -40,7 +40,7 @@ fn window() -> Duration {
 
 /// Raft writes a second that one heartbeat may cost: a node's and a vantage's each come every 2 s at most.
 const WRITES_PER_HEARTBEAT: f64 = 0.5;
-/// Requests a second of one node with all roles, whatever its Consul is busy with: each of its followed keys and
+/// Requests a second of one node with all roles, however busy its Consul is: each of its followed keys and
 /// prefixes is read once a second at most.
 const MAX_REQUESTS: f64 = 12.0;
 
@@ -178,7 +178,7 @@ impl Rig {
 
     /// Watches the node for a while: `heartbeats` are written, and `busy` other writes a second by another client.
     fn watch(&self, state: &str, heartbeats: f64, busy: u64) -> Result<(), Failed> {
-        // What the change to this state caused is over then.
+        // The effects of the change to this state are over then.
         std::thread::sleep(Duration::from_secs(3));
         let (requests, raft) = (self.relay.requests(), self.raft_index()?);
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! A log that cannot be written, a terminal that is gone: nothing stops, nothing grows deaf, nothing panics.
+//! A log that cannot be written, or a terminal that is gone: nothing stops, hangs or panics.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,11 +17,11 @@ use crate::harness::{Backing, Demo, Reaped, ensure, eventually, free_port, runs,
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        Trial::test("logging::a_reader_of_commands_may_leave_and_a_full_disk_is_told", commands),
+        Trial::test("logging::commands_end_quietly_at_a_closed_pipe_and_report_a_full_disk", commands),
         Trial::test("logging::the_log_file_is_opened_again_and_lines_are_json", log_file),
         Trial::test("logging::a_log_file_that_cannot_be_opened_stops_nothing", unopened_log_file),
-        Trial::test("logging::the_story_is_told_at_the_default_level", story),
-        Trial::test("logging::a_node_that_cannot_start_says_why_in_its_log", cannot_start),
+        Trial::test("logging::the_default_level_has_every_change_an_operator_needs", story),
+        Trial::test("logging::a_node_that_cannot_start_logs_the_reason", cannot_start),
     ];
     for (name, broken) in BROKEN {
         let (name, broken) = (format!("logging::a_node_lives_with_{name}"), *broken);
@@ -108,7 +108,7 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     let url = format!("http://127.0.0.1:{admin}");
     let answers = |path: &str| fetch(&format!("{url}{path}")).is_some_and(|(status, _)| status == 200);
     eventually("the admin API", PATIENCE, || answers("/livez"))?;
-    // More than a pipe and the queue behind it hold: what it did not log is counted, and it serves all the while.
+    // More than a pipe and the queue behind it hold: lost lines are counted, and the node goes on serving.
     let site = folder.path().join("site.yaml");
     std::fs::write(&site, "kind: Site\nname: bj\n")?;
     let applied = waypost().args(["apply", "-f"]).arg(&site).args(["--server", &url]).output()?;
@@ -122,7 +122,7 @@ fn lives_with(broken: Broken) -> Result<(), Failed> {
     ensure(runs(node.0.id()) && answers("/readyz"), || "SIGHUP ended the node".to_owned())?;
     signal(node.0.id(), Signal::TERM);
     let code = exit_code(&mut node.0, PATIENCE)?;
-    ensure(code == Some(0), || format!("asked to end, it ended with {code:?}"))
+    ensure(code == Some(0), || format!("after a request to end, it ended with {code:?}"))
 }
 
 fn cannot_start() -> Result<(), Failed> {
@@ -174,16 +174,18 @@ fn commands() -> Result<(), Failed> {
     for arguments in commands {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
-        let (code, said) = run(arguments, writer.into())?;
-        ensure(code == Some(0) && said.is_empty(), || format!("{arguments:?} | head: {code:?}: {said}"))?;
+        let (code, printed) = run(arguments, writer.into())?;
+        ensure(code == Some(0) && printed.is_empty(), || {
+            format!("{arguments:?} | head: {code:?}: {printed}")
+        })?;
         let full = OpenOptions::new().write(true).open("/dev/full")?;
-        let (code, said) = run(arguments, full.into())?;
-        let told = said.contains("cannot write to standard output: No space left");
-        ensure(code == Some(1) && told && !said.contains("panicked"), || {
-            format!("{arguments:?} > /dev/full: {code:?}: {said}")
+        let (code, printed) = run(arguments, full.into())?;
+        let reported = printed.contains("cannot write to standard output: No space left");
+        ensure(code == Some(1) && reported && !printed.contains("panicked"), || {
+            format!("{arguments:?} > /dev/full: {code:?}: {printed}")
         })?;
     }
-    // One that prints only when something changes notices it as well.
+    // A command that prints only when something changes notices it as well.
     let mut watching = waypost();
     watching.args(["status", "--watch", "--server", admin]).stdin(Stdio::null()).stderr(Stdio::null());
     let mut watching = Reaped(watching.stdout(Stdio::piped()).spawn()?);
@@ -193,7 +195,7 @@ fn commands() -> Result<(), Failed> {
     ensure(line.starts_with("--- ") && code == Some(0), || {
         format!("status --watch | head -1: {code:?}: {line}")
     })?;
-    // Standard error may be gone as well: the exit code still tells.
+    // Standard error may be gone as well: the exit code still shows the failure.
     let full = OpenOptions::new().write(true).open("/dev/full")?;
     let wrong = waypost().arg("fly").stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).status()?;
     ensure(wrong.code() == Some(2), || format!("{wrong:?}"))?;
@@ -201,7 +203,7 @@ fn commands() -> Result<(), Failed> {
     demo_whose_reader_leaves()
 }
 
-/// `waypost demo | head -1` goes on with what it does, and ends in order.
+/// `waypost demo | head -1` goes on, and ends in order.
 fn demo_whose_reader_leaves() -> Result<(), Failed> {
     let mut command = waypost();
     command.args(["demo", "--dns", "127.0.0.1:0"]).stdin(Stdio::null());
@@ -213,9 +215,9 @@ fn demo_whose_reader_leaves() -> Result<(), Failed> {
     ensure(runs(demo.0.id()), || "the demo ended with its reader".to_owned())?;
     signal(demo.0.id(), Signal::INT);
     let code = exit_code(&mut demo.0, PATIENCE)?;
-    let mut said = String::new();
-    demo.0.stderr.take().ok_or("no standard error")?.read_to_string(&mut said)?;
-    ensure(code == Some(0) && said.is_empty(), || format!("{code:?}: {said}"))
+    let mut printed = String::new();
+    demo.0.stderr.take().ok_or("no standard error")?.read_to_string(&mut printed)?;
+    ensure(code == Some(0) && printed.is_empty(), || format!("{code:?}: {printed}"))
 }
 
 fn log_file() -> Result<(), Failed> {
@@ -255,8 +257,8 @@ fn log_file() -> Result<(), Failed> {
     ensure(metrics.contains("waypost_log_dropped_total 0"), || metrics.clone())
 }
 
-/// A folder that is not there, and a pipe that has no reader: the node runs, logs to standard error and says why. Once the
-/// file can be opened, it is.
+/// A folder that is not there, and a pipe that has no reader: the node runs, and logs to standard error with the reason. Once
+/// the file can be opened, it is used.
 fn unopened_log_file() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let missing = folder.path().join("later/waypost.log");
@@ -274,17 +276,17 @@ fn unopened_log_file() -> Result<(), Failed> {
         let config = config(folder.path(), &sections)?;
         if log == &missing {
             let checked = waypost().arg("check").arg(&config).output()?;
-            let said = String::from_utf8_lossy(&checked.stderr);
-            ensure(checked.status.code() == Some(0) && said.contains("telemetry.log_file"), || {
-                said.to_string()
+            let printed = String::from_utf8_lossy(&checked.stderr);
+            ensure(checked.status.code() == Some(0) && printed.contains("telemetry.log_file"), || {
+                printed.to_string()
             })?;
         }
         let stderr = folder.path().join("stderr");
         let node = run_node(&config, Some(File::create(&stderr)?.into()))?;
         eventually("a running node", PATIENCE, || text(&stderr).contains("running"))?;
-        let said = text(&stderr);
-        ensure(said.contains("log_file cannot be used") && said.contains("cannot write to"), || {
-            said.clone()
+        let printed = text(&stderr);
+        ensure(printed.contains("log_file cannot be used") && printed.contains("cannot write to"), || {
+            printed.clone()
         })?;
         if log == &missing {
             std::fs::create_dir(folder.path().join("later"))?;
@@ -295,7 +297,7 @@ fn unopened_log_file() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A gateway dies and comes back: the log of control says so, with everything an operator asks next.
+/// A gateway dies and comes back: the log of control has it, with everything that an operator needs next.
 fn story() -> Result<(), Failed> {
     let mut demo = Demo::start(&Backing::Embedded)?;
     let control = demo.process("control").config.with_extension("log");
@@ -304,7 +306,7 @@ fn story() -> Result<(), Failed> {
     ensure(line(&["waypost starts", env!("CARGO_PKG_VERSION"), "node=control"]), log)?;
     let gateway = demo.gateway_process(0);
     let (near, domain): (SocketAddr, _) = (demo.near(), demo.layout.gateway_domain.clone());
-    // What the story begins from is seen by then.
+    // By then the state before the failure is known.
     std::thread::sleep(Duration::from_secs(3));
     demo.kill(gateway.pid);
     let address = format!("address=\"{near}\"");

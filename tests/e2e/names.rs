@@ -1,4 +1,4 @@
-//! A name leads through the CNAME to the nearest site, a request to an instance there.
+//! A host name leads through its CNAME to the nearest site, and a request to an instance there.
 
 use std::collections::BTreeSet;
 

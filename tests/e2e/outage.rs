@@ -1,4 +1,4 @@
-//! Engine and control die: what serves goes on serving, also across a restart.
+//! Engine and control die: DNS and gateways go on serving, also across a restart.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub fn engine_and_control_killed(backing: Backing) -> Result<(), Failed> {
     eventually("a thousand answers", Duration::from_secs(30), || load.so_far().sent >= 1_000)?;
     let report = demo.block_on(load.finish());
     ensure(report.failed() == 0, || format!("with engine and control dead: {:?}", report.failures))?;
-    ensure(demo.answers(demo.near().ip()), || format!("DNS said {:?}", demo.resolve()))?;
+    ensure(demo.answers(demo.near().ip()), || format!("DNS answered {:?}", demo.resolve()))?;
 
     let dns = demo.process("dns");
     demo.kill(dns.pid);

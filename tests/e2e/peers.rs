@@ -1,5 +1,5 @@
-//! Other people's DNS software against Waypost: a resolver that comes by way of a delegation, and clients that speak
-//! every transport and ask what RFC 8906 says servers get wrong.
+//! Other DNS software against Waypost: a resolver that follows a delegation, and clients that use every transport and send
+//! the queries that servers often get wrong according to RFC 8906.
 
 use std::{
     io::Write as _,
@@ -13,7 +13,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{
     components::Components,
-    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, said, waypost},
+    harness::{Backing, Demo, Reaped, ensure, eventually, free_port, output_of, waypost},
     wire::PATIENCE,
 };
 
@@ -85,8 +85,7 @@ fn documents(address: SocketAddr) -> String {
     )
 }
 
-/// As strict as it can be: checks the case of names and the way of referrals, and asks for no more of a name than it
-/// must (RFC 9156).
+/// As strict as possible: it checks the case of names and the path of referrals, and minimises query names (RFC 9156).
 fn unbound_config(folder: &Path, listen: SocketAddr, parent: SocketAddr) -> String {
     format!(
         "server:\n  interface: 127.0.0.1\n  port: {}\n  directory: {folder:?}\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n\
@@ -125,7 +124,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
     let _resolver = Reaped(command.spawn()?);
     let port = listen.port().to_string();
     let ask = |question: &[&str]| {
-        said(dig, &[&["@127.0.0.1", "-p", &port, "+tries=1", "+time=5"], question].concat())
+        output_of(dig, &[&["@127.0.0.1", "-p", &port, "+tries=1", "+time=5"], question].concat())
     };
     let host = demo.layout.service.host.as_str();
     let [near, far] = [demo.near(), demo.far()].map(|it| it.ip().to_string());
@@ -144,7 +143,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
         (&["x.old.waypost.test"], &["status: NOERROR", "DNAME", "x.wild.waypost.test.", "198.51.100.2"]),
         (&["mail.waypost.test", "MX"], &["status: NOERROR", "10 a.b.c.waypost.test."]),
         (&["away.waypost.test"], &["status: NOERROR", "198.51.100.9"]),
-        // More than fits: the resolver comes again over TCP.
+        // The answer does not fit, so the resolver repeats the query over TCP.
         (&["long.waypost.test", "TXT", "+tcp"], &["status: NOERROR", "ANSWER: 12"]),
         (&["waypost.test", "NS"], &["status: NOERROR", "ns1.waypost.test."]),
     ] {
@@ -153,7 +152,7 @@ fn unbound(unbound: PathBuf, dig: &Path) -> Result<(), Failed> {
             ensure(answer.contains(needle), || format!("{question:?}: no {needle:?} in\n{answer}"))?;
         }
     }
-    // Whoever asks the resolver follows the sites too, once its answer is as old as we allowed.
+    // Clients of the resolver follow the sites too, once its cached answer has expired.
     crate::harness::signal(demo.layout.sites[0].gateway.pid, rustix::process::Signal::KILL);
     eventually("the other site through the resolver", Duration::from_secs(60), || {
         ask(&[host]).is_ok_and(|it| it.contains(&far) && !it.contains(&near))
@@ -213,17 +212,18 @@ fn kdig(kdig: PathBuf) -> Result<(), Failed> {
         &["-p", &https, "+https", &ca, host],
         &["-p", &https, "+https", "+keepopen", &ca, host],
         &["-p", &https, "+https-get", &ca, host],
-        // kdig turns back to TCP if the certificate is named after QUIC.
+        // kdig falls back to TCP if the certificate is named after QUIC.
         &["-p", &quic, &ca, host, "+quic"],
         &["-p", &quic, "+padding", &ca, host, "+quic"],
     ] {
-        let answer = said(&kdig, &[transport, &["@127.0.0.1", "+retry=0", "+time=10"], &names].concat())?;
+        let answer =
+            output_of(&kdig, &[transport, &["@127.0.0.1", "+retry=0", "+time=10"], &names].concat())?;
         for needle in expected {
             ensure(answer.contains(needle), || format!("{transport:?}: no {needle:?} in\n{answer}"))?;
         }
         ensure(!answer.contains("WARNING"), || format!("{transport:?}:\n{answer}"))?;
     }
-    // A server under another name is not believed: the certificate is really looked at.
+    // A server under another name is refused: the certificate is really checked.
     let output = Command::new(&kdig)
         .args([
             "@127.0.0.1",
@@ -254,7 +254,7 @@ fn http3(packages: PathBuf) -> Result<(), Failed> {
         )
     })?;
     let queries = [("www.example.test", 1_u16), ("www.example.test", 28), ("none.example.test", 1)];
-    let asked: String = queries.iter().fold(String::new(), |mut text, (name, record_type)| {
+    let questions: String = queries.iter().fold(String::new(), |mut text, (name, record_type)| {
         let mut packet = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
             packet.push(u8::try_from(label.len()).unwrap());
@@ -272,12 +272,12 @@ fn http3(packages: PathBuf) -> Result<(), Failed> {
     command.arg(client).arg(http3.port().to_string()).arg(node.folder.path().join("cert.pem")).arg(NAME);
     command.env("PYTHONPATH", packages).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    child.stdin.take().ok_or("no input")?.write_all(asked.as_bytes())?;
+    child.stdin.take().ok_or("no input")?.write_all(questions.as_bytes())?;
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure(output.status.success(), || format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))?;
-    let lines: Vec<&str> = said.lines().collect();
-    ensure(lines.len() == 6, || said.clone())?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.success(), || format!("{printed}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let lines: Vec<&str> = printed.lines().collect();
+    ensure(lines.len() == 6, || printed.clone())?;
     // The addresses of the answers, and the response code NXDOMAIN, in the order of the queries.
     let expected = ["c0000201", "20010db8000000000000000000000001", "8403"];
     for (pair, expected) in lines.chunks(2).zip(expected) {
@@ -359,7 +359,7 @@ fn rfc_8906(dig: PathBuf) -> Result<(), Failed> {
         let question = question.replace("ZONE", "example.test").replace("LONG", "long.example.test");
         let arguments: Vec<_> =
             ["@127.0.0.1", "-p", &port, "+tries=1"].into_iter().chain(question.split(' ')).collect();
-        let answer = said(&dig, &arguments)?;
+        let answer = output_of(&dig, &arguments)?;
         for needle in *present {
             ensure(answer.contains(needle), || format!("{question}: no {needle:?} in\n{answer}"))?;
         }

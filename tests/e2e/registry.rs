@@ -1,5 +1,5 @@
-//! The names of a registry, asked with dig: the same questions to a real agent and to the embedded engine, which
-//! give the same answers; and what the engine does better.
+//! The names of a registry, queried with dig: a real agent and the embedded engine give the same answers to the same
+//! queries; and the cases in which the engine does better.
 
 use std::{
     net::SocketAddr,
@@ -178,18 +178,18 @@ const QUESTIONS: &[(&[&str], &str, &[&str])] = &[
 
 fn same_answers(dig: &Path, url: &str, dns: SocketAddr) -> Result<(), Failed> {
     fill(url)?;
-    // A real agent brings what it was told to its catalog in its own time.
+    // A real agent copies registrations to its catalog with a delay.
     eventually("the registrations", Duration::from_secs(60), || {
         let far = ask(dig, dns, &["far.node.consul", "AAAA"]);
         let web = ask(dig, dns, &["web.service.consul", "A"]);
         matches!((far, web), (Ok((_, far, _)), Ok((_, web, _))) if far.len() == 1 && web.len() == 2)
     })?;
     for (question, status, records) in QUESTIONS {
-        let (said, mut found, text) = ask(dig, dns, question)?;
+        let (rcode, mut found, text) = ask(dig, dns, question)?;
         // A real agent writes the name as it was registered.
         found.iter_mut().filter(|it| it.contains(" PTR ")).for_each(|it| it.make_ascii_lowercase());
         let found: Vec<String> = found.iter().map(|it| it.replace(" in ptr ", " IN PTR ")).collect();
-        let fits = said == *status && found == *records;
+        let fits = rcode == *status && found == *records;
         ensure(fits, || format!("{question:?}: expected {status} {records:?}, got\n{text}"))?;
     }
     println!("{} questions", QUESTIONS.len());
@@ -211,7 +211,7 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
         let (_, all, text) = ask(&dig, node.dns, question)?;
         ensure(all.len() == 60, || format!("{question:?}: {} of 60:\n{text}", all.len()))?;
     }
-    // As HAProxy's server-template asks: by datagrams alone, with `accepted_payload_size 8192`.
+    // As HAProxy's server-template queries: over UDP alone, with `accepted_payload_size 8192`.
     let (_, all, text) = ask(&dig, node.dns, &[name, "SRV", "+bufsize=8192", "+ignore"])?;
     ensure(all.len() == 60 && !text.contains(" tc"), || {
         format!("{} of 60 in one datagram:\n{text}", all.len())
@@ -221,13 +221,13 @@ fn never_cut(dig: PathBuf) -> Result<(), Failed> {
 fn refused(dig: PathBuf) -> Result<(), Failed> {
     let node = Node::start()?;
     for question in [&["example.com", "A"][..], &["-x", "10.9.9.9"], &["consul", "AXFR", "+tcp", "+short"]] {
-        let (said, records, text) = ask(&dig, node.dns, question)?;
-        let fits = (said == "REFUSED" || text.contains("Transfer failed")) && records.is_empty();
+        let (rcode, records, text) = ask(&dig, node.dns, question)?;
+        let fits = (rcode == "REFUSED" || text.contains("Transfer failed")) && records.is_empty();
         ensure(fits, || format!("{question:?}: {text}"))?;
     }
     for name in ["service.consul", "consul", "dc1.consul"] {
-        let (said, _, text) = ask(&dig, node.dns, &[name, "A"])?;
-        ensure(said == "NOERROR" && text.contains("SOA"), || format!("{name}: {text}"))?;
+        let (rcode, _, text) = ask(&dig, node.dns, &[name, "A"])?;
+        ensure(rcode == "NOERROR" && text.contains("SOA"), || format!("{name}: {text}"))?;
     }
     Ok(())
 }
@@ -244,13 +244,13 @@ fn outlived(dig: &Path, url: &str, end: impl FnOnce()) -> Result<(), Failed> {
     let expected =
         ["0 IN SRV 1 1 7002 0a090002.addr.in.example.", "0 IN SRV 1 10 7001 0a090001.addr.in.example."];
     ensure(located == expected, || text)?;
-    let (said, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
-    ensure(said == "NXDOMAIN", || format!("a service that is not there, asked for the first time:\n{text}"))?;
+    let (rcode, _, text) = ask(dig, server.dns, &["nothing.service.in.example", "A"])?;
+    ensure(rcode == "NXDOMAIN", || format!("a service that does not exist, at the first query:\n{text}"))?;
     end();
     for _ in 0..20 {
         ensure(answers(), || format!("{name} is not answered without its registry"))?;
     }
-    let (said, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
-    ensure(said == "SERVFAIL", || format!("nobody knows whether it is there:\n{text}"))?;
+    let (rcode, _, text) = ask(dig, server.dns, &["other.service.in.example", "A"])?;
+    ensure(rcode == "SERVFAIL", || format!("it is unknown whether the service exists:\n{text}"))?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! SIGHUP means reading again, in every process; and files are read again by themselves.
+//! Files are read again on SIGHUP, in every process, and when they have changed.
 
 use std::{
     net::SocketAddr,
@@ -47,8 +47,8 @@ fn every_role() -> Result<(), Failed> {
     demo.get(demo.near()).map(drop).map_err(Failed::from)
 }
 
-/// Files that are passed over are said at every reading of the folder; a changed configuration waits for a restart, which
-/// is said; and authorities of checks are taken up.
+/// Ignored files are logged each time the folder is read. A changed configuration waits for a restart, which is logged. The
+/// authorities of checks are read again.
 fn said() -> Result<(), Failed> {
     const ZONE: &str = "$TTL 1h\n@ SOA ns1 h 7 2h 10m 2w 1m\n@ NS ns1\nns1 A 192.0.2.53\n";
     let folder = tempfile::tempdir()?;
@@ -92,7 +92,7 @@ struct Node {
     folder: TempDir,
     /// The face, the admin API, the status, DNS over TLS and over HTTPS.
     tcp: Vec<SocketAddr>,
-    /// DNS over QUIC and over HTTP/3, with what each speaks.
+    /// DNS over QUIC and over HTTP/3, with the protocol (ALPN) of each.
     quic: Vec<(SocketAddr, &'static str)>,
     process: Reaped,
 }
@@ -141,7 +141,7 @@ impl Node {
     }
 }
 
-/// Writes a new certificate with its key; what it is.
+/// Writes a new certificate with its key, and returns it.
 fn write_certificate(folder: &Path) -> Result<CertificateDer<'static>, Failed> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem())?;
@@ -156,8 +156,8 @@ fn shown(address: SocketAddr) -> Option<CertificateDer<'static>> {
             let stream = tokio::net::TcpStream::connect(address).await.ok()?;
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             let name = ServerName::try_from("localhost").ok()?;
-            let talk = tokio::time::timeout(Duration::from_secs(5), connector.connect(name, stream));
-            let stream = talk.await.ok()?.ok()?;
+            let handshake = tokio::time::timeout(Duration::from_secs(5), connector.connect(name, stream));
+            let stream = handshake.await.ok()?.ok()?;
             stream.get_ref().1.peer_certificates()?.first().map(|it| it.clone().into_owned())
         })
     };
@@ -190,7 +190,7 @@ fn certificates() -> Result<(), Failed> {
     // Changed on disk, without a signal.
     let second = write_certificate(node.folder.path())?;
     eventually("the second certificate, by itself", Duration::from_secs(10), || node.all_show(&second))?;
-    // A certificate without its key is not taken, and that is said for each listener.
+    // A certificate without its key is not used, and that is logged for each listener.
     let key = std::fs::read(node.path("key.pem"))?;
     write_certificate(node.folder.path())?;
     std::fs::write(node.path("key.pem"), &key)?;
@@ -209,7 +209,7 @@ fn certificates() -> Result<(), Failed> {
     ensure(runs(pid), || node.log())
 }
 
-/// A client that takes every certificate: what is asked is which one is shown.
+/// A client that accepts every certificate, because the tests only ask which one is shown.
 mod trusting {
     use std::sync::Arc;
 

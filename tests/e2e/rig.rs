@@ -18,9 +18,9 @@ fn short() -> Result<(), Failed> {
     let rig = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/failover");
     let binary = env!("CARGO_BIN_EXE_waypost");
     let output = Command::new(rig).args(["--short", "--json", "--binary", binary]).output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure(!said.trim().is_empty(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let report: Value = serde_json::from_str(said.trim())?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    ensure(!printed.trim().is_empty(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let report: Value = serde_json::from_str(printed.trim())?;
     let faults = report["faults"].as_array().ok_or("a report without faults")?;
     ensure(faults.len() == 4, || format!("not every fault was tried: {report}"))?;
     for fault in faults {
@@ -28,7 +28,7 @@ fn short() -> Result<(), Failed> {
         let wrong = fault["wrong"].as_array();
         ensure(wrong.is_some_and(Vec::is_empty), || fault.to_string())?;
     }
-    // How fast is a matter of a quiet machine; that answers moved, and only where they should, is not.
+    // How fast answers move depends on the machine; that they move, and only where they should, does not.
     let limits = report["broken"].as_array();
     ensure(!full() || limits.is_some_and(Vec::is_empty), || report["broken"].to_string())
 }

@@ -1,4 +1,4 @@
-//! Tokens and TLS: nobody writes what is not theirs.
+//! Tokens and TLS: each token permits what its role has, and nothing else.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Off loopback, the admin port and the Consul face refuse to start, and say what is missing.
+/// Off loopback, the admin port and the Consul face refuse to start, and name what is missing.
 fn off_loopback() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data");
@@ -38,16 +38,16 @@ fn off_loopback() -> Result<(), Failed> {
         let text = format!("node = \"n\"\nsite = \"bj\"\ndata_dir = \"{}\"\n{section}", data.display());
         std::fs::write(&config, text)?;
         let output = run(&["run", "--config", config.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure(output.status.code() == Some(2), || format!("{named}: exit {:?}: {said}", output.status))?;
-        ensure(said.contains(named) && said.contains("tls"), || format!("{named}: {said}"))?;
+        let printed = String::from_utf8_lossy(&output.stderr);
+        ensure(output.status.code() == Some(2), || format!("{named}: exit {:?}: {printed}", output.status))?;
+        ensure(printed.contains(named) && printed.contains("tls"), || format!("{named}: {printed}"))?;
     }
     Ok(())
 }
 
 const FIRST: &str = "the-first-operator-of-this-node";
 
-/// A node whose admin API and Consul face stand off loopback, as far as the configuration goes: on every address.
+/// A node whose admin API and Consul face listen on every address, not only on loopback.
 struct Guarded {
     folder: TempDir,
     admin: String,
@@ -101,18 +101,18 @@ impl Guarded {
         command.output().unwrap()
     }
 
-    /// Makes a token and keeps its secret in a file of its name.
+    /// Creates a token, and writes its secret to a file of its name.
     fn token(&self, name: &str, arguments: &[&str]) -> Result<String, Failed> {
         let made = self.cli(Some(Path::new("first")), &[&["token", "create", name], arguments].concat());
-        let said = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        ensure(made.status.success() && said.len() == 64, || {
-            format!("{name}: {said}{}", String::from_utf8_lossy(&made.stderr))
+        let printed = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        ensure(made.status.success() && printed.len() == 64, || {
+            format!("{name}: {printed}{}", String::from_utf8_lossy(&made.stderr))
         })?;
-        std::fs::write(self.path(name), &said)?;
-        Ok(said)
+        std::fs::write(self.path(name), &printed)?;
+        Ok(printed)
     }
 
-    /// A request to the face; its status.
+    /// Sends a request to the face, and returns its status.
     fn face(
         &self,
         token: Option<&str>,
@@ -138,19 +138,19 @@ fn tokens_over_tls() -> Result<(), Failed> {
     let first = Some(Path::new("first"));
     let refused = |token: Option<&Path>, arguments: &[&str], needle: &str| {
         let output = node.cli(token, arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure(output.status.code() == Some(1) && said.contains(needle), || {
-            format!("{token:?} {arguments:?}: {:?}: {said}", output.status)
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure(output.status.code() == Some(1) && printed.contains(needle), || {
+            format!("{token:?} {arguments:?}: {:?}: {printed}", output.status)
         })
     };
     refused(None, &["status"], "needs a token")?;
     std::fs::write(node.path("wrong"), "no-token-of-this-node-at-all")?;
     refused(Some(Path::new("wrong")), &["status"], "no such token")?;
-    // Without its certificate the server is nobody.
+    // Without the authority of its certificate the server is refused.
     let stranger =
         run(&["status", "--server", &node.admin, "--token-file", node.path("first").to_str().unwrap()]);
     ensure(stranger.status.code() == Some(1), || format!("{:?}", stranger.status))?;
-    // Plain HTTP on the TLS port gets nothing.
+    // Plain HTTP on the TLS port gets no answer.
     let plain = runtime().block_on(async { reqwest::get(node.admin.replace("https", "http")).await.is_ok() });
     ensure(!plain, || "the admin port answered without TLS".to_owned())?;
 
@@ -194,32 +194,32 @@ fn tokens_over_tls() -> Result<(), Failed> {
     reset(node)
 }
 
-/// A single node waits for no other, so its operator's token is in force at once: the programs that register services are thought
-/// of, and tokens that are there stay as they are.
+/// A single node waits for no other, so its operator's token is in force at once: the programs that register services get
+/// one as well, and existing tokens stay as they are.
 fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     let first = Some(Path::new("first"));
-    // A program that reports is not refused from one moment to the next.
+    // A program that reports without a token is not refused suddenly.
     vantages(node, &std::fs::read_to_string(node.path("prober-gz"))?)?;
     for change in [
         ["token", "create", "prober-gz", "--role", "reader", "--replace"].as_slice(),
         &["token", "delete", "prober-gz"],
     ] {
         let refused = node.cli(first, change);
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure(refused.status.code() == Some(1) && said.contains("vantage/gz (token prober-gz)"), || {
-            format!("{change:?}: {said}")
+        let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure(refused.status.code() == Some(1) && printed.contains("vantage/gz (token prober-gz)"), || {
+            format!("{change:?}: {printed}")
         })?;
     }
     let out = node.path("tokens");
     let bootstrap = ["token", "bootstrap", "--out", out.to_str().unwrap(), "--operator"];
     let taken = node.cli(first, &[&bootstrap[..], &["watcher"]].concat());
-    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
-    ensure(taken.status.code() == Some(1) && said.contains("watcher (with another role)"), || said)?;
+    let printed = String::from_utf8_lossy(&taken.stderr).into_owned();
+    ensure(taken.status.code() == Some(1) && printed.contains("watcher (with another role)"), || printed)?;
     let made = node.cli(first, &[&bootstrap[..], &["ops"]].concat());
-    let said = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
-    ensure(made.status.success(), || said.clone())?;
+    let printed = String::from_utf8_lossy(&[made.stdout, made.stderr].concat()).into_owned();
+    ensure(made.status.success(), || printed.clone())?;
     for needle in ["registrar.token", "ops is in force", "REGISTERED at this engine: orders."] {
-        ensure(said.contains(needle), || format!("no {needle:?} in {said}"))?;
+        ensure(printed.contains(needle), || format!("no {needle:?} in {printed}"))?;
     }
     let registrar = std::fs::read_to_string(out.join("registrar.token"))?;
     let body = r#"{"Name":"users","Port":80}"#;
@@ -228,7 +228,7 @@ fn bootstrapped(node: &Guarded) -> Result<(), Failed> {
     ensure(status == 200, || format!("the registrar's token: {status}"))
 }
 
-/// Where secrets are systemd's credentials, their files are gone while the service is stopped.
+/// If secrets are credentials of systemd, their files do not exist while the service is stopped.
 fn reset(node: Guarded) -> Result<(), Failed> {
     let Guarded { folder, _process: process, .. } = node;
     drop(process);
@@ -237,8 +237,8 @@ fn reset(node: Guarded) -> Result<(), Failed> {
     }
     let config = folder.path().join("node.toml");
     let done = run(&["token", "reset", "--config", config.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
-    ensure(done.status.success() && said.contains("ended: ops"), || said)
+    let printed = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    ensure(done.status.success() && printed.contains("ended: ops"), || printed)
 }
 
 /// A prober writes its own observations and nothing else.
@@ -279,8 +279,8 @@ fn registrars(node: &Guarded, orders: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A prober has no engine and no admin API, and its metrics and health are within reach of others all the same: openly, or
-/// over TLS and with a token. Nothing else is.
+/// A prober has no engine and no admin API, and its metrics and health can still be read from elsewhere: openly, or over TLS
+/// with a token. Nothing else can.
 fn status_off_loopback() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
@@ -318,7 +318,7 @@ fn status_off_loopback() -> Result<(), Failed> {
             runtime.block_on(request.send()).map(|it| it.status().as_u16())
         };
         eventually("the status listener", Duration::from_secs(30), || status("/livez", None).is_ok())?;
-        for (asked, token, expected) in [
+        for (path, token, expected) in [
             ("/livez", None, 200),
             ("/readyz", None, 200),
             ("/metrics", None, unnamed),
@@ -326,8 +326,8 @@ fn status_off_loopback() -> Result<(), Failed> {
             ("/v1/status", Some(FIRST), 404),
             ("/", Some(FIRST), 404),
         ] {
-            let got = status(asked, token)?;
-            ensure(got == expected, || format!("{scheme} {asked}: {got}, expected {expected}"))?;
+            let got = status(path, token)?;
+            ensure(got == expected, || format!("{scheme} {path}: {got}, expected {expected}"))?;
         }
     }
     Ok(())

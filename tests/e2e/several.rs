@@ -1,5 +1,5 @@
-//! Commands with several `--server`: every control is asked, each is reported, and what failed at one is not taken back at
-//! the others.
+//! Commands with several `--server`: every control gets the request, each answer is reported, and a failure at one does not
+//! undo the change at the others.
 
 use std::{path::PathBuf, process::Output, time::Duration};
 
@@ -17,7 +17,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("several::uuids_that_differ_are_refused_with_the_line_to_write", uuids),
         Trial::test("several::a_token_is_one_secret_everywhere", token),
         Trial::test("several::colours_are_switched_to_the_same_everywhere", colours),
-        Trial::test("several::what_asks_one_server_refuses_several", one_only),
+        Trial::test("several::commands_for_one_server_refuse_several", one_only),
     ]
 }
 
@@ -122,18 +122,20 @@ fn text(output: &Output) -> String {
 }
 
 fn exits(output: &Output, code: i32) -> Result<String, Failed> {
-    let said = text(output);
-    ensure(output.status.code() == Some(code), || format!("{} instead of {code}: {said}", output.status))?;
-    Ok(said)
+    let printed = text(output);
+    ensure(output.status.code() == Some(code), || format!("{} instead of {code}: {printed}", output.status))?;
+    Ok(printed)
 }
 
 fn documents() -> Result<(), Failed> {
     let two = Two::start()?;
-    let said = exits(&two.apply(), 0)?;
+    let printed = exits(&two.apply(), 0)?;
     for server in &two.servers {
-        ensure(said.lines().any(|line| line == server), || format!("no line {server}: {said}"))?;
+        ensure(printed.lines().any(|line| line == server), || format!("no line {server}: {printed}"))?;
     }
-    ensure(said.matches("+ Service web").count() == 2 && said.matches(UUID).count() == 2, || said.clone())?;
+    ensure(printed.matches("+ Service web").count() == 2 && printed.matches(UUID).count() == 2, || {
+        printed.clone()
+    })?;
     for number in 0..2 {
         let document = two.document(number, "service", "web");
         ensure(document.contains(&format!("uuid: {UUID}")), || document.clone())?;
@@ -142,9 +144,9 @@ fn documents() -> Result<(), Failed> {
     let order =
         ["override", "set", "work", "--site", "bj", "--state", "drain", "--owner", "ops", "--reason", "x"];
     exits(&two.both(&order), 0)?;
-    let said = exits(&two.both(&["override", "list"]), 0)?;
-    ensure(said.matches("# Override work").count() == 2, || said.clone())?;
-    ensure(two.servers.iter().all(|it| said.lines().any(|line| line == it)), || said.clone())?;
+    let printed = exits(&two.both(&["override", "list"]), 0)?;
+    ensure(printed.matches("# Override work").count() == 2, || printed.clone())?;
+    ensure(two.servers.iter().all(|it| printed.lines().any(|line| line == it)), || printed.clone())?;
     let listed = exits(&two.both(&["override", "clear", "work", "--json"]), 0)?;
     let listed: Value = serde_json::from_str(&listed)?;
     for (number, server) in two.servers.iter().enumerate() {
@@ -154,8 +156,10 @@ fn documents() -> Result<(), Failed> {
         })?;
     }
     exits(&two.at(&[&two.servers[0]], &["delete", "service", "web"]), 0)?;
-    let said = exits(&two.both(&["delete", "service", "web"]), 0)?;
-    ensure(said.contains("there is no Service web") && said.contains("- Service web"), || said.clone())?;
+    let printed = exits(&two.both(&["delete", "service", "web"]), 0)?;
+    ensure(printed.contains("there is no Service web") && printed.contains("- Service web"), || {
+        printed.clone()
+    })?;
     exits(&two.both(&["delete", "service", "web"]), 1)?;
     ensure(two.document(1, "service", "web").contains("no Service web"), || "it is still there".to_owned())
 }
@@ -163,22 +167,26 @@ fn documents() -> Result<(), Failed> {
 fn away() -> Result<(), Failed> {
     let mut two = Two::start()?;
     two.processes[0] = None;
-    let said = exits(&two.apply(), 1)?;
-    ensure(said.contains("+ Service web") && said.contains("does not answer"), || said.clone())?;
-    ensure(said.contains("1 of 2 servers failed"), || said.clone())?;
-    ensure(two.document(1, "site", "bj").contains("name: bj"), || "the other one was not told".to_owned())?;
-    let said = two.both(&["override", "clear", "nothing", "--json"]);
-    ensure(said.status.code() == Some(1), || format!("{}", said.status))?;
-    let failure: Value = serde_json::from_slice(&said.stderr)?;
+    let printed = exits(&two.apply(), 1)?;
+    ensure(printed.contains("+ Service web") && printed.contains("does not answer"), || printed.clone())?;
+    ensure(printed.contains("1 of 2 servers failed"), || printed.clone())?;
+    ensure(two.document(1, "site", "bj").contains("name: bj"), || {
+        "the other one did not get the documents".to_owned()
+    })?;
+    let printed = two.both(&["override", "clear", "nothing", "--json"]);
+    ensure(printed.status.code() == Some(1), || format!("{}", printed.status))?;
+    let failure: Value = serde_json::from_slice(&printed.stderr)?;
     ensure(failure["exit"] == 1 && failure["error"].is_string(), || failure.to_string())?;
-    let said: Value = serde_json::from_slice(&said.stdout)?;
-    ensure(said[0]["error"].as_str().is_some_and(|it| it.contains("does not answer")), || said.to_string())?;
-    ensure(said[1]["result"].is_null() && said[1]["error"].is_null(), || said.to_string())?;
-    // What every server that answers calls wrong is a wrong file only if all of them answer.
+    let printed: Value = serde_json::from_slice(&printed.stdout)?;
+    ensure(printed[0]["error"].as_str().is_some_and(|it| it.contains("does not answer")), || {
+        printed.to_string()
+    })?;
+    ensure(printed[1]["result"].is_null() && printed[1]["error"].is_null(), || printed.to_string())?;
+    // The exit code for a wrong file needs the answer of all servers.
     let wrong = two.folder.path().join("wrong.yaml");
     std::fs::write(&wrong, "kind: Site\nname: gz\ncolour: red\n")?;
     exits(&two.both(&["apply", "-f", wrong.to_str().unwrap()]), 1)?;
-    // The same again settles it.
+    // Running the command again completes the change.
     two.processes[0] = Some(two.node(0)?);
     eventually("the first one's return", Duration::from_secs(30), || two.apply().status.success())?;
     ensure(two.document(0, "service", "web") == two.document(1, "service", "web"), || {
@@ -199,9 +207,9 @@ fn uuids() -> Result<(), Failed> {
     exits(&two.at(&[&two.servers[1]], &["apply", "-f", other.to_str().unwrap()]), 0)?;
     let more = format!("{WORLD}---\nkind: Site\nname: gz\n");
     std::fs::write(two.file(), &more)?;
-    let said = exits(&two.apply(), 1)?;
-    ensure(said.lines().any(|line| line == format!("uuid: {UUID}")), || said.clone())?;
-    ensure(said.contains(drawn) && two.servers.iter().all(|it| said.contains(it)), || said.clone())?;
+    let printed = exits(&two.apply(), 1)?;
+    ensure(printed.lines().any(|line| line == format!("uuid: {UUID}")), || printed.clone())?;
+    ensure(printed.contains(drawn) && two.servers.iter().all(|it| printed.contains(it)), || printed.clone())?;
     for number in 0..2 {
         let site = two.document(number, "site", "gz");
         ensure(site.contains("no Site gz"), || format!("something was written: {site}"))?;
@@ -218,8 +226,8 @@ fn uuids() -> Result<(), Failed> {
     // Stored at one and new at the other is a difference, too.
     exits(&two.at(&[&two.servers[0]], &["delete", "service", "web"]), 0)?;
     exits(&two.at(&[&two.servers[1]], &["apply", "-f", other.to_str().unwrap()]), 0)?;
-    let said = exits(&two.apply(), 1)?;
-    ensure(said.lines().any(|line| line == format!("uuid: {drawn}")), || said.clone())
+    let printed = exits(&two.apply(), 1)?;
+    ensure(printed.lines().any(|line| line == format!("uuid: {drawn}")), || printed.clone())
 }
 
 fn token() -> Result<(), Failed> {
@@ -240,17 +248,20 @@ fn token() -> Result<(), Failed> {
     let listed = exits(&two.both(&["token", "list"]), 0)?;
     ensure(listed.matches("# Token probe").count() == 2, || listed.clone())?;
 
-    // One is away. Run again, the same command would give it another secret than the first has taken.
+    // One is away. Run again, the same command would give it another secret than the first one has.
     let create = ["token", "create", "late", "--role", "reader"];
     two.processes[0] = None;
-    let said = exits(&two.both(&create), 1)?;
-    ensure(said.contains("--replace"), || said.clone())?;
+    let printed = exits(&two.both(&create), 1)?;
+    ensure(printed.contains("--replace"), || printed.clone())?;
     two.processes[0] = Some(two.node(0)?);
     let listed = |two: &Two| two.at(&[&two.servers[0]], &["token", "list"]).status.success();
     eventually("the first one's return", Duration::from_secs(30), || listed(&two))?;
     let again = two.both(&create);
-    let said = exits(&again, 1)?;
-    ensure(again.stdout.is_empty() && said.contains(&two.servers[1]) && said.contains("--replace"), || said)?;
+    let printed = exits(&again, 1)?;
+    ensure(
+        again.stdout.is_empty() && printed.contains(&two.servers[1]) && printed.contains("--replace"),
+        || printed,
+    )?;
     let document = two.document(0, "token", "late");
     ensure(document.contains("no Token late"), || format!("a second secret: {document}"))?;
     exits(&two.both(&[&create[..], &["--replace"]].concat()), 0)?;
@@ -268,11 +279,11 @@ fn colours() -> Result<(), Failed> {
     let active = |two: &Two| [0, 1].map(|it| two.document(it, "domain", name).contains("active: green"));
     exits(&two.both(&["switch", name]), 0)?;
     ensure(active(&two) == [true, true], || format!("{:?}", active(&two)))?;
-    // One is away. Without a colour the same command, run again, would turn the other one to and fro.
+    // One is away. Without a colour the same command, run again, would switch the other one to and fro.
     two.processes[0] = None;
     for _ in 0..2 {
-        let said = exits(&two.both(&["switch", name]), 1)?;
-        ensure(said.contains("does not answer") && said.contains("--to"), || said.clone())?;
+        let printed = exits(&two.both(&["switch", name]), 1)?;
+        ensure(printed.contains("does not answer") && printed.contains("--to"), || printed.clone())?;
         ensure(active(&two) == [false, true], || format!("{:?}", active(&two)))?;
     }
     for _ in 0..2 {
@@ -280,15 +291,15 @@ fn colours() -> Result<(), Failed> {
         let document = two.document(1, "domain", name);
         ensure(document.contains("active: blue"), || document.clone())?;
     }
-    // It comes back green; each would turn to what it does not have.
+    // It comes back green; each would switch to the colour that it does not use.
     two.processes[0] = Some(two.node(0)?);
     let differ = |two: &Two| text(&two.both(&["switch", name])).contains("--to");
     eventually("the first one's return", Duration::from_secs(30), || differ(&two))?;
     ensure(active(&two) == [true, false], || format!("{:?}", active(&two)))?;
     exits(&two.both(&["switch", name, "--to", "blue"]), 0)?;
     ensure(active(&two) == [false, false], || format!("{:?}", active(&two)))?;
-    let said = exits(&two.both(&["switch", "nothing.example.com"]), 1)?;
-    ensure(said.matches("no Domain nothing.example.com").count() >= 2, || said.clone())
+    let printed = exits(&two.both(&["switch", "nothing.example.com"]), 1)?;
+    ensure(printed.matches("no Domain nothing.example.com").count() >= 2, || printed.clone())
 }
 
 fn one_only() -> Result<(), Failed> {
@@ -302,8 +313,8 @@ fn one_only() -> Result<(), Failed> {
     ] {
         let mut command = waypost();
         let output = command.args(arguments).env("WAYPOST_SERVER", servers.join(",")).output()?;
-        let said = exits(&output, 2)?;
-        ensure(said.contains("takes one server, and 2 are given"), || said.clone())?;
+        let printed = exits(&output, 2)?;
+        ensure(printed.contains("takes one server, and 2 are given"), || printed.clone())?;
     }
     let twice =
         waypost().args(["delete", "site", "bj", "--server", servers[0], "--server", servers[0]]).output()?;

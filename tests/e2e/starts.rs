@@ -1,5 +1,5 @@
-//! Starts that cannot succeed: what no restart mends ends with exit code 2, which the systemd unit does not start again,
-//! and what may pass by itself ends with 1.
+//! Starts that fail: an error that a restart cannot mend gives exit code 2, after which the systemd unit does not start the
+//! node again; an error that may pass by itself gives 1.
 
 use std::process::Stdio;
 
@@ -19,7 +19,7 @@ fn wrong() -> Result<(), Failed> {
     let store = "[store]\nengine = \"embedded\"\n";
     let control = |listen: &str| format!("{store}[control]\nlisten = \"{listen}\"\n");
     let status = |listen: &str| format!("[telemetry]\nlisten = \"{listen}\"\n");
-    for (data, sections, code, said) in [
+    for (data, sections, code, printed) in [
         ("data_dir = \"/proc/nope\"\n", control("127.0.0.1:0"), 2, "data_dir /proc/nope: "),
         (
             &data,
@@ -31,7 +31,7 @@ fn wrong() -> Result<(), Failed> {
             &data,
             control("127.0.0.1:9") + &status("127.0.0.1:9"),
             2,
-            "telemetry.listen: 127.0.0.1:9 is the address",
+            "telemetry.listen: 127.0.0.1:9 is already the address",
         ),
         (&data, control(&taken.to_string()), 1, "the address is in use"),
     ] {
@@ -39,7 +39,7 @@ fn wrong() -> Result<(), Failed> {
         std::fs::write(&config, format!("node = \"n\"\nsite = \"bj\"\n{data}{sections}"))?;
         let ended = waypost().arg("run").arg("--config").arg(&config).stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&ended.stderr).into_owned();
-        ensure(ended.status.code() == Some(code) && text.contains(said), || {
+        ensure(ended.status.code() == Some(code) && text.contains(printed), || {
             format!("{sections}: {:?}, expected {code}: {text}", ended.status.code())
         })?;
     }

@@ -21,11 +21,11 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("status::every_command_has_the_same_exit_codes", exit_codes),
         Trial::test("status::failures_are_one_line_of_json", json_failures),
-        Trial::test("status::files_that_say_nothing_are_refused", silent_files),
+        Trial::test("status::files_without_documents_are_refused", silent_files),
         Trial::test("status::check_narrow_and_watch", check_and_watch),
         Trial::test("status::values_are_shown_and_documents_are_json", values),
         Trial::test("status::an_override_of_the_past_is_refused", past_override),
-        Trial::test("status::a_simulated_end_of_every_site_is_said", all_dead),
+        Trial::test("status::a_simulated_end_of_every_site_is_reported", all_dead),
         Trial::test("status::times_are_rfc_3339", times),
     ]
 }
@@ -60,13 +60,13 @@ fn json(demo: &Demo, arguments: &[&str]) -> Result<Value, Failed> {
         .map_err(|error| format!("{arguments:?} printed {}: {error}", stdout(&output)).into())
 }
 
-/// Waits until the status says something.
-fn says(demo: &Demo, needle: &str) -> Result<(), Failed> {
-    let said = eventually(needle, PATIENCE, || status(demo, &[]).contains(needle));
-    said.map(drop).map_err(|_| format!("no {needle:?} in:\n{}", status(demo, &[])).into())
+/// Waits until the status has a text.
+fn shows(demo: &Demo, needle: &str) -> Result<(), Failed> {
+    let printed = eventually(needle, PATIENCE, || status(demo, &[]).contains(needle));
+    printed.map(drop).map_err(|_| format!("no {needle:?} in:\n{}", status(demo, &[])).into())
 }
 
-/// A folder with a right file, a wrong one, one without a document, and a right one that asks for something else.
+/// A folder with a right file, a wrong one, one without a document, and a right one with other values.
 fn files() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -91,7 +91,7 @@ fn exit_codes() -> Result<(), Failed> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (right, wrong, missing) = (path("right.yaml"), path("wrong.yaml"), path("missing"));
     let output = path("backup");
-    // Asked rightly, without an answer.
+    // A right command without an answer.
     let unreachable: &[&[&str]] = &[
         &["apply", "-f", &right],
         &["get", "site"],
@@ -116,14 +116,14 @@ fn exit_codes() -> Result<(), Failed> {
         &["restore", &right],
     ];
     for arguments in unreachable {
-        let said = exits(&[arguments, &["--server", NOWHERE][..]].concat(), 1)?;
-        ensure(stderr(&said).contains("127.0.0.1:1"), || format!("{arguments:?}: {}", stderr(&said)))?;
+        let printed = exits(&[arguments, &["--server", NOWHERE][..]].concat(), 1)?;
+        ensure(stderr(&printed).contains("127.0.0.1:1"), || format!("{arguments:?}: {}", stderr(&printed)))?;
     }
     exits(&["diff", "-f", &right, "--server", NOWHERE], 2)?;
-    let said = exits(&["status", "--check", "--server", NOWHERE], 2)?;
-    let line = stdout(&said);
+    let printed = exits(&["status", "--check", "--server", NOWHERE], 2)?;
+    let line = stdout(&printed);
     ensure(line.starts_with("UNKNOWN: ") && line.lines().count() == 1, || line.clone())?;
-    // Wrong use, and files that are missing or wrong, are found before a server is asked.
+    // Wrong use, and files that are missing or wrong, are found before a request is sent.
     let wrongly: &[&[&str]] = &[
         &[],
         &["fly"],
@@ -170,9 +170,9 @@ fn json_failures() -> Result<(), Failed> {
     let folder = files();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let shape = |output: &Output, exit: i64| -> Result<Value, Failed> {
-        let said = stderr(output);
-        let value: Value = serde_json::from_str(&said).map_err(|error| format!("{said:?}: {error}"))?;
-        ensure(value["error"].is_string() && value["exit"] == exit, || said.clone())?;
+        let printed = stderr(output);
+        let value: Value = serde_json::from_str(&printed).map_err(|error| format!("{printed:?}: {error}"))?;
+        ensure(value["error"].is_string() && value["exit"] == exit, || printed.clone())?;
         Ok(value)
     };
     shape(&exits(&["status", "--json", "--server", NOWHERE], 1)?, 1)?;
@@ -215,46 +215,46 @@ fn silent_files() -> Result<(), Failed> {
             .map(|it| if Path::new(&path(it)).exists() { path(it) } else { it.to_owned() })
             .collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let said = stderr(&exits(&arguments, 2)?);
-        ensure(said.contains(needle), || format!("{arguments:?}: no {needle:?} in {said}"))?;
+        let printed = stderr(&exits(&arguments, 2)?);
+        ensure(printed.contains(needle), || format!("{arguments:?}: no {needle:?} in {printed}"))?;
     }
     for (log, needle) in [("inof", "there is no log level \"inof\""), ("proxy=inof", "log")] {
         let node = format!(
             "node = \"n\"\nsite = \"s\"\ndata_dir = \"/tmp\"\n[store]\nengine = \"embedded\"\n[telemetry]\nlog = \"{log}\"\n"
         );
         std::fs::write(folder.path().join("node.toml"), node)?;
-        let said = stderr(&exits(&["check", &path("node.toml")], 2)?);
-        ensure(said.contains(needle) && said.contains("node.toml:7"), || format!("{log}: {said}"))?;
+        let printed = stderr(&exits(&["check", &path("node.toml")], 2)?);
+        ensure(printed.contains(needle) && printed.contains("node.toml:7"), || format!("{log}: {printed}"))?;
     }
     Ok(())
 }
 
-/// What status says of a dead site, a dead node, a forced site and an engine that is away; on both engines.
+/// The status with a dead site, a dead node, a forced site and an engine that is away; on both engines.
 pub fn in_words(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
     eventually("a demo that is well", PATIENCE, || demo.cli(&["status", "--check"]).status.success())
         .map_err(|_| status(&demo, &[]))?;
     let far = demo.gateway_process(1);
     demo.kill(far.pid);
-    says(&demo, "sh 127.0.2.1 (check web) is down since ")?;
-    says(&demo, "node gateway-sh (sh; proxy) is lost: silent for ")?;
+    shows(&demo, "sh 127.0.2.1 (check web) is down since ")?;
+    shows(&demo, "node gateway-sh (sh; proxy) is lost: silent for ")?;
     let order =
         ["override", "set", "bj-work", "--site", "bj", "--state", "down", "--owner", "ops", "--reason", "x"];
     answers(&demo, &order, 0)?;
-    says(&demo, "fail open: no site is left (bj forced down, sh down), so clients are still sent to sh")?;
-    says(&demo, "bj is forced down in ")?;
+    shows(&demo, "fail open: no site is left (bj forced down, sh down), so clients are still sent to sh")?;
+    shows(&demo, "bj is forced down in ")?;
     let line = stdout(&answers(&demo, &["status", "--check"], 1)?);
     ensure(line.starts_with("NOT WELL: ") && line.lines().count() == 1, || line.clone())?;
 
     answers(&demo, &["override", "clear", "bj-work"], 0)?;
     demo.restart(&far);
-    says(&demo, "sh is up again and is held back in ")?;
+    shows(&demo, "sh is up again and is held back in ")?;
     eventually("a demo that is well again", PATIENCE, || demo.cli(&["status", "--check"]).status.success())
         .map_err(|_| status(&demo, &[]))?;
 
     let engine = demo.consul.as_ref().map_or_else(|| demo.process("engine").pid, |agent| agent.pid());
     signal(engine, Signal::STOP);
-    let away = says(&demo, "the engine has not been readable for");
+    let away = shows(&demo, "the engine has not been readable for");
     let later = std::thread::scope(|scope| {
         // Longer than a node may be silent.
         let wait = scope.spawn(|| std::thread::sleep(Duration::from_secs(20)));
@@ -264,7 +264,7 @@ pub fn in_words(backing: Backing) -> Result<(), Failed> {
     away?;
     let later = later.map_err(|_| "the wait failed")?;
     for needle in ["is lost", "LOST", "does not report", "no vantage reports"] {
-        ensure(!later.contains(needle), || format!("{needle:?} is said of the living in:\n{later}"))?;
+        ensure(!later.contains(needle), || format!("{needle:?} is reported of living nodes in:\n{later}"))?;
     }
     for needle in ["the engine is away", "1 problem;"] {
         ensure(later.contains(needle), || format!("no {needle:?} in:\n{later}"))?;
@@ -274,25 +274,25 @@ pub fn in_words(backing: Backing) -> Result<(), Failed> {
         .map_err(|_| status(&demo, &[]).into())
 }
 
-/// A drain that a frozen gateway holds up says so, by name and with what comes next; on both engines.
+/// A drain that waits for a frozen gateway is reported with its name and with what comes next; on both engines.
 pub fn stuck_drain(backing: Backing) -> Result<(), Failed> {
     let demo = Demo::start(&backing)?;
     let service = demo.layout.service.name.clone();
     let instance = demo.instance(0, 0);
     let frozen = demo.gateway_process(1).pid;
     signal(frozen, Signal::STOP);
-    let said = (|| {
+    let printed = (|| {
         answers(&demo, &["drain", "instance", &service, &instance.id], 0)?;
-        says(&demo, "does not move: gateway-sh has been silent for ")?;
-        says(&demo, "(frozen, dead or cut off); it is given up on after 1m")
+        shows(&demo, "makes no progress: gateway-sh has been silent for ")?;
+        shows(&demo, "(frozen, dead or cut off); it is given up on after 1m")
     })();
     signal(frozen, Signal::CONT);
-    said?;
+    printed?;
     let done = || status(&demo, &[]).contains(" done ");
     eventually("the end of the drain", PATIENCE, done).map(drop)
 }
 
-/// A past moment is decided with the documents and overrides of then; on both engines.
+/// A past moment is explained with the documents and overrides of that time; on both engines.
 pub fn the_past(backing: Backing) -> Result<(), Failed> {
     let demo = Demo::start(&backing)?;
     let name = demo.layout.gateway_domain.clone();
@@ -332,11 +332,12 @@ pub fn the_past(backing: Backing) -> Result<(), Failed> {
     ensure(whole(&was) == "20s" && whole(&ordered) == "20s" && whole(&now) == "33s", || {
         format!("TTLs of then: {was}, {ordered}, {now}")
     })?;
-    let said = stderr(&answers(&demo, &["explain", &name, "--at", "2026-01-01T00:00:00Z"], 1)?);
+    let printed = stderr(&answers(&demo, &["explain", &name, "--at", "2026-01-01T00:00:00Z"], 1)?);
     let began = first["at"].as_str().unwrap_or_default();
-    ensure(!began.is_empty() && said.contains("nothing was configured at") && said.contains(began), || {
-        format!("{said} does not name {began}")
-    })
+    ensure(
+        !began.is_empty() && printed.contains("nothing was configured at") && printed.contains(began),
+        || format!("{printed} does not name {began}"),
+    )
 }
 
 fn check_and_watch() -> Result<(), Failed> {
@@ -428,10 +429,11 @@ fn values() -> Result<(), Failed> {
     let same = stdout(&answers(&demo, &["diff", "-f", path], 0)?);
     ensure(same == "no differences\n", || same.clone())?;
     std::fs::write(&file, document.to_string().replace("20s", "1m"))?;
-    let said = stdout(&answers(&demo, &["diff", "-f", path], 1)?);
-    ensure(said.contains("~ Domain gw.waypost.test\n") && said.contains("    ttl: 20s -> 1m\n"), || {
-        said.clone()
-    })?;
+    let printed = stdout(&answers(&demo, &["diff", "-f", path], 1)?);
+    ensure(
+        printed.contains("~ Domain gw.waypost.test\n") && printed.contains("    ttl: 20s -> 1m\n"),
+        || printed.clone(),
+    )?;
     let found = answers(&demo, &["diff", "-f", path, "--json"], 1)?;
     let value: Value = serde_json::from_slice(&found.stdout)?;
     let change = &value["differences"][0];
@@ -442,9 +444,9 @@ fn values() -> Result<(), Failed> {
     )?;
     let new = "kind: Site\nname: gz\nregion: south\n";
     std::fs::write(folder.path().join("site.yaml"), new)?;
-    let said =
+    let printed =
         stdout(&answers(&demo, &["diff", "-f", folder.path().join("site.yaml").to_str().unwrap()], 1)?);
-    ensure(said.contains("+ Site gz\n  + region: south\n"), || said.clone())?;
+    ensure(printed.contains("+ Site gz\n  + region: south\n"), || printed.clone())?;
     std::fs::write(&file, document.to_string().replace("20s", "0s"))?;
     answers(&demo, &["diff", "-f", path], 2)?;
     answers(&demo, &["apply", "-f", path], 2)?;
@@ -474,8 +476,10 @@ fn values() -> Result<(), Failed> {
         })
         .collect();
     std::fs::write(&file, changed)?;
-    let said = stdout(&answers(&demo, &["diff", "-f", path], 1)?);
-    ensure(said.contains("secret_sha256: (hidden) -> (hidden)") && !said.contains("0000"), || said.clone())
+    let printed = stdout(&answers(&demo, &["diff", "-f", path], 1)?);
+    ensure(printed.contains("secret_sha256: (hidden) -> (hidden)") && !printed.contains("0000"), || {
+        printed.clone()
+    })
 }
 
 fn past_override() -> Result<(), Failed> {
@@ -496,8 +500,8 @@ fn past_override() -> Result<(), Failed> {
         "--expires",
         past,
     ];
-    let said = stderr(&answers(&demo, &order, 2)?);
-    ensure(said.contains(past) && said.contains("nothing was sent"), || said.clone())?;
+    let printed = stderr(&answers(&demo, &order, 2)?);
+    ensure(printed.contains(past) && printed.contains("nothing was sent"), || printed.clone())?;
     answers(&demo, &["get", "override", "old"], 1)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("world.yaml");
@@ -505,10 +509,11 @@ fn past_override() -> Result<(), Failed> {
         "kind: Site\nname: gz\n---\nkind: Override\nname: old\ntarget: {{ site: bj }}\nstate: down\nowner: ops\nreason: x\nexpires: {past}\n"
     );
     std::fs::write(&file, text)?;
-    let said = stdout(&answers(&demo, &["apply", "-f", file.to_str().unwrap()], 0)?);
-    ensure(said.contains("warning: ") && said.contains("world.yaml:10: Override old: expires"), || {
-        said.clone()
-    })?;
+    let printed = stdout(&answers(&demo, &["apply", "-f", file.to_str().unwrap()], 0)?);
+    ensure(
+        printed.contains("warning: ") && printed.contains("world.yaml:10: Override old: expires"),
+        || printed.clone(),
+    )?;
     answers(&demo, &["get", "site", "gz"], 0)?;
     let explained = json(&demo, &["explain", &demo.layout.gateway_domain.clone()])?;
     ensure(explained["sites"][0]["site"] == "bj" && explained["sites"][0]["forced"].is_null(), || {
@@ -546,7 +551,7 @@ fn times() -> Result<(), Failed> {
             seen += 1;
             let text = at.as_str().unwrap_or_default();
             let fits = at.is_null() || (text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok());
-            ensure(fits, || format!("{arguments:?} says a moment as {at}"))
+            ensure(fits, || format!("{arguments:?} writes a moment as {at}"))
         })?;
     }
     ensure(seen > 10, || format!("only {seen} moments"))

@@ -1,4 +1,4 @@
-//! What an earlier version stored is read: its data folder, a node's own memory, and its keys in either engine.
+//! The data of an earlier version is read: its data folder, a node's own memory, and its keys in either engine.
 
 use std::{
     collections::BTreeSet,
@@ -126,7 +126,7 @@ fn instances_are_named(dns: SocketAddr) -> Result<(), Failed> {
     eventually("both instances", PATIENCE, || addresses(dns, "orders.service.consul") == wanted).map(drop)
 }
 
-/// A control that answers what the earlier version answered.
+/// A control that gives the answers of the earlier version.
 struct Control {
     url: String,
     log: PathBuf,
@@ -139,7 +139,7 @@ impl Control {
         Ok(serde_json::from_str(&text)?)
     }
 
-    fn says(&self, path: &str, what: impl Fn(&Value) -> bool) -> Result<(), Failed> {
+    fn eventually_answers(&self, path: &str, what: impl Fn(&Value) -> bool) -> Result<(), Failed> {
         let mut last = None;
         let holds = || {
             last = self.json(path).ok();
@@ -151,13 +151,13 @@ impl Control {
         })
     }
 
-    /// The documents, the record of writes and what was of the past.
+    /// The documents, the record of writes and the past.
     fn has_what_was_written(&self) -> Result<(), Failed> {
         let documents = stored_json("documents.json")?;
-        self.says("/v1/documents", |now| *now == documents)?;
+        self.eventually_answers("/v1/documents", |now| *now == documents)?;
         let audit = stored_json("audit.json")?;
         let entries = audit.as_array().cloned().unwrap_or_default();
-        self.says("/v1/audit", |now| {
+        self.eventually_answers("/v1/audit", |now| {
             entries.iter().all(|entry| now.as_array().is_some_and(|now| now.contains(entry)))
         })?;
         let first = entries.last().and_then(|it| it["at"].as_str()).ok_or("no first entry")?;
@@ -184,28 +184,29 @@ impl Control {
         };
         let of_targets = |status: &Value| -> Vec<[Value; 4]> {
             let list = status["targets"].as_array().cloned().unwrap_or_default();
-            let target = |it: &Value| {
-                let verdict = &it["verdict"];
-                [&it["key"], &verdict["state"], &verdict["since"], &verdict["history"]].map(Value::clone)
+            let target = |target: &Value| {
+                let verdict = &target["verdict"];
+                [&target["key"], &verdict["state"], &verdict["since"], &verdict["history"]].map(Value::clone)
             };
             list.iter().map(target).collect()
         };
-        self.says("/v1/status", |now| of_targets(now) == of_targets(&before))?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| of_targets(now) == of_targets(&before))?;
+        self.eventually_answers("/v1/status", |now| {
             let fields = ["name", "policy", "sites", "answers"];
             of(&now["domains"], &fields) == of(&before["domains"], &fields)
         })?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| {
             let observed = |status: &Value| {
                 let list = status["targets"].as_array().cloned().unwrap_or_default();
-                let seen = |it: &Value| {
-                    ["gz-telecom", "sh-inside"].map(|vantage| it["observations"][vantage]["state"].clone())
+                let seen = |target: &Value| {
+                    ["gz-telecom", "sh-inside"]
+                        .map(|vantage| target["observations"][vantage]["state"].clone())
                 };
                 list.iter().map(seen).collect::<Vec<_>>()
             };
             observed(now) == observed(&before)
         })?;
-        self.says("/v1/status", |now| {
+        self.eventually_answers("/v1/status", |now| {
             let fields =
                 ["id", "service", "instance", "phase", "created", "endpoint", "require_all", "by", "lease"];
             of(&now["drains"], &fields) == of(&before["drains"], &fields)
@@ -213,7 +214,7 @@ impl Control {
         })
     }
 
-    /// Each token says who it is and may do what its role may.
+    /// Each token identifies its bearer and has the rights of its role.
     fn knows_the_tokens(&self) -> Result<(), Failed> {
         let work = |vantage: &str| format!("/v1/vantages/{vantage}/work");
         for (token, path, expected) in [
@@ -272,7 +273,7 @@ fn data_folder() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A node that reaches no engine starts from what it kept.
+/// A node that reaches no engine starts from its own last state.
 fn own_memory() -> Result<(), Failed> {
     let folder = unpacked()?;
     let folder = folder.path();

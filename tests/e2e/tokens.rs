@@ -1,5 +1,5 @@
-//! Tokens come to a running cluster that has none, by the steps of `docs/tokens.md`: no node is locked out, DNS goes on
-//! moving, nothing is restarted for it. And the way back when the operator's token is lost.
+//! A running cluster without tokens gets them by the steps of `docs/tokens.md`: no node is locked out, DNS answers go on
+//! changing, and nothing is restarted. And the recovery of a lost operator's token.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -19,7 +19,10 @@ use crate::{
 pub fn trials(components: &Components) -> Vec<Trial> {
     let on_consul = |consul| on_consul(&Backing::Consul(consul));
     vec![
-        Trial::test("tokens::they_come_to_a_running_cluster_and_lock_nobody_out", on_the_embedded_engine),
+        Trial::test(
+            "tokens::a_running_cluster_gets_tokens_and_no_node_is_locked_out",
+            on_the_embedded_engine,
+        ),
         components.needs_consul("tokens::on_a_consul_they_guard_the_admin_api_alone".to_owned(), on_consul),
     ]
 }
@@ -32,7 +35,7 @@ struct Cluster {
     made: TempDir,
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{:?}: {}{}", output.status, text(&output.stdout), text(&output.stderr))
 }
@@ -53,16 +56,16 @@ impl Cluster {
 
     fn succeeds(&self, arguments: &[&str]) -> Result<String, Failed> {
         let output = self.demo.cli(arguments);
-        ensure(output.status.success(), || format!("{arguments:?}: {}", said(&output)))?;
-        Ok(said(&output))
+        ensure(output.status.success(), || format!("{arguments:?}: {}", printed(&output)))?;
+        Ok(printed(&output))
     }
 
     fn fails(&self, arguments: &[&str], needles: &[&str]) -> Result<(), Failed> {
         let output = self.demo.cli(arguments);
-        let said = said(&output);
-        ensure(output.status.code() == Some(1), || format!("{arguments:?}: {said}"))?;
+        let printed = printed(&output);
+        ensure(output.status.code() == Some(1), || format!("{arguments:?}: {printed}"))?;
         for needle in needles {
-            ensure(said.contains(needle), || format!("{arguments:?}: no {needle:?} in {said}"))?;
+            ensure(printed.contains(needle), || format!("{arguments:?}: no {needle:?} in {printed}"))?;
         }
         Ok(())
     }
@@ -85,8 +88,8 @@ impl Cluster {
 
     fn bootstrap(&self) -> Result<(), Failed> {
         let out = self.made.path().join("tokens");
-        let said = self.succeeds(&["token", "bootstrap", "--out", out.to_str().unwrap()])?;
-        ensure(said.contains("not in force yet"), || said)?;
+        let printed = self.succeeds(&["token", "bootstrap", "--out", out.to_str().unwrap()])?;
+        ensure(printed.contains("not in force yet"), || printed)?;
         for entry in std::fs::read_dir(&out)?.flatten() {
             let mode = entry.metadata()?.permissions().mode() & 0o777;
             ensure(mode == 0o600, || format!("{}: {mode:o}", entry.path().display()))?;
@@ -96,7 +99,7 @@ impl Cluster {
         ensure(std::fs::read(self.made("operator.token"))? == before, || "written over".to_owned())
     }
 
-    /// Gives those files to those they are for, as an operator copies them.
+    /// Copies each file to its node, as an operator does.
     fn hand_out(&self, wanted: impl Fn(&str) -> bool) -> Result<(), Failed> {
         std::fs::create_dir_all(self.used())?;
         for entry in std::fs::read_dir(self.made.path().join("tokens"))?.flatten() {
@@ -111,7 +114,7 @@ impl Cluster {
     fn waits_for(&self, waiting: &str) -> Result<(), Failed> {
         let mut last = String::new();
         let seen = eventually(&format!("waiting for {waiting} alone"), SOON, || {
-            last = said(&self.demo.cli(&["token", "list"]));
+            last = printed(&self.demo.cli(&["token", "list"]));
             last.contains(&format!("with a token: {waiting}\n"))
         });
         seen.map(drop).map_err(|error| format!("{}: {last}", error.message().unwrap_or_default()).into())
@@ -128,7 +131,7 @@ impl Cluster {
     fn needs_a_token(&self) -> Result<(), Failed> {
         let mut last = String::new();
         let seen = eventually("the operator's token in force", SOON, || {
-            last = said(&self.demo.cli(&["status"]));
+            last = printed(&self.demo.cli(&["status"]));
             last.contains("this needs a token")
         });
         let last_words = || Demo::last_words(&self.demo.process("control"));
@@ -138,10 +141,10 @@ impl Cluster {
     /// With a token the cluster is whole: every node sends heartbeats and every vantage is fresh.
     fn is_whole(&self, token: &Path) -> Result<(), Failed> {
         let mut last = String::new();
-        let seen = eventually("every node and vantage heard", SOON, || {
+        let seen = eventually("a report of every node and vantage", SOON, || {
             let arguments = ["status", "--json", "--token-file", token.to_str().unwrap()];
             let output = self.demo.cli(&arguments);
-            last = said(&output);
+            last = printed(&output);
             let Ok(status) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
                 return false;
             };
@@ -229,23 +232,24 @@ fn reset(cluster: &mut Cluster, lost: &Path) -> Result<(), Failed> {
     let new = cluster.made("new.token");
     let arguments = ["token", "reset", "--config", &config, "--out", new.to_str().unwrap()];
     let running = run(&arguments);
-    ensure(running.status.code() == Some(1) && said(&running).contains("in use by another process"), || {
-        said(&running)
-    })?;
+    ensure(
+        running.status.code() == Some(1) && printed(&running).contains("in use by another process"),
+        || printed(&running),
+    )?;
     ensure(!new.exists(), || "a secret was left behind".to_owned())?;
     cluster.demo.kill(engine.pid);
     let done = run(&arguments);
-    ensure(done.status.success() && said(&done).contains("ended: operator"), || said(&done))?;
+    ensure(done.status.success() && printed(&done).contains("ended: operator"), || printed(&done))?;
     cluster.demo.restart(&engine);
     cluster.is_whole(&new)?;
     let old = ["status", "--token-file", lost.to_str().unwrap()];
     eventually("the end of the lost token", SOON, || {
-        said(&cluster.demo.cli(&old)).contains("no such token")
+        printed(&cluster.demo.cli(&old)).contains("no such token")
     })?;
     let engine = cluster.demo.process("engine");
     cluster.demo.kill(engine.pid);
     let done = run(&["token", "reset", "--config", &config]);
-    ensure(done.status.success(), || said(&done))?;
+    ensure(done.status.success(), || printed(&done))?;
     cluster.demo.restart(&engine);
     eventually("requests without a token", SOON, || cluster.demo.cli(&["status"]).status.success()).map(drop)
 }
@@ -262,9 +266,9 @@ fn on_consul(backing: &Backing) -> Result<(), Failed> {
     let url = cluster.demo.layout.engine.clone();
     let new = cluster.made("new.token");
     let done = run(&["token", "reset", "--consul", &url, "--out", new.to_str().unwrap()]);
-    ensure(done.status.success(), || said(&done))?;
+    ensure(done.status.success(), || printed(&done))?;
     cluster.is_whole(&new)?;
     let done = run(&["token", "reset", "--consul", &url]);
-    ensure(done.status.success(), || said(&done))?;
+    ensure(done.status.success(), || printed(&done))?;
     eventually("requests without a token", SOON, || cluster.demo.cli(&["status"]).status.success()).map(drop)
 }

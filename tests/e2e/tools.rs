@@ -1,4 +1,4 @@
-//! Other people's tools against Waypost: dig, curl, and Consul's own command line on the embedded engine's face.
+//! Common tools against Waypost: dig, curl, and Consul's own command line on the embedded engine's face.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::{
     components::Components,
-    harness::{Backing, Demo, ensure, eventually, said},
+    harness::{Backing, Demo, ensure, eventually, output_of},
 };
 
 pub fn trials(components: &Components) -> Vec<Trial> {
@@ -20,7 +20,8 @@ pub fn trials(components: &Components) -> Vec<Trial> {
 fn dig(dig: PathBuf) -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
     let (server, port) = (format!("@{}", demo.layout.dns.ip()), demo.layout.dns.port().to_string());
-    let ask = |more: &[&str]| said(&dig, &[&[server.as_str(), "-p", &port, "+norecurse"], more].concat());
+    let ask =
+        |more: &[&str]| output_of(&dig, &[&[server.as_str(), "-p", &port, "+norecurse"], more].concat());
     let host = demo.layout.service.host.as_str();
     let gateway = format!("{}.", demo.layout.gateway_domain);
     let near = demo.near().ip().to_string();
@@ -56,7 +57,7 @@ fn consul(consul: PathBuf) -> Result<(), Failed> {
         r#"{"service":{"name":"mail","id":"mail-1","port":25,"check":{"ttl":"60s","status":"passing"}}}"#,
     )?;
     let file = file.to_str().unwrap();
-    let run = |arguments: &[&str]| said(&consul, arguments);
+    let run = |arguments: &[&str]| output_of(&consul, arguments);
     run(&["services", "register", &address, file])?;
     let services = run(&["catalog", "services", &address])?;
     ensure(services.contains("mail") && services.contains("orders"), || services.clone())?;
@@ -78,7 +79,7 @@ fn consul(consul: PathBuf) -> Result<(), Failed> {
     Ok(())
 }
 
-/// As somebody without any library would do it.
+/// With plain HTTP requests, without a client library.
 fn curl(curl: PathBuf) -> Result<(), Failed> {
     let demo = Demo::start(&Backing::Embedded)?;
     let engine = &demo.layout.engine;
@@ -89,7 +90,7 @@ fn curl(curl: PathBuf) -> Result<(), Failed> {
         lent.address.port()
     );
     let put = |path: &str, body: &str| {
-        said(&curl, &["-sS", "--fail-with-body", "-X", "PUT", "-d", body, &format!("{engine}{path}")])
+        output_of(&curl, &["-sS", "--fail-with-body", "-X", "PUT", "-d", body, &format!("{engine}{path}")])
     };
     put("/v1/agent/service/register", &body)?;
     put("/v1/agent/check/pass/service:by-hand", "")?;

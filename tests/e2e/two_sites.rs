@@ -1,4 +1,4 @@
-//! `docs/two-data-centres.md`, followed to the letter: its files are written, its commands are run on its machines (a
+//! `docs/two-data-centres.md`, followed exactly: its files are written, its commands are run on its machines (a
 //! network namespace each, with the page's addresses), and what they print is compared with what the page prints.
 //!
 //! Three things are not as on the page: the folders `/etc/waypost` and `/var/lib/waypost` lie below a temporary one for
@@ -20,12 +20,12 @@ use crate::{
 };
 
 const PAGE: &str = include_str!("../../docs/two-data-centres.md");
-/// How long what is awaited may take; the page promises less, on a machine with nothing else to do.
+/// The longest wait for a result; the page promises less, on a machine with nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The only programs that the page may start.
 const PROGRAMS: [&str; 5] = ["openssl", "scp", "waypost", "dig", "curl"];
 const FOLDERS: [&str; 2] = ["/etc/waypost", "/var/lib/waypost"];
-/// Where the desk stands, for which the page has no address.
+/// The operator's machine, for which the page has no address.
 const DESK: &str = "10.9.0.1";
 
 pub fn trials(components: &Components) -> Vec<Trial> {
@@ -35,7 +35,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     )]
 }
 
-/// One thing that the page says.
+/// One step of the page.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     /// A file on a machine.
@@ -85,7 +85,7 @@ fn typed(block: &str) -> Result<Vec<Step>, Failed> {
     Ok(found)
 }
 
-/// Whether a line is as the page prints it, where `…` stands for anything.
+/// Whether a line is as the page prints it, where `…` matches any text.
 fn fits(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.trim_end().split('…');
     let Some(mut rest) = parts.next().and_then(|first| line.trim_end().strip_prefix(first)) else {
@@ -106,9 +106,9 @@ fn fits(pattern: &str, line: &str) -> bool {
 }
 
 /// Every line of the page is printed, as often as the page has it. Servers answer in any order.
-fn missing(prints: &[String], said: &str) -> Option<String> {
+fn missing(prints: &[String], printed: &str) -> Option<String> {
     let wanted = prints.iter().map(|it| it.trim_end()).filter(|it| !it.is_empty() && it.trim() != "…");
-    let times = |pattern: &str| said.lines().filter(|line| fits(pattern, line)).count();
+    let times = |pattern: &str| printed.lines().filter(|line| fits(pattern, line)).count();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     wanted.for_each(|line| *counts.entry(line).or_default() += 1);
     counts.into_iter().find(|(line, count)| times(line) < *count).map(|(line, _)| line.to_owned())
@@ -244,7 +244,7 @@ impl Lab {
         Ok(self.command(machine, &self.placed(machine, command)).output()?)
     }
 
-    /// Starts a node as its own process and waits until it says that it runs.
+    /// Starts a node as its own process and waits until it logs that it runs.
     fn start(&mut self, name: &str, command: &str) -> Result<(), Failed> {
         let machine = self.machine(name)?;
         let log = self.root(&machine.address).join(format!("log-{}", machine.running.len()));
@@ -253,9 +253,9 @@ impl Lab {
         if let Some(machine) = self.machines.get_mut(name) {
             machine.running.push(Reaped(child));
         }
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        let runs = eventually(&format!("{name}: {command}"), PATIENCE, || said().contains("running"));
-        runs.map(drop).map_err(|_| format!("{name}: {command} does not run:\n{}", said()).into())
+        let printed = || std::fs::read_to_string(&log).unwrap_or_default();
+        let runs = eventually(&format!("{name}: {command}"), PATIENCE, || printed().contains("running"));
+        runs.map(drop).map_err(|_| format!("{name}: {command} does not run:\n{}", printed()).into())
     }
 
     /// Every process of a machine, at once.
@@ -268,7 +268,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Types a command; what only looks is typed again until it prints what the page says.
+    /// Runs a command; a reading command is repeated until it prints what the page shows.
     fn type_in(&mut self, name: &str, command: &str, prints: &[String]) -> Result<(), Failed> {
         if let Some(export) = command.strip_prefix("export ") {
             let (key, value) = export.split_once('=').ok_or("an export without a value")?;
@@ -289,7 +289,7 @@ impl Lab {
         self.prints(name, command, prints)
     }
 
-    /// Types a command until it prints what it should.
+    /// Repeats a command until it prints what it should.
     fn looks(&self, name: &str, command: &str, prints: &[String]) -> Result<(), Failed> {
         let began = Instant::now();
         loop {
@@ -364,7 +364,7 @@ fn cut_off(lab: &Lab) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the page says of a view that is stale.
+/// The commands of the page about a stale view.
 fn without_enough_vantages(lab: &mut Lab) -> Result<(), Failed> {
     lab.power_off("gz-1")?;
     let strict = r#"curl -s --cacert ca.pem "https://10.2.0.11:8580/readyz?strict""#;

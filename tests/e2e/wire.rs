@@ -1,4 +1,5 @@
-//! Queries octet by octet, and how they get to a server and back: what a library would not let us write is asked too.
+//! Queries octet by octet, and their way to a server and back. They are written here, because a library would refuse to
+//! write the malformed ones.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,17 +9,17 @@ use std::{
 
 use fastrand::Rng;
 
-/// How long any answer may take; only what is broken takes longer.
+/// The longest wait for an answer; only a defect takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A question as it stands in a packet.
+/// A question as it is in a packet.
 #[derive(Clone, Debug)]
 pub struct Query {
     pub id: u16,
     pub recursion: bool,
     pub name: String,
     pub record_type: u16,
-    /// The size the asker takes (RFC 6891), whether it wants signatures, and its options; `None` without EDNS.
+    /// The largest reply that the client takes (RFC 6891), whether it wants signatures, and its options; `None` without EDNS.
     pub edns: Option<(u16, bool, Vec<u8>)>,
 }
 
@@ -49,7 +50,7 @@ pub fn any_case(random: &mut Rng, name: &str) -> String {
     name.chars().map(|it| if random.bool() { it.to_ascii_uppercase() } else { it }).collect()
 }
 
-/// A socket that speaks with one server.
+/// A socket connected to one server.
 pub fn connected(server: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server)?;

@@ -24,7 +24,7 @@ pub fn trials(components: &Components) -> Vec<Trial> {
         components
             .needs_zone_checkers("zones::what_nsd_and_bind_load_is_loaded_and_answered_as_by_nsd", peers),
         Trial::test("zones::check_warns_and_refuses_signed_zones", checked),
-        Trial::test("zones::a_file_that_is_not_served_is_said_in_the_log", passed_over),
+        Trial::test("zones::a_file_that_is_not_served_is_logged", passed_over),
         Trial::test("zones::a_folder_is_served_without_an_engine_and_reread", folder),
         Trial::test("zones::ten_thousand_zones_are_served_and_reread", many),
         Trial::test("zones::a_zone_file_and_steered_names_are_one_zone", beside_steered_names),
@@ -40,11 +40,12 @@ fn peers(python: std::path::PathBuf) -> Result<(), Failed> {
         command.args(["--names", "6"]);
     }
     let done = command.stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    let last: Vec<&str> = said.lines().collect();
+    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+    let last: Vec<&str> = printed.lines().collect();
     println!("{}", last.last().unwrap_or(&""));
     ensure(done.status.success(), || {
-        let wrong = said.find("\nloaded by both, and refused").map_or(said.as_str(), |at| &said[at..]);
+        let wrong =
+            printed.find("\nloaded by both, and refused").map_or(printed.as_str(), |at| &printed[at..]);
         format!("{wrong}\n{}", String::from_utf8_lossy(&done.stderr))
     })
 }
@@ -69,10 +70,11 @@ fn checked() -> Result<(), Failed> {
     ensure(json["warnings"][0]["line"] == 6 && done.status.success(), || err.clone())?;
     put("b.test.zone", b"@ DNSKEY 257 3 13 AQID\nsub NS x.\nsub DS 1 8 99 00\n")?;
     let done = run(&["check", &path("b.test.zone")]);
-    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    let told =
-        said.contains("b.test.zone:6: the zone is signed (it has DNSKEY), and DNSSEC is not served yet");
-    ensure(!done.status.success() && told, || said.clone())?;
+    let printed =
+        format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let named =
+        printed.contains("b.test.zone:6: the zone is signed (it has DNSKEY), and DNSSEC is not served yet");
+    ensure(!done.status.success() && named, || printed.clone())?;
     let done = run(&["import", "zone", &path("b.test.zone"), "--origin", "b.test", "--strip-dnssec"]);
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     ensure(done.status.success() && !out.contains("DNSKEY") && out.contains("type: DS"), || {
@@ -223,13 +225,13 @@ fn beside_steered_names() -> Result<(), Failed> {
     let imported = run(&["import", "zone", &path("z"), "--origin", apex, "-o", &path("i.yaml")]);
     ensure(imported.status.success(), || String::from_utf8_lossy(&imported.stderr).into_owned())?;
     let difference = demo.cli(&["diff", "-f", &path("i.yaml")]);
-    let said = String::from_utf8_lossy(&difference.stdout).into_owned();
-    ensure(said == "no differences\n", || said.clone())?;
-    // A record that stands in the way of a steered name is told with its line in the zone file.
+    let printed = String::from_utf8_lossy(&difference.stdout).into_owned();
+    ensure(printed == "no differences\n", || printed.clone())?;
+    // A record that contradicts a steered name is reported with its line in the zone file.
     let gateway = &demo.layout.gateway_domain;
     std::fs::write(path("z"), format!("{}{gateway}. A 192.0.2.9\n", zone(8, "192.0.2.1")))?;
     let refused = demo.cli(&["apply", "-f", &path("w.yaml")]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    let told = format!("{}:6: Zone {apex}: {gateway} is steered", path("z"));
-    ensure(refused.status.code() == Some(2) && said.contains(&told), || said.clone())
+    let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let named = format!("{}:6: Zone {apex}: {gateway} is steered", path("z"));
+    ensure(refused.status.code() == Some(2) && printed.contains(&named), || printed.clone())
 }

@@ -1,4 +1,4 @@
-//! What a reader answers, and whether that is sound: how sites stand for a domain is worked out here a second time.
+//! The answers of a reader, and whether they are sound: the class of each site for a domain is computed here a second time.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -30,7 +30,7 @@ impl Answer {
     }
 }
 
-/// The one place where the simulation asks the program to rank.
+/// The one place where the simulation calls the program's ranking.
 pub fn answer(
     snapshot: &Snapshot,
     domain: &SteeredDomain,
@@ -101,7 +101,7 @@ pub fn family_sound(
         (Some(Answer::Backup), _) if surely > Class::HeldDown => Ok(()),
         (Some(Answer::Nodata | Answer::Backup), _) => Err(format!("{family} is empty: {all:?}")),
         (None, Some(best)) if best >= Class::Draining && surely < best => Ok(()),
-        (None, _) => Err(format!("{family} is said to be taken out: {all:?}")),
+        (None, _) => Err(format!("{family} is reported as taken out: {all:?}")),
         (Some(Answer::Sites(sites)), best) => {
             let first =
                 sites.first().ok_or_else(|| format!("{family} is empty because of health: {all:?}"))?;
@@ -118,7 +118,7 @@ pub fn name(snapshot: &Snapshot, site: &SteeredSite) -> String {
     snapshot.site(site.site).map(|it| it.name.to_string()).unwrap_or_default()
 }
 
-/// How a site stands for a domain, worked out a second time.
+/// The class of a site for a domain, computed a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Up,
@@ -129,7 +129,7 @@ pub enum Class {
     ForcedDown,
 }
 
-/// What is believed of a site, for clients of a region.
+/// The verdict about a site, for clients of a region.
 pub fn reading(site: &SteeredSite, region: Option<RegionId>, board: &Board) -> Reading {
     // Every site of the simulation has one address per domain.
     let Some(address) = site.addresses.first() else { return Reading::default() };

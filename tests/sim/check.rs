@@ -1,4 +1,4 @@
-//! The checker: looks at every reader after every window and says which invariant of DESIGN §3 does not hold.
+//! The checker: it inspects every reader after every window and reports the invariants of DESIGN §3 that do not hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,12 +26,12 @@ use crate::{
 
 /// Without a message, answers are looked at this often, in milliseconds.
 const LOOK_EVERY: u64 = WINDOW * 5;
-/// A reader that has a disk answers this soon after its start, whatever else is down.
+/// A reader that has a disk answers this soon after its start, even if everything else is down.
 const STARTS_WITHIN: u64 = 2_500;
 /// Verdicts are on the disk this long after they changed.
 const KEPT_WITHIN: u64 = 2_500;
 
-/// What the checker remembers of a reader.
+/// The state that the checker keeps of a reader.
 #[derive(Default)]
 struct Memory {
     life: u32,
@@ -90,8 +90,8 @@ impl Checker {
         match &node.role {
             Role::Prober { evidence } => {
                 let slander = std::mem::take(&mut lock(evidence).slander);
-                let told = |it: String| format!("4: {it} Down, and only its own way was cut");
-                report.violations.extend(slander.into_iter().map(told));
+                let violation = |it: String| format!("4: {it} Down, and only its own way was cut");
+                report.violations.extend(slander.into_iter().map(violation));
             }
             Role::Reader { handle, .. } => {
                 let Some(runtime) = &node.runtime else { return };
@@ -176,7 +176,7 @@ impl Checker {
                 if truth.is_some_and(|it| dead.contains_key(&it)) { State::Down } else { State::Up };
             if state != expected {
                 return Some(format!(
-                    "{who} believes that {key} at {} is {state}, and it is {expected}",
+                    "{who} has {state} as the state of {key} at {}, and it is {expected}",
                     target.site
                 ));
             }
@@ -191,7 +191,7 @@ impl Checker {
             .next()
     }
 
-    /// What a node answers everybody, but for domains whose sites are let back by hand: when they were last down, a node
+    /// The answers of a node to all clients, except for domains whose sites are let back by hand: when they were last down, a node
     /// may have forgotten.
     pub fn answers_of(&self, node: &Node, world: &World) -> Option<Vec<(String, IpAddr, Answer)>> {
         let Role::Reader { handle, .. } = &node.role else { return None };
@@ -216,7 +216,7 @@ struct Look<'a> {
     now: u64,
     /// Since the last look, in milliseconds.
     gap: u64,
-    /// It was told something since.
+    /// A message arrived since then.
     news: bool,
     /// The first look of a life.
     begins: bool,
@@ -227,7 +227,7 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn tell(&mut self, what: &str) {
+    fn trace(&mut self, what: &str) {
         self.report.trace.push(format!("{:>6} {} {what}", self.now, self.who));
     }
 
@@ -244,7 +244,7 @@ impl Look<'_> {
             self.breaks(6, &format!("ran generation {old} and took up {new}"));
         }
         memory.generation = new;
-        self.tell(&format!("runs generation {new}"));
+        self.trace(&format!("runs generation {new}"));
         let found = fingerprint(self.snapshot);
         if *content.entry((self.engine, new)).or_insert_with(|| found.clone()) != found {
             self.breaks(6, &format!("has another configuration that bears generation {new}"));
@@ -259,12 +259,12 @@ impl Look<'_> {
             states.insert(key.clone(), state);
             let before = memory.states.get(key).copied().unwrap_or_default();
             if state != before {
-                self.tell(&format!("{} {before} -> {state}", target.site));
+                self.trace(&format!("{} {before} -> {state}", target.site));
             }
             let needed = target.check.quorum.votes_needed(vantages.len());
             let held = if self.begins { memory.may_begin_with(key, state, inputs) } else { state == before };
             if !held && !inputs.justifies(key, state, &vantages, needed) {
-                let (verb, of) = (if self.begins { "begins with" } else { "believes" }, vantages.len());
+                let (verb, of) = (if self.begins { "begins with" } else { "holds" }, vantages.len());
                 let site = &target.site;
                 self.breaks(4, &format!("{verb} {state} of {key} at {site} (before: {before}) without {needed} fresh votes of {of}"));
             }
@@ -302,7 +302,7 @@ impl Look<'_> {
                 if memory.answers.get(&key) == Some(&given) {
                     continue;
                 }
-                self.tell(&format!("answers {client} for {domain} with {given:?}"));
+                self.trace(&format!("answers {client} for {domain} with {given:?}"));
                 let before = memory.answers.insert(key, given);
                 if before.is_some()
                     && !self.news
@@ -310,7 +310,9 @@ impl Look<'_> {
                 {
                     self.breaks(
                         1,
-                        &format!("heard nothing and answers {client} for {domain} otherwise than {before:?}"),
+                        &format!(
+                            "received nothing and answers {client} for {domain} otherwise than {before:?}"
+                        ),
                     );
                 }
             }
@@ -318,7 +320,7 @@ impl Look<'_> {
     }
 }
 
-/// Everything that steers, in words.
+/// Everything that decides answers, as text.
 fn fingerprint(snapshot: &Snapshot) -> String {
     let mut domains: Vec<String> = snapshot.domains.values().map(|it| format!("{:?}", it.domain)).collect();
     domains.sort();

@@ -1,12 +1,12 @@
 //! Deterministic simulation: the program's own prober, control, engine and follower in one process, with only the rim
-//! replaced: clocks, network, targets and disks. A seed draws a world and what goes wrong in it; a checker beside the
-//! readers says which invariant of the design does not hold.
+//! replaced: clocks, network, targets and disks. A seed gives a world and its faults; a checker beside the
+//! readers reports the invariants of the design that do not hold.
 //!
 //! `WAYPOST_SEED=n cargo test --test sim one_seed -- --nocapture` plays one seed and prints its trace, with
-//! `WAYPOST_MESSAGES=1` every message of it; `WAYPOST_SEEDS=n` says how many seeds are played (50, or 1,000 in full).
+//! `WAYPOST_MESSAGES=1` every message of it; `WAYPOST_SEEDS=n` sets how many seeds are played (50, or 1,000 in full).
 //!
-//! What makes a seed repeat itself: nodes meet only between windows of time; a message's latency and loss follow from
-//! what it is about, not from who of two tasks sent first; each node has its own source of chance.
+//! A seed repeats itself because nodes meet only between windows of time; a message's latency and loss follow from
+//! its content, not from which of two tasks sent first; and each node has its own source of random numbers.
 
 #![allow(
     clippy::unwrap_used,
@@ -82,15 +82,15 @@ fn search(
 #[test]
 fn invariants_hold_in_every_seed() {
     let failed = search(seeds(), 10, Sabotage::None, |report| !report.violations.is_empty());
-    let told = failed.iter().map(|(seed, report)| {
+    let lines = failed.iter().map(|(seed, report)| {
         let first = report.violations.first().map_or("", String::as_str);
         format!("WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}")
     });
-    let told: Vec<String> = told.collect();
-    assert!(told.is_empty(), "play them again:\n{}", told.join("\n"));
+    let lines: Vec<String> = lines.collect();
+    assert!(lines.is_empty(), "play them again:\n{}", lines.join("\n"));
 }
 
-/// Plays `WAYPOST_SEED`, and says everything.
+/// Plays `WAYPOST_SEED`, and prints its trace.
 #[test]
 fn one_seed() {
     let Ok(seed) = std::env::var("WAYPOST_SEED") else { return };
@@ -113,7 +113,7 @@ fn a_seed_repeats_itself() {
 fn breaks(sabotage: Sabotage, invariant: &str) {
     let named = |report: &Report| report.violations.iter().any(|it| it.starts_with(invariant));
     let noticed = search(200, 1, sabotage, named);
-    assert!(!noticed.is_empty(), "{sabotage:?} breaks {invariant}, and nobody notices");
+    assert!(!noticed.is_empty(), "{sabotage:?} breaks {invariant}, and the checker does not notice");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The simulated network: requests and answers that take their time, get lost, come twice or late, and links that are
-//! cut. Every draw is a hash of the seed and of the message, so that who asks first in an instant changes nothing.
+//! cut. Every draw is a hash of the seed and of the message, so that the order of requests in an instant changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,11 +22,11 @@ use tokio::{
 /// Nodes run this long, in milliseconds of true time, without hearing of one another: the least latency.
 pub const WINDOW: u64 = 20;
 
-/// A node, a site, or the place where canaries stand.
+/// A node, a site, or the place of the canaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u16);
 
-/// What is asked of an engine.
+/// A request to an engine.
 #[derive(Clone, Debug)]
 pub enum Call {
     Get(String, Option<Wait>),
@@ -39,7 +39,7 @@ pub enum Call {
     Sessions,
 }
 
-/// What an engine says.
+/// The answer of an engine.
 #[derive(Clone, Debug)]
 pub enum Value {
     Entry(Indexed<Option<KvEntry>>),
@@ -52,7 +52,7 @@ pub enum Value {
     Sessions(Vec<Session>),
 }
 
-/// What nodes ask of one another.
+/// A request between nodes.
 #[derive(Clone, Debug)]
 pub enum Request {
     Engine(Call),
@@ -100,7 +100,7 @@ impl Request {
     }
 }
 
-/// What they answer.
+/// The answer to it.
 #[derive(Clone, Debug)]
 pub enum Response {
     Engine(Result<Value, EngineError>),
@@ -139,15 +139,15 @@ fn pair(a: Id, b: Id) -> Pair {
     if a < b { (a, b) } else { (b, a) }
 }
 
-/// The state of the network and of what stands around it.
+/// The state of the network and of what is outside of it.
 #[derive(Debug, Default)]
 pub struct State {
     seed: u64,
-    /// How often a node asked something.
+    /// The number of requests of a node about one subject.
     numbers: BTreeMap<(Id, u64), u64>,
     in_flight: BTreeMap<(u64, Id, Id, u64, bool), Message>,
     waiting: BTreeMap<(Id, u64), oneshot::Sender<Response>>,
-    asked: BTreeMap<(Id, u64), Id>,
+    requests: BTreeMap<(Id, u64), Id>,
     cuts: BTreeMap<Pair, Gone>,
     slow: BTreeMap<Pair, u64>,
     lossy: BTreeMap<Pair, f64>,
@@ -175,12 +175,12 @@ impl State {
         self.cuts.insert(pair(a, b), how);
         if how == Gone::Refused {
             let broken: Vec<_> = self
-                .asked
+                .requests
                 .iter()
                 .filter(|((from, _), to)| pair(*from, **to) == pair(a, b))
                 .map(|(it, _)| *it)
                 .collect();
-            broken.into_iter().for_each(|asked| self.reset(asked));
+            broken.into_iter().for_each(|request| self.reset(request));
         }
     }
 
@@ -208,15 +208,16 @@ impl State {
         self.cuts.get(&pair(a, b)).copied()
     }
 
-    /// The node died: what it waited for is forgotten, who waits for it is told or not.
+    /// The node died: its requests are forgotten, and those that wait for it get a reset or nothing.
     pub fn crash(&mut self, node: Id, how: Gone) {
         self.down.insert(node);
         self.waiting.retain(|(from, _), _| *from != node);
-        let asked: Vec<_> = self.asked.iter().filter(|(_, to)| **to == node).map(|(it, _)| *it).collect();
-        self.asked.retain(|(from, _), to| *from != node && *to != node);
+        let requests: Vec<_> =
+            self.requests.iter().filter(|(_, to)| **to == node).map(|(it, _)| *it).collect();
+        self.requests.retain(|(from, _), to| *from != node && *to != node);
         self.in_flight.retain(|_, message| message.from != node && message.to != node);
         if how == Gone::Refused {
-            asked.into_iter().for_each(|asked| self.reset(asked));
+            requests.into_iter().for_each(|request| self.reset(request));
         }
     }
 
@@ -228,10 +229,10 @@ impl State {
         self.down.contains(&node)
     }
 
-    fn reset(&mut self, asked: (Id, u64)) {
-        self.asked.remove(&asked);
-        if let Some(answer) = self.waiting.remove(&asked) {
-            // Who asked may have given up.
+    fn reset(&mut self, request: (Id, u64)) {
+        self.requests.remove(&request);
+        if let Some(answer) = self.waiting.remove(&request) {
+            // The node that sent the request may have given up.
             let _ = answer.send(Response::Reset);
         }
     }
@@ -253,7 +254,7 @@ impl State {
     }
 
     fn send(&mut self, from: Id, to: Id, request: Request, at: u64) -> oneshot::Receiver<Response> {
-        // Numbered by what it is about, so that it does not matter which of two tasks of a node asks first.
+        // Numbered by what it is about, so that the order of two tasks of a node does not matter.
         let about = request.about(to);
         let count = self.numbers.entry((from, about)).or_default();
         *count += 1;
@@ -268,7 +269,7 @@ impl State {
             None => None,
         };
         self.waiting.insert((from, number), answer);
-        self.asked.insert((from, number), to);
+        self.requests.insert((from, number), to);
         let reply = |body| Message { from: to, to: from, number, body };
         match refused {
             Some(Gone::Silent) => {}
@@ -304,17 +305,17 @@ impl State {
         std::mem::replace(&mut self.in_flight, later).into_values().collect()
     }
 
-    /// Hands an answer to who waits for it.
+    /// Gives an answer to the task that waits for it.
     pub fn answer(&mut self, to: Id, number: u64, response: Response) {
-        self.asked.remove(&(to, number));
+        self.requests.remove(&(to, number));
         if let Some(answer) = self.waiting.remove(&(to, number)) {
-            // Who asked may have given up.
+            // The node that sent the request may have given up.
             let _ = answer.send(response);
         }
     }
 }
 
-/// The network as everybody holds it.
+/// The network, shared by all nodes.
 pub type Net = Arc<Mutex<State>>;
 
 pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -344,7 +345,7 @@ impl Seat {
         began + Duration::from_secs_f64((at - since) as f64 / 1_000.0 * self.rate)
     }
 
-    /// Asks and waits; `None` when nothing came of it.
+    /// Sends a request and waits; `None` without an answer.
     pub async fn call(&self, to: Id, request: Request, patience: Duration) -> Option<Response> {
         let answered = lock(&self.net).send(self.id, to, request, self.true_now());
         match timeout(patience, answered).await {

@@ -31,7 +31,7 @@ pub struct Node {
     pub id: Id,
     pub seat: Seat,
     pub role: Role,
-    /// None while it is dead; an engine that keeps its disk stays, and nobody reaches it.
+    /// None while it is dead. An engine that keeps its disk stays, and no node reaches it.
     pub runtime: Option<Runtime>,
     pub life: u32,
     pub memory: LastGood,

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Default)]
 pub struct Operated {
     pub newest: Generation,
-    /// It lost what it was told: to be restored.
+    /// It lost its documents and has to be restored.
     pub stale: bool,
     backup: Vec<KvEntry>,
 }
@@ -57,7 +57,7 @@ impl Simulation {
         if operated.backup.is_empty() {
             operated.backup = backup;
         }
-        self.tell(format!("{} holds generation {generation}", World::name(id)));
+        self.trace(format!("{} holds generation {generation}", World::name(id)));
     }
 
     /// The engine's disk is exchanged for an old copy.

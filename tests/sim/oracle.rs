@@ -1,5 +1,5 @@
-//! What a reader was told, kept beside it: whether a verdict has the votes it needs is counted here a second time, from
-//! the messages alone.
+//! The messages that a reader received, kept beside it: the votes for a verdict are counted here a second time, from the
+//! messages alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,26 +18,26 @@ use tokio::time::Instant;
 /// decided within them.
 const FRESH: Duration = Duration::from_millis(6_200);
 
-/// What one vantage was heard to say.
+/// The reports of one vantage.
 #[derive(Clone, Debug, Default)]
-struct Heard {
+struct Reported {
     heartbeat: Option<Heartbeat>,
     moved: Option<Instant>,
     votes: BTreeMap<TargetKey, State>,
 }
 
-type Votes = BTreeMap<Name, Heard>;
+type Votes = BTreeMap<Name, Reported>;
 
-/// Everything one life of a reader was told.
+/// All messages that a reader received since its start.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    heard: Votes,
-    /// As it stood before each message since the last look.
+    reported: Votes,
+    /// The reports before each message since the last look.
     before: Vec<Votes>,
     published: BTreeMap<TargetKey, State>,
     /// Counts the messages.
     pub count: u64,
-    /// The engine could not be asked, and since when nothing came.
+    /// The engine could not be read.
     pub away: bool,
     forged: u64,
     /// When a message last came, by true time.
@@ -45,7 +45,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Nothing came of a call.
+    /// A call had no answer.
     pub fn cut_off(&mut self) {
         self.away = true;
     }
@@ -65,12 +65,12 @@ impl Inputs {
     pub fn take_in(&mut self, prefix: &str, entries: &[KvEntry], now: u64) {
         match prefix {
             keys::HEARTBEATS => {
-                self.before.push(self.heard.clone());
+                self.before.push(self.reported.clone());
                 entries.iter().for_each(|entry| self.heartbeat(entry));
             }
             keys::OBSERVATIONS => {
-                self.before.push(self.heard.clone());
-                self.heard.values_mut().for_each(|heard| heard.votes.clear());
+                self.before.push(self.reported.clone());
+                self.reported.values_mut().for_each(|reported| reported.votes.clear());
                 entries.iter().for_each(|entry| self.observations(entry));
             }
             keys::VERDICTS => {
@@ -89,17 +89,17 @@ impl Inputs {
     fn heartbeat(&mut self, entry: &KvEntry) {
         let Some(vantage) = keys::parse_heartbeat(&entry.key) else { return };
         let Ok(heartbeat) = serde_json::from_slice::<Heartbeat>(&entry.value) else { return };
-        let heard = self.heard.entry(vantage).or_default();
-        let before = heard.heartbeat.replace(heartbeat.clone());
+        let reported = self.reported.entry(vantage).or_default();
+        let before = reported.heartbeat.replace(heartbeat.clone());
         if before.is_some_and(|it| (it.boot, it.number) != (heartbeat.boot, heartbeat.number)) {
-            heard.moved = Some(Instant::now());
+            reported.moved = Some(Instant::now());
         }
     }
 
     fn observations(&mut self, entry: &KvEntry) {
         let Some((vantage, _)) = keys::parse_observations(&entry.key) else { return };
         let Ok(shard) = serde_json::from_slice::<ObservationShard>(&entry.value) else { return };
-        let votes = &mut self.heard.entry(vantage).or_default().votes;
+        let votes = &mut self.reported.entry(vantage).or_default().votes;
         votes.extend(shard.observations.into_iter().map(|it| (it.target, it.state)));
     }
 
@@ -122,15 +122,15 @@ impl Inputs {
         needed: usize,
     ) -> bool {
         let now = Instant::now();
-        let counts = |heard: &Heard| {
-            heard.moved.is_some_and(|moved| now - moved < FRESH)
-                && heard.heartbeat.as_ref().is_some_and(|it| !it.withheld)
-                && heard.votes.get(target) == Some(&state)
+        let counts = |reported: &Reported| {
+            reported.moved.is_some_and(|moved| now - moved < FRESH)
+                && reported.heartbeat.as_ref().is_some_and(|it| !it.withheld)
+                && reported.votes.get(target) == Some(&state)
         };
-        let votes = |heard: &Votes| {
-            heard.iter().filter(|(name, it)| vantages.contains(*name) && counts(it)).count() >= needed
+        let votes = |reported: &Votes| {
+            reported.iter().filter(|(name, it)| vantages.contains(*name) && counts(it)).count() >= needed
         };
-        votes(&self.heard) || self.before.iter().any(votes)
+        votes(&self.reported) || self.before.iter().any(votes)
     }
 
     /// True if the verdict was read from the engine.

@@ -41,7 +41,7 @@ const PLAIN: Duration = Duration::from_secs(2);
 pub struct Link {
     pub seat: Seat,
     pub engine: Id,
-    /// What this node was told, for the oracle.
+    /// The messages that this node received, for the oracle.
     pub inputs: Arc<Mutex<Inputs>>,
     pub sabotage: Sabotage,
 }
@@ -176,28 +176,28 @@ pub async fn serve(engine: &dyn Engine, call: Call) -> Answer<Value> {
     })
 }
 
-/// What a vantage has to show for what it tells.
+/// The failed probes that justify the reports of a vantage.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// When a target last failed while this vantage could reach others, by true time.
     failed: BTreeMap<TargetKey, u64>,
-    told_down: BTreeSet<TargetKey>,
-    /// Told Down without withholding, and without any such failure.
+    reported_down: BTreeSet<TargetKey>,
+    /// Reports of Down that were not withheld, without any such failure.
     pub slander: Vec<String>,
 }
 
 impl Evidence {
-    /// A failure is long since told, or was nobody's but this vantage's own, after this long.
+    /// After this long, a failure has been reported, or was this vantage's own.
     const KEPT: u64 = 12_000;
 
-    fn told(&mut self, batch: &Batch, now: u64) {
+    fn reported(&mut self, batch: &Batch, now: u64) {
         for seen in batch.observations.iter().filter(|_| !batch.withheld) {
             if seen.state != State::Down {
-                self.told_down.remove(&seen.target);
-            } else if self.told_down.insert(seen.target.clone())
+                self.reported_down.remove(&seen.target);
+            } else if self.reported_down.insert(seen.target.clone())
                 && self.failed.get(&seen.target).is_none_or(|at| at + Self::KEPT < now)
             {
-                self.slander.push(format!("{} told of {}: {}", batch.vantage, seen.target, seen.reason));
+                self.slander.push(format!("{} reported {}: {}", batch.vantage, seen.target, seen.reason));
             }
         }
     }
@@ -221,9 +221,9 @@ impl Admin for Office {
     }
 
     async fn report(&self, batch: &Batch) -> Result<BatchReply, Failed> {
-        // Without canaries, one that is cut off from some of its targets cannot tell; the quorum has to.
+        // Without canaries, a vantage that is cut off from some of its targets does not notice it; the quorum decides.
         if self.canaries {
-            lock(&self.evidence).told(batch, self.seat.true_now());
+            lock(&self.evidence).reported(batch, self.seat.true_now());
         }
         let patience = if batch.full { PLAIN * 5 } else { PLAIN };
         match self.seat.call(self.control, Request::Report(batch.clone()), patience).await {

@@ -25,19 +25,19 @@ const SETTLED: u64 = 1_500;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
     None,
-    /// Heartbeats that stand still count as moving.
+    /// Heartbeats that do not change count as changing.
     CountStale,
     /// A reader forgets which generation it had.
     AdoptOlder,
     /// Sites that are Down are left out of answers, also when nothing is left.
     EmptyWhenDown,
-    /// A reader that hears nothing of its engine believes nothing any more.
+    /// A reader that is cut off from its engine drops its verdicts.
     ForgetWhenCut,
     /// A vantage's canaries always answer.
     BlindToItself,
 }
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub trace: Vec<String>,
@@ -54,8 +54,8 @@ pub struct Simulation {
     pub nodes: BTreeMap<Id, Node>,
     pub report: Report,
     pub sabotage: Sabotage,
-    /// Every message is told.
-    wordy: bool,
+    /// Every message is part of the trace.
+    with_messages: bool,
     pub overrides: BTreeMap<u16, String>,
     pub operated: BTreeMap<Id, Operated>,
     checker: Checker,
@@ -81,7 +81,7 @@ impl Simulation {
             nodes: BTreeMap::new(),
             report: Report::default(),
             sabotage,
-            wordy: std::env::var_os("WAYPOST_MESSAGES").is_some(),
+            with_messages: std::env::var_os("WAYPOST_MESSAGES").is_some(),
             overrides: BTreeMap::new(),
             operated: BTreeMap::new(),
             checker,
@@ -97,7 +97,7 @@ impl Simulation {
             world.readers,
             world.documents
         );
-        simulation.tell(drawn);
+        simulation.trace(drawn);
         for id in simulation.world.nodes() {
             simulation.boot(id, LastGood::in_memory(), 1);
             if id.0 < 10 {
@@ -107,7 +107,7 @@ impl Simulation {
         simulation
     }
 
-    pub fn tell(&mut self, what: impl AsRef<str>) {
+    pub fn trace(&mut self, what: impl AsRef<str>) {
         self.report.trace.push(format!("{:>6} {}", self.now, what.as_ref()));
     }
 
@@ -133,7 +133,7 @@ impl Simulation {
             }
         }
         let found = self.report.violations.clone();
-        found.iter().for_each(|it| self.tell(format!("VIOLATION {it}")));
+        found.iter().for_each(|it| self.trace(format!("VIOLATION {it}")));
     }
 
     /// Lets every node run for one window.
@@ -141,7 +141,7 @@ impl Simulation {
         let arrived = lock(&self.net).arrived(self.now);
         let mut mail: BTreeMap<Id, Vec<Message>> = BTreeMap::new();
         for message in arrived {
-            if self.wordy {
+            if self.with_messages {
                 let body: String = format!("{:?}", message.body).chars().take(240).collect();
                 let (from, to) = (World::name(message.from), World::name(message.to));
                 self.report
@@ -178,7 +178,7 @@ impl Simulation {
         self.nodes.values().find_map(with_the_truth).or_else(|| self.disagreement_among_readers())
     }
 
-    /// Nodes that believe the same answer everybody the same, whatever the policy.
+    /// Nodes with the same verdicts give every client the same answer, with every policy.
     fn disagreement_among_readers(&self) -> Option<String> {
         let answers = |node: &Node| Some((World::name(node.id), self.checker.answers_of(node, &self.world)?));
         let mut readers = self.nodes.values().filter_map(answers);
@@ -220,7 +220,7 @@ impl Simulation {
     }
 
     fn happen(&mut self, event: Event) {
-        self.tell(format!("{event:?}"));
+        self.trace(format!("{event:?}"));
         match event {
             Event::Dies(site, how) => drop(lock(&self.net).dead.insert(site, how)),
             Event::Serves(site) => drop(lock(&self.net).dead.remove(&site)),

@@ -1,4 +1,4 @@
-//! What a seed draws: a world, and what goes wrong in it.
+//! What a seed decides: a world, and its faults.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -29,7 +29,7 @@ pub struct World {
     pub clocks: BTreeMap<Id, f64>,
 }
 
-/// Something that happens to the world.
+/// An event in the world.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Dies(Id, Gone),
@@ -237,7 +237,7 @@ fn policy(sites: &[String], random: &mut fastrand::Rng) -> String {
     }
 }
 
-/// Draws what goes wrong.
+/// Draws the faults.
 struct Faults<'a> {
     world: &'a World,
     random: &'a mut fastrand::Rng,
@@ -352,7 +352,7 @@ impl Faults<'_> {
         let mut nodes: Vec<Id> = self.world.nodes().into_iter().filter(dies).collect();
         let how = self.how();
         if kind == 3 {
-            // Every reader, and whoever it could ask; the readers come back long before.
+            // Every reader, and every node that it could read from; the readers come back long before.
             nodes.retain(|it| it.0 < 30);
             for n in 0..self.world.readers {
                 let back = Event::Restart { node: World::reader(n), disk: true };

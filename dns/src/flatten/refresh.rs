@@ -303,9 +303,9 @@ fn built(resolvers: &[SocketAddr]) -> Option<TokioResolver> {
 }
 
 fn server(address: &SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut it| {
-        it.port = address.port();
-        it
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
     });
     NameServerConfig::new(address.ip(), true, connections.into())
 }

@@ -151,8 +151,8 @@ mod tests {
             ("1.1.0.9.10.in-addr.arpa", Query::Outside),
             ("", Query::Outside),
         ];
-        for (key, it) in expected {
-            assert_eq!(query(key), it, "{key}");
+        for (key, wanted) in expected {
+            assert_eq!(query(key), wanted, "{key}");
         }
     }
 

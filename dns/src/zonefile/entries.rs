@@ -312,10 +312,10 @@ impl Reading<'_> {
         let at = Place { file: Arc::clone(&self.file), line: first.line };
         let inside = self.origin.clone();
         let mut names = rdata::below(inside.as_ref());
-        let misplaced = |it: rdata::Wrong| {
-            let word = it.word.and_then(|at| data.get(at));
+        let misplaced = |error: rdata::Wrong| {
+            let word = error.word.and_then(|at| data.get(at));
             let line = word.or_else(|| data.last()).unwrap_or(first).line;
-            Wrong { line, column: word.map(|word| word.column), what: it.what }
+            Wrong { line, column: word.map(|word| word.column), what: error.what }
         };
         if what == SOA {
             let (soa, minimum) = rdata::start_of_authority(data, &mut names).map_err(misplaced)?;

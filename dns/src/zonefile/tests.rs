@@ -32,9 +32,9 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 fn records(zone: &Zone) -> Vec<String> {
-    let shown = |it: &StaticRecord| {
-        let ttl = it.ttl.unwrap_or(zone.ttl).as_secs();
-        format!("{} {ttl} {} {}", it.name, plain_type(&it.data), Data::Plain(it.data.clone()))
+    let shown = |record: &StaticRecord| {
+        let ttl = record.ttl.unwrap_or(zone.ttl).as_secs();
+        format!("{} {ttl} {} {}", record.name, plain_type(&record.data), Data::Plain(record.data.clone()))
     };
     zone.records.iter().map(shown).collect()
 }
@@ -212,9 +212,9 @@ fn written(zone: &Zone) -> String {
     for server in &zone.nameservers {
         writeln!(out, "{apex}. {} NS {}.", zone.ttl.as_secs(), server.name).unwrap();
     }
-    for it in &zone.records {
-        let (ttl, kind) = (it.ttl.unwrap_or(zone.ttl).as_secs(), plain_type(&it.data));
-        writeln!(out, "{}. {ttl} IN {kind} {}", it.name, Data::Plain(it.data.clone())).unwrap();
+    for record in &zone.records {
+        let (ttl, kind) = (record.ttl.unwrap_or(zone.ttl).as_secs(), plain_type(&record.data));
+        writeln!(out, "{}. {ttl} IN {kind} {}", record.name, Data::Plain(record.data.clone())).unwrap();
     }
     out
 }

@@ -43,11 +43,11 @@ pub(super) fn authority(host: Option<&str>, address: SocketAddr, usual: u16) -> 
 }
 
 fn lost(error: impl std::error::Error) -> Fault {
-    let mut words = error.to_string();
+    let mut text = error.to_string();
     if let Some(source) = error.source() {
-        words = format!("{words}: {source}");
+        text = format!("{text}: {source}");
     }
-    Fault::Target(format!("no valid HTTP response: {words}"))
+    Fault::Target(format!("no valid HTTP response: {text}"))
 }
 
 /// Sends the request of an HTTP check and reads as much of the response as the check needs.

@@ -146,14 +146,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_rcode_and_the_record_decide() {
-        for (it, rcode, up) in [
+        for (question, rcode, up) in [
             (question(0, None), ResponseCode::NoError, true),
             (question(0, Some("192.0.2.1")), ResponseCode::NoError, true),
             (question(0, Some("192.0.2.2")), ResponseCode::NoError, false),
             (question(0, None), ResponseCode::ServFail, false),
             (question(5, None), ResponseCode::Refused, true),
         ] {
-            let outcome = ask(it, rcode).await;
+            let outcome = ask(question, rcode).await;
             assert_eq!(matches!(outcome, Outcome::Success { .. }), up, "{outcome:?}");
         }
     }

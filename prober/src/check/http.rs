@@ -1,5 +1,5 @@
 //! The HTTP check: one request, judged by its status once the header block is complete, and by its body if the check
-//! says so.
+//! requires a text in it.
 //!
 //! The usual case, HTTP/1.1 without reading the body, is written directly to the stream: it needs a dozen lines of
 //! request and the head of the response, and a client library's connection would cost more than the probe. The other

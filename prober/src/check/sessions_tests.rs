@@ -48,7 +48,7 @@ fn result_of(outcome: Outcome) -> (bool, String) {
     }
 }
 
-/// What a check says of a server that answers one connection.
+/// The result of a check of a server that answers one connection.
 async fn checked<F: Future<Output = ()>>(
     kind: Probe,
     sockets: Sockets,
@@ -92,18 +92,18 @@ async fn other_authorities_are_trusted_without_a_restart() {
     let (authority, acceptor) = identity();
     let sockets = Sockets::new(BTreeMap::new(), Some(identity().0));
     let clone = sockets.clone();
-    let asked = async || {
+    let check = async || {
         let kind = Probe::Tls(Box::new(TlsProbe { tls: terms(Some("gw.example.com"), true, None) }));
         checked(kind, clone.clone(), async |stream| drop(acceptor.accept(stream).await)).await
     };
-    assert!(!asked().await.0);
+    assert!(!check().await.0);
     for unusable in [b"".as_slice(), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         sockets.trust(unusable).unwrap_err();
     }
     sockets.trust(&authority).unwrap();
-    let found = asked().await;
+    let found = check().await;
     assert!(found.0, "{found:?}");
-    assert!(sockets.trust(b"none").is_err() && asked().await.0, "what is in use stays");
+    assert!(sockets.trust(b"none").is_err() && check().await.0, "what is in use stays");
 }
 
 fn get(expect_body: Option<&str>, version: HttpVersion, tls: bool) -> Probe {
@@ -181,8 +181,9 @@ async fn a_grpc_servers_health_is_reported() {
         (&[0, 0, 0, 0, 2, 8, 1], "5", false, "does not know the service"),
         (&[0, 0, 0, 0, 2, 8, 1], "12", false, "no health service"),
     ] {
-        let it = GrpcProbe { service: "a.B".to_owned(), host: Some("gw.example.com".to_owned()), tls: None };
-        let found = checked(Probe::Grpc(Box::new(it)), Sockets::default(), async |stream| {
+        let probe =
+            GrpcProbe { service: "a.B".to_owned(), host: Some("gw.example.com".to_owned()), tls: None };
+        let found = checked(Probe::Grpc(Box::new(probe)), Sockets::default(), async |stream| {
             answer_two(stream, body, Some(status)).await;
         })
         .await;
@@ -194,8 +195,8 @@ async fn a_grpc_servers_health_is_reported() {
 async fn a_grpc_server_behind_tls_is_checked_too() {
     let acceptor = identity().1;
     let tls = Some(terms(None, false, None));
-    let it = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
-    let found = checked(Probe::Grpc(Box::new(it)), Sockets::default(), async |stream| {
+    let probe = GrpcProbe { service: String::new(), host: Some("gw.example.com".to_owned()), tls };
+    let found = checked(Probe::Grpc(Box::new(probe)), Sockets::default(), async |stream| {
         answer_two(acceptor.accept(stream).await.unwrap(), &[0, 0, 0, 0, 2, 8, 1], Some("0")).await;
     })
     .await;

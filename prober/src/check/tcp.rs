@@ -49,12 +49,12 @@ pub(super) async fn check(
         }
         phases.first_byte.get_or_insert_with(|| started.elapsed());
     }
-    Ok(Cow::Borrowed("it says what is expected"))
+    Ok(Cow::Borrowed("the response contains the expected text"))
 }
 
-/// True where `text` contains `words`.
-pub(super) fn contains(text: &[u8], words: &[u8]) -> bool {
-    words.is_empty() || text.windows(words.len()).any(|window| window == words)
+/// True if `text` contains `part`.
+pub(super) fn contains(text: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]
@@ -87,8 +87,8 @@ mod tests {
     async fn the_response_decides_where_one_is_expected() {
         for (answer, up) in [("220 ready\r\n", true), ("500 no\r\n", false), ("", false)] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let it = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
-            let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(it));
+            let tcp = TcpProbe { send: Some("HELO\r\n".into()), expect: Some("220 ".into()) };
+            let target = target_of(listener.local_addr().unwrap(), Probe::Tcp(tcp));
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut sent = [0; 6];

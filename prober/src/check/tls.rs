@@ -46,7 +46,7 @@ impl Trust {
         Self { extra, ..Self::default() }
     }
 
-    /// Trusts these authorities in addition to the system's; the error says why they cannot be used.
+    /// Trusts these authorities in addition to the system's; the error is why they cannot be used.
     pub(super) fn in_authorities(pem: &[u8]) -> Result<Self, String> {
         if CertificateDer::pem_slice_iter(pem).next().is_none() {
             return Err("there is no certificate in it".to_owned());

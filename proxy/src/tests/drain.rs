@@ -214,13 +214,13 @@ async fn after_done_another_id_address_or_boot_is_a_new_instance() {
     assert!(web.count() > 0, "under another id");
 
     world.discover("web", std::slice::from_ref(&web.endpoint));
-    let asked = web.count();
+    let before = web.count();
     assert_eq!(world.get("/").await.0, 503, "refused under its own");
     let mut booted = web.endpoint.clone();
     booted.meta.insert("boot".into(), "second".into());
     world.discover("web", &[booted]);
     until_answered_by(&world, "web-1").await;
-    assert!(web.count() > asked);
+    assert!(web.count() > before);
     let Request::Ended(seen) = world.request().await else { panic!("not an end") };
     assert_eq!(seen.proof, Proof::Boot);
 }
@@ -312,10 +312,10 @@ async fn a_dead_engine_delays_the_first_request_and_no_other() {
     let web = Instance::new("web-1").await;
     let mut world = with_lease(Duration::from_millis(1_500), &[&web]).await;
     eventually("the lease ran out", || world.publisher.handle().lease_lapsed()).await;
-    let asked = tokio::time::Instant::now();
+    let before = tokio::time::Instant::now();
     let (first, second) = tokio::join!(world.get("/"), world.get("/"));
     assert_eq!((first.0, second.0), (200, 200), "it serves with its last good drains");
-    let waited = asked.elapsed();
+    let waited = before.elapsed();
     assert!((350..1_300).contains(&waited.as_millis()), "{waited:?}");
     assert_eq!(world.get("/").await.0, 200);
     assert!(matches!(world.request().await, Request::RereadDrains(_)));

@@ -34,7 +34,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     eventually("the slow request is in flight", || web.count() == 1).await;
     assert_eq!(idle.get("web.example.com", "/").await.status, 200);
 
-    let asked = Instant::now();
+    let started = Instant::now();
     world.proxy.shut_down();
     world.proxy.shut_down();
     assert_eq!(world.proxy.unready(), Some("shutting down"));
@@ -43,7 +43,7 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     assert_eq!(world.get("/").await.0, 200, "it still serves during the lameduck time, also new connections");
 
     eventually("it closes", || world.proxy.status().phase == Phase::Closing).await;
-    assert!(asked.elapsed() >= Duration::from_millis(400));
+    assert!(started.elapsed() >= Duration::from_millis(400));
     assert!(idle.is_closed().await && kept.is_closed().await);
     let address = world.address();
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
@@ -65,10 +65,10 @@ async fn the_deadline_cuts_off_what_does_not_end() {
     let mut slow = world.client().await;
     slow.send(HELD).await;
     eventually("the slow request is in flight", || web.count() == 1).await;
-    let asked = Instant::now();
+    let started = Instant::now();
     world.proxy.shut_down();
     ended(&mut world).await;
-    assert!((300..2_500).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!((300..2_500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert!(slow.answer_to(false).await.is_err());
     assert_eq!(world.proxy.status().in_flight, 0);
 }

@@ -1,4 +1,4 @@
-//! Instances registered by host name: one instance, whichever of its addresses answers.
+//! Instances registered by host name: one instance, independent of which of its addresses answers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{resolve::Family, testing::endpoint};
 
-/// A gateway in front of one instance of `web` at a name that no resolver knows, with these addresses.
+/// A gateway in front of one instance of `web` at a name that no resolver resolves, with these addresses.
 async fn named(port: u16, v6: &[&str], v4: &[&str]) -> World {
     let host = "two-addresses.invalid";
     let registered = Endpoint { address: host.into(), ..endpoint("web", port) };

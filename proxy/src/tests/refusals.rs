@@ -159,15 +159,15 @@ async fn an_answer_that_ends_early_breaks_the_clients_connection() {
     let big = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nsome";
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
     let bad_chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n";
-    for said in [big, chunked, bad_chunk] {
+    for response in [big, chunked, bad_chunk] {
         for version in ["1.1", "1.0"] {
-            let web = Instance::saying("web-1", said).await;
+            let web = Instance::saying("web-1", response).await;
             let world = World::of(&[&web]).await;
             let mut client = world.client().await;
             client.send(format!("GET / HTTP/{version}\r\nHost: web.example.com\r\n\r\n")).await;
             let answer = client.answer_to(false).await;
-            assert!(answer.is_err(), "{said:?} passed as complete: {answer:?}");
-            assert_eq!(world.metrics().short_answers.get(), 1, "{said:?}");
+            assert!(answer.is_err(), "{response:?} passed as complete: {answer:?}");
+            assert_eq!(world.metrics().short_answers.get(), 1, "{response:?}");
             eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
         }
     }
@@ -175,7 +175,7 @@ async fn an_answer_that_ends_early_breaks_the_clients_connection() {
 
 #[tokio::test]
 async fn ambiguous_answers_are_not_forwarded() {
-    for said in [
+    for response in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -185,11 +185,11 @@ async fn ambiguous_answers_are_not_forwarded() {
         "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
         "garbage\r\n\r\n",
     ] {
-        let web = Instance::saying("web-1", said).await;
+        let web = Instance::saying("web-1", response).await;
         let world = World::of(&[&web]).await;
         let mut client = world.client().await;
         let answer = client.get("web.example.com", "/").await;
-        assert_eq!(answer.status, 502, "{said:?}");
+        assert_eq!(answer.status, 502, "{response:?}");
         eventually("its connection is not kept", || web.open() == 0).await;
         assert_eq!(world.metrics().idle.get(), 0);
     }

@@ -115,8 +115,8 @@ async fn nothing_is_sent_again_once_the_client_got_a_byte() {
 async fn an_idle_connection_that_was_closed_costs_no_request() {
     let serve = |mut stream: tokio::net::TcpStream, number| async move {
         // The first connection serves once and is closed during the second request, as when keep-alive ends.
-        for turn in 0..if number == 0 { 2 } else { 100 } {
-            if read_head(&mut stream).await.is_empty() || (number == 0 && turn == 1) {
+        for round in 0..if number == 0 { 2 } else { 100 } {
+            if read_head(&mut stream).await.is_empty() || (number == 0 && round == 1) {
                 return;
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();

@@ -127,14 +127,15 @@ async fn with_strict_a_gateway_is_ready_only_while_its_view_is_fresh() {
     let world = World::of(&[&web]).await;
     let mut client = world.client().await;
     assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 200);
-    let view = store::beliefs::View { stale: true, since: None, reason: Some("v1 is silent".to_owned()) };
+    let view =
+        store::health_state::Staleness { stale: true, since: None, reason: Some("v1 is silent".to_owned()) };
     assert!(world.publisher.publish_view(&view));
     let strict = client.get("127.0.0.1", "/readyz?strict").await;
     assert_eq!(strict.status, 503);
     assert!(!strict.text().contains("v1"), "clients read this too: {}", strict.text());
     assert_eq!(client.get("127.0.0.1", "/readyz").await.status, 200, "it goes on serving");
     assert_eq!(client.get("web.example.com", "/").await.status, 200);
-    world.publisher.publish_view(&store::beliefs::View::default());
+    world.publisher.publish_view(&store::health_state::Staleness::default());
     assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 200);
     world.publisher.concern(store::handle::Concern::Reading, Some("refused".to_owned()));
     assert_eq!(client.get("127.0.0.1", "/readyz?strict").await.status, 503);

@@ -109,7 +109,7 @@ impl World {
         Client::connect(self.address()).await
     }
 
-    /// Asks for a path of `web.example.com` on a connection of its own: status and body.
+    /// Requests a path of `web.example.com` on a connection of its own: status and body.
     pub(super) async fn get(&self, path: &str) -> (u16, String) {
         let answer = self.client().await.get("web.example.com", path).await;
         (answer.status, answer.text())
@@ -118,7 +118,7 @@ impl World {
     /// The next request to the follower, within a few seconds.
     pub(super) async fn request(&mut self) -> Request {
         let next = tokio::time::timeout(Duration::from_secs(5), self.publisher.requests.recv());
-        next.await.expect("the gateway asks for something within five seconds").expect("it runs")
+        next.await.expect("the gateway sends a request within five seconds").expect("it runs")
     }
 
     /// True when the gateway sent no request to the follower.

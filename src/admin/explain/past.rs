@@ -80,13 +80,13 @@ fn refusal(moment: Moment, why: NotKept) -> String {
             format!("at: nothing was configured at {at}; the first documents came at {}", first.rfc3339())
         }
         NotKept::Forgotten { earliest: Some(earliest) } => format!(
-            "at: what decided at {at} is not kept any more; the earliest moment that can be asked is {} \
+            "at: what decided at {at} is not kept any more; the earliest moment that can be explained is {} \
              (see history_commits and history_bytes in [control])",
             earliest.rfc3339()
         ),
         NotKept::Forgotten { earliest: None } => format!(
             "at: what decided at {at} is not kept: the present documents were committed by an older version, and \
-             moments can be asked from the next commit on"
+             moments can be explained from the next commit on"
         ),
     }
 }
@@ -96,18 +96,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_can_be_asked() {
+    fn a_refusal_names_the_moments_that_can_be_explained() {
         let (at, later) = (Moment(1_790_000_000_000), Moment(1_790_000_100_000));
-        let said = |why| refusal(at, why);
+        let text = |why| refusal(at, why);
         assert_eq!(
-            said(NotKept::NothingYet { first: later }),
+            text(NotKept::NothingYet { first: later }),
             "at: nothing was configured at 2026-09-21T14:13:20Z; the first documents came at 2026-09-21T14:15:00Z"
         );
-        let forgotten = said(NotKept::Forgotten { earliest: Some(later) });
+        let forgotten = text(NotKept::Forgotten { earliest: Some(later) });
         assert!(
-            forgotten.contains("the earliest moment that can be asked is 2026-09-21T14:15:00Z"),
+            forgotten.contains("the earliest moment that can be explained is 2026-09-21T14:15:00Z"),
             "{forgotten}"
         );
-        assert!(said(NotKept::Forgotten { earliest: None }).contains("from the next commit on"));
+        assert!(text(NotKept::Forgotten { earliest: None }).contains("from the next commit on"));
     }
 }

@@ -19,7 +19,7 @@ use crate::api::{
     TargetStatus, ViewStatus,
 };
 
-/// A node may run an older generation for this long, since taking one in and saying so takes a heartbeat or two.
+/// A node may run an older generation for this long, since a node needs a heartbeat or two to take it in and report it.
 const MAY_LAG: Duration = Duration::from_secs(10);
 /// The number of findings of one kind that are listed.
 const MAX_ALIKE: usize = 20;
@@ -129,8 +129,8 @@ fn frozen(status: &Status, now: Moment, found: &mut Found) {
             held => format!(": {}", list(held)),
         };
         let text = format!(
-            "health in cluster {cluster} is frozen{since}: more targets look down at once than its guard believes, so \
-             their last good verdicts stay{which}; where a site is really dead, force it down (waypost override set)"
+            "health in cluster {cluster} is frozen{since}: more targets are down at once than its guard allows, so \
+             their last good verdicts are kept{which}; where a site is really dead, force it down (waypost override set)"
         );
         found.problem("frozen", cluster, text);
     }
@@ -147,7 +147,7 @@ fn answers(status: &Status, found: &mut Found) {
     let mut alike: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for domain in &status.domains {
         let answers = domain.answers.join(", ");
-        let said = match domain.answering {
+        let finding = match domain.answering {
             Answering::Normal => continue,
             Answering::FailOpen if domain.is_answered_by_force() => {
                 ("fail_open", format!("{answers} is down and forced up, so clients are still sent there"))
@@ -155,7 +155,7 @@ fn answers(status: &Status, found: &mut Found) {
             Answering::Unknown => (
                 "unknown",
                 format!(
-                    "nothing is known of the health of the sites; clients are sent to {answers} on trust"
+                    "the health of the sites is unknown; clients are sent to {answers} without a verdict"
                 ),
             ),
             Answering::FailOpen => {
@@ -171,10 +171,10 @@ fn answers(status: &Status, found: &mut Found) {
                 ("backup", format!("no site is left ({}): the backup addresses are answered", tiers(domain)))
             }
         };
-        alike.entry(said).or_default().push(domain.name.clone());
+        alike.entry(finding).or_default().push(domain.name.clone());
     }
     for ((kind, text), mut domains) in alike {
-        // Shorter names first: those of UUID domains are long and tell people less.
+        // Shorter names first: those of UUID domains are long, and people do not recognise them.
         domains.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         let first = domains.first().cloned().unwrap_or_default();
         let verb = match (kind, domains.len()) {
@@ -303,7 +303,7 @@ fn targets(status: &Status, now: Moment, found: &mut Found) {
             blind.push(name(target));
         } else {
             let text = format!(
-                "vantages do not agree about {}: {} see it up, {} down, {} do not know; it stays {}",
+                "vantages disagree about {}: {} up, {} down, {} unknown; its verdict stays {}",
                 name(target),
                 tally.up,
                 tally.down,
@@ -315,7 +315,7 @@ fn targets(status: &Status, now: Moment, found: &mut Found) {
     }
     if !blind.is_empty() && status.engine_error.is_none() && !status.view.stale {
         let text = format!(
-            "too few vantages are heard to judge {}: the last verdicts stay, whatever happens there",
+            "too few vantages report to judge {}: the last verdicts are kept, and changes there are not noticed",
             list(&blind)
         );
         found.problem("held", "health", text);
@@ -355,12 +355,12 @@ fn services(status: &Status, found: &mut Found) {
             ("unreachable", _) if status.engine_error.is_none() => found.problem(
                 "service_unreachable",
                 name,
-                format!("the registry cannot be asked for service {name}, its last instances stay: {reason}"),
+                format!("the registry cannot be read for service {name}, and its last known instances stay in use: {reason}"),
             ),
             ("suspicious", _) => found.problem(
                 "service_suspicious",
                 name,
-                format!("the registry's answer for service {name} is not believed, its last instances stay: {reason}"),
+                format!("the registry's answer for service {name} is suspicious, and its last known instances stay in use: {reason}"),
             ),
             (_, Some(known)) if known.usable == 0 => {
                 let text = match known.all {
@@ -385,7 +385,7 @@ fn drains(status: &Status, found: &mut Found) {
             found.problem(
                 "drain_stuck",
                 id.clone(),
-                format!("{what} does not move: {why} (waypost drain show {id})"),
+                format!("{what} makes no progress: {why} (waypost drain show {id})"),
             );
         } else if !drain.is_over() {
             found.note("drain", id, format!("{what} is under way"));
@@ -411,7 +411,7 @@ fn vantages(status: &Status, found: &mut Found) {
         let text = match (silent.len(), status.vantages.len()) {
             (some, all) if some == all => {
                 format!(
-                    "no vantage reports ({}): the sites are not watched, and verdicts do not move",
+                    "no vantage reports ({}): the sites are not probed, and verdicts do not change",
                     list(&silent)
                 )
             }
@@ -422,7 +422,7 @@ fn vantages(status: &Status, found: &mut Found) {
     }
     for vantage in status.vantages.iter().filter(|it| it.fresh && it.withheld) {
         let text = format!(
-            "vantage {} doubts its own network (its canaries fail, or it sees everything down), so it has no vote",
+            "vantage {} reports a fault of its own network (its canaries fail, or every target is down), so it has no vote",
             vantage.name
         );
         found.problem("vantage_doubts", &vantage.name, text);
@@ -554,7 +554,7 @@ fn summary(status: &Status) -> String {
     let (vantages, nodes) = (count(status.vantages.len(), "vantage"), count(status.nodes.len(), "node"));
     let (vantages, nodes) = match status.engine_error {
         None => (with(vantages, &[(silent, "silent")]), with(nodes, &[(lost, "lost")])),
-        Some(_) => (format!("{vantages} and {nodes} (not heard: the engine is away)"), String::new()),
+        Some(_) => (format!("{vantages} and {nodes} (state unknown: the engine is away)"), String::new()),
     };
     let drains = status.drains.iter().filter(|it| !it.drain.is_over()).count();
     let drains = if drains == 0 { String::new() } else { format!("{} under way", count(drains, "drain")) };

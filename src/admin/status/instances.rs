@@ -18,9 +18,9 @@ use crate::{
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus> {
-    let told = admin.control.nodes().instances();
+    let notes = admin.control.nodes().instances();
     let with_notes = |service: &Arc<Service>| {
-        let noted = told.get(&service.consul.service).map_or_else(Vec::new, |told| noted(told));
+        let noted = notes.get(&service.consul.service).map_or_else(Vec::new, |notes| noted(notes));
         one(admin, snapshot, service, noted)
     };
     snapshot.services.values().map(with_notes).collect()
@@ -74,10 +74,11 @@ fn count(
 }
 
 /// True if requests may be sent to the instance, according to the registry and to what nodes report.
-fn is_usable(it: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
-    let unused =
-        |note: &InstanceStatus| note.state == "unused" && (&note.id, &note.node) == (&it.id, &it.node);
-    matches!(it.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
+fn is_usable(instance: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
+    let unused = |note: &InstanceStatus| {
+        note.state == "unused" && (&note.id, &note.node) == (&instance.id, &instance.node)
+    };
+    matches!(instance.state.as_str(), "passing" | "warning") && !noted.iter().any(unused)
 }
 
 /// Lists the instances of the services that are shown. Services that this node does not follow are read from the registry.
@@ -113,9 +114,9 @@ pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status
 type Noted = (InstanceStatus, Option<Moment>);
 
 /// What nodes report of a service's instances, combined by instance and state.
-fn noted(told: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
+fn noted(notes: &[(String, InstanceNote)]) -> Vec<InstanceStatus> {
     let mut all: BTreeMap<(&str, &str, &str, &str), Noted> = BTreeMap::new();
-    for (node, note) in told {
+    for (node, note) in notes {
         let key = (note.id.as_str(), note.node.as_str(), note.address.as_str(), note.state.as_str());
         let (status, since) = all.entry(key).or_insert_with(|| {
             let status = InstanceStatus {
@@ -140,7 +141,7 @@ fn instance(admin: &Admin, snapshot: &Snapshot, endpoint: &Endpoint) -> Instance
     let site = endpoint.meta.get("site").cloned();
     let lost = site.as_ref().filter(|name| !snapshot.sites.iter().any(|it| it.name.as_str() == **name));
     let drains = admin.handle.drains();
-    let shut = drains.borrow().shutting(endpoint, admin.handle.now()).map(|drain| drain.id.to_string());
+    let shut = drains.borrow().excluding(endpoint, admin.handle.now()).map(|drain| drain.id.to_string());
     let (state, reason) = if let Some(drain) = shut {
         ("draining", Some(format!("drain {drain} keeps gateways from it")))
     } else if endpoint.maintenance {

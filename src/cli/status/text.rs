@@ -104,7 +104,7 @@ fn domains(text: &mut String, status: &Status) {
                 format!("{answers} ({dead})")
             }
             Answering::Normal => answers,
-            Answering::Unknown => format!("{answers} (on trust)"),
+            Answering::Unknown => format!("{answers} (health unknown)"),
             Answering::FailOpen => format!("{answers} (FAILS OPEN)"),
             Answering::Nodata => "NOTHING".to_owned(),
             Answering::Backup => "BACKUP ADDRESSES".to_owned(),
@@ -162,8 +162,8 @@ fn vantages(text: &mut String, status: &Status) {
     let row = |vantage: &crate::api::VantageStatus| {
         let state = match (vantage.fresh, vantage.withheld) {
             (true, false) => "fresh",
-            (true, true) => "doubts itself",
-            (false, _) if away => "not heard, the engine is away",
+            (true, true) => "own network faulty",
+            (false, _) if away => "unknown, the engine is away",
             (false, _) => "silent",
         };
         vec![vantage.name.clone(), state.to_owned()]
@@ -175,9 +175,9 @@ fn vantages(text: &mut String, status: &Status) {
 fn nodes(text: &mut String, status: &Status) {
     let away = status.engine_error.is_some();
     let row = |node: &crate::api::NodeStatus| {
-        let beat = match (node.lost, away) {
+        let heartbeat = match (node.lost, away) {
             (true, _) => format!("LOST, silent for {}", node.silent),
-            (false, true) => "not known, the engine is away".to_owned(),
+            (false, true) => "unknown, the engine is away".to_owned(),
             (false, false) => format!("{} ago", node.silent),
         };
         let lags = match node.lags {
@@ -185,14 +185,14 @@ fn nodes(text: &mut String, status: &Status) {
             Some(lags) => format!(" (lags for {lags})"),
         };
         let running = format!("{}{lags}", generation(node.generation));
-        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, beat]
+        vec![node.node.clone(), node.site.clone(), node.roles.join(","), running, heartbeat]
     };
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
     section(text, "Nodes", &["NODE", "SITE", "ROLES", "GENERATION", "LAST HEARTBEAT"], &rows);
 }
 
-fn generation(it: Option<Generation>) -> String {
-    it.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
+fn generation(generation: Option<Generation>) -> String {
+    generation.map_or_else(|| "none yet".to_owned(), |it| it.to_string())
 }
 
 fn services(text: &mut String, status: &Status) {
@@ -229,17 +229,17 @@ fn instances(text: &mut String, service: &ServiceStatus) {
         true => INSTANCE_HEADS,
         false => INSTANCE_HEADS.split_at(6).0,
     };
-    let row = |it: &InstanceStatus| {
+    let row = |instance: &InstanceStatus| {
         let mut row = vec![
-            it.site.clone().unwrap_or_else(|| "-".to_owned()),
-            it.id.clone(),
-            it.node.clone(),
-            it.address.clone(),
-            it.state.replace('_', " "),
-            it.reason.clone().unwrap_or_default(),
-            it.dial.clone(),
-            it.since.clone().unwrap_or_default(),
-            it.seen_by.join(", "),
+            instance.site.clone().unwrap_or_else(|| "-".to_owned()),
+            instance.id.clone(),
+            instance.node.clone(),
+            instance.address.clone(),
+            instance.state.replace('_', " "),
+            instance.reason.clone().unwrap_or_default(),
+            instance.dial.clone(),
+            instance.since.clone().unwrap_or_default(),
+            instance.seen_by.join(", "),
         ];
         row.truncate(shown.len());
         row

@@ -78,12 +78,12 @@ fn check_document(file: &Path, text: &str, places: &Places) -> Result<(), Vec<In
         let placed = parsed.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         World::check(placed, now).map(drop)
     });
-    let at_its_line = |mut it: InputError| {
-        let place = placed(places, 0, &it.field);
-        it.file = place.map_or_else(|| file.display().to_string().into(), |place| Arc::clone(&place.file));
-        it.line = place.map(|place| place.line);
-        it.field.clear();
-        it
+    let at_its_line = |mut error: InputError| {
+        let place = placed(places, 0, &error.field);
+        error.file = place.map_or_else(|| file.display().to_string().into(), |place| Arc::clone(&place.file));
+        error.line = place.map(|place| place.line);
+        error.field.clear();
+        error
     };
     checked.map_err(|errors| errors.into_iter().map(at_its_line).collect())
 }

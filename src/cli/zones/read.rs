@@ -42,9 +42,16 @@ pub(super) fn without_occluded(mut read: Read) -> (Read, Vec<zonefile::ZoneFileE
     (read, warnings)
 }
 
-pub(super) fn of_zone_file(it: zonefile::ZoneFileError, document: &str) -> InputError {
+pub(super) fn of_zone_file(error: zonefile::ZoneFileError, document: &str) -> InputError {
     let (document, field) = (document.to_owned(), String::new());
-    InputError { file: it.file, line: it.line, document, field, problem: it.problem, expected: it.expected }
+    InputError {
+        file: error.file,
+        line: error.line,
+        document,
+        field,
+        problem: error.problem,
+        expected: error.expected,
+    }
 }
 
 /// The place in a zone file from which a field of a Zone document came; the document has `own` records of its own before

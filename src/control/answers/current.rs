@@ -203,12 +203,12 @@ impl<'s> Interner<'s> {
 
     fn sites(&mut self, view: &View<'_>, domain: &SteeredDomain, ranking: &Ranking) -> Vec<AtSite> {
         let mut sites = Vec::new();
-        for it in ranking.all() {
-            let Some(site) = domain.sites.get(usize::from(it.at)) else { continue };
+        for ranked in ranking.all() {
+            let Some(site) = domain.sites.get(usize::from(ranked.at)) else { continue };
             let addresses = self.addresses(view, site);
             let order = self.text(&order(site, view.now));
-            let site = self.text(site_name(view.snapshot, it.site));
-            sites.push(AtSite { site, tier: it.tier, order, addresses });
+            let site = self.text(site_name(view.snapshot, ranked.site));
+            sites.push(AtSite { site, tier: ranked.tier, order, addresses });
         }
         sites.sort();
         sites

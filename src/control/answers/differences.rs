@@ -165,14 +165,14 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
     let mut reasons = Vec::new();
     // Of a domain that was added or removed, single sites are not named.
     let both = !then.is_empty() && !now.is_empty();
-    for it in now.iter().filter(|_| both) {
-        let site = &it.site;
+    for current in now.iter().filter(|_| both) {
+        let site = &current.site;
         match then.iter().find(|was| was.site == *site) {
-            Some(was) if was.tier != it.tier => {
-                let (was, is, order) = (said(was.tier), said(it.tier), &it.order);
+            Some(was) if was.tier != current.tier => {
+                let (was, is, order) = (usability(was.tier), usability(current.tier), &current.order);
                 reasons.push(format!("{site} was {was} and is {is}{order}"));
             }
-            Some(was) => addresses(was, it, &mut reasons),
+            Some(was) => addresses(was, current, &mut reasons),
             None => reasons.push(format!("{site} is new")),
         }
     }
@@ -189,9 +189,9 @@ fn why(then: &[AtSite], now: &[AtSite], generation: Option<&str>) -> Text {
 }
 
 /// What is different about the addresses of a site.
-fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
-    let (site, or_unknown) = (&it.site, |state: Option<State>| state.unwrap_or_default());
-    for (address, state) in &it.addresses {
+fn addresses(was: &AtSite, current: &AtSite, reasons: &mut Vec<String>) {
+    let (site, or_unknown) = (&current.site, |state: Option<State>| state.unwrap_or_default());
+    for (address, state) in &current.addresses {
         match was.addresses.iter().find(|(known, _)| known == address) {
             Some((_, before)) if before != state => {
                 let (before, state) = (or_unknown(*before), or_unknown(*state));
@@ -202,13 +202,13 @@ fn addresses(was: &AtSite, it: &AtSite, reasons: &mut Vec<String>) {
         }
     }
     for (address, _) in &was.addresses {
-        if it.addresses.iter().all(|(known, _)| known != address) {
+        if current.addresses.iter().all(|(known, _)| known != address) {
             reasons.push(format!("{address} is no longer an address of {site}"));
         }
     }
 }
 
-const fn said(tier: Tier) -> &'static str {
+const fn usability(tier: Tier) -> &'static str {
     match tier {
         Tier::Up => "up",
         Tier::Unknown => "unknown",
@@ -243,7 +243,7 @@ fn end(site: Option<&AtSite>) -> HoldDown {
         Tier::Down => HoldDown::Ends("it is down again".into()),
         Tier::Unknown => HoldDown::Ends("it is no longer known whether it is up".into()),
         Tier::HeldDown | Tier::Draining | Tier::ForcedDown => {
-            HoldDown::Ends(format!("it is {}{order}", said(*tier)).into())
+            HoldDown::Ends(format!("it is {}{order}", usability(*tier)).into())
         }
     }
 }

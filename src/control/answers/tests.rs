@@ -3,8 +3,9 @@
 use store::{
     board::Reading,
     health::State,
-    model::{self, Family, Generation, Placed},
+    model::Family,
     steering::Tier,
+    testing::{compile_text, two_sites},
 };
 
 use super::{
@@ -13,28 +14,8 @@ use super::{
     *,
 };
 
-const SITES: &str = "
-kind: Site
-name: bj
-networks: [10.1.0.0/16]
----
-kind: Site
-name: sh
-networks: [10.2.0.0/16]
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
-ttl: 1h
-negative_ttl: 60s
----
-kind: Check
-name: web
-type: tcp
-port: 80
-interval: 1s
-timeout: 800ms
----
+/// A checked gateway domain, beside two sites.
+const DOMAIN: &str = "\
 kind: Domain
 name: gw.example.com
 cluster: main
@@ -84,21 +65,17 @@ impl Watched {
         let before = self.before.replace(seen);
         let after = self.before.as_ref().unwrap();
         before.map_or_else(Vec::new, |before| {
-            Differences::of(&before, after).lines().iter().map(said).collect()
+            Differences::of(&before, after).lines().iter().map(in_short).collect()
         })
     }
 }
 
 fn compile(gateways: &str, generation: u64, board: &Board) -> Snapshot {
-    let cluster = "---\nkind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n";
-    let documents = model::parse("small.yaml", &format!("{SITES}{cluster}gateways: {gateways}\n")).unwrap();
-    let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
-    let world = model::World::check(placed, NOW).unwrap();
-    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+    compile_text(&format!("{}---\n{DOMAIN}", two_sites(gateways)), generation, board)
 }
 
 /// A line in short.
-fn said(line: &Line) -> String {
+fn in_short(line: &Line) -> String {
     match line {
         Line::Answer { domains, clients, family, from, to, why } => {
             format!("{domains} {} {clients}: {from} -> {to} ({why})", family.as_str())
@@ -271,7 +248,7 @@ fn clusters_with_addresses_of_their_own_that_leave_a_site_are_one_line() {
     let lines = Differences::of(&world(&up), &world(&down)).lines();
     let line = "IPv4 all clients: bj -> sh (bj was up and is down)";
     let names = "d00.example, d01.example, d02.example, d03.example, d04.example and 45 more";
-    assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), [format!("{names} {line}")]);
+    assert_eq!(lines.iter().map(in_short).collect::<Vec<_>>(), [format!("{names} {line}")]);
 }
 
 #[test]

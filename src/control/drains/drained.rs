@@ -41,7 +41,7 @@ pub(in crate::control) async fn follow(shared: Arc<Shared>) {
 
 /// True while a finished drain keeps its instance out, at least at gateways that have not seen it end.
 fn keeps_out(drain: &Drain, now: Moment) -> bool {
-    drain.phase == Phase::Done && drain.shuts(now)
+    drain.phase == Phase::Done && drain.excludes(now)
 }
 
 /// True if the registry has the drained instance, as far as is known.

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     drain::{Gateway, Receipt, ending::Ended},
+    engine::follower::{Follower, News, Reading, Watched},
     keys,
 };
 
-use super::super::{Shared, liveness::is_silent, watching};
+use super::super::{Shared, liveness::is_silent};
 
 /// The longest wait for a receipt to be read.
 const MAX_WAIT: Duration = Duration::from_secs(45);
@@ -22,7 +23,7 @@ pub(in crate::control) struct Evidence {
     pub(in crate::control) endings: Vec<Ended>,
     /// Every gateway.
     pub(in crate::control) gateways: BTreeMap<String, Gateway>,
-    /// The nodes were watched for long enough to know every gateway.
+    /// The nodes were watched for long enough that every gateway is known.
     pub(in crate::control) settled: bool,
 }
 
@@ -50,16 +51,22 @@ pub(in crate::control) async fn watch_nodes(shared: Arc<Shared>) {
 
 /// Follows the receipts, and what gateways have seen to end, for ever.
 pub(in crate::control) async fn watch_receipts(shared: Arc<Shared>) {
-    let activity = ("reading the receipts of drains", "drains wait");
-    watching::follow(&shared.engine, keys::RECEIPTS, MAX_WAIT, activity, |read| match read {
-        Ok(entries) => {
-            let receipts = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            let endings = entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
-            update(&shared, |evidence| (evidence.receipts, evidence.endings) = (receipts, endings));
+    let watched = Watched::Prefix(keys::RECEIPTS.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, MAX_WAIT)
+        .reporting("reading the receipts of drains", "drains wait");
+    loop {
+        match follower.next().await {
+            News::Read(Reading { read, .. }) => {
+                let entries = read.value;
+                let receipts =
+                    entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+                let endings =
+                    entries.iter().filter_map(|it| serde_json::from_slice(&it.value).ok()).collect();
+                update(&shared, |evidence| (evidence.receipts, evidence.endings) = (receipts, endings));
+            }
+            News::Failed(_) => shared.metrics.engine_failures.increment(),
         }
-        Err(_) => shared.metrics.engine_failures.increment(),
-    })
-    .await;
+    }
 }
 
 fn update(shared: &Shared, change: impl FnOnce(&mut Evidence)) {

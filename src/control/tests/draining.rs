@@ -38,6 +38,10 @@ async fn until(control: &Running, id: &DrainId, what: &str, holds: impl Fn(&Drai
     eventually(what, async || holds(&view(control, id).await)).await;
 }
 
+async fn until_done(control: &Running, id: &DrainId) {
+    until(control, id, "the end", |view| view.drain.phase == Phase::Done).await;
+}
+
 fn laggards(view: &DrainView) -> Vec<&str> {
     view.awaited.iter().map(String::as_str).collect()
 }
@@ -59,14 +63,14 @@ async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
     assert_eq!((fixture.instances().await.len(), platform.calls().len()), (2, 0));
 
     fixture.receipt(&drain.id, "g2").await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     let [(key, body)] = platform.calls().try_into().unwrap();
     assert_eq!(key, drain.id.0);
-    let told = serde_json::json!({
+    let expected = serde_json::json!({
         "drain": drain.id, "service": "orders-in-registry", "instance": "o-1", "address": "127.0.0.9:8080",
         "unproven": [],
     });
-    assert_eq!(body, told);
+    assert_eq!(body, expected);
     let left: Vec<String> = fixture.instances().await.into_iter().map(|it| it.id).collect();
     assert_eq!(left, ["o-2"]);
     let done = view(&control, &drain.id).await;
@@ -92,7 +96,7 @@ async fn a_gateway_silent_beyond_its_lease_is_unproven_by_name() {
     let short = Drain { lease: Span(Duration::from_millis(400)), ..drain.clone() };
     fixture.set(keys::drain(&drain.id), &short).await;
     fixture.receipt(&drain.id, "g1").await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert_eq!(view(&control, &drain.id).await.drain.unproven, ["g2".to_owned()].into());
     assert_eq!(platform.calls()[0].1["unproven"], serde_json::json!(["g2"]));
     assert_eq!(control.handle.metrics().drains_unproven.get(), 1);
@@ -110,7 +114,7 @@ async fn a_gateway_that_left_is_not_waited_for() {
     until(&control, &drain.id, "both names", |view| laggards(view) == ["g1", "g2"]).await;
     fixture.receipt(&drain.id, "g1").await;
     leaver.leave(&fixture).await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert!(view(&control, &drain.id).await.drain.unproven.is_empty());
     control.stop().await;
 }
@@ -126,7 +130,7 @@ async fn a_hook_that_refuses_is_called_again_with_the_same_key() {
         view.drain.trouble.as_ref().is_some_and(|it| it.contains("503"))
     })
     .await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     let keys: Vec<String> = platform.calls().into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, vec![drain.id.0.clone(); 3]);
     assert_eq!(view(&control, &drain.id).await.drain.trouble, None);
@@ -148,13 +152,13 @@ async fn a_hook_that_never_answers_has_a_deadline_and_does_not_hold_a_cancellati
     })
     .await;
     eventually("the next call", async || control.handle.metrics().hook_calls.get() >= 2).await;
-    let asked = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     control.handle.cancel(&drain.id.0, "ops").await.unwrap();
     until(&control, &drain.id, "the end", |view| {
         view.drain.phase == Phase::Cancelled && view.drain.trouble.is_none()
     })
     .await;
-    assert!(asked.elapsed() < Duration::from_millis(1_500), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}", started.elapsed());
     control.stop().await;
 }
 
@@ -176,7 +180,7 @@ async fn a_cancelled_drain_is_called_off_and_the_instance_stays() {
     let again = control.handle.drain(order("o-1", &hook)).await.unwrap();
     assert_ne!(again.id, drain.id, "and may be drained again");
     fixture.receipt(&again.id, "g1").await;
-    until(&control, &again.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &again.id).await;
     assert_eq!(platform.calls().len(), 1);
     // After that, cancelling lets the instance in without further proof that it has ended.
     let late = control.handle.cancel(&again.id.0, "ops").await.unwrap();
@@ -222,7 +226,7 @@ async fn a_control_that_crashed_is_succeeded_in_the_middle() {
 
     // The same node: its predecessor's session is ended, so that the lock is free at once and not after its TTL.
     let second = fixture.control("c1");
-    until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&second, &drain.id).await;
     assert_eq!(platform.calls().len(), 1);
     assert_eq!(view(&second, &drain.id).await.receipts.len(), 2);
     second.stop().await;
@@ -244,7 +248,7 @@ async fn only_one_control_drives_and_the_other_takes_over() {
     first.stop().await;
     eventually("the locks", async || second.handle.metrics().locks_held.get() == 2).await;
     fixture.receipt(&drain.id, "g1").await;
-    until(&second, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&second, &drain.id).await;
     assert_eq!(platform.calls().len(), 1);
     drop(gateway);
     second.stop().await;
@@ -289,7 +293,7 @@ async fn an_engine_that_is_away_stops_a_drain_and_nothing_spins() {
     assert!(calls < 200, "{calls} calls in two seconds");
     assert!(platform.calls().is_empty());
     fixture.engine.away.store(false, Ordering::Relaxed);
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert_eq!(platform.calls().len(), 1);
     control.stop().await;
 }
@@ -324,7 +328,7 @@ async fn a_drained_instance_that_registers_itself_again_is_listed_until_it_is_le
     let drain =
         control.handle.drain(DrainOrder { hook: None, ..order("o-1", "") }).await.expect("it is ordered");
     fixture.receipt(&drain.id, "g1").await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert!(!view(&control, &drain.id).await.still_registered);
     fixture.instance("o-1").await;
     until(&control, &drain.id, "its return", |view| view.still_registered).await;
@@ -354,7 +358,7 @@ async fn a_hook_that_fails_again_and_again_is_logged_once_and_without_its_secret
     fixture.receipt(&drain.id, "g1").await;
     until(&control, &drain.id, "its trouble", |view| view.stuck.is_some()).await;
     let shown = serde_json::to_string(&view(&control, &drain.id).await).unwrap();
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert_eq!(platform.calls().len(), 4);
     control.stop().await;
     assert_eq!(log.lines(&["will be tried again", "503"]).len(), 1);
@@ -381,7 +385,7 @@ async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
     let hook = "http://127.0.0.1:9/stop";
     let first = control.handle.drain(DrainOrder { hook: None, ..order("o-1", hook) }).await.unwrap();
     fixture.receipt(&first.id, "g1").await;
-    until(&control, &first.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &first.id).await;
     fixture.instance("o-1").await;
     let second = control.handle.drain(order("o-1", hook)).await.unwrap();
     until(&control, &first.id, "its replacement", |view| view.drain.phase == Phase::Cancelled).await;
@@ -392,7 +396,7 @@ async fn a_new_drain_of_the_same_instance_replaces_the_one_that_is_done() {
     assert_eq!(refused.kind, Refusal::Conflict, "the newer drain keeps it out");
     assert!(refused.text.contains(&command), "{refused}");
     let cancelled = control.handle.cancel(&second.id.0, "ops").await.unwrap();
-    assert_eq!(control.handle.also_holding(&cancelled).await, Ok(None));
+    assert_eq!(control.handle.also_excluding(&cancelled).await, Ok(None));
     control.handle.cancel(&first.id.0, "ops").await.expect("nothing refuses it any more");
     assert_eq!(StillRegistered::among(&control.handle.drains()), [], "nothing keeps it out any more");
     control.stop().await;
@@ -436,7 +440,7 @@ async fn a_process_that_started_again_while_it_was_drained_is_no_successor() {
     assert_eq!(drain.boot(), Some("first"));
     fixture.booted_instance("o-1", "second").await;
     fixture.receipt(&drain.id, "g1").await;
-    until(&control, &drain.id, "the end", |view| view.drain.phase == Phase::Done).await;
+    until_done(&control, &drain.id).await;
     assert_eq!(
         view(&control, &drain.id).await.drain.boot(),
         Some("second"),

@@ -162,26 +162,26 @@ async fn a_first_failure_is_confirmed_by_the_others_at_once() {
     targets.sort();
     assert_eq!((targets, first.confirm.len()), (vec![a.clone(), b.clone()], 0));
 
-    let asked = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let idle = control.handle.work("v2", first.index, Duration::from_secs(30)).await.unwrap();
-    assert_eq!((idle.index, asked.elapsed().as_secs()), (first.index, 30), "nothing new");
+    assert_eq!((idle.index, started.elapsed().as_secs()), (first.index, 30), "nothing new");
     assert_eq!(idle.targets, None);
 
     control.handle.observe(full("v1", 1, vec![see(&a, State::Up), see(&b, State::Up)])).await.unwrap();
-    let asked = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let handle = control.handle.clone();
     let waiting =
         tokio::spawn(async move { handle.work("v2", first.index, Duration::from_secs(30)).await.unwrap() });
     tokio::task::yield_now().await;
     control.handle.observe(batch("v1", 2, vec![suspect(a.as_str(), State::Up)])).await.unwrap();
     let woken = waiting.await.unwrap();
-    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
     assert_eq!(woken.targets, None, "it has them");
     let confirm: Vec<_> = woken.confirm.iter().map(|it| (it.target.clone(), it.by.clone())).collect();
     assert_eq!(confirm, [(a, name("v1"))]);
 
     let own = control.handle.work("v1", first.index, Duration::from_millis(10)).await.unwrap();
-    assert!(own.confirm.is_empty(), "who suspects it knows");
+    assert!(own.confirm.is_empty(), "a vantage is not asked to confirm its own suspicion");
     let later = control.handle.work("v2", woken.index, Duration::from_millis(10)).await.unwrap();
     assert!(later.confirm.is_empty(), "given once");
     let stranger = control.handle.work("v2", u64::MAX, Duration::from_secs(30)).await.unwrap();
@@ -250,18 +250,18 @@ async fn verdicts_are_published_once_by_one_control() {
 async fn a_control_that_does_not_lead_tells_of_the_answers_that_the_leaders_death_moved() {
     let fixture = Fixture::start().await;
     let snapshot = fixture.handle.snapshot().unwrap();
-    let turn = |ip: &str, state: State| {
+    let see = |ip: &str, state: State| {
         let of = snapshot.targets.values().filter(|it| it.address.to_string() == ip);
         of.for_each(|it| fixture.handle.board().write(it.slot, Reading { state, ..Reading::default() }));
     };
-    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| turn(ip, State::Up));
+    ["192.0.2.1", "192.0.2.2"].iter().for_each(|ip| see(ip, State::Up));
     let leader = fixture.control("c1");
     eventually("a leader", async || leader.handle.metrics().locks_held.get() == 2).await;
     let (log, _until_the_end) = logged();
     let other = fixture.control("c2");
     tokio::time::sleep(Duration::from_secs(3)).await;
     leader.crash().await;
-    turn("192.0.2.1", State::Down);
+    see("192.0.2.1", State::Down);
     let changed = ["answer changed", "gw.example.com", "from=\"bj 192.0.2.1\"", "to=\"sh 192.0.2.2\""];
     eventually("the answer in its log", async || !log.lines(&changed).is_empty()).await;
     assert_eq!(other.handle.metrics().locks_held.get(), 0, "its predecessor's locks live on");

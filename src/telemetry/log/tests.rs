@@ -77,9 +77,9 @@ fn a_full_disk_costs_lines_and_the_log_says_how_many() {
     lines.put(b"again\n");
     written(&lines);
     let text = place.text();
-    let told: Vec<_> = text.lines().collect();
-    assert_eq!((told.len(), told[0], told[2]), (3, "tor", "again"), "{text}");
-    assert!(told[1].contains("WARN") && told[1].contains(": 2 log lines were dropped"), "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[2]), (3, "tor", "again"), "{text}");
+    assert!(lines[1].contains("WARN") && lines[1].contains(": 2 log lines were dropped"), "{text}");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_reader_that_sleeps_is_not_waited_for() {
     assert!(dropped >= more - MAX_LINES - 2, "{dropped}");
     place.change(|it| it.asleep = false);
     written(&lines);
-    assert!(place.text().contains("log lines were dropped"), "it is said once there is room");
+    assert!(place.text().contains("log lines were dropped"), "the loss is logged once there is room");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The catalog as names are answered from it: read in place, borrowed, without waiting for anybody.
+//! The catalog as the registry's DNS reads it: in place, borrowed, without waiting.
 //!
-//! Apart from the trait [`Engine`](super::Engine), whose reads are asynchronous and copy what they return: an
-//! answer over DNS needs a handful of rows, a hundred thousand times a second.
+//! It is apart from the trait [`Engine`](super::Engine), whose reads are asynchronous and copy what they return,
+//! because an answer over DNS needs a few rows, a hundred thousand times a second.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -14,7 +14,7 @@ pub trait Catalog: fmt::Debug + Send + Sync + 'static {
     fn look(&self, look: &mut dyn FnMut(&dyn View));
 }
 
-/// What a look sees. Names are compared without regard to case, as DNS does; they are handed in in lower case.
+/// What a look sees. Names are compared without regard to case, as in DNS; callers pass them in lower case.
 pub trait View {
     /// The instances of a service, also the critical ones, by node and id.
     fn instances<'a>(&'a self, service: &str) -> Vec<Instance<'a>>;
@@ -45,7 +45,7 @@ pub struct Node<'a> {
 pub struct Instance<'a> {
     /// The node it is registered on.
     pub node: Node<'a>,
-    /// An IP address or a host name; `None` where the node's stands in.
+    /// An IP address or a host name; `None` for an instance that has its node's.
     pub address: Option<&'a str>,
     /// Its port.
     pub port: u16,
@@ -58,7 +58,7 @@ pub struct Instance<'a> {
 }
 
 impl<'a> From<&'a Endpoint> for Instance<'a> {
-    /// An endpoint no longer knows whose address it has: it stands for itself.
+    /// The address counts as the instance's own: an endpoint does not record whether it was the node's.
     fn from(endpoint: &'a Endpoint) -> Self {
         Self {
             node: Node { name: &endpoint.node, address: &endpoint.node_address, meta: None },

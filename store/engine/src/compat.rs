@@ -1,11 +1,10 @@
-//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener stands in the
-//! binary.
+//! The Consul-compatible HTTP face of the embedded engine: request in, response out. The listener is in the binary.
 //!
-//! It speaks what the `consul` command line, curl and Consul's client libraries use, by the captures of a real
+//! It implements what the `consul` command line, curl and Consul's client libraries use, as captured from a real
 //! agent: paths, parameters, status codes, error texts, JSON shapes, indexes. Two differences are deliberate. An
-//! access that is denied is always 403, because a real agent answers some of them with an empty list, which reads as
-//! "no back ends". And a check that somebody would have to run (HTTP, TCP, script) is refused at an agent
-//! endpoint, because this engine runs none and a check that nobody runs would lie.
+//! access that is denied is always 403, because a real agent answers some of them with an empty list, which clients
+//! take for "no back ends". And a check that an agent would run (HTTP, TCP, script) is refused at an agent endpoint,
+//! because this engine runs no checks, so its status would never change.
 
 mod agent;
 mod body;
@@ -28,7 +27,7 @@ use crate::embedded::{
     rows::{CheckRow, ServiceRow},
 };
 
-/// What a request is about to touch.
+/// What a request reads or changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access<'a> {
     /// Reading nodes, services, checks, sessions.
@@ -45,25 +44,25 @@ pub enum Access<'a> {
     Sessions,
 }
 
-/// What came of asking.
+/// The decision about an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Go on.
+    /// The access is allowed.
     Allowed,
-    /// This token may not.
+    /// The token does not allow it.
     Denied,
     /// There is no such token.
     Unknown,
 }
 
-/// Decides who may do what; asked before anything is done.
+/// Decides what a token allows; called before anything is read or changed.
 pub trait Authorise: Send + Sync {
-    /// May the bearer of this token do this?
+    /// Whether this token allows the access.
     fn may(&self, token: Option<&str>, access: Access<'_>) -> Permit;
 }
 
-/// A request, taken apart.
-struct Ask<'a> {
+/// A parsed request, with the engine it is for.
+struct Call<'a> {
     engine: &'a Embedded,
     auth: &'a dyn Authorise,
     token: Option<String>,
@@ -72,11 +71,11 @@ struct Ask<'a> {
     body: &'a Bytes,
 }
 
-/// What handlers return: an answer, or an error that is one.
+/// What handlers return: a reply, or an error in the form of one.
 type Outcome = Result<Reply, Reply>;
 
-impl Ask<'_> {
-    fn needs(&self, access: Access<'_>) -> Result<(), Reply> {
+impl Call<'_> {
+    fn require(&self, access: Access<'_>) -> Result<(), Reply> {
         match self.auth.may(self.token.as_deref(), access) {
             Permit::Allowed => Ok(()),
             Permit::Denied => Err(Reply::text(403, "Permission denied")),
@@ -84,39 +83,40 @@ impl Ask<'_> {
         }
     }
 
-    /// The right to an instance that is there: whoever names its id, it is its service's. False when it is not there.
-    fn needs_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
+    /// Requires the right to an existing instance, which is that to its service and does not depend on the request.
+    /// False if the instance does not exist.
+    fn require_instance(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let name = self.engine.read(|view| view.tables.service(node, id).map(|it| it.name.clone()));
         match name {
-            Some(name) => self.needs(Access::Register(&name)).map(|()| true),
+            Some(name) => self.require(Access::Register(&name)).map(|()| true),
             None => Ok(false),
         }
     }
 
-    /// The right to a check that is there: that of its service, or of its node. False when it is not there.
-    fn needs_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
+    /// Requires the right to an existing check: that to its service, or to nodes. False if the check does not exist.
+    fn require_check(&self, node: &str, id: &str) -> Result<bool, Reply> {
         let found = self.engine.read(|view| view.tables.check(node, id).map(|it| it.service_name.clone()));
         match found.as_deref() {
             None => Ok(false),
-            Some("") => self.needs(Access::Nodes).map(|()| true),
-            Some(name) => self.needs(Access::Register(name)).map(|()| true),
+            Some("") => self.require(Access::Nodes).map(|()| true),
+            Some(name) => self.require(Access::Register(name)).map(|()| true),
         }
     }
 
-    /// The right to put a check there: to what it is of, and to what it replaces. `with` is the instance that is
-    /// registered with it.
-    fn needs_to_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
+    /// Requires the right to register a check: to the instance or node it belongs to, and to the check that it replaces.
+    /// `with` is the instance that is registered with it.
+    fn require_put(&self, check: &CheckRow, with: Option<&ServiceRow>) -> Result<(), Reply> {
         let new = with.filter(|it| (&it.node, &it.id) == (&check.node, &check.service_id));
         match new {
-            Some(service) => self.needs(Access::Register(&service.name))?,
-            None if check.service_id.is_empty() => self.needs(Access::Nodes)?,
-            None if self.needs_instance(&check.node, &check.service_id)? => {}
-            None => self.needs(Access::Nodes)?,
+            Some(service) => self.require(Access::Register(&service.name))?,
+            None if check.service_id.is_empty() => self.require(Access::Nodes)?,
+            None if self.require_instance(&check.node, &check.service_id)? => {}
+            None => self.require(Access::Nodes)?,
         }
-        self.needs_check(&check.node, &check.id).map(drop)
+        self.require_check(&check.node, &check.id).map(drop)
     }
 
-    /// The name of this engine's own node: what agent endpoints are about.
+    /// The name of this engine's own node, to which agent endpoints refer.
     fn node(&self) -> String {
         self.engine.options().node.clone()
     }
@@ -129,20 +129,20 @@ pub async fn respond(engine: &Embedded, auth: &dyn Authorise, request: Request<B
     let token = find_token(&query, &head.headers);
     let path = head.uri.path();
     let pretty = query.has("pretty");
-    let ask = Ask { engine, auth, token, method: &head.method, query, body: &body };
-    let reply = match route(&ask, path).await {
+    let call = Call { engine, auth, token, method: &head.method, query, body: &body };
+    let reply = match route(&call, path).await {
         Ok(reply) | Err(reply) => reply,
     };
     reply.into_response(pretty)
 }
 
-/// The token a request carries, for whoever records it.
+/// The token that a request carries.
 #[must_use]
 pub fn token(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
     find_token(&Query::parse(uri.query().unwrap_or_default()), headers)
 }
 
-/// Consul's order: parameter, its own header, bearer.
+/// The token, in Consul's order: the parameter, Consul's own header, the bearer token.
 fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok());
     let bearer = || text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
@@ -150,20 +150,20 @@ fn find_token(query: &Query, headers: &HeaderMap) -> Option<String> {
     found.map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned)
 }
 
-/// Checks the method of an endpoint; `Some` is the answer to OPTIONS or to a method it does not have.
-fn method(ask: &Ask<'_>, allowed: &[Method]) -> Result<(), Reply> {
-    if allowed.contains(ask.method) {
+/// Checks the method of an endpoint; the error is the answer to OPTIONS or to a method it does not have.
+fn method(call: &Call<'_>, allowed: &[Method]) -> Result<(), Reply> {
+    if allowed.contains(call.method) {
         return Ok(());
     }
     let names: Vec<&str> = std::iter::once("OPTIONS").chain(allowed.iter().map(Method::as_str)).collect();
-    let reply = match *ask.method {
+    let reply = match *call.method {
         Method::OPTIONS => Reply::empty(),
         ref other => Reply::text(405, format!("method {other} not allowed")),
     };
     Err(reply.with("Allow", names.join(",")))
 }
 
-/// Endpoints whose last part is an id or a name: whatever follows, slashes included, as with a real agent.
+/// Endpoints whose last part is an id or a name: everything after the prefix, slashes included, as with a real agent.
 const NAMED: &[&str] = &[
     "agent/service/",
     "agent/service/deregister/",
@@ -191,7 +191,7 @@ const NAMED: &[&str] = &[
     "session/node/",
 ];
 
-/// A path in its parts; a name at its end is one of them.
+/// A path in its parts; a name at its end is one part.
 fn parts(path: &str) -> Vec<&str> {
     let named = NAMED.iter().filter(|prefix| path.starts_with(**prefix)).max_by_key(|prefix| prefix.len());
     match named.and_then(|prefix| Some((prefix.strip_suffix('/')?, path.strip_prefix(*prefix)?))) {
@@ -200,37 +200,39 @@ fn parts(path: &str) -> Vec<&str> {
     }
 }
 
-async fn route(ask: &Ask<'_>, path: &str) -> Outcome {
-    // Percent signs are resolved first: an escaped slash is a slash, as in Go's paths.
+async fn route(call: &Call<'_>, path: &str) -> Outcome {
+    // Percent-encoding is decoded first: an escaped slash is a slash, as in Go's paths.
     let path = query::decoded(path)?;
     let Some(rest) = path.strip_prefix("/v1/") else { return Err(Reply::not_found()) };
     let (get, put) = (&[Method::GET][..], &[Method::PUT][..]);
     if let Some(key) = rest.strip_prefix("kv/") {
-        method(ask, &[Method::GET, Method::PUT, Method::DELETE])?;
-        return kv::answer(ask, key).await;
+        method(call, &[Method::GET, Method::PUT, Method::DELETE])?;
+        return kv::answer(call, key).await;
     }
     let parts = parts(rest);
     match parts.as_slice() {
         ["status", "leader" | "peers"] | ["agent", "self" | "members" | "services" | "checks"] => {
-            method(ask, get)?
+            method(call, get)?
         }
-        ["agent", "service", "register"] | ["agent", "check", "register"] => method(ask, put)?,
-        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => method(ask, put)?,
-        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(ask, put)?,
-        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(ask, get)?,
-        ["catalog", "register" | "deregister"] | ["txn"] => method(ask, put)?,
-        ["catalog" | "health", ..] => method(ask, get)?,
-        ["session", "create"] | ["session", "renew" | "destroy", _] => method(ask, put)?,
-        ["session", ..] => method(ask, get)?,
+        ["agent", "service", "register"] | ["agent", "check", "register"] => method(call, put)?,
+        ["agent", "service", "deregister" | "maintenance", _] | ["agent", "maintenance"] => {
+            method(call, put)?
+        }
+        ["agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", _] => method(call, put)?,
+        ["agent", "service", _] | ["agent", "health", "service", "id" | "name", _] => method(call, get)?,
+        ["catalog", "register" | "deregister"] | ["txn"] => method(call, put)?,
+        ["catalog" | "health", ..] => method(call, get)?,
+        ["session", "create"] | ["session", "renew" | "destroy", _] => method(call, put)?,
+        ["session", ..] => method(call, get)?,
         _ => {}
     }
     match parts.as_slice() {
-        ["status", what] => agent::status(ask, what),
-        ["agent", rest @ ..] => agent::answer(ask, rest).await,
-        ["catalog", rest @ ..] => catalog::answer(ask, rest).await,
-        ["health", rest @ ..] => health::answer(ask, rest).await,
-        ["session", rest @ ..] => session::answer(ask, rest).await,
-        ["txn"] => txn::answer(ask).await,
+        ["status", what] => agent::status(call, what),
+        ["agent", rest @ ..] => agent::answer(call, rest).await,
+        ["catalog", rest @ ..] => catalog::answer(call, rest).await,
+        ["health", rest @ ..] => health::answer(call, rest).await,
+        ["session", rest @ ..] => session::answer(call, rest).await,
+        ["txn"] => txn::answer(call).await,
         _ => Err(Reply::not_found()),
     }
 }

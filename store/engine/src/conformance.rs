@@ -1,8 +1,8 @@
 //! One suite for every engine: what Waypost relies on, checked through the [`Engine`] trait alone.
 //!
 //! The embedded engine, a real Consul agent and the Consul face of the embedded engine all have to pass
-//! it. Each case works under names of its own, so cases may run at the same time and against an engine
-//! that is not empty. A case panics with what it saw when the engine does something else.
+//! it. Each case uses names of its own, so cases may run at the same time and against an engine
+//! that is not empty. A case panics with what it read when the engine behaves differently.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration, SessionId,
-    SessionSpec, TxnOutcome, Wait,
+    SessionSpec, TxnOutcome, Wait, testing,
 };
 
 mod catalog;
@@ -76,7 +76,7 @@ pub fn cases() -> Vec<Case> {
         sessions: session_lives_until_destroyed, lock_has_one_holder, destroyed_session_releases_its_locks,
             lock_delay_keeps_the_lock_shut;
         catalog: registration_is_read_back, ttl_flips_wake_the_watch, lapsed_ttl_is_critical,
-            identical_registration_wakes_nobody, changed_registration_wakes, note_alone_wakes_nobody,
+            identical_registration_does_not_wake, changed_registration_wakes, changed_note_does_not_wake,
             other_services_do_not_wake, missing_service_wakes_when_registered, deregistration_wakes_and_repeats,
             instances_are_ordered, service_list_names_tags, eviction_removes_and_repeats;
         watching: watch_reports_each_service_then_changes, watch_follows_the_set, watch_ends_with_its_receiver;
@@ -121,7 +121,7 @@ fn cas(key: &str, value: &str, expected: Index) -> KvOp {
     KvOp::Cas { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()), expected }
 }
 
-/// Commits or panics.
+/// Commits, or panics.
 async fn commit(engine: &Shared, ops: Vec<KvOp>) -> Vec<Option<Index>> {
     match engine.txn(ops).await {
         Ok(TxnOutcome::Committed(indexes)) => indexes,
@@ -129,7 +129,7 @@ async fn commit(engine: &Shared, ops: Vec<KvOp>) -> Vec<Option<Index>> {
     }
 }
 
-/// Refused as a whole, or panics; the numbers of the operations that failed.
+/// The numbers of the operations that failed in a transaction that is refused; panics if it is not.
 async fn refused(engine: &Shared, ops: Vec<KvOp>) -> Vec<usize> {
     match engine.txn(ops).await {
         Ok(TxnOutcome::Refused(failed)) => failed.into_iter().map(|(op, _)| op).collect(),
@@ -143,13 +143,11 @@ async fn get(engine: &Shared, key: &str) -> Indexed<Option<KvEntry>> {
 
 fn registration(service: &str, id: &str, port: u16) -> Registration {
     Registration {
-        service: service.to_owned(),
-        id: id.to_owned(),
         address: ([127, 0, 0, 9], port).into(),
         tags: vec!["v1".to_owned(), "blue".to_owned()],
         meta: BTreeMap::from([("site".to_owned(), "bj".to_owned())]),
         ttl: Some(Duration::from_secs(60)),
-        status: CheckStatus::Passing,
+        ..testing::registration(service, id)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine on a real Consul cluster: a thin client of one agent, over HTTP.
 //!
 //! Our own, because no crate covers agents, blocking queries and transactions. It keeps nothing but
-//! connections: what it answers is what Consul said, and what was not Consul's answer is an error.
+//! connections: it returns what Consul answered, and anything that is not an answer of Consul is an error.
 //! `client` holds the rules of the transport, `wire` the JSON, `kv` transactions, `agent` what belongs to the
 //! agent that owns an instance, `watch` the multiplexed watch.
 
@@ -30,8 +30,8 @@ pub struct Config {
     /// The agent's HTTP address, `http://127.0.0.1:8500` or `https://…`; other agents are expected on the
     /// same port of their nodes' addresses.
     pub url: String,
-    /// Sent as `X-Consul-Token`. It needs `agent:read` to find out who owns an instance, beside the reads and
-    /// writes that are asked of it. Changed in place when its file changes.
+    /// Sent as `X-Consul-Token`. It needs `agent:read` to find the agent that owns an instance, and the rights for the
+    /// reads and writes that the node makes. It is replaced in place when its file changes.
     pub token: Option<Credential>,
     /// Certificates (PEM) to trust instead of the system's.
     pub ca_pem: Option<Vec<u8>>,
@@ -60,17 +60,17 @@ impl Consul {
         Ok(Self { client: Client::new(config, deadlines)?, node: OnceCell::new() })
     }
 
-    /// Trusts these certificates (PEM) in the place of those it was made with, for connections that are made from now on.
+    /// Trusts these certificates (PEM) instead of those it was created with, for connections that are opened from now on.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] when they are none; then nothing changes.
+    /// [`EngineError::Refused`] when they are not certificates; then nothing changes.
     pub fn trust(&self, ca_pem: &[u8]) -> Result<()> {
         self.client.trust(ca_pem)
     }
 
-    /// The read of a service's instances; the watch makes it on places of its own.
+    /// The read of a service's instances; the watch sends it on places of its own.
     fn health_request(&self, service: &str) -> Request {
-        self.client.here(Request::get("v1/health/service").name(service))
+        self.client.in_datacenter(Request::get("v1/health/service").name(service))
     }
 
     async fn put(&self, request: Request) -> Result<()> {
@@ -78,16 +78,16 @@ impl Consul {
     }
 }
 
-/// What `/v1/health/service/:name` answers, in words.
+/// What `/v1/health/service/:name` answers, for error messages.
 const INSTANCES: &str = "a JSON list of instances with Node, Service and Checks";
-/// The bounds of a session's TTL. Consul answers outside of them with 500, as if it were broken.
+/// The bounds of a session's TTL. Consul answers 500 to others, which would count as an outage.
 const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
 
 #[async_trait]
 impl Engine for Consul {
     async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Result<Indexed<Option<KvEntry>>> {
         kv::check_key(key)?;
-        let request = self.client.here(Request::get("v1/kv").key(key));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(key));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entry = answer.value.unwrap_or_default().into_iter().find(|pair| pair.key == key);
         Ok(Indexed { index: answer.index, value: entry.map(wire::KvPair::into_entry).transpose()? })
@@ -95,7 +95,7 @@ impl Engine for Consul {
 
     async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Result<Indexed<Vec<KvEntry>>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.here(Request::get("v1/kv").key(prefix).param("recurse", ""));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("recurse", ""));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(wire::KvPair::into_entry);
         Ok(Indexed { index: answer.index, value: entries.collect::<Result<_>>()? })
@@ -103,7 +103,7 @@ impl Engine for Consul {
 
     async fn kv_keys(&self, prefix: &str) -> Result<Vec<String>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.here(Request::get("v1/kv").key(prefix).param("keys", ""));
+        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("keys", ""));
         let answer = self.client.blocking(request, None, "a JSON list of keys").await?;
         Ok(answer.value.unwrap_or_default())
     }
@@ -113,7 +113,7 @@ impl Engine for Consul {
     }
 
     async fn services(&self, wait: Option<Wait>) -> Result<Indexed<BTreeMap<String, Vec<String>>>> {
-        let request = self.client.here(Request::get("v1/catalog/services"));
+        let request = self.client.in_datacenter(Request::get("v1/catalog/services"));
         let answer: Indexed<Option<BTreeMap<String, Option<Vec<String>>>>> =
             self.client.blocking(request, wait, "a JSON object of services and tags").await?;
         let services = answer.value.unwrap_or_default().into_iter().map(|(name, tags)| {
@@ -147,11 +147,11 @@ impl Engine for Consul {
     }
 
     async fn evict(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
-        self.take_out(endpoint, reason).await
+        self.evict_at_owner(endpoint, reason).await
     }
 
     async fn readmit(&self, endpoint: &Endpoint) -> Result<()> {
-        self.let_in(endpoint).await
+        self.end_maintenance(endpoint).await
     }
 
     async fn session_create(&self, spec: &SessionSpec) -> Result<SessionId> {
@@ -161,15 +161,17 @@ impl Engine for Consul {
                 spec.name, spec.ttl
             )));
         }
-        let request =
-            self.client.here(Request::put("v1/session/create")).json(&wire::SessionBody::from(spec))?;
+        let request = self
+            .client
+            .in_datacenter(Request::put("v1/session/create"))
+            .json(&wire::SessionBody::from(spec))?;
         let created: wire::SessionCreated =
             self.client.call(request).await?.ok()?.json("a JSON object with ID").await?;
         Ok(SessionId(created.id))
     }
 
     async fn session_renew(&self, id: &SessionId) -> Result<bool> {
-        let request = self.client.here(Request::put("v1/session/renew").name(&id.0));
+        let request = self.client.in_datacenter(Request::put("v1/session/renew").name(&id.0));
         let answer = self.client.call(request).await?;
         if answer.is_absent() {
             return Ok(false);
@@ -179,11 +181,11 @@ impl Engine for Consul {
     }
 
     async fn session_destroy(&self, id: &SessionId) -> Result<()> {
-        self.put(self.client.here(Request::put("v1/session/destroy").name(&id.0))).await
+        self.put(self.client.in_datacenter(Request::put("v1/session/destroy").name(&id.0))).await
     }
 
     async fn sessions(&self) -> Result<Vec<Session>> {
-        let request = self.client.here(Request::get("v1/session/list"));
+        let request = self.client.in_datacenter(Request::get("v1/session/list"));
         let listed: Option<Vec<wire::ListedSession>> =
             self.client.call(request).await?.ok()?.json("a JSON list of sessions").await?;
         Ok(listed.unwrap_or_default().into_iter().map(Session::from).collect())

@@ -3,7 +3,7 @@
 //! Writes go through one task (`writer`) that decides them in order (`kv`, `catalog`, `sessions`: pure,
 //! over `txn`), puts them on the disk with one sync for many (`disk`) and then shows them to the readers
 //! (`view`). Without a disk it is the same engine in memory. What it keeps are `rows` in `tables`, apart
-//! from the types of the trait and of Consul's JSON, so that neither of the two decides what stands on the disk.
+//! from the types of the trait and of Consul's JSON, so that the stored form depends on neither.
 
 pub(crate) mod catalog;
 mod changes;
@@ -40,10 +40,10 @@ use super::{
     TxnOutcome, Wait,
 };
 
-/// What the engine calls itself in the catalog.
+/// The engine's own entry in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The name of its node; what is registered at its agent stands there.
+    /// The name of its node, on which everything is that is registered at its agent.
     pub node: String,
     /// The node's address.
     pub address: IpAddr,
@@ -82,7 +82,7 @@ impl Embedded {
         Self::start(tables, Some(disk), options).await
     }
 
-    /// An empty engine without a disk. It needs a tokio runtime and keeps to its clock, also when that is paused.
+    /// An empty engine without a disk. It needs a tokio runtime and uses its clock, also when that is paused.
     pub async fn in_memory(options: Options) -> Arc<Self> {
         Self::start(Tables::default(), None, options).await.expect("only a disk can fail")
     }
@@ -91,17 +91,17 @@ impl Embedded {
         let (shared, writer) = writer::start(tables, disk);
         let engine = Arc::new(Self { options, shared, writer });
         let (name, address) = (engine.options.node.clone(), engine.options.address.to_string());
-        engine.write(move |txn| enrol(txn, name, address)).await?;
+        engine.write(move |txn| register_own_node(txn, name, address)).await?;
         Ok(engine)
     }
 
-    /// What it calls itself.
+    /// Its own entry in the catalog.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Ends the engine and lets go of its folder; what was acknowledged is there.
+    /// Ends the engine and releases its folder. Every acknowledged write is stored.
     pub async fn close(&self) {
         self.writer.close().await;
     }
@@ -118,7 +118,7 @@ impl Embedded {
         }
     }
 
-    /// A write; an error of the decision undoes it.
+    /// A write; it is undone if `decide` returns an error.
     pub(crate) async fn try_write<T: Send + 'static, E: Send + 'static>(
         &self,
         decide: impl FnOnce(&mut Txn<'_>) -> std::result::Result<T, E> + Send + 'static,
@@ -165,8 +165,8 @@ impl Embedded {
 /// Consul caps waits at ten minutes.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// The engine's own node, with the check that says that it is alive.
-fn enrol(txn: &mut Txn<'_>, name: String, address: String) {
+/// Registers the engine's own node, with the check that every live node has.
+fn register_own_node(txn: &mut Txn<'_>, name: String, address: String) {
     let there = txn.tables().nodes.get(&name).map(|it| it.id.clone());
     let lan = [("lan", &address), ("wan", &address)].map(|(name, it)| (name.to_owned(), it.clone()));
     let node = NodeRow {
@@ -185,8 +185,8 @@ fn enrol(txn: &mut Txn<'_>, name: String, address: String) {
     catalog::put_check(txn, alive).expect("it names no instance");
 }
 
-/// Puts a registration of the trait in the catalog.
-fn enlist(txn: &mut Txn<'_>, node: String, registration: Registration) {
+/// Registers an instance that came through the trait.
+fn register_instance(txn: &mut Txn<'_>, node: String, registration: Registration) {
     let Registration { service, id, address, tags, meta, ttl, status } = registration;
     let row = ServiceRow {
         node: node.clone(),
@@ -212,22 +212,22 @@ fn enlist(txn: &mut Txn<'_>, node: String, registration: Registration) {
             ttl: Some(ttl),
             ..CheckRow::of_node(node, format!("service:{id}"), status)
         };
-        enlist_check(txn, check);
+        put_check_with_its_state(txn, check);
     }
 }
 
-/// A check that is there keeps its state.
-pub(crate) fn enlist_check(txn: &mut Txn<'_>, mut check: CheckRow) {
+/// Registers a check; one that exists keeps its state.
+pub(crate) fn put_check_with_its_state(txn: &mut Txn<'_>, mut check: CheckRow) {
     if let Some(there) = txn.tables().check(&check.node, &check.id) {
         check.status = there.status;
         check.output.clone_from(&there.output);
     }
-    // Its instance was put there before it.
+    // Its instance was registered before it, so this cannot fail.
     let _ = catalog::put_check(txn, check);
 }
 
-/// What a transaction would weigh as JSON; Consul bounds its body.
-fn weight(ops: &[KvOp]) -> usize {
+/// The size of a transaction as JSON in octets, for which Consul has a limit.
+fn json_size(ops: &[KvOp]) -> usize {
     let of = |op: &KvOp| match op {
         KvOp::Set { key, value }
         | KvOp::Cas { key, value, .. }
@@ -244,8 +244,8 @@ fn check_limits(ops: &[KvOp]) -> Result<()> {
     if ops.len() > MAX_TXN_OPS {
         return refused(format!("transaction of {} operations: expected at most {MAX_TXN_OPS}", ops.len()));
     }
-    if weight(ops) > MAX_TXN_BODY {
-        return refused(format!("transaction of {} octets: expected at most {MAX_TXN_BODY}", weight(ops)));
+    if json_size(ops) > MAX_TXN_BODY {
+        return refused(format!("transaction of {} octets: expected at most {MAX_TXN_BODY}", json_size(ops)));
     }
     for op in ops {
         if let KvOp::Set { key, value } | KvOp::Cas { key, value, .. } = op
@@ -300,7 +300,7 @@ impl Engine for Embedded {
         })
     }
 
-    /// Nothing filters what a node reads of its own tables.
+    /// No token limits what a node reads of its own tables.
     fn may_filter(&self) -> bool {
         false
     }
@@ -319,7 +319,7 @@ impl Engine for Embedded {
 
     async fn register(&self, registration: &Registration) -> Result<()> {
         let (node, registration) = (self.options.node.clone(), registration.clone());
-        self.write(move |txn| enlist(txn, node, registration)).await
+        self.write(move |txn| register_instance(txn, node, registration)).await
     }
 
     async fn ttl_update(&self, check_id: &str, status: CheckStatus, note: &str) -> Result<()> {

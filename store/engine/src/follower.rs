@@ -1,6 +1,6 @@
 //! Follows one key, or every key below a prefix, over blocking queries.
 //!
-//! Every part of the program that follows the engine's KV needs the same care, so it is written once, here:
+//! Every part of the program that follows the engine's KV needs the same rules, so they are here, once:
 //!
 //! - On Consul a blocking read of a missing key, or of a prefix without keys, wakes on every write to the whole KV.
 //!   Readings that bring nothing new are therefore paced, and content is compared. An idle node costs its engine one
@@ -53,13 +53,8 @@ impl fmt::Display for Watched {
 pub enum News {
     /// The engine was read.
     Read(Reading),
-    /// The engine could not be read. The next reading comes after a backoff.
-    Failed {
-        /// Why.
-        error: EngineError,
-        /// True for the first failure after a success. Later ones are not worth a line in the log each.
-        first: bool,
-    },
+    /// The engine could not be read, or a reading was reported as unusable. The next reading comes after a backoff.
+    Failed(EngineError),
 }
 
 /// One reading.
@@ -70,8 +65,8 @@ pub struct Reading {
     /// False if these are the very entries of the reading before. Readings without news are delivered too, because
     /// they show that the engine answers.
     pub changed: bool,
-    /// True for the first reading, after a failure, and after the index went back: its index says nothing about
-    /// readings before it.
+    /// True for the first reading, after a failure, and after the index went back: its index cannot be compared with
+    /// that of readings before it.
     pub anew: bool,
 }
 
@@ -107,8 +102,8 @@ impl fmt::Debug for Follower {
 }
 
 impl Follower {
-    /// Follows `watched`; one poll waits for at most `at_most` (30 s to 60 s keeps an idle engine idle). Failures are
-    /// returned and not logged, unless [`Follower::reporting`] says under which name.
+    /// Follows `watched`; one poll waits for at most `at_most` (with 30 s to 60 s an idle engine has little to do).
+    /// Failures are returned and not logged, unless [`Follower::reporting`] was called.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, watched: Watched, at_most: Duration) -> Self {
         Self {
@@ -142,7 +137,7 @@ impl Follower {
 
     /// The next reading or failure. May be dropped at any time: no change is lost, and the poll goes on.
     pub async fn next(&mut self) -> News {
-        // Only now is it known that the last reading could be used.
+        // The caller did not report the last reading as unusable, so it could be used.
         if std::mem::take(&mut self.delivered) {
             self.cursor.succeeded();
         }
@@ -167,7 +162,7 @@ impl Follower {
             self.polling = None;
             match answer {
                 Err(error) => return self.failed(error),
-                // This answer may be one that waited in vain for the old index.
+                // This answer may have waited for an index of the former engine; the next read does not wait.
                 Ok(read) if self.cursor.went_back(read.index) => self.anew = true,
                 Ok(read) => return News::Read(self.take_in(read, started)),
             }
@@ -179,10 +174,9 @@ impl Follower {
     /// for as long as readings cannot be used, also when the engine itself answers each time.
     pub fn failed(&mut self, error: EngineError) -> News {
         self.delivered = false;
-        let first = !self.cursor.is_failing();
         self.not_before = Some(Instant::now() + self.cursor.failed(&error));
         (self.anew, self.last) = (true, None);
-        News::Failed { error, first }
+        News::Failed(error)
     }
 
     fn take_in(&mut self, read: Indexed<Vec<KvEntry>>, started: Instant) -> Reading {
@@ -191,7 +185,7 @@ impl Follower {
         let anew = std::mem::take(&mut self.anew);
         let changed = anew || self.last.as_ref() != Some(&entries);
         let now = Instant::now();
-        // A poll that ran to its end costs the engine nothing; one that was woken for nothing is slowed down.
+        // A poll that ran to its end is cheap; one that was woken without a change is slowed down.
         let woken = now.saturating_duration_since(started) < self.at_most;
         if !changed && woken {
             self.not_before = Some(now + self.idle_pace.charge(now));

@@ -1,12 +1,12 @@
 //! The engine: Consul's model (KV with indexes, catalog with health, sessions, blocking queries) behind
-//! one trait, so that nothing else in the program knows whether it talks to its own sled store
-//! ([`embedded`]) or to a Consul cluster ([`consul`]).
+//! one trait, so that the rest of the program is the same with its own sled store ([`embedded`]) and with a Consul
+//! cluster ([`consul`]).
 //!
 //! The trait is deliberately narrower than Consul's API: it holds what Waypost itself needs. What other
 //! Consul clients need of the embedded engine is served by [`crate::compat`].
 //!
-//! This crate knows keys, values and registrations, and nothing of the documents that are stored as values. Two things
-//! live here because the engines need them as well as the rest of the program does: [`secret`], the token that a client
+//! This crate handles keys, values and registrations; it does not read the documents that are stored as values. Two
+//! things are here because the engines need them as the rest of the program does: [`secret`], the token that a client
 //! sends, and [`vital`], the tasks whose panic ends the process.
 
 mod backoff;
@@ -20,6 +20,8 @@ pub mod follower;
 mod pace;
 mod retry;
 pub mod secret;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vital;
 
 use std::{
@@ -54,7 +56,7 @@ impl fmt::Display for Index {
 /// A value together with the index at which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Indexed<T> {
-    /// Where in the engine's history the value was read; hand it to [`Wait::after`] to wait for the next.
+    /// Where in the engine's history the value was read; used as [`Wait::after`], it waits for the next change.
     pub index: Index,
     /// What was read.
     pub value: T,
@@ -98,7 +100,7 @@ pub const MAX_TXN_BODY: usize = 512 * 1024;
 /// One operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvOp {
-    /// Writes the value whatever is there.
+    /// Writes the value, whether the key exists or not.
     Set {
         /// The key to write.
         key: String,
@@ -158,13 +160,13 @@ pub enum KvOp {
     },
 }
 
-/// What became of a transaction: all of it or none.
+/// The result of a transaction: all of its operations took effect, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TxnOutcome {
     /// Every operation took effect; durable when this is returned. Per operation, the key's modify index
     /// where it has one.
     Committed(Vec<Option<Index>>),
-    /// Nothing took effect; the operations that failed, with the engine's words.
+    /// Nothing took effect; the operations that failed, with the engine's messages.
     Refused(Vec<(usize, String)>),
 }
 
@@ -173,15 +175,15 @@ pub enum TxnOutcome {
 #[serde(transparent)]
 pub struct SessionId(pub String);
 
-/// What a session is created with. Sessions hold no node checks here: a lock of ours ends with the
-/// session's own TTL, not with serf's opinion of a node.
+/// What a session is created with. Sessions have no node checks here: a lock ends with the session's own TTL, and not
+/// when serf considers a node dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSpec {
     /// Shown to people; control destroys its predecessor's sessions by this name.
     pub name: String,
     /// 10 s to 24 h; Consul lets a session live for up to twice this after its last renewal.
     pub ttl: Duration,
-    /// How long a lock stays shut after its session was destroyed; zero is allowed.
+    /// How long a lock cannot be taken after its session was destroyed; zero is allowed.
     pub lock_delay: Duration,
 }
 
@@ -219,13 +221,13 @@ pub struct Endpoint {
     pub service: String,
     /// The instance's id, unique on its node.
     pub id: String,
-    /// IP address or host name; never empty (the node's address stands in).
+    /// IP address or host name; never empty (the node's address if the instance has none).
     pub address: String,
     /// The port; zero is legal in the registry and not routable.
     pub port: u16,
     /// Tags.
     pub tags: Vec<String>,
-    /// Metadata of the service, over that of the node (`site` names the site it stands in).
+    /// Metadata of the service, over that of the node (`site` names its site).
     pub meta: BTreeMap<String, String>,
     /// Weight while passing.
     pub weight: u32,
@@ -250,7 +252,7 @@ pub struct Registration {
     pub address: SocketAddr,
     /// Tags.
     pub tags: Vec<String>,
-    /// Metadata; `site` names the site it stands in.
+    /// Metadata; `site` names its site.
     pub meta: BTreeMap<String, String>,
     /// With a TTL check (`service:<id>`) that goes critical when it was not renewed for this long.
     pub ttl: Option<Duration>,
@@ -263,7 +265,7 @@ pub struct Registration {
 pub enum Reading {
     /// The registry answered: every instance, also the critical ones.
     Answered(Indexed<Vec<Endpoint>>),
-    /// The registry could not be asked; the reason, for people. Sent once per outage and service.
+    /// The registry could not be read; the reason, for people. Sent once per outage and service.
     Unreachable(String),
 }
 
@@ -282,16 +284,16 @@ pub type ServicesInUse = watch::Receiver<Arc<BTreeSet<String>>>;
 /// What can go wrong with an engine. Callers keep serving what they have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// Nobody answered, or with a 5xx: try again later.
+    /// There was no answer, or one with a status of 5xx: try again later.
     #[error("engine unreachable: {0}")]
     Unreachable(String),
     /// The token may not do this.
     #[error("engine denied access: {0}")]
     Denied(String),
-    /// The request was wrong and will be wrong again.
+    /// The request was wrong; trying it again does not help.
     #[error("engine refused the request: {0}")]
     Refused(String),
-    /// The answer made no sense (not JSON, wrong shape); what was expected is in the text.
+    /// The answer was malformed (not JSON, wrong shape); the text names what was expected.
     #[error("engine gave an unusable answer: {0}")]
     Unusable(String),
     /// The disk failed or holds what cannot be read.
@@ -309,7 +311,7 @@ pub type Result<T> = std::result::Result<T, EngineError>;
 /// should be few and shared.
 #[async_trait]
 pub trait Engine: fmt::Debug + Send + Sync + 'static {
-    /// True if answers may be cut short without a word, because the rights of a token decide what is shown.
+    /// True if answers may lack entries without notice, because the rights of a token decide what is shown.
     fn may_filter(&self) -> bool {
         true
     }

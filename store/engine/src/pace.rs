@@ -1,7 +1,7 @@
-//! How fast to ask an engine: a token bucket for answers that come too quickly.
+//! How often to query an engine: a token bucket for answers that come too quickly.
 //!
 //! It is used by everything that follows an engine: the watch of services ([`super::consul`]) and the follower of keys
-//! ([`super::follower`]). What to do after errors is [`super::Backoff`]'s and [`super::Retry`]'s business.
+//! ([`super::follower`]). The wait after errors is in [`super::Backoff`] and [`super::Retry`].
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Bucket {
         Self { burst, per_second: f64::from(per_second), tokens: burst, filled: now }
     }
 
-    /// Takes a token, or says how long until there is one.
+    /// Takes a token, or returns how long until there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.fill(now);
         if self.tokens >= 1.0 {
@@ -34,7 +34,7 @@ impl Bucket {
         Err(self.until(1.0))
     }
 
-    /// Takes a token in any case; the time after which it would have been there.
+    /// Takes a token even if there is none; returns how long until there would have been one.
     pub(super) fn charge(&mut self, now: Instant) -> Duration {
         self.fill(now);
         self.tokens -= 1.0;
@@ -47,12 +47,12 @@ impl Bucket {
         self.filled = now;
     }
 
-    /// Never a wait of zero, or rounding could make a loop spin.
+    /// Never zero, because rounding could then make a loop spin.
     fn until(&self, level: f64) -> Duration {
         Duration::from_secs_f64((level - self.tokens) / self.per_second).max(Duration::from_millis(1))
     }
 
-    /// Changes the rate from now on, keeping what has gathered.
+    /// Changes the rate from now on; the present tokens stay.
     pub(super) fn set_rate(&mut self, per_second: u32) {
         self.per_second = f64::from(per_second);
     }

@@ -1,7 +1,7 @@
-//! Repeated attempts at one activity: how long to wait after a failure, and what the log says of it.
+//! Repeated attempts at one activity: how long to wait after a failure, and what is logged.
 //!
-//! Everything that repeats what failed does it with a [`Retry`], so that an outage looks the same in the log whatever it
-//! interrupts: one line when the activity fails, one when it recovers, and in the second how many attempts failed.
+//! Everything that is repeated after failures uses a [`Retry`], so that every outage looks the same in the log: one line
+//! when the activity fails, and one when it recovers, with the number of attempts that failed.
 
 use std::{fmt, time::Duration};
 
@@ -24,14 +24,14 @@ impl Retry {
         Self { activity: Some(activity), meanwhile: "it is tried again", ..Self::default() }
     }
 
-    /// Says in the log what is true for as long as the activity fails, as in "the last known drains are obeyed".
+    /// Adds to the log what is true for as long as the activity fails, as in "the last known drains are obeyed".
     #[must_use]
     pub const fn meanwhile(mut self, meanwhile: &'static str) -> Self {
         self.meanwhile = meanwhile;
         self
     }
 
-    /// Says in the log what the activity is about where there are several: an address, a name, a key.
+    /// Adds to the log what the activity is about where there are several: an address, a name, a key.
     #[must_use]
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());

@@ -1,7 +1,7 @@
 //! Secrets that are not shown, and the one that a client sends or a listener expects at present.
 //!
-//! A token file may change while the program runs. Each user of its secret holds a [`Credential`], of which all clones
-//! are one: setting it changes what each of them uses from the next request on.
+//! A token file may change while the program runs. Each user of its secret holds a clone of one [`Credential`]: setting
+//! it changes the secret that each of them uses from the next request on.
 
 use std::{fmt, sync::Arc};
 
@@ -53,8 +53,8 @@ impl Credential {
         self.0.load_full()
     }
 
-    /// Uses another secret from now on; true when it is another one. There is no way back to none: a file that
-    /// vanished leaves the secret that was read from it in use.
+    /// Uses another secret from now on; true if it differs from the present one. A secret cannot be removed: when its
+    /// file vanishes, the last secret that was read stays in use.
     pub fn set(&self, secret: Secret) -> bool {
         let before = self.load();
         if before.as_deref() == Some(&secret) {

@@ -1,15 +1,15 @@
-//! Tasks and threads that a process cannot do without.
+//! Tasks and threads that a process cannot run without.
 //!
-//! A task that panics is dropped by its runtime in silence, and whatever it kept true grows old while everything else
-//! looks healthy. So every long-lived task and thread runs inside [`task`] or [`thread`]: when it panics, its name is
-//! noted here. A node waits for such names with [`lost`], ends because of them, and fails `/readyz` until it has. Tasks of
-//! one request or one connection are not meant: their panic costs that request, and is logged and counted.
+//! A runtime drops a task that panics without notice, and the data that it maintained becomes stale while everything
+//! else looks healthy. So every long-lived task and thread runs inside [`task`] or [`thread`]: when it panics, its name
+//! is noted here. A node waits for such a name with [`lost`], then ends, and fails `/readyz` until it has ended. Tasks of
+//! one request or one connection do not use this: their panic costs that request, and is logged and counted.
 //!
-//! Work that is done anew with every change, and whose last result stays in use when it panics ([`attempt`]), does not
-//! end the node: every start would meet the same input and end again, and with it what still served. It fails `/readyz`
-//! until an attempt succeeds.
+//! A panic of work that is repeated with every change, and whose last result stays in use ([`attempt`]), does not end
+//! the node: after a restart the same input would end it again, although the rest of it can serve. The node fails
+//! `/readyz` until an attempt succeeds.
 //!
-//! The names belong to the process and not to a component, as a panic hook does: the node as a whole has to know.
+//! The names are those of the process and not of a component, as a panic hook is, because the whole node ends.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -24,7 +24,7 @@ type Names = LazyLock<watch::Sender<Vec<&'static str>>>;
 static LOST: Names = LazyLock::new(|| watch::Sender::new(Vec::new()));
 static STUCK: Names = LazyLock::new(|| watch::Sender::new(Vec::new()));
 
-/// Runs a task; a panic of it notes `name`, and goes on as a panic.
+/// Runs a task. If it panics, `name` is noted, and the panic continues.
 pub async fn task<F: Future>(name: &'static str, task: F) -> F::Output {
     match AssertUnwindSafe(task).catch_unwind().await {
         Ok(output) => output,
@@ -43,8 +43,8 @@ pub fn thread<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Takes what a task of one attempt came to; nothing if it panicked, which is noted until an attempt of the same name
-/// succeeds. The caller keeps what the attempt before it made.
+/// The result of one attempt's task; nothing if it panicked, which is noted until an attempt of the same name succeeds.
+/// The caller keeps the result of the attempt before it.
 pub fn attempt<T>(name: &'static str, joined: Result<T, JoinError>) -> Option<T> {
     match joined {
         Ok(made) => {

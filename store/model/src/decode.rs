@@ -1,7 +1,7 @@
 //! From trees to documents: the fields of the ten kinds, their defaults and what a single document can get wrong.
 //!
 //! What only several documents together can get wrong is [`super::World`]'s. A kind of probe, policy or path that
-//! is designed but not built yet is refused by name, never half obeyed.
+//! is designed but not built yet is refused by name, and no part of it is used.
 
 mod check;
 mod domain;
@@ -65,7 +65,7 @@ pub fn document(tree: &Node, errors: &InputErrors) -> Option<Document> {
     document.filter(|_| errors.count() == before)
 }
 
-/// What errors call the document, as far as it says: `Domain gw.example.com`.
+/// The name of the document in errors, as far as it has one: `Domain gw.example.com`.
 fn label(tree: &Node) -> String {
     let word = |key| match tree.entry(key).map(|entry| &entry.value.value) {
         Some(super::tree::Value::Scalar(scalar)) => {
@@ -107,7 +107,7 @@ fn host(field: Reader<'_>) -> Option<DomainName> {
     Some(name)
 }
 
-/// A list that says something: at least one item, none twice.
+/// A list with at least one item and no duplicates.
 fn some<T: Clone + Eq + std::hash::Hash>(
     field: &Reader<'_>,
     read: impl FnMut(Reader<'_>) -> Option<T>,

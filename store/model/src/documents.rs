@@ -103,7 +103,7 @@ pub struct Site {
     /// Where it is; decides which site is the next nearest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
-    /// Clients that are nearest here, whatever geography says; the longest prefix of all sites wins.
+    /// The networks of clients that are nearest to this site, regardless of geography; the longest prefix of all sites wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
     /// The region it lies in: a name that vantages use too. Its clients are those of the sites in it.
@@ -142,14 +142,14 @@ pub struct Cluster {
     pub gateway_domain: DomainName,
     /// Per site, the addresses clients are sent to.
     pub gateways: BTreeMap<Name, Addresses>,
-    /// Per site, the requests per second its gateways are meant for; what is more goes to the next nearest. Absent:
-    /// as many as come.
+    /// Per site, the requests per second that its gateways are meant for; the rest goes to the next nearest site.
+    /// Absent: there is no limit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capacity: BTreeMap<Name, u32>,
-    /// What no override may break.
+    /// The safety rules, which no override may break.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<Keep>,
-    /// When so many targets fail at once that it is likelier a fault of our own. Absent: never.
+    /// When so many targets fail at once that a fault of our own probes is likelier. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<BlastRadius>,
 }
@@ -201,7 +201,7 @@ pub struct Service {
 
 impl Service {
     /// The UUID of a service whose document has none: version 5 (RFC 9562 §5.5) of `<name>.<zone>` in the namespace of
-    /// domain names, so that engines which do not know one another give the same service the same UUID.
+    /// domain names, so that independent engines give the same service the same UUID.
     #[must_use]
     pub fn uuid_in(name: &Name, zone: &DomainName) -> Uuid {
         // A zone's text is in lower case and has no final dot.
@@ -281,7 +281,7 @@ pub struct Vantage {
     pub region: Option<Name>,
 }
 
-/// An operator's order, laid over what probes say.
+/// An operator's order, which comes before the results of probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// Its name.
@@ -303,7 +303,7 @@ pub struct Override {
     /// A drain takes this long: client networks leave one after the other, each once. Absent: all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Span>,
-    /// Who has ordered it: a person's order outranks a tool's. Assigned at commit when the document does not say.
+    /// Who has ordered it: a person's order outranks a tool's. Assigned at commit when the document has none.
     #[serde(default, skip_serializing_if = "Authority::is_human")]
     pub authority: Authority,
     /// Allows an order that leaves a domain without any site that is not forced down.
@@ -325,7 +325,7 @@ pub struct OverrideTarget {
 words! {
     /// What an operator ordered.
     pub enum OverrideState {
-        /// Use it whatever probes say.
+        /// Use it regardless of probes.
         "up" Up,
         /// Use it only when nothing else is left at all.
         "down" Down,

@@ -26,7 +26,7 @@ pub struct InputError {
     pub field: String,
     /// What is wrong.
     pub problem: String,
-    /// What would be right; empty where the problem says it.
+    /// What would be right; empty where the problem includes it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub expected: String,
 }
@@ -54,18 +54,18 @@ impl fmt::Display for InputError {
 pub struct InputErrors {
     file: Arc<str>,
     list: RefCell<Vec<InputError>>,
-    asked: Option<RefCell<Asked>>,
+    looked_up: Option<RefCell<LookedUpFields>>,
 }
 
-/// Which fields a reader asked for.
+/// The fields that a reader has looked up.
 #[derive(Debug, Default)]
-struct Asked {
+struct LookedUpFields {
     fields: BTreeSet<String>,
     /// Places under free keys, such as `gateways.bj`, with what they are called: `gateways.*`.
     free: BTreeMap<String, String>,
 }
 
-impl Asked {
+impl LookedUpFields {
     /// A place without the keys and the numbers of this one text: `rules[].policy`, `gateways.*.a`.
     fn general(&self, place: &str) -> String {
         let below = |(from, to): (&String, &String)| {
@@ -91,39 +91,39 @@ impl InputErrors {
     /// None so far.
     #[must_use]
     pub const fn new(file: Arc<str>) -> Self {
-        Self { file, list: RefCell::new(Vec::new()), asked: None }
+        Self { file, list: RefCell::new(Vec::new()), looked_up: None }
     }
 
-    /// As [`InputErrors::new`], and remembers every field that readers ask for, so that a page of reference can be
+    /// As [`InputErrors::new`], and remembers every field that readers look up, so that a page of reference can be
     /// compared with what is really read.
     #[must_use]
     pub fn recording(file: Arc<str>) -> Self {
-        Self { asked: Some(RefCell::default()), ..Self::new(file) }
+        Self { looked_up: Some(RefCell::default()), ..Self::new(file) }
     }
 
-    /// The fields that readers have asked for: `rules[].policy.type`, and `gateways.*.a` where keys are free.
+    /// The fields that readers have looked up: `rules[].policy.type`, and `gateways.*.a` where keys are free.
     #[must_use]
-    pub fn asked(&self) -> Vec<String> {
-        self.asked.iter().flat_map(|asked| asked.borrow().fields.clone()).collect()
+    pub fn looked_up_fields(&self) -> Vec<String> {
+        self.looked_up.iter().flat_map(|looked_up| looked_up.borrow().fields.clone()).collect()
     }
 
-    /// Notes that a reader asked for a field of the map at `place`.
+    /// Notes that a reader has looked up a field of the map at `place`.
     pub(crate) fn note(&self, place: &str, key: &str) {
-        if let Some(asked) = &self.asked {
-            let mut asked = asked.borrow_mut();
-            let place = asked.general(place);
+        if let Some(looked_up) = &self.looked_up {
+            let mut looked_up = looked_up.borrow_mut();
+            let place = looked_up.general(place);
             let dot = if place.is_empty() { "" } else { "." };
-            asked.fields.insert(format!("{place}{dot}{key}"));
+            looked_up.fields.insert(format!("{place}{dot}{key}"));
         }
     }
 
     /// Notes that the map at `place` has free keys, of which this is one.
     pub(crate) fn note_free(&self, place: &str, key: &str) {
         self.note(place, "*");
-        if let Some(asked) = &self.asked {
-            let mut asked = asked.borrow_mut();
-            let general = format!("{}.*", asked.general(place));
-            asked.free.insert(format!("{place}.{key}"), general);
+        if let Some(looked_up) = &self.looked_up {
+            let mut looked_up = looked_up.borrow_mut();
+            let general = format!("{}.*", looked_up.general(place));
+            looked_up.free.insert(format!("{place}.{key}"), general);
         }
     }
 

@@ -3,11 +3,12 @@
 //! hickory-proto reads zone files too, but fewer types, and its errors name neither the word
 //! nor what would be right.
 //!
-//! One table (`types`) says what the data of each type is made of. Text becomes wire octets by it, and octets
+//! One table (`types`) lists the fields of each type's data. Text becomes wire octets by it, and octets
 //! become [`RecordData`]; so a type is one line, and every error can name its word. Documents and zone files
 //! both read through here.
 
 mod assigned;
+mod cursor;
 pub(super) mod layout;
 mod location;
 mod rare;
@@ -20,7 +21,7 @@ mod words;
 mod write;
 
 use super::{DomainName, RecordData, StartOfAuthority, Ttl};
-use read::Cursor;
+use cursor::Cursor;
 pub use read::period;
 pub use record_type::{NotAType, RecordType};
 pub use types::{mnemonic, mnemonics, number, signs, signs_only_at_apex};
@@ -40,7 +41,7 @@ pub struct Unfit {
 }
 
 impl Unfit {
-    /// Says that a word is not what was expected.
+    /// The error that a word is not what was expected.
     pub fn new(word: &Word<'_>, expected: impl Into<String>) -> Self {
         let expected = expected.into();
         Self { problem: format!("{:?} is not {expected}", word.shown()), expected }

@@ -1,8 +1,8 @@
 //! Reads a tree into types and collects every error on the way instead of stopping at the first.
 //!
-//! A [`Reader`] is a cursor on one node that knows its path. Reading something wrong records an error and gives
+//! A [`Reader`] is a cursor on one node, with its path. Reading something wrong records an error and gives
 //! `None`; the caller goes on, and the whole is accepted only if nothing was recorded. A map is read through
-//! [`Fields`], which reports, when it is dropped, the keys that were not asked for, so that no unknown key is overlooked.
+//! [`Fields`], which reports, when it is dropped, the keys that were not looked up, so that no unknown key is overlooked.
 
 use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
 
@@ -12,6 +12,7 @@ use super::{
     Span, Ttl, Words,
     input_error::{InputErrors, suggestion},
     tree::{Node, Scalar, Value},
+    words::join,
 };
 
 /// A cursor on one node.
@@ -25,7 +26,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// At the root of a tree. `document` says in errors what the tree is, as `Domain gw.example.com`.
+    /// At the root of a tree. `document` is the name of the tree in errors, such as `Domain gw.example.com`.
     #[must_use]
     pub const fn new(errors: &'a InputErrors, document: &'a str, node: &'a Node) -> Self {
         Self { errors, document, field: String::new(), line: node.line, node }
@@ -43,7 +44,7 @@ impl<'a> Reader<'a> {
         &self.field
     }
 
-    /// Records an error here: what is wrong, and what would be right (empty if the problem says it).
+    /// Records an error here: what is wrong, and what would be right (empty if the problem includes it).
     pub fn error(&self, problem: impl Into<String>, expected: impl Into<String>) {
         self.errors.add(self.line, self.document, &self.field, problem.into(), expected.into());
     }
@@ -88,7 +89,7 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
-    /// Anything that parses from text; its error must say what was expected.
+    /// Anything that parses from text and whose error is what was expected.
     #[must_use]
     pub fn parse<T: FromStr>(&self) -> Option<T>
     where
@@ -112,7 +113,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Anything that parses from text and whose error does not say what was expected.
+    /// Anything that parses from text and whose error is not what was expected.
     #[must_use]
     pub fn parse_as<T: FromStr>(&self, expected: &str) -> Option<T> {
         let parsed = self.scalar(&expected)?.text.parse().ok();
@@ -260,7 +261,7 @@ impl<'a> Reader<'a> {
         Some(values)
     }
 
-    /// Cursors on the items of a list; an error that says `expected` if it is none.
+    /// Cursors on the items of a list; an error with `expected` if it is no list.
     fn items(&self, expected: &str) -> Option<Vec<Self>> {
         let Value::List(items) = &self.node.value else {
             self.wrong(expected);
@@ -281,8 +282,8 @@ impl<'a> Reader<'a> {
             self.wrong("a map");
             return None;
         };
-        let (asked, renamed) = (RefCell::default(), RefCell::default());
-        Some(Fields { at: self.clone(), asked, renamed, strict: true })
+        let (looked_up, renamed) = (RefCell::default(), RefCell::default());
+        Some(Fields { at: self.clone(), looked_up, renamed, strict: true })
     }
 
     /// The entries of a map with free keys: a cursor on each value, with its key.
@@ -306,21 +307,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `a, b or c`.
-pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
-    let words: Vec<&str> = words.collect();
-    match words.split_last() {
-        None => String::new(),
-        Some((only, [])) => (*only).to_owned(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-    }
-}
-
-/// The fields of a map. When dropped, every key that was not asked for is an error.
+/// The fields of a map. When dropped, every key that was not looked up is an error.
 #[derive(Debug)]
 pub struct Fields<'a> {
     at: Reader<'a>,
-    asked: RefCell<Vec<&'static str>>,
+    looked_up: RefCell<Vec<&'static str>>,
     /// Old names of keys, with the new ones.
     renamed: RefCell<Vec<[&'static str; 2]>>,
     strict: bool,
@@ -337,15 +328,15 @@ impl<'a> Fields<'a> {
     #[must_use]
     pub fn get(&self, key: &'static str) -> Option<Reader<'a>> {
         self.at.errors.note(&self.at.field, key);
-        let mut asked = self.asked.borrow_mut();
-        if !asked.contains(&key) {
-            asked.push(key);
+        let mut looked_up = self.looked_up.borrow_mut();
+        if !looked_up.contains(&key) {
+            looked_up.push(key);
         }
         let entry = self.at.node.entry(key)?;
         Some(self.at.step(format!("{}{key}", self.at.prefix()), entry.line, &entry.value))
     }
 
-    /// A field that must be there; `expected` says what belongs there when it is not.
+    /// A field that must be there; `expected` is what belongs there, for the error when it is absent.
     #[must_use]
     pub fn required<T>(
         &self,
@@ -397,14 +388,14 @@ impl<'a> Fields<'a> {
         renamed.iter().any(|[old, new]| *new == key && self.at.node.entry(old).is_some())
     }
 
-    /// Refuses a field that means something, but not yet: says what is supported instead.
+    /// Refuses a field that is designed but not supported yet. The error lists what is supported.
     pub fn not_yet(&self, key: &'static str, supported: &str) {
         if let Some(field) = self.get(key) {
             field.error(format!("not supported yet; supported are {supported}"), supported);
         }
     }
 
-    /// Accepts keys that were not asked for, for a map that is refused for another reason.
+    /// Accepts keys that were not looked up, for a map that is refused for another reason.
     pub const fn ignore_rest(&mut self) {
         self.strict = false;
     }
@@ -413,12 +404,12 @@ impl<'a> Fields<'a> {
 impl Drop for Fields<'_> {
     fn drop(&mut self) {
         let Value::Map(entries) = &self.at.node.value else { return };
-        let asked = self.asked.borrow();
+        let looked_up = self.looked_up.borrow();
         let renamed = self.renamed.borrow();
-        let is_known = |key: &str| asked.contains(&key) || renamed.iter().any(|[old, _]| *old == key);
+        let is_known = |key: &str| looked_up.contains(&key) || renamed.iter().any(|[old, _]| *old == key);
         for entry in entries.iter().filter(|entry| self.strict && !is_known(&entry.key)) {
-            let hint = suggestion(&entry.key, asked.iter().copied());
-            let known = format!("one of the keys {}", join(asked.iter().copied()));
+            let hint = suggestion(&entry.key, looked_up.iter().copied());
+            let known = format!("one of the keys {}", join(looked_up.iter().copied()));
             let at = self.at.step(format!("{}{}", self.at.prefix(), entry.key), entry.line, &entry.value);
             at.error(format!("unknown key{hint}"), known);
         }

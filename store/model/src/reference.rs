@@ -26,11 +26,11 @@ impl Row {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let [field, _, default, meaning] = cells.as_slice() else { panic!("four cells: {line}") };
         let row = Self { default: (*default).to_owned(), meaning: (*meaning).to_owned() };
-        Some((as_asked(field.trim_matches('`')), row))
+        Some((as_looked_up(field.trim_matches('`')), row))
     }
 
     /// What is wrong with the default, tried out on examples that have the field. `value` reads a default that is given in
-    /// backticks, `read` gives what a tree says if it is accepted.
+    /// backticks, `read` gives the document of a tree that is accepted.
     pub fn wrong_default<T: PartialEq>(
         &self,
         field: &str,
@@ -43,9 +43,9 @@ impl Row {
         let problem = if removed.is_empty() {
             "is in no example"
         } else if self.default == "required" {
-            if removed.iter().any(is_accepted) { "is said to be required" } else { return None }
+            if removed.iter().any(is_accepted) { "is described as required" } else { return None }
         } else if self.default.starts_with("required") {
-            if removed.iter().all(is_accepted) { "is said to be required" } else { return None }
+            if removed.iter().all(is_accepted) { "is described as required" } else { return None }
         } else if self.default.starts_with('`') {
             let default = value(self.default.trim_matches('`'));
             let same = |(whole, rest): &(&Node, Node)| {
@@ -58,7 +58,7 @@ impl Row {
             if field.ends_with('*') || removed.iter().any(is_accepted) {
                 return None;
             }
-            "is said to be optional"
+            "is described as optional"
         };
         Some(format!("{field} {problem}"))
     }
@@ -81,7 +81,7 @@ impl Row {
 }
 
 /// `gateways.SITE.a` as readers call it: `gateways.*.a`.
-fn as_asked(field: &str) -> String {
+fn as_looked_up(field: &str) -> String {
     let key = |part: &str| match part.bytes().all(|b| b.is_ascii_uppercase()) {
         true => "*".to_owned(),
         false => part.to_owned(),

@@ -1,7 +1,7 @@
-//! What was written, before anyone says what it means: a tree that remembers lines.
+//! What was written, before it is read as a document: a tree with line numbers.
 //!
 //! Both sources end here: documents from YAML (and so from JSON), node configuration from TOML. A scalar keeps its
-//! text and whether it was quoted, nothing more: only the reader knows which type a field wants, so that
+//! text and whether it was quoted, nothing more, because only the reader has the type of each field. So
 //! `version: 1.10` can still become the text `1.10` and `name: 9` the name `9`.
 
 use std::{fmt, sync::Arc};
@@ -42,7 +42,7 @@ pub struct Entry {
 pub struct Scalar {
     /// Its text, without quotes and with escapes resolved.
     pub text: String,
-    /// A quoted scalar is a text, whatever it looks like.
+    /// A quoted scalar is always a text.
     pub quoted: bool,
 }
 

@@ -188,7 +188,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A moment by this node's steady clock: milliseconds since the Unix epoch as the wall clock stood when
+/// A moment by this node's steady clock: milliseconds since the Unix epoch as the wall clock was when
 /// the process started, advanced by the monotonic clock since. It never steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

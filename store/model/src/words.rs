@@ -2,11 +2,9 @@
 //!
 //! [`words!`] declares such an enumeration, and [`tagged!`] one whose values hold more than their word. Each word is
 //! written once, in the declaration: the reader, the writer, the stored form, messages and the command line take it from
-//! there. serde alone would know the words too, but it does not give them away for messages.
+//! there. serde alone has the words too, but it offers no list of them for messages.
 
 use std::fmt;
-
-use super::read::join;
 
 /// An enumeration whose values are words.
 pub trait Words: Copy + Eq + fmt::Debug + 'static {
@@ -26,6 +24,16 @@ pub trait Words: Copy + Eq + fmt::Debug + 'static {
     #[must_use]
     fn expected() -> String {
         format!("one of {}", join(Self::EVERY.iter().map(|value| value.word())))
+    }
+}
+
+/// `a, b or c`.
+pub(crate) fn join<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let words: Vec<&str> = words.collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((only, [])) => (*only).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
     }
 }
 

@@ -5,6 +5,7 @@
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
 mod check;
+mod checker;
 mod families;
 mod names;
 mod overlays;
@@ -24,7 +25,7 @@ use super::{
     Vantage, Weight, Zone, sha256_hex,
 };
 
-/// More sites than this are refused by `check` and `apply`, and README says so: rankings live in fixed buffers.
+/// The most sites. `check` and `apply` refuse more, because rankings are in buffers of a fixed size.
 pub const MAX_SITES: usize = 64;
 
 /// Documents by kind and name, each name once.
@@ -294,7 +295,7 @@ fn like_over(policy: &Policy, sites: &[Name]) -> Policy {
 /// What the names of implied routes start with; no document may take one.
 const IMPLIED: &str = "implied.";
 
-/// The name of a service's implied route. A long service name is cut and told apart by its hash.
+/// The name of a service's implied route. A long service name is cut, and its hash keeps it distinct.
 fn implied_route(service: &Name) -> Name {
     format!("{IMPLIED}{service}").parse().unwrap_or_else(|_| {
         let hash = sha256_hex(service.as_str());

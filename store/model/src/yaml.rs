@@ -2,7 +2,7 @@
 //!
 //! The text is cut at its document markers first, and every document is parsed by itself: a syntax error in one
 //! hides no error in the others, and an oversized one is refused before anything parses it. Anchors, aliases and
-//! tags are refused: they make small texts large and say nothing our documents need.
+//! tags are refused: they make small texts large, and our documents need none of them.
 //!
 //! Only the events of saphyr-parser are used. Crates that read YAML into types stop at the first error and lose the line
 //! of every field, and both are needed here.

@@ -93,7 +93,10 @@ pub(super) fn record(
     differences: &[Difference],
     generation: Generation,
 ) -> Option<(UndoRef, Vec<(String, Bytes)>)> {
-    let damaged = current.shards.is_empty() && current.generation() > Generation::default();
+    // A configuration whose documents were all deleted has no shards either, but the time of its commit.
+    let damaged = current.shards.is_empty()
+        && current.head.at.is_none()
+        && current.generation() > Generation::default();
     if damaged {
         return None;
     }

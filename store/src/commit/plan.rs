@@ -27,7 +27,7 @@ pub enum Change {
     /// Writes the document. A service without a UUID keeps the one it has, or gets the one that follows from its name
     /// and its cluster's zone ([`Service::uuid_in`]); an override without `since` keeps its own, or begins now.
     Put(Placed<Document>),
-    /// The document is to be gone; wishing away what is not there is a mistake.
+    /// Removes the document; it is an error if there is none.
     Delete(DocumentId),
 }
 
@@ -83,15 +83,15 @@ impl Plan {
 /// begin.
 ///
 /// # Errors
-/// Every mistake that the documents would make together, those of already stored documents included: a deletion
-/// can break what stays.
+/// Every error that the documents would have together, those of already stored documents included: a deletion
+/// can invalidate documents that stay.
 pub fn plan(
     current: &Stored,
     changes: Vec<Change>,
     now: Moment,
     author: Author,
 ) -> Result<Planned, Vec<InputError>> {
-    let mut mistakes = Vec::new();
+    let mut errors = Vec::new();
     let mut touched = HashSet::new();
     let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
     let put = changes.iter().filter_map(|change| match change {
@@ -104,20 +104,20 @@ pub fn plan(
             Change::Put(Placed { value, place }) => {
                 touched.insert(value.id());
                 let value = completion.complete(value);
-                mistakes.extend(outranked(&value.id(), Some(&value), current, author, Some(&place)));
+                errors.extend(outranked(&value.id(), Some(&value), current, author, Some(&place)));
                 wanted.push(Placed { value: Arc::new(value), place });
             }
             Change::Delete(id) if current.get(&id).is_some() => {
-                mistakes.extend(outranked(&id, None, current, author, None));
+                errors.extend(outranked(&id, None, current, author, None));
                 touched.insert(id);
             }
-            Change::Delete(id) => mistakes.push(not_there(&id)),
+            Change::Delete(id) => errors.push(not_there(&id)),
         }
     }
     let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
     let all = untouched.map(Placed::stored).chain(wanted);
     match World::check(all, now) {
-        Ok(world) if mistakes.is_empty() => {
+        Ok(world) if errors.is_empty() => {
             let Generation { epoch, number } = current.generation();
             let next = Generation { epoch: epoch.max(1), number: number + 1 };
             let plan = planned(current, world, (next, now), current.head.restored_over);
@@ -128,8 +128,8 @@ pub fn plan(
                 Planned::Changed(Box::new(plan))
             })
         }
-        Ok(_) => Err(mistakes),
-        Err(found) => Err(mistakes.into_iter().chain(found).collect()),
+        Ok(_) => Err(errors),
+        Err(found) => Err(errors.into_iter().chain(found).collect()),
     }
 }
 
@@ -138,7 +138,7 @@ pub fn plan(
 /// engine. There is always something to commit, even if no document differs.
 ///
 /// # Errors
-/// Every mistake that the documents make together.
+/// Every error that the documents have together.
 pub fn plan_restore(
     current: &Stored,
     backup: Generation,
@@ -147,9 +147,9 @@ pub fn plan_restore(
     author: Author,
 ) -> Result<Plan, Vec<InputError>> {
     let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author);
-    let documents = documents.into_iter().map(|it| {
-        let value = Arc::new(completion.complete(it.value));
-        Placed { value, place: it.place }
+    let documents = documents.into_iter().map(|placed| {
+        let value = Arc::new(completion.complete(placed.value));
+        Placed { value, place: placed.place }
     });
     let world = World::check(documents, now)?;
     let before = current.generation();
@@ -218,7 +218,7 @@ impl<'c> Completion<'c> {
         }
     }
 
-    /// The zone of a cluster; `None` if there is no such cluster, which is a mistake that the check reports.
+    /// The zone of a cluster; `None` if there is no such cluster, which is an error that the check reports.
     fn zone_of(&self, cluster: &Name) -> Option<DomainName> {
         if let Some(zone) = self.zones.get(cluster) {
             return Some(zone.clone());

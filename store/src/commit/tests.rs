@@ -7,31 +7,16 @@ use crate::{
     engine::Engine as _,
     engine::embedded::{Embedded, Options},
     model::{Authority, InputError, Kind, Moment, Override, Placed, parse},
+    testing::two_sites,
 };
 
-const WORLD: &str = "\
-kind: Site
-name: bj
----
-kind: Site
-name: sh
----
-kind: Zone
-name: example.com
-nameservers: [{ name: ns1, a: [192.0.2.53] }]
----
-kind: Cluster
-name: main
-zone: example.com
-gateway_domain: gw.example.com
-gateways: { bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }
----
-kind: Service
-name: web
-cluster: main
-consul: { service: web }
-hosts: [web.example.com]
-";
+/// Two sites and a service without a UUID.
+fn documents() -> String {
+    let cluster = two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
+    let service = "name: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]";
+    format!("{cluster}---\nkind: Service\n{service}\n")
+}
+
 const ORDER: &str = "\
 kind: Override
 name: work
@@ -92,13 +77,15 @@ impl Engine {
 
 #[tokio::test]
 async fn what_a_document_leaves_open_is_completed_once_and_kept() {
-    let engine = Engine::with(WORLD).await;
+    let engine = Engine::with(&documents()).await;
     let uuid = engine.stored().await.world().service("web").unwrap().uuid;
     assert!(uuid.is_some());
     engine.apply(ORDER, Authority::Human, LATER).await.unwrap();
     assert_eq!(engine.order().await.since.unwrap().as_millisecond(), 1_795_000_000_000);
-    let again =
-        engine.apply(&format!("{WORLD}---\n{ORDER}"), Authority::Human, Moment(LATER.0 + 5)).await.unwrap();
+    let again = engine
+        .apply(&format!("{}---\n{ORDER}", documents()), Authority::Human, Moment(LATER.0 + 5))
+        .await
+        .unwrap();
     assert_eq!(again, [], "the same documents change nothing");
     assert_eq!(engine.stored().await.world().service("web").unwrap().uuid, uuid);
     let forced = ORDER.replace("state: drain\nover: 10m", "state: down");
@@ -120,13 +107,14 @@ impl Engine {
 
 #[tokio::test]
 async fn independent_engines_give_a_service_the_same_uuid() {
-    let (one, other) = (Engine::with(WORLD).await, Engine::with(WORLD).await);
+    let (one, other) = (Engine::with(&documents()).await, Engine::with(&documents()).await);
     assert_eq!(one.uuid().await, other.uuid().await);
     // As every other program computes it: python3 -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS,
     // "web.example.com"))'
     assert_eq!(one.uuid().await.to_string(), UUID_OF_WEB);
     // A service that comes after its cluster, and a zone that was written otherwise.
-    let (cluster, service) = WORLD.split_once("---\nkind: Service").unwrap();
+    let documents = documents();
+    let (cluster, service) = documents.split_once("---\nkind: Service").unwrap();
     let later = Engine::with(&cluster.replace("zone: example.com", "zone: Example.COM")).await;
     later.apply(&format!("kind: Service{service}"), Authority::Human, LATER).await.unwrap();
     assert_eq!(later.uuid().await, one.uuid().await);
@@ -134,9 +122,9 @@ async fn independent_engines_give_a_service_the_same_uuid() {
 
 #[tokio::test]
 async fn a_uuid_is_kept_whatever_it_was_computed_from() {
-    let engine = Engine::with(WORLD).await;
+    let engine = Engine::with(&documents()).await;
     let first = engine.uuid().await;
-    let moved = WORLD.replace("example.com", "example.org");
+    let moved = documents().replace("example.com", "example.org");
     engine.apply(&moved, Authority::Human, LATER).await.unwrap();
     assert_eq!(engine.uuid().await, first, "the zone of its cluster is another");
     assert_eq!(engine.apply(&moved, Authority::Human, LATER).await.unwrap(), []);
@@ -153,23 +141,23 @@ async fn a_uuid_is_kept_whatever_it_was_computed_from() {
 
 #[tokio::test]
 async fn what_a_diff_compares_is_what_a_commit_would_write() {
-    let engine = Engine::with(WORLD).await;
-    let documents = |text: &str| -> Vec<Document> {
+    let engine = Engine::with(&documents()).await;
+    let parsed = |text: &str| -> Vec<Document> {
         parse("t.yaml", text).unwrap().into_iter().map(|it| it.value).collect()
     };
-    let differences = |stored: &Stored, text: &str| diff(stored, &documents(text), false);
+    let differences = |stored: &Stored, text: &str| diff(stored, &parsed(text), false);
     let stored = engine.stored().await;
-    assert_eq!(differences(&stored, WORLD), []);
-    let explicit = format!("{WORLD}uuid: {}\n", uuid_in("example.com"));
+    assert_eq!(differences(&stored, &documents()), []);
+    let explicit = format!("{}uuid: {}\n", documents(), uuid_in("example.com"));
     assert_eq!(differences(&stored, &explicit), []);
     let empty = Engine(Embedded::in_memory(Options::default()).await);
     let written = empty.apply(&explicit, Authority::Human, LATER).await.unwrap();
-    assert_eq!(differences(&Stored::default(), WORLD), written);
+    assert_eq!(differences(&Stored::default(), &documents()), written);
 }
 
 #[tokio::test]
 async fn a_service_of_no_cluster_is_an_error_and_gets_no_uuid() {
-    let engine = Engine::with(WORLD).await;
+    let engine = Engine::with(&documents()).await;
     let service = "kind: Service\nname: lost\ncluster: nowhere\nhosts: [lost.example.com]\n";
     let refused = engine.apply(service, Authority::Human, LATER).await.unwrap_err();
     assert!(refused.iter().any(|it| it.to_string().contains("nowhere")), "{refused:?}");
@@ -177,7 +165,7 @@ async fn a_service_of_no_cluster_is_an_error_and_gets_no_uuid() {
 
 #[tokio::test]
 async fn automation_does_not_change_the_override_of_an_operator() {
-    let engine = Engine::with(&format!("{WORLD}---\n{ORDER}")).await;
+    let engine = Engine::with(&format!("{}---\n{ORDER}", documents())).await;
     let changed = ORDER.replace("drain\nover: 10m", "up");
     let refused = engine.apply(&changed, Authority::Tool, LATER).await.unwrap_err();
     assert!(
@@ -195,14 +183,15 @@ async fn automation_does_not_change_the_override_of_an_operator() {
     assert_eq!(engine.order().await.authority, Authority::Human);
     engine.commit(vec![Change::Delete(id)], Authority::Human, LATER).await.unwrap();
     engine.apply(ORDER, Authority::Tool, LATER).await.unwrap();
-    assert_eq!(engine.order().await.authority, Authority::Tool, "whatever its document says");
+    assert_eq!(engine.order().await.authority, Authority::Tool, "independent of its document");
     engine.apply(&changed, Authority::Human, LATER).await.unwrap();
     assert_eq!(engine.order().await.authority, Authority::Human);
 }
 
 #[tokio::test]
 async fn safety_rules_hold_for_drains_and_for_force() {
-    let world = WORLD.replace("gw.example.com\n", "gw.example.com\nkeep: [{ at_least: 1, of: [bj, sh] }]\n");
+    let world =
+        documents().replace("gw.example.com\n", "gw.example.com\nkeep: [{ at_least: 1, of: [bj, sh] }]\n");
     let engine = Engine::with(&world).await;
     engine.apply(ORDER, Authority::Human, LATER).await.unwrap();
     let other =
@@ -283,6 +272,16 @@ async fn a_configuration_of_an_older_program_is_dated_by_the_record_of_writes() 
     engine.apply("kind: Site\nname: sh\n", Authority::Human, Moment(2_000)).await.unwrap();
     assert_eq!(as_of(&engine, 1_999).await, Ok((1, vec!["Site bj".to_owned()])));
     assert_eq!(as_of(&engine, 500).await, Err(earliest));
+}
+
+#[tokio::test]
+async fn the_past_before_every_document_was_deleted_is_known() {
+    let engine = Engine::with("kind: Site\nname: bj\n").await;
+    let gone = DocumentId { kind: Kind::Site, name: "bj".into() };
+    engine.commit(vec![Change::Delete(gone)], Authority::Human, Moment(2_000)).await.unwrap();
+    engine.apply("kind: Site\nname: sh\n", Authority::Human, Moment(3_000)).await.unwrap();
+    assert_eq!(as_of(&engine, 1_500).await, Ok((1, vec!["Site bj".to_owned()])));
+    assert_eq!(as_of(&engine, 2_500).await, Ok((2, vec![])));
 }
 
 #[tokio::test]

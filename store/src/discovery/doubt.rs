@@ -143,8 +143,8 @@ impl Doubt {
     /// True if the doubt is about this instance.
     #[must_use]
     pub fn is_of(&self, key: &InstanceKey) -> bool {
-        let it = &self.endpoint;
-        it.port == key.port && it.id == key.id && it.address == key.address && it.node == key.node
+        let Endpoint { node, id, address, port, .. } = &self.endpoint;
+        (*port, id, address, node) == (key.port, &key.id, &key.address, &key.node)
     }
 
     /// True if the registry has to be read again periodically: no long poll shows that a permission was granted
@@ -218,7 +218,7 @@ pub enum Fate {
     TakenIn,
     /// Dropped: deregistered while most others stay.
     Deregistered,
-    /// Dropped: missing for long enough.
+    /// Dropped: missing for long enough that the registry's answer is accepted.
     Believed,
     /// Dropped: its dials failed.
     Dead,

@@ -132,8 +132,8 @@ impl<'a> Comparison<'a> {
         let before: HashMap<_, _> = known.filter(|(key, _)| !in_doubt.contains_key(key)).collect();
         let mut judged = answer.value.iter().filter(|it| !it.maintenance).peekable();
         let new = || {
-            let known = |it: &&Endpoint| {
-                let key = InstanceKey::of(it);
+            let known = |endpoint: &&Endpoint| {
+                let key = InstanceKey::of(endpoint);
                 before.contains_key(&key) || in_doubt.contains_key(&key)
             };
             answer.value.iter().filter(move |it| !known(it))
@@ -183,10 +183,10 @@ impl<'a> Comparison<'a> {
     }
 
     fn still_recent(&self) -> Vec<Recent> {
-        let fits = |it: &&Recent| {
-            let key = InstanceKey::of(&it.endpoint);
+        let fits = |recent: &&Recent| {
+            let key = InstanceKey::of(&recent.endpoint);
             let window = if self.listed.contains(&key) { CRITICAL_TOGETHER } else { TOGETHER };
-            self.context.now.since(it.at) < window && !self.in_doubt.contains_key(&key)
+            self.context.now.since(recent.at) < window && !self.in_doubt.contains_key(&key)
         };
         self.previous.recent.iter().filter(fits).cloned().collect()
     }
@@ -221,8 +221,8 @@ impl<'a> Comparison<'a> {
     ) {
         match doubt {
             // Not registered again since the index went back, so it still has to answer first.
-            Some(it) if it.cause == Cause::Newcomer && endpoint.modify_index <= it.index => {
-                self.doubts.push(Doubt { endpoint: endpoint.clone(), ..it.clone() });
+            Some(doubt) if doubt.cause == Cause::Newcomer && endpoint.modify_index <= doubt.index => {
+                self.doubts.push(Doubt { endpoint: endpoint.clone(), ..doubt.clone() });
             }
             // This includes known instances that were critical: that they pass may be old data.
             _ if !was_used && self.must_answer_first(endpoint) => {
@@ -286,7 +286,7 @@ impl<'a> Comparison<'a> {
         }
         self.recent.retain(|it| InstanceKey::of(&it.endpoint) != key);
         match continued {
-            Some(it) => self.doubts.push(Doubt { endpoint: as_trusted, ..it.clone() }),
+            Some(doubt) => self.doubts.push(Doubt { endpoint: as_trusted, ..doubt.clone() }),
             None => {
                 self.note(key, if was_used { Fate::Doubted } else { Fate::Awaited });
                 self.doubts.push(self.doubt(as_trusted, Cause::Critical, was_used));
@@ -389,8 +389,8 @@ impl<'a> Comparison<'a> {
         } else if !self.grew() {
             Cause::NotGrown
         } else {
-            let stays = |it: &&Endpoint| {
-                serves(it) && self.before.get(&InstanceKey::of(it)).is_some_and(|it| serves(it))
+            let stays = |endpoint: &&Endpoint| {
+                serves(endpoint) && self.before.get(&InstanceKey::of(endpoint)).is_some_and(|it| serves(it))
             };
             // Instances that were critical together with all others before are listed and in use, too. Those that
             // become critical in this answer are themselves part of the change and do not count.
@@ -436,9 +436,9 @@ impl<'a> Comparison<'a> {
             return;
         }
         let (now, index, long) = (self.context.now, self.answer.index, self.context.believe_after);
-        let dead = |it: &Doubt| {
-            let left_out = !it.cause.is_listed() && !it.held && it.failures > 0;
-            left_out && index > it.index && now.since(it.since) >= long
+        let dead = |doubt: &Doubt| {
+            let left_out = !doubt.cause.is_listed() && !doubt.held && doubt.failures > 0;
+            left_out && index > doubt.index && now.since(doubt.since) >= long
         };
         let (gone, stay) = std::mem::take(&mut self.doubts).into_iter().partition::<Vec<_>, _>(dead);
         self.doubts = stay;
@@ -584,9 +584,9 @@ fn certain(entry: &Entry) -> Vec<Endpoint> {
 fn resettle(previous: &Entry, plain: Vec<Endpoint>, doubts: Vec<Doubt>, now: Moment) -> Entry {
     let settled = settle(previous, previous.index, plain, doubts, previous.recent.clone(), now);
     // While the registry is unreachable, that is the reason to show.
-    let asked = !matches!(previous.standing, Standing::Unreachable { .. })
+    let applies = !matches!(previous.standing, Standing::Unreachable { .. })
         || previous.doubts.iter().any(|it| it.cause.is_unreachable());
-    if asked {
+    if applies {
         settled
     } else {
         Entry { standing: previous.standing.clone(), since: previous.since, ..settled }

@@ -64,10 +64,11 @@ pub fn notes<'a>(
     unresolved: &'a BTreeSet<String>,
 ) -> impl Iterator<Item = InstanceNote> + 'a {
     let doubts = entry.doubts.iter().map(InstanceNote::of_doubt);
-    let unused = entry.endpoints.iter().filter_map(|it| {
-        let no_address = || unresolved.contains(&it.address).then(|| cannot_be_resolved(&it.address));
-        let why = unused(snapshot, it).or_else(no_address)?;
-        Some(InstanceNote::of(it, "unused", why))
+    let unused = entry.endpoints.iter().filter_map(|endpoint| {
+        let no_address =
+            || unresolved.contains(&endpoint.address).then(|| cannot_be_resolved(&endpoint.address));
+        let why = unused(snapshot, endpoint).or_else(no_address)?;
+        Some(InstanceNote::of(endpoint, "unused", why))
     });
     doubts.chain(unused)
 }

@@ -11,8 +11,8 @@ use crate::{
     engine::{CheckStatus, Indexed, Reading},
 };
 
-fn serving(it: &Endpoint) -> bool {
-    it.status != CheckStatus::Critical && !it.maintenance
+fn serving(endpoint: &Endpoint) -> bool {
+    endpoint.status != CheckStatus::Critical && !endpoint.maintenance
 }
 
 pub(super) fn endpoint(id: usize) -> Endpoint {
@@ -64,9 +64,9 @@ impl World {
     }
 
     fn reads(&mut self, index: u64, mut value: Vec<Endpoint>) -> &mut Self {
-        for it in value.iter_mut().filter(|it| it.modify_index == Index(1)) {
-            let at = *self.registered.entry(InstanceKey::of(it)).or_insert(Index(index));
-            (it.create_index, it.modify_index) = (at, at);
+        for endpoint in value.iter_mut().filter(|it| it.modify_index == Index(1)) {
+            let at = *self.registered.entry(InstanceKey::of(endpoint)).or_insert(Index(index));
+            (endpoint.create_index, endpoint.modify_index) = (at, at);
         }
         let drained = self.drained.clone();
         let context = Context {

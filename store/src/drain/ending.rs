@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Drain, DrainId, Gateway, Phase, Receipt};
 use model::Moment;
 
-/// How a gateway knows that a drained process has ended.
+/// A gateway's proof that a drained process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Proof {
@@ -83,7 +83,7 @@ pub fn refusing(
     gateways: &BTreeMap<String, Gateway>,
     now: Moment,
 ) -> BTreeSet<String> {
-    if drain.phase != Phase::Done || !drain.shuts(now) {
+    if drain.phase != Phase::Done || !drain.excludes(now) {
         return BTreeSet::new();
     }
     let saw = |name: &str| seen.iter().any(|it| it.drain == drain.id && it.gateway == name);
@@ -104,7 +104,7 @@ pub const MAX_KEPT: usize = 1_000;
 /// after this time.
 const MIN_KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// The records that are no longer needed, oldest first. `registered` tells whether the registry has, or may have, the
+/// The records that are no longer needed, oldest first. `registered` returns whether the registry has, or may have, the
 /// drained instance: a record that excludes a registered instance is always needed.
 #[must_use]
 pub fn spared<'a>(
@@ -120,7 +120,7 @@ pub fn spared<'a>(
         if !drain.is_over() || (drain.phase == Phase::Cancelled && drain.trouble.is_some()) {
             continue;
         }
-        if !drain.shuts(now) || drain.ended.is_some() {
+        if !drain.excludes(now) || drain.ended.is_some() {
             removable.push((drain, Duration::ZERO));
         } else if !registered(drain) {
             removable.push((drain, MIN_KEPT));

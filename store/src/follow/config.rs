@@ -24,17 +24,17 @@ const MEMORY: &str = "config";
 pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
     let stored = shared.memory.get::<Stored>(MEMORY)?;
     publish(shared, &stored);
-    tracing::info!(generation = %stored.generation(), "started from this node's own memory");
+    tracing::info!(generation = %stored.generation(), "started with the last configuration on disk");
     Some(stored)
 }
 
-/// Follows for ever from what was published. `read` becomes true once the engine has said what it has, even if that is
-/// nothing.
+/// Follows for ever, starting with what was published. `read` becomes true once the engine was read, even if it has no
+/// configuration.
 pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
     let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
         .reporting("reading the configuration", "the last good one stays");
-    // Why what the engine has is not used, as of the last reading that said something new.
+    // Why the engine's configuration is not used, as of the last reading that changed.
     let mut refused = None;
     let mut geo = shared.options.geo.clone();
     loop {
@@ -59,7 +59,7 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
                 shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
             }
-            News::Failed { error, .. } => {
+            News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
                 shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
             }
@@ -67,7 +67,7 @@ pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: wat
     }
 }
 
-/// Takes in what the head points to; a reason if it is not used.
+/// Reads the configuration that the head names, and uses it; returns the reason if it is not used.
 async fn take_in_head(
     shared: &Shared,
     stored: &mut Option<Stored>,
@@ -88,25 +88,25 @@ async fn take_in_head(
     Ok(take_in(shared, stored, next).await)
 }
 
-/// The database of where addresses are, and those that follow it.
+/// The database of places, and those that replace it.
 type Databases = watch::Receiver<Option<Arc<Geo>>>;
 
-/// Ready once there is another database.
+/// Waits for another database.
 async fn changed(geo: &mut Databases) {
     if geo.changed().await.is_err() {
-        // There will never be another one.
+        // The sender is gone, so there will be no other one.
         std::future::pending().await
     }
 }
 
-/// Publishes the configuration that runs again, with the newest database.
+/// Publishes the present configuration again, with the newest database.
 fn locate_anew(shared: &Shared, stored: Option<&Stored>) {
     if let Some(stored) = stored {
         publish(shared, stored);
     }
 }
 
-/// Publishes a configuration unless it is older than the one that runs; then says so.
+/// Publishes a configuration, unless it is older than the present one; then returns that as the reason.
 async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Option<String> {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
     if running == Some(next.generation()) {
@@ -121,7 +121,7 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> 
         return Some(format!("generation {} is older than the one that runs", next.generation()));
     }
     publish(shared, &next);
-    tracing::info!(generation = %next.generation(), "configuration taken in");
+    tracing::info!(generation = %next.generation(), "configuration loaded");
     remember(shared, &next).await;
     *stored = Some(next);
     None
@@ -135,7 +135,7 @@ fn publish(shared: &Shared, stored: &Stored) {
     shared.publisher.publish_snapshot(Arc::new(snapshot));
 }
 
-/// Kept on disk and synced: from now on this node starts with it, whatever else is down.
+/// Keeps the configuration on disk and syncs it, so that this node can start with it when everything else is down.
 async fn remember(shared: &Shared, stored: &Stored) {
     let (memory, stored) = (shared.memory.clone(), stored.clone());
     let blocks = memory.blocks();

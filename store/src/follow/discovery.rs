@@ -1,9 +1,9 @@
-//! Follows the services in use, and looks after the instances whose removal is in doubt.
+//! Follows the services in use, and examines the instances whose removal is in doubt.
 //!
-//! One task owns it all. What the engine's watch tells is judged ([`crate::discovery::judge`]); while an instance is in
-//! doubt, this task dials it ([`dials`]), reads its service again and again ([`rereads`]), and looks whether its place
-//! was given to another ([`places`]). Every node that follows services does so for itself: what one node reaches,
-//! another may not.
+//! One task owns all of this. The readings of the engine's watch are judged ([`crate::discovery::judge`]). While an
+//! instance is in doubt, this task dials it ([`dials`]), reads its service repeatedly ([`rereads`]), and checks whether
+//! its address and port were given to another ([`places`]). Every node that follows services does this itself, because
+//! one node may reach an instance that another cannot.
 
 mod dials;
 mod log;
@@ -24,7 +24,7 @@ use tokio::{
 use self::{
     dials::{Dials, Key},
     places::Places,
-    rereads::{Rereads, Turn},
+    rereads::{NextRead, Rereads},
 };
 use super::Shared;
 use crate::{
@@ -39,18 +39,18 @@ const MEMORY: &str = "discovery";
 const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 /// The same if nothing but indexes has moved, which is often.
 const REMEMBER_INDEXES_EVERY: Duration = Duration::from_secs(30);
-/// Dials under way at a time; more wait.
+/// The maximum number of dials under way; more wait.
 const MAX_DIALS: usize = 512;
-/// Reads under way at a time.
+/// The maximum number of reads under way.
 const MAX_READS: usize = 8;
-/// Failed dials in a row that drop a doubtful instance, unless a check says otherwise.
+/// Failed dials in a row that drop a doubtful instance, unless its check has another number.
 const FALL: u32 = 3;
-/// What the catalog showed counts for this long.
+/// How long a reading of the catalog is valid.
 const SIGHT_LASTS: Duration = Duration::from_secs(10);
-/// A step back that the watch tells within this time of a read of our own may only be older than that.
+/// A reading of the watch whose index goes back within this time of a read of our own may just be older than that.
 const MAY_CROSS: Duration = Duration::from_secs(10);
 
-/// Publishes what this node last knew of every service, with its doubts and the index it was read at.
+/// Publishes the last known instances of every service, with their doubts and the index they were read at.
 pub(super) fn publish_last_good(shared: &Shared) {
     let entries = shared.memory.get::<BTreeMap<String, Entry>>(MEMORY).unwrap_or_default();
     for (service, entry) in entries {
@@ -76,7 +76,7 @@ struct Dialled {
 
 /// A read of our own that ended.
 struct Read {
-    turn: Turn,
+    next: NextRead,
     started: Instant,
     /// The entry's index when the read began.
     index: Index,
@@ -96,9 +96,9 @@ struct Discovery {
     dials: Dials,
     rereads: Rereads,
     places: Places,
-    /// When a service was last read by ourselves.
+    /// When this task last read a service itself.
     read_at: HashMap<String, Instant>,
-    /// A digest of the instances that the watch told last. It tells no more until it reads others.
+    /// A digest of the instances that the watch delivered last. It delivers nothing until it reads others.
     watched: HashMap<String, u64>,
     /// The names in the catalog, and when they were read.
     catalog: Option<(Instant, Vec<String>)>,
@@ -140,13 +140,13 @@ impl Discovery {
             tokio::select! {
                 biased;
                 change = changes.recv() => match change {
-                    Some(change) => self.told(&change.service, change.reading),
+                    Some(change) => self.take_watched(&change.service, change.reading),
                     None => return,
                 },
-                Some(done) = self.dialling.join_next() => self.dialled(unpanicked(done)),
-                Some(done) = self.reading.join_next() => self.read(unpanicked(done)),
+                Some(done) = self.dialling.join_next() => self.dialled(propagate_panic(done)),
+                Some(done) = self.reading.join_next() => self.read(propagate_panic(done)),
                 Ok(()) = drains.changed() => self.take_drains(),
-                Ok(()) = in_use.changed() => self.adopt(),
+                Ok(()) = in_use.changed() => self.use_changed(),
                 Ok(()) = snapshots.changed() => self.look_for_unused(),
                 _ = every.tick() => {
                     self.settle_places();
@@ -171,15 +171,15 @@ impl Discovery {
         self.handle.services_in_use().borrow().contains(service)
     }
 
-    /// What the watch tells.
-    fn told(&mut self, service: &str, reading: Reading) {
-        // It may come after the service was let go, and would bring back what was forgotten.
+    /// Takes a reading of the watch.
+    fn take_watched(&mut self, service: &str, reading: Reading) {
+        // It may arrive after the service was released, and would restore an entry that was removed.
         if !self.uses(service) {
             return;
         }
         match &reading {
             Reading::Answered(answer) => self.watched.insert(service.to_owned(), digest(&answer.value)),
-            // Its next answer is passed on whatever it says.
+            // The watch delivers its next answer in any case.
             Reading::Unreachable(_) => self.watched.remove(service),
         };
         let now = Instant::now();
@@ -189,7 +189,7 @@ impl Discovery {
         if backwards && read_lately {
             self.rereads.confirm(service, now);
         } else {
-            self.take_in(service, reading);
+            self.judge(service, reading);
         }
     }
 
@@ -197,7 +197,7 @@ impl Discovery {
         self.shared.publisher.discovery().find(service).map(|it| it.load()).unwrap_or_default()
     }
 
-    fn take_in(&mut self, service: &str, reading: Reading) {
+    fn judge(&mut self, service: &str, reading: Reading) {
         let before = self.entry(service);
         let (drains, now) = (self.handle.drains(), self.handle.now());
         let drains = Arc::clone(&drains.borrow());
@@ -206,7 +206,7 @@ impl Discovery {
             believe_after: self.shared.options.believe_after,
             dials: self.shared.options.dialer.is_some(),
             sight: if before.doubts.is_empty() { Sight::Unknown } else { self.sight(service) },
-            drained: &|endpoint| drains.shutting(endpoint, now).is_some(),
+            drained: &|endpoint| drains.excluding(endpoint, now).is_some(),
         };
         if let Reading::Answered(answer) = &reading {
             self.places.claim(service, &answer.value);
@@ -215,7 +215,7 @@ impl Discovery {
         self.publish(service, &before, judged);
     }
 
-    /// Whether the registry shows others than a service that it does not show.
+    /// Whether the registry shows other services when it does not show this one.
     fn sight(&self, service: &str) -> Sight {
         if !self.shared.engine.may_filter() {
             return Sight::Sees;
@@ -227,10 +227,10 @@ impl Discovery {
         Sight::of(service, names)
     }
 
-    /// Publishes a judgement, and does what it asks for.
+    /// Publishes a judgement, and starts or ends the dials and reads that follow from it.
     fn publish(&mut self, service: &str, before: &Entry, judged: Judgement) {
         if !judged.entry.doubts.is_empty() || !before.doubts.is_empty() {
-            self.attend(service, &judged.entry);
+            self.follow_doubts(service, &judged.entry);
         }
         if judged.entry == *before {
             return;
@@ -249,8 +249,8 @@ impl Discovery {
         }
     }
 
-    /// Dials and reads what is in doubt, and nothing else.
-    fn attend(&mut self, service: &str, entry: &Entry) {
+    /// Dials and reads exactly the instances of a service that are in doubt.
+    fn follow_doubts(&mut self, service: &str, entry: &Entry) {
         let now = Instant::now();
         self.dials.follow(service, &entry.doubts, now, fastrand::f64);
         self.rereads.doubt(service, entry.doubts.iter().any(|it| it.needs_reading()), now);
@@ -258,7 +258,7 @@ impl Discovery {
         self.rereads.missing(self.places.any(), now);
     }
 
-    /// Another configuration may use others.
+    /// Determines again which instances are never used, because another configuration may use others.
     fn look_for_unused(&mut self) {
         for service in self.handle.services_in_use().borrow().iter() {
             self.log.unused(service, &self.entry(service), &self.handle);
@@ -271,19 +271,19 @@ impl Discovery {
         let now = self.handle.now();
         for service in self.places.services() {
             let before = self.entry(&service);
-            if let Some(judged) = drained(&before, &|it| drains.shutting(it, now).is_some(), now) {
+            if let Some(judged) = drained(&before, &|it| drains.excluding(it, now).is_some(), now) {
                 self.publish(&service, &before, judged);
             }
         }
     }
 
-    /// Nothing is done any more for services that are not in use, and the doubts of an earlier life are taken up for those
-    /// that come to be used.
-    fn adopt(&mut self) {
+    /// Ends all work for services that are no longer in use. For those that came into use, the doubts that were remembered
+    /// are examined again.
+    fn use_changed(&mut self) {
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());
         let before = std::mem::replace(&mut self.used, Arc::clone(&in_use));
         for service in before.difference(&in_use) {
-            self.attend(service, &Entry::default());
+            self.follow_doubts(service, &Entry::default());
             self.rereads.forget(service);
             self.read_at.remove(service);
             self.watched.remove(service);
@@ -292,7 +292,7 @@ impl Discovery {
         for service in in_use.difference(&before) {
             let entry = self.entry(service);
             if !entry.doubts.is_empty() {
-                self.attend(service, &entry);
+                self.follow_doubts(service, &entry);
             }
         }
     }
@@ -328,16 +328,16 @@ impl Discovery {
     fn start_reads(&mut self) {
         let now = Instant::now();
         while self.reading.len() < MAX_READS {
-            let Some(turn) = self.rereads.pop(now) else { return };
-            let index = match &turn {
-                Turn::Service(service) => self.entry(service).index,
-                Turn::Catalog | Turn::Stranger(_) => Index(0),
+            let Some(next) = self.rereads.pop(now) else { return };
+            let index = match &next {
+                NextRead::Service(service) => self.entry(service).index,
+                NextRead::Catalog | NextRead::Unfollowed(_) => Index(0),
             };
             let engine = Arc::clone(&self.shared.engine);
             self.shared.metrics.rereads.increment();
             self.reading.spawn(async move {
-                let result = match &turn {
-                    Turn::Catalog => {
+                let result = match &next {
+                    NextRead::Catalog => {
                         let names = engine.services(None).await;
                         ReadResult::Catalog(
                             names
@@ -345,51 +345,51 @@ impl Discovery {
                                 .map(|it| Indexed { index: it.index, value: it.value.into_keys().collect() }),
                         )
                     }
-                    Turn::Service(service) | Turn::Stranger(service) => {
+                    NextRead::Service(service) | NextRead::Unfollowed(service) => {
                         ReadResult::Service(reading(engine.health(service, None).await))
                     }
                 };
-                Read { turn, started: now, index, result }
+                Read { next, started: now, index, result }
             });
         }
     }
 
     fn read(&mut self, read: Read) {
         let now = Instant::now();
-        match (read.turn, read.result) {
-            (Turn::Catalog, ReadResult::Catalog(Some(names))) => {
+        match (read.next, read.result) {
+            (NextRead::Catalog, ReadResult::Catalog(Some(names))) => {
                 self.places.catalog(names.index, read.started);
                 self.take_catalog(names.value, now);
             }
-            (Turn::Service(service), ReadResult::Service(reading)) => {
+            (NextRead::Service(service), ReadResult::Service(reading)) => {
                 self.rereads.done(&service, read.started, now);
                 self.take_reread(service, read.started, read.index, reading);
             }
-            (Turn::Stranger(service), ReadResult::Service(Reading::Answered(answer))) => {
+            (NextRead::Unfollowed(service), ReadResult::Service(Reading::Answered(answer))) => {
                 self.places.claim(&service, &answer.value);
             }
-            // The watch tells outages.
+            // Outages are reported by the watch.
             _ => {}
         }
     }
 
     fn take_reread(&mut self, service: String, started: Instant, index: Index, reading: Reading) {
-        // A failed read is no news either: the watch tells outages, once.
+        // A failed read is ignored, too: the watch reports outages, once.
         let Reading::Answered(answer) = &reading else { return };
         if !self.uses(&service) {
             return;
         }
         let current = self.entry(&service).index;
         if answer.index < current && current != index {
-            // The watch was quicker and newer.
+            // The watch delivered a newer reading meanwhile.
             self.rereads.confirm(&service, Instant::now());
             return;
         }
         let seen = digest(&answer.value);
-        self.take_in(&service, reading);
-        if self.watched.get(&service).is_some_and(|told| *told != seen) {
-            // The watch is silent about what it told already, so it would not tell that this is over.
-            self.rereads.go_on(&service, Instant::now());
+        self.judge(&service, reading);
+        if self.watched.get(&service).is_some_and(|watched| *watched != seen) {
+            // The watch does not repeat what it delivered last, so it would not report the end of this difference.
+            self.rereads.extend(&service, Instant::now());
         }
         for (key, to) in self.places.proved(&service, started) {
             let before = self.entry(&service);
@@ -404,15 +404,15 @@ impl Discovery {
         names.sort();
         let known = self.catalog.take().map(|(_, names)| names).unwrap_or_default();
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());
-        for stranger in self.places.strangers(&names, &known, now) {
-            if !in_use.contains(&stranger) {
-                self.rereads.stranger(stranger);
+        for service in self.places.worth_reading(&names, &known, now) {
+            if !in_use.contains(&service) {
+                self.rereads.read_unfollowed(service);
             }
         }
         self.catalog = Some((now, names));
     }
 
-    /// Notes once after new doubts with whom of those that are followed the missing share their places.
+    /// After new doubts, notes once which instances of followed services share an address with the missing ones.
     fn settle_places(&mut self) {
         if self.places.is_new() {
             for (service, entry) in self.shared.publisher.discovery().entries() {
@@ -443,15 +443,15 @@ async fn sleep_until(next: Option<Instant>) {
     }
 }
 
-/// What a task returned. A panic in one of them is this task's own.
-fn unpanicked<T>(joined: Result<T, JoinError>) -> T {
+/// What a task returned. If it panicked, this task panics, too.
+fn propagate_panic<T>(joined: Result<T, JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
-/// What is on this node's disk, and since when.
+/// What was written to this node's memory, and when.
 struct Remembered {
     entries: HashMap<String, Arc<Entry>>,
     at: Instant,
@@ -462,7 +462,7 @@ impl Remembered {
         Self { entries: HashMap::new(), at: Instant::now() }
     }
 
-    /// Whether these are worth a write now.
+    /// True if these differ enough to be written now.
     fn is_behind(&self, entries: &HashMap<String, Arc<Entry>>) -> bool {
         let mut moved = false;
         let differs = entries.iter().any(|(name, now)| {
@@ -478,7 +478,7 @@ impl Remembered {
 fn remember(shared: &Shared, remembered: &mut Remembered) {
     let table = shared.publisher.discovery();
     let in_use = shared.publisher.handle().services_in_use().borrow().clone();
-    // What is not there and not used is not worth remembering: its name may be a stranger's.
+    // A service without instances that is not in use is not kept: its name may come from a query from outside.
     let worth = |(name, entry): &(String, Arc<Entry>)| in_use.contains(name) || !entry.endpoints.is_empty();
     let entries: HashMap<String, Arc<Entry>> = table.entries().into_iter().filter(worth).collect();
     if !remembered.is_behind(&entries) {

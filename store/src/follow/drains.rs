@@ -1,8 +1,8 @@
 //! Follows the drain records.
 //!
 //! A gateway also keeps them in its own memory: one that starts while its engine is away must not pick an instance
-//! that is drained and registered itself again. What a gateway saw end in an earlier life is read back once, from that
-//! memory and from the engine.
+//! that is drained and registered itself again. What its earlier process saw end is read back once, from that memory
+//! and from the engine.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::Shared;
 use crate::{
     drain::{Drain, DrainId, Drains, ending::Ended},
     engine::{
-        Index, Indexed, KvEntry, Result,
+        Index, Indexed, KvEntry, Result, Retry,
         follower::{Follower, News, Watched},
     },
     keys,
@@ -25,20 +25,20 @@ const MEMORY: &str = "drains";
 /// What a gateway remembers of the drains.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Remembered {
-    /// The records that kept an instance out, with their indexes.
+    /// The records that excluded an instance, with their indexes.
     records: Vec<(Index, Arc<Drain>)>,
-    /// Those whose instance this node saw end.
+    /// The drains whose instance this node saw end.
     ended: BTreeSet<DrainId>,
 }
 
 impl Remembered {
     fn of(drains: &Drains, now: Moment) -> Self {
-        let held = drains.records.values().filter(|(_, drain)| drain.shuts(now)).cloned();
+        let held = drains.records.values().filter(|(_, drain)| drain.excludes(now)).cloned();
         Self { records: held.collect(), ended: drains.ended.clone() }
     }
 }
 
-/// Publishes what this node last knew of the drains, before the engine was asked.
+/// Publishes the drains that this node knew last, before the engine is read.
 pub(super) fn publish_last_good(shared: &Shared) {
     if !is_gateway(shared) {
         return;
@@ -49,7 +49,7 @@ pub(super) fn publish_last_good(shared: &Shared) {
     shared.publisher.publish_drains(drains);
 }
 
-/// Keeps a gateway's memory of the drains true, until its handle is gone.
+/// Keeps a gateway's memory of the drains up to date, until its handle is gone.
 pub(super) async fn remember(shared: Shared) {
     if !is_gateway(&shared) {
         return;
@@ -73,8 +73,8 @@ fn is_gateway(shared: &Shared) -> bool {
     shared.identity.roles.contains("proxy")
 }
 
-/// Follows until its handle is gone. `current` is true while the last read succeeded: only then may the
-/// node show that it lives, because a heartbeat promises that it obeys the drains there are.
+/// Follows until its handle is gone. `current` is true while the last read succeeded. Only then may the node write
+/// heartbeats, because a heartbeat promises that the node obeys the present drains.
 pub(super) async fn follow(
     shared: Shared,
     current: watch::Sender<bool>,
@@ -84,29 +84,29 @@ pub(super) async fn follow(
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
         .reporting("reading the drains", "the last known ones are obeyed");
     let mut published = Index(0);
-    let mut earlier = EarlierLife::new(&shared);
+    let mut earlier = EarlierProcess::new(&shared);
     loop {
         tokio::select! {
             biased;
             news = follower.next() => match news {
                 News::Read(reading) => {
-                    let learnt = earlier.read(&shared).await;
-                    // A reread may have published what is newer than a poll that was under way.
-                    if (reading.changed || learnt) && (reading.anew || reading.read.index >= published) {
+                    let learned = earlier.read(&shared).await;
+                    // A reread may have published newer records than a poll that was under way.
+                    if (reading.changed || learned) && (reading.anew || reading.read.index >= published) {
                         published = publish(&shared, &reading.read, &earlier);
                     }
-                    turn(&current, true);
+                    set_current(&current, true);
                 }
-                News::Failed { .. } => {
+                News::Failed(_) => {
                     shared.metrics.engine_failures.increment();
-                    turn(&current, false);
+                    set_current(&current, false);
                 }
             },
-            asked = rereads.recv() => {
-                let Some(done) = asked else { return };
+            request = rereads.recv() => {
+                let Some(done) = request else { return };
                 if let Ok(read) = reread(&shared).await {
                     published = publish(&shared, &read, &earlier);
-                    turn(&current, true);
+                    set_current(&current, true);
                 }
                 let _ = done.send(());
             }
@@ -114,9 +114,9 @@ pub(super) async fn follow(
     }
 }
 
-/// Tells of a change only. Each notice makes the node show at once that it lives, which is a write to the KV; on
-/// Consul that write wakes the watch of a prefix without keys, so a notice per reading would never come to rest.
-fn turn(current: &watch::Sender<bool>, to: bool) {
+/// Signals changes only. Each signal makes the node write a heartbeat at once. On Consul a write to the KV wakes the
+/// watch of a prefix without keys, so a signal per reading would cause an endless loop.
+fn set_current(current: &watch::Sender<bool>, to: bool) {
     current.send_if_modified(|current| std::mem::replace(current, to) != to);
 }
 
@@ -125,18 +125,21 @@ async fn reread(shared: &Shared) -> Result<Indexed<Vec<KvEntry>>> {
 }
 
 /// What this node's earlier process saw end, read from the engine once.
-struct EarlierLife {
+struct EarlierProcess {
     wanted: bool,
     ended: BTreeSet<DrainId>,
+    retry: Retry,
 }
 
-impl EarlierLife {
+impl EarlierProcess {
     fn new(shared: &Shared) -> Self {
-        Self { wanted: is_gateway(shared), ended: BTreeSet::new() }
+        let retry = Retry::new("reading what this gateway saw end before its start")
+            .meanwhile("every drained instance stays out");
+        Self { wanted: is_gateway(shared), ended: BTreeSet::new(), retry }
     }
 
-    /// Failing is no reason not to obey the drains: until it is known, what was seen to end stays out as well.
-    /// True if it is known from now on.
+    /// Reads it unless it is known. A failure does not prevent the drains from being obeyed: until it is known,
+    /// instances that were seen to end stay excluded, too. True if it is known from now on.
     async fn read(&mut self, shared: &Shared) -> bool {
         if !self.wanted {
             return false;
@@ -148,10 +151,12 @@ impl EarlierLife {
                 let ours = endings.filter(|it| it.gateway == shared.identity.node);
                 self.ended = ours.map(|it| it.drain).collect();
                 self.wanted = false;
+                self.retry.succeeded();
             }
             Err(error) => {
                 shared.metrics.engine_failures.increment();
-                tracing::warn!(%error, "what this gateway saw end before its start cannot be read yet");
+                // It is read again with the next reading of the drains.
+                self.retry.failed(&error);
             }
         }
         !self.wanted
@@ -159,7 +164,7 @@ impl EarlierLife {
 }
 
 /// Publishes a reading; its index.
-fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>, earlier: &EarlierLife) -> Index {
+fn publish(shared: &Shared, read: &Indexed<Vec<KvEntry>>, earlier: &EarlierProcess) -> Index {
     let mut drains = Drains { index: read.index, ended: earlier.ended.clone(), ..Drains::default() };
     for entry in &read.value {
         match serde_json::from_slice::<Drain>(&entry.value) {
@@ -212,8 +217,8 @@ mod tests {
         waited.await.expect("within ten seconds").unwrap();
     }
 
-    fn shut(handle: &Handle, drain: &Drain) -> bool {
-        handle.drains().borrow().shutting(&drain.endpoint, handle.now()).is_some()
+    fn excluded(handle: &Handle, drain: &Drain) -> bool {
+        handle.drains().borrow().excluding(&drain.endpoint, handle.now()).is_some()
     }
 
     fn seen(drain: &Drain, boot: &str) -> Ended {
@@ -222,25 +227,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_starts_again_knows_what_it_saw_end() {
+    async fn a_gateway_that_restarts_keeps_what_it_saw_end() {
         let engine = Embedded::in_memory(engine::embedded::Options::default()).await;
         let done = drain("d1", Phase::Done);
         record(&engine, &done).await;
         let (handle, follower) = gateway(Arc::clone(&engine) as _, &LastGood::in_memory(), "first").await;
         until(&handle, |drains| drains.records.len() == 1).await;
-        assert!(shut(&handle, &done), "it saw nothing yet");
+        assert!(excluded(&handle, &done), "it saw nothing yet");
         assert!(handle.saw_end(seen(&done, "first")));
-        assert!(!shut(&handle, &done));
+        assert!(!excluded(&handle, &done));
         let key = keys::ended(&done.id, "gw");
         while engine.kv_get(&key, None).await.unwrap().value.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         drop(follower);
 
-        // Another disk: it is the engine that knows.
+        // With another disk it is read from the engine.
         let (handle, _follower) = gateway(engine as _, &LastGood::in_memory(), "second").await;
         until(&handle, |drains| drains.records.len() == 1).await;
-        assert!(!shut(&handle, &done));
+        assert!(!excluded(&handle, &done));
     }
 
     #[tokio::test]
@@ -265,7 +270,7 @@ mod tests {
             datacenter: None,
         });
         let (handle, _follower) = gateway(Arc::new(nowhere.unwrap()) as _, &memory, "second").await;
-        assert!(shut(&handle, &draining) && shut(&handle, &done));
-        assert!(handle.drains().borrow().witnessed.is_empty(), "it was not there");
+        assert!(excluded(&handle, &draining) && excluded(&handle, &done));
+        assert!(handle.drains().borrow().witnessed.is_empty(), "this process did not take part");
     }
 }

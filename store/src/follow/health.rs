@@ -1,4 +1,4 @@
-//! Follows heartbeats and observations and flips the board.
+//! Follows heartbeats and observations, and writes verdicts on the board.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -9,9 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, turns::Turns};
+use super::{Shared, verdict_log::VerdictLog};
 use crate::{
-    beliefs::{Beliefs, HealthView},
     board::Reading,
     engine::{
         Index, KvEntry,
@@ -19,13 +18,14 @@ use crate::{
     },
     handle::Concern,
     health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
+    health_state::{HealthState, HealthView},
     keys,
     model::{Moment, Name, Span},
     snapshot::Snapshot,
     vital,
 };
 
-/// How often freshness is looked at, and verdicts are written to the node's memory if they changed.
+/// How often freshness is judged, and verdicts are written to the node's memory if they changed.
 const TICK: Duration = Duration::from_secs(1);
 const MEMORY: &str = "verdicts";
 
@@ -35,31 +35,32 @@ struct Remembered {
 }
 
 /// The verdicts to start from: the engine's newest, else this node's own.
-pub(super) async fn remembered(shared: &Shared) -> Beliefs {
-    let mut beliefs = Beliefs::default();
+pub(super) async fn remembered(shared: &Shared) -> HealthState {
+    let mut state = HealthState::default();
     let now = shared.publisher.handle().now();
     let published = shared.engine.kv_list(keys::VERDICTS, None);
     let answer = tokio::time::timeout(shared.options.start_patience, published).await;
     if let Ok(Ok(read)) = answer {
         for shard in read.value.iter().filter_map(decode::<VerdictShard>) {
-            beliefs.adopt(by_our_clock(shard.verdicts, now));
+            state.restore(by_our_clock(shard.verdicts, now));
         }
     }
     if let Some(own) = shared.memory.get::<Remembered>(MEMORY) {
-        beliefs.adopt(by_our_clock(own.verdicts, now));
+        state.restore(by_our_clock(own.verdicts, now));
     }
-    beliefs
+    state
 }
 
-/// What another clock says, or this one before it was set, may lie ahead: a hold-down that counts from there would last
-/// as long as the clocks differ, and flaps would not be forgiven for as long.
+/// Limits the moments in verdicts to the present. Those of another clock, or of this one before it was set, may be in the
+/// future; a hold-down that counts from there would last too long by the difference of the clocks, and so would the
+/// damping of flaps.
 fn by_our_clock(
     verdicts: BTreeMap<TargetKey, Verdict>,
     now: Moment,
 ) -> impl Iterator<Item = (TargetKey, Verdict)> {
     verdicts.into_iter().map(move |(target, mut verdict)| {
         verdict.since = verdict.since.min(now);
-        verdict.history.iter_mut().for_each(|turn| turn.at = turn.at.min(now));
+        verdict.history.iter_mut().for_each(|change| change.at = change.at.min(now));
         (target, verdict)
     })
 }
@@ -72,7 +73,7 @@ enum Read {
 /// Follows until the handle's other ends are gone.
 pub(super) async fn follow(
     shared: Shared,
-    mut beliefs: Beliefs,
+    mut state: HealthState,
     mut view_requests: mpsc::Receiver<oneshot::Sender<HealthView>>,
 ) {
     let handle = shared.publisher.handle();
@@ -85,40 +86,40 @@ pub(super) async fn follow(
     tasks.spawn(vital::task("the follower of observations", observations));
     let mut known = Known::default();
     let mut dirty = false;
-    let mut alarms = Alarms::default();
+    let mut frozen = FrozenClusters::default();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    restore_board(&shared, &beliefs, handle.snapshot().as_deref());
+    restore_board(&shared, &state, handle.snapshot().as_deref());
     loop {
         tokio::select! {
             // In a fixed order, so that a simulation can repeat itself; each of them is rare.
             biased;
-            Some(read) = read.recv() => known.take_in(read, &mut beliefs, handle.now()),
-            Some(answer) = view_requests.recv() => { let _ = answer.send(beliefs.health_view()); continue }
+            Some(read) = read.recv() => known.take_in(read, &mut state, handle.now()),
+            Some(answer) = view_requests.recv() => { let _ = answer.send(state.health_view()); continue }
             Ok(()) = snapshots.changed() => {
-                beliefs.reconfigured();
-                restore_board(&shared, &beliefs, handle.snapshot().as_deref());
+                state.reconfigured();
+                restore_board(&shared, &state, handle.snapshot().as_deref());
             }
-            _ = tick.tick() => if std::mem::take(&mut dirty) { remember(&shared, &beliefs) },
+            _ = tick.tick() => if std::mem::take(&mut dirty) { remember(&shared, &state) },
         }
         let Some(snapshot) = handle.snapshot() else { continue };
-        let changed = beliefs.judge(&snapshot, handle.now());
-        alarms.ring(&shared, &beliefs);
-        show(&shared, &beliefs);
+        let changed = state.judge(&snapshot, handle.now());
+        frozen.report(&shared, &state);
+        publish_staleness(&shared, &state);
         if !changed.is_empty() {
             dirty = true;
-            flip(&shared, &snapshot, &beliefs, &changed);
+            flip(&shared, &snapshot, &state, &changed);
         }
     }
 }
 
-/// Says once when a cluster's verdicts are frozen, and once when they are not any more.
+/// Logs when a cluster's verdicts become frozen, and when they no longer are.
 #[derive(Default)]
-struct Alarms(BTreeSet<Name>);
+struct FrozenClusters(BTreeSet<Name>);
 
-impl Alarms {
-    fn ring(&mut self, shared: &Shared, beliefs: &Beliefs) {
-        let frozen: BTreeSet<Name> = beliefs.frozen().map(|(name, _)| name.clone()).collect();
+impl FrozenClusters {
+    fn report(&mut self, shared: &Shared, state: &HealthState) {
+        let frozen: BTreeSet<Name> = state.frozen().map(|(name, _)| name.clone()).collect();
         if frozen == self.0 {
             return;
         }
@@ -129,7 +130,7 @@ impl Alarms {
             );
         }
         for cluster in self.0.difference(&frozen) {
-            tracing::warn!(%cluster, "its verdicts are believed again");
+            tracing::warn!(%cluster, "verdicts are no longer frozen");
         }
         shared.metrics.clusters_frozen.set(frozen.len() as u64);
         let names: Vec<&str> = frozen.iter().map(Name::as_str).collect();
@@ -140,11 +141,11 @@ impl Alarms {
     }
 }
 
-/// Publishes whether the view is stale, and says so once when that begins and once when it ends.
-fn show(shared: &Shared, beliefs: &Beliefs) {
+/// Publishes whether the view is stale, and logs when that begins and when it ends.
+fn publish_staleness(shared: &Shared, state: &HealthState) {
     let handle = shared.publisher.handle();
     let before = handle.view().borrow().since;
-    let view = beliefs.view();
+    let view = state.staleness();
     if !shared.publisher.publish_view(view) {
         return;
     }
@@ -154,40 +155,40 @@ fn show(shared: &Shared, beliefs: &Beliefs) {
         tracing::error!(
             since,
             reason,
-            "the view is stale: the last verdicts stay, and no death of a site is noticed"
+            "the view is stale: the last verdicts stay, and the failure of a site is not noticed"
         );
     } else {
         let lasted = Span(before.map_or_else(Duration::default, |since| handle.now().since(since)));
-        tracing::warn!(%lasted, "the view is not stale any more: verdicts follow what the vantages see");
+        tracing::warn!(%lasted, "the view is no longer stale: verdicts follow the observations of the vantages");
     }
 }
 
-/// Which entries were already taken in, by modify index.
+/// Which entries were already applied, by modify index.
 #[derive(Default)]
 struct Known {
     observations: HashMap<String, Index>,
 }
 
 impl Known {
-    fn take_in(&mut self, read: Read, beliefs: &mut Beliefs, now: Moment) {
+    fn take_in(&mut self, read: Read, state: &mut HealthState, now: Moment) {
         match read {
             Read::Heartbeats(entries) => {
                 let parse = |it: &KvEntry| Some((keys::parse_heartbeat(&it.key)?, decode::<Heartbeat>(it)?));
-                beliefs.heartbeats(entries.iter().filter_map(parse).collect(), now);
+                state.heartbeats(entries.iter().filter_map(parse).collect(), now);
             }
             Read::Observations(entries) => {
                 for entry in &entries {
                     if self.observations.insert(entry.key.clone(), entry.modify_index)
                         != Some(entry.modify_index)
                     {
-                        take_in_shard(beliefs, entry);
+                        take_in_shard(state, entry);
                     }
                 }
                 let present: HashSet<&str> = entries.iter().map(|it| it.key.as_str()).collect();
                 self.observations.retain(|key, _| {
                     let gone = !present.contains(key.as_str());
                     if let Some((vantage, shard)) = keys::parse_observations(key).filter(|_| gone) {
-                        beliefs.observations(&vantage, shard, Vec::new());
+                        state.observations(&vantage, shard, Vec::new());
                     }
                     !gone
                 });
@@ -196,10 +197,10 @@ impl Known {
     }
 }
 
-fn take_in_shard(beliefs: &mut Beliefs, entry: &KvEntry) {
+fn take_in_shard(state: &mut HealthState, entry: &KvEntry) {
     let Some((vantage, shard)) = keys::parse_observations(&entry.key) else { return };
     match decode::<ObservationShard>(entry) {
-        Some(read) => beliefs.observations(&vantage, shard, read.observations),
+        Some(read) => state.observations(&vantage, shard, read.observations),
         None => tracing::warn!(key = entry.key, "observations cannot be read and are ignored"),
     }
 }
@@ -208,7 +209,7 @@ fn decode<T: DeserializeOwned>(entry: &KvEntry) -> Option<T> {
     serde_json::from_slice(&entry.value).ok()
 }
 
-/// Follows a prefix and hands every reading on.
+/// Follows a prefix and passes every reading on.
 async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Read, out: mpsc::Sender<Read>) {
     let watched = Watched::Prefix(prefix.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
@@ -221,7 +222,7 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
                     return;
                 }
             }
-            News::Failed { error, .. } => {
+            News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
                 shared.publisher.concern(Concern::Reading, Some(error.to_string()));
             }
@@ -229,35 +230,35 @@ async fn poll(shared: Shared, prefix: &'static str, wrap: fn(Vec<KvEntry>) -> Re
     }
 }
 
-/// Puts verdicts on the board: those of targets new to this process, or adopted at its start.
-fn restore_board(shared: &Shared, beliefs: &Beliefs, snapshot: Option<&Snapshot>) {
+/// Writes verdicts on the board: those of targets that are new to this process, or that were restored at its start.
+fn restore_board(shared: &Shared, state: &HealthState, snapshot: Option<&Snapshot>) {
     let handle = shared.publisher.handle();
     let Some(snapshot) = snapshot else { return };
-    for (key, verdict) in beliefs.verdicts() {
+    for (key, verdict) in state.verdicts() {
         if let Some(slot) = snapshot.slot_of(key) {
             handle.board().write(slot, Reading::of(verdict));
         }
     }
 }
 
-fn flip(shared: &Shared, snapshot: &Snapshot, beliefs: &Beliefs, changed: &[(TargetKey, Verdict)]) {
+fn flip(shared: &Shared, snapshot: &Snapshot, state: &HealthState, changed: &[(TargetKey, Verdict)]) {
     let handle = shared.publisher.handle();
-    let mut turns = Turns::new(snapshot, beliefs);
+    let mut log = VerdictLog::new(snapshot, state);
     for (key, verdict) in changed {
         let Some(slot) = snapshot.slot_of(key) else { continue };
         let before = handle.board().read(slot);
         handle.board().write(slot, Reading::of(verdict));
         if before.state != verdict.state {
             shared.metrics.verdict_changes.increment();
-            turns.tell(key, before.state, verdict);
+            log.add(key, before.state, verdict);
         }
     }
-    turns.tell_the_rest();
+    log.finish();
     shared.publisher.verdicts_changed();
 }
 
-fn remember(shared: &Shared, beliefs: &Beliefs) {
-    let value = Remembered { verdicts: beliefs.verdicts().clone() };
+fn remember(shared: &Shared, state: &HealthState) {
+    let value = Remembered { verdicts: state.verdicts().clone() };
     if let Err(error) = shared.memory.put(MEMORY, &value) {
         tracing::warn!(%error, "verdicts are not kept across a restart");
     }
@@ -269,7 +270,7 @@ mod tests {
     use crate::health::{State, Transition};
 
     #[test]
-    fn what_another_clock_says_does_not_lie_ahead() {
+    fn moments_of_another_clock_are_never_in_the_future() {
         let now = Moment(1_000_000);
         let recovered = |since| {
             let history = [Transition { at: since, to: State::Down }].into();

@@ -1,18 +1,18 @@
-//! Shows that this node lives, and delivers its receipts.
+//! Writes this node's heartbeat and its receipts.
 
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use crate::{
-    discovery::{InstanceNote, notes},
+    discovery::InstanceNote,
     drain::{DrainId, NodeHeartbeat, Receipt, ending::Ended},
     engine::{KvOp, Retry, TxnOutcome},
     handle::{Concern, Handle},
     keys,
 };
 
-/// Sends a heartbeat every few seconds and at every new generation, while the drains are known. On leaving, the
-/// registration is taken back.
+/// Writes a heartbeat every few seconds and at every new generation, while the drains are current. When the node leaves,
+/// its registration is removed.
 pub(super) async fn follow(
     shared: Shared,
     mut drains_current: watch::Receiver<bool>,
@@ -28,9 +28,9 @@ pub(super) async fn follow(
     loop {
         tokio::select! {
             biased;
-            asked = asked_to_leave(&mut leaving) => {
-                if asked {
-                    goodbye(&shared).await;
+            leaves = is_leaving(&mut leaving) => {
+                if leaves {
+                    deregister(&shared).await;
                 }
                 return;
             }
@@ -43,7 +43,7 @@ pub(super) async fn follow(
             continue;
         }
         number += 1;
-        let (instances, more_instances) = told_of(&handle);
+        let (instances, more_instances) = instance_notes(&handle);
         let heartbeat = NodeHeartbeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
@@ -62,7 +62,7 @@ pub(super) async fn follow(
                 retry.succeeded();
                 shared.publisher.heartbeat();
             }
-            // The next is due soon enough.
+            // The next heartbeat is due soon, so nothing waits.
             Err(error) => {
                 retry.failed(error);
             }
@@ -71,36 +71,36 @@ pub(super) async fn follow(
     }
 }
 
-/// The instances in use that there is something to say of, as many as a heartbeat holds, and how many more there are.
-fn told_of(handle: &Handle) -> (Vec<InstanceNote>, usize) {
+/// The notes about instances in use, as many as a heartbeat may hold, and the number of further ones.
+fn instance_notes(handle: &Handle) -> (Vec<InstanceNote>, usize) {
     let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
     let unresolved = handle.unresolved();
-    let (mut told, mut more) = (Vec::new(), 0);
+    let (mut listed, mut more) = (Vec::new(), 0);
     for service in handle.services_in_use().borrow().iter() {
-        for note in notes(&handle.service(service).load(), &snapshot, &unresolved) {
-            if told.len() < NodeHeartbeat::MAX_INSTANCES {
-                told.push(note);
+        for note in crate::discovery::notes(&handle.service(service).load(), &snapshot, &unresolved) {
+            if listed.len() < NodeHeartbeat::MAX_INSTANCES {
+                listed.push(note);
             } else {
                 more += 1;
             }
         }
     }
-    (told, more)
+    (listed, more)
 }
 
 /// True when the node leaves; false when its follower was dropped.
-async fn asked_to_leave(leaving: &mut watch::Receiver<bool>) -> bool {
+async fn is_leaving(leaving: &mut watch::Receiver<bool>) -> bool {
     leaving.wait_for(|left| *left).await.is_ok()
 }
 
-async fn goodbye(shared: &Shared) {
+async fn deregister(shared: &Shared) {
     let key = keys::node(&shared.identity.node);
     if let Err(error) = shared.engine.txn(vec![KvOp::Delete { key }]).await {
         tracing::warn!(%error, "this node's registration stays until its lease ends");
     }
 }
 
-/// Writes every receipt, again and again until it is there.
+/// Writes every receipt, and repeats it until it is written.
 pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<Receipt>) {
     while let Some(receipt) = receipts.recv().await {
         let key = keys::receipt(&receipt.drain, &shared.identity.node);
@@ -108,8 +108,8 @@ pub(super) async fn send_receipts(shared: Shared, mut receipts: mpsc::Receiver<R
     }
 }
 
-/// Writes that drained instances were seen to end, again and again until it is there. Apart from the receipts, so
-/// that none of them is late for it.
+/// Writes that drained instances were seen to end, and repeats it until it is written. It is apart from the receipts, so
+/// that it delays none of them.
 pub(super) async fn send_endings(shared: Shared, mut endings: mpsc::Receiver<Ended>) {
     while let Some(ended) = endings.recv().await {
         let key = keys::ended(&ended.drain, &shared.identity.node);

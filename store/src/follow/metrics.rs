@@ -1,4 +1,4 @@
-//! What following counts, and the state of the view that it keeps.
+//! The metrics of the follower, and of the state that it maintains.
 
 use crate::{
     dial::Answer,
@@ -9,7 +9,7 @@ use crate::{
 
 /// Outcomes of dials, as labels.
 const DIALS: [&str; 3] = ["answered", "failed", "unable"];
-/// What proved that an instance is to be used no more, as labels.
+/// The proofs that an instance may no longer be used, as labels.
 const PROOFS: [&str; 7] =
     ["deregistered", "believed", "dials", "reassigned", "drained", "critical", "maintenance"];
 /// The states of instances in doubt, as labels.
@@ -18,7 +18,7 @@ const DOUBTS: [&str; 3] = ["doubtful", "unreachable", "left_out"];
 const STANDINGS: [&str; 5] = ["unread", "present", "gone", "unreachable", "suspicious"];
 
 crate::metrics! {
-    /// What was followed, and how well.
+    /// The metrics of the follower.
     pub struct FollowMetrics(handle: Handle) {
         pub engine_failures: counter(
             "waypost.store.engine_failures",
@@ -109,7 +109,7 @@ impl FollowMetrics {
         self.dials[at].increment();
     }
 
-    /// Counts an instance that is dropped, if that is its fate.
+    /// Counts a dropped instance, if this fate drops one.
     pub(super) fn dropped(&self, fate: &Fate) {
         let at = fate.proof().and_then(|proof| PROOFS.iter().position(|it| *it == proof));
         if let Some(count) = at.and_then(|at| self.dropped.get(at)) {
@@ -150,7 +150,7 @@ impl FollowMetrics {
 
     fn collect_view(&self, emit: &mut dyn FnMut(Sample<'_>)) {
         let now = self.handle.now();
-        // At least a little while it is stale, so that 0 always means that it is not.
+        // Never 0 while it is stale, so that 0 always means that it is not.
         let stale = |since| now.since(since).as_secs_f64().max(0.001);
         let stale = self.handle.view().borrow().since.map_or(0.0, stale);
         emit(Sample { metric: &VIEW_STALE, labels: &[], value: stale });

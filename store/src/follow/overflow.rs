@@ -1,4 +1,4 @@
-//! Follows which shares of full sites' clients go elsewhere, and puts them on the board.
+//! Follows which shares of full sites' clients go elsewhere, and writes them on the board.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) async fn follow(shared: Shared) {
                     known = value.filter(|it: &Overflows| it.v <= Overflows::VERSION).unwrap_or_default();
                 }
                 News::Read(_) => continue,
-                News::Failed { .. } => {
+                News::Failed(_) => {
                     shared.metrics.engine_failures.increment();
                     continue;
                 }

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(now(), names(&["mail", "shop", "web"]));
         in_use.borrow_and_update();
         gateway.set(names(&["shop", "web"]));
-        assert!(!in_use.has_changed().unwrap(), "nobody is woken where nothing changed");
+        assert!(!in_use.has_changed().unwrap(), "no reader is woken without a change");
         drop(dns);
         assert_eq!(now(), names(&["shop", "web"]));
         drop(gateway);

@@ -1,7 +1,7 @@
 //! Flap damping: a target that goes down repeatedly stays Down when it recovers, until it has been stable for a while.
 //!
 //! As in routers (RFC 2439): each change to Down adds a penalty of one that halves with every half-life. Above a
-//! limit the target stays Down whatever the votes, until the penalty has fallen below another limit. Failures are
+//! limit the target stays Down, independent of the votes, until the penalty has fallen below another limit. Failures are
 //! never delayed. The penalty is computed from the verdict's history, so that readers agree without further state.
 
 use std::time::Duration;

@@ -40,10 +40,10 @@ pub(super) fn admission(query: Query<'_>, site: &SteeredSite, health: Reading) -
 /// release that ends before has no effect.
 fn released(site: &SteeredSite, up_since: Moment, settled: Moment) -> Option<Moment> {
     let releases = site.overrides.iter().filter(|it| it.state == OverrideState::Release);
-    let lets_back = releases.filter_map(|it| {
-        let since = it.since.map(moment).filter(|at| *at >= up_since)?;
+    let lets_back = releases.filter_map(|release| {
+        let since = release.since.map(moment).filter(|at| *at >= up_since)?;
         let at = since.max(settled);
-        it.expires.is_none_or(|expires| moment(expires) > at).then_some(at)
+        release.expires.is_none_or(|expires| moment(expires) > at).then_some(at)
     });
     lets_back.min()
 }

@@ -266,10 +266,10 @@ proptest! {
                 Outcome::Backup(_) => prop_assert_eq!(&given, &Err("backup")),
                 Outcome::Sites(_) if with.is_empty() => prop_assert_eq!(&given, &Err("nodata")),
                 Outcome::Sites(_) => {
-                    let works = |it: &&&Ranked| {
-                        let (v4, v6) = health[usize::from(it.site.0)];
+                    let works = |ranked: &&&Ranked| {
+                        let (v4, v6) = health[usize::from(ranked.site.0)];
                         let (own, other) = if family == Family::V4 { (v4, v6) } else { (v6, v4) };
-                        let alone = families[usize::from(it.site.0)] != Both;
+                        let alone = families[usize::from(ranked.site.0)] != Both;
                         own != Down || alone || other == Down
                     };
                     let left: Vec<&Ranked> =

@@ -389,7 +389,7 @@ prop_compose! {
 }
 
 proptest! {
-    /// RFC 7871 §7.2.1: all clients inside the scope get the same answer, whatever the policy, the rules and the ramp.
+    /// RFC 7871 §7.2.1: all clients inside the scope get the same answer, with every policy, rule and ramp.
     #[test]
     fn scopes_are_correct(
         policy in policies(),

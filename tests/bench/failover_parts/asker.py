@@ -1,4 +1,4 @@
-"""The client: asks each DNS node every 10 ms, sends a request to the first node's answer every 50 ms, prints what changes.
+"""The client: queries each DNS node every 10 ms, sends a request to the first node's answer every 50 ms, prints what changes.
 
 Lines of JSON: {"at", "node", "answer"} when a node's answer changes, {"at", "sent", "failed"} for every request.
 Times are of the monotonic clock, which all processes of a machine share; that of an answer is when it arrived.
@@ -19,7 +19,7 @@ LOCK = threading.Lock()
 NEWEST = {}
 
 
-def say(**line):
+def write(**line):
     with LOCK:
         print(json.dumps(line), flush=True)
 
@@ -66,7 +66,7 @@ def ask(node, server):
         answer = answer_to(sock)
         if NEWEST.get(node) != answer:
             NEWEST[node] = answer
-            say(at=time.monotonic(), node=node, answer=answer)
+            write(at=time.monotonic(), node=node, answer=answer)
         time.sleep(max(0, EVERY - (time.monotonic() - started)))
 
 
@@ -79,7 +79,7 @@ def request():
             good = sock.recv(4096).startswith(b"HTTP/1.1 200")
     except (OSError, TypeError):
         good = False
-    say(at=at, sent=1, failed=0 if good else 1)
+    write(at=at, sent=1, failed=0 if good else 1)
 
 
 for name, server in NODES.items():

@@ -1,4 +1,4 @@
-"""The faults. Each is made on entry and undone on exit, and says what is right meanwhile."""
+"""The faults. Each is made on entry and undone on exit, and has the right answer for the time between."""
 
 import contextlib
 import dataclasses
@@ -101,7 +101,7 @@ def engine_unseen_by_vantages(rig):
 
 @contextlib.contextmanager
 def dies_unseen(rig):
-    """A site dies while nobody reaches the engine: no answer changes until somebody does. Timed from then."""
+    """A site dies while no node reaches the engine: no answer changes until one does. Timed from then."""
     with contextlib.ExitStack() as partition, contextlib.ExitStack() as dead:
         partition.enter_context(rig.dropping("control"))
         dead.enter_context(refused(rig))
@@ -139,7 +139,7 @@ ALL = {
     "two-dead": two_dead,
     "all-dead": all_dead,
 }
-# What is asked of these is whether answers stay away: with recovery at its defaults, too.
+# These measure whether answers stay away, also with the defaults of recovery.
 UNHURRIED = ("half-loss",)
 # About a minute, and one of each kind.
 SHORT = ("refused", "black-hole", "vantage-cut", "all-dead")

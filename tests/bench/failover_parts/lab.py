@@ -1,4 +1,4 @@
-"""The ground everything stands on: namespaces around a router, sites, DNS nodes and a client. What answers DNS is not here."""
+"""The network of the rig: namespaces around a router, sites, DNS nodes and a client. The DNS servers are not here."""
 
 import contextlib
 import ctypes
@@ -119,7 +119,7 @@ class Namespaces:
 class Lab:
     """Sites and a client, running; those who inherit add what answers DNS. A context, so that everything ends."""
 
-    # Trials begin at a random moment of this many seconds, so that none is in step with whatever repeats.
+    # Trials begin at a random moment of this many seconds, so that none is in step with a periodic event.
     PHASE = 1.0
 
     def __init__(self):
@@ -128,7 +128,7 @@ class Lab:
 
     def __enter__(self):
         try:
-            # What is started is first of all told how it will end.
+            # How a process is ended is registered before it is used.
             with unbroken():
                 folder = tempfile.TemporaryDirectory(prefix="waypost-rig-", ignore_cleanup_errors=True)
                 self.folder = pathlib.Path(self.stack.enter_context(folder))
@@ -146,7 +146,7 @@ class Lab:
 
     def __exit__(self, kind, *_):
         for number in ENDING:
-            # Whoever is impatient does not keep us from cleaning up.
+            # A second interrupt does not prevent the clean-up.
             signal.signal(number, signal.SIG_IGN)
         if kind and kind is not SystemExit:
             self.show_logs()
@@ -174,7 +174,7 @@ class Lab:
         return []
 
     def show_logs(self):
-        """The ends of all logs: what went wrong is mostly said in one of them."""
+        """The ends of all logs: the reason of a failure is mostly in one of them."""
         for log in sorted(self.folder.glob("*.log")):
             for line in log.read_text(errors="replace").splitlines()[-5:]:
                 print(f"{log.stem}: {line}", file=sys.stderr)

@@ -1,5 +1,5 @@
 """Others on the same ground, set as fast as their documentation allows. They monitor from the DNS node itself: there is
-no quorum of vantages, and a single failure counts, as nothing slower was asked of them."""
+no quorum of vantages, and a single failure counts, because that is their fastest setting."""
 
 import shutil
 

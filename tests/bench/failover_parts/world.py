@@ -122,14 +122,14 @@ class Rig(Lab):
     def verdicts_and_answers(self, seconds):
         """False flips of both."""
         self.settle()
-        self.turns = set()
+        self.changes = set()
         self.look()
-        before = frozenset(self.turns)
+        before = frozenset(self.changes)
         answers, unanswered = self.count_flips(seconds)
         return {"targets": self.per_site * len(SITES), "minutes": seconds / 60,
-                "verdicts": sorted(self.turns - before), "answers": answers, "unanswered": unanswered}
+                "verdicts": sorted(self.changes - before), "answers": answers, "unanswered": unanswered}
 
     def look(self):
         """Every change of a verdict that is remembered: the target, when, to what. The memory of each has an end."""
         for it in self.targets_seen():
-            self.turns |= {(it["key"], str(step["at"]), step["to"]) for step in it["verdict"]["history"]}
+            self.changes |= {(it["key"], str(step["at"]), step["to"]) for step in it["verdict"]["history"]}

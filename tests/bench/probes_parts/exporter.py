@@ -1,4 +1,4 @@
-"""prometheus-blackbox-exporter doing the same checks: it probes when it is asked to, once per request."""
+"""prometheus-blackbox-exporter doing the same checks: it probes once per request."""
 
 import http.client
 import threading
@@ -34,7 +34,7 @@ class Exporter:
             return False
 
     def measure(self, kind, port, targets, rate, seconds):
-        """Asks for `rate` probes a second over a few connections that are kept."""
+        """Requests `rate` probes a second over a few connections that are kept."""
         self.run(kind, port, targets, rate, 2)
         cpu, start = cpu_seconds(self.process.pid), time.monotonic()
         done, failed = self.run(kind, port, targets, rate, seconds)

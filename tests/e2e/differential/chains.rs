@@ -1,7 +1,7 @@
 //! Zones made of aliases: redirections (DNAME) to names below themselves, above, beside and elsewhere, aliases (CNAME)
 //! into them and out of them, wildcards, names as long as names can be, and zones that are redirected whole.
 //!
-//! Labels are few, so that most chains meet another redirection, the same one again, or a name they have been at.
+//! Labels are few, so that most chains meet another redirection, the same one again, or a name that they have passed before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,7 @@ enum Kind {
 }
 
 fn one(random: &mut Rng, apex: &str, apexes: &[String]) -> ZoneFile {
-    // Nothing may stand below a redirection (RFC 6672 §2.4), a zone neither.
+    // No name, and no zone, may be below a redirection (RFC 6672 §2.4).
     let has_a_zone_below = apexes.iter().any(|it| it.ends_with(&format!(".{apex}")));
     let whole = random.u8(..8) == 0 && !has_a_zone_below;
     let mut owners: BTreeMap<String, Kind> = BTreeMap::new();

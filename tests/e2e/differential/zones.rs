@@ -1,4 +1,4 @@
-//! Random zones with everything in them that servers get wrong: wildcards, empty names between names, aliases in
+//! Random zones with everything that servers often get wrong: wildcards, empty names between names, aliases in
 //! chains and circles, redirections, delegations and what they hide.
 //!
 //! Few labels make many meetings: a name is drawn from five labels in up to four places, so that most of them lie
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use fastrand::Rng;
 
-/// A zone file, and the names to ask about.
+/// A zone file, and the names to query.
 #[derive(Debug)]
 pub struct ZoneFile {
     pub apex: String,
@@ -29,11 +29,11 @@ impl ZoneFile {
 
 const LABELS: &[&str] = &["a", "b", "c", "d", "*"];
 
-/// Where zones stand: beside one another, and below.
+/// The places of zones: beside one another, and below.
 pub fn many(random: &mut Rng, count: usize) -> Vec<ZoneFile> {
     let apexes: Vec<_> = (0..count)
         .map(|at| match at % 4 {
-            // A zone below the one before it, which may delegate it or not know of it.
+            // A zone below the one before it, which may or may not delegate it.
             3 => format!("child.z{}.test", at - 1),
             _ => format!("z{at}.test"),
         })
@@ -44,7 +44,7 @@ pub fn many(random: &mut Rng, count: usize) -> Vec<ZoneFile> {
     zones
 }
 
-/// What lies at a name decides what else may.
+/// The data at a name decides which other data it may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,
@@ -65,7 +65,7 @@ fn one(random: &mut Rng, apex: &str, apexes: &[String]) -> ZoneFile {
         };
         let hidden = ancestors(&name).any(|it| owners.get(it) == Some(&Kind::Redirection));
         let hides = kind == Kind::Redirection && owners.keys().any(|it| it.ends_with(&format!(".{name}")));
-        // Nothing may stand below a redirection (RFC 6672 §2.4), and wildcards of these kinds mean nothing
+        // No name may be below a redirection (RFC 6672 §2.4), and wildcards of these kinds mean nothing
         // (RFC 4592 §4.2, §4.4).
         let starred = name.starts_with('*') && matches!(kind, Kind::Redirection | Kind::Delegation);
         if !hidden && !hides && !starred {
@@ -151,7 +151,7 @@ fn distinct(text: &str) -> String {
     let mut seen = BTreeSet::new();
     let lines = text.lines().filter(|line| {
         let words: Vec<_> = line.split(' ').collect();
-        // Whatever its TTL.
+        // With any TTL.
         seen.insert((words[0].to_owned(), words.get(2..).unwrap_or_default().join(" ")))
     });
     lines.fold(String::new(), |mut text, line| {

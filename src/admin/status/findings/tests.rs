@@ -1,4 +1,4 @@
-//! Each thing that can be wrong, as it is said.
+//! Every kind of finding, with its text.
 
 use std::collections::BTreeMap;
 
@@ -99,12 +99,12 @@ fn what_is_well_is_said_in_a_line() {
 
 #[test]
 fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
-    let status = judged(|it| {
-        it.engine_error = Some("connection refused".into());
-        it.engine_away = Some("25s".parse().unwrap());
-        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
-        it.nodes[0].lags = Some("5m".parse().unwrap());
-        for target in &mut it.targets {
+    let status = judged(|status| {
+        status.engine_error = Some("connection refused".into());
+        status.engine_away = Some("25s".parse().unwrap());
+        status.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+        status.nodes[0].lags = Some("5m".parse().unwrap());
+        for target in &mut status.targets {
             target.verdict.held = true;
             target.verdict.tally = Tally { stale: 3, ..Tally::default() };
         }
@@ -117,7 +117,7 @@ fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
         ]
     );
     assert!(
-        status.summary.contains("3 vantages and 2 nodes (not heard: the engine is away)"),
+        status.summary.contains("3 vantages and 2 nodes (state unknown: the engine is away)"),
         "{}",
         status.summary
     );
@@ -125,10 +125,10 @@ fn with_the_engine_away_no_living_node_or_vantage_is_blamed() {
 
 #[test]
 fn failing_open_is_said_with_the_site_that_is_dead() {
-    let status = judged(|it| {
-        it.domains[0].sites = vec![site("bj", "down"), site("sh", "forced down")];
-        it.domains[0].answering = Answering::FailOpen;
-        it.targets = vec![target("bj", State::Down), target("sh", State::Up)];
+    let status = judged(|status| {
+        status.domains[0].sites = vec![site("bj", "down"), site("sh", "forced down")];
+        status.domains[0].answering = Answering::FailOpen;
+        status.targets = vec![target("bj", State::Down), target("sh", State::Up)];
     });
     assert_eq!(
         texts(&status.problems),
@@ -147,20 +147,20 @@ fn failing_open_is_said_with_the_site_that_is_dead() {
     let backup = problems(|it| it.domains[0].answering = Answering::Backup);
     assert_eq!(backup, ["gw.example.com: no site is left (bj up, sh up): the backup addresses are answered"]);
     let unknown = problems(|it| it.domains[0].answering = Answering::Unknown);
-    assert!(unknown[0].ends_with("clients are sent to bj on trust"), "{unknown:?}");
+    assert!(unknown[0].ends_with("clients are sent to bj without a verdict"), "{unknown:?}");
 }
 
 #[test]
 fn clients_of_a_family_or_of_a_forced_site_that_go_to_a_dead_one_are_said() {
-    let one_family = problems(|it| {
-        it.domains[0].dead_ends = vec![DeadEnd { family: "IPv6".into(), site: "bj".into() }];
-        it.domains[0].answers = vec!["sh".into()];
+    let one_family = problems(|status| {
+        status.domains[0].dead_ends = vec![DeadEnd { family: "IPv6".into(), site: "bj".into() }];
+        status.domains[0].answers = vec!["sh".into()];
     });
     assert_eq!(
         one_family,
         ["gw.example.com: IPv6 clients are still sent to bj, whose IPv6 addresses are down"]
     );
-    let force = |it: &mut Status| {
+    let force = |status: &mut Status| {
         let order = OverrideInForce {
             name: "bj-up".into(),
             state: "up".into(),
@@ -169,29 +169,31 @@ fn clients_of_a_family_or_of_a_forced_site_that_go_to_a_dead_one_are_said() {
             reason: "it lives".into(),
             expires: None,
         };
-        it.domains[0].sites[0] = DomainSite { state: "down".into(), forced: Some(order), ..site("bj", "up") };
+        status.domains[0].sites[0] =
+            DomainSite { state: "down".into(), forced: Some(order), ..site("bj", "up") };
     };
-    let first = problems(|it| {
-        force(it);
-        it.domains[0].answering = Answering::FailOpen;
+    let first = problems(|status| {
+        force(status);
+        status.domains[0].answering = Answering::FailOpen;
     });
     assert_eq!(
         first,
         ["gw.example.com fails open: bj is down and forced up, so clients are still sent there"]
     );
-    let near = problems(|it| {
-        force(it);
-        it.domains[0].answers = vec!["sh".into()];
+    let near = problems(|status| {
+        force(status);
+        status.domains[0].answers = vec!["sh".into()];
     });
     assert_eq!(near, ["gw.example.com: bj is down and forced up, so clients may be sent there"]);
 }
 
 #[test]
 fn domains_that_are_answered_alike_are_said_together() {
-    let found = judged(|it| {
-        it.domains[0].answering = Answering::FailOpen;
-        let uuid = DomainStatus { name: "6f0c1f6e-5c1e-4c53.example.com".into(), ..it.domains[0].clone() };
-        it.domains.insert(0, uuid);
+    let found = judged(|status| {
+        status.domains[0].answering = Answering::FailOpen;
+        let uuid =
+            DomainStatus { name: "6f0c1f6e-5c1e-4c53.example.com".into(), ..status.domains[0].clone() };
+        status.domains.insert(0, uuid);
     });
     assert_eq!(
         texts(&found.problems),
@@ -205,8 +207,8 @@ fn domains_that_are_answered_alike_are_said_together() {
 
 #[test]
 fn a_site_that_counts_as_up_and_is_seen_down_is_said() {
-    let found = problems(|it| {
-        it.targets[0].observations = target("bj", State::Down).observations;
+    let found = problems(|status| {
+        status.targets[0].observations = target("bj", State::Down).observations;
     });
     assert_eq!(
         found,
@@ -216,9 +218,9 @@ fn a_site_that_counts_as_up_and_is_seen_down_is_said() {
 
 #[test]
 fn a_site_whose_every_target_is_down_is_said_once() {
-    let found = problems(|it| {
-        it.targets.extend([target("bj", State::Down), target("bj", State::Down)]);
-        it.targets.remove(0);
+    let found = problems(|status| {
+        status.targets.extend([target("bj", State::Down), target("bj", State::Down)]);
+        status.targets.remove(0);
     });
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("all 2 targets of bj are down since"), "{found:?}");
@@ -231,8 +233,8 @@ fn a_recovered_site_is_held_back_with_its_reason() {
         until: until.map(str::to_owned),
         by_hand,
     };
-    let waits = notes(|it| {
-        it.domains[0].sites[0].held_back =
+    let waits = notes(|status| {
+        status.domains[0].sites[0].held_back =
             Some(held("hold-down of 10s", Some("2026-09-21T14:15:30Z"), false));
     });
     assert_eq!(
@@ -252,50 +254,50 @@ fn a_recovered_site_is_held_back_with_its_reason() {
 
 #[test]
 fn a_frozen_cluster_is_said_with_its_targets() {
-    let found = problems(|it| {
-        it.frozen = vec!["main".into()];
-        it.frozen_since = [("main".into(), "2026-09-21T14:14:20Z".into())].into();
-        it.targets[0].verdict.frozen = true;
-        let other = TargetStatus { clusters: ["other".to_owned()].into(), ..it.targets[0].clone() };
-        it.targets.push(TargetStatus { address: "192.0.2.9".into(), ..other });
-        it.frozen.push("other".into());
+    let found = problems(|status| {
+        status.frozen = vec!["main".into()];
+        status.frozen_since = [("main".into(), "2026-09-21T14:14:20Z".into())].into();
+        status.targets[0].verdict.frozen = true;
+        let other = TargetStatus { clusters: ["other".to_owned()].into(), ..status.targets[0].clone() };
+        status.targets.push(TargetStatus { address: "192.0.2.9".into(), ..other });
+        status.frozen.push("other".into());
     });
     assert!(
-        found[1].contains("cluster other is frozen") && found[1].contains("stay: bj 192.0.2.9 (check web);")
+        found[1].contains("cluster other is frozen") && found[1].contains("kept: bj 192.0.2.9 (check web);")
     );
-    assert!(found[0].contains("stay: bj 192.0.2.1 (check web);"), "{found:?}");
+    assert!(found[0].contains("kept: bj 192.0.2.1 (check web);"), "{found:?}");
     assert!(
         found[0].starts_with(
-            "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets look down at once than its \
-             guard believes, so their last good verdicts stay: bj 192.0.2.1 (check web)"
+            "health in cluster main is frozen since 2026-09-21T14:14:20Z (1m): more targets are down at once than its \
+             guard allows, so their last good verdicts are kept: bj 192.0.2.1 (check web)"
         ),
         "{found:?}"
     );
 }
 
 #[test]
-fn silent_vantages_and_what_they_leave_unjudged_are_said() {
+fn silent_vantages_and_the_targets_they_cannot_judge_are_reported() {
     let one = problems(|it| it.vantages[1].fresh = false);
     assert_eq!(one, ["vantage v2 does not report, so it has no vote"]);
-    let all = problems(|it| {
-        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
-        it.targets[0].verdict.held = true;
-        it.targets[0].verdict.tally = Tally { stale: 3, ..Tally::default() };
+    let all = problems(|status| {
+        status.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+        status.targets[0].verdict.held = true;
+        status.targets[0].verdict.tally = Tally { stale: 3, ..Tally::default() };
     });
     assert_eq!(
         all,
         [
-            "too few vantages are heard to judge bj 192.0.2.1 (check web): the last verdicts stay, whatever happens there",
-            "no vantage reports (v1, v2, v3): the sites are not watched, and verdicts do not move",
+            "too few vantages report to judge bj 192.0.2.1 (check web): the last verdicts are kept, and changes there are not noticed",
+            "no vantage reports (v1, v2, v3): the sites are not probed, and verdicts do not change",
         ]
     );
     let doubts = problems(|it| it.vantages[0].withheld = true);
-    assert!(doubts[0].starts_with("vantage v1 doubts its own network"), "{doubts:?}");
-    let split = notes(|it| {
-        it.targets[0].verdict.held = true;
-        it.targets[0].verdict.tally = Tally { up: 1, down: 1, unknown: 1, stale: 0 };
+    assert!(doubts[0].starts_with("vantage v1 reports a fault of its own network"), "{doubts:?}");
+    let split = notes(|status| {
+        status.targets[0].verdict.held = true;
+        status.targets[0].verdict.tally = Tally { up: 1, down: 1, unknown: 1, stale: 0 };
     });
-    assert!(split[0].contains("1 see it up, 1 down, 1 do not know; it stays up"), "{split:?}");
+    assert!(split[0].contains("1 up, 1 down, 1 unknown; its verdict stays up"), "{split:?}");
 }
 
 #[test]
@@ -305,10 +307,10 @@ fn a_stale_view_is_said_once_with_its_reason() {
         since: Some("2026-09-21T14:14:00Z".into()),
         reason: Some("3 of 3 vantages are silent (v1, v2, v3): too few are heard".into()),
     };
-    let ours = problems(|it| {
-        it.view = view();
-        it.nodes[0].view = Some(view());
-        it.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
+    let ours = problems(|status| {
+        status.view = view();
+        status.nodes[0].view = Some(view());
+        status.vantages.iter_mut().for_each(|vantage| vantage.fresh = false);
     });
     let text = "no verdict changes since 2026-09-21T14:14:00Z: 3 of 3 vantages are silent (v1, v2, v3): too few are heard";
     assert_eq!(ours, [text]);
@@ -318,14 +320,14 @@ fn a_stale_view_is_said_once_with_its_reason() {
 
 #[test]
 fn lost_nodes_and_those_that_lag_are_named() {
-    let lost = problems(|it| {
-        (it.nodes[0].lost, it.nodes[0].silent) = (true, "40s".parse().unwrap());
+    let lost = problems(|status| {
+        (status.nodes[0].lost, status.nodes[0].silent) = (true, "40s".parse().unwrap());
     });
     assert_eq!(lost, ["node gw-bj (bj; proxy) is lost: silent for 40s"]);
     let lags = |span: &str| {
-        judged(|it| {
-            it.nodes[0].lags = Some(span.parse().unwrap());
-            it.nodes[0].generation = Some(Generation { epoch: 1, number: 3 });
+        judged(|status| {
+            status.nodes[0].lags = Some(span.parse().unwrap());
+            status.nodes[0].generation = Some(Generation { epoch: 1, number: 3 });
         })
     };
     let text = "node gw-bj (bj; proxy) has run 1.3 instead of 1.4 for";
@@ -344,16 +346,20 @@ fn services_without_usable_instances_are_said() {
         instances: vec![InstanceStatus::default()],
         ..ServiceStatus::default()
     };
-    let said = |service: ServiceStatus| problems(|it| it.services = vec![service]);
-    assert!(said(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
-    assert!(said(service("unread", None, None)).is_empty());
-    assert_eq!(said(service("gone", None, None)), ["the registry has no instance of service web"]);
+    let of_service = |service: ServiceStatus| problems(|it| it.services = vec![service]);
+    assert!(of_service(service("present", None, Some(InstanceCount { all: 3, usable: 1 }))).is_empty());
+    assert!(of_service(service("unread", None, None)).is_empty());
+    assert_eq!(of_service(service("gone", None, None)), ["the registry has no instance of service web"]);
     assert_eq!(
-        said(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
+        of_service(service("present", None, Some(InstanceCount { all: 3, usable: 0 }))),
         ["none of the 3 instances of service web is passing"]
     );
-    let doubted = said(service("suspicious", Some("index went back from 9 to 1"), None));
-    assert!(doubted[0].ends_with("is not believed, its last instances stay: index went back from 9 to 1"));
+    let doubted = of_service(service("suspicious", Some("index went back from 9 to 1"), None));
+    assert!(
+        doubted[0].ends_with(
+            "is suspicious, and its last known instances stay in use: index went back from 9 to 1"
+        )
+    );
 }
 
 fn drain(phase: Phase, stuck: Option<&str>, unproven: &[&str]) -> DrainView {
@@ -382,14 +388,14 @@ fn drains_are_said_and_stuck_ones_are_problems() {
     let stuck = with(drain(Phase::Draining, Some("g2 has been silent for 12s"), &[]));
     assert_eq!(
         texts(&stuck.problems),
-        ["the drain of web-1 of web does not move: g2 has been silent for 12s (waypost drain show d1)"]
+        ["the drain of web-1 of web makes no progress: g2 has been silent for 12s (waypost drain show d1)"]
     );
     let over = with(drain(Phase::Done, None, &["g2"]));
     assert!(over.well && over.notes[0].text.contains("ended without proof from g2"), "{over:?}");
     assert!(with(drain(Phase::Done, None, &[])).notes.is_empty());
-    let away = judged(|it| {
-        it.engine_error = Some("away".into());
-        it.drains = vec![drain(Phase::Draining, Some("g2 has been silent for 12s"), &[])];
+    let away = judged(|status| {
+        status.engine_error = Some("away".into());
+        status.drains = vec![drain(Phase::Draining, Some("g2 has been silent for 12s"), &[])];
     });
     assert_eq!(away.problems.len(), 1, "the engine is what is wrong: {away:?}");
 }
@@ -402,9 +408,9 @@ fn an_engine_that_takes_no_writes_is_a_problem() {
     assert!(
         status.problems[0].text.starts_with("the engine takes no writes: no heartbeat: the disk is full; ")
     );
-    let away = judged(|it| {
-        refuses(it);
-        it.engine_error = Some("connection refused".into());
+    let away = judged(|status| {
+        refuses(status);
+        status.engine_error = Some("connection refused".into());
     });
     assert_eq!(away.problems.iter().filter(|it| it.about == "engine").count(), 1, "{away:?}");
 }
@@ -419,9 +425,9 @@ fn orders_in_force_are_notes() {
         reason: "switch".into(),
         expires: Some("2026-12-01T04:00:00Z".into()),
     };
-    let said = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
+    let noted = notes(|it| it.domains[0].sites[0].forced = Some(order("down")));
     assert_eq!(
-        said,
+        noted,
         ["bj is forced down in gw.example.com by ops: switch (override bj-work, until 2026-12-01T04:00:00Z)"]
     );
     let drained = notes(|it| it.domains[0].sites[0].forced = Some(order("drain")));
@@ -430,17 +436,17 @@ fn orders_in_force_are_notes() {
 
 #[test]
 fn a_budget_that_cannot_be_kept_is_a_problem() {
-    let found = problems(|it| {
+    let found = problems(|status| {
         let (whole, budget) = ("31s".parse().unwrap(), Some("20s".parse().unwrap()));
-        it.domains[0].failover = Some(FailoverTime { whole, budget, ..FailoverTime::default() });
+        status.domains[0].failover = Some(FailoverTime { whole, budget, ..FailoverTime::default() });
     });
     assert_eq!(found, ["a failover of gw.example.com may take 31s, which is more than its budget of 20s"]);
 }
 
 #[test]
 fn very_many_alike_are_counted() {
-    let found = problems(|it| {
-        it.nodes = (0..5_000).map(|_| NodeStatus { lost: true, ..it.nodes[0].clone() }).collect();
+    let found = problems(|status| {
+        status.nodes = (0..5_000).map(|_| NodeStatus { lost: true, ..status.nodes[0].clone() }).collect();
     });
     assert_eq!(found.len(), MAX_ALIKE + 1);
     assert_eq!(found[MAX_ALIKE], "4980 more findings of the kind node_lost are not listed");

@@ -1,11 +1,12 @@
-//! `/v1/agent/…` and `/v1/status/…`: what belongs to this engine's own node.
+//! `/v1/agent/…` and `/v1/status/…`: the services and checks of this engine's own node.
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Access, Ask, Outcome,
+    Access, Call, Outcome,
     body::{self, At, Fields},
     query::{boolean, duration},
     reply::Reply,
@@ -14,54 +15,54 @@ use super::{
 use crate::{
     CheckStatus, Index, Wait,
     embedded::{
-        catalog, enlist_check,
+        catalog, put_check_with_its_state,
         rows::{CheckRow, NODE_MAINTENANCE, ServiceRow, service_maintenance},
         view::View,
     },
 };
 
-/// What clients take for the version of a Consul agent: that of the captures.
+/// The version of Consul that clients are shown: that of the captures.
 const VERSION: &str = "1.8.7";
 const SERVER_PORT: u16 = 8300;
 
-pub(super) fn status(ask: &Ask<'_>, what: &str) -> Outcome {
-    let own = format!("{}:{SERVER_PORT}", ask.engine.options().address);
+pub(super) fn status(call: &Call<'_>, what: &str) -> Outcome {
+    let own = format!("{}:{SERVER_PORT}", call.engine.options().address);
     Ok(Reply::json(if what == "leader" { json!(own) } else { json!([own]) }))
 }
 
-pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
+pub(super) async fn answer(call: &Call<'_>, path: &[&str]) -> Outcome {
     match path {
-        ["self"] => about(ask),
-        ["members"] => members(ask),
-        ["services"] => services(ask),
-        ["checks"] => checks(ask),
-        ["service", "register"] => register(ask).await,
-        ["service", "deregister", id] => deregister(ask, id).await,
-        ["service", "maintenance", id] => service_in_maintenance(ask, id).await,
-        ["service", id] => service(ask, id).await,
-        ["maintenance"] => node_in_maintenance(ask).await,
-        ["check", "register"] => register_check(ask).await,
-        ["check", "deregister", id] => deregister_check(ask, id).await,
-        ["check", "update", id] => update(ask, id).await,
-        ["check", verb, id] => report(ask, verb, id).await,
+        ["self"] => about(call),
+        ["members"] => members(call),
+        ["services"] => services(call),
+        ["checks"] => checks(call),
+        ["service", "register"] => register(call).await,
+        ["service", "deregister", id] => deregister(call, id).await,
+        ["service", "maintenance", id] => service_in_maintenance(call, id).await,
+        ["service", id] => service(call, id).await,
+        ["maintenance"] => node_in_maintenance(call).await,
+        ["check", "register"] => register_check(call).await,
+        ["check", "deregister", id] => deregister_check(call, id).await,
+        ["check", "update", id] => update(call, id).await,
+        ["check", verb, id] => report(call, verb, id).await,
         ["health", "service", "id", ""] => Err(Reply::text(500, "Bad request: Missing serviceID")),
         ["health", "service", "name", ""] => Err(Reply::text(500, "Bad request: Missing service Name")),
-        ["health", "service", "id", id] => health_of(ask, id),
-        ["health", "service", "name", name] => health_by_name(ask, name),
+        ["health", "service", "id", id] => health_of(call, id),
+        ["health", "service", "name", name] => health_by_name(call, name),
         _ => Err(Reply::not_found()),
     }
 }
 
-fn about(ask: &Ask<'_>) -> Outcome {
-    ask.needs(Access::Registry)?;
-    let options = ask.engine.options();
-    let id = ask.engine.read(|view| view.tables.nodes.get(&options.node).map(|it| it.id.clone()));
+fn about(call: &Call<'_>) -> Outcome {
+    call.require(Access::Registry)?;
+    let options = call.engine.options();
+    let id = call.engine.read(|view| view.tables.nodes.get(&options.node).map(|it| it.id.clone()));
     Ok(Reply::json(json!({
         "Config": {
             "Datacenter": options.datacenter, "NodeName": options.node, "NodeID": id, "Revision": "",
             "Server": true, "Version": VERSION,
         },
-        "Member": member(ask),
+        "Member": member(call),
         "Stats": {},
         "Meta": {},
         "DebugConfig": {},
@@ -70,8 +71,8 @@ fn about(ask: &Ask<'_>) -> Outcome {
     })))
 }
 
-fn member(ask: &Ask<'_>) -> Value {
-    let options = ask.engine.options();
+fn member(call: &Call<'_>) -> Value {
+    let options = call.engine.options();
     json!({
         "Name": options.node, "Addr": options.address.to_string(), "Port": 8301,
         "Tags": { "role": "consul", "dc": options.datacenter, "build": format!("{VERSION}:"), "port": "8300" },
@@ -80,24 +81,24 @@ fn member(ask: &Ask<'_>) -> Value {
     })
 }
 
-fn members(ask: &Ask<'_>) -> Outcome {
-    ask.needs(Access::Registry)?;
-    Ok(Reply::json(json!([member(ask)])))
+fn members(call: &Call<'_>) -> Outcome {
+    call.require(Access::Registry)?;
+    Ok(Reply::json(json!([member(call)])))
 }
 
-fn no_filter(ask: &Ask<'_>) -> Result<(), Reply> {
-    if ask.query.has("filter") {
+fn no_filter(call: &Call<'_>) -> Result<(), Reply> {
+    if call.query.has("filter") {
         return Err(Reply::text(500, "?filter is not supported here"));
     }
     Ok(())
 }
 
-fn services(ask: &Ask<'_>) -> Outcome {
-    ask.needs(Access::Registry)?;
-    no_filter(ask)?;
-    let node = ask.node();
+fn services(call: &Call<'_>) -> Outcome {
+    call.require(Access::Registry)?;
+    no_filter(call)?;
+    let node = call.node();
     let one = |row: &Arc<ServiceRow>| (row.id.clone(), shape::agent_service(row));
-    Ok(Reply::json(ask.engine.read(|view| Value::Object(view.tables.services_on(&node).map(one).collect()))))
+    Ok(Reply::json(call.engine.read(|view| Value::Object(view.tables.services_on(&node).map(one).collect()))))
 }
 
 /// A check as its own agent shows it: without the catalog's indexes.
@@ -107,11 +108,11 @@ fn agent_check(row: &CheckRow) -> Value {
     value
 }
 
-fn checks(ask: &Ask<'_>) -> Outcome {
-    ask.needs(Access::Registry)?;
-    no_filter(ask)?;
-    let node = ask.node();
-    let all: Map<String, Value> = ask.engine.read(|view| {
+fn checks(call: &Call<'_>) -> Outcome {
+    call.require(Access::Registry)?;
+    no_filter(call)?;
+    let node = call.node();
+    let all: Map<String, Value> = call.engine.read(|view| {
         let own = view.tables.checks_on(&node).filter(|it| it.id != crate::embedded::rows::SERF_HEALTH);
         own.map(|row| (row.id.clone(), agent_check(row))).collect()
     });
@@ -122,17 +123,17 @@ fn checks(ask: &Ask<'_>) -> Outcome {
 fn content_hash(row: &ServiceRow) -> String {
     use sha2::{Digest as _, Sha256};
     let digest = Sha256::digest(shape::agent_service(row).to_string());
-    digest.iter().take(8).map(|it| format!("{it:02x}")).collect()
+    HEXLOWER.encode(digest.get(..8).unwrap_or_default())
 }
 
-async fn service(ask: &Ask<'_>, id: &str) -> Outcome {
-    ask.needs(Access::Registry)?;
-    let known = ask.query.get("hash").unwrap_or_default();
-    let longest = match ask.query.get("wait") {
+async fn service(call: &Call<'_>, id: &str) -> Outcome {
+    call.require(Access::Registry)?;
+    let known = call.query.get("hash").unwrap_or_default();
+    let longest = match call.query.get("wait") {
         None | Some("") => Duration::from_secs(300),
         Some(text) => duration(text).ok_or_else(|| Reply::text(400, "Invalid wait time"))?,
     };
-    let node = ask.node();
+    let node = call.node();
     let look = |view: &View| {
         let row = view.tables.service(&node, id).cloned();
         // The only blocking read without an index: it waits while the content is the same.
@@ -140,7 +141,7 @@ async fn service(ask: &Ask<'_>, id: &str) -> Outcome {
         (if changed { 2 } else { 1 }, row)
     };
     let wait = (!known.is_empty()).then_some(Wait { after: Index(1), at_most: longest });
-    let row = ask.engine.blocking(wait, look).await.value;
+    let row = call.engine.blocking(wait, look).await.value;
     let row = row.ok_or_else(|| Reply::text(404, format!("unknown service ID: {id}")))?;
     let hash = content_hash(&row);
     let mut value = shape::agent_service(&row);
@@ -153,10 +154,10 @@ fn check_id(service: &ServiceRow, at: usize, of: usize) -> String {
     if of == 1 { format!("service:{}", service.id) } else { format!("service:{}:{}", service.id, at + 1) }
 }
 
-async fn register(ask: &Ask<'_>) -> Outcome {
-    let body = body::parse(ask.body)?;
+async fn register(call: &Call<'_>) -> Outcome {
+    let body = body::parse(call.body)?;
     let fields = Fields::of_agent(&body)?;
-    let mut row = body::service(fields, &ask.node(), At::Agent)?;
+    let mut row = body::service(fields, &call.node(), At::Agent)?;
     body::complete_addresses(&mut row);
     let wanted = fields.several("Check", "Checks")?;
     let count = wanted.len();
@@ -166,20 +167,20 @@ async fn register(ask: &Ask<'_>) -> Outcome {
         Ok(CheckRow { service_id: row.id.clone(), ..check })
     };
     let checks: Vec<CheckRow> = wanted.into_iter().enumerate().map(check).collect::<Result<_, Reply>>()?;
-    ask.needs(Access::Register(&row.name))?;
-    // What is there under these ids may belong to somebody else.
-    ask.needs_instance(&row.node, &row.id)?;
+    call.require(Access::Register(&row.name))?;
+    // An instance or a check with one of these ids may exist and belong to another service.
+    call.require_instance(&row.node, &row.id)?;
     for check in &checks {
-        ask.needs_to_put(check, Some(&row))?;
+        call.require_put(check, Some(&row))?;
     }
     let (node, id) = (row.node.clone(), row.id.clone());
-    let replace = ask.query.flag("replace-existing-checks")?;
-    ask.engine
+    let replace = call.query.flag("replace-existing-checks")?;
+    call.engine
         .write(move |txn| {
             if replace {
                 let kept: Vec<&String> = checks.iter().map(|it| &it.id).collect();
-                let stale = |it: &&Arc<CheckRow>| {
-                    it.service_id == id && !it.is_maintenance() && !kept.contains(&&it.id)
+                let stale = |check: &&Arc<CheckRow>| {
+                    check.service_id == id && !check.is_maintenance() && !kept.contains(&&check.id)
                 };
                 let stale: Vec<_> =
                     txn.tables().checks_on(&node).filter(stale).map(|it| it.id.clone()).collect();
@@ -189,26 +190,26 @@ async fn register(ask: &Ask<'_>) -> Outcome {
             }
             catalog::put_service(txn, row);
             for check in checks {
-                enlist_check(txn, check);
+                put_check_with_its_state(txn, check);
             }
         })
         .await?;
     Ok(Reply::empty())
 }
 
-async fn deregister(ask: &Ask<'_>, id: &str) -> Outcome {
+async fn deregister(call: &Call<'_>, id: &str) -> Outcome {
     if id.is_empty() {
         return Err(Reply::text(500, "ServiceID missing"));
     }
-    if ask.needs_instance(&ask.node(), id)? {
-        let (node, id) = (ask.node(), id.to_owned());
-        ask.engine.write(move |txn| catalog::remove_service(txn, &node, &id)).await?;
+    if call.require_instance(&call.node(), id)? {
+        let (node, id) = (call.node(), id.to_owned());
+        call.engine.write(move |txn| catalog::remove_service(txn, &node, &id)).await?;
     }
     Ok(Reply::empty())
 }
 
-fn enable(ask: &Ask<'_>) -> Result<bool, Reply> {
-    match ask.query.get("enable") {
+fn enable(call: &Call<'_>) -> Result<bool, Reply> {
+    match call.query.get("enable") {
         None | Some("") => Err(Reply::text(400, "Missing value for enable")),
         Some(text) => {
             boolean(text).ok_or_else(|| Reply::text(400, format!("Invalid value for enable: {text:?}")))
@@ -216,11 +217,11 @@ fn enable(ask: &Ask<'_>) -> Result<bool, Reply> {
     }
 }
 
-async fn maintain(ask: &Ask<'_>, check: CheckRow, enable: bool) -> Outcome {
-    ask.engine
+async fn maintain(call: &Call<'_>, check: CheckRow, enable: bool) -> Outcome {
+    call.engine
         .write(move |txn| {
             if enable {
-                // Its service is there, or it is the node's.
+                // Its service exists, or the check is the node's, so this cannot fail.
                 let _ = catalog::put_check(txn, check);
             } else {
                 catalog::remove_check(txn, &check.node, &check.id);
@@ -230,98 +231,98 @@ async fn maintain(ask: &Ask<'_>, check: CheckRow, enable: bool) -> Outcome {
     Ok(Reply::empty())
 }
 
-fn maintenance_check(ask: &Ask<'_>, id: String, name: &str, subject: &str) -> CheckRow {
-    let reason = ask.query.get("reason").filter(|it| !it.is_empty()).map(str::to_owned);
+fn maintenance_check(call: &Call<'_>, id: String, name: &str, subject: &str) -> CheckRow {
+    let reason = call.query.get("reason").filter(|it| !it.is_empty()).map(str::to_owned);
     let default = || format!("Maintenance mode is enabled for this {subject}, but no reason was provided.");
     CheckRow {
         name: name.to_owned(),
         notes: reason.unwrap_or_else(default),
         kind: "maintenance".to_owned(),
-        ..CheckRow::of_node(ask.node(), id, CheckStatus::Critical)
+        ..CheckRow::of_node(call.node(), id, CheckStatus::Critical)
     }
 }
 
-async fn service_in_maintenance(ask: &Ask<'_>, id: &str) -> Outcome {
+async fn service_in_maintenance(call: &Call<'_>, id: &str) -> Outcome {
     if id.is_empty() {
         return Err(Reply::text(400, "Missing service ID"));
     }
-    let enable = enable(ask)?;
-    if !ask.needs_instance(&ask.node(), id)? {
+    let enable = enable(call)?;
+    if !call.require_instance(&call.node(), id)? {
         return Err(Reply::text(404, format!("No service registered with ID {id:?}")));
     }
-    let check = maintenance_check(ask, service_maintenance(id), "Service Maintenance Mode", "service");
-    maintain(ask, CheckRow { service_id: id.to_owned(), ..check }, enable).await
+    let check = maintenance_check(call, service_maintenance(id), "Service Maintenance Mode", "service");
+    maintain(call, CheckRow { service_id: id.to_owned(), ..check }, enable).await
 }
 
-async fn node_in_maintenance(ask: &Ask<'_>) -> Outcome {
-    let enable = enable(ask)?;
-    ask.needs(Access::Nodes)?;
-    let check = maintenance_check(ask, NODE_MAINTENANCE.to_owned(), "Node Maintenance Mode", "node");
-    maintain(ask, check, enable).await
+async fn node_in_maintenance(call: &Call<'_>) -> Outcome {
+    let enable = enable(call)?;
+    call.require(Access::Nodes)?;
+    let check = maintenance_check(call, NODE_MAINTENANCE.to_owned(), "Node Maintenance Mode", "node");
+    maintain(call, check, enable).await
 }
 
-async fn register_check(ask: &Ask<'_>) -> Outcome {
-    let body = body::parse(ask.body)?;
+async fn register_check(call: &Call<'_>) -> Outcome {
+    let body = body::parse(call.body)?;
     let fields = Fields::of_agent(&body)?;
     if fields.text("Name")?.is_empty() {
         return Err(Reply::text(400, "Missing check name"));
     }
     let service_id = fields.text("ServiceID")?;
-    let check = CheckRow { service_id, ..body::agent_check(fields, &ask.node(), "", "")? };
-    if !check.service_id.is_empty() && !ask.needs_instance(&check.node, &check.service_id)? {
+    let check = CheckRow { service_id, ..body::agent_check(fields, &call.node(), "", "")? };
+    if !check.service_id.is_empty() && !call.require_instance(&check.node, &check.service_id)? {
         return Err(Reply::text(500, format!("ServiceID {:?} does not exist", check.service_id)));
     }
-    ask.needs_to_put(&check, None)?;
-    ask.engine.write(move |txn| enlist_check(txn, check)).await?;
+    call.require_put(&check, None)?;
+    call.engine.write(move |txn| put_check_with_its_state(txn, check)).await?;
     Ok(Reply::empty())
 }
 
-async fn deregister_check(ask: &Ask<'_>, id: &str) -> Outcome {
+async fn deregister_check(call: &Call<'_>, id: &str) -> Outcome {
     if id.is_empty() {
         return Err(Reply::text(500, "CheckID missing"));
     }
-    if ask.needs_check(&ask.node(), id)? {
-        let (node, id) = (ask.node(), id.to_owned());
-        ask.engine.write(move |txn| catalog::remove_check(txn, &node, &id)).await?;
+    if call.require_check(&call.node(), id)? {
+        let (node, id) = (call.node(), id.to_owned());
+        call.engine.write(move |txn| catalog::remove_check(txn, &node, &id)).await?;
     }
     Ok(Reply::empty())
 }
 
-async fn report(ask: &Ask<'_>, verb: &str, id: &str) -> Outcome {
+async fn report(call: &Call<'_>, verb: &str, id: &str) -> Outcome {
     let status = match verb {
         "pass" => CheckStatus::Passing,
         "warn" => CheckStatus::Warning,
         _ => CheckStatus::Critical,
     };
-    set(ask, id, status, ask.query.get("note").unwrap_or_default().to_owned()).await
+    set(call, id, status, call.query.get("note").unwrap_or_default().to_owned()).await
 }
 
-async fn update(ask: &Ask<'_>, id: &str) -> Outcome {
-    let body = body::parse(ask.body)?;
+async fn update(call: &Call<'_>, id: &str) -> Outcome {
+    let body = body::parse(call.body)?;
     let fields = Fields::of(&body)?;
     let text = fields.text("Status")?;
     let status =
         body::status(&text).ok_or_else(|| Reply::text(400, format!("Invalid check status: '{text}'")))?;
-    set(ask, id, status, fields.text("Output")?).await
+    set(call, id, status, fields.text("Output")?).await
 }
 
 /// The longest output of a check that is kept.
 const MAX_OUTPUT: usize = 4096;
 
-async fn set(ask: &Ask<'_>, id: &str, status: CheckStatus, mut output: String) -> Outcome {
-    let node = ask.node();
-    let is_ttl = ask.engine.read(|view| view.tables.check(&node, id).is_some_and(|it| it.ttl.is_some()));
-    if !is_ttl || !ask.needs_check(&ask.node(), id)? {
+async fn set(call: &Call<'_>, id: &str, status: CheckStatus, mut output: String) -> Outcome {
+    let node = call.node();
+    let is_ttl = call.engine.read(|view| view.tables.check(&node, id).is_some_and(|it| it.ttl.is_some()));
+    if !is_ttl || !call.require_check(&call.node(), id)? {
         return Err(Reply::text(500, format!("CheckID {id:?} does not have associated TTL")));
     }
     let end = (0..=MAX_OUTPUT.min(output.len())).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
     output.truncate(end);
     let id = id.to_owned();
-    ask.engine.write(move |txn| catalog::report(txn, &node, &id, status, &output)).await?;
+    call.engine.write(move |txn| catalog::report(txn, &node, &id, status, &output)).await?;
     Ok(Reply::empty())
 }
 
-/// An instance with the worst of its checks; maintenance is worse than critical.
+/// An instance with the status of its worst check; maintenance is worse than critical.
 fn aggregated(view: &View, row: &ServiceRow) -> (&'static str, Value) {
     let serf = crate::embedded::rows::SERF_HEALTH;
     let checks: Vec<&Arc<CheckRow>> = view.tables.checks_of(row).filter(|it| it.id != serf).collect();
@@ -341,29 +342,29 @@ fn code(status: &str) -> u16 {
     }
 }
 
-fn as_asked(ask: &Ask<'_>, status: &'static str, value: Value) -> Reply {
-    let reply = match ask.query.get("format") {
+fn in_requested_format(call: &Call<'_>, status: &'static str, value: Value) -> Reply {
+    let reply = match call.query.get("format") {
         Some("text") => Reply::text(200, status),
         _ => Reply::json(value),
     };
     reply.status(code(status)).with("X-Consul-Reason", status)
 }
 
-fn health_of(ask: &Ask<'_>, id: &str) -> Outcome {
-    ask.needs(Access::Registry)?;
-    let node = ask.node();
-    let found = ask.engine.read(|view| view.tables.service(&node, id).map(|row| aggregated(view, row)));
+fn health_of(call: &Call<'_>, id: &str) -> Outcome {
+    call.require(Access::Registry)?;
+    let node = call.node();
+    let found = call.engine.read(|view| view.tables.service(&node, id).map(|row| aggregated(view, row)));
     let Some((status, value)) = found else {
         let reason = format!("ServiceId {id} not found");
         return Ok(Reply::text(404, reason.clone()).with("X-Consul-Reason", reason));
     };
-    Ok(as_asked(ask, status, value))
+    Ok(in_requested_format(call, status, value))
 }
 
-fn health_by_name(ask: &Ask<'_>, name: &str) -> Outcome {
-    ask.needs(Access::Registry)?;
-    let node = ask.node();
-    let all: Vec<(&'static str, Value)> = ask.engine.read(|view| {
+fn health_by_name(call: &Call<'_>, name: &str) -> Outcome {
+    call.require(Access::Registry)?;
+    let node = call.node();
+    let all: Vec<(&'static str, Value)> = call.engine.read(|view| {
         let own = view.tables.instances_of(name).filter(|row| row.node == node);
         own.map(|row| aggregated(view, row)).collect()
     });
@@ -373,5 +374,5 @@ fn health_by_name(ask: &Ask<'_>, name: &str) -> Outcome {
         let reason = format!("ServiceName {name} Not Found");
         return Ok(Reply::json(json!([])).status(404).with("X-Consul-Reason", reason));
     };
-    Ok(as_asked(ask, worst, Value::Array(all.into_iter().map(|(_, value)| value).collect())))
+    Ok(in_requested_format(call, worst, Value::Array(all.into_iter().map(|(_, value)| value).collect())))
 }

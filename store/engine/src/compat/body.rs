@@ -1,7 +1,7 @@
-//! Bodies of requests, read as Go reads them into its structs: once, for every endpoint.
+//! Bodies of requests, read as Go reads them into its structs, in one place for every endpoint.
 //!
 //! Keys match in any case, and the later of two that match counts. Keys of maps (`Meta`, `NodeMeta`,
-//! `TaggedAddresses`) are data and stay as they are. The agent's endpoints also take some keys in snake case. Unknown
+//! `TaggedAddresses`) are data and stay as they are. The agent's endpoints also accept some keys in snake case. Unknown
 //! keys are ignored, because newer clients send some; a real agent of the captures' version refuses them at some
 //! endpoints.
 
@@ -15,7 +15,7 @@ use crate::{
     embedded::rows::{CheckRow, ServiceRow, TaggedAddress},
 };
 
-/// Keys that an agent takes in snake case as well, as a real one does.
+/// Keys that agent endpoints accept in snake case as well, as a real agent does.
 const SNAKE: &[(&str, &str)] = &[
     ("EnableTagOverride", "enable_tag_override"),
     ("TaggedAddresses", "tagged_addresses"),
@@ -30,7 +30,7 @@ const SNAKE: &[(&str, &str)] = &[
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields<'a> {
     fields: &'a [(String, Json)],
-    /// True at endpoints that take snake case.
+    /// True at endpoints that accept snake case.
     snake: bool,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
         Ok(Self { snake: true, ..Self::of(value)? })
     }
 
-    /// The last value under a key that matches `name`; `null` is none.
+    /// The last value under a key that matches `name`; `null` counts as absent.
     pub(super) fn get(self, name: &str) -> Option<&'a Json> {
         let snake = SNAKE.iter().find(|(it, _)| self.snake && *it == name).map(|(_, snake)| *snake);
         let matches = |key: &str| {
@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
         u16::try_from(self.number(name, 0)?).map_err(|_| Self::wrong(name, "a port from 0 to 65535"))
     }
 
-    /// A list, or none where there is none.
+    /// A list, if there is one.
     pub(super) fn list(self, name: &str) -> Result<Option<&'a [Json]>, Reply> {
         match self.get(name) {
             None => Ok(None),
@@ -184,28 +184,28 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where a service is registered: the two take its weights and its name differently.
+/// Where a service is registered, on which the rules for its weights and its name depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum At {
-    /// With an agent, which checks what it is given.
+    /// At an agent, which validates the fields.
     Agent,
-    /// In the catalog, which completes it.
+    /// In the catalog, which replaces invalid weights.
     Catalog,
-    /// In the catalog, where it is looked up: an id is enough.
+    /// In the catalog, for a lookup: an id is enough.
     Lookup,
 }
 
 /// The largest weight: that of an SRV record.
 const MAX_WEIGHT: i64 = 65_535;
 
-/// The weights of an instance while it passes and while it warns. Without weights both are 1; a weight that is not
-/// named beside another one is 0.
+/// The weights of an instance while passing and while warning. Without weights both are 1; if only one is given, the
+/// other is 0.
 fn weights(fields: Fields<'_>, at: At) -> Result<(u32, u32), Reply> {
     let Some(given) = fields.fields("Weights")? else { return Ok((1, 1)) };
     let (passing, warning) = (given.number("Passing", 0)?, given.number("Warning", 0)?);
     let wrong = |why: &str| Err(Reply::text(400, format!("Invalid Weights: {why}")));
     match at {
-        // Go's client always sends weights, zeros where it was given none.
+        // Go's client always sends weights, and zeros if none were given.
         At::Catalog | At::Lookup if passing < 1 || warning < 0 => return Ok((1, 1)),
         At::Catalog | At::Lookup => {}
         At::Agent if passing < 1 => return wrong("Passing must be greater than 0"),
@@ -219,7 +219,7 @@ fn weights(fields: Fields<'_>, at: At) -> Result<(u32, u32), Reply> {
     Ok((weight(passing), weight(warning)))
 }
 
-/// A service, on a node. Its name stands under `Name` at an agent and under `Service` in the catalog.
+/// A service on a node. Its name is in `Name` at an agent and in `Service` in the catalog.
 pub(super) fn service(fields: Fields<'_>, node: &str, at: At) -> Result<ServiceRow, Reply> {
     let (name_field, status) = match at {
         At::Agent => ("Name", 400),
@@ -254,7 +254,7 @@ pub(super) fn service(fields: Fields<'_>, node: &str, at: At) -> Result<ServiceR
     })
 }
 
-/// The addresses that were given by name.
+/// The tagged addresses.
 fn tagged(fields: Fields<'_>) -> Result<BTreeMap<String, TaggedAddress>, Reply> {
     let one = |(name, value): &(String, Json)| {
         let fields = fields.inside(value)?;
@@ -263,7 +263,7 @@ fn tagged(fields: Fields<'_>) -> Result<BTreeMap<String, TaggedAddress>, Reply> 
     fields.entries("TaggedAddresses")?.iter().map(one).collect()
 }
 
-/// As an agent does it: an IP address stands under its family's names as well.
+/// Adds an IP address under the names of its family as well, as an agent does.
 pub(super) fn complete_addresses(row: &mut ServiceRow) {
     let names = match row.address.parse() {
         Ok(std::net::IpAddr::V4(_)) => ["lan_ipv4", "wan_ipv4"],
@@ -328,7 +328,7 @@ pub(super) fn agent_check(
     })
 }
 
-/// A check in the catalog: as it is given, for people; nobody runs it.
+/// A check in the catalog. Its definition is kept for display only, because no agent runs it.
 pub(super) fn catalog_check(fields: Fields<'_>, node: &str) -> Result<CheckRow, Reply> {
     let name = fields.text("Name")?;
     let id = fields.text("CheckID")?;
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn snake_case_is_the_agents_alone() {
+    fn snake_case_is_accepted_at_agent_endpoints_only() {
         let value = read(r#"{"enable_tag_override":true,"lock_delay":"1s","Check":{"service_id":"a"}}"#);
         let agent = Fields::of_agent(&value).unwrap();
         assert!(agent.flag("EnableTagOverride").unwrap());
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_the_agents_to_check_and_the_catalogs_to_complete() {
+    fn an_agent_validates_weights_and_the_catalog_replaces_invalid_ones() {
         let of = |text: &str, at| weights(Fields::of(&read(text)).unwrap(), at).ok();
         for (text, agent, catalog) in [
             ("{}", Some((1, 1)), Some((1, 1))),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Access, Ask, Outcome,
+    Access, Call, Outcome,
     body::{self, At, Fields},
     reply::Reply,
     shape,
@@ -16,61 +16,62 @@ use crate::embedded::{
     tables::Tables,
 };
 
-pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
+pub(super) async fn answer(call: &Call<'_>, path: &[&str]) -> Outcome {
     match path {
-        ["register"] => register(ask).await,
-        ["deregister"] => deregister(ask).await,
-        ["datacenters"] => Ok(Reply::json(json!([ask.engine.options().datacenter]))),
-        ["nodes"] => nodes(ask).await,
-        ["services"] => services(ask).await,
+        ["register"] => register(call).await,
+        ["deregister"] => deregister(call).await,
+        ["datacenters"] => Ok(Reply::json(json!([call.engine.options().datacenter]))),
+        ["nodes"] => nodes(call).await,
+        ["services"] => services(call).await,
         ["service" | "connect", ""] => Err(Reply::text(400, "Missing service name")),
         ["node" | "node-services", ""] => Err(Reply::text(400, "Missing node name")),
-        ["service", name] => service(ask, name).await,
+        ["service", name] => service(call, name).await,
         ["connect", _] => {
-            let index = ask.engine.read(|view| view.catalog_index());
-            Ok(ask.catalog_reply(index, json!([])))
+            let index = call.engine.read(|view| view.catalog_index());
+            Ok(call.catalog_reply(index, json!([])))
         }
-        ["node", name] => node(ask, name, false).await,
-        ["node-services", name] => node(ask, name, true).await,
+        ["node", name] => node(call, name, false).await,
+        ["node-services", name] => node(call, name, true).await,
         _ => Err(Reply::not_found()),
     }
 }
 
-/// True for a node that has every `node-meta=key:value` asked for.
-pub(super) fn has_meta(ask: &Ask<'_>, node: Option<&Arc<NodeRow>>) -> bool {
-    ask.query.all("node-meta").all(|pair| {
+/// True for a node that has every requested `node-meta=key:value`.
+pub(super) fn has_meta(call: &Call<'_>, node: Option<&Arc<NodeRow>>) -> bool {
+    call.query.all("node-meta").all(|pair| {
         let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
         node.is_some_and(|node| node.meta.get(key).is_some_and(|it| it == value))
     })
 }
 
-/// True for a service that has every `tag` asked for, in any case.
-pub(super) fn has_tags(ask: &Ask<'_>, row: &ServiceRow) -> bool {
-    ask.query.all("tag").all(|tag| row.tags.iter().any(|it| it.to_lowercase() == tag.to_lowercase()))
+/// True for a service that has every requested `tag`, in any case.
+pub(super) fn has_tags(call: &Call<'_>, row: &ServiceRow) -> bool {
+    call.query.all("tag").all(|tag| row.tags.iter().any(|it| it.to_lowercase() == tag.to_lowercase()))
 }
 
-async fn nodes(ask: &Ask<'_>) -> Outcome {
-    let wait = ask.read()?;
-    ask.needs(Access::Registry)?;
-    let datacenter = &ask.engine.options().datacenter;
-    let read = ask.engine.blocking(wait, |view| {
-        let all = view.tables.nodes.values().filter(|it| has_meta(ask, Some(it)));
+async fn nodes(call: &Call<'_>) -> Outcome {
+    let wait = call.wait()?;
+    call.require(Access::Registry)?;
+    let datacenter = &call.engine.options().datacenter;
+    let read = call.engine.blocking(wait, |view| {
+        let all = view.tables.nodes.values().filter(|it| has_meta(call, Some(it)));
         (view.nodes_index(), all.map(|it| shape::node(it, datacenter)).collect::<Vec<_>>())
     });
     let read = read.await;
-    Ok(ask.catalog_reply(read.index.0, Value::Array(read.value)))
+    Ok(call.catalog_reply(read.index.0, Value::Array(read.value)))
 }
 
-async fn services(ask: &Ask<'_>) -> Outcome {
-    let wait = ask.read()?;
-    ask.needs(Access::Registry)?;
-    let filtered = ask.query.has("node-meta");
-    let read = ask.engine.blocking(wait, |view| {
+async fn services(call: &Call<'_>) -> Outcome {
+    let wait = call.wait()?;
+    call.require(Access::Registry)?;
+    let filtered = call.query.has("node-meta");
+    let read = call.engine.blocking(wait, |view| {
         if !filtered {
             return (view.catalog_index(), view.services());
         }
         let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for row in view.tables.services.values().filter(|it| has_meta(ask, view.tables.nodes.get(&it.node))) {
+        for row in view.tables.services.values().filter(|it| has_meta(call, view.tables.nodes.get(&it.node)))
+        {
             let tags = all.entry(row.name.clone()).or_default();
             tags.extend(row.tags.iter().cloned());
             tags.sort();
@@ -79,31 +80,31 @@ async fn services(ask: &Ask<'_>) -> Outcome {
         (view.catalog_index().max(view.nodes_index()), all)
     });
     let read = read.await;
-    Ok(ask.catalog_reply(read.index.0, json!(read.value)))
+    Ok(call.catalog_reply(read.index.0, json!(read.value)))
 }
 
-async fn service(ask: &Ask<'_>, name: &str) -> Outcome {
-    let wait = ask.read()?;
-    ask.needs(Access::Registry)?;
-    let datacenter = &ask.engine.options().datacenter;
-    let read = ask.engine.blocking(wait, |view| {
+async fn service(call: &Call<'_>, name: &str) -> Outcome {
+    let wait = call.wait()?;
+    call.require(Access::Registry)?;
+    let datacenter = &call.engine.options().datacenter;
+    let read = call.engine.blocking(wait, |view| {
         let nodes = &view.tables.nodes;
         let all = view.instances_of(name);
-        let all = all.filter(|row| has_tags(ask, row) && has_meta(ask, nodes.get(&row.node)));
+        let all = all.filter(|row| has_tags(call, row) && has_meta(call, nodes.get(&row.node)));
         let shown = |row: &Arc<ServiceRow>| {
             shape::catalog_service(row, nodes.get(&row.node).map(AsRef::as_ref), datacenter)
         };
         (view.service_index(name), all.map(shown).collect::<Vec<_>>())
     });
     let read = read.await;
-    Ok(ask.catalog_reply(read.index.0, Value::Array(read.value)))
+    Ok(call.catalog_reply(read.index.0, Value::Array(read.value)))
 }
 
-async fn node(ask: &Ask<'_>, name: &str, listed: bool) -> Outcome {
-    let wait = ask.read()?;
-    ask.needs(Access::Registry)?;
-    let datacenter = &ask.engine.options().datacenter;
-    let read = ask.engine.blocking(wait, |view| {
+async fn node(call: &Call<'_>, name: &str, listed: bool) -> Outcome {
+    let wait = call.wait()?;
+    call.require(Access::Registry)?;
+    let datacenter = &call.engine.options().datacenter;
+    let read = call.engine.blocking(wait, |view| {
         let index = view.nodes_index().max(view.catalog_index());
         let missing =
             if listed { json!({ "Node": Value::Null, "Services": Value::Null }) } else { Value::Null };
@@ -120,7 +121,7 @@ async fn node(ask: &Ask<'_>, name: &str, listed: bool) -> Outcome {
         (index, json!({ "Node": shape::node(node, datacenter), "Services": services }))
     });
     let read = read.await;
-    Ok(ask.catalog_reply(read.index.0, read.value))
+    Ok(call.catalog_reply(read.index.0, read.value))
 }
 
 /// What one registration brings.
@@ -147,11 +148,11 @@ pub(super) fn node_row(fields: Fields<'_>, there: Option<&Arc<NodeRow>>) -> Resu
     })
 }
 
-fn registration(ask: &Ask<'_>, fields: Fields<'_>) -> Result<Registration, Reply> {
+fn registration(call: &Call<'_>, fields: Fields<'_>) -> Result<Registration, Reply> {
     let name = fields.text("Node")?;
     let skip = fields.flag("SkipNodeUpdate")?;
     let address = fields.text("Address")?;
-    let there = ask.engine.read(|view| view.tables.nodes.get(&name).cloned());
+    let there = call.engine.read(|view| view.tables.nodes.get(&name).cloned());
     if name.is_empty() {
         return Err(Reply::text(500, "Must provide node"));
     }
@@ -166,29 +167,31 @@ fn registration(ask: &Ask<'_>, fields: Fields<'_>) -> Result<Registration, Reply
     Ok(Registration { node, service, checks })
 }
 
-async fn register(ask: &Ask<'_>) -> Outcome {
-    let parsed = body::parse(ask.body)?;
+async fn register(call: &Call<'_>) -> Outcome {
+    let parsed = body::parse(call.body)?;
     let fields = Fields::of(&parsed)?;
-    ask.datacenter(Some(&fields.text("Datacenter")?))?;
-    let wanted = registration(ask, fields)?;
+    call.datacenter(Some(&fields.text("Datacenter")?))?;
+    let wanted = registration(call, fields)?;
     let changes_node = wanted.node.as_ref().is_some_and(|node| {
-        let there = ask.engine.read(|view| view.tables.nodes.get(&node.name).cloned());
-        there.is_none_or(|it| {
-            let same = (it.id == node.id) && (it.address == node.address) && (it.meta == node.meta);
-            !same || it.tagged_addresses != node.tagged_addresses
+        let there = call.engine.read(|view| view.tables.nodes.get(&node.name).cloned());
+        there.is_none_or(|registered| {
+            let same = (registered.id == node.id)
+                && (registered.address == node.address)
+                && (registered.meta == node.meta);
+            !same || registered.tagged_addresses != node.tagged_addresses
         })
     });
     if changes_node || wanted.service.is_none() {
-        ask.needs(Access::Nodes)?;
+        call.require(Access::Nodes)?;
     }
     if let Some(service) = &wanted.service {
-        ask.needs(Access::Register(&service.name))?;
-        ask.needs_instance(&service.node, &service.id)?;
+        call.require(Access::Register(&service.name))?;
+        call.require_instance(&service.node, &service.id)?;
     }
     for check in &wanted.checks {
-        ask.needs_to_put(check, wanted.service.as_ref())?;
+        call.require_put(check, wanted.service.as_ref())?;
     }
-    let done = ask.engine.try_write(move |txn| {
+    let done = call.engine.try_write(move |txn| {
         if let Some(node) = wanted.node {
             catalog::put_node(txn, node);
         }
@@ -213,25 +216,25 @@ fn owner(tables: &Tables, node: &str, service: &str, check: &str) -> String {
     }
 }
 
-async fn deregister(ask: &Ask<'_>) -> Outcome {
-    let parsed = body::parse(ask.body)?;
+async fn deregister(call: &Call<'_>) -> Outcome {
+    let parsed = body::parse(call.body)?;
     let fields = Fields::of(&parsed)?;
-    ask.datacenter(Some(&fields.text("Datacenter")?))?;
+    call.datacenter(Some(&fields.text("Datacenter")?))?;
     let (node, service, check) = (fields.text("Node")?, fields.text("ServiceID")?, fields.text("CheckID")?);
     if node.is_empty() {
         return Err(Reply::text(500, "Must provide node"));
     }
-    let owner = ask.engine.read(|view| owner(&view.tables, &node, &service, &check));
+    let owner = call.engine.read(|view| owner(&view.tables, &node, &service, &check));
     if owner.is_empty() {
-        ask.needs(Access::Nodes)?
+        call.require(Access::Nodes)?
     } else {
-        ask.needs(Access::Register(&owner))?
+        call.require(Access::Register(&owner))?
     }
-    if node == ask.node() && service.is_empty() && check.is_empty() {
+    if node == call.node() && service.is_empty() && check.is_empty() {
         let text = format!("node {node:?} is the engine's own and stays: deregister its services");
         return Err(Reply::text(400, text));
     }
-    ask.engine
+    call.engine
         .write(move |txn| match (service.is_empty(), check.is_empty()) {
             (false, _) => catalog::remove_service(txn, &node, &service),
             (true, false) => catalog::remove_check(txn, &node, &check),

@@ -1,4 +1,4 @@
-//! JSON as Go's `encoding/json` hands it to a struct: keys in the order in which they were written.
+//! JSON as Go's `encoding/json` decodes it into a struct: keys in the order in which they were written.
 //!
 //! Go matches keys without regard to case, and of two keys that match one field the later one counts. A map that
 //! sorts its keys (such as that of `serde_json`) has lost which one was later, so bodies are read into this.
@@ -42,7 +42,7 @@ impl Json {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// What it is, in Go's words.
+    /// The name of its type in Go's error messages.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -70,8 +70,8 @@ impl Json {
     }
 }
 
-/// A body in which what is no Unicode is U+FFFD, as Go reads it: octets that are no UTF-8, and escapes of half a
-/// surrogate pair.
+/// A body in which everything that is not Unicode is replaced by U+FFFD, as in Go: octets that are not UTF-8, and escapes
+/// of half a surrogate pair.
 fn repaired(body: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(body);
     let unit = |at: usize| {
@@ -88,7 +88,7 @@ fn repaired(body: &[u8]) -> Cow<'_, str> {
                 halves.push(at);
                 ESCAPE
             }
-            // Of other escapes what counts here is that a backslash may follow the backslash.
+            // Other escapes are skipped whole, because their second octet may be a backslash.
             _ => 2,
         };
     }
@@ -124,28 +124,28 @@ impl<'de> Visitor<'de> for Reading {
         Ok(Json::Null)
     }
 
-    fn visit_bool<E>(self, it: bool) -> Result<Json, E> {
-        Ok(Json::Bool(it))
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, it: i64) -> Result<Json, E> {
-        Ok(Json::Number(it.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, it: u64) -> Result<Json, E> {
-        Ok(Json::Number(it.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, it: f64) -> Result<Json, E> {
-        Ok(Number::from_f64(it).map_or(Json::Null, Json::Number))
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
     }
 
-    fn visit_str<E>(self, it: &str) -> Result<Json, E> {
-        Ok(Json::Text(it.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, it: String) -> Result<Json, E> {
-        Ok(Json::Text(it))
+    fn visit_string<E>(self, value: String) -> Result<Json, E> {
+        Ok(Json::Text(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unicode_is_replaced_as_go_does() {
+    fn invalid_unicode_is_replaced_as_go_does() {
         let read = |body: &[u8]| Json::first_of(body).map(|it| it.text().map(str::to_owned).unwrap());
         for (body, text) in [
             (&br#""\ud800""#[..], "\u{FFFD}"),

@@ -1,13 +1,15 @@
-//! Parameters of requests, and what all reads take: blocking, consistency, data centre.
+//! Parameters of requests, and those that all reads have: blocking, consistency, data centre.
 
 use std::{str::FromStr, time::Duration};
 
-use super::{Ask, reply::Reply};
+use percent_encoding::percent_decode_str;
+
+use super::{Call, reply::Reply};
 use crate::{Index, Wait};
 
 /// Parameters kept at most; a request has few.
 const MAX: usize = 64;
-/// Consul's wait when none is named.
+/// Consul's wait when none is given.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 
 /// The parameters, in order.
@@ -18,8 +20,8 @@ impl Query {
     pub(super) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|it| !it.is_empty()).take(MAX);
         let decode = |it: &str| decoded(&it.replace('+', " ")).unwrap_or_default();
-        let pair = |it: &str| {
-            let (name, value) = it.split_once('=').unwrap_or((it, ""));
+        let pair = |text: &str| {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (decode(name), decode(value))
         };
         Self(pairs.map(pair).collect())
@@ -37,7 +39,7 @@ impl Query {
         self.0.iter().filter(move |(it, _)| it == name).map(|(_, value)| value.as_str())
     }
 
-    /// A flag: there without a value, or with one that is true.
+    /// A flag: true without a value, or with one that is true.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Reply> {
         match self.get(name) {
             None => Ok(false),
@@ -46,7 +48,7 @@ impl Query {
         }
     }
 
-    /// A number, with Go's words when it is none.
+    /// A number, or Go's error message.
     pub(super) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Reply> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let wrong = |_| Reply::text(500, format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
@@ -54,14 +56,14 @@ impl Query {
     }
 }
 
-impl Ask<'_> {
-    /// What every read takes. A read with an index waits for the next.
-    pub(super) fn read(&self) -> Result<Option<Wait>, Reply> {
+impl Call<'_> {
+    /// Checks the parameters that every read has. A read with an index waits for the next one.
+    pub(super) fn wait(&self) -> Result<Option<Wait>, Reply> {
         let query = &self.query;
         if query.has("stale") && query.has("consistent") {
             return Err(Reply::text(400, "Cannot specify ?stale with ?consistent, conflicting semantics."));
         }
-        self.here()?;
+        self.check_datacenter()?;
         if query.has("filter") {
             return Err(Reply::text(
                 500,
@@ -80,8 +82,8 @@ impl Ask<'_> {
         Ok((index > 0).then_some(Wait { after: Index(index), at_most: wait }))
     }
 
-    /// There is one data centre here, and no namespaces.
-    pub(super) fn here(&self) -> Result<(), Reply> {
+    /// Refuses namespaces, and every data centre but ours.
+    pub(super) fn check_datacenter(&self) -> Result<(), Reply> {
         if self.query.has("ns") {
             let text =
                 "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";
@@ -99,7 +101,7 @@ impl Ask<'_> {
         }
     }
 
-    /// How a read of the catalog says what it guarantees.
+    /// The reply to a read of the catalog, with its index and the header that names its consistency.
     pub(super) fn catalog_reply(&self, index: u64, value: serde_json::Value) -> Reply {
         let consistency = match &self.query {
             query if query.has("stale") => "stale",
@@ -157,21 +159,16 @@ pub(super) fn shown(duration: Duration) -> String {
     }
 }
 
-/// A part of a path, with its percent signs resolved.
+/// A part of a path, with its percent-encoding decoded.
 pub(super) fn decoded(text: &str) -> Result<String, Reply> {
     let wrong = || Reply::text(400, format!("malformed percent-encoding in {text:?}"));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |it: Option<u8>| it.and_then(|it| char::from(it).to_digit(16)).ok_or_else(wrong);
-        let value = digit(rest.next())? * 16 + digit(rest.next())?;
-        bytes.push(u8::try_from(value).map_err(|_| wrong())?);
+    // The crate keeps a malformed escape as it is; Consul answers 400.
+    let escaped = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|it| it.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(escaped) {
+        return Err(wrong());
     }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| wrong())?;
+    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
@@ -179,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_gos() {
+    fn durations_are_read_and_written_as_in_go() {
         for (text, ms) in [
             ("10s", 10_000),
             ("1m30s", 90_000),
@@ -208,5 +205,7 @@ mod tests {
         assert!(query.flag("passing").unwrap() && !query.flag("stale").unwrap());
         assert!(query.flag("tag").is_err());
         assert!(decoded("%zz").is_err() && decoded("%f").is_err() && decoded("%ff").is_err());
+        assert!(decoded("%%41").is_err() && decoded("%4%41").is_err() && decoded("a%").is_err());
+        assert_eq!(decoded("%c3%A9%25").unwrap(), "é%");
     }
 }

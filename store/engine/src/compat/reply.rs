@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::EngineError;
 
-/// A response in the making.
+/// A response before it is written.
 #[derive(Debug)]
 pub(super) struct Reply {
     status: u16,
@@ -53,7 +53,7 @@ impl Reply {
         self
     }
 
-    /// As every read of replicated state says how true it is.
+    /// Adds the headers that every read of replicated state has.
     pub(super) fn indexed(self, index: u64) -> Self {
         self.with("X-Consul-Index", index.to_string())
             .with("X-Consul-Knownleader", "true")
@@ -79,7 +79,7 @@ impl Reply {
             headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         for (name, value) in self.headers {
-            // Values that cannot be sent hold what a stranger wrote; nobody misses them.
+            // A value that cannot be sent in a header comes from a client's request; it is left out.
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 headers.insert(name, value);
             }

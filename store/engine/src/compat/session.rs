@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Access, Ask, Outcome,
+    Access, Call, Outcome,
     body::{self, Fields},
     json::Json,
     query::duration,
@@ -21,40 +21,40 @@ const LOCK_DELAY: Duration = Duration::from_secs(15);
 /// A lock-delay that is a number below this means seconds.
 const SECONDS_BELOW: f64 = 1_000.0;
 
-pub(super) async fn answer(ask: &Ask<'_>, path: &[&str]) -> Outcome {
-    ask.here()?;
+pub(super) async fn answer(call: &Call<'_>, path: &[&str]) -> Outcome {
+    call.check_datacenter()?;
     match path {
-        ["create"] => create(ask).await,
+        ["create"] => create(call).await,
         ["renew" | "destroy" | "info", ""] => Err(Reply::text(400, "Missing session")),
         ["renew" | "destroy" | "info", id] if uuid::Uuid::try_parse(id).is_err() => {
             Err(Reply::text(500, "failed session lookup: index error: UUID must be 36 characters"))
         }
         ["renew", id] => {
-            ask.needs(Access::Sessions)?;
+            call.require(Access::Sessions)?;
             let wanted = (*id).to_owned();
-            let renewed = ask.engine.write(move |txn| sessions::renew(txn, &wanted)).await?;
+            let renewed = call.engine.write(move |txn| sessions::renew(txn, &wanted)).await?;
             let missing = || Reply::text(404, format!("Session id '{id}' not found"));
             let session = renewed.ok_or_else(missing)?;
             Ok(Reply::json(json!([shape::session(&session)])))
         }
         ["destroy", id] => {
-            ask.needs(Access::Sessions)?;
+            call.require(Access::Sessions)?;
             let id = (*id).to_owned();
-            ask.engine.write(move |txn| sessions::destroy(txn, &id)).await?;
+            call.engine.write(move |txn| sessions::destroy(txn, &id)).await?;
             Ok(Reply::json(json!(true)))
         }
-        ["info", id] => list(ask, |session| session.id == *id).await,
+        ["info", id] => list(call, |session| session.id == *id).await,
         ["node", ""] => Err(Reply::text(400, "Missing node name")),
-        ["node", node] => list(ask, |session| session.node == *node).await,
-        ["list"] => list(ask, |_| true).await,
+        ["node", node] => list(call, |session| session.node == *node).await,
+        ["list"] => list(call, |_| true).await,
         _ => Err(Reply::not_found()),
     }
 }
 
-async fn list(ask: &Ask<'_>, wanted: impl Fn(&SessionRow) -> bool + Send + Sync) -> Outcome {
-    let wait = ask.read()?;
-    ask.needs(Access::Registry)?;
-    let read = ask.engine.blocking(wait, |view| {
+async fn list(call: &Call<'_>, wanted: impl Fn(&SessionRow) -> bool + Send + Sync) -> Outcome {
+    let wait = call.wait()?;
+    call.require(Access::Registry)?;
+    let read = call.engine.blocking(wait, |view| {
         let all = view.tables.sessions.values().filter(|it| wanted(it)).map(|it| shape::session(it));
         (view.sessions_index(), all.collect::<Vec<_>>())
     });
@@ -62,17 +62,17 @@ async fn list(ask: &Ask<'_>, wanted: impl Fn(&SessionRow) -> bool + Send + Sync)
     Ok(Reply::json(Value::Array(read.value)).indexed(read.index.0))
 }
 
-async fn create(ask: &Ask<'_>) -> Outcome {
-    ask.needs(Access::Sessions)?;
-    let body = if ask.body.is_empty() { Json::Null } else { body::parse(ask.body)? };
-    let row = session(Fields::of(&body)?, ask.node())?;
+async fn create(call: &Call<'_>) -> Outcome {
+    call.require(Access::Sessions)?;
+    let body = if call.body.is_empty() { Json::Null } else { body::parse(call.body)? };
+    let row = session(Fields::of(&body)?, call.node())?;
     let id = row.id.clone();
-    let created = ask.engine.try_write(move |txn| sessions::create(txn, row)).await?;
+    let created = call.engine.try_write(move |txn| sessions::create(txn, row)).await?;
     created.map_err(|text| Reply::text(500, text))?;
     Ok(Reply::json(json!({ "ID": id })))
 }
 
-/// Without a TTL a session has no end of its own.
+/// The TTL of a session; without one it does not expire.
 fn ttl(text: &str) -> Result<Option<Duration>, Reply> {
     if text.is_empty() {
         return Ok(None);
@@ -89,7 +89,7 @@ fn ttl(text: &str) -> Result<Option<Duration>, Reply> {
     Ok(Some(ttl))
 }
 
-/// The node checks a session rests on: the node's own health, unless it names others or none.
+/// The node checks a session is bound to: the node's own health, unless others or none are given.
 fn node_checks(fields: Fields<'_>) -> Result<Vec<String>, Reply> {
     for name in ["NodeChecks", "Checks"] {
         if fields.list(name)?.is_some() {
@@ -123,8 +123,8 @@ fn session(fields: Fields<'_>, own: String) -> Result<SessionRow, Reply> {
     })
 }
 
-/// A duration as text; a number is seconds when it is small, else nanoseconds, without what is behind its point (as
-/// Consul reads it). Less than none is none.
+/// A duration as text or as a number, which is truncated: seconds when it is small, else nanoseconds, as Consul reads it.
+/// A negative one is zero.
 fn lock_delay(value: Option<&Json>) -> Result<Duration, Reply> {
     let delay = match value {
         None => Some(LOCK_DELAY),
@@ -134,7 +134,7 @@ fn lock_delay(value: Option<&Json>) -> Result<Duration, Reply> {
         },
         Some(Json::Number(number)) => number.as_f64().map(|n| match n.trunc() {
             n if n < SECONDS_BELOW => Duration::try_from_secs_f64(n).unwrap_or_default(),
-            // The greatest is what 64 bits hold of nanoseconds.
+            // At most as many nanoseconds as 64 bits hold.
             n => Duration::try_from_secs_f64(n / 1e9).unwrap_or_default().min(Duration::from_nanos(u64::MAX)),
         }),
         Some(_) => None,

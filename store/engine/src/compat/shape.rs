@@ -1,4 +1,4 @@
-//! Records as the JSON that Consul's clients know. Where a real agent answers `null` and where with an empty list
+//! Records as the JSON that Consul's clients expect. Whether a real agent answers with `null` or with an empty list
 //! differs from endpoint to endpoint, and clients depend on it.
 
 use serde_json::{Map, Value, json};
@@ -144,7 +144,7 @@ pub(super) fn session(row: &SessionRow) -> Value {
     })
 }
 
-/// A key with its value, or without one, as transactions that wrote it answer.
+/// A key with its value, or without it, as in the result of a transaction that wrote it.
 pub(super) fn entry(entry: &KvEntry, with_value: bool) -> Value {
     let mut value = Map::new();
     value.insert("LockIndex".to_owned(), entry.lock_index.into());

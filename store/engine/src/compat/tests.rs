@@ -17,7 +17,7 @@ mod nonsense;
 mod replay;
 mod spelling;
 
-/// Lets everybody do everything.
+/// Allows every access.
 struct Open;
 
 impl Authorise for Open {
@@ -26,7 +26,7 @@ impl Authorise for Open {
     }
 }
 
-/// Knows one token, which may do what a team that registers `orders` may.
+/// Has one token, that of a team that registers `orders`.
 struct Registrar;
 
 impl Authorise for Registrar {
@@ -44,11 +44,11 @@ async fn engine() -> Arc<Embedded> {
     Embedded::in_memory(Options { node: "n1".into(), ..Options::default() }).await
 }
 
-async fn ask(engine: &Embedded, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
-    ask_as(engine, &Open, None, method, path, body).await
+async fn send(engine: &Embedded, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, Value) {
+    send_as(engine, &Open, None, method, path, body).await
 }
 
-async fn ask_as(
+async fn send_as(
     engine: &Embedded,
     auth: &dyn Authorise,
     token: Option<&str>,
@@ -93,7 +93,7 @@ async fn listening(engine: Arc<Embedded>) -> SocketAddr {
     address
 }
 
-/// Our own client cannot tell the face from a Consul agent.
+/// The face passes the conformance suite through our own client, as a Consul agent does.
 #[tokio::test]
 async fn the_face_conforms_through_the_client() {
     let address = listening(engine().await).await;
@@ -104,28 +104,28 @@ async fn the_face_conforms_through_the_client() {
 #[tokio::test(start_paused = true)]
 async fn a_blocking_read_ends_with_a_change_or_its_wait() {
     let engine = engine().await;
-    let (_, before) = ask(&engine, "GET", "/v1/health/service/orders", "").await;
+    let (_, before) = send(&engine, "GET", "/v1/health/service/orders", "").await;
     assert_eq!(before, json!([]));
     let index = engine.read(|view| view.service_index("orders"));
     let path = format!("/v1/health/service/orders?index={index}&wait=10s");
     let started = tokio::time::Instant::now();
-    ask(&engine, "GET", &path, "").await;
+    send(&engine, "GET", &path, "").await;
     let waited = started.elapsed();
     assert!(waited >= Duration::from_secs(10) && waited <= Duration::from_millis(10_630), "{waited:?}");
     let registers = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        ask(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"orders","Port":80}"#).await
+        send(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"orders","Port":80}"#).await
     };
     let started = tokio::time::Instant::now();
-    let ((_, after), _) = tokio::join!(ask(&engine, "GET", &path, ""), registers);
+    let ((_, after), _) = tokio::join!(send(&engine, "GET", &path, ""), registers);
     assert_eq!(after.as_array().unwrap().len(), 1);
     assert_eq!(started.elapsed(), Duration::from_secs(3));
 }
 
 #[tokio::test]
-async fn nobody_writes_what_is_not_theirs() {
+async fn a_token_writes_only_its_own_services() {
     let engine = engine().await;
-    let put = |path, body| ask_as(&engine, &Registrar, Some("known"), "PUT", path, body);
+    let put = |path, body| send_as(&engine, &Registrar, Some("known"), "PUT", path, body);
     assert_eq!(put("/v1/agent/service/register", r#"{"Name":"orders"}"#).await.0, 200);
     for (path, body) in [
         ("/v1/agent/service/register", r#"{"Name":"users"}"#),
@@ -141,25 +141,25 @@ async fn nobody_writes_what_is_not_theirs() {
     ] {
         assert_eq!(put(path, body).await, (403, json!("Permission denied")), "{path} {body}");
     }
-    let get = |token, path| ask_as(&engine, &Registrar, token, "GET", path, "");
+    let get = |token, path| send_as(&engine, &Registrar, token, "GET", path, "");
     assert_eq!(get(Some("known"), "/v1/kv/waypost/?recurse").await.0, 403);
     assert_eq!(get(None, "/v1/health/service/orders").await, (403, json!("Permission denied")));
     assert_eq!(get(Some("other"), "/v1/health/service/orders").await, (403, json!("ACL not found")));
     assert_eq!(get(Some("known"), "/v1/health/service/orders").await.0, 200);
 }
 
-/// An id is no key to what stands under it: neither an instance nor a check of somebody else, or of the node, is
-/// taken over, reported or removed by naming it in a registration of one's own.
+/// An id gives no right to what has it: a registration that names the id of an instance or a check of another service,
+/// or of the node, does not take it over, report it or remove it.
 #[tokio::test]
-async fn nobody_takes_over_what_is_not_theirs_by_its_id() {
+async fn a_token_cannot_take_over_foreign_instances_by_id() {
     let engine = engine().await;
     let users = r#"{"Name":"users","ID":"u1","Check":{"TTL":"1h","Status":"passing"}}"#;
-    assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", users).await.0, 200);
+    assert_eq!(send(&engine, "PUT", "/v1/agent/service/register", users).await.0, 200);
     let orders = r#"{"Name":"orders","ID":"o1","Check":{"TTL":"1h","Status":"passing"}}"#;
-    assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", orders).await.0, 200);
+    assert_eq!(send(&engine, "PUT", "/v1/agent/service/register", orders).await.0, 200);
     let state = async || {
-        let checks = ask(&engine, "GET", "/v1/health/node/n1", "").await.1;
-        (checks, ask(&engine, "GET", "/v1/agent/services", "").await.1)
+        let checks = send(&engine, "GET", "/v1/health/node/n1", "").await.1;
+        (checks, send(&engine, "GET", "/v1/agent/services", "").await.1)
     };
     let before = state().await;
     let mut done = Vec::new();
@@ -199,7 +199,7 @@ async fn nobody_takes_over_what_is_not_theirs_by_its_id() {
             r#"[{"Check":{"Verb":"delete","Check":{"Node":"n1","CheckID":"service:u1","ServiceID":"o1"}}}]"#,
         ),
     ] {
-        let status = ask_as(&engine, &Registrar, Some("known"), "PUT", path, body).await.0;
+        let status = send_as(&engine, &Registrar, Some("known"), "PUT", path, body).await.0;
         if status != 403 || state().await != before {
             done.push(format!("{status} {path} {body}"));
         }
@@ -207,16 +207,16 @@ async fn nobody_takes_over_what_is_not_theirs_by_its_id() {
     assert!(done.is_empty(), "{}", done.join("\n"));
 }
 
-/// Without its node the engine would take registrations for a node that is not there, and no session any more.
+/// Without its node the engine would accept registrations for a node that does not exist, and refuse every session.
 #[tokio::test]
-async fn the_own_node_cannot_be_taken_away() {
+async fn the_own_node_cannot_be_removed() {
     let engine = engine().await;
-    let (status, text) = ask(&engine, "PUT", "/v1/catalog/deregister", r#"{"Node":"n1"}"#).await;
+    let (status, text) = send(&engine, "PUT", "/v1/catalog/deregister", r#"{"Node":"n1"}"#).await;
     assert!(status == 400 && text.as_str().unwrap().contains("own"), "{status} {text}");
     let op = r#"[{"Node":{"Verb":"delete","Node":{"Node":"n1"}}}]"#;
-    let (status, text) = ask(&engine, "PUT", "/v1/txn", op).await;
+    let (status, text) = send(&engine, "PUT", "/v1/txn", op).await;
     assert!(status == 409 && text.to_string().contains("own"), "{status} {text}");
-    assert_eq!(ask(&engine, "PUT", "/v1/session/create", "").await.0, 200);
+    assert_eq!(send(&engine, "PUT", "/v1/session/create", "").await.0, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,26 +224,26 @@ async fn a_check_that_the_catalog_took_over_does_not_lapse() {
     let engine = engine().await;
     for (name, ttl) in [("long", "2562047h"), ("short", "1ns"), ("taken", "10s")] {
         let body = format!(r#"{{"Name":"{name}","Check":{{"TTL":"{ttl}","Status":"passing"}}}}"#);
-        assert_eq!(ask(&engine, "PUT", "/v1/agent/service/register", body).await.0, 200);
+        assert_eq!(send(&engine, "PUT", "/v1/agent/service/register", body).await.0, 200);
     }
     let taken = r#"{"Node":"n1","SkipNodeUpdate":true,
         "Check":{"CheckID":"service:taken","ServiceID":"taken","Status":"passing"}}"#;
-    assert_eq!(ask(&engine, "PUT", "/v1/catalog/register", taken).await.0, 200);
+    assert_eq!(send(&engine, "PUT", "/v1/catalog/register", taken).await.0, 200);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     for (name, status) in [("long", "passing"), ("short", "critical"), ("taken", "passing")] {
-        let checks = ask(&engine, "GET", &format!("/v1/health/checks/{name}"), "").await.1;
+        let checks = send(&engine, "GET", &format!("/v1/health/checks/{name}"), "").await.1;
         assert_eq!(checks[0]["Status"], status, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_check_nobody_would_run_is_refused() {
+async fn a_check_that_needs_a_runner_is_refused() {
     let engine = engine().await;
     let body = r#"{"Name":"web","Port":80,"Check":{"HTTP":"http://127.0.0.1/","Interval":"10s"}}"#;
-    let (status, text) = ask(&engine, "PUT", "/v1/agent/service/register", body).await;
+    let (status, text) = send(&engine, "PUT", "/v1/agent/service/register", body).await;
     assert_eq!(status, 400);
     assert!(text.as_str().unwrap().contains("TTL check"), "{text}");
-    assert_eq!(ask(&engine, "GET", "/v1/agent/services", "").await.1, json!({}));
+    assert_eq!(send(&engine, "GET", "/v1/agent/services", "").await.1, json!({}));
 }
 
 fn segment() -> impl Strategy<Value = String> {

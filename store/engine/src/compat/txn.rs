@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
-    Access, Ask, Outcome,
+    Access, Call, Outcome,
     body::{self, At, Fields},
     catalog::node_row,
     json::Json,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// One operation, understood.
+/// One operation, parsed.
 enum Op {
     Kv {
         key: String,
@@ -42,9 +42,9 @@ enum Op {
         verb: Catalog,
         row: Box<CheckRow>,
     },
-    /// Its verb is not known; told with its place, as Consul does.
+    /// Its verb is not known; reported with its position, as Consul does.
     Unknown(String),
-    /// A write that cannot be done; told likewise.
+    /// A write that is invalid; reported likewise.
     Wrong(String),
 }
 
@@ -68,15 +68,15 @@ enum Catalog {
     Delete,
 }
 
-pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
-    ask.here()?;
-    if ask.body.len() > MAX_TXN_BODY {
+pub(super) async fn answer(call: &Call<'_>) -> Outcome {
+    call.check_datacenter()?;
+    if call.body.len() > MAX_TXN_BODY {
         let text =
-            format!("Request body({} bytes) too large, max size: {MAX_TXN_BODY} bytes.", ask.body.len());
+            format!("Request body({} bytes) too large, max size: {MAX_TXN_BODY} bytes.", call.body.len());
         return Err(Reply::text(413, text));
     }
     let wrong = |why: &str| Reply::text(400, format!("Failed to parse body: {why}"));
-    let parsed = Json::first_of(ask.body).map_err(|error| wrong(&error))?;
+    let parsed = Json::first_of(call.body).map_err(|error| wrong(&error))?;
     let items = match &parsed {
         Json::Null => &[][..],
         Json::List(items) => items.as_slice(),
@@ -88,13 +88,13 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
         let text = format!("Transaction contains too many operations ({} > {MAX_TXN_OPS})", items.len());
         return Err(Reply::text(413, text));
     }
-    let ops = items.iter().filter_map(|item| op(ask, item).transpose()).collect::<Result<Vec<Op>, _>>()?;
+    let ops = items.iter().filter_map(|item| op(call, item).transpose()).collect::<Result<Vec<Op>, _>>()?;
     for op in &ops {
-        needs(ask, op)?;
+        require(call, op)?;
     }
     let only_reads = ops.iter().all(Op::reads);
-    let own = ask.engine.options().clone();
-    let done = ask.engine.try_write(move |txn| run(txn, ops, &own)).await?;
+    let own = call.engine.options().clone();
+    let done = call.engine.try_write(move |txn| run(txn, ops, &own)).await?;
     let (status, mut value) = match done {
         Ok(results) => (200, json!({ "Results": results, "Errors": Value::Null })),
         Err(errors) => (409, json!({ "Results": Value::Null, "Errors": errors })),
@@ -110,15 +110,15 @@ pub(super) async fn answer(ask: &Ask<'_>) -> Outcome {
     Ok(reply.status(status))
 }
 
-/// One operation; `None` for an item that names none, which Consul passes over.
-fn op(ask: &Ask<'_>, item: &Json) -> Result<Option<Op>, Reply> {
+/// One operation; `None` for an item without one, which Consul ignores.
+fn op(call: &Call<'_>, item: &Json) -> Result<Option<Op>, Reply> {
     let fields = Fields::of(item)?;
     if let Some(kv) = fields.fields("KV")? {
         return kv_op(kv).map(Some);
     }
     for kind in ["Node", "Service", "Check"] {
         if let Some(inner) = fields.fields(kind)? {
-            return catalog_op(ask, kind, inner).map(Some);
+            return catalog_op(call, kind, inner).map(Some);
         }
     }
     Ok(None)
@@ -157,7 +157,7 @@ fn kv_op(fields: Fields<'_>) -> Result<Op, Reply> {
     Ok(Op::Kv { key, verb, reads: shows || checks, shows })
 }
 
-fn catalog_op(ask: &Ask<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply> {
+fn catalog_op(call: &Call<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply> {
     let name = fields.text("Verb")?;
     let verb = match name.as_str() {
         "get" => Catalog::Get,
@@ -169,7 +169,7 @@ fn catalog_op(ask: &Ask<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply
     let inner = fields.fields(kind)?.ok_or_else(missing)?;
     Ok(match kind {
         "Node" => {
-            let there = ask
+            let there = call
                 .engine
                 .read(|view| view.tables.nodes.get(&inner.text("Node").unwrap_or_default()).cloned());
             Op::Node { verb, row: node_row(inner, there.as_ref())? }
@@ -185,21 +185,21 @@ fn catalog_op(ask: &Ask<'_>, kind: &str, fields: Fields<'_>) -> Result<Op, Reply
     })
 }
 
-fn needs(ask: &Ask<'_>, op: &Op) -> Result<(), Reply> {
+fn require(call: &Call<'_>, op: &Op) -> Result<(), Reply> {
     match op {
-        Op::Kv { key, reads: true, .. } => ask.needs(Access::KeyRead(key)),
-        Op::Kv { key, .. } => ask.needs(Access::KeyWrite(key)),
+        Op::Kv { key, reads: true, .. } => call.require(Access::KeyRead(key)),
+        Op::Kv { key, .. } => call.require(Access::KeyWrite(key)),
         Op::Node { verb: Catalog::Get, .. }
         | Op::Service { verb: Catalog::Get, .. }
-        | Op::Check { verb: Catalog::Get, .. } => ask.needs(Access::Registry),
-        Op::Node { .. } => ask.needs(Access::Nodes),
-        Op::Service { verb: Catalog::Delete, row } => ask.needs_instance(&row.node, &row.id).map(drop),
+        | Op::Check { verb: Catalog::Get, .. } => call.require(Access::Registry),
+        Op::Node { .. } => call.require(Access::Nodes),
+        Op::Service { verb: Catalog::Delete, row } => call.require_instance(&row.node, &row.id).map(drop),
         Op::Service { row, .. } => {
-            ask.needs(Access::Register(&row.name))?;
-            ask.needs_instance(&row.node, &row.id).map(drop)
+            call.require(Access::Register(&row.name))?;
+            call.require_instance(&row.node, &row.id).map(drop)
         }
-        Op::Check { verb: Catalog::Delete, row } => ask.needs_check(&row.node, &row.id).map(drop),
-        Op::Check { row, .. } => ask.needs_to_put(row, None),
+        Op::Check { verb: Catalog::Delete, row } => call.require_check(&row.node, &row.id).map(drop),
+        Op::Check { row, .. } => call.require_put(row, None),
         Op::Unknown(_) | Op::Wrong(_) => Ok(()),
     }
 }
@@ -215,7 +215,7 @@ fn run(txn: &mut Txn<'_>, ops: Vec<Op>, own: &Options) -> Result<Vec<Value>, Vec
     if errors.is_empty() { Ok(results) } else { Err(errors) }
 }
 
-/// A service as transactions show it: no tags are `null` here.
+/// A service as transactions show it: an empty list of tags is `null` here.
 fn bare(row: &ServiceRow) -> Value {
     let mut value = shape::service(row, true);
     if row.tags.is_empty() {

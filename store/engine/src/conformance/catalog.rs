@@ -37,13 +37,13 @@ pub(super) async fn ttl_flips_wake_the_watch(engine: Shared) {
     let wanted = registration(&unique("conf-ttl"), &unique("inst"), 8080);
     let mut last = settled(&engine, &wanted).await.index;
     for status in [CheckStatus::Critical, CheckStatus::Warning, CheckStatus::Passing] {
-        engine.ttl_update(&check_id(&wanted), status, "says the test").await.expect("updates");
+        engine.ttl_update(&check_id(&wanted), status, "from the test").await.expect("updates");
         let read = until(&engine, &wanted.service, "a flip", has_status(status)).await;
         assert!(read.index > last, "a flip to {status:?} must move the index on");
         last = read.index;
     }
-    let unknown = engine.ttl_update(&unique("service:nobody"), CheckStatus::Passing, "").await;
-    assert!(unknown.is_err(), "a check that is not there gave {unknown:?}");
+    let unknown = engine.ttl_update(&unique("service:absent"), CheckStatus::Passing, "").await;
+    assert!(unknown.is_err(), "a check that does not exist gave {unknown:?}");
     cleared(&engine, &wanted).await;
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn lapsed_ttl_is_critical(engine: Shared) {
     cleared(&engine, &wanted).await;
 }
 
-/// Nothing of this service moves while `act` runs and for a moment after.
+/// The index of this service does not change while `act` runs, nor for a moment after.
 async fn stays_quiet(engine: &Shared, service: &str, what: &str, act: impl Future<Output = ()>) {
     let before = engine.health(service, None).await.expect("reads");
     let started = Instant::now();
@@ -72,7 +72,7 @@ async fn stays_quiet(engine: &Shared, service: &str, what: &str, act: impl Futur
     assert!(started.elapsed() >= QUIET.mul_f32(0.9), "{what} must not wake");
 }
 
-pub(super) async fn identical_registration_wakes_nobody(engine: Shared) {
+pub(super) async fn identical_registration_does_not_wake(engine: Shared) {
     let wanted = registration(&unique("conf-again"), &unique("inst"), 8080);
     settled(&engine, &wanted).await;
     stays_quiet(&engine, &wanted.service, "an identical registration", async {
@@ -101,7 +101,7 @@ pub(super) async fn changed_registration_wakes(engine: Shared) {
     cleared(&engine, &wanted).await;
 }
 
-pub(super) async fn note_alone_wakes_nobody(engine: Shared) {
+pub(super) async fn changed_note_does_not_wake(engine: Shared) {
     let wanted = registration(&unique("conf-note"), &unique("inst"), 8080);
     settled(&engine, &wanted).await;
     stays_quiet(&engine, &wanted.service, "a renewal with another note", async {
@@ -189,7 +189,7 @@ pub(super) async fn eviction_removes_and_repeats(engine: Shared) {
     }
     let read = until(&engine, &service, "two instances", |all| all.len() == 2).await;
     let [first, second] = &read.value[..] else { panic!("two instances, got {read:?}") };
-    engine.evict(first, "says the test").await.expect("evicts");
+    engine.evict(first, "from the test").await.expect("evicts");
     let left = until(&engine, &service, "one instance", |all| all.len() == 1).await;
     assert_eq!(left.value[0].id, second.id);
     engine.evict(first, "again").await.expect("evicting an absent instance succeeds");

@@ -137,7 +137,7 @@ pub(super) async fn watch_of_a_prefix_sees_every_change(engine: Shared) {
     assert!(started.elapsed() >= QUIET.mul_f32(0.9), "a key outside the prefix must not wake");
 }
 
-/// Consul's coarse rule: what is missing has the index of the whole KV.
+/// Consul's coarse rule: a missing key or prefix has the index of the whole KV.
 pub(super) async fn missing_key_and_prefix_wake_on_every_write(engine: Shared) {
     let (key, prefix) = (unique("conf/missing"), format!("{}/", unique("conf/missing")));
     let (of_key, of_prefix) =
@@ -224,8 +224,8 @@ pub(super) async fn transaction_checks_index_and_session(engine: Shared) {
     let check = |expected| KvOp::CheckIndex { key: a.clone(), expected };
     commit(&engine, vec![check(at), set(&b, "1")]).await;
     assert_eq!(refused(&engine, vec![set(&b, "2"), check(Index(at.0 + 1))]).await, [1]);
-    let nobody = SessionId(uuid::Uuid::new_v4().to_string());
-    let by = KvOp::CheckSession { key: a.clone(), session: nobody };
+    let absent = SessionId(uuid::Uuid::new_v4().to_string());
+    let by = KvOp::CheckSession { key: a.clone(), session: absent };
     assert_eq!(refused(&engine, vec![by, set(&b, "3")]).await, [0]);
     assert_eq!(get(&engine, &b).await.value.expect("is there").value, "1");
 }

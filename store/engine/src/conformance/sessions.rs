@@ -61,8 +61,8 @@ pub(super) async fn lock_has_one_holder(engine: Shared) {
     commit(&engine, vec![lock(&key, "theirs", &theirs)]).await;
     let held = get(&engine, &key).await.value.expect("is there");
     assert_eq!((held.session.as_ref(), held.lock_index), (Some(&theirs), 2));
-    let nobody = SessionId(uuid::Uuid::new_v4().to_string());
-    let unknown = engine.txn(vec![lock(&unique("conf/lock"), "x", &nobody)]).await;
+    let absent = SessionId(uuid::Uuid::new_v4().to_string());
+    let unknown = engine.txn(vec![lock(&unique("conf/lock"), "x", &absent)]).await;
     assert!(
         matches!(unknown, Ok(TxnOutcome::Refused(_)) | Err(_)),
         "an unknown session took a lock: {unknown:?}"

@@ -1,7 +1,7 @@
-//! What belongs to an agent: its registrations and checks, and taking instances out where they are owned.
+//! The agent's endpoints: its registrations and checks, and the eviction of instances at the agent that owns them.
 //!
-//! An instance taken out of the catalog comes back with its agent's next anti-entropy run (64 s were
-//! measured), so it must be taken out at that agent. Only nodes without an agent are edited in the catalog.
+//! An instance that is removed from the catalog comes back with its agent's next anti-entropy run (64 s were
+//! measured), so it must be removed at that agent. Only nodes without an agent are changed in the catalog.
 
 use reqwest::Url;
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub(super) async fn ttl_update(client: &Client, id: &str, status: CheckStatus, n
     }
     let request = Request::put("v1/agent/check/update").name(id).json(&Update { status, output: note })?;
     let answer = client.call(request).await?;
-    // Consul 1.8 says 500 to an unknown check, newer ones 404: either way it is we who are wrong.
+    // Consul 1.8 answers 500 for an unknown check, newer versions 404. Either way the request was wrong.
     if answer.excerpt().contains("does not have associated TTL") {
         return Err(EngineError::Refused(format!("check {id:?}: expected a TTL check of this agent")));
     }
@@ -56,8 +56,8 @@ async fn maintenance(client: &Client, agent: &Url, id: &str, enable: bool, reaso
     unless_absent(client.call(request).await?)
 }
 
-/// Consul 1.8 knows no unknown id when deregistering, newer ones answer 404 in words of their own. An empty
-/// 404 comes from something else than an agent.
+/// Consul 1.8 accepts unknown ids when deregistering; newer versions answer 404 with a text. An empty 404 does not
+/// come from an agent.
 fn unless_absent(answer: Answer) -> Result<()> {
     if answer.is_absent() && !answer.excerpt().is_empty() {
         return Ok(());
@@ -73,7 +73,7 @@ async fn node_name(client: &Client, agent: &Url) -> Result<String> {
 }
 
 /// Names the agent in an error, since it may not be the one the program was configured with.
-fn at_owner(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError {
+fn naming_agent(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError {
     let place = |text: String| {
         format!("agent of node {:?} at {}: {text}", endpoint.node, agent.origin().ascii_serialization())
     };
@@ -87,32 +87,32 @@ fn at_owner(endpoint: &Endpoint, agent: &Url, error: EngineError) -> EngineError
 }
 
 impl Consul {
-    /// Maintenance first, so that watchers learn even if what follows fails; then the deregistration.
-    pub(super) async fn take_out(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
+    /// Starts maintenance first, so that watchers notice even if the deregistration after it fails.
+    pub(super) async fn evict_at_owner(&self, endpoint: &Endpoint, reason: &str) -> Result<()> {
         if endpoint.external {
-            return self.take_out_of_catalog(endpoint).await;
+            return self.deregister_in_catalog(endpoint).await;
         }
         let agent = self.owner(endpoint).await?;
         let steps = async {
             maintenance(&self.client, &agent, &endpoint.id, true, reason).await?;
             deregister(&self.client, &agent, &endpoint.id).await
         };
-        steps.await.map_err(|error| at_owner(endpoint, &agent, error))
+        steps.await.map_err(|error| naming_agent(endpoint, &agent, error))
     }
 
     /// Ends the maintenance of an instance, if it is there.
-    pub(super) async fn let_in(&self, endpoint: &Endpoint) -> Result<()> {
+    pub(super) async fn end_maintenance(&self, endpoint: &Endpoint) -> Result<()> {
         if endpoint.external {
             return Ok(());
         }
         let agent = self.owner(endpoint).await?;
         maintenance(&self.client, &agent, &endpoint.id, false, "")
             .await
-            .map_err(|error| at_owner(endpoint, &agent, error))
+            .map_err(|error| naming_agent(endpoint, &agent, error))
     }
 
-    /// Where the agent that owns the instance is reached. That it is the one is checked: on a wrong agent,
-    /// "no such instance" would pass for success.
+    /// The URL of the agent that owns the instance. Its node name is checked, because the answer "no such instance" of
+    /// a wrong agent would count as success.
     async fn owner(&self, endpoint: &Endpoint) -> Result<Url> {
         let own = self.node.get_or_try_init(|| node_name(&self.client, self.client.base())).await?;
         if *own == endpoint.node {
@@ -120,15 +120,15 @@ impl Consul {
         }
         let agent = self.client.agent_on(&endpoint.node_address)?;
         let found =
-            node_name(&self.client, &agent).await.map_err(|error| at_owner(endpoint, &agent, error))?;
+            node_name(&self.client, &agent).await.map_err(|error| naming_agent(endpoint, &agent, error))?;
         if found == endpoint.node {
             return Ok(agent);
         }
         let wrong = EngineError::Unusable(format!("expected this node, found node {found:?}"));
-        Err(at_owner(endpoint, &agent, wrong))
+        Err(naming_agent(endpoint, &agent, wrong))
     }
 
-    async fn take_out_of_catalog(&self, endpoint: &Endpoint) -> Result<()> {
+    async fn deregister_in_catalog(&self, endpoint: &Endpoint) -> Result<()> {
         #[derive(Debug, Serialize)]
         #[serde(rename_all = "PascalCase")]
         struct Deregistration<'a> {
@@ -137,6 +137,6 @@ impl Consul {
             service_id: &'a str,
         }
         let body = Deregistration { node: &endpoint.node, service_id: &endpoint.id };
-        self.put(self.client.here(Request::put("v1/catalog/deregister")).json(&body)?).await
+        self.put(self.client.in_datacenter(Request::put("v1/catalog/deregister")).json(&body)?).await
     }
 }

@@ -1,12 +1,12 @@
 //! The one place that speaks HTTP: deadlines, limits, the token, and the rules of blocking queries.
 //!
-//! Consul's index headers are honest on 200 and 404 only (its 500s say `X-Consul-Index: 1`), so an index is
-//! read there and nowhere else, and never as zero, which would turn a blocking query into a busy loop.
-//! Nothing is retried here: a write that may have happened is the caller's to judge.
+//! Consul's index headers are right on 200 and 404 only (its 500s have `X-Consul-Index: 1`), so an index is
+//! read there alone, and never as zero, which would make a blocking query a busy loop.
+//! Nothing is retried here, because only the caller can decide what to do about a write that may have happened.
 //!
 //! A long poll that is dropped keeps its place at the server until its wait ends, and Consul closes the 201st
-//! connection of a client without a word. So places are counted here, also for the dropped, in three groups
-//! that cannot starve one another and make [`LONG_POLLS`] together.
+//! connection of a client without an answer. So places are counted here, also those of dropped polls, in three groups
+//! that cannot starve one another.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -23,8 +23,7 @@ use tokio::{
 use super::{Config, Credential, Secret, wire::go_duration};
 use crate::{EngineError, Index, Indexed, Result, Wait};
 
-// What one client may keep a server busy with, dropped polls included until the server has surely forgotten them;
-// Consul closes the 201st connection of a source without a word.
+// Consul closes the 201st connection of a client. Dropped polls count until the server has certainly ended them.
 const _: () = assert!(OWN_POLLS + FEED_POLLS + CALL_POLLS <= 100, "at most 100 long polls per node");
 /// Services that are watched by a long poll of their own.
 pub(super) const OWN_POLLS: usize = 64;
@@ -42,7 +41,7 @@ const LARGE_BODY: usize = 256 << 10;
 /// Consul's own bounds for `wait`; zero would mean its default of five minutes.
 const WAITS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(600));
 
-/// How long we wait for what; a parameter only so that tests need not take as long.
+/// How long the client waits for an answer. A parameter only so that tests are fast.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     /// For a TCP (and TLS) connection.
@@ -89,7 +88,7 @@ impl Request {
         Self::new(Method::PUT, path)
     }
 
-    /// Appends a name to the path as one segment, whatever is in it.
+    /// Appends a name to the path as one segment; its slashes are escaped.
     pub(super) fn name(mut self, name: &str) -> Self {
         self.segments.push(name.to_owned());
         self
@@ -150,7 +149,7 @@ impl std::fmt::Display for Request {
 /// An answer of any status, its body read to the end.
 #[derive(Debug)]
 pub(super) struct Answer {
-    asked: String,
+    request: String,
     pub(super) status: StatusCode,
     index: Option<u64>,
     content_type: String,
@@ -163,7 +162,7 @@ impl Answer {
         match self.status {
             StatusCode::OK => Ok(self),
             status => {
-                let text = format!("{}: {status}: {}", self.asked, self.excerpt());
+                let text = format!("{}: {status}: {}", self.request, self.excerpt());
                 Err(match status {
                     StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => EngineError::Denied(text),
                     StatusCode::TOO_MANY_REQUESTS => EngineError::Unreachable(text),
@@ -175,18 +174,18 @@ impl Answer {
         }
     }
 
-    /// Is this an answer about something that is not there?
+    /// True if the answer is 404.
     pub(super) fn is_absent(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
 
-    /// The index, which only answers 200 and 404 tell truly; at least 1, since zero never blocks.
+    /// The index, which is right in answers 200 and 404 only; at least 1, since zero never blocks.
     pub(super) fn index(&self) -> Result<Index> {
         match (self.status, self.index) {
             (StatusCode::OK | StatusCode::NOT_FOUND, Some(index)) => Ok(Index(index.max(1))),
             _ => Err(EngineError::Unusable(format!(
                 "{}: {} without X-Consul-Index: expected the answer of a Consul agent, got {} {:?}",
-                self.asked,
+                self.request,
                 self.status,
                 self.content_type,
                 self.excerpt()
@@ -194,7 +193,7 @@ impl Answer {
         }
     }
 
-    /// Reads the body as JSON; `expected` says in words what should be there.
+    /// Reads the body as JSON; `expected` describes what should be there, for the error.
     pub(super) async fn json<T: DeserializeOwned + Send + 'static>(
         self,
         expected: &'static str,
@@ -211,7 +210,7 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| {
             EngineError::Unusable(format!(
                 "{}: expected {expected}, got {} {:?}: {error}",
-                self.asked,
+                self.request,
                 self.content_type,
                 self.excerpt()
             ))
@@ -225,7 +224,7 @@ impl Answer {
     }
 }
 
-/// A long poll's place at the server. Dropped in mid-poll it stays taken until the server has let go.
+/// A long poll's place at the server. When it is dropped during a poll, it stays taken until the server has ended the poll.
 #[derive(Debug)]
 pub(super) struct Place {
     permit: Option<OwnedSemaphorePermit>,
@@ -304,12 +303,12 @@ impl Client {
         Ok(())
     }
 
-    /// The URL of the agent we were given.
+    /// The URL of the configured agent.
     pub(super) const fn base(&self) -> &Url {
         &self.base
     }
 
-    /// The URL of the agent on another host: ours with the host changed.
+    /// The URL of the agent on another host: that of the configured agent with another host.
     pub(super) fn agent_on(&self, address: &str) -> Result<Url> {
         let mut url = self.base.clone();
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
@@ -322,7 +321,7 @@ impl Client {
     }
 
     /// Names the data centre in calls that are about its catalog, KV or sessions.
-    pub(super) fn here(&self, request: Request) -> Request {
+    pub(super) fn in_datacenter(&self, request: Request) -> Request {
         match &self.datacenter {
             Some(datacenter) => request.param("dc", datacenter),
             None => request,
@@ -332,15 +331,15 @@ impl Client {
     /// One call that does not block; the answer may have any status.
     pub(super) async fn call(&self, request: Request) -> Result<Answer> {
         let within = self.deadlines.plain;
-        let asked = request.to_string();
+        let described = request.to_string();
         let call = async {
             let _place = self.calls.acquire().await;
             self.exchange(request).await
         };
-        deadline(&asked, within, call).await
+        deadline(&described, within, call).await
     }
 
-    /// A read of what can be waited for: the value (`None` for 404) with its index.
+    /// A blocking query: the value (`None` for 404) with its index.
     pub(super) async fn blocking<T: DeserializeOwned + Send + 'static>(
         &self,
         request: Request,
@@ -368,10 +367,10 @@ impl Client {
         let at_most = wait.at_most.clamp(WAITS.0, WAITS.1);
         let within = at_most + at_most / 16 + self.deadlines.slack;
         let request = request.param("index", wait.after.to_string()).param("wait", go_duration(at_most));
-        let asked = request.to_string();
+        let described = request.to_string();
         place.polling_until = Some(Instant::now() + within);
-        let answer = deadline(&asked, within, self.exchange(request)).await;
-        // After an answer nothing is left at the server; after our own deadline neither.
+        let answer = deadline(&described, within, self.exchange(request)).await;
+        // The server keeps nothing after an answer, nor after our own deadline, which is longer than its wait.
         place.polling_until = None;
         answer
     }
@@ -388,7 +387,7 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer> {
-        let asked = request.to_string();
+        let described = request.to_string();
         let url = request.url(&self.base)?;
         let mut outgoing = self.http.load().request(request.method, url);
         if let Some(secret) = self.token.load() {
@@ -398,7 +397,7 @@ impl Client {
             outgoing = outgoing.header(CONTENT_TYPE, "application/json").body(body);
         }
         let unreachable =
-            |error: &reqwest::Error| EngineError::Unreachable(format!("{asked}: {}", root_cause(error)));
+            |error: &reqwest::Error| EngineError::Unreachable(format!("{described}: {}", root_cause(error)));
         let mut response = outgoing.send().await.map_err(|error| unreachable(&error))?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let index = header("x-consul-index").and_then(|index| index.parse().ok());
@@ -406,15 +405,15 @@ impl Client {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(EngineError::Unusable(format!("{asked}: expected at most {MAX_BODY} bytes")));
+                return Err(EngineError::Unusable(format!("{described}: expected at most {MAX_BODY} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status: response.status(), asked, index, content_type, body: body.freeze() })
+        Ok(Answer { status: response.status(), request: described, index, content_type, body: body.freeze() })
     }
 }
 
-/// Makes an answer to a blocking read of its value and index.
+/// The value and the index of an answer to a blocking query.
 pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     answer: Answer,
     expected: &'static str,
@@ -424,7 +423,7 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
     }
     let answer = answer.ok()?;
     let index = answer.index();
-    // The body first: when it is not JSON either, that is the more telling error.
+    // The body first: when it is not JSON either, that error is more useful.
     let value = answer.json(expected).await?;
     Ok(Indexed { index: index?, value: Some(value) })
 }
@@ -436,10 +435,10 @@ fn header_value(secret: &Secret) -> Result<HeaderValue> {
     Ok(value)
 }
 
-async fn deadline<T>(asked: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+async fn deadline<T>(described: &str, within: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(within, call)
         .await
-        .map_err(|_| EngineError::Unreachable(format!("{asked}: no answer within {within:?}")))?
+        .map_err(|_| EngineError::Unreachable(format!("{described}: no answer within {within:?}")))?
 }
 
 fn http_client(ca_pem: Option<&[u8]>, base: &Url, deadlines: Deadlines) -> Result<reqwest::Client> {
@@ -471,7 +470,7 @@ fn http_client(ca_pem: Option<&[u8]>, base: &Url, deadlines: Deadlines) -> Resul
     builder.build().map_err(|error| EngineError::Refused(format!("engine client: {}", root_cause(&error))))
 }
 
-/// The innermost error: the outer ones only say that a request failed.
+/// The innermost error: the outer ones only state that a request failed.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

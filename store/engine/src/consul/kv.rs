@@ -1,4 +1,4 @@
-//! The KV store: which keys we send, and transactions, through which every write goes.
+//! The KV store: which keys may be sent, and transactions, through which every write goes.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use http::StatusCode;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{EngineError, Index, KvOp, MAX_TXN_BODY, MAX_TXN_OPS, MAX_VALUE, Result, TxnOutcome};
 
-/// What `/v1/kv/...` answers, in words.
+/// What `/v1/kv/...` answers, for error messages.
 pub(super) const ENTRIES: &str = "a JSON list of KV entries";
 
 /// Refuses keys that some Consul version refuses, or that a URL cannot carry.
@@ -21,7 +21,7 @@ pub(super) fn check_key(key: &str) -> Result<()> {
     check_prefix(key)
 }
 
-/// As [`check_key`], but the empty prefix, which is everything, is fine.
+/// As [`check_key`], but the prefix may be empty, which means every key.
 pub(super) fn check_prefix(prefix: &str) -> Result<()> {
     let wrong = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-'));
     if prefix.contains(wrong) || prefix.split('/').any(|part| part == "." || part.contains("..")) {
@@ -66,7 +66,7 @@ impl<'a> From<&'a KvOp> for TxnOp<'a> {
             }
             KvOp::Delete { .. } => KvVerb { verb: "delete", ..verb },
             KvOp::DeleteTree { .. } => KvVerb { verb: "delete-tree", ..verb },
-            // Consul's check-index fails on an absent key whatever the index; absence has a verb of its own.
+            // Consul's check-index always fails on an absent key; absence has a verb of its own.
             KvOp::CheckIndex { expected: Index(0), .. } => KvVerb { verb: "check-not-exists", ..verb },
             KvOp::CheckIndex { expected, .. } => {
                 KvVerb { verb: "check-index", index: Some(*expected), ..verb }
@@ -98,7 +98,7 @@ fn key(op: &KvOp) -> &str {
     }
 }
 
-/// Does Consul answer this operation with an entry? The others leave no trace among the results.
+/// True if the results of a transaction have an entry for this operation.
 const fn has_result(op: &KvOp) -> bool {
     !matches!(op, KvOp::Delete { .. } | KvOp::DeleteTree { .. } | KvOp::CheckIndex { expected: Index(0), .. })
 }
@@ -108,7 +108,7 @@ pub(super) async fn txn(client: &Client, ops: &[KvOp]) -> Result<TxnOutcome> {
     if ops.is_empty() {
         return Ok(TxnOutcome::Committed(Vec::new()));
     }
-    let request = client.here(Request::put("v1/txn")).json(&checked(ops)?)?;
+    let request = client.in_datacenter(Request::put("v1/txn")).json(&checked(ops)?)?;
     if request.body_len() > MAX_TXN_BODY {
         return Err(EngineError::Refused(format!(
             "transaction of {} bytes: expected at most {MAX_TXN_BODY}",
@@ -154,14 +154,14 @@ fn checked(ops: &[KvOp]) -> Result<Vec<TxnOp<'_>>> {
 async fn refused(answer: Answer) -> Result<TxnOutcome> {
     let answer: TxnAnswer = answer.json("a JSON object with Errors").await?;
     let errors = answer.errors.unwrap_or_default();
-    // An anonymous write is denied in these words and with this status, unlike any other.
+    // Consul denies an anonymous write with this text and the status of a conflict.
     if let Some(denied) = errors.iter().find(|error| error.what.starts_with("Permission denied")) {
         return Err(EngineError::Denied(format!("transaction: {}", denied.what)));
     }
     Ok(TxnOutcome::Refused(errors.into_iter().map(|error| (error.op_index, error.what)).collect()))
 }
 
-/// Gives every operation its modify index: results come in order, but only for some operations.
+/// The modify index of each operation: results come in order, but only for some operations.
 fn indexes(ops: &[KvOp], answer: TxnAnswer) -> Result<Vec<Option<Index>>> {
     let mut results = answer.results.unwrap_or_default().into_iter().filter_map(|result| result.kv);
     ops.iter()

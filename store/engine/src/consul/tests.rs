@@ -1,4 +1,4 @@
-//! The client against servers that do not behave.
+//! The client against servers that answer wrongly, late or not at all.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,13 +21,13 @@ fn deadlines() -> Deadlines {
     Deadlines { connect: short, plain: short, slack: short }
 }
 
-/// A server that reads a request and answers with these bytes, the next ones for the next request, the last ones
-/// again and again. What it was asked is kept.
+/// A server that reads a request and answers with these bytes: the next ones for the next request, and the last ones
+/// for all further requests. The requests that it received are kept.
 async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-    let kept = Arc::clone(&asked);
+    let received: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&received);
     tokio::spawn(async move {
         let mut answers = answers.into_iter().peekable();
         loop {
@@ -39,11 +39,11 @@ async fn server(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
             if answers.len() > 1 {
                 answers.next();
             }
-            // The client may have gone.
+            // The client may have disconnected.
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    (url, asked)
+    (url, received)
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -52,14 +52,14 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 async fn client(answers: &[String]) -> (Consul, Arc<Mutex<Vec<String>>>) {
-    let (url, asked) = server(answers.to_vec()).await;
-    (Consul::with_deadlines(&config(url), deadlines()).unwrap(), asked)
+    let (url, received) = server(answers.to_vec()).await;
+    (Consul::with_deadlines(&config(url), deadlines()).unwrap(), received)
 }
 
 const INDEX: &str = "X-Consul-Index: 7\r\n";
 
 #[tokio::test]
-async fn what_is_no_answer_is_unusable_and_says_what_was_expected() {
+async fn a_malformed_answer_is_unusable_and_the_error_names_what_was_expected() {
     for body in ["<html>a proxy's page</html>", "{", "\"text\"", "[{\"Node\":3}]", ""] {
         let (consul, _) = client(&[answer("200 OK", INDEX, body)]).await;
         let error = consul.health("orders", None).await.unwrap_err();
@@ -72,7 +72,7 @@ async fn what_is_no_answer_is_unusable_and_says_what_was_expected() {
 }
 
 #[tokio::test]
-async fn statuses_say_whose_fault_it_is() {
+async fn statuses_decide_the_kind_of_error() {
     type Fits = fn(&EngineError) -> bool;
     let cases: [(&str, Fits); 6] = [
         ("500 Internal Server Error", |it| matches!(it, EngineError::Unreachable(_))),
@@ -83,16 +83,16 @@ async fn statuses_say_whose_fault_it_is() {
         ("413 Payload Too Large", |it| matches!(it, EngineError::Refused(_))),
     ];
     for (status, fits) in cases {
-        // Failures carry indexes that lie.
-        let (consul, _) = client(&[answer(status, "X-Consul-Index: 1\r\n", "the agent's words")]).await;
+        // The index in the answer to a failure is wrong.
+        let (consul, _) = client(&[answer(status, "X-Consul-Index: 1\r\n", "the agent's text")]).await;
         let error = consul.kv_get("a", None).await.unwrap_err();
         assert!(fits(&error), "{status}: {error:?}");
-        assert!(error.to_string().contains("the agent's words"), "{error}");
+        assert!(error.to_string().contains("the agent's text"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn nobody_there_or_nobody_answering_is_unreachable() {
+async fn a_closed_or_silent_server_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let consul = Consul::with_deadlines(&config(format!("http://{closed}")), deadlines()).unwrap();
     let error = consul.services(None).await.unwrap_err();
@@ -109,7 +109,7 @@ async fn nobody_there_or_nobody_answering_is_unreachable() {
 }
 
 #[tokio::test]
-async fn absence_has_an_index() {
+async fn an_absent_key_has_an_index() {
     let (consul, _) = client(&[answer("404 Not Found", INDEX, "")]).await;
     let read = consul.kv_get("a", None).await.unwrap();
     assert_eq!((read.index, read.value), (crate::Index(7), None));
@@ -117,15 +117,15 @@ async fn absence_has_an_index() {
 
 #[tokio::test]
 async fn the_token_is_sent_in_its_header_and_never_shown() {
-    let (url, asked) = server(vec![answer("200 OK", INDEX, "[]")]).await;
+    let (url, received) = server(vec![answer("200 OK", INDEX, "[]")]).await;
     let token = Some(Secret::new("0d0f-secret").into());
     let consul = Consul::with_deadlines(&Config { token, ..config(url) }, deadlines()).unwrap();
     assert!(!format!("{consul:?}").contains("0d0f"));
     consul.health("a/b?c", None).await.unwrap();
-    let asked = asked.lock().unwrap()[0].clone();
-    assert!(asked.to_lowercase().contains("x-consul-token: 0d0f-secret"), "{asked}");
-    assert!(asked.starts_with("GET /v1/health/service/a%2Fb%3Fc"), "a name stays one segment: {asked}");
-    assert!(!asked.lines().next().unwrap().contains("0d0f"), "{asked}");
+    let received = received.lock().unwrap()[0].clone();
+    assert!(received.to_lowercase().contains("x-consul-token: 0d0f-secret"), "{received}");
+    assert!(received.starts_with("GET /v1/health/service/a%2Fb%3Fc"), "a name stays one segment: {received}");
+    assert!(!received.lines().next().unwrap().contains("0d0f"), "{received}");
 }
 
 #[test]

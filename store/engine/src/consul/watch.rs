@@ -1,11 +1,11 @@
 //! Following any number of services over a bounded number of long polls.
 //!
 //! As many services as there are places (64) have a long poll of their own. The others share two feeds that
-//! say which of them to read again: see [`feeds`]. Readings of those go through one [`queue`], eight at a
-//! time, and a slow round over all of them is the safety net under the feeds.
+//! report which of them to read again: see [`feeds`]. Readings of those go through one [`queue`], eight at a
+//! time. A slow round over all of them makes up for changes that the feeds do not report.
 //!
-//! A poll is never cancelled because its service fell out of use: the server would keep its place anyway. It
-//! runs out, and its place then goes to a service that had none. Long polls die only with the watch itself.
+//! A poll is never cancelled because its service is no longer in use: the server would keep its place anyway. It
+//! runs to its end, and its place then goes to a service that had none. Long polls are dropped only with the watch.
 
 mod feeds;
 mod followed;
@@ -24,8 +24,8 @@ use tokio::{
 };
 
 use self::{
-    feeds::{Changed, Feed, News},
-    followed::{Followed, Outlet, Unheard},
+    feeds::{Changed, Feed, FeedEvent},
+    followed::{ChangeSender, Followed, ReceiverGone},
     queue::{Lane, Queue},
 };
 use super::{
@@ -52,9 +52,9 @@ const READINGS_BURST: u32 = 2_000;
 const READINGS_PER_SECOND: u32 = 500;
 /// … or this many while a feed fails, to be no burden to a cluster in trouble.
 const READINGS_PER_SECOND_IN_TROUBLE: u32 = 20;
-/// In this time every shared service is read once, whatever the feeds say.
+/// In this time every shared service is read once, even if the feeds report nothing.
 const ROUND: Duration = Duration::from_secs(300);
-/// How often places are looked for and the slow round goes on.
+/// How often free places are given away and the slow round continues.
 const TICK: Duration = Duration::from_secs(1);
 /// Changes on their way to the receiver.
 const CHANGES: usize = 256;
@@ -71,20 +71,20 @@ fn cursor() -> Cursor {
 
 /// Starts the watch; it ends when the receiver is dropped.
 pub(super) fn start(consul: Arc<Consul>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
-    let (outlet, changes) = mpsc::channel(CHANGES);
-    let following = Follower::new(consul, outlet).run(in_use);
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let following = ServiceWatch::new(consul, sender).run(in_use);
     tokio::spawn(vital::task("the watch of Consul's services", following));
     changes
 }
 
 /// How a service's own poll ended: its place can serve another.
 type Ended = (String, Place);
-/// How a reading ended: whose, and whether it succeeded.
-type Done = (String, std::result::Result<bool, Unheard>);
+/// How a reading ended: the service, and whether it succeeded.
+type Done = (String, std::result::Result<bool, ReceiverGone>);
 
-struct Follower {
+struct ServiceWatch {
     consul: Arc<Consul>,
-    outlet: Outlet,
+    sender: ChangeSender,
     /// Services in use, and those whose own poll is still running out.
     services: BTreeMap<String, Arc<Followed>>,
     /// Services in use without a poll of their own.
@@ -96,7 +96,7 @@ struct Follower {
     queue: Queue,
     bucket: Bucket,
     needed: watch::Sender<bool>,
-    news: mpsc::Receiver<(Feed, News)>,
+    events: mpsc::Receiver<(Feed, FeedEvent)>,
     _feeds: JoinSet<()>,
     failing: Vec<Feed>,
     subscriptions: u64,
@@ -104,18 +104,18 @@ struct Follower {
     round_at: String,
 }
 
-impl Follower {
-    fn new(consul: Arc<Consul>, outlet: Outlet) -> Self {
+impl ServiceWatch {
+    fn new(consul: Arc<Consul>, sender: ChangeSender) -> Self {
         let (needed, need) = watch::channel(false);
-        let (sender, news) = mpsc::channel(1);
+        let (event_sender, events) = mpsc::channel(1);
         let mut running = JoinSet::new();
         for feed in [Feed::Checks, Feed::Services] {
-            let following = feeds::run(feed, consul.clone(), need.clone(), sender.clone());
+            let following = feeds::run(feed, consul.clone(), need.clone(), event_sender.clone());
             running.spawn(vital::task("a feed of Consul's services", following));
         }
         Self {
             consul,
-            outlet,
+            sender,
             services: BTreeMap::new(),
             shared: BTreeSet::new(),
             own: HashSet::new(),
@@ -124,7 +124,7 @@ impl Follower {
             queue: Queue::default(),
             bucket: Bucket::new(READINGS_BURST, READINGS_PER_SECOND, Instant::now()),
             needed,
-            news,
+            events,
             _feeds: running,
             failing: Vec::new(),
             subscriptions: 0,
@@ -134,48 +134,48 @@ impl Follower {
 
     async fn run(mut self, mut in_use: ServicesInUse) {
         let first = in_use.borrow_and_update().clone();
-        self.adopt(&first);
+        self.set_wanted(&first);
         let mut holder_lives = true;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let outlet = self.outlet.clone();
+        let sender = self.sender.clone();
         loop {
             let pause = self.start_readings();
-            let heard = tokio::select! {
-                () = outlet.closed() => return,
+            let outcome = tokio::select! {
+                () = sender.closed() => return,
                 changed = in_use.changed(), if holder_lives => {
                     // Without a holder the set stays as it is.
                     holder_lives = changed.is_ok();
                     let wanted = in_use.borrow_and_update().clone();
-                    self.adopt(&wanted);
+                    self.set_wanted(&wanted);
                     Ok(())
                 }
                 Some(ended) = self.polls.join_next() => {
-                    match unpanicked(ended) {
+                    match propagate_panic(ended) {
                         Some(ended) => self.poll_ended(ended),
                         None => return,
                     }
                     Ok(())
                 }
-                Some(done) = self.readings.join_next() => match unpanicked(done) {
+                Some(done) = self.readings.join_next() => match propagate_panic(done) {
                     Some(done) => self.reading_done(done),
                     None => return,
                 },
-                Some((feed, news)) = self.news.recv() => self.heed(feed, news).await,
+                Some((feed, event)) = self.events.recv() => self.handle_event(feed, event).await,
                 _ = tick.tick() => {
-                    self.go_round();
+                    self.continue_round();
                     Ok(())
                 }
                 () = sleep_if(pause) => Ok(()),
             };
-            if heard == Err(Unheard) {
+            if outcome == Err(ReceiverGone) {
                 return;
             }
         }
     }
 
     /// Follows exactly these services from now on.
-    fn adopt(&mut self, wanted: &BTreeSet<String>) {
+    fn set_wanted(&mut self, wanted: &BTreeSet<String>) {
         let gone: Vec<_> = self.services.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
         for name in gone {
             self.abandon(&name);
@@ -185,7 +185,7 @@ impl Follower {
             .filter(|name| !self.services.get(*name).is_some_and(|followed| followed.is_wanted()))
             .cloned()
             .collect();
-        // Many at once would all ask at once, and all again when their first waits end.
+        // Without jitter, many new services would all send their queries at once, now and after the first wait.
         let jitter = Duration::from_millis(if new.len() > 8 { 300 } else { 0 });
         for name in new {
             self.follow(&name, jitter);
@@ -196,8 +196,8 @@ impl Follower {
     fn follow(&mut self, name: &str, jitter: Duration) {
         self.subscriptions += 1;
         if let Some(followed) = self.services.get(name) {
-            // Its own poll is still running out and simply goes on; the first reading must not wait for it.
-            followed.want(self.subscriptions);
+            // Its own poll has not ended yet and simply continues; the first reading must not wait for it.
+            followed.mark_wanted(self.subscriptions);
             self.queue.push(Lane::Urgent, name);
             return;
         }
@@ -214,7 +214,7 @@ impl Follower {
 
     fn abandon(&mut self, name: &str) {
         if let Some(followed) = self.services.get(name) {
-            followed.unwant();
+            followed.mark_unwanted();
         }
         self.queue.forget(name);
         self.shared.remove(name);
@@ -225,14 +225,14 @@ impl Follower {
 
     fn start_poll(&mut self, followed: Arc<Followed>, place: Place, jitter: Duration) {
         self.own.insert(followed.service.clone());
-        let polling = poll(self.consul.clone(), followed, self.outlet.clone(), place, jitter);
+        let polling = poll(self.consul.clone(), followed, self.sender.clone(), place, jitter);
         self.polls.spawn(vital::task("a poll of a service at Consul", polling));
     }
 
     fn poll_ended(&mut self, (name, place): Ended) {
         self.own.remove(&name);
         match self.services.get(&name).cloned() {
-            // Wanted again just as it had stopped.
+            // It came into use again just when its poll had stopped.
             Some(followed) if followed.is_wanted() => self.start_poll(followed, place, Duration::ZERO),
             _ => {
                 self.services.remove(&name);
@@ -259,7 +259,7 @@ impl Follower {
         self.needed.send_if_modified(|needed| std::mem::replace(needed, need) != need);
     }
 
-    /// Starts what may be started now; if only time keeps it from more, says until when.
+    /// Starts the readings that may be started now. Returns when the next may start, if it only has to wait.
     fn start_readings(&mut self) -> Option<Instant> {
         let now = Instant::now();
         while self.readings.len() < READINGS && !self.queue.is_idle(now) {
@@ -271,29 +271,29 @@ impl Follower {
                 self.queue.done(&name, true, now);
                 continue;
             };
-            self.readings.spawn(reading(self.consul.clone(), followed, self.outlet.clone()));
+            self.readings.spawn(reading(self.consul.clone(), followed, self.sender.clone()));
         }
         // With all readings under way the end of one of them wakes us.
         self.queue.next_due().filter(|_| self.readings.len() < READINGS)
     }
 
-    fn reading_done(&mut self, (name, told): Done) -> std::result::Result<(), Unheard> {
+    fn reading_done(&mut self, (name, outcome): Done) -> std::result::Result<(), ReceiverGone> {
         let in_use = self.services.get(&name).is_some_and(|followed| followed.is_wanted());
         // A service with a poll of its own needs no second try.
-        self.queue.done(&name, told? || !in_use || self.own.contains(&name), Instant::now());
+        self.queue.done(&name, outcome? || !in_use || self.own.contains(&name), Instant::now());
         Ok(())
     }
 
-    /// Does what a feed's news ask for.
-    async fn heed(&mut self, feed: Feed, news: News) -> std::result::Result<(), Unheard> {
-        match news {
-            News::Changed(changed) => self.read_again(feed, &changed),
-            News::Failed(reason) => {
+    /// Takes in what a feed reports.
+    async fn handle_event(&mut self, feed: Feed, event: FeedEvent) -> std::result::Result<(), ReceiverGone> {
+        match event {
+            FeedEvent::Changed(changed) => self.read_again(feed, &changed),
+            FeedEvent::Failed(reason) => {
                 if !self.failing.contains(&feed) {
                     self.failing.push(feed);
                 }
                 self.bucket.set_rate(READINGS_PER_SECOND_IN_TROUBLE);
-                self.tell_outage(&reason).await?;
+                self.send_outage(&reason).await?;
             }
         }
         Ok(())
@@ -309,7 +309,7 @@ impl Follower {
         for name in &self.shared {
             let on_changed_node = || {
                 let followed = self.services.get(name);
-                followed.is_some_and(|followed| followed.stands_on(|node| changed.nodes.contains(node)))
+                followed.is_some_and(|followed| followed.has_instance_on(|node| changed.nodes.contains(node)))
             };
             let surely = changed.services.contains(name) || (!changed.nodes.is_empty() && on_changed_node());
             if surely && !changed.works_again {
@@ -320,23 +320,23 @@ impl Follower {
         }
     }
 
-    /// Without a feed nothing shared is known to be as last told.
-    async fn tell_outage(&self, reason: &str) -> std::result::Result<(), Unheard> {
+    /// Reports every shared service as unreachable: without a feed a change would be missed.
+    async fn send_outage(&self, reason: &str) -> std::result::Result<(), ReceiverGone> {
         for followed in self.shared.iter().filter_map(|name| self.services.get(name)) {
-            // A reading under way will tell what it meets.
-            if let Some(mut told) = followed.try_hold() {
+            // A reading that is under way reports its own result.
+            if let Some(mut last) = followed.try_lock() {
                 let outage = Err(EngineError::Unreachable(reason.to_owned()));
-                followed.tell(&mut told, &self.outlet, outage).await?;
+                followed.send_if_new(&mut last, &self.sender, outage).await?;
             }
         }
         Ok(())
     }
 
-    /// Reads the next few of the shared services, so that all have their turn within [`ROUND`].
-    fn go_round(&mut self) {
+    /// Reads the next few of the shared services, so that all are read within [`ROUND`].
+    fn continue_round(&mut self) {
         self.promote(None);
-        let turns = usize::try_from(ROUND.as_secs() / TICK.as_secs()).unwrap_or(1);
-        let share = self.shared.len().div_ceil(turns);
+        let ticks = usize::try_from(ROUND.as_secs() / TICK.as_secs()).unwrap_or(1);
+        let share = self.shared.len().div_ceil(ticks);
         let after = (std::ops::Bound::Excluded(self.round_at.as_str()), std::ops::Bound::Unbounded);
         let next: Vec<_> = self.shared.range::<str, _>(after).take(share).cloned().collect();
         self.round_at = next.last().cloned().unwrap_or_default();
@@ -350,7 +350,7 @@ impl Follower {
 async fn poll(
     consul: Arc<Consul>,
     followed: Arc<Followed>,
-    outlet: Outlet,
+    sender: ChangeSender,
     mut place: Place,
     jitter: Duration,
 ) -> Ended {
@@ -360,7 +360,7 @@ async fn poll(
     while followed.is_wanted() {
         cursor.ready().await;
         let wait = cursor.wait(at_most);
-        let read = ask(&consul, &followed.service, wait, &mut place).await;
+        let read = read_service(&consul, &followed.service, wait, &mut place).await;
         let pause = match &read {
             Ok(answer) => {
                 cursor.went_back(answer.index);
@@ -372,11 +372,11 @@ async fn poll(
             }
             Err(error) => Some(cursor.failed(error)),
         };
-        let mut told = followed.hold().await;
-        if followed.tell(&mut told, &outlet, read).await == Err(Unheard) {
+        let mut last = followed.lock().await;
+        if followed.send_if_new(&mut last, &sender, read).await == Err(ReceiverGone) {
             break;
         }
-        drop(told);
+        drop(last);
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
@@ -384,7 +384,7 @@ async fn poll(
     (followed.service.clone(), place)
 }
 
-async fn ask(
+async fn read_service(
     consul: &Consul,
     service: &str,
     wait: Wait,
@@ -395,13 +395,13 @@ async fn ask(
     Ok(Indexed { index: answer.index, value: wire::endpoints(answer.value.unwrap_or_default()) })
 }
 
-/// Reads one service once and tells what is new.
-async fn reading(consul: Arc<Consul>, followed: Arc<Followed>, outlet: Outlet) -> Done {
-    let mut told = followed.hold().await;
+/// Reads one service once and sends what is new.
+async fn reading(consul: Arc<Consul>, followed: Arc<Followed>, sender: ChangeSender) -> Done {
+    let mut last = followed.lock().await;
     let read = consul.health(&followed.service, None).await;
     let succeeded = read.is_ok();
-    let heard = followed.tell(&mut told, &outlet, read).await;
-    (followed.service.clone(), heard.map(|()| succeeded))
+    let outcome = followed.send_if_new(&mut last, &sender, read).await;
+    (followed.service.clone(), outcome.map(|()| succeeded))
 }
 
 async fn sleep_if(until: Option<Instant>) {
@@ -411,8 +411,8 @@ async fn sleep_if(until: Option<Instant>) {
     }
 }
 
-/// What a task returned; nothing if the runtime ended it. A panic is one of ours and goes on here, so that
-/// the holder sees the watch end.
-fn unpanicked<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> Option<T> {
+/// What a task returned; nothing if the runtime ended it. A panic of the task continues here, so that the holder sees
+/// the watch end.
+fn propagate_panic<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> Option<T> {
     joined.map_err(|error| error.try_into_panic().map(std::panic::resume_unwind)).ok()
 }

@@ -1,6 +1,6 @@
-//! Consul's JSON as it really comes, and its translation into the engine's words.
+//! Consul's JSON as its agents send it, and its conversion into the engine's types.
 //!
-//! Only fields we read are named; everything else is skipped, because every Consul version adds some. Every
+//! Only fields that are read are named; all others are skipped, because every Consul version adds some. Every
 //! collection is an `Option`: Consul writes `null` and `[]` for the same thing, depending on the endpoint.
 
 use std::collections::BTreeMap;

@@ -28,7 +28,7 @@ pub(crate) fn put_node(txn: &mut Txn<'_>, mut node: NodeRow) -> Arc<NodeRow> {
     node
 }
 
-/// Registers an instance or changes it. Its node has to be there.
+/// Registers an instance or changes it. Its node has to exist.
 pub(crate) fn put_service(txn: &mut Txn<'_>, mut service: ServiceRow) -> Arc<ServiceRow> {
     let index = txn.index();
     let there = txn.tables().service(&service.node, &service.id).cloned();
@@ -79,7 +79,7 @@ pub(crate) fn put_check(txn: &mut Txn<'_>, mut check: CheckRow) -> Result<Arc<Ch
     let there = txn.tables().check(&check.node, &check.id).cloned();
     check.create = there.as_ref().map_or(index, |it| it.create);
     check.modify = there.as_ref().map_or(index, |it| it.modify);
-    watch_over(txn, &check, there.as_ref().map(|it| it.status));
+    set_timers(txn, &check, there.as_ref().map(|it| it.status));
     if let Some(there) = &there
         && check.same_as(there)
     {
@@ -92,13 +92,13 @@ pub(crate) fn put_check(txn: &mut Txn<'_>, mut check: CheckRow) -> Result<Arc<Ch
     let check = Arc::new(check);
     txn.put(Row::Check(Arc::clone(&check)));
     if check.status == CheckStatus::Critical {
-        sessions::end_those_on(txn, &check.node, Some(&check.id));
+        sessions::destroy_bound_to(txn, &check.node, Some(&check.id));
     }
     Ok(check)
 }
 
-/// Sets the times that come with a check's state.
-pub(crate) fn watch_over(txn: &mut Txn<'_>, check: &CheckRow, before: Option<CheckStatus>) {
+/// Starts or stops the timers that belong to a check's state.
+pub(crate) fn set_timers(txn: &mut Txn<'_>, check: &CheckRow, before: Option<CheckStatus>) {
     let name = || (check.node.clone(), check.id.clone());
     let ((node, id), (reaped_node, reaped_id)) = (name(), name());
     let (ttl, reap) = (TimerKey::Ttl(node, id), TimerKey::Reap(reaped_node, reaped_id));
@@ -128,21 +128,21 @@ pub(crate) fn report(txn: &mut Txn<'_>, node: &str, id: &str, status: CheckStatu
         check.status = status;
         output.clone_into(&mut check.output);
     });
-    // Its instance is there, because it is.
+    // The check exists, so its instance does.
     let _ = put_check(txn, CheckRow::clone(&reported));
     true
 }
 
-/// Removes a check if it is there.
+/// Removes a check if it exists.
 pub(crate) fn remove_check(txn: &mut Txn<'_>, node: &str, id: &str) {
     for key in [TimerKey::Ttl, TimerKey::Reap] {
         txn.disarm(key(node.to_owned(), id.to_owned()));
     }
     txn.remove(RowKey::Check(node.to_owned(), id.to_owned()));
-    sessions::end_those_on(txn, node, Some(id));
+    sessions::destroy_bound_to(txn, node, Some(id));
 }
 
-/// Removes an instance with its checks, if it is there.
+/// Removes an instance with its checks, if it exists.
 pub(crate) fn remove_service(txn: &mut Txn<'_>, node: &str, id: &str) {
     let of = |check: &&Arc<CheckRow>| !check.service_id.is_empty() && check.service_id == id;
     let checks: Vec<_> = txn.tables().checks_on(node).filter(of).map(|it| it.id.clone()).collect();
@@ -162,12 +162,12 @@ pub(crate) fn remove_node(txn: &mut Txn<'_>, node: &str) {
     for id in checks {
         remove_check(txn, node, &id);
     }
-    sessions::end_those_on(txn, node, None);
+    sessions::destroy_bound_to(txn, node, None);
     txn.remove(RowKey::Node(node.to_owned()));
 }
 
-/// What a timer does.
-pub(crate) fn ring(txn: &mut Txn<'_>, timer: &TimerKey) {
+/// Does what a timer was set for.
+pub(crate) fn run_timer(txn: &mut Txn<'_>, timer: &TimerKey) {
     match timer {
         TimerKey::Ttl(node, id) => {
             report(txn, node, id, CheckStatus::Critical, "TTL expired");

@@ -1,9 +1,9 @@
 //! When each name last changed, with a bound on how many names are remembered.
 //!
 //! Serves deleted keys (so that a watched prefix notices a deletion) and services (so that a watch of a
-//! thousand services learns which few changed without looking at each). Names beyond the bound are
-//! forgotten oldest first; the *floor* then says "anything not remembered may have changed up to here",
-//! which wakes some watches once too often and never once too seldom.
+//! thousand services finds the few that changed without looking at each). Names beyond the bound are
+//! forgotten oldest first. A name that is not remembered may have changed at any index up to the *floor*,
+//! which wakes some watches once too often and never too seldom.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!((log.of("a"), log.of("b"), log.of("c")), (6, 5, 3));
         assert_eq!(log.after(4).unwrap().collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(log.after(6).unwrap().count(), 0);
-        assert!(log.after(2).is_none(), "below the floor nobody can say");
+        assert!(log.after(2).is_none(), "unknown below the floor");
         log.forget("a");
         assert_eq!((log.of("a"), log.below("b"), log.below("z")), (3, Some(5), None));
     }

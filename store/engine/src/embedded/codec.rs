@@ -41,7 +41,7 @@ pub(crate) fn encode(row: &Row) -> Vec<u8> {
     }
 }
 
-/// A record from its name and bytes; `None` when they make no sense.
+/// A record from its name and bytes; `None` when they are malformed.
 pub(crate) fn decode(name: &[u8], body: &[u8]) -> Option<Row> {
     Some(match name.first()? {
         b'k' => Row::Kv(Arc::new(decode_entry(name.get(9..)?, body)?)),
@@ -93,7 +93,7 @@ fn decode_entry(key: &[u8], body: &[u8]) -> Option<KvEntry> {
     })
 }
 
-/// The first octets of a SHA-256 over a name and what stands under it.
+/// The first octets of a SHA-256 over a name and its content.
 pub(crate) fn digest(name: &[u8], body: &[u8]) -> u64 {
     let whole = Sha256::new().chain_update((name.len() as u64).to_be_bytes()).chain_update(name);
     whole.chain_update(body).finalize().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))

@@ -1,13 +1,13 @@
-//! The records on the disk: sled, made to keep its word.
+//! The records on the disk: sled, with what it lacks for durable writes.
 //!
 //! sled 0.34.7's `flush` ends in `sync_file_range`, which syncs neither the file's length nor the disk's own
-//! cache, so every commit is followed by an `fdatasync` of its log before anybody is told. sled also opens a log
-//! that was cut off or damaged at what it can still read, without a word; therefore every record carries its
+//! cache, so every commit is followed by an `fdatasync` of its log before it is acknowledged. sled also opens a log
+//! that was cut off or damaged with what it can still read, and without an error. Therefore every record carries its
 //! digest, a summary record the fold of all digests, and a mark beside the log the index that was last
 //! acknowledged. Values are kept as they are, in pieces: larger ones would go to files that sled never syncs.
 //!
-//! After a write that failed sled refuses all others. [`Disk::recover`] then opens the store again, as a restart would,
-//! and takes back what of that write may have reached the log, so that a disk that was full costs no restart.
+//! After a write that failed, sled refuses all others. [`Broken::recover`] then opens the store again, as a restart
+//! would, and undoes what may have reached the log of that write, so that a full disk does not need a restart.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -71,10 +71,10 @@ impl std::fmt::Debug for Disk {
 /// A write that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// What the writers get to know.
+    /// The error that the writers get.
     pub(crate) error: EngineError,
-    /// The system did not say that what was written before is on the disk: it may have lost some of it, and what is read
-    /// back may be what it has in memory alone.
+    /// The system did not confirm that earlier writes are on the disk. Some may be lost, although they can still be read
+    /// back from its memory.
     pub(crate) unsynced: bool,
 }
 
@@ -88,7 +88,7 @@ impl From<EngineError> for Failure {
 #[derive(Debug)]
 pub(crate) struct Broken {
     dir: PathBuf,
-    /// Open since before the failure, so that a sync of it tells whether anything was lost since then.
+    /// Open since before the failure, so that a sync of it fails if anything was lost since then.
     log: File,
     /// The last write that was acknowledged, and the one that failed.
     acknowledged: u64,
@@ -98,11 +98,11 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    /// Opens the store again, takes back what of the failed write is there, and syncs that. It is done before anything
+    /// Opens the store again, undoes what is there of the failed write, and syncs that. It is done before anything
     /// else is written, and shows that there is room. Blocks.
     ///
     /// # Errors
-    /// Why not; with `unsynced` it will never succeed, and otherwise it may be tried again.
+    /// When it cannot be used. With `unsynced` it never can be; otherwise it may be tried again.
     pub(crate) fn recover(&self) -> std::result::Result<Disk, Failure> {
         let failed =
             |unsynced| move |error: io::Error| Failure { error: unavailable(&self.dir, &error), unsynced };
@@ -147,9 +147,10 @@ impl Disk {
             .collect();
         let Self { db, dir, log, .. } = self;
         // sled flushes once more, which may panic, and has been seen to wait for ever after an error. On a thread of its
-        // own that costs the recovery at worst: its lock is then not let go. Without a thread it is dropped here.
-        let let_go = move || silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok());
-        let _ = std::thread::Builder::new().name("engine-close".to_owned()).spawn(let_go);
+        // own this can at worst prevent the recovery, because its lock is then not released. If no thread can be started,
+        // it is dropped here.
+        let close = move || silenced(|| catch_unwind(AssertUnwindSafe(|| drop(db))).is_ok());
+        let _ = std::thread::Builder::new().name("engine-close".to_owned()).spawn(close);
         Broken { dir, log, acknowledged, failed, undo }
     }
 
@@ -231,7 +232,7 @@ impl Disk {
         match summary {
             None => Err(corrupt(&self.dir, "the digest of its summary is wrong")),
             Some(summary) if summary.version > VERSION => Err(EngineError::Storage(format!(
-                "{} was written by a newer version of this program (format {}, this one knows {VERSION}): run that one",
+                "{} was written by a newer version of this program (format {}, this one reads {VERSION}): run that one",
                 self.dir.display(),
                 summary.version
             ))),
@@ -340,7 +341,7 @@ impl Disk {
     }
 }
 
-/// sled panics on some damage; that is caught and told in our words, so the panic itself need not be printed.
+/// sled panics on some damage. The panic is caught and returned as an error, so it need not be printed.
 fn silenced<T>(work: impl FnOnce() -> T) -> T {
     thread_local!(static SILENT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     static HOOK: std::sync::Once = std::sync::Once::new();
@@ -367,7 +368,7 @@ fn corrupt(dir: &Path, what: &str) -> EngineError {
     ))
 }
 
-/// Opens the store. The lock of a process that was killed may be let go a moment after its end, so a store that is in
+/// Opens the store. The lock of a process that was killed may be released a moment after its end, so a store that is in
 /// use is tried for a while. Blocks.
 fn open_when_free(config: &sled::Config) -> sled::Result<sled::Db> {
     const TRIES: u32 = 20;
@@ -411,7 +412,7 @@ pub fn remove_unfinished_snapshots(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("snap.") && name.ends_with(".generating") {
-            // Opening the store tells whether it mattered.
+            // If it cannot be removed, opening the store fails with the reason.
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -33,14 +33,14 @@ pub(crate) enum Verb {
 /// Why a verb did nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Miss {
-    /// The state is another than the verb asked for: `false` to clients.
+    /// The state is not what the verb requires: `false` to clients.
     State(String),
-    /// What the verb names is not there or makes no sense: an error to clients.
+    /// What the verb names does not exist or is invalid: an error to clients.
     Wrong(String),
 }
 
 impl Miss {
-    /// In words.
+    /// The message.
     pub(crate) fn into_text(self) -> String {
         match self {
             Self::State(text) | Self::Wrong(text) => text,
@@ -64,7 +64,7 @@ pub(crate) fn from_trait(op: KvOp) -> (String, Verb) {
     }
 }
 
-/// Does a verb; the entries it read or wrote.
+/// Runs a verb; returns the entries it read or wrote.
 pub(crate) fn run(txn: &mut Txn<'_>, key: &str, verb: Verb) -> Done {
     let prefix = matches!(verb, Verb::GetTree | Verb::DeleteTree);
     if (key.is_empty() && !prefix) || key.len() > MAX_KEY || key.contains('\0') {
@@ -149,7 +149,7 @@ fn lock(
     let taken = match there.as_ref().and_then(|entry| entry.session.as_ref()) {
         Some(holder) if *holder == session => 0,
         Some(_) => return Err(Miss::State(format!("failed to lock key {key:?}, lock is already held"))),
-        None if txn.is_shut(key) => {
+        None if txn.is_lock_delayed(key) => {
             return Err(Miss::State(format!("failed to lock key {key:?} due to lock delay")));
         }
         None => 1,

@@ -1,5 +1,5 @@
-//! What the catalog is looked up by: names in any case, addresses, and the checks of one instance.
-//! Only the readers' side has them; writes decide on the tables alone.
+//! Indexes for lookups in the catalog: by names in any case, by address, and the checks of one instance.
+//! Only the readers' view has them; writes are decided on the tables alone.
 
 use std::{
     borrow::Cow,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::CheckStatus;
 
-/// A name as it is looked up by.
+/// A name as it is used in lookups: in lower case.
 pub(crate) fn folded(name: &str) -> Cow<'_, str> {
     if name.bytes().any(|octet| octet.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
@@ -27,7 +27,7 @@ pub(crate) fn folded(name: &str) -> Cow<'_, str> {
 pub(crate) struct Lookups {
     /// By name in lower case.
     pub(super) services: BTreeMap<String, BTreeMap<Pair, Arc<ServiceRow>>>,
-    /// By name in lower case, then as it is spelled.
+    /// By name in lower case, then as it was registered.
     pub(super) nodes: BTreeMap<String, BTreeSet<String>>,
     pub(super) nodes_at: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Names of services, once per instance.
@@ -74,7 +74,7 @@ impl Lookups {
         on_node.entry(check.service_id.clone()).or_default().insert(check.id.clone(), Arc::clone(check));
     }
 
-    /// Forgets a row that was added.
+    /// Removes a row that was added.
     pub(crate) fn take(&mut self, row: &Row) {
         match row {
             Row::Node(node) => {
@@ -124,7 +124,7 @@ fn pair(service: &ServiceRow) -> Pair {
     (service.node.clone(), service.id.clone())
 }
 
-/// Changes what lies under a key, and removes it where nothing is left.
+/// Changes what is under a key, and removes it when nothing is left.
 fn within<K: Ord, V>(map: &mut BTreeMap<K, V>, key: &K, change: impl FnOnce(&mut V) -> bool) {
     if map.get_mut(key).is_some_and(change) {
         map.remove(key);
@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_up_is_what_would_be_built_anew(changes in changes()) {
+        fn updated_lookups_equal_those_built_anew(changes in changes()) {
             let view = view(changes);
             prop_assert_eq!(&view.lookups, &Lookups::new(&view.tables));
             for row in view.tables.services.values() {

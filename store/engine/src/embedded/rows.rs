@@ -1,8 +1,8 @@
-//! What the embedded engine keeps: one struct per kind of record, and how each is named.
+//! What the embedded engine keeps: one struct per kind of record, and the name of each record.
 //!
-//! These are the engine's own types, apart from those of the trait and from Consul's JSON, so that
-//! neither of the two decides what stands on the disk. Collections that are empty and collections that
-//! are absent are the same here; the Consul face renders the difference where clients see one.
+//! These are the engine's own types, apart from those of the trait and from Consul's JSON, so that the stored form
+//! depends on neither. Empty and absent collections are the same here; the Consul face renders the difference where
+//! clients see one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ pub(crate) struct ServiceRow {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) tags: Vec<String>,
-    /// Empty when the node's address stands in.
+    /// Empty for an instance that has its node's address.
     pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
@@ -76,9 +76,9 @@ pub(crate) struct CheckRow {
     pub(crate) service_id: String,
     pub(crate) service_name: String,
     pub(crate) service_tags: Vec<String>,
-    /// `ttl`, `maintenance`, `tcp`, ...; only TTL checks live, this engine dials nothing.
+    /// `ttl`, `maintenance`, `tcp`, ...; only TTL checks change by time, because this engine dials nothing.
     pub(crate) kind: String,
-    /// As it was registered in the catalog, for people.
+    /// As it was registered in the catalog, for display only.
     pub(crate) definition: Map<String, Value>,
     /// Goes critical when not reported for this long.
     pub(crate) ttl: Option<Duration>,
@@ -88,7 +88,7 @@ pub(crate) struct CheckRow {
     pub(crate) modify: u64,
 }
 
-/// What becomes of a session's locked keys when it ends.
+/// What happens to a session's locked keys when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Behavior {
@@ -103,7 +103,7 @@ pub(crate) struct SessionRow {
     pub(crate) name: String,
     pub(crate) node: String,
     pub(crate) ttl: Option<Duration>,
-    /// The TTL as it was given, for who reads it back; absent where it came as a duration.
+    /// The TTL as it was given, for clients that read it back; absent if it was given as a duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ttl_text: Option<String>,
     pub(crate) lock_delay: Duration,
@@ -150,7 +150,7 @@ impl Row {
 }
 
 impl ServiceRow {
-    /// The same registration, whenever it was made.
+    /// True for the same registration, made at any time.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         let stamped = Self { create: other.create, modify: other.modify, ..self.clone() };
         stamped == *other
@@ -179,13 +179,13 @@ impl CheckRow {
         }
     }
 
-    /// True for what an operator or an eviction put there to take an instance or node out of service.
+    /// True for a check that takes an instance or node out of service, made by an operator or an eviction.
     pub(crate) fn is_maintenance(&self) -> bool {
         self.id == NODE_MAINTENANCE || self.id.starts_with(SERVICE_MAINTENANCE)
     }
 
-    /// The same check in the same state. The output is left out: a report that changes only the words
-    /// wakes nobody.
+    /// True for the same check in the same state. The output is not compared: a report that changes only the output
+    /// does not wake readers.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         let stamped =
             Self { create: other.create, modify: other.modify, output: other.output.clone(), ..self.clone() };

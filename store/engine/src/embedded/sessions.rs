@@ -1,4 +1,4 @@
-//! Sessions: made, renewed, and what becomes of their locks when they end.
+//! Sessions: created, renewed, and what happens to their locks when they end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ pub(crate) const TTL: (Duration, Duration) = (Duration::from_secs(10), Duration:
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
 
 /// Consul lets a session live for this many TTLs after its last renewal.
-const LIVES: u32 = 2;
+const TTLS_TO_LIVE: u32 = 2;
 
-/// Makes a session; the text says what it names that is not there.
+/// Creates a session; the error names what is missing.
 pub(crate) fn create(txn: &mut Txn<'_>, mut session: SessionRow) -> Result<(), String> {
     if !txn.tables().nodes.contains_key(&session.node) {
         return Err("Missing node registration".to_owned());
@@ -37,21 +37,21 @@ pub(crate) fn create(txn: &mut Txn<'_>, mut session: SessionRow) -> Result<(), S
     Ok(())
 }
 
-/// Starts a session's time anew; `None` when it is gone.
+/// Renews a session; `None` when it does not exist.
 pub(crate) fn renew(txn: &mut Txn<'_>, id: &str) -> Option<Arc<SessionRow>> {
     let session = txn.tables().sessions.get(id).cloned()?;
     arm(txn, &session);
     Some(session)
 }
 
-/// Sets the time at which it ends by itself.
+/// Starts the timer that ends it.
 pub(crate) fn arm(txn: &mut Txn<'_>, session: &SessionRow) {
     if let Some(ttl) = session.ttl {
-        txn.arm(TimerKey::Session(session.id.clone()), ttl * LIVES);
+        txn.arm(TimerKey::Session(session.id.clone()), ttl * TTLS_TO_LIVE);
     }
 }
 
-/// Ends a session: its locks are released or deleted, and stay shut for its lock-delay.
+/// Ends a session: its locks are released or deleted, and cannot be taken for its lock-delay.
 pub(crate) fn destroy(txn: &mut Txn<'_>, id: &str) {
     let Some(session) = txn.tables().sessions.get(id).cloned() else { return };
     for key in txn.tables().held_by(id) {
@@ -68,20 +68,20 @@ pub(crate) fn destroy(txn: &mut Txn<'_>, id: &str) {
             }
         }
         if session.lock_delay > Duration::ZERO {
-            txn.shut(key, session.lock_delay.min(MAX_LOCK_DELAY));
+            txn.delay_lock(key, session.lock_delay.min(MAX_LOCK_DELAY));
         }
     }
     txn.disarm(TimerKey::Session(id.to_owned()));
     txn.remove(RowKey::Session(id.to_owned()));
 }
 
-/// Ends the sessions that rest on a check or a whole node that is no more.
-pub(crate) fn end_those_on(txn: &mut Txn<'_>, node: &str, check: Option<&str>) {
-    let rests = |session: &&Arc<SessionRow>| {
+/// Ends the sessions that are bound to a check, or to a whole node.
+pub(crate) fn destroy_bound_to(txn: &mut Txn<'_>, node: &str, check: Option<&str>) {
+    let is_bound = |session: &&Arc<SessionRow>| {
         let named = |id| session.node_checks.iter().chain(&session.service_checks).any(|it| it == id);
         session.node == node && check.is_none_or(named)
     };
-    let ids: Vec<_> = txn.tables().sessions.values().filter(rests).map(|it| it.id.clone()).collect();
+    let ids: Vec<_> = txn.tables().sessions.values().filter(is_bound).map(|it| it.id.clone()).collect();
     for id in ids {
         destroy(txn, &id);
     }

@@ -27,7 +27,7 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Puts a record in the place of what is there, which is returned.
+    /// Writes a record and returns the one that it replaces.
     pub(crate) fn put(&mut self, row: Row) -> Option<Row> {
         let before = self.remove(&row.key());
         match row {
@@ -49,7 +49,7 @@ impl Tables {
         before
     }
 
-    /// Removes a record, which is returned.
+    /// Removes a record and returns it.
     pub(crate) fn remove(&mut self, key: &RowKey) -> Option<Row> {
         match key {
             RowKey::Kv(key) => self.kv.remove(key).map(|entry| {

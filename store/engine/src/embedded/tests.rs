@@ -4,18 +4,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::*;
-use crate::{Reading, conformance};
+use crate::{Reading, conformance, testing};
 
 fn registration(service: &str, id: &str) -> Registration {
-    Registration {
-        service: service.to_owned(),
-        id: id.to_owned(),
-        address: ([127, 0, 0, 1], 80).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: Some(Duration::from_secs(10)),
-        status: CheckStatus::Passing,
-    }
+    Registration { ttl: Some(Duration::from_secs(10)), ..testing::registration(service, id) }
 }
 
 fn set(key: &str, value: &str) -> KvOp {
@@ -77,7 +69,7 @@ async fn indexes_never_go_back_across_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_lives_for_two_ttls_and_its_lock_stays_shut_for_the_delay() {
+async fn a_session_lives_for_two_ttls_and_its_lock_cannot_be_taken_for_the_delay() {
     let engine = Embedded::in_memory(Options::default()).await;
     let ttl = Duration::from_secs(10);
     let spec = SessionSpec { name: "s".into(), ttl, lock_delay: Duration::from_secs(2) };
@@ -168,7 +160,7 @@ async fn writes_of_many_share_a_sync_and_all_last() {
 }
 
 #[tokio::test]
-async fn a_second_engine_on_the_same_folder_is_told_so() {
+async fn a_second_engine_on_the_same_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _engine = open(dir.path()).await;
     let error = Embedded::open(dir.path(), Options::default()).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! A write, all or nothing: what it changed is recorded while it goes, so that it can be undone, and be put on
-//! the disk and before the readers when it stands.
+//! A write, all or nothing: its changes are recorded, so that they can be undone, or written to the disk and shown to
+//! the readers once it is committed.
 //!
 //! Everything here is decided from the records and the time that is passed in; nothing waits.
 
@@ -22,11 +22,11 @@ pub(crate) struct Change {
     pub(crate) key: RowKey,
     pub(crate) before: Option<Row>,
     pub(crate) after: Option<Row>,
-    /// Wakes nobody and needs no disk: only the words of a check changed.
+    /// Wakes no reader and is not written to the disk: only the output of a check changed.
     pub(crate) quiet: bool,
 }
 
-/// What happens by itself when its time comes.
+/// What a timer is set for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TimerKey {
     /// A TTL check was not reported: node and check.
@@ -62,7 +62,7 @@ impl Timers {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// Takes one that is due.
+    /// Removes and returns one that is due.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<TimerKey> {
         let (at, key) = self.order.first()?.clone();
         (at <= now).then(|| {
@@ -72,17 +72,17 @@ impl Timers {
     }
 }
 
-/// The newest state, ahead of what is on the disk by the writes under way.
+/// The newest state: what is on the disk, and the writes under way.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
     pub(crate) tables: Tables,
     pub(crate) timers: Timers,
-    /// Keys whose lock stays shut for a while.
-    shut: HashMap<String, Instant>,
+    /// Keys whose lock cannot be taken until then.
+    lock_delays: HashMap<String, Instant>,
 }
 
 impl Head {
-    /// Goes back to these records. No timer is set any more; keys that are shut stay so.
+    /// Goes back to these records. All timers are removed; lock delays stay.
     pub(crate) fn go_back(&mut self, tables: Tables) {
         self.tables = tables;
         self.timers = Timers::default();
@@ -93,7 +93,7 @@ impl Head {
 enum Effect {
     Arm(TimerKey, Duration),
     Disarm(TimerKey),
-    Shut(String, Duration),
+    DelayLock(String, Duration),
 }
 
 /// A write under way.
@@ -120,12 +120,12 @@ impl<'a> Txn<'a> {
         self.head.tables.index + 1
     }
 
-    /// Puts a record that differs from what is there.
+    /// Writes a record that differs from the present one.
     pub(crate) fn put(&mut self, row: Row) {
         self.change(row.key(), Some(row), false);
     }
 
-    /// Replaces a record without anybody noticing.
+    /// Replaces a record without waking readers.
     pub(crate) fn put_quietly(&mut self, row: Row) {
         self.change(row.key(), Some(row), true);
     }
@@ -145,7 +145,7 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Sets a timer, in the place of the one of the same name.
+    /// Sets a timer; it replaces the one of the same name.
     pub(crate) fn arm(&mut self, key: TimerKey, after: Duration) {
         self.effects.push(Effect::Arm(key, after));
     }
@@ -155,34 +155,34 @@ impl<'a> Txn<'a> {
         self.effects.push(Effect::Disarm(key));
     }
 
-    /// Keeps a key's lock from being taken for a while.
-    pub(crate) fn shut(&mut self, key: String, delay: Duration) {
-        self.effects.push(Effect::Shut(key, delay));
+    /// Prevents a key's lock from being taken for a while.
+    pub(crate) fn delay_lock(&mut self, key: String, delay: Duration) {
+        self.effects.push(Effect::DelayLock(key, delay));
     }
 
     /// True while a key's lock may not be taken.
-    pub(crate) fn is_shut(&self, key: &str) -> bool {
-        self.head.shut.get(key).is_some_and(|until| *until > self.now)
+    pub(crate) fn is_lock_delayed(&self, key: &str) -> bool {
+        self.head.lock_delays.get(key).is_some_and(|until| *until > self.now)
     }
 
-    /// True if it needs the disk.
-    pub(crate) fn is_loud(&self) -> bool {
+    /// True if it has to be written to the disk.
+    pub(crate) fn needs_disk(&self) -> bool {
         self.changes.iter().any(|change| !change.quiet)
     }
 
-    /// Lets the write stand; what it changed, with its index.
+    /// Commits the write; returns what it changed, and its index.
     pub(crate) fn commit(self) -> (Vec<Change>, u64) {
-        let loud = self.is_loud();
+        let needs_disk = self.needs_disk();
         let Self { head, changes, effects, now } = self;
         for effect in effects {
             match effect {
                 Effect::Arm(key, after) => head.timers.arm(key, now + after),
                 Effect::Disarm(key) => head.timers.disarm(&key),
-                Effect::Shut(key, delay) => drop(head.shut.insert(key, now + delay)),
+                Effect::DelayLock(key, delay) => drop(head.lock_delays.insert(key, now + delay)),
             }
         }
-        head.shut.retain(|_, until| *until > now);
-        if loud {
+        head.lock_delays.retain(|_, until| *until > now);
+        if needs_disk {
             head.tables.index += 1;
         }
         (changes, head.tables.index)

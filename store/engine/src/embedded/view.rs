@@ -1,4 +1,4 @@
-//! What readers see: the committed records, and at which index each thing they can ask for changed last.
+//! What readers see: the committed records, and the index of the last change of everything that can be queried.
 //!
 //! Indexes follow Consul's rules, also where they are coarse: the index of a missing key, and of a prefix without keys
 //! that never had one, is that of the whole KV, so a watch of it wakes on every write to the KV. Programs that are
@@ -56,7 +56,7 @@ impl View {
         }
     }
 
-    /// Takes in what was committed at an index.
+    /// Applies what was committed at an index.
     pub(crate) fn apply(&mut self, changes: Vec<Change>, index: u64) {
         for change in changes {
             if !change.quiet {
@@ -211,7 +211,7 @@ impl View {
 }
 
 impl View {
-    /// The instances of a service in any case, by node and id: Consul's catalog does not tell `Web` from `web`.
+    /// The instances of a service in any case, by node and id: Consul's catalog does not distinguish `Web` and `web`.
     pub(crate) fn instances_of(&self, service: &str) -> impl Iterator<Item = &Arc<ServiceRow>> {
         self.lookups.services.get(&*folded(service)).into_iter().flat_map(BTreeMap::values)
     }

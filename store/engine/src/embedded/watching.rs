@@ -1,5 +1,5 @@
-//! The multiplexed watch: one task per watcher, woken by commits, told by the change log which services to look
-//! at. A thousand services cost little more than what changes.
+//! The multiplexed watch: one task per watcher, woken by commits. The change log lists the services that changed, so
+//! the cost depends on the number of changes and not of services.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{lookups::folded, writer::Shared};
 use crate::{Index, Indexed, Reading, ServiceChange, ServicesInUse, vital};
 
-/// Changes that may wait for the receiver; later ones wait unread, and are read once when there is room.
+/// Changes that may wait for the receiver. Later ones are read when there is room, each service once.
 const QUEUE: usize = 64;
 
 /// Follows the services in use until the receiver is dropped.
@@ -58,7 +58,7 @@ async fn follow(shared: Arc<Shared>, mut in_use: ServicesInUse, changes: mpsc::S
             }
             changed = in_use.changed(), if set_may_change => {
                 all = true;
-                // Its holder is gone: the set stays as it is.
+                // Without a holder the set stays as it is.
                 set_may_change = changed.is_ok();
             }
             () = changes.closed() => return,

@@ -1,9 +1,9 @@
-//! The one task that writes: it takes what waits, decides it in order, puts all of it on the disk with one sync,
-//! shows it to the readers, and only then answers. Timers ring here too, between the writes.
+//! The one task that writes: it takes the waiting writes, decides them in order, writes all of them to the disk with one
+//! sync, shows them to the readers, and only then answers. Timers run here too, between the writes.
 //!
-//! When the disk fails (most often because it is full), what was decided is taken back and refused, and so is every
+//! When the disk fails (most often because it is full), what was decided is undone and refused, and so is every
 //! write until the store was opened again, which is tried every few seconds. Meanwhile readers see what was acknowledged,
-//! what needs no disk (a check that goes on passing, a session that is renewed) is done, and nothing expires.
+//! what needs no disk (a check that is still passing, a session that is renewed) is done, and nothing expires.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -24,19 +24,20 @@ use super::{
     txn::{Change, Head, Txn},
     view::View,
 };
-use crate::{CheckStatus, EngineError, Result, vital};
+use crate::{Backoff, CheckStatus, EngineError, Result, vital};
 
-/// Writes that may wait at a time; more wait before they are taken.
+/// The length of the queue of writes; callers wait while it is full.
 const QUEUE: usize = 1024;
 /// Writes that share one sync at most.
 const GROUP: usize = 256;
 
-/// How soon a store whose write failed is opened again, and the longest pause between such tries.
-const FIRST_TRY: Duration = Duration::from_secs(1);
-const LAST_TRY: Duration = Duration::from_secs(8);
+/// How soon a store whose write failed is opened again, and the longest pause between such attempts.
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(8))
+}
 
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
-/// Decides a write. With an error, everything that needs the disk is refused with it.
+/// Decides a write. With an error, a write that needs the disk is refused with it.
 type Job = Box<dyn FnOnce(&mut Head, Instant, Option<&EngineError>) -> (Vec<Change>, u64, Answer) + Send>;
 
 /// What readers and writers share.
@@ -63,7 +64,7 @@ impl Shared {
     }
 }
 
-/// Where writes are handed in.
+/// The handle through which writes are sent.
 #[derive(Debug)]
 pub(crate) struct Writer {
     jobs: mpsc::Sender<Job>,
@@ -84,7 +85,7 @@ pub(crate) fn start(tables: Tables, disk: Option<Disk>) -> (Arc<Shared>, Writer)
     (shared, Writer { jobs, task: Mutex::new(Some(task)) })
 }
 
-/// Starts from these records, which stand. What can lapse has its whole time again.
+/// Starts from these committed records. Everything that can expire has its whole time again.
 fn go_back(head: &mut Head, tables: Tables) {
     head.go_back(tables);
     let checks: Vec<_> = head.tables.checks.values().cloned().collect();
@@ -92,7 +93,7 @@ fn go_back(head: &mut Head, tables: Tables) {
     let mut txn = Txn::new(head, Instant::now());
     for check in checks {
         let before = (check.status == CheckStatus::Critical).then_some(CheckStatus::Passing);
-        catalog::watch_over(&mut txn, &check, before);
+        catalog::set_timers(&mut txn, &check, before);
     }
     for session in lasting {
         sessions::arm(&mut txn, &session);
@@ -101,7 +102,7 @@ fn go_back(head: &mut Head, tables: Tables) {
 }
 
 impl Writer {
-    /// Decides a write and waits until it is durable. An error of the decision undoes it.
+    /// Decides a write and waits until it is durable. It is undone if `decide` returns an error.
     ///
     /// # Errors
     /// [`EngineError::Storage`] when the disk fails and the write needs it, or the engine was closed.
@@ -117,7 +118,7 @@ impl Writer {
         let job: Job = Box::new(move |head, now, broken| {
             let mut txn = Txn::new(head, now);
             let decided = decide(&mut txn);
-            let refused = broken.filter(|_| decided.is_ok() && txn.is_loud()).cloned();
+            let refused = broken.filter(|_| decided.is_ok() && txn.needs_disk()).cloned();
             let (changes, index) = if decided.is_ok() && refused.is_none() {
                 txn.commit()
             } else {
@@ -127,7 +128,7 @@ impl Writer {
             if let Some(error) = refused {
                 return (changes, index, Box::new(move |_| drop(answer.send(Err(error)))) as Answer);
             }
-            // Nobody may wait any more; the write stands all the same.
+            // The write is valid even if its caller no longer waits.
             (changes, index, Box::new(move |durable| drop(answer.send(durable.map(|()| decided)))))
         });
         let closed = || EngineError::Storage("the engine was closed".to_owned());
@@ -135,12 +136,12 @@ impl Writer {
         answered.await.map_err(|_| closed())?
     }
 
-    /// Stops taking writes and lets go of the disk.
+    /// Stops taking writes and releases the disk.
     pub(crate) async fn close(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             task.abort();
-            // It ended, in whichever way.
+            // It was aborted or has ended before.
             let _ = task.await;
         }
     }
@@ -160,7 +161,7 @@ async fn run(mut head: Head, disk: Option<Disk>, shared: Arc<Shared>, mut waitin
     let mut jobs = Vec::with_capacity(GROUP);
     loop {
         let next = match &store {
-            // What expires has to be written as well.
+            // No timer: an expiry would have to be written, too.
             Store::Broken(broken) => broken.next_try,
             Store::Memory | Store::Open(_) => head.timers.next(),
         };
@@ -175,7 +176,7 @@ async fn run(mut head: Head, disk: Option<Disk>, shared: Arc<Shared>, mut waitin
             taken = waiting.recv_many(&mut jobs, GROUP) => if taken == 0 { return },
             () = due => {}
         }
-        store = store.tried_again().await;
+        store = store.reopened_if_due().await;
         let broken = store.error();
         let (commits, answers) = decide(&mut head, jobs.drain(..), broken.as_ref());
         let failed;
@@ -204,7 +205,7 @@ fn decide(
         && let Some(timer) = head.timers.take_due(now)
     {
         let mut txn = Txn::new(head, now);
-        catalog::ring(&mut txn, &timer);
+        catalog::run_timer(&mut txn, &timer);
         commits.push(txn.commit());
     }
     for job in jobs {
@@ -228,13 +229,13 @@ enum Store {
 struct Waiting {
     error: EngineError,
     broken: Arc<Broken>,
-    /// Absent when there is no hope: what the disk holds is not known.
+    /// Absent if it is not tried again, because the content of the disk is not known.
     next_try: Option<Instant>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Store {
-    /// Why it takes nothing at present.
+    /// Why it takes no writes at present.
     fn error(&self) -> Option<EngineError> {
         match self {
             Self::Broken(waiting) => Some(waiting.error.clone()),
@@ -242,16 +243,16 @@ impl Store {
         }
     }
 
-    /// Puts commits on the disk, if there is one and they need it. With an error none of them counts. `acknowledged` is
+    /// Writes commits to the disk, if there is one and they need it. With an error none of them counts. `acknowledged` is
     /// the index of the last write before them.
     async fn write(self, commits: &Commits, acknowledged: u64) -> (Self, Option<EngineError>) {
-        let loud = commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet));
+        let needs_disk = commits.iter().any(|(changes, _)| changes.iter().any(|it| !it.quiet));
         let mut disk = match self {
-            Self::Open(disk) if loud => disk,
+            Self::Open(disk) if needs_disk => disk,
             other => return (other, None),
         };
         let commits = Arc::clone(commits);
-        unpanicked(
+        propagate_panic(
             tokio::task::spawn_blocking(move || {
                 let index = commits.last().map_or(0, |(_, index)| *index);
                 let changes = || commits.iter().flat_map(|(changes, _)| changes);
@@ -268,25 +269,25 @@ impl Store {
         )
     }
 
-    /// Opens it again, if it is time to.
-    async fn tried_again(self) -> Self {
+    /// Opens it again, if the next attempt is due.
+    async fn reopened_if_due(self) -> Self {
         let waiting = match self {
             Self::Broken(waiting) if waiting.next_try.is_some_and(|at| at <= Instant::now()) => waiting,
             other => return other,
         };
         let broken = Arc::clone(&waiting.broken);
-        match unpanicked(tokio::task::spawn_blocking(move || broken.recover()).await) {
+        match propagate_panic(tokio::task::spawn_blocking(move || broken.recover()).await) {
             Ok(disk) => {
-                tracing::info!("the engine takes writes again");
+                tracing::info!("the engine accepts writes again");
                 Self::Open(disk)
             }
-            Err(failure) => Self::Broken(waiting.go_on(failure)),
+            Err(failure) => Self::Broken(waiting.retried(failure)),
         }
     }
 }
 
-/// What a task returned. A panic of it is the writer's own.
-fn unpanicked<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> T {
+/// What a task returned. If it panicked, the writer panics, too.
+fn propagate_panic<T>(joined: std::result::Result<T, tokio::task::JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -297,26 +298,27 @@ impl Waiting {
     fn begin(broken: Broken, failure: Failure) -> Self {
         let Failure { error, unsynced } = failure;
         match unsynced {
-            false => tracing::error!(%error, "the engine refuses writes until the disk takes them again"),
+            false => tracing::error!(%error, "the engine refuses writes until the disk accepts them again"),
             true => {
                 tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well")
             }
         }
-        let next_try = (!unsynced).then(|| Instant::now() + FIRST_TRY);
-        Self { error, broken: Arc::new(broken), next_try, pause: FIRST_TRY }
+        let mut backoff = backoff();
+        let next_try = (!unsynced).then(|| Instant::now() + backoff.next_random());
+        Self { error, broken: Arc::new(broken), next_try, backoff }
     }
 
-    /// After a try that failed as well.
-    fn go_on(self, failure: Failure) -> Self {
+    /// After another attempt that failed.
+    fn retried(self, failure: Failure) -> Self {
         let Failure { error, unsynced } = failure;
         if unsynced {
             tracing::error!(%error, "the engine stops taking writes; restart it once the disk is well");
         } else if error.to_string() != self.error.to_string() {
-            tracing::warn!(%error, "the engine goes on refusing writes");
+            tracing::warn!(%error, "the engine still refuses writes");
         }
-        let pause = (self.pause * 2).min(LAST_TRY);
-        let next_try = (!unsynced).then(|| Instant::now() + pause);
-        Self { error, next_try, pause, ..self }
+        let mut backoff = self.backoff;
+        let next_try = (!unsynced).then(|| Instant::now() + backoff.next_random());
+        Self { error, next_try, backoff, broken: self.broken }
     }
 }
 

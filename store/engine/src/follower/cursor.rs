@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{Index, Retry, Wait, pace::Bucket};
 
-/// The state of one reader that asks blocking queries one after another.
+/// The state of one reader that sends blocking queries one after another.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     after: Index,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::name;
 use crate::{
     Check, Quorum, Span,
-    read::{Fields, Reader, join},
+    read::{Fields, Reader},
     tree::Value,
+    words::join,
 };
 
 pub(super) const fn millis(ms: u64) -> Span {

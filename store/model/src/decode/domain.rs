@@ -20,7 +20,7 @@ impl Domain {
     const ANSWERS: u8 = 1;
     const MIN_UP: u8 = 1;
 
-    /// A domain that says nothing but its name and cluster.
+    /// A domain with nothing but its name and cluster.
     #[must_use]
     pub fn usual(name: DomainName, cluster: Name) -> Self {
         Self {
@@ -78,7 +78,7 @@ fn https(field: &Reader<'_>) -> Option<Https> {
     let alpn = fields.required("alpn", "a list of protocols such as [h2, http/1.1]", |field| {
         let before = field.count();
         let found = field.distinct(|item| item.text(255).map(str::to_owned))?;
-        // All of them are in one parameter of a record; clients know fewer than eight.
+        // All of them are in one parameter of a record; clients use fewer than eight.
         if field.count() == before && !(1..=8).contains(&found.len()) {
             field.wrong("one to eight protocols such as [h2, http/1.1]");
         }

@@ -1,4 +1,4 @@
-//! Overrides: what an operator lays over what the probes say.
+//! Overrides: the orders of operators, which come before the results of probes.
 
 use super::{
     check::{DAY, millis},

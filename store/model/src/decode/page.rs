@@ -1,6 +1,6 @@
 //! `docs/documents.md` compared with the reader.
 //!
-//! Which fields there are is asked of the reader itself, while it reads the examples of the page and arbitrary documents.
+//! Which fields there are is found out from the reader itself, while it reads the examples of the page and arbitrary documents.
 //! Defaults and allowed values of the page are tried out on those examples.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use crate::{
 
 const PAGE: &str = include_str!("../../../../docs/documents.md");
 
-/// What the page says of one kind.
+/// The description of one kind in the page.
 #[derive(Debug, Default)]
 struct Section {
     rows: BTreeMap<String, Row>,
@@ -77,29 +77,32 @@ fn value(text: &str) -> Node {
     tree.entry("v").unwrap().value.clone()
 }
 
-/// What the reader asks for, by kind: from the examples of the page and from arbitrary documents.
-fn asked() -> BTreeMap<Kind, BTreeSet<String>> {
+/// The fields that the reader looks up, by kind: from the examples of the page and from arbitrary documents.
+fn fields_of_the_reader() -> BTreeMap<Kind, BTreeSet<String>> {
     let mut trees: Vec<Node> = sections().into_values().flat_map(|it| it.examples).collect();
     let mut runner = TestRunner::deterministic();
     let any = arbitrary::document();
     trees.extend((0..1_000).map(|_| encode::tree(&any.new_tree(&mut runner).unwrap().current())));
-    let mut asked: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+    let mut fields: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
     for tree in trees {
         let errors = InputErrors::recording("documents.md".into());
         let kind = document(&tree, &errors).unwrap_or_else(|| panic!("{errors:?}")).kind();
         let of_every_kind = |field: &String| matches!(field.as_str(), "kind" | "name");
-        asked.entry(kind).or_default().extend(errors.asked().into_iter().filter(|it| !of_every_kind(it)));
+        fields
+            .entry(kind)
+            .or_default()
+            .extend(errors.looked_up_fields().into_iter().filter(|it| !of_every_kind(it)));
     }
-    asked
+    fields
 }
 
 #[test]
 fn the_page_describes_every_field_and_no_other() {
-    let (sections, asked) = (sections(), asked());
+    let (sections, read) = (sections(), fields_of_the_reader());
     for kind in Kind::ALL {
         let described: BTreeSet<String> = sections[&kind].rows.keys().cloned().collect();
-        let missing: Vec<_> = asked[&kind].difference(&described).collect();
-        let unknown: Vec<_> = described.difference(&asked[&kind]).collect();
+        let missing: Vec<_> = read[&kind].difference(&described).collect();
+        let unknown: Vec<_> = described.difference(&read[&kind]).collect();
         assert!(missing.is_empty(), "docs/documents.md does not describe {missing:?} of {kind}");
         assert!(
             unknown.is_empty(),

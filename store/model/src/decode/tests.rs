@@ -79,8 +79,8 @@ fn a_zone_may_be_closed_but_not_to_everyone() {
     let Document::Zone(zone) = &documents[0].value else { panic!() };
     assert_eq!(zone.allow_query.len(), 2);
     for (networks, needle) in [("[]", "empty"), ("[10.0.0.1/8]", "10.0.0.0/8"), ("10.0.0.0/8", "a list")] {
-        let said: String = with(networks).unwrap_err().iter().map(ToString::to_string).collect();
-        assert!(said.contains("allow_query") && said.contains(needle), "{said}");
+        let errors: String = with(networks).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(errors.contains("allow_query") && errors.contains(needle), "{errors}");
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn zone(fields: &Fields<'_>) -> Option<Zone> {
     Some(Zone { name: name?, nameservers, soa, ttl, negative_ttl, records, allow_query })
 }
 
-/// The SOA; what it does not say is as usual.
+/// The SOA; absent fields have their usual values.
 fn start_of_authority(
     field: &Reader<'_>,
     apex: &DomainName,

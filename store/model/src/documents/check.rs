@@ -27,20 +27,20 @@ pub struct Check {
     pub interval: Span,
     /// For the whole probe; at most the interval.
     pub timeout: Span,
-    /// Failures in a row that make a vantage say Down; the first is followed at once by `fall - 1`
+    /// Failures in a row after which a vantage reports Down; the first is followed at once by `fall - 1`
     /// confirmations started 100 ms apart, overlapping.
     pub fall: u8,
-    /// Successes in a row that make a vantage say Up.
+    /// Successes in a row after which a vantage reports Up.
     pub rise: u8,
     /// How many of the configured vantages must agree.
     pub quorum: Quorum,
-    /// How long until a turn to Down counts half as much against a target that flaps; zero: never at all.
+    /// The half-life of flaps: after this time a change to Down counts half as much. Zero: flaps do not count.
     #[serde(default = "Check::usual_damping", skip_serializing_if = "Check::is_usual_damping")]
     pub damping: Span,
 }
 
 impl Check {
-    /// The half-life of flaps unless the document says otherwise.
+    /// The half-life of flaps unless the document has another.
     pub const DAMPING: Span = Span(Duration::from_secs(30));
 
     const fn usual_damping() -> Span {

@@ -43,14 +43,14 @@ pub struct Domain {
     pub when_none: WhenNone,
     /// How a site comes back.
     pub recovery: Recovery,
-    /// Whose word decides whether a site is down.
+    /// Whose observations decide whether a site is down.
     #[serde(default, skip_serializing_if = "Jurisdiction::is_global")]
     pub verdict: Jurisdiction,
     /// From a site's death to the last client's last wrong answer; computed, shown and alerted on when more. Absent: not
     /// limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Span>,
-    /// What HTTPS records say beside the sites (RFC 9460); absent: there are none.
+    /// The parameters of HTTPS records (RFC 9460); absent: there are no such records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https: Option<Box<Https>>,
 }
@@ -92,7 +92,7 @@ impl<'de> Deserialize<'de> for SharedDomain {
     }
 }
 
-/// What the HTTPS records of a steered domain say of every site (RFC 9460). There is one record per answered site, its
+/// The parameters that the HTTPS records of a steered domain have in common (RFC 9460). There is one record per answered site, its
 /// priority the site's rank; each leads to `<site>.<domain>`, a name of the site's own, so that a client can go on to
 /// the next by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ words! {
         /// All vantages', for all clients.
         #[default]
         "global" Global,
-        /// For clients of a region, its own vantages'; where those cannot say, all vantages'.
+        /// For clients of a region, its own vantages'; where those have no verdict, all vantages'.
         "regional" Regional,
     }
 }

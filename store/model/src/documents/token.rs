@@ -1,4 +1,4 @@
-//! Tokens, and who is to be heard with one before an operator's token is in force.
+//! Tokens, and the nodes and vantages that must use theirs before an operator's token is in force.
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +18,7 @@ pub struct Token {
     pub scope: Scope,
     /// SHA-256 of the secret, in hexadecimal.
     pub secret_sha256: String,
-    /// Only of an operator's: it is not in force before each of these has been heard with a token. Its bearer may use
+    /// Only of an operator's token: it is not in force before each of these has used a token. Its bearer may use
     /// it before, and requests without a token are taken until then. Empty: it is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<Bearer>,

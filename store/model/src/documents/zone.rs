@@ -14,7 +14,7 @@ pub struct Zone {
     pub name: DomainName,
     /// The name servers.
     pub nameservers: Vec<Nameserver>,
-    /// What its SOA record says; absent: the first name server is the primary, the rest is usual.
+    /// The fields of its SOA record; absent: the first name server is the primary, the rest has the usual values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soa: Option<StartOfAuthority>,
     /// TTL of static records and of service domains' CNAMEs.
@@ -24,12 +24,12 @@ pub struct Zone {
     /// Static records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<StaticRecord>,
-    /// The networks that may ask about it, by the address a query comes from; empty: everyone.
+    /// The networks that may query it, by the source address of the query; empty: everyone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_query: Vec<IpNet>,
 }
 
-/// What a zone's SOA record says (RFC 1035 §3.3.13), but for its minimum, which is [`Zone::negative_ttl`].
+/// The fields of a zone's SOA record (RFC 1035 §3.3.13) except its minimum, which is [`Zone::negative_ttl`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartOfAuthority {
     /// The primary name server.
@@ -51,11 +51,11 @@ pub struct StartOfAuthority {
 }
 
 impl StartOfAuthority {
-    /// How often a secondary looks for a newer serial, unless the zone says.
+    /// How often a secondary looks for a newer serial, unless the zone has a value.
     pub const REFRESH: Ttl = seconds(3_600);
-    /// How soon it tries again, unless the zone says.
+    /// How soon it tries again, unless the zone has a value.
     pub const RETRY: Ttl = seconds(600);
-    /// After how long without contact it stops answering, unless the zone says: two weeks (RFC 1912 §2.2).
+    /// After how long without contact it stops answering, unless the zone has a value: two weeks (RFC 1912 §2.2).
     pub const EXPIRE: Ttl = seconds(1_209_600);
 }
 
@@ -173,8 +173,8 @@ pub fn lacks_address<'r>(
             |data: &RecordData| matches!(data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Alias(_));
         records.clone().any(|it| it.name == *name && address(&it.data))
     };
-    let delegated = |it: &StaticRecord| {
-        matches!(it.data, RecordData::Ns(_)) && it.name != *apex && server.is_within(&it.name)
+    let delegated = |record: &StaticRecord| {
+        matches!(record.data, RecordData::Ns(_)) && record.name != *apex && server.is_within(&record.name)
     };
     if !server.is_within(apex) || addressed(server) || records.clone().any(delegated) {
         return false;

@@ -1,5 +1,5 @@
 //! Trees as a text in which every node is on its line, so that errors in it name the lines of the original file,
-//! whatever was put in between.
+//! also after documents were added between them.
 
 use super::quoted;
 use crate::tree::{Node, Scalar, Value};

@@ -1,8 +1,8 @@
 //! What is written in another way than it is stored.
 //!
 //! Eight of the ten kinds are written as they are stored. In a zone, names are relative to it and record data is in
-//! presentation form; a check has the keys that its type has in documents. Whatever is not named here, new fields too,
-//! is written as its type says.
+//! presentation form; a check has the keys that its type has in documents. Everything else, new fields included,
+//! is written as its type is serialized.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -171,7 +171,7 @@ fn dns(probe: &DnsProbe, fields: &mut Vec<Entry>) {
     }
 }
 
-/// The terms of TLS are keys of the check. `tls: true` is written only where the type does not say it.
+/// The terms of TLS are keys of the check. `tls: true` is written only where the type does not imply it.
 fn terms(fields: &mut Vec<Entry>, say_tls: bool) {
     let Some(at) = fields.iter().position(|entry| entry.key == "tls") else { return };
     let Value::Map(terms) = fields.remove(at).value.value else { return };

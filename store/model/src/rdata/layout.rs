@@ -65,7 +65,7 @@ fn skip(field: Field, rest: &mut &[u8]) -> Option<()> {
             take(rest, usize::from((128 - prefix).div_ceil(8)))?;
             if prefix > 0 { name(rest).map(drop) } else { Some(()) }
         }
-        // The first bit says that the rest is of another form (RFC 2535 §5.2).
+        // The first bit means that the rest has another form (RFC 2535 §5.2).
         Field::OldTypes => end(rest, |it| it.len() <= 16 || it.first().is_some_and(|it| it & 0x80 != 0)),
     }
 }
@@ -164,7 +164,10 @@ mod tests {
     use super::*;
 
     fn fit(kind: &str, hex: &str) -> bool {
-        fits(types::number(kind).unwrap(), &super::super::read::hex(hex.replace(' ', "").as_bytes()).unwrap())
+        fits(
+            types::number(kind).unwrap(),
+            &super::super::cursor::hex(hex.replace(' ', "").as_bytes()).unwrap(),
+        )
     }
 
     #[test]

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     Wrong, assigned,
-    read::{Cursor, hex, whole},
+    cursor::{Cursor, hex, whole},
     types,
 };
 

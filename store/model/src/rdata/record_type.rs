@@ -1,6 +1,6 @@
 //! Record types as a type of their own, with constants for those that code speaks of.
 //!
-//! hickory-proto has a `RecordType` too, but it knows fewer types than zone files may hold, names none of the obsolete
+//! hickory-proto has a `RecordType` too, but it has fewer types than zone files may hold, names none of the obsolete
 //! ones, and would be a dependency of the documents. Numbers and mnemonics are in one table, `types::SHAPES`.
 
 use std::{fmt, str::FromStr};

@@ -214,14 +214,14 @@ pub(super) static SHAPES: &[Shape] = &[
     of(262, "WALLET", &[Texts], STRINGS),
     of(263, "CLA", &[Texts], STRINGS),
     of(264, "IPN", &[U64], "a whole number"),
-    // No type of the wire; a number for private use (RFC 6895 §3.1), the one others take for it.
+    // It is no type of the wire. The number is one for private use (RFC 6895 §3.1), and other servers use the same one.
     of(super::ALIAS, "ALIAS", &[Name], "one name"),
     of(32768, "TA", &[U16, Algorithm, U8, Hex], DIGEST),
     of(32769, "DLV", &[U16, Algorithm, U8, Hex], DIGEST),
     raw(65533, "KEYDATA"),
 ];
 
-/// Types of questions and of messages' own records, which no zone holds: [`number`] does not know them.
+/// Types that occur only in questions or in messages themselves. No zone holds them, so [`number`] has none of them.
 pub(super) static QUESTIONS: &[(u16, &str)] =
     &[(41, "OPT"), (249, "TKEY"), (250, "TSIG"), (251, "IXFR"), (252, "AXFR"), (255, "ANY")];
 
@@ -257,7 +257,7 @@ pub const fn signs(record_type: u16) -> bool {
     matches!(record_type, 46 | 47 | 48 | 50 | 51)
 }
 
-/// True for those of them that say something about the zone only at its apex: DNSKEY and NSEC3PARAM.
+/// True for those of them that concern the zone only at its apex: DNSKEY and NSEC3PARAM.
 #[must_use]
 pub const fn signs_only_at_apex(record_type: u16) -> bool {
     matches!(record_type, 48 | 51)

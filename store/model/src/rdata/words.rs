@@ -24,7 +24,7 @@ impl Word<'_> {
         unescaped(self.text)
     }
 
-    /// True for exactly this word outside quotes, whatever its case.
+    /// True for exactly this word outside quotes, in upper or lower case.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
         !self.quoted && self.text.eq_ignore_ascii_case(text.as_bytes())

@@ -19,11 +19,12 @@ use crate::DomainName;
 /// The data of a type; names in full, with a dot at their end. Reading it gives the same octets.
 #[must_use]
 pub fn text(record_type: u16, data: &[u8]) -> String {
-    // Octets of the number that ALIAS has are no ALIAS: written as a name, they would be read as one.
+    // ALIAS never is on the wire, so octets with its number are data of another type. Written as a name, they would be
+    // read as an ALIAS.
     let shape = types::shape(record_type).filter(|_| record_type != super::ALIAS);
     let fields = shape.and_then(|shape| shape.fields);
     let shown = fields.and_then(|fields| Shown::all(fields, data));
-    // A form that would be read as other octets (a bitmap with empty windows) says less than it should.
+    // Some octets, such as a bitmap with empty windows, have a form that would be read as other octets.
     shown.filter(|text| again(record_type, text).as_deref() == Some(data)).unwrap_or_else(|| unknown(data))
 }
 
@@ -73,15 +74,15 @@ impl<'w> Shown<'w> {
         shown.rest.is_empty().then(|| shown.words.join(" "))
     }
 
-    fn say(&mut self, word: impl ToString) -> Option<()> {
+    fn push_word(&mut self, word: impl ToString) -> Option<()> {
         self.words.push(word.to_string());
         Some(())
     }
 
-    /// All that is left, as one word; not nothing.
+    /// The rest of the octets as one word; at least one octet must be left.
     fn rest(&mut self, show: impl FnOnce(&[u8]) -> String) -> Option<()> {
         let rest = std::mem::take(&mut self.rest);
-        if rest.is_empty() { None } else { self.say(show(rest)) }
+        if rest.is_empty() { None } else { self.push_word(show(rest)) }
     }
 
     fn counted(&mut self) -> Option<&'w [u8]> {
@@ -93,32 +94,32 @@ impl<'w> Shown<'w> {
         match field {
             Field::U8 | Field::Algorithm => {
                 let number = wire::u8(&mut self.rest)?;
-                self.say(number)
+                self.push_word(number)
             }
             Field::U16 | Field::CertKind => {
                 let number = wire::u16(&mut self.rest)?;
-                self.say(number)
+                self.push_word(number)
             }
             Field::U32 | Field::Period | Field::Moment => {
                 let number = wire::u32(&mut self.rest)?;
-                self.say(number)
+                self.push_word(number)
             }
             Field::Type => {
                 let number = wire::u16(&mut self.rest)?;
-                self.say(types::mnemonic(number))
+                self.push_word(types::mnemonic(number))
             }
             Field::Ip4 => {
                 let ip: [u8; 4] = wire::take(&mut self.rest, 4)?.try_into().ok()?;
-                self.say(Ipv4Addr::from(ip))
+                self.push_word(Ipv4Addr::from(ip))
             }
             Field::Ip6 => {
                 let ip: [u8; 16] = wire::take(&mut self.rest, 16)?.try_into().ok()?;
-                self.say(Ipv6Addr::from(ip))
+                self.push_word(Ipv6Addr::from(ip))
             }
             Field::Name => self.name(),
             Field::Text => {
                 let text = self.counted()?;
-                self.say(quoted(text))
+                self.push_word(quoted(text))
             }
             Field::Texts => {
                 while !self.rest.is_empty() {
@@ -128,40 +129,40 @@ impl<'w> Shown<'w> {
             }
             Field::Tag => {
                 let tag = std::str::from_utf8(self.counted()?).ok()?;
-                self.say(tag)
+                self.push_word(tag)
             }
             Field::Rest => {
                 let rest = std::mem::take(&mut self.rest);
-                self.say(quoted(rest))
+                self.push_word(quoted(rest))
             }
             Field::Hex => self.rest(hex),
             Field::Base64 => self.rest(|rest| STANDARD.encode(rest)),
             Field::Salt => {
                 let salt = self.counted()?;
-                self.say(if salt.is_empty() { "-".to_owned() } else { hex(salt) })
+                self.push_word(if salt.is_empty() { "-".to_owned() } else { hex(salt) })
             }
             Field::Types => self.types(),
             Field::Eui(octets) => {
                 let octets = wire::take(&mut self.rest, octets)?;
-                self.say(octets.iter().map(|octet| hex(&[*octet])).collect::<Vec<_>>().join("-"))
+                self.push_word(octets.iter().map(|octet| hex(&[*octet])).collect::<Vec<_>>().join("-"))
             }
             Field::Params => {
                 while !self.rest.is_empty() {
                     let (key, octets) = (wire::u16(&mut self.rest)?, wire::u16(&mut self.rest)?);
                     let value = wire::take(&mut self.rest, octets.into())?;
-                    self.say(param(key, value)?)?;
+                    self.push_word(param(key, value)?)?;
                 }
                 Some(())
             }
             Field::KeyOrNothing if self.rest.is_empty() => Some(()),
-            Field::Base64OrDash if self.rest.is_empty() => self.say("-"),
+            Field::Base64OrDash if self.rest.is_empty() => self.push_word("-"),
             Field::KeyOrNothing | Field::Base64OrDash => self.rest(|rest| STANDARD.encode(rest)),
             Field::Nsap => self.rest(|rest| format!("0x{}", hex(rest))),
             Field::Scheme => {
                 let number = wire::u8(&mut self.rest)?;
-                self.say(number)
+                self.push_word(number)
             }
-            // Seldom enough that their octets will do.
+            // These are rare, so the generic form is enough.
             Field::Hash
             | Field::Location
             | Field::Services
@@ -180,10 +181,10 @@ impl<'w> Shown<'w> {
     fn name(&mut self) -> Option<()> {
         if let [0, rest @ ..] = self.rest {
             self.rest = rest;
-            return self.say(".");
+            return self.push_word(".");
         }
         let name = wire::name(&mut self.rest)?;
-        self.say(format!("{name}."))
+        self.push_word(format!("{name}."))
     }
 
     fn types(&mut self) -> Option<()> {
@@ -191,7 +192,7 @@ impl<'w> Shown<'w> {
             let high = wire::u8(&mut self.rest)?;
             for (at, bits) in (0_u8..=31).zip(self.counted()?) {
                 for bit in (0..8).filter(|bit| bits & (0x80_u8 >> bit) != 0) {
-                    self.say(types::mnemonic(u16::from_be_bytes([high, at * 8 + bit])))?;
+                    self.push_word(types::mnemonic(u16::from_be_bytes([high, at * 8 + bit])))?;
                 }
             }
         }

@@ -1,15 +1,18 @@
 //! What documents get wrong only together.
 
 use std::{
-    borrow::Borrow,
     collections::{HashMap, hash_map},
     sync::Arc,
 };
 
-use super::{IMPLIED, World, names, policies};
+use super::{
+    IMPLIED, World,
+    checker::{Checker, id},
+    names, policies,
+};
 use crate::{
-    Check, Cluster, Document, DocumentId, Domain, InputError, InputErrors, Kind, MAX_SITES, Moment, Name,
-    Place, Placed, Quorum, Route, Service, Site, input_error::suggestion,
+    Check, Cluster, Document, DocumentId, Domain, InputError, Kind, MAX_SITES, Moment, Name, Placed, Quorum,
+    Route, Service, Site, input_error::suggestion,
 };
 
 pub(super) fn check(
@@ -45,63 +48,7 @@ pub(super) fn check(
     Err(errors)
 }
 
-/// Collects what is wrong with a world.
-pub(super) struct Checker<'w> {
-    pub(super) world: &'w World,
-    places: HashMap<DocumentId, Place>,
-    errors: Vec<InputError>,
-    /// How many more suggestions are worth their time: each looks at every name.
-    hints: u32,
-}
-
-pub(super) fn id<N: Borrow<str> + ?Sized>(kind: Kind, name: &N) -> DocumentId {
-    DocumentId { kind, name: name.borrow().to_owned() }
-}
-
 impl Checker<'_> {
-    fn report_at(&mut self, place: &Place, id: &DocumentId, field: &str, problem: String, expected: String) {
-        if self.errors.len() < InputErrors::MAX {
-            self.errors.push(InputError {
-                file: Arc::clone(place.file()),
-                line: place.line_of(field),
-                document: id.to_string(),
-                field: field.to_owned(),
-                problem,
-                expected,
-            });
-        }
-    }
-
-    /// Records an error in a field of a document.
-    pub(super) fn report(
-        &mut self,
-        id: &DocumentId,
-        field: &str,
-        problem: impl Into<String>,
-        expected: impl Into<String>,
-    ) {
-        let place = self.places.get(id).cloned().unwrap_or_else(|| Place::elsewhere("implied"));
-        self.report_at(&place, id, field, problem.into(), expected.into());
-    }
-
-    /// Where a document was written, for messages.
-    pub(super) fn place(&self, id: &DocumentId) -> String {
-        self.places.get(id).map(Place::to_string).unwrap_or_default()
-    }
-
-    /// True if a document that a field names exists.
-    pub(super) fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
-        let named = self.world.kinds.get(&kind);
-        if named.is_some_and(|named| named.contains_key(name)) {
-            return true;
-        }
-        let known = named.into_iter().flat_map(|named| named.keys().map(String::as_str));
-        let hint = if self.hints > 0 { suggestion(name, known) } else { String::new() };
-        self.hints = self.hints.saturating_sub(1);
-        self.report(from, field, format!("there is no {kind} {name}{hint}"), format!("the name of a {kind}"));
-        false
-    }
-
     fn all(&mut self, now: Moment) {
         let world = self.world;
         self.sites();

@@ -1,4 +1,4 @@
-//! Families of addresses that some sites have and others lack: no error, but something to know beforehand.
+//! Warnings about families of addresses that some sites have and others lack. This is allowed, but often not intended.
 //!
 //! A family's answer leaves out the sites that lack it, so its clients go elsewhere than the other family's. And where an
 //! operator takes out every site that has a family while others are left, that family has no answer.
@@ -24,15 +24,15 @@ impl Places {
         Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
     }
 
-    /// Something that is allowed and may be meant otherwise, in the form of an error: about a document as it is known
-    /// it, at the field of the one that says so.
+    /// A warning in the form of an error: something is allowed, but may not be intended. It names a document, and has the
+    /// place of the document and field that cause it.
     fn warning(
         &self,
         (document, field): (String, String),
         at: (&DocumentId, &str),
         problem: String,
     ) -> InputError {
-        // What did not come from a file has no line, and its place says nothing to people.
+        // A document that did not come from a file has no line, and its place would be of no use in a message.
         let place = self.0.get(at.0).and_then(|place| Some((place.file(), place.line_of(at.1)?)));
         let (file, line) =
             place.map_or_else(|| ("documents".into(), None), |(file, line)| (Arc::clone(file), Some(line)));
@@ -40,11 +40,11 @@ impl Places {
     }
 }
 
-/// How far a site is from being used by an operator's order; more is farther.
+/// How far an operator's order puts a site behind others; more is farther.
 type Distance = u8;
 
 impl World {
-    /// What is worth knowing about the families of sites. `now` decides which overrides have ended; `places` are those
+    /// The warnings about families of sites. `now` decides which overrides have ended; `places` are those
     /// of the documents that were written just now.
     #[must_use]
     pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<InputError> {
@@ -67,7 +67,7 @@ impl World {
                 };
                 warnings.extend(without.iter().map(|(site, _)| {
                     let problem = format!(
-                        "has no {} address, unlike {}: who asks for that family is sent there",
+                        "has no {} address, unlike {}: queries for that family are answered with the latter",
                         family.as_str(),
                         names(&with)
                     );
@@ -80,7 +80,7 @@ impl World {
         warnings
     }
 
-    /// Domains with a family that overrides leave without an answer, told once for all that have the same sites.
+    /// Domains with a family that overrides leave without an answer: one warning for all domains with the same sites.
     fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<InputError> {
         let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
         if self.overrides().next().is_none() {
@@ -90,7 +90,7 @@ impl World {
             for family in Family::BOTH {
                 if let Some(sites) = self.taken_out(&steered, family, now) {
                     let name = steered.domain.name.to_string();
-                    // What changed is the order, so that is where the warning belongs.
+                    // The override has changed, so the warning belongs to its place.
                     let orders = sites.iter().filter_map(|site| self.order(&steered, site, now));
                     let id = |name: &Name| DocumentId { kind: Kind::Override, name: name.to_string() };
                     let written = orders.map(|it| id(&it.name)).find(|id| places.0.contains_key(id));
@@ -101,7 +101,7 @@ impl World {
                 }
             }
         }
-        let told = |((family, sites), (name, count, at)): (
+        let warning = |((family, sites), (name, count, at)): (
             (Family, Vec<Name>),
             (String, u32, DocumentId),
         )| {
@@ -114,7 +114,7 @@ impl World {
             );
             places.warning((format!("Domain {name}{others}"), String::new()), (&at, ""), problem)
         };
-        found.into_iter().map(told).collect()
+        found.into_iter().map(warning).collect()
     }
 
     /// The sites with this family, if orders put each of them behind one without it.
@@ -194,8 +194,8 @@ gateways:
         world.family_warnings(Moment(1_000), &places).iter().map(ToString::to_string).collect()
     }
 
-    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: who asks for \
-                         that family is sent there";
+    const LACKS: &str = "families.yaml:14: Cluster main: gateways.gz: has no IPv6 address, unlike bj: queries for \
+                         that family are answered with the latter";
 
     fn order(site: &str, state: &str) -> String {
         format!(
@@ -210,10 +210,10 @@ gateways:
     }
 
     #[test]
-    fn an_order_that_leaves_a_family_without_an_answer_is_told_beforehand() {
+    fn a_warning_precedes_an_override_that_leaves_a_family_without_an_answer() {
         for state in ["drain", "down"] {
-            let told = warnings(&order("bj", state));
-            let [lacks, taken] = &told[..] else { panic!("{told:?}") };
+            let found = warnings(&order("bj", state));
+            let [lacks, taken] = &found[..] else { panic!("{found:?}") };
             assert_eq!(lacks, LACKS);
             assert!(
                 taken.starts_with("families.yaml:18: Domain ") && taken.contains("(and 1 more)"),

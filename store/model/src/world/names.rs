@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Origin, Steered,
-    check::{Checker, id},
+    checker::{Checker, id},
 };
 use crate::{
     DocumentId, DomainName, Kind, Nameserver, RecordData, RouteBy, StaticRecord, World, Zone, lacks_address,
 };
 
-/// Something that lies at a name.
+/// Data that a document puts at a name.
 struct Claim<'w> {
     by: DocumentId,
     field: String,
@@ -66,14 +66,14 @@ pub(super) fn check(checker: &mut Checker<'_>, steered: &[Steered]) {
     for zone in world.zones() {
         claim_static(checker, zone, &cuts, &mut claims);
     }
-    for it in steered {
-        let (by, field) = match &it.origin {
-            Origin::Declared => (id(Kind::Domain, it.domain.name.as_str()), "name"),
+    for steered_domain in steered {
+        let (by, field) = match &steered_domain.origin {
+            Origin::Declared => (id(Kind::Domain, steered_domain.domain.name.as_str()), "name"),
             Origin::Gateway(cluster) => (id(Kind::Cluster, cluster), "gateway_domain"),
             Origin::Uuid(service) => (id(Kind::Service, service), "uuid"),
         };
         let claim = Claim { by, field: field.to_owned(), what: What::Steered };
-        claims.entry(&it.domain.name).or_default().push(claim);
+        claims.entry(&steered_domain.domain.name).or_default().push(claim);
     }
     for service in world.services() {
         for (n, host) in service.hosts.iter().enumerate() {
@@ -190,7 +190,8 @@ fn claim_static<'w>(
             checker.world.zone_of(&record.name).filter(|it| it.name != zone.name).map(|it| it.name.as_str());
         let cut = cut_above(&record.name, &zone.name, cuts).filter(|cut| *cut != record.name.as_str());
         if let Some(elsewhere) = below.or(cut) {
-            // Delegations, what tells the child's key, and glue are the only things a zone says about another's names.
+            // A zone may hold only three things below a delegation: the delegation itself, the digest of the child's key,
+            // and glue.
             let key = |data: &RecordData| matches!(data, RecordData::Other { record_type: DS, .. });
             let of_child = below == Some(record.name.as_str()) && key(&record.data);
             let glue = matches!(record.data, RecordData::A(_) | RecordData::Aaaa(_) | RecordData::Ns(_));
@@ -214,14 +215,14 @@ fn collisions(checker: &mut Checker<'_>, name: &DomainName, claims: &[Claim<'_>]
     let apex = checker.world.zone(name.as_str()).is_some();
     let steered = claims.iter().any(|claim| claim.what == What::Steered);
     for (n, claim) in claims.iter().enumerate() {
-        // Of two CNAMEs the second is the error.
+        // Of two CNAMEs at a name, the second is reported.
         let beside = |(m, other): &(usize, &Claim<'_>)| {
             (*m < n || (*m > n && !other.what.is_alias())) && !other.what.is_old_signature()
         };
         let other = claims.iter().enumerate().find(beside).map(|(_, other)| other);
         let before = claims[..n].iter().find(|other| other.what == claim.what);
         if claim.what.is_alias() && apex {
-            let problem = format!("{name} is a zone's apex, where no CNAME can stand");
+            let problem = format!("{name} is a zone's apex, where no CNAME is allowed");
             checker.report(&claim.by, &claim.field, problem, "a name below the apex (RFC 1912 §2.4)");
         } else if let Some(first) = before {
             let problem = format!("{name} is declared twice; first in {}", called(checker, first));
@@ -309,7 +310,7 @@ fn target(world: &World, claims: &Claims<'_>, name: &DomainName) -> Option<Domai
 
 /// The CNAME that answers for a name: its own, or a wildcard's if nothing lies at the name.
 fn alias<'c>(claims: &'c Claims<'_>, name: &DomainName) -> Option<(DomainName, &'c Claim<'c>)> {
-    // At a steered name the chain ends, whatever else is wrongly there.
+    // A chain ends at a steered name, even if there is a CNAME beside it, which is an error of its own.
     let end = |claims: &[Claim<'_>]| claims.iter().any(|claim| claim.what == What::Steered);
     let own = |name: &DomainName| {
         let at = claims.get(name)?;

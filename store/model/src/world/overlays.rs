@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Origin, Steered, World,
-    check::{Checker, id},
+    checker::{Checker, id},
 };
 use crate::{
     Cluster, Document, Domain, InputError, Keep, Kind, Moment, Name, Override, OverrideState, Placed,
@@ -46,21 +46,26 @@ impl Checker<'_> {
     fn kept(&mut self, cluster: &Cluster, rule: &Keep, steered: &[Steered], off: &[&Override]) {
         let world = self.world;
         let of_cluster = |it: &&Steered| it.domain.cluster == cluster.name && clients_are_sent_to(world, it);
-        for it in steered.iter().filter(of_cluster) {
-            let sites: Vec<Name> =
-                world.sites_of(&it.domain).into_iter().filter(|site| rule.of.contains(site)).collect();
+        for steered_domain in steered.iter().filter(of_cluster) {
+            let sites: Vec<Name> = world
+                .sites_of(&steered_domain.domain)
+                .into_iter()
+                .filter(|site| rule.of.contains(site))
+                .collect();
             let against: Vec<&Override> = sites
                 .iter()
-                .filter_map(|site| off.iter().find(|order| covers(order, &it.domain, site)).copied())
+                .filter_map(|site| {
+                    off.iter().find(|order| covers(order, &steered_domain.domain, site)).copied()
+                })
                 .collect();
             let (least, left) = (usize::from(rule.at_least), sites.len() - against.len());
             let Some(last) = against.into_iter().max_by_key(|order| &order.name) else { continue };
             if sites.len() >= least && left < least {
                 let names: Vec<&str> = rule.of.iter().map(Name::as_str).collect();
                 let problem = format!(
-                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, whatever overrides say",
+                    "leaves {left} of {} on in {}; the Cluster {} keeps at least {least} on, regardless of overrides",
                     names.join(", "),
-                    it.domain.name,
+                    steered_domain.domain.name,
                     cluster.name
                 );
                 self.report(&id(Kind::Override, &last.name), "state", problem, "one site at a time");
@@ -89,9 +94,9 @@ impl Checker<'_> {
         }
         let world = self.world;
         let mut refused = BTreeSet::new();
-        for it in steered.iter().filter(|it| clients_are_sent_to(world, it)) {
-            let sites = world.sites_of(&it.domain);
-            let by = |site: &Name| down.iter().find(|order| covers(order, &it.domain, site));
+        for steered_domain in steered.iter().filter(|it| clients_are_sent_to(world, it)) {
+            let sites = world.sites_of(&steered_domain.domain);
+            let by = |site: &Name| down.iter().find(|order| covers(order, &steered_domain.domain, site));
             let orders: Option<Vec<_>> = sites.iter().map(by).collect();
             let Some(last) = orders.and_then(|orders| orders.into_iter().max_by_key(|order| &order.name))
             else {
@@ -101,7 +106,7 @@ impl Checker<'_> {
                 let names: Vec<&str> = sites.iter().map(Name::as_str).collect();
                 let problem = format!(
                     "forces down every site of {} ({}), together with the others",
-                    it.domain.name,
+                    steered_domain.domain.name,
                     names.join(", ")
                 );
                 let expected = "a site left, or force: true (--force)";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::check::Checker;
+use super::checker::Checker;
 use crate::{
     BlueGreen, DocumentId, Domain, Jurisdiction, Kind, Name, Policy, Weight, input_error::suggestion,
 };
@@ -84,19 +84,21 @@ impl Part<'_, '_> {
         }
     }
 
-    fn colours(&mut self, field: &str, it: &BlueGreen) {
+    fn colours(&mut self, field: &str, policy: &BlueGreen) {
         let expected = "every site of the domain in one of the two";
-        for (colour, sites) in [("blue", &it.blue), ("green", &it.green)] {
+        for (colour, sites) in [("blue", &policy.blue), ("green", &policy.green)] {
             for (n, site) in sites.iter().enumerate() {
                 let field = format!("{field}.{colour}[{n}]");
                 if !self.sites.contains(site) {
                     self.no_site(&field, site, expected);
-                } else if colour == "green" && it.blue.contains(site) {
+                } else if colour == "green" && policy.blue.contains(site) {
                     self.checker.report(self.at, &field, format!("{site} is blue already"), expected);
                 }
             }
         }
-        for site in self.sites.iter().filter(|site| !it.blue.contains(site) && !it.green.contains(site)) {
+        for site in
+            self.sites.iter().filter(|site| !policy.blue.contains(site) && !policy.green.contains(site))
+        {
             let problem = format!("the site {site} has no colour");
             self.checker.report(self.at, field, problem, expected);
         }

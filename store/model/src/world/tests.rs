@@ -146,7 +146,7 @@ fn a_name_is_there_once() {
     assert!(found[0].contains("is the UUID of the Service a too"), "{found:#?}");
     error(&service("a", "hosts: [gw.g.example.com]\n"), "there is also Cluster main gateway_domain");
     error(&service("a", "hosts: [ns1.g.example.com]\n"), "there is also Zone g.example.com nameservers[0]");
-    error(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME can stand");
+    error(&service("a", "hosts: [g.example.com]\n"), "is a zone's apex, where no CNAME is allowed");
     error(
         "kind: Cluster\nname: other\nzone: g.example.com\ngateway_domain: gw.g.example.com\n\
          gateways: { bj: { a: [203.0.113.11] } }\n",
@@ -215,7 +215,7 @@ fn what_is_fine_in_a_zone() {
         "{}---\nkind: Zone\nname: in.z.org\nnameservers: [{{ name: ns1, a: [192.0.2.9] }}]\n",
         records("  - { name: in, type: NS, data: ns1.in }\n  - { name: ns1.in, type: A, data: 192.0.2.9 }\n")
     ));
-    // Beside a steered name other types may stand, but no addresses.
+    // A steered name may have records of other types, but no addresses.
     let txt = "kind: Zone\nname: z.org\nnameservers: [{ name: ns.a. }]\nrecords: [{ name: '@', type: MX, data: 1 m }]\n---\n\
                kind: Cluster\nname: c\nzone: z.org\ngateway_domain: z.org\ngateways: { bj: { a: [203.0.113.10] } }\n";
     world(txt);

@@ -127,9 +127,9 @@ proptest! {
                         let others = rows.iter().filter(|it| serving(it)).count();
                         // Its place goes on being used under a name that was not known.
                         let renamed = rows.iter().filter(|it| serving(it) && InstanceKey::of(it).same_address(&key(id)));
-                        let renamed = renamed.map(InstanceKey::of).any(|it| {
+                        let renamed = renamed.map(InstanceKey::of).any(|renamed_key| {
                             let known = entry.endpoints.iter().chain(entry.doubts.iter().map(|it| &it.endpoint));
-                            it != key(id) && known.map(InstanceKey::of).all(|known| known != it)
+                            renamed_key != key(id) && known.map(InstanceKey::of).all(|known| known != renamed_key)
                         });
                         let drained = world.drained.contains(&id) && !is_listed;
                         let maintained = is_listed && maintenance.contains(&id);
@@ -142,10 +142,10 @@ proptest! {
                         let deregistered = !is_listed && *new > index && stay
                             && doubt.is_none_or(|it| it.cause == Cause::Critical);
                         let sees = world.sight == Sight::Sees || !rows.is_empty();
-                        let believed = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
+                        let accepted = !is_listed && sees && *new >= index && doubt.is_some_and(|it| {
                             it.cause == Cause::Missing && Moment(world.now).since(it.since) >= BELIEVE_AFTER
                         });
-                        drained || maintained || critical || deregistered || believed || (renamed && !is_listed)
+                        drained || maintained || critical || deregistered || accepted || (renamed && !is_listed)
                     }
                     Step::Outage | Step::Waits(_) | Step::Sees(_) => false,
                 };
@@ -158,8 +158,8 @@ proptest! {
                 prop_assert!(doubt.cause.is_listed() || !shut);
             }
             let maintained = world.entry.endpoints.iter().filter(|it| it.maintenance && it.port == 80);
-            for it in maintained {
-                prop_assert!(!after.contains(&it.id));
+            for endpoint in maintained {
+                prop_assert!(!after.contains(&endpoint.id));
             }
             // The reported standing fits the doubts.
             let nothing_left = !world.entry.endpoints.iter().any(serving);

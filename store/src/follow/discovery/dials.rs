@@ -1,8 +1,9 @@
-//! When which doubtful instance is dialled next. Pure: time is an argument.
+//! The order in which doubtful instances are dialled. Pure: time is an argument.
 //!
 //! Each is dialled every second, counted from the start of its last dial. Many at once are spread over the second.
-//! One that is not used is dialled less and less often, since nothing is sent to it meanwhile, and those in use go first:
-//! a restored snapshot may list thousands that are long dead, and what is in use must be judged within seconds.
+//! One that is not used is dialled less and less often, because it gets no requests meanwhile, and those in use come
+//! first: a restored snapshot may list thousands of instances that ended long ago, and those in use must be judged within
+//! seconds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,19 +18,19 @@ use crate::discovery::{Cause, Doubt, InstanceKey};
 const EVERY: Duration = Duration::from_secs(1);
 /// The first pause of instances that are left out; it doubles with every dial.
 const LEFT_OUT: Duration = Duration::from_secs(5);
-/// The longest pause of what is not used.
-const SELDOM: Duration = Duration::from_secs(60);
-/// More than so many at a time are not all dialled first in the same instant.
+/// The longest pause of instances that are not used.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The maximum number of instances that are dialled at the same moment; further ones are spread.
 const AT_ONCE: usize = 64;
 
 /// An instance of a service.
 pub(super) type Key = (String, InstanceKey);
 
 #[derive(Debug)]
-struct Turn {
+struct Schedule {
     /// When it is due; `None` while it is being dialled.
     due: Option<Instant>,
-    /// It failed and is not used: it is dialled after this long.
+    /// The pause before its next dial if it failed and is not used.
     resting: Option<Duration>,
     used: bool,
 }
@@ -37,11 +38,11 @@ struct Turn {
 /// The instances to dial.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
-    turns: HashMap<String, HashMap<InstanceKey, Turn>>,
+    schedules: HashMap<String, HashMap<InstanceKey, Schedule>>,
     due: Due,
 }
 
-/// What is due when: of those in use, and of the others.
+/// When each is due: those in use, and the others.
 #[derive(Debug, Default)]
 struct Due {
     used: BTreeSet<(Instant, Key)>,
@@ -59,7 +60,7 @@ impl Due {
 }
 
 impl Dials {
-    /// Dials exactly these of a service from now on. `spread` gives a number below one.
+    /// Dials exactly these instances of a service from now on. `spread` returns a number below one.
     pub(super) fn follow(
         &mut self,
         service: &str,
@@ -67,37 +68,37 @@ impl Dials {
         now: Instant,
         mut spread: impl FnMut() -> f64,
     ) {
-        let mut before = self.turns.remove(service).unwrap_or_default();
+        let mut before = self.schedules.remove(service).unwrap_or_default();
         let mut after = HashMap::new();
         for doubt in doubts {
             let key = doubt.key();
             let resting = !doubt.held && doubt.failures > 0;
-            // It never answered, and may do so any moment.
+            // It has never answered, and may do so at any moment.
             let first = if doubt.cause == Cause::Newcomer { EVERY } else { LEFT_OUT };
-            let mut turn = before.remove(&key).unwrap_or_else(|| {
+            let mut schedule = before.remove(&key).unwrap_or_else(|| {
                 let crowd = self.due.len() >= AT_ONCE;
                 let due = if crowd { now + EVERY.mul_f64(spread()) } else { now };
                 self.due.of(doubt.held).insert((due, (service.to_owned(), key.clone())));
-                Turn { due: Some(due), resting: None, used: doubt.held }
+                Schedule { due: Some(due), resting: None, used: doubt.held }
             });
-            turn.resting = resting.then(|| turn.resting.unwrap_or(first));
-            if turn.used != doubt.held {
-                if let Some(due) = turn.due {
+            schedule.resting = resting.then(|| schedule.resting.unwrap_or(first));
+            if schedule.used != doubt.held {
+                if let Some(due) = schedule.due {
                     let at = (due, (service.to_owned(), key.clone()));
-                    self.due.of(turn.used).remove(&at);
+                    self.due.of(schedule.used).remove(&at);
                     self.due.of(doubt.held).insert(at);
                 }
-                turn.used = doubt.held;
+                schedule.used = doubt.held;
             }
-            after.insert(key, turn);
+            after.insert(key, schedule);
         }
-        for (key, turn) in before {
-            if let Some(due) = turn.due {
-                self.due.of(turn.used).remove(&(due, (service.to_owned(), key)));
+        for (key, schedule) in before {
+            if let Some(due) = schedule.due {
+                self.due.of(schedule.used).remove(&(due, (service.to_owned(), key)));
             }
         }
         if !after.is_empty() {
-            self.turns.insert(service.to_owned(), after);
+            self.schedules.insert(service.to_owned(), after);
         }
     }
 
@@ -113,28 +114,28 @@ impl Dials {
         let due = self.due.of(used);
         due.first().filter(|(due, _)| *due <= now)?;
         let (_, key) = due.pop_first()?;
-        if let Some(turn) = self.turn(&key) {
-            turn.due = None;
+        if let Some(schedule) = self.schedule(&key) {
+            schedule.due = None;
         }
         Some(key)
     }
 
-    /// Ends a dial that began at `started`, after [`Dials::follow`] was told what came of it.
+    /// Ends a dial that began at `started`, after [`Dials::follow`] was called with its result.
     pub(super) fn done(&mut self, key: Key, started: Instant, now: Instant) {
-        let Some(turn) = self.turn(&key) else { return };
-        if turn.due.is_some() {
+        let Some(schedule) = self.schedule(&key) else { return };
+        if schedule.due.is_some() {
             return;
         }
-        let pause = turn.resting.unwrap_or(EVERY);
-        turn.resting = turn.resting.map(|pause| (pause * 2).min(SELDOM));
+        let pause = schedule.resting.unwrap_or(EVERY);
+        schedule.resting = schedule.resting.map(|pause| (pause * 2).min(MAX_PAUSE));
         let due = (started + pause).max(now);
-        turn.due = Some(due);
-        let used = turn.used;
+        schedule.due = Some(due);
+        let used = schedule.used;
         self.due.of(used).insert((due, key));
     }
 
-    fn turn(&mut self, (service, key): &Key) -> Option<&mut Turn> {
-        self.turns.get_mut(service)?.get_mut(key)
+    fn schedule(&mut self, (service, key): &Key) -> Option<&mut Schedule> {
+        self.schedules.get_mut(service)?.get_mut(key)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What of all this is said in the log: once per change, and of many at once a summary.
+//! What is logged about discovery: one line per change, and a summary of many at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,21 +12,21 @@ const ONE_BY_ONE: usize = 8;
 /// Instances of one service that are logged as never used.
 const MAX_UNUSED: usize = 100;
 
-/// What was said.
+/// What was logged.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     unused: HashMap<String, HashSet<(InstanceKey, String)>>,
 }
 
 impl Log {
-    /// Tells of a judgement that changed an entry.
+    /// Logs a judgement that changed an entry.
     pub(super) fn changed(&self, service: &str, before: &Entry, judged: &Judgement) {
         let kind = |it: &Entry| std::mem::discriminant(&it.standing);
         if kind(before) != kind(&judged.entry) || reason(before) != reason(&judged.entry) {
-            standing(service, &judged.entry);
+            log_standing(service, &judged.entry);
         }
-        let (told, more) = judged.fates.split_at(judged.fates.len().min(ONE_BY_ONE));
-        for (key, fate) in told {
+        let (first, more) = judged.fates.split_at(judged.fates.len().min(ONE_BY_ONE));
+        for (key, fate) in first {
             let doubt = judged.entry.doubts.iter().find(|it| it.is_of(key));
             let cause = doubt.map(|it| it.cause.to_string()).unwrap_or_default();
             let dial = doubt.map(|it| it.dialled.clone()).unwrap_or_default();
@@ -38,11 +38,11 @@ impl Log {
             }
         }
         if !more.is_empty() {
-            tracing::warn!(service, more = more.len(), "more instances changed in the same way or others");
+            tracing::warn!(service, more = more.len(), "more instances changed at the same time");
         }
     }
 
-    /// Tells of a service's instances that no gateway will ever use, once for each.
+    /// Logs a service's instances that no gateway will ever use, once for each.
     pub(super) fn unused(&mut self, service: &str, entry: &Entry, handle: &Handle) {
         let Some(snapshot) = handle.snapshot() else { return };
         let before = self.unused.remove(service).unwrap_or_default();
@@ -56,7 +56,7 @@ impl Log {
         }
     }
 
-    /// Forgets what was said of a service.
+    /// Forgets what was logged about a service.
     pub(super) fn forget(&mut self, service: &str) {
         self.unused.remove(service);
     }
@@ -74,7 +74,7 @@ fn reason(entry: &Entry) -> &str {
     }
 }
 
-fn standing(service: &str, entry: &Entry) {
+fn log_standing(service: &str, entry: &Entry) {
     let instances = entry.endpoints.len();
     match &entry.standing {
         Standing::Suspicious { reason, .. } => {
@@ -82,7 +82,7 @@ fn standing(service: &str, entry: &Entry) {
                 service,
                 reason,
                 instances,
-                "registry answer is hard to believe, instances stay while they answer"
+                "registry answer is suspicious, instances stay while they answer"
             );
         }
         Standing::Unreachable { reason } => {

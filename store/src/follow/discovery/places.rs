@@ -1,10 +1,11 @@
-//! Whether the place of a missing instance, its address and port, was given to another.
+//! Whether the place of a missing instance (its address and port) was given to another.
 //!
-//! Two registrations may share a place all along: one process under two names. They prove nothing about each other, and
-//! a service's own index cannot tell, since the other may have been registered later. So a claim is a registration
-//! that was made after the doubt began: its create index is beyond that of the whole catalog as first read in the doubt,
-//! and its holder was not at that place before. A claim becomes proof when the service is read some seconds later and
-//! still misses the instance, since an agent brings its services back one by one; it is withdrawn when its holder leaves.
+//! Two registrations may always have shared a place: one process under two names. They prove nothing about each other,
+//! and a service's own index does not show it, because the other may have been registered later. So a claim is a
+//! registration that was made after the doubt began: its create index is greater than that of the whole catalog as first
+//! read in the doubt, and its holder was not at that place before. A claim becomes proof when the service is read some
+//! seconds later and the instance is still missing, because an agent registers its services again one by one. A claim is
+//! withdrawn when its holder leaves.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,8 +17,8 @@ use crate::{
     engine::{Endpoint, Index},
 };
 
-/// Services that are not in use are looked at again so often.
-const STRANGERS_EVERY: Duration = Duration::from_secs(30);
+/// How often all services that are not in use are read.
+const ALL_EVERY: Duration = Duration::from_secs(30);
 
 /// A claim this old, with the instance still missing, is proof.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -26,31 +27,31 @@ const SETTLED: Duration = Duration::from_secs(3);
 struct Missing {
     key: Key,
     since: Instant,
-    /// Nothing that existed in the doubt's first moments has a greater create index. `None` until the catalog was read.
+    /// No registration from before the doubt has a greater create index. `None` until the catalog was read.
     newest: Option<Index>,
-    /// Those that were at its place already.
+    /// The registrations that were at its place before.
     shared: HashSet<Key>,
 }
 
-/// Who has the place of a missing instance now.
+/// The registration that has the place of a missing instance now.
 #[derive(Debug)]
 struct Claim {
     by: Key,
     found: Instant,
 }
 
-/// The places of the missing.
+/// The places of missing instances.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     missing: HashMap<(String, u16), Vec<Missing>>,
     of: HashMap<String, HashSet<InstanceKey>>,
     claims: HashMap<Key, Claim>,
     new: bool,
-    strangers_at: Option<Instant>,
+    all_at: Option<Instant>,
 }
 
 impl Places {
-    /// Looks after the missing among a service's doubts, and after no others of it.
+    /// Tracks exactly the missing instances among a service's doubts.
     pub(super) fn follow(&mut self, service: &str, doubts: &[Doubt]) {
         let missing: HashSet<_> = doubts.iter().filter(|it| !it.cause.is_listed()).map(Doubt::key).collect();
         let before = self.of.remove(service).unwrap_or_default();
@@ -79,7 +80,7 @@ impl Places {
         !self.missing.is_empty()
     }
 
-    /// True once after there came new ones.
+    /// True once after new ones were added.
     pub(super) fn is_new(&mut self) -> bool {
         std::mem::take(&mut self.new)
     }
@@ -89,15 +90,15 @@ impl Places {
         self.of.keys().cloned().collect()
     }
 
-    /// Takes in the index of the catalog, in a read of it that began at `started`.
+    /// Applies the index of the catalog, from a read that began at `started`.
     pub(super) fn catalog(&mut self, index: Index, started: Instant) {
         for missing in self.missing.values_mut().flatten().filter(|it| it.since <= started) {
-            // It may go back once more.
+            // The index may go back again.
             missing.newest = Some(missing.newest.map_or(index, |it| it.min(index)));
         }
     }
 
-    /// Takes in what this node knew of a service as the doubts began.
+    /// Applies the instances of a service that this node knew when the doubts began.
     pub(super) fn shared(&mut self, service: &str, known: &[Endpoint]) {
         for endpoint in known {
             for missing in self.missing.get_mut(&place(endpoint)).into_iter().flatten() {
@@ -109,7 +110,7 @@ impl Places {
         }
     }
 
-    /// Takes in all that is registered of a service.
+    /// Applies all registrations of a service.
     pub(super) fn claim(&mut self, service: &str, registered: &[Endpoint]) {
         self.claims.retain(|_, it| it.by.0 != service || registered.iter().any(|at| is(&it.by, service, at)));
         if self.missing.is_empty() {
@@ -132,7 +133,7 @@ impl Places {
     }
 
     /// The instances of a service whose places others have, found long enough before a read of it that began at
-    /// `started`, and who those are.
+    /// `started`, and the names of those others.
     pub(super) fn proved(&self, service: &str, started: Instant) -> Vec<(InstanceKey, String)> {
         let settled = |it: &Claim| started.saturating_duration_since(it.found) >= SETTLED;
         let proofs = self.claims.iter().filter(|(of, claim)| of.0 == service && settled(claim));
@@ -142,12 +143,12 @@ impl Places {
         named.collect()
     }
 
-    /// Which of the catalog's names are worth a look: those that are new in it, those with a claim, and now and then
-    /// all.
-    pub(super) fn strangers(&mut self, names: &[String], known: &[String], now: Instant) -> Vec<String> {
-        let all = self.strangers_at.is_none_or(|at| now >= at);
+    /// Which of the catalog's services are to be read: those that are new in it, those with a claim, and from time to
+    /// time all.
+    pub(super) fn worth_reading(&mut self, names: &[String], known: &[String], now: Instant) -> Vec<String> {
+        let all = self.all_at.is_none_or(|at| now >= at);
         if all {
-            self.strangers_at = Some(now + STRANGERS_EVERY);
+            self.all_at = Some(now + ALL_EVERY);
         }
         let claimants: HashSet<_> = self.claims.values().map(|it| it.by.0.clone()).collect();
         let look = names.iter().filter(|it| all || known.binary_search(it).is_err());
@@ -209,13 +210,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_shares_the_place_claims_nothing_also_after_a_registration_of_its_own() {
+    async fn one_that_shares_the_place_claims_nothing_even_after_it_registers_again() {
         let mut places = Places::default();
         places.follow("web", &[missing()]);
-        // Of a service that is followed, and known as the doubt began.
+        // Of a followed service, known when the doubt began.
         places.shared("shop", &[registered("shop", "shop-1", 21)]);
         places.catalog(Index(300), Instant::now());
-        // Of a stranger, read only then.
+        // Of a service that is not in use, read only then.
         places.claim("db", &[registered("db", "db-1", 22)]);
         for (service, id) in [("shop", "shop-1"), ("db", "db-1")] {
             places.claim(service, &[]);
@@ -232,16 +233,16 @@ mod tests {
         places.catalog(Index(50), Instant::now());
         places.claim("db", &[registered("db", "db-1", 60)]);
         let names = ["db".to_owned(), "shop".to_owned()];
-        places.strangers(&names, &names, Instant::now());
-        assert_eq!(places.strangers(&names, &names, Instant::now()), ["db"], "it is looked at again");
+        places.worth_reading(&names, &names, Instant::now());
+        assert_eq!(places.worth_reading(&names, &names, Instant::now()), ["db"], "it is looked at again");
         places.claim("db", &[registered("db", "db-2", 40)]);
         tokio::time::advance(SETTLED).await;
         assert_eq!(read(&places), []);
-        assert_eq!(places.strangers(&names, &names, Instant::now()), Vec::<String>::new());
+        assert_eq!(places.worth_reading(&names, &names, Instant::now()), Vec::<String>::new());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_catalog_read_that_began_before_the_doubt_says_nothing_of_it() {
+    async fn a_catalog_read_that_began_before_the_doubt_is_ignored() {
         let mut places = Places::default();
         let before = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -295,8 +296,8 @@ mod tests {
     }
 
     proptest! {
-        /// Proof is a registration made since the doubt began, of one that was not known at the place before, and that
-        /// was there when its service was last read.
+        /// Proof is a registration that was made since the doubt began, was not known at the place before, and was there
+        /// when its service was last read.
         #[test]
         fn only_what_took_the_place_since_is_proof(
             before in vec(0..OTHERS.len(), 0..4),

@@ -1,9 +1,9 @@
 //! Which doubtful service is read again next, without an index. Pure: time is an argument.
 //!
-//! A long poll does not show the end of every doubt: an answer that a token's rights cut short has the index of the whole
-//! one, so nothing wakes when the right comes back. So doubtful services are read again in turn, each at most once a
-//! second, all of them together at most [`PER_SECOND`] times: recovery takes seconds, and a registry that has
-//! just come back is spared.
+//! A long poll does not show the end of every doubt: an answer that lacks instances because of a token's rights has the
+//! index of the complete one, so nothing wakes when the right is granted again. So doubtful services are read again one
+//! after the other, each at most once a second, and all together at most [`PER_SECOND`] times: recovery takes seconds,
+//! and a registry that has just started again is not overloaded.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -12,33 +12,33 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Reads of one node, all together.
+/// The maximum number of reads of one node per second.
 pub(super) const PER_SECOND: u32 = 20;
 /// From the start of a service's read to its next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A service is read for so much longer after its last doubt ended, so that what the watch missed meanwhile is seen.
+/// How long a service is still read after its last doubt ended, so that changes that the watch missed are seen.
 const LINGER: Duration = Duration::from_secs(5);
-/// The names in the catalog are read so often while a service is missing.
+/// How often the names in the catalog are read while a service is missing.
 const CATALOG_EVERY: Duration = Duration::from_secs(2);
-/// Strangers that wait to be read.
-const MAX_STRANGERS: usize = 10_000;
+/// The maximum number of services not in use that wait to be read.
+const MAX_UNFOLLOWED: usize = 10_000;
 
 /// What to read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
+pub(super) enum NextRead {
     /// The names of all services.
     Catalog,
     /// A service in use.
     Service(String),
-    /// A service that is not in use: it may have been given the place of a missing instance.
-    Stranger(String),
+    /// A service that is not in use: an instance of it may have been given the place of a missing one.
+    Unfollowed(String),
 }
 
 #[derive(Debug)]
 struct Wanted {
     /// `None` while it is being read.
     due: Option<Instant>,
-    /// Not in doubt any more, and read until then.
+    /// Set when it is no longer in doubt: it is read until then.
     until: Option<Instant>,
 }
 
@@ -47,7 +47,7 @@ struct Wanted {
 pub(super) struct Rereads {
     services: HashMap<String, Wanted>,
     due: BTreeSet<(Instant, String)>,
-    strangers: VecDeque<String>,
+    unfollowed: VecDeque<String>,
     catalog: Option<Instant>,
     free: Instant,
 }
@@ -57,13 +57,13 @@ impl Rereads {
         Self {
             services: HashMap::new(),
             due: BTreeSet::new(),
-            strangers: VecDeque::new(),
+            unfollowed: VecDeque::new(),
             catalog: None,
             free: now,
         }
     }
 
-    /// Says whether a service is in doubt.
+    /// Sets whether a service is in doubt.
     pub(super) fn doubt(&mut self, service: &str, doubtful: bool, now: Instant) {
         match self.services.get_mut(service) {
             Some(wanted) if doubtful => wanted.until = None,
@@ -75,15 +75,16 @@ impl Rereads {
         }
     }
 
-    /// Reads a service once more, soon, doubtful or not.
+    /// Reads a service once more, soon, even if it is not in doubt.
     pub(super) fn confirm(&mut self, service: &str, now: Instant) {
         if !self.services.contains_key(service) {
             self.want(service, now, Some(now));
         }
     }
 
-    /// Reads a service for a while longer, doubtful or not: what it shows is not what the watch last told.
-    pub(super) fn go_on(&mut self, service: &str, now: Instant) {
+    /// Reads a service for a while longer, even if it is not in doubt, because a read differs from what the watch
+    /// delivered last.
+    pub(super) fn extend(&mut self, service: &str, now: Instant) {
         match self.services.get_mut(service) {
             Some(Wanted { until: Some(until), .. }) => *until = now + LINGER,
             Some(_) => {}
@@ -103,48 +104,48 @@ impl Rereads {
         }
     }
 
-    /// Says whether any instance is missing: the catalog is read only then.
+    /// Sets whether any instance is missing: the catalog is read only then.
     pub(super) fn missing(&mut self, any: bool, now: Instant) {
         if !any {
-            (self.catalog, self.strangers) = (None, VecDeque::new());
+            (self.catalog, self.unfollowed) = (None, VecDeque::new());
         } else if self.catalog.is_none() {
             self.catalog = Some(now);
         }
     }
 
-    /// Asks for a service that is not in use, when nothing else is due.
-    pub(super) fn stranger(&mut self, service: String) {
-        if self.strangers.len() < MAX_STRANGERS {
-            self.strangers.push_back(service);
+    /// Queues a read of a service that is not in use, for when nothing else is due.
+    pub(super) fn read_unfollowed(&mut self, service: String) {
+        if self.unfollowed.len() < MAX_UNFOLLOWED {
+            self.unfollowed.push_back(service);
         }
     }
 
     /// When there is something to read next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let stranger = (!self.strangers.is_empty()).then_some(self.free);
+        let unfollowed = (!self.unfollowed.is_empty()).then_some(self.free);
         let first = self.due.first().map(|(due, _)| *due);
-        first.into_iter().chain(self.catalog).chain(stranger).min().map(|due| due.max(self.free))
+        first.into_iter().chain(self.catalog).chain(unfollowed).min().map(|due| due.max(self.free))
     }
 
     /// What to read now; a service counts as being read until [`Rereads::done`].
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Turn> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<NextRead> {
         if now < self.free {
             return None;
         }
-        let turn = if self.catalog.is_some_and(|due| due <= now) {
+        let next = if self.catalog.is_some_and(|due| due <= now) {
             self.catalog = Some(now + CATALOG_EVERY);
-            Turn::Catalog
+            NextRead::Catalog
         } else if self.due.first().is_some_and(|(due, _)| *due <= now) {
             let (_, service) = self.due.pop_first()?;
             if let Some(wanted) = self.services.get_mut(&service) {
                 wanted.due = None;
             }
-            Turn::Service(service)
+            NextRead::Service(service)
         } else {
-            Turn::Stranger(self.strangers.pop_front()?)
+            NextRead::Unfollowed(self.unfollowed.pop_front()?)
         };
         self.free = now + Duration::from_secs(1) / PER_SECOND;
-        Some(turn)
+        Some(next)
     }
 
     /// Ends the read of a service that began at `started`.
@@ -165,16 +166,16 @@ mod tests {
     use super::*;
 
     /// What is read within so many seconds, when each read takes no time.
-    fn within(rereads: &mut Rereads, now: &mut Instant, seconds: u64) -> Vec<Turn> {
+    fn within(rereads: &mut Rereads, now: &mut Instant, seconds: u64) -> Vec<NextRead> {
         let end = *now + Duration::from_secs(seconds);
         let mut read = Vec::new();
         while let Some(due) = rereads.next_due().filter(|due| *due < end) {
             *now = due.max(*now);
-            let Some(turn) = rereads.pop(*now) else { continue };
-            if let Turn::Service(service) = &turn {
+            let Some(next) = rereads.pop(*now) else { continue };
+            if let NextRead::Service(service) = &next {
                 rereads.done(service, *now, *now);
             }
-            read.push(turn);
+            read.push(next);
         }
         *now = end;
         read
@@ -202,28 +203,28 @@ mod tests {
         rereads.missing(true, now);
         let read = within(&mut rereads, &mut now, 30);
         assert!((560..=600).contains(&read.len()), "{}", read.len());
-        let services: Vec<_> = read.iter().filter(|it| matches!(it, Turn::Service(_))).collect();
+        let services: Vec<_> = read.iter().filter(|it| matches!(it, NextRead::Service(_))).collect();
         let distinct: BTreeSet<_> = services.iter().collect();
-        assert_eq!(services.len(), distinct.len(), "none comes twice before all had their turn");
-        assert_eq!(read.iter().filter(|it| **it == Turn::Catalog).count(), 15);
+        assert_eq!(services.len(), distinct.len(), "none comes twice before all were read");
+        assert_eq!(read.iter().filter(|it| **it == NextRead::Catalog).count(), 15);
     }
 
     #[test]
-    fn strangers_wait_for_all_others() {
+    fn services_not_in_use_wait_for_all_others() {
         let mut now = Instant::now();
         let mut rereads = Rereads::new(now);
         rereads.missing(true, now);
         rereads.doubt("web", true, now);
-        rereads.stranger("db".into());
+        rereads.read_unfollowed("db".into());
         let read = within(&mut rereads, &mut now, 1);
-        assert_eq!(read, [Turn::Catalog, Turn::Stranger("db".into())]);
-        rereads.stranger("db".into());
+        assert_eq!(read, [NextRead::Catalog, NextRead::Unfollowed("db".into())]);
+        rereads.read_unfollowed("db".into());
         rereads.missing(false, now);
-        assert!(!within(&mut rereads, &mut now, 3).contains(&Turn::Stranger("db".into())));
+        assert!(!within(&mut rereads, &mut now, 3).contains(&NextRead::Unfollowed("db".into())));
     }
 
     #[test]
-    fn a_service_is_read_on_for_as_long_as_the_watch_says_something_else() {
+    fn a_service_is_read_for_as_long_as_the_watch_differs() {
         let mut now = Instant::now();
         let mut rereads = Rereads::new(now);
         rereads.doubt("web", true, now);
@@ -231,14 +232,14 @@ mod tests {
         within(&mut rereads, &mut now, 1);
         for _ in 0..55 {
             assert!((1..=2).contains(&within(&mut rereads, &mut now, 1).len()));
-            rereads.go_on("web", now);
+            rereads.extend("web", now);
         }
         let after = within(&mut rereads, &mut now, 60).len();
         assert!((4..=7).contains(&after), "{after}");
-        // Also after the one read of a confirmation, which has ended.
+        // Also after a confirmation, which is one read, has ended.
         rereads.confirm("web", now);
         assert_eq!(within(&mut rereads, &mut now, 1).len(), 1);
-        rereads.go_on("web", now);
+        rereads.extend("web", now);
         assert!(within(&mut rereads, &mut now, 60).len() >= 4);
     }
 

@@ -6,6 +6,7 @@ use crate::{
     engine::{CheckStatus, Engine as _, Registration, embedded::Embedded},
     follow::{Follower, Identity, Options, start},
     handle::Handle,
+    testing,
 };
 
 async fn follow(engine: Arc<Embedded>, dir: &Path) -> (Handle, Follower) {
@@ -25,15 +26,7 @@ async fn until(handle: &Handle, service: &str, fits: impl Fn(&Entry) -> bool) {
 async fn what_is_not_there_and_not_used_is_not_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Embedded::in_memory(Default::default()).await;
-    let registration = Registration {
-        service: "web".into(),
-        id: "web-1".into(),
-        address: ([127, 0, 0, 1], 80).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: None,
-        status: CheckStatus::Passing,
-    };
+    let registration = testing::registration("web", "web-1");
     engine.register(&registration).await.unwrap();
     let (handle, follower) = follow(Arc::clone(&engine), dir.path()).await;
     let following = handle.follow_services();
@@ -80,15 +73,8 @@ impl Ports {
 }
 
 fn registration(service: &str, port: u16) -> Registration {
-    Registration {
-        service: service.into(),
-        id: format!("{service}-{port}"),
-        address: ([127, 0, 0, 1], port).into(),
-        tags: vec![],
-        meta: BTreeMap::new(),
-        ttl: None,
-        status: CheckStatus::Passing,
-    }
+    let address = ([127, 0, 0, 1], port).into();
+    Registration { address, ..testing::registration(service, &format!("{service}-{port}")) }
 }
 
 /// A follower of `web` with three instances that answer, and what it follows with.
@@ -185,17 +171,17 @@ async fn an_engine_that_filters_nothing_is_believed_in_time_also_when_it_shows_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_given_to_a_service_that_nobody_follows_is_proof() {
+async fn a_place_given_to_a_service_that_is_not_in_use_is_proof() {
     let followed = Followed::start().await;
     followed.deregister_all().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     followed.engine.register(&registration("db", 2)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert_eq!(followed.used(), ["web-1", "web-3"], "whatever answers");
+    assert_eq!(followed.used(), ["web-1", "web-3"], "although its address answers");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_nobody_uses_any_more_is_not_dialled() {
+async fn a_service_that_is_no_longer_used_is_not_dialled() {
     let followed = Followed::start().await;
     followed.deregister_all().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -206,7 +192,7 @@ async fn a_service_that_nobody_uses_any_more_is_not_dialled() {
     assert_eq!(followed.ports.dials.load(std::sync::atomic::Ordering::Relaxed), before);
 }
 
-/// A registry behind Consul's long polls: a watch that tells what the test lets it tell, reads that see what is there,
+/// A registry behind Consul's long polls: a watch that delivers what the test sends, reads that show the present state,
 /// and a token that may hide some of it.
 #[derive(Debug)]
 struct Registry {
@@ -214,29 +200,29 @@ struct Registry {
     services: std::sync::Mutex<BTreeMap<String, Indexed<Vec<Endpoint>>>>,
     /// The index of the catalog.
     index: std::sync::atomic::AtomicU64,
-    outlet: tokio::sync::mpsc::Sender<ServiceChange>,
+    sender: tokio::sync::mpsc::Sender<ServiceChange>,
     changes: std::sync::Mutex<Option<tokio::sync::mpsc::Receiver<ServiceChange>>>,
 }
 
 impl Registry {
     async fn new() -> Arc<Self> {
-        let (outlet, changes) = tokio::sync::mpsc::channel(64);
+        let (sender, changes) = tokio::sync::mpsc::channel(64);
         let inner = Embedded::in_memory(Default::default()).await;
         let changes = std::sync::Mutex::new(Some(changes));
-        Arc::new(Self { inner, services: Default::default(), index: 1.into(), outlet, changes })
+        Arc::new(Self { inner, services: Default::default(), index: 1.into(), sender, changes })
     }
 
-    /// What reads of a service see from now on; the watch is silent.
+    /// Sets what reads of a service return from now on; the watch delivers nothing.
     fn shows(&self, service: &str, index: u64, value: &[Endpoint]) {
         let answer = Indexed { index: Index(index), value: value.to_vec() };
         self.services.lock().unwrap().insert(service.to_owned(), answer);
     }
 
-    /// The same, and the watch tells it.
-    async fn tells(&self, service: &str, index: u64, value: &[Endpoint]) {
+    /// The same, and the watch delivers it.
+    async fn delivers(&self, service: &str, index: u64, value: &[Endpoint]) {
         self.shows(service, index, value);
         let reading = Reading::Answered(Indexed { index: Index(index), value: value.to_vec() });
-        self.outlet.send(ServiceChange { service: service.to_owned(), reading }).await.unwrap();
+        self.sender.send(ServiceChange { service: service.to_owned(), reading }).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
@@ -323,15 +309,11 @@ struct Watched {
 }
 
 fn instance(service: &str, port: u16, index: u64) -> Endpoint {
-    let like = crate::discovery::doubtful(1, crate::discovery::Cause::Missing, model::Moment(1)).endpoint;
     Endpoint {
-        service: service.into(),
-        id: format!("{service}-{port}"),
-        address: "127.0.0.1".into(),
         port,
         create_index: Index(index),
         modify_index: Index(index),
-        ..like
+        ..testing::endpoint(service, &format!("{service}-{port}"))
     }
 }
 
@@ -365,16 +347,16 @@ impl Watched {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_watch_told_already_is_seen_when_it_is_true_again() {
+async fn what_the_watch_delivered_before_is_seen_when_it_is_true_again() {
     let watched = Watched::start(&["web"]).await;
-    watched.registry.tells("web", 30, &webs()).await;
-    // The right is lost, and comes back: only a read of our own shows that.
-    watched.registry.tells("web", 30, &[]).await;
+    watched.registry.delivers("web", 30, &webs()).await;
+    // The right is lost and granted again, which only a read of our own shows.
+    watched.registry.delivers("web", 30, &[]).await;
     assert_eq!((watched.used().len(), watched.entry().doubts.len()), (3, 3));
     watched.registry.shows("web", 30, &webs());
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(watched.entry().standing, Standing::Present);
-    // Everything is deregistered. The watch told that already.
+    // Everything is deregistered. The watch has delivered that before.
     watched.ports.close(1);
     watched.registry.shows("web", 31, &[]);
     tokio::time::sleep(Duration::from_secs(7)).await;
@@ -383,13 +365,13 @@ async fn what_the_watch_told_already_is_seen_when_it_is_true_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_is_read_no_more_once_the_watch_says_what_is_known() {
+async fn a_service_is_no_longer_read_once_the_watch_delivers_what_is_known() {
     let watched = Watched::start(&["web"]).await;
-    watched.registry.tells("web", 30, &webs()).await;
-    watched.registry.tells("web", 30, &[]).await;
+    watched.registry.delivers("web", 30, &webs()).await;
+    watched.registry.delivers("web", 30, &[]).await;
     watched.registry.shows("web", 30, &webs());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    watched.registry.tells("web", 30, &webs()).await;
+    watched.registry.delivers("web", 30, &webs()).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     watched.registry.shows("web", 31, &[]);
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -400,35 +382,35 @@ async fn a_service_is_read_no_more_once_the_watch_says_what_is_known() {
 async fn after_a_step_back_a_place_given_to_another_service_is_proof() {
     for followed in [&["web"][..], &["web", "db"]] {
         let watched = Watched::start(followed).await;
-        watched.registry.tells("web", 253, &webs()).await;
+        watched.registry.delivers("web", 253, &webs()).await;
         watched.registry.catalog_at(61);
-        watched.registry.tells("web", 61, &[]).await;
+        watched.registry.delivers("web", 61, &[]).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(watched.used(), ALL);
         watched.registry.catalog_at(70);
         let db = [instance("db", 2, 70)];
         match followed.len() {
             1 => watched.registry.shows("db", 70, &db),
-            _ => watched.registry.tells("db", 70, &db).await,
+            _ => watched.registry.delivers("db", 70, &db).await,
         }
         tokio::time::sleep(Duration::from_secs(12)).await;
-        assert_eq!(watched.used(), ["web-1", "web-3"], "whatever answers; {followed:?}");
+        assert_eq!(watched.used(), ["web-1", "web-3"], "although its address answers; {followed:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_was_shared_all_along_is_no_proof() {
+async fn a_place_that_was_always_shared_is_no_proof() {
     for followed in [&["web"][..], &["web", "shop"]] {
         let watched = Watched::start(followed).await;
         watched.registry.catalog_at(25);
-        watched.registry.tells("web", 20, &webs()).await;
-        watched.registry.tells("shop", 21, &[instance("shop", 1, 21)]).await;
+        watched.registry.delivers("web", 20, &webs()).await;
+        watched.registry.delivers("shop", 21, &[instance("shop", 1, 21)]).await;
         // The token loses this service alone: its index stays.
-        watched.registry.tells("web", 20, &[]).await;
+        watched.registry.delivers("web", 20, &[]).await;
         tokio::time::sleep(Duration::from_secs(40)).await;
         // The process registers its other name anew.
         watched.registry.catalog_at(40);
-        watched.registry.tells("shop", 40, &[instance("shop", 1, 40)]).await;
+        watched.registry.delivers("shop", 40, &[instance("shop", 1, 40)]).await;
         tokio::time::sleep(Duration::from_secs(40)).await;
         assert_eq!(watched.used(), ALL, "{followed:?}");
     }

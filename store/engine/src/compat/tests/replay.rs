@@ -1,5 +1,5 @@
-//! The captures of a real agent, replayed: the same requests in the order in which they make sense, the same
-//! statuses, the same shapes, and the same values but for what an agent draws for itself.
+//! The captures of a real agent, replayed: the same requests in a sensible order, the same statuses, the same shapes,
+//! and the same values except for those that an agent generates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +52,7 @@ fn captures() -> BTreeMap<String, Capture> {
     all.into_iter().map(|it| (it.name.clone(), it)).collect()
 }
 
-/// Values an agent draws for itself, or that count its own writes.
+/// Values that an agent generates, or that count its own writes.
 fn is_drawn(key: &str) -> bool {
     ["CreateIndex", "ModifyIndex", "ContentHash", "NodeID"].contains(&key)
 }
@@ -71,7 +71,7 @@ pub(super) fn compare(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<St
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            // Checks and tags come in whichever order an agent's maps have.
+            // Checks and tags come in the order of an agent's maps, which is random.
             let key = |it: &&Value| it.get("CheckID").or_else(|| it.get("Name")).unwrap_or(it).to_string();
             let unordered = a
                 .iter()
@@ -97,10 +97,10 @@ pub(super) fn compare(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<St
     }
 }
 
-/// Differences that are meant, each with its reason.
+/// Differences that are intended, each with its reason.
 pub(super) fn meant(difference: &str) -> bool {
     [
-        // An agent names its node's address by family as well, and says of itself what it is.
+        // An agent lists its node's address by family as well, and describes itself.
         ".TaggedAddresses.lan_ipv4",
         ".TaggedAddresses.wan_ipv4",
         ".Meta.consul-network-segment",
@@ -109,7 +109,7 @@ pub(super) fn meant(difference: &str) -> bool {
         ".NodeMeta.consul-network-segment",
         // The real text ends in the address of a page.
         "Request body(524289 bytes) too large",
-        // Other words for what is no JSON, and another index.
+        // Another message for malformed JSON, and another index.
         "Request decode failed: ",
         "current modify index",
         // An agent's own checks come back with a definition of empty fields from two endpoints, without from others.
@@ -124,8 +124,8 @@ pub(super) fn meant(difference: &str) -> bool {
     .any(|it| difference.contains(it))
 }
 
-/// The request as it is sent to us: sessions that were drawn then are named as they were drawn now, and checks that
-/// are refused here are left out.
+/// The request as it is sent to us: the ids of captured sessions are replaced by those of this run, and checks that are
+/// refused here are left out.
 fn prepared(capture: &Capture, sessions: &BTreeMap<String, String>) -> (String, Bytes) {
     let mut path = capture.path.clone();
     let mut sent = match &capture.sent {
@@ -169,11 +169,11 @@ async fn captures_are_answered_as_a_real_agent_answered_them() {
         if let Some(request) = line.strip_prefix("also ") {
             let mut parts = request.splitn(3, ' ');
             let (method, path) = (parts.next().unwrap(), renamed(parts.next().unwrap(), &sessions));
-            ask(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
+            send(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
             continue;
         }
         if let Some((then, body)) = line.strip_prefix("session ").and_then(|it| it.split_once(' ')) {
-            let (_, created) = ask(&engine, "PUT", "/v1/session/create", body.to_owned()).await;
+            let (_, created) = send(&engine, "PUT", "/v1/session/create", body.to_owned()).await;
             sessions.insert(then.to_owned(), id_of(&created).unwrap().to_owned());
             continue;
         }
@@ -181,7 +181,7 @@ async fn captures_are_answered_as_a_real_agent_answered_them() {
         replayed.insert(capture.name.clone());
         let (mut path, body) = prepared(capture, &sessions);
         if line == "kv_cas_ok" {
-            let (_, there) = ask(&engine, "GET", "/v1/kv/a/b", "").await;
+            let (_, there) = send(&engine, "GET", "/v1/kv/a/b", "").await;
             path = format!("/v1/kv/a/b?cas={}", there[0]["ModifyIndex"]);
         }
         let mut request = Request::builder().method(capture.method.as_str()).uri(&path);
@@ -197,7 +197,7 @@ async fn captures_are_answered_as_a_real_agent_answered_them() {
             let ours = response.headers().get(name).and_then(|it| it.to_str().ok());
             let drawn = ["X-Consul-Index", "X-Consul-Contenthash", "Content-Type"].contains(&name.as_str());
             let cached = ["X-Cache", "Age"].contains(&name.as_str());
-            // What went wrong has no index worth reading (it says 1), so ours names none.
+            // The index of an error is meaningless (it is 1), so ours has none.
             let failed = capture.status >= 500;
             if !cached && !failed && (ours.is_none() || (!drawn && ours != Some(value))) {
                 found.push(format!("header {name}: {ours:?}, expected {value:?}"));

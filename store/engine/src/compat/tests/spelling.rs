@@ -15,12 +15,12 @@ struct Answered {
     answer: Value,
 }
 
-/// Where ours is meant to be another answer than the captured one, and why.
+/// Where our answer intentionally differs from the captured one, and why.
 fn ours_alone(answered: &Answered, difference: &str) -> bool {
-    // Texts about bodies that cannot be decoded name types of Go's.
+    // Messages about bodies that cannot be decoded name types of Go.
     let decoding =
         difference.contains("Request decode failed: ") || difference.contains("Failed to parse body: ");
-    // Ours repeats the word that is no status.
+    // Ours repeats the text that is not a status.
     let status =
         answered.answer.as_str() == Some("Bad check status") && difference.contains("Bad check status");
     decoding || status || meant(difference)
@@ -40,7 +40,7 @@ async fn odd_spellings_are_answered_as_a_real_agent_answered_them() {
             .enumerate()
             .rev()
             .fold(path.to_owned(), |path, (at, id)| path.replace(&format!("${}", at + 1), id));
-        let (status, ours) = ask(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
+        let (status, ours) = send(&engine, method, &path, parts.next().unwrap_or_default().to_owned()).await;
         let mut found = Vec::new();
         if status != answered.status {
             found.push(format!("status {status}, expected {}", answered.status));
@@ -58,10 +58,10 @@ async fn odd_spellings_are_answered_as_a_real_agent_answered_them() {
 #[tokio::test]
 async fn tags_compare_without_case() {
     let engine = engine().await;
-    ask(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"t","Tags":["Abc","x"]}"#).await;
+    send(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"t","Tags":["Abc","x"]}"#).await;
     for (query, found) in [("tag=abc", 1), ("tag=ABC&tag=X", 1), ("tag=ab", 0)] {
         for path in ["health", "catalog"] {
-            let (_, listed) = ask(&engine, "GET", &format!("/v1/{path}/service/t?{query}"), "").await;
+            let (_, listed) = send(&engine, "GET", &format!("/v1/{path}/service/t?{query}"), "").await;
             assert_eq!(listed.as_array().unwrap().len(), found, "{path} {query}");
         }
     }
@@ -71,17 +71,17 @@ async fn tags_compare_without_case() {
 #[tokio::test(start_paused = true)]
 async fn a_session_of_lower_case_keys_expires_and_takes_its_keys_along() {
     let engine = engine().await;
-    let (_, made) = ask(&engine, "PUT", "/v1/session/create", r#"{"ttl":"10s","behavior":"delete"}"#).await;
+    let (_, made) = send(&engine, "PUT", "/v1/session/create", r#"{"ttl":"10s","behavior":"delete"}"#).await;
     let id = made["ID"].as_str().unwrap();
     assert_eq!(
-        ask(&engine, "PUT", &format!("/v1/kv/service/leader?acquire={id}"), "n1").await.1,
+        send(&engine, "PUT", &format!("/v1/kv/service/leader?acquire={id}"), "n1").await.1,
         json!(true)
     );
     tokio::time::sleep(Duration::from_secs(15)).await;
-    assert_eq!(ask(&engine, "GET", "/v1/kv/service/leader", "").await.0, 200);
+    assert_eq!(send(&engine, "GET", "/v1/kv/service/leader", "").await.0, 200);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(ask(&engine, "GET", "/v1/kv/service/leader", "").await.0, 404);
-    assert_eq!(ask(&engine, "GET", &format!("/v1/session/info/{id}"), "").await.1, json!([]));
+    assert_eq!(send(&engine, "GET", "/v1/kv/service/leader", "").await.0, 404);
+    assert_eq!(send(&engine, "GET", &format!("/v1/session/info/{id}"), "").await.1, json!([]));
 }
 
 /// As Consul 1.8.7 showed these sessions after it had made them.
@@ -99,41 +99,41 @@ async fn sessions_read_back_as_they_were_made() {
         (r#"{"lockdelay":1000.5}"#, "", 1_000),
         (r#"{"lockdelay":1e1}"#, "", 10_000_000_000),
         (r#"{"lockdelay":"90s"}"#, "", 90_000_000_000),
-        // A real agent shows less than none, and delays nothing either.
+        // A real agent shows a negative delay, and does not delay either.
         (r#"{"lockdelay":"-1s"}"#, "", 0),
         (r#"{"lockdelay":-2000}"#, "", 0),
     ] {
-        let (status, made) = ask(&engine, "PUT", "/v1/session/create", body).await;
+        let (status, made) = send(&engine, "PUT", "/v1/session/create", body).await;
         assert_eq!(status, 200, "{body}: {made}");
         let path = format!("/v1/session/info/{}", made["ID"].as_str().unwrap());
-        let (_, shown) = ask(&engine, "GET", &path, "").await;
+        let (_, shown) = send(&engine, "GET", &path, "").await;
         assert_eq!((&shown[0]["TTL"], &shown[0]["LockDelay"]), (&json!(ttl), &json!(delay)), "{body}");
     }
     for (body, status) in
         [(r#"{"TTL":" 15s"}"#, 500), (r#"{"TTL":"-15s"}"#, 500), (r#"{"lockdelay":"x"}"#, 400)]
     {
-        assert_eq!(ask(&engine, "PUT", "/v1/session/create", body).await.0, status, "{body}");
+        assert_eq!(send(&engine, "PUT", "/v1/session/create", body).await.0, status, "{body}");
     }
 }
 
 /// `py-consul` sends Python's `True` and `False`.
 #[tokio::test]
-async fn maintenance_is_switched_by_every_word_that_go_takes() {
+async fn maintenance_is_switched_by_every_boolean_of_go() {
     let engine = engine().await;
-    ask(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"web","ID":"web/1"}"#).await;
+    send(&engine, "PUT", "/v1/agent/service/register", r#"{"Name":"web","ID":"web/1"}"#).await;
     for path in ["/v1/agent/service/maintenance/web%2F1", "/v1/agent/maintenance"] {
         for words in
             [["True", "False"], ["TRUE", "FALSE"], ["T", "F"], ["t", "f"], ["1", "0"], ["true", "false"]]
         {
             for (word, in_maintenance) in words.into_iter().zip([true, false]) {
-                let (status, said) = ask(&engine, "PUT", &format!("{path}?enable={word}"), "").await;
-                assert_eq!(status, 200, "{word}: {said}");
-                let (_, checks) = ask(&engine, "GET", "/v1/agent/checks", "").await;
+                let (status, answer) = send(&engine, "PUT", &format!("{path}?enable={word}"), "").await;
+                assert_eq!(status, 200, "{word}: {answer}");
+                let (_, checks) = send(&engine, "GET", "/v1/agent/checks", "").await;
                 assert_eq!(!checks.as_object().unwrap().is_empty(), in_maintenance, "{path} {word}");
             }
         }
         for word in ["", "yes", "tRUE"] {
-            assert_eq!(ask(&engine, "PUT", &format!("{path}?enable={word}"), "").await.0, 400, "{word}");
+            assert_eq!(send(&engine, "PUT", &format!("{path}?enable={word}"), "").await.0, 400, "{word}");
         }
     }
 }
@@ -144,25 +144,25 @@ async fn flags_and_indexes_of_transactions_have_64_bits() {
     let engine = engine().await;
     let set = |flags: &str| format!(r#"[{{"kv":{{"verb":"set","key":"a","value":"","flags":{flags}}}}}]"#);
     for flags in [u64::MAX, 1 << 63] {
-        let (status, done) = ask(&engine, "PUT", "/v1/txn", set(&flags.to_string())).await;
+        let (status, done) = send(&engine, "PUT", "/v1/txn", set(&flags.to_string())).await;
         assert_eq!((status, &done["Results"][0]["KV"]["Flags"]), (200, &json!(flags)));
     }
     for wrong in ["18446744073709551616", "1.5", "-1", "\"3\"", "true"] {
-        assert_eq!(ask(&engine, "PUT", "/v1/txn", set(wrong)).await.0, 400, "{wrong}");
+        assert_eq!(send(&engine, "PUT", "/v1/txn", set(wrong)).await.0, 400, "{wrong}");
     }
     let checked = format!(r#"[{{"kv":{{"verb":"check-index","key":"a","index":{}}}}}]"#, u64::MAX);
-    assert_eq!(ask(&engine, "PUT", "/v1/txn", checked).await.0, 409);
+    assert_eq!(send(&engine, "PUT", "/v1/txn", checked).await.0, 409);
 }
 
-/// Half a surrogate pair, and octets that are no UTF-8, are U+FFFD as they are to Go.
+/// Half a surrogate pair, and octets that are not UTF-8, become U+FFFD as in Go.
 #[tokio::test]
-async fn what_is_no_unicode_is_replaced() {
+async fn invalid_unicode_is_replaced() {
     let engine = engine().await;
     for (body, name) in [(&br#"{"name":"\ud800x"}"#[..], "\u{FFFD}x"), (b"{\"name\":\"a\xFF\"}", "a\u{FFFD}")]
     {
-        let (status, made) = ask(&engine, "PUT", "/v1/session/create", body.to_vec()).await;
+        let (status, made) = send(&engine, "PUT", "/v1/session/create", body.to_vec()).await;
         assert_eq!(status, 200, "{made}");
         let path = format!("/v1/session/info/{}", made["ID"].as_str().unwrap());
-        assert_eq!(ask(&engine, "GET", &path, "").await.1[0]["Name"], json!(name));
+        assert_eq!(send(&engine, "GET", &path, "").await.1[0]["Name"], json!(name));
     }
 }

@@ -1,8 +1,8 @@
-//! The two long polls all shared services live on, and what they say about which of them changed.
+//! The two long polls that all shared services use, and which of the services an answer shows to have changed.
 //!
-//! `health/state/any` tells which check of which service or node changed; it says nothing about a
-//! registration whose checks stay as they are. `catalog/services` wakes for every registration, but tells
-//! only names and tags. Together they miss nothing but a node's own address and metadata.
+//! `health/state/any` shows which check of which service or node changed, but not a registration whose checks stay as
+//! they are. `catalog/services` wakes for every registration, but shows only names and tags. Together they miss only a
+//! node's own address and metadata.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -37,14 +37,14 @@ pub(super) enum Feed {
 
 /// What a feed reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum FeedEvent {
     /// These changed.
     Changed(Changed),
-    /// The feed fails from now on; for people.
+    /// The feed fails from now on; the reason, for people.
     Failed(String),
 }
 
-/// What a feed's answer says about the services.
+/// What a feed's answer shows about the services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
     /// Surely changed.
@@ -57,7 +57,7 @@ pub(super) struct Changed {
     pub(super) works_again: bool,
 }
 
-/// What a feed remembers of its last answer, to tell what changed.
+/// What a feed remembers of its last answer, to find what changed.
 trait Memory: Send {
     type Answer: Default + serde::de::DeserializeOwned + Send + 'static;
     const EXPECTED: &'static str;
@@ -65,7 +65,7 @@ trait Memory: Send {
     fn differ(&mut self, answer: Self::Answer) -> Changed;
 }
 
-/// What matters of one check: whose it is and how it stands. Its output does not.
+/// What matters of one check: its service and its status. Its output does not matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     service: String,
@@ -127,7 +127,7 @@ impl Memory for Services {
         Request::get("v1/catalog/services")
     }
 
-    /// Names and tags are a hint at whom to ask first; that the feed woke is reason to ask everybody.
+    /// Names and tags show which services to read first. All others are read as well, because the feed woke.
     fn differ(&mut self, answer: Self::Answer) -> Changed {
         let mut changed = Changed { perhaps_all: true, ..Changed::default() };
         let mut gone = std::mem::take(&mut self.0);
@@ -144,17 +144,17 @@ impl Memory for Services {
     }
 }
 
-/// Runs a feed for as long as somebody listens; it polls only while it is needed, and lets its last poll run
-/// out when it is not.
+/// Runs a feed for as long as its receiver lives. It polls only while it is needed; when it is not, its last poll
+/// runs to its end.
 pub(super) async fn run(
     feed: Feed,
     consul: Arc<Consul>,
     needed: watch::Receiver<bool>,
-    news: mpsc::Sender<(Feed, News)>,
+    events: mpsc::Sender<(Feed, FeedEvent)>,
 ) {
     match feed {
-        Feed::Checks => FeedLoop::new(feed, consul, needed, news, Checks::default()).run().await,
-        Feed::Services => FeedLoop::new(feed, consul, needed, news, Services::default()).run().await,
+        Feed::Checks => FeedLoop::new(feed, consul, needed, events, Checks::default()).run().await,
+        Feed::Services => FeedLoop::new(feed, consul, needed, events, Services::default()).run().await,
     }
 }
 
@@ -162,7 +162,7 @@ struct FeedLoop<M> {
     feed: Feed,
     consul: Arc<Consul>,
     needed: watch::Receiver<bool>,
-    news: mpsc::Sender<(Feed, News)>,
+    events: mpsc::Sender<(Feed, FeedEvent)>,
     memory: M,
     cursor: Cursor,
     works: bool,
@@ -173,10 +173,10 @@ impl<M: Memory> FeedLoop<M> {
         feed: Feed,
         consul: Arc<Consul>,
         needed: watch::Receiver<bool>,
-        news: mpsc::Sender<(Feed, News)>,
+        events: mpsc::Sender<(Feed, FeedEvent)>,
         memory: M,
     ) -> Self {
-        Self { feed, consul, needed, news, memory, cursor: cursor(), works: false }
+        Self { feed, consul, needed, events, memory, cursor: cursor(), works: false }
     }
 
     async fn run(mut self) {
@@ -198,7 +198,7 @@ impl<M: Memory> FeedLoop<M> {
 
     async fn round(&mut self, place: &mut Place) -> Result<(), ()> {
         self.cursor.ready().await;
-        let request = self.consul.client.here(M::request());
+        let request = self.consul.client.in_datacenter(M::request());
         let wait = self.cursor.wait(WAIT);
         let answer = self.consul.client.poll(request, wait, place).await;
         let started = Instant::now();
@@ -209,7 +209,7 @@ impl<M: Memory> FeedLoop<M> {
         match read {
             Ok(answer) => {
                 if let Some(changed) = self.compare(answer) {
-                    self.news.send((self.feed, News::Changed(changed))).await.map_err(drop)?;
+                    self.events.send((self.feed, FeedEvent::Changed(changed))).await.map_err(drop)?;
                 }
                 // A cluster of many thousand checks answers with megabytes: leave most of the core to others.
                 tokio::time::sleep((started.elapsed() * 3).min(Duration::from_secs(2))).await;
@@ -219,7 +219,7 @@ impl<M: Memory> FeedLoop<M> {
         Ok(())
     }
 
-    /// What the answer says; nothing if the poll only ran out.
+    /// What the answer shows; nothing if the poll only ran out.
     fn compare(&mut self, answer: Indexed<Option<M::Answer>>) -> Option<Changed> {
         let before = self.cursor.after();
         let stepped_back = self.cursor.went_back(answer.index);
@@ -239,7 +239,7 @@ impl<M: Memory> FeedLoop<M> {
         let first = !self.cursor.is_failing();
         let pause = self.cursor.failed(error);
         if first {
-            self.news.send((self.feed, News::Failed(error.to_string()))).await.map_err(drop)?;
+            self.events.send((self.feed, FeedEvent::Failed(error.to_string()))).await.map_err(drop)?;
         }
         tokio::time::sleep(pause).await;
         Ok(())
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn services_wake_everybody_and_name_the_new_the_gone_and_the_retagged() {
+    fn services_may_change_all_and_name_new_removed_and_retagged_ones() {
         let mut memory = Services::default();
         let catalog = |entries: &[(&str, &[&str])]| {
             let tags = |tags: &[&str]| Some(tags.iter().map(|tag| (*tag).to_owned()).collect());

@@ -1,4 +1,4 @@
-//! One service somebody wants to know about: what was last told of it, and how it is told.
+//! One followed service: what was last sent about it, and when a reading is sent.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -9,29 +9,29 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::{Endpoint, Indexed, Reading, Result, ServiceChange};
 
-/// Where changes go; the watch ends when nobody receives them.
-pub(super) type Outlet = mpsc::Sender<ServiceChange>;
+/// Where changes go; the watch ends when the receiver is dropped.
+pub(super) type ChangeSender = mpsc::Sender<ServiceChange>;
 
 /// The receiver is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unheard;
+pub(super) struct ReceiverGone;
 
-/// A service in use, or one whose last poll is still running out.
+/// A service in use, or one whose last poll has not ended yet.
 #[derive(Debug)]
 pub(super) struct Followed {
     /// The service's name.
     pub(super) service: String,
-    /// Which time it is wanted; zero while it is not.
+    /// The number of the current subscription; zero while the service is not in use.
     subscription: AtomicU64,
-    /// Held over reading and telling by shared readers, so that an older reading never follows a newer one.
-    last: AsyncMutex<Told>,
-    /// The nodes its instances stand on, as last read: a check of a node concerns all of them.
+    /// Locked by shared readers while they read and send, so that an older reading never follows a newer one.
+    last: AsyncMutex<LastSent>,
+    /// The nodes its instances are on, as last read: a check of a node concerns all of them.
     nodes: Mutex<Vec<String>>,
 }
 
-/// What the receiver knows, and since which subscription.
+/// What the receiver was sent last, and for which subscription.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastSent {
     subscription: u64,
     known: Known,
 }
@@ -58,62 +58,62 @@ impl Followed {
         self.subscription.load(Ordering::Acquire) != 0
     }
 
-    /// Wanted (again): the next reading is told even if it is as before.
-    pub(super) fn want(&self, subscription: u64) {
+    /// The service is in use (again): the next reading is sent even if it is equal to the last.
+    pub(super) fn mark_wanted(&self, subscription: u64) {
         self.subscription.store(subscription, Ordering::Release);
     }
 
-    pub(super) fn unwant(&self) {
+    pub(super) fn mark_unwanted(&self) {
         self.subscription.store(0, Ordering::Release);
     }
 
-    pub(super) fn stands_on(&self, is_named: impl Fn(&str) -> bool) -> bool {
+    pub(super) fn has_instance_on(&self, is_named: impl Fn(&str) -> bool) -> bool {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.iter().any(|node| is_named(node))
     }
 
-    /// Keeps other readers of the service waiting until what is read now was told.
-    pub(super) async fn hold(&self) -> tokio::sync::MutexGuard<'_, Told> {
+    /// Keeps other readers of the service waiting until what is read now was sent.
+    pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, LastSent> {
         self.last.lock().await
     }
 
-    /// As [`Followed::hold`], unless a reading is under way.
-    pub(super) fn try_hold(&self) -> Option<tokio::sync::MutexGuard<'_, Told>> {
+    /// As [`Followed::lock`], unless a reading is under way.
+    pub(super) fn try_lock(&self) -> Option<tokio::sync::MutexGuard<'_, LastSent>> {
         self.last.try_lock().ok()
     }
 
-    /// Tells what was read if it is news: other instances, the same instances at another index, the first reading, or
+    /// Sends what was read if it is new: other instances, the same instances at another index, the first reading, or
     /// the end or the start of an outage.
-    pub(super) async fn tell(
+    pub(super) async fn send_if_new(
         &self,
-        told: &mut Told,
-        outlet: &Outlet,
+        last: &mut LastSent,
+        sender: &ChangeSender,
         read: Result<Indexed<Vec<Endpoint>>>,
-    ) -> std::result::Result<(), Unheard> {
+    ) -> std::result::Result<(), ReceiverGone> {
         let subscription = self.subscription.load(Ordering::Acquire);
         if subscription == 0 {
             return Ok(());
         }
-        if told.subscription != subscription {
-            *told = Told { subscription, known: Known::Nothing };
+        if last.subscription != subscription {
+            *last = LastSent { subscription, known: Known::Nothing };
         }
-        let Some(reading) = told.known.news(read) else { return Ok(()) };
-        if let Known::Answer(answer) = &told.known {
+        let Some(reading) = last.known.update(read) else { return Ok(()) };
+        if let Known::Answer(answer) = &last.known {
             let mut nodes: Vec<_> = answer.value.iter().map(|endpoint| endpoint.node.clone()).collect();
             nodes.dedup();
             *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
         }
         let change = ServiceChange { service: self.service.clone(), reading };
-        outlet.send(change).await.map_err(|_| Unheard)
+        sender.send(change).await.map_err(|_| ReceiverGone)
     }
 }
 
 impl Known {
-    /// An index that moved without a change of the instances is passed on too: a later answer that lacks instances is judged
-    /// by whether the index grew since they were last listed, and Consul raises it also for what is not shown here (the
-    /// output of a check, another check of the node). Without instances it is no news: the index of a missing service
-    /// moves with every other service.
-    fn news(&mut self, read: Result<Indexed<Vec<Endpoint>>>) -> Option<Reading> {
+    /// The reading to send, if it is new. An index that moved without a change of the instances is new too: a later
+    /// answer that lacks instances is judged by whether the index grew since they were last listed, and Consul raises it
+    /// also for what is not shown here (the output of a check, another check of the node). Without instances it is not
+    /// new: the index of a missing service moves with every other service.
+    fn update(&mut self, read: Result<Indexed<Vec<Endpoint>>>) -> Option<Reading> {
         match (&*self, read) {
             (Self::Answer(before), Ok(answer))
                 if before.value == answer.value
@@ -139,9 +139,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
-    use std::collections::BTreeMap;
-
-    use crate::{CheckStatus, EngineError, Index};
+    use crate::{EngineError, Index};
 
     fn answer(index: u64) -> Result<Indexed<Vec<Endpoint>>> {
         Ok(Indexed { index: Index(index), value: Vec::new() })
@@ -152,27 +150,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_news_is_told_and_an_outage_once() {
-        let (outlet, mut changes) = mpsc::channel(16);
+    async fn only_changes_are_sent_and_an_outage_once() {
+        let (sender, mut changes) = mpsc::channel(16);
         let followed = Followed::new("web", 1);
-        let mut told = followed.hold().await;
+        let mut last = followed.lock().await;
         for read in [answer(1), answer(2), outage(), outage(), answer(2), answer(3)] {
-            followed.tell(&mut told, &outlet, read).await.unwrap();
+            followed.send_if_new(&mut last, &sender, read).await.unwrap();
         }
-        followed.want(2);
-        followed.tell(&mut told, &outlet, answer(4)).await.unwrap();
-        followed.unwant();
-        followed.tell(&mut told, &outlet, outage()).await.unwrap();
-        drop(outlet);
-        let mut heard = Vec::new();
+        followed.mark_wanted(2);
+        followed.send_if_new(&mut last, &sender, answer(4)).await.unwrap();
+        followed.mark_unwanted();
+        followed.send_if_new(&mut last, &sender, outage()).await.unwrap();
+        drop(sender);
+        let mut received = Vec::new();
         while let Some(change) = changes.recv().await {
-            heard.push(match change.reading {
+            received.push(match change.reading {
                 Reading::Answered(answer) => answer.index.0,
                 Reading::Unreachable(_) => 0,
             });
         }
         // The first, the outage, its end, and the first of the second subscription.
-        assert_eq!(heard, [1, 0, 2, 4]);
+        assert_eq!(received, [1, 0, 2, 4]);
     }
 
     #[derive(Clone, Debug)]
@@ -191,35 +189,20 @@ mod tests {
     }
 
     fn endpoint(id: usize) -> Endpoint {
-        Endpoint {
-            node: "n1".to_owned(),
-            node_address: "192.0.2.1".to_owned(),
-            external: false,
-            service: "orders".to_owned(),
-            id: format!("o{id}"),
-            address: "192.0.2.1".to_owned(),
-            port: 80,
-            tags: vec![],
-            meta: BTreeMap::new(),
-            weight: 1,
-            status: CheckStatus::Passing,
-            maintenance: false,
-            create_index: Index(1),
-            modify_index: Index(1),
-        }
+        crate::testing::endpoint("orders", &format!("o{id}"))
     }
 
     proptest! {
-        /// The receiver knows the instances as last read and, where there are any, the index they were read at: by it
-        /// the next answer is judged.
+        /// The receiver has the instances as last read and, where there are any, the index they were read at, because
+        /// the next answer is judged by it.
         #[test]
-        fn the_receiver_knows_what_was_read_last_and_where(reads in vec(read(), 1..30)) {
+        fn the_receiver_has_what_was_read_last_and_its_index(reads in vec(read(), 1..30)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let (outlet, mut changes) = mpsc::channel(64);
+                let (sender, mut changes) = mpsc::channel(64);
                 let followed = Followed::new("web", 1);
-                let mut told = followed.hold().await;
-                let mut heard = None;
+                let mut last = followed.lock().await;
+                let mut received = None;
                 for read in reads {
                     let answer = match &read {
                         Read::Answers { index, instances } => {
@@ -227,18 +210,18 @@ mod tests {
                         }
                         Read::Fails => outage(),
                     };
-                    followed.tell(&mut told, &outlet, answer).await.unwrap();
+                    followed.send_if_new(&mut last, &sender, answer).await.unwrap();
                     while let Ok(change) = changes.try_recv() {
-                        prop_assert!(heard.as_ref() != Some(&change.reading), "twice the same");
-                        heard = Some(change.reading);
+                        prop_assert!(received.as_ref() != Some(&change.reading), "sent twice");
+                        received = Some(change.reading);
                     }
-                    match (&read, &heard) {
+                    match (&read, &received) {
                         (Read::Answers { index, instances }, Some(Reading::Answered(known))) => {
                             prop_assert_eq!(&known.value, instances);
                             prop_assert!(known.value.is_empty() || known.index == Index(*index), "{:?}", known.index);
                         }
                         (Read::Fails, Some(Reading::Unreachable(_))) => {}
-                        (read, heard) => prop_assert!(false, "{read:?}, and known is {heard:?}"),
+                        (read, received) => prop_assert!(false, "{read:?}, and received was {received:?}"),
                     }
                 }
                 Ok(())

@@ -1,8 +1,8 @@
 //! Which of the shared services to read again, and in what order. Pure: time is an argument.
 //!
-//! A service waits at most once, however often it was named; one that is being read is not read twice at
-//! once, but is read again if it was named meanwhile. So any number of wakes during a sweep make one more
-//! sweep at most, and nothing that changed after a read began is lost.
+//! A service is in the queue at most once, even if it was pushed many times. One that is being read is not read twice
+//! at once, but is read again if it was pushed meanwhile. So any number of wakes during a sweep make at most one more
+//! sweep, and no change after the start of a read is lost.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::backoff;
 use crate::Backoff;
 
-/// How pressing a reading is.
+/// How urgent a reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
     /// Something is known to have changed.
@@ -32,7 +32,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Asks for a reading of the service; a more pressing one replaces a less pressing one.
+    /// Queues a reading of the service; a more urgent one replaces a less urgent one.
     pub(super) fn push(&mut self, lane: Lane, service: &str) {
         if let Some(place) = self.places.get(service).copied() {
             if place.0 <= lane {
@@ -49,7 +49,7 @@ impl Queue {
     /// The next service to read; it counts as being read until [`Queue::done`].
     pub(super) fn pop(&mut self, now: Instant) -> Option<String> {
         self.wake(now);
-        // At most as many are skipped as are being read at once.
+        // At most as many services are skipped as are being read.
         let (place, _) = self.waiting.iter().find(|(_, service)| !self.reading.contains(*service))?;
         let place = *place;
         let service = self.waiting.remove(&place)?;
@@ -58,7 +58,7 @@ impl Queue {
         Some(service)
     }
 
-    /// Is there anything to read now?
+    /// True if there is nothing to read now.
     pub(super) fn is_idle(&mut self, now: Instant) -> bool {
         self.wake(now);
         self.waiting.values().all(|service| self.reading.contains(service))
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn urgent_comes_first_and_nobody_twice() {
+    fn urgent_comes_first_and_no_service_twice() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         for service in ["a", "b", "c", "b"] {
             queue.push(Lane::Sweep, service);

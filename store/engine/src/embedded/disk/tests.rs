@@ -129,7 +129,7 @@ fn broken(dir: &Path, reached_the_disk: bool) -> Broken {
 }
 
 #[test]
-fn what_was_refused_is_taken_back_and_what_was_acknowledged_stays() {
+fn a_refused_write_is_undone_and_acknowledged_ones_stay() {
     for reached_the_disk in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         filled(dir.path());
@@ -146,7 +146,7 @@ fn what_was_refused_is_taken_back_and_what_was_acknowledged_stays() {
 }
 
 #[test]
-fn a_store_that_is_not_as_it_was_is_not_taken_up() {
+fn a_store_that_was_changed_meanwhile_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
     let broken = broken(dir.path(), false);

@@ -1,14 +1,15 @@
 //! The part of a check that its `type` decides.
 //!
-//! [`KEYS`] says which key belongs to which type. Every key is known whatever the type is, so that a wrong type, or
-//! a key of another type, is one error that says what it is.
+//! [`KEYS`] lists which key belongs to which type. Every key is read for every type, so that a wrong type, or a key of
+//! another type, is one error that names its cause.
 
 use super::super::some;
 use crate::{
     DnsProbe, DomainName, ExternalProbe, GrpcProbe, Header, HttpProbe, HttpVersion, Method, Probe, ProbeType,
     Span, StatusRange, TcpProbe, Tls, TlsProbe, rdata,
-    read::{Fields, Reader, join},
+    read::{Fields, Reader},
     tree::Value,
+    words::join,
 };
 
 use ProbeType::{Dns, External, Grpc, Http, Https, Icmp, Tcp, Tls as TlsOnly};
@@ -71,7 +72,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Option<(Probe, u16)> {
         Grpc => Some(grpc(fields)).zip(needed_port(fields)),
         Icmp => Some((Probe::Icmp {}, 0)),
         External => {
-            let expected = "the name under which the probers know a program, in [prober.external]";
+            let expected = "the name that the probers' configuration gives the program, in [prober.external]";
             let program = fields.required("program", expected, |field| field.parse());
             let port = fields.optional("port", port).unwrap_or(0);
             Some((Probe::External(Box::new(ExternalProbe { program: program? })), port))
@@ -245,11 +246,11 @@ fn dns(fields: &Fields<'_>) -> Option<DnsProbe> {
 fn record_type(field: Reader<'_>) -> Option<u16> {
     let text = field.text(16)?;
     // Transfers and the like are no questions a UDP packet answers (RFC 6895 §3.1).
-    let asked = rdata::number(text).filter(|number| !matches!(number, 0 | 41 | 249..=252));
-    if asked.is_none() {
-        field.wrong("a record type that can be asked for, such as A, AAAA, MX, SOA or TYPE65280");
+    let queried = rdata::number(text).filter(|number| !matches!(number, 0 | 41 | 249..=252));
+    if queried.is_none() {
+        field.wrong("a record type that can be queried, such as A, AAAA, MX, SOA or TYPE65280");
     }
-    asked
+    queried
 }
 
 fn grpc(fields: &Fields<'_>) -> Probe {
@@ -302,7 +303,11 @@ mod tests {
         for (text, place, words) in [
             ("type: tcp", "port", "is missing; expected a port"),
             ("type: dns", "query", "is missing; expected the name to ask for"),
-            ("type: external", "program", "is missing; expected the name under which the probers know"),
+            (
+                "type: external",
+                "program",
+                "is missing; expected the name that the probers' configuration gives",
+            ),
             ("type: grpc", "port", "is missing"),
             ("type: icmp\nport: 7", "port", "means nothing to a check of type icmp"),
             ("type: tcp\nport: 1\npath: /", "path", "this key only with type: http or https"),
@@ -322,7 +327,7 @@ mod tests {
             ("type: http\nhttp_version: 3", "http_version", "1.1 or 2"),
             ("type: tls\nport: 1\nserver_name: 10.0.0.1", "server_name", "a host name"),
             ("type: tls\nport: 1\nserver_name: '*.a.b'", "server_name", "a host name"),
-            ("type: dns\nquery: a.b\nrecord_type: AXFR", "record_type", "can be asked for"),
+            ("type: dns\nquery: a.b\nrecord_type: AXFR", "record_type", "can be queried"),
             ("type: dns\nquery: a.b\nexpect_rcode: OK", "expect_rcode", "NOERROR"),
             ("type: dns\nquery: a.b\nexpect_rcode: REFUSED\nexpect_record: x", "expect_record", "no record"),
             ("type: external\nprogram: /bin/sh", "program", "a name of"),

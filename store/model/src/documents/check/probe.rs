@@ -1,6 +1,6 @@
 //! What a probe dials and what it expects, kind by kind.
 //!
-//! Every kind with more than a word to say is boxed: a prober holds tens of thousands of these, most of them `tcp`.
+//! Every kind with more than a few bytes is boxed: a prober holds tens of thousands of these, most of them `tcp`.
 //! A field added later has a default and is left out when it has it, so that what an earlier version stored is
 //! read as it was meant.
 
@@ -12,7 +12,7 @@ use crate::{DomainName, Name, Rcode, Span, words::words};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Probe {
-    /// The port accepts a connection, and says what it should if that is asked.
+    /// The port accepts a connection and, if the check has such a term, sends the expected text.
     Tcp(TcpProbe),
     /// The port completes a TLS handshake.
     Tls(Box<TlsProbe>),
@@ -20,11 +20,11 @@ pub enum Probe {
     Http(Box<HttpProbe>),
     /// A DNS server answers a query.
     Dns(Box<DnsProbe>),
-    /// A gRPC server says that it is serving (grpc.health.v1).
+    /// A gRPC server reports that it is serving (grpc.health.v1).
     Grpc(Box<GrpcProbe>),
     /// The address answers an ICMP echo request.
     Icmp {},
-    /// A program of the prober's own says so.
+    /// A program on the prober's machine reports success.
     External(Box<ExternalProbe>),
 }
 
@@ -52,7 +52,7 @@ impl Probe {
 }
 
 words! {
-    /// The `type` of a check in its document. The stored form knows no `https`: there it is `http` with TLS terms.
+    /// The `type` of a check in its document. The stored form has no `https`: there it is `http` with TLS terms.
     #[expect(missing_docs, reason = "the variants of `Probe`, documented there")]
     pub enum ProbeType {
         "http" Http,
@@ -66,7 +66,7 @@ words! {
     }
 }
 
-/// A TCP connection and, if asked, a word or two over it.
+/// A TCP connection and, if the check has them, a text to send and one to expect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TcpProbe {
     /// Sent once connected, as it is.
@@ -84,16 +84,16 @@ impl TcpProbe {
     pub const MAX_READ: usize = 16 * 1024;
 }
 
-/// How a TLS session is asked for and judged.
+/// How a TLS session is opened and judged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tls {
-    /// The name asked for (SNI, RFC 6066 §3) and, if verified, what the certificate must be for. Absent: that of
+    /// The requested name (SNI, RFC 6066 §3) and, if verified, what the certificate must be for. Absent: that of
     /// the Host header if there is one, otherwise the address, which SNI does not carry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<DomainName>,
     /// Whether the certificate must be valid, for that name, by an authority the prober trusts.
     pub verify: bool,
-    /// A success says so when the certificate ends within this time; it stays a success.
+    /// When the certificate ends within this time, the result mentions it and is still a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn_before: Option<Span>,
 }
@@ -114,7 +114,7 @@ pub struct TlsProbe {
 /// One HTTP request and what its answer must be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HttpProbe {
-    /// The path asked for.
+    /// The requested path.
     pub path: String,
     /// The Host header; absent: the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,9 +300,9 @@ impl<'de> Deserialize<'de> for StatusRange {
 /// One DNS query over UDP, over TCP too if the answer is cut short.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DnsProbe {
-    /// The name asked for.
+    /// The queried name.
     pub query: DomainName,
-    /// The type asked for, by number.
+    /// The queried type, by number.
     pub record_type: u16,
     /// The response code that must come back, by number (RFC 6895 §2.3).
     pub expect_rcode: u16,
@@ -326,7 +326,7 @@ impl DnsProbe {
 /// One call of `grpc.health.v1.Health/Check`, whose answer must be SERVING.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GrpcProbe {
-    /// The service asked for; empty: the server as a whole.
+    /// The queried service; empty: the server as a whole.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service: String,
     /// The `:authority`; absent: the address.
@@ -340,8 +340,8 @@ pub struct GrpcProbe {
 /// A program that the prober's own configuration lists; it is given the address and the port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ExternalProbe {
-    /// The name under which the prober knows it. A path has no place in a document: what runs on a machine is
-    /// for that machine's configuration to say.
+    /// Its name in the prober's configuration. A document holds no path, because which programs run on a machine is
+    /// decided by that machine's configuration.
     pub program: Name,
 }
 

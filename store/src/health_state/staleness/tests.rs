@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    beliefs::Beliefs,
     board::Board,
     health::{Heartbeat, Observation, State, TargetKey},
+    health_state::HealthState,
     model::{Quorum, Sources},
     testing::{check, compile, name, sources},
 };
@@ -14,7 +14,7 @@ use crate::{
 /// A reader, and the heartbeats that the vantages write.
 struct Reader {
     snapshot: Snapshot,
-    beliefs: Beliefs,
+    state: HealthState,
     heartbeats: BTreeMap<Name, Heartbeat>,
     now: Moment,
 }
@@ -23,7 +23,7 @@ impl Reader {
     fn of(sources: Sources) -> Self {
         let snapshot = compile(sources, &Board::default());
         let mut reader =
-            Self { snapshot, beliefs: Beliefs::default(), heartbeats: [].into(), now: Moment(1_000) };
+            Self { snapshot, state: HealthState::default(), heartbeats: [].into(), now: Moment(1_000) };
         reader.later(0);
         reader
     }
@@ -38,8 +38,8 @@ impl Reader {
             let heartbeat = self.heartbeats.entry(name(&format!("v{vantage}"))).or_insert_with(first);
             (heartbeat.number, heartbeat.withheld) = (heartbeat.number + 1, withheld);
         }
-        self.beliefs.heartbeats(self.heartbeats.clone(), self.now);
-        self.beliefs.judge(&self.snapshot, self.now);
+        self.state.heartbeats(self.heartbeats.clone(), self.now);
+        self.state.judge(&self.snapshot, self.now);
     }
 
     /// Two heartbeats, so that the number changes.
@@ -50,11 +50,11 @@ impl Reader {
 
     fn later(&mut self, seconds: u64) {
         self.now = self.now.after(Duration::from_secs(seconds));
-        self.beliefs.judge(&self.snapshot, self.now);
+        self.state.judge(&self.snapshot, self.now);
     }
 
     fn stale(&self) -> bool {
-        self.beliefs.view().stale
+        self.state.staleness().stale
     }
 }
 
@@ -64,9 +64,9 @@ fn a_view_is_stale_once_no_vantage_is_heard_and_until_enough_are_again() {
     reader.hear(&[0, 1, 2]);
     let heard = reader.now;
     reader.later(5);
-    assert_eq!(reader.beliefs.view(), &View::default());
+    assert_eq!(reader.state.staleness(), &Staleness::default());
     reader.later(1);
-    let view = reader.beliefs.view().clone();
+    let view = reader.state.staleness().clone();
     assert_eq!((view.stale, view.since), (true, Some(heard.after(Duration::from_secs(5)))));
     assert_eq!(
         view.reason.as_deref(),
@@ -75,11 +75,11 @@ fn a_view_is_stale_once_no_vantage_is_heard_and_until_enough_are_again() {
         )
     );
     reader.later(60);
-    assert_eq!(reader.beliefs.view().since, view.since);
+    assert_eq!(reader.state.staleness().since, view.since);
     reader.heartbeat(&[0], false);
     assert!(reader.stale(), "one of three changes no verdict");
     reader.heartbeat(&[1], false);
-    assert_eq!(reader.beliefs.view(), &View::default());
+    assert_eq!(reader.state.staleness(), &Staleness::default());
 }
 
 #[test]
@@ -107,7 +107,9 @@ fn with_two_vantages_the_failure_of_one_is_reported() {
     reader.hear(&[0, 1]);
     reader.later(6);
     reader.heartbeat(&[0], false);
-    assert!(reader.beliefs.view().reason.as_deref().unwrap().starts_with("1 of 2 vantages is silent (v1)"));
+    assert!(
+        reader.state.staleness().reason.as_deref().unwrap().starts_with("1 of 2 vantages is silent (v1)")
+    );
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn a_vantage_that_withholds_its_votes_is_not_heard() {
     let mut reader = Reader::with(3, Quorum::Majority);
     reader.hear(&[0, 1, 2]);
     reader.heartbeat(&[1, 2], true);
-    let reason = reader.beliefs.view().reason.clone().unwrap();
+    let reason = reader.state.staleness().reason.clone().unwrap();
     assert!(reason.starts_with("2 of 3 vantages doubt themselves (v1, v2): too few"), "{reason}");
 }
 
@@ -140,7 +142,7 @@ fn new_vantages_are_waited_for_with_a_time_limit() {
     for second in 1..=6 {
         // Each apply names other vantages; only the first one is ever heard.
         reader.snapshot = compile(sources(2, 2 + second), &Board::default());
-        reader.beliefs.reconfigured();
+        reader.state.reconfigured();
         reader.later(1);
         reader.heartbeat(&[0], false);
         assert_eq!(reader.stale(), second == 6, "second {second}");
@@ -152,7 +154,7 @@ fn where_nothing_is_probed_nothing_is_stale() {
     for sources in [sources(2, 0), Sources { domains: vec![], ..sources(2, 3) }] {
         let mut reader = Reader::of(sources);
         reader.later(60);
-        assert_eq!(reader.beliefs.view(), &View::default());
+        assert_eq!(reader.state.staleness(), &Staleness::default());
     }
 }
 
@@ -160,7 +162,7 @@ fn where_nothing_is_probed_nothing_is_stale() {
 fn a_reason_names_a_few_of_many() {
     let mut reader = Reader::with(200, Quorum::Majority);
     reader.later(6);
-    let reason = reader.beliefs.view().reason.clone().unwrap();
+    let reason = reader.state.staleness().reason.clone().unwrap();
     assert!(
         reason.starts_with("200 of 200 vantages are silent (v0, v1, ") && reason.contains(", …)"),
         "{reason}"
@@ -183,19 +185,19 @@ proptest! {
                 target: target.clone(), state, since: reader.now, reason: String::new(), latency: None,
                 suspect: false,
             };
-            let before = reader.beliefs.verdicts().get(&target).map(|it| it.state);
-            reader.beliefs.observations(&name(&format!("v{vantage}")), "s", vec![seen]);
+            let before = reader.state.verdicts().get(&target).map(|it| it.state);
+            reader.state.observations(&name(&format!("v{vantage}")), "s", vec![seen]);
             reader.now = reader.now.after(Duration::from_secs(seconds));
             let known = reader.heartbeats.contains_key(&name(&format!("v{vantage}")));
             reader.heartbeat(&[vantage], withheld);
             if known {
                 moved[usize::from(vantage)] = Some((reader.now, withheld));
             }
-            let counts = |it: &&Option<(Moment, bool)>| {
-                it.is_some_and(|(at, withheld)| reader.now.since(at) < FRESH_FOR && !withheld)
+            let counts = |seen: &&Option<(Moment, bool)>| {
+                seen.is_some_and(|(at, withheld)| reader.now.since(at) < FRESH_FOR && !withheld)
             };
             let heard = moved.iter().filter(counts).count();
-            let after = reader.beliefs.verdicts().get(&target).map(|it| it.state);
+            let after = reader.state.verdicts().get(&target).map(|it| it.state);
             prop_assert!(heard < 2 || !reader.stale());
             prop_assert!(!reader.stale() || before.unwrap_or_default() == after.unwrap_or_default());
         }

@@ -23,7 +23,7 @@ const NAMED: usize = 8;
 /// its heartbeat number changes (within [`FRESH_FOR`]) and it does not withhold its votes. Without any target, or
 /// without any configured vantage, a view is never stale.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct Staleness {
     /// Too few vantages are heard.
     pub stale: bool,
     /// When enough of them were last heard, by the reader's clock; absent while the view is not stale.
@@ -69,8 +69,8 @@ impl Heard {
 
 /// Decides over time whether the view is stale.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watch {
-    view: View,
+pub(super) struct StalenessMonitor {
+    staleness: Staleness,
     /// When enough vantages were last heard, or waiting for them began.
     enough: Option<Moment>,
     /// Enough were heard under the present configuration. Until then a vantage has [`FRESH_FOR`] to be heard.
@@ -79,18 +79,18 @@ pub(super) struct Watch {
     wanted: Option<BTreeMap<usize, usize>>,
 }
 
-impl Watch {
-    pub(super) const fn view(&self) -> &View {
-        &self.view
+impl StalenessMonitor {
+    pub(super) const fn staleness(&self) -> &Staleness {
+        &self.staleness
     }
 
     /// The configuration changed: other targets and vantages may be needed now.
     pub(super) fn reconfigured(&mut self) {
         self.wanted = None;
-        self.proven = self.view.stale;
+        self.proven = self.staleness.stale;
     }
 
-    pub(super) fn look(&mut self, snapshot: &Snapshot, heard: &Heard, now: Moment) {
+    pub(super) fn update(&mut self, snapshot: &Snapshot, heard: &Heard, now: Moment) {
         let votes = heard.configured();
         let wanted = self.wanted.get_or_insert_with(|| {
             let mut wanted = BTreeMap::new();
@@ -100,22 +100,22 @@ impl Watch {
             wanted
         });
         if wanted.is_empty() || votes == 0 {
-            (self.view, self.enough, self.proven) = (View::default(), None, false);
+            (self.staleness, self.enough, self.proven) = (Staleness::default(), None, false);
             return;
         }
-        // Never more than there are vantages, so that a wrong quorum is not taken for silence.
+        // At most as many as there are vantages, so that a wrong quorum does not count as silence.
         let concerned = |(needed, targets): (&usize, &usize)| {
             if (*needed).min(votes) > heard.heard { *targets } else { 0 }
         };
         let concerned: usize = wanted.iter().map(concerned).sum();
         if concerned == 0 {
-            (self.view, self.enough, self.proven) = (View::default(), Some(now), true);
+            (self.staleness, self.enough, self.proven) = (Staleness::default(), Some(now), true);
             return;
         }
         let since = *self.enough.get_or_insert(now);
         if self.proven || now.since(since) >= FRESH_FOR {
             let reason = heard.reason(concerned, wanted.values().sum());
-            self.view = View { stale: true, since: Some(since), reason: Some(reason) };
+            self.staleness = Staleness { stale: true, since: Some(since), reason: Some(reason) };
         }
     }
 }

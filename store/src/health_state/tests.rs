@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Gives the engine's content to a reader, with the vantages in either order.
-    fn show(&self, reader: &mut Beliefs, reverse: bool) {
+    fn show(&self, reader: &mut HealthState, reverse: bool) {
         reader.heartbeats(self.heartbeats.clone(), self.now);
         let mut shards: Vec<_> = self.observations.iter().collect();
         if reverse {
@@ -84,14 +84,14 @@ impl World {
     }
 }
 
-fn states(reader: &Beliefs) -> Vec<(State, Moment)> {
+fn states(reader: &HealthState) -> Vec<(State, Moment)> {
     reader.verdicts().values().map(|it| (it.state, it.since)).collect()
 }
 
 #[test]
 fn a_heartbeat_seen_once_is_not_fresh() {
     let mut world = World::new();
-    let mut reader = Beliefs::default();
+    let mut reader = HealthState::default();
     for vantage in 0..VANTAGES {
         world.apply(&Event::Heartbeat(vantage, false));
         world.apply(&Event::Sees(vantage, 0, State::Up));
@@ -108,7 +108,7 @@ fn a_heartbeat_seen_once_is_not_fresh() {
 #[test]
 fn silence_makes_stale_and_keeps_the_verdict() {
     let mut world = World::new();
-    let mut reader = Beliefs::default();
+    let mut reader = HealthState::default();
     for _ in 0..2 {
         for vantage in 0..VANTAGES {
             world.apply(&Event::Heartbeat(vantage, false));
@@ -134,8 +134,8 @@ fn silence_alone_changes_no_verdict() {
     small.checks = vec![check(Quorum::Any)];
     world.snapshot = compile(small, &Board::default());
     world.targets = world.snapshot.targets.keys().cloned().collect();
-    let mut reader = Beliefs::default();
-    let state = |reader: &Beliefs, world: &World| reader.verdicts()[&world.targets[0]].state;
+    let mut reader = HealthState::default();
+    let state = |reader: &HealthState, world: &World| reader.verdicts()[&world.targets[0]].state;
     world.apply(&Event::Heartbeat(0, false));
     world.apply(&Event::Sees(0, 0, State::Up));
     world.apply(&Event::Heartbeat(1, false));
@@ -162,7 +162,7 @@ proptest! {
     #[test]
     fn the_order_in_which_vantages_are_read_does_not_matter(events in events()) {
         let mut world = World::new();
-        let (mut one, mut other) = (Beliefs::default(), Beliefs::default());
+        let (mut one, mut other) = (HealthState::default(), HealthState::default());
         for event in &events {
             world.apply(event);
             world.show(&mut one, false);
@@ -177,13 +177,13 @@ proptest! {
     #[test]
     fn a_restarted_reader_agrees_with_one_that_kept_running(before in events(), after in events()) {
         let mut world = World::new();
-        let mut old = Beliefs::default();
+        let mut old = HealthState::default();
         for event in &before {
             world.apply(event);
             world.show(&mut old, false);
         }
-        let mut new = Beliefs::default();
-        new.adopt(old.verdicts().clone());
+        let mut new = HealthState::default();
+        new.restore(old.verdicts().clone());
         world.show(&mut new, false);
         for (held, last) in states(&new).iter().zip(states(&old)) {
             prop_assert_eq!(*held, last, "a restart alone changes no verdict");
@@ -207,7 +207,7 @@ proptest! {
 /// A reader of a cluster of ten sites with a guard, and one vantage with given observations.
 struct Guarded {
     snapshot: Snapshot,
-    reader: Beliefs,
+    reader: HealthState,
     heartbeat: u64,
 }
 
@@ -217,7 +217,7 @@ impl Guarded {
         let window = crate::testing::span("30s");
         sources.clusters[0].guard = Some(model::BlastRadius { percent: 40, window });
         let snapshot = compile(sources, &Board::default());
-        let mut guarded = Self { snapshot, reader: Beliefs::default(), heartbeat: 0 };
+        let mut guarded = Self { snapshot, reader: HealthState::default(), heartbeat: 0 };
         guarded.sees(0, 0);
         guarded.sees(0, 0);
         assert_eq!(guarded.down(), 0);
@@ -257,7 +257,11 @@ impl Guarded {
 fn too_many_failures_freeze_the_good_verdicts_until_they_are_over() {
     let mut all = Guarded::new();
     all.sees(1, 10);
-    assert_eq!((all.down(), all.frozen()), (0, (10, true)), "everything at once is our own mistake");
+    assert_eq!(
+        (all.down(), all.frozen()),
+        (0, (10, true)),
+        "everything at once is a fault of the observation"
+    );
     all.sees(100, 10);
     assert_eq!((all.down(), all.frozen()), (0, (10, true)), "however long it lasts");
     all.sees(101, 3);
@@ -287,12 +291,12 @@ fn a_flapping_target_comes_back_although_nothing_is_heard() {
         flapping.sees(3 * n + 1, 0);
     }
     assert_eq!(flapping.down(), 1, "damped");
-    let heartbeat_only = |it: &mut Guarded, second: u64| {
-        it.heartbeat += 1;
+    let heartbeat_only = |guarded: &mut Guarded, second: u64| {
+        guarded.heartbeat += 1;
         let now = Moment(1_000_000 + second * 1_000);
-        let heartbeat = Heartbeat { boot: "b".into(), number: it.heartbeat, withheld: false };
-        it.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
-        it.reader.judge(&it.snapshot, now);
+        let heartbeat = Heartbeat { boot: "b".into(), number: guarded.heartbeat, withheld: false };
+        guarded.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
+        guarded.reader.judge(&guarded.snapshot, now);
     };
     (26..150).for_each(|second| heartbeat_only(&mut flapping, second));
     assert_eq!(flapping.down(), 0);

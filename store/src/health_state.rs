@@ -1,11 +1,11 @@
-//! Everything that one reader knows about health, and the verdicts that follow from it.
+//! The state of health as one reader sees it: heartbeats, observations, and the verdicts that follow from them.
 //!
-//! [`Beliefs`] takes heartbeats and observations as the engine delivers them, in any order, decides by the reader's
+//! [`HealthState`] takes heartbeats and observations as the engine delivers them, in any order, decides by the reader's
 //! own clock which vantages are fresh, and merges their votes with [`crate::health::merge`]. Clock and engine are
 //! outside, so that a simulation, or a test with two readers, can provide them.
 
 mod guard;
-mod view;
+mod staleness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -18,23 +18,23 @@ use crate::{
     snapshot::{Snapshot, Target},
 };
 use guard::{Draft, Guards};
-use view::{Heard, Watch};
+use staleness::{Heard, StalenessMonitor};
 
-pub use view::View;
+pub use staleness::Staleness;
 
-/// What one reader knows about health.
+/// The state of health as one reader sees it.
 #[derive(Clone, Debug, Default)]
-pub struct Beliefs {
+pub struct HealthState {
     vantages: BTreeMap<Name, Seen>,
     verdicts: BTreeMap<TargetKey, Verdict>,
     stale: Stale,
     guards: Guards,
-    watch: Watch,
-    /// Something new arrived since verdicts were last computed.
+    monitor: StalenessMonitor,
+    /// Something new was read since verdicts were last computed.
     heard: bool,
 }
 
-/// What is known about one vantage.
+/// The last heartbeat and observations of one vantage.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     heartbeat: Option<Heartbeat>,
@@ -60,7 +60,7 @@ enum Stale {
     Some(BTreeSet<TargetKey>),
 }
 
-/// A copy of [`Beliefs`] for `status` and `explain`.
+/// A copy of [`HealthState`] for `status` and `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthView {
     /// By vantage.
@@ -99,9 +99,9 @@ pub struct Report<'b> {
     pub counts: bool,
 }
 
-impl Beliefs {
-    /// Takes verdicts of another reader, or of this one before a restart. Verdicts that are there already are kept.
-    pub fn adopt(&mut self, verdicts: impl IntoIterator<Item = (TargetKey, Verdict)>) {
+impl HealthState {
+    /// Restores verdicts of another reader, or of this one before a restart. Present verdicts are kept.
+    pub fn restore(&mut self, verdicts: impl IntoIterator<Item = (TargetKey, Verdict)>) {
         for (target, verdict) in verdicts {
             self.verdicts.entry(target).or_insert(verdict);
         }
@@ -141,7 +141,7 @@ impl Beliefs {
     pub fn reconfigured(&mut self) {
         self.heard = true;
         self.stale = Stale::All;
-        self.watch.reconfigured();
+        self.monitor.reconfigured();
     }
 
     /// Computes the verdicts that may have changed and returns those that did. Verdicts of targets that are no longer
@@ -174,14 +174,14 @@ impl Beliefs {
             }
         }
         let heard = self.heard_of(snapshot);
-        self.watch.look(snapshot, &heard, now);
+        self.monitor.update(snapshot, &heard, now);
         changed
     }
 
-    /// Whether verdicts follow the observations of the vantages, as of the last [`Beliefs::judge`].
+    /// Whether verdicts follow the observations of the vantages, as of the last [`HealthState::judge`].
     #[must_use]
-    pub const fn view(&self) -> &View {
-        self.watch.view()
+    pub const fn staleness(&self) -> &Staleness {
+        self.monitor.staleness()
     }
 
     fn heard_of(&self, snapshot: &Snapshot) -> Heard {
