@@ -21,10 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use self::tls::Certificate;
-pub(crate) use self::{
-    bound::{ListenerContext, Listeners},
-    limits::Limits,
-};
+pub(crate) use self::{bound::Listeners, connection::ListenerContext, limits::Limits};
 use crate::{
     metrics::Metrics,
     packet::{Dropped, Response, Transport},

@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     Error, Responder, batch,
-    limits::Limits,
+    connection::ListenerContext,
     quic,
     streams::{self, BACKLOG},
     tls::Certificate,
@@ -35,17 +35,6 @@ pub(crate) struct Listeners {
     bound: Vec<Bound>,
     /// Of the encrypted transports. Listeners without one do not answer yet.
     certificate: Certificate,
-}
-
-/// What all listeners of a server share.
-#[derive(Clone, Debug)]
-pub(crate) struct ListenerContext<R> {
-    /// Answers the packets of connections.
-    pub(crate) responder: R,
-    /// How many connections there may be, and for how long they may be idle.
-    pub(crate) limits: Limits,
-    /// True from the shutdown on.
-    pub(crate) stopped: watch::Receiver<bool>,
 }
 
 /// The name of a transport in messages about its listeners.

@@ -5,11 +5,22 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::sync::watch;
 
-use super::Responder;
+use super::{Responder, limits::Limits};
 use crate::{
     options,
     packet::{Dropped, Response, Transport},
 };
+
+/// What all listeners of a server share.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenerContext<R> {
+    /// Answers the packets of connections.
+    pub(crate) responder: R,
+    /// How many connections there may be, and for how long they may be idle.
+    pub(crate) limits: Limits,
+    /// True from the shutdown on.
+    pub(crate) stopped: watch::Receiver<bool>,
+}
 
 /// One connection: its client, its transport, what answers it and how long it may be idle.
 #[derive(Clone, Debug)]

@@ -31,8 +31,8 @@ use tokio::{
 };
 
 use super::{
-    ListenerContext, Responder,
-    connection::ConnectionContext,
+    Responder,
+    connection::{ConnectionContext, ListenerContext},
     end,
     limits::{Limits, Place},
     tls::Certificate,

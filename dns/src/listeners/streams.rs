@@ -9,8 +9,8 @@ use socket2::Socket;
 use tokio::{net::TcpStream, task::JoinSet};
 
 use super::{
-    ListenerContext, Responder,
-    connection::ConnectionContext,
+    Responder,
+    connection::{ConnectionContext, ListenerContext},
     end, https, tcp,
     tls::{Certificate, handshake},
 };
