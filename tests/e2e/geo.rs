@@ -116,7 +116,7 @@ fn placed() -> Result<(), Failed> {
         }
     }
     let log = std::fs::read_to_string(path("without.log"))?;
-    ensure(log.contains("a rule asks for countries") && log.contains("gw.geo.test"), || log.clone())?;
+    ensure(log.contains("a rule names countries") && log.contains("gw.geo.test"), || log.clone())?;
     let log = std::fs::read_to_string(path("with.log"))?;
-    ensure(!log.contains("a rule asks for countries"), || log.clone())
+    ensure(!log.contains("a rule names countries"), || log.clone())
 }
