@@ -20,7 +20,7 @@ use crate::{
     question::Question,
     rate::{Decision, Kind, Subject},
     record::{Owner, Rcode},
-    reply::{Reply, ReplyEdns},
+    reply::{Encoded, Reply, ReplyEdns},
     request::{Edns, Request},
 };
 
@@ -62,6 +62,19 @@ pub(crate) fn answer_request<'p>(
     })
 }
 
+/// A reply in octets, with what the query requested of its way.
+#[inline]
+pub(crate) fn response(encoded: Encoded, edns: Option<Edns<'_>>) -> Response {
+    Response {
+        bytes: encoded.bytes,
+        rcode: encoded.rcode,
+        truncated: encoded.truncated,
+        subnet: edns.is_some_and(|edns| edns.subnet.is_some()),
+        requested: edns.map(|edns| edns.requested).unwrap_or_default(),
+        no_snapshot: false,
+    }
+}
+
 /// The client, the transport, and the gate in front of the answer.
 struct Context<'a> {
     source: IpAddr,
@@ -87,14 +100,8 @@ impl Context<'_> {
             Decision::Slip => self.reply(&request, &answer, &presented).truncate(self.limit(request.edns)),
             Decision::Send => self.reply(&request, &answer, &presented).encode(self.limit(request.edns)),
         };
-        Ok(Response {
-            bytes: encoded.bytes,
-            rcode: encoded.rcode,
-            truncated: encoded.truncated,
-            subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
-            requested: request.edns.map(|edns| edns.requested).unwrap_or_default(),
-            no_snapshot: request.refusal.is_none() && request.question.is_some() && lookup.is_none(),
-        })
+        let no_snapshot = request.refusal.is_none() && request.question.is_some() && lookup.is_none();
+        Ok(Response { no_snapshot, ..response(encoded, request.edns) })
     }
 
     fn answer(&self, request: &Request<'_>, lookup: Option<Lookup<'_>>) -> Answer {

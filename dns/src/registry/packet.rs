@@ -16,7 +16,7 @@ use crate::{
     question::Question,
     record::Rcode,
     reply::{Reply, ReplyEdns},
-    respond::answer_request,
+    respond::{answer_request, response},
 };
 
 /// Answers a packet with what `decide` gives for its question, over UDP in at most `room` octets.
@@ -46,14 +46,6 @@ pub(super) fn respond(
             tsig: request.tsig.as_ref(),
         };
         let limit = max_reply(transport, request.edns.map(|edns| edns.payload), room);
-        let encoded = reply.encode_in_part(limit);
-        Ok(Response {
-            bytes: encoded.bytes,
-            rcode: encoded.rcode,
-            truncated: encoded.truncated,
-            subnet: request.edns.is_some_and(|edns| edns.subnet.is_some()),
-            requested: request.edns.map(|edns| edns.requested).unwrap_or_default(),
-            no_snapshot: false,
-        })
+        Ok(response(reply.encode_in_part(limit), request.edns))
     })
 }
