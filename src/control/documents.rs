@@ -471,8 +471,7 @@ fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {
 
 /// The generation that a backup was made of; `None` if the text is no backup.
 fn generation_of(backup: &str) -> Option<Generation> {
-    let (epoch, number) = backup.lines().next()?.strip_prefix(BACKUP)?.trim().split_once('.')?;
-    Some(Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+    backup.lines().next()?.strip_prefix(BACKUP)?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -499,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_backup_says_its_generation() {
-        let generation = Generation { epoch: 3, number: 41 };
+        let generation = Generation::new(3, 41);
         assert_eq!(generation_of(&format!("{BACKUP}{generation}\nkind: Site\n")), Some(generation));
         for none in ["", "kind: Site\n", "# waypost backup, generation x\n"] {
             assert_eq!(generation_of(none), None);

@@ -169,13 +169,13 @@ timeout: 500ms
 pub fn compile_text(text: &str, generation: u64, board: &Board) -> Snapshot {
     let documents = model::parse("documents.yaml", text).expect("documents");
     let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
-    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+    Snapshot::compile(world.sources(), Generation::new(1, generation), board)
 }
 
 /// The snapshot of these documents, of generation 1.1.
 #[must_use]
 pub fn compile(sources: Sources, board: &Board) -> Snapshot {
-    Snapshot::compile(sources, Generation { epoch: 1, number: 1 }, board)
+    Snapshot::compile(sources, Generation::new(1, 1), board)
 }
 
 /// A service of the cluster `main` with this name, also in the registry.

@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn the_oldest_records_go_first() {
         let key = |number: u64, bytes: usize, part: usize| {
-            format!("{}{part}", keys::history(Generation { epoch: 1, number }, "0123456789abcdef0123", bytes))
+            format!("{}{part}", keys::history(Generation::new(1, number), "0123456789abcdef0123", bytes))
         };
         let found: Vec<String> = (1..=12)
             .map(|n| key(n, 100, 0))

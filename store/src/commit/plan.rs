@@ -118,8 +118,8 @@ pub fn plan(
     let all = untouched.map(Placed::stored).chain(wanted);
     match World::check(all, now) {
         Ok(world) if errors.is_empty() => {
-            let Generation { epoch, number } = current.generation();
-            let next = Generation { epoch: epoch.max(1), number: number + 1 };
+            let before = current.generation();
+            let next = Generation { epoch: before.epoch.max(1), number: before.number + 1, ..before };
             let plan = planned(current, world, (next, now), current.head.restored_over);
             let unchanged = plan.differences.is_empty();
             Ok(if unchanged {
@@ -156,6 +156,7 @@ pub fn plan_restore(
     let generation = Generation {
         epoch: before.epoch.max(backup.epoch) + 1,
         number: before.number.max(backup.number) + 1,
+        ..before
     };
     Ok(planned(current, world, (generation, now), Some(before)))
 }

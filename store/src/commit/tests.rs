@@ -289,7 +289,7 @@ async fn the_past_before_a_restore_is_known() {
     let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
     let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
     let author = Author { authority: Authority::Human };
-    let backup = Generation { epoch: 1, number: 9 };
+    let backup = Generation::new(1, 9);
     let plan = plan_restore(&engine.stored().await, backup, documents, Moment(2_000), author).unwrap();
     let entry = AuditEntry { at: Moment(2_000), who: "t".into(), what: "t".into(), generation: None };
     commit(engine.0.as_ref(), plan, entry).await.unwrap();

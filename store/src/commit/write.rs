@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn generation(number: u64) -> Generation {
-        Generation { epoch: 1, number }
+        Generation::new(1, number)
     }
 
     #[test]
