@@ -8,6 +8,7 @@ mod domains;
 mod drains;
 mod explain;
 pub mod moments;
+mod orders;
 mod probing;
 mod problem;
 mod schema;
@@ -25,6 +26,7 @@ pub use domains::{
 };
 pub use drains::{CancelledDrain, DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
 pub use explain::{ExplainQuery, ExplainedAddress, ExplainedSite, Explanation, PastMoment};
+pub use orders::{OrderWithoutEffect, SwitchInForce};
 pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};

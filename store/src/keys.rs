@@ -4,7 +4,8 @@
 
 use crate::{
     drain::DrainId,
-    model::{Bearer, Generation, Moment, Name},
+    model::{Bearer, Generation, Moment, Name, sha256_hex},
+    orders::OrderTarget,
 };
 
 /// The prefix of all keys.
@@ -33,6 +34,8 @@ pub const WRITERS: &str = "waypost/writers/";
 pub const JOURNAL: &str = "waypost/journal/";
 /// The records of what each commit changed.
 pub const HISTORY: &str = "waypost/history/";
+/// The orders: one record per target.
+pub const ORDERS: &str = "waypost/orders/";
 /// The shares of full sites' clients that are sent elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
 /// Locks for work that only one node may do.
@@ -171,6 +174,13 @@ pub fn writer(bearer: &Bearer) -> String {
 #[must_use]
 pub fn parse_writer(key: &str) -> Option<Bearer> {
     key.strip_prefix(WRITERS)?.parse().ok()
+}
+
+/// The record of the orders about a target. Domains may have characters that keys may not, so the key is a digest.
+#[must_use]
+pub fn order(target: &OrderTarget) -> String {
+    let digest = sha256_hex(target.to_string());
+    format!("{ORDERS}{}", digest.get(..32).unwrap_or(&digest))
 }
 
 /// A lock.

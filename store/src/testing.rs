@@ -3,12 +3,13 @@
 
 use crate::{
     board::Board,
+    commit::Author,
     drain::{Drain, DrainId, LEASE, Phase},
     engine::Endpoint,
     model::{
-        self, Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name,
-        Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage,
-        WhenNone, World, Zone,
+        self, Addresses, Authority, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment,
+        Name, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, SiteTag, Sources, Span,
+        Ttl, Vantage, WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
@@ -216,4 +217,10 @@ pub fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Drain {
         ended: None,
         note: None,
     }
+}
+
+/// The author of an operator's commit that comes from a file.
+#[must_use]
+pub fn author() -> Author<'static> {
+    Author { authority: Authority::Human, by: "test", site: SiteTag::of(&name("bj")), applied: true }
 }

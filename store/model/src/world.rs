@@ -6,6 +6,7 @@
 
 mod check;
 mod checker;
+mod conflicts;
 mod families;
 mod names;
 mod overlays;
@@ -139,6 +140,11 @@ impl World {
         now: Moment,
     ) -> Result<Self, Vec<InputError>> {
         check::check(documents.into_iter().map(|it| Placed { value: it.value.into(), place: it.place }), now)
+    }
+
+    /// Adds a document that was checked before, in the place of one with the same identity.
+    pub fn add(&mut self, document: Arc<Document>) {
+        self.insert(document);
     }
 
     fn insert(&mut self, document: Arc<Document>) -> Option<Arc<Document>> {

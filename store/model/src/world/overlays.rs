@@ -29,13 +29,18 @@ impl Checker<'_> {
                 self.report(&at, field, self.about_nothing(order, steered), "a target that exists");
             }
         }
-        let down: Vec<&Override> = world
-            .overrides()
-            .filter(|order| order.state == OverrideState::Down && !order.force && !ended(order, now))
-            .collect();
+        let all: Vec<&Override> = world.overrides().collect();
+        self.safe(steered, &all, now);
+    }
+
+    /// Overrides leave every domain a site, and every cluster the sites that it keeps.
+    pub(super) fn safe(&mut self, steered: &[Steered], overrides: &[&Override], now: Moment) {
+        let in_force = || overrides.iter().copied().filter(|it| !ended(it, now));
+        let forced = |order: &&Override| order.state == OverrideState::Down && !order.force;
+        let down: Vec<&Override> = in_force().filter(forced).collect();
         self.never_all_down(steered, &down);
-        let off: Vec<&Override> = world.overrides().filter(|it| turns_off(it) && !ended(it, now)).collect();
-        for cluster in world.clusters() {
+        let off: Vec<&Override> = in_force().filter(|it| turns_off(it)).collect();
+        for cluster in self.world.clusters() {
             for rule in &cluster.keep {
                 self.kept(cluster, rule, steered, &off);
             }
@@ -144,7 +149,7 @@ pub fn ended_overrides(documents: &[Placed<Document>], now: Moment) -> Vec<Input
     documents.iter().filter_map(warning).collect()
 }
 
-const fn turns_off(order: &Override) -> bool {
+pub(super) const fn turns_off(order: &Override) -> bool {
     matches!(order.state, OverrideState::Down | OverrideState::Drain)
 }
 
