@@ -218,7 +218,7 @@ impl<'c> Change<'c> {
     }
 
     fn overrides_are_right(&self, now: Moment) -> bool {
-        let orders = Orders::of(self.world, now);
+        let orders = Orders::among(self.world.overrides(), now);
         let broken = |it: &SteeredName<'_>| it.cause.has_clients() && breaks_a_rule(it, &orders, self.world);
         let strict: Vec<_> = self
             .overrides

@@ -21,12 +21,11 @@ pub(super) struct Orders<'w> {
 }
 
 impl<'w> Orders<'w> {
-    pub(super) fn of(world: &'w World, now: Moment) -> Self {
-        let count = || world.overrides().filter(|it| !ended(it, now));
-        Self {
-            down: count().filter(|it| may_force_all_down(it)).collect(),
-            off: count().filter(|it| turns_off(it)).collect(),
-        }
+    pub(super) fn among(overrides: impl IntoIterator<Item = &'w Override>, now: Moment) -> Self {
+        let count: Vec<&Override> = overrides.into_iter().filter(|it| !ended(it, now)).collect();
+        let forces_down = |it: &&Override| it.state == OverrideState::Down && !it.force;
+        let down = count.iter().copied().filter(forces_down).collect();
+        Self { down, off: count.into_iter().filter(|it| turns_off(it)).collect() }
     }
 }
 
@@ -45,9 +44,15 @@ impl Checker<'_> {
                 self.report(&at, field, self.about_nothing(order, steered), "a target that exists");
             }
         }
-        let orders = Orders::of(world, now);
+        let all: Vec<&Override> = world.overrides().collect();
+        self.safe(steered, &all, now);
+    }
+
+    /// Overrides leave every domain a site, and every cluster the sites that it keeps.
+    pub(super) fn safe(&mut self, steered: &[SteeredName<'_>], overrides: &[&Override], now: Moment) {
+        let orders = Orders::among(overrides.iter().copied(), now);
         self.never_all_down(steered, &orders.down);
-        for cluster in world.clusters() {
+        for cluster in self.world.clusters() {
             for rule in &cluster.keep {
                 self.kept(cluster, rule, steered, &orders.off);
             }
@@ -149,11 +154,6 @@ fn later<'o>(last: Option<&'o Override>, order: &'o Override) -> Option<&'o Over
 pub(super) fn is_about(order: &Override, steered: &SteeredName<'_>, world: &World) -> bool {
     order.target.domain.as_deref().is_none_or(|glob| matches(glob, steered.name.as_str()))
         && steered.sites(world).any(|site| order.target.site.as_ref().is_none_or(|it| it == site))
-}
-
-/// Whether an override can be one of those that force down every site of a domain.
-pub(super) fn may_force_all_down(order: &Override) -> bool {
-    order.state == OverrideState::Down && !order.force
 }
 
 /// Warnings about overrides that have ended before they were written: they are kept and order nothing.

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::parse;
+use crate::{DomainName, Name, Steered, parse, world::steered::SteeredName};
 
 const NOW: Moment = Moment(1_800_000_000_000);
 const SECRET: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
@@ -231,8 +231,20 @@ fn all(world: &World) -> Vec<Arc<Document>> {
     world.documents().cloned().collect()
 }
 
+/// The steered names with their clusters and sites, as checks see them.
+fn borrowed(world: &World) -> Vec<(DomainName, Name, Vec<Name>)> {
+    let one = |it: SteeredName<'_>| (it.name.clone(), it.cluster.clone(), it.sites(world).cloned().collect());
+    world.steered_names().map(one).collect()
+}
+
+/// The same as answers have them.
+fn spelled_out(world: &World) -> Vec<(DomainName, Name, Vec<Name>)> {
+    let one = |it: Steered| (it.domain.name.clone(), it.domain.cluster.clone(), world.sites_of(&it.domain));
+    world.domains().into_iter().map(one).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     /// Over random worlds and random changes the result is that of the full check, with the same errors in the same
     /// order; and the full check is needed only for what is wrong and for foundations.
@@ -277,6 +289,7 @@ proptest! {
                     checked.advance(&replacements, NOW).unwrap();
                     prop_assert_eq!(all(&checked.world), all(&full));
                     prop_assert_eq!(&checked.index, &Index::of(&full));
+                    prop_assert_eq!(borrowed(&full), spelled_out(&full));
                 }
                 (Err(found), Err(full)) => prop_assert_eq!(found, full),
                 (found, full) => prop_assert!(false, "{:?} {:?}", found.is_ok(), full.is_ok()),
