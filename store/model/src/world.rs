@@ -22,7 +22,8 @@ use std::{
 };
 
 use by_name::ByName;
-pub use checked::{Checked, Replacement};
+pub use change::Replacement;
+pub use checked::Checked;
 pub use families::Places;
 pub use overlays::ended_overrides;
 

@@ -4,10 +4,13 @@
 //! need, and the overrides about those names. Everything else was right before and stays so. What is right here is
 //! right for the full check; in doubt the answer is no, and the full check decides.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
-    Replacement, World,
+    World,
     checker::Checker,
     index::{Index, pairs, uuid_domain},
     names::{self, Claim, Claimed},
@@ -15,6 +18,22 @@ use super::{
     steered::SteeredName,
 };
 use crate::{Document, Domain, DomainName, Kind, Moment, Override, Route, Service, glob::matches};
+
+/// A document before and after a change; at least one of them is there, and both have one identity.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// Absent: it is new.
+    pub before: Option<Arc<Document>>,
+    /// Absent: it is removed.
+    pub after: Option<Arc<Document>>,
+}
+
+impl Replacement {
+    /// Both documents, as far as they are there.
+    pub(super) fn both(&self) -> impl Iterator<Item = &Document> {
+        self.before.iter().chain(&self.after).map(AsRef::as_ref)
+    }
+}
 
 /// True if the world has no errors after a change of one that had none. `world` is the one after it, and `index` the one
 /// before it.

@@ -7,7 +7,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{World, change, index::Index};
+use super::{
+    World,
+    change::{self, Replacement},
+    index::Index,
+};
 use crate::{Document, DocumentId, InputError, Kind, Moment, Placed};
 
 /// A world without errors, with what a check of a change looks up.
@@ -17,22 +21,6 @@ pub struct Checked {
     index: Index,
     /// From this moment on it has no errors: overrides that have ended since only end what they caused.
     since: Moment,
-}
-
-/// A document before and after a change; at least one of them is there, and both have one identity.
-#[derive(Clone, Debug)]
-pub struct Replacement {
-    /// Absent: it is new.
-    pub before: Option<Arc<Document>>,
-    /// Absent: it is removed.
-    pub after: Option<Arc<Document>>,
-}
-
-impl Replacement {
-    /// Both documents, as far as they are there.
-    pub(super) fn both(&self) -> impl Iterator<Item = &Document> {
-        self.before.iter().chain(&self.after).map(AsRef::as_ref)
-    }
 }
 
 impl Checked {
