@@ -143,7 +143,7 @@ async fn the_control_of_another_site_is_answered() {
         },
         server.api.handle.clone(),
     );
-    assert_eq!(found.of(&"bj".parse().unwrap()).unwrap().urls(), [server.url.clone()]);
+    assert_eq!(found.of(&"bj".parse().unwrap()).unwrap().urls(), std::slice::from_ref(&server.url));
     assert!(found.of(&"sh".parse().unwrap()).is_none() && found.of(&"hk".parse().unwrap()).is_none());
 }
 
