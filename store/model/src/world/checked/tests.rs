@@ -119,9 +119,12 @@ fn over_ride() -> impl Strategy<Value = String> {
 }
 
 fn token() -> impl Strategy<Value = String> {
-    (0..2, select(vec!["v1", "v2"])).prop_map(|(n, vantage)| {
-        format!("kind: Token\nname: t{n}\nrole: vantage\nscope: {{ vantage: {vantage} }}\nsecret_sha256: {SECRET}\n")
-    })
+    let scope = prop_oneof![
+        select(vec!["v1", "v2"])
+            .prop_map(|vantage| format!("role: vantage\nscope: {{ vantage: {vantage} }}\n")),
+        site().prop_map(|site| format!("role: control\nscope: {{ site: {site} }}\n")),
+    ];
+    (0..2, scope).prop_map(|(n, scope)| format!("kind: Token\nname: t{n}\n{scope}secret_sha256: {SECRET}\n"))
 }
 
 fn record() -> impl Strategy<Value = String> {
