@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use store::{
-    commit::{Switched, WithoutEffect},
     handle::Concern,
     health_state::HealthView,
     keys,
     model::{RouteBy, Span, Vantage},
+    orders::{Switched, WithoutEffect},
     snapshot::Snapshot,
 };
 

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
 pub use difference::{Difference, DifferenceKind};
-pub use effect::{InEffect, Switched, WithoutEffect, in_effect};
+pub use effect::{InEffect, in_effect};
 pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore, plan_switch};
 pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};
@@ -335,7 +335,8 @@ pub async fn read_orders(engine: &dyn Engine) -> Result<Orders, ReadError> {
             Ok(record) => orders.put(record, entry.modify_index),
             Err(ReadError::Unusable { key, reason }) => {
                 tracing::error!(key, reason, "the record of an order is damaged and has no effect");
-                orders.damaged(key, entry.modify_index);
+                let digest = key.strip_prefix(keys::ORDERS).unwrap_or_default();
+                orders.damaged(digest.to_owned(), entry.modify_index);
             }
             Err(newer) => return Err(newer),
         }

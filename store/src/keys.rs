@@ -4,7 +4,7 @@
 
 use crate::{
     drain::DrainId,
-    model::{Bearer, Generation, Moment, Name, sha256_hex},
+    model::{Bearer, Generation, Moment, Name},
     orders::OrderTarget,
 };
 
@@ -176,11 +176,10 @@ pub fn parse_writer(key: &str) -> Option<Bearer> {
     key.strip_prefix(WRITERS)?.parse().ok()
 }
 
-/// The record of the orders about a target. Domains may have characters that keys may not, so the key is a digest.
+/// The record of the orders about a target.
 #[must_use]
 pub fn order(target: &OrderTarget) -> String {
-    let digest = sha256_hex(target.to_string());
-    format!("{ORDERS}{}", digest.get(..32).unwrap_or(&digest))
+    format!("{ORDERS}{}", target.digest())
 }
 
 /// A lock.

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::Index,
-    keys,
     model::{
         Authority, Colour, Document, DomainName, Generation, Moment, Name, Override, SiteTag, sha256_hex,
     },
@@ -48,6 +47,15 @@ pub enum OrderTarget {
     Switch(DomainName),
     /// The token of this name.
     Token(Name),
+}
+
+impl OrderTarget {
+    /// The target in the key of its record. Domains may have characters that keys may not, so it is a digest.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let digest = sha256_hex(self.to_string());
+        digest.get(..32).unwrap_or_default().to_owned()
+    }
 }
 
 impl std::fmt::Display for OrderTarget {
@@ -331,12 +339,34 @@ impl OrderRecord {
     }
 }
 
+/// A domain whose active colour is ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// The domain.
+    pub domain: DomainName,
+    /// The colour in use, which is not the one of its document.
+    pub to: Colour,
+    /// The name of the token that ordered it, or `local`.
+    pub by: String,
+    /// When, by the clock of the control that took the order.
+    pub at: Moment,
+}
+
+/// An order that is in force and has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithoutEffect {
+    /// The target of the order.
+    pub target: OrderTarget,
+    /// Why.
+    pub reason: String,
+}
+
 /// Every record of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<(OrderRecord, Index)>", into = "Vec<(OrderRecord, Index)>")]
 pub struct Orders {
     records: BTreeMap<OrderTarget, Held>,
-    /// The keys of records that cannot be read.
+    /// The digests of the targets of records that cannot be read.
     damaged: BTreeMap<String, Index>,
 }
 
@@ -403,7 +433,7 @@ impl Orders {
     /// The modify index of a record's key; zero if it is not stored.
     #[must_use]
     pub fn index(&self, target: &OrderTarget) -> Index {
-        let damaged = || self.damaged.get(&keys::order(target)).copied();
+        let damaged = || self.damaged.get(&target.digest()).copied();
         self.records.get(target).map(|it| it.index).or_else(damaged).unwrap_or_default()
     }
 
@@ -417,9 +447,9 @@ impl Orders {
         self.records.insert(record.target.clone(), Held::new(record, index));
     }
 
-    /// Notes that a record cannot be read, so that it can be replaced.
-    pub fn damaged(&mut self, key: String, index: Index) {
-        self.damaged.insert(key, index);
+    /// Notes that the record of the target with this digest cannot be read, so that it can be replaced.
+    pub fn damaged(&mut self, digest: String, index: Index) {
+        self.damaged.insert(digest, index);
     }
 
     /// Takes everything of these records; those that changed thereby.

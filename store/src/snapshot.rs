@@ -20,7 +20,6 @@ pub use steered::{Order, Reach, SteeredAddress, SteeredDomain, SteeredRule, Stee
 pub use crate::locality::SiteId;
 use crate::{
     board::{Board, Slot},
-    commit::{Switched, WithoutEffect},
     engine::Endpoint,
     health::TargetKey,
     locality::{Locality, RegionId},
@@ -28,6 +27,7 @@ use crate::{
         Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route, RouteBy,
         Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
+    orders::{Switched, WithoutEffect},
 };
 
 /// Configuration as the roles read it.

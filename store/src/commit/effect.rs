@@ -5,12 +5,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
 use super::{Kept, Stored};
 use crate::{
-    model::{Colour, Document, Domain, DomainName, Generation, Moment, Override, Policy, World},
-    orders::{Order, OrderKind, OrderTarget, Orders},
+    model::{Colour, Document, Domain, Generation, Moment, Override, Policy, World},
+    orders::{Order, OrderKind, OrderTarget, Orders, Switched, WithoutEffect},
 };
 
 /// The documents that count, and the overrides that do not. A switch that a later commit has ended is not among them: that is
@@ -25,28 +23,6 @@ pub struct InEffect {
     pub without: Vec<WithoutEffect>,
     /// When an override ends that keeps another from having an effect: then this has to be made again.
     pub until: Option<Moment>,
-}
-
-/// A domain whose active colour is ordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switched {
-    /// The domain.
-    pub domain: DomainName,
-    /// The colour in use, which is not the one of its document.
-    pub to: Colour,
-    /// The name of the token that ordered it, or `local`.
-    pub by: String,
-    /// When, by the clock of the control that took the order.
-    pub at: Moment,
-}
-
-/// An order that is in force and has no effect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WithoutEffect {
-    /// The target of the order.
-    pub target: OrderTarget,
-    /// Why.
-    pub reason: String,
 }
 
 impl Stored {
@@ -103,6 +79,7 @@ pub fn in_effect(
     });
     let mut world = World::assemble(laid_over.collect::<Vec<_>>());
     laid.sort_by(|a, b| a.domain.cmp(&b.domain));
+    let (without, until) = add_overrides(&mut world, orders, now);
     InEffect { world, switches: laid, without, until }
 }
 

@@ -229,9 +229,11 @@ fn next(current: &Stored, world: &World, site: SiteTag) -> Generation {
     Generation { epoch: before.epoch.max(1), site: home(before, world, site), number: before.number + 1 }
 }
 
-/// The home after a commit.
-const fn home(before: Generation, _world: &World, _site: SiteTag) -> SiteTag {
-    before.site
+/// The home after a commit. An engine becomes the home when its documents first name the control of a site: until then it is
+/// connected to no other.
+fn home(before: Generation, world: &World, site: SiteTag) -> SiteTag {
+    let connected = || world.sites().any(|it| it.control.is_some());
+    if before.site.is_empty() && connected() { site } else { before.site }
 }
 
 /// Orders beyond their bounds.

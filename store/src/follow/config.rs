@@ -46,11 +46,13 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
     };
     let mut heads = following(Watched::Key(keys::CONFIG_HEAD.to_owned()));
     let mut orders = following(Watched::Prefix(keys::ORDERS.to_owned()));
+    // Why each of them cannot be read.
+    let mut failed: [Option<String>; 2] = [None, None];
     // Why the engine's configuration is not used, as of the last reading that changed.
     let mut refused = None;
     let mut geo = shared.options.geo.clone();
     loop {
-        let (mut news, follower) = tokio::select! {
+        let (mut news, follower, failed_at) = tokio::select! {
             biased;
             () = changed(&mut geo) => {
                 until = publish_again(&shared, stored.as_ref());
@@ -60,8 +62,8 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
                 until = publish_again(&shared, stored.as_ref());
                 continue;
             }
-            news = orders.next() => (news, &mut orders),
-            news = heads.next() => (news, &mut heads),
+            news = orders.next() => (news, &mut orders, 0),
+            news = heads.next() => (news, &mut heads, 1),
         };
         if let News::Read(reading) = &news
             && reading.changed
@@ -73,16 +75,21 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
                 Err(error) => news = follower.failed(error),
             }
         }
-        match news {
+        let failure = match news {
             News::Read(_) => {
-                shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
+                None
             }
             News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
-                shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
+                Some(error.to_string())
             }
+        };
+        if let Some(failed) = failed.get_mut(failed_at) {
+            *failed = failure;
         }
+        let concern = failed.iter().flatten().next().or(refused.as_ref()).cloned();
+        shared.publisher.concern(Concern::Configuration, concern);
     }
 }
 

@@ -4,12 +4,11 @@
 //! is allowed and that together are not. Then the later one, in an order that is the same at every site, has no effect.
 //! The rules are those of the check ([`super::overlays`]), so that there is one definition of what an override may do.
 
-use std::collections::HashMap;
-
 use super::{
     World,
     checker::Checker,
     overlays::{ended, turns_off},
+    steered::SteeredName,
 };
 use crate::{Moment, Name, Override};
 
@@ -27,7 +26,7 @@ impl World {
         if overrides.is_empty() {
             return without;
         }
-        let steered = self.domains();
+        let steered: Vec<SteeredName<'_>> = self.names_with_clients().collect();
         let mut taken: Vec<&Override> = Vec::new();
         for order in overrides {
             if let Some(site) = order.target.site.as_ref().filter(|site| self.site(site.as_str()).is_none()) {
@@ -38,7 +37,7 @@ impl World {
             if !turns_off(order) {
                 continue;
             }
-            let mut checker = Checker { world: self, places: HashMap::new(), errors: Vec::new(), hints: 0 };
+            let mut checker = Checker::without_places(self);
             checker.safe(&steered, &taken, now);
             // The earlier ones were safe together, so an error is due to this one.
             if let Some(error) = checker.errors.into_iter().next() {
