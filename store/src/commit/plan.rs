@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
+    copy::lineage_on,
     difference::{Difference, DifferenceKind, by_id, compare},
     digest,
     effect::{active, coloured},
@@ -74,6 +75,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan to take a configuration of another site.
+    pub(super) fn of_copy(
+        current: &Stored,
+        commit: (Head, Vec<(String, Bytes)>),
+        differences: Vec<Difference>,
+        world: World,
+    ) -> Self {
+        Self {
+            expected: current.head_index,
+            generation: commit.0.generation,
+            commit: Some(commit),
+            orders: Vec::new(),
+            converted: Vec::new(),
+            differences,
+            world,
+        }
+    }
+
     /// The generation that is in force after it: a new one, unless only orders change.
     #[must_use]
     pub const fn generation(&self) -> Generation {
@@ -183,6 +202,24 @@ pub fn plan_restore(
     }
     let errors = too_many_orders(current, &plan);
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Plans to make another site the home: the same documents, in a new epoch that this site gives.
+#[must_use]
+pub fn plan_promotion(current: &Stored, now: Moment, site: SiteTag) -> Plan {
+    let before = current.generation();
+    let generation = Generation { epoch: before.epoch + 1, site, number: before.number + 1 };
+    let mut plan = Plan {
+        commit: None,
+        expected: current.head_index,
+        generation,
+        orders: Vec::new(),
+        converted: Vec::new(),
+        differences: Vec::new(),
+        world: current.world(),
+    };
+    plan.commit = Some(commit_of(current, &plan, (generation, now), current.head.restored_over));
+    plan
 }
 
 /// Plans to switch a domain to a colour, or to its other one, until a commit changes the active colour in its document.
@@ -450,7 +487,11 @@ fn commit_of(
     let (undo, parts) = history::record(current, &configured, generation).unzip();
     let mut parts = parts.unwrap_or_default();
     let shards = BTreeMap::new();
-    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
+    let founds =
+        !generation.same_epoch(current.generation()) && generation.epoch > current.generation().epoch;
+    let lineage = if founds { lineage_on(current) } else { current.head.lineage.clone() };
+    let at = Some(now);
+    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, lineage, at, undo };
     let stored = by_id(current);
     let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
     for (id, documents) in by_shard(&plan.world) {
