@@ -166,6 +166,29 @@ pub struct VerdictShard {
     pub verdicts: std::collections::BTreeMap<TargetKey, Verdict>,
 }
 
+/// Says that the published verdicts are those of another site, and that every node is to take them instead of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Version of the stored form.
+    pub v: u32,
+    /// Grows with every adoption; a node takes each one once, and none after a newer one.
+    pub number: u64,
+    /// The site whose verdicts they are.
+    pub from: Name,
+}
+
+impl Adoption {
+    /// The version this program writes.
+    pub const VERSION: u32 = 1;
+
+    /// The next one. Also after the engine was restored from a backup it is newer than any that a node took before.
+    #[must_use]
+    pub fn after(last: Option<&Self>, from: Name, now: Moment) -> Self {
+        let number = last.map_or(0, |it| it.number).saturating_add(1).max(now.0);
+        Self { v: Self::VERSION, number, from }
+    }
+}
+
 /// A vantage counts while its heartbeat number changed within this time, by the reader's own clock.
 pub const FRESH_FOR: Duration = Duration::from_secs(6);
 /// A vantage sends a heartbeat this often.

@@ -21,6 +21,8 @@ pub const OBSERVATIONS: &str = "waypost/observations/";
 pub const HEARTBEATS: &str = "waypost/heartbeats/";
 /// The verdicts of one control, for readers that start.
 pub const VERDICTS: &str = "waypost/verdicts/";
+/// Which adoption of another site's verdicts the published verdicts contain; written after them.
+pub const ADOPTION: &str = "waypost/adoption";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
 /// The receipts of gateways: that an instance gets no more requests, and later that it has ended.
