@@ -19,6 +19,8 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     version: u64,
+    /// How often a reporter took something.
+    taken: u64,
     withheld: bool,
     seen: HashMap<TargetKey, (u64, Observation)>,
     order: BTreeMap<u64, TargetKey>,
@@ -28,6 +30,8 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) version: u64,
+    /// Greater than that of everything taken before, for any address.
+    pub(crate) taken: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
     /// There are more changes than were taken.
@@ -78,14 +82,16 @@ impl Outbox {
 
     /// The oldest changes after a version, `at_most` so many. After version 0 these are all observations.
     pub(crate) fn since(&self, version: u64, at_most: usize) -> Changes {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.taken += 1;
+        let inner = &*inner;
         let mut newer = inner.order.range(version + 1..);
         let taken: Vec<_> = newer.by_ref().take(at_most).collect();
         let more = newer.next().is_some();
         let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
         let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
         let observations = seen.map(|(_, it)| it.clone()).collect();
-        Changes { version: last, withheld: inner.withheld, observations, more }
+        Changes { version: last, taken: inner.taken, withheld: inner.withheld, observations, more }
     }
 
     /// Signals every change.
@@ -144,6 +150,16 @@ mod tests {
         outbox.withhold(true);
         let third = outbox.since(second.version, 2);
         assert!(third.withheld && third.observations.is_empty() && third.version > second.version);
+    }
+
+    #[test]
+    fn whatever_is_taken_later_has_a_greater_number() {
+        let outbox = Outbox::default();
+        outbox.put(observation("a", State::Up));
+        let one = outbox.since(0, usize::MAX).taken;
+        let other = outbox.since(0, usize::MAX).taken;
+        outbox.put(observation("a", State::Down));
+        assert!(0 < one && one < other && other < outbox.since(1, usize::MAX).taken);
     }
 
     #[test]

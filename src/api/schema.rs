@@ -327,6 +327,9 @@ pub(crate) struct Batch {
     number: u64,
     /// Raised by every report.
     heartbeat: u64,
+    /// Raised by every report to any control; 0 or absent if what was seen is not complete with this report.
+    #[schema(required = false)]
+    taken: u64,
     /// The vantage doubts its own network, so its votes do not count.
     withheld: bool,
     /// Every target is in the report, not only those that changed.

@@ -112,6 +112,8 @@ struct Intake {
 
 struct Vantage {
     ledger: Ledger,
+    /// The prober's process whose heartbeat was last seen in the engine, or written.
+    shown_boot: Option<String>,
     /// What the engine holds of it, as far as is known: `None` means that it has to be read.
     written: Option<Written>,
 }
@@ -120,6 +122,10 @@ struct Vantage {
 struct Written {
     shards: BTreeMap<String, (Index, Bytes)>,
     heartbeat: Option<Heartbeat>,
+    /// Where the engine has the heartbeat.
+    heartbeat_at: Index,
+    /// The engine refused a write: another control may have written, so the heartbeat has to be read again.
+    doubted: bool,
     /// The state of the ledger, and the configuration, that the shards show.
     shows: Option<(u64, Generation)>,
     /// The shard at which the next heartbeat continues to check.
@@ -186,7 +192,7 @@ impl Intake {
             },
             None => {
                 let Some((ledger, suspected)) = Ledger::open(batch) else { return Ok(false) };
-                self.vantages.insert(name.clone(), Vantage { ledger, written: None });
+                self.vantages.insert(name.clone(), Vantage { ledger, shown_boot: None, written: None });
                 suspected
             }
         };
@@ -215,7 +221,12 @@ impl Intake {
             }
             let plan = self.plan(&left, snapshot);
             let mut again = BTreeSet::new();
-            for writes in shards::pack(plan, 0) {
+            for mut writes in shards::pack(plan, 0) {
+                // The heartbeat comes last, and says that the shards before it are there.
+                writes.retain(|it| !again.contains(it.id.vantage()) && !failed.contains_key(it.id.vantage()));
+                if writes.is_empty() {
+                    continue;
+                }
                 let about: BTreeSet<Name> = writes.iter().map(|it| it.id.vantage().clone()).collect();
                 match self.commit(writes).await {
                     Ok(true) => {}
@@ -246,9 +257,15 @@ impl Intake {
     ) {
         for name in tried {
             let Some(vantage) = self.vantages.get_mut(name) else { continue };
-            if again.contains(name) || failed.contains_key(name) {
+            if failed.contains_key(name) {
                 vantage.written = None;
-            } else if let Some(written) = &mut vantage.written {
+                continue;
+            }
+            let behind = vantage.is_behind();
+            let Some(written) = &mut vantage.written else { continue };
+            if again.contains(name) {
+                written.doubted = true;
+            } else if !behind {
                 written.shows = Some((vantage.ledger.changes(), generation));
             }
         }
@@ -257,19 +274,33 @@ impl Intake {
     /// Reads what the engine holds of a vantage, unless that is known.
     async fn read_written(&mut self, name: &Name) -> Result<(), EngineError> {
         let Some(vantage) = self.vantages.get_mut(name) else { return Ok(()) };
-        if vantage.written.is_some() {
+        if vantage.written.as_ref().is_some_and(|it| !it.doubted) {
             return Ok(());
         }
+        let engine = &self.shared.engine;
+        let failed = |_: &EngineError| self.shared.metrics.engine_failures.increment();
+        // First the heartbeat: if another control writes meanwhile, its index is no longer that of the engine.
+        let entry = bounded(engine.kv_get(&keys::heartbeat(name), None)).await.inspect_err(failed)?.value;
+        let heartbeat_at = entry.as_ref().map_or(Index(0), |it| it.modify_index);
+        let heartbeat = entry.and_then(|it| serde_json::from_slice(&it.value).ok());
+        if let Some(written) = &mut vantage.written {
+            (written.heartbeat_at, written.doubted) = (heartbeat_at, false);
+            written.heartbeat.clone_from(&heartbeat);
+            if vantage.is_behind() {
+                vantage.note_boot();
+                return Ok(());
+            }
+        }
         let prefix = keys::observations(name, "");
-        let read = bounded(self.shared.engine.kv_list(&prefix, None)).await;
-        let read = read.inspect_err(|_| self.shared.metrics.engine_failures.increment())?;
+        let read = bounded(engine.kv_list(&prefix, None)).await.inspect_err(failed)?;
         let shard = |key: &str| key.strip_prefix(&prefix).map(str::to_owned);
         let shards = read
             .value
             .into_iter()
             .filter_map(|entry| Some((shard(&entry.key)?, (entry.modify_index, entry.value))))
             .collect();
-        vantage.written = Some(Written { shards, ..Written::default() });
+        vantage.written = Some(Written { shards, heartbeat, heartbeat_at, ..Written::default() });
+        vantage.note_boot();
         Ok(())
     }
 
@@ -299,15 +330,18 @@ impl Intake {
     }
 
     fn written(&mut self, about: About, index: Option<Index>) {
-        let written = self.vantages.get_mut(about.vantage()).and_then(|it| it.written.as_mut());
-        let Some(written) = written else { return };
+        let Some(vantage) = self.vantages.get_mut(about.vantage()) else { return };
+        let Some(written) = &mut vantage.written else { return };
         match about {
             About::Shard(_, shard, Some(value)) => {
                 self.shared.metrics.shards_written.increment();
                 written.shards.insert(shard, (index.unwrap_or_default(), value));
             }
             About::Shard(_, shard, None) => drop(written.shards.remove(&shard)),
-            About::Heartbeat(_, heartbeat) => written.heartbeat = Some(heartbeat),
+            About::Heartbeat(_, heartbeat) => {
+                (written.heartbeat, written.heartbeat_at) = (Some(heartbeat), index.unwrap_or_default());
+                vantage.note_boot();
+            }
             About::Check(_) => {}
         }
     }
@@ -340,19 +374,49 @@ impl Intake {
 }
 
 impl Vantage {
+    /// Another control has told the engine what this one knows, or more.
+    fn is_behind(&self) -> bool {
+        let ours = self.ledger.heartbeat();
+        let Some(theirs) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref()) else { return false };
+        // Once the engine has shown our prober's process, another process is its successor.
+        if theirs == ours {
+            // It is our own, and the shards may still have to follow.
+            return false;
+        }
+        let succeeded =
+            ours.taken > 0 && theirs.boot != ours.boot && self.shown_boot.as_ref() == Some(&ours.boot);
+        succeeded || (theirs.knows_at_least(ours) && theirs.withheld == ours.withheld)
+    }
+
+    /// Notes whose heartbeat the engine has, unless it is that of a successor of our prober's process.
+    fn note_boot(&mut self) {
+        if let Some(heartbeat) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref())
+            && (heartbeat.boot == self.ledger.heartbeat().boot || self.shown_boot.is_none())
+        {
+            self.shown_boot = Some(heartbeat.boot.clone());
+        }
+    }
+
     /// What has to be written so that the engine shows this vantage as its ledger does.
     fn plan(&mut self, name: &Name, snapshot: &Snapshot) -> Vec<Vec<Write<About>>> {
+        if self.is_behind() {
+            return Vec::new();
+        }
         let Some(written) = &mut self.written else { return Vec::new() };
+        let guard = (self.ledger.heartbeat().taken > 0).then_some(written.heartbeat_at);
         let mut plan = Vec::new();
         if written.shows != Some((self.ledger.changes(), snapshot.generation)) {
             let wanted = |target: &_| snapshot.targets.contains_key(target);
             let shards = shards::split(self.ledger.items(), wanted, OBSERVATIONS);
-            plan = shards::families(changes(&written.shards, shards))
-                .into_iter()
-                .map(|family| {
-                    family.into_iter().map(|(shard, value)| shard_write(name, shard, value)).collect()
-                })
-                .collect();
+            for family in shards::families(changes(&written.shards, shards)) {
+                // In one transaction with them, so that they are not put over those of a control that knows more.
+                let guard = guard.map(|expected| Write {
+                    id: About::Check(name.clone()),
+                    op: KvOp::CheckIndex { key: keys::heartbeat(name), expected },
+                });
+                let shards = family.into_iter().map(|(shard, value)| shard_write(name, shard, value));
+                plan.push(guard.into_iter().chain(shards).collect());
+            }
         }
         if written.heartbeat.as_ref() != Some(self.ledger.heartbeat()) {
             let untouched = plan.is_empty();
@@ -364,8 +428,12 @@ impl Vantage {
     /// The heartbeat; while the shards stay `untouched`, with a check that the engine still has some of them.
     fn heartbeat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
         let heartbeat = self.ledger.heartbeat().clone();
-        let value = serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser");
-        let op = KvOp::Set { key: keys::heartbeat(name), value: value.into() };
+        let value =
+            serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser").into();
+        let key = keys::heartbeat(name);
+        let expected = self.written.as_ref().map_or(Index(0), |it| it.heartbeat_at);
+        let op =
+            if heartbeat.taken > 0 { KvOp::Cas { key, value, expected } } else { KvOp::Set { key, value } };
         let mut writes = vec![Write { id: About::Heartbeat(name.clone(), heartbeat), op }];
         let Some(written) = &mut self.written else { return writes };
         if untouched {

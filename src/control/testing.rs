@@ -59,6 +59,7 @@ pub(super) fn batch(vantage: &str, number: u64, observations: Vec<Observation>) 
         boot: "boot".into(),
         number,
         heartbeat: 10 + number,
+        taken: 0,
         withheld: false,
         full: false,
         observations,

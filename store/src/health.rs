@@ -119,6 +119,11 @@ pub struct Batch {
     pub number: u64,
     /// Grows with every heartbeat; a vantage is fresh while it changes.
     pub heartbeat: u64,
+    /// Grows whenever the prober takes a report from its observations, for whichever control: of two controls that are
+    /// told the same, the one with the greater number knows more. Zero: it is not known (from earlier versions, and while
+    /// a report does not complete what was seen).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
     /// The vantage withholds its votes (its canaries failed, or everything looks down).
     pub withheld: bool,
     /// It contains every target, not only the changed ones: absent ones are forgotten.
@@ -144,8 +149,25 @@ pub struct Heartbeat {
     pub boot: String,
     /// The number that must change.
     pub number: u64,
+    /// That of the last [`Batch`] with which this was written.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
     /// The vantage withholds its votes.
     pub withheld: bool,
+}
+
+impl Heartbeat {
+    /// True if the vantage told more, or the same, when it sent this than when it sent the other one. It says nothing
+    /// about two processes, and about versions that did not count.
+    #[must_use]
+    pub fn knows_at_least(&self, other: &Self) -> bool {
+        self.boot == other.boot && other.taken > 0 && self.taken >= other.taken
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One shard of a vantage's observations as kept in the engine.

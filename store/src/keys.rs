@@ -25,6 +25,8 @@ pub const VERDICTS: &str = "waypost/verdicts/";
 pub const ADOPTION: &str = "waypost/adoption";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
+/// The id of the drain that was ordered last. Every order writes it, so that two controls see each other's.
+pub const LAST_DRAIN: &str = "waypost/last_drain";
 /// The receipts of gateways: that an instance gets no more requests, and later that it has ended.
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// The registrations and heartbeats of the nodes.

@@ -54,7 +54,12 @@ impl Platform {
     }
 }
 
-pub fn order(demo: &Demo, leaver: &InstanceLayout, hook: SocketAddr, extra: &Value) -> Result<String, Failed> {
+pub fn order(
+    demo: &Demo,
+    leaver: &InstanceLayout,
+    hook: SocketAddr,
+    extra: &Value,
+) -> Result<String, Failed> {
     let mut body = json!({
         "service": leaver.service, "instance": leaver.id, "hook": format!("http://{hook}/stop"),
     });

@@ -35,7 +35,7 @@ impl World {
 
     fn beat(&mut self) {
         for vantage in 0..VANTAGES {
-            let first = || Heartbeat { boot: "b".into(), number: 0, withheld: false };
+            let first = || Heartbeat { boot: "b".into(), number: 0, taken: 0, withheld: false };
             self.heartbeats.entry(name(&format!("v{vantage}"))).or_insert_with(first).number += 1;
         }
     }
