@@ -15,6 +15,7 @@ use store::{
     health::{FRESH_FOR, VerdictShard},
     health_state::{Awaited, Hearing, SiteVerdicts, most_heard},
     model::{Moment, Name},
+    snapshot::Snapshot,
 };
 use tokio::sync::watch;
 
@@ -190,16 +191,17 @@ impl Company {
 
     /// This control leads for as long as the guard lives.
     pub(super) fn lead(shared: &Arc<Shared>) -> Leading {
-        shared.adoption.change(shared, |company, now| company.lead(true, now));
+        shared.adoption.change(shared, |reliance, now| reliance.lead(true, now));
         Leading(Arc::clone(shared))
     }
 
     fn change<T>(&self, shared: &Shared, change: impl FnOnce(&mut Reliance, Moment) -> T) -> T {
         let mut outcome = None;
-        self.0.send_if_modified(|company| {
-            let before = (company.wants(), company.may_publish(), company.best.is_some(), company.awaited());
-            outcome = Some(change(company, shared.handle.now()));
-            let after = (company.wants(), company.may_publish(), company.best.is_some(), company.awaited());
+        self.0.send_if_modified(|reliance| {
+            let shown = |it: &Reliance| (it.wants(), it.may_publish(), it.best.is_some(), it.awaited());
+            let before = shown(reliance);
+            outcome = Some(change(reliance, shared.handle.now()));
+            let after = shown(reliance);
             if before.3 != after.3 {
                 shared.handle.await_verdicts(after.3.clone());
             }
@@ -226,45 +228,43 @@ pub(super) struct Leading(Arc<Shared>);
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        self.0.adoption.change(&self.0, |company, now| company.lead(false, now));
+        self.0.adoption.change(&self.0, |reliance, now| reliance.lead(false, now));
     }
+}
+
+/// True if the documents name another site that has a control.
+fn names_others(snapshot: &Snapshot, site: &Name) -> bool {
+    snapshot.sites.iter().any(|it| it.control.is_some() && it.name != *site)
 }
 
 /// Looks at what this node hears, for ever.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut hearing = shared.handle.hearing();
     let mut adopted = shared.handle.adopted();
+    let mut snapshots = shared.handle.snapshots();
     loop {
         let seen = Seen {
             hearing: *hearing.borrow_and_update(),
             adopted: *adopted.borrow_and_update(),
             now: shared.handle.now(),
         };
-        shared.adoption.change(&shared, |company, _| company.look(seen));
+        let others = shared.handle.snapshot().map(|it| names_others(&it, &shared.config.site));
+        shared.adoption.change(&shared, |reliance, _| {
+            reliance.others = others.or(reliance.others);
+            reliance.look(seen);
+        });
         // The other ends live as long as the node.
         tokio::select! {
             biased;
             Ok(()) = hearing.changed() => {}
             Ok(()) = adopted.changed() => {}
+            Ok(()) = snapshots.changed() => {}
             () = tokio::time::sleep(TICK) => {}
         }
     }
 }
 
 impl ControlHandle {
-    /// Says whether the documents name other sites that have a control. Until it is called, this control goes on as in an
-    /// installation of one site.
-    pub fn other_sites(&self, any: bool) {
-        let shared = &self.shared;
-        shared.adoption.change(shared, |company, _| company.others = Some(any));
-        let seen = Seen {
-            hearing: *shared.handle.hearing().borrow(),
-            adopted: *shared.handle.adopted().borrow(),
-            now: shared.handle.now(),
-        };
-        shared.adoption.change(shared, |company, _| company.look(seen));
-    }
-
     /// Waits until the verdicts of the other sites are wanted. May be dropped at any time.
     pub async fn wants_verdicts(&self) {
         let mut changes = self.shared.adoption.0.subscribe();
@@ -305,7 +305,7 @@ impl ControlHandle {
         let hearing = *shared.handle.hearing().borrow();
         let from = shared
             .adoption
-            .change(shared, |company, now| company.answered(&shared.config.site, hearing, &answers, now));
+            .change(shared, |reliance, now| reliance.answered(&shared.config.site, hearing, &answers, now));
         if let Some(site) = &from {
             tracing::info!(%site, "another site has heard more vantages, or for longer: its verdicts are adopted");
         }

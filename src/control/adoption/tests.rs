@@ -8,7 +8,7 @@ use store::{
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::*;
-use crate::control::testing::{Fixture, Running, batch, eventually, full, name, seen};
+use crate::control::testing::{Fixture, Running, apply, batch, eventually, full, name, seen};
 
 fn at(second: u64) -> Moment {
     Moment(1_000_000 + second * 1_000)
@@ -117,6 +117,17 @@ fn only_the_control_that_leads_asks_and_one_that_comes_to_lead_asks_anew() {
     assert!(later.may_publish(), "the control that led has asked");
 }
 
+/// A control in an installation in which another site has a control too.
+async fn one_of_two(fixture: &Fixture) -> Running {
+    let other = "kind: Site\nname: sh\ncontrol: { urls: [\"https://10.1.0.12:8580\"], token_file: /t }\n";
+    apply(&*fixture.engine, other).await;
+    eventually("the other site", async || {
+        fixture.handle.snapshot().is_some_and(|it| names_others(&it, &name("bj")))
+    })
+    .await;
+    fixture.control("c1")
+}
+
 /// Vantages that report to a control until this is dropped.
 struct Vantages {
     stop: Option<oneshot::Sender<()>>,
@@ -179,8 +190,7 @@ fn recovered(fixture: &Fixture) -> (TargetKey, SiteVerdicts) {
 #[tokio::test(start_paused = true)]
 async fn verdicts_of_another_site_are_published_first_and_taken_by_a_node_that_runs() {
     let fixture = Fixture::start().await;
-    let control = fixture.control("c1");
-    control.handle.other_sites(true);
+    let control = one_of_two(&fixture).await;
     let _vantages = Vantages::all_up(&fixture, &control);
     control.handle.wants_verdicts().await;
     let (target, better) = recovered(&fixture);
@@ -282,8 +292,7 @@ async fn a_control_whose_node_lacks_an_adoption_publishes_nothing_over_it() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_used_is_counted_and_the_others_are_used() {
     let fixture = Fixture::start().await;
-    let control = fixture.control("c1");
-    control.handle.other_sites(true);
+    let control = one_of_two(&fixture).await;
     control.handle.wants_verdicts().await;
     let newer = SiteVerdicts { v: 9, ..answer("gz", 9, 9_999) };
     assert_eq!(control.handle.adopt(vec![newer.clone()]), None);
