@@ -47,6 +47,8 @@ const APART: Duration = Duration::from_secs(1);
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
 /// The pause after a silence that was not confirmed.
 const DOUBTED: Duration = Duration::from_millis(500);
+/// The pause after the engine refused to end a session.
+const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 /// The longest time that it takes to release a lock.
 pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -196,7 +198,9 @@ impl Lock {
                 biased;
                 news = follower.next() => news,
                 silent = self.silent_holder(held.as_ref(), &mut proof, &mut reported) => {
-                    self.end_silent(silent).await;
+                    if self.end_silent(silent).await {
+                        held = None;
+                    }
                     continue;
                 }
             };
@@ -247,8 +251,8 @@ impl Lock {
     }
 
     /// Ends the session of a silent holder, if its heartbeat is still the same. Two controls that wait may both do this:
-    /// one of them then acquires the lock, and the heartbeat of that one changes.
-    async fn end_silent(&self, silent: Silent) {
+    /// one of them then acquires the lock, and the heartbeat of that one changes. True if it was ended.
+    async fn end_silent(&self, silent: Silent) -> bool {
         let Silent { session, holder, number, silent } = silent;
         let asked = Instant::now();
         let key = keys::node(&holder.node);
@@ -262,17 +266,19 @@ impl Lock {
         // This process may have been frozen in between, and the answer be an old one.
         if !confirmed || asked.elapsed() > CONFIRMED_WITHIN {
             tokio::time::sleep(DOUBTED).await;
-            return;
+            return false;
         }
         let silent = Span(silent);
         tracing::warn!(
             lock = self.name, holder = holder.node, %silent,
             "the holder of the lock is silent: its session is ended, so that this control can go on with the work"
         );
-        if let Err(error) = bounded(self.engine.session_destroy(&session)).await {
+        let ended = bounded(self.engine.session_destroy(&session)).await;
+        if let Err(error) = &ended {
             tracing::warn!(lock = self.name, %error, "the session of a silent holder could not be ended");
-            tokio::time::sleep(DOUBTED).await;
+            tokio::time::sleep(AFTER_REFUSAL).await;
         }
+        ended.is_ok()
     }
 
     /// Logs which node holds the lock and whether it is alive, when either has changed.
