@@ -14,9 +14,9 @@ use std::{
 use bytes::Bytes;
 use store::{
     engine::{EngineError, Index, KvOp, TxnOutcome},
-    health::{Batch, BatchReply, Heartbeat},
+    health::{Batch, BatchReply, FRESH_FOR, Heartbeat},
     keys,
-    model::{Generation, Name},
+    model::{Generation, Moment, Name},
     snapshot::Snapshot,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -114,6 +114,8 @@ struct Vantage {
     ledger: Ledger,
     /// The prober's process whose heartbeat was last seen in the engine, or written.
     shown_boot: Option<String>,
+    /// The heartbeat of another process that the engine has had since then instead.
+    foreign: Option<(Heartbeat, Moment)>,
     /// What the engine holds of it, as far as is known: `None` means that it has to be read.
     written: Option<Written>,
 }
@@ -192,7 +194,8 @@ impl Intake {
             },
             None => {
                 let Some((ledger, suspected)) = Ledger::open(batch) else { return Ok(false) };
-                self.vantages.insert(name.clone(), Vantage { ledger, shown_boot: None, written: None });
+                self.vantages
+                    .insert(name.clone(), Vantage { ledger, shown_boot: None, foreign: None, written: None });
                 suspected
             }
         };
@@ -261,7 +264,7 @@ impl Intake {
                 vantage.written = None;
                 continue;
             }
-            let behind = vantage.is_behind();
+            let behind = vantage.is_behind(self.shared.handle.now());
             let Some(written) = &mut vantage.written else { continue };
             if again.contains(name) {
                 written.doubted = true;
@@ -277,7 +280,7 @@ impl Intake {
         if vantage.written.as_ref().is_some_and(|it| !it.doubted) {
             return Ok(());
         }
-        let engine = &self.shared.engine;
+        let (engine, now) = (&self.shared.engine, self.shared.handle.now());
         let failed = |_: &EngineError| self.shared.metrics.engine_failures.increment();
         // First the heartbeat: if another control writes meanwhile, its index is no longer that of the engine.
         let entry = bounded(engine.kv_get(&keys::heartbeat(name), None)).await.inspect_err(failed)?.value;
@@ -286,8 +289,8 @@ impl Intake {
         if let Some(written) = &mut vantage.written {
             (written.heartbeat_at, written.doubted) = (heartbeat_at, false);
             written.heartbeat.clone_from(&heartbeat);
-            if vantage.is_behind() {
-                vantage.note_boot();
+            vantage.note_boot(now);
+            if vantage.is_behind(now) {
                 return Ok(());
             }
         }
@@ -300,15 +303,16 @@ impl Intake {
             .filter_map(|entry| Some((shard(&entry.key)?, (entry.modify_index, entry.value))))
             .collect();
         vantage.written = Some(Written { shards, heartbeat, heartbeat_at, ..Written::default() });
-        vantage.note_boot();
+        vantage.note_boot(now);
         Ok(())
     }
 
     fn plan(&mut self, vantages: &BTreeSet<Name>, snapshot: &Snapshot) -> Vec<Vec<Write<About>>> {
+        let now = self.shared.handle.now();
         let mut plan = Vec::new();
         for name in vantages {
             if let Some(vantage) = self.vantages.get_mut(name) {
-                plan.extend(vantage.plan(name, snapshot));
+                plan.extend(vantage.plan(name, snapshot, now));
             }
         }
         plan
@@ -340,7 +344,7 @@ impl Intake {
             About::Shard(_, shard, None) => drop(written.shards.remove(&shard)),
             About::Heartbeat(_, heartbeat) => {
                 (written.heartbeat, written.heartbeat_at) = (Some(heartbeat), index.unwrap_or_default());
-                vantage.note_boot();
+                vantage.note_boot(self.shared.handle.now());
             }
             About::Check(_) => {}
         }
@@ -375,31 +379,39 @@ impl Intake {
 
 impl Vantage {
     /// Another control has told the engine what this one knows, or more.
-    fn is_behind(&self) -> bool {
+    fn is_behind(&self, now: Moment) -> bool {
         let ours = self.ledger.heartbeat();
         let Some(theirs) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref()) else { return false };
-        // Once the engine has shown our prober's process, another process is its successor.
         if theirs == ours {
             // It is our own, and the shards may still have to follow.
             return false;
         }
-        let succeeded =
-            ours.taken > 0 && theirs.boot != ours.boot && self.shown_boot.as_ref() == Some(&ours.boot);
-        succeeded || (theirs.knows_at_least(ours) && theirs.withheld == ours.withheld)
+        if theirs.boot != ours.boot {
+            // Once the engine has shown our prober's process, another process is its successor, if it goes on. An engine
+            // that was restored from a backup shows a former one, which does not.
+            let goes_on = self.foreign.as_ref().is_some_and(|(_, since)| now.since(*since) < FRESH_FOR);
+            return ours.taken > 0 && self.shown_boot.as_ref() == Some(&ours.boot) && goes_on;
+        }
+        theirs.knows_at_least(ours) && theirs.withheld == ours.withheld
     }
 
-    /// Notes whose heartbeat the engine has, unless it is that of a successor of our prober's process.
-    fn note_boot(&mut self) {
-        if let Some(heartbeat) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref())
-            && (heartbeat.boot == self.ledger.heartbeat().boot || self.shown_boot.is_none())
-        {
-            self.shown_boot = Some(heartbeat.boot.clone());
+    /// Notes whose heartbeat the engine has.
+    fn note_boot(&mut self, now: Moment) {
+        let Some(heartbeat) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref()) else { return };
+        if heartbeat.boot == self.ledger.heartbeat().boot || self.shown_boot.is_none() {
+            (self.shown_boot, self.foreign) = (Some(heartbeat.boot.clone()), None);
+        } else if self.foreign.as_ref().is_none_or(|(it, _)| it != heartbeat) {
+            self.foreign = Some((heartbeat.clone(), now));
         }
     }
 
     /// What has to be written so that the engine shows this vantage as its ledger does.
-    fn plan(&mut self, name: &Name, snapshot: &Snapshot) -> Vec<Vec<Write<About>>> {
-        if self.is_behind() {
+    fn plan(&mut self, name: &Name, snapshot: &Snapshot, now: Moment) -> Vec<Vec<Write<About>>> {
+        if self.is_behind(now) {
+            if let Some(written) = &mut self.written {
+                // Whether the other process goes on has to be seen.
+                written.doubted = self.foreign.is_some();
+            }
             return Vec::new();
         }
         let Some(written) = &mut self.written else { return Vec::new() };

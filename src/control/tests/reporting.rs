@@ -339,7 +339,18 @@ async fn a_prober_that_ended_is_not_put_over_its_successor() {
     assert_eq!(boot().await, "new");
     assert_eq!(slow.handle.observe(told("old", 10, State::Up)).await, Ok(BatchReply::Accepted));
     assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("new".to_owned(), State::Down));
-    slow.handle.observe(told("new", 2, State::Up)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    other.handle.observe(told("new", 2, State::Down)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    slow.handle.observe(told("old", 11, State::Up)).await.unwrap();
+    assert_eq!(boot().await, "new", "it goes on");
+    // A process that does not go on was one of an earlier time: the engine was restored from a backup.
+    for (seconds, taken) in [(5, 12), (5, 13)] {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        slow.handle.observe(told("old", taken, State::Up)).await.unwrap();
+    }
+    assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("old".to_owned(), State::Up));
+    slow.handle.observe(told("new", 3, State::Up)).await.unwrap();
     assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("new".to_owned(), State::Up));
     slow.stop().await;
     other.stop().await;
