@@ -7,20 +7,25 @@ use std::{
 };
 
 use store::health::{Observation, TargetKey};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// The newest observation of each target, with the version of its last change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
+    started: Instant,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), version: watch::Sender::default(), started: Instant::now() }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     version: u64,
-    /// How often a reporter took something.
-    taken: u64,
     withheld: bool,
     seen: HashMap<TargetKey, (u64, Observation)>,
     order: BTreeMap<u64, TargetKey>,
@@ -30,7 +35,8 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) version: u64,
-    /// Greater than that of everything taken before, for any address.
+    /// Grows with every change and with time, and is the same for all addresses: equal only for what was taken in the same
+    /// millisecond without a change in between.
     pub(crate) taken: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
@@ -82,16 +88,17 @@ impl Outbox {
 
     /// The oldest changes after a version, `at_most` so many. After version 0 these are all observations.
     pub(crate) fn since(&self, version: u64, at_most: usize) -> Changes {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.taken += 1;
-        let inner = &*inner;
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut newer = inner.order.range(version + 1..);
         let taken: Vec<_> = newer.by_ref().take(at_most).collect();
         let more = newer.next().is_some();
         let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
         let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
         let observations = seen.map(|(_, it)| it.clone()).collect();
-        Changes { version: last, taken: inner.taken, withheld: inner.withheld, observations, more }
+        // Neither of the two ever falls, so their sum is equal only where both are.
+        let age = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let taken = inner.version.saturating_add(age).saturating_add(1);
+        Changes { version: last, taken, withheld: inner.withheld, observations, more }
     }
 
     /// Signals every change.
@@ -152,14 +159,21 @@ mod tests {
         assert!(third.withheld && third.observations.is_empty() && third.version > second.version);
     }
 
-    #[test]
-    fn whatever_is_taken_later_has_a_greater_number() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_later_has_a_greater_number_for_whichever_address() {
         let outbox = Outbox::default();
+        let taken = || outbox.since(0, usize::MAX).taken;
         outbox.put(observation("a", State::Up));
-        let one = outbox.since(0, usize::MAX).taken;
-        let other = outbox.since(0, usize::MAX).taken;
+        let first = taken();
+        assert!(first > 0 && taken() == first, "the same at the same time");
         outbox.put(observation("a", State::Down));
-        assert!(0 < one && one < other && other < outbox.since(1, usize::MAX).taken);
+        let second = taken();
+        assert!(second > first);
+        tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        let third = taken();
+        assert!(third > second);
+        outbox.withhold(true);
+        assert!(taken() > third);
     }
 
     #[test]

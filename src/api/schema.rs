@@ -330,7 +330,7 @@ pub(crate) struct Batch {
     number: u64,
     /// Raised by every report.
     heartbeat: u64,
-    /// Raised by every report to any control; 0 or absent if what was seen is not complete with this report.
+    /// Grows with time and with what is seen, for all controls together; 0 or absent if what was seen is not complete with this report.
     #[schema(required = false)]
     taken: u64,
     /// The vantage doubts its own network, so its votes do not count.

@@ -4,6 +4,11 @@
 //! One task does this for all vantages. Batches that arrive during a transaction go into the next one together, so load
 //! makes transactions larger and not more numerous. Every heartbeat also checks that the engine still holds what was
 //! written (another control may have written since, or the engine was restored); if not, it is read and repaired.
+//!
+//! Probers report to every control of a site, so several write what one vantage sees. A prober numbers what it tells them
+//! in one order, and the number is in the heartbeat: a control that finds as high a one in the engine writes nothing,
+//! because the engine knows as much. So neither a slow control nor one that was frozen puts old observations over new
+//! ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -119,8 +119,8 @@ pub struct Batch {
     pub number: u64,
     /// Grows with every heartbeat; a vantage is fresh while it changes.
     pub heartbeat: u64,
-    /// Grows whenever the prober takes a report from its observations, for whichever control: of two controls that are
-    /// told the same, the one with the greater number knows more. Zero: it is not known (from earlier versions, and while
+    /// Grows with time and with every change of what the prober sees, for whichever control: of two controls that it
+    /// reports to, the one with the greater number knows more. Zero: it is not known (from earlier versions, and while
     /// a report does not complete what was seen).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub taken: u64,
