@@ -8,11 +8,6 @@
 //! the lock names its holder, and the heartbeat of that node changes every [`HEARTBEAT_EVERY`]. Once it has not changed
 //! for [`SILENT_HOLDER`], while the waiting control's own heartbeat went on changing, the holder is dead, frozen or cut
 //! off, and its session is ended. An engine that is slow, or away, delays both heartbeats, so it costs no holder its lock.
-//!
-//! An engine ends the session of a dead holder only after some 20 s. A control that waits for the lock does it earlier:
-//! the lock names its holder, and the heartbeat of that node changes every [`HEARTBEAT_EVERY`]. Once it has not changed
-//! for [`SILENT_HOLDER`], while the waiting control's own heartbeat went on changing, the holder is dead, frozen or cut
-//! off, and its session is ended. An engine that is slow, or away, delays both heartbeats, so it costs no holder its lock.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
