@@ -122,12 +122,27 @@ fn operation() -> Vec<Route<Admin>> {
 
 /// What the controls of sites ask one another.
 fn between_sites() -> Vec<Route<Admin>> {
-    vec![get(
-        "/v1/sites/identity",
-        Needs::Site,
-        "Which control answers here, for the control of another site.",
-        sites::identity,
-    )]
+    vec![
+        get(
+            "/v1/sites/identity",
+            Needs::Site,
+            "Which control answers here, for the control of another site.",
+            sites::identity,
+        ),
+        post(
+            "/v1/sites/exchange",
+            Needs::Site,
+            "What has changed at this site since the state of the question; waits for up to a second for news.",
+            sites::exchange,
+        ),
+        post("/v1/sites/shards", Needs::Site, "Shards of this site's configuration.", sites::shards),
+        get(
+            "/v1/sites/verdicts",
+            Needs::Site,
+            "The verdicts of this site with their history, for a control that was alone.",
+            sites::verdicts,
+        ),
+    ]
 }
 
 async fn page() -> Page {

@@ -33,7 +33,7 @@ use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
 /// Commits by others that a change gives way to before it fails.
 const MAX_CONFLICTS: u32 = 5;
 /// The first words of a backup; its generation follows.
-const BACKUP: &str = "# waypost backup, generation ";
+pub(super) const BACKUP: &str = "# waypost backup, generation ";
 /// How long a change of tokens waits for this node to follow it.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -88,6 +88,13 @@ impl HeadCopy {
         self.0.generation
     }
 
+    /// True if the commits that led to another generation led to this one too. If not, taking this in the place of the other
+    /// loses commits.
+    #[must_use]
+    pub fn contains(&self, other: Generation) -> bool {
+        contains(&self.0, other)
+    }
+
     /// The shards that a configuration does not have yet.
     #[must_use]
     pub fn missing(&self, current: &Stored) -> Vec<ShardRef> {
@@ -113,8 +120,7 @@ impl Stored {
         &self.head.lineage
     }
 
-    /// True if this configuration contains another generation: the commits that led to that one led to this one too. If it
-    /// does not, taking this in the place of the other one loses commits.
+    /// As [`HeadCopy::contains`].
     #[must_use]
     pub fn contains(&self, other: Generation) -> bool {
         contains(&self.head, other)
@@ -147,6 +153,16 @@ pub(super) fn lineage_on(current: &Stored) -> Vec<Generation> {
     let excess = lineage.len().saturating_sub(MAX_LINEAGE);
     lineage.drain(..excess);
     lineage
+}
+
+/// Reads what another site copies first; `None` if there is no configuration.
+///
+/// # Errors
+/// When the engine fails, or holds what this program cannot read.
+pub async fn read_head(engine: &dyn Engine) -> Result<Option<HeadCopy>, ReadError> {
+    let Some(entry) = engine.kv_get(keys::CONFIG_HEAD, None).await?.value else { return Ok(None) };
+    let head: Head = parse(keys::CONFIG_HEAD, &entry.value)?;
+    Ok(Some(HeadCopy(Head { undo: None, ..head })))
 }
 
 /// Reads the content of shards; those that are no longer stored are left out.
