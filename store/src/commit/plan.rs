@@ -1,23 +1,22 @@
 //! What a commit will write, decided without the engine. Documents are checked here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use bytes::Bytes;
 
 use super::{
-    Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
-    difference::{Difference, by_id, compare},
-    digest, history,
+    Head, STORED_VERSION, Stored,
+    difference::{Difference, compare, compare_these},
+    history, shards,
 };
 use crate::{
     engine::Index,
-    keys,
     model::{
-        Authority, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name, Override,
-        Place, Placed, Service, World,
+        Authority, Checked, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name,
+        Override, Place, Placed, Service, World,
     },
 };
 
@@ -91,8 +90,20 @@ pub fn plan(
     now: Moment,
     author: Author,
 ) -> Result<Planned, Vec<InputError>> {
+    plan_over(current, None, changes, now, author)
+}
+
+/// As [`plan`], in proportion to the changes if what is stored was checked before.
+pub(super) fn plan_over(
+    current: &Stored,
+    checked: Option<&Checked>,
+    changes: Vec<Change>,
+    now: Moment,
+    author: Author,
+) -> Result<Planned, Vec<InputError>> {
     let mut errors = Vec::new();
     let mut touched = HashSet::new();
+    let mut removed = Vec::new();
     let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
     let put = changes.iter().filter_map(|change| match change {
         Change::Put(placed) => Some(&placed.value),
@@ -109,18 +120,25 @@ pub fn plan(
             }
             Change::Delete(id) if current.get(&id).is_some() => {
                 errors.extend(outranked(&id, None, current, author, None));
-                touched.insert(id);
+                touched.insert(id.clone());
+                removed.push(id);
             }
             Change::Delete(id) => errors.push(not_there(&id)),
         }
     }
-    let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
-    let all = untouched.map(Placed::stored).chain(wanted);
-    match World::check(all, now) {
+    let world = match checked {
+        Some(checked) => checked.check(wanted, &removed, now),
+        None => {
+            let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
+            World::check(untouched.map(Placed::stored).chain(wanted), now)
+        }
+    };
+    match world {
         Ok(world) if errors.is_empty() => {
             let Generation { epoch, number } = current.generation();
             let next = Generation { epoch: epoch.max(1), number: number + 1 };
-            let plan = planned(current, world, (next, now), current.head.restored_over);
+            let differences = compare_these(current, &world, touched);
+            let plan = planned(current, world, differences, (next, now), current.head.restored_over);
             let unchanged = plan.differences.is_empty();
             Ok(if unchanged {
                 Planned::Unchanged(current.generation())
@@ -157,7 +175,8 @@ pub fn plan_restore(
         epoch: before.epoch.max(backup.epoch) + 1,
         number: before.number.max(backup.number) + 1,
     };
-    Ok(planned(current, world, (generation, now), Some(before)))
+    let differences = compare(current, &world, |_| true);
+    Ok(planned(current, world, differences, (generation, now), Some(before)))
 }
 
 fn not_there(id: &DocumentId) -> InputError {
@@ -272,47 +291,15 @@ fn outranked(
 fn planned(
     current: &Stored,
     world: World,
+    differences: Vec<Difference>,
     (generation, now): (Generation, Moment),
     restored_over: Option<Generation>,
 ) -> Plan {
-    let differences = compare(current, &world, |_| true);
-    let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
     let (undo, parts) = history::record(current, &differences, generation).unzip();
-    let mut parts = parts.unwrap_or_default();
-    let shards = BTreeMap::new();
-    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
-    let stored = by_id(current);
-    let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
-    for (id, documents) in by_shard(&world) {
-        if let (false, Some(version)) = (touched.contains(&id), current.head.shards.get(&id)) {
-            head.shards.insert(id, version.clone());
-            continue;
-        }
-        let keep = |document: Arc<Document>| {
-            let id = document.id();
-            let kept = stored.get(&id).filter(|_| !changed.contains(&id));
-            let changed = kept.map_or(generation, |kept| kept.changed);
-            Kept { document, changed }
-        };
-        let shard = Shard { v: STORED_VERSION, documents: documents.into_iter().map(keep).collect() };
-        let bytes = serde_json::to_vec(&shard).expect("documents have text keys and no failing serialiser");
-        let digest = digest(&bytes);
-        let count = bytes.len().div_ceil(MAX_PART);
-        for (n, part) in bytes.chunks(MAX_PART).enumerate() {
-            let key = keys::config_shard(&id.0, generation, &digest, n);
-            parts.push((key, Bytes::copy_from_slice(part)));
-        }
-        head.shards.insert(id, ShardVersion { generation, parts: count, digest });
-    }
+    let (shards, written) = shards::after(current, differences.iter().map(|it| &it.id), &world, generation);
+    let parts = parts.into_iter().flatten().chain(written).collect();
+    let head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
     Plan { head, expected: current.head_index, parts, differences, world }
-}
-
-fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
-    let mut shards: BTreeMap<ShardId, Vec<Arc<Document>>> = BTreeMap::new();
-    for document in world.documents() {
-        shards.entry(ShardId::of(&document.id())).or_default().push(Arc::clone(document));
-    }
-    shards
 }
 
 /// How documents differ from what is stored. With `prune`, stored documents that are not wanted count as removed,
