@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use super::{Author, Change, Planned, ReadError, Stored, plan, read};
 use crate::{
     engine::Engine,
-    model::{Checked, DocumentId, InputError, Moment, Replacement, World},
+    model::{Checked, DocumentId, InputError, Kind, Moment, Replacement, World},
+    orders::OrderTarget,
 };
 
 /// The configuration as it was read last.
@@ -63,17 +64,26 @@ impl Basis {
         &mut self,
         changes: Vec<Change>,
         now: Moment,
-        author: Author,
+        author: Author<'_>,
     ) -> Result<Planned, Vec<InputError>> {
         self.check(now);
         plan::plan_over(&self.stored, self.checked.as_ref().map(|(_, checked)| checked), changes, now, author)
     }
 }
 
-/// How the documents of one configuration differ from those of an earlier one. Only shards that differ are looked at.
+/// How the documents of one configuration differ from those of an earlier one. Only shards and orders that differ are
+/// looked at.
 fn replacements(before: &Stored, after: &Stored) -> Vec<Replacement> {
-    let ids: BTreeSet<DocumentId> =
+    let mut ids: BTreeSet<DocumentId> =
         before.documents_unlike(after).chain(after.documents_unlike(before)).collect();
+    if before.orders() != after.orders() {
+        let records = before.orders().records().chain(after.orders().records());
+        ids.extend(records.filter_map(|record| match &record.target {
+            OrderTarget::Override(name) => Some(DocumentId { kind: Kind::Override, name: name.to_string() }),
+            OrderTarget::Token(name) => Some(DocumentId { kind: Kind::Token, name: name.to_string() }),
+            OrderTarget::Switch(_) => None,
+        }));
+    }
     let document = |stored: &Stored, id: &DocumentId| stored.get(id).map(|kept| kept.document.clone());
     ids.into_iter()
         .map(|id| Replacement { before: document(before, &id), after: document(after, &id) })
@@ -89,10 +99,11 @@ mod tests {
     use crate::{
         commit::{self, AuditEntry, commit},
         engine::embedded::{Embedded, Options},
-        model::{Authority, Kind, Placed, parse},
+        model::{Authority, Placed, SiteTag, parse},
     };
 
-    const AUTHOR: Author = Author { authority: Authority::Human };
+    const AUTHOR: Author<'static> =
+        Author { authority: Authority::Human, by: "t", site: SiteTag::NONE, applied: false };
 
     /// A world in which some services and routes share names, so that some changes are refused.
     fn document(kind: u8, n: u8, more: u8) -> String {
@@ -121,7 +132,7 @@ mod tests {
         match planned {
             Ok(Planned::Changed(plan)) => {
                 let documents: Vec<_> = plan.world().documents().collect();
-                format!("{:?} {documents:?} {:?} {:?}", plan.differences(), plan.head, plan.parts)
+                format!("{:?} {documents:?} {:?} {:?}", plan.differences(), plan.commit, plan.orders)
             }
             other => format!("{other:?}"),
         }

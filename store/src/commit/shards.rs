@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest};
+use super::{Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored, digest, effect::coloured};
 use crate::{
     keys,
     model::{Document, DocumentId, Generation, Kind, World},
@@ -32,8 +32,13 @@ pub(super) fn after<'i>(
     for (shard, changed) in touched {
         let kept = current.shards.get(&shard).into_iter().flat_map(|shard| &shard.documents);
         let untouched = kept.filter(|kept| !changed.contains(&kept.document.id())).cloned();
-        let new = changed.iter().filter_map(|id| world.get(id));
-        let new = new.map(|document| Kept { document: Arc::clone(document), changed: generation });
+        // Overrides are orders, so no shard contains them.
+        let new = changed.iter().filter(|id| id.kind != Kind::Override);
+        let new = new.filter_map(|id| {
+            let document = Arc::clone(world.get(id)?);
+            let coloured = coloured(current.get(id), &document, generation);
+            Some(Kept { document, changed: generation, coloured })
+        });
         let mut documents: Vec<Kept> = untouched.chain(new).collect();
         if documents.is_empty() {
             versions.remove(&shard);
