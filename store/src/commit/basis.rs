@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        commit::{self, AuditEntry, commit},
+        commit::{AuditEntry, commit},
         engine::embedded::{Embedded, Options},
         model::{Authority, Placed, SiteTag, parse},
     };
@@ -167,7 +167,7 @@ mod tests {
                 for (now, (ours, changes)) in (1_000..).map(Moment).zip([first].into_iter().chain(rounds)) {
                     let changes: Vec<Change> = changes;
                     let stored = read(engine.as_ref(), None).await.unwrap();
-                    let full = commit::plan(&stored, changes.clone(), now, AUTHOR);
+                    let full = plan(&stored, changes.clone(), now, AUTHOR);
                     if ours {
                         assert_eq!(basis.read(engine.as_ref()).await.unwrap(), &stored);
                         let quick = basis.plan(changes, now, AUTHOR);
