@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use store::{
     commit::copy::{HeadCopy, ShardCopy, ShardRef},
     health_state::SiteVerdicts,
-    model::{Generation, Name},
+    model::{Generation, Name, Span},
     orders::OrderRecord,
 };
 use utoipa::ToSchema;
@@ -94,3 +94,28 @@ pub struct ShardsAnswer {
 #[serde(transparent)]
 #[schema(value_type = Object)]
 pub struct SiteVerdictsAnswer(pub SiteVerdicts);
+
+/// Another site, as `status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OtherSite {
+    /// Its name.
+    pub site: String,
+    /// True if it is the home, where documents are committed.
+    pub home: bool,
+    /// The generation of its documents when it answered last; absent before its first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Generation>)]
+    pub generation: Option<Generation>,
+    /// True if it had the same orders then.
+    pub same_orders: bool,
+    /// How long ago it answered last; absent before its first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub heard: Option<Span>,
+    /// Why it does not answer; absent if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Why what it told is not taken; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}

@@ -135,13 +135,32 @@ fn describe(differences: &[Difference]) -> String {
 /// Refuses a change that would lock out nodes or vantages, or take the last operator's token away.
 async fn refuse_lockout(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
     let before = bearers::tokens(stored.documents());
-    let after = bearers::tokens(plan.world().documents().cloned());
+    let after: Vec<_> = plan.world().tokens().cloned().collect();
     let refused = match TokenChange::between(&before, &after) {
         TokenChange::None => None,
         TokenChange::EndsLastOperator => Some(bearers::END_OF_LAST_OPERATOR.to_owned()),
         change => shared.bearers.census(&before).await?.refusal(change, &before, &after),
     };
     refused.map_or(Ok(()), |text| Err(ChangeError::conflict(text)))
+}
+
+/// Refuses to commit documents anywhere but at the home. Orders are taken at every site.
+fn refuse_away_from_home(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
+    let home = stored.generation().site;
+    if !plan.is_commit() || home.is_empty() || home == SiteTag::of(&shared.config.site) {
+        return Ok(());
+    }
+    let urls = shared.handle.snapshot().and_then(|snapshot| {
+        let site = snapshot.sites.iter().find(|site| SiteTag::of(&site.name) == home)?;
+        let urls: Vec<String> = site.control.as_ref()?.urls.iter().map(ToString::to_string).collect();
+        Some(urls.join(" or "))
+    });
+    Err(ChangeError::conflict(format!(
+        "documents are committed at the home, the site {home}, and this is {}: send them to {}; overrides and switches are \
+         taken here too",
+        shared.config.site,
+        urls.unwrap_or_else(|| "a control there".to_owned())
+    )))
 }
 
 /// Waits until this node runs a generation, so that a new token works here when the command that made it returns.
@@ -181,20 +200,25 @@ pub(super) async fn commit_with(
     let engine = shared.engine.as_ref();
     let mut conflicts = 0;
     loop {
-        let stored = commit::read(engine, None).await?;
+        let mut basis = shared.basis.lock().await;
+        let stored = basis.read(engine).await?.clone();
         let now = shared.handle.now();
         let changes = changes(&stored);
         let places = places(&changes);
         let services = without_uuid(&changes);
-        let planned = commit::plan(&stored, changes, now, by.author(&shared.config.site, applied))?;
+        let planned = basis.plan(changes, now, by.author(&shared.config.site, applied))?;
+        let before = basis.world();
+        // Others may plan while this is written; the one that comes second plans again.
+        drop(basis);
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                let warnings = stored.world().family_warnings(now, &places);
+                let warnings = before.family_warnings(now, &places);
                 return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
         };
+        refuse_away_from_home(shared, &stored, &plan)?;
         let differences = plan.differences().to_vec();
         let warnings = plan.world().family_warnings(now, &places);
         let changes_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
@@ -389,7 +413,31 @@ impl ControlHandle {
     }
 
     async fn stored(&self) -> Result<Stored, ReadError> {
-        commit::read(self.shared.engine.as_ref(), None).await
+        stored(&self.shared).await
+    }
+}
+
+/// Everything that is stored. Only what changed since the last time is read.
+pub(super) async fn stored(shared: &Shared) -> Result<Stored, ReadError> {
+    let mut basis = shared.basis.lock().await;
+    basis.read(shared.engine.as_ref()).await.cloned()
+}
+
+/// Checks each configuration once it is in force, so that the next change need not: a large one takes a second.
+pub(super) async fn keep_checked(shared: Arc<Shared>) {
+    let mut snapshots = shared.handle.snapshots();
+    loop {
+        if snapshots.borrow_and_update().is_some() {
+            let mut basis = shared.basis.lock().await;
+            match basis.read(shared.engine.as_ref()).await {
+                Ok(_) => basis.check(shared.handle.now()),
+                Err(error) => tracing::debug!(%error, "the configuration is checked with the next change"),
+            }
+        }
+        if snapshots.changed().await.is_err() {
+            // The follower has ended; nothing changes any more.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -454,15 +502,17 @@ fn without_uuid(changes: &[Change]) -> Vec<Name> {
 
 /// The UUIDs that these services have after a commit.
 fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<String, Uuid> {
-    let kept;
-    let world = match planned {
-        Planned::Changed(plan) => plan.world(),
-        Planned::Unchanged(_) => {
-            kept = stored.world();
-            &kept
+    let of = |name: Name| {
+        let id = DocumentId { kind: Kind::Service, name: name.to_string() };
+        let document = match planned {
+            Planned::Changed(plan) => plan.world().get(&id)?,
+            Planned::Unchanged(_) => &stored.get(&id)?.document,
+        };
+        match &**document {
+            Document::Service(service) => Some((id.name, service.uuid?)),
+            _ => None,
         }
     };
-    let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
     services.into_iter().filter_map(of).collect()
 }
 

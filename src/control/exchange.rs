@@ -104,6 +104,13 @@ impl ControlHandle {
         }
     }
 
+    /// The files of configurations that were replaced by one which does not contain them.
+    #[must_use]
+    pub fn lost(&self) -> Vec<String> {
+        let files = self.shared.config.lost.as_deref().map(lost::list).unwrap_or_default();
+        files.into_iter().map(|file| file.display().to_string()).collect()
+    }
+
     /// What is known of the other sites.
     #[must_use]
     pub fn other_sites(&self) -> SeenSites {
