@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What identifies a registration: node, id, address and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
     /// Its node.
     pub node: String,
