@@ -45,6 +45,8 @@ pub struct Head {
     pub shards: u32,
     /// The number of the newest batch.
     pub sequence: u64,
+    /// A random number that the newest batch has. After the engine was restored, other batches have the same numbers.
+    pub link: u64,
     /// A reader of the base continues with this batch, and has everything.
     pub floor: u64,
     /// Grows while the site answers, also when nothing changes.
@@ -84,6 +86,10 @@ pub(super) struct Batch {
     pub(super) sequence: u64,
     /// The base that it continues.
     pub(super) base: String,
+    /// The link of the batch before it.
+    pub(super) after: u64,
+    /// Its own link.
+    pub(super) link: u64,
     pub(super) changes: Vec<Change>,
 }
 

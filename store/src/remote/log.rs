@@ -38,6 +38,7 @@ impl Log {
         self.number
     }
 
+    #[cfg(test)]
     pub(super) const fn state(&self) -> &State {
         &self.state
     }

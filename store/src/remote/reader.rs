@@ -23,6 +23,8 @@ pub struct Copy {
     pub base: String,
     /// The last batch that it has.
     pub sequence: u64,
+    /// The link of that batch; see [`Head::link`].
+    pub link: Option<u64>,
     /// Bytes that were read for it.
     pub bytes: u64,
     /// Values that were read for it.
@@ -142,9 +144,10 @@ async fn read_batches(
     copy: &mut Copy,
     head: &Head,
 ) -> Result<Option<Vec<(u64, Change)>>, EngineError> {
-    if head.sequence.saturating_sub(copy.sequence) > RING {
+    if head.sequence < copy.sequence || head.sequence - copy.sequence > RING {
         return Ok(None);
     }
+    let mut link = copy.link;
     let mut changes = Vec::new();
     let mut read_to = copy.sequence.min(head.sequence);
     while read_to < head.sequence {
@@ -152,13 +155,17 @@ async fn read_batches(
         let Some(entry) = engine.kv_get(&batch_key(site, next), None).await?.value else { return Ok(None) };
         count(copy, &entry);
         let batch: Batch = read(&entry)?;
-        if batch.sequence != next || batch.base != head.base {
+        if batch.sequence != next || batch.base != head.base || link.is_some_and(|it| it != batch.after) {
             return Ok(None);
         }
+        link = Some(batch.link);
         changes.extend(batch.changes.into_iter().map(|it| (next, it)));
         read_to = next;
     }
-    copy.sequence = head.sequence;
+    if link.is_some_and(|it| it != head.link) {
+        return Ok(None);
+    }
+    (copy.sequence, copy.link) = (head.sequence, Some(head.link));
     Ok(Some(changes))
 }
 

@@ -339,6 +339,29 @@ async fn a_fence_that_fails_leaves_everything_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_notices_that_its_engine_was_restored() {
+    let mut world = World::new().await;
+    world.tell("web", Some(told(2, &[(1, false)])));
+    world.settle().await;
+    let kept = world.engine.kv_list("waypost/remote/", None).await.unwrap().value;
+    for id in 2..5 {
+        world.tell("web", Some(told(2, &[(id, false)])));
+        world.settle().await;
+    }
+    let restored = kept.into_iter().map(|it| KvOp::Set { key: it.key, value: it.value });
+    world.engine.txn(restored.collect()).await.unwrap();
+    world.restart_writer();
+    // The writer goes on from there; batches get the numbers that others had.
+    for id in 5..9 {
+        world.tell("web", Some(told(2, &[(id, true)])));
+        world.tell("shop", Some(told(2, &[(id, true)])));
+        world.pull(0, false).await;
+    }
+    assert!(!world.read().await, "everything is read again");
+    world.agrees().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_site_is_noted_as_dark_and_as_alive_again() {
     let mut world = World::new().await;
     world.tell("web", Some(told(2, &[(1, false)])));

@@ -103,7 +103,7 @@ const fn order_of(key: &InstanceKey) -> Order<'_> {
 
 /// What a limit of this module left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// Instances that are not told.
     pub(super) instances: u64,
     /// Instances that are told without some of their metadata or tags.
@@ -218,7 +218,7 @@ pub struct Told {
 
 impl Told {
     /// What a site tells of an entry of its own registry.
-    pub(super) fn of(entry: &Entry) -> (Self, Cut) {
+    pub(crate) fn of(entry: &Entry) -> (Self, Cut) {
         let (value, reason) = match &entry.standing {
             Standing::Unread => (Value::Unread, ""),
             Standing::Present => (Value::Present, ""),

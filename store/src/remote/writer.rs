@@ -372,10 +372,11 @@ impl Writer {
             }
             written.lacks(shard_of(&change.service, head.shards), sequence);
         }
-        let batch = Batch { v: VERSION, sequence, base: head.base.clone(), changes };
+        let (after, link) = (head.link, fastrand::u64(..));
+        let batch = Batch { v: VERSION, sequence, base: head.base.clone(), after, link, changes };
         let op = KvOp::Set { key: batch_key(&self.site, sequence), value: json(&batch) };
         self.metrics.batches_written.increment();
-        self.rewrite(Head { sequence, ..head }, vec![op], sequence, fence).await.map(drop)
+        self.rewrite(Head { sequence, link, ..head }, vec![op], sequence, fence).await.map(drop)
     }
 
     /// Commits a head with these operations and the shards that are due; those at least that a batch due to be overwritten
