@@ -44,7 +44,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub use bearers::Lockout;
 pub use documents::{ChangeError, Requester};
 pub use drains::{MAX_DRAINS, MIN_LEASE};
-pub use liveness::{Liveness, Node, SILENT_AFTER};
+pub use liveness::{HEARTBEAT_EVERY, Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
 
 use drains::DrainOrders;

@@ -21,6 +21,9 @@ use super::Shared;
 /// A node that has been silent for this long is not alive: it is frozen, dead or cut off. Heartbeats are written every
 /// five seconds, so two of them are missing. A drain waits longer for a silent gateway, for the lease of its order.
 pub const SILENT_AFTER: Duration = Duration::from_secs(12);
+/// How often a control's node writes its heartbeat: more often than the others, so that a control that waits for a lock
+/// notices within a few seconds that the holder is dead.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 /// The longest wait for a change of the heartbeats. This is how precisely silence is measured.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// A longer time between two readings is not counted: this process was frozen, or the engine hung.
@@ -191,6 +194,11 @@ impl Liveness {
     #[must_use]
     pub const fn read_at(&self) -> Option<Instant> {
         self.read_at
+    }
+
+    /// Whether the heartbeats were last read within this time.
+    pub(super) fn is_read_within(&self, within: Duration, now: Instant) -> bool {
+        self.read_at.is_some_and(|at| now.saturating_duration_since(at) <= within)
     }
 
     /// Since when every reading has succeeded: what was written before may have been missed. `None` before the first

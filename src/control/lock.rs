@@ -3,23 +3,32 @@
 //! The lock decides which control works. It does not make the work safe: a holder that was frozen may wake and go on.
 //! So every write made under it carries [`Held::fence`], which the engine refuses once the lock has another holder.
 //! That is why the lock needs no delay after its holder died.
+//!
+//! An engine ends the session of a dead holder only after some 20 s. A control that waits for the lock does it earlier:
+//! the lock names its holder, and the heartbeat of that node changes every [`HEARTBEAT_EVERY`]. Once it has not changed
+//! for [`SILENT_HOLDER`], in a view in which the waiting control's own heartbeat goes on changing, the holder is dead,
+//! frozen or cut off, and its session is ended. An engine that is slow, or away, delays both heartbeats, so it costs no
+//! holder its lock.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use store::{
+    drain::NodeHeartbeat,
     engine::{
         Engine, EngineError, KvEntry, KvOp, Retry, SessionId, SessionSpec, TxnOutcome,
         follower::{Follower, News, Watched},
     },
     keys,
+    model::Span,
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Metrics, Shared,
-    liveness::{Node, Nodes},
+    intake::bounded,
+    liveness::{HEARTBEAT_EVERY, Node, Nodes},
 };
 
 /// The session's TTL, the shortest that engines allow; Consul ends it after up to twice that.
@@ -29,6 +38,14 @@ const RENEW_EVERY: Duration = Duration::from_secs(3);
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// The pause after a term that ended without an error of the engine.
 const AFTER_TERM: Duration = Duration::from_millis(100);
+/// A holder whose heartbeat has not changed for this long loses the lock: two of them are missing, and half of another.
+const SILENT_HOLDER: Duration = Duration::from_secs(5);
+/// The longest time for which the heartbeat of the waiting control itself may not have changed meanwhile.
+const PROVEN_BY: Duration = Duration::from_secs(3);
+/// The longest time that reading the holder's heartbeat once more may take, before its session is ended.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+/// The pause after a silence that was not confirmed.
+const DOUBTED: Duration = Duration::from_millis(500);
 /// The longest time that it takes to release a lock.
 pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -40,14 +57,37 @@ pub(super) struct Lock {
     nodes: Nodes,
     name: &'static str,
     key: String,
+    node: String,
     session_name: String,
     value: Bytes,
 }
 
 /// The holder of a lock, as the lock's value names it.
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     node: String,
+    site: String,
+    boot: String,
+    /// How often the heartbeat of its node changes, in milliseconds; absent in versions whose heartbeats are too rare to
+    /// tell within a few seconds that the holder is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
+}
+
+impl Holder {
+    /// Whether it promises heartbeats that are frequent enough.
+    fn is_heard_often(&self) -> bool {
+        self.heartbeat_ms.is_some_and(|it| u128::from(it) <= HEARTBEAT_EVERY.as_millis())
+    }
+}
+
+/// The holder of a lock whose heartbeat no longer changes.
+struct Silent {
+    session: SessionId,
+    holder: Holder,
+    /// The number at which its heartbeat stands still.
+    number: u64,
+    silent: Duration,
 }
 
 /// A lock that was acquired.
@@ -62,12 +102,24 @@ impl Held {
     pub(super) fn fence(&self) -> KvOp {
         KvOp::CheckSession { key: self.key.clone(), session: self.session.clone() }
     }
+
+    /// Whether the lock is still held, as the engine has it now. To be asked before something is done that the engine
+    /// cannot refuse, because it happens elsewhere.
+    pub(super) async fn is_current(&self, engine: &dyn Engine) -> Result<bool, EngineError> {
+        let outcome = bounded(engine.txn(vec![self.fence()])).await?;
+        Ok(matches!(outcome, TxnOutcome::Committed(_)))
+    }
 }
 
 impl Lock {
     pub(super) fn new(shared: &Shared, name: &'static str) -> Self {
         let config = &shared.config;
-        let holder = serde_json::json!({ "node": config.node, "site": config.site, "boot": config.boot });
+        let holder = Holder {
+            node: config.node.to_string(),
+            site: config.site.to_string(),
+            boot: config.boot.clone(),
+            heartbeat_ms: u64::try_from(HEARTBEAT_EVERY.as_millis()).ok(),
+        };
         Self {
             engine: Arc::clone(&shared.engine),
             metrics: Arc::clone(&shared.metrics),
@@ -75,7 +127,8 @@ impl Lock {
             name,
             key: keys::lock(name),
             session_name: format!("waypost {} {name}", config.node),
-            value: holder.to_string().into(),
+            value: serde_json::to_vec(&holder).expect("texts and numbers have no failing serialiser").into(),
+            node: holder.node,
         }
     }
 
@@ -101,26 +154,90 @@ impl Lock {
         let watched = Watched::Key(self.key.clone());
         let mut follower = Follower::new(Arc::clone(&self.engine), watched, MAX_WAIT);
         let mut reported = None;
+        let mut held: Option<KvEntry> = None;
         loop {
             let (key, session) = (self.key.clone(), session.clone());
             let lock = KvOp::Lock { key: key.clone(), value: self.value.clone(), session: session.clone() };
             if let TxnOutcome::Committed(_) = self.engine.txn(vec![lock]).await? {
                 return Ok(Held { key, session });
             }
-            let holder = match follower.next().await {
+            let news = tokio::select! {
+                biased;
+                news = follower.next() => news,
+                silent = self.silent_holder(held.as_ref()) => {
+                    self.end_silent(silent).await;
+                    continue;
+                }
+            };
+            held = match news {
                 News::Read(reading) => reading.read.value.into_iter().next(),
                 News::Failed(error) => return Err(error),
             };
-            self.report_holder(holder.as_ref(), &mut reported);
-            if holder.is_none_or(|entry| entry.session.is_none()) {
+            self.report_holder(held.as_ref(), &mut reported);
+            if held.as_ref().is_none_or(|entry| entry.session.is_none()) {
                 // It is free and yet was refused: our session has ended, or the lock delay of the last holder is not over.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }
 
-    /// Logs which node holds the lock and whether it is alive, when either has changed. A holder that is not alive loses
-    /// the lock when its session ends, within twice its TTL.
+    /// Waits until the holder is silent beyond doubt, as far as this node's view of the heartbeats shows.
+    async fn silent_holder(&self, held: Option<&KvEntry>) -> Silent {
+        let session = held.and_then(|it| it.session.clone());
+        let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok());
+        let (Some(session), Some(holder)) = (session, holder.filter(Holder::is_heard_often)) else {
+            return std::future::pending().await;
+        };
+        let mut nodes = self.nodes.subscribe();
+        loop {
+            let stuck = {
+                let nodes = nodes.borrow_and_update();
+                let is_of_holder = |it: &&Node| it.heartbeat.boot == holder.boot;
+                let shown = nodes.is_read_within(PROVEN_BY, Instant::now())
+                    && nodes.node(&self.node).is_some_and(|it| it.is_registered() && it.silent < PROVEN_BY);
+                let stuck =
+                    nodes.node(&holder.node).filter(is_of_holder).filter(|it| it.silent >= SILENT_HOLDER);
+                stuck.filter(|_| shown).map(|it| (it.heartbeat.number, it.silent))
+            };
+            if let Some((number, silent)) = stuck {
+                return Silent { session, holder, number, silent };
+            }
+            if nodes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Ends the session of a silent holder, if its heartbeat is still the same. Two controls that wait may both do this:
+    /// one of them then acquires the lock, and the heartbeat of that one changes.
+    async fn end_silent(&self, silent: Silent) {
+        let Silent { session, holder, number, silent } = silent;
+        let asked = Instant::now();
+        let key = keys::node(&holder.node);
+        let read = tokio::time::timeout(CONFIRMED_WITHIN, self.engine.kv_get(&key, None)).await;
+        let unchanged = |entry: KvEntry| {
+            let heartbeat: NodeHeartbeat = serde_json::from_slice(&entry.value).ok()?;
+            ((heartbeat.number, &heartbeat.boot) == (number, &holder.boot)).then_some(())
+        };
+        let entry = read.ok().and_then(Result::ok).and_then(|it| it.value);
+        let confirmed = entry.and_then(unchanged).is_some();
+        // This process may have been frozen in between, and the answer be an old one.
+        if !confirmed || asked.elapsed() > CONFIRMED_WITHIN {
+            tokio::time::sleep(DOUBTED).await;
+            return;
+        }
+        let silent = Span(silent);
+        tracing::warn!(
+            lock = self.name, holder = holder.node, %silent,
+            "the holder of the lock is silent: its session is ended, so that this control can go on with the work"
+        );
+        if let Err(error) = bounded(self.engine.session_destroy(&session)).await {
+            tracing::warn!(lock = self.name, %error, "the session of a silent holder could not be ended");
+            tokio::time::sleep(DOUBTED).await;
+        }
+    }
+
+    /// Logs which node holds the lock and whether it is alive, when either has changed.
     fn report_holder(&self, entry: Option<&KvEntry>, reported: &mut Option<(String, Option<bool>)>) {
         let held = entry.filter(|it| it.session.is_some());
         let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok()).map(|holder| {
@@ -257,7 +374,7 @@ mod tests {
     use super::*;
     use crate::control::{
         liveness,
-        testing::{Fixture, eventually, logged},
+        testing::{self, Fixture, eventually, logged},
     };
 
     /// Counts the controls that work, and keeps what the last of them held.
@@ -343,6 +460,121 @@ mod tests {
         holder.freeze();
         tokio::time::sleep(liveness::SILENT_AFTER + MAX_WAIT * 2).await;
         eventually("a holder that is not alive", async || logged_as("alive=false")).await;
+    }
+
+    /// A candidate with the heartbeats that its node writes, and its own view of all heartbeats.
+    struct Control {
+        heartbeats: testing::Gateway,
+        view: tokio::task::JoinHandle<()>,
+        stop: watch::Sender<bool>,
+    }
+
+    impl Control {
+        fn start(fixture: &Fixture, workers: &Arc<Workers>, who: &'static str) -> Self {
+            let heartbeats = fixture.node(who, "boot", HEARTBEAT_EVERY);
+            let shared = fixture.shared(who);
+            let view = tokio::spawn(liveness::follow(Arc::clone(&shared)));
+            let (lock, workers) = (Lock::new(&shared, "tests"), Arc::clone(workers));
+            let (stop, stopping) = watch::channel(false);
+            tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&workers).work(who, held)));
+            Self { heartbeats, view, stop }
+        }
+    }
+
+    impl Drop for Control {
+        fn drop(&mut self) {
+            self.view.abort();
+            self.stop.send_replace(true);
+        }
+    }
+
+    /// Two controls, of which `a` holds the lock.
+    async fn two(fixture: &Fixture) -> (Arc<Workers>, Control, Control) {
+        let workers = Arc::<Workers>::default();
+        let first = Control::start(fixture, &workers, "a");
+        eventually("a leader", async || workers.leader() == Some("a")).await;
+        let second = Control::start(fixture, &workers, "b");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        (workers, first, second)
+    }
+
+    fn terms(workers: &Workers) -> Vec<&'static str> {
+        workers.terms.lock().unwrap().iter().map(|(who, _)| *who).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_holder_loses_the_lock_within_ten_seconds_and_can_write_no_more() {
+        let fixture = Fixture::start().await;
+        let (workers, first, _second) = two(&fixture).await;
+        assert_eq!(terms(&workers), ["a"], "it is alive");
+        // Its process goes on for a while, as one that is cut off or was frozen does.
+        let held = workers.held();
+        let silent = Instant::now();
+        first.heartbeats.freeze();
+        eventually("the other leader", async || workers.terms.lock().unwrap().len() == 2).await;
+        let after = silent.elapsed();
+        assert!(after > SILENT_HOLDER - HEARTBEAT_EVERY && after < Duration::from_secs(10), "{after:?}");
+        let write = KvOp::Set { key: "waypost/locks/tests-guarded".to_owned(), value: Bytes::new() };
+        let late = fixture.engine.txn(vec![held.fence(), write]).await.unwrap();
+        assert!(matches!(late, TxnOutcome::Refused(_)));
+        assert!(!held.is_current(fixture.engine.as_ref()).await.unwrap());
+        assert!(workers.held().is_current(fixture.engine.as_ref()).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((terms(&workers), workers.leader()), (vec!["a", "b"], Some("b")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_controls_that_wait_one_takes_over_and_keeps_the_lock() {
+        let fixture = Fixture::start().await;
+        let (workers, first, _second) = two(&fixture).await;
+        let _third = Control::start(&fixture, &workers, "c");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        first.heartbeats.freeze();
+        first.stop.send_replace(false);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let terms = terms(&workers);
+        assert_eq!(terms.len(), 2, "{terms:?}");
+        assert!(workers.leader().is_some_and(|it| it != "a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_or_is_away_costs_no_holder_its_lock() {
+        let fixture = Fixture::start().await;
+        let (workers, first, second) = two(&fixture).await;
+        // No write gets through for a while, so no heartbeat changes, while reads are answered.
+        fixture.engine.stalled.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        fixture.engine.stalled.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(terms(&workers), ["a"], "both heartbeats were held up");
+        // The engine is away for less than a session lives without it.
+        fixture.engine.away.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        fixture.engine.away.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(terms(&workers)[0], "a");
+        assert!(terms(&workers).iter().all(|it| *it == "a"), "{:?}", terms(&workers));
+        // A control whose own heartbeats do not arrive has no say.
+        second.heartbeats.freeze();
+        first.heartbeats.freeze();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(workers.leader(), Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_of_an_earlier_version_is_left_to_the_engine() {
+        let fixture = Fixture::start().await;
+        let workers = Arc::<Workers>::default();
+        let _heartbeats = fixture.node("a", "boot", Duration::from_secs(5));
+        let mut lock = Lock::new(&fixture.shared("a"), "tests");
+        lock.value = Bytes::from_static(br#"{"node":"a","site":"bj","boot":"boot"}"#);
+        let (_stop, stopping) = watch::channel(false);
+        let working = Arc::clone(&workers);
+        tokio::spawn(lead(lock, stopping, move |held| Arc::clone(&working).work("a", held)));
+        eventually("a leader", async || workers.leader() == Some("a")).await;
+        let _second = Control::start(&fixture, &workers, "b");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(terms(&workers), ["a"]);
     }
 
     #[tokio::test(start_paused = true)]

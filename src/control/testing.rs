@@ -101,6 +101,8 @@ name: v3
 pub(super) struct Remote {
     inner: Arc<Embedded>,
     pub(super) away: AtomicBool,
+    /// No transaction is answered for as long as this is set.
+    pub(super) stalled: AtomicBool,
     pub(super) calls: AtomicU64,
     /// The keys that each committed transaction wrote.
     pub(super) written: Mutex<Vec<Vec<String>>>,
@@ -141,6 +143,9 @@ impl Engine for Remote {
             _ => None,
         };
         let keys: Vec<String> = ops.iter().filter_map(key).collect();
+        while self.stalled.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let outcome = self.reach()?.txn(ops).await?;
         if matches!(outcome, TxnOutcome::Committed(_)) {
             self.written.lock().unwrap().push(keys);
@@ -211,6 +216,7 @@ impl Fixture {
         let engine = Arc::new(Remote {
             inner,
             away: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             written: Mutex::default(),
         });
@@ -296,11 +302,20 @@ impl Fixture {
 
     /// A gateway whose heartbeat changes until it is frozen.
     pub(super) fn gateway(&self, node: &str) -> Gateway {
+        self.beating(node, "proxy", &format!("{node}-boot"), Duration::from_millis(20))
+    }
+
+    /// The node of a control, whose heartbeat changes this often until it is frozen.
+    pub(super) fn node(&self, node: &str, boot: &str, every: Duration) -> Gateway {
+        self.beating(node, "control", boot, every)
+    }
+
+    fn beating(&self, node: &str, role: &str, boot: &str, every: Duration) -> Gateway {
         let heartbeat = NodeHeartbeat {
             node: node.into(),
             site: "bj".into(),
-            roles: ["proxy".to_owned()].into(),
-            boot: format!("{node}-boot"),
+            roles: [role.to_owned()].into(),
+            boot: boot.to_owned(),
             number: 0,
             generation: None,
             load: None,
@@ -309,13 +324,13 @@ impl Fixture {
             instances: Vec::new(),
             more_instances: 0,
         };
-        let engine = Arc::clone(&self.engine.inner);
+        let engine = Arc::clone(&self.engine);
         let task = tokio::spawn(async move {
             for number in 1.. {
                 let heartbeat = NodeHeartbeat { number, ..heartbeat.clone() };
                 let value = serde_json::to_vec(&heartbeat).unwrap().into();
                 let _ = engine.txn(vec![KvOp::Set { key: keys::node(&heartbeat.node), value }]).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(every).await;
             }
         });
         Gateway { node: node.into(), task }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::error::NodeError;
 use crate::{
     config::{self, Config, Store},
+    control,
     dialer::Checks,
 };
 
@@ -69,11 +70,15 @@ pub(super) async fn follow(
         boot: boot.to_owned(),
     };
     let dir = config.data_dir.join("node");
+    let usual = follow::Options::default();
+    let heartbeat_every =
+        if config.control.is_some() { control::HEARTBEAT_EVERY } else { usual.heartbeat_every };
     let options = follow::Options {
+        heartbeat_every,
         geo,
         dialer: Some(dialer),
         believe_after: config.believe_after,
-        ..follow::Options::default()
+        ..usual
     };
     Ok(follow::start(Arc::clone(&opened.engine), &dir, identity, options).await?)
 }

@@ -45,9 +45,9 @@ impl Page {
 /// The number of pages that are kept; older ones are removed.
 pub const MAX_PAGES: usize = 2_000;
 
-/// The last written change of each target.
+/// The last written change of each target: when, and to what.
 #[derive(Clone, Debug, Default)]
-pub struct Written(BTreeMap<TargetKey, Moment>);
+pub struct Written(BTreeMap<TargetKey, (Moment, State)>);
 
 impl Written {
     /// From the pages.
@@ -62,16 +62,29 @@ impl Written {
     pub fn note(&mut self, page: &Page) {
         for change in &page.turns {
             let last = self.0.entry(change.target.clone()).or_default();
-            *last = change.at.max(*last);
+            if change.at >= last.0 {
+                *last = (change.at, change.to);
+            }
         }
     }
 
     /// The pages that still have to be written. Targets without a verdict are forgotten.
+    ///
+    /// Every reader gives a change its own moment. One that was written by another control, a moment earlier by that
+    /// one's clock, is not a change again: it is to the state that the target had already.
     pub fn missing(&mut self, verdicts: &BTreeMap<TargetKey, Verdict>, generation: Generation) -> Vec<Page> {
         self.0.retain(|target, _| verdicts.contains_key(target));
-        let mut changes: Vec<StateChange> = changes(verdicts)
-            .filter(|change| self.0.get(&change.target).is_none_or(|last| change.at > *last))
-            .collect();
+        let mut last = self.0.clone();
+        let mut is_new = |change: &StateChange| {
+            let known = last.entry(change.target.clone()).or_default();
+            let new = change.at > known.0 && change.to != known.1;
+            if new {
+                *known = (change.at, change.to);
+            }
+            new
+        };
+        // The history of each verdict is in the order of time.
+        let mut changes: Vec<StateChange> = changes(verdicts).filter(|change| is_new(change)).collect();
         changes.sort();
         let page = |changes: &[StateChange]| Page { v: Page::VERSION, generation, turns: changes.to_vec() };
         changes.chunks(Page::MAX).map(page).collect()
@@ -153,6 +166,21 @@ mod tests {
         let mut successor = Written::of(&pages);
         let more = successor.missing(&later, ONE);
         assert_eq!(more[0].turns, [StateChange { at: Moment(9), target: "a".into(), to: State::Down }]);
+    }
+
+    #[test]
+    fn a_successor_that_saw_the_same_changes_a_moment_later_does_not_write_them_again() {
+        let seen = verdicts(&[("a", &[(5, State::Up), (90, State::Down)])]);
+        let mut written = Written::default();
+        let pages = written.missing(&seen, ONE);
+        for (up, down) in [(7, 93), (4, 88), (5, 90)] {
+            let own = [(up, State::Up), (down, State::Down)];
+            let mut successor = Written::of(&pages);
+            assert!(successor.missing(&verdicts(&[("a", &own)]), ONE).is_empty(), "{up}, {down}");
+            let later = verdicts(&[("a", &[own[0], own[1], (120, State::Up)])]);
+            let turns: Vec<_> = successor.missing(&later, ONE).into_iter().flat_map(|it| it.turns).collect();
+            assert_eq!(turns, [StateChange { at: Moment(120), target: "a".into(), to: State::Up }]);
+        }
     }
 
     #[test]

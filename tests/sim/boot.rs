@@ -70,8 +70,9 @@ impl Simulation {
         );
         runtime.spawn(async move {
             let engine: Arc<Link> = link;
+            let options = Options { heartbeat_every: control::HEARTBEAT_EVERY, ..options() };
             let (handle, follower) =
-                follow::start_from(engine.clone(), memory, clock, identity, options()).await;
+                follow::start_from(engine.clone(), memory, clock, identity, options).await;
             let control = control::start(config, engine, handle);
             *lock(&kept) = Some(control.handle());
             control.run(std::future::pending()).await.unwrap();

@@ -178,6 +178,9 @@ impl Driver {
                 Move::Stop => return (self.id, index),
                 Move::Wait => self.changed((index, drain)).await,
                 Move::Record(then) => self.record(index, *then).await,
+                Move::Evict(_) | Move::Readmit(_) | Move::Call(..) if !self.leads().await => {
+                    self.read().await
+                }
                 Move::Evict(then) => {
                     let then = self.as_registered(*then).await;
                     let done = self.evict(&drain).await;
@@ -199,6 +202,27 @@ impl Driver {
         }
         // The record was removed.
         (self.id, Index(u64::MAX))
+    }
+
+    /// Whether this control still holds the lock. Asked before what the engine cannot refuse, because it is done
+    /// elsewhere: a control that was frozen meanwhile would take out of the registry what was registered since.
+    async fn leads(&mut self) -> bool {
+        match self.held.is_current(self.shared.engine.as_ref()).await {
+            Ok(true) => {
+                self.access.succeeded();
+                true
+            }
+            Ok(false) => {
+                tracing::info!(drain = %self.id, "the lock is lost: its new holder goes on with this drain");
+                // The term ends as soon as the loss of the session is noticed.
+                self.backoff.wait().await;
+                false
+            }
+            Err(error) => {
+                self.failed(&error).await;
+                false
+            }
+        }
     }
 
     /// The record as the engine has it; tries until the engine answers.
