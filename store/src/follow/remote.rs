@@ -23,6 +23,7 @@ use crate::{
         Head, State, Told,
         reader::{self, Copy},
     },
+    snapshot::Snapshot,
 };
 
 /// A site whose head stands still for this long is dark. While a site answers, the head moves every few seconds.
@@ -77,6 +78,7 @@ pub(super) async fn follow(shared: Shared, news: mpsc::Sender<RemoteNews>) {
         .reporting("reading what other sites tell", "what they told last stays");
     let mut remote = Remote { shared, sites: BTreeMap::new(), news };
     remote.remembered().await;
+    remote.need_others().await;
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -106,6 +108,15 @@ impl Remote {
     async fn send(&self, news: RemoteNews) {
         // An error means that the follower ends.
         let _ = self.news.send(news).await;
+    }
+
+    /// Completes when there is another site. On Consul following a prefix without keys costs a read a second while anything
+    /// is written, so an installation of one site does not do it.
+    async fn need_others(&self) {
+        let others = |it: &Option<Arc<Snapshot>>| it.as_ref().is_some_and(|it| it.sites.len() > 1);
+        let mut snapshots = self.shared.publisher.handle().snapshots();
+        // An error means that the follower ends.
+        let _ = snapshots.wait_for(others).await;
     }
 
     /// Takes over what this node knew last.
