@@ -18,6 +18,7 @@ mod route;
 mod routes;
 mod shown;
 mod simulate;
+mod sites;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -28,13 +29,13 @@ mod tokens;
 use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
-use axum::{Router, extract::DefaultBodyLimit, http::StatusCode};
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware};
 use dns::{Targets, zones_dir::Zones};
 use store::{engine::Engine, handle::Handle, model::Name};
 
 pub use health::{Health, Reasons, router as health_router};
 
-use crate::{auth::Auth, control::ControlHandle, repeats::Repeats};
+use crate::{auth::Auth, control::ControlHandle, repeats::Repeats, sites::Peers};
 use problem::Problem;
 use request::{Caller, JsonBody, QueryParams};
 
@@ -48,17 +49,24 @@ pub struct Admin {
     handle: Handle,
     control: ControlHandle,
     auth: Auth,
+    peers: Peers,
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
 }
 
 impl Admin {
-    /// For an engine, what this node knows, and control.
+    /// For an engine, what this node knows, control, and the controls of other sites.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, handle: Handle, control: ControlHandle, auth: Auth) -> Self {
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        handle: Handle,
+        control: ControlHandle,
+        auth: Auth,
+        peers: Peers,
+    ) -> Self {
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
-        Self { engine, handle, control, auth, refused, zones, targets }
+        Self { engine, handle, control, auth, peers, refused, zones, targets }
     }
 
     /// Logs that a vantage's report was refused: at once, and then at most once a minute with how often it was.
@@ -94,6 +102,7 @@ pub fn router(admin: Admin, health: Health) -> Router {
     routes::router()
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path; see /openapi.json"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(admin.clone(), sites::say_who_answers))
         .with_state(admin)
         .merge(health::router(health, Some(auth)))
 }

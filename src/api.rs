@@ -6,6 +6,7 @@
 mod documents;
 mod domains;
 mod drains;
+pub mod exchange;
 mod explain;
 pub mod moments;
 mod probing;
@@ -13,6 +14,7 @@ mod problem;
 mod schema;
 mod services;
 mod simulate;
+mod sites;
 mod status;
 mod tokens;
 
@@ -29,6 +31,7 @@ pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
+pub use sites::SiteIdentity;
 pub use status::{
     CnameToSet, Finding, NodeStatus, SeenByVantage, Status, StatusQuery, TargetStatus, VantageStatus,
     ViewStatus,

@@ -82,7 +82,7 @@ impl Identity {
     #[must_use]
     pub fn may(&self, right: Right<'_>) -> bool {
         match self {
-            Self::Local | Self::First => true,
+            Self::Local | Self::First => right != Right::Site,
             Self::Token { role, scope, .. } => permits(*role, scope, right),
             Self::Anonymous | Self::Unknown => false,
         }
@@ -114,6 +114,8 @@ pub enum Right<'a> {
     KeyWrite(&'a str),
     /// Create and end sessions.
     Sessions,
+    /// Take part in the exchange between sites, as the site of its scope; see [`crate::sites::caller`].
+    Site,
 }
 
 /// The table of rights.
@@ -121,6 +123,10 @@ pub enum Right<'a> {
 pub fn permits(role: Role, scope: &Scope, right: Right<'_>) -> bool {
     let ours = |key: &str| key.starts_with(keys::ROOT) || keys::ROOT.starts_with(key);
     match (role, right) {
+        (Role::Control, Right::Site) => scope.site.is_some(),
+        (_, Right::Site) => false,
+        // Other sites learn this secret when they are called, so it must not open an engine.
+        (Role::Control, _) if scope.site.is_some() => right == Right::Read,
         (Role::Operator, _) => true,
         (Role::Automation, Right::Tokens | Right::Restore) => false,
         (Role::Automation, Right::KeyWrite(key)) => !ours(key),
@@ -307,14 +313,40 @@ mod tests {
         assert_eq!(who_may(Right::KeyRead("waypost/config/head")), [Operator, Automation, Node, Control]);
         assert_eq!(who_may(Right::Vantage("gz")), [Operator, Automation, Node, Control]);
         assert_eq!(who_may(Right::Sessions), [Operator, Automation, Control]);
+        assert_eq!(who_may(Right::Site), [], "not without a site");
+    }
+
+    #[test]
+    fn a_token_of_a_site_is_for_the_exchange_between_sites_and_for_reading() {
+        let bj = Scope { site: Some("bj".parse().unwrap()), ..Scope::default() };
+        let may = |right| permits(Role::Control, &bj, right);
+        assert!(may(Right::Site) && may(Right::Read));
+        for other in [
+            Right::Change,
+            Right::Tokens,
+            Right::Restore,
+            Right::Vantage("gz"),
+            Right::Registry,
+            Right::Register("orders"),
+            Right::RegistryNodes,
+            Right::KeyRead("waypost/config/head"),
+            Right::KeyWrite("waypost/config/head"),
+            Right::Sessions,
+        ] {
+            assert!(!may(other), "{other:?}");
+        }
+        for role in ROLES.into_iter().filter(|role| *role != Role::Control) {
+            assert!(!permits(role, &bj, Right::Site), "{role:?}");
+        }
+        assert!(![Identity::Local, Identity::First].iter().any(|it| it.may(Right::Site)));
     }
 
     #[test]
     fn a_scope_narrows_its_role() {
-        let gz = Scope { vantage: Some("gz".parse().unwrap()), services: None };
+        let gz = Scope { vantage: Some("gz".parse().unwrap()), ..Scope::default() };
         assert!(permits(Role::Vantage, &gz, Right::Vantage("gz")));
         assert!(!permits(Role::Vantage, &gz, Right::Vantage("cd")));
-        let orders = Scope { vantage: None, services: Some(vec!["orders".into(), "pay-*".into()]) };
+        let orders = Scope { services: Some(vec!["orders".into(), "pay-*".into()]), ..Scope::default() };
         assert!(permits(Role::Registrar, &orders, Right::Register("orders")));
         assert!(permits(Role::Registrar, &orders, Right::Register("pay-eu")));
         assert!(!permits(Role::Registrar, &orders, Right::Register("users")));

@@ -1,16 +1,20 @@
 //! Certificates from files for the listeners that offer TLS. They are read again while the listeners serve.
+//!
+//! The certificates that clients show are in [`clients`].
+
+pub mod clients;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    reread::{Content, Files, Part},
+    reread::{Content, Files, Part, Signature},
     small_file,
 };
 
@@ -21,6 +25,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// Its key, in PEM.
     pub key: PathBuf,
+    /// Whether clients are asked for a certificate of their own, see [`clients`].
+    pub asks_clients: bool,
 }
 
 impl CertificateFiles {
@@ -30,7 +36,23 @@ impl CertificateFiles {
 
     fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
         let [chain, key] = contents else { return Err("expected a certificate and a key".to_owned()) };
-        server_config(chain, key).map_err(|error| format!("{self}: {error}"))
+        server_config(chain, key, self.asks_clients).map_err(|error| format!("{self}: {error}"))
+    }
+
+    /// The state of both files now, to detect a change of them.
+    #[must_use]
+    pub fn signature(&self) -> Signature {
+        Signature::of_files(&[&self.certificate, &self.key])
+    }
+
+    /// Reads the chain and its key, for a client that shows them.
+    ///
+    /// # Errors
+    /// Which file cannot be read, or which of the two cannot be used.
+    pub fn chain_and_key(&self) -> Result<ChainAndKey, String> {
+        let contents = self.both().read()?;
+        let [chain, key] = &*contents else { return Err("expected a certificate and a key".to_owned()) };
+        chain_and_key(chain, key).map_err(|error| format!("{self}: {error}"))
     }
 
     /// Reads them for a listener that cannot be served without them. The content is what [`Self::part`] takes as in use.
@@ -94,18 +116,30 @@ impl fmt::Debug for Shown {
     }
 }
 
+/// A certificate chain, and the key that belongs to it.
+pub type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn chain_and_key(chain: &[u8], key: &[u8]) -> Result<ChainAndKey, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let chain = chain.map_err(|error| format!("certificate: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
+    Ok((chain, key))
+}
+
 /// The TLS configuration of a server with a certificate chain and its key, both in PEM.
 ///
 /// # Errors
 /// What is wrong with them, as that they do not belong together.
-pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let chain = chain.map_err(|error| format!("certificate: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("key: {error}"))?;
+pub fn server_config(chain: &[u8], key: &[u8], asks_clients: bool) -> Result<ServerConfig, String> {
+    let (chain, key) = chain_and_key(chain, key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let asking = asks_clients.then(|| Arc::new(clients::Asked::new(&provider)));
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|it| it.with_no_client_auth().with_single_cert(chain, key))
+        .and_then(|it| match asking {
+            Some(asked) => it.with_client_cert_verifier(asked).with_single_cert(chain, key),
+            None => it.with_no_client_auth().with_single_cert(chain, key),
+        })
         .map_err(|error| error.to_string())
 }
 
@@ -114,14 +148,22 @@ pub fn server_config(chain: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
 /// # Errors
 /// What is wrong with it: there is none in it, or one that cannot be read.
 pub fn authorities(pem: &[u8]) -> Result<(), String> {
-    let mut trusted = rustls::RootCertStore::empty();
+    roots(pem).map(drop)
+}
+
+/// The certificates to trust in a PEM text: at least one.
+///
+/// # Errors
+/// As [`authorities`].
+pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut trusted = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let number = trusted.len() + 1;
         let wrong = |error: &dyn fmt::Display| format!("certificate {number} cannot be used: {error}");
         let certificate = certificate.map_err(|error| wrong(&error))?;
         trusted.add(certificate).map_err(|error| wrong(&error))?;
     }
-    if trusted.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+    if trusted.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(trusted) }
 }
 
 #[cfg(test)]
@@ -132,7 +174,7 @@ mod tests {
     use crate::reread::Outcome;
 
     fn files(dir: &Path) -> CertificateFiles {
-        CertificateFiles { certificate: dir.join("chain.pem"), key: dir.join("key.pem") }
+        CertificateFiles { certificate: dir.join("chain.pem"), key: dir.join("key.pem"), asks_clients: false }
     }
 
     fn made() -> (String, String) {
@@ -189,7 +231,7 @@ mod tests {
         let (chain, key) = made();
         std::fs::write(&files.certificate, &chain).unwrap();
         std::fs::write(&files.key, &key).unwrap();
-        let shown = Shown::new(server_config(chain.as_bytes(), key.as_bytes()).unwrap());
+        let shown = Shown::new(server_config(chain.as_bytes(), key.as_bytes(), false).unwrap());
         let first = shown.0.load_full();
         let taking = shown.clone();
         let part =

@@ -10,6 +10,7 @@ mod gate;
 mod guard;
 mod sections;
 mod settings;
+mod sites;
 mod toml;
 mod values;
 
@@ -20,7 +21,9 @@ use std::{
 
 use store::model::{InputError, InputErrors, read::Reader, tree::Node};
 
-pub use self::settings::{Config, Control, Embedded, GeoIp, Guard, NodeEngine, Proxy, Store, Telemetry};
+pub use self::settings::{
+    Config, Control, Embedded, GeoIp, Guard, Join, NodeEngine, Proxy, Store, Telemetry,
+};
 use crate::{
     reread::{Content, FileInUse},
     telemetry::log,

@@ -18,6 +18,7 @@ pub mod out;
 pub mod repeats;
 pub mod reread;
 pub mod shutdown;
+pub mod sites;
 pub mod small_file;
 pub mod telemetry;
 pub mod token_file;

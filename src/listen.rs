@@ -4,14 +4,19 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    certificate::{CertificateFiles, Shown},
+    certificate::{
+        CertificateFiles, Shown,
+        clients::{ClientAuthorities, ClientCertificate},
+    },
     reread::{Content, Part},
 };
 use axum::Router;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::pki_types::UnixTime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -73,6 +78,7 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Tls>,
+    clients: Option<ClientAuthorities>,
 }
 
 /// The certificate of a listener, and the files that it was read from.
@@ -108,7 +114,7 @@ pub async fn bind(
     let fail = |source| ListenError::Bind { what, address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
-    Ok(Bound { what, listener, address, tls })
+    Ok(Bound { what, listener, address, tls, clients: None })
 }
 
 impl Bound {
@@ -116,6 +122,13 @@ impl Bound {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Judges the certificates of clients by these authorities. Its own certificate must be one that asks for them
+    /// ([`CertificateFiles::asks_clients`]).
+    #[must_use]
+    pub fn judging(self, clients: Option<ClientAuthorities>) -> Self {
+        Self { clients, ..self }
     }
 
     /// What reads its certificate again, if it has one.
@@ -128,7 +141,7 @@ impl Bound {
 
     /// Serves until `shutdown`; then requests that have begun get a short time to finish.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
-        let Self { what, listener, address, tls } = self;
+        let Self { what, listener, address, tls, clients } = self;
         let tls = tls.map(|tls| tls.shown);
         tracing::info!(%address, tls = tls.is_some(), "serving {what}");
         let (stop, stopping) = watch::channel(false);
@@ -151,8 +164,9 @@ impl Bound {
                 continue;
             };
             let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
+            let clients = clients.clone();
             connections.spawn(async move {
-                serve_connection(stream, tls, router, stopping).await;
+                serve_connection(stream, tls, clients, router, stopping).await;
                 drop(permit);
             });
         }
@@ -166,15 +180,20 @@ impl Bound {
 async fn serve_connection(
     stream: TcpStream,
     tls: Option<Shown>,
+    clients: Option<ClientAuthorities>,
     router: Router,
     stopping: watch::Receiver<bool>,
 ) {
     // Without it, small responses wait for the delayed acknowledgements of the client.
     let _ = stream.set_nodelay(true);
     match tls {
-        None => serve_http(stream, router, stopping).await,
+        None => serve_http(stream, ClientCertificate::Plain, router, stopping).await,
         Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => serve_http(stream, router, stopping).await,
+            Ok(Ok(stream)) => {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let shown = clients.map(|it| it.judge(chain, UnixTime::now()));
+                serve_http(stream, shown.unwrap_or(ClientCertificate::Absent), router, stopping).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
@@ -183,12 +202,18 @@ async fn serve_connection(
 
 async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    shown: ClientCertificate,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
-    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(shown.clone());
+        router.call(request)
+    });
+    let connection = server.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

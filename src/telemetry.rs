@@ -113,6 +113,7 @@ mod tests {
             ("`proxy`", Arc::new(proxy::Metrics::default())),
             ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
             ("`control`", Arc::new(crate::control::Metrics::default())),
+            ("`control`", Arc::new(crate::sites::PeerMetrics::default())),
         ];
         let mut page = include_str!("telemetry/metrics_head.md").to_owned();
         let mut above = "";

@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-use super::{Caller, JsonBody, Problem, QueryParams};
+use super::{Caller, JsonBody, Problem, QueryParams, sites::SiteCaller};
 use crate::api;
 
 /// The description of one operation in the document.
@@ -66,6 +66,7 @@ pub(super) trait Input {
 
 impl<S> Input for State<S> {}
 impl Input for Caller {}
+impl Input for SiteCaller {}
 impl Input for HeaderMap {}
 // The table of routes describes these two.
 impl<T> Input for Path<T> {}

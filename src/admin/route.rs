@@ -26,6 +26,8 @@ pub(super) enum Needs {
     Tokens,
     Restore,
     Vantage,
+    /// To be the control of another site.
+    Site,
 }
 
 impl Needs {
@@ -37,6 +39,7 @@ impl Needs {
             Self::Tokens => "tokens",
             Self::Restore => "restore",
             Self::Vantage => "vantage",
+            Self::Site => "site",
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     health::{self, Health},
     probing,
     route::{Needs, Route, delete, describe, get, post, router_of},
-    simulate, status, tokens,
+    simulate, sites, status, tokens,
 };
 use crate::auth::Auth;
 
@@ -24,6 +24,7 @@ fn routes() -> Vec<Route<Admin>> {
     let mut all = pages();
     all.extend(configuration());
     all.extend(operation());
+    all.extend(between_sites());
     all
 }
 
@@ -117,6 +118,16 @@ fn operation() -> Vec<Route<Admin>> {
         get("/v1/drains/{id}", Needs::Read, "One drain.", drains::one),
         delete("/v1/drains/{id}", Needs::Change, "Cancels a drain.", drains::cancel),
     ]
+}
+
+/// What the controls of sites ask one another.
+fn between_sites() -> Vec<Route<Admin>> {
+    vec![get(
+        "/v1/sites/identity",
+        Needs::Site,
+        "Which control answers here, for the control of another site.",
+        sites::identity,
+    )]
 }
 
 async fn page() -> Page {

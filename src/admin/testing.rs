@@ -21,16 +21,22 @@ use store::{
 };
 
 use super::{Admin, Health, router};
-use crate::{auth::Auth, control, telemetry::Metrics};
+use crate::{
+    auth::Auth,
+    control,
+    sites::{Own, Peers},
+    telemetry::Metrics,
+};
 
 /// When the clock of these tests starts: 2026-09-21T14:13:20Z.
 pub(super) const START: Moment = Moment(1_790_000_000_000);
 
 /// The admin API of a control over an engine in memory, which begins without documents.
 pub(super) struct Api {
-    router: Router,
+    pub(super) router: Router,
     pub(super) engine: Arc<Embedded>,
     pub(super) handle: Handle,
+    pub(super) peers: Peers,
     _follower: Follower,
     _folder: tempfile::TempDir,
 }
@@ -75,11 +81,14 @@ impl Api {
         let controlling = control.handle();
         tokio::spawn(control.run(std::future::pending()));
         let auth = Auth::new(handle.clone(), first);
-        let admin = Admin::new(Arc::<Embedded>::clone(&engine), handle.clone(), controlling, auth);
+        let own = Own { site: name("bj"), node: name("control-1"), boot: "boot".into(), certificate: None };
+        let peers = Peers::new(own, handle.clone());
+        let admin =
+            Admin::new(Arc::<Embedded>::clone(&engine), handle.clone(), controlling, auth, peers.clone());
         let metrics = Arc::new(Metrics::new("control-1", Vec::new(), None).unwrap());
         let health = Health { metrics, unready: Arc::new(Vec::new), doubts: Arc::new(Vec::new) };
         let router = router(admin, health);
-        Self { router, engine, handle, _follower: follower, _folder: folder }
+        Self { router, engine, handle, peers, _follower: follower, _folder: folder }
     }
 
     /// Sends a request as a program on this machine does.

@@ -120,6 +120,9 @@ pub(super) struct Scope {
     /// The names of the services, or globs, that it may register.
     #[schema(required = false)]
     services: Vec<String>,
+    /// The site whose control bears it.
+    #[schema(required = false)]
+    site: String,
 }
 
 /// Health, as one vantage sees it or as the quorum decides.

@@ -26,8 +26,8 @@ pub(super) async fn run(servers: &Servers, token: Token) -> Outcome {
             let path = format!("/v1/documents/token/{}", segment(&name));
             delete_at(servers, &format!("Token {name}"), &path, &format!("?force={force}")).await
         }
-        Token::Create { name, role, vantage, services, replace } => {
-            let scope = Scope { vantage, services: (!services.is_empty()).then_some(services) };
+        Token::Create { name, role, vantage, services, site, replace } => {
+            let scope = Scope { vantage, services: (!services.is_empty()).then_some(services), site };
             create(servers, name, role, scope, replace).await
         }
         Token::Bootstrap(wanted) => bootstrap::run(servers.only()?, wanted, servers.json).await,

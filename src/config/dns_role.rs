@@ -92,7 +92,7 @@ fn dns_certificate(fields: &Fields<'_>) -> Option<CertificateFiles> {
         }
     }
     let [certificate, key] = certificate(&tls?, path)?;
-    Some(CertificateFiles { certificate, key })
+    Some(CertificateFiles { certificate, key, asks_clients: false })
 }
 
 /// The DNS role knows the registry's data centre, which may be a label of names, if the engine tells it.

@@ -35,8 +35,8 @@ pub(super) fn certificate<T>(tls: &Reader<'_>, read: impl Fn(&Reader<'_>) -> Opt
 pub(super) fn guard(fields: &Fields<'_>) -> Guard {
     let tls = fields.get("tls").and_then(|at| {
         let [(certificate, chain), (key, secret)] = certificate(&at, |it| Some((path(it)?, file(it)?)))?;
-        let files = CertificateFiles { certificate, key };
-        if let Err(error) = server_config(&chain, &secret) {
+        let files = CertificateFiles { certificate, key, asks_clients: false };
+        if let Err(error) = server_config(&chain, &secret, false) {
             at.error(format!("{files}: {error}"), "a certificate and the key that belongs to it, in PEM");
         }
         Some(files)

@@ -69,7 +69,7 @@ fn with_files(text: &str, files: &Path) -> String {
     }
     write("city.mmdb", include_bytes!("../../store/src/geo/test.mmdb"));
     write("cookie", b"e5e973e5a6b2a43f48e7dc849e37bfcf\n");
-    for token in ["operator", "node", "prober", "metrics"] {
+    for token in ["operator", "node", "prober", "metrics", "site"] {
         write(token, b"0123456789abcdef\n");
     }
     let files = files.display().to_string();

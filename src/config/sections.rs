@@ -15,6 +15,7 @@ use super::{
     dns_role::{dns_section, within},
     guard::{ca_file, guard, must_be_guarded, must_be_intended, token_files, token_to_send},
     settings::{Config, Control, Embedded, Guard, NodeEngine, Proxy, Store, Telemetry},
+    sites,
     values::{MAX, address, addresses, authorities, cpus, name, path, span, url},
 };
 use crate::telemetry::log;
@@ -79,6 +80,7 @@ pub(super) fn node(root: &Reader<'_>) -> Option<Config> {
         control,
         telemetry,
         store_ca: ca_file(&fields, "store", "ca_file"),
+        control_peer_ca: ca_file(&fields, "control", "peer_ca_file"),
         prober_ca: ca_file(&fields, "prober", "ca_file"),
         prober_check_ca: ca_file(&fields, "prober", "check_ca_file"),
         token_files,
@@ -247,7 +249,7 @@ fn programs(field: Reader<'_>) -> Option<BTreeMap<Name, PathBuf>> {
 
 fn control_section(fields: &Fields<'_>) -> Option<Control> {
     let listen = fields.or("listen", SocketAddr::from(([127, 0, 0, 1], 8580)), |it| address(&it));
-    let guard = guard(fields);
+    let mut guard = guard(fields);
     if let Some(at) = fields.get("listen") {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
@@ -257,7 +259,9 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
         commits: fields.or("history_commits", usual.commits, |it| it.int(1..=100_000)),
         bytes: fields.or("history_bytes", usual.bytes, |it| it.int(65_536..=1_073_741_824)),
     };
-    Some(Control { listen, guard, linger, history })
+    let peer_authorities = sites::peer_authorities(fields, &mut guard);
+    let join = sites::join(fields);
+    Some(Control { listen, guard, linger, history, join, peer_authorities })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {

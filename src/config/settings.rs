@@ -11,11 +11,16 @@ use std::{
 use store::{
     engine::consul,
     geo::Geo,
-    model::{DomainName, InputError, Name, Ttl},
+    model::{ControlUrl, DomainName, InputError, Name, Ttl},
     secret::Credential,
 };
 
-use crate::{certificate::CertificateFiles, reread::FileInUse, telemetry::log, token_file::TokenFile};
+use crate::{
+    certificate::{CertificateFiles, clients::ClientAuthorities},
+    reread::FileInUse,
+    telemetry::log,
+    token_file::TokenFile,
+};
 
 /// Everything that a node is configured with.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// The file of `[store] ca_file`.
     pub store_ca: Option<FileInUse>,
+    /// The file of `[control] peer_ca_file`.
+    pub control_peer_ca: Option<FileInUse>,
     /// The file of `[prober] ca_file`.
     pub prober_ca: Option<FileInUse>,
     /// The file of `[prober] check_ca_file`.
@@ -158,6 +165,21 @@ pub struct Control {
     pub linger: Option<store::model::Span>,
     /// How much of past configurations is kept for `explain --at`.
     pub history: store::commit::history::Limits,
+    /// Where the documents of other sites come from when this site is new.
+    pub join: Option<Join>,
+    /// The authorities of the certificates of other sites' controls; `None`: they are not asked for one.
+    pub peer_authorities: Option<ClientAuthorities>,
+}
+
+/// How a new site reaches the controls of the sites that it joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Their URLs, at least one.
+    pub urls: Vec<ControlUrl>,
+    /// The authorities of their certificates; absent: the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The token to send: that of this site.
+    pub token_file: PathBuf,
 }
 
 /// Logs and metrics.

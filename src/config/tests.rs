@@ -68,6 +68,35 @@ fn external_programs_are_absolute_paths_by_name() {
 }
 
 #[test]
+fn every_error_about_other_sites_is_reported_with_its_line() {
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[control]\n";
+    let said = errors_of(&format!(
+        "{node}join = [\"http://10.1.0.1:8580\", \"https://10.1.0.1:8580/x\"]\npeer_ca_file = \"Cargo.toml\"\n\
+         join_ca_file = \"/nowhere.pem\"\n"
+    ));
+    for needle in [
+        "node.toml:7: control.join[0]: \"http://10.1.0.1:8580\" is not a URL that begins with https://",
+        "node.toml:7: control.join[1]: \"https://10.1.0.1:8580/x\" is not a URL such as",
+        "node.toml:8: control.peer_ca_file: is for a listener with TLS",
+        "node.toml:8: control.peer_ca_file: there is no certificate in it",
+        "node.toml:9: control.join_ca_file: cannot read /nowhere.pem",
+        "control.join_token_file: is missing",
+    ] {
+        assert!(said.contains(needle), "{needle} in\n{said}");
+    }
+    assert_eq!(said.lines().count(), 6, "{said}");
+    let said = errors_of(&format!("{node}join = []\njoin_token_file = \"/t\"\n"));
+    assert!(said.contains("a list of 1 to 8 URLs"), "{said}");
+    let said = errors_of(&format!("{node}join_token_file = \"/nowhere/t\"\n"));
+    assert!(said.contains("control.join_token_file: is for a site that joins others"), "{said}");
+    let joins = format!("{node}join = [\"http://127.0.0.1:1\"]\njoin_token_file = \"/nowhere/t\"\n");
+    let control = Config::parse("node.toml", &joins).unwrap().control.unwrap();
+    let join = control.join.unwrap();
+    assert_eq!((join.urls[0].as_str(), join.ca_file), ("http://127.0.0.1:1", None));
+    assert_eq!(join.token_file, PathBuf::from("/nowhere/t"), "it may come later");
+}
+
+#[test]
 fn a_syntax_error_has_its_line() {
     let said = errors_of("node = \"n\"\nsite = \n");
     assert!(said.contains("node.toml:2"), "{said}");

@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn a_token_in_use_keeps_the_rights_that_its_bearer_needs() {
         let of = |role: Role, vantage: Option<&str>| {
-            let scope = Scope { vantage: vantage.map(|it| it.parse().unwrap()), services: None };
+            let scope = Scope { vantage: vantage.map(|it| it.parse().unwrap()), ..Scope::default() };
             [Token { role, scope, ..token("it", "a") }]
         };
         let locked_out = |bearer: &str, needs: Role, before: &[Token], after: &[Token]| {

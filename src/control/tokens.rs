@@ -251,7 +251,9 @@ fn ordered(known: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
     let mut tokens = Vec::new();
     for (bearer, keyed) in &order.tokens {
         let (role, scope) = match bearer {
-            Bearer::Vantage(name) => (Role::Vantage, Scope { vantage: Some(name.clone()), services: None }),
+            Bearer::Vantage(name) => {
+                (Role::Vantage, Scope { vantage: Some(name.clone()), ..Scope::default() })
+            }
             Bearer::Node(_) => (census.recent.get(bearer).copied().unwrap_or(Role::Node), Scope::default()),
         };
         let (name, secret_sha256) = (keyed.name.clone(), sha256(&keyed.secret_sha256)?);

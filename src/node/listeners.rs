@@ -22,8 +22,8 @@ pub(super) async fn bind(config: &Config) -> Result<Listeners, ListenError> {
         listeners.face = Some(listen::bind("[store] http", address, embedded.guard.tls.as_ref()).await?);
     }
     if let Some(control) = &config.control {
-        listeners.admin =
-            Some(listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?);
+        let bound = listen::bind("[control] listen", control.listen, control.guard.tls.as_ref()).await?;
+        listeners.admin = Some(bound.judging(control.peer_authorities.clone()));
     }
     if let Some(address) = config.telemetry.listen {
         listeners.status =

@@ -24,6 +24,7 @@ use crate::{
     admin::Health,
     config::{self, Config, Store},
     control,
+    sites::{Own, Peers},
     telemetry::{Metrics, log},
 };
 
@@ -162,7 +163,13 @@ impl Node {
         }
     }
 
-    fn start_control(&mut self, config: &Config, opened: &Opened, handle: &Handle) -> control::ControlHandle {
+    fn start_control(
+        &mut self,
+        config: &Config,
+        opened: &Opened,
+        handle: &Handle,
+    ) -> (control::ControlHandle, Peers) {
+        let peers = self.peers(config, handle);
         let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
         if let Some(section) = &config.control {
             (settings.history, settings.linger) = (section.history, section.linger);
@@ -173,7 +180,26 @@ impl Node {
         self.sources.push(handle.metrics());
         let ending = self.shutdown.begun();
         self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
-        handle
+        (handle, peers)
+    }
+
+    /// The controls of other sites, which see the certificate of our own listener.
+    fn peers(&mut self, config: &Config, handle: &Handle) -> Peers {
+        let own = Own {
+            site: config.site.clone(),
+            node: config.node.clone(),
+            boot: self.boot.clone(),
+            certificate: config.control.as_ref().and_then(|it| it.guard.tls.clone()),
+        };
+        let peers = Peers::new(own, handle.clone());
+        self.sources.push(peers.metrics());
+        if let (Some(file), Some(clients)) =
+            (&config.control_peer_ca, config.control.as_ref().and_then(|it| it.peer_authorities.clone()))
+        {
+            self.rereads
+                .extend([authorities_part("[control] peer_ca_file", file, move |pem| clients.trust(pem))]);
+        }
+        peers
     }
 }
 

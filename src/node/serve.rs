@@ -15,6 +15,7 @@ use crate::{
     config::{Config, Store},
     control,
     listen::Bound,
+    sites::Peers,
 };
 
 /// Why this node's data may differ from the actual state.
@@ -48,7 +49,7 @@ impl Node {
         listeners: Listeners,
         opened: Option<&Opened>,
         handle: Option<&Handle>,
-        control: Option<control::ControlHandle>,
+        control: Option<(control::ControlHandle, Peers)>,
         health: Health,
     ) {
         if let (Some(bound), Some(Store::Embedded(it)), Some(embedded), Some(handle)) =
@@ -57,11 +58,11 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             self.serve_one("the Consul face", bound, crate::face::router(Arc::clone(embedded), auth));
         }
-        if let (Some(bound), Some(it), Some(opened), Some(handle), Some(control)) =
+        if let (Some(bound), Some(it), Some(opened), Some(handle), Some((control, peers))) =
             (listeners.admin, &config.control, opened, handle, control)
         {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
-            let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth);
+            let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth, peers);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }

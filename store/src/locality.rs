@@ -327,6 +327,8 @@ mod tests {
             location: Some(Location { lat, lon }),
             networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
             region: None,
+            control: None,
+            reach: [].into(),
         })
     }
 

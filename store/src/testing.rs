@@ -96,6 +96,8 @@ pub fn sources(sites: u8, vantages: u8) -> Sources {
         location: None,
         networks: vec![format!("10.{n}.0.0/16").parse().expect("valid")],
         region: None,
+        control: None,
+        reach: [].into(),
     };
     let gateway =
         |n: u8| (name(&format!("s{n}")), Addresses { a: vec![[192, 0, 2, n].into()], aaaa: vec![] });

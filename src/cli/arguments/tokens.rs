@@ -27,6 +27,9 @@ pub(in crate::cli) enum Token {
         /// Service in the registry that it may register, or a glob; may be repeated.
         #[arg(long = "service")]
         services: Vec<String>,
+        /// Site whose control sends it to the controls of other sites.
+        #[arg(long, value_parser = parse_name)]
+        site: Option<Name>,
         /// Replace a token of the same name, whose secret is then refused.
         #[arg(long)]
         replace: bool,

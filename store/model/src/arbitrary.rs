@@ -48,8 +48,32 @@ fn net() -> impl Strategy<Value = ipnet::IpNet> {
 
 fn site() -> impl Strategy<Value = Site> {
     let location = (-90.0..=90.0, -180.0..=180.0).prop_map(|(lat, lon)| Location { lat, lon });
-    (name(), option::of(location), distinct(net(), 0), option::of(name()))
-        .prop_map(|(name, location, networks, region)| Site { name, location, networks, region })
+    let reach = collection::btree_map(name(), sample::select(Reach::ALL.to_vec()), 0..3);
+    (name(), option::of(location), distinct(net(), 0), option::of(name()), option::of(site_control()), reach)
+        .prop_map(|(name, location, networks, region, control, reach)| Site {
+            name,
+            location,
+            networks,
+            region,
+            control,
+            reach,
+        })
+}
+
+fn site_control() -> impl Strategy<Value = SiteControl> {
+    let url = prop_oneof![
+        any::<std::net::SocketAddrV4>().prop_map(|it| format!("https://{}:{}", it.ip(), it.port().max(1))),
+        (any::<std::net::Ipv6Addr>(), 1..u16::MAX).prop_map(|(ip, port)| format!("https://[{ip}]:{port}")),
+        "[a-z]{1,8}\\.[a-z]{2,5}".prop_map(|host| format!("https://{host}")),
+        (1..u16::MAX).prop_map(|port| format!("http://127.0.0.1:{port}")),
+    ];
+    let url = url.prop_map(|text| text.parse::<ControlUrl>().unwrap());
+    let path = || "/[^\\p{Cc}]{0,20}".prop_map(std::path::PathBuf::from);
+    (distinct(url, 1), option::of(path()), path()).prop_map(|(urls, ca_file, token_file)| SiteControl {
+        urls,
+        ca_file,
+        token_file,
+    })
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
@@ -419,9 +443,10 @@ fn token() -> impl Strategy<Value = Token> {
         sample::select(vec![Role::Automation, Role::Node, Role::Control, Role::Reader, Role::Registrar]);
     let bearers = distinct(prop_oneof![name().prop_map(Bearer::Node), name().prop_map(Bearer::Vantage)], 0);
     let grants = prop_oneof![
-        name().prop_map(|vantage| (Role::Vantage, Scope { vantage: Some(vantage), services: None })),
+        name().prop_map(|vantage| (Role::Vantage, Scope { vantage: Some(vantage), ..Scope::default() })),
+        name().prop_map(|site| (Role::Control, Scope { site: Some(site), ..Scope::default() })),
         distinct(line(), 1)
-            .prop_map(|services| (Role::Registrar, Scope { vantage: None, services: Some(services) })),
+            .prop_map(|services| (Role::Registrar, Scope { services: Some(services), ..Scope::default() })),
         plain.prop_map(|role| (role, Scope::default())),
     ];
     let grants = prop_oneof![

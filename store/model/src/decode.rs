@@ -7,6 +7,7 @@ mod check;
 mod domain;
 mod overlay;
 mod policy;
+mod site;
 mod traffic;
 mod zone;
 
@@ -152,7 +153,9 @@ fn site(fields: &Fields<'_>) -> Option<Site> {
     });
     let networks = fields.or("networks", Vec::new(), |field| field.distinct(|item| item.net()));
     let region = fields.optional("region", |field| field.parse());
-    Some(Site { name: name?, location, networks, region })
+    let control = fields.optional("control", |field| site::control(&field));
+    let reach = fields.or("reach", BTreeMap::new(), |field| site::reach(&field));
+    Some(Site { name: name?, location, networks, region, control, reach })
 }
 
 fn cluster(fields: &Fields<'_>) -> Option<Cluster> {
@@ -259,7 +262,9 @@ fn scope(field: &Reader<'_>, role: Option<Role>) -> Option<Scope> {
     let vantage = fields.optional("vantage", |field| field.parse());
     let services =
         fields.optional("services", |field| some(&field, |item| item.text(255).map(str::to_owned)));
-    for (key, of) in [("vantage", Role::Vantage), ("services", Role::Registrar)] {
+    let site = fields.optional("site", |field| field.parse());
+    let of_roles = [("vantage", Role::Vantage), ("services", Role::Registrar), ("site", Role::Control)];
+    for (key, of) in of_roles {
         if let (Some(at), Some(role)) = (fields.get(key), role)
             && role != of
         {
@@ -269,7 +274,7 @@ fn scope(field: &Reader<'_>, role: Option<Role>) -> Option<Scope> {
     if role == Some(Role::Vantage) && fields.get("vantage").is_none() {
         field.error("a vantage's token names no vantage", "scope: { vantage: NAME }");
     }
-    Some(Scope { vantage, services })
+    Some(Scope { vantage, services, site })
 }
 
 #[cfg(test)]

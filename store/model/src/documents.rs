@@ -6,7 +6,6 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -18,12 +17,14 @@ use super::{
 mod check;
 mod domain;
 mod policy;
+mod site;
 mod token;
 mod zone;
 
 pub use check::*;
 pub use domain::*;
 pub use policy::*;
+pub use site::*;
 pub use token::*;
 pub use zone::*;
 
@@ -93,31 +94,6 @@ impl Document {
         };
         DocumentId { kind: self.kind(), name: name.to_owned() }
     }
-}
-
-/// A data centre.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Site {
-    /// Its name.
-    pub name: Name,
-    /// Where it is; decides which site is the next nearest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub location: Option<Location>,
-    /// The networks of clients that are nearest to this site, regardless of geography; the longest prefix of all sites wins.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub networks: Vec<IpNet>,
-    /// The region it lies in: a name that vantages use too. Its clients are those of the sites in it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<Name>,
-}
-
-/// A place on Earth, in degrees.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Location {
-    /// -90 to 90.
-    pub lat: f64,
-    /// -180 to 180.
-    pub lon: f64,
 }
 
 /// IPv4 and IPv6 addresses of one thing.

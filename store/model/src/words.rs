@@ -185,7 +185,14 @@ mod tests {
         assert_eq!(policy["type"], Policy::Nearest {}.kind().as_str());
         let mode = serde_json::to_value(RecoveryMode::Manual).unwrap();
         assert_eq!(mode["mode"], RecoveryMode::Manual.kind().as_str());
-        let site = crate::Site { name: "a".parse().unwrap(), location: None, networks: vec![], region: None };
+        let site = crate::Site {
+            name: "a".parse().unwrap(),
+            location: None,
+            networks: vec![],
+            region: None,
+            control: None,
+            reach: [].into(),
+        };
         let document = Document::Site(site);
         assert_eq!(serde_json::to_value(&document).unwrap()["kind"], document.kind().as_str());
     }

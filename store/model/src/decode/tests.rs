@@ -200,6 +200,58 @@ fn errors_of_steering_are_told_apart() {
 }
 
 #[test]
+fn every_error_about_the_control_of_a_site_is_reported_at_once() {
+    let site = |fields: &str| format!("kind: Site\nname: bj\n{fields}\n");
+    let nine: Vec<String> = (1..=9).map(|n| format!("https://10.0.0.{n}")).collect();
+    for (fields, all) in [
+        ("control: {}", &["control.urls: is missing", "control.token_file: is missing"][..]),
+        (
+            "control: { urls: [], token_file: site.token }",
+            &["control.urls: the list is empty", "an absolute"],
+        ),
+        (
+            "control: { urls: [http://10.1.0.1:80, 'https://10.1.0.1/v1', https://a.b, 'HTTPS://A.B:443/'], ca_file: x }",
+            &[
+                "control.urls[0]: \"http://10.1.0.1:80\" is not a URL that begins with https://; http:// is only",
+                "control.urls[1]: \"https://10.1.0.1/v1\" is not a URL such as https://10.1.0.11:8580, without a path",
+                "control.urls[3]: \"HTTPS://A.B:443/\" is a duplicate value",
+                "control.ca_file: \"x\" is not the absolute path",
+                "control.token_file: is missing",
+            ],
+        ),
+        (
+            &format!("control: {{ urls: [{}], token_file: /t }}", nine.join(", ")),
+            &["control.urls: 9 URLs; expected at most 8"],
+        ),
+        (
+            "reach: { sh: directly, Gz: none }",
+            &[
+                "reach.sh: \"directly\" is not one of direct, by_gateway or none; did you mean \"direct\"?",
+                "reach.Gz: \"Gz\" is not a name",
+            ],
+        ),
+    ] {
+        let found = parse("w.yaml", &site(fields)).unwrap_err();
+        assert_eq!(found.len(), all.len(), "{fields}: {found:#?}");
+        for (error, words) in found.iter().zip(all) {
+            let words = words.replace("an absolute", "the absolute");
+            assert!(error.to_string().contains(&words), "{fields}: {error}");
+        }
+    }
+    let token = |role: &str| {
+        format!(
+            "kind: Token\nname: t\nrole: {role}\nscope: {{ site: bj }}\nsecret_sha256: {}\n",
+            "0".repeat(64)
+        )
+    };
+    parse("w.yaml", &token("control")).unwrap();
+    for role in ["operator", "node", "reader"] {
+        let found = error(&token(role));
+        assert!(found.contains("scope.site: limits nothing in this role"), "{found}");
+    }
+}
+
+#[test]
 fn small_errors_are_told_apart() {
     for (text, words) in [
         ("[1]\n", "a list is not a map"),

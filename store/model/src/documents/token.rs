@@ -46,7 +46,8 @@ words! {
         /// What a node of ours needs: read everything, write its own heartbeats, receipts and observations.
         "node" Node,
         /// What a node with control needs of the engine: what a node needs, every key below `waypost/`, sessions, and
-        /// the registry. Through the admin API no more than a node.
+        /// the registry. Through the admin API no more than a node. With a site in its scope it is for the control of
+        /// that site to call the controls of other sites, and for nothing else but reading.
         "control" Control,
         /// Read, but for secrets.
         "reader" Reader,
@@ -62,6 +63,9 @@ pub struct Scope {
     /// The registry service names it may register.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<String>>,
+    /// The site whose control bears it. Other sites' controls take it, and no engine does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
 }
 
 /// What sends heartbeats, and needs a token once there is an operator's: written `node/NAME` or `vantage/NAME`.

@@ -20,5 +20,5 @@ fn documents_are_stored_and_written_as_they_were() {
         assert_eq!(json(&document).to_string(), as_json);
         parts += 1;
     }
-    assert_eq!(parts, 180);
+    assert_eq!(parts, 182);
 }

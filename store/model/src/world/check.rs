@@ -11,8 +11,8 @@ use super::{
     names, policies,
 };
 use crate::{
-    Check, Cluster, Document, DocumentId, Domain, InputError, Kind, MAX_SITES, Moment, Name, Placed, Quorum,
-    Route, Service, Site, input_error::suggestion,
+    Check, Cluster, ControlUrl, Document, DocumentId, Domain, InputError, Kind, MAX_SITES, Moment, Name,
+    Placed, Quorum, Route, Service, Site, input_error::suggestion,
 };
 
 pub(super) fn check(
@@ -75,6 +75,9 @@ impl Checker<'_> {
             if let Some(vantage) = &token.scope.vantage {
                 self.refer(&id(Kind::Token, &token.name), "scope.vantage", Kind::Vantage, vantage.as_str());
             }
+            if let Some(site) = &token.scope.site {
+                self.refer(&id(Kind::Token, &token.name), "scope.site", Kind::Site, site.as_str());
+            }
         }
         let steered = world.domains();
         names::check(self, &steered);
@@ -84,6 +87,7 @@ impl Checker<'_> {
     fn sites(&mut self) {
         let world = self.world;
         let mut claimed: HashMap<_, &Site> = HashMap::new();
+        let mut controls = HashMap::new();
         for (n, site) in world.sites().enumerate() {
             let at = id(Kind::Site, &site.name);
             if n == MAX_SITES {
@@ -95,6 +99,33 @@ impl Checker<'_> {
                     let problem = format!("{net} is claimed by the Site {} too", other.name);
                     self.report(&at, &format!("networks[{n}]"), problem, "each network at one site");
                 }
+            }
+            self.site_control(site, &mut controls);
+            self.reach(site);
+        }
+    }
+
+    /// A control belongs to one site, so each URL is named once in all.
+    fn site_control<'w>(&mut self, site: &'w Site, controls: &mut HashMap<&'w ControlUrl, &'w Site>) {
+        let urls = site.control.iter().flat_map(|it| &it.urls);
+        for (n, url) in urls.enumerate() {
+            if let Some(other) = controls.insert(url, site) {
+                let problem = format!("{url} is a control of the Site {} too", other.name);
+                let at = id(Kind::Site, &site.name);
+                self.report(&at, &format!("control.urls[{n}]"), problem, "each URL once, at one site");
+            }
+        }
+    }
+
+    fn reach(&mut self, site: &Site) {
+        let at = id(Kind::Site, &site.name);
+        for other in site.reach.keys() {
+            let field = format!("reach.{other}");
+            if *other == site.name {
+                let problem = format!("{other} is this site itself");
+                self.report(&at, &field, problem, "other sites");
+            } else {
+                self.refer(&at, &field, Kind::Site, other.as_str());
             }
         }
     }

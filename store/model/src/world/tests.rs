@@ -291,6 +291,33 @@ fn order_with_a_site_twice() {
 }
 
 #[test]
+fn a_control_is_at_one_site_and_a_site_reaches_others() {
+    let control = |site: &str, url: &str| {
+        format!("kind: Site\nname: {site}\ncontrol: {{ urls: [{url}], token_file: /t }}\n---\n")
+    };
+    let both = |one: &str, two: &str| format!("{}{}", control("a", one), control("b", two));
+    world(&both("https://10.0.0.1:1", "https://10.0.0.1:2"));
+    error(
+        &both("https://h.org:443", "'https://H.org/'"),
+        "Site b: control.urls[0]: https://h.org is a control of the Site a too; expected each URL once, at one site",
+    );
+    world("kind: Site\nname: a\nreach: { bj: none, sh: by_gateway }\n");
+    error("kind: Site\nname: a\nreach: { a: direct }\n", "Site a: reach.a: a is this site itself");
+    error(
+        "kind: Site\nname: a\nreach: { bk: none }\n",
+        "reach.bk: there is no Site bk; did you mean \"bj\"?",
+    );
+    let token = |site: &str| {
+        format!(
+            "kind: Token\nname: t\nrole: control\nscope: {{ site: {site} }}\nsecret_sha256: {}\n",
+            "0".repeat(64)
+        )
+    };
+    world(&token("bj"));
+    error(&token("nowhere"), "Token t: scope.site: there is no Site nowhere");
+}
+
+#[test]
 fn sites_checks_and_routes() {
     error(
         "kind: Site\nname: a\nnetworks: [10.0.0.0/8]\n---\nkind: Site\nname: b\nnetworks: [10.0.0.0/8]\n",

@@ -1,0 +1,100 @@
+//! The exchange between sites: who its callers are, and what is answered to all of them.
+
+use std::{convert::Infallible, time::Instant};
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+use store::model::Name;
+
+use super::{Admin, Caller, Problem};
+use crate::{
+    api::SiteIdentity,
+    certificate::clients::ClientCertificate,
+    sites::{
+        caller::{Refusal, Said, calling_site},
+        exchange::{FOR_HEADER, ROOT, SITE_HEADER, VERSION, VERSION_HEADER, Version},
+    },
+};
+
+/// The control of another site. A handler that takes it answers nobody else.
+#[derive(Debug)]
+pub(super) struct SiteCaller(pub(super) Name);
+
+impl FromRequestParts<Admin> for SiteCaller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Problem> {
+        let known: Result<Caller, Infallible> = Caller::from_request_parts(parts, admin).await;
+        let Ok(Caller(identity)) = known;
+        // A listener that does not say what the client has shown is not trusted to have asked.
+        let shown = parts.extensions.get().unwrap_or(&ClientCertificate::Absent);
+        let said = Said {
+            version: text(&parts.headers, VERSION_HEADER),
+            meant_for: text(&parts.headers, FOR_HEADER),
+        };
+        let snapshot = admin.handle.snapshot();
+        let sites = snapshot.as_ref().map(|it| &*it.sites).unwrap_or_default();
+        calling_site(&identity, shown, said, &admin.peers.own().site, sites).map(Self).map_err(|refusal| {
+            admin.note_refused_site(identity.who(), &refusal);
+            refusal.into()
+        })
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).map(|it| it.to_str().unwrap_or_default())
+}
+
+impl Admin {
+    /// Counts a refused call of another site and logs it: at once, and then at most once a minute with how often it was.
+    fn note_refused_site(&self, who: &str, refusal: &Refusal) {
+        let metrics = self.peers.metrics();
+        if let Some(refused) = metrics.refused.get(refusal.index()) {
+            refused.increment();
+        }
+        if let Some(before) = self.refused.is_due(&format!("site {who} {}", refusal.index()), Instant::now())
+        {
+            tracing::warn!(who, before, "a call of another site was refused: {refusal}");
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NoToken | Refusal::UnknownToken => StatusCode::UNAUTHORIZED,
+            Refusal::NotForThisSite { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Refusal::Newer(_) | Refusal::Malformed => StatusCode::BAD_REQUEST,
+            _ => StatusCode::FORBIDDEN,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
+/// Every answer of the exchange, a refusal too, says which site answers and in which version.
+pub(super) async fn say_who_answers(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let is_exchange = request.uri().path().starts_with(ROOT);
+    let mut response = next.run(request).await;
+    if is_exchange && let Ok(site) = HeaderValue::from_str(admin.peers.own().site.as_str()) {
+        response.headers_mut().insert(SITE_HEADER, site);
+        response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(VERSION));
+    }
+    response
+}
+
+pub(super) async fn identity(
+    State(admin): State<Admin>,
+    SiteCaller(caller): SiteCaller,
+) -> Result<Json<SiteIdentity>, Problem> {
+    tracing::debug!(site = %caller, "the control of another site asks who answers here");
+    let own = admin.peers.own().clone();
+    Ok(Json(SiteIdentity { v: Version, site: own.site, node: own.node, boot: own.boot }))
+}
+
+#[cfg(test)]
+mod tests;
