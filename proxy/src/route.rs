@@ -15,8 +15,8 @@ use std::{
 use store::{
     Handle,
     discovery::ServiceSlot,
-    model::{DomainName, Generation, Name, PathMatch, RouteTarget, Service},
-    snapshot::{SiteId, SiteReach, Snapshot, SteeredDomain},
+    model::{DomainName, Generation, Name, PathMatch, Reach, RouteTarget, Service},
+    snapshot::{SiteId, Snapshot, SteeredDomain},
 };
 
 /// A map from host and path prefix to a value.
@@ -134,10 +134,11 @@ impl Way {
     /// From the gateways of the cluster at `site` to those of `to`. `ports` are those that the gateways there listen at;
     /// while they are not known, those of this gateway are assumed.
     fn compile(snapshot: &Snapshot, cluster: &Name, (site, to): (&Name, &Name), ports: &[u16]) -> Self {
-        match snapshot.reach(site.as_str(), to) {
-            SiteReach::Direct => Self::Direct,
-            SiteReach::Never => Self::Never,
-            SiteReach::ByGateway => {
+        match snapshot.sites.iter().find(|it| it.name == *site).map(|it| it.reach_to(to)).unwrap_or_default()
+        {
+            Reach::Direct => Self::Direct,
+            Reach::Never => Self::Never,
+            Reach::ByGateway => {
                 let addresses = snapshot.clusters.get(cluster).and_then(|it| it.gateways.get(to));
                 let a = addresses.into_iter().flat_map(|it| &it.a).map(|it| IpAddr::V4(*it));
                 let aaaa = addresses.into_iter().flat_map(|it| &it.aaaa).map(|it| IpAddr::V6(*it));

@@ -29,17 +29,6 @@ use crate::{
     },
 };
 
-/// How gateways of one site reach the instances of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SiteReach {
-    /// They connect to the instances themselves.
-    Direct,
-    /// They forward to the gateways of the other site.
-    ByGateway,
-    /// They do not forward there.
-    Never,
-}
-
 /// Configuration as the roles read it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -183,12 +172,6 @@ impl Snapshot {
     #[must_use]
     pub fn site(&self, id: SiteId) -> Option<&Arc<Site>> {
         self.sites.get(usize::from(id.0))
-    }
-
-    /// How the gateways of one site reach the instances of another.
-    #[must_use]
-    pub fn reach(&self, _from: &str, _to: &Name) -> SiteReach {
-        SiteReach::Direct
     }
 
     /// The zone of a name: the one with the longest apex above it.

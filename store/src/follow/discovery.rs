@@ -38,8 +38,7 @@ use crate::{
     discovery::{Context, Doubt, Entry, Judgement, Sight, dialled, drained, judge, judge_part, reassigned},
     engine::{Endpoint, Index, Indexed, Reading, ServiceChange},
     handle::Handle,
-    model::Name,
-    snapshot::SiteReach,
+    model::{Name, Reach},
 };
 
 const MEMORY: &str = "discovery";
@@ -326,10 +325,10 @@ impl Discovery {
     fn configured(&mut self) {
         self.look_for_unused();
         let Some(snapshot) = self.handle.snapshot() else { return };
-        let ours = &self.shared.identity.site;
-        let sites = snapshot.sites.iter().map(|it| &it.name);
-        let barred = sites.filter(|it| snapshot.reach(ours, it) != SiteReach::Direct);
-        let barred: BTreeSet<Name> = barred.cloned().collect();
+        let ours = snapshot.sites.iter().find(|it| it.name.as_str() == self.shared.identity.site);
+        let barred = |it: &&Name| ours.is_some_and(|ours| ours.reach_to(it) != Reach::Direct);
+        let barred: BTreeSet<Name> =
+            snapshot.sites.iter().map(|it| &it.name).filter(barred).cloned().collect();
         let before = std::mem::replace(&mut self.barred, barred.clone());
         for site in before.symmetric_difference(&barred) {
             let in_use = Arc::clone(&self.handle.services_in_use().borrow());

@@ -18,7 +18,7 @@ use crate::{
         follower::{Follower, News, Reading, Watched},
     },
     keys,
-    model::Name,
+    model::{Name, Site},
     remote::{
         Head, State, Told,
         reader::{self, Copy},
@@ -51,7 +51,7 @@ pub(super) enum RemoteNews {
 
 /// One site.
 #[derive(Debug)]
-struct Site {
+struct Followed {
     copy: Copy,
     head: Head,
     /// When the head moved last; `None` while only this node's memory is known.
@@ -64,7 +64,7 @@ struct Site {
 
 struct Remote {
     shared: Shared,
-    sites: BTreeMap<Name, Site>,
+    sites: BTreeMap<Name, Followed>,
     news: mpsc::Sender<RemoteNews>,
 }
 
@@ -110,10 +110,12 @@ impl Remote {
         let _ = self.news.send(news).await;
     }
 
-    /// Completes when there is another site. On Consul following a prefix without keys costs a read a second while anything
-    /// is written, so an installation of one site does not do it.
+    /// Completes when there is another site that has a control. On Consul following a prefix without keys costs a read a
+    /// second while anything is written, so an installation with one engine does not do it.
     async fn need_others(&self) {
-        let others = |it: &Option<Arc<Snapshot>>| it.as_ref().is_some_and(|it| it.sites.len() > 1);
+        let ours = self.shared.identity.site.as_str();
+        let tells = |it: &Arc<Site>| it.control.is_some() && it.name.as_str() != ours;
+        let others = |it: &Option<Arc<Snapshot>>| it.as_ref().is_some_and(|it| it.sites.iter().any(tells));
         let mut snapshots = self.shared.publisher.handle().snapshots();
         // An error means that the follower ends.
         let _ = snapshots.wait_for(others).await;
@@ -132,7 +134,7 @@ impl Remote {
             self.send(RemoteNews::Dark(name.clone(), dark.clone())).await;
             self.send(RemoteNews::Whole(name.clone(), whole)).await;
             let copy = Copy { state, ..Copy::default() };
-            self.sites.insert(name, Site { copy, dark, ..Site::new() });
+            self.sites.insert(name, Followed { copy, dark, ..Followed::new() });
         }
     }
 
@@ -158,7 +160,7 @@ impl Remote {
             Some(site) => site,
             None => {
                 self.keep_names(Some(name));
-                Site::new()
+                Followed::new()
             }
         };
         let read = if site.head == *head && site.moved.is_some() {
@@ -243,7 +245,7 @@ impl Remote {
     }
 }
 
-impl Site {
+impl Followed {
     fn new() -> Self {
         Self {
             copy: Copy::default(),
@@ -276,7 +278,7 @@ impl Site {
 async fn read_changes(
     shared: &Shared,
     name: &Name,
-    site: &mut Site,
+    site: &mut Followed,
     head: &Head,
 ) -> Result<Option<RemoteNews>, EngineError> {
     let engine = shared.engine.as_ref();

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::{
+    commit,
     dial::{Answer, Dial, Dialer},
     discovery::{Entry, Standing},
     disk::LastGood,
@@ -47,6 +48,23 @@ async fn node(engine: Arc<dyn Engine>, site: &str, role: &str, memory: LastGood)
     let following = handle.follow_services();
     following.set(["web".to_owned()].into());
     Node { handle, ports, _following: following, _follower: follower }
+}
+
+/// Documents of two sites with controls.
+async fn configure(engine: &dyn Engine) {
+    let site = |name: &str| {
+        let control = format!("{{urls: [\"https://{name}.example.com:8580\"], token_file: /t}}");
+        format!("kind: Site\nname: {name}\ncontrol: {control}\n")
+    };
+    let documents = model::parse("t.yaml", &format!("{}---\n{}", site("bj"), site("sh"))).unwrap();
+    let changes = documents.into_iter().map(commit::Change::Put).collect();
+    let author = commit::Author { authority: model::Authority::Human };
+    let stored = commit::read(engine, None).await.unwrap();
+    let planned = commit::plan(&stored, changes, model::Moment(1), author).unwrap();
+    let commit::Planned::Changed(planned) = planned else { panic!("new sites are a change") };
+    let (who, what) = ("t".to_owned(), "t".to_owned());
+    let entry = commit::AuditEntry { at: model::Moment(1), who, what, generation: None };
+    commit::commit(engine, *planned, entry).await.unwrap();
 }
 
 impl Node {
@@ -95,6 +113,7 @@ impl World {
         }
         let control = node(Arc::clone(&registry) as _, "sh", "control", LastGood::in_memory()).await;
         let engine = Embedded::in_memory(Default::default()).await;
+        configure(engine.as_ref()).await;
         let writer = Writer::new(Arc::clone(&engine) as _, "sh".parse().unwrap(), Arc::default());
         let teller = Teller::new("boot", Arc::default());
         let world = Self { registry, control, teller, engine, writer };
