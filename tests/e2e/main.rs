@@ -38,6 +38,7 @@ mod reread;
 mod rig;
 mod security;
 mod several;
+mod sites;
 mod stale;
 mod starts;
 mod status;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(several::trials());
+    trials.extend(sites::trials());
     trials.extend(starts::trials());
     trials.extend(status::trials());
     trials.extend(stored::trials(&components));

@@ -80,7 +80,13 @@ impl Document {
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> DocumentId {
-        let name = match self {
+        DocumentId { kind: self.kind(), name: self.name().to_owned() }
+    }
+
+    /// Its name, which identifies it within its kind.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
             Self::Site(it) => it.name.as_str(),
             Self::Zone(it) => it.name.as_str(),
             Self::Cluster(it) => it.name.as_str(),
@@ -91,8 +97,13 @@ impl Document {
             Self::Vantage(it) => it.name.as_str(),
             Self::Override(it) => it.name.as_str(),
             Self::Token(it) => it.name.as_str(),
-        };
-        DocumentId { kind: self.kind(), name: name.to_owned() }
+        }
+    }
+
+    /// True if it has this identity.
+    #[must_use]
+    pub fn is(&self, id: &DocumentId) -> bool {
+        self.kind() == id.kind && self.name() == id.name
     }
 }
 

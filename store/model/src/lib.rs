@@ -35,4 +35,4 @@ pub use rcode::Rcode;
 pub use tree::{Place, Placed};
 pub use units::{Generation, Moment, Span, SpanError, Ttl, Weight};
 pub use words::{UnknownWord, Words};
-pub use world::{MAX_SITES, Origin, Places, Sources, Steered, World, ended_overrides};
+pub use world::{Checked, MAX_SITES, Origin, Places, Replacement, Sources, Steered, World, ended_overrides};

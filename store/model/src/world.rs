@@ -4,18 +4,26 @@
 //! [`World::assemble`], for documents that were checked when they were committed. Nothing here looks at the engine
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
+mod by_name;
+mod change;
 mod check;
+mod checked;
 mod checker;
 mod families;
+mod index;
 mod names;
 mod overlays;
 mod policies;
+mod steered;
 
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
+use by_name::ByName;
+pub use change::Replacement;
+pub use checked::Checked;
 pub use families::Places;
 pub use overlays::ended_overrides;
 
@@ -31,7 +39,7 @@ pub const MAX_SITES: usize = 64;
 /// Documents by kind and name, each name once.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    kinds: BTreeMap<Kind, BTreeMap<String, Arc<Document>>>,
+    kinds: BTreeMap<Kind, ByName>,
 }
 
 /// A steered name, declared or implied.
@@ -86,7 +94,7 @@ macro_rules! by_kind {
                 #[doc = concat!("The ", stringify!($kind), " of this name.")]
                 #[must_use]
                 pub fn $one(&self, name: &str) -> Option<&$kind> {
-                    match self.kinds.get(&Kind::$kind)?.get(name).map(Arc::as_ref) {
+                    match self.named(Kind::$kind, name).map(Arc::as_ref) {
                         Some(Document::$kind(it)) => Some(it),
                         _ => None,
                     }
@@ -122,11 +130,11 @@ by_kind! {
 impl World {
     /// Documents that were checked before. Of two with one identity the last stays.
     pub fn assemble(documents: impl IntoIterator<Item = Arc<Document>>) -> Self {
-        let mut world = Self::default();
+        let mut kinds: BTreeMap<Kind, Vec<Arc<Document>>> = BTreeMap::new();
         for document in documents {
-            world.insert(document);
+            kinds.entry(document.kind()).or_default().push(document);
         }
-        world
+        Self { kinds: kinds.into_iter().map(|(kind, all)| (kind, ByName::of(all))).collect() }
     }
 
     /// Checks documents against one another; stored ones come in with [`Placed::stored`]. `now` decides which
@@ -141,24 +149,33 @@ impl World {
         check::check(documents.into_iter().map(|it| Placed { value: it.value.into(), place: it.place }), now)
     }
 
-    fn insert(&mut self, document: Arc<Document>) -> Option<Arc<Document>> {
-        let DocumentId { kind, name } = document.id();
-        self.kinds.entry(kind).or_default().insert(name, document)
+    fn insert(&mut self, document: Arc<Document>) {
+        self.kinds.entry(document.kind()).or_default().insert(document);
+    }
+
+    fn remove(&mut self, id: &DocumentId) {
+        if let Some(documents) = self.kinds.get_mut(&id.kind) {
+            documents.remove(&id.name);
+        }
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Document>> {
-        self.kinds.get(&kind).into_iter().flat_map(BTreeMap::values)
+        self.kinds.get(&kind).into_iter().flat_map(ByName::iter)
     }
 
     /// One document.
     #[must_use]
     pub fn get(&self, id: &DocumentId) -> Option<&Arc<Document>> {
-        self.kinds.get(&id.kind)?.get(&id.name)
+        self.named(id.kind, &id.name)
+    }
+
+    fn named(&self, kind: Kind, name: &str) -> Option<&Arc<Document>> {
+        self.kinds.get(&kind)?.get(name)
     }
 
     /// Every document, by kind and name.
     pub fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.kinds.values().flat_map(BTreeMap::values)
+        self.kinds.values().flat_map(ByName::iter)
     }
 
     /// The zone a name lies in: the longest apex above it.
@@ -180,11 +197,17 @@ impl World {
     }
 
     fn sites_or_all(&self, sites: Option<&Vec<Name>>, cluster: &Name) -> Vec<Name> {
-        match (sites, self.cluster(cluster.as_str())) {
-            (Some(sites), _) => sites.clone(),
-            (None, Some(cluster)) => cluster.gateways.keys().cloned().collect(),
-            (None, None) => Vec::new(),
-        }
+        self.listed_or_all(sites.map(Vec::as_slice), cluster).cloned().collect()
+    }
+
+    /// The listed sites, or else every site of the cluster.
+    fn listed_or_all<'w>(
+        &'w self,
+        listed: Option<&'w [Name]>,
+        cluster: &Name,
+    ) -> impl Iterator<Item = &'w Name> + Clone {
+        let all = if listed.is_none() { self.cluster(cluster.as_str()) } else { None };
+        listed.into_iter().flatten().chain(all.into_iter().flat_map(|cluster| cluster.gateways.keys()))
     }
 
     /// Every steered name: the declared domains, each cluster's gateway domain and each service's UUID domain.

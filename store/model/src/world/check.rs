@@ -9,30 +9,32 @@ use super::{
     IMPLIED, World,
     checker::{Checker, id},
     names, policies,
+    steered::SteeredName,
 };
 use crate::{
     Check, Cluster, ControlUrl, Document, DocumentId, Domain, InputError, Kind, MAX_SITES, Moment, Name,
-    Placed, Quorum, Route, Service, Site, input_error::suggestion,
+    Placed, Quorum, Route, Service, Site, Token, input_error::suggestion,
 };
 
 pub(super) fn check(
     documents: impl Iterator<Item = Placed<Arc<Document>>>,
     now: Moment,
 ) -> Result<World, Vec<InputError>> {
-    let mut world = World::default();
+    let mut all = Vec::new();
     let mut places = HashMap::new();
     let mut twice = Vec::new();
     for Placed { value, place } in documents {
         match places.entry(value.id()) {
             hash_map::Entry::Vacant(free) => {
                 free.insert(place);
-                world.insert(value);
+                all.push(value);
             }
             hash_map::Entry::Occupied(taken) => {
                 twice.push((taken.key().clone(), place, taken.get().to_string()))
             }
         }
     }
+    let world = World::assemble(all);
     let mut checker = Checker { world: &world, places, errors: Vec::new(), hints: 20 };
     for (id, place, first) in twice {
         let problem = format!("is declared twice; the first is at {first}");
@@ -72,14 +74,9 @@ impl Checker<'_> {
             }
         }
         for token in world.tokens() {
-            if let Some(vantage) = &token.scope.vantage {
-                self.refer(&id(Kind::Token, &token.name), "scope.vantage", Kind::Vantage, vantage.as_str());
-            }
-            if let Some(site) = &token.scope.site {
-                self.refer(&id(Kind::Token, &token.name), "scope.site", Kind::Site, site.as_str());
-            }
+            self.token(token);
         }
-        let steered = world.domains();
+        let steered: Vec<SteeredName<'_>> = world.steered_names().collect();
         names::check(self, &steered);
         self.overrides(&steered, now);
     }
@@ -166,7 +163,7 @@ impl Checker<'_> {
         }
     }
 
-    fn domain(&mut self, domain: &Domain) {
+    pub(super) fn domain(&mut self, domain: &Domain) {
         let world = self.world;
         let at = id(Kind::Domain, domain.name.as_str());
         if let Some(check) = &domain.check {
@@ -204,7 +201,7 @@ impl Checker<'_> {
         }
     }
 
-    fn service(&mut self, service: &Service) {
+    pub(super) fn service(&mut self, service: &Service) {
         let at = id(Kind::Service, &service.name);
         if let Some(check) = &service.check {
             self.refer(&at, "check", Kind::Check, check.as_str());
@@ -218,6 +215,15 @@ impl Checker<'_> {
                 let problem = format!("its Domain {} belongs to the cluster {}", domain.name, domain.cluster);
                 self.report(&at, "cluster", problem, "the cluster of its UUID domain");
             }
+        }
+    }
+
+    pub(super) fn token(&mut self, token: &Token) {
+        if let Some(vantage) = &token.scope.vantage {
+            self.refer(&id(Kind::Token, &token.name), "scope.vantage", Kind::Vantage, vantage.as_str());
+        }
+        if let Some(site) = &token.scope.site {
+            self.refer(&id(Kind::Token, &token.name), "scope.site", Kind::Site, site.as_str());
         }
     }
 
@@ -238,23 +244,28 @@ impl Checker<'_> {
         let world = self.world;
         let mut taken: HashMap<_, &Route> = HashMap::new();
         for route in world.declared_routes() {
-            let at = id(Kind::Route, &route.name);
-            if route.name.as_str().starts_with(IMPLIED) {
-                let problem = format!("{IMPLIED} is kept for the routes that services imply");
-                self.report(&at, "name", problem, "another name");
-            }
-            for (n, to) in route.to.iter().enumerate() {
-                self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
-            }
+            self.route(route);
             for (n, host) in route.hosts.iter().enumerate() {
                 for path in &route.paths {
                     if let Some(other) = taken.insert((host, path), route) {
                         let crate::PathMatch::Prefix(prefix) = path;
                         let problem = format!("{host}{prefix} is taken by the Route {} already", other.name);
+                        let at = id(Kind::Route, &route.name);
                         self.report(&at, &format!("hosts[{n}]"), problem, "each host and path in one route");
                     }
                 }
             }
+        }
+    }
+
+    pub(super) fn route(&mut self, route: &Route) {
+        let at = id(Kind::Route, &route.name);
+        if route.name.as_str().starts_with(IMPLIED) {
+            let problem = format!("{IMPLIED} is kept for the routes that services imply");
+            self.report(&at, "name", problem, "another name");
+        }
+        for (n, to) in route.to.iter().enumerate() {
+            self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
         }
     }
 }

@@ -14,7 +14,12 @@ pub(super) struct Checker<'w> {
     pub(super) hints: u32,
 }
 
-impl Checker<'_> {
+impl<'w> Checker<'w> {
+    /// For a check that needs to know only whether there is an error.
+    pub(super) fn without_messages(world: &'w World) -> Self {
+        Self { world, places: HashMap::new(), errors: Vec::new(), hints: 0 }
+    }
+
     pub(super) fn report_at(
         &mut self,
         place: &Place,
@@ -54,11 +59,10 @@ impl Checker<'_> {
 
     /// True if a document that a field names exists.
     pub(super) fn refer(&mut self, from: &DocumentId, field: &str, kind: Kind, name: &str) -> bool {
-        let named = self.world.kinds.get(&kind);
-        if named.is_some_and(|named| named.contains_key(name)) {
+        if self.world.named(kind, name).is_some() {
             return true;
         }
-        let known = named.into_iter().flat_map(|named| named.keys().map(String::as_str));
+        let known = self.world.of(kind).map(|it| it.name());
         let hint = if self.hints > 0 { suggestion(name, known) } else { String::new() };
         self.hints = self.hints.saturating_sub(1);
         self.report(from, field, format!("there is no {kind} {name}{hint}"), format!("the name of a {kind}"));

@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Steered, World, overlays};
+use super::{World, overlays};
 use crate::{
-    Addresses, Document, DocumentId, Family, InputError, Kind, Moment, Name, Override, OverrideState, Place,
-    Placed,
+    Addresses, Cluster, Document, DocumentId, DomainName, Family, InputError, Kind, Moment, Name, Override,
+    OverrideState, Place, Placed,
 };
 
 /// Where documents were written, for warnings about the world they are in.
@@ -83,17 +83,25 @@ impl World {
     /// Domains with a family that overrides leave without an answer: one warning for all domains with the same sites.
     fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<InputError> {
         let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
-        if self.overrides().next().is_none() {
+        let counts = |it: &&Override| it.state != OverrideState::Release && !overlays::ended(it, now);
+        let orders: Vec<&Override> = self.overrides().filter(counts).collect();
+        let uneven: Vec<&Cluster> = self.clusters().filter(|it| is_uneven(it)).collect();
+        if orders.is_empty() || uneven.is_empty() {
             return Vec::new();
         }
-        for steered in self.domains() {
+        for steered in self.steered_names() {
+            let Some(cluster) = uneven.iter().find(|it| it.name == *steered.cluster) else { continue };
+            // One list of orders for each site, since both families look at all of them.
+            let by_site: Vec<_> =
+                steered.sites(self).map(|site| (site, order(&orders, &steered.name, site))).collect();
             for family in Family::BOTH {
-                if let Some(sites) = self.taken_out(&steered, family, now) {
-                    let name = steered.domain.name.to_string();
+                if let Some(sites) = taken_out(cluster, &by_site, family) {
+                    let name = steered.name.to_string();
                     // The override has changed, so the warning belongs to its place.
-                    let orders = sites.iter().filter_map(|site| self.order(&steered, site, now));
-                    let id = |name: &Name| DocumentId { kind: Kind::Override, name: name.to_string() };
-                    let written = orders.map(|it| id(&it.name)).find(|id| places.0.contains_key(id));
+                    let orders = by_site.iter().filter(|(site, _)| sites.contains(site));
+                    let id = |it: &Override| DocumentId { kind: Kind::Override, name: it.name.to_string() };
+                    let mut ids = orders.filter_map(|(_, order)| order.map(id));
+                    let written = ids.find(|id| places.0.contains_key(id));
                     let domain = DocumentId { kind: Kind::Domain, name: name.clone() };
                     let at = written.unwrap_or(domain);
                     let (_, others, _) = found.entry((family, sites)).or_insert((name, 0, at));
@@ -116,32 +124,30 @@ impl World {
         };
         found.into_iter().map(warning).collect()
     }
+}
 
-    /// The sites with this family, if orders put each of them behind one without it.
-    fn taken_out(&self, steered: &Steered, family: Family, now: Moment) -> Option<Vec<Name>> {
-        let cluster = self.cluster(steered.domain.cluster.as_str())?;
-        let sites = self.sites_of(&steered.domain);
-        let distance = |site: &Name| self.distance(steered, site, now);
-        let with = sites.iter().filter(|site| cluster.gateways.get(*site).is_some_and(|it| has(it, family)));
-        let with: Vec<Name> = with.cloned().collect();
-        let nearest = with.iter().map(distance).min()?;
-        let best = sites.iter().map(distance).min()?;
-        (nearest > best).then_some(with)
-    }
+/// Whether some gateways of a cluster have a family that others lack. Otherwise no override can take a family out alone.
+fn is_uneven(cluster: &Cluster) -> bool {
+    let lacks = |family| cluster.gateways.values().any(|it| !has(it, family));
+    let knows = |family| cluster.gateways.values().any(|it| has(it, family));
+    Family::BOTH.into_iter().any(|family| lacks(family) && knows(family))
+}
 
-    fn distance(&self, steered: &Steered, site: &Name, now: Moment) -> Distance {
-        self.order(steered, site, now).map_or(0, |it| distance(it.state))
-    }
+/// The sites with this family, if orders put each of them behind one without it.
+fn taken_out(cluster: &Cluster, by_site: &[(&Name, Option<&Override>)], family: Family) -> Option<Vec<Name>> {
+    let far = |(_, order): &(&Name, Option<&Override>)| order.map_or(0, |it| distance(it.state));
+    let with = |(site, _): &&(&Name, Option<&Override>)| {
+        cluster.gateways.get(*site).is_some_and(|it| has(it, family))
+    };
+    let nearest = by_site.iter().filter(with).map(far).min()?;
+    let best = by_site.iter().map(far).min()?;
+    (nearest > best).then(|| by_site.iter().filter(with).map(|(site, _)| (*site).clone()).collect())
+}
 
-    /// The operator's order that holds for a site.
-    fn order(&self, steered: &Steered, site: &Name, now: Moment) -> Option<&Override> {
-        let counts = |order: &&Override| {
-            order.state != OverrideState::Release
-                && overlays::covers(order, &steered.domain, site)
-                && !overlays::ended(order, now)
-        };
-        self.overrides().filter(counts).max_by_key(|it| (it.authority, distance(it.state)))
-    }
+/// The operator's order that holds for a site, among those that count.
+fn order<'o>(orders: &[&'o Override], name: &DomainName, site: &Name) -> Option<&'o Override> {
+    let about = orders.iter().copied().filter(|order| overlays::covers(order, name, site));
+    about.max_by_key(|it| (it.authority, distance(it.state)))
 }
 
 const fn distance(state: OverrideState) -> Distance {
