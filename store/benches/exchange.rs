@@ -19,7 +19,7 @@ use std::{
 
 use store::{
     engine::{
-        CheckStatus, Engine, KvOp,
+        CheckStatus, KvOp,
         embedded::{Embedded, Options},
         follower::{Follower, News, Watched},
     },
@@ -194,7 +194,11 @@ async fn main() {
     println!("the whole of one site, once: {pages} pages, {:.1} MB", bytes as f64 / 1e6);
     let written = sites[0].metrics.bytes_written.get() / 2;
     println!("  written to the engine: {:.1} MB", written as f64 / 1e6);
-    println!("  all six links: {:.1} s, {:.1} s of processor", began.0.elapsed().as_secs_f64(), processor() - began.1);
+    println!(
+        "  all six links: {:.1} s, {:.1} s of processor",
+        began.0.elapsed().as_secs_f64(),
+        processor() - began.1
+    );
     for site in &sites {
         let read: Arc<Read> = Arc::default();
         tokio::spawn(follow(Arc::clone(&site.engine), Arc::clone(&read)));
@@ -204,10 +208,17 @@ async fn main() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let whole = reader::load(sites[0].engine.as_ref(), &name(1)).await.unwrap().unwrap();
-    println!("a node that starts reads of each site: {} values, {:.1} MB", whole.reads, whole.bytes as f64 / 1e6);
+    println!(
+        "a node that starts reads of each site: {} values, {:.1} MB",
+        whole.reads,
+        whole.bytes as f64 / 1e6
+    );
 
-    let before: Vec<_> = sites.iter().map(|it| (it.metrics.bytes_written.get(), it.metrics.batches_written.get())).collect();
-    links.iter().for_each(|it| drop(it.take()));
+    let before: Vec<_> =
+        sites.iter().map(|it| (it.metrics.bytes_written.get(), it.metrics.batches_written.get())).collect();
+    links.iter().for_each(|it| {
+        it.take();
+    });
     let started: Vec<_> = reads
         .iter()
         .map(|it| [&it.wakes, &it.head_bytes, &it.values, &it.bytes].map(|it| it.load(Ordering::Relaxed)))
@@ -221,7 +232,11 @@ async fn main() {
     let (took, used) = (start.elapsed().as_secs_f64(), processor() - used);
     println!("{CHANGES_A_SECOND} changes a second at each of {SITES} sites, {took:.0} s; a second:");
     let (pages, bytes) = links[0].take();
-    println!("  each link between two sites: {:.1} pages, {:.1} kB", pages as f64 / took, bytes as f64 / took / 1e3);
+    println!(
+        "  each link between two sites: {:.1} pages, {:.1} kB",
+        pages as f64 / took,
+        bytes as f64 / took / 1e3
+    );
     let (bytes, batches) = (
         sites[0].metrics.bytes_written.get() - before[0].0,
         sites[0].metrics.batches_written.get() - before[0].1,
@@ -232,7 +247,8 @@ async fn main() {
         bytes as f64 / took / 1e3
     );
     let [wakes, heads, values, bytes] =
-        [&reads[0].wakes, &reads[0].head_bytes, &reads[0].values, &reads[0].bytes].map(|it| it.load(Ordering::Relaxed));
+        [&reads[0].wakes, &reads[0].head_bytes, &reads[0].values, &reads[0].bytes]
+            .map(|it| it.load(Ordering::Relaxed));
     println!(
         "  read by each node, of both others: {:.1} answers of the long poll with {:.1} kB, {:.1} batches with {:.1} kB",
         (wakes - started[0][0]) as f64 / took,
@@ -244,7 +260,8 @@ async fn main() {
     println!("  everything was read again {} times", wholes - 6);
     println!("  processor time of all of this in one process: {:.1} %", used / took * 100.0);
     for site in 0..SITES {
-        let copy = reader::load(sites[(site + 1) % SITES].engine.as_ref(), &name(site)).await.unwrap().unwrap();
+        let copy =
+            reader::load(sites[(site + 1) % SITES].engine.as_ref(), &name(site)).await.unwrap().unwrap();
         let behind = sites[site]
             .instances
             .iter()

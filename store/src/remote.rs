@@ -31,7 +31,7 @@ pub use self::{
     metrics::RemoteMetrics,
     page::{Cursor, MAX_PAGE, Page, PageError},
     teller::Teller,
-    told::{Change, Gateways, Instance, State, Told, Value},
+    told::{Change, Gateways, Instance, State, Told, Value, gateways_of},
     writer::{TakeError, Taken, Writer},
 };
 

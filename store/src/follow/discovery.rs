@@ -146,6 +146,8 @@ impl Discovery {
         let mut in_use = self.handle.services_in_use();
         in_use.mark_changed();
         let mut snapshots = self.handle.snapshots();
+        // There may be one already: that which this node kept.
+        snapshots.mark_changed();
         loop {
             self.start_dials();
             self.start_reads();

@@ -66,6 +66,8 @@ struct Remote {
     shared: Shared,
     sites: BTreeMap<Name, Followed>,
     news: mpsc::Sender<RemoteNews>,
+    /// The heads that cannot be read, which are logged once.
+    unreadable: BTreeSet<String>,
 }
 
 /// Follows until nobody takes the news. Only gateways and controls use instances of other sites.
@@ -76,7 +78,7 @@ pub(super) async fn follow(shared: Shared, news: mpsc::Sender<RemoteNews>) {
     let watched = Watched::Prefix(keys::REMOTE_HEADS.to_owned());
     let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
         .reporting("reading what other sites tell", "what they told last stays");
-    let mut remote = Remote { shared, sites: BTreeMap::new(), news };
+    let mut remote = Remote { shared, sites: BTreeMap::new(), news, unreadable: BTreeSet::new() };
     remote.remembered().await;
     remote.need_others().await;
     let mut every = tokio::time::interval(EVERY);
@@ -138,12 +140,25 @@ impl Remote {
         }
     }
 
+    fn head_of(&mut self, entry: &KvEntry) -> Option<(Name, Head)> {
+        let read = reader::head_of(entry);
+        if read.is_some() {
+            self.unreadable.remove(&entry.key);
+        } else if self.unreadable.insert(entry.key.clone()) {
+            tracing::warn!(
+                key = entry.key,
+                "what another site tells cannot be read: is it of a newer version?"
+            );
+        }
+        read
+    }
+
     /// Reads what changed of every site whose head moved.
     async fn read(&mut self, reading: &Reading) -> Result<(), EngineError> {
         if !reading.changed {
             return Ok(());
         }
-        let heads: BTreeMap<_, _> = reading.read.value.iter().filter_map(head_of).collect();
+        let heads: BTreeMap<_, _> = reading.read.value.iter().filter_map(|it| self.head_of(it)).collect();
         for (name, head) in &heads {
             if name.as_str() != self.shared.identity.site {
                 self.read_site(name, head).await?;
@@ -303,14 +318,6 @@ async fn read_changes(
     site.copy = copy;
     site.unkept.extend(0..PIECES);
     Ok(Some(RemoteNews::Whole(name.clone(), whole(&site.copy.state))))
-}
-
-fn head_of(entry: &KvEntry) -> Option<(Name, Head)> {
-    let read = reader::head_of(entry);
-    if read.is_none() {
-        tracing::warn!(key = entry.key, "what another site tells cannot be read: is it of a newer version?");
-    }
-    read
 }
 
 fn whole(state: &State) -> Vec<(String, Arc<Told>)> {

@@ -487,3 +487,23 @@ async fn a_teller_waits_until_there_is_news() {
     let page = teller.answer(Some(&page.next), MAX_PAGE).unwrap();
     assert_eq!((page.gateways, page.changes), (gateways, vec![]));
 }
+
+#[test]
+fn the_gateways_of_a_site_are_those_of_its_nodes() {
+    let heartbeat = |node: &str, site: &str, listening: &str| {
+        let text = format!(
+            r#"{{"node": "{node}", "site": "{site}", "roles": ["proxy"], "boot": "b", "number": 1, "generation": null{listening}}}"#
+        );
+        serde_json::from_str::<crate::drain::NodeHeartbeat>(&text).unwrap()
+    };
+    let nodes = [
+        heartbeat("a", "sh", r#", "listening": {"cluster": "main", "ports": [8080, 8081]}"#),
+        heartbeat("b", "sh", r#", "listening": {"cluster": "main", "ports": [8080]}"#),
+        heartbeat("c", "sh", r#", "listening": {"cluster": "vital", "ports": [9080]}"#),
+        heartbeat("d", "bj", r#", "listening": {"cluster": "main", "ports": [80]}"#),
+        heartbeat("e", "sh", ""),
+    ];
+    let expected: Gateways =
+        [("main".parse().unwrap(), vec![8080, 8081]), ("vital".parse().unwrap(), vec![9080])].into();
+    assert_eq!(gateways_of(&nodes, "sh"), expected);
+}

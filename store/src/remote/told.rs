@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     discovery::{Entry, InstanceKey, Standing},
+    drain::{Listening, NodeHeartbeat},
     engine::{CheckStatus, Endpoint, Index},
     model::Name,
 };
@@ -424,6 +425,25 @@ impl FromIterator<(String, Arc<Told>)> for State {
     fn from_iter<T: IntoIterator<Item = (String, Arc<Told>)>>(services: T) -> Self {
         Self { services: services.into_iter().take(MAX_SERVICES).collect() }
     }
+}
+
+/// Where the gateways of a site listen, as the heartbeats of its nodes say.
+#[must_use]
+pub fn gateways_of<'a>(heartbeats: impl IntoIterator<Item = &'a NodeHeartbeat>, site: &str) -> Gateways {
+    let mut gateways = Gateways::new();
+    let ours = heartbeats.into_iter().filter(|it| it.site == site);
+    for Listening { cluster, ports } in ours.filter_map(|it| it.listening.as_ref()) {
+        if gateways.len() >= MAX_GATEWAYS && !gateways.contains_key(cluster) {
+            continue;
+        }
+        let known: &mut Vec<u16> = gateways.entry(cluster.clone()).or_default();
+        for port in ports.iter().take(Listening::MAX_PORTS) {
+            if known.len() < MAX_GATEWAYS && !known.contains(port) {
+                known.push(*port);
+            }
+        }
+    }
+    gateways
 }
 
 /// What is wrong with gateways from outside.
